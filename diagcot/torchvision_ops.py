@@ -1,0 +1,41 @@
+"""Lets a CUDA build of torchvision load beside a CPU build of torch.
+
+The package index carries torchvision only as a CUDA build. Beside a CPU torch its compiled operators do not load, and
+`import torchvision` then fails on `torchvision::nms does not exist`, which takes transformers' processors, peft and
+vLLM's Qwen-VL models with it. None of them calls those operators; declaring their schemas is enough. A `.pth` file
+imports this module at interpreter start, so it must stay light: it only leaves a hook that acts when torchvision is imported.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_library = None
+
+
+class _Hook(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            _declare()
+        return None
+
+
+def _declare() -> None:
+    global _library
+    import torch
+
+    _library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        _library.define(schema)
+
+
+sys.meta_path.insert(0, _Hook())

@@ -1,0 +1,69 @@
+"""Build the project's environment from a lock of exact versions: `python3 locks/install.py [cpu|gpu]`.
+
+Needs only Python 3.11+ and a package index. The CPU build of torch comes from the folder that pip's own configuration
+names under find-links where it is there, and otherwise from PyTorch's CPU index, which uv knows by `--torch-backend`.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+UV = "uv==0.13.9"
+NEEDED_GB = {"cpu": 6, "gpu": 16}
+
+
+def fail(message: str) -> None:
+    sys.exit(f"error: {message}")
+
+
+def run(*command: str | Path) -> None:
+    if subprocess.run([str(c) for c in command]).returncode:
+        fail(f"`{' '.join(str(c) for c in command)}` failed; its own message stands above. Mend it and run again.")
+
+
+def torch_source(python: Path, kind: str) -> list[str]:
+    """Options that tell uv where torch's wheel is."""
+    if kind == "gpu":
+        return []
+    asked = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    folders = [line.split("=", 1)[1].strip("' \n") for line in asked.splitlines() if "find-links" in line.split("=")[0]]
+    for folder in (Path(word) for value in folders for word in value.split() if "://" not in word):
+        if any(folder.glob("torch-*+cpu-*.whl")):
+            return ["--find-links", str(folder)]
+    return ["--torch-backend", "cpu"]
+
+
+def main() -> None:
+    kind = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    if kind not in NEEDED_GB:
+        fail(f"unknown lock {kind!r}: use cpu or gpu")
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
+        fail(f"Python {sys.version.split()[0]} at {sys.executable} is not supported: use 3.11 or 3.12, as in `make env PYTHON=python3.11`")
+    lock = ROOT / "locks" / f"{kind}.txt"
+    digest = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes() + (ROOT / "pyproject.toml").read_bytes())
+    stamp, wanted = VENV / "lock", f"{kind} {digest.hexdigest()}\n"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < NEEDED_GB[kind]:
+        fail(f"{free:.1f} GB free under {ROOT}, {NEEDED_GB[kind]} GB needed: free some space or clone onto another disk")
+    start = time.monotonic()
+    print(f"building .venv from locks/{kind}.txt", flush=True)
+    python = VENV / "bin" / "python"
+    run(sys.executable, "-m", "venv", "--clear", VENV)
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", UV)
+    uv = [VENV / "bin" / "uv", "pip", "install", "-q", "--python", python, "--no-deps"]
+    run(*uv, "--compile-bytecode", *torch_source(python, kind), "-r", lock)
+    run(*uv, "--no-build-isolation", "-e", ROOT)
+    run(python, "-m", "diagcot.environment")
+    stamp.write_text(wanted)
+    print(f"environment ready in {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
