@@ -90,6 +90,16 @@ def depend(job_id: str, dependency: str) -> None:
     call("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
 
 
+def dependency_of(job_id: str) -> str:
+    """The dependency of a job as scontrol prints it, `(null)` where it has none; empty for a job that is forgotten."""
+    try:
+        text = call("scontrol", "show", "job", "-o", job_id)
+    except SlurmError:
+        return ""
+    found = re.search(r"\bDependency=(\S+)", text)
+    return found.group(1) if found else ""
+
+
 def cancel(job_ids: Sequence[str]) -> None:
     if job_ids:
         call("scancel", *job_ids)
