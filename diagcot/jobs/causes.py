@@ -89,6 +89,8 @@ def judge(plan: Plan, missing: list[str], max_attempts: int = 3) -> Verdict:
         return Verdict(False, stop[0].say, slots, states=states)
     tries = len(attempts.read(plan.path))
     if any(rule.counted for rule in rules) and tries >= max_attempts:
-        return Verdict(False, f"{tries} attempts, the limit of this cluster, have not finished it.", slots, states=states)
+        return Verdict(
+            False, f"{tries} attempts, the limit of this cluster, have not finished it.", slots, states=states
+        )
     why = "; ".join(dict.fromkeys(rule.say for rule in rules))
     return Verdict(True, why, slots, any(rule.more_memory for rule in rules), states)
