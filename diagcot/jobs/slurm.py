@@ -56,7 +56,7 @@ def queue(user: str | None = None) -> list[Job]:
 
 
 def history(job_ids: Sequence[str]) -> dict[str, Job]:
-    """Last known state of jobs by id from accounting; empty without ids. Raises SlurmError where there is no accounting."""
+    """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting."""
     if not job_ids:
         return {}
     text = call(
@@ -85,7 +85,7 @@ def alive(job_ids: Sequence[str]) -> set[str]:
 
 
 def requeue(job_id: str) -> None:
-    """Put this element back into the queue. `<array>_<index>`: the plain id of an array's placeholder means all of it."""
+    """Put this element back into the queue, named `<array>_<index>`: a placeholder's plain id means the whole array."""
     call("scontrol", "requeue", job_id)
 
 
