@@ -1,5 +1,11 @@
-"""The error of bad or missing input data: its text says what, where, and what to do next."""
+"""The error of bad or missing input data."""
+
+from diagcot.jobs.errors import UserError
 
 
-class DataError(ValueError):
-    """Input data that cannot be used; meant to be shown to a person as it is, without a traceback."""
+class DataError(UserError):
+    """Input data that cannot be used: what, where, and what to do next."""
+
+
+class ImageError(DataError):
+    """A film that cannot be decoded."""
