@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
         cluster.up()
         s, took = cluster.settings, time.monotonic() - began
         print(
-            f"devcluster is up in {took:.1f} s: {len(s.nodes)} nodes, isolation {s.isolation}. Use it in this shell with"
+            f"devcluster is up in {took:.1f} s: {len(s.nodes)} nodes, isolation {s.isolation}. To use it in this shell:"
         )
         print(f"  export SLURM_CONF={s.conf}")
         return 0

@@ -1,4 +1,4 @@
-"""Renders the configuration files of the development cluster: slurm.conf(5), gres.conf(5), cgroup.conf(5), slurmdbd.conf(5)."""
+"""Renders the development cluster's files: slurm.conf(5), gres.conf(5), cgroup.conf(5), slurmdbd.conf(5)."""
 
 import os
 from pathlib import Path
