@@ -13,7 +13,9 @@ from tests import chains
 from tests.chains import Edge
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("devcluster")]
-CLUSTER = chains.cluster("slurm", sizes={"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, warning_seconds=20)
+CLUSTER = chains.cluster(
+    "slurm", sizes={"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, warning_seconds=20
+)
 SIZE = Size(partition="cpu", minutes=5, mem_gb=0.5)
 
 
@@ -67,7 +69,11 @@ def test_a_failed_stage_is_tried_again_then_stops_the_chain(shared_path: Path) -
 
 def test_two_nodes_and_one_task_that_fails_once(shared_path: Path) -> None:
     multi = chains.plan(
-        shared_path, "multi", 1, tasks=pack(1, 0, 60, 60), resources=Size(partition="gpu", nodes=2, gpus=1, minutes=5, mem_gb=0.5)
+        shared_path,
+        "multi",
+        1,
+        tasks=pack(1, 0, 60, 60),
+        resources=Size(partition="gpu", nodes=2, gpus=1, minutes=5, mem_gb=0.5),
     )
     submit(shared_path, [multi])
     finished([multi])
