@@ -96,7 +96,7 @@ def _submit(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from diagcot.console import demo
+    from diagcot import demo
     from launchers.chain import open_chain
 
     return demo.run(open_chain(args.recipe, args.cluster, args.run or "demo"))

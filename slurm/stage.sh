@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside this file: runs one task of stage $STAGE with the worker that the launchers use.
 # Submit from the project's root:  RECIPE=tiny CLUSTER=devcluster RUN=trial sbatch slurm/shard.sbatch
 set -euo pipefail
