@@ -57,7 +57,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
             try:
                 yield Sample.from_json(line)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it") from error
+                raise ValueError(
+                    f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it"
+                ) from error
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:

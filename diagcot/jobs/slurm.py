@@ -30,7 +30,9 @@ def call(*command: str, timeout: float = TIMEOUT_S) -> str:
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not on PATH: load your site's Slurm, or use CLUSTER=laptop") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]} gave no answer within {timeout:.0f} s: is slurmctld up? (scontrol ping)") from error
+        raise SlurmError(
+            f"{command[0]} gave no answer within {timeout:.0f} s: is slurmctld up? (scontrol ping)"
+        ) from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise SlurmError(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
@@ -57,7 +59,9 @@ def history(job_ids: Sequence[str]) -> dict[str, Job]:
     """Last known state of jobs by id from accounting; empty without ids. Raises SlurmError where there is no accounting."""
     if not job_ids:
         return {}
-    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,JobName")
+    text = call(
+        "sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,JobName"
+    )
     found = {}
     for row in text.splitlines():
         fields = row.split("|", 3)

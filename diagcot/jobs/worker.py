@@ -48,7 +48,10 @@ def work(stage_dir: Path, slot: int) -> str:
     _redirect(ctx)
     _listen(ctx.stop)
     _distribute(ranks)
-    print(f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}", flush=True)
+    print(
+        f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
+        flush=True,
+    )
     try:
         state = _run(plan, slot, ctx)
     except BaseException as error:
