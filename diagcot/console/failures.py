@@ -12,7 +12,7 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.reasons import sentence
-from diagcot.console.slurm_jobs import ask
+from diagcot.console.executor import ask
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.console.status_screen import require
 
@@ -35,8 +35,8 @@ class Failure:
 def show(run_dir: Path) -> int:
     """Print the failures. Returns 1 if there are any, else 0."""
     require(run_dir)
-    jobs, note = ask(run_dir)
-    run = snapshot(run_dir, jobs, note=note)
+    answer = ask(run_dir)
+    run = snapshot(run_dir, answer.jobs, answer.note, answer.ended)
     found = [failure for stage in run.stages for failure in failures(stage)]
     screen = text.console()
     screen.print(render(run, found), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`make logs STAGE= [UNIT=]`: the end of the newest attempt's log."""
+"""`make logs [STAGE=] [UNIT=]`: the end of the newest attempt's log."""
 
 import os
 import time
@@ -13,7 +13,9 @@ LINES = 40
 BLOCK = 1 << 16
 
 
-def show(run_dir: Path, stage: str, unit: str | None = None, lines: int = LINES, follow: bool = False) -> int:
+def show(
+    run_dir: Path, stage: str | None = None, unit: str | None = None, lines: int = LINES, follow: bool = False
+) -> int:
     """Print the last `lines` of the newest log; with `follow`, go on until Ctrl-C. Other attempts are named below."""
     require(run_dir)
     path = find(run_dir, stage, unit)
@@ -29,8 +31,12 @@ def show(run_dir: Path, stage: str, unit: str | None = None, lines: int = LINES,
     return 0
 
 
-def find(run_dir: Path, stage: str, unit: str | None = None) -> Path:
-    """The newest log of the unit's task, or of the stage. Raises UserError that says what there is."""
+def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Path:
+    """The newest log of the unit's task, of the stage, or of the run. Raises UserError that says what there is."""
+    if stage is None:
+        if unit is not None:
+            raise UserError(f"UNIT={unit} of which stage? Name it too, as in STAGE=cot")
+        return _newest(run_dir)
     folder = run_dir / stage
     plan_path = folder / "plan.json"
     if not plan_path.exists():
@@ -45,6 +51,13 @@ def find(run_dir: Path, stage: str, unit: str | None = None) -> Path:
         raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` says why)")
     name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
     return folder / "out" / f"{name}.{attempt}.log"
+
+
+def _newest(run_dir: Path) -> Path:
+    logs = [path for path in run_dir.glob("*/out/*.log") if ".r" not in path.stem.partition(".")[2]]
+    if not logs:
+        raise UserError(f"run {run_dir.name} has no log yet: nothing has started")
+    return max(logs, key=lambda path: path.stat().st_mtime)
 
 
 def _task(folder: Path, plan_path: Path, unit: str) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from diagcot.console import text
 
 WIDE = 110
+ARRAY_SIZE = 1001  # Slurm's default of MaxArraySize
 Plan = Mapping[str, Any]  # the content of a plan.json
 
 
@@ -19,7 +20,7 @@ def show(
     plans: Sequence[Plan],
     scripts: Mapping[str, str] | None = None,
     warnings: Sequence[str] = (),
-    array_size: int = 1001,
+    array_size: int = ARRAY_SIZE,
 ) -> None:
     """Print the plans in the order in which they would be submitted.
 
@@ -38,7 +39,7 @@ def show(
     screen.print(Text("\nnothing was submitted: leave DRY=1 away to submit", "dim"), soft_wrap=True)
 
 
-def render(plans: Sequence[Plan], screen: Console, array_size: int = 1001) -> RenderableType:
+def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE) -> RenderableType:
     """A table of the stages, their edges, and the sum of what they may cost."""
     wide = screen.width >= WIDE
     grid = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")

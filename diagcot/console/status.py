@@ -85,7 +85,8 @@ class Run:
     path: Path
     time: float
     stages: tuple[Stage, ...]
-    note: str = ""  # why Slurm could not be asked
+    note: str = ""  # what the executor could not tell
+    ended: bool = False  # nobody works on it any more
 
     @property
     def state(self) -> str:
@@ -98,12 +99,14 @@ class Run:
         return next((name for name in ("failed", "unknown") if name in states), "pending")
 
 
-def snapshot(run_dir: Path, jobs: Mapping[str, Job] | None = None, now: float | None = None, note: str = "") -> Run:
+def snapshot(
+    run_dir: Path, jobs: Mapping[str, Job] | None = None, note: str = "", ended: bool = False, now: float | None = None
+) -> Run:
     """The run at this moment. `jobs`: rows of squeue and sacct by job id, such as `7` or `7_2`, if Slurm was asked."""
     now = time.time() if now is None else now
     found = sorted(plans(run_dir), key=lambda plan: (plan.get("created", 0), plan["stage"]))
     stages = tuple(_stage(run_dir / plan["stage"], plan, jobs, now) for plan in found)
-    return Run(run_dir.name, run_dir, now, stages, note)
+    return Run(run_dir.name, run_dir, now, stages, note, ended or all(stage.state == "done" for stage in stages))
 
 
 def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, now: float) -> Stage:

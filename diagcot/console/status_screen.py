@@ -8,7 +8,7 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.reasons import sentence
-from diagcot.console.slurm_jobs import ask
+from diagcot.console.executor import ask
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.jobs.errors import UserError
 
@@ -18,9 +18,8 @@ WIDE = 110
 def show(run_dir: Path) -> int:
     """Print the run once. Returns 1 if something failed, else 0; a UserError names the runs that exist."""
     require(run_dir)
-    jobs, note = ask(run_dir)
-    screen = text.console()
-    run = snapshot(run_dir, jobs, note=note)
+    answer, screen = ask(run_dir), text.console()
+    run = snapshot(run_dir, answer.jobs, answer.note, answer.ended)
     screen.print(render(run, screen))
     return 1 if any(stage.failed for stage in run.stages) else 0
 
@@ -106,10 +105,10 @@ def remarks(run: Run, screen: Console) -> list[Text]:
             told = sentence(reason)
             if told != "waits for an earlier stage (Dependency)":  # the rule, not news
                 lines.append(Text(f"{stage.name}: {count} {'unit' if count == 1 else 'units'}: {told}", "yellow"))
-        if stage.unknown and not run.note:
+        if stage.unknown:
             text_ = "their tasks ended without a word (killed or interrupted); submit again to continue"
             lines.append(Text(f"{stage.name}: {stage.unknown} unknown: {text_}", "yellow"))
-    if run.note:
+    if run.note and run.state != "done":
         lines.append(Text(run.note, "yellow"))
     if failed := [stage.name for stage in run.stages if stage.failed]:
         lines.append(Text(f"`make failures RUN={run.name}` shows why {', '.join(failed)} failed", "red"))

@@ -6,7 +6,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.console.slurm_jobs import ask
+from diagcot.console.executor import Answer, ask
 from diagcot.console.status import Run, snapshot
 from diagcot.console.status_screen import now, remarks, render, require
 
@@ -25,19 +25,17 @@ LINE_S = 30.0  # where lines are printed, a stage that only crept on is told no 
 
 
 class Watch:
-    """Snapshots of a run, with Slurm asked now and then."""
+    """Snapshots of a run, with its executor asked now and then."""
 
-    def __init__(self, run_dir: Path, slurm: bool = True) -> None:
-        self.run_dir, self.slurm = run_dir, slurm
-        self._asked = 0.0
-        self._jobs: Mapping[str, Any] | None = None
-        self._note = ""
+    def __init__(self, run_dir: Path, executor: bool = True) -> None:
+        self.run_dir, self.executor = run_dir, executor
+        self._asked = float("-inf")
+        self._answer = Answer()
 
     def look(self) -> Run:
-        if self.slurm and time.monotonic() - self._asked > SLURM_S:
-            self._jobs, self._note = ask(self.run_dir)
-            self._asked = time.monotonic()
-        return snapshot(self.run_dir, self._jobs, note=self._note)
+        if self.executor and time.monotonic() - self._asked > SLURM_S:
+            self._answer, self._asked = ask(self.run_dir), time.monotonic()
+        return snapshot(self.run_dir, self._answer.jobs, self._answer.note, self._answer.ended)
 
 
 class Lines:
@@ -76,13 +74,18 @@ def show(run_dir: Path) -> int:
 def _live(watch: Watch, screen: Console) -> Run:
     run = watch.look()
     with _keys() as pressed, Live(_frame(run, screen), console=screen, auto_refresh=False) as live:
-        while run.state not in ("done", "failed"):
+        while not over(run):
             if pressed(REFRESH_S) == "q":
                 break
             run = watch.look()
             live.update(_frame(run, screen), refresh=True)
         live.update(render(run, screen), refresh=True)
     return run
+
+
+def over(run: Run) -> bool:
+    """Whether watching on would show nothing new. Where Slurm may still retry, only the end of all stages counts."""
+    return run.ended or (run.state == "failed" and not any(stage.pending for stage in run.stages))
 
 
 def _frame(run: Run, screen: Console) -> RenderableType:
@@ -95,7 +98,7 @@ def _lines(watch: Watch, screen: Console) -> Run:
         run = watch.look()
         for line in lines.changes(run):
             screen.print(line, soft_wrap=True)
-        if run.state in ("done", "failed"):
+        if over(run):
             for remark in remarks(run, screen):
                 screen.print(remark, soft_wrap=True)
             return run
