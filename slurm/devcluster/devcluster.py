@@ -1,4 +1,4 @@
-"""python3 slurm/devcluster VERB: a real Slurm on one machine, for trials and tests.
+"""devcluster.py VERB: a real Slurm on one machine, for trials and tests.
 
 up            start it (again): partitions gpu, cpu, spot (preemptable), urgent
 down | wipe   stop it | stop it and delete its directory
