@@ -62,9 +62,14 @@ def connect(ctx: Context) -> None:
 
 def disconnect() -> None:
     """Leave the group, so that the process ends without a warning."""
-    gc.collect()
+    global _control
     if dist.is_initialized():
-        dist.destroy_process_group()
+        import deepspeed
+
+        gc.collect()
+        deepspeed.comm.destroy_process_group()
+        deepspeed.comm.comm.cdb = None  # lets the same process connect again
+        _control = None
 
 
 def agree(values: list[float]) -> list[float]:
