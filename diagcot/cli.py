@@ -5,8 +5,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diagcot.jobs.errors import UserError
+
+if TYPE_CHECKING:
+    from launchers.chain import Chain
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -80,11 +84,7 @@ def _submit(args: argparse.Namespace) -> int:
     chain = open_chain(args.recipe, args.cluster, args.run)
     selected = chain.selected(args.stage)
     if args.dry:
-        from diagcot.console import plan_screen
-
-        chain.checks()
-        plan_screen.show(chain, selected)
-        return 0
+        return _dry(chain, selected)
     told = chain.submit(args.stage)
     width = max(len(row.stage) for row in told)
     for row in told:
@@ -92,6 +92,22 @@ def _submit(args: argparse.Namespace) -> int:
         tasks = f"  {row.tasks} task{'s' * (row.tasks != 1)}" if row.tasks else ""
         print(f"{row.stage:<{width}}  {row.state}{tasks}{jobs}")
     print(f"watch it with: make watch RUN={chain.run}")
+    return 0
+
+
+def _dry(chain: "Chain", selected: set[str]) -> int:
+    from diagcot.console import plan_screen
+    from diagcot.jobs import slurm, submit
+    from launchers.chain import describe
+
+    chain.checks()
+    rows = [row for row in describe(chain) if row["stage"] in selected]
+    if chain.cluster.executor == "local":
+        plan_screen.show(rows)
+        return 0
+    scripts = {plan.stage: submit.render(plan, chain.cluster) for plan in chain.plans if plan.stage in selected}
+    limit = slurm.max_array_size() if slurm.available() else plan_screen.ARRAY_SIZE
+    plan_screen.show(rows, scripts, array_size=limit)
     return 0
 
 

@@ -77,6 +77,11 @@ class Chain:
         return self.run_dir if product == "report" else self.shards_root / self.run / name
 
     @cached_property
+    def code(self) -> Path:
+        """The snapshot of the code that this chain's jobs run."""
+        return self.run_dir / "code" / code_digest(self.root)
+
+    @cached_property
     def _units(self) -> dict[str, list[Unit]]:
         return {}
 
@@ -115,7 +120,7 @@ class Chain:
             stage_dir=str(self.run_dir / name),
             startup_s=launcher.STARTUP_S,
             unit_s=launcher.UNIT_S,
-            code=str(self.run_dir / "code" / code_digest(self.root)),
+            code=str(self.code),
             cluster=self.cluster.name,
             setup=tuple(self.cluster.setup),
             units=tuple(units),
@@ -132,6 +137,13 @@ class Chain:
             check = getattr(self.launcher(spec), "check", None)
             if check:
                 check(spec, self)
+
+    def obtain(self) -> None:
+        """Fetch what the stages read and a package index carries, asked of each launcher that has an `obtain`."""
+        for spec in self.recipe.stages:
+            obtain = getattr(self.launcher(spec), "obtain", None)
+            if obtain:
+                obtain(spec, self)
 
     def selected(self, number: str) -> set[str]:
         """Names of the stages of `number`, or of all of them."""
@@ -151,9 +163,8 @@ class Chain:
         create_exclusively(self.run_dir / "recipe.yaml", self.document.path.read_text(encoding="utf-8"))
         (self.run_dir / "cluster.yaml").write_text(json.dumps(self.cluster.model_dump(mode="json"), indent=1) + "\n")
         (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in written) + "\n")
-        for code in {plan.code for plan in written}:
-            if Path(code).name == code_digest(self.root):
-                snapshot(self.root, Path(code))
+        if any(plan.code == str(self.code) for plan in written):
+            snapshot(self.root, self.code)
         return written
 
     def submit(self, number: str) -> list[Submitted]:

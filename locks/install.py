@@ -43,9 +43,7 @@ def main() -> None:
     if kind not in NEEDED_GB:
         fail(f"unknown lock {kind!r}: use cpu or gpu")
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
-        fail(
-            f"Python {sys.version.split()[0]} at {sys.executable} is not supported: use 3.11 or 3.12, as in `make env PYTHON=python3.11`"
-        )
+        fail(f"Python {sys.version.split()[0]} at {sys.executable} is not supported; run `make env PYTHON=python3.11`")
     lock = ROOT / "locks" / f"{kind}.txt"
     digest = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes() + (ROOT / "pyproject.toml").read_bytes())
     stamp, wanted = VENV / "lock", f"{kind} {digest.hexdigest()}\n"

@@ -12,11 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.data.phantom.tree import BOXES_FILE, FINDINGS_FILE, PREFIX, folder
+from diagcot.data.phantom.tree import BOXES_FILE, FINDINGS_FILE, PREFIX, REPORTS_ZIP, folder
 from diagcot.data.sections import sections
 from diagcot.data.study import CHEXPERT_LABELS, Box, Image, Study
-
-REPORTS_ZIP = "mimic-cxr-reports.zip"
 
 
 def missing(root: Path, reports: Path | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the model is asked in each task, and the layout of its answer. One wording for training, rollout and evaluation."""
+"""What the model is asked in each task, and the layout of its answer: one wording for training, rollout, evaluation."""
 
 import re
 from collections.abc import Sequence

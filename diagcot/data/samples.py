@@ -1,4 +1,4 @@
-"""Training and evaluation samples: a conversation with images held by reference to shard and row, one JSON object a line."""
+"""Samples for training and evaluation: conversations with images by reference to shard and row, as JSON lines."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Links the stages of a run as Slurm jobs: what is complete, queued, or still to be submitted, and what waits for what."""
+"""Links the stages of a run as Slurm jobs: what is complete, queued or to be submitted, and what waits for what."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Ends a stage: checks its manifests, writes `summary.json`, submits again what may be retried, lets the next stages go."""
+"""Ends a stage: checks its manifests, writes `summary.json`, submits again what may be retried, lets the next go."""
 
 import json
 import os

@@ -65,7 +65,7 @@ class _Task:
 
 @dataclass
 class Runner:
-    """Starts every task whose stage is ready, at most `cluster.parallel` cores at a time, until nothing is left to do."""
+    """Starts every task whose stage is ready, on at most `cluster.parallel` cores, until nothing is left to do."""
 
     plans: Sequence[Plan]  # of the whole run
     cluster: Cluster

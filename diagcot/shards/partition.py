@@ -16,7 +16,8 @@ def partition(patients: Mapping[str, int], part: int, parts: int) -> list[str]:
     chosen, before = [], 0
     for patient in order:
         # A patient belongs to the part in which its middle film falls.
-        if (2 * before + patients[patient]) * parts // max(2 * total, 1) == part:
+        middle = (2 * before + patients[patient]) * parts // max(2 * total, 1)
+        if min(middle, parts - 1) == part:  # patients without films at the end stay in the last
             chosen.append(patient)
         before += patients[patient]
     return chosen

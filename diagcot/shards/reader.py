@@ -58,6 +58,10 @@ class Shard:
             images=tuple(self.image(row) for row in self.rows(i)),
         )
 
+    def split(self, i: int) -> str:
+        """Split of study `i`, without building the rest of it."""
+        return self._texts["studies/split"][i]
+
     def rows(self, i: int) -> range:
         """Rows of the films of study `i`."""
         first = self._columns["studies/first"]

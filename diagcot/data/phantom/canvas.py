@@ -18,7 +18,12 @@ def grid(size: int) -> tuple[Field, Field]:
 
 def soft(distance: Field, width: float) -> Field:
     """1 where `distance` is well below zero, 0 well above, a linear edge of `width` between."""
-    return np.clip(0.5 - distance / width, 0.0, 1.0)
+    return unit(0.5 - distance * (1.0 / width))
+
+
+def unit(values: Field) -> Field:
+    """`values` cut to 0 to 1; half the time of numpy's `clip` on so small arrays."""
+    return np.minimum(np.maximum(values, 0.0), 1.0)
 
 
 def ellipse(size: int, x: float, y: float, rx: float, ry: float, tilt: float = 0.0, power: float = 2.0) -> Field:
@@ -28,7 +33,7 @@ def ellipse(size: int, x: float, y: float, rx: float, ry: float, tilt: float = 0
     if tilt:
         c, s = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
         dx, dy = c * dx + s * dy, c * dy - s * dx
-    u, v = np.abs(dx / rx), np.abs(dy / ry)
+    u, v = np.abs(dx * (1 / rx)), np.abs(dy * (1 / ry))
     radius = u * u + v * v if power == 2.0 else u**power + v**power
     return soft((radius - 1.0) * (min(rx, ry) / power), 0.02)
 
@@ -38,8 +43,10 @@ def segment(size: int, start: tuple[float, float], end: tuple[float, float], wid
     gx, gy = grid(size)
     ax, ay = start
     bx, by = end[0] - ax, end[1] - ay
-    along = np.clip(((gx - ax) * bx + (gy - ay) * by) / (bx * bx + by * by), 0.0, 1.0)
-    return soft(np.hypot(gx - ax - along * bx, gy - ay - along * by) - width / 2, 0.01)
+    length = bx * bx + by * by
+    along = unit((gx - ax) * (bx / length) + (gy - ay) * (by / length))
+    dx, dy = gx - ax - along * bx, gy - ay - along * by
+    return soft(np.sqrt(dx * dx + dy * dy) - width / 2, 0.01)
 
 
 def path(size: int, points: list[tuple[float, float]], width: float) -> Field:

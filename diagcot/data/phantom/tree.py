@@ -1,4 +1,4 @@
-"""A tree of invented patients in the exact layout of MIMIC-CXR-JPG 2.0.0, with the reports tree beside the films.
+"""A tree of invented patients in the exact layout of MIMIC-CXR-JPG 2.0.0, with MIMIC-CXR's `mimic-cxr-reports.zip`.
 
 Two more files, which the real data set does not have, hold what the phantoms show: `phantom-findings.csv.gz` (tags)
 and `phantom-boxes.csv.gz`. Their presence is what tells every reader that the tree is a phantom.
@@ -7,6 +7,7 @@ and `phantom-boxes.csv.gz`. Their presence is what tells every reader that the t
 import csv
 import gzip
 import io
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ METADATA = (
 )  # fmt: skip
 SPLIT = ("dicom_id", "study_id", "subject_id", "split")
 LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
+REPORTS_ZIP = "mimic-cxr-reports.zip"
 FINDINGS_FILE = "phantom-findings.csv.gz"
 BOXES_FILE = "phantom-boxes.csv.gz"
 _VIEW_MEANING = {"PA": "postero-anterior", "LATERAL": "lateral"}
@@ -47,10 +49,14 @@ def write_tree(
     `advance(done)` is called after each study; when it returns false the tree is left unfinished and the result is False.
     """
     rows: dict[str, list[Sequence[object]]] = {name: [] for name in ("metadata", "split", "labels", "findings", "boxes")}
-    for done, visit in enumerate(visits(studies, seed, held_out), 1):
-        _write_study(root, visit, seed, size, views, rows)
-        if not advance(done):
-            return False
+    with zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_DEFLATED) as reports:
+        for done, visit in enumerate(visits(studies, seed, held_out), 1):
+            _write_study(root, visit, seed, size, views, rows)
+            name = folder(Path("mimic-cxr-reports"), visit.subject, visit.study).with_suffix(".txt")
+            entry = zipfile.ZipInfo(str(name))  # ZipInfo's own date, 1980, so that the same tree is the same bytes
+            reports.writestr(entry, _report(visit), zipfile.ZIP_DEFLATED)
+            if not advance(done):
+                return False
     write_csv(root / f"{PREFIX}metadata.csv.gz", METADATA, rows["metadata"])
     write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, rows["split"])
     for labeler in ("chexpert", "negbio"):
@@ -65,12 +71,6 @@ def _write_study(
 ) -> None:
     place = folder(root, visit.subject, visit.study)
     place.mkdir(parents=True, exist_ok=True)
-    findings, impression = visit.findings.report()
-    place.with_suffix(".txt").write_text(
-        " " * 33 + "FINAL REPORT\n"
-        f" EXAMINATION:  CHEST (PHANTOM)\n\n INDICATION:  {visit.indication}.\n\n COMPARISON:  None.\n\n"
-        f" FINDINGS:  {findings}\n\n IMPRESSION:  {impression}\n"
-    )
     ids = generator("dicom", seed, visit.study)
     for view in views:
         film = draw(str(visit.study), visit.findings, view, size, seed)
@@ -85,6 +85,16 @@ def _write_study(
     values = [f"{labels[name]:.1f}" if name in labels else "" for name in LABELS[2:]]
     rows["labels"].append((visit.subject, visit.study, *values))
     rows["findings"].append((visit.subject, visit.study, "|".join(visit.findings.tags())))
+
+
+def _report(visit: Visit) -> str:
+    """The text in MIMIC-CXR's form."""
+    findings, impression = visit.findings.report()
+    return (
+        " " * 33 + "FINAL REPORT\n"
+        f" EXAMINATION:  CHEST (PHANTOM)\n\n INDICATION:  {visit.indication}.\n\n COMPARISON:  None.\n\n"
+        f" FINDINGS:  {findings}\n\n IMPRESSION:  {impression}\n"
+    )
 
 
 def _dicom_id(token: bytes) -> str:
