@@ -138,6 +138,13 @@ class Chain:
             if check:
                 check(spec, self)
 
+    def obtain(self) -> None:
+        """Fetch what the stages read and a package index carries, asked of each launcher that has an `obtain`."""
+        for spec in self.recipe.stages:
+            obtain = getattr(self.launcher(spec), "obtain", None)
+            if obtain:
+                obtain(spec, self)
+
     def selected(self, number: str) -> set[str]:
         """Names of the stages of `number`, or of all of them."""
         names = {spec.name for spec in self.recipe.stages if number in ("all", spec.stage)}

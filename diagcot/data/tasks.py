@@ -68,7 +68,15 @@ def _films(shard: "Shard", split: str) -> Iterator[tuple[Study, Image, int]]:
 
 
 def _sample(
-    task: str, study: Study, image: Image, ref_name: str, row: int, prompt: str, answer: str, what: str = "", **meta: Any
+    task: str,
+    study: Study,
+    image: Image,
+    ref_name: str,
+    row: int,
+    prompt: str,
+    answer: str,
+    what: str = "",
+    **meta: Any,
 ) -> Sample:
     return Sample(
         id=f"{study.key}/{image.id}" + (f":{what}" if what else ""),

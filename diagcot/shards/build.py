@@ -25,7 +25,9 @@ class Shared:
 
     def __init__(self, ctx: Context) -> None:
         self.settings = BuildSettings(**ctx.settings)
-        self.readers: list[tuple[Source, Reader]] = [(s, open_reader(s, self.settings, ctx)) for s in self.settings.sources]
+        self.readers: list[tuple[Source, Reader]] = [
+            (s, open_reader(s, self.settings, ctx)) for s in self.settings.sources
+        ]
         self.pool = ThreadPoolExecutor(max(1, ctx.cpus))
 
 
@@ -66,14 +68,16 @@ def run(unit: Unit, shared: Shared, ctx: Context) -> Result | None:
             counts["studies"] += 1
             counts["images"] += len(films)
             counts["phantoms"] += sum(film.phantom for film in films)
-            ctx.progress(counts["images"], max(total, counts["images"]), studies=counts["studies"], bad=counts["bad_images"])
+            ctx.progress(
+                counts["images"], max(total, counts["images"]), studies=counts["studies"], bad=counts["bad_images"]
+            )
             if ctx.stopping():
                 staged.unlink(missing_ok=True)
                 return None
     for _, reader in shared.readers:
         for name, what in getattr(reader, "bad", []) if part == 0 else []:
             counts["bad_reports"] += 1
-            ctx.event("bad_report", name=name, what=what)
+            ctx.event("bad_report", report=name, what=what)
     ctx.progress(counts["images"], counts["images"])
     return Result({final: staged}, dict(counts))
 

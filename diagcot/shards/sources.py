@@ -31,7 +31,9 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
     if source.input is not None:
         roots = ctx.inputs.get(source.input)
         if not roots:
-            raise DataError(f"stage {ctx.stage}: no input is called {source.input!r}; name a stage of phantoms in its inputs")
+            raise DataError(
+                f"stage {ctx.stage}: no input is called {source.input!r}; name a stage of phantoms in its inputs"
+            )
         root: Path | None = Path(roots[0]) / "tree"
     else:
         root = place(source.path)

@@ -47,11 +47,11 @@ class Collator:
         self.films = Films(processor.image_processor, source or ShardSource(shards_root), cache_mb)
         self.image_token = processor.image_token
         self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        self._known: dict[str, Encoded] = {}  # tokens of the samples met last
+        self._known: dict[tuple[str, str], Encoded] = {}  # tokens of the samples met last
 
     def encode(self, sample: Sample) -> Encoded:
         """Tokens of a sample, cut at `max_length`. Raises ValueError if its prompt alone is longer or films miss."""
-        known = self._known.get(sample.id)
+        known = self._known.get((sample.task, sample.id))
         if known is not None:
             return known
         ids: list[int] = []
@@ -72,7 +72,7 @@ class Collator:
             )
         if len(self._known) >= self.KEPT:
             self._known.pop(next(iter(self._known)), None)
-        self._known[sample.id] = made
+        self._known[sample.task, sample.id] = made
         return made
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:

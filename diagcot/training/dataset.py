@@ -59,8 +59,7 @@ def from_shards(ctx: Context, task: str, split: str) -> list[Sample]:
     found: list[Sample] = []
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
-            with Shard(path) as shard:
-                found += make(shard, str(path.relative_to(ctx.shards_root)), split)
+            found += make(Shard(path), str(path.relative_to(ctx.shards_root)), split)
     return found
 
 
@@ -71,7 +70,7 @@ def measure(ctx: Context, samples: Sequence[Sample], collator: Collator) -> tupl
     """
     key = hashlib.sha256()
     for sample in samples:
-        key.update(f"{sample.id}\0{len(sample.answer)}\0".encode())
+        key.update(f"{sample.task}\0{sample.id}\0{len(sample.answer)}\0".encode())
     key.update(json.dumps([collator.max_length, len(collator.tokenizer)]).encode())
     path = ctx.workspace / f"lengths-{key.hexdigest()[:16]}.npy"
     known = ranks.from_first(np.load(path) if ctx.rank == 0 and path.is_file() else None)

@@ -117,6 +117,11 @@ def config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
     }
 
 
+def zero3(settings: DeepSpeedSettings, ctx: Context) -> dict[str, Any] | None:
+    """DeepSpeed's configuration where the model must be read in parts."""
+    return config(settings, ctx.world_size) if settings.stage == 3 else None
+
+
 def rate(settings: DeepSpeedSettings, steps: int) -> Callable[[int], float]:
     """Learning rate of step k as a fraction of the highest: linear warm-up, then the schedule down to 0 at `steps`."""
 

@@ -4,17 +4,16 @@ Pre-training of a tiny model, the teacher (LoRA, method.md 3.2) and the chain-of
 its head, and merger; method.md 4.3) are this kind with different settings.
 """
 
-import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.context import Context, Result, Unit
-from diagcot.training import dataset, engine, freeze, language, loop, model
+from diagcot.training import dataset, engine, export, freeze, language, loop, model
 from diagcot.training.batch import Collator, Order
-from diagcot.training.settings import DeepSpeedSettings, LoraSettings, SftSettings
+from diagcot.training.inputs import model_input
+from diagcot.training.settings import LoraSettings, SftSettings
 
 
 @contextmanager
@@ -61,32 +60,16 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     final = loop.train(ctx, trained, settings.deepspeed, loop.Task(order, make, objective, validate), settings.validate_every)
     if final is None:
         return None
-    return export(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})
-
-
-def model_input(ctx: Context, role: str = "model") -> Path:
-    """The model directory of an input stage. Raises FileNotFoundError that says what to run."""
-    roots = ctx.inputs.get(role)
-    if not roots:
-        raise FileNotFoundError(f"stage {ctx.stage} has no input of role {role}; add it to the recipe")
-    directory = Path(roots[0]) / "model"
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no model in {directory}; run that stage first")
-    return directory
+    return export.write(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})
 
 
 def prepare(base: Path, settings: SftSettings, ctx: Context) -> tuple[Any, dict[str, Any]]:
     """The model with its freeze policy, and its counts."""
-    network = model.load(base, settings.deepspeed.precision, zero3_config(settings.deepspeed, ctx))
+    network = model.load(base, settings.deepspeed.precision, engine.zero3(settings.deepspeed, ctx))
     if settings.lora is not None:
         network = adapted(network, settings.lora)
     freeze.freeze(network, settings)
     return network, freeze.describe(network)
-
-
-def zero3_config(settings: DeepSpeedSettings, ctx: Context) -> dict[str, Any] | None:
-    """DeepSpeed's configuration where the model must be read in parts."""
-    return engine.config(settings, ctx.world_size) if settings.stage == 3 else None
 
 
 def adapted(network: Any, settings: LoraSettings) -> Any:
@@ -101,26 +84,3 @@ def adapted(network: Any, settings: LoraSettings) -> Any:
         target_modules=rf".*language_model\..*\.({names})",
     )
     return get_peft_model(network, made)
-
-
-def export(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) -> Result:
-    """Write weights, processor, `diagcot.json` and the training log to staged places. A collective."""
-    state = engine.weights(trained)
-    final = ctx.output / "model"
-    log = ctx.output / "train.jsonl"
-    if ctx.rank:
-        return Result(counts=counts)
-    staged, staged_log = ctx.staged(final), ctx.staged(log)
-    shutil.rmtree(staged, ignore_errors=True)
-    network = getattr(trained.module, "vlm", trained.module)
-    state = {name.removeprefix("vlm."): value for name, value in (state or {}).items()}
-    if hasattr(network, "peft_config"):
-        from peft import get_peft_model_state_dict
-
-        network.save_pretrained(staged, state_dict=get_peft_model_state_dict(network, state), safe_serialization=True)
-        processor.save_pretrained(staged)
-    else:
-        model.save(network, processor, staged, state)
-    (staged / "diagcot.json").write_text(json.dumps({"stage": ctx.stage, "run": ctx.run, **counts}, indent=1))
-    shutil.copyfile(ctx.workspace / "train.jsonl", staged_log)
-    return Result(outputs={final: staged, log: staged_log}, counts=counts)

@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from diagcot.data.phantom import COMMENT, frontal, lateral
 from diagcot.data.phantom.anatomy import Build, generator
-from diagcot.data.phantom.canvas import bounds
+from diagcot.data.phantom.canvas import bounds, unit
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.study import Box
 
@@ -37,8 +37,10 @@ def draw(study: str, findings: Findings, view: str = "PA", size: int = SIZE, see
     build = Build.draw(generator("build", seed, study), findings.heart)
     rng = generator("film", seed, study, view)
     film, masks = _DRAW[view](size, build, findings, rng)
-    film += build.noise * rng.standard_normal((size, size), dtype=np.float32)
-    pixels = (np.clip(film, 0.0, 1.0) * 255).astype(np.uint8)
+    film += (3.46 * build.noise) * (
+        rng.random((size, size), dtype=np.float32) - 0.5
+    )  # a uniform's deviation is 1 / sqrt(12)
+    pixels = (unit(film) * 255).astype(np.uint8)
     boxes = []
     for label, mask in masks:
         corners = bounds(mask)

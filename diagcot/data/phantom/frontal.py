@@ -1,9 +1,11 @@
 """The frontal film. As on a real one, the patient's right is on the left of the film."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from diagcot.data.phantom.anatomy import Build
-from diagcot.data.phantom.canvas import Field, blob, ellipse, grid, paint, path, segment, soft
+from diagcot.data.phantom.canvas import Field, blob, ellipse, grid, paint, path, segment, soft, unit
 from diagcot.data.phantom.findings import Findings, Place
 
 _SIGN = {"right": -1.0, "left": 1.0}
@@ -11,7 +13,9 @@ _DEPTH = {"upper": 0.22, "mid": 0.50, "lower": 0.80}  # of the lung's height
 _LATERAL = {"upper": 0.50, "mid": 0.58, "lower": 0.66}  # of the half width; further out at the base, beside the heart
 
 
-def draw(size: int, build: Build, findings: Findings, rng: np.random.Generator) -> tuple[Field, list[tuple[str, Field]]]:
+def draw(
+    size: int, build: Build, findings: Findings, rng: np.random.Generator
+) -> tuple[Field, list[tuple[str, Field]]]:
     """A film and the mask of each finding by CheXpert label, masks in 0 to 1, all of shape (size, size)."""
     gx, gy = grid(size)
     masks: list[tuple[str, Field]] = []
@@ -19,7 +23,7 @@ def draw(size: int, build: Build, findings: Findings, rng: np.random.Generator) 
     lungs = {side: _lung(size, build, side) for side in _SIGN}
     both = np.maximum(lungs["right"], lungs["left"])
     paint(film, both, build.air + 0.10 * gy)
-    film += both * _vessels(size, build)
+    film += both * _vessels(size)
     film += _ribs(size, build) * (0.35 + 0.65 * both)
     _skeleton(film, size, build)
     heart = _heart(size, build)
@@ -90,20 +94,26 @@ def _lung(size: int, build: Build, side: str) -> Field:
     return _chest(size, build, side) * soft(gy - _dome(size, build, side), 0.02)
 
 
-def _vessels(size: int, build: Build) -> Field:
-    """Markings that fan out from the hila and fade towards the edge."""
+@lru_cache(maxsize=8)
+def _vessels(size: int) -> Field:
+    """Markings that fan out from the hila and fade towards the edge; the same in every patient, as drawing them is slow."""
     gx, gy = grid(size)
-    out = np.abs(gx - build.middle)
+    out = np.abs(gx - 0.5)
     fan = np.arctan2(gy - 0.47, out - 0.05)
     wave = 0.5 + 0.5 * np.sin(13 * fan + 9 * out)
-    return 0.16 * wave * wave * wave * np.clip(1.0 - out / 0.34, 0.0, 1.0)
+    return 0.16 * wave * wave * wave * unit(1.0 - out / 0.34)
 
 
 def _ribs(size: int, build: Build) -> Field:
     gx, gy = grid(size)
     out = np.abs(gx - build.middle)
     phase = (gy + 0.55 * (out - 0.16) ** 2 + 0.18 * out) / 0.088
-    edge = soft(out - build.half_width - 0.02, 0.04) * soft(0.07 - out, 0.03) * soft(gy - 0.86, 0.04) * soft(0.14 - gy, 0.04)
+    edge = (
+        soft(out - build.half_width - 0.02, 0.04)
+        * soft(0.07 - out, 0.03)
+        * soft(gy - 0.86, 0.04)
+        * soft(0.14 - gy, 0.04)
+    )
     return build.bone * np.clip(np.sin(2 * np.pi * phase) * 2 + 0.2, -0.2, 1.0) * edge
 
 
@@ -134,7 +144,7 @@ def _centre(build: Build, place: Place) -> tuple[float, float]:
 def _cloud(size: int, build: Build, place: Place, rng: np.random.Generator) -> Field:
     x, y = _centre(build, place)
     x, y = x + rng.uniform(-0.02, 0.02), y + rng.uniform(-0.03, 0.03)
-    cloud = blob(size, x, y, rng.uniform(0.09, 0.12), rng.uniform(0.09, 0.12))
+    cloud = blob(size, x, y, rng.uniform(0.10, 0.13), rng.uniform(0.10, 0.13))
     for _ in range(2):
         dx, dy = rng.uniform(-0.05, 0.05, 2)
         cloud = np.maximum(cloud, 0.9 * blob(size, x + dx, y + dy, 0.07, 0.06))
@@ -153,7 +163,7 @@ def _fluid(size: int, build: Build, side: str, amount: str, rng: np.random.Gener
     gx, gy = grid(size)
     out = (gx - build.middle) * _SIGN[side] / build.half_width
     level = build.base - (rng.uniform(0.00, 0.03) if amount == "small" else rng.uniform(0.20, 0.27))
-    return soft(level - 0.16 * np.clip(out, 0, 1) ** 3 + 0.03 - gy, 0.02)
+    return soft(level - 0.16 * unit(out) ** 3 + 0.03 - gy, 0.02)
 
 
 def _pneumothorax(film: Field, size: int, build: Build, side: str, lungs: dict[str, Field]) -> Field:
@@ -166,7 +176,7 @@ def _pneumothorax(film: Field, size: int, build: Build, side: str, lungs: dict[s
     air = lungs[side] * (1.0 - collapsed) * soft(gy - 0.68, 0.1)
     paint(film, air, 0.0, 0.97)
     rim = ellipse(size, x, y, rx + 0.012, ry + 0.012, power=2.3) - collapsed
-    paint(film, np.clip(rim, 0, 1) * lungs[side] * soft(gy - 0.68, 0.1), 0.75, 0.9)
+    paint(film, unit(rim) * lungs[side] * soft(gy - 0.68, 0.1), 0.75, 0.9)
     return air
 
 
@@ -174,7 +184,13 @@ def _device(size: int, build: Build, device: str) -> Field:
     middle = build.middle
     if device == "pacemaker":
         box = ellipse(size, middle + 0.29, 0.20, 0.062, 0.05, power=4.0)
-        lead = [(middle + 0.25, 0.21), (middle + 0.09, 0.19), (middle - 0.04, 0.34), (middle - 0.03, 0.58), (middle + 0.11, 0.74)]
+        lead = [
+            (middle + 0.25, 0.21),
+            (middle + 0.09, 0.19),
+            (middle - 0.04, 0.34),
+            (middle - 0.03, 0.58),
+            (middle + 0.11, 0.74),
+        ]
         return np.maximum(box, path(size, lead, 0.014))
     if device == "line":
         points = [(middle - 0.13, 0.02), (middle - 0.11, 0.17), (middle - 0.065, 0.27), (middle - 0.06, 0.50)]

@@ -48,7 +48,9 @@ def write_tree(
 
     `advance(done)` is called after each study; when it returns false the tree is left unfinished and the result is False.
     """
-    rows: dict[str, list[Sequence[object]]] = {name: [] for name in ("metadata", "split", "labels", "findings", "boxes")}
+    rows: dict[str, list[Sequence[object]]] = {
+        name: [] for name in ("metadata", "split", "labels", "findings", "boxes")
+    }
     with zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_DEFLATED) as reports:
         for done, visit in enumerate(visits(studies, seed, held_out), 1):
             _write_study(root, visit, seed, size, views, rows)
