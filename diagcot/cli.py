@@ -115,7 +115,9 @@ def _demo(args: argparse.Namespace) -> int:
     from diagcot.console import demo
     from launchers.chain import open_chain
 
-    return demo.run(open_chain(args.recipe, args.cluster, args.run or "demo"))
+    chain = open_chain(args.recipe, args.cluster, args.run or "demo")
+    chain.obtain()
+    return demo.run(chain)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -143,11 +145,11 @@ def _failures(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from diagcot.jobs import chain, local, slurm
+    from diagcot.jobs import chain, local
 
     run_dir = _run_dir(args)
     stopped = local.stop(run_dir)
-    jobs = chain.cancel(run_dir) if slurm.available() else []
+    jobs = chain.cancel(run_dir)
     print(
         f"run {run_dir.name}: {'runner stopped, ' if stopped else ''}{len(jobs)} jobs cancelled; submit again to go on"
     )

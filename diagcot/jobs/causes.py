@@ -31,6 +31,7 @@ RULES: dict[str, Rule] = {
     "OUT_OF_MEMORY": Rule(True, counted=True, more_memory=True, say="out of memory: runs again with more"),
     "FAILED": Rule(True, counted=True, say="failed: tried once more"),
     "CANCELLED": Rule(False, say="cancelled by a person: never retried by itself"),
+    "DEPENDENCY": Rule(True, say="what it follows had failed and was run again"),
     "DEADLINE": Rule(False, say="its deadline passed"),
     "UNKNOWN": Rule(True, counted=True, say="Slurm does not tell why"),
 }

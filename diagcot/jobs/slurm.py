@@ -66,8 +66,13 @@ def history(job_ids: Sequence[str]) -> dict[str, Job]:
     for row in text.splitlines():
         fields = row.split("|", 3)
         if len(fields) == 4:
-            found[fields[0]] = Job(fields[0], fields[1].split()[0], fields[2], fields[3])
+            found[fields[0]] = Job(fields[0], _state(fields[1]), fields[2], fields[3])
     return found
+
+
+def _state(text: str) -> str:
+    """Slurm's own cancelling, of a job whose dependency can never be met, is told from a person's, `CANCELLED by 1000`."""
+    return "DEPENDENCY" if text == "CANCELLED" else text.split()[0]
 
 
 def alive(job_ids: Sequence[str]) -> set[str]:

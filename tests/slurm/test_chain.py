@@ -67,7 +67,19 @@ def test_a_failed_stage_is_tried_again_then_stops_the_chain(shared_path: Path) -
     assert not slurm.queue()  # nothing is left pending for ever
 
 
-def test_two_nodes_and_one_task_that_fails_once(shared_path: Path) -> None:
+def test_after_a_retry_the_element_wise_dependents_run_too(shared_path: Path) -> None:
+    first = chains.plan(shared_path, "first", 3, resources=SIZE, settings={"fail_once": "00001"})
+    second = chains.plan(shared_path, "second", 3, resources=SIZE, after=(Edge("first", each=True),))
+    third = chains.plan(shared_path, "third", 1, resources=SIZE, after=(Edge("second"),))
+    submit(shared_path, [first, second, third])
+    finished([first, second, third], 150)
+    assert [plan.missing() for plan in (first, second, third)] == [[], [], []]
+    assert [len(attempts.read(plan.path)) for plan in (first, second, third)] == [2, 2, 1]
+    assert attempts.read(second.path)[1].arrays[0].slots == (1,)  # only the element that was held back
+    assert "failed" in attempts.read(first.path)[1].why and "follows" in attempts.read(second.path)[1].why
+
+
+def test_two_nodes_run_one_task(shared_path: Path) -> None:
     multi = chains.plan(
         shared_path,
         "multi",
