@@ -1,0 +1,72 @@
+"""What belongs to a cluster and not to a recipe: the executor, folders, and the resources of each size of job."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.settings import Settings, load, near
+
+
+class Size(Settings):
+    """The resources of one job. A size is named by a launcher; a stage may override parts of it."""
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus: int = 1  # CPUs a task
+    gpus: int = 0  # GPUs a task
+    mem_gb: float | None = None  # memory a node
+    minutes: int = 60
+    partition: str | None = None
+    array_parallelism: int = 64
+    requeue: bool = True
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+class Slurm(Settings):
+    """Options of every job on this cluster (sbatch manual page)."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    extra: dict[str, Any] = {}
+
+
+class Roots(Settings):
+    """Where the products go; relative paths are relative to the project's root."""
+
+    logs: Path = Path("logs")
+    shards: Path = Path("shards")
+    models: Path = Path("models")
+
+
+class Cluster(Settings):
+    name: str
+    executor: Literal["slurm", "local"]
+    parallel: int = 2  # local: cores to share between tasks
+    setup: list[str] = []
+    warning_seconds: int = 90  # sent this long before the time limit (sbatch --signal)
+    max_attempts: int = 3
+    roots: Roots = Roots()
+    slurm: Slurm = Slurm()
+    sizes: dict[str, Size]
+    stages: dict[str, dict[str, Any]] = {}
+
+    def resources(self, size: str, stage: str) -> Size:
+        """The resources of a stage whose launcher asks for `size`. Raises UserError if the cluster has no such size."""
+        if size not in self.sizes:
+            raise UserError(f"cluster {self.name} has no size {size!r}, which stage {stage} needs{near(size, self.sizes)}")
+        return Size.model_validate(self.sizes[size].model_dump() | self.stages.get(stage, {}))
+
+
+def find(name: str, root: Path) -> Cluster:
+    """The cluster `name` of slurm/clusters/, or a path to a file of one's own."""
+    folder = root / "slurm" / "clusters"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.exists():
+        known = [p.stem for p in folder.glob("*.yaml")]
+        raise UserError(f"unknown cluster {name!r}{near(name, known)}. A cluster is a file in {folder.relative_to(root)}/")
+    return load(path, Cluster)

@@ -1,0 +1,5 @@
+"""The one exception whose message is meant for the person at the terminal."""
+
+
+class UserError(Exception):
+    """Says what happened, where, and what to do next; shown without a traceback."""

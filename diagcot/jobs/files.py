@@ -1,0 +1,74 @@
+"""Durable, atomic file operations that the ledger rests on."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in sorted(path.rglob("*")):
+            if not child.is_symlink():
+                fsync_path(child)
+    fsync_path(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value`; a reader sees the old or the new text, never half of one."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}")
+    staged.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n", encoding="utf-8")
+    os.replace(staged, path)
+
+
+def create_exclusively(path: Path, text: str) -> bool:
+    """Create `path` with `text`, whole and durable, unless it exists. Returns whether this call created it.
+
+    The hard link is the one step that decides between two writers (link(2) fails if the name exists, also on NFS).
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    with staged.open("x", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        return False
+    finally:
+        staged.unlink()
+    fsync_path(path.parent)
+    return True
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of the sorted names and digests of a folder's files."""
+    total = hashlib.sha256()
+    if path.is_dir():
+        for child in sorted(path.rglob("*")):
+            if child.is_file():
+                total.update(f"{child.relative_to(path)} {digest(child)}\n".encode())
+        return total.hexdigest()
+    with path.open("rb") as source:
+        while block := source.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append one line by a single write, so that lines of several processes do not mix."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(handle, (text + "\n").encode())
+    finally:
+        os.close(handle)

@@ -1,0 +1,152 @@
+"""Which units are done, and the records a unit has got so far. Files decide; nothing is keyed by position.
+
+A unit is done when `done/<key>.json` exists. Publishing has two steps. The manifest is created exclusively and names
+every output with its digest and the staged path it was written to: this is the commit. Then each staged path is
+renamed to its final name. Whoever finds a manifest whose renames were cut short finishes them (`settle`), so a kill
+between the two loses nothing, and of two executions of a unit only the one that created the manifest publishes.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs.files import create_exclusively, digest, fsync_path, fsync_tree
+
+
+def done_keys(stage_dir: Path) -> set[str]:
+    """Keys of all published units, by one listing."""
+    try:
+        return {name[:-5] for name in os.listdir(stage_dir / "done") if name.endswith(".json") and name[0] != "."}
+    except FileNotFoundError:
+        return set()
+
+
+def manifest(stage_dir: Path, key: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((stage_dir / "done" / f"{key}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def publish(
+    stage_dir: Path, key: str, outputs: Mapping[Path, Path], counts: Mapping[str, Any], about: Mapping[str, Any]
+) -> bool:
+    """Publish `outputs` (final path -> staged path) and mark unit `key` done.
+
+    Returns False, and drops what was staged, if another execution has published the unit already.
+    """
+    rows = {}
+    for final, staged in outputs.items():
+        fsync_tree(staged)
+        fsync_path(staged.parent)
+        rows[str(final)] = {"staged": str(staged), "sha256": digest(staged)}
+    text = json.dumps({"unit": key, "outputs": rows, "counts": dict(counts), "time": time.time(), **about}, indent=1)
+    folder = stage_dir / "done"
+    folder.mkdir(parents=True, exist_ok=True)
+    won = create_exclusively(folder / f"{key}.json", text + "\n")
+    if won:
+        settle(stage_dir, key)
+    else:
+        for staged in outputs.values():
+            remove(staged)
+    return won
+
+
+def settle(stage_dir: Path, key: str) -> list[Path]:
+    """Finish the renames of a published unit; returns the outputs that are missing all the same."""
+    found = manifest(stage_dir, key)
+    missing = []
+    for name, row in (found or {"outputs": {}})["outputs"].items():
+        final, staged = Path(name), Path(row["staged"])
+        if staged.exists():
+            if final.is_dir():  # a folder cannot be replaced by a rename; an older product of an earlier plan makes way
+                shutil.rmtree(final)
+            try:
+                os.replace(staged, final)
+                fsync_path(final.parent)
+            except FileNotFoundError:
+                pass  # another process settled it in between
+        if not final.exists():
+            missing.append(final)
+    return missing
+
+
+def withdraw(stage_dir: Path, key: str) -> None:
+    """Take back that a unit is done, so that it runs again; its outputs are removed."""
+    for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]:
+        remove(Path(name))
+    (stage_dir / "done" / f"{key}.json").unlink(missing_ok=True)
+    for partial in (stage_dir / "partial").glob(f"{key}.*.jsonl"):
+        partial.unlink()
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class Records:
+    """Record-level progress of one unit: `partial/<key>.<attempt>.jsonl`, one file for each execution.
+
+    Each record is an object with an "id". What earlier executions finished is read at the start; a torn last line is
+    dropped and its record done again. A single writer per file keeps a second, forgotten execution from tearing lines.
+    """
+
+    def __init__(self, stage_dir: Path, key: str, attempt: str) -> None:
+        folder = stage_dir / "partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mine = folder / f"{key}.{attempt}.jsonl"
+        self._earlier = sorted(path for path in folder.glob(f"{key}.*.jsonl") if path != self._mine)
+        self._rows: dict[str, dict[str, Any]] = {}
+        self.torn = 0
+        for path in [*self._earlier, *([self._mine] if self._mine.exists() else [])]:
+            for row in self._read(path):
+                self._rows.setdefault(row["id"], row)
+        self._out = self._mine.open("a", encoding="utf-8")
+
+    def _read(self, path: Path) -> Iterator[dict[str, Any]]:
+        with path.open("rb") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                    if line.endswith(b"\n") and isinstance(row, dict) and "id" in row:
+                        yield row
+                        continue
+                except ValueError:
+                    pass
+                self.torn += 1
+
+    @property
+    def ids(self) -> set[str]:
+        return set(self._rows)
+
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Keep a finished record. A second one with the same id is ignored."""
+        if row["id"] in self._rows:
+            return
+        self._out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._out.flush()
+        self._rows[row["id"]] = row
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All records, sorted by id, so that the order of finishing leaves no trace in the output."""
+        for key in sorted(self._rows):
+            yield self._rows[key]
+
+    def close(self) -> None:
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        self._out.close()

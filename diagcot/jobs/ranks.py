@@ -1,0 +1,71 @@
+"""Who this process is among the processes of its job: submitit's variables on a laptop, Slurm's on a cluster."""
+
+import os
+import subprocess
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ranks:
+    job: str  # job id, `<array>_<index>` in an array
+    restarts: int
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    nodes: int
+    master_addr: str
+
+    @property
+    def attempt(self) -> str:
+        """The token of this execution: the same on all ranks, new after each requeue."""
+        return f"{self.job}-{self.restarts}"
+
+    @property
+    def master_port(self) -> int:
+        """A port of this execution alone, below the ephemeral range."""
+        return 15000 + zlib.crc32(self.attempt.encode()) % 15000
+
+
+def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
+    if "SUBMITIT_LOCAL_JOB_ID" in env:
+        size = int(env["SUBMITIT_LOCAL_NTASKS"])
+        rank = int(env["SUBMITIT_LOCAL_GLOBALID"])
+        token = env.get("DIAGCOT_ATTEMPT", env["SUBMITIT_LOCAL_JOB_ID"])
+        return Ranks(token, 0, rank, size, int(env["SUBMITIT_LOCAL_LOCALID"]), size, 0, 1, "127.0.0.1")
+    if "SLURM_JOB_ID" in env:
+        job = env["SLURM_JOB_ID"]
+        if "SLURM_ARRAY_JOB_ID" in env:
+            job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        size, nodes = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", 1))), int(env.get("SLURM_NNODES", 1))
+        return Ranks(
+            job=job,
+            restarts=int(env.get("SLURM_RESTART_COUNT", 0)),
+            rank=int(env.get("SLURM_PROCID", 0)),
+            world_size=size,
+            local_rank=int(env.get("SLURM_LOCALID", 0)),
+            local_world_size=max(1, size // nodes),
+            node_rank=int(env.get("SLURM_NODEID", 0)),
+            nodes=nodes,
+            master_addr=first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "localhost"))),
+        )
+    return Ranks(f"hand-{os.getpid()}", 0, 0, 1, 0, 1, 0, 1, "127.0.0.1")
+
+
+def first_host(nodelist: str) -> str:
+    """The first name of a Slurm host list such as `gpu[03-05,9],x1`."""
+    head, bracket, rest = nodelist.partition("[")
+    if not bracket or "," in head:
+        return nodelist.split(",")[0]
+    first = rest.split("]")[0].split(",")[0].split("-")[0]
+    tail = rest.partition("]")[2].split(",")[0]
+    return f"{head}{first}{tail}"
+
+
+def address(host: str) -> str:
+    """The numeric address of `host` as the node itself resolves it; the name where it does not."""
+    found = subprocess.run(["getent", "ahostsv4", host], capture_output=True, text=True, check=False).stdout.split()
+    return found[0] if found else host

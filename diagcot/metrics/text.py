@@ -1,0 +1,142 @@
+"""Overlap of a generated text with its reference: BLEU, ROUGE-L and CIDEr as pycocoevalcap 1.2 defines them.
+
+Every function takes tokenised texts (words joined by blanks: `tokens.words` or `java.tokenize`), one reference each,
+and equals pycocoevalcap to rounding; no Java is involved. BLEU comes as additive counts and a function of their sums,
+so that one sample, a corpus and a bootstrap draw are computed by the same lines.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+ORDERS = 4  # n-grams of one to four words
+_SIGMA = 6.0  # CIDEr's length penalty, words
+_BETA = 1.2  # ROUGE-L's weight of recall
+
+
+@lru_cache(maxsize=8192)  # a reference meets many hypotheses: five models, or the rollouts of a group
+def ngrams(text: str) -> tuple[Counter[tuple[str, ...]], ...]:
+    """Counts of the text's n-grams, one counter for each of the orders 1 to 4. Do not change them: they are cached."""
+    tokens = text.split()
+    return tuple(Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for n in range(1, ORDERS + 1))
+
+
+def _pairs(hyps: Sequence[str], refs: Sequence[str]) -> Iterable[tuple[str, str]]:
+    if len(hyps) != len(refs):
+        raise ValueError(f"{len(hyps)} texts cannot be compared with {len(refs)} references: give one reference each")
+    return zip(hyps, refs, strict=True)
+
+
+def bleu_counts(hyps: Sequence[str], refs: Sequence[str]) -> Array:
+    """BLEU's additive counts, (N, 10): words, reference words, n-grams of order 1-4, clipped matches of order 1-4."""
+    rows = []
+    for hyp, ref in _pairs(hyps, refs):
+        size = len(hyp.split())
+        matches = [
+            sum(min(count, theirs[gram]) for gram, count in ours.items() if gram in theirs)
+            for ours, theirs in zip(ngrams(hyp), ngrams(ref), strict=True)
+        ]
+        rows.append([size, len(ref.split()), *(max(0, size - n) for n in range(ORDERS)), *matches])
+    return np.array(rows, dtype=np.float64).reshape(-1, 2 + 2 * ORDERS)
+
+
+def bleu_of(counts: Array) -> Array:
+    """BLEU-1 to 4 of summed counts: (..., 10) -> (..., 4), each 0 to 1 (Papineni 2002; smoothing of pycocoevalcap)."""
+    size, reference = counts[..., 0:1], counts[..., 1:2]
+    precision = (counts[..., 2 + ORDERS :] + 1e-15) / (counts[..., 2 : 2 + ORDERS] + 1e-9)
+    mean = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
+    ratio = (size + 1e-15) / (reference + 1e-9)
+    with np.errstate(over="ignore"):  # an empty text: 1 - 1/ratio is hugely negative and the penalty is 0
+        return mean * np.where(ratio < 1, np.exp(np.minimum(0, 1 - 1 / ratio)), 1.0)
+
+
+def bleu(hyps: Sequence[str], refs: Sequence[str]) -> Array:
+    """Corpus BLEU-1 to 4, shape (4,)."""
+    return bleu_of(bleu_counts(hyps, refs).sum(axis=0))
+
+
+def sentence_bleu(hyps: Sequence[str], refs: Sequence[str]) -> Array:
+    """BLEU-1 to 4 of every sample by itself, shape (N, 4); DiagCoT's release reports their mean (method.md 6.2)."""
+    return bleu_of(bleu_counts(hyps, refs))
+
+
+def _common_subsequence(one: list[str], two: list[str]) -> int:
+    """Length of the longest common subsequence, a row of the table held in one integer (Hyyrö 2004)."""
+    places: dict[str, int] = {}
+    for position, token in enumerate(one):
+        places[token] = places.get(token, 0) | 1 << position
+    full = (1 << len(one)) - 1
+    row = full
+    for token in two:
+        match = row & places.get(token, 0)
+        row = (row + match | row - match) & full
+    return len(one) - row.bit_count()
+
+
+def rouge_l(hyps: Sequence[str], refs: Sequence[str]) -> Array:
+    """ROUGE-L F, recall weighted by 1.2 (Lin 2004), of every sample: (N,), 0 to 1; the corpus score is the mean."""
+    scores = []
+    for hyp, ref in _pairs(hyps, refs):
+        ours, theirs = hyp.split(" "), ref.split(" ")  # an empty text is one empty word, as in pycocoevalcap
+        common = _common_subsequence(ours, theirs)
+        precision, recall = common / len(ours), common / len(theirs)
+        weighted = recall + _BETA**2 * precision
+        scores.append((1 + _BETA**2) * precision * recall / weighted if weighted else 0.0)
+    return np.array(scores, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """In how many references of a corpus each n-gram occurs: what CIDEr weighs words by.
+
+    Evaluation takes it from the references scored. A reward takes it from the training references, since CIDEr of a
+    single pair over its own reference is always 0 (method.md 5.3).
+    """
+
+    documents: int
+    frequency: dict[tuple[str, ...], int]
+
+    @staticmethod
+    def of(refs: Sequence[str]) -> "Rarity":
+        frequency: Counter[tuple[str, ...]] = Counter()
+        for ref in refs:
+            for order in ngrams(ref):
+                frequency.update(order.keys())
+        return Rarity(len(refs), dict(frequency))
+
+
+def cider(hyps: Sequence[str], refs: Sequence[str], rarity: Rarity | None = None) -> Array:
+    """CIDEr-D, n = 4, sigma = 6 (Vedantam 2015), of every sample: (N,), 0 to 10; the corpus score is the mean."""
+    rarity = rarity or Rarity.of(refs)
+    documents = math.log(rarity.documents) if rarity.documents else 0.0
+    weights: dict[tuple[str, ...], float] = {
+        gram: documents - math.log(count) for gram, count in rarity.frequency.items()
+    }
+
+    @lru_cache(maxsize=4096)
+    def vectors(text: str) -> tuple[list[dict[tuple[str, ...], float]], list[float]]:
+        parts = [
+            {gram: count * weights.get(gram, documents) for gram, count in order.items()} for order in ngrams(text)
+        ]
+        return parts, [math.sqrt(sum(weight * weight for weight in part.values())) for part in parts]
+
+    scores = []
+    for hyp, ref in _pairs(hyps, refs):
+        (ours, our_norms), (theirs, their_norms) = vectors(hyp), vectors(ref)
+        # pycocoevalcap measures length in bigrams.
+        delta = max(0, len(hyp.split()) - 1) - max(0, len(ref.split()) - 1)
+        total = 0.0
+        for order in range(ORDERS):
+            there = theirs[order]
+            dot = sum(min(weight, there[gram]) * there[gram] for gram, weight in ours[order].items() if gram in there)
+            if our_norms[order] and their_norms[order]:
+                dot /= our_norms[order] * their_norms[order]
+            total += dot
+        scores.append(10 * total / ORDERS * math.exp(-(delta**2) / (2 * _SIGMA**2)))
+    return np.array(scores, dtype=np.float64)
