@@ -51,9 +51,13 @@ class Recipe(Settings):
                 raise ValueError(f"two stages are named {spec.name!r}")
             for name in spec.follows:
                 if name not in known:
-                    raise ValueError(f"stage {spec.name!r} reads {name!r}, which is not an earlier stage{near(name, known)}")
+                    raise ValueError(
+                        f"stage {spec.name!r} reads {name!r}, which is not an earlier stage{near(name, known)}"
+                    )
             if spec.each is not None and spec.each not in spec.inputs:
-                raise ValueError(f"stage {spec.name!r}: each: {spec.each!r} is not one of its inputs{near(spec.each, spec.inputs)}")
+                raise ValueError(
+                    f"stage {spec.name!r}: each: {spec.each!r} is not one of its inputs{near(spec.each, spec.inputs)}"
+                )
             known.add(spec.name)
         return self
 
@@ -64,6 +68,8 @@ def find(name: str, root: Path) -> tuple[Recipe, Document]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
         known = [p.stem for p in folder.glob("*.yaml")]
-        raise UserError(f"unknown recipe {name!r}{near(name, known)}. A recipe is a file in {folder.relative_to(root)}/")
+        raise UserError(
+            f"unknown recipe {name!r}{near(name, known)}. A recipe is a file in {folder.relative_to(root)}/"
+        )
     document = Document(path)
     return document.check(Recipe, document.value or {}), document

@@ -3,7 +3,7 @@
 The package index carries torchvision only as a CUDA build. Beside a CPU torch its compiled operators do not load, and
 `import torchvision` then fails on `torchvision::nms does not exist`, which takes transformers' processors, peft and
 vLLM's Qwen-VL models with it. None of them calls those operators; declaring their schemas is enough. A `.pth` file
-imports this module at interpreter start, so it must stay light: it only leaves a hook that acts when torchvision is imported.
+imports this module at interpreter start, so it must stay light: it only leaves a hook for torchvision's import.
 """
 
 import importlib.abc

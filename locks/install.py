@@ -43,7 +43,7 @@ def main() -> None:
     if kind not in NEEDED_GB:
         fail(f"unknown lock {kind!r}: use cpu or gpu")
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
-        fail(f"Python {sys.version.split()[0]} at {sys.executable} is not supported: use 3.11 or 3.12, as in `make env PYTHON=python3.11`")
+        fail(f"Python {sys.version.split()[0]} at {sys.executable} is not supported; run `make env PYTHON=python3.11`")
     lock = ROOT / "locks" / f"{kind}.txt"
     digest = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes() + (ROOT / "pyproject.toml").read_bytes())
     stamp, wanted = VENV / "lock", f"{kind} {digest.hexdigest()}\n"
@@ -51,7 +51,9 @@ def main() -> None:
         return
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB[kind]:
-        fail(f"{free:.1f} GB free under {ROOT}, {NEEDED_GB[kind]} GB needed: free some space or clone onto another disk")
+        fail(
+            f"{free:.1f} GB free under {ROOT}, {NEEDED_GB[kind]} GB needed: free some space or clone onto another disk"
+        )
     start = time.monotonic()
     print(f"building .venv from locks/{kind}.txt", flush=True)
     python = VENV / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What the model is asked in each task, and the layout of its answer. One wording for training, rollout and evaluation."""
+"""What the model is asked in each task, and the layout of its answer: one wording for training, rollout, evaluation."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ CLASSIFICATION = (
     + ", ".join(CHEXPERT_LABELS)
     + ". Answer No Finding if none applies."
 )
-GROUNDING = "<image>Detect the regions of {label} in this chest X-ray. Give each as <box>(x1,y1),(x2,y2)</box>, 0 to 1000."
+GROUNDING = (
+    "<image>Detect the regions of {label} in this chest X-ray. Give each as <box>(x1,y1),(x2,y2)</box>, 0 to 1000."
+)
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 
@@ -35,7 +37,8 @@ def grounding_answer(label: str, boxes: Sequence[Box]) -> str:
     if not boxes:
         return f"No {label} regions detected."
     texts = [
-        f"<box>({round(b.x1 * 1000)},{round(b.y1 * 1000)}),({round(b.x2 * 1000)},{round(b.y2 * 1000)})</box>" for b in boxes
+        f"<box>({round(b.x1 * 1000)},{round(b.y1 * 1000)}),({round(b.x2 * 1000)},{round(b.y2 * 1000)})</box>"
+        for b in boxes
     ]
     return f"The detected {label} regions are: " + ", ".join(texts)
 

@@ -1,4 +1,4 @@
-"""Training and evaluation samples: a conversation with images held by reference to shard and row, one JSON object a line."""
+"""Samples for training and evaluation: conversations with images by reference to shard and row, as JSON lines."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -57,7 +57,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
             try:
                 yield Sample.from_json(line)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it") from error
+                raise ValueError(
+                    f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it"
+                ) from error
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:

@@ -39,11 +39,15 @@ class Image:
     """One film of a study, without its pixels."""
 
     id: str
-    view: str = ""  # PA, AP, LATERAL or "" where unknown
+    view: str = ""  # PA, AP, FRONTAL (one of the two), LATERAL, or "" where unknown
     width: int = 0
     height: int = 0
     boxes: tuple[Box, ...] = ()
     phantom: bool = False  # drawn by this project, not a film of a person
+
+    @property
+    def frontal(self) -> bool:
+        return self.view.startswith(("PA", "AP", "FRONTAL"))
 
 
 @dataclass(frozen=True)

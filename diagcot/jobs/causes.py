@@ -31,6 +31,7 @@ RULES: dict[str, Rule] = {
     "OUT_OF_MEMORY": Rule(True, counted=True, more_memory=True, say="out of memory: runs again with more"),
     "FAILED": Rule(True, counted=True, say="failed: tried once more"),
     "CANCELLED": Rule(False, say="cancelled by a person: never retried by itself"),
+    "DEPENDENCY": Rule(True, say="what it follows had failed and was run again"),
     "DEADLINE": Rule(False, say="its deadline passed"),
     "UNKNOWN": Rule(True, counted=True, say="Slurm does not tell why"),
 }
@@ -89,6 +90,8 @@ def judge(plan: Plan, missing: list[str], max_attempts: int = 3) -> Verdict:
         return Verdict(False, stop[0].say, slots, states=states)
     tries = len(attempts.read(plan.path))
     if any(rule.counted for rule in rules) and tries >= max_attempts:
-        return Verdict(False, f"{tries} attempts, the limit of this cluster, have not finished it.", slots, states=states)
+        return Verdict(
+            False, f"{tries} attempts, the limit of this cluster, have not finished it.", slots, states=states
+        )
     why = "; ".join(dict.fromkeys(rule.say for rule in rules))
     return Verdict(True, why, slots, any(rule.more_memory for rule in rules), states)

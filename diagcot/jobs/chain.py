@@ -1,4 +1,4 @@
-"""Links the stages of a run as Slurm jobs: what is complete, queued, or still to be submitted, and what waits for what."""
+"""Links the stages of a run as Slurm jobs: what is complete, queued or to be submitted, and what waits for what."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -56,10 +56,7 @@ def submit_chain(plans: Sequence[Plan], selected: set[str], cluster: Cluster) ->
                 continue
             before = queued.get(edge.stage) or live_attempt(source)
             if before is None:
-                raise UserError(
-                    f"stage {plan.stage} follows {edge.stage}, which is neither complete nor queued in run {plan.run}: "
-                    f"run `make submit-stage{source.number}` (or submit-all) with the same RUN first"
-                )
+                raise UserError(_never_submitted(plan, source))
             if edge.each and [a.slots for a in before.arrays] == _chunks(slots, chunk):
                 # Element-wise only while both sides cut their tasks alike; arrays of one element are plain jobs.
                 final_after.append(before.finaliser)
@@ -70,6 +67,23 @@ def submit_chain(plans: Sequence[Plan], selected: set[str], cluster: Cluster) ->
         queued[plan.stage] = made
         told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), len(slots)))
     return told
+
+
+def require_upstream(plans: Sequence[Plan], selected: set[str]) -> None:
+    """Raise UserError if a selected stage follows one that is neither complete nor selected."""
+    known = {plan.stage: plan for plan in plans}
+    for plan in plans:
+        if plan.stage in selected and plan.missing():
+            for edge in plan.after:
+                if edge.stage not in selected and known[edge.stage].missing():
+                    raise UserError(_never_submitted(plan, known[edge.stage]))
+
+
+def _never_submitted(plan: Plan, source: Plan) -> str:
+    return (
+        f"stage {plan.stage} follows {source.stage}, which is neither complete nor queued in run {plan.run}: "
+        f"run `make submit-stage{source.number}` (or submit-all) with the same RUN first"
+    )
 
 
 def _chunks(slots: Sequence[int], chunk: int) -> list[tuple[int, ...]]:
@@ -136,7 +150,13 @@ def _replace(text: str, old: str, new: str) -> str:
 
 def cancel(run_dir: Path) -> list[str]:
     """Cancel every queued or running job of a run; returns their ids."""
-    jobs = [job for folder in run_dir.iterdir() if folder.is_dir() for attempt in attempts.read(folder) for job in attempt.jobs]
+    jobs = [
+        job
+        for folder in run_dir.iterdir()
+        if folder.is_dir()
+        for attempt in attempts.read(folder)
+        for job in attempt.jobs
+    ]
     live = sorted(slurm.alive(jobs))
     slurm.cancel(live)
     return live

@@ -58,7 +58,9 @@ class Cluster(Settings):
     def resources(self, size: str, stage: str) -> Size:
         """The resources of a stage whose launcher asks for `size`. Raises UserError if the cluster has no such size."""
         if size not in self.sizes:
-            raise UserError(f"cluster {self.name} has no size {size!r}, which stage {stage} needs{near(size, self.sizes)}")
+            raise UserError(
+                f"cluster {self.name} has no size {size!r}, which stage {stage} needs{near(size, self.sizes)}"
+            )
         return Size.model_validate(self.sizes[size].model_dump() | self.stages.get(stage, {}))
 
 
@@ -68,5 +70,7 @@ def find(name: str, root: Path) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
         known = [p.stem for p in folder.glob("*.yaml")]
-        raise UserError(f"unknown cluster {name!r}{near(name, known)}. A cluster is a file in {folder.relative_to(root)}/")
+        raise UserError(
+            f"unknown cluster {name!r}{near(name, known)}. A cluster is a file in {folder.relative_to(root)}/"
+        )
     return load(path, Cluster)

@@ -73,7 +73,9 @@ class Context:
             names = sorted(os.listdir(root)) if Path(root).is_dir() else []
             mine = [Path(root) / n for n in names if fnmatch.fnmatch(n, pattern) and not n.startswith(".")]
             if not mine:
-                raise FileNotFoundError(f"no {pattern} in {root}, the {role} that stage {self.stage} reads; run that stage")
+                raise FileNotFoundError(
+                    f"no {pattern} in {root}, the {role} that stage {self.stage} reads; run that stage"
+                )
             found += mine
         return found
 

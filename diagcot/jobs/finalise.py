@@ -1,4 +1,4 @@
-"""Ends a stage: checks its manifests, writes `summary.json`, submits again what may be retried, lets the next stages go."""
+"""Ends a stage: checks its manifests, writes `summary.json`, submits again what may be retried, lets the next go."""
 
 import json
 import os
@@ -57,7 +57,10 @@ def summarise(plan: Plan, missing: list[str]) -> dict[str, Any]:
         "failures": len(list((plan.path / "failed").glob("*.json"))),
         "seconds": sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows),
         "gpu_hours": sum(row.get("gpu_seconds", 0) for row in rows) / 3600,
-        "cpu_hours": sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows) * size.cpus * size.ranks / 3600,
+        "cpu_hours": sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows)
+        * size.cpus
+        * size.ranks
+        / 3600,
         "started": min((row["started"] - row.get("startup_seconds", 0) for row in rows), default=None),
         "ended": max((row["time"] for row in rows), default=None),
         "counts": counts,
@@ -91,4 +94,3 @@ def finalise_on_slurm(stage_dir: Path) -> str:
         return "retried"
     summarise(plan, missing)
     raise StageFailed(f"stage {plan.stage}: {len(missing)} of {len(plan.keys)} units are not done. {verdict.why}")
-

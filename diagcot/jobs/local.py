@@ -5,8 +5,10 @@ The runner is a process of its own session, so it outlives the terminal. Same wo
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,10 +65,11 @@ class _Task:
 
 @dataclass
 class Runner:
-    """Starts every task whose stage is ready, at most `cluster.parallel` cores at a time, until nothing is left to do."""
+    """Starts every task whose stage is ready, on at most `cluster.parallel` cores, until nothing is left to do."""
 
-    plans: Sequence[Plan]
+    plans: Sequence[Plan]  # of the whole run
     cluster: Cluster
+    selected: set[str]
     running: list[_Task] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
@@ -78,20 +81,23 @@ class Runner:
         """Returns 0 if every stage is done, 1 if one failed, 3 if stopped on request."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._ask_to_stop)
-        for plan in self.plans:
+        for plan in self._mine():
             self._attempt(plan)
         while not self.stop:
             self._reap()
             for plan in self.plans:
                 self._settle(plan)
-            if all(plan.stage in self.finished | self.failed for plan in self.plans):
+            if all(plan.stage in self.finished | self.failed for plan in self._mine()):
                 break
             started = self._start_ready()
             if not self.running and not started:
                 break  # what is left follows a stage that failed
             time.sleep(POLL_S)
         self._drain()
-        return 3 if self.stop else int(bool(self.failed) or len(self.finished) < len(self.plans))
+        return 3 if self.stop else int(not all(plan.stage in self.finished for plan in self._mine()))
+
+    def _mine(self) -> list[Plan]:
+        return [plan for plan in self.plans if plan.stage in self.selected]
 
     def _ask_to_stop(self, *_: Any) -> None:
         self.stop = True
@@ -114,7 +120,7 @@ class Runner:
 
     def _start_ready(self) -> bool:
         started = False
-        for plan in self.plans:
+        for plan in self._mine():
             if plan.stage in self.finished | self.failed:
                 continue
             busy = {task.slot for task in self.running if task.plan is plan}
@@ -133,7 +139,6 @@ class Runner:
         count = len(attempts.read(plan.path))
         os.environ.update(
             DIAGCOT_ATTEMPT=f"{count}.{self.starts[plan.stage, slot]}",
-            DIAGCOT_OWNER=str(os.getpid()),
             PYTHONPATH=plan.code,
         )
         executor = submitit.LocalExecutor(folder=plan.path / "submitit")
@@ -185,7 +190,7 @@ class Runner:
                 task.job.cancel()
 
 
-def start(run_dir: Path) -> int | None:
+def start(run_dir: Path, stages: Sequence[str]) -> int | None:
     """Start a runner in a session of its own; returns its process id, or None if one is running already."""
     import subprocess
 
@@ -193,7 +198,7 @@ def start(run_dir: Path) -> int | None:
         return None
     (run_dir / "runner.json").unlink(missing_ok=True)
     log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir)]
+    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir), *stages]
     return subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid
 
 
@@ -210,7 +215,7 @@ def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m diagcot.jobs.local RUN_DIR`: the runner of a run whose plans are written."""
+    """`python -m diagcot.jobs.local RUN_DIR STAGE...`: the runner of a run whose plans are written."""
     os.umask(0o077)
     run_dir = Path(argv[0])
     held = lock(run_dir)
@@ -219,12 +224,16 @@ def main(argv: list[str]) -> int:
     cluster = load(run_dir / "cluster.yaml", Cluster)
     names = (run_dir / "stages").read_text().split()
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
-    append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(p.stage for p in plans)}")
-    runner = Runner(plans, cluster)
+    append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
+    runner = Runner(plans, cluster, set(argv[1:]) or set(names))
     code = 1
+    shared = Path(tempfile.mkdtemp(prefix="diagcot-"))  # where tasks of this run may leave a server for the next one
+    os.environ["DIAGCOT_STANDBY"] = str(shared)
+    os.environ["DIAGCOT_OWNER"] = os.environ["DIAGCOT_STANDBY_OWNER"] = str(os.getpid())
     try:
         code = runner.run()
     finally:
+        shutil.rmtree(shared, ignore_errors=True)
         write_json(run_dir / "runner.json", {"code": code, "failed": sorted(runner.failed), "time": time.time()})
     return code
 

@@ -1,5 +1,6 @@
 """The immutable plan of one stage: its units, how they are packed into tasks, its edges and resources."""
 
+import itertools
 import json
 import math
 import os
@@ -94,7 +95,7 @@ def pack(units: int, startup_s: float, unit_s: float, minutes: int) -> tuple[tup
     size = max(1, min(wanted, allowed, units))
     count = math.ceil(units / size)
     bounds = [round(i * units / count) for i in range(count + 1)]
-    return tuple(zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(itertools.pairwise(bounds))
 
 
 def write(plan: Plan) -> Plan:

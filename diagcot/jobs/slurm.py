@@ -30,7 +30,9 @@ def call(*command: str, timeout: float = TIMEOUT_S) -> str:
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not on PATH: load your site's Slurm, or use CLUSTER=laptop") from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]} gave no answer within {timeout:.0f} s: is slurmctld up? (scontrol ping)") from error
+        raise SlurmError(
+            f"{command[0]} gave no answer within {timeout:.0f} s: is slurmctld up? (scontrol ping)"
+        ) from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise SlurmError(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
@@ -54,16 +56,23 @@ def queue(user: str | None = None) -> list[Job]:
 
 
 def history(job_ids: Sequence[str]) -> dict[str, Job]:
-    """Last known state of jobs by id from accounting; empty without ids. Raises SlurmError where there is no accounting."""
+    """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting."""
     if not job_ids:
         return {}
-    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,JobName")
+    text = call(
+        "sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,JobName"
+    )
     found = {}
     for row in text.splitlines():
         fields = row.split("|", 3)
         if len(fields) == 4:
-            found[fields[0]] = Job(fields[0], fields[1].split()[0], fields[2], fields[3])
+            found[fields[0]] = Job(fields[0], _state(fields[1]), fields[2], fields[3])
     return found
+
+
+def _state(text: str) -> str:
+    """Slurm's own cancelling, of a job whose dependency can never be met, is told from a person's, `CANCELLED by 1000`."""
+    return "DEPENDENCY" if text == "CANCELLED" else text.split()[0]
 
 
 def alive(job_ids: Sequence[str]) -> set[str]:
@@ -81,7 +90,7 @@ def alive(job_ids: Sequence[str]) -> set[str]:
 
 
 def requeue(job_id: str) -> None:
-    """Put this element back into the queue. `<array>_<index>`: the plain id of an array's placeholder means all of it."""
+    """Put this element back into the queue, named `<array>_<index>`: a placeholder's plain id means the whole array."""
     call("scontrol", "requeue", job_id)
 
 

@@ -53,7 +53,9 @@ def script_options(plan: Plan, cluster: Cluster, size: Size, dependency: str, ro
 @contextlib.contextmanager
 def outside_of_jobs() -> Iterator[None]:
     """Hide the variables of the job that we may run in (a finaliser, an salloc shell) from the jobs we submit."""
-    hidden = {k: v for k, v in os.environ.items() if k.startswith(("SLURM_", "SBATCH_", "SUBMITIT_")) and k != "SLURM_CONF"}
+    hidden = {
+        k: v for k, v in os.environ.items() if k.startswith(("SLURM_", "SBATCH_", "SUBMITIT_")) and k != "SLURM_CONF"
+    }
     for name in hidden:
         del os.environ[name]
     try:
@@ -84,7 +86,11 @@ def _send(plan: Plan, options: dict[str, Any], calls: Sequence[Any]) -> str:
             said = str(error).strip()
             passing = "Socket timed out" in said or "Unable to contact" in said
             if not passing or attempt == SUBMIT_TRIES - 1:
-                lines = [line for line in said.splitlines() if "error" in line.lower()] or said.splitlines() or ["no message"]
+                lines = (
+                    [line for line in said.splitlines() if "error" in line.lower()]
+                    or said.splitlines()
+                    or ["no message"]
+                )
                 raise slurm.SlurmError(f"sbatch refused stage {plan.stage}: {lines[-1]}") from error
             time.sleep(5 * 2**attempt)
     raise AssertionError

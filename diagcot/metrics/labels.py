@@ -45,7 +45,8 @@ def macro_f1(counts: Array) -> Array:
     seen = counts.sum(axis=-1) > 0
     total = np.where(seen, f1_of(counts), 0.0).sum(axis=-1)
     number = seen.sum(axis=-1)
-    return np.divide(total, number, out=np.ones_like(total), where=number > 0)
+    mean: Array = np.divide(total, number, out=np.ones_like(total), where=number > 0)
+    return mean
 
 
 def f1(hyps: Sequence[str], refs: Sequence[str], names: Sequence[str] = CHEXPERT_LABELS) -> dict[str, float]:

@@ -23,18 +23,17 @@ _KINDS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of matches by form, stem, syn
 def meteor_of(counts: Array) -> Array:
     """METEOR of summed counts: (..., 23) -> (...), 0 to 1."""
     length, reference, function, reference_function = (counts[..., i] for i in range(4))
-    matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 4)  # kind x (content ours, theirs, function ours, theirs)
-    ours = _KINDS @ (_DELTA * matches[..., 0] + (1 - _DELTA) * matches[..., 2])[..., None]
-    theirs = _KINDS @ (_DELTA * matches[..., 1] + (1 - _DELTA) * matches[..., 3])[..., None]
+    # kind of match x (content words of ours, of theirs, function words of ours, of theirs)
+    matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 4)
+    ours = (_DELTA * matches[..., 0] + (1 - _DELTA) * matches[..., 2]) @ _KINDS
+    theirs = (_DELTA * matches[..., 1] + (1 - _DELTA) * matches[..., 3]) @ _KINDS
     chunks, matched, reference_matched = counts[..., 20], counts[..., 21], counts[..., 22]
 
     def share(part: Array, whole: Array) -> Array:
         return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
-    precision = share(ours[..., 0], _DELTA * (length - function) + (1 - _DELTA) * function)
-    recall = share(
-        theirs[..., 0], _DELTA * (reference - reference_function) + (1 - _DELTA) * reference_function
-    )
+    precision = share(ours, _DELTA * (length - function) + (1 - _DELTA) * function)
+    recall = share(theirs, _DELTA * (reference - reference_function) + (1 - _DELTA) * reference_function)
     mean = share(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
     # Texts that match as a whole are not fragmented at all.
     whole = (matched == length) & (reference_matched == reference) & (chunks == 1)
@@ -43,7 +42,7 @@ def meteor_of(counts: Array) -> Array:
 
 
 class Meteor:
-    """A live METEOR process. It takes about ten seconds to get ready, in the background, and up to 2 GB; use one and close it.
+    """A live METEOR process: some ten seconds to get ready, in the background, and up to 2 GB. Use one and close it.
 
     Raises JavaError where it cannot be started.
     """
@@ -56,9 +55,11 @@ class Meteor:
     def counts(self, hyps: Sequence[str], refs: Sequence[str]) -> Array:
         """Additive counts of tokenised texts against one reference each, (N, 23). Raises JavaError."""
         if len(hyps) != len(refs):
-            raise ValueError(f"{len(hyps)} texts cannot be compared with {len(refs)} references: give one reference each")
+            raise ValueError(f"{len(hyps)} texts for {len(refs)} references: give one reference each")
         pairs = list(dict.fromkeys(zip(hyps, refs, strict=True)))
-        answers = self._lines.ask([f"SCORE ||| {_clean(ref)} ||| {_clean(hyp)}" for hyp, ref in pairs], self._deadline_s)
+        answers = self._lines.ask(
+            [f"SCORE ||| {_clean(ref)} ||| {_clean(hyp)}" for hyp, ref in pairs], self._deadline_s
+        )
         self._deadline_s = self._answer_s  # it is up: from now on an answer comes at once
         rows = {}
         for pair, answer in zip(pairs, answers, strict=True):

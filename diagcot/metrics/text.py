@@ -53,7 +53,8 @@ def bleu_of(counts: Array) -> Array:
     mean = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
     ratio = (size + 1e-15) / (reference + 1e-9)
     with np.errstate(over="ignore"):  # an empty text: 1 - 1/ratio is hugely negative and the penalty is 0
-        return mean * np.where(ratio < 1, np.exp(np.minimum(0, 1 - 1 / ratio)), 1.0)
+        scores: Array = mean * np.where(ratio < 1, np.exp(np.minimum(0, 1 - 1 / ratio)), 1.0)
+    return scores
 
 
 def bleu(hyps: Sequence[str], refs: Sequence[str]) -> Array:

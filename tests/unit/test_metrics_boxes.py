@@ -58,7 +58,7 @@ def test_known_overlap():
         "the lungs",
         "<box>(0,0),(100",
         "<box>(400,400),(100,100)</box>",
-        "<box>1,2,3,4</box> none detected",
+        "<box>1,2</box> none seen",
         "No <box>",
     ],
 )

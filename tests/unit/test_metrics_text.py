@@ -16,17 +16,16 @@ from diagcot.metrics.tokens import words
 TEXT = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "heart", "lung", "clear"]), max_size=14).map(" ".join)
 
 
-def pycoco(scorer, hyps, refs):
-    return scorer.compute_score({i: [ref] for i, ref in enumerate(refs)}, {i: [hyp] for i, hyp in enumerate(hyps)})
+def pycoco(scorer, hyps, refs, *verbose):
+    gold, ours = {i: [ref] for i, ref in enumerate(refs)}, {i: [hyp] for i, hyp in enumerate(hyps)}
+    return scorer.compute_score(gold, ours, *verbose)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=2, max_size=8))
 def test_equals_pycocoevalcap(pairs):
     hyps, refs = [hyp for hyp, _ in pairs], [ref for _, ref in pairs]
-    corpus, samples = Bleu(4).compute_score(
-        {i: [r] for i, r in enumerate(refs)}, {i: [h] for i, h in enumerate(hyps)}, 0
-    )
+    corpus, samples = pycoco(Bleu(4), hyps, refs, 0)
     np.testing.assert_allclose(bleu(hyps, refs), corpus, atol=1e-12)
     np.testing.assert_allclose(sentence_bleu(hyps, refs), np.array(samples).T, atol=1e-12)
     np.testing.assert_allclose(rouge_l(hyps, refs), pycoco(Rouge(), hyps, refs)[1], atol=1e-12)
@@ -57,5 +56,5 @@ def test_sides_of_different_length_are_refused():
 
 def test_words():
     assert words("Heart size is normal. No effusion, 1.5 cm well-defined nodule (right)!") == (
-        "heart size is normal no effusion 1.5 cm well-defined nodule right"
+        "heart size is normal no effusion 1.5 cm well-defined nodule -lrb- right -rrb-"
     )

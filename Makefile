@@ -1,0 +1,73 @@
+# Every verb a person types. `make help` lists them.
+SHELL := bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+RECIPE ?= tiny
+CLUSTER ?= laptop
+RUN ?=
+LOCK ?= cpu
+BIN := .venv/bin
+RUNOPT := $(if $(RUN),--run $(RUN))
+CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
+
+.PHONY: help env demo test test-fast check doctor data-iu status watch logs failures cancel table devcluster-up devcluster-down
+
+help:  ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
+	@echo "  options          RECIPE=$(RECIPE) CLUSTER=$(CLUSTER) RUN=name DRY=1 LOCK=cpu|gpu"
+
+env:  ## build .venv from the lock of exact versions (LOCK=cpu or gpu)
+	@$(PYTHON) locks/install.py $(LOCK)
+
+demo: env  ## run the whole chain on this machine, then show its table
+	@$(BIN)/diagcot demo $(if $(filter-out tiny,$(RECIPE)),--recipe $(RECIPE)) $(RUNOPT)
+
+submit-stage0 submit-stage1 submit-stage2 submit-stage3 submit-eval submit-all: submit-%:
+	@$(BIN)/diagcot submit $(CHAIN) --stage $(patsubst stage%,%,$*) $(if $(DRY),--dry)
+
+submit-stage0:  ## submit the stages numbered 0: data and shards
+submit-stage1:  ## submit the stages numbered 1: base model, alignment, teacher
+submit-stage2:  ## submit the stages numbered 2: chain-of-thought, filtration, CoT fine-tuning
+submit-stage3:  ## submit the stages numbered 3: GRPO
+submit-eval:  ## submit evaluation and its table
+submit-all:  ## submit the whole chain; DRY=1 shows it and submits nothing
+
+doctor:  ## check machine, cluster, data, models and Java, and say what to mend
+	@$(BIN)/diagcot doctor $(CHAIN)
+
+status:  ## where every stage of a run stands
+	@$(BIN)/diagcot status $(RUNOPT)
+
+watch:  ## a live screen over all stages
+	@$(BIN)/diagcot watch $(RUNOPT)
+
+logs:  ## the newest log (STAGE=cot UNIT=00003)
+	@$(BIN)/diagcot logs $(RUNOPT) $(if $(STAGE),--stage $(STAGE)) $(if $(UNIT),--unit $(UNIT))
+
+failures:  ## the first traceback of each distinct failure
+	@$(BIN)/diagcot failures $(RUNOPT)
+
+cancel:  ## stop a run; what is done is kept
+	@$(BIN)/diagcot cancel $(RUNOPT)
+
+table:  ## the metrics of a run
+	@$(BIN)/diagcot table $(RUNOPT)
+
+data-iu: env  ## obtain the 3,955 IU-Xray reports and check their digest
+	@$(BIN)/python -m diagcot.data.fetch
+
+devcluster-up:  ## start a real Slurm of several nodes on this machine
+	@$(BIN)/python slurm/devcluster/devcluster.py up
+
+devcluster-down:  ## stop it
+	@$(BIN)/python slurm/devcluster/devcluster.py down
+
+test: env  ## all tests that this machine can run, those on a real Slurm included
+	@$(BIN)/python -m pytest
+
+test-fast: env  ## the tests that need no server, no training and no Slurm
+	@$(BIN)/python -m pytest tests/unit
+
+check: env  ## ruff, mypy (strict for diagcot/jobs), shellcheck
+	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy
+	@shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch')

@@ -1,0 +1,5 @@
+import sys
+
+from diagcot.cli import main
+
+sys.exit(main())

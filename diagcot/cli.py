@@ -1,0 +1,211 @@
+"""The `diagcot` command: plans, submits and watches. It never imports torch; each verb imports what it needs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diagcot.jobs.errors import UserError
+
+if TYPE_CHECKING:
+    from launchers.chain import Chain
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="diagcot", description="Train chest X-ray models to reason, as a chain of jobs.")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def add(name: str, text: str, run: Verb) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.set_defaults(call=run)
+        return made
+
+    def chain_options(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--recipe", default="tiny", help="a recipe of recipes/, or a YAML file")
+        made.add_argument("--cluster", default="laptop", help="a cluster of slurm/clusters/, or a YAML file")
+        made.add_argument("--run", default=None, help="the run's name; default: the recipe's")
+
+    def run_option(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--run", default=None, help="the run's name; default: the newest")
+        made.add_argument("--logs", default="logs", help="the folder of runs")
+
+    made = add("submit", "submit stages of a run", _submit)
+    chain_options(made)
+    made.add_argument("--stage", default="all", help="0, 1, 2, 3, eval or all")
+    made.add_argument("--dry", action="store_true", help="show what would be submitted, submit nothing")
+    made = add("demo", "run the whole chain on this machine and show its table", _demo)
+    chain_options(made)
+    run_option(add("status", "where every stage of a run stands", _status))
+    run_option(add("watch", "a live screen over all stages", _watch))
+    made = add("logs", "the newest log of a stage or unit", _logs)
+    run_option(made)
+    made.add_argument("--stage", default=None)
+    made.add_argument("--unit", default=None)
+    run_option(add("failures", "the first traceback of each distinct failure", _failures))
+    run_option(add("cancel", "stop a run; what is done is kept", _cancel))
+    run_option(add("table", "the metrics of a run", _table))
+    made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
+    chain_options(made)
+    made = add("worker", "run one task of a plan (used by slurm/*.sbatch)", _worker)
+    chain_options(made)
+    made.add_argument("--stage", required=True, help="the stage's name")
+    made.add_argument("--task", type=int, default=None, help="default: SLURM_ARRAY_TASK_ID, or 0")
+    made = add("shards", "verify shards", _shards)
+    made.add_argument("action", choices=["verify"])
+    made.add_argument("paths", nargs="+", type=Path)
+    return top
+
+
+def _run_dir(args: argparse.Namespace) -> Path:
+    logs = Path(args.logs)
+    if args.run:
+        found = logs / args.run
+        if not (found / "run.json").exists():
+            known = sorted(p.parent.name for p in logs.glob("*/run.json"))
+            from diagcot.jobs.settings import near
+
+            raise UserError(
+                f"no run {args.run!r} in {logs}/{near(args.run, known) if known else '; nothing was submitted yet'}"
+            )
+        return found
+    runs = sorted(logs.glob("*/run.json"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise UserError(f"no run in {logs}/ yet: start one with `make demo` or `make submit-all`")
+    return runs[-1].parent
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    selected = chain.selected(args.stage)
+    if args.dry:
+        return _dry(chain, selected)
+    told = chain.submit(args.stage)
+    width = max(len(row.stage) for row in told)
+    for row in told:
+        jobs = f"  jobs {' '.join(row.jobs)}" if row.jobs else ""
+        tasks = f"  {row.tasks} task{'s' * (row.tasks != 1)}" if row.tasks else ""
+        print(f"{row.stage:<{width}}  {row.state}{tasks}{jobs}")
+    print(f"watch it with: make watch RUN={chain.run}")
+    return 0
+
+
+def _dry(chain: "Chain", selected: set[str]) -> int:
+    from diagcot.console import plan_screen
+    from diagcot.jobs import slurm, submit
+    from launchers.chain import describe
+
+    chain.checks()
+    rows = [row for row in describe(chain) if row["stage"] in selected]
+    if chain.cluster.executor == "local":
+        plan_screen.show(rows)
+        return 0
+    scripts = {plan.stage: submit.render(plan, chain.cluster) for plan in chain.plans if plan.stage in selected}
+    limit = slurm.max_array_size() if slurm.available() else plan_screen.ARRAY_SIZE
+    plan_screen.show(rows, scripts, array_size=limit)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from diagcot.console import demo
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run or "demo")
+    chain.obtain()
+    return demo.run(chain)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from diagcot.console import status_screen
+
+    return status_screen.show(_run_dir(args))
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from diagcot.console import watch
+
+    return watch.show(_run_dir(args))
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from diagcot.console import logs
+
+    return logs.show(_run_dir(args), args.stage, args.unit)
+
+
+def _failures(args: argparse.Namespace) -> int:
+    from diagcot.console import failures
+
+    return failures.show(_run_dir(args))
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    from diagcot.jobs import chain, local, slurm
+
+    run_dir = _run_dir(args)
+    stopped = local.stop(run_dir)
+    jobs = chain.cancel(run_dir) if slurm.available() else []
+    print(
+        f"run {run_dir.name}: {'runner stopped, ' if stopped else ''}{len(jobs)} jobs cancelled; submit again to go on"
+    )
+    return 0
+
+
+def _table(args: argparse.Namespace) -> int:
+    from diagcot.console import metrics_table
+
+    path = _run_dir(args) / "metrics.json"
+    if not path.exists():
+        raise UserError(f"{path} is not there yet: the run's evaluation has not ended (make status)")
+    return metrics_table.main([str(path)])
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from diagcot import doctor
+
+    return doctor.main(args.recipe, args.cluster)
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from diagcot.jobs import finalise, worker
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    plan = next((p for p in chain.write() if p.stage == args.stage), None)
+    if plan is None:
+        raise UserError(f"recipe {args.recipe} has no stage named {args.stage!r}")
+    slot = args.task if args.task is not None else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    if slot >= len(plan.tasks):
+        print(f"stage {plan.stage} has {len(plan.tasks)} tasks; task {slot} has nothing to do")
+        return 0
+    worker.work(plan.path, slot)
+    if not plan.missing():
+        finalise.summarise(plan, finalise.check(plan))
+    return 0
+
+
+def _shards(args: argparse.Namespace) -> int:
+    from diagcot.shards import verify
+
+    return verify.main(args.paths)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    call: Verb = args.call
+    try:
+        return call(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

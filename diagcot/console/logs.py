@@ -1,0 +1,92 @@
+"""`make logs [STAGE=] [UNIT=]`: the end of the newest attempt's log."""
+
+import os
+import time
+from pathlib import Path
+
+from diagcot.console import text
+from diagcot.console.run_files import newest_logs, plan_of, unit_keys
+from diagcot.console.status_screen import require
+from diagcot.jobs.errors import UserError
+
+LINES = 40
+BLOCK = 1 << 16
+
+
+def show(
+    run_dir: Path, stage: str | None = None, unit: str | None = None, lines: int = LINES, follow: bool = False
+) -> int:
+    """Print the last `lines` of the newest log; with `follow`, go on until Ctrl-C. Other attempts are named below."""
+    require(run_dir)
+    path = find(run_dir, stage, unit)
+    screen = text.console()
+    screen.print(text.home(path), style="bold", soft_wrap=True)
+    # Logs hold brackets of all kinds: printed as they are, not as markup.
+    print("\n".join(tail(path, lines)), flush=True)
+    earlier = sorted(p.name for p in path.parent.glob(f"{path.name.split('.')[0]}.*.log") if p != path)
+    if earlier:
+        screen.print(f"also there: {', '.join(earlier)}", style="dim", soft_wrap=True)
+    if follow:
+        _follow(path)
+    return 0
+
+
+def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Path:
+    """The newest log of the unit's task, of the stage, or of the run. Raises UserError that says what there is."""
+    if stage is None:
+        if unit is not None:
+            raise UserError(f"UNIT={unit} of which stage? Name it too, as in STAGE=cot")
+        return _newest(run_dir)
+    folder = run_dir / stage
+    plan_path = folder / "plan.json"
+    if not plan_path.exists():
+        known = ", ".join(sorted(path.parent.name for path in run_dir.glob("*/plan.json")))
+        raise UserError(f"run {run_dir.name} has no stage {stage!r}; there are: {known or 'none yet'}")
+    newest = newest_logs(folder)
+    if unit is not None:
+        task = _task(folder, plan_path, unit)
+        newest = {name: log for name, log in newest.items() if name == task}
+    if not newest:
+        what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
+        raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` says why)")
+    name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
+    return folder / "out" / f"{name}.{attempt}.log"
+
+
+def _newest(run_dir: Path) -> Path:
+    logs = [path for path in run_dir.glob("*/out/*.log") if ".r" not in path.stem.partition(".")[2]]
+    if not logs:
+        raise UserError(f"run {run_dir.name} has no log yet: nothing has started")
+    return max(logs, key=lambda path: path.stat().st_mtime)
+
+
+def _task(folder: Path, plan_path: Path, unit: str) -> str:
+    listing = folder / "units.jsonl"
+    keys = unit_keys(listing, listing.stat().st_ino)
+    if unit not in keys:
+        some = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+        raise UserError(f"stage {folder.name} has no unit {unit!r}; its {len(keys)} units are: {some}")
+    at = keys.index(unit)
+    tasks = plan_of(plan_path, plan_path.stat().st_ino)["tasks"]
+    return next(f"{slot:05d}" for slot, (first, last) in enumerate(tasks) if first <= at < last)
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file, read from its end."""
+    with path.open("rb") as file:
+        at, data = file.seek(0, os.SEEK_END), b""
+        while at > 0 and data.count(b"\n") <= lines:
+            at, step = max(0, at - BLOCK), min(at, BLOCK)
+            file.seek(at)
+            data = file.read(step) + data
+    return data.decode(errors="replace").splitlines()[-lines:]
+
+
+def _follow(path: Path) -> None:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(0, os.SEEK_END)
+        while True:
+            if new := file.read():
+                print(new, end="", flush=True)
+            else:
+                time.sleep(0.5)

@@ -1,0 +1,91 @@
+"""How figures, times and bars look on every screen."""
+
+import io
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+STYLES = {"done": "green", "running": "cyan", "pending": "dim", "failed": "red", "unknown": "yellow"}
+MARKS = {"done": "✓", "running": "▶", "pending": "·", "failed": "✗", "unknown": "?"}
+PLAIN = {
+    "✓": "ok",
+    "▶": ">",
+    "·": ".",
+    "✗": "x",
+    "█": "#",
+    "▒": "+",
+    "░": "-",
+    "→": "->",
+    "⇒": "=>",
+    "…": "..",
+    "×": "x",
+}
+
+
+def console(width: int | None = None) -> Console:
+    """Standard output; without colour where it is piped, with substitutes where it cannot show a character."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def fits(screen: Console, text: str) -> str:
+    """`text` as the terminal's encoding can show it."""
+    if "utf" in (screen.encoding or "").lower():
+        return text
+    return "".join(PLAIN.get(char, char) for char in text)
+
+
+def duration(seconds: float | None) -> str:
+    """`0:42`, `12:03`, `3:04:05`, `2d 03h`; empty where it is not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    whole = int(seconds)
+    if whole >= 86400:
+        return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def number(value: Any) -> str:
+    """Three or four significant digits, thousands as k."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 10000:
+        return f"{value / 1000:.3g}k" if abs(value) < 1e6 else f"{value / 1e6:.3g}M"
+    if value == int(value):
+        return str(int(value))
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"
+
+
+def figures(row: Mapping[str, Any]) -> str:
+    """`loss 1.32, 14.1 req/s`."""
+    return ", ".join(f"{number(v)} {k}" if k.endswith("/s") else f"{k} {number(v)}" for k, v in row.items())
+
+
+def bar(screen: Console, width: int, done: float, running: float, state: str) -> Text:
+    """A bar whose parts differ without colour too; `done` and `running` are fractions of the whole."""
+    full = min(width, int(done * width + 1e-9))
+    part = min(width - full, math.ceil(running * width - 1e-9)) if running > 0 else 0
+    text = Text()
+    text.append(fits(screen, "█" * full), STYLES["done"] if state == "done" else STYLES["running"])
+    text.append(fits(screen, "▒" * part), STYLES["running"])
+    text.append(fits(screen, "░" * (width - full - part)), "dim")
+    return text
+
+
+def home(path: Path) -> str:
+    """A path as a person would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,124 @@
+"""`make watch`: all stages of a run, live. Looking never touches the jobs; q or Ctrl-C leaves them as they are."""
+
+import contextlib
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from diagcot.console import text
+from diagcot.console.executor import Answer, ask
+from diagcot.console.status import Run, snapshot
+from diagcot.console.status_screen import now, remarks, render, require
+
+REFRESH_S = 1.0
+SLURM_S = 15.0  # a shared slurmctld is asked no oftener than this
+LINE_S = 30.0  # where lines are printed, a stage that only crept on is told no oftener than this
+
+
+class Watch:
+    """Snapshots of a run, with its executor asked now and then."""
+
+    def __init__(self, run_dir: Path, executor: bool = True) -> None:
+        self.run_dir, self.executor = run_dir, executor
+        self._asked = float("-inf")
+        self._answer = Answer()
+
+    def look(self) -> Run:
+        if self.executor and time.monotonic() - self._asked > SLURM_S:
+            self._answer, self._asked = ask(self.run_dir), time.monotonic()
+        return snapshot(self.run_dir, self._answer.jobs, self._answer.note, self._answer.ended)
+
+
+class Lines:
+    """The screen of those who pipe: one line whenever a stage has changed."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[Any, float]] = {}
+
+    def changes(self, run: Run) -> Iterator[str]:
+        for stage in run.stages:
+            state = (stage.state, stage.done, stage.failed)
+            before, when = self._said.get(stage.name, (None, 0.0))
+            crept = stage.state == "running" and run.time - when >= LINE_S
+            if stage.state == "pending" and before is None:
+                continue
+            if state != before or crept:
+                self._said[stage.name] = (state, run.time)
+                clock = time.strftime("%H:%M:%S", time.localtime(run.time))
+                parts = [f"{stage.done}/{stage.units} done", now(stage).plain, text.figures(stage.figures)]
+                if stage.eta is not None:
+                    parts.append(f"{text.duration(stage.eta)} left")
+                yield f"{clock} {stage.name}: {', '.join(part for part in parts if part and part != 'done')}"
+
+
+def show(run_dir: Path) -> int:
+    """Watch until the run has ended or the person leaves. Returns 1 if something failed, else 0."""
+    require(run_dir)
+    watch, screen = Watch(run_dir), text.console()
+    try:
+        run = _live(watch, screen) if screen.is_terminal else _lines(watch, screen)
+    except KeyboardInterrupt:
+        return 0
+    return 1 if any(stage.failed for stage in run.stages) else 0
+
+
+def _live(watch: Watch, screen: Console) -> Run:
+    run = watch.look()
+    with _keys() as pressed, Live(_frame(run, screen), console=screen, auto_refresh=False) as live:
+        while not over(run):
+            if pressed(REFRESH_S) == "q":
+                break
+            run = watch.look()
+            live.update(_frame(run, screen), refresh=True)
+        live.update(render(run, screen), refresh=True)
+    return run
+
+
+def over(run: Run) -> bool:
+    """Whether watching on would show nothing new. Where Slurm may still retry, only the end of all stages counts."""
+    return run.ended or (run.state == "failed" and not any(stage.pending for stage in run.stages))
+
+
+def _frame(run: Run, screen: Console) -> RenderableType:
+    return Group(render(run, screen), Text("\nq leaves; the jobs go on", "dim"))
+
+
+def _lines(watch: Watch, screen: Console) -> Run:
+    lines = Lines()
+    while True:
+        run = watch.look()
+        for line in lines.changes(run):
+            screen.print(line, soft_wrap=True)
+        if over(run):
+            for remark in remarks(run, screen):
+                screen.print(remark, soft_wrap=True)
+            return run
+        time.sleep(REFRESH_S)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Any]:
+    """A function that waits up to some seconds for a key; without a keyboard it only waits."""
+    if not sys.stdin.isatty():
+        yield lambda seconds: time.sleep(seconds)
+        return
+    before = termios.tcgetattr(sys.stdin)
+
+    def pressed(seconds: float) -> str:
+        ready, _, _ = select.select([sys.stdin], [], [], seconds)
+        return sys.stdin.read(1) if ready else ""
+
+    try:
+        tty.setcbreak(sys.stdin)
+        yield pressed
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

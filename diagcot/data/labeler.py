@@ -1,0 +1,133 @@
+"""A rule-based labeler: the 14 CheXpert labels of a report, from mentions, denials and doubts (method.md 2.3).
+
+After the idea of NegBio (Peng et al. 2018, arXiv:1712.05898) and the CheXpert labeler (Irvin et al. 2019,
+arXiv:1901.07031), with phrases and reaches of this project's own.
+`python -m diagcot.data.labeler --gold FOLDER --reports FOLDER` measures it.
+"""
+
+import argparse
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from diagcot.data import label_rules as rules
+from diagcot.data.study import CHEXPERT_LABELS
+
+_SENTENCE = re.compile(r"(?<!\d)\.(?!\d)|\.(?=\s)|[!?\n]+")
+_REACH = 110  # characters on either side of a mention that a cue may stand off
+_MENTION = {name: re.compile("|".join(f"(?:{p})" for p in rules.MENTIONS[name])) for name in rules.MENTIONS}
+_NORMAL = {name: re.compile("|".join(f"(?:{p})" for p in rules.NORMAL[name])) for name in rules.NORMAL}
+
+
+def label(text: str) -> dict[str, int]:
+    """Labels of a report: 1 present, 0 denied, -1 in doubt; a label that is not mentioned is absent from the result.
+
+    Of several mentions, present beats in doubt beats denied. `No Finding` is 1 where nothing but support devices is
+    present or in doubt. An empty text has no labels.
+    """
+    found: dict[str, int] = {}
+    sentences = [" ".join(part.lower().split()) for part in _SENTENCE.split(text)]
+    for sentence in filter(None, sentences):
+        for name, mention in _MENTION.items():
+            for match in mention.finditer(sentence):
+                _add(found, name, _status(sentence, match.start(), match.end()))
+        for name, normal in _NORMAL.items():
+            if normal.search(sentence):
+                _add(found, name, 0)
+    if found or any(sentences):
+        ill = any(value for name, value in found.items() if name != "Support Devices")
+        if not ill:
+            found["No Finding"] = 1
+    return {name: found[name] for name in CHEXPERT_LABELS if name in found}
+
+
+_RANK = {0: 0, -1: 1, 1: 2}
+
+
+def _add(found: dict[str, int], name: str, status: int) -> None:
+    if name not in found or _RANK[status] > _RANK[found[name]]:
+        found[name] = status
+
+
+def _status(sentence: str, start: int, end: int) -> int:
+    """1, 0 or -1 for the mention at `start` to `end`, from the cues whose reach includes it."""
+    before = _tail(sentence[max(0, start - _REACH) : start], rules.ENDS)
+    mention, after = sentence[start:end], sentence[end : end + _REACH]
+    stop = rules.ENDS.search(after)
+    after = after[: stop.start()] if stop else after
+    denial = rules.NO_CHANGE.sub(" ", _tail(before, rules.DENIAL_ENDS)) + mention
+    if rules.DOUBTED_AFTER.search(after):
+        return -1
+    if rules.DENIED_BEFORE.search(denial) or rules.DENIED_AFTER.search(after):
+        return 0
+    doubted = rules.DOUBTED_BEFORE.search(before) or rules.DOUBTED_BEFORE.search(mention)
+    return -1 if doubted else 1
+
+
+def _tail(text: str, ends: re.Pattern[str]) -> str:
+    """What follows the last match of `ends`."""
+    last = 0
+    for stop in ends.finditer(text):
+        last = stop.end()
+    return text[last:]
+
+
+GOLD_CLASSES: dict[str, tuple[str, ...]] = {
+    "Cardiomegaly": ("Cardiomegaly",),
+    "Lung Lesion": ("Mass", "Nodule"),
+    "Edema": ("Edema",),
+    "Consolidation": ("Consolidation",),
+    "Pneumonia": ("Pneumonia",),
+    "Atelectasis": ("Atelectasis",),
+    "Pneumothorax": ("Pneumothorax",),
+    "Pleural Effusion": ("Effusion",),
+    "Pleural Other": ("Pleural_Thickening",),
+}
+"""CheXpert label -> classes of NegBio's gold labels that mean the same."""
+
+
+def measure(
+    gold: Mapping[str, Mapping[str, str]], reports: Mapping[str, str], labeled: Callable[[str], dict[str, int]] = label
+) -> dict[str, tuple[int, float, float, float]]:
+    """Label -> (positives in gold, precision, recall, F1); in doubt counts as absent, as in the gold."""
+    guesses = {uid: labeled(reports[uid]) for uid in gold}
+    scores = {}
+    for name, classes in GOLD_CLASSES.items():
+        true = {uid for uid, row in gold.items() if any(row[c] == "1" for c in classes)}
+        said = {uid for uid, labels in guesses.items() if labels.get(name) == 1}
+        hit = len(true & said)
+        precision, recall = hit / max(len(said), 1), hit / max(len(true), 1)
+        scores[name] = (len(true), precision, recall, 2 * hit / max(len(true) + len(said), 1))
+    return scores
+
+
+def read_gold(folder: Path, ids: Iterable[str] | None = None) -> dict[str, dict[str, str]]:
+    """NegBio's gold table, all of it or only `ids`."""
+    with (folder / "openi_gld_std14.csv").open(encoding="utf-8", newline="") as rows:
+        gold = {row["filename"]: row for row in csv.DictReader(rows)}
+    return gold if ids is None else {uid: gold[uid] for uid in ids if uid in gold}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the labeler against NegBio's gold labels of IU-Xray reports.")
+    parser.add_argument("--gold", type=Path, required=True, help="folder of openi_gld_std14.csv")
+    parser.add_argument("--reports", type=Path, required=True, help="folder with NLMCXR_reports.tgz")
+    parser.add_argument("--all", action="store_true", help="all 3,851 reports instead of the 771 of the test set")
+    options = parser.parse_args()
+    from diagcot.data.iu_xray import IuXray
+
+    reader = IuXray(options.reports)
+    reports = {}
+    for patient in reader.patients():
+        for study in reader.studies(patient):
+            reports[study.id] = f"{study.findings}\n{study.impression}"
+    ids = None if options.all else (options.gold / "openi-testset.txt").read_text().split()
+    gold = read_gold(options.gold, ids)
+    print(f"| label | gold positives of {len(gold)} | precision | recall | F1 |\n|---|---|---|---|---|")
+    for name, (count, precision, recall, f1) in measure(gold, reports).items():
+        print(f"| {name} | {count} | {precision:.3f} | {recall:.3f} | {f1:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

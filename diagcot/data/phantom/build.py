@@ -1,0 +1,30 @@
+"""The kind `phantoms`: its one unit writes a tree of invented patients, `<output>/tree`."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diagcot.data.phantom.settings import PhantomsSettings
+from diagcot.data.phantom.tree import write_tree
+from diagcot.jobs.context import Context, Result, Unit
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[PhantomsSettings]:
+    yield PhantomsSettings(**ctx.settings)
+
+
+def run(unit: Unit, shared: PhantomsSettings, ctx: Context) -> Result | None:
+    """Write the tree; an interrupted one is thrown away and drawn again, since that takes seconds."""
+    final = ctx.output / unit.key
+    staged = ctx.staged(final)
+    staged.mkdir()
+
+    def advance(done: int) -> bool:
+        ctx.progress(done, shared.studies)
+        return not ctx.stopping()
+
+    if not write_tree(staged, shared.studies, ctx.seed, shared.size, shared.views, shared.held_out, advance):
+        shutil.rmtree(staged)
+        return None
+    return Result({final: staged}, {"studies": shared.studies, "images": shared.studies * len(shared.views)})

@@ -1,0 +1,49 @@
+"""Phantom films of a study: pixels and exact boxes from findings, the same for the same study id and seed."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as Pillow
+
+from diagcot.data.phantom import COMMENT, frontal, lateral
+from diagcot.data.phantom.anatomy import Build, generator
+from diagcot.data.phantom.canvas import bounds, unit
+from diagcot.data.phantom.findings import Findings
+from diagcot.data.study import Box
+
+VIEWS = ("PA", "LATERAL")
+SIZE = 112
+_DRAW = {"PA": frontal.draw, "LATERAL": lateral.draw}
+
+
+@dataclass(frozen=True)
+class Film:
+    """A drawn film: a grey image of size x size pixels and the boxes of its findings."""
+
+    view: str
+    image: Pillow.Image
+    boxes: tuple[Box, ...]
+
+    def jpeg(self, quality: int = 90) -> bytes:
+        """JPEG bytes that carry the phantom comment."""
+        out = io.BytesIO()
+        self.image.save(out, "JPEG", quality=quality, comment=COMMENT)
+        return out.getvalue()
+
+
+def draw(study: str, findings: Findings, view: str = "PA", size: int = SIZE, seed: int = 0) -> Film:
+    """Draw the `view` (one of `VIEWS`) of `study`; both views of a study show the same invented patient."""
+    build = Build.draw(generator("build", seed, study), findings.heart)
+    rng = generator("film", seed, study, view)
+    film, masks = _DRAW[view](size, build, findings, rng)
+    film += (3.46 * build.noise) * (
+        rng.random((size, size), dtype=np.float32) - 0.5
+    )  # a uniform's deviation is 1 / sqrt(12)
+    pixels = (unit(film) * 255).astype(np.uint8)
+    boxes = []
+    for label, mask in masks:
+        corners = bounds(mask)
+        if corners:
+            boxes.append(Box(label, *corners))
+    return Film(view, Pillow.fromarray(pixels), tuple(boxes))

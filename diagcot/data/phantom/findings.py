@@ -1,0 +1,225 @@
+"""The findings of a phantom: a small record, its sentences, its CheXpert labels, and its MeSH-style tags both ways.
+
+Tags use IU-Xray's own vocabulary (heading/qualifier/qualifier…, in any order), so that one parser reads
+real IU-Xray tags and the tags of invented patients.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SIDES = ("right", "left")
+ZONES = ("upper", "mid", "lower")
+DEVICES = ("pacemaker", "line", "tube")
+
+_ZONE_WORDS = {
+    "upper": ("apex", "upper lobe"),
+    "mid": ("hilum", "middle lobe", "lingula"),
+    "lower": ("base", "lower lobe", "costophrenic angle"),
+}
+_ZONE_TAG = {"upper": "upper lobe", "mid": "hilum", "lower": "lower lobe"}
+_OPACITIES = ("Opacity", "Infiltrate", "Consolidation", "Airspace Disease", "Pneumonia", "Density")
+_NODULES = ("Nodule", "Mass", "Granuloma", "Calcified Granuloma")
+_DEVICE_TAG = {
+    "pacemaker": "Implanted Medical Device/left",
+    "line": "Catheters, Indwelling/right",
+    "tube": "Tube, Inserted",
+}
+_DEVICE_WORDS = {
+    "pacemaker": "a left pacemaker is in place",
+    "line": "a right central line is in place",
+    "tube": "an endotracheal tube is in place",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where in the lungs: the patient's side, and the zone from apex to base."""
+
+    side: str
+    zone: str
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.zone} zone"
+
+
+@dataclass(frozen=True, order=True)
+class Effusion:
+    side: str
+    size: str  # small or large
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a phantom shows. The default is a normal film."""
+
+    heart: str = "normal"  # normal, mild or severe enlargement
+    opacities: tuple[Place, ...] = ()
+    nodules: tuple[Place, ...] = ()
+    atelectasis: tuple[str, ...] = ()  # sides, always at the base
+    edema: bool = False
+    effusions: tuple[Effusion, ...] = ()
+    pneumothorax: str = ""  # a side, or none
+    device: str = ""  # pacemaker, line, tube, or none
+
+    @property
+    def normal(self) -> bool:
+        return self == Findings(device=self.device)
+
+    def statements(self) -> dict[str, str]:
+        """Finding -> its one sentence, in the order of a report; absent devices are not mentioned."""
+        lungs = self._lungs()
+        said = {"heart": _HEART[self.heart] + "."}
+        said |= lungs or {"lungs": "the lungs are clear."}
+        said["effusion"] = f"there {_are(self._effusion())}." if self.effusions else "there is no pleural effusion."
+        said["pneumothorax"] = f"there is a {self.pneumothorax or 'no'} pneumothorax.".replace("a no", "no")
+        if self.device:
+            said["device"] = _DEVICE_WORDS[self.device] + "."
+        return said
+
+    def sentences(self) -> list[str]:
+        """The findings section, sentence by sentence."""
+        return list(self.statements().values())
+
+    def impression(self) -> str:
+        """The impression section: one sentence that lists what is abnormal."""
+        parts = []
+        if self.heart != "normal":
+            parts.append(_HEART_NOUN[self.heart])
+        parts += [f"{p} opacity" for p in self.opacities] + [f"{p} nodule" for p in self.nodules]
+        parts += [f"{_sides(self.atelectasis)} basal atelectasis"] if self.atelectasis else []
+        parts += ["pulmonary edema"] if self.edema else []
+        parts += [self._effusion()] if self.effusions else []
+        parts += [f"{self.pneumothorax} pneumothorax"] if self.pneumothorax else []
+        return f"{_listed(parts)}." if parts else "no acute cardiopulmonary process."
+
+    def report(self) -> tuple[str, str]:
+        """Findings and impression sections, with the first letter of each sentence in upper case, as people write."""
+        return " ".join(s[0].upper() + s[1:] for s in self.sentences()), self.impression().capitalize()
+
+    def labels(self) -> dict[str, int]:
+        """CheXpert labels: 1 for what is shown, 0 for what the sentences deny; others are not mentioned."""
+        found = {
+            "Cardiomegaly": int(self.heart != "normal"),
+            "Pleural Effusion": int(bool(self.effusions)),
+            "Pneumothorax": int(bool(self.pneumothorax)),
+        }
+        shown = {
+            "Lung Opacity": self.opacities,
+            "Lung Lesion": self.nodules,
+            "Atelectasis": self.atelectasis,
+            "Edema": self.edema,
+            "Support Devices": self.device,
+        }
+        found |= {label: 1 for label, there in shown.items() if there}
+        return ({"No Finding": 1} if self.normal else {}) | found
+
+    def tags(self) -> tuple[str, ...]:
+        """MeSH-style tags from which `from_tags` recovers exactly this record."""
+        tags = [] if self.heart == "normal" else [f"Cardiomegaly/{self.heart}"]
+        tags += [f"Opacity/lung/{_ZONE_TAG[p.zone]}/{p.side}" for p in self.opacities]
+        tags += [f"Nodule/lung/{_ZONE_TAG[p.zone]}/{p.side}" for p in self.nodules]
+        tags += [f"Pulmonary Atelectasis/base/{side}" for side in self.atelectasis]
+        tags += ["Pulmonary Edema"] if self.edema else []
+        tags += [f"Pleural Effusion/{e.side}/{e.size}" for e in self.effusions]
+        tags += [f"Pneumothorax/{self.pneumothorax}"] if self.pneumothorax else []
+        tags += [_DEVICE_TAG[self.device]] if self.device else []
+        return tuple(tags) or ("normal",)
+
+    @staticmethod
+    def from_tags(tags: Iterable[str]) -> "Findings":
+        """Findings from MeSH tags of IU-Xray or of a phantom.
+
+        Headings that no phantom draws (bones, aorta, calcinosis …) are passed over; where a tag gives no side or
+        zone, it is the right side and the lower zone. Of contradicting tags the more severe wins.
+        """
+        heart, device, pneumothorax, edema = "normal", "", "", False
+        opacities: set[Place] = set()
+        nodules: set[Place] = set()
+        atelectasis: set[str] = set()
+        effusions: dict[str, str] = {}
+        for tag in tags:
+            head, *words = [part.strip() for part in tag.split("/")]
+            if head == "Cardiomegaly" or (head == "Cardiac Shadow" and "enlarged" in words):
+                severe = "severe" in words or "moderate" in words or heart == "severe"
+                heart = "severe" if severe else "mild"
+            elif head in _OPACITIES:
+                opacities |= _places(words)
+            elif head in _NODULES:
+                nodules |= _places(words)
+            elif head == "Pulmonary Atelectasis":
+                atelectasis |= set(_tag_sides(words))
+            elif head in ("Pulmonary Edema", "Pulmonary Congestion"):
+                edema = True
+            elif head == "Pleural Effusion":
+                size = "large" if {"large", "moderate"} & set(words) else "small"
+                for side in _tag_sides(words):
+                    effusions[side] = "large" if effusions.get(side) == "large" else size
+            elif head in ("Pneumothorax", "Hydropneumothorax"):
+                pneumothorax = _tag_sides(words)[0]
+            elif head in ("Implanted Medical Device", "Medical Device"):
+                device = "pacemaker"
+            elif head == "Catheters, Indwelling":
+                device = device or "line"
+            elif head == "Tube, Inserted":
+                device = device or "tube"
+        return Findings(
+            heart,
+            tuple(sorted(opacities)),
+            tuple(sorted(nodules)),
+            tuple(sorted(atelectasis)),
+            edema,
+            tuple(Effusion(side, size) for side, size in sorted(effusions.items())),
+            pneumothorax,
+            device,
+        )
+
+    def _lungs(self) -> dict[str, str]:
+        said = {}
+        if self.opacities:
+            said["opacity"] = "there is an opacity in the " + _listed([str(p) for p in self.opacities]) + "."
+        if self.nodules:
+            said["nodule"] = "there is a nodule in the " + _listed([str(p) for p in self.nodules]) + "."
+        if self.atelectasis:
+            said["atelectasis"] = f"there is atelectasis at the {_sides(self.atelectasis)} base."
+        if self.edema:
+            said["edema"] = "there is pulmonary edema."
+        return said
+
+    def _effusion(self) -> str:
+        sizes = {e.size for e in self.effusions}
+        if len(self.effusions) == 2 and len(sizes) == 1:
+            return f"{sizes.pop()} bilateral pleural effusions"
+        return _listed([f"{e.size} {e.side} pleural effusion" for e in self.effusions])
+
+
+_HEART = {
+    "normal": "the heart is normal in size",
+    "mild": "the heart is mildly enlarged",
+    "severe": "the heart is severely enlarged",
+}
+_HEART_NOUN = {"mild": "mild cardiomegaly", "severe": "severe cardiomegaly"}
+
+
+def _are(noun: str) -> str:
+    return f"are {noun}" if noun.endswith("s") else f"is a {noun}"
+
+
+def _sides(sides: tuple[str, ...]) -> str:
+    return sides[0] if len(sides) == 1 else "left and right"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _tag_sides(words: list[str]) -> tuple[str, ...]:
+    if "bilateral" in words or "diffuse" in words:
+        return SIDES
+    if "left" in words or "lingula" in words:
+        return ("left",)
+    return ("right",)
+
+
+def _places(words: list[str]) -> set[Place]:
+    zones = [zone for zone, names in _ZONE_WORDS.items() if set(names) & set(words)]
+    return {Place(side, zone) for side in _tag_sides(words) for zone in zones or ["lower"]}

@@ -1,0 +1,122 @@
+"""A tree of invented patients in the exact layout of MIMIC-CXR-JPG 2.0.0, with MIMIC-CXR's `mimic-cxr-reports.zip`.
+
+Two more files, which the real data set does not have, hold what the phantoms show: `phantom-findings.csv.gz` (tags)
+and `phantom-boxes.csv.gz`. Their presence is what tells every reader that the tree is a phantom.
+"""
+
+import csv
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from diagcot.data.phantom.anatomy import generator
+from diagcot.data.phantom.films import SIZE, VIEWS, Film, draw
+from diagcot.data.phantom.patients import Visit, visits
+from diagcot.data.study import CHEXPERT_LABELS
+
+PREFIX = "mimic-cxr-2.0.0-"
+METADATA = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
+    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
+    "PatientOrientationCodeSequence_CodeMeaning",
+)  # fmt: skip
+SPLIT = ("dicom_id", "study_id", "subject_id", "split")
+LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
+REPORTS_ZIP = "mimic-cxr-reports.zip"
+FINDINGS_FILE = "phantom-findings.csv.gz"
+BOXES_FILE = "phantom-boxes.csv.gz"
+_VIEW_MEANING = {"PA": "postero-anterior", "LATERAL": "lateral"}
+
+
+def folder(root: Path, subject: int | str, study: int | str) -> Path:
+    """files/p10/p10000032/s50414267 under `root`: the films of a study; its report is the same path with `.txt`."""
+    return root / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}"
+
+
+def write_tree(
+    root: Path,
+    studies: int,
+    seed: int = 0,
+    size: int = SIZE,
+    views: Sequence[str] = VIEWS,
+    held_out: float = 0.1,
+    advance: Callable[[int], bool] = lambda done: True,
+) -> bool:
+    """Write `studies` studies under `root`, the same bytes for the same arguments.
+
+    `advance(done)` is called after each study; when it returns false the tree is left unfinished and the result is False.
+    """
+    rows: dict[str, list[Sequence[object]]] = {
+        name: [] for name in ("metadata", "split", "labels", "findings", "boxes")
+    }
+    with zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_DEFLATED) as reports:
+        for done, visit in enumerate(visits(studies, seed, held_out), 1):
+            _write_study(root, visit, seed, size, views, rows)
+            name = folder(Path("mimic-cxr-reports"), visit.subject, visit.study).with_suffix(".txt")
+            entry = zipfile.ZipInfo(str(name))  # ZipInfo's own date, 1980, so that the same tree is the same bytes
+            reports.writestr(entry, _report(visit), zipfile.ZIP_DEFLATED)
+            if not advance(done):
+                return False
+    write_csv(root / f"{PREFIX}metadata.csv.gz", METADATA, rows["metadata"])
+    write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, rows["split"])
+    for labeler in ("chexpert", "negbio"):
+        write_csv(root / f"{PREFIX}{labeler}.csv.gz", LABELS, rows["labels"])
+    write_csv(root / FINDINGS_FILE, ("subject_id", "study_id", "tags"), rows["findings"])
+    write_csv(root / BOXES_FILE, ("dicom_id", "label", "x1", "y1", "x2", "y2"), rows["boxes"])
+    return True
+
+
+def _write_study(
+    root: Path, visit: Visit, seed: int, size: int, views: Sequence[str], rows: dict[str, list[Sequence[object]]]
+) -> None:
+    place = folder(root, visit.subject, visit.study)
+    place.mkdir(parents=True, exist_ok=True)
+    ids = generator("dicom", seed, visit.study)
+    for view in views:
+        film = draw(str(visit.study), visit.findings, view, size, seed)
+        dicom = _dicom_id(ids.bytes(20))
+        (place / f"{dicom}.jpg").write_bytes(film.jpeg())
+        rows["metadata"].append(_metadata(dicom, visit, film))
+        rows["split"].append((dicom, visit.study, visit.subject, visit.split))
+        rows["boxes"] += [
+            (dicom, b.label, f"{b.x1:.6f}", f"{b.y1:.6f}", f"{b.x2:.6f}", f"{b.y2:.6f}") for b in film.boxes
+        ]
+    labels = visit.findings.labels()
+    values = [f"{labels[name]:.1f}" if name in labels else "" for name in LABELS[2:]]
+    rows["labels"].append((visit.subject, visit.study, *values))
+    rows["findings"].append((visit.subject, visit.study, "|".join(visit.findings.tags())))
+
+
+def _report(visit: Visit) -> str:
+    """The text in MIMIC-CXR's form."""
+    findings, impression = visit.findings.report()
+    return (
+        " " * 33 + "FINAL REPORT\n"
+        f" EXAMINATION:  CHEST (PHANTOM)\n\n INDICATION:  {visit.indication}.\n\n COMPARISON:  None.\n\n"
+        f" FINDINGS:  {findings}\n\n IMPRESSION:  {impression}\n"
+    )
+
+
+def _dicom_id(token: bytes) -> str:
+    digits = token.hex()
+    return "-".join(digits[i : i + 8] for i in range(0, 40, 8))
+
+
+def _metadata(dicom: str, visit: Visit, film: Film) -> tuple[object, ...]:
+    width, height = film.image.size
+    meaning = _VIEW_MEANING[film.view]
+    date = 21_500_101 + visit.study % 28
+    return (dicom, visit.subject, visit.study, "CHEST (PHANTOM)", film.view, height, width, date, "120000.000",
+            "CHEST (PHANTOM)", meaning, "Erect")  # fmt: skip
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A gzipped CSV without a time stamp, so that the same rows are the same bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as out:
+        out.write(text.getvalue().encode())

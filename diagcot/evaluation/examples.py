@@ -1,0 +1,100 @@
+"""Samples shown in the report: film, boxes, reasoning, answer and reference of several models side by side."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagcot.data.study import Box
+from diagcot.evaluation.predictions import Prediction, order
+from diagcot.metrics import boxes
+from diagcot.shards import Shard
+
+SIDE = 448  # pixels of the longer side of a film in the report
+_THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's part of an example."""
+
+    model: str
+    reasoning: str
+    answer: str
+    boxes: tuple[Box, ...]
+    score: float | None  # matched IoU where the task is grounding
+    finish: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample; `film` is a data URI of a JPEG, or empty where the film is not to be had."""
+
+    id: str
+    task: str
+    phantom: bool
+    film: str
+    width: int
+    height: int
+    reference: str
+    truth: tuple[Box, ...]
+    answers: tuple[Answer, ...]
+
+
+def examples(
+    predictions: Sequence[Prediction], models: Sequence[str], shards_root: Path, per_task: int
+) -> Iterator[Example]:
+    """The first `per_task` samples of each task in the order of their digests: chosen before anything was scored."""
+    by_sample: dict[tuple[str, str], dict[str, Prediction]] = {}
+    for row in predictions:
+        by_sample.setdefault((row.task, row.id), {})[row.model] = row
+    for task in sorted({task for task, _ in by_sample}, reverse=True):
+        names = sorted((name for t, name in by_sample if t == task), key=order)
+        for name in names[:per_task]:
+            rows = by_sample[task, name]
+            yield _example([rows[model] for model in models if model in rows], shards_root)
+
+
+def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
+    first = rows[0]
+    grounding = first.task == "grounding"
+    truth = tuple(boxes.parse(first.reference)) if grounding else ()
+    film, width, height = _film(first, shards_root)
+    return Example(
+        id=first.id,
+        task=first.task,
+        phantom=first.phantom,
+        film=film,
+        width=width,
+        height=height,
+        reference=first.reference,
+        truth=truth,
+        answers=tuple(
+            Answer(
+                model=row.model,
+                reasoning=_reasoning(row.output),
+                answer=row.answer,
+                boxes=tuple(box for box in boxes.parse(row.answer) if boxes.well_formed(box)) if grounding else (),
+                score=boxes.score(row.answer, truth) if grounding else None,
+                finish=row.finish,
+            )
+            for row in rows
+        ),
+    )
+
+
+def _reasoning(output: str) -> str:
+    found = _THINK.search(output)
+    return found.group(1).strip() if found else ""
+
+
+def _film(row: Prediction, shards_root: Path) -> tuple[str, int, int]:
+    if not row.images:
+        return "", 1, 1
+    picture = Shard(shards_root / row.images[0]["shard"]).pixels(row.images[0]["row"])
+    picture.thumbnail((SIDE, SIDE))
+    data = io.BytesIO()
+    picture.convert("L").save(data, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", *picture.size

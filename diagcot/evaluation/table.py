@@ -1,0 +1,126 @@
+"""The metrics table: scores with intervals, and paired differences from the model before and from the base."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.score import (
+    COLUMNS,
+    Java,
+    classification_metrics,
+    grounding_metrics,
+    report_metrics,
+    unreadable,
+)
+from diagcot.jobs.errors import UserError
+from diagcot.metrics.intervals import Bootstrap, Metric
+
+Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
+Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
+
+
+def table(
+    predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int
+) -> dict[str, Any]:
+    """The content of metrics.json but for the run's name.
+
+    Raises UserError where the models did not answer the same samples, since their scores could not be compared.
+    """
+    groups = _grouped(predictions)
+    reports = [row for (_, task, _), rows in groups.items() if task == "report" for row in rows]
+    words = java.tokenize(list(dict.fromkeys(side for row in reports for side in (row.answer, row.reference))))
+    pairs = [(words[row.answer], words[row.reference]) for row in reports]
+    java.start_meteor(pairs)
+    scores: dict[tuple[str, str, str], Scores] = {}
+    for key, rows in groups.items():
+        if key[1] == "report":
+            scores[key] = report_metrics(rows, words)
+        else:
+            scores[key] = (grounding_metrics if key[1] == "grounding" else classification_metrics)(rows)
+    java.finish_meteor(pairs)
+    for key, rows in groups.items():
+        if key[1] == "report":
+            scores[key]["meteor"] = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
+    rows_of_table = []
+    for dataset in sorted({dataset for dataset, _, _ in groups}):
+        rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
+    return {
+        "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
+        "tokenizer": java.tokenizer,
+        "missing": java.missing,
+        "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
+        "models": list(models),
+        "columns": [asdict(c) for c in COLUMNS if any(c.name in row["scores"] for row in rows_of_table)],
+        "rows": rows_of_table,
+    }
+
+
+def _grouped(predictions: Sequence[Prediction]) -> Group:
+    found: Group = defaultdict(list)
+    for row in predictions:
+        found[row.dataset, row.task, row.model].append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: row.id)
+    for (dataset, task, model), rows in found.items():
+        others = [other for (d, t, other) in found if (d, t) == (dataset, task)]
+        first = found[dataset, task, others[0]]
+        if [row.id for row in rows] != [row.id for row in first]:
+            raise UserError(
+                f"{model} and {others[0]} did not answer the same {task} samples of {dataset} "
+                f"({len(rows)} and {len(first)}): run the evaluation of both with the same settings"
+            )
+    return dict(found)
+
+
+def _rows(
+    dataset: str,
+    groups: Group,
+    scores: dict[tuple[str, str, str], Scores],
+    models: Sequence[str],
+    draws: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    tasks = sorted({task for d, task, _ in groups if d == dataset})
+    present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
+    rows: list[dict[str, Any]] = [
+        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}} for model in present
+    ]
+    for task in tasks:
+        some = next(groups[dataset, task, model] for model in present if (dataset, task, model) in groups)
+        boot = Bootstrap([row.study for row in some], draws, seed)
+        for place, (row, model) in enumerate(zip(rows, present, strict=True)):
+            answers = groups.get((dataset, task, model))
+            if answers is None:
+                continue
+            row["samples"][task] = len(answers)
+            row["failures"][task] = {
+                "no_text": sum(answer.finish == "error" for answer in answers),
+                "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
+                "unreadable": sum(unreadable(answer) for answer in answers),
+            }
+            against = {"previous": present[place - 1], "base": present[0]} if place else {}
+            for name, metric in scores[dataset, task, model].items():
+                row["scores"][name] = _score(
+                    name, metric, boot, {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()}
+                )
+    return rows
+
+
+def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, tuple[str, Scores]]) -> dict[str, Any]:
+    """A cell: value, interval, numbers of samples and studies, and paired differences."""
+    if isinstance(metric, str):
+        return {"value": None, "reason": metric}
+    cell: dict[str, Any] = {
+        **asdict(boot.interval(metric)),
+        "n": boot.samples,
+        "studies": boot.studies,
+    }
+    for how, (model, others) in against.items():
+        theirs = others.get(name)
+        if isinstance(theirs, Metric):
+            difference = boot.difference(metric, theirs)
+            verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "unclear"
+            cell[how] = {"model": model, **asdict(difference), "verdict": verdict}
+    return cell

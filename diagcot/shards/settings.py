@@ -1,0 +1,81 @@
+"""Settings of the stage that builds shards; read by commands that only plan."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.settings import Settings
+
+
+class Source(Settings):
+    """One collection of studies. Paths may hold $VARIABLES; one that is not absolute starts at the project's root."""
+
+    kind: Literal["mimic_cxr", "iu_xray"]
+    path: str | None = None  # the collection's folder …
+    input: str | None = None  # … or the role of an input stage that wrote it (phantoms)
+    reports: str | None = None  # MIMIC-CXR: the reports' zip or folder, where it is not under `path`
+    labels: Literal["chexpert", "negbio"] = "chexpert"  # MIMIC-CXR: which table of labels
+    images: str | None = None  # IU-Xray: the folder of films; empty or unset variable: no films
+    annotation: str | None = None  # IU-Xray: R2Gen's annotation.json, for its split
+    splits: list[Literal["train", "validate", "test"]] = ["train", "validate", "test"]
+    only_fi: bool = True  # only studies with both findings and impression (DiagCoT, method.md 2.1)
+    max_studies: int | None = None
+    phantom_films: bool = False  # draw phantoms, from the report's tags, for studies of which no film is there
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if (self.path is None) == (self.input is None):
+            raise ValueError("a source has either `path` or `input`")
+        return self
+
+
+class BuildSettings(Settings):
+    """sources are mixed into the same shards, each dealt evenly over them."""
+
+    sources: list[Source]
+    shards: int = 1
+    image_size: int = 512  # pixels of the longest side; films are never enlarged
+    jpeg_quality: int = 90
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    on_bad_report: Literal["skip", "fail"] = "skip"
+
+    @model_validator(mode="after")
+    def _positive(self) -> "BuildSettings":
+        if not self.sources or self.shards < 1 or self.image_size < 16 or not 1 <= self.jpeg_quality <= 95:
+            raise ValueError("needs a source, shards >= 1, image_size >= 16 and jpeg_quality of 1 to 95")
+        return self
+
+
+def place(path: str | None, root: Path | None = None) -> Path | None:
+    """`path` with variables filled in; None where it is empty or a variable in it is not set."""
+    filled = os.path.expandvars(os.path.expanduser(path or ""))
+    if not filled or "$" in filled:
+        return None
+    return (root or Path(__file__).resolve().parents[2]) / filled
+
+
+def check(settings: BuildSettings) -> None:
+    """Look, by names only, whether every source outside the run is whole. Raises UserError that lists all that is missing."""
+    from diagcot.data import iu_xray, mimic_cxr
+
+    lacking: list[str] = []
+    for source in settings.sources:
+        if source.path is None:
+            continue
+        root = place(source.path)
+        if root is None:
+            lacking.append(f"{source.kind}: the variable in {source.path!r} is not set")
+        elif source.kind == "mimic_cxr":
+            lacking += [f"{source.kind}: {root}: {what}" for what in mimic_cxr.missing(root, place(source.reports))]
+        else:
+            lacking += [f"{source.kind}: {what}" for what in iu_xray.missing(root)]
+            images = place(source.images)
+            if images is not None and not images.is_dir():
+                lacking.append(f"{source.kind}: the folder of films {images} (is IU_XRAY_DIR right?)")
+            if images is None and not source.phantom_films:
+                lacking.append(f"{source.kind}: films; set IU_XRAY_DIR, or `phantom_films: true` in the recipe")
+    if lacking:
+        raise UserError("The data is not complete; missing:\n  " + "\n  ".join(lacking))

@@ -1,0 +1,69 @@
+"""The collections behind a shard stage: readers opened from settings, and the studies of one part of them with their films."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from diagcot.data.errors import DataError
+from diagcot.data.iu_xray import IuXray
+from diagcot.data.mimic_cxr import MimicCxr
+from diagcot.data.phantom.films import VIEWS, draw
+from diagcot.data.phantom.findings import Findings
+from diagcot.data.study import Image, Study
+from diagcot.jobs.context import Context
+from diagcot.shards.partition import partition
+from diagcot.shards.settings import BuildSettings, Source, place
+
+
+class Reader(Protocol):
+    """What every reader of a collection offers."""
+
+    dataset: str
+
+    def patients(self) -> dict[str, int]: ...
+    def studies(self, patient: str) -> Iterator[Study]: ...
+    def film(self, study: Study, image: Image) -> Path | None: ...
+
+
+def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader:
+    """The reader of a source. Raises DataError when its data is not whole."""
+    if source.input is not None:
+        roots = ctx.inputs.get(source.input)
+        if not roots:
+            raise DataError(
+                f"stage {ctx.stage}: no input is called {source.input!r}; name a stage of phantoms in its inputs"
+            )
+        root: Path | None = Path(roots[0]) / "tree"
+    else:
+        root = place(source.path)
+    if root is None:
+        raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
+    if source.kind == "mimic_cxr":
+        return MimicCxr(root, place(source.reports), source.labels)
+    return IuXray(root, place(source.images), place(source.annotation), settings.on_bad_report)
+
+
+def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:
+    """The studies of one part of a source, in an order that depends on the patients' ids alone."""
+    left = None
+    if source.max_studies is not None:
+        left = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
+    for patient in partition(reader.patients(), part, parts):
+        for study in reader.studies(patient):
+            if left == 0:
+                return
+            if study.split not in source.splits or not (study.findings or study.impression):
+                continue
+            if source.only_fi and not (study.findings and study.impression):
+                continue
+            yield study
+            left = None if left is None else left - 1
+
+
+def phantom_films(study: Study, size: int, seed: int) -> tuple[Study, list[bytes]]:
+    """The study with a frontal and a lateral phantom in place of its films, and their JPEGs."""
+    findings = Findings.from_tags(study.tags)
+    films = [draw(study.key, findings, view, size, seed) for view in VIEWS]
+    images = tuple(Image(f"{study.id}-phantom-{f.view}", f.view, size, size, f.boxes, phantom=True) for f in films)
+    return replace(study, images=images), [film.jpeg() for film in films]

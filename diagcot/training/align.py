@@ -1,0 +1,126 @@
+"""Kind `align`: trains the projector so that films speak the language model's language (DiagCoT stage 1a, method.md 3.1)."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from diagcot.data.samples import Sample
+from diagcot.jobs.context import Context, Result, Unit
+from diagcot.training import contrastive, dataset, engine, export, freeze, language, loop, model
+from diagcot.training.batch import Collator, Order
+from diagcot.training.inputs import model_input
+from diagcot.training.settings import AlignSettings
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[AlignSettings]:
+    """Settings, checked before anything heavy, and the group of ranks."""
+    settings = AlignSettings.model_validate(ctx.settings)
+    settings.deepspeed.accumulation(ctx.world_size)
+    engine.connect(ctx)
+    try:
+        yield settings
+    finally:
+        engine.disconnect()
+
+
+def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
+    """Train on pairs of film and report; writes a model directory, None when stopped before the end."""
+    deepspeed, size = settings.deepspeed, settings.deepspeed.micro_batch
+    base = model_input(ctx)
+    processor = model.processor_of(base)
+    collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
+    data = dataset.gather(ctx, {"report": 1.0}, 1.0, settings.validation)
+    lengths, targets, cut = dataset.measure(ctx, data.train, collator)
+    vlm = model.load(base, deepspeed.precision, engine.zero3(deepspeed, ctx))
+    freeze.freeze(vlm, settings)
+    counts = freeze.describe(vlm)
+    aligner = contrastive.Aligner(vlm, settings.temperature)
+    if settings.loss == "lm":
+        aligner.log_scale.requires_grad_(False)
+    order = Order(lengths, deepspeed.global_batch, size, ctx.seed)
+    steps = loop.steps_of(deepspeed, order)
+    ctx.event("training", samples=len(data.train), held_out=len(data.validation), cut=cut, steps=steps, **counts)
+    trained = engine.initialize(aligner, deepspeed, ctx, steps)
+    everyone = [*data.train, *data.validation]
+    reports = embed(trained, everyone, processor, ctx, size)
+    aligner.centre = reports[: len(data.train)].mean(0).to(engine.device(ctx))
+    passes = ctx.world_size * deepspeed.accumulation(ctx.world_size)
+    keys = [_key(sample) for sample in everyone]
+
+    def make(step: int) -> list[loop.Batch]:
+        learned = sum(targets[index] for index in order.batch(step))
+        made = []
+        for indices in order.micro(step, ctx.rank, ctx.world_size):
+            batch = collator([data.train[index] for index in indices])
+            extra = {"share": torch.tensor(passes / learned), "report": reports[indices]}
+            made.append({**batch, **extra, "key": torch.tensor([keys[index] for index in indices])})
+        return made
+
+    def objective(trained: Any, batch: loop.Batch) -> torch.Tensor:
+        films, scale, loss = trained(batch, "films" if settings.loss == "contrastive" else "films and language")
+        total = loss * batch["share"] if loss is not None else 0.0
+        if settings.loss != "lm":
+            texts = aligner.place(batch["report"])
+            near = contrastive.info_nce(films, texts, batch["key"], scale)
+            total = total + near * (settings.contrastive_weight if settings.loss == "combined" else 1.0)
+        return total
+
+    def validate(trained: Any) -> dict[str, float]:
+        return held_out(trained, data.validation, reports[len(data.train) :], keys[len(data.train) :], collator, ctx, size)
+
+    final = loop.train(ctx, trained, deepspeed, loop.Task(order, make, objective, validate), settings.validate_every)
+    if final is None:
+        return None
+    return export.write(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})
+
+
+def embed(trained: Any, samples: Sequence[Sample], processor: Any, ctx: Context, size: int) -> torch.Tensor:
+    """Mean last hidden state of each sample's report, (samples, hidden) float32; each distinct report once. A collective."""
+    distinct = {sample.answer: None for sample in samples}
+    place = {text: index for index, text in enumerate(distinct)}
+    texts = list(distinct)
+    where = engine.device(ctx)
+    tokenizer = processor.tokenizer
+    table = torch.zeros(len(texts), trained.module.vlm.config.text_config.hidden_size)
+    with torch.no_grad():
+        for start in range(0, -(-len(texts) // (size * ctx.world_size)) * size * ctx.world_size, size * ctx.world_size):
+            at = range(start + ctx.rank * size, min(start + (ctx.rank + 1) * size, len(texts)))
+            rows = [texts[index] for index in at] or texts[:1]
+            encoded = tokenizer(rows, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False).to(where)
+            mean = trained(dict(encoded), "reports")[0].cpu()
+            if len(at):
+                table[at.start : at.stop] = mean
+    table = torch.from_numpy(engine.add(table.numpy())).float()
+    return table[[place[sample.answer] for sample in samples]]
+
+
+def held_out(
+    trained: Any, samples: Sequence[Sample], reports: torch.Tensor, keys: Sequence[int], collator: Collator, ctx: Context, size: int
+) -> dict[str, float]:
+    """Language-model loss and retrieval on held-out pairs, each rank computing its share. A collective."""
+    if not samples:
+        return {}
+    where = engine.device(ctx)
+    films = torch.zeros(len(samples), reports.shape[1])
+    total = targets = 0.0
+    for start in range(0, len(samples), size * ctx.world_size):
+        mine = range(start + ctx.rank * size, min(start + (ctx.rank + 1) * size, len(samples)))
+        batch = {n: v.to(where) for n, v in collator([samples[i] for i in mine] or samples[:1]).items()}
+        embedded, _, loss = trained(batch, "films and language")
+        if len(mine):
+            films[mine.start : mine.stop] = embedded.cpu()
+            total += float(loss)
+            targets += float((batch["labels"][:, 1:] != language.IGNORED).sum())
+    total, targets = engine.agree([total, targets])
+    everyone = torch.from_numpy(engine.add(films.numpy())).float()
+    return {"loss": total / targets, **contrastive.recall(everyone, trained.module.place(reports.to(where)).cpu(), keys)}
+
+
+def _key(sample: Sample) -> int:
+    """Equal for reports of the same words."""
+    words = " ".join(sample.answer.lower().split())
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")

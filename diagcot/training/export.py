@@ -1,0 +1,31 @@
+"""Writes what a training stage made: a Hugging Face directory, its counts and its log."""
+
+import json
+import shutil
+from typing import Any
+
+from diagcot.jobs.context import Context, Result
+from diagcot.training import engine, model
+
+
+def write(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) -> Result:
+    """Write weights, processor, `diagcot.json` and the training log to staged places. A collective."""
+    state = engine.weights(trained)
+    final = ctx.output / "model"
+    log = ctx.output / "train.jsonl"
+    if ctx.rank:
+        return Result(counts=counts)
+    staged, staged_log = ctx.staged(final), ctx.staged(log)
+    shutil.rmtree(staged, ignore_errors=True)
+    network = getattr(trained.module, "vlm", trained.module)
+    state = {name.removeprefix("vlm."): value for name, value in (state or {}).items()}
+    if hasattr(network, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        network.save_pretrained(staged, state_dict=get_peft_model_state_dict(network, state), safe_serialization=True)
+        processor.save_pretrained(staged)
+    else:
+        model.save(network, processor, staged, state)
+    (staged / "diagcot.json").write_text(json.dumps({"stage": ctx.stage, "run": ctx.run, **counts}, indent=1))
+    shutil.copyfile(ctx.workspace / "train.jsonl", staged_log)
+    return Result(outputs={final: staged, log: staged_log}, counts=counts)

@@ -1,0 +1,31 @@
+"""Evaluation: an array over model x task x shard. An array task starts one server and gives it one model after another."""
+
+from diagcot.evaluation.settings import EvaluateSettings
+from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
+from diagcot.recipe import StageSpec
+from launchers.chain import Chain
+
+KIND = "diagcot.evaluation.predict"
+SETTINGS = EvaluateSettings
+SIZE = "server"
+PRODUCT = "data"
+STARTUP_S, UNIT_S = 90, 60
+
+
+def units(stage: StageSpec, chain: Chain) -> list[Unit]:
+    """Ordered by model, so that a server changes its weights as seldom as it can."""
+    models, sources = stage.inputs.get("models", []), stage.inputs.get("shards", [])
+    if not models or not sources:
+        raise UserError(f"stage {stage.name} needs two inputs: models (in the order of the table) and shards")
+    settings = EvaluateSettings.model_validate(stage.settings)
+    return [
+        Unit(
+            ".".join([model, task, *([source] if len(sources) > 1 else []), shard.key]),
+            {"model": model, "task": task, "source": source, "shard": shard.key},
+        )
+        for model in models
+        for task in settings.tasks
+        for source in sources
+        for shard in chain.units_of(source)
+    ]

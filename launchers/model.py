@@ -1,0 +1,20 @@
+"""Kind `model`: the base model of a chain, taken over from disk or built tiny."""
+
+from typing import TYPE_CHECKING
+
+from diagcot.jobs.context import Unit
+from diagcot.recipe import StageSpec
+from diagcot.training.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from launchers.chain import Chain
+
+KIND = "diagcot.training.build"
+SETTINGS = ModelSettings
+SIZE = "cpu"
+PRODUCT = "weights"
+STARTUP_S, UNIT_S = 20, 20
+
+
+def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
+    return [Unit("model")]

@@ -1,0 +1,191 @@
+"""A real Slurm on one machine: munge, MariaDB, slurmdbd, slurmctld and several slurmd, started in that order."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import conf
+from node import Nodes, fabric
+from process import DaemonError, Daemons
+from settings import Settings
+
+PACKAGES = {
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+    "munged": "munge",
+    "slurmdbd": "slurmdbd",
+    "mariadbd": "mariadb-server",
+    "unshare": "util-linux",
+    "ss": "iproute2",
+}
+# Plugins have no program of their own to look for.
+PLUGINS = ["slurm-wlm-basic-plugins", "slurm-wlm-mysql-plugin"]
+ACCOUNTING = ("slurmdbd", "mariadbd")
+READY_STATES = {"idle", "mix", "alloc", "comp", "resv"}
+
+
+def missing(accounting: bool) -> list[str]:
+    """Debian packages whose programs are not on PATH."""
+    programs = [p for p in PACKAGES if accounting or p not in ACCOUNTING]
+    return [PACKAGES[p] for p in programs if shutil.which(p) is None]
+
+
+class Cluster:
+    """Started, stopped and asked as a whole. All that it writes lies under `settings.root`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.daemons = Daemons(settings.root)
+        self.nodes = Nodes(settings, self.daemons)
+        os.environ["SLURM_CONF"] = str(settings.conf)
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+    def up(self, patience: float = 60) -> None:
+        """Start what is not running and wait until every node takes jobs; safe to call again."""
+        conf.write(self.settings)
+        self.settings.save()
+        if self.settings.isolation == "net":
+            self._fabric()
+        self._munge()
+        if self.settings.accounting:
+            self._database()
+            self._slurmdbd()
+        self._slurmctld()
+        for node in self.settings.nodes:
+            self.nodes.up(node)
+        end = time.monotonic() + patience
+        while late := self.not_ready():
+            if time.monotonic() > end:
+                tail = self.daemons.tail(f"slurmd-{late[0]}")
+                raise DaemonError(f"nodes not ready after {patience:.0f} s: {' '.join(late)}\n{tail}")
+            time.sleep(0.1)
+
+    def down(self) -> None:
+        """Stop everything, jobs included. Accounting and the queue are kept for the next `up`."""
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda node: self.nodes.down(node, signal.SIGTERM), self.settings.nodes))
+        for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
+            self.daemons.stop(name)
+        self.daemons.stop("fabric", signal.SIGKILL)  # unshare --fork ignores SIGTERM
+        for node in self.settings.nodes if self.settings.cgroup else []:
+            for folder in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{node}/**/"), reverse=True):
+                folder.rmdir()
+
+    def wipe(self) -> None:
+        """Down, and forget everything."""
+        self.down()
+        shutil.rmtree(self.settings.root)
+
+    def status(self) -> str:
+        """One line a daemon, then Slurm's own view of the nodes."""
+        names = ["munged", *(reversed(ACCOUNTING) if self.settings.accounting else []), "slurmctld"]
+        names += [f"slurmd-{node}" for node in self.settings.nodes]
+        lines = [f"{name:16} {self.daemons.pid(name) or 'down'}" for name in names]
+        return "\n".join([*lines, self._ask("sinfo", "-N", "-o", "%8N %10P %6t %14G %E").stdout.rstrip()])
+
+    def alive(self) -> bool:
+        return self.daemons.pid("slurmctld") is not None
+
+    def not_ready(self) -> list[str]:
+        rows = (line.split() for line in self._ask("sinfo", "-N", "-h", "-o", "%N %t").stdout.splitlines())
+        ready = {row[0] for row in rows if row[1] in READY_STATES}
+        return [node for node in self.settings.nodes if node not in ready]
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+    def kill_node(self, node: str, silent: bool) -> None:
+        """Kill slurmd and all jobs of the node. Unless `silent`, slurmctld is told; else it has to notice."""
+        self.nodes.down(node)
+        if not silent:
+            self._must("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
+
+    def restore_node(self, node: str) -> None:
+        self.nodes.restore(node)
+        self._ask("scontrol", "update", f"nodename={node}", "state=resume")
+        # All nodes register again; else a job lost in a reboot that nobody noticed would stay RUNNING.
+        self._must("scontrol", "reconfigure")
+
+    def kill_daemon(self, name: str) -> None:
+        """SIGKILL slurmctld or slurmdbd; `restart` or `up` brings it back with its saved state."""
+        self.daemons.stop(name, signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.daemons.stop("slurmctld")
+        self._slurmctld()
+
+    def execute(self, command: Sequence[str]) -> int:
+        """Run a command as a client of the cluster (isolation `net` can be reached in no other way)."""
+        return subprocess.run([*fabric(self.daemons), *command]).returncode
+
+    # -- daemons -----------------------------------------------------------------------------------------------------
+    def _start(self, name: str, command: Sequence[str | Path], ready: Callable[[], bool], seconds: float) -> None:
+        if self.daemons.pid(name) is None:
+            self.daemons.start(name, [*fabric(self.daemons), *command] if name != "fabric" else command)
+            self.daemons.wait(name, ready, seconds)
+
+    def _fabric(self) -> None:
+        flag = self.settings.root / "run" / "fabric.ready"
+        flag.unlink(missing_ok=True)
+        address = f"ip addr add {self.settings.controller}/16 dev br0"
+        bridge = f"ip link set lo up && ip link add br0 type bridge && {address} && ip link set br0 up"
+        script = f"{bridge} && : > '{flag}' && exec sleep infinity"
+        self._start("fabric", ["unshare", "--net", "--", "bash", "-c", script], flag.exists, 10)
+
+    def _munge(self) -> None:
+        etc, run, socket = self.settings.root / "etc", self.settings.root / "run", self.settings.munge
+        if self.daemons.pid("munged") is None:
+            for stale in run.glob("munge.socket*"):
+                stale.unlink()
+        command = ["munged", "--foreground", "--force", "--num-threads=10", f"--key-file={etc / 'munge.key'}"]
+        command += [f"--socket={socket}", f"--pid-file={run / 'munged.pid'}", f"--seed-file={run / 'munge.seed'}"]
+        command += [f"--log-file={self.daemons.log / 'munged.log'}"]
+        self._start("munged", command, lambda: self._ok("munge", "-S", str(socket), "-n"), 10)
+
+    def _database(self) -> None:
+        data, socket = self.settings.root / "db", self.settings.root / "run" / "mariadb.sock"
+        if not (data / "mysql").is_dir():
+            install = ["mariadb-install-db", "--no-defaults", "--skip-test-db", f"--user={self.settings.user}"]
+            self._must(*install, "--auth-root-authentication-method=normal", f"--datadir={data}")
+        command = ["mariadbd", "--no-defaults", f"--user={self.settings.user}", f"--datadir={data}"]
+        command += [
+            f"--socket={socket}",
+            f"--pid-file={self.settings.root / 'run' / 'mariadbd.pid'}",
+            "--bind-address=127.0.0.1",
+        ]
+        command += [f"--port={self.settings.port + 3}", "--performance-schema=OFF", "--innodb-buffer-pool-size=64M"]
+        command += ["--innodb-log-file-size=32M", "--innodb-lock-wait-timeout=900"]
+        command += ["--innodb-flush-log-at-trx-commit=0"]
+        client = ["--no-defaults", "-S", str(socket), "-u", "root"]
+        self._start("mariadbd", command, lambda: self._ok("mariadb-admin", *client, "ping"), 30)
+        users = ("slurm@'%'", "slurm@localhost")
+        sql = ["CREATE DATABASE IF NOT EXISTS slurm_acct_db"]
+        sql += [f"CREATE USER IF NOT EXISTS {user} IDENTIFIED BY 'slurm'" for user in users]
+        sql += [f"GRANT ALL ON slurm_acct_db.* TO {user}" for user in users]
+        self._must("mariadb", *client, "-e", ";".join(sql))
+
+    def _slurmdbd(self) -> None:
+        if self.daemons.pid("slurmdbd") is None:
+            self._start("slurmdbd", ["slurmdbd", "-D"], lambda: self._ok("sacctmgr", "-n", "-i", "show", "cluster"), 60)
+            self._ask("sacctmgr", "-i", "add", "cluster", "dev")
+
+    def _slurmctld(self) -> None:
+        self._start("slurmctld", ["slurmctld", "-D"], lambda: self._ok("scontrol", "ping"), 30)
+
+    def _ask(self, *command: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run([*fabric(self.daemons), *command], capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, "", f"no answer in {seconds:.0f} s")
+
+    def _ok(self, *command: str) -> bool:
+        return self._ask(*command, seconds=10).returncode == 0
+
+    def _must(self, *command: str) -> None:
+        done = self._ask(*command, seconds=120)
+        if done.returncode:
+            raise DaemonError(f"`{command[0]}` failed: {(done.stderr or done.stdout).strip()}")

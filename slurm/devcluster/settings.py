@@ -1,0 +1,92 @@
+"""Settings of the development cluster: given when it comes up, kept in its directory for every later verb."""
+
+import dataclasses
+import getpass
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ISOLATIONS = ("none", "ns", "net")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a cluster is made of.
+
+    `port` is the first of a range: slurmctld takes it, slurmdbd +2, MariaDB +3, node k +10+k.
+    `isolation`: `none` (plain processes that share the host's name), `ns` (each node in its own uts, pid and mount
+    namespaces, with its own host name and address 127.0.x.y) or `net` (also its own network; root only).
+    `extra` holds further lines of slurm.conf.
+    """
+
+    directory: str
+    port: int = 17800
+    isolation: str = "ns"
+    accounting: bool = True
+    gpu_nodes: int = 4
+    cpu_nodes: int = 2
+    gpus: int = 4
+    cpus: int = 16
+    memory_mb: int = 64000
+    cgroup: bool = False
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.directory)
+
+    @property
+    def conf(self) -> Path:
+        return self.root / "etc" / "slurm.conf"
+
+    @property
+    def munge(self) -> Path:
+        return self.root / "run" / "munge.socket"
+
+    @property
+    def controller(self) -> str:
+        return "10.77.255.254" if self.isolation == "net" else "127.0.0.1"
+
+    @property
+    def user(self) -> str:
+        return getpass.getuser()
+
+    @property
+    def host(self) -> str:
+        return socket.gethostname().split(".")[0]
+
+    @property
+    def gpu_names(self) -> list[str]:
+        return [f"gpu{i}" for i in range(1, self.gpu_nodes + 1)]
+
+    @property
+    def nodes(self) -> list[str]:
+        return self.gpu_names + [f"cpu{i}" for i in range(1, self.cpu_nodes + 1)]
+
+    def number(self, node: str) -> int:
+        """Position of `node` in the cluster, from 1; a ValueError names the nodes there are."""
+        if node not in self.nodes:
+            raise ValueError(f"no node {node!r}: this cluster has {' '.join(self.nodes)}")
+        return self.nodes.index(node) + 1
+
+    def address(self, node: str) -> str:
+        high, low = divmod(self.number(node) - 1, 250)
+        return f"{'10.77' if self.isolation == 'net' else '127.0'}.{high + 1}.{low + 1}"
+
+    def save(self) -> None:
+        path = self.root / "etc" / "settings.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def default_directory() -> Path:
+    """Short, because Unix sockets inside it have to fit in 107 bytes."""
+    return Path(os.environ.get("DEVCLUSTER_DIR") or f"/tmp/devcluster-{getpass.getuser()}").resolve()
+
+
+def load(directory: Path) -> Settings | None:
+    """Settings of the cluster that lives in `directory`, or None where there is none."""
+    path = directory / "etc" / "settings.json"
+    return Settings(**json.loads(path.read_text())) if path.exists() else None

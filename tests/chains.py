@@ -1,0 +1,52 @@
+"""Runs of the test kind, built without a recipe."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs import plan as plans
+from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs.context import Unit
+from diagcot.jobs.plan import Edge, Plan
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cluster(executor: str = "local", **more: Any) -> Cluster:
+    return Cluster.model_validate({"name": "test", "executor": executor, "parallel": 2, "sizes": {"small": {}}} | more)
+
+
+def plan(root: Path, stage: str, units: int, **more: Any) -> Plan:
+    made = {
+        "run": root.name,
+        "stage": stage,
+        "number": "0",
+        "kind": "tests.kinds.count",
+        "settings": {},
+        "inputs": {},
+        "output": str(root / "out" / stage),
+        "workspace": str(root / "work" / stage),
+        "shards_root": str(root / "out"),
+        "seed": 1,
+        "after": (),
+        "resources": Size(minutes=5),
+        "tasks": plans.pack(units, 0, 60, 60),
+        "stage_dir": str(root / "logs" / root.name / stage),
+        "code": str(ROOT),
+        "units": tuple(Unit(f"{k:05d}") for k in range(units)),
+    } | more
+    return Plan(**made)
+
+
+def write(root: Path, chain: list[Plan], on: Cluster) -> Path:
+    """Write the plans as `launchers.chain` does; returns the run's folder."""
+    for one in chain:
+        plans.write(one)
+    run_dir = chain[0].path.parent
+    (run_dir / "cluster.yaml").write_text(json.dumps(on.model_dump(mode="json")))
+    (run_dir / "stages").write_text("\n".join(one.stage for one in chain))
+    (run_dir / "run.json").write_text(json.dumps({"run": root.name}))
+    return run_dir
+
+
+__all__ = ["Edge", "cluster", "plan", "write"]

@@ -1,0 +1,38 @@
+"""A kind for tests of the toolkit: writes a file of numbers; can be told to be slow, to fail, and to park."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diagcot.jobs.context import Context, Result, Unit
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[int]:
+    time.sleep(ctx.settings.get("startup", 0))
+    yield ctx.settings.get("records", 3)
+
+
+def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
+    if ctx.settings.get("fail") == unit.key or ctx.settings.get("fail") == "all":
+        raise RuntimeError(f"asked to fail at {unit.key}")
+    if ctx.settings.get("fail_once") == unit.key and not (ctx.workspace / "failed-once").exists():
+        (ctx.workspace / "failed-once").touch()
+        raise RuntimeError(f"asked to fail once at {unit.key}")
+    if ctx.rank:
+        return Result()
+    records = ctx.records(unit)
+    for number in range(shared):
+        if ctx.stopping():
+            records.close()
+            return None
+        name = f"{unit.key}-{number:04d}"
+        if name not in records:
+            time.sleep(ctx.settings.get("seconds", 0))
+            records.append({"id": name, "square": number * number})
+        ctx.progress(number + 1, shared)
+    final = ctx.output / f"{unit.key}.txt"
+    staged = ctx.staged(final)
+    staged.write_text("".join(f"{row['id']} {row['square']}\n" for row in records.rows()))
+    records.close()
+    return Result({final: staged}, {"records": shared})

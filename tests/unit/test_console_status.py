@@ -1,0 +1,175 @@
+"""The state of a run, from files alone and with what Slurm says."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from console_run import FakeStage, typical_run
+
+from diagcot.console.run_files import job_ids
+from diagcot.console.status import Stage, snapshot
+
+
+@dataclass
+class Row:
+    state: str
+    reason: str = ""
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def only(run: Path, jobs: dict[str, Row] | None = None) -> Stage:
+    return snapshot(run, jobs).stages[0]
+
+
+def test_typical_run(tmp_path: Path) -> None:
+    run = snapshot(typical_run(tmp_path))
+    assert [(s.name, s.state) for s in run.stages] == [
+        ("shard", "done"),
+        ("teacher", "running"),
+        ("cot", "failed"),
+        ("filter", "pending"),
+        ("cot-sft-with-a-long-name", "pending"),
+    ]
+    cot = run.stages[2]
+    assert (cot.done, cot.running, cot.pending, cot.failed, cot.unknown) == (4, 1, 4, 3, 0)
+    teacher = run.stages[1]
+    assert teacher.figures["loss"] == 1.3217
+    assert teacher.fraction == pytest.approx(0.4)
+    assert teacher.eta == pytest.approx(teacher.elapsed * 0.6 / 0.4)
+    assert run.stages[0].elapsed == pytest.approx(20, abs=1)
+    assert run.state == "running"
+
+
+def test_units_add_up_whatever_the_state(tmp_path: Path) -> None:
+    for stage in snapshot(typical_run(tmp_path)).stages:
+        assert stage.done + stage.running + stage.pending + stage.failed + stage.unknown == stage.units
+
+
+def test_without_the_files_of_a_unit_slurm_does_not_make_it_done(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 2, 2)
+    stage.submitted({"5": [0, 1]})
+    found = only(tmp_path / "r", {"5_0": Row("COMPLETED"), "5_1": Row("COMPLETED")})
+    assert (found.done, found.failed) == (0, 2)
+    assert found.reasons == {"COMPLETED": 2}
+
+
+def test_slurm_tells_pending_from_running_and_why(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 4, 4)
+    stage.submitted({"5": [0, 1, 2], "6": [3]})
+    jobs = {
+        "5_0": Row("RUNNING"),
+        "5_1": Row("PENDING", "Resources"),
+        "5_2": Row("OUT_OF_MEMORY"),
+        "6": Row("PENDING", "None"),
+    }
+    found = only(tmp_path / "r", jobs)
+    assert (found.running, found.pending, found.failed) == (1, 2, 1)
+    assert found.reasons == {"Resources": 1, "OUT_OF_MEMORY": 1}
+
+
+def test_unknown_is_a_state_of_its_own(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 3, 3)
+    stage.submitted({"5": [0, 1, 2]})
+    stage.log(0, "5_0-0", age=10_000)  # silent for long
+    stage.log(1, "5_1-0")
+    stage.progress(1, "5_1-0", 1, 2, dead_pid())  # its process on this machine is gone
+    assert (only(tmp_path / "r").unknown, only(tmp_path / "r").pending) == (2, 1)
+    assert only(tmp_path / "r", {}).unknown == 3  # Slurm has forgotten all of them
+
+
+def test_a_new_attempt_makes_an_old_failure_history(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 1)
+    stage.log(0, "5-0", age=50)
+    stage.failure(0, "5-0")
+    assert only(tmp_path / "r").failed == 1
+    stage.log(0, "9-0")
+    stage.progress(0, "9-0", 1, 2, os.getpid())
+    assert only(tmp_path / "r").state == "running"
+
+
+def test_progress_of_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 1)
+    stage.log(0, "5-0", age=50)
+    stage.progress(0, "5-0", 9, 10, os.getpid())
+    stage.log(0, "9-0")
+    assert only(tmp_path / "r").fraction == 0
+
+
+def test_a_manifest_that_is_being_written_is_not_done(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 2)
+    stage.write("done/.00000.json.77.ab", {})
+    assert only(tmp_path / "r").done == 0
+
+
+def test_rates_of_tasks_add_up_and_other_figures_are_averaged(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 2, 2)
+    for slot, (rate, loss) in enumerate([(10, 1.0), (30, 2.0)]):
+        stage.log(slot, f"5_{slot}-0")
+        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), loss=loss, **{"req/s": rate})
+    assert only(tmp_path / "r").figures == {"loss": 1.5, "req/s": 40}
+
+
+def test_throughput_is_that_of_the_last_minutes(tmp_path: Path) -> None:
+    stage, now = FakeStage(tmp_path / "r", "a", 100), time.time()
+    stage.started(now - 10_000)
+    stage.done(0, 40, now - 5_000)
+    stage.done(40, 70, now - 10)
+    stage.log(0, "5-0")
+    assert only(tmp_path / "r").rate == pytest.approx(30 / 600)
+
+
+def test_jobs_of_all_attempts_once(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 2, 2)
+    stage.submitted({"5": [0, 1]}, 0)
+    stage.submitted({"7": [1]}, 1)
+    assert job_ids(tmp_path / "r") == ["5", "7"]
+    assert only(tmp_path / "r", {"5_0": Row("RUNNING"), "5_1": Row("FAILED"), "7": Row("RUNNING")}).running == 2
+
+
+def test_a_folder_without_a_plan_is_no_stage(tmp_path: Path) -> None:
+    FakeStage(tmp_path / "r", "a", 1)
+    (tmp_path / "r" / "code").mkdir()
+    (tmp_path / "r" / "run.json").write_text("{}")
+    assert len(snapshot(tmp_path / "r").stages) == 1
+    assert snapshot(tmp_path / "none").stages == ()
+
+
+def test_ten_thousand_units_in_a_tenth_of_a_second(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 10_000, 1_000)
+    stage.done(0, 6_000)
+    for slot in range(600, 664):
+        stage.log(slot, f"5_{slot}-0")
+        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), loss=1.0)
+    snapshot(tmp_path / "r")
+    best = min(_seconds(tmp_path / "r") for _ in range(5))
+    assert best < 0.1, f"{best * 1000:.0f} ms"
+
+
+def _seconds(run: Path) -> float:
+    began = time.perf_counter()
+    assert snapshot(run).stages[0].running == 64
+    return time.perf_counter() - began
+
+
+def test_screens_start_fast_and_without_the_domain() -> None:
+    code = (
+        "import time; began = time.perf_counter()\n"
+        "import diagcot.console.watch, diagcot.console.plan_screen, diagcot.console.failures, diagcot.console.logs\n"
+        "import sys, json\n"
+        "heavy = [m for m in ('torch', 'transformers', 'vllm', 'h5py', 'numpy', 'pydantic') if m in sys.modules]\n"
+        "ours = [m for m in sys.modules if m.startswith('diagcot.') and m.split('.')[1] not in ('console', 'jobs')]\n"
+        "print(json.dumps([time.perf_counter() - began, heavy, ours]))"
+    )
+    runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
+    assert runs[0][1:] == [[], []]
+    assert min(run[0] for run in runs) < 0.3

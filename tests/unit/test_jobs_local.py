@@ -1,0 +1,73 @@
+"""The laptop's runner: a chain to its end, element-wise edges, failures, Ctrl-C and continuation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from diagcot.jobs import local
+from tests import chains
+from tests.chains import Edge
+
+
+def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir)]
+    return subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
+    first = chains.plan(tmp_path, "first", 3)
+    second = chains.plan(tmp_path, "second", 3, after=(Edge("first", each=True),))
+    third = chains.plan(tmp_path, "third", 1, after=(Edge("second"),))
+    run_dir = chains.write(tmp_path, [first, second, third], chains.cluster())
+    done = run(run_dir)
+    assert done.returncode == 0, done.stderr
+    for plan in (first, second, third):
+        assert not plan.missing()
+        assert json.loads((plan.path / "summary.json").read_text())["state"] == "done"
+    assert (tmp_path / "out" / "second" / "00002.txt").read_text().startswith("00002-0000 0\n")
+    ended = json.loads((first.path / "summary.json").read_text())["ended"]
+    assert ended <= json.loads((third.path / "summary.json").read_text())["started"]
+
+
+def test_a_failure_stops_what_follows_and_is_shown(tmp_path: Path) -> None:
+    first = chains.plan(tmp_path, "first", 2, settings={"fail": "00001"})
+    second = chains.plan(tmp_path, "second", 1, after=(Edge("first"),))
+    run_dir = chains.write(tmp_path, [first, second], chains.cluster())
+    assert run(run_dir).returncode == 1
+    assert first.missing() == ["00001"] and second.missing() == ["00000"]
+    failed = [json.loads(p.read_text()) for p in (first.path / "failed").glob("*.json")]
+    assert len(failed) == 2 and failed[0]["message"] == "asked to fail at 00001"  # tried twice, then stopped
+    assert json.loads((run_dir / "runner.json").read_text())["failed"] == ["first"]
+
+
+def test_stopped_anywhere_it_goes_on_with_the_same_result(tmp_path: Path) -> None:
+    first = chains.plan(tmp_path, "first", 1, settings={"records": 40, "seconds": 0.05})
+    run_dir = chains.write(tmp_path, [first], chains.cluster())
+    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir)]
+    process = subprocess.Popen(command, cwd=chains.ROOT, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not list((first.path / "partial").glob("*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 3
+    kept = sum(len(p.read_text().splitlines()) for p in (first.path / "partial").glob("*.jsonl"))
+    assert 0 < kept < 40
+    assert run(run_dir).returncode == 0
+    assert len((tmp_path / "out" / "first" / "00000.txt").read_text().splitlines()) == 40
+    assert len(list((first.path / "out").glob("*.log"))) == 2  # a log for each attempt
+
+
+def test_only_one_runner_at_a_time(tmp_path: Path) -> None:
+    run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "first", 1)], chains.cluster())
+    held = local.lock(run_dir)
+    assert held is not None
+    assert local.runner_pid(run_dir) == os.getpid()
+    assert run(run_dir).returncode == 0
+    assert not (run_dir / "first" / "done").exists()
+    held.close()
+    assert local.runner_pid(run_dir) is None
