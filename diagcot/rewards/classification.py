@@ -97,12 +97,12 @@ def _combine(form: float, agreed: float, repetition: float, progress: float) -> 
 
 
 def released(output: str, reference: Reference, progress: float = 0.0) -> Score:
-    """As released: `progress` never reached the formula, so it is 0 whatever is given, and the parser's faults count."""
+    """As released: `progress` never reached the formula, so it is 0 always, and the parser's faults count."""
     agreed = agreement(parse_as_released(output), parse_as_released(reference.answer), 0.0)
     return _combine(float(layout.single_as_released(output)), agreed, _repetition(output), 0.0)
 
 
 def curriculum(output: str, reference: Reference, progress: float = 0.0) -> Score:
-    """The formula as meant: stricter as training goes on, labels parsed as whole words, an empty think earns no format."""
+    """The formula as meant: stricter as training goes on, whole words as labels, no format for an empty think."""
     agreed = agreement(parse(output), parse(reference.answer), progress)
     return _combine(float(layout.single(output)), agreed, _repetition(output), progress)

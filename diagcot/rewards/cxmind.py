@@ -48,9 +48,11 @@ def _marked_rightly(text: str, right: bool) -> bool:
     return marks == ({_RIGHT} if right else {_WRONG})
 
 
-def closed(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.5, checked: bool = True) -> Score:
-    """Accuracy is whether the last pair's option is the gold one; process pays `process` (code 0.5, paper 0.2) if every
-    pair is marked rightly; reason compares the think about the gold option with the gold trace's.
+def closed(
+    output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.5, checked: bool = True
+) -> Score:
+    """Accuracy is whether the last pair's option is the gold one; process pays `process` (code 0.5, paper 0.2) if
+    every pair is marked rightly; reason compares the think about the gold option with the gold trace's.
 
     `checked` closes the holes of the release (method.md 13.4, 13.5): all options of the gold trace must be judged, a
     repeated or empty think earns neither format nor process, and letters are read only where they stand for an option.
@@ -58,7 +60,7 @@ def closed(output: str, reference: Reference, progress: float = 0.0, *, process:
     option = _option if checked else _option_as_released
     steps, gold_steps = layout.pairs(output), layout.pairs(reference.answer)
     if not gold_steps:
-        raise ValueError("the reference is no interleaved trace; a closed question needs one with its option in the last pair")
+        raise ValueError("the reference of a closed question is no interleaved trace that ends in its option")
     gold = option(gold_steps[-1].answer)
     correct = bool(steps) and option(steps[-1].answer) == gold
     form = layout.interleaved(output) if checked else layout.interleaved_as_released(output)
@@ -80,7 +82,9 @@ def _diseases_as_released(text: str) -> frozenset[str]:
 def _diseases(text: str) -> frozenset[str]:
     """Diseases of a list, without marks, brackets, a heading before a colon, or a closing point."""
     text = _MARKS.sub("", text).rsplit(":", 1)[-1]
-    return frozenset(name for part in re.split(r"[,;\n]", text) if (name := " ".join(part.lower().strip(" []().").split())))
+    return frozenset(
+        name for part in re.split(r"[,;\n]", text) if (name := " ".join(part.lower().strip(" []().").split()))
+    )
 
 
 def _f1(predicted: frozenset[str], truth: frozenset[str]) -> float:
@@ -88,18 +92,20 @@ def _f1(predicted: frozenset[str], truth: frozenset[str]) -> float:
     return 2 * len(predicted & truth) / total if total else 1.0
 
 
-def opened(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.2, checked: bool = True) -> Score:
-    """Accuracy is the F1 of the last pair's diseases; process pays `process` if there are more than two pairs and every
-    middle one is marked rightly; reason compares the thinks about present diseases with the gold ones.
+def opened(
+    output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.2, checked: bool = True
+) -> Score:
+    """Accuracy is the F1 of the last pair's diseases; process pays `process` if there are more than two pairs and
+    every middle one is marked rightly; reason compares the thinks about present diseases with the gold ones.
 
-    `checked` closes the holes of the release (method.md 13.4, 13.6): a middle step is about one of the diseases that the
-    first pair lists and all present ones must be among them, so absent diseases alone earn nothing, and gold steps are
+    `checked` closes the holes of the release (method.md 13.4, 13.6): a middle step is about one of the diseases that
+    the first pair lists and all present ones must be among them, so absent diseases alone earn nothing, and gold steps are
     found by their disease instead of the gold summary standing in for them.
     """
     names = _diseases if checked else _diseases_as_released
     steps, gold_steps = layout.pairs(output), layout.pairs(reference.answer)
     if not gold_steps:
-        raise ValueError("the reference is no interleaved trace; an open question needs one with its diseases in the last pair")
+        raise ValueError("the reference of an open question is no interleaved trace that ends in its diseases")
     truth = names(gold_steps[-1].answer)
     accuracy = _f1(names(steps[-1].answer), truth) if steps else 0.0
     form = layout.interleaved(output) if checked else layout.interleaved_as_released(output)

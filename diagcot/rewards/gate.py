@@ -1,4 +1,4 @@
-"""CX-Mind's gate: rewards of process and reasoning count only while the batch is as accurate as before (method.md 8.3)."""
+"""CX-Mind's gate: process and reasoning count only while the batch is as accurate as before (method.md 8.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 _FLAGS = re.DOTALL
 _INNER = r"(?:(?!</?(?:think|answer)>).)*?"  # text without any of the four tags
@@ -63,7 +64,7 @@ def variety(text: str) -> float:
     if len(sentences) <= 1:
         return 1.0
     words = text.lower().split()
-    bigrams = list(zip(words, words[1:], strict=False))
+    bigrams = list(pairwise(words))
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     doubled = sum(one == two for one, two in bigrams) / max(1, len(bigrams))
     value = (

@@ -37,7 +37,9 @@ def reward(name: str, mode: str, corpus: Iterable[Reference] = ()) -> Reward:
             return report.released
         texts = [words(answer_of(item.answer)) for item, _ in zip(corpus, range(_CORPUS_LIMIT), strict=False)]
         if len(set(texts)) < 2:
-            raise ValueError("the clinical report reward weighs words by their rarity: give at least two different references")
+            raise ValueError(
+                "the clinical report reward weighs words by rarity: give at least two different references"
+            )
         return partial(report.clinical, rarity=Rarity.of(texts))
     return partial(_each, _ONE[name, mode])
 

@@ -55,17 +55,18 @@ def clinical(
 
     CIDEr counts words by their rarity in the training reports (0 to 10, divided by 10), so it is alive and a perfect
     report earns 1. Label F1 is over the 14 CheXpert labels of the two reports; claiming every label costs precision.
-    An output without an answer block earns nothing; a report that repeats itself keeps only its `variety` share.
+    An output without an answer block earns nothing; a report that repeats itself more than its reference does keeps
+    only its share of the reference's `variety`.
     """
     answers, truths = _texts(outputs, references)
     hyps, refs = [words(text) for text in answers], [words(text) for text in truths]
     ciders = [min(1.0, float(value) / 10) for value in cider(hyps, refs, rarity)]
     f1 = micro_f1(agreement([label(text) for text in answers], [label(text) for text in truths]))
     rows = []
-    for output, answer, nlg, agreed in zip(outputs, answers, _nlg(hyps, refs, ciders), f1, strict=True):
+    for output, answer, truth, nlg, agreed in zip(outputs, answers, truths, _nlg(hyps, refs, ciders), f1, strict=True):
         answered = float("<answer>" in output and answer != output.strip())
         form = float(layout.single(output))
-        variety = layout.variety(answer)
+        variety = min(1.0, layout.variety(answer) / max(layout.variety(truth), 1e-9))
         parts = {"format": form, "nlg": nlg["nlg"] * variety * answered, "clinical": float(agreed) * variety * answered}
         overall = sum(weight * parts[name] for name, weight in CLINICAL.items())
         rows.append({"overall": overall, **nlg, **parts, "variety": variety})

@@ -18,4 +18,6 @@ class Reference:
 class Reward(Protocol):
     """A batch of outputs against their references; `progress` is the share of training done, 0 to 1."""
 
-    def __call__(self, outputs: Sequence[str], references: Sequence[Reference], progress: float = 0.0) -> list[Score]: ...
+    def __call__(
+        self, outputs: Sequence[str], references: Sequence[Reference], progress: float = 0.0
+    ) -> list[Score]: ...

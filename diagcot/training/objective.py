@@ -31,7 +31,7 @@ def advantages(rewards: Tensor) -> Tensor:
 def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `tokens` (B, T) under `logits` (B, T, V): (sampled, raw), each (B, T) in nats.
 
-    `sampled` is the distribution that rollouts are drawn from, which is what the objective needs: the banned ids masked,
+    `sampled` is the distribution that rollouts are drawn from, which the objective needs: the banned ids masked,
     logits divided by `temperature`. `raw` is the model's own distribution, which is what vLLM reports in its default
     `raw_logprobs` mode, before bias and temperature: the two engines are compared on it.
     """
@@ -49,7 +49,7 @@ def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequenc
 
 @dataclass(frozen=True)
 class Clip:
-    """PPO's bounds: the ratio is clipped to [1 - low, 1 + high]; a negative advantage costs at most `dual` times itself."""
+    """PPO's bounds: the ratio stays in [1 - low, 1 + high]; a negative advantage costs at most `dual` times itself."""
 
     low: float = 0.2
     high: float = 0.3
@@ -57,7 +57,7 @@ class Clip:
 
 
 def k3(logp: Tensor, reference: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: e^d - d - 1 >= 0 with d = reference - logp, at most 10."""
+    """Schulman's k3 estimate of KL(policy || reference) of each token: e^d - d - 1, 0 to 10, d = reference - logp."""
     difference = (reference - logp).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
     return (difference.expm1() - difference).clamp(0.0, _KL_LIMIT)  # below 0 is rounding alone
 
@@ -67,7 +67,7 @@ def token_losses(
 ) -> Tensor:
     """Loss of each response token, (B, T): dual-clipped PPO plus `kl` times k3 as a loss.
 
-    `logp` (with gradient), `old` and `reference` are (B, T); `advantage` is (B,), the same for all tokens of a sequence.
+    `logp` (with gradient), `old` and `reference` are (B, T); `advantage` is (B,), one for all tokens of a sequence.
     """
     advantage = advantage.unsqueeze(1)
     ratio = (logp - old).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
@@ -81,5 +81,5 @@ def token_losses(
 
 
 def token_mean(values: Tensor, mask: Tensor, tokens: float | Tensor | None = None) -> Tensor:
-    """Mean of (B, T) `values` over the response tokens of `mask`; `tokens` is their number in the whole batch of all ranks."""
+    """Mean of (B, T) `values` over the tokens of `mask`; `tokens` is their number in the whole batch of all ranks."""
     return (values * mask).sum() / (mask.sum().clamp(min=1) if tokens is None else tokens)

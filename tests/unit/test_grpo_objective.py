@@ -86,7 +86,8 @@ def test_loss_and_gradient_equal_those_of_trl():
     trainer = pytest.importorskip("trl.trainer.grpo_trainer").GRPOTrainer
     logp, old, reference, advantage, mask = _batch()
     stub = SimpleNamespace(
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        importance_sampling_level="token",
         beta=0.05, args=SimpleNamespace(use_bias_correction_kl=False, delta=None), loss_type="bnpo", epsilon_low=0.2,
         epsilon_high=0.3, use_vllm=False, current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
         model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
@@ -110,7 +111,9 @@ def test_micro_batches_add_up_to_the_whole_batch():
     logp, old, _, advantage, mask = _batch()
     whole = token_mean(token_losses(logp, old, advantage, Clip()), mask)
     parts = [
-        token_mean(token_losses(logp[i : i + 2], old[i : i + 2], advantage[i : i + 2], Clip()), mask[i : i + 2], mask.sum())
+        token_mean(
+            token_losses(logp[i : i + 2], old[i : i + 2], advantage[i : i + 2], Clip()), mask[i : i + 2], mask.sum()
+        )
         for i in (0, 2, 4)
     ]
     assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-6)
