@@ -10,7 +10,7 @@ from typing import Any
 
 from diagcot.data.errors import ImageError
 from diagcot.data.pixels import Jpeg, convert
-from diagcot.data.study import Study
+from diagcot.data.study import Image, Study
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.shards.settings import BuildSettings, Source
 from diagcot.shards.sources import Reader, open_reader, phantom_films, studies
@@ -103,10 +103,12 @@ def _convert(
 ) -> tuple[Study, list[Jpeg], list[ImageError]]:
     """The study with the films that could be read, or with phantoms where the source asks for them and there are none."""
     places = [(image, reader.film(study, image)) for image in study.images]
-    there = [(image, path) for image, path in places if path is not None]
-    if not there and source.phantom_films:
+    there = [(image, path) for image, path in places if path is not None and _wanted(image, settings)]
+    if source.phantom_films and all(path is None for _, path in places):
         study, drawn = phantom_films(study, settings.image_size, seed)
-        return study, [convert(raw, settings.image_size, settings.jpeg_quality) for raw in drawn], []
+        kept = [(image, raw) for image, raw in zip(study.images, drawn, strict=True) if _wanted(image, settings)]
+        small = [convert(raw, settings.image_size, settings.jpeg_quality) for _, raw in kept]
+        return replace(study, images=tuple(image for image, _ in kept)), small, []
     images, films, bad = [], [], []
     for image, path in there:
         try:
@@ -115,6 +117,10 @@ def _convert(
         except ImageError as error:
             bad.append(error)
     return replace(study, images=tuple(images)), films, bad
+
+
+def _wanted(image: Image, settings: BuildSettings) -> bool:
+    return settings.views == "all" or image.frontal
 
 
 def _provenance(source: Source, reader: Reader) -> dict[str, Any]:

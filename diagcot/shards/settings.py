@@ -37,6 +37,7 @@ class BuildSettings(Settings):
 
     sources: list[Source]
     shards: int = 1
+    views: Literal["all", "frontal"] = "all"  # which films are kept; DiagCoT keeps all (method.md 2.1)
     image_size: int = 512  # pixels of the longest side; films are never enlarged
     jpeg_quality: int = 90
     on_bad_image: Literal["skip", "fail"] = "skip"
