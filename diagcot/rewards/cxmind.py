@@ -99,8 +99,8 @@ def opened(
     every middle one is marked rightly; reason compares the thinks about present diseases with the gold ones.
 
     `checked` closes the holes of the release (method.md 13.4, 13.6): a middle step is about one of the diseases that
-    the first pair lists and all present ones must be among them, so absent diseases alone earn nothing, and gold steps are
-    found by their disease instead of the gold summary standing in for them.
+    the first pair lists and all present ones must be among them, so absent diseases alone earn nothing, and gold steps
+    are found by their disease instead of the gold summary standing in for them.
     """
     names = _diseases if checked else _diseases_as_released
     steps, gold_steps = layout.pairs(output), layout.pairs(reference.answer)
