@@ -115,7 +115,9 @@ def _demo(args: argparse.Namespace) -> int:
     from diagcot.console import demo
     from launchers.chain import open_chain
 
-    return demo.run(open_chain(args.recipe, args.cluster, args.run or "demo"))
+    chain = open_chain(args.recipe, args.cluster, args.run or "demo")
+    chain.obtain()
+    return demo.run(chain)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -4,20 +4,33 @@ from typing import TYPE_CHECKING
 
 from diagcot.jobs.context import Unit
 from diagcot.recipe import StageSpec
-from diagcot.shards.settings import BuildSettings, check
+from diagcot.shards import settings as shards
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
 KIND = "diagcot.shards.build"
-SETTINGS = BuildSettings
+SETTINGS = shards.BuildSettings
 SIZE = "cpu"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 10, 300
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
-    """One unit a shard. Raises UserError when data that the recipe names is not there."""
-    settings = BuildSettings(**stage.settings)
-    check(settings)
-    return [Unit(f"{part:05d}") for part in range(settings.shards)]
+    """One unit a shard."""
+    return [Unit(f"{part:05d}") for part in range(stage.settings.get("shards", 1))]
+
+
+def check(stage: StageSpec, chain: "Chain") -> None:
+    """Raises UserError when data that the recipe names is not there, or only half there."""
+    shards.check(shards.BuildSettings(**stage.settings))
+
+
+def obtain(stage: StageSpec, chain: "Chain") -> None:
+    """The IU-Xray reports come from the package index where the recipe reads them from the project's own folder."""
+    from diagcot.data import fetch
+
+    for source in shards.BuildSettings(**stage.settings).sources:
+        if source.kind == "iu_xray" and source.path == "data/iu_xray" and fetch.lacking(chain.root / source.path):
+            print("fetching the IU-Xray reports from the package index", flush=True)
+            fetch.fetch(chain.root / source.path)

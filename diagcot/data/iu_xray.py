@@ -1,4 +1,4 @@
-"""IU-Xray (Open-I, Indiana University): the 3,955 report XMLs straight from `NLMCXR_reports.tgz`, films from a folder if there is one.
+"""IU-Xray (Open-I, Indiana University): the 3,955 report XMLs straight from `NLMCXR_reports.tgz`, films from a folder.
 
 Source: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080; licence CC BY-NC-ND 4.0, which stays with the data.
 """
@@ -96,8 +96,7 @@ class IuXray:
             raise ValueError("no uId")
         name = str(uid.get("id"))
         parts = {e.get("Label", "").lower(): " ".join((e.text or "").split()) for e in root.iter("AbstractText")}
-        headings = root.find("MeSH")
-        tags = [" ".join((tag.text or "").split()) for tag in headings if tag.tag == "major"] if headings is not None else []
+        tags = [" ".join((tag.text or "").split()) for tag in root.findall("MeSH/major")]
         images = [str(e.get("id")) for e in root.findall("parentImage")]
         return Study(
             dataset=self.dataset,

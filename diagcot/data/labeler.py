@@ -1,7 +1,8 @@
 """A rule-based labeler: the 14 CheXpert labels of a report, from mentions, denials and doubts (method.md 2.3).
 
-After the idea of NegBio (Peng et al. 2018, arXiv:1712.05898) and the CheXpert labeler (Irvin et al. 2019, arXiv:1901.07031),
-with phrases and reaches of this project's own. `python -m diagcot.data.labeler --gold FOLDER --reports FOLDER` measures it.
+After the idea of NegBio (Peng et al. 2018, arXiv:1712.05898) and the CheXpert labeler (Irvin et al. 2019,
+arXiv:1901.07031), with phrases and reaches of this project's own.
+`python -m diagcot.data.labeler --gold FOLDER --reports FOLDER` measures it.
 """
 
 import argparse
@@ -50,21 +51,24 @@ def _add(found: dict[str, int], name: str, status: int) -> None:
 
 
 def _status(sentence: str, start: int, end: int) -> int:
-    before = _after_last_end(sentence[max(0, start - _REACH) : start])
-    before = rules.NO_CHANGE.sub(" ", before) + sentence[start:end]
-    after = sentence[end : end + _REACH]
-    stop_after = rules.ENDS.search(after)
-    after = after[: stop_after.start()] if stop_after else after
+    """1, 0 or -1 for the mention at `start` to `end`, from the cues whose reach includes it."""
+    before = _tail(sentence[max(0, start - _REACH) : start], rules.ENDS)
+    mention, after = sentence[start:end], sentence[end : end + _REACH]
+    stop = rules.ENDS.search(after)
+    after = after[: stop.start()] if stop else after
+    denial = rules.NO_CHANGE.sub(" ", _tail(before, rules.DENIAL_ENDS)) + mention
     if rules.DOUBTED_AFTER.search(after):
         return -1
-    if rules.DENIED_BEFORE.search(before) or rules.DENIED_AFTER.search(after):
+    if rules.DENIED_BEFORE.search(denial) or rules.DENIED_AFTER.search(after):
         return 0
-    return -1 if rules.DOUBTED_BEFORE.search(before) else 1
+    doubted = rules.DOUBTED_BEFORE.search(before) or rules.DOUBTED_BEFORE.search(mention)
+    return -1 if doubted else 1
 
 
-def _after_last_end(text: str) -> str:
+def _tail(text: str, ends: re.Pattern[str]) -> str:
+    """What follows the last match of `ends`."""
     last = 0
-    for stop in rules.ENDS.finditer(text):
+    for stop in ends.finditer(text):
         last = stop.end()
     return text[last:]
 
@@ -86,12 +90,12 @@ GOLD_CLASSES: dict[str, tuple[str, ...]] = {
 def measure(
     gold: Mapping[str, Mapping[str, str]], reports: Mapping[str, str], labeled: Callable[[str], dict[str, int]] = label
 ) -> dict[str, tuple[int, float, float, float]]:
-    """Label -> (positives in gold, precision, recall, F1); present and in doubt both count as positive."""
+    """Label -> (positives in gold, precision, recall, F1); in doubt counts as absent, as in the gold."""
     guesses = {uid: labeled(reports[uid]) for uid in gold}
     scores = {}
     for name, classes in GOLD_CLASSES.items():
         true = {uid for uid, row in gold.items() if any(row[c] == "1" for c in classes)}
-        said = {uid for uid, labels in guesses.items() if labels.get(name)}
+        said = {uid for uid, labels in guesses.items() if labels.get(name) == 1}
         hit = len(true & said)
         precision, recall = hit / max(len(said), 1), hit / max(len(true), 1)
         scores[name] = (len(true), precision, recall, 2 * hit / max(len(true) + len(said), 1))
@@ -107,7 +111,7 @@ def read_gold(folder: Path, ids: Iterable[str] | None = None) -> dict[str, dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the labeler against NegBio's gold labels of IU-Xray reports.")
-    parser.add_argument("--gold", type=Path, required=True, help="folder with openi_gld_std14.csv and openi-testset.txt")
+    parser.add_argument("--gold", type=Path, required=True, help="folder of openi_gld_std14.csv")
     parser.add_argument("--reports", type=Path, required=True, help="folder with NLMCXR_reports.tgz")
     parser.add_argument("--all", action="store_true", help="all 3,851 reports instead of the 771 of the test set")
     options = parser.parse_args()

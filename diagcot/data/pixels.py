@@ -58,7 +58,7 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
 
 def is_phantom(film: Pillow.Image) -> bool:
     """Whether the film carries the comment of `diagcot.data.phantom`."""
-    return film.info.get("comment", b"")[: len(COMMENT)] == COMMENT.encode()
+    return bool(film.info.get("comment") == COMMENT.encode())
 
 
 def grey(film: Pillow.Image) -> Pillow.Image:
@@ -84,7 +84,7 @@ def stretched(values: np.ndarray, invert: bool = False) -> Pillow.Image:
 def from_dicom(raw: bytes) -> Pillow.Image:
     """First frame of a DICOM file, through its modality and VOI look-up, MONOCHROME1 inverted (DICOM PS3.3 C.7.6.3)."""
     import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     film = pydicom.dcmread(io.BytesIO(raw))
     if film.get("SamplesPerPixel", 1) != 1:

@@ -1,9 +1,10 @@
-"""Reads a shard. Columns are loaded once; films are read from the file by offset, without HDF5, so that forks are safe."""
+"""Reads a shard. Columns are loaded once; films are read by offset, without HDF5, so that forks are safe."""
 
 import io
 import json
 import os
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def shard_paths(root: Path) -> list[Path]:
 class Shard:
     """A shard, opened on first use in each process; it pickles as its path.
 
-    Rows of films and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard of this schema.
+    Rows of films and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -52,9 +53,13 @@ class Shard:
         texts = self._texts
         tags = texts["studies/tags"][i]
         return Study(
-            **{name: texts[f"studies/{name}"][i] for name in STUDY_TEXTS},  # type: ignore[arg-type]
+            **{name: texts[f"studies/{name}"][i] for name in STUDY_TEXTS},
             tags=tuple(tags.split("|")) if tags else (),
-            labels={n: int(v) for n, v in zip(self._names, self._columns["studies/labels"][i], strict=True) if v != NOT_MENTIONED},
+            labels={
+                n: int(v)
+                for n, v in zip(self._names, self._columns["studies/labels"][i], strict=True)
+                if v != NOT_MENTIONED
+            },
             images=tuple(self.image(row) for row in self.rows(i)),
         )
 
@@ -75,7 +80,7 @@ class Shard:
         """Film `row` without its pixels; width and height are those in the shard."""
         columns = self._columns
         return Image(
-            **{name: self._texts[f"images/{name}"][row] for name in IMAGE_TEXTS},  # type: ignore[arg-type]
+            **{name: self._texts[f"images/{name}"][row] for name in IMAGE_TEXTS},
             width=int(columns["images/width"][row]),
             height=int(columns["images/height"][row]),
             boxes=tuple(self._boxes.get(row, ())),
@@ -105,7 +110,9 @@ class Shard:
             with h5py.File(self.path, "r") as file:
                 attrs = dict(file.attrs)
                 if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
-                    raise DataError(f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`")
+                    raise DataError(
+                        f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
+                    )
 
                 def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
                     if isinstance(item, h5py.Dataset) and name != "images/jpeg":
@@ -117,7 +124,9 @@ class Shard:
         except FileNotFoundError as error:
             raise DataError(f"{self.path} does not exist; build the shards first (`make submit-stage0`)") from error
         except (OSError, KeyError) as error:
-            raise DataError(f"{self.path} is not a whole shard ({error}); build it again with `make submit-stage0`") from error
+            raise DataError(
+                f"{self.path} is not a whole shard ({error}); build it again with `make submit-stage0`"
+            ) from error
         return columns, attrs, blob or 0
 
     @property
@@ -137,7 +146,7 @@ class Shard:
                 column = name.removesuffix("/text")
                 data = self._columns[name].tobytes()
                 ends = self._columns[f"{column}/offset"].tolist()
-                found[column] = [data[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+                found[column] = [data[a:b].decode() for a, b in pairwise(ends)]
         return found
 
     @cached_property

@@ -1,12 +1,14 @@
 """A canvas of brightness 0 to 1 on which soft shapes are painted; coordinates are fractions of width and height."""
 
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
-"""One value per pixel, shape (size, size)."""
+Field = NDArray[Any]
+"""float32, one value for each pixel, shape (size, size)."""
 
 
 @lru_cache(maxsize=8)
@@ -23,7 +25,8 @@ def soft(distance: Field, width: float) -> Field:
 
 def unit(values: Field) -> Field:
     """`values` cut to 0 to 1; half the time of numpy's `clip` on so small arrays."""
-    return np.minimum(np.maximum(values, 0.0), 1.0)
+    cut: Field = np.minimum(np.maximum(values, 0.0), 1.0)
+    return cut
 
 
 def ellipse(size: int, x: float, y: float, rx: float, ry: float, tilt: float = 0.0, power: float = 2.0) -> Field:
@@ -52,7 +55,7 @@ def segment(size: int, start: tuple[float, float], end: tuple[float, float], wid
 def path(size: int, points: list[tuple[float, float]], width: float) -> Field:
     """Mask of a line through `points`."""
     mask = segment(size, points[0], points[1], width)
-    for start, end in zip(points[1:], points[2:], strict=False):
+    for start, end in pairwise(points[1:]):
         mask = np.maximum(mask, segment(size, start, end, width))
     return mask
 
@@ -60,7 +63,8 @@ def path(size: int, points: list[tuple[float, float]], width: float) -> Field:
 def blob(size: int, x: float, y: float, rx: float, ry: float) -> Field:
     """A soft round cloud: 1 at the centre, a sixth at one radius."""
     gx, gy = grid(size)
-    return np.exp(-1.8 * ((gx - x) / rx) ** 2) * np.exp(-1.8 * ((gy - y) / ry) ** 2)
+    cloud: Field = np.exp(-1.8 * ((gx - x) / rx) ** 2) * np.exp(-1.8 * ((gy - y) / ry) ** 2)
+    return cloud
 
 
 def paint(film: Field, mask: Field, value: float | Field, strength: float = 1.0) -> None:
@@ -69,7 +73,7 @@ def paint(film: Field, mask: Field, value: float | Field, strength: float = 1.0)
 
 
 def bounds(mask: Field, level: float = 0.5) -> tuple[float, float, float, float] | None:
-    """The box (x1, y1, x2, y2) around the pixels above `level` of the mask's own maximum, as fractions; None if empty."""
+    """The box (x1, y1, x2, y2), in fractions, around pixels above `level` of the mask's maximum; None if empty."""
     peak = float(mask.max())
     if peak < 0.05:
         return None

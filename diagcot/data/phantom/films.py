@@ -37,7 +37,9 @@ def draw(study: str, findings: Findings, view: str = "PA", size: int = SIZE, see
     build = Build.draw(generator("build", seed, study), findings.heart)
     rng = generator("film", seed, study, view)
     film, masks = _DRAW[view](size, build, findings, rng)
-    film += (3.46 * build.noise) * (rng.random((size, size), dtype=np.float32) - 0.5)  # a uniform's deviation is 1 / sqrt(12)
+    film += (3.46 * build.noise) * (
+        rng.random((size, size), dtype=np.float32) - 0.5
+    )  # a uniform's deviation is 1 / sqrt(12)
     pixels = (unit(film) * 255).astype(np.uint8)
     boxes = []
     for label, mask in masks:

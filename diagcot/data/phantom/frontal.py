@@ -13,9 +13,11 @@ _DEPTH = {"upper": 0.22, "mid": 0.50, "lower": 0.80}  # of the lung's height
 _LATERAL = {"upper": 0.50, "mid": 0.58, "lower": 0.66}  # of the half width; further out at the base, beside the heart
 
 
-def draw(size: int, build: Build, findings: Findings, rng: np.random.Generator) -> tuple[Field, list[tuple[str, Field]]]:
+def draw(
+    size: int, build: Build, findings: Findings, rng: np.random.Generator
+) -> tuple[Field, list[tuple[str, Field]]]:
     """A film and the mask of each finding by CheXpert label, masks in 0 to 1, all of shape (size, size)."""
-    gx, gy = grid(size)
+    _, gy = grid(size)
     masks: list[tuple[str, Field]] = []
     film = _torso(size, build)
     lungs = {side: _lung(size, build, side) for side in _SIGN}
@@ -94,20 +96,27 @@ def _lung(size: int, build: Build, side: str) -> Field:
 
 @lru_cache(maxsize=8)
 def _vessels(size: int) -> Field:
-    """Markings that fan out from the hila and fade towards the edge; the same in every patient, as drawing them is slow."""
+    """Markings that fan out from the hila; the same in every patient, as drawing them is slow."""
     gx, gy = grid(size)
     out = np.abs(gx - 0.5)
     fan = np.arctan2(gy - 0.47, out - 0.05)
     wave = 0.5 + 0.5 * np.sin(13 * fan + 9 * out)
-    return 0.16 * wave * wave * wave * unit(1.0 - out / 0.34)
+    markings: Field = 0.16 * wave * wave * wave * unit(1.0 - out / 0.34)
+    return markings
 
 
 def _ribs(size: int, build: Build) -> Field:
     gx, gy = grid(size)
     out = np.abs(gx - build.middle)
     phase = (gy + 0.55 * (out - 0.16) ** 2 + 0.18 * out) / 0.088
-    edge = soft(out - build.half_width - 0.02, 0.04) * soft(0.07 - out, 0.03) * soft(gy - 0.86, 0.04) * soft(0.14 - gy, 0.04)
-    return build.bone * np.clip(np.sin(2 * np.pi * phase) * 2 + 0.2, -0.2, 1.0) * edge
+    edge = (
+        soft(out - build.half_width - 0.02, 0.04)
+        * soft(0.07 - out, 0.03)
+        * soft(gy - 0.86, 0.04)
+        * soft(0.14 - gy, 0.04)
+    )
+    ribs: Field = build.bone * np.clip(np.sin(2 * np.pi * phase) * 2 + 0.2, -0.2, 1.0) * edge
+    return ribs
 
 
 def _skeleton(film: Field, size: int, build: Build) -> None:
@@ -177,7 +186,13 @@ def _device(size: int, build: Build, device: str) -> Field:
     middle = build.middle
     if device == "pacemaker":
         box = ellipse(size, middle + 0.29, 0.20, 0.062, 0.05, power=4.0)
-        lead = [(middle + 0.25, 0.21), (middle + 0.09, 0.19), (middle - 0.04, 0.34), (middle - 0.03, 0.58), (middle + 0.11, 0.74)]
+        lead = [
+            (middle + 0.25, 0.21),
+            (middle + 0.09, 0.19),
+            (middle - 0.04, 0.34),
+            (middle - 0.03, 0.58),
+            (middle + 0.11, 0.74),
+        ]
         return np.maximum(box, path(size, lead, 0.014))
     if device == "line":
         points = [(middle - 0.13, 0.02), (middle - 0.11, 0.17), (middle - 0.065, 0.27), (middle - 0.06, 0.50)]

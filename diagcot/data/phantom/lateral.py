@@ -9,7 +9,9 @@ from diagcot.data.phantom.findings import Findings, Place
 _PLACES = {"upper": (0.50, 0.27), "mid": (0.42, 0.47), "lower": (0.64, 0.66)}
 
 
-def draw(size: int, build: Build, findings: Findings, rng: np.random.Generator) -> tuple[Field, list[tuple[str, Field]]]:
+def draw(
+    size: int, build: Build, findings: Findings, rng: np.random.Generator
+) -> tuple[Field, list[tuple[str, Field]]]:
     """A film and the mask of each finding that a lateral shows, as in `frontal.draw`."""
     gx, gy = grid(size)
     masks: list[tuple[str, Field]] = []
@@ -55,7 +57,10 @@ def draw(size: int, build: Build, findings: Findings, rng: np.random.Generator) 
         paint(film, fluid, 0.82, 0.95)
         masks.append(("Pleural Effusion", fluid))
     if findings.device == "pacemaker":
-        device = np.maximum(ellipse(size, 0.22, 0.22, 0.03, 0.055, power=4.0), path(size, [(0.23, 0.25), (0.46, 0.40), (0.38, 0.70)], 0.014))
+        device = np.maximum(
+            ellipse(size, 0.22, 0.22, 0.03, 0.055, power=4.0),
+            path(size, [(0.23, 0.25), (0.46, 0.40), (0.38, 0.70)], 0.014),
+        )
     elif findings.device == "line":
         device = path(size, [(0.46, 0.02), (0.45, 0.25), (0.47, 0.48)], 0.018)
     elif findings.device == "tube":
