@@ -204,4 +204,5 @@ def test_picture_of_a_real_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert picture.main([str(picture_path), sys.executable, "-c", code]) == 0
     drawn_picture = picture_path.read_text()
     assert "teacher" in drawn_picture
-    assert "tokens/s" in drawn_picture.replace("&#160;", " ")
+    assert "loss 1.32" in drawn_picture.replace("&#160;", " ")
+    assert "font-face" not in drawn_picture
