@@ -70,7 +70,9 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
         return total
 
     def validate(trained: Any) -> dict[str, float]:
-        return held_out(trained, data.validation, reports[len(data.train) :], keys[len(data.train) :], collator, ctx, size)
+        return held_out(
+            trained, data.validation, reports[len(data.train) :], keys[len(data.train) :], collator, ctx, size
+        )
 
     final = loop.train(ctx, trained, deepspeed, loop.Task(order, make, objective, validate), settings.validate_every)
     if final is None:
@@ -90,7 +92,9 @@ def embed(trained: Any, samples: Sequence[Sample], processor: Any, ctx: Context,
         for start in range(0, -(-len(texts) // (size * ctx.world_size)) * size * ctx.world_size, size * ctx.world_size):
             at = range(start + ctx.rank * size, min(start + (ctx.rank + 1) * size, len(texts)))
             rows = [texts[index] for index in at] or texts[:1]
-            encoded = tokenizer(rows, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False).to(where)
+            encoded = tokenizer(
+                rows, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+            ).to(where)
             mean = trained(dict(encoded), "reports")[0].cpu()
             if len(at):
                 table[at.start : at.stop] = mean
@@ -99,7 +103,13 @@ def embed(trained: Any, samples: Sequence[Sample], processor: Any, ctx: Context,
 
 
 def held_out(
-    trained: Any, samples: Sequence[Sample], reports: torch.Tensor, keys: Sequence[int], collator: Collator, ctx: Context, size: int
+    trained: Any,
+    samples: Sequence[Sample],
+    reports: torch.Tensor,
+    keys: Sequence[int],
+    collator: Collator,
+    ctx: Context,
+    size: int,
 ) -> dict[str, float]:
     """Language-model loss and retrieval on held-out pairs, each rank computing its share. A collective."""
     if not samples:
@@ -117,7 +127,10 @@ def held_out(
             targets += float((batch["labels"][:, 1:] != language.IGNORED).sum())
     total, targets = engine.agree([total, targets])
     everyone = torch.from_numpy(engine.add(films.numpy())).float()
-    return {"loss": total / targets, **contrastive.recall(everyone, trained.module.place(reports.to(where)).cpu(), keys)}
+    return {
+        "loss": total / targets,
+        **contrastive.recall(everyone, trained.module.place(reports.to(where)).cpu(), keys),
+    }
 
 
 def _key(sample: Sample) -> int:

@@ -37,7 +37,9 @@ class Aligner(nn.Module):
         inner: Any = self.vlm
         scale = self.log_scale.float() * 1.0
         if want == "reports":
-            hidden = inner.model.language_model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            hidden = inner.model.language_model(
+                batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).last_hidden_state
             mask = batch["attention_mask"][..., None].float()
             return (hidden.float() * mask).sum(1) / mask.sum(1), scale, None
         seen = inner.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
@@ -62,9 +64,7 @@ def gathered(mine: torch.Tensor) -> torch.Tensor:
     return torch.cat(all_gather(mine.contiguous()))
 
 
-def info_nce(
-    films: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor
-) -> torch.Tensor:
+def info_nce(films: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     """Symmetric InfoNCE over the pairs of all ranks; the mean over ranks is the loss of the whole batch.
 
     films, reports: (pairs, hidden) of this rank, length 1; keys: (pairs,) equal for identical reports, which are no
@@ -81,7 +81,9 @@ def info_nce(
     return (F.cross_entropy(to_reports, own) + F.cross_entropy(to_films, own)) / 2
 
 
-def recall(films: torch.Tensor, reports: torch.Tensor, keys: Sequence[int], at: Sequence[int] = (1, 5)) -> dict[str, float]:
+def recall(
+    films: torch.Tensor, reports: torch.Tensor, keys: Sequence[int], at: Sequence[int] = (1, 5)
+) -> dict[str, float]:
     """Share of films whose own report, or one with the same words, is among the k nearest of all held-out reports.
 
     Each distinct report counts once as a candidate.

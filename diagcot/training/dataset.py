@@ -25,9 +25,7 @@ class Dataset:
     validation: list[Sample]
 
 
-def gather(
-    ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int
-) -> Dataset:
+def gather(ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int) -> Dataset:
     """Read the inputs of roles `samples` and `shards`. Raises ValueError if there is nothing to train on."""
     train: list[Sample] = []
     held: list[Sample] = []

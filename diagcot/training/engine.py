@@ -50,9 +50,7 @@ def connect(ctx: Context) -> None:
         torch.set_num_threads(max(1, ctx.cpus))
     backend = "nccl" if where.type == "cuda" else "gloo"
     meet: dict[str, Any] = {"init_method": "env://"} if ctx.world_size > 1 else {"store": dist.HashStore()}
-    dist.init_process_group(
-        backend, rank=ctx.rank, world_size=ctx.world_size, timeout=timedelta(minutes=30), **meet
-    )
+    dist.init_process_group(backend, rank=ctx.rank, world_size=ctx.world_size, timeout=timedelta(minutes=30), **meet)
     # Small agreements between the ranks' hosts go over gloo and never wait for the GPU.
     _control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
     import deepspeed
@@ -64,9 +62,14 @@ def connect(ctx: Context) -> None:
 
 def disconnect() -> None:
     """Leave the group, so that the process ends without a warning."""
-    gc.collect()
+    global _control
     if dist.is_initialized():
-        dist.destroy_process_group()
+        import deepspeed
+
+        gc.collect()
+        deepspeed.comm.destroy_process_group()
+        deepspeed.comm.comm.cdb = None  # lets the same process connect again
+        _control = None
 
 
 def agree(values: list[float]) -> list[float]:
@@ -149,7 +152,9 @@ def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context
     if settings.stage == 2:
         model.to(where)
     optimizer = torch.optim.AdamW(
-        _groups(model, settings.weight_decay), lr=settings.learning_rate, fused=where.type == "cuda" and not settings.offload
+        _groups(model, settings.weight_decay),
+        lr=settings.learning_rate,
+        fused=where.type == "cuda" and not settings.offload,
     )
     engine, *_ = deepspeed.initialize(
         model=model,

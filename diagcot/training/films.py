@@ -99,5 +99,3 @@ class Films:
                 _, (dropped, _) = self._kept.popitem(last=False)
                 self._room += dropped.numel()
         return entry
-
-

@@ -35,7 +35,9 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     )
 
 
-def held_out(model: Any, samples: Sequence[Sample], collator: Collator, ctx: Context, micro_batch: int) -> dict[str, float]:
+def held_out(
+    model: Any, samples: Sequence[Sample], collator: Collator, ctx: Context, micro_batch: int
+) -> dict[str, float]:
     """Mean loss a token on held-out samples, each rank computing its share. A collective."""
     if not samples:
         return {}

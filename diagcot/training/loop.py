@@ -37,7 +37,9 @@ def steps_of(settings: DeepSpeedSettings, order: Order) -> int:
     return settings.steps or max(1, math.ceil((settings.epochs or 0) * order.steps_per_epoch))
 
 
-def train(ctx: Context, engine: Any, settings: DeepSpeedSettings, task: Task, validate_every: int | None) -> dict[str, Any] | None:
+def train(
+    ctx: Context, engine: Any, settings: DeepSpeedSettings, task: Task, validate_every: int | None
+) -> dict[str, Any] | None:
     """Train from the newest checkpoint to the last step; returns the final figures, None if asked to stop before.
 
     Every step adds a line to `train.jsonl` in the workspace: loss, learning rate, gradient norm, tokens/s, seconds that
@@ -70,7 +72,9 @@ def train(ctx: Context, engine: Any, settings: DeepSpeedSettings, task: Task, va
             seconds = time.monotonic() - began
             final = {"loss": total / ctx.world_size}
             if not math.isfinite(final["loss"]):
-                raise FloatingPointError(f"the loss is {final['loss']} at step {step + 1}; lower the learning rate or clip harder")
+                raise FloatingPointError(
+                    f"the loss is {final['loss']} at step {step + 1}; lower the learning rate or clip harder"
+                )
             figures = {
                 **final,
                 "lr": engine.get_lr()[0],

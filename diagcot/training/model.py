@@ -41,7 +41,9 @@ def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
     source = settings.pretrained
     assert source is not None
     if not (source / "config.json").is_file():
-        raise FileNotFoundError(f"{source} holds no model (no config.json); `pretrained` must be a downloaded directory")
+        raise FileNotFoundError(
+            f"{source} holds no model (no config.json); `pretrained` must be a downloaded directory"
+        )
     family = json.loads((source / "config.json").read_text()).get("model_type")
     if family != settings.family:
         raise ValueError(f"{source} is a {family}, the recipe says family {settings.family}")

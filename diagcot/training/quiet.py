@@ -22,7 +22,8 @@ def libraries() -> None:
     if "transformers.generation" not in sys.modules:
         import transformers.utils
 
-        # Assisted generation imports scikit-learn with pandas and SciPy (two seconds); nothing here generates that way.
+        # Assisted generation and detection losses import scikit-learn, pandas and SciPy (three seconds) for nothing here.
         transformers.utils.is_sklearn_available = lambda: False
+        transformers.utils.is_scipy_available = lambda: False
         transformers.utils.logging.disable_progress_bar()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -57,7 +57,9 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     def validate(trained: Any) -> dict[str, float]:
         return language.held_out(trained, data.validation, collator, ctx, settings.deepspeed.micro_batch)
 
-    final = loop.train(ctx, trained, settings.deepspeed, loop.Task(order, make, objective, validate), settings.validate_every)
+    final = loop.train(
+        ctx, trained, settings.deepspeed, loop.Task(order, make, objective, validate), settings.validate_every
+    )
     if final is None:
         return None
     return export.write(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})

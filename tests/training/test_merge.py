@@ -1,0 +1,54 @@
+"""LoRA on one rank, then the merge: the merged model computes what base and adapter did."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.conftest import deepspeed, inputs
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module")
+def adapter(made: Path) -> Path:
+    from diagcot.jobs.context import Unit
+    from diagcot.jobs.testing import context, run_unit
+    from diagcot.training import batch, merge, sft
+    from tests.training.films import DrawnSource
+
+    settings = {"trainable": ["lora"], "lora": {"rank": 4}, "deepspeed": deepspeed(steps=6, learning_rate=1e-2), "validation": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "ShardSource", DrawnSource)
+        assert run_unit(sft, Unit("model"), context(made, settings, inputs=inputs(made), stage="teacher"))
+    sources = {**inputs(made), "adapter": [str(made / "shards/test/teacher")]}
+    assert run_unit(merge, Unit("model"), context(made, {}, inputs=sources, stage="merged"))
+    return made / "shards/test/teacher/model"
+
+
+def test_adapter_is_on_the_language_model_alone(adapter: Path) -> None:
+    from safetensors.torch import load_file
+
+    names = load_file(adapter / "adapter_model.safetensors").keys()
+    assert names and all("language_model" in name and "visual" not in name for name in names)
+    about = json.loads((adapter / "diagcot.json").read_text())
+    assert about["trainable"] == about["trainable_lora"]
+
+
+def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from diagcot.training import language, model
+    from diagcot.training.batch import Collator
+    from tests.training import films
+
+    base, merged = made / "shards/test/base/model", made / "shards/test/merged/model"
+    collator = Collator(model.processor_of(merged), made, 4096, source=films.DrawnSource())
+    batch = language.inputs_of(collator(films.samples(4)))
+    with torch.no_grad():
+        plain = model.load(base).eval()(**batch).logits
+        adapted = PeftModel.from_pretrained(model.load(base), str(adapter)).eval()(**batch).logits
+        joined = model.load(merged).eval()(**batch).logits
+    assert float((adapted - plain).abs().max()) > 0.1
+    torch.testing.assert_close(joined, adapted, atol=1e-4, rtol=1e-4)
