@@ -192,7 +192,7 @@ def _worker(args: argparse.Namespace) -> int:
 def _shards(args: argparse.Namespace) -> int:
     from diagcot.shards import verify
 
-    return verify.main(args.paths)
+    return verify.check(args.paths)
 
 
 def main(argv: list[str] | None = None) -> int:

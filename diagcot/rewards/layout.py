@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
 
 _FLAGS = re.DOTALL
@@ -50,7 +51,7 @@ def interleaved(output: str) -> bool:
     return all(thinks) and len(set(thinks)) == len(thinks)
 
 
-def _share_repeated(items: list[tuple[str, ...]] | list[str]) -> float:
+def _share_repeated(items: Sequence[Hashable]) -> float:
     return 1 - len(set(items)) / len(items) if items else 0.0
 
 
