@@ -1,8 +1,8 @@
 """The layout of an output: think and answer tags, alone or interleaved, and how much a text repeats itself."""
 
 import re
-from dataclasses import dataclass
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 _FLAGS = re.DOTALL
