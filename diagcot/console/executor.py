@@ -12,7 +12,7 @@ from diagcot.jobs import slurm
 
 @dataclass(frozen=True)
 class Answer:
-    """`jobs` by id, or None where Slurm has no say; `note`: what a watcher should know; `ended`: nobody works on it now."""
+    """`jobs` by id, None where Slurm has no say; `note`: for the watcher; `ended`: nobody works on the run now."""
 
     jobs: Mapping[str, slurm.Job] | None = None
     note: str = ""
