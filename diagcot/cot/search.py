@@ -7,6 +7,7 @@ of thinking again, then the reference as a given answer; at last the thinking is
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from diagcot.cot.settings import SearchSettings
 from diagcot.data.prompts import report_answer
 
 Parsed = TypeVar("Parsed")
+_NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def _natural(text: str) -> str:
 
 def _report(text: str) -> str:
     row = _object(text)
-    return report_answer(_line(row["findings"]), _line(row["impression"]))
+    # A model may repeat the section's name inside the section.
+    return report_answer(*(_NAMED.sub("", _line(row[name])) for name in ("findings", "impression")))
 
 
 def _object(text: str) -> Any:
