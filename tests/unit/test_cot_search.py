@@ -145,7 +145,7 @@ def test_the_cause_of_a_failure_is_kept():
 def test_line_breaks_keep_words_apart():
     def reply(question: Question, number: int) -> Answer:
         if question.name == "final":
-            raw = '{"findings": "the heart\\nis large", "impression": "Impression: large\nheart"}'  # escaped, and as it is
+            raw = '{"findings": "the heart\\nis large", "impression": "Impression: large\nheart"}'
             return Answer(raw)
         return Answer(good(question))
 
