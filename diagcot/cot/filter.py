@@ -86,7 +86,7 @@ def decide(reply: Reply, criteria: int) -> dict[str, Any]:
     if reply.error or reply.finish[:1] == ["length"]:
         return {"kept": False, "judge": None, "error": reply.error or "the reply was cut"}
     try:
-        row = json.loads(reply.text)
+        row = json.loads(reply.text, strict=False)
         held = {name: row[name] for name in prompts.CRITERIA}
         if not all(isinstance(value, bool) for value in held.values()):
             raise TypeError

@@ -210,8 +210,8 @@ def _judge(case: Case, right: bool) -> tuple[str, str]:
 
 
 def _json(value: dict[str, Any]) -> str:
-    """The layout that the server's constraint allows: json.dumps with its own separators."""
-    return json.dumps(value, ensure_ascii=False)
+    """The one layout that the server's constraint allows: no white space between the parts."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 EXAMPLES: dict[str, Callable[[Case, str], tuple[str, str]]] = {

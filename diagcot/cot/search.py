@@ -7,6 +7,7 @@ of thinking again, then the reference as a given answer; at last the thinking is
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from diagcot.cot.settings import SearchSettings
 from diagcot.data.prompts import report_answer
 
 Parsed = TypeVar("Parsed")
+_NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class _Search:
 
 
 def _thinking(text: str) -> _Thinking:
-    row = json.loads(text)
+    row = _object(text)
     steps = tuple((_line(step["title"]), _line(step["content"])) for step in row["thinking"])
     if not steps:
         raise ValueError("no steps")
@@ -176,7 +178,7 @@ def _thinking(text: str) -> _Thinking:
 
 
 def _verdict(text: str) -> tuple[bool, str]:
-    row = json.loads(text)
+    row = _object(text)
     if not isinstance(row["verdict"], bool):
         raise TypeError("verdict")
     return row["verdict"], _line(row["reason"])
@@ -191,8 +193,14 @@ def _natural(text: str) -> str:
 
 
 def _report(text: str) -> str:
-    row = json.loads(text)
-    return report_answer(_line(row["findings"]), _line(row["impression"]))
+    row = _object(text)
+    # A model may repeat the section's name inside the section.
+    return report_answer(*(_NAMED.sub("", _line(row[name])) for name in ("findings", "impression")))
+
+
+def _object(text: str) -> Any:
+    """The reply's JSON. Raw line breaks in strings, which models write and the constraint allows, are taken as such."""
+    return json.loads(text, strict=False)
 
 
 def _line(text: Any) -> str:

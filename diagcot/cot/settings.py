@@ -51,7 +51,9 @@ class FilterSettings(Settings):
     """Kind `filter`: rules first, then the judge; what both accept becomes training samples."""
 
     judge: bool = True
-    criteria: int = Field(default=5, ge=1, le=5)  # of the judge's five that must hold
+    criteria: int = Field(
+        default=5, ge=0, le=5
+    )  # of the judge's five that must hold; 0: heard and recorded, not obeyed
     label_f1: float = Field(default=1.0, ge=0, le=1)  # least agreement of report and reference over the CheXpert labels
     min_words: int = Field(default=10, ge=0)  # of the reasoning
     forced: Literal["keep", "drop"] = "keep"  # traces that were given the reference as the answer
@@ -67,7 +69,7 @@ class PrimerSettings(Settings):
         "report": 1.0,
         "grounding": 0.25,
         "init": 0.3,
-        "verify_true": 0.15,
+        "verify_true": 0.25,
         "verify_false": 0.25,
         "rethink": 0.2,
         "label": 0.15,

@@ -49,7 +49,7 @@ def arguments(settings: ServerSettings, gpus: int) -> list[str]:
         "--shutdown-timeout": int(settings.shutdown_timeout_s),
         "--seed": settings.seed,
         "--uvicorn-log-level": "warning",
-        # An unsure model pads free white space in JSON to the length limit; this leaves the layout of json.dumps.
+        # An unsure model pads free white space in JSON to the length limit; here there is none.
         "--structured-outputs-config": '{"backend":"xgrammar","disable_any_whitespace":true}',
     }
     if not cpu:

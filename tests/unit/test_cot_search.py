@@ -145,7 +145,8 @@ def test_the_cause_of_a_failure_is_kept():
 def test_line_breaks_keep_words_apart():
     def reply(question: Question, number: int) -> Answer:
         if question.name == "final":
-            return Answer(json.dumps({"findings": "the heart\nis large", "impression": "large\nheart"}))
+            raw = '{"findings": "the heart\\nis large", "impression": "Impression: large\nheart"}'
+            return Answer(raw)
         return Answer(good(question))
 
     _, trace = drive(reply)

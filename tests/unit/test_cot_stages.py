@@ -257,7 +257,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
         if sample.task in schemas:
             answer = json.loads(sample.answer)
             assert list(answer) == list(schemas[sample.task]["properties"])  # the order that the constraint imposes
-            assert sample.answer == json.dumps(answer, ensure_ascii=False)
+            assert sample.answer == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     for sample in samples:
         if sample.task.startswith("verify"):
             assert json.loads(sample.answer)["verdict"] is (sample.task == "verify_true")

@@ -192,6 +192,6 @@ def test_standby_servers_are_shared_and_stopped(tmp_path, monkeypatch):
         with serve(model_folder(tmp_path), settings(), context(tmp_path), command=COMMAND) as server:
             pids.append(server.process.pid)
             assert len(answered(dict(server.complete(ask(3))))) == 3
-    assert starts(tmp_path) == 2 or pids[0] == pids[1]
+    assert starts(tmp_path) == 2 and pids[0] != pids[1]  # the fake cannot exchange weights: it is restarted in place
     assert standby.stop(Path(tmp_path / "s")) == 1
     assert standby.stop(Path(tmp_path / "s")) == 0
