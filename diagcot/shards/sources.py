@@ -23,6 +23,7 @@ class Reader(Protocol):
 
     def patients(self) -> dict[str, int]: ...
     def studies(self, patient: str) -> Iterator[Study]: ...
+    def labels(self, study: Study) -> dict[str, int]: ...
     def film(self, study: Study, image: Image) -> Path | None: ...
 
 
@@ -45,7 +46,7 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
 
 
 def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:
-    """The studies of one part of a source, in an order that depends on the patients' ids alone."""
+    """The labelled studies of one part of a source that have films, in an order that depends on the patients alone."""
     left = None
     if source.max_studies is not None:
         left = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
@@ -59,7 +60,9 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
                 continue
             if source.frontal_only:
                 study = replace(study, images=tuple(image for image in study.images if image.frontal))
-            yield study
+            if not source.phantom_films and all(reader.film(study, image) is None for image in study.images):
+                continue
+            yield replace(study, labels=reader.labels(study))
             left = None if left is None else left - 1
 
 
