@@ -38,7 +38,7 @@ def timeline(stages: Sequence[Stage]) -> Markup:
         return Markup("")
     begin, end = min(s.started or 0 for s in timed), max(s.ended or 0 for s in timed)
     total = max(end - begin, 1.0)
-    width, left, right, step = 960, 150, 70, 26
+    width, left, right, step = 960, 130, 120, 26
     height = step * len(timed) + 24
 
     def x(moment: float) -> float:
@@ -53,10 +53,11 @@ def timeline(stages: Sequence[Stage]) -> Markup:
         parts.append(_text(left - 10, y + 14, stage.name, "label end"))
         parts.append(
             Markup('<rect x="{:.1f}" y="{}" width="{:.1f}" height="16" rx="4" class="bar {}"/>').format(
-                first, y + 2, max(last - first, 2.0), "bad" if stage.failures else f"n{stage.number}"
+                first, y + 2, max(last - first, 2.0), f"n{stage.number}"
             )
         )
-        parts.append(_text(last + 7, y + 14, duration(stage.wall or 0), "value"))
+        told = duration(stage.wall) + (f", {len(stage.failures)} failed" if stage.failures else "")
+        parts.append(_text(last + 7, y + 14, told, "value"))
     return _svg(width, height, parts)
 
 
@@ -118,7 +119,8 @@ def _ticks(top: float) -> list[float]:
         choices = [15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400]
         step = float(next((c for c in choices if c >= rough), 86400 * math.ceil(rough / 86400)))
     else:
-        step = _ceiling(rough)
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     return [step * i for i in range(int(top / step + 1e-9) + 1)]
 
 

@@ -37,7 +37,7 @@ def html(
         marks=_MARKS,
         rule=RULE,
         colours=colours,
-        plots={dataset: _plots(metrics, dataset, colours) for dataset in datasets},
+        plots=_plots(metrics, datasets[0], colours) if datasets else [],
         stages=stages,
         timeline=drawing.timeline(stages),
         curves=_curves(stages, colours),

@@ -12,34 +12,37 @@ RULE = (
 def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One entry for each model and each of `previous` and `base`, main columns only.
 
-    Each has dataset, model, against, how, lists `better`, `worse` and `unclear` of (title, difference, low, high), and
-    the sentence `text`.
+    Each has dataset, model, against, how, `pairs` (column -> difference, interval and verdict), the titles that are
+    `better`, `worse` and `unclear`, and the sentence `text`.
     """
-    main = [column for column in columns if column["main"]]
+    main = {column["name"]: column["title"] for column in columns if column["main"]}
     found: list[dict[str, Any]] = []
     for row in rows:
         for how in ("previous", "base"):
-            lists: dict[str, list[tuple[str, float, float, float]]] = {"better": [], "worse": [], "unclear": []}
-            against = ""
-            for column in main:
-                pair = row["scores"].get(column["name"], {}).get(how)
-                if pair:
-                    against = pair["model"]
-                    lists[pair["verdict"]].append((column["title"], pair["value"], pair["low"], pair["high"]))
-            repeats = how == "base" and found and found[-1]["model"] == row["model"] and found[-1]["against"] == against
-            if against and not repeats:
-                about = {"dataset": row["dataset"], "model": row["model"], "against": against, "how": how}
-                found.append({**about, **lists, "text": _sentence(row["model"], against, lists)})
+            cells = {name: row["scores"].get(name, {}).get(how) for name in main}
+            pairs = {name: pair for name, pair in cells.items() if pair}
+            if not pairs:
+                continue
+            against = next(iter(pairs.values()))["model"]
+            if how == "base" and against == found[-1]["against"]:
+                continue  # the model before is the base
+            about = {"dataset": row["dataset"], "model": row["model"], "against": against, "how": how, "pairs": pairs}
+            for verdict in ("better", "worse", "unclear"):
+                about[verdict] = [main[name] for name, pair in pairs.items() if pair["verdict"] == verdict]
+            found.append({**about, "text": _sentence(about, main)})
     return found
 
 
-def _sentence(model: str, against: str, lists: Mapping[str, Sequence[tuple[str, float, float, float]]]) -> str:
+def _sentence(about: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     parts = []
     for verdict, words in (("better", "beats"), ("worse", "is worse than")):
-        if lists[verdict]:
-            named = ", ".join(f"{title} ({difference:+.3f})" for title, difference, _, _ in lists[verdict])
-            parts.append(f"{words} {against} on {named}")
-    if lists["unclear"]:
-        named = ", ".join(title for title, *_ in lists["unclear"])
-        parts.append(f"cannot be told from {against} on {named}")
-    return f"{model} " + "; ".join(parts) + "."
+        named = [
+            f"{titles[name]} ({pair['value']:+.3f})"
+            for name, pair in about["pairs"].items()
+            if pair["verdict"] == verdict
+        ]
+        if named:
+            parts.append(f"{words} {about['against']} on {', '.join(named)}")
+    if about["unclear"]:
+        parts.append(f"cannot be told from {about['against']} on {', '.join(about['unclear'])}")
+    return f"{about['model']} {'; '.join(parts)}."
