@@ -1,7 +1,6 @@
 """The collections behind a shard stage: their readers, and the studies of one part of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +12,7 @@ from diagcot.data.phantom.findings import Findings
 from diagcot.data.study import Image, Study
 from diagcot.jobs.context import Context
 from diagcot.shards.partition import partition
-from diagcot.shards.settings import BuildSettings, Source, place
+from diagcot.shards.settings import BuildSettings, Source, known
 
 
 class Reader(Protocol):
@@ -37,12 +36,12 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
             )
         root: Path | None = Path(roots[0]) / "tree"
     else:
-        root = place(source.path)
+        root = known(source.path)
     if root is None:
         raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
     if source.kind == "mimic_cxr":
-        return MimicCxr(root, place(source.reports), source.labels)
-    return IuXray(root, place(source.images), place(source.annotation), settings.on_bad_report)
+        return MimicCxr(root, known(source.reports), source.labels)
+    return IuXray(root, known(source.images), known(source.annotation), settings.on_bad_report)
 
 
 def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:

@@ -1,13 +1,15 @@
 """The kinds `phantoms` and `shard`, and the samples made from their shards, as a worker runs them."""
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diagcot.data import prompts
+from diagcot.data import fetch, prompts
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.phantom import build as phantoms
 from diagcot.data.phantom.findings import Findings
@@ -129,21 +131,33 @@ def test_a_stop_leaves_nothing_behind(tree: Path, tmp_path: Path) -> None:
     assert list(ctx.output.iterdir()) == []
 
 
-@needs_iu
-def test_phantoms_and_real_reports_mix(tree: Path, tmp_path: Path) -> None:
-    iu = {"kind": "iu_xray", "path": str(REPORTS), "images": str(IMAGES), "phantom_films": True, "max_studies": 60}
+def iu_reports(root: Path) -> Path:
+    """An archive of ten reports without films in IU-Xray's form."""
+    with tarfile.open(root / "NLMCXR_reports.tgz", "w:gz") as out:
+        for number in range(10):
+            text = f"""<eCitation><uId id="CXR{number}"/><AbstractText Label="FINDINGS">No effusion.</AbstractText>
+            <AbstractText Label="IMPRESSION">Cardiomegaly.</AbstractText>
+            <MeSH><major>Cardiomegaly/mild</major></MeSH><parentImage id="CXR{number}_IM-1"/></eCitation>""".encode()
+            member = tarfile.TarInfo(f"{number}.xml")
+            member.size = len(text)
+            out.addfile(member, io.BytesIO(text))
+        out.addfile(tarfile.TarInfo("bad.xml"))
+    return root
+
+
+def test_phantoms_are_drawn_from_reports_and_mixed_in(tree: Path, tmp_path: Path) -> None:
+    iu = {"kind": "iu_xray", "path": str(iu_reports(tmp_path)), "images": "", "phantom_films": True, "max_studies": 7}
     ctx = shard_context(tmp_path, tree, sources=[*settings()["sources"], iu], shards=1)
     (result,) = built(ctx)
-    (path,) = shard_paths(ctx.output)
-    shard = Shard(path)
-    studies = [shard.study(i) for i in range(len(shard))]
-    assert result is not None and result.counts["studies"] == 100
-    mine = [study for study in studies if study.dataset == "iu-xray"]
-    assert len(mine) == 60
+    shard = Shard(ctx.output / "00000.h5")
+    assert result is not None
+    assert (result.counts["studies"], result.counts["bad_reports"]) == (47, 1)
+    mine = [study for i in range(len(shard)) if (study := shard.study(i)).dataset == "iu-xray"]
+    assert len(mine) == 7
     for study in mine:
-        assert study.findings and study.impression and study.labels
-        for image in study.images:  # nothing that was drawn carries the id of a film
-            assert image.phantom == ("-phantom-" in image.id)
+        assert study.labels["Cardiomegaly"] == 1 and study.labels["Pleural Effusion"] == 0
+        assert [box.label for box in study.images[0].boxes] == ["Cardiomegaly"]
+        assert all(image.phantom and "-phantom-" in image.id for image in study.images)
 
 
 @needs_iu
@@ -188,6 +202,17 @@ def test_missing_data_is_told_before_anything_is_built(tmp_path: Path, monkeypat
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         BuildSettings(**settings(**wrong))
+
+
+def test_places_are_settled_at_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IU_XRAY_DIR", "/films")
+    monkeypatch.delenv("R2GEN", raising=False)
+    source = {"kind": "iu_xray", "path": "data/iu_xray", "images": "$IU_XRAY_DIR", "annotation": "$R2GEN/a.json"}
+    (first,) = BuildSettings(**settings(sources=[source])).sources
+    monkeypatch.setenv("IU_XRAY_DIR", "/elsewhere")
+    (again,) = BuildSettings(**settings(sources=[first.model_dump(mode="json")])).sources
+    assert again == first
+    assert (first.path, first.images, first.annotation) == (str(fetch.PLACE), "/films", "$R2GEN/a.json")
 
 
 def test_launchers_know_their_units() -> None:
