@@ -1,6 +1,7 @@
 """The collections behind a shard stage: their readers, and the studies of one part of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
