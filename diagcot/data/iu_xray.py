@@ -12,7 +12,6 @@ import os
 import tarfile
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -119,7 +118,7 @@ class IuXray:
     def _views(self) -> dict[str, str]:
         """Film -> view. Kaggle's table decides between frontal and lateral, DICOM headers between PA and AP.
 
-        Headers say PA of 1,368 laterals (and of 2,222 frontals), so without Kaggle's table only their laterals are believed.
+        Headers say PA of 1,368 laterals (and of 2,222 frontals): without Kaggle's table only LATERAL is believed.
         """
         headers: dict[str, str] = {}
         if (self.root / METADATA).is_file():
@@ -157,9 +156,12 @@ class IuXray:
         return {name: max(1, len(study.images)) for name, study in self._studies.items()}
 
     def studies(self, patient: str) -> Iterator[Study]:
-        """The one study of a report id; its labels are those of the rule-based labeler."""
-        study = self._studies[patient]
-        yield replace(study, labels=label(f"{study.findings}\n{study.impression}"))
+        """The one study of a report id, without labels."""
+        yield self._studies[patient]
+
+    def labels(self, study: Study) -> dict[str, int]:
+        """CheXpert labels of the report by the rule-based labeler, since the collection has none."""
+        return label(f"{study.findings}\n{study.impression}")
 
     def film(self, study: Study, image: Image) -> Path | None:
         """The film's file in the folder of images; None where it is not there."""

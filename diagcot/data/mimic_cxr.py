@@ -9,6 +9,7 @@ import gzip
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from diagcot.data.errors import DataError
@@ -132,7 +133,7 @@ class MimicCxr:
         return {patient: sum(map(len, studies.values())) for patient, studies in self._films.items()}
 
     def studies(self, patient: str) -> Iterator[Study]:
-        """The studies of one patient, in the order of their numbers; a study without a report has empty sections."""
+        """The studies of one patient by number, without labels; of one without a report, the sections are empty."""
         for study, images in sorted(self._films[patient].items()):
             text = sections(self._report(patient, study) or "")
             yield Study(
@@ -145,9 +146,12 @@ class MimicCxr:
                 indication=text.get("indication", ""),
                 comparison=text.get("comparison", ""),
                 tags=self._tags.get(study, ()),
-                labels=self._labels.get(study, {}),
                 images=tuple(images),
             )
+
+    def labels(self, study: Study) -> dict[str, int]:
+        """CheXpert labels of the study's row in the table; none where it has no row."""
+        return self._labels.get(study.id, {})
 
     def film(self, study: Study, image: Image) -> Path | None:
         """The film's file (which may turn out to be missing when it is opened)."""
@@ -164,7 +168,8 @@ def _reports_place(root: Path, reports: Path | None) -> Path | None:
         if archive.is_file() and archive.suffix == ".zip":
             return archive
     for base in (place, place / "mimic-cxr-reports"):
-        if next((base / "files").glob("p*/p*/s*.txt"), None):
+        patients = islice((base / "files").glob("p*/p*"), 20)  # not all 65,000: this also runs where jobs are planned
+        if any(next(patient.glob("s*.txt"), None) for patient in patients):
             return base
     return None
 

@@ -4,15 +4,21 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from diagcot.data import iu_xray, mimic_cxr
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.settings import Settings
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 class Source(Settings):
-    """One collection of studies. Paths may hold $VARIABLES; one that is not absolute starts at the project's root."""
+    """One collection of studies.
+
+    Paths may hold $VARIABLES, and one that is not absolute starts at the project's root. Both are settled when the
+    settings are first read, which is at submission: the jobs run from a copy of the code and may lack the variables.
+    """
 
     kind: Literal["mimic_cxr", "iu_xray"]
     path: str | None = None  # the collection's folder …
@@ -27,11 +33,25 @@ class Source(Settings):
     frontal_only: bool = False  # leave laterals out; a study of which nothing else is left is left out, too
     phantom_films: bool = False  # draw phantoms, from the report's tags, for studies of which no film is there
 
+    @field_validator("path", "reports", "images", "annotation")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """None for an empty path; a path with a variable that is not set stays as it is."""
+        filled = os.path.expandvars(path or "")
+        if not filled or "$" in filled:
+            return filled or None
+        return str(ROOT / Path(filled).expanduser())
+
     @model_validator(mode="after")
-    def _one_place(self) -> "Source":
+    def _one_known(self) -> "Source":
         if (self.path is None) == (self.input is None):
             raise ValueError("a source has either `path` or `input`")
         return self
+
+
+def known(path: str | None) -> Path | None:
+    """The path, unless it is empty or holds a variable that is not set."""
+    return Path(path) if path and "$" not in path else None
 
 
 class BuildSettings(Settings):
@@ -51,28 +71,20 @@ class BuildSettings(Settings):
         return self
 
 
-def place(path: str | None, root: Path | None = None) -> Path | None:
-    """`path` with variables filled in; None where it is empty or a variable in it is not set."""
-    filled = os.path.expandvars(path or "")
-    if not filled or "$" in filled:
-        return None
-    return (root or Path(__file__).resolve().parents[2]) / Path(filled).expanduser()
-
-
 def check(settings: BuildSettings) -> None:
     """Look, by names only, whether each source outside the run is whole. Raises UserError that lists what is not."""
     lacking: list[str] = []
     for source in settings.sources:
         if source.path is None:
             continue
-        root = place(source.path)
+        root = known(source.path)
         if root is None:
             lacking.append(f"{source.kind}: the variable in {source.path!r} is not set")
         elif source.kind == "mimic_cxr":
-            lacking += [f"{source.kind}: {root}: {what}" for what in mimic_cxr.missing(root, place(source.reports))]
+            lacking += [f"{source.kind}: {root}: {what}" for what in mimic_cxr.missing(root, known(source.reports))]
         else:
             lacking += [f"{source.kind}: {what}" for what in iu_xray.missing(root)]
-            images = place(source.images)
+            images = known(source.images)
             if images is not None and not images.is_dir():
                 lacking.append(f"{source.kind}: the folder of films {images} (is IU_XRAY_DIR right?)")
             if images is None and not source.phantom_films:

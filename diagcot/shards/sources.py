@@ -13,7 +13,7 @@ from diagcot.data.phantom.findings import Findings
 from diagcot.data.study import Image, Study
 from diagcot.jobs.context import Context
 from diagcot.shards.partition import partition
-from diagcot.shards.settings import BuildSettings, Source, place
+from diagcot.shards.settings import BuildSettings, Source, known
 
 
 class Reader(Protocol):
@@ -23,6 +23,7 @@ class Reader(Protocol):
 
     def patients(self) -> dict[str, int]: ...
     def studies(self, patient: str) -> Iterator[Study]: ...
+    def labels(self, study: Study) -> dict[str, int]: ...
     def film(self, study: Study, image: Image) -> Path | None: ...
 
 
@@ -36,16 +37,16 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
             )
         root: Path | None = Path(roots[0]) / "tree"
     else:
-        root = place(source.path)
+        root = known(source.path)
     if root is None:
         raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
     if source.kind == "mimic_cxr":
-        return MimicCxr(root, place(source.reports), source.labels)
-    return IuXray(root, place(source.images), place(source.annotation), settings.on_bad_report)
+        return MimicCxr(root, known(source.reports), source.labels)
+    return IuXray(root, known(source.images), known(source.annotation), settings.on_bad_report)
 
 
 def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:
-    """The studies of one part of a source, in an order that depends on the patients' ids alone."""
+    """The labelled studies of one part of a source that have films, in an order that depends on the patients alone."""
     left = None
     if source.max_studies is not None:
         left = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
@@ -59,7 +60,9 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
                 continue
             if source.frontal_only:
                 study = replace(study, images=tuple(image for image in study.images if image.frontal))
-            yield study
+            if not source.phantom_films and all(reader.film(study, image) is None for image in study.images):
+                continue
+            yield replace(study, labels=reader.labels(study))
             left = None if left is None else left - 1
 
 

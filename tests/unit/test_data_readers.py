@@ -71,8 +71,8 @@ def test_automatic_terms_are_kept_apart(reports: IuXray) -> None:
     assert reports.automatic["CXR54"] == ("atelectases", "calcified granuloma", "Atelectasis", "Thoracic Aorta")
     (study,) = reports.studies("CXR54")
     assert "Pulmonary Atelectasis/base/right/mild" in study.tags
-    assert study.labels["Atelectasis"] == 1
-    assert study.labels["Pneumothorax"] == 0
+    assert reports.labels(study)["Atelectasis"] == 1
+    assert reports.labels(study)["Pneumothorax"] == 0
 
 
 @needs_reports
@@ -91,8 +91,17 @@ def test_all_13_films_find_their_study(reports: IuXray) -> None:
 
 @needs_reports
 def test_r2gen_split_survives_the_blank_key() -> None:
-    reader = IuXray(REPORTS, annotation=REPORTS / "annotation.r2gen_iu_xray.json")
-    assert Counter(s.split for s in reader._studies.values()) == {"train": 2069, "validate": 296, "test": 590}
+    split = iu_xray.r2gen_split(REPORTS / "annotation.r2gen_iu_xray.json")
+    assert Counter(split.values()) == {"train": 2069, "validate": 296, "test": 590}
+
+
+def test_studies_outside_the_annotation_are_left_out(tmp_path: Path) -> None:
+    archive(tmp_path, {str(i): XML.format(uid=f"CXR{i}") for i in range(3)})
+    path = tmp_path / "annotation.json"
+    path.write_text(json.dumps({"val": [{"id": "CXR2_IM-0942", "split": "val"}], "    ": []}))
+    reader = IuXray(tmp_path, annotation=path)
+    assert list(reader.patients()) == ["CXR2"]
+    assert next(reader.studies("CXR2")).split == "validate"
 
 
 @needs_reports
@@ -208,7 +217,7 @@ def test_damaged_tables_are_named(tree: Path, tmp_path: Path) -> None:
     broken = copied(tree, tmp_path)
     table = broken / "mimic-cxr-2.0.0-metadata.csv.gz"
     table.write_bytes(table.read_bytes()[:100])
-    with pytest.raises(DataError, match="metadata.*download it again"):
+    with pytest.raises(DataError, match=r"metadata.*download it again"):
         MimicCxr(broken).patients()
     shutil.copy(broken / "mimic-cxr-2.0.0-chexpert.csv.gz", table)
     with pytest.raises(DataError, match="lacks the columns dicom_id"):
