@@ -103,7 +103,7 @@ def _rows(
             row["failures"][task] = {
                 "no_text": sum(answer.finish == "error" for answer in answers),
                 "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
-                "unreadable": sum(unreadable(answer) for answer in answers),
+                "unreadable": sum(answer.finish == "stop" and unreadable(answer) for answer in answers),
             }
             against = {"previous": present[place - 1], "base": present[0]} if place else {}
             for name, metric in scores[dataset, task, model].items():
