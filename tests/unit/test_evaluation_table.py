@@ -164,7 +164,7 @@ def test_an_unreadable_answer_is_a_miss_and_never_dropped(answers, no_java):
 
 def test_models_that_answered_other_samples_are_refused(answers, no_java):
     fewer = [row for row in answers if (row.model, row.task) != ("align", "report") or row.study[-1] != "7"]
-    with pytest.raises(UserError, match="did not answer the same report samples of .* same settings"):
+    with pytest.raises(UserError, match=r"did not answer the same report samples of .* same settings"):
         table(fewer, MODELS, Java(), 100, 0)
 
 
