@@ -145,11 +145,11 @@ def _failures(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from diagcot.jobs import chain, local, slurm
+    from diagcot.jobs import chain, local
 
     run_dir = _run_dir(args)
     stopped = local.stop(run_dir)
-    jobs = chain.cancel(run_dir) if slurm.available() else []
+    jobs = chain.cancel(run_dir)
     print(
         f"run {run_dir.name}: {'runner stopped, ' if stopped else ''}{len(jobs)} jobs cancelled; submit again to go on"
     )

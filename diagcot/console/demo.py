@@ -79,7 +79,7 @@ def _results(run_dir: Path) -> int:
 
 
 class ChainScreen:
-    """`with ChainScreen(run_dir): …` shows the run from its files while the body works; a table on a terminal, lines where it is piped.
+    """`with ChainScreen(run_dir): …` shows the run from its files while the body works: a table, or lines in a pipe.
 
     A fault of the screen never ends the chain: drawing happens in a thread of its own.
     """

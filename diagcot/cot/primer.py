@@ -48,12 +48,12 @@ class Reading:
             region = next((name for name, words in _REGIONS.items() if words.search(sentence)), "lungs")
             said.setdefault(region, []).append(sentence)
         return Reading(
-            {name: " . ".join(said[name]) for name in _ORDER if name in said}, " . ".join(_sentences(impression))
+            {name: ". ".join(said[name]) for name in _ORDER if name in said}, ". ".join(_sentences(impression))
         )
 
     @property
     def findings(self) -> str:
-        return " . ".join(self.regions.values())
+        return ". ".join(self.regions.values())
 
     @property
     def report(self) -> str:
@@ -65,8 +65,8 @@ class Reading:
 
     @property
     def reasoning(self) -> str:
-        lines = [f"i look at the {name} : {text} ." for name, text in self.regions.items()]
-        return "\n".join([*lines, f"so this means {self.impression} ."])
+        lines = [f"i look at the {name}: {text}." for name, text in self.regions.items()]
+        return "\n".join([*lines, f"so this means {self.impression}."])
 
     def unlike(self, other: "Reading") -> str:
         """The first region, or the impression, in which two readings differ; empty where they agree."""
@@ -188,12 +188,12 @@ def _rethink(case: Case, sample_id: str) -> tuple[str, str]:
     strategy = prompts.STRATEGIES[int(_chance(sample_id, "strategy") * len(prompts.STRATEGIES))]
     steps = [*case.wrong.steps, ("conclusion", case.wrong.report)]
     prompt = prompts.rethink(case.reference, prompts.thinking_text(steps), strategy)
-    return prompt, _thinking(case.right, f"the {case.fault} was wrong .", again=True)
+    return prompt, _thinking(case.right, f"the {case.fault} was wrong.", again=True)
 
 
 def _verify(case: Case, right: bool) -> tuple[str, str]:
     shown = case.right if right else case.wrong
-    reason = "all agree ." if right else f"the {case.fault} differs ."
+    reason = "all agree." if right else f"the {case.fault} differs."
     return prompts.verify(case.reference, shown.report), _json({"verdict": right, "reason": reason})
 
 
@@ -205,7 +205,7 @@ def _final(case: Case) -> tuple[str, str]:
 def _judge(case: Case, right: bool) -> tuple[str, str]:
     shown = case.right if right else case.wrong
     held = dict.fromkeys(prompts.CRITERIA, right)
-    reason = "all agree ." if right else f"the {case.fault} differs ."
+    reason = "all agree." if right else f"the {case.fault} differs."
     return prompts.judge(case.reference, shown.reasoning, shown.report), _json(held | {"reason": reason})
 
 
@@ -215,11 +215,11 @@ def _json(value: dict[str, Any]) -> str:
 
 
 EXAMPLES: dict[str, Callable[[Case, str], tuple[str, str]]] = {
-    "init": lambda case, _: (prompts.init(case.reference), _thinking(case.right, "all agree .")),
+    "init": lambda case, _: (prompts.init(case.reference), _thinking(case.right, "all agree.")),
     "verify_true": lambda case, _: _verify(case, True),
     "verify_false": lambda case, _: _verify(case, False),
     "rethink": _rethink,
-    "label": lambda case, _: (prompts.label(case.reference), _thinking(case.right, "all agree .")),
+    "label": lambda case, _: (prompts.label(case.reference), _thinking(case.right, "all agree.")),
     "rewrite": lambda case, _: (
         prompts.rewrite(case.reference, prompts.thinking_text(case.right.steps)),
         case.right.reasoning,

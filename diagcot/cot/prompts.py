@@ -63,7 +63,7 @@ _JUDGE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the replies: steps of a reply, characters of a step or reason, characters of a conclusion or section."""
+    """Bounds of a reply: its steps, the characters of a step or reason, and those of a conclusion or section."""
 
     steps: int = 12
     step_chars: int = 600

@@ -71,7 +71,10 @@ Search = Generator[Question, Answer, Trace]
 
 
 def search(sample_id: str, reference: str, settings: SearchSettings, seed: int = 0) -> Search:
-    """Drive with `next` and `send(Answer)`; the Trace is the generator's return value. Same seed and replies, same path."""
+    """Drive with `next` and `send(Answer)`; the Trace is the generator's return value.
+
+    The same seed and replies take the same path.
+    """
     run = _Search(sample_id, reference, settings, seed)
     try:
         yield from run.main()

@@ -27,10 +27,11 @@ def sections(report: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     marks = list(_HEADING.finditer(report))
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+    ends = [mark.start() for mark in marks[1:]] + [len(report)]
+    for mark, end in zip(marks, ends, strict=False):
         heading = " ".join(mark.group(1).split())
         section = "findings" if _JOINED.fullmatch(heading) else _SECTION.get(heading)
-        text = " ".join(report[mark.end() : after.start() if after else len(report)].split())
+        text = " ".join(report[mark.end() : end].split())
         if section and text:
             found[section] = text
     return found
