@@ -191,7 +191,9 @@ def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) ->
     name = run or found.name
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
         raise UserError(f"RUN={name!r} is a folder's name: use letters, digits, '-', '_' and '.'")
-    return Chain(found, document, clusters.find(cluster, root), name, root)
+    on = clusters.find(cluster, root)
+    on.enter()
+    return Chain(found, document, on, name, root)
 
 
 def sources(root: Path) -> Iterable[Path]:

@@ -66,11 +66,11 @@ def _wait(run_dir: Path) -> int:
 
 
 def _results(run_dir: Path) -> int:
-    from diagcot.console import metrics_table
-
     metrics = run_dir / "metrics.json"
     if not metrics.exists():
         return 0
+    from diagcot.console import metrics_table
+
     code = int(metrics_table.main([str(metrics)]) or 0)
     report = run_dir / "report.html"
     if report.exists():
@@ -85,7 +85,7 @@ class ChainScreen:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._watch, self._screen = Watch(run_dir, executor=False), text.console()
+        self._watch, self._screen = Watch(run_dir), text.console()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="screen", daemon=True)
 

@@ -21,7 +21,12 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, steps in STEPS.items():
         stages[name]["settings"]["deepspeed"].update(steps=steps, warmup_steps=2, save_every=10)
     stages["cot"]["settings"]["samples_per_shard"] = 4
-    stages["filter"]["settings"] = {**stages["filter"].get("settings", {}), "judge": True, "criteria": 1, "label_f1": 0.0}
+    stages["filter"]["settings"] = {
+        **stages["filter"].get("settings", {}),
+        "judge": True,
+        "criteria": 1,
+        "label_f1": 0.0,
+    }
     stages["grpo"]["settings"]["steps"] = 2
     stages["evaluate"]["settings"]["samples_per_shard"] = 6
     recipe["name"] = "micro"

@@ -62,7 +62,9 @@ def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> No
 
 
 @pytest.mark.slurm
-def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(micro: Path, laptop: Path, shared_path: Path, devcluster: Any) -> None:
+def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(
+    micro: Path, laptop: Path, shared_path: Path, devcluster: Any
+) -> None:
     cluster = cluster_file("devcluster", shared_path, "slurm")
     command = diagcot("submit", "--recipe", micro, "--cluster", cluster, "--run", "trial", "--stage", "all")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
@@ -87,5 +89,7 @@ def failed(run_dir: Path) -> list[str]:
 
 
 def test_nothing_of_the_chain_is_left_running(laptop: Path) -> None:
-    left = subprocess.run(["pgrep", "-f", str(laptop.parent.parent)], capture_output=True, text=True, check=False).stdout
+    left = subprocess.run(
+        ["pgrep", "-f", str(laptop.parent.parent)], capture_output=True, text=True, check=False
+    ).stdout
     assert not [pid for pid in left.split() if int(pid) != os.getpid()]

@@ -89,9 +89,22 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
         output.mkdir(parents=True, exist_ok=True)
         made = plan.write(
             plan.Plan(
-                "demo", name, numbers[name], f"diagcot.{name}", {}, {}, str(output), str(root / "work"),
-                str(root / "shards"), 7, (), Size(), tuple((i, i + 1) for i in range(units)), str(logs / name),
-                units=tuple(Unit(f"{i:05d}") for i in range(units)), code="c0ffee",
+                "demo",
+                name,
+                numbers[name],
+                f"diagcot.{name}",
+                {},
+                {},
+                str(output),
+                str(root / "work"),
+                str(root / "shards"),
+                7,
+                (),
+                Size(),
+                tuple((i, i + 1) for i in range(units)),
+                str(logs / name),
+                units=tuple(Unit(f"{i:05d}") for i in range(units)),
+                code="c0ffee",
             )  # fmt: skip
         )
         seconds = {"shard": 9, "base": 95, "align": 40, "grpo": 120, "evaluate": 61}.get(name, 25)

@@ -60,7 +60,10 @@ def test_report_names_what_is_there(findings: Findings) -> None:
     [
         ("Opacity/lung/base/left", Findings(opacities=(Place("left", "lower"),))),
         ("Nodule/lung/upper lobe/right/round", Findings(nodules=(Place("right", "upper"),))),
-        ("Pleural Effusion/bilateral/small", Findings(effusions=(Effusion("left", "small"), Effusion("right", "small")))),
+        (
+            "Pleural Effusion/bilateral/small",
+            Findings(effusions=(Effusion("left", "small"), Effusion("right", "small"))),
+        ),
         ("Cardiomegaly/borderline", Findings(heart="mild")),
         ("Cardiomegaly/moderate", Findings(heart="severe")),
         ("Catheters, Indwelling/right", Findings(device="line")),
