@@ -46,14 +46,20 @@ class Example:
 def examples(
     predictions: Sequence[Prediction], models: Sequence[str], shards_root: Path, per_task: int
 ) -> Iterator[Example]:
-    """The first `per_task` samples of each task in the order of their digests: chosen before anything was scored."""
+    """The first `per_task` samples of each task in the order of their digests: chosen before anything was scored.
+
+    Of grounding, those whose reference has boxes come first.
+    """
     by_sample: dict[tuple[str, str], dict[str, Prediction]] = {}
     for row in predictions:
         by_sample.setdefault((row.task, row.id), {})[row.model] = row
     for task in sorted({task for task, _ in by_sample}, reverse=True):
-        names = sorted((name for t, name in by_sample if t == task), key=order)
-        for name in names[:per_task]:
-            rows = by_sample[task, name]
+        mine = {name: rows for (t, name), rows in by_sample.items() if t == task}
+        empty = {
+            name: task == "grounding" and "<box>" not in next(iter(r.values())).reference for name, r in mine.items()
+        }
+        for name in sorted(mine, key=lambda name: (empty[name], order(name)))[:per_task]:
+            rows = mine[name]
             yield _example([rows[model] for model in models if model in rows], shards_root)
 
 

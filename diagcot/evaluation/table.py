@@ -20,6 +20,7 @@ from diagcot.metrics.intervals import Bootstrap, Metric
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
 
+NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
 ALL = "all"  # the rows that pool the datasets, where there are several
 
 
@@ -103,7 +104,7 @@ def _rows(
             row["failures"][task] = {
                 "no_text": sum(answer.finish == "error" for answer in answers),
                 "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
-                "unreadable": sum(unreadable(answer) for answer in answers),
+                "unreadable": sum(answer.finish == "stop" and unreadable(answer) for answer in answers),
             }
             against = {"previous": present[place - 1], "base": present[0]} if place else {}
             for name, metric in scores[dataset, task, model].items():
@@ -126,6 +127,6 @@ def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, 
         theirs = others.get(name)
         if isinstance(theirs, Metric):
             difference = boot.difference(metric, theirs)
-            verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "unclear"
+            verdict = "better" if difference.low > NOISE else "worse" if difference.high < -NOISE else "unclear"
             cell[how] = {"model": model, **asdict(difference), "verdict": verdict}
     return cell

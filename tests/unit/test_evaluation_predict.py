@@ -1,0 +1,144 @@
+"""The prediction stage with a stand-in server that fails on request; the real one is in the serving and chain tests."""
+
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from diagcot.data.prompts import reasoned
+from diagcot.evaluation import predict
+from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.testing import context, run_unit
+from diagcot.serving import Reply
+from launchers import evaluate
+from tests.unit.evaluated_run import write_shard
+
+
+class Server:
+    """Answers every request; `fails` and `stops_after` inject what a server does to us."""
+
+    def __init__(self, model):
+        self.models, self.asked = [model], []
+        self.fails, self.stops_after = (lambda request: False), 10**6
+
+    def load(self, model):
+        self.models.append(model)
+
+    def complete(self, requests, stopping):
+        for number, request in enumerate(requests):
+            if number >= self.stops_after or stopping():
+                return
+            self.asked.append(request)
+            text = reasoned("looked at", f"no regions detected by {self.models[-1].parent.name}")
+            yield request.id, Reply(error="HTTP 400") if self.fails(request) else Reply([text], ["stop"])
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = Server(None)
+
+    @contextmanager
+    def serve(model, settings, ctx):
+        made.models[:] = [model]
+        yield made
+
+    monkeypatch.setattr(predict, "serve", serve)
+    return made
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    write_shard(root / "shards" / "test" / "shard" / "00000.h5", 8, size=48)
+    return root
+
+
+def made(root, tmp_path, **settings):
+    inputs = {
+        "models": [str(root / "models" / "test" / name) for name in ("base", "grpo")],
+        "shards": [str(root / "shards" / "test" / "shard")],
+    }
+    return context(tmp_path, settings, stage="evaluate", inputs=inputs, shards_root=root / "shards")
+
+
+def unit(model="base", task="report"):
+    params = {"model": model, "task": task, "source": "shard", "shard": "00000"}
+    return Unit(f"{model}.{task}.00000", params)
+
+
+def rows(ctx, of):
+    return [json.loads(line) for line in (ctx.output / f"{of.key}.jsonl").read_text().splitlines()]
+
+
+def test_one_answer_for_each_sample(root, tmp_path, server):
+    ctx = made(root, tmp_path)
+    result = run_unit(predict, unit(task="grounding"), ctx)
+    found = rows(ctx, unit(task="grounding"))
+    assert result.counts == {"samples": len(found), "failed": 0, "cut_at_max_tokens": 0}
+    assert [row["id"] for row in found] == sorted(row["id"] for row in found)
+    one = found[0]
+    assert one["answer"] == "no regions detected by base" and one["output"].startswith("<think>")
+    assert one["phantom"] and one["dataset"] == "mimic_cxr" and one["study"].startswith("mimic_cxr/")
+    assert one["images"][0]["shard"] == "test/shard/00000.h5"
+    request = server.asked[0]
+    assert request.temperature == 0 and request.images[0][:2] == b"\xff\xd8" and request.max_tokens == 512
+    assert [role for role, _ in request.messages] == ["user"]  # the reference stays here
+
+
+def test_a_server_is_shared_and_switched(root, tmp_path, server):
+    ctx = made(root, tmp_path, samples_per_shard=3)
+    with predict.open(ctx) as shared:
+        for model in ("base", "grpo"):
+            assert predict.run(unit(model), shared, ctx).counts["samples"] == 3
+    assert [path.parent.name for path in server.models] == ["base", "grpo"]
+    first, second = server.asked[:3], server.asked[3:]
+    assert [r.id for r in first] == [r.id for r in second]  # the same samples for every model
+
+
+def test_stopped_it_goes_on_where_it_was(root, tmp_path, server):
+    ctx = made(root, tmp_path)
+    server.stops_after = 5
+    assert run_unit(predict, unit(), ctx) is None
+    server.stops_after = 10**6
+    again = made(root, tmp_path)
+    assert run_unit(predict, unit(), again).counts["samples"] == 16
+    asked = [request.id for request in server.asked]
+    assert len(asked) == len(set(asked)) == 16
+    assert len(rows(again, unit())) == 16
+
+
+def test_a_failed_request_is_a_miss(root, tmp_path, server):
+    ctx = made(root, tmp_path)
+    bad = {"id": None}
+    server.fails = lambda request: bad.setdefault("first", request.id) == request.id
+    assert run_unit(predict, unit(), ctx).counts["failed"] == 1
+    row = next(row for row in rows(ctx, unit()) if row["id"] == bad["first"])
+    assert row["finish"] == "error" and row["answer"] == "" and len(rows(ctx, unit())) == 16
+
+
+def test_a_server_that_answers_nothing_is_an_error(root, tmp_path, server):
+    server.fails = lambda request: True
+    with pytest.raises(UserError, match="none of 16 requests: HTTP 400"):
+        run_unit(predict, unit(), made(root, tmp_path))
+
+
+def test_the_grid_is_ordered_by_model():
+    chain = SimpleNamespace(units_of=lambda name: [Unit("00000"), Unit("00001")])
+    stage = SimpleNamespace(
+        name="evaluate", inputs={"models": ["base", "grpo"], "shards": ["shard"]}, settings={"tasks": ["report"]}
+    )
+    units = evaluate.units(stage, chain)
+    assert [u.key for u in units] == [
+        "base.report.00000",
+        "base.report.00001",
+        "grpo.report.00000",
+        "grpo.report.00001",
+    ]
+    assert units[0].params == {"model": "base", "task": "report", "source": "shard", "shard": "00000"}
+    stage.inputs = {"models": ["base"], "shards": ["mimic", "iu"]}
+    assert [u.key for u in evaluate.units(stage, chain)][1:3] == ["base.report.mimic.00001", "base.report.iu.00000"]
+    stage.inputs = {"models": ["base"]}
+    with pytest.raises(UserError, match="two inputs"):
+        evaluate.units(stage, chain)
