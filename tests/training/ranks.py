@@ -32,14 +32,14 @@ class Job:
         lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def wait(self, timeout: float = 150) -> str:
+    def wait(self, timeout: float = 400) -> str:
         """The ranks' output. Fails the test with it when one did not end well."""
         texts = [process.communicate(timeout=timeout)[0] for process in self.processes]
         codes = [process.returncode for process in self.processes]
         assert codes == [0] * len(codes), "\n".join(texts)
         return "\n".join(texts)
 
-    def kill_after(self, step: int, timeout: float = 150) -> None:
+    def kill_after(self, step: int, timeout: float = 400) -> None:
         """SIGKILL all ranks as soon as `step` is in the log."""
         deadline = time.monotonic() + timeout
         while not any(row["step"] >= step for row in self.rows()):
@@ -56,13 +56,29 @@ class Job:
         return "\n".join(process.communicate()[0] for process in self.processes)
 
 
-def start(root: Path, kind: str, stage: str, settings: dict[str, Any], inputs: dict[str, list[str]], world: int = 2, **job: Any) -> Job:
+def start(
+    root: Path,
+    kind: str,
+    stage: str,
+    settings: dict[str, Any],
+    inputs: dict[str, list[str]],
+    world: int = 2,
+    **job: Any,
+) -> Job:
     path = root / f"{stage}.json"
-    path.write_text(json.dumps({"kind": kind, "root": str(root), "stage": stage, "settings": settings, "inputs": inputs, **job}))
+    path.write_text(
+        json.dumps({"kind": kind, "root": str(root), "stage": stage, "settings": settings, "inputs": inputs, **job})
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("rank.py")), str(path)],
