@@ -1,0 +1,1 @@
+"""Rewards: pure functions of a model's output and a reference, without Java and without a model."""

@@ -76,12 +76,15 @@ class Collator:
         return made
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        encoded = [self.encode(sample) for sample in samples]
+        return self.pad([self.encode(sample) for sample in samples], samples)
+
+    def pad(self, encoded: Sequence[Encoded], samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """The batch of sequences that are encoded already, with the films of their samples."""
         width = max(len(one.ids) for one in encoded)
         pad = self.tokenizer.pad_token_id
-        ids = torch.full((len(samples), width), pad, dtype=torch.long)
-        labels = torch.full((len(samples), width), IGNORED, dtype=torch.long)
-        mask = torch.zeros((len(samples), width), dtype=torch.long)
+        ids = torch.full((len(encoded), width), pad, dtype=torch.long)
+        labels = torch.full((len(encoded), width), IGNORED, dtype=torch.long)
+        mask = torch.zeros((len(encoded), width), dtype=torch.long)
         for row, one in enumerate(encoded):
             size = len(one.ids)
             ids[row, :size] = one.ids

@@ -16,6 +16,7 @@ class Source(Protocol):
 
     def size(self, ref: ImageRef) -> tuple[int, int]: ...  # width, height in pixels
     def pixels(self, ref: ImageRef) -> Any: ...  # PIL image, mode RGB
+    def jpeg(self, ref: ImageRef) -> bytes: ...  # as a server takes it
 
 
 class ShardSource:
@@ -41,6 +42,9 @@ class ShardSource:
 
     def pixels(self, ref: ImageRef) -> Any:
         return self._shard(ref).pixels(ref.row)
+
+    def jpeg(self, ref: ImageRef) -> bytes:
+        return bytes(self._shard(ref).jpeg(ref.row))
 
 
 class Films:

@@ -1,17 +1,15 @@
 """The optimisation loop of a stage: batches in order, checkpoints, figures, validation, and a clean stop."""
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from diagcot.jobs.context import Context
-from diagcot.training import checkpoint
+from diagcot.training import checkpoint, log
 from diagcot.training import engine as ranks
 from diagcot.training.batch import Order, Prefetch
 from diagcot.training.settings import DeepSpeedSettings
@@ -46,13 +44,13 @@ def train(
     the ranks waited for data. A collective.
     """
     steps = steps_of(settings, task.order)
-    log = ctx.workspace / "train.jsonl"
+    rows = ctx.workspace / "train.jsonl"
     first, final = 0, {"loss": math.nan}
     if (folder := checkpoint.latest(ctx.workspace)) is not None:
         first, final = checkpoint.load(engine, folder)
         ctx.event("resumed", step=first)
     if ctx.rank == 0:
-        _rewind(log, first)
+        log.rewind(rows, first)
     where = ranks.device(ctx)
     engine.train()
     with Prefetch(task.passes, first, steps) as coming:
@@ -60,7 +58,7 @@ def train(
             began = time.monotonic()
             batches = next(coming)
             waited = time.monotonic() - began
-            loss, tokens = torch.zeros((), device=where), 0
+            loss, tokens = torch.zeros((), device=where), 0.0
             for batch in batches:
                 tokens += int(batch["attention_mask"].sum())
                 batch = {name: value.to(where, non_blocking=True) for name, value in batch.items()}
@@ -91,7 +89,7 @@ def train(
                     final |= {f"validation_{name}": value for name, value in task.validate(engine).items()}
                 engine.train()
             if ctx.rank == 0:
-                _append(log, {"step": done, "epoch": done / task.order.steps_per_epoch, **figures, **final})
+                log.append(rows, {"step": done, "epoch": done / task.order.steps_per_epoch, **figures, **final})
             ctx.progress(done, steps, loss=round(final["loss"], 4), tokens_per_s=figures["tokens_per_s"])
             if ended or stop or done % settings.save_every == 0:
                 checkpoint.save(engine, ctx.workspace, done, final, settings.keep)
@@ -99,22 +97,3 @@ def train(
                 ctx.event("stopped", step=done)
                 return None
     return {"steps": steps, **final}
-
-
-def _append(log: Path, row: dict[str, Any]) -> None:
-    with log.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row) + "\n")
-
-
-def _rewind(log: Path, step: int) -> None:
-    """Keep the lines up to `step`: what came after the checkpoint is done again."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    kept = []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue  # torn by a kill
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

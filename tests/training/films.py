@@ -1,5 +1,6 @@
 """Small drawn films and their reports, for tests that need no shard."""
 
+import io
 import random
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class DrawnSource:
         if ref.row & 4:
             pen.ellipse((10, 10, 40, 40), fill=(170, 170, 170))
         return film
+
+    def jpeg(self, ref: ImageRef) -> bytes:
+        data = io.BytesIO()
+        self.pixels(ref).save(data, "JPEG", quality=95)
+        return data.getvalue()
 
 
 def report(row: int) -> str:

@@ -19,7 +19,8 @@ def main() -> None:
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training import batch
 
-    batch.ShardSource = films.DrawnSource
+    if job.get("drawn", True):
+        batch.ShardSource = films.DrawnSource
     kind = importlib.import_module(job["kind"])
     print(f"imports {time.monotonic() - started:.1f} s", flush=True)
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}

@@ -1,0 +1,42 @@
+"""CX-Mind's gate: process and reasoning count only while the batch is as accurate as before (method.md 8.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diagcot.rewards.score import Score
+
+
+@dataclass
+class Gate:
+    """Exponential mean of batch accuracy; part of every checkpoint, so a resumed run gates as an unbroken one does."""
+
+    alpha: float = 0.2
+    margin: float = 0.0
+    mean: float | None = None
+
+    def apply(self, scores: Sequence[Score]) -> list[Score]:
+        """Add `process` and `reason` to `overall` if the batch is stable, and move the mean.
+
+        The first batch is stable and sets the mean; later ones are stable iff accuracy >= mean + margin. Scores come
+        from a CX-Mind reward, whose `overall` is the base alone; each returned score also tells `stable` (0 or 1).
+        """
+        if not scores:
+            return []
+        accuracy = sum(score["accuracy"] for score in scores) / len(scores)
+        stable = self.mean is None or accuracy >= self.mean + self.margin
+        self.mean = accuracy if self.mean is None else self.alpha * accuracy + (1 - self.alpha) * self.mean
+        return [
+            {
+                **score,
+                "overall": score["overall"] + (score["process"] + score["reason"] if stable else 0.0),
+                "stable": float(stable),
+            }
+            for score in scores
+        ]
+
+    def state(self) -> dict[str, float | None]:
+        return {"alpha": self.alpha, "margin": self.margin, "mean": self.mean}
+
+    @staticmethod
+    def of(state: dict[str, float | None]) -> "Gate":
+        return Gate(state["alpha"] or 0.0, state["margin"] or 0.0, state["mean"])

@@ -1,0 +1,147 @@
+"""Ray inside one job: a head in rank 0's process, a node of its own on every further machine, ended with the job.
+
+Nothing is shared with other Ray clusters on the machines: ports are free ones that Ray picks, files lie in a private
+folder, every connection carries the job's token (RAY_AUTH_MODE), and what was started here is ended by process id.
+`ray stop` would end everybody's.
+"""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs.context import Context
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _environment(token: str) -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_DEDUP_LOGS": "0",
+        # Servers are given their GPUs by us; Ray would hide them from an actor that asks for none.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+    }
+
+
+def _own_address(ctx: Context) -> str:
+    return "127.0.0.1" if ctx.nodes == 1 else socket.gethostbyname(socket.gethostname())
+
+
+def _private_folder() -> Path:
+    """A folder of mode 0700 with a short name: Ray puts sockets into it, whose paths end at 107 bytes."""
+    return Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+
+
+@contextlib.contextmanager
+def head(ctx: Context, object_store_mb: int) -> Iterator[dict[str, str]]:
+    """Rank 0 as Ray's head and driver; yields what other nodes need to `join`.
+
+    Must run in the main thread: the kernel ends Ray's processes with the thread that started them, so a killed rank
+    leaves none behind. Environment variables are put back at the end.
+    """
+    import ray
+
+    folder = _private_folder()
+    changed = _environment(secrets.token_hex(16))
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        ray.init(
+            num_cpus=0,  # our actors ask for none, and Ray starts no idle workers in advance
+            num_gpus=0,
+            object_store_memory=object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level="ERROR",
+            _temp_dir=str(folder),
+            _node_ip_address=_own_address(ctx),
+        )
+        address = ray.get_runtime_context().gcs_address
+        yield {"address": address, "token": changed["RAY_AUTH_TOKEN"]}
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iterator[None]:
+    """This machine as a further node of rank 0's Ray, for the length of the block."""
+    folder = _private_folder()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    command += ["--address", rendezvous["address"], "--node-ip-address", _own_address(ctx)]
+    command += ["--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(object_store_mb * 2**20)]
+    command += ["--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", str(folder)]
+    with (folder / "node.log").open("wb") as log:
+        node = subprocess.Popen(
+            command,
+            env=os.environ | _environment(rendezvous["token"]),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent,
+        )
+    try:
+        yield
+        if node.poll() is not None:
+            raise RuntimeError(f"Ray's node on {socket.gethostname()} ended early with code {node.returncode}")
+    finally:
+        _stop(node)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _stop(node: "subprocess.Popen[bytes]") -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(node.pid).children(recursive=True)
+        node.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(10)
+        for process in [*family, psutil.Process(node.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    node.wait()
+
+
+def nodes(wanted: int, deadline_s: float) -> list[str]:
+    """Ids of the `wanted` nodes, the head first. Raises TimeoutError if they are not all there in time."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    until = time.monotonic() + deadline_s
+    while True:
+        alive: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]
+        if len(alive) >= wanted:
+            others = sorted((node["NodeManagerAddress"], node["NodeID"]) for node in alive if node["NodeID"] != own)
+            return [own, *(name for _, name in others)]
+        if time.monotonic() > until:
+            raise TimeoutError(
+                f"{len(alive)} of {wanted} Ray nodes joined within {deadline_s:.0f} s;"
+                " can the machines of the allocation reach each other, and has each its share of the job's memory?"
+            )
+        time.sleep(0.2)

@@ -1,0 +1,21 @@
+"""Kind `grpo`: one multi-node job of reinforcement learning: DeepSpeed ranks, and inside the job Ray with vLLM servers."""
+
+from typing import TYPE_CHECKING
+
+from diagcot.jobs.context import Unit
+from diagcot.recipe import StageSpec
+from diagcot.training.grpo_settings import GrpoSettings
+
+if TYPE_CHECKING:
+    from launchers.chain import Chain
+
+KIND = "diagcot.training.grpo"
+SETTINGS = GrpoSettings
+SIZE = "grpo"
+PRODUCT = "weights"
+STARTUP_S, UNIT_S = 90, 600
+
+
+def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
+    """The whole training is one unit, run by all ranks and resumed from its checkpoints."""
+    return [Unit("model")]
