@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
 from diagcot.training.settings import SftSettings
 
@@ -19,3 +20,12 @@ STARTUP_S, UNIT_S = 60, 600
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
     """The whole training is one unit, run by all ranks and resumed from its checkpoints."""
     return [Unit("model")]
+
+
+def check(stage: StageSpec, chain: "Chain") -> None:
+    """Raises UserError where the batches do not divide among the ranks that the cluster gives."""
+    ranks = chain.cluster.resources(SIZE, stage.name).ranks
+    try:
+        SftSettings.model_validate(stage.settings).deepspeed.accumulation(ranks)
+    except ValueError as error:
+        raise UserError(f"stage {stage.name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Kind `align`: trains the projector so that films speak the language model's language (DiagCoT stage 1a, method.md 3.1)."""
+"""Kind `align`: trains the projector, so that films speak the language of the language model (method.md 3.1)."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ import torch
 
 from diagcot.data.samples import Sample
 from diagcot.jobs.context import Context, Result, Unit
-from diagcot.training import contrastive, dataset, engine, export, freeze, language, loop, model
-from diagcot.training.batch import Collator, Order
+from diagcot.training import contrastive, dataset, engine, export, freeze, loop, model
+from diagcot.training.batch import IGNORED, Collator, Order
 from diagcot.training.inputs import model_input
 from diagcot.training.settings import AlignSettings
 
@@ -62,7 +62,7 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
 
     def objective(trained: Any, batch: loop.Batch) -> torch.Tensor:
         films, scale, loss = trained(batch, "films" if settings.loss == "contrastive" else "films and language")
-        total = loss * batch["share"] if loss is not None else 0.0
+        total = loss * batch["share"] if loss is not None else torch.zeros((), device=films.device)
         if settings.loss != "lm":
             texts = aligner.place(batch["report"])
             near = contrastive.info_nce(films, texts, batch["key"], scale)
@@ -81,7 +81,10 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
 
 
 def embed(trained: Any, samples: Sequence[Sample], processor: Any, ctx: Context, size: int) -> torch.Tensor:
-    """Mean last hidden state of each sample's report, (samples, hidden) float32; each distinct report once. A collective."""
+    """Mean last hidden state of each sample's report, (samples, hidden) float32. A collective.
+
+    Each distinct report is computed once.
+    """
     distinct = {sample.answer: None for sample in samples}
     place = {text: index for index, text in enumerate(distinct)}
     texts = list(distinct)
@@ -124,7 +127,7 @@ def held_out(
         if len(mine):
             films[mine.start : mine.stop] = embedded.cpu()
             total += float(loss)
-            targets += float((batch["labels"][:, 1:] != language.IGNORED).sum())
+            targets += float((batch["labels"][:, 1:] != IGNORED).sum())
     total, targets = engine.agree([total, targets])
     everyone = torch.from_numpy(engine.add(films.numpy())).float()
     return {

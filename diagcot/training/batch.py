@@ -144,7 +144,7 @@ class Order:
 
     Batches hold samples of similar length (sorted within windows of 64 batches), their order is shuffled, and inside a
     batch neighbours in length go to the ranks at the same forward pass. The number of ranks changes only who computes
-    what, so a run resumed on other nodes sees the same batches. A last incomplete batch is filled from the epoch's start.
+    what, so other ranks see the same batches. A last incomplete batch is filled from the epoch's start.
     """
 
     WINDOW = 64

@@ -75,7 +75,7 @@ def load(engine: Any, folder: Path) -> tuple[int, dict[str, Any]]:
     marker = json.loads((folder / MARKER).read_text())
     if marker["world_size"] != dist.get_world_size():
         raise ValueError(
-            f"checkpoint {folder.name} was written by {marker['world_size']} ranks, this run has {dist.get_world_size()};"
+            f"checkpoint {folder.name} was written by {marker['world_size']} ranks, not {dist.get_world_size()};"
             f" resume on as many, or delete {folder} to start the stage anew"
         )
     engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)

@@ -1,8 +1,8 @@
 """The image-report contrastive loss of DiagCoT's stage 1 as its abstract describes it (method.md 1), and retrieval.
 
-A film is the mean of its visual tokens after the merger; a report is the mean of the frozen language model's last hidden
-states over its tokens, so reports are embedded once. Both are centred on the reports' mean (hidden states of a decoder
-share one large direction) and scaled to length 1.
+A film is the mean of its visual tokens after the merger; a report is the mean of the frozen language model's
+last hidden states over its tokens, so reports are embedded once. Both are centred on the reports' mean
+(hidden states of a decoder share one large direction) and scaled to length 1.
 """
 
 import math

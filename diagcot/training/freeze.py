@@ -1,7 +1,8 @@
 """Components of a vision-language model by parameter name, and the freeze policy over them.
 
 Names of Qwen2-VL, Qwen2.5-VL and Qwen3-VL agree where it matters: `visual` holds the vision tower, its `merger` (and
-Qwen3's `deepstack_merger_list`) the projector, `language_model` the decoder with its input embeddings, `lm_head` the output.
+Qwen3's `deepstack_merger_list`) the projector, `language_model` the decoder with its input embeddings,
+`lm_head` the output.
 DiagCoT chose its trainable parts by editing source (method.md 12.3); here they are declared, counted and asserted.
 """
 

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from diagcot.jobs.context import Context
+from diagcot.jobs.errors import UserError
 
 
 def model_input(ctx: Context, role: str = "model") -> Path:
-    """The model directory of an input stage. Raises FileNotFoundError that says what to run."""
+    """The model directory of an input stage. Raises UserError that says what to run."""
     roots = ctx.inputs.get(role)
     if not roots:
-        raise FileNotFoundError(f"stage {ctx.stage} has no input of role {role}; add it to the recipe")
+        raise UserError(f"stage {ctx.stage} has no input of role {role}; add it to the recipe")
     directory = Path(roots[0]) / "model"
     if not directory.is_dir():
-        raise FileNotFoundError(f"no model in {directory}; run that stage first")
+        raise UserError(f"no model in {directory}; run that stage first")
     return directory

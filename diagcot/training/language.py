@@ -12,7 +12,7 @@ from diagcot.training import engine as ranks
 from diagcot.training.batch import IGNORED, Collator
 
 
-def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     """What the model takes of a batch, with logits only from the first learned token on."""
     known = {name: value for name, value in batch.items() if name in MODEL_INPUTS}
     # The prompt holds most tokens (its image); their logits over the whole vocabulary are never needed.
@@ -42,7 +42,7 @@ def held_out(
     if not samples:
         return {}
     where = ranks.device(ctx)
-    # ZeRO-3 gathers parameters in step: all ranks must make the same number of passes, the last ones perhaps on a repeat.
+    # ZeRO-3 gathers parameters in step: all ranks make the same number of passes, the last ones perhaps on a repeat.
     passes = -(-len(samples) // (micro_batch * ctx.world_size))
     total = targets = 0.0
     for index in range(passes):

@@ -1,12 +1,13 @@
 """Builds, loads and saves vision-language models as Hugging Face directories."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.errors import UserError
 from diagcot.training import quiet
+from diagcot.training.pretrained import family_of, weights_of
 from diagcot.training.settings import Family, ModelSettings, TinySettings
 
 quiet.libraries()
@@ -36,21 +37,13 @@ def build(settings: ModelSettings, corpus: Iterable[str], directory: Path, seed:
 def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
     """Make `directory` a view of the user's model: links to its weights, copies of its small files.
 
-    Raises FileNotFoundError or ValueError that names what the model lacks.
+    Raises UserError that names what the model lacks.
     """
     source = settings.pretrained
     assert source is not None
-    if not (source / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{source} holds no model (no config.json); `pretrained` must be a downloaded directory"
-        )
-    family = json.loads((source / "config.json").read_text()).get("model_type")
+    family, names = family_of(source), weights_of(source)
     if family != settings.family:
-        raise ValueError(f"{source} is a {family}, the recipe says family {settings.family}")
-    index = source / "model.safetensors.index.json"
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    if missing := sorted(name for name in names if not (source / name).is_file()):
-        raise FileNotFoundError(f"{source} lacks {', '.join(missing)}; download the model again")
+        raise UserError(f"{source} is a {family}, the recipe says family: {settings.family}")
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name in names:
@@ -79,11 +72,11 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
     """
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"no model in {directory}; run the stage that makes it")
-    keep_alive = None
+    keep_alive: Any = None
     if zero3 is not None:
-        from transformers.integrations import HfDeepSpeedConfig
+        import transformers.integrations as integrations
 
-        keep_alive = HfDeepSpeedConfig(zero3)
+        keep_alive = integrations.HfDeepSpeedConfig(zero3)  # type: ignore[attr-defined]
     model = AutoModelForImageTextToText.from_pretrained(
         directory,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 
 def libraries() -> None:
@@ -20,10 +21,12 @@ def libraries() -> None:
         warnings.filterwarnings("ignore", category=category)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     if "transformers.generation" not in sys.modules:
-        import transformers.utils
+        import transformers
 
-        # Assisted generation and detection losses import scikit-learn, pandas and SciPy (three seconds) for nothing here.
-        transformers.utils.is_sklearn_available = lambda: False
-        transformers.utils.is_scipy_available = lambda: False
-        transformers.utils.logging.disable_progress_bar()
+        utils: Any = transformers.utils
+
+        # Assisted generation and detection losses import scikit-learn, pandas and SciPy: three seconds for nothing.
+        utils.is_sklearn_available = lambda: False
+        utils.is_scipy_available = lambda: False
+        utils.logging.disable_progress_bar()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

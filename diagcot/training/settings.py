@@ -75,8 +75,8 @@ class DeepSpeedSettings(Settings):
         micro = self.micro_batch * world_size
         if self.global_batch % micro:
             raise ValueError(
-                f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch} x {world_size} ranks;"
-                " change one of them in the recipe or the number of ranks in the cluster file"
+                f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch} x {world_size}"
+                " ranks; change one of them in the recipe or the number of ranks in the cluster file"
             )
         return self.global_batch // micro
 

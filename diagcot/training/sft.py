@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.training import dataset, engine, export, freeze, language, loop, model
 from diagcot.training.batch import Collator, Order
@@ -47,7 +49,7 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
         made = []
         for indices in order.micro(step, ctx.rank, ctx.world_size):
             batch = collator([data.train[index] for index in indices])
-            made.append({**batch, "share": engine.torch.tensor(passes / learned)})
+            made.append({**batch, "share": torch.tensor(passes / learned)})
         return made
 
     def objective(trained: Any, batch: loop.Batch) -> Any:

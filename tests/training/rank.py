@@ -1,4 +1,4 @@
-"""One rank of a kind, as its own process: `rank.py JOB.json` with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT set."""
+"""One rank of a kind, as its own process: `rank.py JOB.json` with the variables of torch.distributed set."""
 
 import importlib
 import json

@@ -32,14 +32,14 @@ class Job:
         lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def wait(self, timeout: float = 150) -> str:
+    def wait(self, timeout: float = 400) -> str:
         """The ranks' output. Fails the test with it when one did not end well."""
         texts = [process.communicate(timeout=timeout)[0] for process in self.processes]
         codes = [process.returncode for process in self.processes]
         assert codes == [0] * len(codes), "\n".join(texts)
         return "\n".join(texts)
 
-    def kill_after(self, step: int, timeout: float = 150) -> None:
+    def kill_after(self, step: int, timeout: float = 400) -> None:
         """SIGKILL all ranks as soon as `step` is in the log."""
         deadline = time.monotonic() + timeout
         while not any(row["step"] >= step for row in self.rows()):

@@ -1,0 +1,28 @@
+"""A downloaded model's directory, checked without loading it; used while planning, so nothing heavy is imported."""
+
+import json
+from pathlib import Path
+
+from diagcot.jobs.errors import UserError
+
+
+def family_of(directory: Path) -> str:
+    """`model_type` of a model directory. Raises UserError if there is none."""
+    try:
+        return str(json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{directory} holds no model (config.json: {error}); `pretrained` is a downloaded directory"
+        ) from error
+
+
+def weights_of(directory: Path) -> set[str]:
+    """Names of the weight files. Raises UserError that names what is missing."""
+    family_of(directory)
+    index = directory / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if missing := sorted(name for name in names if not (directory / name).is_file()):
+        raise UserError(f"{directory} lacks {', '.join(missing)}; download the model again")
+    return names
