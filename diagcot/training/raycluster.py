@@ -54,12 +54,12 @@ def head(ctx: Context, object_store_mb: int) -> Iterator[dict[str, str]]:
     Must run in the main thread: the kernel ends Ray's processes with the thread that started them, so a killed rank
     leaves none behind. Environment variables are put back at the end.
     """
-    import ray
-
     folder = _private_folder()
     changed = _environment(secrets.token_hex(16))
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
+    import ray  # its core reads the environment when it is loaded
+
     try:
         ray.init(
             num_cpus=0,  # our actors ask for none, and Ray starts no idle workers in advance
