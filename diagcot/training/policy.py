@@ -1,4 +1,4 @@
-"""The policy over all ranks: log-probabilities of rollouts, updates by the objective, and its weights for the servers."""
+"""The policy over all ranks: log-probabilities of rollouts, updates by the objective, weights for the servers."""
 
 import os
 import shutil
@@ -72,8 +72,8 @@ class Policy:
             rollout.prompt_tokens and _folded(rollout.prompt_tokens, self.banned) != _folded(ours, self.banned)
         ):
             raise ValueError(
-                f"the server reads the prompt of {sample.id} as {rollout.prompt_length} tokens, training as {len(ours)}, or"
-                " other ones; chat template and pixel budget must be those of the model directory on both sides"
+                f"the server sees the prompt of {sample.id} as {rollout.prompt_length} tokens, training as {len(ours)},"
+                " or as other ones; chat template and pixel budget must be those of the model directory on both sides"
             )
 
     def micros(

@@ -55,7 +55,15 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = root / "shards/test/samples"
     samples.mkdir()
     write_samples(samples / "00000.jsonl", map(_reasoned, _reports(root, shard_paths(sharding.output)[0])))
-    tiny = {"hidden": 64, "heads": 2, "kv_heads": 1, "layers": 2, "vision_hidden": 32, "intermediate": 128, "vocabulary": 600}
+    tiny = {
+        "hidden": 64,
+        "heads": 2,
+        "kv_heads": 1,
+        "layers": 2,
+        "vision_hidden": 32,
+        "intermediate": 128,
+        "vocabulary": 600,
+    }
     built = context(root, {"tiny": tiny}, stage="model", inputs={"samples": [str(samples)]})
     assert run_unit(model, Unit("model"), built)
     settings = {
