@@ -1,6 +1,8 @@
 """The `diagcot` command: plans, submits and watches. It never imports torch; each verb imports what it needs."""
 
 import argparse
+import getpass
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -61,21 +63,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_dir(args: argparse.Namespace) -> Path:
-    logs = Path(args.logs)
-    if args.run:
-        found = logs / args.run
-        if not (found / "run.json").exists():
-            known = sorted(p.parent.name for p in logs.glob("*/run.json"))
-            from diagcot.jobs.settings import near
+    """The folder of the run that is meant; its cluster's variables are set, so that Slurm's commands find their cluster."""
+    found = _find_run(Path(args.logs), args.run)
+    environment = json.loads((found / "cluster.yaml").read_text()).get("environment", {})
+    for name, value in environment.items():
+        os.environ.setdefault(name, os.path.expandvars(value))
+    return found
 
-            raise UserError(
-                f"no run {args.run!r} in {logs}/{near(args.run, known) if known else '; nothing was submitted yet'}"
-            )
-        return found
-    runs = sorted(logs.glob("*/run.json"), key=lambda p: p.stat().st_mtime)
+
+def _find_run(logs: Path, name: str | None) -> Path:
+    runs = sorted(logs.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
         raise UserError(f"no run in {logs}/ yet: start one with `make demo` or `make submit-all`")
-    return runs[-1].parent
+    if name is None:
+        return runs[-1].parent
+    if logs / name / "run.json" not in runs:
+        from diagcot.jobs.settings import near
+
+        raise UserError(f"no run {name!r} in {logs}/{near(name, sorted(path.parent.name for path in runs))}")
+    return logs / name
 
 
 def _submit(args: argparse.Namespace) -> int:
@@ -145,11 +151,11 @@ def _failures(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from diagcot.jobs import chain, local, slurm
+    from diagcot.jobs import chain, local
 
     run_dir = _run_dir(args)
     stopped = local.stop(run_dir)
-    jobs = chain.cancel(run_dir) if slurm.available() else []
+    jobs = chain.cancel(run_dir)
     print(
         f"run {run_dir.name}: {'runner stopped, ' if stopped else ''}{len(jobs)} jobs cancelled; submit again to go on"
     )
@@ -192,12 +198,13 @@ def _worker(args: argparse.Namespace) -> int:
 def _shards(args: argparse.Namespace) -> int:
     from diagcot.shards import verify
 
-    return verify.main(args.paths)
+    return verify.check(args.paths)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     call: Verb = args.call
+    os.environ.setdefault("USER", getpass.getuser())  # containers often lack it; cluster files may name it
     try:
         return call(args)
     except UserError as error:

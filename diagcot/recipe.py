@@ -20,6 +20,7 @@ class StageSpec(Settings):
     inputs: dict[str, list[str]] = {}  # role -> names of earlier stages
     each: str | None = None
     settings: dict[str, Any] = {}
+    unit_seconds: float | None = None  # how long one unit takes, where the launcher's guess is far off; decides packing
 
     @field_validator("stage", mode="before")
     @classmethod

@@ -94,14 +94,14 @@ class Chain:
     def plan(self, name: str) -> Plan:
         spec = self.spec(name)
         launcher, settings, units = self.launcher(spec), self.settings(spec), self.units_of(name)
-        size = self.cluster.resources(launcher.SIZE, name)
+        size, unit_s = self.cluster.resources(launcher.SIZE, name), spec.unit_seconds or launcher.UNIT_S
         if spec.each is not None:
             source = self.plan(spec.inputs[spec.each][0])
             if [u.key for u in source.units] != [u.key for u in units]:
                 raise UserError(f"stage {name} follows {source.stage} unit by unit, but their units differ")
             tasks = source.tasks
         else:
-            tasks = plans.pack(len(units), launcher.STARTUP_S, launcher.UNIT_S, size.minutes)
+            tasks = plans.pack(len(units), launcher.STARTUP_S, unit_s, size.minutes)
         pairs = set(spec.inputs[spec.each]) if spec.each else set()
         return Plan(
             run=self.run,
@@ -119,7 +119,7 @@ class Chain:
             tasks=tasks,
             stage_dir=str(self.run_dir / name),
             startup_s=launcher.STARTUP_S,
-            unit_s=launcher.UNIT_S,
+            unit_s=unit_s,
             code=str(self.code),
             cluster=self.cluster.name,
             setup=tuple(self.cluster.setup),
@@ -191,7 +191,9 @@ def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) ->
     name = run or found.name
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
         raise UserError(f"RUN={name!r} is a folder's name: use letters, digits, '-', '_' and '.'")
-    return Chain(found, document, clusters.find(cluster, root), name, root)
+    on = clusters.find(cluster, root)
+    on.enter()
+    return Chain(found, document, on, name, root)
 
 
 def sources(root: Path) -> Iterable[Path]:

@@ -1,4 +1,4 @@
-"""Evaluation: an array over model x task x shard. An array task starts one server and gives it one model after another."""
+"""Evaluation: an array over model x task x shard. An array task keeps one server and gives it model after model."""
 
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs.context import Unit

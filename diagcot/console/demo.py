@@ -66,11 +66,11 @@ def _wait(run_dir: Path) -> int:
 
 
 def _results(run_dir: Path) -> int:
-    from diagcot.console import metrics_table
-
     metrics = run_dir / "metrics.json"
     if not metrics.exists():
         return 0
+    from diagcot.console import metrics_table
+
     code = int(metrics_table.main([str(metrics)]) or 0)
     report = run_dir / "report.html"
     if report.exists():
@@ -79,13 +79,13 @@ def _results(run_dir: Path) -> int:
 
 
 class ChainScreen:
-    """`with ChainScreen(run_dir): …` shows the run from its files while the body works; a table on a terminal, lines where it is piped.
+    """`with ChainScreen(run_dir): …` shows the run from its files while the body works: a table, or lines in a pipe.
 
     A fault of the screen never ends the chain: drawing happens in a thread of its own.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._watch, self._screen = Watch(run_dir, executor=False), text.console()
+        self._watch, self._screen = Watch(run_dir), text.console()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="screen", daemon=True)
 

@@ -12,17 +12,19 @@ from diagcot.jobs import slurm
 
 @dataclass(frozen=True)
 class Answer:
-    """`jobs` by id, or None where Slurm has no say; `note`: what a watcher should know; `ended`: nobody works on it."""
+    """`jobs` by id, None where Slurm has no say; `note`: for the watcher; `ended`: nobody works on the run now."""
 
     jobs: Mapping[str, slurm.Job] | None = None
     note: str = ""
     ended: bool = False
+    local: bool = False  # known at no cost, so it may be asked at every look
 
 
 def ask(run_dir: Path) -> Answer:
     """Ask Slurm of the run's jobs; for a run of this machine, whether its runner lives."""
     if _local(run_dir):
-        return Answer() if _runner(run_dir) else Answer(note="nothing works on this run now", ended=True)
+        lives = _runner(run_dir)
+        return Answer(note="" if lives else "nothing works on this run now", ended=not lives, local=True)
     ids = [job for job in job_ids(run_dir) if job.isdigit()]
     if not ids:
         return Answer()

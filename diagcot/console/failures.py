@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.console.reasons import sentence
 from diagcot.console.executor import ask
+from diagcot.console.reasons import sentence
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.console.status_screen import require
 

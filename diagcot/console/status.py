@@ -86,7 +86,7 @@ class Run:
     time: float
     stages: tuple[Stage, ...]
     note: str = ""  # what the executor could not tell
-    ended: bool = False  # nobody works on it any more
+    ended: bool = False  # nobody works on it now
 
     @property
     def state(self) -> str:
@@ -102,20 +102,24 @@ class Run:
 def snapshot(
     run_dir: Path, jobs: Mapping[str, Job] | None = None, note: str = "", ended: bool = False, now: float | None = None
 ) -> Run:
-    """The run at this moment. `jobs`: rows of squeue and sacct by job id, such as `7` or `7_2`, if Slurm was asked."""
+    """The run at this moment.
+
+    `jobs`: rows of squeue and sacct by job id, such as `7` or `7_2`, if Slurm was asked. `ended`: nobody works on the
+    run now, so that what is neither done nor failed waits to be submitted again.
+    """
     now = time.time() if now is None else now
     found = sorted(plans(run_dir), key=lambda plan: (plan.get("created", 0), plan["stage"]))
-    stages = tuple(_stage(run_dir / plan["stage"], plan, jobs, now) for plan in found)
+    stages = tuple(_stage(run_dir / plan["stage"], plan, jobs, ended, now) for plan in found)
     return Run(run_dir.name, run_dir, now, stages, note, ended or all(stage.state == "done" for stage in stages))
 
 
-def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, now: float) -> Stage:
+def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, ended: bool, now: float) -> Stage:
     finished = times(path / "done", ".json")
     tasks: list[list[int]] = plan["tasks"]
     attempts = attempts_of(path)
     units = plan["units"]
     done = min(units, len(finished))
-    live = _live(path, tasks, finished, attempts, jobs, now) if done < units else []
+    live = _live(path, tasks, finished, attempts, jobs, ended, now) if done < units else []
     counts = {"running": 0, "pending": 0, "failed": 0, "unknown": 0}
     reasons: dict[str, int] = {}
     for task in live:
@@ -150,6 +154,7 @@ def _live(
     finished: Mapping[str, float],
     attempts: list[dict[str, Any]],
     jobs: Mapping[str, Job] | None,
+    ended: bool,
     now: float,
 ) -> list[Task]:
     """The tasks that have units left, each with its state."""
@@ -158,6 +163,7 @@ def _live(
     logs = newest_logs(path)
     failures = {tuple(name.split(".r")[0].split(".", 1)) for name in times(path / "failed", ".json")}
     ids = {slot: job for attempt in attempts for slot, job in ids_of(attempt)}
+    asked = {slot: attempt.get("time", 0.0) for attempt in attempts for slot, _ in ids_of(attempt)}
     found = []
     for slot, (first, last) in enumerate(tasks):
         left = last - first - sum(key in finished for key in keys[first:last])
@@ -165,6 +171,8 @@ def _live(
             continue
         name = f"{slot:05d}"
         token, written = logs.get(name, ("", 0.0))
+        if asked.get(slot, 0.0) > written:  # submitted again since: what the last attempt left is history
+            token, written = "", 0.0
         state = "failed" if (name, token) in failures else ""
         job = jobs.get(ids.get(slot, "")) if jobs is not None else None
         row = (progress_of(path, slot) or {}) if token else {}
@@ -174,6 +182,8 @@ def _live(
             state = "running" if job.state in ALIVE else "pending"
         elif job is not None:
             state = "failed"
+        elif ended and not state:
+            state = "pending"
         elif not state:
             state = _from_files(row, token, written, submitted=slot in ids and jobs is not None, now=now)
         total = row.get("total") or 0

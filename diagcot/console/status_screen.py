@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.console.reasons import sentence
 from diagcot.console.executor import ask
+from diagcot.console.reasons import sentence
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.jobs.errors import UserError
 

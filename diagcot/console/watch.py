@@ -27,13 +27,13 @@ LINE_S = 30.0  # where lines are printed, a stage that only crept on is told no 
 class Watch:
     """Snapshots of a run, with its executor asked now and then."""
 
-    def __init__(self, run_dir: Path, executor: bool = True) -> None:
-        self.run_dir, self.executor = run_dir, executor
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
         self._asked = float("-inf")
         self._answer = Answer()
 
     def look(self) -> Run:
-        if self.executor and time.monotonic() - self._asked > SLURM_S:
+        if self._answer.local or time.monotonic() - self._asked > SLURM_S:
             self._answer, self._asked = ask(self.run_dir), time.monotonic()
         return snapshot(self.run_dir, self._answer.jobs, self._answer.note, self._answer.ended)
 

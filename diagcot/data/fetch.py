@@ -25,8 +25,8 @@ FILES = {
 LICENCE = """\
 NLMCXR_reports.tgz, nlmcxr_dicom_metadata.csv.gz
   Indiana University Chest X-ray Collection, Open-I, U.S. National Library of Medicine. Licence CC BY-NC-ND 4.0,
-  named in every report. Cite: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080. Non-commercial use; do not publish
-  changed texts or films; give the attribution above.
+  named in every report. Cite: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080. Non-commercial use;
+  do not publish changed texts or films; give the attribution above.
 BBox_List_2017.csv.gz
   NIH ChestX-ray14, NIH Clinical Center. No restriction on use; link https://nihcc.app.box.com/v/ChestXray-NIHCC,
   cite Wang et al., CVPR 2017, and acknowledge the NIH Clinical Center as the provider.

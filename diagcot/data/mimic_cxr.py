@@ -12,9 +12,27 @@ from functools import cached_property
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.data.phantom.tree import BOXES_FILE, FINDINGS_FILE, PREFIX, REPORTS_ZIP, folder
 from diagcot.data.sections import sections
 from diagcot.data.study import CHEXPERT_LABELS, Box, Image, Study
+
+PREFIX = "mimic-cxr-2.0.0-"
+REPORTS_ZIP = "mimic-cxr-reports.zip"
+METADATA = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
+    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
+    "PatientOrientationCodeSequence_CodeMeaning",
+)  # fmt: skip
+SPLIT = ("dicom_id", "study_id", "subject_id", "split")
+LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
+FINDINGS_FILE = "phantom-findings.csv.gz"  # of phantom trees alone; its presence is what tells that a tree is one
+FINDINGS = ("subject_id", "study_id", "tags")
+BOXES_FILE = "phantom-boxes.csv.gz"
+BOXES = ("dicom_id", "label", "x1", "y1", "x2", "y2")
+
+
+def folder(root: Path, subject: int | str, study: int | str) -> Path:
+    """files/p10/p10000032/s50414267 under `root`: the films of a study; its report is the same path with `.txt`."""
+    return root / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}"
 
 
 def missing(root: Path, reports: Path | None = None) -> list[str]:
@@ -66,7 +84,7 @@ class MimicCxr:
     def _boxes(self) -> dict[str, list[Box]]:
         boxes: dict[str, list[Box]] = {}
         if self.phantom:
-            for dicom, label, *corners in _rows(self.root / BOXES_FILE, ("dicom_id", "label", "x1", "y1", "x2", "y2")):
+            for dicom, label, *corners in _rows(self.root / BOXES_FILE, BOXES):
                 boxes.setdefault(dicom, []).append(Box(label, *map(float, corners)))
         return boxes
 
@@ -86,7 +104,7 @@ class MimicCxr:
     def _tags(self) -> dict[str, tuple[str, ...]]:
         if not self.phantom:
             return {}
-        rows = _rows(self.root / FINDINGS_FILE, ("study_id", "tags"))
+        rows = _rows(self.root / FINDINGS_FILE, FINDINGS[1:])
         return {study: tuple(tags.split("|")) for study, tags in rows}
 
     @cached_property

@@ -4,10 +4,14 @@ import re
 
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z /,&()\-]{2,60}?)[ \t]*:", re.MULTILINE)
 _NAMES = {
-    "findings": ("FINDINGS", "FINDING", "REPORT", "CHEST", "PORTABLE CHEST", "FRONTAL AND LATERAL VIEWS", "PA AND LATERAL VIEWS"),
+    "findings": (
+        "FINDINGS", "FINDING", "REPORT", "CHEST", "PORTABLE CHEST", "FRONTAL AND LATERAL VIEWS", "PA AND LATERAL VIEWS",
+    ),
     "impression": ("IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "SUMMARY", "OPINION"),
-    "indication": ("INDICATION", "INDICATIONS", "HISTORY", "CLINICAL HISTORY", "CLINICAL INFORMATION", "REASON FOR EXAM",
-                   "REASON FOR EXAMINATION", "REASON FOR THE EXAM", "CLINICAL INDICATION", "PATIENT HISTORY"),
+    "indication": (
+        "INDICATION", "INDICATIONS", "HISTORY", "CLINICAL HISTORY", "CLINICAL INFORMATION", "REASON FOR EXAM",
+        "REASON FOR EXAMINATION", "REASON FOR THE EXAM", "CLINICAL INDICATION", "PATIENT HISTORY",
+    ),
     "comparison": ("COMPARISON", "COMPARISONS", "COMPARISON STUDY", "COMPARISON EXAM"),
 }  # fmt: skip
 _SECTION = {heading: section for section, headings in _NAMES.items() for heading in headings}
@@ -23,10 +27,11 @@ def sections(report: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     marks = list(_HEADING.finditer(report))
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+    ends = [mark.start() for mark in marks[1:]] + [len(report)]
+    for mark, end in zip(marks, ends, strict=False):
         heading = " ".join(mark.group(1).split())
         section = "findings" if _JOINED.fullmatch(heading) else _SECTION.get(heading)
-        text = " ".join(report[mark.end() : after.start() if after else len(report)].split())
+        text = " ".join(report[mark.end() : end].split())
         if section and text:
             found[section] = text
     return found

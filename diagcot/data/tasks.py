@@ -16,7 +16,7 @@ GROUNDED = ("Cardiomegaly", "Lung Opacity", "Pleural Effusion", "Pneumothorax", 
 
 
 def report_samples(shard: "Shard", ref_name: str, split: str) -> Iterator[Sample]:
-    """Report generation: every film with its study's whole report. `ref_name` is the shard's path under the shards root."""
+    """Every film with its study's whole report. `ref_name` is the shard's path under the shards root."""
     for study, image, row in _films(shard, split):
         answer = prompts.report_answer(study.findings, study.impression)
         if answer:
@@ -39,8 +39,8 @@ def grounding_samples(
 ) -> Iterator[Sample]:
     """Boxes: a sample for each frontal film and each of `labels`, of films whose boxes are known.
 
-    Films that do not show the label are asked for too, at most `negatives` for each film of the shard that does: those with
-    the lowest hashes, so that the choice depends on nothing else.
+    Films that do not show the label are asked for too, at most `negatives` for each film of the shard that does: those
+    with the lowest hashes, so that the choice depends on nothing else.
     """
     films = [(s, i, row) for s, i, row in _films(shard, split) if i.frontal and (i.phantom or i.boxes)]
     chosen: set[tuple[str, int]] = set()

@@ -39,7 +39,7 @@ def folders() -> Iterator[Finding]:
 
 def stages(chain: "Chain") -> Iterator[Finding]:
     """Every stage's settings, plan and own check."""
-    ready = 0
+    lacking: dict[str, list[str]] = {}  # message -> stages; what one stage lacks, those after it often lack too
     for spec in chain.recipe.stages:
         try:
             launcher = chain.launcher(spec)
@@ -47,10 +47,12 @@ def stages(chain: "Chain") -> Iterator[Finding]:
             check = getattr(launcher, "check", None)
             if check:
                 check(spec, chain)
-            ready += 1
         except UserError as error:
-            yield bad(f"stage {spec.name}", str(error), "mend the recipe or the data it names")
-    if ready == len(chain.recipe.stages):
-        yield good("recipe", f"{chain.recipe.name}: all {ready} stages have what they need")
+            lacking.setdefault(str(error), []).append(spec.name)
+    for message, names in lacking.items():
+        also = f"\n(so do {', '.join(names[1:])})" if names[1:] else ""
+        yield bad(f"stage {names[0]}", message + also)
+    if not lacking:
+        yield good("recipe", f"{chain.recipe.name}: all {len(chain.recipe.stages)} stages have what they need")
     if (chain.run_dir / "run.json").exists():
         yield note("run", f"{chain.run} exists: submitting goes on where it stands", "RUN=name starts another")

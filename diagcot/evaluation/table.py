@@ -20,6 +20,8 @@ from diagcot.metrics.intervals import Bootstrap, Metric
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
 
+ALL = "all"  # the rows that pool the datasets, where there are several
+
 
 def table(
     predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int
@@ -29,7 +31,7 @@ def table(
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     groups = _grouped(predictions)
-    reports = [row for (_, task, _), rows in groups.items() if task == "report" for row in rows]
+    reports = [row for row in predictions if row.task == "report"]
     words = java.tokenize(list(dict.fromkeys(side for row in reports for side in (row.answer, row.reference))))
     pairs = [(words[row.answer], words[row.reference]) for row in reports]
     java.start_meteor(pairs)
@@ -44,7 +46,7 @@ def table(
         if key[1] == "report":
             scores[key]["meteor"] = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
     rows_of_table = []
-    for dataset in sorted({dataset for dataset, _, _ in groups}):
+    for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
@@ -59,8 +61,11 @@ def table(
 
 def _grouped(predictions: Sequence[Prediction]) -> Group:
     found: Group = defaultdict(list)
+    several = len({row.dataset for row in predictions}) > 1
     for row in predictions:
         found[row.dataset, row.task, row.model].append(row)
+        if several:
+            found[ALL, row.task, row.model].append(row)
     for rows in found.values():
         rows.sort(key=lambda row: row.id)
     for (dataset, task, model), rows in found.items():

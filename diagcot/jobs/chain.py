@@ -157,6 +157,6 @@ def cancel(run_dir: Path) -> list[str]:
         for attempt in attempts.read(folder)
         for job in attempt.jobs
     ]
-    live = sorted(slurm.alive(jobs))
+    live = sorted(slurm.alive([job for job in jobs if job.isdigit()]))  # a laptop's attempts have no Slurm job
     slurm.cancel(live)
     return live

@@ -1,5 +1,6 @@
 """What belongs to a cluster and not to a recipe: the executor, folders, and the resources of each size of job."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,13 +48,19 @@ class Cluster(Settings):
     name: str
     executor: Literal["slurm", "local"]
     parallel: int = 2  # local: cores to share between tasks
-    setup: list[str] = []
+    setup: list[str] = []  # shell lines before the worker: module load, conda activate
+    environment: dict[str, str] = {}  # variables for Slurm's commands and the jobs; $NAMES in them are filled in
     warning_seconds: int = 90  # sent this long before the time limit (sbatch --signal)
     max_attempts: int = 3
     roots: Roots = Roots()
     slurm: Slurm = Slurm()
     sizes: dict[str, Size]
     stages: dict[str, dict[str, Any]] = {}
+
+    def enter(self) -> None:
+        """Set the cluster's variables for this process and what it starts, except those that are set already."""
+        for name, value in self.environment.items():
+            os.environ.setdefault(name, os.path.expandvars(value))
 
     def resources(self, size: str, stage: str) -> Size:
         """The resources of a stage whose launcher asks for `size`. Raises UserError if the cluster has no such size."""

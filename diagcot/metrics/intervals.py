@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 TAIL = 2.5  # per cent on each side of a 95 % interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Metric:
     """Additive counts of every sample, (N, ...), and the function that turns their sums, (..., ...), into a score."""
 
@@ -50,6 +50,7 @@ class Bootstrap:
         names, self._study = np.unique(np.array(studies, dtype=str), return_inverse=True)
         self.studies, self.samples = len(names), len(studies)
         self._draws, self._seed = draws, seed
+        self._drawn: dict[Metric, Array] = {}  # a model meets two others and itself
 
     @cached_property
     def _times(self) -> Array:
@@ -59,12 +60,16 @@ class Bootstrap:
 
     def draws(self, metric: Metric) -> Array:
         """The metric's score in every draw, (draws,). Raises ValueError if it has not one row for each sample."""
+        if metric in self._drawn:
+            return self._drawn[metric]
         if len(metric.counts) != self.samples:
             raise ValueError(f"{len(metric.counts)} rows of counts for {self.samples} samples")
         flat = metric.counts.reshape(self.samples, -1)
         sums = np.zeros((self.studies, flat.shape[1]))
         np.add.at(sums, self._study, flat)
-        return metric.score((self._times @ sums).reshape(self._draws, *metric.counts.shape[1:]))
+        drawn = metric.score((self._times @ sums).reshape(self._draws, *metric.counts.shape[1:]))
+        self._drawn[metric] = drawn
+        return drawn
 
     def interval(self, metric: Metric) -> Interval:
         """The score of all samples and its interval. Raises ValueError where there are no samples."""

@@ -1,6 +1,7 @@
 """The layout of an output: think and answer tags, alone or interleaved, and how much a text repeats itself."""
 
 import re
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,7 +51,7 @@ def interleaved(output: str) -> bool:
     return all(thinks) and len(set(thinks)) == len(thinks)
 
 
-def _share_repeated(items: list[tuple[str, ...]] | list[str]) -> float:
+def _share_repeated(items: Sequence[Hashable]) -> float:
     return 1 - len(set(items)) / len(items) if items else 0.0
 
 

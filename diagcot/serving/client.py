@@ -67,6 +67,10 @@ class Client:
                 # One that was in flight at two deaths of the server is tried alone among its kind: so the request
                 # that kills servers is told from those that only stood beside it.
                 response = await (self._alone(body) if losses >= LOSSES - 1 else self._send(body))
+            except (httpx.ConnectError, httpx.ConnectTimeout):  # sent to nobody: no fault of this request
+                await asyncio.to_thread(self._server.revive, generation)
+                await asyncio.sleep(0.05)
+                continue
             except (httpx.TransportError, OSError) as error:
                 losses += 1
                 late = isinstance(error, httpx.ReadTimeout)

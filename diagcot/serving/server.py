@@ -59,7 +59,7 @@ class Server:
         self.process = Process.start(
             model_dir, self.settings, self._gpus, self.folder, self._log(), owner, self._command
         )
-        self._event("server_ready", seconds=round(self.process.ready_s, 2), generation=self.generation)
+        self._event("server_ready", seconds=round(self.process.ready_s, 2))
         if self._slot:
             self._slot.record(self.process, self._architecture)
 
@@ -79,11 +79,11 @@ class Server:
                 if self._failures >= self.settings.restarts:
                     raise ServerError(f"the model server died {self._failures + 1} times in a row: {cause}")
                 self._failures += 1
-                self.generation += 1
-                self._event("server_restart", generation=self.generation)
+                self._event("server_restart", number=self._failures)
                 time.sleep(min(2.0 ** (self._failures - 1) - 1, 60))
                 try:
                     self._start(self.model_dir)
+                    self.generation += 1  # only now: whoever fails before that still speaks of the dead one
                     return
                 except ServerError as error:
                     cause = str(error)
@@ -103,8 +103,8 @@ class Server:
             same = weights.architecture(model_dir) == self._architecture and not weights.tied(model_dir)
             if not (same and self.process.alive() and self._reload(model_dir)):
                 self.process.stop(0)
-                self.generation += 1
                 self._start(model_dir)
+                self.generation += 1
             self.model_dir, self._stamp = model_dir, stamp
             self.load_s = time.monotonic() - started
 

@@ -10,27 +10,27 @@ from diagcot.recipe import Settings
 class ServerSettings(Settings):
     """One vLLM server. The pixel budget of images is the model directory's own, so training and serving agree."""
 
-    max_model_len: int = Field(4096, ge=16)  # tokens of prompt and reply together, image tokens included
-    max_num_seqs: int = Field(64, ge=1)  # sequences decoded at once
+    max_model_len: int = Field(default=4096, ge=16)  # tokens of prompt and reply together, image tokens included
+    max_num_seqs: int = Field(default=64, ge=1)  # sequences decoded at once
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = (
         "auto"  # auto: on GPU the model's own; on CPU float32, twice as fast there
     )
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
-    tensor_parallel: int | None = Field(None, ge=1)  # None: all GPUs of the task, 1 on CPU
-    images: int = Field(4, ge=0)  # at most this many in a request
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    tensor_parallel: int | None = Field(default=None, ge=1)  # None: all GPUs of the task, 1 on CPU
+    images: int = Field(default=4, ge=0)  # at most this many in a request
     enforce_eager: bool | None = None  # None: on CPU only, where compiling costs more than it gains
-    kv_cache_gb: int = Field(1, ge=1)  # CPU only; on GPU gpu_memory_utilization decides
-    cpu_threads: int = Field(1, ge=1)  # CPU only: OpenMP threads of the engine
+    kv_cache_gb: int = Field(default=1, ge=1)  # CPU only; on GPU gpu_memory_utilization decides
+    cpu_threads: int = Field(default=1, ge=1)  # CPU only: OpenMP threads of the engine
     quantization: str | None = None
     seed: int = 0
     extra: tuple[str, ...] = ()  # further arguments of `vllm serve`
 
-    startup_timeout_s: float = Field(1800, gt=0)
-    shutdown_timeout_s: float = Field(20, ge=0)
-    request_timeout_s: float = Field(900, gt=0)
-    restarts: int = Field(3, ge=0)  # in a row, with no reply in between
-    retries: int = Field(6, ge=0)  # of one request after 429 or 5xx
-    in_flight: int | None = Field(None, ge=1)  # requests sent and not answered; None: 1.5 x max_num_seqs
+    startup_timeout_s: float = Field(default=1800, gt=0)
+    shutdown_timeout_s: float = Field(default=20, ge=0)
+    request_timeout_s: float = Field(default=900, gt=0)
+    restarts: int = Field(default=3, ge=0)  # in a row, with no reply in between
+    retries: int = Field(default=6, ge=0)  # of one request after 429 or 5xx
+    in_flight: int | None = Field(default=None, ge=1)  # requests sent and not answered; None: 1.5 x max_num_seqs
 
     @property
     def window(self) -> int:

@@ -1,20 +1,24 @@
 """The kind `shard`: unit k of K reads its part of every source, makes the films small and writes one shard."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from diagcot.data.errors import ImageError
+from diagcot.data.phantom.films import VIEWS
 from diagcot.data.pixels import Jpeg, convert
-from diagcot.data.study import Image, Study
+from diagcot.data.study import Study
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.shards.settings import BuildSettings, Source
 from diagcot.shards.sources import Reader, open_reader, phantom_films, studies
 from diagcot.shards.writer import ShardWriter
+
+Converted = tuple[Study, list[Jpeg], list[ImageError]]
+"""A study, its films in the order of its images, and what could not be read."""
 
 _AHEAD = 32
 """Studies in flight for each thread; bounds memory."""
@@ -39,7 +43,7 @@ def open(ctx: Context) -> Iterator[Shared]:
 
 
 def run(unit: Unit, shared: Shared, ctx: Context) -> Result | None:
-    """Write `ctx.output/<key>.h5`. Bad films are named in the stage's events and counted, or end the unit, as configured."""
+    """Write `ctx.output/<key>.h5`. A bad film is named in the stage's events and counted, or ends the unit."""
     settings = shared.settings
     part = int(unit.key)
     final = ctx.output / f"{unit.key}.h5"
@@ -72,7 +76,7 @@ def run(unit: Unit, shared: Shared, ctx: Context) -> Result | None:
                 counts["images"], max(total, counts["images"]), studies=counts["studies"], bad=counts["bad_images"]
             )
             if ctx.stopping():
-                staged.unlink(missing_ok=True)
+                writer.discard()
                 return None
     for _, reader in shared.readers:
         for name, what in getattr(reader, "bad", []) if part == 0 else []:
@@ -82,33 +86,30 @@ def run(unit: Unit, shared: Shared, ctx: Context) -> Result | None:
     return Result({final: staged}, dict(counts))
 
 
-def _converted(shared: Shared, part: int, seed: int, cpus: int) -> Iterator[tuple[Study, list[Jpeg], list[ImageError]]]:
+def _converted(shared: Shared, part: int, seed: int, cpus: int) -> Iterator[Converted]:
     """Studies of the part with their films, in order, converted a bounded number ahead."""
-    waiting: list[Any] = []
+    waiting: deque[Future[Converted]] = deque()
 
-    def work(source: Source, reader: Reader, study: Study) -> tuple[Study, list[Jpeg], list[ImageError]]:
+    def work(source: Source, reader: Reader, study: Study) -> Converted:
         return _convert(source, reader, study, shared.settings, seed)
 
     for source, reader in shared.readers:
         for study in studies(source, reader, part, shared.settings.shards):
             waiting.append(shared.pool.submit(work, source, reader, study))
             if len(waiting) >= _AHEAD * max(1, cpus):
-                yield waiting.pop(0).result()
+                yield waiting.popleft().result()
     while waiting:
-        yield waiting.pop(0).result()
+        yield waiting.popleft().result()
 
 
-def _convert(
-    source: Source, reader: Reader, study: Study, settings: BuildSettings, seed: int
-) -> tuple[Study, list[Jpeg], list[ImageError]]:
-    """The study with the films that could be read, or with phantoms where the source asks for them and there are none."""
+def _convert(source: Source, reader: Reader, study: Study, settings: BuildSettings, seed: int) -> Converted:
+    """The study with the films that could be read, or with phantoms where there are none and the source asks so."""
     places = [(image, reader.film(study, image)) for image in study.images]
-    there = [(image, path) for image, path in places if path is not None and _wanted(image, settings)]
-    if source.phantom_films and all(path is None for _, path in places):
-        study, drawn = phantom_films(study, settings.image_size, seed)
-        kept = [(image, raw) for image, raw in zip(study.images, drawn, strict=True) if _wanted(image, settings)]
-        small = [convert(raw, settings.image_size, settings.jpeg_quality) for _, raw in kept]
-        return replace(study, images=tuple(image for image, _ in kept)), small, []
+    there = [(image, path) for image, path in places if path is not None]
+    if not there and source.phantom_films:
+        views = VIEWS[:1] if source.frontal_only else VIEWS
+        study, drawn = phantom_films(study, views, settings.image_size, seed)
+        return study, [convert(raw, settings.image_size, settings.jpeg_quality) for raw in drawn], []
     images, films, bad = [], [], []
     for image, path in there:
         try:
@@ -117,10 +118,6 @@ def _convert(
         except ImageError as error:
             bad.append(error)
     return replace(study, images=tuple(images)), films, bad
-
-
-def _wanted(image: Image, settings: BuildSettings) -> bool:
-    return settings.views == "all" or image.frontal
 
 
 def _provenance(source: Source, reader: Reader) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The films of many shards as a torch data set, dealt over ranks and workers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from diagcot.shards.reader import Shard
 class ShardDataset(IterableDataset[Any]):
     """Every film of a split once an epoch, in an order that depends on `seed` and the epoch alone.
 
-    `transform(shard, row)` makes the item; by default (study key, film id, PIL image). Rank r of n and worker w of m take
-    every (n * m)-th film of the order, so none is lost or met twice; ranks may differ by one film.
+    `transform(shard, row)` makes the item; by default (study key, film id, PIL image). Rank r of n and worker w of m
+    take every (n * m)-th film of the order, so none is lost or met twice; ranks may differ by one film.
     """
 
     def __init__(
@@ -35,23 +36,27 @@ class ShardDataset(IterableDataset[Any]):
         """Choose the order of the next pass."""
         self.epoch = epoch
 
-    def order(self) -> list[tuple[int, int]]:
-        """(shard, row) of every film of the epoch, for all ranks together."""
-        films = [
+    @cached_property
+    def _films(self) -> list[tuple[int, int]]:
+        """(shard, row) of every film of the split."""
+        return [
             (number, row)
             for number, shard in enumerate(self.shards)
             for i in range(len(shard))
             if self.split is None or shard.split(i) == self.split
             for row in shard.rows(i)
         ]
-        if self.shuffle:
-            places = np.random.default_rng((self.seed, self.epoch)).permutation(len(films))
-            films = [films[place] for place in places]
-        return films
+
+    def order(self) -> list[tuple[int, int]]:
+        """(shard, row) of every film of the epoch, for all ranks together."""
+        if not self.shuffle:
+            return self._films
+        places = np.random.default_rng((self.seed, self.epoch)).permutation(len(self._films))
+        return [self._films[place] for place in places]
 
     def __len__(self) -> int:
         """Films of this rank."""
-        return len(range(self.rank, len(self.order()), self.world_size))
+        return len(range(self.rank, len(self._films), self.world_size))
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()

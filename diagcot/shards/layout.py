@@ -14,7 +14,8 @@
     boxes/corners     float64 [boxes, 4]   x1, y1, x2, y2 as fractions of width and height
     boxes/label       text
 
-A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` int64 [rows + 1]; tags are joined by "|".
+A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` int64 [rows + 1]; tags are joined
+by "|".
 Every data set but the blob carries its own CRC-32 as the attribute `crc32`.
 Attributes of the file: format, schema, code (version), part, parts, image_size, jpeg_quality, sources (JSON).
 """

@@ -1,4 +1,4 @@
-"""Reads a shard. Columns are loaded once; films are read from the file by offset, without HDF5, so that forks are safe."""
+"""Reads a shard. Columns are loaded once; films are read by offset, without HDF5, so that forks are safe."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def shard_paths(root: Path) -> list[Path]:
 class Shard:
     """A shard, opened on first use in each process; it pickles as its path.
 
-    Rows of films and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard of this schema.
+    Rows of films and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard.
     """
 
     def __init__(self, path: Path | str) -> None:

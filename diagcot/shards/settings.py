@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from diagcot.data import iu_xray, mimic_cxr
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.settings import Settings
 
@@ -23,6 +24,7 @@ class Source(Settings):
     splits: list[Literal["train", "validate", "test"]] = ["train", "validate", "test"]
     only_fi: bool = True  # only studies with both findings and impression (DiagCoT, method.md 2.1)
     max_studies: int | None = None
+    frontal_only: bool = False  # leave laterals out; a study of which nothing else is left is left out, too
     phantom_films: bool = False  # draw phantoms, from the report's tags, for studies of which no film is there
 
     @model_validator(mode="after")
@@ -37,7 +39,6 @@ class BuildSettings(Settings):
 
     sources: list[Source]
     shards: int = 1
-    views: Literal["all", "frontal"] = "all"  # which films are kept; DiagCoT keeps all (method.md 2.1)
     image_size: int = 512  # pixels of the longest side; films are never enlarged
     jpeg_quality: int = 90
     on_bad_image: Literal["skip", "fail"] = "skip"
@@ -52,16 +53,14 @@ class BuildSettings(Settings):
 
 def place(path: str | None, root: Path | None = None) -> Path | None:
     """`path` with variables filled in; None where it is empty or a variable in it is not set."""
-    filled = os.path.expandvars(os.path.expanduser(path or ""))
+    filled = os.path.expandvars(path or "")
     if not filled or "$" in filled:
         return None
-    return (root or Path(__file__).resolve().parents[2]) / filled
+    return (root or Path(__file__).resolve().parents[2]) / Path(filled).expanduser()
 
 
 def check(settings: BuildSettings) -> None:
-    """Look, by names only, whether every source outside the run is whole. Raises UserError that lists all that is missing."""
-    from diagcot.data import iu_xray, mimic_cxr
-
+    """Look, by names only, whether each source outside the run is whole. Raises UserError that lists what is not."""
     lacking: list[str] = []
     for source in settings.sources:
         if source.path is None:

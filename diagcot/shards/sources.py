@@ -1,6 +1,6 @@
-"""The collections behind a shard stage: readers opened from settings, and the studies of one part of them with their films."""
+"""The collections behind a shard stage: their readers, and the studies of one part of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -8,7 +8,7 @@ from typing import Protocol
 from diagcot.data.errors import DataError
 from diagcot.data.iu_xray import IuXray
 from diagcot.data.mimic_cxr import MimicCxr
-from diagcot.data.phantom.films import VIEWS, draw
+from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.study import Image, Study
 from diagcot.jobs.context import Context
@@ -57,13 +57,15 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
                 continue
             if source.only_fi and not (study.findings and study.impression):
                 continue
+            if source.frontal_only:
+                study = replace(study, images=tuple(image for image in study.images if image.frontal))
             yield study
             left = None if left is None else left - 1
 
 
-def phantom_films(study: Study, size: int, seed: int) -> tuple[Study, list[bytes]]:
-    """The study with a frontal and a lateral phantom in place of its films, and their JPEGs."""
+def phantom_films(study: Study, views: Sequence[str], size: int, seed: int) -> tuple[Study, list[bytes]]:
+    """The study with a phantom of each view in place of its films, and their JPEGs."""
     findings = Findings.from_tags(study.tags)
-    films = [draw(study.key, findings, view, size, seed) for view in VIEWS]
+    films = [draw(study.key, findings, view, size, seed) for view in views]
     images = tuple(Image(f"{study.id}-phantom-{f.view}", f.view, size, size, f.boxes, phantom=True) for f in films)
     return replace(study, images=images), [film.jpeg() for film in films]

@@ -1,9 +1,8 @@
-"""Checks shards against their own checksums and offsets: `python -m diagcot.shards.verify FOLDER_OR_SHARD…`."""
+"""Checks shards against their own checksums and offsets: `diagcot shards verify FOLDER_OR_SHARD…`."""
 
-import argparse
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -55,11 +54,10 @@ def _columns(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Check HDF5 shards; exit code 1 when one is damaged.")
-    parser.add_argument("paths", nargs="+", type=Path, help="shards, or folders of shards")
+def check(paths: Sequence[Path]) -> int:
+    """Say of every shard, or of every shard in a folder, whether it is whole; 1 if one is not or there is none."""
     wrong = total = 0
-    for path in parser.parse_args().paths:
+    for path in paths:
         for shard in shard_paths(path) if path.is_dir() else [path]:
             found = list(faults(shard))
             print("\n".join(found) or f"{shard}: whole, {len(Shard(shard))} studies, {Shard(shard).images} films")
@@ -67,7 +65,3 @@ def main() -> int:
     if total == 0:
         print("no shards there", file=sys.stderr)
     return 1 if wrong or not total else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,7 +26,8 @@ class ShardWriter:
         """`provenance` becomes attributes of the file; a value that is not a number or text is kept as JSON."""
         self.path = path
         self._provenance = provenance
-        self._films = tempfile.TemporaryFile(dir=path.parent)
+        self._films = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by __exit__
+        self._discarded = False
         self._offsets = [0]
         self._crcs: list[int] = []
         self._images: list[tuple[int, Image]] = []
@@ -43,6 +44,10 @@ class ShardWriter:
             stored = Image(image.id, image.view, film.width, film.height, image.boxes, image.phantom or film.phantom)
             self._images.append((row, stored))
 
+    def discard(self) -> None:
+        """Write nothing when the block ends."""
+        self._discarded = True
+
     def __enter__(self) -> "ShardWriter":
         return self
 
@@ -50,7 +55,7 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._films:
-            if kind is None:
+            if kind is None and not self._discarded:
                 self._write()
 
     def _write(self) -> None:

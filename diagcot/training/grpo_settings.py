@@ -93,7 +93,7 @@ class GrpoSettings(FreezePolicy):
             )
         if self.max_tokens >= self.server.max_model_len:
             raise ValueError(
-                f"max_tokens {self.max_tokens} leaves no room for a prompt: server.max_model_len is {self.server.max_model_len}"
+                f"max_tokens {self.max_tokens} leaves no room for a prompt; max_model_len is {self.server.max_model_len}"
             )
         return self
 

@@ -58,7 +58,7 @@ def train(
             began = time.monotonic()
             batches = next(coming)
             waited = time.monotonic() - began
-            loss, tokens = torch.zeros((), device=where), 0
+            loss, tokens = torch.zeros((), device=where), 0.0
             for batch in batches:
                 tokens += int(batch["attention_mask"].sum())
                 batch = {name: value.to(where, non_blocking=True) for name, value in batch.items()}

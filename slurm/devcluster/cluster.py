@@ -87,7 +87,9 @@ class Cluster:
         names = ["munged", *(reversed(ACCOUNTING) if self.settings.accounting else []), "slurmctld"]
         names += [f"slurmd-{node}" for node in self.settings.nodes]
         lines = [f"{name:16} {self.daemons.pid(name) or 'down'}" for name in names]
-        return "\n".join([*lines, self._ask("sinfo", "-N", "-o", "%8N %10P %6t %14G %E").stdout.rstrip()])
+        if self.alive():  # else sinfo would wait long for an answer
+            lines.append(self._ask("sinfo", "-N", "-o", "%8N %10P %6t %14G %E").stdout.rstrip())
+        return "\n".join(lines)
 
     def alive(self) -> bool:
         return self.daemons.pid("slurmctld") is not None

@@ -56,13 +56,29 @@ class Job:
         return "\n".join(process.communicate()[0] for process in self.processes)
 
 
-def start(root: Path, kind: str, stage: str, settings: dict[str, Any], inputs: dict[str, list[str]], world: int = 2, **job: Any) -> Job:
+def start(
+    root: Path,
+    kind: str,
+    stage: str,
+    settings: dict[str, Any],
+    inputs: dict[str, list[str]],
+    world: int = 2,
+    **job: Any,
+) -> Job:
     path = root / f"{stage}.json"
-    path.write_text(json.dumps({"kind": kind, "root": str(root), "stage": stage, "settings": settings, "inputs": inputs, **job}))
+    path.write_text(
+        json.dumps({"kind": kind, "root": str(root), "stage": stage, "settings": settings, "inputs": inputs, **job})
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("rank.py")), str(path)],

@@ -18,7 +18,8 @@ def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
         return {"loss": "combined", "deepspeed": deepspeed(micro_batch=micro, steps=4), "validation": 6}
 
     jobs = [
-        start(made, "diagcot.training.align", f"align{world}", settings(8 // world), inputs(made), world) for world in (2, 1)
+        start(made, "diagcot.training.align", f"align{world}", settings(8 // world), inputs(made), world)
+        for world in (2, 1)
     ]
     for job in jobs:
         job.wait()
@@ -28,7 +29,8 @@ def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
     assert two[-1]["loss"] < two[0]["loss"]
     assert 0 <= two[-1]["validation_recall_at_1"] <= two[-1]["validation_recall_at_5"] <= 1
     base, trained, alone = (
-        load_file(root / "model" / "model.safetensors") for root in (made / "shards/test/base", jobs[0].output, jobs[1].output)
+        load_file(root / "model" / "model.safetensors")
+        for root in (made / "shards/test/base", jobs[0].output, jobs[1].output)
     )
     changed = {name for name in base if not base[name].equal(trained[name])}
     assert changed and all("merger" in name for name in changed)

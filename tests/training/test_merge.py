@@ -17,7 +17,12 @@ def adapter(made: Path) -> Path:
     from diagcot.training import batch, merge, sft
     from tests.training.films import DrawnSource
 
-    settings = {"trainable": ["lora"], "lora": {"rank": 4}, "deepspeed": deepspeed(steps=6, learning_rate=1e-2), "validation": 4}
+    settings = {
+        "trainable": ["lora"],
+        "lora": {"rank": 4},
+        "deepspeed": deepspeed(steps=6, learning_rate=1e-2),
+        "validation": 4,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "ShardSource", DrawnSource)
         assert run_unit(sft, Unit("model"), context(made, settings, inputs=inputs(made), stage="teacher"))

@@ -77,4 +77,7 @@ def test_zero_3_stopped_and_resumed_agrees_with_zero_2(whole: Job, made: Path) -
     again = start(made, KIND, "zero3", _settings(stage=3), inputs(made))
     again.wait()
     assert [row["loss"] for row in again.rows()] == pytest.approx([row["loss"] for row in whole.rows()], rel=1e-3)
-    assert load_file(again.output / "model" / "model.safetensors").keys() == load_file(whole.output / "model" / "model.safetensors").keys()
+    assert (
+        load_file(again.output / "model" / "model.safetensors").keys()
+        == load_file(whole.output / "model" / "model.safetensors").keys()
+    )

@@ -45,9 +45,9 @@ class FakeStage:
     def started(self, when: float) -> None:
         (self.path / "events.jsonl").write_text(json.dumps({"time": when, "event": "started"}) + "\n")
 
-    def submitted(self, jobs: dict[str, list[int]], number: int = 0) -> None:
+    def submitted(self, jobs: dict[str, list[int]], number: int = 0, age: float = 0) -> None:
         arrays = [{"job": job, "slots": slots} for job, slots in jobs.items()]
-        self.write(f"attempts/{number}.json", {"number": number, "why": "first", "arrays": arrays})
+        self.write(f"attempts/{number}.json", {"number": number, "arrays": arrays, "time": time.time() - age})
 
     def log(self, slot: int, attempt: str, text: str = "", age: float = 0) -> Path:
         path = self.path / "out" / f"{slot:05d}.{attempt}.log"

@@ -197,6 +197,12 @@ def test_numbers(value: float | str, shown: str) -> None:
     assert text.number(value) == shown
 
 
-def test_picture(tmp_path: Path) -> None:
-    assert picture.main([str(typical_run(tmp_path)), str(tmp_path / "img" / "watch.svg")]) == 0
-    assert "teacher" in (tmp_path / "img" / "watch.svg").read_text()
+def test_picture_of_a_real_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, picture_path = typical_run(tmp_path), tmp_path / "img" / "status.svg"
+    code = f"from pathlib import Path; from diagcot.console import status_screen as s; s.show(Path({str(run)!r}))"
+    monkeypatch.chdir(REPO)
+    assert picture.main([str(picture_path), sys.executable, "-c", code]) == 0
+    drawn_picture = picture_path.read_text()
+    assert "teacher" in drawn_picture
+    assert "loss 1.32" in drawn_picture.replace("&#160;", " ")
+    assert "font-face" not in drawn_picture

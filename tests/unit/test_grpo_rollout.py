@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_diagcots_report_run():
         ({"split": "test"}, "test split"),
         ({"reward": {"name": "reprot"}}, "unknown reward"),
         ({"reward": {"name": "report", "mode": "matched"}}, "no mode"),
-        ({"prompts": 3}, "does not divide"),
+        ({"samples": 7}, "does not divide"),
         ({"samples": 1}, "greater than or equal to 2"),
         ({"temperature": 0}, "greater than 0"),
         ({"max_tokens": 4096}, "no room for a prompt"),

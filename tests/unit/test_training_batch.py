@@ -18,7 +18,9 @@ from tests.training import films
     seed=st.integers(0, 5),
 )
 @examples(max_examples=60, deadline=None)
-def test_an_epoch_sees_every_sample_on_any_number_of_ranks(lengths: list[int], micro: int, accumulation: int, seed: int) -> None:
+def test_an_epoch_sees_every_sample_on_any_number_of_ranks(
+    lengths: list[int], micro: int, accumulation: int, seed: int
+) -> None:
     from diagcot.training.batch import Order
 
     world = 2
@@ -61,9 +63,16 @@ def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any) -> None
     sample = films.samples(4)[3]
     source = films.DrawnSource()
     batch = Collator(processor, Path(), 512, source=source)([sample])
-    content = [{"type": "image", "image": source.pixels(sample.images[0])}, {"type": "text", "text": sample.prompt.replace("<image>", "")}]
+    content = [
+        {"type": "image", "image": source.pixels(sample.images[0])},
+        {"type": "text", "text": sample.prompt.replace("<image>", "")},
+    ]
     served = processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
     )
     length = served["input_ids"].shape[1]
     assert batch["input_ids"][0, :length].tolist() == served["input_ids"][0].tolist()

@@ -25,7 +25,8 @@ def soft(distance: Field, width: float) -> Field:
 
 def unit(values: Field) -> Field:
     """`values` cut to 0 to 1; half the time of numpy's `clip` on so small arrays."""
-    return np.minimum(np.maximum(values, 0.0), 1.0)
+    cut: Field = np.minimum(np.maximum(values, 0.0), 1.0)
+    return cut
 
 
 def ellipse(size: int, x: float, y: float, rx: float, ry: float, tilt: float = 0.0, power: float = 2.0) -> Field:
@@ -62,7 +63,8 @@ def path(size: int, points: list[tuple[float, float]], width: float) -> Field:
 def blob(size: int, x: float, y: float, rx: float, ry: float) -> Field:
     """A soft round cloud: 1 at the centre, a sixth at one radius."""
     gx, gy = grid(size)
-    return np.exp(-1.8 * ((gx - x) / rx) ** 2) * np.exp(-1.8 * ((gy - y) / ry) ** 2)
+    cloud: Field = np.exp(-1.8 * ((gx - x) / rx) ** 2) * np.exp(-1.8 * ((gy - y) / ry) ** 2)
+    return cloud
 
 
 def paint(film: Field, mask: Field, value: float | Field, strength: float = 1.0) -> None:

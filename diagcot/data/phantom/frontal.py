@@ -17,7 +17,7 @@ def draw(
     size: int, build: Build, findings: Findings, rng: np.random.Generator
 ) -> tuple[Field, list[tuple[str, Field]]]:
     """A film and the mask of each finding by CheXpert label, masks in 0 to 1, all of shape (size, size)."""
-    gx, gy = grid(size)
+    _, gy = grid(size)
     masks: list[tuple[str, Field]] = []
     film = _torso(size, build)
     lungs = {side: _lung(size, build, side) for side in _SIGN}
@@ -96,12 +96,13 @@ def _lung(size: int, build: Build, side: str) -> Field:
 
 @lru_cache(maxsize=8)
 def _vessels(size: int) -> Field:
-    """Markings that fan out from the hila and fade towards the edge; the same in every patient, as drawing them is slow."""
+    """Markings that fan out from the hila; the same in every patient, as drawing them is slow."""
     gx, gy = grid(size)
     out = np.abs(gx - 0.5)
     fan = np.arctan2(gy - 0.47, out - 0.05)
     wave = 0.5 + 0.5 * np.sin(13 * fan + 9 * out)
-    return 0.16 * wave * wave * wave * unit(1.0 - out / 0.34)
+    markings: Field = 0.16 * wave * wave * wave * unit(1.0 - out / 0.34)
+    return markings
 
 
 def _ribs(size: int, build: Build) -> Field:
@@ -114,7 +115,8 @@ def _ribs(size: int, build: Build) -> Field:
         * soft(gy - 0.86, 0.04)
         * soft(0.14 - gy, 0.04)
     )
-    return build.bone * np.clip(np.sin(2 * np.pi * phase) * 2 + 0.2, -0.2, 1.0) * edge
+    ribs: Field = build.bone * np.clip(np.sin(2 * np.pi * phase) * 2 + 0.2, -0.2, 1.0) * edge
+    return ribs
 
 
 def _skeleton(film: Field, size: int, build: Build) -> None:

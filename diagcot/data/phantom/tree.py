@@ -11,28 +11,23 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from diagcot.data.mimic_cxr import (
+    BOXES,
+    BOXES_FILE,
+    FINDINGS,
+    FINDINGS_FILE,
+    LABELS,
+    METADATA,
+    PREFIX,
+    REPORTS_ZIP,
+    SPLIT,
+    folder,
+)
 from diagcot.data.phantom.anatomy import generator
 from diagcot.data.phantom.films import SIZE, VIEWS, Film, draw
 from diagcot.data.phantom.patients import Visit, visits
-from diagcot.data.study import CHEXPERT_LABELS
 
-PREFIX = "mimic-cxr-2.0.0-"
-METADATA = (
-    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
-    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
-    "PatientOrientationCodeSequence_CodeMeaning",
-)  # fmt: skip
-SPLIT = ("dicom_id", "study_id", "subject_id", "split")
-LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
-REPORTS_ZIP = "mimic-cxr-reports.zip"
-FINDINGS_FILE = "phantom-findings.csv.gz"
-BOXES_FILE = "phantom-boxes.csv.gz"
 _VIEW_MEANING = {"PA": "postero-anterior", "LATERAL": "lateral"}
-
-
-def folder(root: Path, subject: int | str, study: int | str) -> Path:
-    """files/p10/p10000032/s50414267 under `root`: the films of a study; its report is the same path with `.txt`."""
-    return root / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}"
 
 
 def write_tree(
@@ -46,7 +41,7 @@ def write_tree(
 ) -> bool:
     """Write `studies` studies under `root`, the same bytes for the same arguments.
 
-    `advance(done)` is called after each study; when it returns false the tree is left unfinished and the result is False.
+    `advance(done)` is called after each study; when it returns false the tree is left unfinished, the result is False.
     """
     rows: dict[str, list[Sequence[object]]] = {
         name: [] for name in ("metadata", "split", "labels", "findings", "boxes")
@@ -63,8 +58,8 @@ def write_tree(
     write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, rows["split"])
     for labeler in ("chexpert", "negbio"):
         write_csv(root / f"{PREFIX}{labeler}.csv.gz", LABELS, rows["labels"])
-    write_csv(root / FINDINGS_FILE, ("subject_id", "study_id", "tags"), rows["findings"])
-    write_csv(root / BOXES_FILE, ("dicom_id", "label", "x1", "y1", "x2", "y2"), rows["boxes"])
+    write_csv(root / FINDINGS_FILE, FINDINGS, rows["findings"])
+    write_csv(root / BOXES_FILE, BOXES, rows["boxes"])
     return True
 
 

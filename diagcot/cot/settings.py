@@ -1,0 +1,79 @@
+"""Settings of the chain-of-thought stages. Imported while planning, so nothing heavy is imported here."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from diagcot.cot.prompts import Limits
+from diagcot.recipe import Settings
+from diagcot.serving.settings import ServerSettings
+
+
+class LimitSettings(Settings):
+    """Bounds of what the model may write; see `prompts.Limits`."""
+
+    steps: int = Field(default=12, ge=1)
+    step_chars: int = Field(default=600, ge=20)
+    section_chars: int = Field(default=2000, ge=40)
+
+    def limits(self) -> Limits:
+        return Limits(self.steps, self.step_chars, self.section_chars)
+
+
+class SearchSettings(Settings):
+    """The search of method.md 4.1, with its numbers as defaults: at most 17 calls a sample, retries aside."""
+
+    attempts: int = Field(default=3, ge=0)
+    depth: int = Field(default=2, ge=1)
+    label_forced: bool = True  # give the reference as the answer when every attempt failed; such traces are marked
+    parse_retries: int = Field(default=1, ge=0)  # of a reply that is cut or not as asked
+    temperature: float = Field(default=0.7, ge=0)  # of the teacher; verdicts are greedy
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=1024, ge=8)
+    verdict_tokens: int = Field(default=256, ge=8)
+    reply: LimitSettings = LimitSettings()
+
+
+class CollectSettings(Settings):
+    """Kind `collect`: chains of thought for the training studies of a shard."""
+
+    search: SearchSettings = SearchSettings()
+    samples_per_shard: int | None = Field(
+        default=None, ge=1
+    )  # None: all; a smaller number takes the same ones every time
+    views: Literal["all", "frontal", "first"] = "frontal"  # films of a study that get a chain of their own
+    max_reference_chars: int = Field(default=4000, ge=1)
+    server: ServerSettings = ServerSettings()
+    grace_s: float = Field(default=60, ge=0)  # after a request to stop, samples in flight may still finish for so long
+
+
+class FilterSettings(Settings):
+    """Kind `filter`: rules first, then the judge; what both accept becomes training samples."""
+
+    judge: bool = True
+    criteria: int = Field(default=5, ge=1, le=5)  # of the judge's five that must hold
+    label_f1: float = Field(default=1.0, ge=0, le=1)  # least agreement of report and reference over the CheXpert labels
+    min_words: int = Field(default=10, ge=0)  # of the reasoning
+    forced: Literal["keep", "drop"] = "keep"  # traces that were given the reference as the answer
+    max_tokens: int = Field(default=256, ge=8)
+    reply: LimitSettings = LimitSettings()
+    server: ServerSettings = ServerSettings()
+
+
+class PrimerSettings(Settings):
+    """Kind `primer`: worked examples by rule; `tasks`: how many of a kind a film or study gets on average."""
+
+    tasks: dict[str, float] = {
+        "report": 1.0,
+        "grounding": 0.25,
+        "init": 0.3,
+        "verify_true": 0.15,
+        "verify_false": 0.25,
+        "rethink": 0.2,
+        "label": 0.15,
+        "rewrite": 0.4,
+        "final": 0.3,
+        "judge_yes": 0.15,
+        "judge_no": 0.15,
+    }
+    max_words: int = Field(default=70, ge=1)  # of a reference report; longer ones get no conversation

@@ -1,0 +1,48 @@
+"""What the table says of each step, in plain sentences: better, worse, or not told apart."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+RULE = (
+    "Better or worse is said where the 95 % interval of the paired difference, over the same studies, lies wholly on "
+    "one side of zero. The intervals are not corrected for the number of comparisons."
+)
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each model and each of `previous` and `base`, main columns only.
+
+    Each has dataset, model, against, how, `pairs` (column -> difference, interval and verdict), the titles that are
+    `better`, `worse` and `unclear`, and the sentence `text`.
+    """
+    main = {column["name"]: column["title"] for column in columns if column["main"]}
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        for how in ("previous", "base"):
+            cells = {name: row["scores"].get(name, {}).get(how) for name in main}
+            pairs = {name: pair for name, pair in cells.items() if pair}
+            if not pairs:
+                continue
+            against = next(iter(pairs.values()))["model"]
+            if how == "base" and against == found[-1]["against"]:
+                continue  # the model before is the base
+            about = {"dataset": row["dataset"], "model": row["model"], "against": against, "how": how, "pairs": pairs}
+            for verdict in ("better", "worse", "unclear"):
+                about[verdict] = [main[name] for name, pair in pairs.items() if pair["verdict"] == verdict]
+            found.append({**about, "text": _sentence(about, main)})
+    return found
+
+
+def _sentence(about: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    parts = []
+    for verdict, words in (("better", "beats"), ("worse", "is worse than")):
+        named = [
+            f"{titles[name]} ({pair['value']:+.3f})"
+            for name, pair in about["pairs"].items()
+            if pair["verdict"] == verdict
+        ]
+        if named:
+            parts.append(f"{words} {about['against']} on {', '.join(named)}")
+    if about["unclear"]:
+        parts.append(f"cannot be told from {about['against']} on {', '.join(about['unclear'])}")
+    return f"{about['model']} {'; '.join(parts)}."

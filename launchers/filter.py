@@ -1,0 +1,26 @@
+"""Kind `filter`: an array over the collected traces; rules and a judge decide what becomes training samples."""
+
+from typing import TYPE_CHECKING
+
+from diagcot.cot.settings import FilterSettings
+from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
+from diagcot.recipe import StageSpec
+
+if TYPE_CHECKING:
+    from launchers.chain import Chain
+
+KIND = "diagcot.cot.filter"
+SETTINGS = FilterSettings
+SIZE = "server"
+PRODUCT = "data"
+STARTUP_S, UNIT_S = 180, 300
+
+
+def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
+    """Unit k is the traces of unit k. Raises UserError if the stage lacks an input."""
+    if len(stage.inputs.get("traces", [])) != 1:
+        raise UserError(f"stage {stage.name} needs the input traces (a collect stage)")
+    if FilterSettings.model_validate(stage.settings).judge and len(stage.inputs.get("model", [])) != 1:
+        raise UserError(f"stage {stage.name} needs the input model (the judge), or `judge: false` in its settings")
+    return chain.units_of(stage.inputs["traces"][0])

@@ -1,0 +1,45 @@
+"""A recipe of the whole chain, smaller than tiny, and folders of its own for each chain."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = {"base": 60, "align": 12, "teacher-lora": 12}
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """recipes/tiny.yaml with less of everything: the same stages, edges and kinds."""
+    recipe = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
+    stages = {stage["name"]: stage for stage in recipe["stages"]}
+    stages["phantoms"]["settings"]["studies"] = 160
+    for source in stages["shard"]["settings"]["sources"]:
+        if source["kind"] == "iu_xray":
+            source["max_studies"] = 40
+    for name, steps in STEPS.items():
+        stages[name]["settings"]["deepspeed"].update(steps=steps, warmup_steps=2, save_every=10)
+    stages["cot"]["settings"]["samples_per_shard"] = 4
+    stages["filter"]["settings"] = {
+        **stages["filter"].get("settings", {}),
+        "judge": True,
+        "criteria": 1,
+        "label_f1": 0.0,
+    }
+    stages["grpo"]["settings"]["steps"] = 2
+    stages["evaluate"]["settings"]["samples_per_shard"] = 6
+    recipe["name"] = "micro"
+    path = tmp_path_factory.mktemp("recipe") / "micro.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def cluster_file(name: str, root: Path, executor: str) -> Path:
+    """The project's own cluster file with its folders under `root`."""
+    found = yaml.safe_load((ROOT / "slurm" / "clusters" / f"{name}.yaml").read_text())
+    found["roots"] = {kind: str(root / kind) for kind in ("logs", "shards", "models")}
+    assert found["executor"] == executor
+    path = root / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(found))
+    return path

@@ -1,0 +1,95 @@
+"""The whole chain for real: killed and continued on a laptop, by dependencies alone on a real Slurm, with the same table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.jobs import attempts, slurm
+from tests.e2e.conftest import ROOT, cluster_file
+
+pytestmark = pytest.mark.heavy
+MODELS = ["base", "align", "teacher", "cot-sft", "grpo"]
+DEADLINE_S = 900
+
+
+def diagcot(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "diagcot", *map(str, arguments)]
+
+
+def table(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def laptop(micro: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run's folder after `diagcot demo` was stopped by Ctrl-C in the middle and then run again to its end."""
+    root = tmp_path_factory.mktemp("laptop")
+    command = diagcot("demo", "--recipe", micro, "--cluster", cluster_file("laptop", root, "local"), "--run", "trial")
+    run_dir = root / "logs" / "trial"
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + DEADLINE_S
+    partial = run_dir / "cot" / "partial"
+    while time.monotonic() < end and first.poll() is None and not any(partial.glob("*.jsonl")):
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=90)
+    assert first.returncode == 130, said
+    assert not (run_dir / "metrics.json").exists()
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert second.returncode == 0, second.stdout + second.stderr
+    (run_dir / "said").write_text(second.stdout)
+    yield run_dir
+
+
+def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> None:
+    metrics = table(laptop)
+    assert [row["model"] for row in metrics["models"]] == MODELS
+    said = (laptop / "said").read_text()
+    assert all(name in said for name in MODELS) and "Traceback" not in said
+    assert (laptop / "report.html").stat().st_mode & 0o077 == 0  # private to the user
+    assert [plan.name for plan in sorted(laptop.glob("*/summary.json"))]
+    tried = [name.parent.name for name in laptop.glob("*/attempts/2.json")]
+    assert "cot" in tried or "filter" in tried  # it was stopped in the middle, and what was done was kept
+    assert not list((laptop / "shard").glob("attempts/2.json"))
+
+
+@pytest.mark.slurm
+def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(
+    micro: Path, laptop: Path, shared_path: Path, devcluster: Any
+) -> None:
+    cluster = cluster_file("devcluster", shared_path, "slurm")
+    command = diagcot("submit", "--recipe", micro, "--cluster", cluster, "--run", "trial", "--stage", "all")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run_dir = shared_path / "logs" / "trial"
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end and not (run_dir / "metrics.json").exists():
+        jobs = [job for path in run_dir.glob("*/attempts") for made in attempts.read(path.parent) for job in made.jobs]
+        assert slurm.alive(jobs), f"the chain stopped: {failed(run_dir)}"
+        time.sleep(2)
+    ours, theirs = table(run_dir), table(laptop)
+    assert [row["model"] for row in ours["models"]] == MODELS
+    assert samples(ours) == samples(theirs)  # the same seed and the same samples
+
+
+def samples(metrics: dict[str, Any]) -> list[Any]:
+    return [row["samples"] for row in metrics["models"]]
+
+
+def failed(run_dir: Path) -> list[str]:
+    return [json.loads(path.read_text())["message"] for path in run_dir.glob("*/failed/*.json")]
+
+
+def test_nothing_of_the_chain_is_left_running(laptop: Path) -> None:
+    left = subprocess.run(
+        ["pgrep", "-f", str(laptop.parent.parent)], capture_output=True, text=True, check=False
+    ).stdout
+    assert not [pid for pid in left.split() if int(pid) != os.getpid()]

@@ -1,0 +1,140 @@
+"""A real vLLM: films, constraints, log-probabilities, exchange of weights, death, standby."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diagcot.cot import prompts
+from diagcot.jobs.testing import context
+from diagcot.serving import Reply, Request, Server, serve, standby, weights
+from tests.serving.conftest import SETTINGS
+
+pytestmark = pytest.mark.heavy
+
+
+def film(shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (112, 112), (shade, shade, shade)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def one(server: Server, **request: object) -> Reply:
+    asked = Request(**({"id": "x", "messages": (("user", "look"),), "max_tokens": 4, "logprobs": 2} | request))  # type: ignore[arg-type]
+    ((_, reply),) = server.complete([asked])
+    assert reply.error is None, reply.error
+    return reply
+
+
+def test_a_film_takes_part_in_the_answer(server):
+    plain = one(server)
+    dark, light = (one(server, messages=(("user", "<image>look"),), images=(film(shade),)) for shade in (10, 240))
+    assert dark.prompt_tokens == plain.prompt_tokens + 18  # 16 of 112 px, and the two marks around them
+    assert dark.logprobs != light.logprobs
+
+
+def test_many_at_once_each_get_their_own_reply(server):
+    requests = [
+        Request(str(n), (("user", f"<image>{n}"),), (film(n),), max_tokens=6, return_token_ids=True) for n in range(40)
+    ]
+    replies = dict(server.complete(iter(requests)))
+    assert set(replies) == {str(n) for n in range(40)} and not [r.error for r in replies.values() if r.error]
+    for reply in replies.values():
+        assert reply.token_ids is not None and len(reply.token_ids[0]) == reply.completion_tokens <= 6
+        assert reply.prompt_token_ids is not None and len(reply.prompt_token_ids) == reply.prompt_tokens
+
+
+def test_several_replies_are_seeded(server):
+    first, again = (one(server, n=3, temperature=1.0, seed=5).texts for _ in range(2))
+    assert first == again and len(first) == 3 and len(set(first)) > 1
+
+
+def test_choices_are_scored_by_their_first_token(server):
+    reply = one(server, choice=["yes", "no"], logprobs=5, max_tokens=8)
+    assert reply.text in ("yes", "no") and reply.finish == ["stop"]
+    assert {"y", "n"} <= set(reply.top_logprobs[0])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        prompts.thinking_schema(prompts.Limits(3, 30, 60)),
+        prompts.thinking_schema(prompts.Limits(3, 30, 60), again=True),
+        prompts.verdict_schema(prompts.Limits()),
+        prompts.final_schema(prompts.Limits(3, 30, 60)),
+        prompts.judge_schema(prompts.Limits(3, 30, 60)),
+    ],
+    ids=["thinking", "again", "verdict", "final", "judge"],
+)
+def test_schemas_hold_even_for_random_weights_without_white_space(server, schema):
+    reply = one(server, schema=schema, max_tokens=900, temperature=1.0, seed=3, logprobs=None)
+    assert reply.finish == ["stop"]
+    value = json.loads(reply.text)
+    assert list(value) == list(schema["properties"])
+    assert reply.text.startswith("{" + json.dumps(next(iter(value))) + ": ")  # json.dumps' own separators
+
+
+def test_banned_tokens_are_not_sampled(server):
+    allowed = one(server, temperature=1.0, seed=1, max_tokens=20, return_token_ids=True)
+    banned = {token: -100.0 for token in allowed.token_ids[0]}
+    reply = one(server, temperature=1.0, seed=1, max_tokens=20, return_token_ids=True, logit_bias=banned)
+    assert not set(reply.token_ids[0]) & set(banned)
+
+
+def test_what_cannot_be_served_is_an_error_of_that_request_only(server):
+    long = Request("long", (("user", "x" * 3000),), max_tokens=4)
+    broken = Request("broken", (("user", "<image>"),), (b"no jpeg",), max_tokens=4)
+    replies = dict(server.complete([long, broken, Request("fine", (("user", "x"),), max_tokens=4)]))
+    assert "1024" in (replies["long"].error or "") and "HTTP 4" in (replies["broken"].error or "")
+    assert replies["fine"].error is None
+
+
+def test_the_client_is_asynchronous(server):
+    async def both() -> list[Reply]:
+        async with server.client() as client:
+            return await asyncio.gather(*(client.chat(Request(n, (("user", n),), max_tokens=3)) for n in "ab"))
+
+    assert [reply.error for reply in asyncio.run(both())] == [None, None]
+
+
+def test_load_exchanges_all_weights_and_drops_the_caches(server, models):
+    asked = {"messages": (("user", "<image>look again"),), "images": (film(77),)}
+    before, pid = one(server, **asked), server.process.pid
+    server.load(models["b"])
+    after = one(server, **asked)
+    assert server.process.pid == pid and after.logprobs != before.logprobs
+    assert server.load_s < 5
+    server.load(models["a"])
+    assert one(server, **asked).logprobs == before.logprobs
+    assert server.metrics()["vllm:request_success_total"] > 0
+
+
+def test_tied_embeddings_are_never_exchanged_in_place(models):
+    assert weights.tied(models["tied"]) and not weights.tied(models["a"])
+    assert (
+        weights.architecture(models["tied"]) != weights.architecture(models["a"]) == weights.architecture(models["b"])
+    )
+
+
+def test_a_standby_server_is_taken_over_and_replaced_when_dead(models, tmp_path, monkeypatch):
+    monkeypatch.setenv(standby.FOLDER, str(tmp_path / "s"))
+    monkeypatch.setenv(standby.OWNER, str(os.getpid()))
+    try:
+        with serve(models["a"], SETTINGS, context(tmp_path)) as first:
+            pid, reply = first.process.pid, one(first)
+        started = time.monotonic()
+        with serve(models["b"], SETTINGS, context(tmp_path)) as second:
+            assert second.process.pid == pid and one(second).logprobs != reply.logprobs
+        assert time.monotonic() - started < 10
+        os.killpg(pid, signal.SIGKILL)
+        with serve(models["a"], SETTINGS, context(tmp_path)) as third:
+            assert third.process.pid != pid and one(third).logprobs == reply.logprobs
+            assert Path(third.folder).parent == tmp_path / "s"
+    finally:
+        standby.stop(tmp_path / "s")

@@ -1,0 +1,60 @@
+"""The screens beside real daemons: what they say agrees with Slurm at every moment, and with the files at the end."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diagcot.console import executor, failures
+from diagcot.console.status import Run, snapshot
+from diagcot.jobs import chain, slurm
+from diagcot.jobs.cluster import Size
+from tests import chains
+from tests.chains import Edge
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("devcluster")]
+CLUSTER = chains.cluster(
+    "slurm", sizes={"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, warning_seconds=20
+)
+SIZE = Size(partition="cpu", minutes=5, mem_gb=0.5)
+
+
+def look(run_dir: Path) -> Run:
+    answer = executor.ask(run_dir)
+    assert answer.note == ""
+    return snapshot(run_dir, answer.jobs, answer.note, answer.ended)
+
+
+def until(run_dir: Path, ready: Callable[[Run], bool], seconds: float = 90) -> Run:
+    end = time.monotonic() + seconds
+    while not ready(run := look(run_dir)):
+        assert time.monotonic() < end, [(s.name, s.state, s.reasons) for s in run.stages] + slurm.queue()
+        time.sleep(0.3)
+    return run
+
+
+def test_a_chain_is_seen_running_waiting_and_done(shared_path: Path) -> None:
+    slow = {"seconds": 0.5, "records": 10}
+    first = chains.plan(shared_path, "first", 3, resources=SIZE, settings=slow)
+    second = chains.plan(shared_path, "second", 3, resources=SIZE, after=(Edge("first"),))
+    run_dir = chains.write(shared_path, [first, second], CLUSTER)
+    chain.submit_chain([first, second], {"first", "second"}, CLUSTER)
+    run = until(run_dir, lambda run: run.stages[0].running > 0 and run.stages[0].fraction > 0)
+    assert (run.stages[1].state, run.stages[1].pending) == ("pending", 3)
+    assert dict(run.stages[1].reasons) == {"Dependency": 3}
+    assert run.state == "running"
+    run = until(run_dir, lambda run: run.state == "done")
+    assert [stage.done for stage in run.stages] == [3, 3]
+    assert run.stages[0].elapsed and run.stages[0].elapsed > 5
+
+
+def test_a_failure_is_shown_once_with_its_traceback(shared_path: Path) -> None:
+    plan = chains.plan(shared_path, "first", 3, resources=SIZE, settings={"fail": "all"})
+    run_dir = chains.write(shared_path, [plan], CLUSTER)
+    chain.submit_chain([plan], {"first"}, CLUSTER)
+    run = until(run_dir, lambda run: run.stages[0].failed == 3 and not slurm.queue())
+    found = list(failures.failures(run.stages[0]))
+    assert [(f.kind, f.units) for f in found] == [("RuntimeError", 3)]
+    assert "count.py" in found[0].where[-1]
+    assert found[0].log is not None

@@ -1,0 +1,293 @@
+"""Collect, filter and primer on real shards of phantoms, with a model that answers by script."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from diagcot.cot import collect, primer, prompts
+from diagcot.cot import filter as filtration
+from diagcot.cot.settings import CollectSettings, FilterSettings
+from diagcot.data.prompts import REPORT
+from diagcot.data.samples import read_samples
+from diagcot.data.tasks import report_samples
+from diagcot.jobs.context import Context, Unit
+from diagcot.jobs.testing import context, run_unit
+from diagcot.serving import process
+from diagcot.shards import Shard
+from tests.fakes.serving import COMMAND, model_folder, prompts_seen, write_script
+
+UNIT = Unit("00000")
+SERVER = {"startup_timeout_s": 20, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 5}
+
+
+def stage(root: Path, name: str, settings: dict[str, Any], **inputs: str) -> Context:
+    found = {role: [str(root / "shards" / "test" / where)] for role, where in inputs.items()}
+    return context(root, settings, stage=name, output=root / "shards" / "test" / name, inputs=found)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with phantoms of 24 studies in one shard."""
+    from diagcot.data.phantom import build as phantoms
+    from diagcot.shards import build
+    from launchers import phantoms as launcher
+
+    root = tmp_path_factory.mktemp("run")
+    settings = {"studies": 24, "size": 56}
+    ctx = stage(root, "phantoms", settings)
+    for unit in launcher.units(SimpleNamespace(name="phantoms", settings=settings, inputs={}), None):  # type: ignore[arg-type]
+        run_unit(phantoms, unit, ctx)
+    settings = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1, "image_size": 56}
+    run_unit(build, UNIT, stage(root, "shard", settings, phantoms="phantoms"))
+    return root
+
+
+@pytest.fixture
+def run_folder(shards: Path, tmp_path: Path) -> Path:
+    """A run of its own with those shards and a model folder for the scripted server."""
+    (tmp_path / "shards" / "test").mkdir(parents=True)
+    (tmp_path / "shards" / "test" / "shard").symlink_to(shards / "shards" / "test" / "shard")
+    model_folder(tmp_path / "shards" / "test")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = process.Process.start.__func__  # type: ignore[attr-defined]
+
+    def fake(cls, *args, **kwargs):  # type: ignore[no-untyped-def]
+        args = (*args[:6], COMMAND)
+        return start(cls, *args, **kwargs)
+
+    monkeypatch.setattr(process.Process, "start", classmethod(fake))
+
+
+def collect_ctx(root: Path, **settings: Any) -> Context:
+    return stage(root, "cot", {"server": SERVER, **settings}, shards="shard", model=".")
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    ctx = collect_ctx(run_folder)
+    result = run_unit(collect, UNIT, ctx)
+    found = rows(ctx.output / "00000.jsonl")
+    assert result.counts["samples"] == len(found) > 10
+    assert result.counts["verified"] == len(found) and result.counts["failed"] == result.counts["forced"] == 0
+    assert [row["id"] for row in found] == sorted(row["id"] for row in found)
+    for row in found:
+        assert (
+            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["report"].startswith("findings : ")
+        )
+        assert row["images"][0]["shard"] == "test/shard/00000.h5"
+        assert "base64" not in json.dumps(row)
+
+
+def test_samples_are_the_same_choice_of_the_training_split(run_folder):
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    some = collect.chosen(shard, run_folder / "shards", CollectSettings(samples_per_shard=5))
+    every = collect.chosen(shard, run_folder / "shards", CollectSettings())
+    assert [s.id for s in some] == [s.id for s in every][:5]
+    train = {sample.id for sample in report_samples(shard, "test/shard/00000.h5", "train")}
+    assert {s.id for s in every} < train
+    views = collect.chosen(shard, run_folder / "shards", CollectSettings(views="all"))
+    assert {s.id for s in views} == train
+
+
+def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].answer
+    write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
+    ctx = collect_ctx(run_folder)
+    result = run_unit(collect, UNIT, ctx)
+    failed = [row for row in rows(ctx.output / "00000.jsonl") if row["error"]]
+    assert 1 <= len(failed) == result.counts["failed"] < result.counts["samples"]
+    assert failed[0]["error"] == "init: HTTP 400: refused by script" and failed[0]["calls"] == 1
+
+
+def test_a_stop_and_a_resume_lose_and_repeat_nothing(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch, delay_s=0.02)
+    ctx = collect_ctx(run_folder)
+    with collect.open(ctx) as server:
+        monkeypatch.setattr(
+            ctx, "stopping", lambda: (len(prompts_seen(run_folder)) if (run_folder / "script.log").exists() else 0) > 12
+        )
+        assert collect.run(UNIT, server, ctx) is None
+    before = len(prompts_seen(run_folder))
+    again = collect_ctx(run_folder)
+    done = again.records(UNIT).ids
+    assert done
+    result = run_unit(collect, UNIT, again)
+    found = rows(again.output / "00000.jsonl")
+    assert len(found) == result.counts["samples"] == len({row["id"] for row in found})
+    inits = [
+        line for line in prompts_seen(run_folder)[before:] if line.startswith("<image>") or line.startswith("Reference")
+    ]
+    assert len(prompts_seen(run_folder)) - before == 4 * (len(found) - len(done)), inits
+
+
+def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_folder, monkeypatch):
+    script = write_script(run_folder, monkeypatch, delay_s=0.05)
+    code = (
+        "import sys; from pathlib import Path; from tests.unit import test_cot_stages as t\n"
+        "from diagcot.serving import process; import diagcot.cot.collect as c\n"
+        "start = process.Process.start.__func__\n"
+        "process.Process.start = classmethod(lambda cls, *a, **k: start(cls, *(*a[:6], t.COMMAND), **k))\n"
+        "t.run_unit(c, t.UNIT, t.collect_ctx(Path(sys.argv[1])))"
+    )
+    partial = run_folder / "logs/test/cot/partial"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(run_folder)], env=os.environ | {"FAKE_SCRIPT": str(script)}
+    )
+    deadline = time.monotonic() + 60
+    while sum(len(p.read_text().splitlines()) for p in partial.glob("*.jsonl")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    torn = sorted(partial.glob("*.jsonl"))[0]
+    torn.write_bytes(torn.read_bytes()[:-5])  # as if the kill had come in the middle of a line
+    write_script(run_folder, monkeypatch)
+    ctx = collect_ctx(run_folder)
+    result = run_unit(collect, UNIT, ctx)
+    found = [row["id"] for row in rows(ctx.output / "00000.jsonl")]
+    expected = collect.chosen(
+        Shard(run_folder / "shards/test/shard/00000.h5"), run_folder / "shards", CollectSettings()
+    )
+    assert sorted(found) == sorted(s.id for s in expected) and result.counts["samples"] == len(expected)
+
+
+def test_filter_keeps_what_agrees_and_says_why_it_drops_the_rest(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    run_unit(collect, UNIT, collect_ctx(run_folder))
+    path = run_folder / "shards/test/cot/00000.jsonl"
+    traces = rows(path)
+    traces[0]["error"] = "init: cut at 8 tokens"
+    traces[1]["reasoning"] = "too short"
+    traces[2]["report"] = "findings : there is a large left pneumothorax and a fracture . impression : fracture ."
+    traces[3]["report"] = "findings : the lungs are clear ."
+    path.write_text("".join(json.dumps(row) + "\n" for row in traces))
+    ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
+    result = run_unit(filtration, UNIT, ctx)
+    verdicts = {row["id"]: row for row in rows(ctx.output / "verdicts" / "00000.jsonl")}
+    assert [verdicts[t["id"]]["rule"] for t in traces[:4]] == [
+        "search_failed", "reasoning_too_short", "labels_differ", "section_missing",
+    ]  # fmt: skip
+    samples = list(read_samples(ctx.output / "00000.jsonl"))
+    assert len(samples) == result.counts["kept"] == len(traces) - 4 and result.counts["traces"] == len(traces)
+    for sample in samples:
+        assert (
+            sample.prompt == REPORT
+            and sample.task == "report"
+            and sample.meta["verified"]
+            and not sample.meta["forced"]
+        )
+        assert sample.answer.startswith("<think>i look") and sample.answer.endswith(" .</answer>")
+
+
+def test_a_judge_that_says_no_or_nothing_readable_keeps_nothing(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    run_unit(collect, UNIT, collect_ctx(run_folder))
+    write_script(run_folder, monkeypatch, verdict=False)
+    ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
+    counts = run_unit(filtration, UNIT, ctx).counts
+    assert counts["kept"] == 0 and counts["dropped_judge"] == counts["traces"] == counts["judge_location_no"]
+    write_script(run_folder, monkeypatch, refuse={"Thinking under review": [400] * 999})
+    ctx = stage(run_folder, "filter2", {"server": SERVER}, traces="cot", model=".")
+    counts = run_unit(filtration, UNIT, ctx).counts
+    assert counts["kept"] == 0 and counts["dropped_unreadable"] == counts["traces"]
+
+
+def test_without_a_judge_the_rules_decide_and_no_server_starts(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    run_unit(collect, UNIT, collect_ctx(run_folder))
+    write_script(run_folder, monkeypatch, die_at_start=True)
+    ctx = stage(run_folder, "filter", {"judge": False}, traces="cot")
+    counts = run_unit(filtration, UNIT, ctx).counts
+    assert counts["kept"] == counts["traces"] > 0
+
+
+def test_forced_traces_can_be_dropped(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch, verdict=False)
+    run_unit(collect, UNIT, collect_ctx(run_folder))
+    ctx = stage(run_folder, "filter", {"judge": False, "forced": "drop"}, traces="cot")
+    counts = run_unit(filtration, UNIT, ctx).counts
+    assert counts == {"traces": counts["traces"], "kept": 0, "dropped_forced": counts["traces"]}
+
+
+def test_label_agreement_is_what_the_filter_asks_for():
+    assert filtration.label_f1("there is edema.", "pulmonary edema.") == 1
+    assert filtration.label_f1("no edema.", "pulmonary edema.") < 0.5
+    assert FilterSettings().label_f1 == 1.0
+
+
+def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
+    weights = dict.fromkeys([*primer.EXAMPLES, "report", "grounding"], 1.0)
+    ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
+    result = run_unit(primer, UNIT, ctx)
+    samples = list(read_samples(ctx.output / "00000.jsonl"))
+    assert set(result.counts) == set(weights)
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
+    assert {s.study for s in samples} <= train
+    assert len({(s.id, s.task) for s in samples}) == len(samples)
+    limits = prompts.Limits()
+    schemas = {
+        "init": prompts.thinking_schema(limits),
+        "label": prompts.thinking_schema(limits),
+        "rethink": prompts.thinking_schema(limits, again=True),
+        "final": prompts.final_schema(limits),
+        "verify_true": prompts.verdict_schema(limits),
+        "verify_false": prompts.verdict_schema(limits),
+        "judge_yes": prompts.judge_schema(limits),
+        "judge_no": prompts.judge_schema(limits),
+    }
+    for sample in samples:
+        assert sample.prompt.count("<image>") == 1 == len(sample.images)
+        if sample.task in schemas:
+            answer = json.loads(sample.answer)
+            assert list(answer) == list(schemas[sample.task]["properties"])  # the order that the constraint imposes
+            assert sample.answer == json.dumps(answer, ensure_ascii=False)
+    for sample in samples:
+        if sample.task.startswith("verify"):
+            assert json.loads(sample.answer)["verdict"] is (sample.task == "verify_true")
+            reference, shown = (line.split(": ", 1)[1] for line in sample.prompt.splitlines()[:2])
+            assert (reference == shown) is (sample.task == "verify_true")
+
+
+def test_weights_of_the_primer_are_averages(run_folder):
+    counts = {}
+    for weight in (0.0, 0.5, 2.0):
+        ctx = stage(run_folder, f"primer{weight}", {"tasks": {"report": weight}}, shards="shard")
+        counts[weight] = run_unit(primer, UNIT, ctx).counts.get("report", 0)
+    films = len(list(report_samples(Shard(run_folder / "shards/test/shard/00000.h5"), "x", "train")))
+    assert counts[0.0] == 0 and counts[2.0] == 2 * films and 0.2 * films < counts[0.5] < 0.8 * films
+    with pytest.raises(ValueError, match="unknown tasks of the primer: raport"):
+        run_unit(primer, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))
+
+
+def test_what_the_primer_teaches_passes_the_filter(run_folder):
+    reading = primer.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
+    assert list(reading.regions) == ["heart", "lungs", "pleura"]
+    assert (
+        reading.report
+        == "findings : the heart is enlarged. the lungs are clear. no pleural effusion . impression : cardiomegaly ."
+    )
+    trace = {
+        "error": None,
+        "forced": False,
+        "reasoning": reading.reasoning,
+        "report": reading.report,
+        "reference": reading.report,
+    }
+    assert filtration.rule(trace, FilterSettings()) is None
