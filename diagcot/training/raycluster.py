@@ -32,6 +32,8 @@ def _environment(token: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_DEDUP_LOGS": "0",
+        # A standby server outlives the actor that started it; every other one is ended by its own actor or owner.
+        "RAY_kill_child_processes_on_worker_exit": "false",
         # Servers are given their GPUs by us; Ray would hide them from an actor that asks for none.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
