@@ -1,4 +1,4 @@
-"""Kind `grpo`: one multi-node job of reinforcement learning: DeepSpeed ranks, and inside the job Ray with vLLM servers."""
+"""Kind `grpo`: one multi-node job of reinforcement learning: DeepSpeed ranks, and Ray with vLLM servers."""
 
 from typing import TYPE_CHECKING
 

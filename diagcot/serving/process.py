@@ -63,6 +63,9 @@ def arguments(settings: ServerSettings, gpus: int) -> list[str]:
         flags.append("--enforce-eager")
     if cpu:
         flags.append("--skip-mm-profiling")
+        # A prompt that is split over two steps makes vLLM rewind the random state of a seeded request, which a CPU
+        # generator cannot do: the engine would die ("CPU Generator does not use offset").
+        flags.append("--no-enable-chunked-prefill")
     return [str(part) for pair in given.items() for part in pair] + flags + list(settings.extra)
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -144,8 +145,8 @@ def step(
     figures = policy.look([micro for micros in updates for micro in micros])
     if not figures["gap"] <= settings.max_gap:
         raise FloatingPointError(
-            f"step {number + 1}: log-probabilities of policy and server differ by {figures['gap']:.4f} nats a token, max_gap is"
-            f" {settings.max_gap}; the servers do not hold the policy's weights, or compute in too low a precision"
+            f"step {number + 1}: log-probabilities of policy and server differ by {figures['gap']:.4f} nats a token,"
+            f" max_gap is {settings.max_gap}; the servers do not hold the policy's weights, or compute too coarsely"
         )
     learned = [
         policy.update(micros, sum(len(one.tokens) for one in rollouts[at : at + settings.deepspeed.global_batch]))
@@ -157,9 +158,7 @@ def step(
         raise FloatingPointError(
             f"the loss is {means['loss']} at step {number + 1}; lower the learning rate or clip harder"
         )
-    seconds = dict(
-        zip(("sync_s", "rollout_s", "train_s"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True)
-    )
+    seconds = dict(zip(("sync_s", "rollout_s", "train_s"), (b - a for a, b in pairwise(clock)), strict=True))
     return {
         **_rewards(scores, rewards),
         **means,

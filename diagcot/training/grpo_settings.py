@@ -88,12 +88,12 @@ class GrpoSettings(FreezePolicy):
         rollouts = self.prompts * self.samples
         if rollouts % self.deepspeed.global_batch:
             raise ValueError(
-                f"deepspeed.global_batch {self.deepspeed.global_batch} does not divide the {rollouts} rollouts of a step"
-                f" ({self.prompts} prompts x {self.samples} samples)"
+                f"deepspeed.global_batch {self.deepspeed.global_batch} does not divide the {rollouts} rollouts of a"
+                f" step ({self.prompts} prompts x {self.samples} samples)"
             )
         if self.max_tokens >= self.server.max_model_len:
             raise ValueError(
-                f"max_tokens {self.max_tokens} leaves no room for a prompt in server.max_model_len {self.server.max_model_len}"
+                f"max_tokens {self.max_tokens} leaves no room for a prompt; max_model_len is {self.server.max_model_len}"
             )
         return self
 

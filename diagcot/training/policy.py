@@ -1,4 +1,4 @@
-"""The policy over all ranks: log-probabilities of rollouts, updates by the objective, and its weights for the servers."""
+"""The policy over all ranks: log-probabilities of rollouts, updates by the objective, weights for the servers."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ class Policy:
     def prompt(self, sample: Sample) -> tuple[int, ...]:
         """Token ids of a sample's prompt, image tokens included."""
         encoded = self.collator.encode(sample)
-        return encoded.ids[: next(at for at, label in enumerate(encoded.labels) if label != IGNORED)]
+        return tuple(encoded.ids[: int((encoded.labels != IGNORED).int().argmax())].tolist())
 
     def same_prompt(self, sample: Sample, rollout: Rollout) -> None:
         """Raises ValueError unless the server saw the prompt that training sees."""
@@ -72,8 +72,8 @@ class Policy:
             rollout.prompt_tokens and _folded(rollout.prompt_tokens, self.banned) != _folded(ours, self.banned)
         ):
             raise ValueError(
-                f"the server reads the prompt of {sample.id} as {rollout.prompt_length} tokens, training as {len(ours)}, or"
-                " other ones; chat template and pixel budget must be those of the model directory on both sides"
+                f"the server sees the prompt of {sample.id} as {rollout.prompt_length} tokens, training as {len(ours)},"
+                " or as other ones; chat template and pixel budget must be those of the model directory on both sides"
             )
 
     def micros(
@@ -94,7 +94,10 @@ class Policy:
         encoded, mine = [], [samples[one.prompt] for one in rollouts]
         for sample, one in zip(mine, rollouts, strict=True):
             prompt = self.prompt(sample)
-            encoded.append(Encoded(prompt + one.tokens, (IGNORED,) * len(prompt) + one.tokens))
+            ids = torch.tensor(prompt + one.tokens)
+            labels = ids.clone()
+            labels[: len(prompt)] = IGNORED
+            encoded.append(Encoded(ids, labels))
         batch = {name: value.to(self.where) for name, value in self.collator.pad(encoded, mine).items()}
         inputs = language.inputs_of(batch)
         targets = batch["labels"][:, 1:][:, -(inputs["logits_to_keep"] - 1) :]

@@ -32,6 +32,8 @@ def _environment(token: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_DEDUP_LOGS": "0",
+        # A standby server outlives the actor that started it; every other one is ended by its own actor or owner.
+        "RAY_kill_child_processes_on_worker_exit": "false",
         # Servers are given their GPUs by us; Ray would hide them from an actor that asks for none.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
@@ -54,12 +56,12 @@ def head(ctx: Context, object_store_mb: int) -> Iterator[dict[str, str]]:
     Must run in the main thread: the kernel ends Ray's processes with the thread that started them, so a killed rank
     leaves none behind. Environment variables are put back at the end.
     """
-    import ray
-
     folder = _private_folder()
     changed = _environment(secrets.token_hex(16))
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
+    import ray  # its core reads the environment when it is loaded
+
     try:
         ray.init(
             num_cpus=0,  # our actors ask for none, and Ray starts no idle workers in advance

@@ -32,7 +32,7 @@ class Rollout:
 
 
 def choose(count: int, per_step: int, seed: int, step: int) -> list[int]:
-    """Indices of the prompts of a step (0-based): shuffled epochs laid end to end, a function of seed and step alone."""
+    """Indices of the prompts of a step (0-based): shuffled epochs laid end to end, by seed and step alone."""
     positions = [divmod(position, count) for position in range(step * per_step, (step + 1) * per_step)]
     return [_epoch(count, seed, epoch)[place] for epoch, place in positions]
 
