@@ -1,7 +1,9 @@
 """A byte-level BPE with Qwen's interface, trained on the corpus of a tiny model.
 
-Same pre-tokenisation, special tokens and chat layout as Qwen2, so that everything above the tokenizer is the code that
-runs with the real models. Bytes are the alphabet: any text encodes. Digits stay single, which keeps boxes regular.
+Same special tokens and chat layout as Qwen2, so that everything above the tokenizer is the code that runs with the real
+models. Bytes are the alphabet: any text encodes. Digits stay single, which keeps boxes regular. Unlike Qwen's, a token
+may span the words of a clause: instructions and stock phrases, which repeat to the letter in a tiny corpus, become a few
+tokens in place of dozens, and a model that trains for two minutes on a CPU sees four times as many samples.
 """
 
 from collections.abc import Iterable
@@ -23,9 +25,7 @@ SPECIAL = (
 # Single tokens, but part of the text that a server returns: not special.
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<box>", "</box>")
 
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_CLAUSES = r" ?\p{L}+(?: \p{L}+)*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -47,7 +47,7 @@ def train(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Pattern(_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Pattern(_CLAUSES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
