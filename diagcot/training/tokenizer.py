@@ -25,7 +25,9 @@ SPECIAL = (
 # Single tokens, but part of the text that a server returns: not special.
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<box>", "</box>")
 
-_CLAUSES = r" ?\p{L}+(?: \p{L}+)*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Punctuation takes the space that follows it, so that a clause is the same token in a report, in JSON and after a colon:
+# what a model has read it can then simply repeat.
+_CLAUSES = r"\p{L}+(?: \p{L}+)*|\p{N}| ?[^\s\p{L}\p{N}]+(?: |[\r\n]+)?|\s+"
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
