@@ -45,7 +45,7 @@ def main() -> None:
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         fail(f"Python {sys.version.split()[0]} at {sys.executable} is not supported; run `make env PYTHON=python3.11`")
     lock = ROOT / "locks" / f"{kind}.txt"
-    digest = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes() + (ROOT / "pyproject.toml").read_bytes())
+    digest = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes())
     stamp, wanted = VENV / "lock", f"{kind} {digest.hexdigest()}\n"
     if stamp.exists() and stamp.read_text() == wanted:
         return

@@ -35,7 +35,7 @@ def environment(root: Path, prefix: Path) -> Iterator[Finding]:
         return
     kind, _, built = stamp.read_text().strip().partition(" ")
     total = hashlib.sha256()
-    for name in (f"locks/{kind}.txt", "locks/install.py", "pyproject.toml"):
+    for name in (f"locks/{kind}.txt", "locks/install.py"):
         path = root / name
         total.update(path.read_bytes() if path.exists() else b"")
     if total.hexdigest() != built:
