@@ -17,8 +17,10 @@ def write(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) ->
         return Result(counts=counts)
     staged, staged_log = ctx.staged(final), ctx.staged(log)
     shutil.rmtree(staged, ignore_errors=True)
-    network = getattr(trained.module, "vlm", trained.module)
-    state = {name.removeprefix("vlm."): value for name, value in (state or {}).items()}
+    network, state = trained.module, state or {}
+    if hasattr(network, "vlm"):  # alignment trains the model and a temperature, which is no part of the model
+        network = network.vlm
+        state = {name.removeprefix("vlm."): value for name, value in state.items() if name.startswith("vlm.")}
     if hasattr(network, "peft_config"):
         from peft import get_peft_model_state_dict
 
