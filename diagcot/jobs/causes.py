@@ -44,6 +44,7 @@ class Verdict:
     slots: tuple[int, ...] = ()
     more_memory: bool = False
     states: dict[int, str] = field(default_factory=dict)
+    exclude: str = ""  # nodes that failed under the stage
 
 
 def failures(stage_dir: Path) -> list[dict[str, Any]]:
@@ -52,14 +53,14 @@ def failures(stage_dir: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["time"])
 
 
-def last_state(plan: Plan, slot: int, history: dict[str, slurm.Job]) -> str:
-    """The newest state that accounting has for a task; UNKNOWN where it has none."""
+def last_job(plan: Plan, slot: int, history: dict[str, slurm.Job]) -> slurm.Job:
+    """The newest job that accounting has for a task; one in state UNKNOWN where it has none."""
     for attempt in reversed(attempts.read(plan.path)):
         for array in attempt.arrays:
             if slot in array.slots:
                 name = array.job if len(array.slots) == 1 else f"{array.job}_{array.slots.index(slot)}"
-                return history[name].state if name in history else "UNKNOWN"
-    return "UNKNOWN"
+                return history.get(name, slurm.Job(name, "UNKNOWN"))
+    return slurm.Job("", "UNKNOWN")
 
 
 def upstream_complete(plan: Plan) -> bool:
@@ -75,7 +76,8 @@ def judge(plan: Plan, missing: list[str], max_attempts: int = 3) -> Verdict:
     except UserError:
         history = {}
     slots = tuple(plan.open_slots())
-    states = {slot: last_state(plan, slot, history) for slot in slots}
+    jobs_of = {slot: last_job(plan, slot, history) for slot in slots}
+    states = {slot: job.state for slot, job in jobs_of.items()}
     failed = failures(plan.path)
     repeated = [row for row in failed if row["for_user"]]
     seen = Counter((row["task"], row["type"], row["message"]) for row in failed if row["rank"] == 0)
@@ -94,4 +96,5 @@ def judge(plan: Plan, missing: list[str], max_attempts: int = 3) -> Verdict:
             False, f"{tries} attempts, the limit of this cluster, have not finished it.", slots, states=states
         )
     why = "; ".join(dict.fromkeys(rule.say for rule in rules))
-    return Verdict(True, why, slots, any(rule.more_memory for rule in rules), states)
+    bad = {job.nodes for job, rule in zip(jobs_of.values(), rules, strict=True) if rule.exclude_node and job.nodes}
+    return Verdict(True, why, slots, any(rule.more_memory for rule in rules), states, ",".join(sorted(bad)))

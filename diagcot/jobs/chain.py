@@ -116,6 +116,8 @@ def resubmit(plan: Plan, verdict: Verdict, changes: dict[str, object] | None = N
     size = plan.resources
     if verdict.more_memory and size.mem_gb:
         size = size.model_copy(update={"mem_gb": size.mem_gb * MEMORY_FACTOR ** len(attempts.read(plan.path))})
+    if verdict.exclude:
+        size = size.model_copy(update={"exclude": ",".join(filter(None, [size.exclude, verdict.exclude]))})
     size = size.model_copy(update=changes or {})
     plan = dataclasses.replace(plan, resources=size)
     return submit.submit(plan, cluster, plan.open_slots(), [""], [], verdict.why, slurm.max_array_size())

@@ -20,6 +20,7 @@ class Size(Settings):
     partition: str | None = None
     array_parallelism: int = 64
     requeue: bool = True
+    exclude: str | None = None  # nodes to leave out (sbatch --exclude)
 
     @property
     def ranks(self) -> int:

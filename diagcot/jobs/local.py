@@ -61,6 +61,8 @@ class _Task:
     slot: int
     job: Any
     cores: int
+    attempt: str
+    ended: bool = False  # told to end because one of its ranks has failed
 
 
 @dataclass
@@ -137,8 +139,9 @@ class Runner:
 
         self.starts[plan.stage, slot] = self.starts.get((plan.stage, slot), 0) + 1
         count = len(attempts.read(plan.path))
+        attempt = f"{count}.{self.starts[plan.stage, slot]}"
         os.environ.update(
-            DIAGCOT_ATTEMPT=f"{count}.{self.starts[plan.stage, slot]}",
+            DIAGCOT_ATTEMPT=attempt,
             PYTHONPATH=plan.code,
         )
         executor = submitit.LocalExecutor(folder=plan.path / "submitit")
@@ -150,9 +153,15 @@ class Runner:
             signal_delay_s=min(self.cluster.warning_seconds, size.minutes * 30),
             stderr_to_stdout=True,
         )
-        return _Task(plan, slot, executor.submit(Worker(str(plan.path), slot)), cores)
+        return _Task(plan, slot, executor.submit(Worker(str(plan.path), slot)), cores, attempt)
 
     def _reap(self) -> None:
+        for task in self.running:
+            # Without srun nobody else ends the ranks that wait for one that has failed.
+            name = f"{task.slot:05d}.{task.attempt}-*.json"
+            if task.plan.resources.ranks > 1 and not task.ended and any((task.plan.path / "failed").glob(name)):
+                task.ended = True
+                task.job.cancel()
         for task in [task for task in self.running if task.job.done()]:
             self.running.remove(task)
             plan, slot = task.plan, task.slot

@@ -47,6 +47,7 @@ class Job:
     state: str
     reason: str = ""
     name: str = ""
+    nodes: str = ""
 
 
 def queue(user: str | None = None) -> list[Job]:
@@ -59,19 +60,18 @@ def history(job_ids: Sequence[str]) -> dict[str, Job]:
     """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting."""
     if not job_ids:
         return {}
-    text = call(
-        "sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,JobName"
-    )
+    columns = "JobID,State,Reason,JobName,NodeList"
+    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns)
     found = {}
     for row in text.splitlines():
-        fields = row.split("|", 3)
-        if len(fields) == 4:
-            found[fields[0]] = Job(fields[0], _state(fields[1]), fields[2], fields[3])
+        fields = row.split("|", 4)
+        if len(fields) == 5:
+            found[fields[0]] = Job(fields[0], _state(fields[1]), *fields[2:])
     return found
 
 
 def _state(text: str) -> str:
-    """Slurm's own cancelling, of a job whose dependency can never be met, is told from a person's, `CANCELLED by 1000`."""
+    """Slurm's own cancelling (a dependency that can never be met) is told from a person's, `CANCELLED by 1000`."""
     return "DEPENDENCY" if text == "CANCELLED" else text.split()[0]
 
 

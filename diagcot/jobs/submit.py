@@ -33,6 +33,7 @@ def script_options(plan: Plan, cluster: Cluster, size: Size, dependency: str, ro
         "cpus_per_task": size.cpus,
         "mem": f"{int(size.mem_gb * 1024)}MB" if size.mem_gb else None,
         "gpus_per_node": size.gpus * size.tasks_per_node or None,
+        "exclude": size.exclude,
         "array_parallelism": size.array_parallelism,
         "signal_delay_s": min(cluster.warning_seconds, size.minutes * 30),
         "dependency": dependency or None,

@@ -16,6 +16,10 @@ def open(ctx: Context) -> Iterator[int]:
 def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
     if ctx.settings.get("fail") == unit.key or ctx.settings.get("fail") == "all":
         raise RuntimeError(f"asked to fail at {unit.key}")
+    if ctx.settings.get("fail_rank") == ctx.rank:
+        raise RuntimeError(f"asked to fail on rank {ctx.rank}")
+    if ctx.settings.get("fail_rank") is not None:
+        time.sleep(60)  # as a rank does that waits for another
     if ctx.settings.get("fail_once") == unit.key and not (ctx.workspace / "failed-once").exists():
         (ctx.workspace / "failed-once").touch()
         raise RuntimeError(f"asked to fail once at {unit.key}")

@@ -37,9 +37,15 @@ def write_shard(path: Path, studies: int, dataset: str = "mimic_cxr", size: int 
             )
             findings, impression = found.report()
             study = Study(
-                dataset, str(visit.study), str(visit.subject), "test", findings, impression,
-                labels=found.labels(), images=images,
-            )  # fmt: skip
+                dataset,
+                str(visit.study),
+                str(visit.subject),
+                "test",
+                findings,
+                impression,
+                labels=found.labels(),
+                images=images,
+            )
             out.add(study, [convert(film.jpeg(), size, 90) for film in drawn])
     return Shard(path)
 
@@ -105,7 +111,7 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
                 str(logs / name),
                 units=tuple(Unit(f"{i:05d}") for i in range(units)),
                 code="c0ffee",
-            )  # fmt: skip
+            )
         )
         seconds = {"shard": 9, "base": 95, "align": 40, "grpo": 120, "evaluate": 61}.get(name, 25)
         for key in made.keys:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from diagcot.jobs import local
+from diagcot.jobs.cluster import Size
 from tests import chains
 from tests.chains import Edge
 
@@ -60,6 +61,16 @@ def test_stopped_anywhere_it_goes_on_with_the_same_result(tmp_path: Path) -> Non
     assert run(run_dir).returncode == 0
     assert len((tmp_path / "out" / "first" / "00000.txt").read_text().splitlines()) == 40
     assert len(list((first.path / "out").glob("*.log"))) == 2  # a log for each attempt
+
+
+def test_a_rank_that_fails_ends_those_that_wait_for_it(tmp_path: Path) -> None:
+    size = Size(tasks_per_node=2)
+    plan = chains.plan(tmp_path, "train", 1, resources=size, settings={"fail_rank": 1})
+    run_dir = chains.write(tmp_path, [plan], chains.cluster())
+    started = time.monotonic()
+    assert run(run_dir).returncode == 1
+    assert time.monotonic() - started < 40  # two attempts; rank 0 alone would have slept for a minute in each
+    assert {json.loads(p.read_text())["rank"] for p in (plan.path / "failed").glob("*.json")} == {1}
 
 
 def test_only_one_runner_at_a_time(tmp_path: Path) -> None:
