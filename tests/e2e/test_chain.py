@@ -63,13 +63,13 @@ def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> No
 
 @pytest.mark.slurm
 def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(
-    micro: Path, laptop: Path, shared_path: Path, devcluster: Any
+    micro: Path, laptop: Path, tmp_path: Path, devcluster: Any
 ) -> None:
-    cluster = cluster_file("devcluster", shared_path, "slurm")
+    cluster = cluster_file("devcluster", tmp_path, "slurm")
     command = diagcot("submit", "--recipe", micro, "--cluster", cluster, "--run", "trial", "--stage", "all")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    run_dir = shared_path / "logs" / "trial"
+    run_dir = tmp_path / "logs" / "trial"
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end and not (run_dir / "metrics.json").exists():
         jobs = [job for path in run_dir.glob("*/attempts") for made in attempts.read(path.parent) for job in made.jobs]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import TOOL, DevCluster, free_ports
+from tests.conftest import TOOL, DevCluster, free_ports
 
 pytestmark = pytest.mark.slurm
 

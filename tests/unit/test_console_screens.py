@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from console_run import SIZE, FakeStage, typical_run
 from rich.console import Console, RenderableType
 
 from diagcot.console import failures, logs, picture, plan_screen, status_screen, text
@@ -18,6 +17,7 @@ from diagcot.console.reasons import SENTENCES, sentence
 from diagcot.console.status import snapshot
 from diagcot.console.watch import Lines
 from diagcot.jobs.errors import UserError
+from tests.unit.console_run import SIZE, FakeStage, typical_run
 
 REPO = Path(__file__).parents[2]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from console_run import FakeStage, typical_run
 
 from diagcot.console.run_files import job_ids
 from diagcot.console.status import Stage, snapshot
+from tests.unit.console_run import FakeStage, typical_run
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "slurm" / "devcluster" / "devcluster.py"
+TOOL = Path(__file__).parents[1] / "slurm" / "devcluster" / "devcluster.py"
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 DAEMONS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
 
