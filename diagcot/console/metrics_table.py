@@ -58,7 +58,7 @@ def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
         cells = [_cell(row["scores"].get(column["name"]), wide, screen) for column in columns]
         grid.add_row(Text(row["model"], "bold"), *cells, str(sum(row["samples"].values())))
     notes = [Text(_fits(screen, line), "dim") for line in _notes(metrics, rows, wide)]
-    shown = [_step(v, screen) for v in metrics["verdicts"] if v["how"] == "previous" and v["dataset"] == datasets[0]]
+    shown = _steps([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
     lost = [Text(f"no {name}: {why}", "yellow") for name, why in metrics["missing"].items()]
     return Group(title, "", grid, "", *shown, *lost, *notes)
 
@@ -74,14 +74,25 @@ def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:
     return Text(f"{cell['value']:.3f}", style).append(_fits(screen, mark)).append("\n" + _fits(screen, width), "dim")
 
 
+def _steps(verdicts: Sequence[Mapping[str, Any]], screen: Console) -> list[Text]:
+    """One line for each model: against the row above, and against the first row where that is another one."""
+    lines: dict[str, Text] = {}
+    for verdict in verdicts:
+        line = lines.setdefault(verdict["model"], Text(f"{verdict['model']}: ", "bold"))
+        if len(line) > len(verdict["model"]) + 2:
+            line.append("; ", "not bold")
+        line.append_text(_step(verdict, screen))
+    return list(lines.values())
+
+
 def _step(verdict: Mapping[str, Any], screen: Console) -> Text:
     better, worse = len(verdict["better"]), len(verdict["worse"])
     total = better + worse + len(verdict["unclear"])
-    line = Text(f"{verdict['model']} ", "bold")
+    line = Text(style="not bold")
     if better:
         line.append(_fits(screen, f"▲ better than {verdict['against']} on {better} of {total}"), "green")
     else:
-        line.append(f"not better than {verdict['against']} on any of {total}", "yellow")
+        line.append(f"not better than {verdict['against']}", "yellow")
     return line.append(_fits(screen, f", ▼ worse on {worse}"), "red") if worse else line
 
 
