@@ -37,6 +37,7 @@ def connect(ctx: Context) -> None:
     if dist.is_initialized():
         return
     where = device(ctx)
+    torch.manual_seed(ctx.seed)  # the same on all ranks: an adapter's random start must not depend on the process
     os.environ |= {
         "RANK": str(ctx.rank),
         "WORLD_SIZE": str(ctx.world_size),
