@@ -77,11 +77,23 @@ def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(
         time.sleep(2)
     ours, theirs = table(run_dir), table(laptop)
     assert ours["models"] == MODELS
-    assert samples(ours) == samples(theirs)  # the same seed and the same samples
+    assert samples(ours) == samples(theirs)
+    # The same seed and the same samples: the same table, although one chain was killed in the middle and the other ran
+    # on two nodes. Only what the order of requests does to the last bits of a server's sums may differ.
+    assert scores(ours) == pytest.approx(scores(theirs), abs=0.02, nan_ok=True)
 
 
 def samples(metrics: dict[str, Any]) -> list[Any]:
     return [(row["dataset"], row["model"], row["samples"]) for row in metrics["rows"]]
+
+
+def scores(metrics: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{row['dataset']}.{row['model']}.{name}": float("nan") if cell["value"] is None else cell["value"]
+        for row in metrics["rows"]
+        for name, cell in row["scores"].items()
+        if cell
+    }
 
 
 def failed(run_dir: Path) -> list[str]:
