@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from diagcot.jobs import chain as jobs_chain
 from diagcot.jobs import cluster as clusters
-from diagcot.jobs import local
+from diagcot.jobs import local, slurm
 from diagcot.jobs import plan as plans
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster
@@ -171,9 +171,10 @@ class Chain:
         """Write the plans and submit the stages of `number`; on a laptop, start the runner."""
         selected = self.selected(number)
         self.checks()
-        written = self.write()
         if self.cluster.executor == "slurm":
-            return jobs_chain.submit_chain(written, selected, self.cluster)
+            slurm.config()  # without an answer from Slurm nothing is written
+            return jobs_chain.submit_chain(self.write(), selected, self.cluster)
+        written = self.write()
         jobs_chain.require_upstream(written, selected)
         todo = [plan for plan in written if plan.stage in selected and plan.missing()]
         if todo:
