@@ -55,8 +55,7 @@ def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> No
     said = (laptop / "said").read_text()
     assert all(name in said for name in MODELS) and "Traceback" not in said
     assert (laptop / "report.html").stat().st_mode & 0o077 == 0  # private to the user
-    assert [plan.name for plan in sorted(laptop.glob("*/summary.json"))]
-    tried = [name.parent.name for name in laptop.glob("*/attempts/2.json")]
+    tried = [name.parent.parent.name for name in laptop.glob("*/attempts/2.json")]
     assert "cot" in tried or "filter" in tried  # it was stopped in the middle, and what was done was kept
     assert not list((laptop / "shard").glob("attempts/2.json"))
 
