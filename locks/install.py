@@ -59,7 +59,8 @@ def main() -> None:
     python = VENV / "bin" / "python"
     run(sys.executable, "-m", "venv", "--clear", VENV)
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", UV)
-    uv = [VENV / "bin" / "uv", "pip", "install", "-q", "--python", python, "--no-deps"]
+    quiet = [] if sys.stdout.isatty() else ["-q"]  # on a terminal uv shows its progress
+    uv = [VENV / "bin" / "uv", "pip", "install", *quiet, "--python", python, "--no-deps"]
     run(*uv, "--compile-bytecode", *torch_source(python, kind), "-r", lock)
     run(*uv, "--no-build-isolation", "-e", ROOT)
     run(python, "-m", "diagcot.environment")
