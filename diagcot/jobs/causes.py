@@ -68,7 +68,7 @@ def upstream_complete(plan: Plan) -> bool:
     return all(not read(plan.path.parent / edge.stage).missing() for edge in plan.after)
 
 
-def judge(plan: Plan, missing: list[str], max_attempts: int = 3) -> Verdict:
+def judge(plan: Plan, max_attempts: int) -> Verdict:
     """Decide for the whole stage: one cause that forbids a retry stops it."""
     jobs = [array.job for attempt in attempts.read(plan.path) for array in attempt.arrays]
     try:

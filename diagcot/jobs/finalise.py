@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import attempts, causes, worker
+from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
+from diagcot.jobs.settings import load
 
 
 class StageFailed(UserError):
@@ -86,7 +88,8 @@ def finalise_on_slurm(stage_dir: Path) -> str:
     if not causes.upstream_complete(plan):
         summarise(plan, missing)
         raise StageFailed(f"stage {plan.stage} did not run to its end because a stage before it failed")
-    verdict = causes.judge(plan, missing)
+    limit = load(stage_dir.parent / "cluster.yaml", Cluster).max_attempts
+    verdict = causes.judge(plan, limit)
     if verdict.retry:
         made = chain.resubmit(plan, verdict)
         mine = attempts.read(plan.path)[-2].finaliser
