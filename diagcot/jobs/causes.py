@@ -1,6 +1,7 @@
 """Why a task ended without finishing its units, and what follows from it (design: causes decide)."""
 
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from diagcot.jobs.plan import Plan, read
 
 MAX_FAILURES = 2  # the same exception of one task this often: stop and show it
 MEMORY_FACTOR = 1.5
+LAG_S = 15  # accounting was seen up to 4 s behind the queue
+UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,27 @@ def failures(stage_dir: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["time"])
 
 
-def last_job(plan: Plan, slot: int, history: dict[str, slurm.Job]) -> slurm.Job:
-    """The newest job that accounting has for a task; one in state UNKNOWN where it has none."""
-    for attempt in reversed(attempts.read(plan.path)):
+def last_jobs(plan: Plan, slots: tuple[int, ...]) -> dict[int, slurm.Job]:
+    """The newest job of each task as accounting has it, waited for as long as accounting may lag behind.
+
+    A job that it does not know, or that is not over by then, is in state UNKNOWN; so are all without accounting.
+    """
+    names: dict[int, str] = {}
+    for attempt in attempts.read(plan.path):  # the newest attempt of a slot wins
         for array in attempt.arrays:
-            if slot in array.slots:
-                name = array.job if len(array.slots) == 1 else f"{array.job}_{array.slots.index(slot)}"
-                return history.get(name, slurm.Job(name, "UNKNOWN"))
-    return slurm.Job("", "UNKNOWN")
+            for index, slot in enumerate(array.slots):
+                names[slot] = array.job if len(array.slots) == 1 else f"{array.job}_{index}"
+    wanted = {slot: names.get(slot, "") for slot in slots}
+    end = time.monotonic() + LAG_S
+    while True:
+        try:
+            history = slurm.history(sorted({name.split("_")[0] for name in wanted.values()}))
+        except UserError:
+            history, end = {}, 0.0
+        known = {name: job for name, job in history.items() if job.state not in UNFINISHED}
+        if time.monotonic() >= end or all(name in known for name in wanted.values()):
+            return {slot: known.get(name, slurm.Job(name, "UNKNOWN")) for slot, name in wanted.items()}
+        time.sleep(1)
 
 
 def upstream_complete(plan: Plan) -> bool:
@@ -70,13 +86,8 @@ def upstream_complete(plan: Plan) -> bool:
 
 def judge(plan: Plan, max_attempts: int) -> Verdict:
     """Decide for the whole stage: one cause that forbids a retry stops it."""
-    jobs = [array.job for attempt in attempts.read(plan.path) for array in attempt.arrays]
-    try:
-        history = slurm.history(jobs)
-    except UserError:
-        history = {}
     slots = tuple(plan.open_slots())
-    jobs_of = {slot: last_job(plan, slot, history) for slot in slots}
+    jobs_of = last_jobs(plan, slots)
     states = {slot: job.state for slot, job in jobs_of.items()}
     failed = failures(plan.path)
     repeated = [row for row in failed if row["for_user"]]

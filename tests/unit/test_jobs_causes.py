@@ -13,7 +13,8 @@ from tests import chains
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.setattr(causes, "LAG_S", 0)
     made = chains.plan(tmp_path, "cot", 3)
     plans.write(made)
     attempts.write(made.path, Attempt(1, "submitted", (Array("7", (0, 1, 2)),), "8"))
