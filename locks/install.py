@@ -59,8 +59,8 @@ def main() -> None:
     python = VENV / "bin" / "python"
     run(sys.executable, "-m", "venv", "--clear", VENV)
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", UV)
-    quiet = [] if sys.stdout.isatty() else ["-q"]  # on a terminal uv shows its progress
-    uv = [VENV / "bin" / "uv", "pip", "install", *quiet, "--python", python, "--no-deps"]
+    uv = [VENV / "bin" / "uv", "pip", "install", "-q", "--python", python, "--no-deps"]
+    print(f"  {sum(1 for _ in lock.open())} packages: fetched, unpacked, compiled; a minute or two", flush=True)
     run(*uv, "--compile-bytecode", *torch_source(python, kind), "-r", lock)
     run(*uv, "--no-build-isolation", "-e", ROOT)
     run(python, "-m", "diagcot.environment")
