@@ -9,6 +9,8 @@ from pathlib import Path
 from diagcot.console.run_files import job_ids
 from diagcot.jobs import slurm
 
+PATIENCE_S = 4.0  # a screen does not wait longer for a slurmctld that is away; files say most of it
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -31,11 +33,11 @@ def ask(run_dir: Path) -> Answer:
     if not slurm.available():
         return Answer(note="only files are shown: Slurm's commands are not on PATH here")
     try:
-        queued = {job.id: job for job in slurm.queue()}
+        queued = {job.id: job for job in slurm.queue(PATIENCE_S)}
     except slurm.SlurmError as error:
         return Answer(note=f"only files are shown: {error}")
     try:
-        return Answer({**slurm.history(ids), **queued})
+        return Answer({**slurm.history(ids, PATIENCE_S), **queued})
     except slurm.SlurmError as error:
         return Answer(queued, f"no accounting, so jobs that ended without a result show as unknown: {error}")
 

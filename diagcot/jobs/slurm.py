@@ -50,18 +50,19 @@ class Job:
     nodes: str = ""
 
 
-def queue(user: str | None = None) -> list[Job]:
-    """Jobs that are queued or running, one row an array element (squeue -r)."""
-    text = call("squeue", "-r", "-h", "-u", user or os.environ.get("USER") or str(os.getuid()), "-o", "%i|%T|%r|%j")
+def queue(timeout: float = TIMEOUT_S) -> list[Job]:
+    """This user's jobs that are queued or running, one row an array element (squeue -r)."""
+    user = os.environ.get("USER") or str(os.getuid())
+    text = call("squeue", "-r", "-h", "-u", user, "-o", "%i|%T|%r|%j", timeout=timeout)
     return [Job(*row.split("|", 3)) for row in text.splitlines() if row.count("|") >= 3]
 
 
-def history(job_ids: Sequence[str]) -> dict[str, Job]:
+def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job]:
     """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting."""
     if not job_ids:
         return {}
     columns = "JobID,State,Reason,JobName,NodeList"
-    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns)
+    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
     found = {}
     for row in text.splitlines():
         fields = row.split("|", 4)

@@ -99,7 +99,9 @@ def diagcot(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("submit", "--dry", "--recipe", "tiny"), ("status",)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("submit", "--dry", "--recipe", "tiny"), ("status", "--logs", "tests")]
+)
 def test_commands_that_plan_or_watch_never_import_torch(arguments: tuple[str, ...]) -> None:
     started = time.monotonic()
     done = diagcot(*arguments)
