@@ -66,7 +66,7 @@ test: env  ## all tests that this machine can run, those on a real Slurm include
 	@$(BIN)/python -m pytest
 
 test-fast: env  ## the tests that need no server, no training and no Slurm
-	@$(BIN)/python -m pytest tests/unit -n 2
+	@$(BIN)/python -m pytest tests/unit -n 2 -m "not heavy"
 
 check: env  ## ruff, mypy (strict for diagcot/jobs), shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy

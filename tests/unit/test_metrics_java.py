@@ -39,6 +39,7 @@ def test_published_predictions_to_the_last_digit(published):
     assert text.cider(hyps, refs).mean() == pytest.approx(0.3367191843236283, abs=1e-12, rel=0)
 
 
+@pytest.mark.heavy
 def test_published_meteor_to_the_last_digit(published, meteor):
     hyps, refs = published
     assert meteor_of(meteor.counts(hyps, refs).sum(axis=0)) == pytest.approx(0.18996068408389744, abs=1e-9, rel=0)
