@@ -45,6 +45,7 @@ def test_published_meteor_to_the_last_digit(published, meteor):
     assert meteor_of(meteor.counts(hyps, refs).sum(axis=0)) == pytest.approx(0.18996068408389744, abs=1e-9, rel=0)
 
 
+@pytest.mark.heavy
 def test_meteor_of_odd_texts(meteor):
     hyps = ["the heart is large", "", "a ||| b", "naïve café", "line\none", "<unk> 5 %"]
     refs = ["the heart is large", "the heart", "a b", "naïve café", "line one", "<unk> 5 %"]
@@ -54,6 +55,7 @@ def test_meteor_of_odd_texts(meteor):
     assert meteor_of(meteor.counts(["the heart is big"], ["the heart is large"]))[0] > 0.3  # a synonym
 
 
+@pytest.mark.heavy
 def test_tokens_of_the_treebank(meteor):
     texts = [
         "The patient's heart (big) isn't normal.",
