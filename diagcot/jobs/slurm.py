@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,13 +124,3 @@ def max_array_size() -> int:
     """How many elements an array may have (its largest index is one less)."""
     found = config().get("MaxArraySize", "1001")
     return int(found) if re.fullmatch(r"\d+", found) else 1001
-
-
-def wait_gone(job_ids: Sequence[str], deadline_s: float) -> bool:
-    """Wait until none of the jobs is queued or running; False if the deadline came first."""
-    end = time.monotonic() + deadline_s
-    while alive(job_ids):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.5)
-    return True

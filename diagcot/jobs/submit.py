@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,6 +142,6 @@ def render(plan: Plan, cluster: Cluster, dependency: str = "") -> str:
 
     options = script_options(plan, cluster, plan.resources, dependency, "work")
     folder = plan.path / "submitit"
-    command = f"{shlex.quote(os.sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"  # type: ignore[attr-defined]
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     count = len(plan.tasks) if len(plan.tasks) > 1 else None
     return _make_sbatch_string(command=command, folder=Path(folder), map_count=count, **options)

@@ -1,7 +1,6 @@
 """Checkpoints in a stage's workspace, written by all ranks; one counts only when its marker, written last, is there."""
 
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from diagcot.jobs.files import fsync_path
 from diagcot.training import engine as ranks
 
 MARKER = "complete.json"
@@ -30,16 +30,16 @@ def save(engine: Any, workspace: Path, step: int, state: dict[str, Any], keep: i
     torch.save(_random_state(), folder / f"random-{dist.get_rank()}.pt")
     for path in folder.rglob("*"):
         if path.is_file():
-            _sync(path)
+            fsync_path(path)
     ranks.wait()
     if dist.get_rank() == 0:
         files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         marker = {"step": step, "world_size": dist.get_world_size(), "files": files, "state": state}
         staged = folder / f".{MARKER}"
         staged.write_text(json.dumps(marker, indent=1))
-        _sync(staged)
+        fsync_path(staged)
         staged.rename(folder / MARKER)
-        _sync(folder)
+        fsync_path(folder)
         for old in valid(workspace)[:-keep]:
             (old / MARKER).unlink()
             shutil.rmtree(old, ignore_errors=True)
@@ -94,11 +94,3 @@ def _restore(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
