@@ -145,6 +145,7 @@ class Runner:
         attempt = f"{count}.{self.starts[plan.stage, slot]}"
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
+            PYTHONSAFEPATH="1",  # the copy of the code, not what lies in the folder of submission
             PYTHONPATH=attempts.last_code(plan.path, plan.code),
         )
         executor = submitit.LocalExecutor(folder=plan.path / "submitit")

@@ -1,5 +1,6 @@
 """Runs one task of a plan: the same code on a Slurm node, on a laptop, and by hand from an sbatch script."""
 
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -10,13 +11,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from diagcot.jobs import slurm
-from diagcot.jobs.context import Context, Result
+from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
 from diagcot.jobs.ledger import done_keys, marks, publish
@@ -167,16 +169,15 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
     units = [unit for unit in plan.units_of(slot) if unit.key not in done]
     if not units:
         return "done"
-    kind = importlib.import_module(plan.kind)
     started = time.time()
     ctx.event("started", units=len(units), host=os.uname().nodename)
-    with kind.open(ctx) as shared:
+    with _open(plan.kind, ctx) as (run, shared):
         ready = time.time()
         for unit in units:
             if ctx.stopping():
                 return "parked"
             ctx._unit, begun = unit.key, time.time()
-            result: Result | None = kind.run(unit, shared, ctx)
+            result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
             if ctx.rank == 0:
@@ -191,6 +192,19 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
                     ctx.event("lost", unit=unit.key, why="another execution of this unit published first")
     return "done"
+
+
+@contextlib.contextmanager
+def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Context], Result | None], Any]]:
+    """A kind's `run` and what its `open` yields; a kind `module:function` is a function of unit and context alone."""
+    name, _, function = kind.partition(":")
+    module = importlib.import_module(name)
+    if function:
+        call = getattr(module, function)
+        yield lambda unit, shared, ctx: call(unit, ctx), None
+        return
+    with module.open(ctx) as shared:
+        yield module.run, shared
 
 
 def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
