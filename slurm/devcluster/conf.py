@@ -6,6 +6,8 @@ from pathlib import Path
 from settings import Settings
 
 HERE = Path(__file__).resolve().parent
+# Keys of which slurm.conf has a line for each name.
+NAMED = ("nodename", "partitionname", "nodeset", "downnodes")
 
 
 def write(s: Settings) -> None:
@@ -37,8 +39,8 @@ def write(s: Settings) -> None:
 
 
 def slurm_conf(s: Settings) -> str:
-    """slurm.conf: the template's constant part, then accounting, tracking, extra lines, nodes and partitions."""
-    lines = [(HERE / "slurm.conf").read_text().format(**_values(s))]
+    """slurm.conf: the template's constant part, then accounting, tracking, nodes and partitions; `extra` overrides."""
+    lines = (HERE / "slurm.conf").read_text().format(**_values(s)).splitlines()
     if s.accounting:
         lines += [
             "AccountingStorageType=accounting_storage/slurmdbd",
@@ -48,6 +50,8 @@ def slurm_conf(s: Settings) -> str:
             "AccountingStorageTRES=gres/gpu",
             "AccountingStoreFlags=job_comment",
         ]
+        if s.enforce:
+            lines.append("AccountingStorageEnforce=associations,limits,qos")
     else:
         lines.append("AccountingStorageType=accounting_storage/none")
     if s.cgroup:
@@ -55,7 +59,6 @@ def slurm_conf(s: Settings) -> str:
     else:
         lines += ["ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "JobAcctGatherType=jobacct_gather/linux"]
         lines.append("JobAcctGatherParams=OverMemoryKill")
-    lines += s.extra
     for node in s.nodes:
         gres = f" Gres=gpu:h100:{s.gpus} Feature=h100" if node in s.gpu_names and s.gpus else ""
         host = s.host if s.isolation == "none" else node
@@ -73,7 +76,29 @@ def slurm_conf(s: Settings) -> str:
         ]
     if s.cpu_nodes:
         lines.append(f"PartitionName=cpu Nodes={cpu} {limits} PriorityTier=10 PreemptMode=OFF")
-    return "\n".join(lines) + "\n"
+    return "\n".join(overridden(lines, s.extra)) + "\n"
+
+
+def overridden(lines: list[str], extra: list[str]) -> list[str]:
+    """slurm.conf with `extra` in force: `Key=value` replaces the line of that key, `Key+=value` adds to its list.
+
+    Slurm itself takes the last of two lines of a key only for some keys, and complains of it for others.
+    """
+    found = {_key(line): line for line in lines}
+    new: dict[str, str] = {}
+    for line in extra:
+        key, plus, value = line.partition("+=")
+        if plus and " " not in key:
+            before = found.get(key.lower(), new.get(key.lower()))
+            line = f"{before},{value}" if before else f"{key}={value}"
+        (found if _key(line) in found else new)[_key(line)] = line
+    return [*new.values(), *found.values()]
+
+
+def _key(line: str) -> str:
+    """What there can be one line of: a key, or a key with its name; a comment counts as its own."""
+    key = line.partition("=")[0].strip().lower()
+    return line.split()[0].lower() if key in NAMED else key
 
 
 def _range(prefix: str, count: int) -> str:

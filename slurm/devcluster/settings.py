@@ -18,13 +18,15 @@ class Settings:
     `port` is the first of a range: slurmctld takes it, slurmdbd +2, MariaDB +3, node k +10+k.
     `isolation`: `none` (plain processes that share the host's name), `ns` (each node in its own uts, pid and mount
     namespaces, with its own host name and address 127.0.x.y) or `net` (also its own network; root only).
-    `extra` holds further lines of slurm.conf.
+    `enforce`: slurmctld holds jobs to the limits that sacctmgr sets for associations and QOS.
+    `extra` holds lines of slurm.conf: `Key=value` replaces the cluster's own, `Key+=value` adds to a list.
     """
 
     directory: str
     port: int = 17800
     isolation: str = "ns"
     accounting: bool = True
+    enforce: bool = False
     gpu_nodes: int = 4
     cpu_nodes: int = 2
     gpus: int = 4
