@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import conf
@@ -68,8 +67,7 @@ class Cluster:
 
     def down(self) -> None:
         """Stop everything, jobs included. Accounting and the queue are kept for the next `up`."""
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda node: self.nodes.down(node, signal.SIGTERM), self.settings.nodes))
+        self.nodes.down(self.settings.nodes, signal.SIGTERM)
         for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
             self.daemons.stop(name)
         self.daemons.stop("fabric", signal.SIGKILL)  # unshare --fork ignores SIGTERM
@@ -109,7 +107,7 @@ class Cluster:
     # -- faults ------------------------------------------------------------------------------------------------------
     def kill_node(self, node: str, silent: bool) -> None:
         """Kill slurmd and all jobs of the node. Unless `silent`, slurmctld is told; else it has to notice."""
-        self.nodes.down(node)
+        self.nodes.down([node])
         if not silent:
             self._must("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 

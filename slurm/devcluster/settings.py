@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 ISOLATIONS = ("none", "ns", "net")
@@ -63,7 +64,7 @@ class Settings:
     def gpu_names(self) -> list[str]:
         return [f"gpu{i}" for i in range(1, self.gpu_nodes + 1)]
 
-    @property
+    @cached_property
     def nodes(self) -> list[str]:
         return self.gpu_names + [f"cpu{i}" for i in range(1, self.cpu_nodes + 1)]
 
