@@ -65,11 +65,11 @@ class Cluster:
                 raise DaemonError(f"nodes not ready after {patience:.0f} s: {' '.join(late)}\n{tail}")
             time.sleep(0.1)
 
-    def down(self) -> None:
+    def down(self, number: int = signal.SIGTERM) -> None:
         """Stop everything, jobs included. Accounting and the queue are kept for the next `up`."""
-        self.nodes.down(self.settings.nodes, signal.SIGTERM)
+        self.nodes.down(self.settings.nodes, number)
         for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
-            self.daemons.stop(name)
+            self.daemons.stop(name, number)
         self.daemons.stop("fabric", signal.SIGKILL)  # unshare --fork ignores SIGTERM
         for node in self.settings.nodes if self.settings.cgroup else []:
             for folder in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{node}/**/"), reverse=True):
@@ -77,7 +77,7 @@ class Cluster:
 
     def wipe(self) -> None:
         """Down, and forget everything."""
-        self.down()
+        self.down(signal.SIGKILL)  # nothing is worth a last save
         shutil.rmtree(self.settings.root)
 
     def status(self) -> str:
