@@ -131,12 +131,19 @@ class Chaos:
         for _, action in due:
             action()
 
+    def resume_nodes(self) -> None:
+        """What the administrator does: Slurm drains a node on which it finds a job's forgotten copy."""
+        rows = (row.split() for row in slurm.call("sinfo", "-N", "-h", "-o", "%N %t").splitlines())
+        for node in sorted({node for node, state in rows if state.strip("*") in ("drain", "drng", "down", "fail")}):
+            self.lab("restore-node", node)
+            self.say(f"the administrator brings {node} back")
+
     # -- the person --------------------------------------------------------------------------------------------------
     def launch(self, kill: bool) -> bool:
         """Submit the chain in a process of its own, to be killed at some point if `kill`; whether it got through."""
         made = subprocess.Popen([sys.executable, "-m", "tests.faults.chaos", "submit", str(self.root)])
         if kill:
-            time.sleep(self.random.uniform(0.4, 2.0))
+            time.sleep(self.random.uniform(0.3, 1.0))
             if made.poll() is None:
                 made.kill()
                 self.say("SIGKILL of the launcher")
@@ -194,6 +201,8 @@ def main(argv: list[str]) -> int:
             due = time.monotonic() + chaos.random.uniform(1.5, 4)
         elif not names:
             chaos.repair(all_of_them=True)
+            with contextlib.suppress(UserError):
+                chaos.resume_nodes()
             done = chaos.attend()
             time.sleep(2)
         time.sleep(0.2)
