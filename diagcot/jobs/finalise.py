@@ -15,6 +15,8 @@ from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
 from diagcot.jobs.settings import load
 
+VISIBLE_S = 10  # what another node has just written may show up here this late (NFS keeps listings and misses)
+
 
 class StageFailed(UserError):
     """The stage has units that are not done and may not be retried."""
@@ -30,14 +32,24 @@ class Finaliser:
         return finalise_on_slurm(Path(self.stage_dir))
 
 
-def check(plan: Plan) -> list[str]:
-    """Finish half-done publishing, take back units whose outputs are gone, and return the keys that are not done."""
-    missing = set(plan.missing())
-    for key in plan.keys:
-        if key not in missing and settle(plan.path, key):
-            withdraw(plan.path, key)
-            missing.add(key)
-    return [key for key in plan.keys if key in missing]
+def check(plan: Plan, patience_s: float = 0) -> list[str]:
+    """Finish half-done publishing, take back units whose outputs are gone, and return the keys that are not done.
+
+    What seems to be missing is looked for again until `patience_s` have passed: where the units were done on other
+    nodes, it may only be late.
+    """
+    end = time.monotonic() + patience_s
+    settled: set[str] = set()
+    while True:
+        missing = set(plan.missing())
+        gone = {k for k in plan.keys if k not in missing and k not in settled and settle(plan.path, k)}
+        settled |= set(plan.keys) - missing - gone
+        if not (missing or gone) or time.monotonic() >= end:
+            break
+        time.sleep(0.5)
+    for key in gone:
+        withdraw(plan.path, key)
+    return [key for key in plan.keys if key in missing or key in gone]
 
 
 def summarise(plan: Plan, missing: list[str]) -> dict[str, Any]:
@@ -81,7 +93,7 @@ def finalise_on_slurm(stage_dir: Path) -> str:
 
     os.umask(0o077)
     plan = read(stage_dir)
-    missing = check(plan)
+    missing = check(plan, VISIBLE_S)
     if not missing:
         summarise(plan, missing)
         return "done"
