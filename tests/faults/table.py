@@ -51,7 +51,7 @@ FAULTS = {
 }
 
 MISSING = frozenset(
-    {6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 24, 28, 29, 30, 32, 33, 34},
+    {6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 24, 30, 32, 33, 34},
 )
 """Rows without a test yet. Whoever writes one takes its number out; no number is ever added."""
 
