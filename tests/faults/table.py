@@ -59,8 +59,9 @@ HEAD = """\
 # Faults
 
 What can go wrong on a cluster, what this suite promises then, and the test that proves it. Generated from the tests by
-`python -m tests.faults.table`; do not edit. *real*: with the daemons or programs named, as installed; *simulated*: the
-other side is a stand-in that fails by script, the code under test is never replaced. `make test` runs all of them.
+`python -m tests.faults.table`; do not edit. The code under test is never replaced. *real*: the fault is real, and so are the
+daemons that take part; *simulated*: what is around the code (a server, a clock, a network file system) is a stand-in that
+fails by script. `make test` runs all of them.
 
 | row | fault | promise | injected by | daemons | test |
 |---|---|---|---|---|---|

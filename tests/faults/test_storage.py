@@ -14,7 +14,7 @@ import pytest
 
 from diagcot.console import failures, status
 from diagcot.doctor import machine
-from diagcot.jobs import finalise, ledger, worker
+from diagcot.jobs import attempts, finalise, ledger, worker
 from diagcot.jobs import plan as plans
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plan import Plan
@@ -57,7 +57,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Any:
     4,
     promise="a task that could not write fails; afterwards the stage ends with the same bytes",
     injected="EIO from every file operation in turn, EDQUOT from every write",
-    daemons="real",
+    daemons="simulated",
 )
 def test_row_04_an_error_of_any_file_operation_fails_the_task_and_spoils_nothing(tmp_path: Path) -> None:
     found = disturb("units", tmp_path / "points", "EIO", "EDQUOT")
@@ -257,7 +257,7 @@ def test_row_22_what_never_shows_up_is_missing_after_the_deadline(tmp_path: Path
     23,
     promise="what is done, tried and resumed does not depend on any clock",
     injected="a clock of its own for every process, up to a month off, and random times on all files between them",
-    daemons="real",
+    daemons="simulated",
 )
 @pytest.mark.parametrize("seed", range(4))
 def test_row_23_clocks_that_differ_change_nothing(tmp_path: Path, seed: int) -> None:
@@ -297,5 +297,9 @@ def test_row_23_clocks_that_differ_change_nothing(tmp_path: Path, seed: int) -> 
         assert (summary["state"], summary["failures"]) == ("done", int(stage is plan))
         lines = [f"{k}-{n:04d} {n * n}\n" for k in stage.keys for n in range(stage.settings.get("records", 3))]
         assert "".join(p.read_text() for p in sorted(Path(stage.output).glob("*.txt"))) == "".join(lines)
+    for number in rng.sample(range(1, 12), 11):
+        attempts.write(plan.path, attempts.Attempt(number, "submitted"))
+    shake()
+    assert [attempt.number for attempt in attempts.read(plan.path)] == list(range(1, 12))
     shown = status.snapshot(run_dir)
     assert [(stage.state, stage.done) for stage in shown.stages] == [("done", 4), ("done", 4)]

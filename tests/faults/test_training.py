@@ -37,7 +37,7 @@ def checkpoints(tmp_path: Path) -> Iterator[Path]:
     28,
     promise="the newest checkpoint that is whole is chosen, and loads",
     injected="every file of the newest one removed, and cut at every tenth of its length",
-    daemons="real",
+    daemons="simulated",
 )
 def test_row_28_an_incomplete_checkpoint_gives_way_to_the_one_before(checkpoints: Path) -> None:
     load = scenario.load
@@ -65,7 +65,7 @@ def test_row_28_an_incomplete_checkpoint_gives_way_to_the_one_before(checkpoints
     28,
     promise="there is always a whole checkpoint to go on from, and training ends with the same ones",
     injected="SIGKILL before every file operation of two checkpoints of which one is kept",
-    daemons="real",
+    daemons="simulated",
 )
 def test_row_28_killed_while_it_writes_or_drops_a_checkpoint(tmp_path: Path) -> None:
     found = disturb("checkpoints", tmp_path / "points", "kill")
