@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo test test-fast check doctor data-iu status watch logs failures cancel table devcluster-up devcluster-down
+.PHONY: help env demo test test-fast check doctor data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ logs:  ## the newest log (STAGE=cot UNIT=00003)
 
 failures:  ## the first traceback of each distinct failure
 	@$(BIN)/diagcot failures $(RUNOPT)
+
+retry:  ## submit what is not done of STAGE again (MEM=gigabytes TIME=minutes CODE=new), and what follows it
+	@$(BIN)/diagcot retry $(RUNOPT) --stage $(STAGE) $(if $(MEM),--mem $(MEM)) $(if $(TIME),--time $(TIME)) $(if $(CODE),--code $(CODE))
 
 cancel:  ## stop a run; what is done is kept
 	@$(BIN)/diagcot cancel $(RUNOPT)

@@ -5,13 +5,14 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagcot.jobs.errors import UserError
 
 if TYPE_CHECKING:
+    from diagcot.jobs.chain import Submitted
     from launchers.chain import Chain
 
 Verb = Callable[[argparse.Namespace], int]
@@ -48,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--stage", default=None)
     made.add_argument("--unit", default=None)
     run_option(add("failures", "the first traceback of each distinct failure", _failures))
+    made = add("retry", "submit what is not done of a stage again, and what follows it", _retry)
+    run_option(made)
+    made.add_argument("--stage", required=True, help="the stage's name")
+    made.add_argument("--mem", type=float, default=None, help="memory a node in GB, from now on")
+    made.add_argument("--time", type=int, default=None, help="time limit in minutes, from now on")
+    made.add_argument("--code", choices=["new"], default=None, help="new: run the checkout's code as it is now")
     run_option(add("cancel", "stop a run; what is done is kept", _cancel))
     run_option(add("table", "the metrics of a run", _table))
     made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
@@ -92,14 +99,18 @@ def _submit(args: argparse.Namespace) -> int:
     selected = chain.selected(args.stage)
     if args.dry:
         return _dry(chain, selected)
-    told = chain.submit(args.stage)
+    _tell(chain.submit(args.stage), chain.run)
+    return 0
+
+
+def _tell(told: "Sequence[Submitted]", run: str) -> None:
     width = max(len(row.stage) for row in told)
     for row in told:
         jobs = f"  jobs {' '.join(row.jobs)}" if row.jobs else ""
         tasks = f"  {row.tasks} task{'s' * (row.tasks != 1)}" if row.tasks else ""
-        print(f"{row.stage:<{width}}  {row.state}{tasks}{jobs}")
-    print(f"watch it with: make watch RUN={chain.run}")
-    return 0
+        later = f", {row.later} more when the submit limit has room" if row.later else ""
+        print(f"{row.stage:<{width}}  {row.state}{tasks}{later}{jobs}")
+    print(f"watch it with: make watch RUN={run}")
 
 
 def _dry(chain: "Chain", selected: set[str]) -> int:
@@ -113,7 +124,7 @@ def _dry(chain: "Chain", selected: set[str]) -> int:
         plan_screen.show(rows)
         return 0
     scripts = {plan.stage: submit.render(plan, chain.cluster) for plan in chain.plans if plan.stage in selected}
-    limit = slurm.max_array_size() if slurm.available() else plan_screen.ARRAY_SIZE
+    limit = slurm.limits().array_size if slurm.available() else plan_screen.ARRAY_SIZE
     plan_screen.show(rows, scripts, array_size=limit)
     return 0
 
@@ -149,6 +160,17 @@ def _failures(args: argparse.Namespace) -> int:
     from diagcot.console import failures
 
     return failures.show(_run_dir(args))
+
+
+def _retry(args: argparse.Namespace) -> int:
+    from diagcot.jobs import pipeline
+
+    run_dir = _run_dir(args)
+    changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
+    root = Path(__file__).resolve().parent.parent
+    roots = [root / "diagcot", root / "launchers"] if args.code else ()
+    _tell(pipeline.retry(run_dir, args.stage, changes, roots), run_dir.name)
+    return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
@@ -187,8 +209,8 @@ def _worker(args: argparse.Namespace) -> int:
     if plan is None:
         raise UserError(f"recipe {args.recipe} has no stage named {args.stage!r}")
     slot = args.task if args.task is not None else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    if slot >= len(plan.tasks):
-        print(f"stage {plan.stage} has {len(plan.tasks)} tasks; task {slot} has nothing to do")
+    if slot >= plan.tasks:
+        print(f"stage {plan.stage} has {plan.tasks} tasks; task {slot} has nothing to do")
         return 0
     worker.work(plan.path, slot)
     if not plan.missing():

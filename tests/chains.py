@@ -6,7 +6,6 @@ from typing import Any
 
 from diagcot.jobs import plan as plans
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.context import Unit
 from diagcot.jobs.plan import Edge, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,8 +15,8 @@ def cluster(executor: str = "local", **more: Any) -> Cluster:
     return Cluster.model_validate({"name": "test", "executor": executor, "parallel": 2, "sizes": {"small": {}}} | more)
 
 
-def plan(root: Path, stage: str, units: int, **more: Any) -> Plan:
-    made = {
+def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:
+    made: dict[str, Any] = {
         "run": root.name,
         "stage": stage,
         "number": "0",
@@ -30,10 +29,10 @@ def plan(root: Path, stage: str, units: int, **more: Any) -> Plan:
         "seed": 1,
         "after": (),
         "resources": Size(minutes=5),
-        "tasks": plans.pack(units, 0, 60, 60),
+        "tasks": plans.pack(count, 0, 60, 60),
         "stage_dir": str(root / "logs" / root.name / stage),
         "code": str(ROOT),
-        "units": tuple(Unit(f"{k:05d}") for k in range(units)),
+        "units": plans.Units(f"{k:05d}" for k in range(count)),
     } | more
     return Plan(**made)
 

@@ -68,7 +68,7 @@ def _task(folder: Path, plan_path: Path, unit: str) -> str:
         raise UserError(f"stage {folder.name} has no unit {unit!r}; its {len(keys)} units are: {some}")
     at = keys.index(unit)
     tasks = plan_of(plan_path, plan_path.stat().st_ino)["tasks"]
-    return next(f"{slot:05d}" for slot, (first, last) in enumerate(tasks) if first <= at < last)
+    return f"{((at + 1) * tasks - 1) // len(keys):05d}"  # see `diagcot.jobs.plan.Plan.slot_of`
 
 
 def tail(path: Path, lines: int) -> list[str]:

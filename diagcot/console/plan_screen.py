@@ -56,7 +56,7 @@ def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE)
     if wide:
         grid.add_column("partition", no_wrap=True)
     for plan in plans:
-        size, tasks = plan["resources"], len(plan["tasks"])
+        size, tasks = plan["resources"], plan["tasks"]
         cells = [
             str(plan["number"]),
             plan["stage"],
@@ -70,7 +70,7 @@ def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE)
         ]
         grid.add_row(*cells, *([size.get("partition") or "-"] if wide else []))
     likely, most = (sum(costs) for costs in zip(*(gpu_hours(plan) for plan in plans), strict=True)) if plans else (0, 0)
-    units, tasks = sum(plan["units"] for plan in plans), sum(len(plan["tasks"]) for plan in plans)
+    units, tasks = sum(plan["units"] for plan in plans), sum(plan["tasks"] for plan in plans)
     total = f"{len(plans)} stages, {units} units in {tasks} tasks; GPU-hours: {text.number(round(likely, 2))}"
     total += f" by the declared durations, {text.number(round(most, 2))} if every task ran to its limit"
     legend = "→ follows the whole stage, ⇒ unit by unit"
@@ -104,7 +104,7 @@ def limit(minutes: float) -> str:
 
 def gpu_hours(plan: Plan) -> tuple[float, float]:
     """(by the declared durations, at the time limits)."""
-    size, tasks = plan["resources"], len(plan["tasks"])
+    size, tasks = plan["resources"], plan["tasks"]
     gpus = size["gpus"] * size["nodes"] * size["tasks_per_node"]
     seconds = tasks * plan.get("startup_s", 0) + plan["units"] * plan.get("unit_s", 0)
     most = tasks * size["minutes"] * 60

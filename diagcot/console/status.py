@@ -6,7 +6,7 @@ failed or, where neither its files nor Slurm tell, unknown.
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,9 +115,9 @@ def snapshot(
 
 def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, ended: bool, now: float) -> Stage:
     finished = times(path / "done", ".json")
-    tasks: list[list[int]] = plan["tasks"]
+    units, count = plan["units"], plan["tasks"]
+    tasks = [(slot * units // count, (slot + 1) * units // count) for slot in range(count)]  # as Plan.bounds
     attempts = attempts_of(path)
-    units = plan["units"]
     done = min(units, len(finished))
     live = _live(path, tasks, finished, attempts, jobs, ended, now) if done < units else []
     counts = {"running": 0, "pending": 0, "failed": 0, "unknown": 0}
@@ -150,7 +150,7 @@ def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, end
 
 def _live(
     path: Path,
-    tasks: list[list[int]],
+    tasks: Sequence[tuple[int, int]],
     finished: Mapping[str, float],
     attempts: list[dict[str, Any]],
     jobs: Mapping[str, Job] | None,

@@ -43,7 +43,9 @@ def stages(chain: "Chain") -> Iterator[Finding]:
     for spec in chain.recipe.stages:
         try:
             launcher = chain.launcher(spec)
-            chain.plan(spec.name)
+            chain.settings(spec)
+            chain.cluster.resources(launcher.SIZE, spec.name)
+            chain.units_of(spec.name)
             check = getattr(launcher, "check", None)
             if check:
                 check(spec, chain)

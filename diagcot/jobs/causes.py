@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, slurm
+from diagcot.jobs import attempts, ledger, slurm
+from diagcot.jobs.attempts import Attempt
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plan import Plan, read
+from diagcot.jobs.worker import PARKED, UpstreamIncomplete
 
-MAX_FAILURES = 2  # the same exception of one task this often: stop and show it
+MAX_FAILURES = 2  # the same failure of one task this often: stop and show it
 MEMORY_FACTOR = 1.5
+TIME_FACTOR = 1.5
 LAG_S = 15  # accounting was seen up to 4 s behind the queue
-UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
+UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "RESIZING", "SUSPENDED")
+KILLED = ("137:0", "0:9", "0:125")  # how a job ends that the kernel or Slurm killed for its memory
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Rule:
     retry: bool
     counted: bool = False  # against the cluster's max_attempts
     more_memory: bool = False
+    more_time: bool = False
     exclude_node: bool = False
     say: str = ""
 
@@ -30,24 +35,33 @@ RULES: dict[str, Rule] = {
     "PREEMPTED": Rule(True, say="preempted: runs again, free of charge"),
     "NODE_FAIL": Rule(True, exclude_node=True, say="the node failed: runs again elsewhere"),
     "BOOT_FAIL": Rule(True, exclude_node=True, say="the node did not boot: runs again elsewhere"),
-    "TIMEOUT": Rule(True, counted=True, say="time limit: goes on from its last record or checkpoint"),
+    "TIMEOUT": Rule(True, say="time limit: goes on from its last record or checkpoint"),
+    "STUCK": Rule(True, counted=True, more_time=True, say="time limit without progress: runs again with more time"),
     "OUT_OF_MEMORY": Rule(True, counted=True, more_memory=True, say="out of memory: runs again with more"),
     "FAILED": Rule(True, counted=True, say="failed: tried once more"),
+    "COMPLETED": Rule(True, counted=True, say="ended before its units were done: goes on"),
     "CANCELLED": Rule(False, say="cancelled by a person: never retried by itself"),
     "DEPENDENCY": Rule(True, say="what it follows had failed and was run again"),
+    "WAITING": Rule(True, say="the submit limit had no room for it before"),
     "DEADLINE": Rule(False, say="its deadline passed"),
-    "UNKNOWN": Rule(True, counted=True, say="Slurm does not tell why"),
+    "UNKNOWN": Rule(True, counted=True, say="Slurm does not tell why it ended"),
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    retry: bool
-    why: str
-    slots: tuple[int, ...] = ()
-    more_memory: bool = False
-    states: dict[int, str] = field(default_factory=dict)
+    """What becomes of each task that has units left."""
+
+    again: dict[int, Rule] = field(default_factory=dict)
+    stopped: dict[int, str] = field(default_factory=dict)  # task -> why it may not be tried again
+    spent: dict[int, int] = field(default_factory=dict)  # ends that counted so far
     exclude: str = ""  # nodes that failed under the stage
+
+    @property
+    def why(self) -> str:
+        """Each cause with the number of its tasks: `3 × preempted: runs again, free of charge`."""
+        told = Counter(rule.say for rule in self.again.values()) if self.again else Counter(self.stopped.values())
+        return "; ".join(f"{count} × {say}" if count > 1 else say for say, count in told.most_common())
 
 
 def failures(stage_dir: Path) -> list[dict[str, Any]]:
@@ -56,26 +70,31 @@ def failures(stage_dir: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["time"])
 
 
-def last_jobs(plan: Plan, slots: tuple[int, ...]) -> dict[int, slurm.Job]:
+def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
     """The newest job of each task as accounting has it, waited for as long as accounting may lag behind.
 
-    A job that it does not know, or that is not over by then, is in state UNKNOWN; so are all without accounting.
+    A job that it does not know, or that is not over by then, is in state UNKNOWN; so are all without accounting. A task
+    that was never submitted is WAITING. An id that is now another job's (ids are reused) is not mixed up with it.
     """
-    names: dict[int, str] = {}
-    for attempt in attempts.read(plan.path):  # the newest attempt of a slot wins
-        for array in attempt.arrays:
-            for index, slot in enumerate(array.slots):
-                names[slot] = array.job if len(array.slots) == 1 else f"{array.job}_{index}"
-    wanted = {slot: names.get(slot, "") for slot in slots}
+    newest = attempts.newest_arrays(plan.path)
+    wanted = {slot: newest[slot][2] for slot in slots if slot in newest}
+    names = {slot: newest[slot][1].name for slot in wanted}
     end = time.monotonic() + LAG_S
     while True:
         try:
-            history = slurm.history(sorted({name.split("_")[0] for name in wanted.values()}))
+            history = slurm.history(sorted({job.split("_")[0] for job in wanted.values()}))
         except UserError:
             history, end = {}, 0.0
-        known = {name: job for name, job in history.items() if job.state not in UNFINISHED}
-        if time.monotonic() >= end or all(name in known for name in wanted.values()):
-            return {slot: known.get(name, slurm.Job(name, "UNKNOWN")) for slot, name in wanted.items()}
+        found = {
+            slot: history[job]
+            for slot, job in wanted.items()
+            if job in history and history[job].state not in UNFINISHED and history[job].name in (names[slot], "")
+        }
+        if time.monotonic() >= end or len(found) == len(wanted):
+            unknown = {
+                slot: slurm.Job(wanted.get(slot, ""), "UNKNOWN" if slot in wanted else "WAITING") for slot in slots
+            }
+            return unknown | found
         time.sleep(1)
 
 
@@ -85,27 +104,59 @@ def upstream_complete(plan: Plan) -> bool:
 
 
 def judge(plan: Plan, max_attempts: int) -> Verdict:
-    """Decide for the whole stage: one cause that forbids a retry stops it."""
-    slots = tuple(plan.open_slots())
-    jobs_of = last_jobs(plan, slots)
-    states = {slot: job.state for slot, job in jobs_of.items()}
-    failed = failures(plan.path)
-    repeated = [row for row in failed if row["for_user"]]
-    seen = Counter((row["task"], row["type"], row["message"]) for row in failed if row["rank"] == 0)
-    again = [name for name, times in seen.items() if times >= MAX_FAILURES]
-    if repeated:
-        return Verdict(False, repeated[-1]["message"], slots, states=states)
-    if again:
-        return Verdict(False, f"The same {again[0][1]} came twice: {again[0][2][:300]}", slots, states=states)
-    rules = [RULES.get(state, RULES["UNKNOWN"]) for state in states.values()]
-    stop = [rule for rule in rules if not rule.retry]
-    if stop:
-        return Verdict(False, stop[0].say, slots, states=states)
-    tries = len(attempts.read(plan.path))
-    if any(rule.counted for rule in rules) and tries >= max_attempts:
-        return Verdict(
-            False, f"{tries} attempts, the limit of this cluster, have not finished it.", slots, states=states
+    """Decide for each open task by itself: one that may not run again does not hold up the others."""
+    slots = plan.open_slots()
+    made = attempts.read(plan.path)
+    jobs = last_jobs(plan, slots)
+    last = made[-1] if made else Attempt(0, "")
+    told = _told(plan, made)
+    marks = ledger.marks(plan)
+    again, stopped, spent = {}, {}, {}
+    for slot in slots:
+        rows = told.get(slot, [])
+        state = _state(jobs[slot], rows)
+        if state == "TIMEOUT" and marks.get(slot, [0]) <= last.marks.get(slot, [0]):
+            state = "STUCK"
+        rule = RULES.get(state, RULES["UNKNOWN"])
+        spent[slot] = last.spent.get(slot, 0) + rule.counted
+        same = Counter(
+            (row["type"], row["message"] if row["for_user"] else tuple(row["where"]))
+            for row in rows
+            if row["type"] != UpstreamIncomplete.__name__
         )
-    why = "; ".join(dict.fromkeys(rule.say for rule in rules))
-    bad = {job.nodes for job, rule in zip(jobs_of.values(), rules, strict=True) if rule.exclude_node and job.nodes}
-    return Verdict(True, why, slots, any(rule.more_memory for rule in rules), states, ",".join(sorted(bad)))
+        if any(row["for_user"] for row in rows):
+            stopped[slot] = next(row["message"] for row in reversed(rows) if row["for_user"])
+        elif any(count >= MAX_FAILURES for count in same.values()):
+            stopped[slot] = f"The same {rows[-1]['type']} came twice: {rows[-1]['message'][:300]}"
+        elif not rule.retry:
+            stopped[slot] = rule.say
+        elif rule.counted and spent[slot] >= max_attempts:
+            stopped[slot] = f"{spent[slot]} attempts, the limit of this cluster, have not finished it (last: {state})."
+        else:
+            again[slot] = rule
+    bad = {jobs[slot].nodes for slot, rule in again.items() if rule.exclude_node and jobs[slot].nodes}
+    return Verdict(again, stopped, spent, ",".join(sorted(bad)))
+
+
+def _told(plan: Plan, made: list[Attempt]) -> dict[int, list[dict[str, Any]]]:
+    """What each task raised since a person last submitted it: one row an execution, of the rank that was first."""
+    first = max((index for index, attempt in enumerate(made) if attempt.by == "person"), default=0)
+    jobs = {job for attempt in made[first:] for job in attempt.jobs}
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in failures(plan.path):
+        if row["attempt"].split("_")[0].split("-")[0] in jobs:
+            rows.setdefault((int(row["task"]), row["attempt"]), row)
+    told: dict[int, list[dict[str, Any]]] = {}
+    for (slot, _), row in rows.items():
+        told.setdefault(slot, []).append(row)
+    return told
+
+
+def _state(job: slurm.Job, rows: list[dict[str, Any]]) -> str:
+    """Slurm's state of a task's last job, where an exit code says more than the state it goes with."""
+    last = next((row for row in reversed(rows) if row["attempt"].split("-")[0] == job.id), None)
+    if last and last["type"] == UpstreamIncomplete.__name__:
+        return "DEPENDENCY"
+    if job.state == "FAILED" and job.exit.startswith(f"{PARKED}:"):
+        return "TIMEOUT"
+    return "OUT_OF_MEMORY" if job.state == "FAILED" and job.exit in KILLED and last is None else job.state

@@ -1,164 +1,346 @@
 """Links the stages of a run as Slurm jobs: what is complete, queued or to be submitted, and what waits for what."""
 
-import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from diagcot.jobs import attempts, slurm, submit
-from diagcot.jobs.attempts import Attempt
-from diagcot.jobs.causes import MEMORY_FACTOR, Verdict
-from diagcot.jobs.cluster import Cluster
+from diagcot.jobs import attempts, ledger, slurm, submit
+from diagcot.jobs.attempts import Array, Attempt
+from diagcot.jobs.causes import MEMORY_FACTOR, TIME_FACTOR, Rule, Verdict
+from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.lease import lease
 from diagcot.jobs.plan import Plan, read
-from diagcot.jobs.settings import load
+
+ROOM_S = 1200
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Submitted:
-    """What became of one stage: `complete`, `queued` already, or `submitted` now."""
+    """What became of one stage: `complete`, `queued` already, `submitted` now, or `released` from being held."""
 
     stage: str
     state: str
     jobs: tuple[str, ...] = ()
     tasks: int = 0
+    later: int = 0  # tasks that a submit limit leaves to the finaliser
+
+
+@dataclass
+class Room:
+    """How many more jobs Slurm takes of this user."""
+
+    limits: slurm.Limits
+    left: int
+
+    @classmethod
+    def ask(cls, cluster: Cluster, sizes: Sequence[Size]) -> "Room":
+        partition = next((size.partition for size in sizes if size.partition), cluster.slurm.partition)
+        limits = slurm.limits(cluster.slurm.account, cluster.slurm.qos, partition)
+        return cls(limits, limits.submit - len(slurm.queue()))
+
+    @classmethod
+    def wait(cls, cluster: Cluster, size: Size) -> "Room":
+        """Room for at least a task and its finaliser, waited for where the user's other jobs fill the queue."""
+        end = time.monotonic() + ROOM_S
+        while (room := cls.ask(cluster, [size])).left < 2 and time.monotonic() < end:
+            time.sleep(5)
+        return room
+
+    def take(self, stage: str, wanted: int, reserve: int) -> int:
+        """Room for some of `wanted` tasks and their finaliser, `reserve` being left over. Raises UserError if none."""
+        given = min(wanted, self.left - reserve - 1)
+        if given < 1:
+            raise UserError(
+                f"no room for stage {stage}: {self.limits.name} is {self.limits.submit}, and your queue leaves"
+                f" {max(0, self.left)} of it. Wait until jobs have ended, or submit fewer stages at once"
+            )
+        self.left -= given + 1
+        return given
+
+
+def runs_lease(run_dir: Path) -> Any:
+    """The right to submit jobs of this run."""
+    return lease(run_dir / "submit")
 
 
 def live_attempt(plan: Plan) -> Attempt | None:
-    """The newest submission of a stage if its finaliser has not ended."""
-    made = attempts.read(plan.path)
-    return made[-1] if made and made[-1].finaliser and slurm.alive([made[-1].finaliser]) else None
+    """The newest submission of a stage that has a finaliser, if that one has not ended."""
+    made = [attempt for attempt in attempts.read(plan.path) if attempt.finaliser]
+    return made[-1] if made and slurm.alive({made[-1].finaliser: made[-1].finaliser_name}) else None
 
 
-def submit_chain(plans: Sequence[Plan], selected: set[str], cluster: Cluster) -> list[Submitted]:
+def submit_chain(
+    plans: Sequence[Plan],
+    selected: set[str],
+    cluster: Cluster,
+    why: str = "submitted",
+    sizes: Mapping[str, Size] | None = None,
+    code: str = "",
+) -> list[Submitted]:
     """Submit the selected stages of a run, in order, each waiting for what it follows.
 
-    Raises UserError if a stage follows one that is neither complete, queued nor selected.
+    sizes: stage -> resources other than its plan's. code: a snapshot other than the plans'. Tasks beyond a submit limit
+    are left to the stage's finaliser. Raises UserError if a stage follows one that is neither complete, queued nor
+    selected, or if there is no room at all.
     """
-    chunk = slurm.max_array_size()
-    known = {plan.stage: plan for plan in plans}
-    queued: dict[str, Attempt] = {}
-    told = []
-    for plan in plans:
-        if plan.stage not in selected:
-            continue
-        if not plan.missing():
-            told.append(Submitted(plan.stage, "complete"))
-            continue
-        if (live := live_attempt(plan)) is not None:
-            queued[plan.stage] = live
-            told.append(Submitted(plan.stage, "queued", tuple(live.jobs)))
-            continue
-        slots = plan.open_slots()
-        work_after, final_after = [], []
-        for edge in plan.after:
-            source = known[edge.stage]
-            if not source.missing():
+    with runs_lease(plans[0].path.parent):
+        for plan in plans:
+            submit.recover(plan, cluster)
+        open_now = {plan.stage for plan in plans if plan.missing()}
+        live = {plan.stage: made for plan in plans if plan.stage in open_now and (made := live_attempt(plan))}
+        todo = [plan for plan in plans if plan.stage in selected & open_now - live.keys()]
+        _require(todo, live.keys() | (selected & open_now), open_now, {plan.stage: plan for plan in plans})
+        room = Room.ask(cluster, [plan.resources for plan in plans]) if todo else None
+        told = []
+        for plan in plans:
+            if plan.stage not in selected:
                 continue
-            before = queued.get(edge.stage) or live_attempt(source)
-            if before is None:
-                raise UserError(_never_submitted(plan, source))
-            if edge.each and [a.slots for a in before.arrays] == _chunks(slots, chunk):
-                # Element-wise only while both sides cut their tasks alike; arrays of one element are plain jobs.
-                final_after.append(before.finaliser)
-                work_after.append((before, True))
-            else:
-                work_after.append((before, False))
-        made = _submit_linked(plan, cluster, slots, work_after, final_after, chunk, "submitted")
-        queued[plan.stage] = made
-        told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), len(slots)))
+            if plan.stage not in open_now:
+                told.append(Submitted(plan.stage, "complete"))
+                continue
+            if plan not in todo:
+                told.append(Submitted(plan.stage, "queued", tuple(live[plan.stage].jobs)))
+                continue
+            assert room is not None
+            size = (sizes or {}).get(plan.stage, plan.resources)
+            slots, reserve = plan.open_slots(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
+            some = slots[: room.take(plan.stage, len(slots), reserve)]
+            before = [(edge.each, live[edge.stage]) for edge in plan.after if edge.stage in live]
+            arrays, after = _linked(some, size, before, room.limits.array_size)
+            marks = {slot: mark for slot, mark in ledger.marks(plan).items() if slot in set(some)}
+            live[plan.stage] = made = submit.submit(
+                plan, cluster, arrays, why, after, code=code or attempts.last_code(plan.path, plan.code), marks=marks
+            )
+            told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), _tasks(made), len(slots) - _tasks(made)))
     return told
+
+
+def _code(plan: Plan) -> str:
+    """The snapshot that the stage's jobs ran last."""
+    made = attempts.read(plan.path)
+    return (made[-1].code if made else "") or plan.code
+
+
+def _tasks(attempt: Attempt) -> int:
+    return sum(len(array.slots) for array in attempt.arrays)
+
+
+def _require(todo: Sequence[Plan], served: set[str], open_now: set[str], known: Mapping[str, Plan]) -> None:
+    for plan in todo:
+        for edge in plan.after:
+            if edge.stage in open_now and edge.stage not in served:
+                raise UserError(_never_submitted(plan, known[edge.stage]))
 
 
 def require_upstream(plans: Sequence[Plan], selected: set[str]) -> None:
     """Raise UserError if a selected stage follows one that is neither complete nor selected."""
-    known = {plan.stage: plan for plan in plans}
-    for plan in plans:
-        if plan.stage in selected and plan.missing():
-            for edge in plan.after:
-                if edge.stage not in selected and known[edge.stage].missing():
-                    raise UserError(_never_submitted(plan, known[edge.stage]))
+    open_now = {plan.stage for plan in plans if plan.missing()}
+    todo = [plan for plan in plans if plan.stage in selected & open_now]
+    _require(todo, selected, open_now, {plan.stage: plan for plan in plans})
 
 
 def _never_submitted(plan: Plan, source: Plan) -> str:
+    verb = f"make submit-stage{source.number}" if source.number.isdigit() else f"make submit-{source.number}"
     return (
-        f"stage {plan.stage} follows {source.stage}, which is neither complete nor queued in run {plan.run}: "
-        f"run `make submit-stage{source.number}` (or submit-all) with the same RUN first"
+        f"stage {plan.stage} follows {source.stage}, which is not complete and not queued: run `{verb} RUN={plan.run}`"
+        " first, or `make submit-all`"
     )
 
 
-def _chunks(slots: Sequence[int], chunk: int) -> list[tuple[int, ...]]:
-    return [tuple(slots[i : i + chunk]) for i in range(0, len(slots), chunk)]
+def _chunks(slots: Sequence[int], chunk: int) -> Iterator[tuple[int, ...]]:
+    return (tuple(slots[i : i + chunk]) for i in range(0, len(slots), chunk))
 
 
-def _submit_linked(
-    plan: Plan,
-    cluster: Cluster,
-    slots: Sequence[int],
-    before: Sequence[tuple[Attempt, bool]],
-    final_after: Sequence[str],
-    chunk: int,
-    why: str,
-) -> Attempt:
-    whole = [f"afterok:{attempt.finaliser}" for attempt, each in before if not each]
-    pairs = [attempt for attempt, each in before if each]
-    if not pairs:
-        return submit.submit(plan, cluster, slots, [",".join(whole)], final_after, why, chunk)
-    dependencies = []
-    for index, part in enumerate(_chunks(slots, chunk)):
-        verb = "aftercorr" if len(part) > 1 else "afterok"
-        dependencies.append(",".join([*whole, *(f"{verb}:{attempt.arrays[index].job}" for attempt in pairs)]))
-    return submit.submit(plan, cluster, slots, dependencies, final_after, why, chunk)
+def _linked(
+    slots: Sequence[int], size: Size, before: Sequence[tuple[bool, Attempt]], chunk: int
+) -> tuple[list[Array], str]:
+    """The arrays of `slots`, each with its dependency, and what their finaliser follows beside them.
+
+    Element-wise only where both sides cut their tasks alike: element i of an array follows element i of its partner.
+    """
+    parts = list(_chunks(slots, chunk))
+    pairs = [attempt for each, attempt in before if each and _alike(attempt, parts)]
+    whole = [attempt for each, attempt in before if attempt not in pairs]
+    arrays = []
+    for index, part in enumerate(parts):
+        after = [f"afterok:{attempt.finaliser}" for attempt in whole]
+        after += [_element_wise(attempt.arrays[index]) for attempt in pairs]
+        arrays.append(Array("", part, after=",".join(after), resources=size.model_dump()))
+    return arrays, ",".join(f"afterany:{attempt.finaliser}" for attempt in pairs)
 
 
-def resubmit(plan: Plan, verdict: Verdict, changes: dict[str, object] | None = None) -> Attempt:
-    """Submit the tasks that have units left once more, with what their cause asks for."""
-    cluster = load(plan.path.parent / "cluster.yaml", Cluster)
-    size = plan.resources
-    if verdict.more_memory and size.mem_gb:
-        size = size.model_copy(update={"mem_gb": size.mem_gb * MEMORY_FACTOR ** len(attempts.read(plan.path))})
-    if verdict.exclude:
-        size = size.model_copy(update={"exclude": ",".join(filter(None, [size.exclude, verdict.exclude]))})
-    size = size.model_copy(update=changes or {})
-    plan = dataclasses.replace(plan, resources=size)
-    return submit.submit(plan, cluster, plan.open_slots(), [""], [], verdict.why, slurm.max_array_size())
+def _alike(attempt: Attempt, parts: Sequence[tuple[int, ...]]) -> bool:
+    partners = [array.slots for array in attempt.arrays]
+    return len(parts) <= len(partners) and all(
+        part == partner[: len(part)] and (len(part) > 1) == (len(partner) > 1)  # an array of one is a plain job
+        for part, partner in zip(parts, partners, strict=False)
+    )
+
+
+def _element_wise(partner: Array) -> str:
+    return f"{'aftercorr' if len(partner.slots) > 1 else 'afterok'}:{partner.job}"
+
+
+def retry(
+    plans: Sequence[Plan], plan: Plan, cluster: Cluster, changes: Mapping[str, Any], code: str
+) -> list[Submitted]:
+    """Submit the open tasks of `plan` with changed resources or code, and what follows it; or release what is held."""
+    if live_attempt(plan) is not None:
+        return [_release(plan)]
+    size = Size.model_validate(plan.resources.model_dump() | _last_resources(plan) | dict(changes))
+    told = [f"{name}={value}" for name, value in changes.items()] + ([f"code={Path(code).name}"] if code else [])
+    selected = {plan.stage, *downstream(plans, plan.stage)}
+    return submit_chain(plans, selected, cluster, " ".join(["retry", *told]), {plan.stage: size}, code)
+
+
+def _last_resources(plan: Plan) -> dict[str, Any]:
+    """What the stage's tasks were last given, the largest memory and time that any of them had."""
+    sizes = [array.resources for attempt in attempts.read(plan.path) for array in attempt.arrays]
+    return {
+        name: max((size[name] for size in sizes if size.get(name)), default=getattr(plan.resources, name))
+        for name in ("mem_gb", "minutes")
+    }
+
+
+def downstream(plans: Sequence[Plan], stage: str) -> list[str]:
+    """The stages that follow `stage`, directly or not, in order."""
+    found = [stage]
+    for plan in plans:  # in order, so that one pass finds all
+        if any(edge.stage in found for edge in plan.after):
+            found.append(plan.stage)
+    return found[1:]
+
+
+def _release(plan: Plan) -> Submitted:
+    names = {job: name for attempt in attempts.read(plan.path) for job, name in attempt.names.items()}
+    held = [
+        job.id
+        for job in slurm.queue()
+        if names.get(job.id.split("_")[0]) == job.name and ("held" in job.reason.lower())
+    ]
+    if not held:
+        raise UserError(
+            f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel` ends it"
+        )
+    for job in held:
+        slurm.release(job)
+    return Submitted(plan.stage, "released", tuple(held), len(held))
+
+
+def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
+    """Submit the tasks that may run again, with what their causes ask for; called by finaliser `mine` of the stage.
+
+    What waited for `mine` waits for the new finaliser. Of the stages that follow unit by unit, the elements that Slurm
+    cancelled because their partner had failed are submitted again with their partner.
+    """
+    cluster = Cluster.read(plan.path.parent)
+    room = Room.wait(cluster, plan.resources)
+    slots = list(verdict.again)[: room.take(plan.stage, len(verdict.again), 0)]
+    newest = attempts.newest_arrays(plan.path)
+    bounds = slurm.partition(plan.resources.partition or cluster.slurm.partition)
+    groups: dict[str, tuple[Size, list[int]]] = {}
+    for slot in slots:
+        before = Size.model_validate(newest[slot][1].resources) if slot in newest else plan.resources
+        size = _escalated(before, plan.resources, verdict.again[slot], verdict.exclude, bounds)
+        groups.setdefault(size.model_dump_json(), (size, []))[1].append(slot)
+    arrays = [
+        Array("", part, resources=size.model_dump())
+        for size, group in groups.values()
+        for part in _chunks(group, room.limits.array_size)
+    ]
+    about: dict[str, Any] = {
+        "by": "finaliser",
+        "code": attempts.last_code(plan.path, plan.code),
+        "spent": verdict.spent,
+    }
+    marks = {slot: mark for slot, mark in ledger.marks(plan).items() if slot in verdict.again}
+    made = submit.submit(plan, cluster, arrays, verdict.why, "", marks=marks, **about)
+    _resubmit_partners(plan, made, cluster, room)
+    follow(plan, mine, made.finaliser)
+    return made
+
+
+def _escalated(before: Size, planned: Size, rule: Rule, exclude: str, bounds: slurm.Partition) -> Size:
+    """What a task gets that ran with `before`: more memory up to the largest node's, more time once."""
+    changes: dict[str, Any] = {}
+    if rule.more_memory and before.mem_gb:
+        changes["mem_gb"] = min(before.mem_gb * MEMORY_FACTOR, max(bounds.mem_gb or 1e9, before.mem_gb))
+    if rule.more_time and before.minutes == planned.minutes:
+        changes["minutes"] = min(int(before.minutes * TIME_FACTOR) + 1, bounds.minutes or 1 << 30)
+    if exclude:
+        changes["exclude"] = ",".join(
+            dict.fromkeys(filter(None, [*(before.exclude or "").split(","), *exclude.split(",")]))
+        )
+    return before.model_copy(update=changes)
+
+
+def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) -> None:
+    """Submit the cancelled elements that follow `made` unit by unit, and theirs; each stage's own finaliser waits."""
+    queued = {job.id for job in slurm.queue()}
+    for folder in _followers(plan):
+        partner = read(folder)
+        if not any(edge.each and edge.stage == plan.stage for edge in partner.after) or partner.tasks != plan.tasks:
+            continue
+        finaliser = live_attempt(partner)
+        left, given = set(partner.open_slots()), attempts.newest_arrays(folder)
+        gone = {slot for slot in left if slot not in given or given[slot][2] not in queued}
+        last = partner.resources.model_dump() | _last_resources(partner)
+        arrays = [
+            Array("", array.slots, after=_element_wise(array), resources=last)
+            for array in made.arrays
+            if set(array.slots) <= gone and len(array.slots) <= room.left - 1
+        ]
+        if not arrays or finaliser is None:
+            continue  # its own finaliser will submit what is left
+        room.left -= sum(len(array.slots) for array in arrays)
+        why = f"with its partner in {plan.stage}"
+        again = submit.submit(
+            partner,
+            cluster,
+            arrays,
+            why,
+            None,
+            by="finaliser",
+            code=attempts.last_code(folder, partner.code),
+            spent=finaliser.spent,
+        )
+        slurm.depend(finaliser.finaliser, "", [f"afterany:{array.job}" for array in again.arrays])
+        _resubmit_partners(partner, again, cluster, room)
+
+
+def _followers(plan: Plan) -> Iterator[Path]:
+    """Folders of the stages that follow this one."""
+    for folder in sorted(plan.path.parent.iterdir()):
+        if (folder / "plan.json").exists() and plan.stage in [edge.stage for edge in read(folder).after]:
+            yield folder
 
 
 def follow(plan: Plan, old: str, new: str) -> list[str]:
-    """Let all that waited for finaliser `old` wait for `new` instead; returns the jobs that were changed.
-
-    Elements of an element-wise dependent whose partner failed were cancelled by Slurm; their own finaliser, which
-    waits here as well, finds their units missing and submits them again.
-    """
+    """Let all that waits for finaliser `old` wait for `new` instead; returns the jobs that were changed."""
     changed = []
-    for folder in sorted(plan.path.parent.iterdir()):
-        if not (folder / "plan.json").exists() or plan.stage not in [edge.stage for edge in read(folder).after]:
-            continue
-        for attempt in attempts.read(folder)[-1:]:
+    for folder in _followers(plan):
+        for attempt in attempts.read(folder):
             for job in attempt.jobs:
                 kind = "afterany" if job == attempt.finaliser else "afterok"
-                text = slurm.dependency_of(job)
-                if old in text:
-                    slurm.depend(job, _replace(text, old, f"{kind}:{new}"))
+                if slurm.depend(job, old, [f"{kind}:{new}"]):
                     changed.append(job)
     return changed
 
 
-def _replace(text: str, old: str, new: str) -> str:
-    """A dependency expression as scontrol prints it, with the part that names job `old` replaced."""
-    parts = [part.split("(")[0] for part in text.replace("?", ",").split(",") if part]
-    kept = [part for part in parts if part.split(":")[-1].split("_")[0] != old]
-    return ",".join([*kept, new])
-
-
 def cancel(run_dir: Path) -> list[str]:
-    """Cancel every queued or running job of a run; returns their ids."""
-    jobs = [
-        job
-        for folder in run_dir.iterdir()
-        if folder.is_dir()
-        for attempt in attempts.read(folder)
-        for job in attempt.jobs
-    ]
-    live = sorted(slurm.alive([job for job in jobs if job.isdigit()]))  # a laptop's attempts have no Slurm job
-    slurm.cancel(live)
+    """Cancel every queued or running job of a run, those of a submission that was cut short included; returns ids."""
+    with runs_lease(run_dir):
+        names: dict[str, str] = {}
+        for folder in (folder for folder in run_dir.iterdir() if folder.is_dir()):
+            for attempt in attempts.read(folder):
+                names |= attempt.names
+            cut = attempts.intended(folder)
+            for name in [*(a.name for a in cut.arrays), cut.finaliser_name] if cut else []:
+                names |= dict.fromkeys(slurm.named(name) if name else [], name)
+        # A laptop's attempts have no job of Slurm's.
+        live = sorted(slurm.alive({job: name for job, name in names.items() if job.isdigit()}))
+        slurm.cancel(live)
     return live

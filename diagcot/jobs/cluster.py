@@ -21,6 +21,7 @@ class Size(Settings):
     array_parallelism: int = 64
     requeue: bool = True
     exclude: str | None = None  # nodes to leave out (sbatch --exclude)
+    hang_minutes: float = 60  # a task that gives no sign of life for so long is ended and requeued; 0: never
 
     @property
     def ranks(self) -> int:
@@ -47,7 +48,7 @@ class Roots(Settings):
 
 class Cluster(Settings):
     name: str
-    executor: Literal["slurm", "local"]
+    executor: Literal["slurm", "local", "debug"]
     parallel: int = 2  # local: cores to share between tasks
     setup: list[str] = []  # shell lines before the worker: module load, conda activate
     environment: dict[str, str] = {}  # variables for Slurm's commands and the jobs; $NAMES in them are filled in
@@ -57,6 +58,11 @@ class Cluster(Settings):
     slurm: Slurm = Slurm()
     sizes: dict[str, Size]
     stages: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def read(cls, run_dir: Path) -> "Cluster":
+        """The cluster as it was when the run was last submitted."""
+        return load(run_dir / "cluster.yaml", cls)
 
     def enter(self) -> None:
         """Set the cluster's variables for this process and what it starts, except those that are set already."""

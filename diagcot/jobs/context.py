@@ -5,21 +5,21 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.ledger import Records
 
 
-@dataclass(frozen=True)
-class Unit:
-    """The smallest piece of a stage that is done or not done. `key` is a file name."""
+class Unit(NamedTuple):
+    """The smallest piece of a stage that is done or not done. `key` is a file name of letters, digits and `._-+=`."""
 
     key: str
-    params: dict[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Context:
     on_progress: Callable[[dict[str, Any]], None] | None = None
     _unit: str = ""
     _written: float = 0.0
+    _beaten: float = field(default_factory=time.monotonic)
 
     def staged(self, final: Path) -> Path:
         """A unique name beside `final` to write to, file or folder; name both in `Result.outputs`."""
@@ -84,11 +85,22 @@ class Context:
         return Records(self.stage_dir, unit.key, self.attempt)
 
     def stopping(self) -> bool:
-        """A warning signal came: finish or park what is in flight, then return None from `run`."""
+        """A warning signal came: finish or park what is in flight, then return None from `run`. Counts as a beat."""
+        self.beat()
         return self.stop.is_set()
 
+    def beat(self) -> None:
+        """A sign of life. A task that gives none for `hang_minutes` is taken for hung, ended and requeued."""
+        self._beaten = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last beat."""
+        return time.monotonic() - self._beaten
+
     def progress(self, done: float, total: float | None = None, **figures: float | str) -> None:
-        """Tell where the unit stands. Cheap: written at most twice a second, by rank 0."""
+        """Tell where the unit stands. Cheap: written at most twice a second, by rank 0. Counts as a beat."""
+        self.beat()
         now = time.time()
         if self.rank or (now - self._written < 0.5 and done != total):
             return

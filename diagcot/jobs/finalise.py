@@ -13,7 +13,6 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
-from diagcot.jobs.settings import load
 
 VISIBLE_S = 10  # what another node has just written may show up here this late (NFS keeps listings and misses)
 
@@ -38,43 +37,43 @@ def check(plan: Plan, patience_s: float = 0) -> list[str]:
     What seems to be missing is looked for again until `patience_s` have passed: where the units were done on other
     nodes, it may only be late.
     """
-    end = time.monotonic() + patience_s
-    settled: set[str] = set()
+    end, left = time.monotonic() + patience_s, list(plan.keys)
     while True:
         missing = set(plan.missing())
-        gone = {k for k in plan.keys if k not in missing and k not in settled and settle(plan.path, k)}
-        settled |= set(plan.keys) - missing - gone
-        if not (missing or gone) or time.monotonic() >= end:
+        left = [key for key in left if key in missing or settle(plan.path, key)]
+        if not left or time.monotonic() >= end:
             break
         time.sleep(0.5)
-    for key in gone:
-        withdraw(plan.path, key)
-    return [key for key in plan.keys if key in missing or key in gone]
+    for key in left:
+        if key not in missing:
+            withdraw(plan.path, key)
+    return left
 
 
-def summarise(plan: Plan, missing: list[str]) -> dict[str, Any]:
-    """Add up the manifests into `summary.json`."""
+def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
+    """Add up the manifests into `summary.json`; `why`: what stopped the stage. Every submission is told with its cause."""
     counts: dict[str, float] = {}
-    rows = [row for key in plan.keys if key not in set(missing) and (row := manifest(plan.path, key))]
+    left = set(missing)
+    rows = [row for key in plan.keys if key not in left and (row := manifest(plan.path, key))]
     for row in rows:
         for name, value in row["counts"].items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 counts[name] = counts.get(name, 0) + value
-    size = plan.resources
+    made = attempts.read(plan.path)
+    seconds = sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows)
     summary = {
         "run": plan.run,
         "stage": plan.stage,
         "state": "failed" if missing else "done",
+        "why": why,
         "units": len(plan.keys),
         "missing": missing[:1000],
-        "attempts": len(attempts.read(plan.path)),
+        "attempts": len(made),
+        "submissions": [_told(attempt) for attempt in made],
         "failures": len(list((plan.path / "failed").glob("*.json"))),
-        "seconds": sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows),
+        "seconds": seconds,
         "gpu_hours": sum(row.get("gpu_seconds", 0) for row in rows) / 3600,
-        "cpu_hours": sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows)
-        * size.cpus
-        * size.ranks
-        / 3600,
+        "cpu_hours": seconds * plan.resources.cpus * plan.resources.ranks / 3600,
         "started": min((row["started"] - row.get("startup_seconds", 0) for row in rows), default=None),
         "ended": max((row["time"] for row in rows), default=None),
         "counts": counts,
@@ -87,25 +86,38 @@ def summarise(plan: Plan, missing: list[str]) -> dict[str, Any]:
     return summary
 
 
+def _told(attempt: attempts.Attempt) -> dict[str, Any]:
+    tasks = sum(len(array.slots) for array in attempt.arrays)
+    return {"number": attempt.number, "by": attempt.by, "why": attempt.why, "tasks": tasks, "time": attempt.time}
+
+
 def finalise_on_slurm(stage_dir: Path) -> str:
-    """The finaliser's job. Returns "done" or "retried"; raises StageFailed, which cancels what depends on the stage."""
-    from diagcot.jobs import chain  # the chain submits finalisers: each needs the other at run time only
+    """The finaliser's job. Returns "done", "retried" or "superseded"; raises StageFailed, which cancels what follows.
+
+    It may itself be killed and requeued at any point: it then finds what it has submitted, and goes on from there.
+    """
+    from diagcot.jobs import chain, submit  # the chain submits finalisers: each needs the other at run time only
 
     os.umask(0o077)
-    plan = read(stage_dir)
+    mine = os.environ["SLURM_JOB_ID"]
+    plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
     missing = check(plan, VISIBLE_S)
     if not missing:
         summarise(plan, missing)
         return "done"
     if not causes.upstream_complete(plan):
-        summarise(plan, missing)
-        raise StageFailed(f"stage {plan.stage} did not run to its end because a stage before it failed")
-    limit = load(stage_dir.parent / "cluster.yaml", Cluster).max_attempts
-    verdict = causes.judge(plan, limit)
-    if verdict.retry:
-        made = chain.resubmit(plan, verdict)
-        mine = attempts.read(plan.path)[-2].finaliser
-        chain.follow(plan, mine, made.finaliser)
-        return "retried"
-    summarise(plan, missing)
+        why = "it did not run to its end because a stage before it failed"
+        summarise(plan, missing, why)
+        raise StageFailed(f"stage {plan.stage}: {why}")
+    with chain.runs_lease(stage_dir.parent):
+        submit.recover(plan, cluster)
+        newest = [attempt for attempt in attempts.read(stage_dir) if attempt.finaliser][-1]
+        if newest.finaliser != mine:
+            chain.follow(plan, mine, newest.finaliser)
+            return "superseded"
+        verdict = causes.judge(plan, cluster.max_attempts)
+        if verdict.again:
+            chain.resubmit(plan, verdict, mine)
+            return "retried"
+    summarise(plan, missing, verdict.why)
     raise StageFailed(f"stage {plan.stage}: {len(missing)} of {len(plan.keys)} units are not done. {verdict.why}")

@@ -6,15 +6,19 @@ renamed to its final name. Whoever finds a manifest whose renames were cut short
 between the two loses nothing, and of two executions of a unit only the one that created the manifest publishes.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagcot.jobs.files import create_exclusively, digest, fsync_path, fsync_tree
+
+if TYPE_CHECKING:
+    from diagcot.jobs.plan import Plan
 
 
 def done_keys(stage_dir: Path) -> set[str]:
@@ -83,6 +87,29 @@ def withdraw(stage_dir: Path, key: str) -> None:
     (stage_dir / "done" / f"{key}.json").unlink(missing_ok=True)
     for partial in (stage_dir / "partial").glob(f"{key}.*.jsonl"):
         partial.unlink()
+
+
+def marks(plan: "Plan") -> dict[int, list[int]]:
+    """Task -> how far it is, a list that only grows while it makes progress: units done, bytes of records, steps."""
+    done = done_keys(plan.path)
+    sizes: dict[str, int] = {}
+    steps: dict[int, int] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(plan.path / "partial") as entries:
+        for entry in entries:
+            key = entry.name.removesuffix(".jsonl").rpartition(".")[0]
+            sizes[key] = sizes.get(key, 0) + entry.stat().st_size
+    for path in (plan.path / "progress").glob("[!.]*.json"):
+        with contextlib.suppress(ValueError, OSError):
+            steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
+    found: dict[int, list[int]] = {}
+    for index, key in enumerate(plan.keys):
+        if key in done or key in sizes:
+            mark = found.setdefault(plan.slot_of(index), [0, 0, 0])
+            mark[0] += key in done
+            mark[1] += sizes.get(key, 0)
+    for slot, value in steps.items():
+        found.setdefault(slot, [0, 0, 0])[2] = value
+    return found
 
 
 def remove(path: Path) -> None:

@@ -20,7 +20,6 @@ from diagcot.jobs.attempts import Array, Attempt
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.plan import Plan, read
-from diagcot.jobs.settings import load
 from diagcot.jobs.worker import Worker
 
 POLL_S = 0.2
@@ -78,6 +77,7 @@ class Runner:
     starts: dict[tuple[str, int], int] = field(default_factory=dict)
     parked: set[tuple[str, int]] = field(default_factory=set)
     stop: bool = False
+    code: str = ""  # a snapshot other than the one that the stages ran last
 
     def run(self) -> int:
         """Returns 0 if every stage is done, 1 if one failed, 3 if stopped on request."""
@@ -108,8 +108,11 @@ class Runner:
         slots = tuple(plan.open_slots())
         if slots:
             number = len(attempts.read(plan.path)) + 1
-            arrays = (Array(f"local-{os.getpid()}", slots),)
-            attempts.write(plan.path, Attempt(number, "started", arrays, "", "", plan.resources.model_dump()))
+            arrays = (Array(f"local-{os.getpid()}", slots, resources=plan.resources.model_dump()),)
+            why = "retry" if self.code else "started"
+            attempts.write(
+                plan.path, Attempt(number, why, arrays, code=self.code or attempts.last_code(plan.path, plan.code))
+            )
 
     def _ready(self, plan: Plan, slot: int) -> bool:
         for edge in plan.after:
@@ -142,7 +145,8 @@ class Runner:
         attempt = f"{count}.{self.starts[plan.stage, slot]}"
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
-            PYTHONPATH=plan.code,
+            PYTHONSAFEPATH="1",  # the copy of the code, not what lies in the folder of submission
+            PYTHONPATH=attempts.last_code(plan.path, plan.code),
         )
         executor = submitit.LocalExecutor(folder=plan.path / "submitit")
         size = plan.resources
@@ -199,8 +203,11 @@ class Runner:
                 task.job.cancel()
 
 
-def start(run_dir: Path, stages: Sequence[str]) -> int | None:
-    """Start a runner in a session of its own; returns its process id, or None if one is running already."""
+def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
+    """Start a runner in a session of its own; returns its process id, or None if one is running already.
+
+    code: a snapshot for these stages other than the one that they ran last.
+    """
     import subprocess
 
     if runner_pid(run_dir):
@@ -208,6 +215,8 @@ def start(run_dir: Path, stages: Sequence[str]) -> int | None:
     (run_dir / "runner.json").unlink(missing_ok=True)
     log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir), *stages]
+    if code:
+        command.append(f"--code={code}")
     return subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid
 
 
@@ -224,17 +233,19 @@ def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m diagcot.jobs.local RUN_DIR STAGE...`: the runner of a run whose plans are written."""
+    """`python -m diagcot.jobs.local RUN_DIR STAGE... [--code=…]`: the runner of a run whose plans are written."""
     os.umask(0o077)
-    run_dir = Path(argv[0])
+    run_dir, snapshot = Path(argv[0]), ""
+    if argv[-1].startswith("--code="):
+        snapshot = argv.pop().removeprefix("--code=")
     held = lock(run_dir)
     if held is None:
         return 0
-    cluster = load(run_dir / "cluster.yaml", Cluster)
+    cluster = Cluster.read(run_dir)
     names = (run_dir / "stages").read_text().split()
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
     append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
-    runner = Runner(plans, cluster, set(argv[1:]) or set(names))
+    runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot)
     code = 1
     shared = Path(tempfile.mkdtemp(prefix="diagcot-"))  # where tasks of this run may leave a server for the next one
     os.environ["DIAGCOT_STANDBY"] = str(shared)

@@ -1,14 +1,17 @@
 """The immutable plan of one stage: its units, how they are packed into tasks, its edges and resources."""
 
+import hashlib
 import itertools
 import json
 import math
 import os
+import re
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.context import Unit
@@ -17,7 +20,11 @@ from diagcot.jobs.files import create_exclusively
 from diagcot.jobs.ledger import done_keys
 
 STARTUP_SHARE = 0.05  # start-up may cost this share of a task's life
+TASK_START_S = 2  # what any task costs before its kind begins: Slurm's launch, Python, the plan
+MOST_TASKS = 4000  # more would only cost scheduler records (MaxJobCount is 10,000 by default) and submitit's files
 FREE = ("created", "code", "resources")  # parts of a plan that a relaunch may see differ
+BLOCK = 10_000  # units written at once
+KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,99 +49,200 @@ class Plan:
     seed: int
     after: tuple[Edge, ...]
     resources: Size
-    tasks: tuple[tuple[int, int], ...]  # [first, last) of the units of each task
+    tasks: int  # the units are cut evenly into so many array tasks, see `bounds`
     stage_dir: str
     startup_s: float = 0
     unit_s: float = 1
     code: str = ""  # the snapshot of the code that the jobs run
     cluster: str = ""
     setup: tuple[str, ...] = ()
-    units: tuple[Unit, ...] = field(default=(), repr=False)
+    units: "Units | Listing" = field(default_factory=lambda: Units(()), repr=False)
+    units_sha256: str = ""
     created: float = 0
 
     @property
     def path(self) -> Path:
         return Path(self.stage_dir)
 
-    @cached_property
+    @property
     def keys(self) -> list[str]:
-        return [unit.key for unit in self.units]
+        return self.units.keys
 
-    def units_of(self, slot: int) -> tuple[Unit, ...]:
-        first, last = self.tasks[slot]
+    def bounds(self, slot: int) -> tuple[int, int]:
+        """[first, last) of the units of task `slot`."""
+        return slot * len(self.units) // self.tasks, (slot + 1) * len(self.units) // self.tasks
+
+    def slot_of(self, index: int) -> int:
+        """The task that unit number `index` belongs to."""
+        return ((index + 1) * self.tasks - 1) // len(self.units)
+
+    def units_of(self, slot: int) -> Sequence[Unit]:
+        first, last = self.bounds(slot)
         return self.units[first:last]
+
+    def keys_of(self, slot: int) -> list[str]:
+        first, last = self.bounds(slot)
+        return self.keys[first:last]
 
     def missing(self) -> list[str]:
         """Keys of the units that are not done, in plan order."""
         done = done_keys(self.path)
-        return [key for key in self.keys if key not in done]
+        return [key for key in self.keys if key not in done] if done else self.keys
 
     def open_slots(self) -> list[int]:
-        """Tasks that have units left."""
+        """Tasks that have units left, in order."""
         done = done_keys(self.path)
-        return [s for s, (a, b) in enumerate(self.tasks) if any(key not in done for key in self.keys[a:b])]
+        if not done:
+            return list(range(self.tasks))
+        left = (self.slot_of(index) for index, key in enumerate(self.keys) if key not in done)
+        return [slot for slot, _ in itertools.groupby(left)]
 
     def header(self) -> dict[str, Any]:
-        row = {k: v for k, v in self.__dict__.items() if k not in ("units", "keys")}
+        """The content of plan.json."""
+        row = {k: v for k, v in self.__dict__.items() if k != "units"}
         row["after"] = [asdict(edge) for edge in self.after]
         row["resources"] = self.resources.model_dump()
         row["units"] = len(self.units)
         return row
 
 
-def pack(units: int, startup_s: float, unit_s: float, minutes: int) -> tuple[tuple[int, int], ...]:
-    """Cut `units` into tasks so that start-up is at most 5 % of a task, within 80 % of the time limit, sizes even.
+class Units(Sequence[Unit]):
+    """The units of a plan in memory, column by column: a million of them take 70 MB."""
 
-    >>> pack(10, 0, 60, 60)
-    ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 9), (9, 10))
+    def __init__(self, units: Iterable[Unit | str]) -> None:
+        self.keys: list[str] = []
+        self.params: dict[int, Mapping[str, Any]] = {}  # position -> parameters, where there are any
+        for unit in units:
+            if isinstance(unit, Unit):
+                if unit.params:
+                    self.params[len(self.keys)] = unit.params
+                unit = unit.key
+            self.keys.append(unit)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, at: int) -> Unit: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, at: int | slice) -> Unit | Sequence[Unit]:
+        if isinstance(at, slice):
+            return tuple(self[index] for index in range(*at.indices(len(self.keys))))
+        index = range(len(self.keys))[at]
+        return Unit(self.keys[index], self.params[index]) if index in self.params else Unit(self.keys[index])
+
+
+class Listing(Sequence[Unit]):
+    """The units of a plan that was written, read from its units.jsonl only as far as they are asked for."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Unit: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, at: int | slice) -> Unit | Sequence[Unit]:
+        if isinstance(at, int):
+            return self[at : at + 1 or None][0]
+        first, last, step = at.indices(self._count)
+        with self._path.open("rb") as lines:
+            return tuple(_unit(line) for line in itertools.islice(lines, first, last))[::step]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        with self._path.open(encoding="utf-8") as lines:
+            return [line.split('"', 4)[3] for line in lines]  # each line begins with {"key": "…", see `_lines`
+
+
+def pack(units: int, startup_s: float, unit_s: float, minutes: float) -> int:
+    """Into how many tasks to cut `units`.
+
+    Start-up is to cost at most 5 % of a task's life, a task to last at most 80 % of the time limit, and the tasks to
+    be at most `MOST_TASKS`; where these disagree the time limit rules.
+
+    >>> pack(10, startup_s=0, unit_s=60, minutes=60), pack(1000, startup_s=180, unit_s=60, minutes=600)
+    (10, 17)
     """
     if units == 0:
-        return ()
+        return 0
+    startup_s += TASK_START_S
     wanted = math.ceil(startup_s * (1 - STARTUP_SHARE) / STARTUP_SHARE / unit_s) if unit_s > 0 else units
+    wanted = max(wanted, math.ceil(units / MOST_TASKS))
     allowed = int((minutes * 60 * 0.8 - startup_s) / unit_s) if unit_s > 0 else units
-    size = max(1, min(wanted, allowed, units))
-    count = math.ceil(units / size)
-    bounds = [round(i * units / count) for i in range(count + 1)]
-    return tuple(itertools.pairwise(bounds))
+    return math.ceil(units / max(1, min(wanted, allowed, units)))
 
 
 def write(plan: Plan) -> Plan:
     """Create the plan's files, or return the plan that is there if it says the same.
 
-    Raises UserError with the differences if another plan stands under the same run and stage.
+    Raises UserError with the differences if another plan stands under the same run and stage, or if a key is no name.
     """
     folder = plan.path
     folder.mkdir(parents=True, exist_ok=True)
+    _check_keys(plan)
+    staged = folder / f".units.{os.getpid()}"
+    with staged.open("wb") as out:
+        total = hashlib.sha256()
+        for block in _blocks(plan.units):
+            total.update(block)
+            out.write(block)
+    header = plan.header() | {"units_sha256": total.hexdigest(), "created": time.time()}
     if not (folder / "plan.json").exists():
-        lines = "".join(json.dumps({"key": u.key, **u.params}, sort_keys=True) + "\n" for u in plan.units)
-        staged = folder / f".units.{os.getpid()}"
-        staged.write_text(lines, encoding="utf-8")
         os.replace(staged, folder / "units.jsonl")
-        header = plan.header() | {"created": time.time()}
-        if create_exclusively(folder / "plan.json", json.dumps(header, indent=1) + "\n"):
-            return plan
+        create_exclusively(folder / "plan.json", json.dumps(header, indent=1) + "\n")
+    staged.unlink(missing_ok=True)
     found = read(folder)
-    differences = compare(found, plan)
+    differences = compare(found.header(), header)
     if differences:
         raise UserError(
             f"run {plan.run} has another plan for stage {plan.stage} ({folder / 'plan.json'}):\n  "
             + "\n  ".join(differences)
             + "\nUse another RUN=name, or remove the run's folder to start it anew."
         )
-    return found
+    return replace(found, resources=plan.resources)  # what a cluster's file asks for may change between submissions
 
 
-def compare(old: Plan, new: Plan) -> list[str]:
-    """One line for each difference that matters: `settings.lr: 0.1 in the run, 0.2 now`."""
-    before, after = _flat(old.header()), _flat(new.header())
-    lines = [
-        f"{name}: {before.get(name, 'absent')} in the run, {after.get(name, 'absent')} now"
+def _check_keys(plan: Plan) -> None:
+    keys = plan.keys
+    for start in range(0, len(keys), BLOCK):
+        if not KEYS.fullmatch("\n".join([*keys[start : start + BLOCK], ""])):
+            bad = next(key for key in keys if not KEYS.fullmatch(f"{key}\n"))
+            raise UserError(
+                f"stage {plan.stage}: a unit's key is a file name of letters, digits and ._-+=, not {bad!r}"
+            )
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, same in itertools.groupby(sorted(keys)) if len(list(same)) > 1)
+        raise UserError(f"stage {plan.stage}: two units have the key {twice!r}")
+
+
+def _blocks(units: Units | Listing) -> Iterator[bytes]:
+    """units.jsonl: a line a unit, its key first."""
+    keys, params = units.keys, units.params if isinstance(units, Units) else {}
+    for start in range(0, len(keys), BLOCK):
+        rows = [f'{{"key": "{key}"}}\n' for key in keys[start : start + BLOCK]]
+        for index in range(start, start + len(rows)) if params else ():
+            if index in params:
+                more = json.dumps(dict(params[index]), sort_keys=True)[1:]
+                rows[index - start] = f'{{"key": "{keys[index]}", {more}\n'
+        yield "".join(rows).encode()
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """One line for each difference of two plan.json that matters: `settings.lr: 0.1 in the run, 0.2 now`."""
+    before, after = _flat(old), _flat(new)
+    units = "the keys or parameters of the units differ"
+    return [
+        units
+        if name == "units_sha256"
+        else f"{name}: {before.get(name, 'absent')} in the run, {after.get(name, 'absent')} now"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name) and name.split(".")[0] not in FREE
     ]
-    if not lines and old.units != new.units:
-        lines.append("the units differ")
-    return lines
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -152,14 +260,13 @@ def read(stage_dir: Path) -> Plan:
         row = json.loads((stage_dir / "plan.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{stage_dir} holds no plan: the stage was never submitted in this run") from error
-    row["units"] = tuple(_unit(line) for line in (stage_dir / "units.jsonl").read_text(encoding="utf-8").splitlines())
+    row["units"] = Listing(stage_dir / "units.jsonl", row["units"])
     row["after"] = tuple(Edge(**edge) for edge in row["after"])
     row["resources"] = Size.model_validate(row["resources"])
-    row["tasks"] = tuple((a, b) for a, b in row["tasks"])
     row["setup"] = tuple(row["setup"])
     return Plan(**row)
 
 
-def _unit(line: str) -> Unit:
+def _unit(line: bytes) -> Unit:
     row = json.loads(line)
     return Unit(row.pop("key"), row)

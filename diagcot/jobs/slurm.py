@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diagcot.jobs.errors import UserError
 
 TIMEOUT_S = 60
+UNLIMITED = 1 << 40
 
 
 class SlurmError(UserError):
@@ -47,6 +48,7 @@ class Job:
     reason: str = ""
     name: str = ""
     nodes: str = ""
+    exit: str = ""  # `code:signal` of a job that has ended
 
 
 def queue(timeout: float = TIMEOUT_S) -> list[Job]:
@@ -57,15 +59,18 @@ def queue(timeout: float = TIMEOUT_S) -> list[Job]:
 
 
 def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job]:
-    """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting."""
+    """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting.
+
+    A start is given in so many words: sacct's own default is midnight. Ids may be reused: compare the names.
+    """
     if not job_ids:
         return {}
-    columns = "JobID,State,Reason,JobName,NodeList"
+    columns = "JobID,State,Reason,JobName,NodeList,ExitCode"
     text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
     found = {}
     for row in text.splitlines():
-        fields = row.split("|", 4)
-        if len(fields) == 5:
+        fields = row.split("|")
+        if len(fields) == 6 and fields[1]:
             found[fields[0]] = Job(fields[0], _state(fields[1]), *fields[2:])
     return found
 
@@ -75,18 +80,34 @@ def _state(text: str) -> str:
     return "DEPENDENCY" if text == "CANCELLED" else text.split()[0]
 
 
-def alive(job_ids: Sequence[str]) -> set[str]:
-    """Which of these jobs (or arrays) still have something queued or running."""
-    if not job_ids:
+def alive(names: Mapping[str, str]) -> set[str]:
+    """Which of these jobs or arrays (id -> name, empty if any will do) still have something queued or running."""
+    if not names:
         return set()
     try:
-        text = call("squeue", "-h", "-j", ",".join(job_ids), "-o", "%A|%F")
+        text = call("squeue", "-h", "-j", ",".join(names), "-o", "%A|%F|%j")
     except SlurmError as error:
         if "Invalid job id" in str(error):  # squeue's answer when it has forgotten the only job asked for
             return set()
         raise
-    known = {part for row in text.splitlines() for part in row.strip().split("|")}
-    return {job for job in job_ids if job in known}
+    known = {}
+    for row in text.splitlines():
+        single, array, name = row.strip().split("|", 2)
+        known[single] = known[array] = name
+    return {job for job, name in names.items() if job in known and name in ("", known[job])}
+
+
+def named(name: str) -> list[str]:
+    """Ids of the jobs or arrays of that name, oldest first: queued and running ones, else those of accounting."""
+    user = os.environ.get("USER") or str(os.getuid())
+    found = call("squeue", "-h", "-u", user, "-n", name, "-o", "%F").split()
+    if not found:
+        try:
+            rows = call("sacct", "-X", "-n", "-P", "-S", "now-2days", f"--name={name}", "-o", "JobID").split()
+            found = [row.split("_")[0] for row in rows]
+        except SlurmError:
+            pass
+    return sorted(set(found), key=int)
 
 
 def requeue(job_id: str) -> None:
@@ -94,19 +115,23 @@ def requeue(job_id: str) -> None:
     call("scontrol", "requeue", job_id)
 
 
-def depend(job_id: str, dependency: str) -> None:
-    """Replace the dependency of a pending job."""
-    call("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
+def depend(job_id: str, gone: str, new: Sequence[str]) -> bool:
+    """Let a pending job follow `new` (such as `afterok:12`) and no longer job `gone`; False if it never followed it.
 
-
-def dependency_of(job_id: str) -> str:
-    """The dependency of a job as scontrol prints it, `(null)` where it has none; empty for a job that is forgotten."""
+    What else it follows is kept. With an empty `gone`, `new` is added.
+    """
     try:
         text = call("scontrol", "show", "job", "-o", job_id)
     except SlurmError:
-        return ""
+        return False
     found = re.search(r"\bDependency=(\S+)", text)
-    return found.group(1) if found else ""
+    old = [part.split("(")[0] for part in re.split("[,?]", found.group(1))] if found else []
+    old = [part for part in old if part]  # `(null)` where it follows nothing
+    kept = [part for part in old if part.split(":")[-1].split("_")[0] != gone]
+    if gone and len(kept) == len(old):
+        return False
+    call("scontrol", "update", f"JobId={job_id}", f"Dependency={','.join([*kept, *new])}")
+    return True
 
 
 def cancel(job_ids: Sequence[str]) -> None:
@@ -120,7 +145,86 @@ def config() -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in rows}
 
 
-def max_array_size() -> int:
-    """How many elements an array may have (its largest index is one less)."""
-    found = config().get("MaxArraySize", "1001")
-    return int(found) if re.fullmatch(r"\d+", found) else 1001
+def release(job_id: str) -> None:
+    """Let a held job go."""
+    call("scontrol", "release", job_id)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much Slurm takes: elements of an array; jobs that this user may have in the queue, array elements counted
+    one by one; and which limit that is."""
+
+    array_size: int
+    submit: int
+    name: str
+
+
+def limits(account: str | None = None, qos: str | None = None, partition: str | None = None) -> Limits:
+    """Read from `scontrol show config` and, where limits are enforced, from the user's association and QOS.
+
+    Raises SlurmError if slurmctld does not answer; limits that accounting does not tell do not count.
+    """
+    found = config()
+    bounds = [(_number(found.get("MaxJobCount", ""), 10000), "MaxJobCount")]
+    if "limits" in found.get("AccountingStorageEnforce", ""):
+        bounds += _enforced(account, qos, partition)
+    submit, name = min(bounds)
+    return Limits(_number(found.get("MaxArraySize", ""), 1001), submit, name)
+
+
+def _enforced(account: str | None, qos: str | None, partition: str | None) -> list[tuple[int, str]]:
+    user = os.environ.get("USER") or str(os.getuid())
+    bounds = []
+    try:
+        columns = "Account,Partition,DefaultQOS,QOS,MaxSubmitJobs,GrpSubmitJobs,User"
+        rows = [row.split("|") for row in _accounting("assoc", f"format={columns}")]
+        mine = [row for row in rows if row[6] == user and row[0] == (account or row[0])]
+        mine = [row for row in mine if row[1] in ("", partition)] or mine
+        names = {qos} if qos else {row[2] or row[3].split(",")[0] for row in mine}
+        for row in mine:
+            bounds += [(_number(row[4]), f"MaxSubmitJobs of account {row[0]}")]
+        for row in rows:
+            if row[0] in {own[0] for own in mine} and row[6] in ("", user):
+                bounds += [(_number(row[5]), f"GrpSubmitJobs of account {row[0]}")]
+        for row in (text.split("|") for text in _accounting("qos", "format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit")):
+            if row[0] in names:
+                bounds += [(_number(value), f"the submit limit of QOS {row[0]}") for value in row[1:4]]
+    except SlurmError:
+        pass
+    return [bound for bound in bounds if bound[0] < UNLIMITED]
+
+
+def _accounting(*question: str) -> list[str]:
+    return call("sacctmgr", "-n", "-P", "show", *question).splitlines()
+
+
+def _number(text: str, default: int = UNLIMITED) -> int:
+    return int(text) if text.isdigit() else default
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What the largest node and the longest job of a partition may be; None where Slurm sets no bound."""
+
+    mem_gb: float | None
+    minutes: int | None
+
+
+def partition(name: str | None) -> Partition:
+    """The bounds of a partition, of the default one if `name` is None (sinfo). Raises SlurmError."""
+    rows = [row.split("|") for row in call("sinfo", "-h", "-e", "-o", "%P|%m|%l").splitlines()]
+    mine = [row for row in rows if len(row) == 3 and (row[0].strip("*") == name if name else row[0].endswith("*"))]
+    memory = [int(row[1].strip("+")) / 1024 for row in mine if row[1].strip("+").isdigit()]
+    times = [_minutes(row[2]) for row in mine]
+    bounded = [time for time in times if time is not None]
+    return Partition(max(memory, default=None), max(bounded, default=None))
+
+
+def _minutes(text: str) -> int | None:
+    """A time as sinfo prints it: `10:00`, `1:00:00`, `2-00:00:00`, `infinite`."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if found is None:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
+    return days * 1440 + hours * 60 + minutes

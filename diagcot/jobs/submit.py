@@ -1,9 +1,15 @@
-"""Submits the tasks of a plan to Slurm through submitit: one sbatch an array, a finaliser after all of them."""
+"""Submits tasks of a plan to Slurm through submitit: one sbatch an array, a finaliser after all of them.
+
+No job is submitted twice: every sbatch has a name of its own, and after an error, or after a launcher that was killed,
+the jobs of that name are looked for and adopted.
+"""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,13 +23,17 @@ from diagcot.jobs.finalise import Finaliser
 from diagcot.jobs.plan import Plan
 from diagcot.jobs.worker import Worker
 
-SUBMIT_TRIES = 4
+PATIENCE_S = 300  # how long a submission waits for a slurmctld that is away
+SBATCH_S = 120  # an sbatch that hangs is ended after this long, and its job looked for
+PASSING = ("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication", "status 124")
 
 
-def script_options(plan: Plan, cluster: Cluster, size: Size, dependency: str, role: str) -> dict[str, Any]:
+def script_options(
+    plan: Plan, cluster: Cluster, size: Size, dependency: str, role: str = "work", name: str = "", code: str = ""
+) -> dict[str, Any]:
     """Keyword arguments for submitit's SlurmExecutor (names of its `update_parameters`)."""
     options: dict[str, Any] = {
-        "job_name": f"{plan.run}.{plan.stage}{'' if role == 'work' else '.' + role}",
+        "job_name": name or f"{plan.run}.{plan.stage}",
         "partition": size.partition or cluster.slurm.partition,
         "account": cluster.slurm.account,
         "qos": cluster.slurm.qos,
@@ -40,7 +50,12 @@ def script_options(plan: Plan, cluster: Cluster, size: Size, dependency: str, ro
         "dependency": dependency or None,
         "stderr_to_stdout": True,
         "srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
-        "setup": [*plan.setup, "umask 077", f"export PYTHONPATH={shlex.quote(plan.code)}"],
+        # Without the safe path, `python -m` would put the folder of submission before the copy of the code.
+        "setup": [
+            *plan.setup,
+            "umask 077",
+            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(code or plan.code)}",
+        ],
         "use_srun": role == "work",  # the finaliser submits jobs itself, which srun's step is no place for
         "comment": f"diagcot {plan.run}/{plan.stage}",
         "additional_parameters": {
@@ -49,7 +64,7 @@ def script_options(plan: Plan, cluster: Cluster, size: Size, dependency: str, ro
             **cluster.slurm.extra,
         },
     }
-    return {name: value for name, value in options.items() if value is not None}
+    return {key: value for key, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager
@@ -66,73 +81,129 @@ def outside_of_jobs() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _executor(plan: Plan, **options: Any) -> Any:
+def submit(
+    plan: Plan,
+    cluster: Cluster,
+    arrays: Sequence[Array],
+    why: str,
+    finaliser_after: str | None,
+    **about: Any,
+) -> Attempt:
+    """Submit arrays that have no job yet, and the finaliser that follows all of them.
+
+    finaliser_after: what it follows beside the arrays, such as `afterany:12`; None for no finaliser of their own.
+    `about`: other fields of the attempt. Returns the attempt, which is also written to `attempts/`.
+    Raises SlurmError if Slurm refuses, or is away for `PATIENCE_S`.
+    """
+    number = len(attempts.read(plan.path)) + 1
+    token = _token(plan, number)
+    named = tuple(
+        dataclasses.replace(array, name=f"{plan.run}.{plan.stage}.{token}{index or ''}")
+        for index, array in enumerate(arrays)
+    )
+    name = "" if finaliser_after is None else f"{plan.run}.{plan.stage}.finaliser.{token}"
+    attempt = Attempt(
+        number, why, named, finaliser_name=name, finaliser_after=finaliser_after or "", **{"code": plan.code} | about
+    )
+    attempts.intend(plan.path, attempt)
+    return _complete(plan, cluster, attempt, adopt=False)
+
+
+def recover(plan: Plan, cluster: Cluster) -> Attempt | None:
+    """Finish the submission of a launcher that was killed: adopt the jobs that Slurm has, submit those it has not."""
+    attempt = attempts.intended(plan.path)
+    return None if attempt is None else _complete(plan, cluster, attempt, adopt=True)
+
+
+def _token(plan: Plan, number: int) -> str:
+    """The same for every try of one submission, another for every submission there ever is."""
+    try:
+        run = json.loads((plan.path.parent / "run.json").read_text())["uuid"]
+    except (FileNotFoundError, KeyError):
+        run = str(plan.path)
+    return hashlib.sha256(f"{run}/{plan.stage}/{plan.created}/{number}".encode()).hexdigest()[:8]
+
+
+def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> Attempt:
+    made = []
+    for array in attempt.arrays:
+        size = Size.model_validate(array.resources)
+        options = script_options(plan, cluster, size, array.after, "work", array.name, attempt.code)
+        calls = [Worker(str(plan.path), slot) for slot in array.slots]
+        made.append(dataclasses.replace(array, job=_send(plan, options, calls, adopt)))
+    finaliser = ""
+    if attempt.finaliser_name:
+        waits = ",".join(filter(None, [f"afterany:{':'.join(a.job for a in made)}", attempt.finaliser_after]))
+        small = cluster.resources("small", f"{plan.stage}.finaliser")
+        options = script_options(plan, cluster, small, waits, "finaliser", attempt.finaliser_name, attempt.code)
+        finaliser = _send(plan, options, [Finaliser(str(plan.path))], adopt)
+    done = dataclasses.replace(attempt, arrays=tuple(made), finaliser=finaliser)
+    attempts.write(plan.path, done)
+    keep_script(plan, (done.jobs or [""])[0])
+    return done
+
+
+def _executor(plan: Plan, options: dict[str, Any]) -> Any:
     import submitit  # imported late: planning and watching do without
 
-    executor = submitit.SlurmExecutor(folder=plan.path / "submitit")
+    class Executor(submitit.SlurmExecutor):
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            """submitit's own hook: an sbatch that never answers would hold up the launcher for ever."""
+            return ["timeout", "--kill-after=5", str(SBATCH_S), *super()._make_submission_command(submission_file_path)]
+
+    executor = Executor(folder=plan.path / "submitit")
     executor.update_parameters(**options)
     return executor
 
 
-def _send(plan: Plan, options: dict[str, Any], calls: Sequence[Any]) -> str:
-    """One sbatch for `calls`; returns the job or array id. Retries while slurmctld is away."""
-    for attempt in range(SUBMIT_TRIES):
+def _send(plan: Plan, options: dict[str, Any], calls: Sequence[Any], adopt: bool) -> str:
+    """One sbatch for `calls`; returns the job or array id. `adopt`: look first whether Slurm has it already."""
+    name, end, wait, said = options["job_name"], time.monotonic() + PATIENCE_S, 1.0, ""
+    while True:
         try:
-            with outside_of_jobs():
-                jobs = _executor(plan, **options).submit_array(calls)
-            return str(jobs[0].job_id).split("_")[0]
-        except subprocess.CalledProcessError as error:
-            said = str(error.stderr or error.output or error)
-            raise slurm.SlurmError(f"sbatch refused stage {plan.stage}: {said.strip().splitlines()[-1]}") from error
-        except Exception as error:
-            said = str(error).strip()
-            passing = "Socket timed out" in said or "Unable to contact" in said
-            if not passing or attempt == SUBMIT_TRIES - 1:
-                lines = (
-                    [line for line in said.splitlines() if "error" in line.lower()]
-                    or said.splitlines()
-                    or ["no message"]
-                )
-                raise slurm.SlurmError(f"sbatch refused stage {plan.stage}: {lines[-1]}") from error
-            time.sleep(5 * 2**attempt)
-    raise AssertionError
+            # An sbatch that failed may have been accepted all the same.
+            if (adopt or said) and (found := slurm.named(name)):
+                slurm.cancel(found[1:])  # an answer that came very late can have left two; one is enough
+                _hand_over(plan, found[0], options, calls)
+                return found[0]
+            if not said or _passing(said):
+                with outside_of_jobs():
+                    jobs = _executor(plan, options).submit_array(calls)
+                return str(jobs[0].job_id).split("_")[0]
+        except Exception as error:  # submitit raises errors of several kinds for an sbatch that fails
+            said = str(getattr(error, "stderr", None) or error)
+            if _passing(said) and time.monotonic() < end:
+                time.sleep(wait)
+                wait = min(2 * wait, 20)
+                continue
+            if not _passing(said):
+                continue  # refused: once more round, to see that it was not accepted
+        lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no message"]
+        told = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise slurm.SlurmError(f"sbatch refused stage {plan.stage}: {told}")
 
 
-def submit(
-    plan: Plan,
-    cluster: Cluster,
-    slots: Sequence[int],
-    work_after: Sequence[str],
-    final_after: Sequence[str],
-    why: str,
-    chunk: int,
-) -> Attempt:
-    """Submit `slots` of a plan as arrays of at most `chunk` elements, and the finaliser that follows all of them.
+def _passing(said: str) -> bool:
+    """Whether this is no refusal: Slurm may take the same job later, or has taken it."""
+    return any(word in said.lower() for word in PASSING)
 
-    work_after: dependency of each array, such as `afterok:12` or `aftercorr:34`, or one for all. final_after: ids that
-    the finaliser waits for beside the arrays. Returns the attempt, which is also written to `attempts/`.
-    """
-    size = plan.resources
-    number = len(attempts.read(plan.path)) + 1
-    arrays = []
-    for start in range(0, len(slots), chunk):
-        part = tuple(slots[start : start + chunk])
-        after = work_after[start // chunk] if len(work_after) > 1 else work_after[0]
-        options = script_options(plan, cluster, size, after, "work")
-        arrays.append(Array(_send(plan, options, [Worker(str(plan.path), slot) for slot in part]), part))
-    waits = ":".join(["afterany", *(a.job for a in arrays), *final_after])
-    small = cluster.resources("small", f"{plan.stage}.finaliser")
-    options = script_options(plan, cluster, small, waits, "finaliser")
-    finaliser = _send(plan, options, [Finaliser(str(plan.path))])
-    made = Attempt(number, why, tuple(arrays), finaliser, ";".join(work_after), size.model_dump())
-    attempts.write(plan.path, made)
-    keep_script(plan, arrays[0].job if arrays else finaliser)
-    return made
+
+def _hand_over(plan: Plan, job: str, options: dict[str, Any], calls: Sequence[Any]) -> None:
+    """Give an adopted job what submitit would have given it: the pickles of its calls under its id."""
+    from submitit.core import utils
+
+    for index, call in enumerate(calls):
+        element = f"{job}_{index}" if len(calls) > 1 else job
+        path = utils.JobPaths(plan.path / "submitit", element).submitted_pickle
+        if not path.exists():
+            delayed = utils.DelayedSubmission(call)
+            delayed.set_timeout(options["time"], 3)
+            delayed.dump(path)
 
 
 def keep_script(plan: Plan, job: str) -> None:
     """`job.sbatch`: the script as it was submitted, where a person looks for it."""
-    for name in (plan.path / "submitit").glob(f"{job}*_submission.sh"):
+    for name in (plan.path / "submitit").glob(f"{job}_*submission.sh"):
         (plan.path / "job.sbatch").write_text(name.read_text())
 
 
@@ -140,8 +211,8 @@ def render(plan: Plan, cluster: Cluster, dependency: str = "") -> str:
     """The script that would be submitted for the plan's tasks, without submitting it."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    options = script_options(plan, cluster, plan.resources, dependency, "work")
+    options = script_options(plan, cluster, plan.resources, dependency)
     folder = plan.path / "submitit"
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    count = len(plan.tasks) if len(plan.tasks) > 1 else None
-    return _make_sbatch_string(command=command, folder=Path(folder), map_count=count, **options)
+    count = plan.tasks if plan.tasks > 1 else None
+    return str(_make_sbatch_string(command=command, folder=folder, map_count=count, **options))

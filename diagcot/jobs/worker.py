@@ -1,5 +1,7 @@
 """Runs one task of a plan: the same code on a Slurm node, on a laptop, and by hand from an sbatch script."""
 
+import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -9,20 +11,30 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from diagcot.jobs import slurm
-from diagcot.jobs.context import Context, Result
+from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
-from diagcot.jobs.ledger import done_keys, publish
+from diagcot.jobs.ledger import done_keys, marks, publish
 from diagcot.jobs.plan import Plan, read
 from diagcot.jobs.ranks import Ranks, address, from_environment
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
+PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
+STUCK = 3  # executions that reach their time limit without progress: no further one is asked for
+HUNG = 3  # executions that hang
+LAG_S = 30  # how long a file that another node has written may take to be seen (NFS attribute caches)
+EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
+
+
+class UpstreamIncomplete(Exception):
+    """A job ran although what it follows is not done: slurmctld forgot a dependency, or was told none."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +57,111 @@ def work(stage_dir: Path, slot: int) -> str:
     os.umask(0o077)
     plan, ranks = read(stage_dir), from_environment()
     ctx = _context(plan, slot, ranks)
-    _redirect(ctx)
-    warned = _listen(ctx.stop)
+    debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person sits at this terminal and its Ctrl-C
+    if not debugged:
+        _redirect(ctx)
+    warned = threading.Event() if debugged else _listen(ctx.stop)
     _distribute(ranks)
     print(
         f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
         flush=True,
     )
+    watch = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
+    before, began = _marks(plan, slot), time.monotonic()
     try:
+        _await_upstream(plan, slot)
         state = _run(plan, slot, ctx)
+        if state == "parked" and ctx.rank == 0 and warned.is_set():
+            at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
+            _count_stuck(ctx, at_limit and _marks(plan, slot) <= before)
     except BaseException as error:
         traceback.print_exc()
         _record_failure(ctx, error)
         raise
+    finally:
+        watch.off()
     print(f"{time.strftime('%F %T')} {state}", flush=True)
     if state == "parked":
         ctx.event("parked")
         # Only after a warning: a SIGTERM alone is a person's scancel, or a preemption that Slurm requeues by itself.
         if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
-            slurm.requeue(ranks.job)
+            _requeue(ranks.job)
     return state
+
+
+def _requeue(job: str) -> None:
+    """Put this element back into the queue; where Slurm does not let us, end so that the finaliser does it."""
+    try:
+        slurm.requeue(job)
+    except slurm.SlurmError as error:
+        print(f"not requeued: {error}", flush=True)
+        sys.exit(PARKED)
+
+
+def _marks(plan: Plan, slot: int) -> list[int]:
+    return marks(plan).get(slot, [0, 0, 0])
+
+
+def _count_stuck(ctx: Context, stuck: bool) -> None:
+    """Raises UserError after so many executions up to the time limit, one after the other, without progress."""
+    path = ctx.stage_dir / "stuck" / f"{ctx.task}.json"
+    times = 1 + (json.loads(path.read_text())["times"] if path.exists() else 0) if stuck else 0
+    if times >= STUCK:
+        path.unlink()
+        raise UserError(
+            f"task {ctx.task} reached its time limit {times} times without finishing one more record or checkpoint:"
+            f" make retry STAGE={ctx.stage} TIME=<minutes>"
+        )
+    if times or path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"times": times})
+
+
+def _await_upstream(plan: Plan, slot: int) -> None:
+    """Raise UpstreamIncomplete if a unit that this task follows is not done (files of other nodes may show up late)."""
+    end = time.monotonic() + LAG_S
+    for edge in plan.after:
+        source = read(plan.path.parent / edge.stage)
+        keys = source.keys_of(slot) if edge.each and source.tasks == plan.tasks else source.keys
+        while missing := set(keys) - done_keys(source.path):
+            if time.monotonic() > end:
+                raise UpstreamIncomplete(f"{len(missing)} units of {edge.stage}, which this task follows, are not done")
+            time.sleep(1)
+
+
+class Watchdog:
+    """Ends a task that gives no sign of life: writes every thread's stack to the log, then requeues its element."""
+
+    def __init__(self, ctx: Context, limit_s: float, ranks: Ranks) -> None:
+        self._ctx, self._limit, self._ranks = ctx, limit_s, ranks
+        self._over = threading.Event()
+        if limit_s:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def off(self) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(5.0, self._limit / 4)):
+            if self._ctx.silent_s > self._limit:
+                self._bark()
+                return
+
+    def _bark(self) -> None:
+        print(f"no sign of life for {self._ctx.silent_s:.0f} s; the stacks of all threads:", flush=True)
+        faulthandler.dump_traceback(2, all_threads=True)
+        self._ctx.event("hung")
+        if self._ctx.rank:  # rank 0, which waits for this one, ends the task
+            return
+        try:
+            if "SLURM_JOB_ID" not in os.environ or self._ranks.restarts + 1 >= HUNG:
+                raise TimeoutError(
+                    f"no sign of life for {self._ctx.silent_s:.0f} s (hang_minutes); its log has the stacks"
+                )
+            slurm.requeue(self._ranks.job)
+        except Exception as error:
+            _record_failure(self._ctx, error)
+        os._exit(1)
 
 
 def _run(plan: Plan, slot: int, ctx: Context) -> str:
@@ -72,16 +169,15 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
     units = [unit for unit in plan.units_of(slot) if unit.key not in done]
     if not units:
         return "done"
-    kind = importlib.import_module(plan.kind)
     started = time.time()
     ctx.event("started", units=len(units), host=os.uname().nodename)
-    with kind.open(ctx) as shared:
+    with _open(plan.kind, ctx) as (run, shared):
         ready = time.time()
         for unit in units:
             if ctx.stopping():
                 return "parked"
             ctx._unit, begun = unit.key, time.time()
-            result: Result | None = kind.run(unit, shared, ctx)
+            result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
             if ctx.rank == 0:
@@ -96,6 +192,19 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
                     ctx.event("lost", unit=unit.key, why="another execution of this unit published first")
     return "done"
+
+
+@contextlib.contextmanager
+def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Context], Result | None], Any]]:
+    """A kind's `run` and what its `open` yields; a kind `module:function` is a function of unit and context alone."""
+    name, _, function = kind.partition(":")
+    module = importlib.import_module(name)
+    if function:
+        call = getattr(module, function)
+        yield lambda unit, shared, ctx: call(unit, ctx), None
+        return
+    with module.open(ctx) as shared:
+        yield module.run, shared
 
 
 def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from diagcot import cli
 from diagcot.data.errors import DataError
 from diagcot.jobs import finalise, worker
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plan import Plan, Units
 from diagcot.shards import Shard, shard_paths
 from diagcot.shards.dataset import ShardDataset
 from diagcot.shards.verify import faults
@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     spec: Any = SimpleNamespace(name="phantoms", settings=settings, inputs={})
     drawn = phantoms.units(spec, None)  # type: ignore[arg-type]
     tree = chains.plan(root, "phantoms", len(drawn), kind=phantoms.KIND, settings=settings)
-    tree = replace(tree, units=tuple(drawn))
+    tree = replace(tree, units=Units(drawn))
     settings = {"sources": [{"kind": "mimic_cxr", "input": "tree"}], "shards": SHARDS, "image_size": 48}
     plan = chains.plan(
         root, "shard", SHARDS, kind="diagcot.shards.build", settings=settings, inputs={"tree": [tree.output]}

@@ -221,6 +221,7 @@ def test_row_22_files_that_show_up_late_are_not_missing(tmp_path: Path, pattern:
     marks = {path.name: path.stat().st_ino for path in (plan.path / "done").iterdir()}
 
     def end() -> None:
+        os.environ["SLURM_JOB_ID"] = "7"
         os.environ["PATH"] = "/nonexistent"  # whoever would submit again has to ask Slurm
         late = Late(tmp_path, pattern, 1.5)
         late.install()

@@ -23,7 +23,7 @@ def finished(run: list[Plan], seconds: float = 90) -> None:
     """Wait until no job of the run is left, retries that finalisers submit included."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        jobs = [job for plan in run for made in attempts.read(plan.path) for job in made.jobs]
+        jobs = {job: name for plan in run for made in attempts.read(plan.path) for job, name in made.names.items()}
         if not slurm.alive(jobs):
             return
         time.sleep(0.5)
@@ -45,7 +45,7 @@ def test_a_chain_of_arrays_runs_by_dependencies_alone(shared_path: Path) -> None
     third = chains.plan(shared_path, "third", 1, resources=SIZE, after=(Edge("second"),))
     told = submit(shared_path, [first, second, third])
     assert [row.state for row in told] == ["submitted"] * 3
-    assert "aftercorr" in attempts.read(second.path)[0].dependency
+    assert "aftercorr" in attempts.read(second.path)[0].arrays[0].after
     assert "#SBATCH --array=0-2%3" in (first.path / "job.sbatch").read_text()
     again = submit(shared_path, [first, second, third])
     assert {row.state for row in again} <= {"queued", "complete"}  # nothing is submitted twice
@@ -76,7 +76,8 @@ def test_after_a_retry_the_element_wise_dependents_run_too(shared_path: Path) ->
     assert [plan.missing() for plan in (first, second, third)] == [[], [], []]
     assert [len(attempts.read(plan.path)) for plan in (first, second, third)] == [2, 2, 1]
     assert attempts.read(second.path)[1].arrays[0].slots == (1,)  # only the element that was held back
-    assert "failed" in attempts.read(first.path)[1].why and "follows" in attempts.read(second.path)[1].why
+    assert attempts.read(second.path)[1].arrays[0].after == f"afterok:{attempts.read(first.path)[1].arrays[0].job}"
+    assert "failed" in attempts.read(first.path)[1].why and "partner" in attempts.read(second.path)[1].why
 
 
 def test_two_nodes_run_one_task(shared_path: Path) -> None:

@@ -20,11 +20,11 @@ class FakeStage:
         self.path = run / name
         self.path.mkdir(parents=True)
         self.keys = [f"{i:05d}" for i in range(units)]
-        bounds = [round(i * units / tasks) for i in range(tasks + 1)]
+        bounds = [i * units // tasks for i in range(tasks + 1)]
         self.tasks = list(itertools.pairwise(bounds))
         self.plan = {
             "run": run.name, "stage": name, "number": number, "kind": f"diagcot.{name}", "units": units,
-            "tasks": self.tasks, "after": [], "resources": SIZE, "created": time.time(), "startup_s": 60, "unit_s": 30,
+            "tasks": tasks, "after": [], "resources": SIZE, "created": time.time(), "startup_s": 60, "unit_s": 30,
         } | plan  # fmt: skip
         self.write("plan.json", self.plan)
         (self.path / "units.jsonl").write_text("".join(json.dumps({"key": key}) + "\n" for key in self.keys))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagcot.jobs import plan as plans
-from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.ranks import Ranks, first_host, from_environment
 from diagcot.jobs.settings import load
@@ -22,24 +23,49 @@ from tests import chains
     minutes=st.integers(1, 2880),
 )
 def test_packing_covers_every_unit_once_and_evenly(units: int, startup: float, seconds: float, minutes: int) -> None:
-    tasks = plans.pack(units, startup, seconds, minutes)
-    assert [k for first, last in tasks for k in range(first, last)] == list(range(units))
-    sizes = [last - first for first, last in tasks]
+    made = chains.plan(Path("nowhere"), "s", units, tasks=plans.pack(units, startup, seconds, minutes))
+    bounds = [made.bounds(slot) for slot in range(made.tasks)]
+    assert [k for first, last in bounds for k in range(first, last)] == list(range(units))
+    assert all(made.slot_of(k) == slot for slot, (first, last) in enumerate(bounds) for k in (first, last - 1))
+    sizes = [last - first for first, last in bounds]
     assert not sizes or max(sizes) - min(sizes) <= 1
     if sizes and max(sizes) > 1:  # a task of several units fits the time limit
         assert startup + max(sizes) * seconds <= minutes * 60
+    if sizes and max(sizes) * seconds * 2 < minutes * 30:  # far from the limit, start-up and number are what counts
+        assert made.tasks <= plans.MOST_TASKS
 
 
 def test_start_up_is_at_most_a_twentieth_of_a_task() -> None:
-    first, last = plans.pack(10_000, 60, 30, 24 * 60)[0]
-    assert 60 / (60 + 30 * (last - first)) <= 0.05
+    size = 10_000 / plans.pack(10_000, 60, 30, 24 * 60)
+    assert 60 / (60 + 30 * size) <= 0.05
+
+
+def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Path) -> None:
+    units = tuple(Unit(f"a+b={k}.x", {"z": k, "a": ['"', {"key": 1}]} if k % 2 else {}) for k in range(7))
+    found = plans.write(chains.plan(tmp_path, "s", 7, units=plans.Units(units), tasks=3))
+    assert tuple(found.units) == units and found.units[-1] == units[-1] and found.units[2:5] == units[2:5]
+    assert found.keys == [unit.key for unit in units]
+    assert [unit for slot in range(3) for unit in found.units_of(slot)] == list(units)
+    assert [key for slot in range(3) for key in found.keys_of(slot)] == found.keys
+
+
+@pytest.mark.parametrize("keys", [["a/b"], [".hidden"], ["a b"], [""], ["a\n"], ["é"], ["one", "one"]])
+def test_keys_that_are_no_file_names_or_come_twice_are_refused(tmp_path: Path, keys: list[str]) -> None:
+    with pytest.raises(UserError, match="key"):
+        plans.write(chains.plan(tmp_path, "s", 1, units=plans.Units(keys)))
+    assert not (tmp_path / "logs" / tmp_path.name / "s" / "plan.json").exists()
+
+
+def test_other_resources_are_no_other_plan_and_are_taken_up(tmp_path: Path) -> None:
+    plans.write(chains.plan(tmp_path, "s", 2, resources=Size(minutes=5)))
+    assert plans.write(chains.plan(tmp_path, "s", 2, resources=Size(minutes=9))).resources.minutes == 9
 
 
 def test_a_plan_is_written_once_and_read_back(tmp_path: Path) -> None:
     made = chains.plan(tmp_path, "shard", 4)
     plans.write(made)
     found = plans.write(dataclasses.replace(made, code="elsewhere"))  # other code is no other plan
-    assert found.units == made.units and found.tasks == made.tasks and found.code == made.code
+    assert tuple(found.units) == tuple(made.units) and found.tasks == made.tasks and found.code == made.code
 
 
 def test_another_plan_under_the_same_name_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -56,7 +82,7 @@ def test_an_unknown_key_names_file_line_and_neighbour(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine.yaml:5: unknown key 'minuts'; did you mean 'minutes'\?"):
         load(path, Cluster)
     path.write_text("name: mine\nexecutor: slrm\nsizes: {}\n")
-    with pytest.raises(UserError, match=r"mine.yaml:2: executor: .*'slurm' or 'local'"):
+    with pytest.raises(UserError, match=r"mine.yaml:2: executor: .*'slurm', 'local' or 'debug'"):
         load(path, Cluster)
     path.write_text("name: [\n")
     with pytest.raises(UserError, match=r"mine.yaml:\d+: not valid YAML"):

@@ -1,0 +1,201 @@
+"""A pipeline of stages on a cluster: what a launcher declares, writes as a run's folder, and submits."""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs import chain, debug, local, slurm
+from diagcot.jobs import code as codes
+from diagcot.jobs import plan as plans
+from diagcot.jobs.chain import Submitted
+from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.files import create_exclusively
+from diagcot.jobs.lease import lease
+from diagcot.jobs.plan import Edge, Plan
+
+
+def check_name(run: str) -> None:
+    """Raise UserError if `run` cannot name a folder and jobs."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", run):
+        raise UserError(f"RUN={run!r} is a folder's name: use letters, digits, '-', '_' and '.'")
+
+
+class Pipeline:
+    """Stages in order, under the name of a run. Nothing is written before `write` or `submit`.
+
+    root: where relative roots of the cluster begin. code: packages and modules that the jobs run, beside this one;
+    a copy of them is made at submission. about: further fields of run.json. keep: further files of the run's folder.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        cluster: Cluster,
+        root: Path | str = ".",
+        code: Sequence[Path | str] = (),
+        seed: int = 0,
+        about: Mapping[str, Any] | None = None,
+        keep: Mapping[str, str] | None = None,
+    ) -> None:
+        check_name(run)
+        self.run, self.cluster, self.root, self.seed = run, cluster, Path(root).resolve(), seed
+        self.code_roots = list(dict.fromkeys([codes.PACKAGE, *(Path(path).resolve() for path in code)]))
+        self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **(about or {})}
+        self.keep = dict(keep or {})
+        self.plans: list[Plan] = []
+
+    @property
+    def run_dir(self) -> Path:
+        return self._path(self.cluster.roots.logs) / self.run
+
+    def _path(self, path: Path) -> Path:
+        return path if path.is_absolute() else self.root / path
+
+    def output(self, stage: str, product: str = "data") -> Path:
+        """Where a stage's product goes; `product`: data, weights, or report (the run's own folder)."""
+        if product == "report":
+            return self.run_dir
+        root = self.cluster.roots.models if product == "weights" else self.cluster.roots.shards
+        return self._path(root) / self.run / stage
+
+    @cached_property
+    def code(self) -> Path:
+        """The snapshot of the code that this pipeline's jobs run."""
+        return self.run_dir / "code" / codes.digest(self.code_roots)
+
+    def stage(
+        self,
+        name: str,
+        kind: str,
+        units: Iterable[Unit | str],
+        size: str,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        after: Sequence[Plan] = (),
+        each: Sequence[Plan] = (),
+        inputs: Mapping[str, Sequence[Plan]] | None = None,
+        product: str = "data",
+        number: str = "0",
+        startup_s: float = 0,
+        unit_s: float = 60,
+    ) -> Plan:
+        """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
+
+        kind: import path of the module that does the work. size: one of the cluster's. each: stages that this one
+        follows unit by unit. inputs: role -> stages whose products are read; they are followed too.
+        startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks.
+        Raises UserError if the cluster has no such size, or if units are to follow others but differ from them.
+        """
+        listed = plans.Units(units)
+        resources = self.cluster.resources(size, name)
+        read = [plan for role in (inputs or {}).values() for plan in role]
+        for pair in each:
+            if pair.keys != listed.keys:
+                raise UserError(f"stage {name} follows {pair.stage} unit by unit, but their units differ")
+        follows = dict.fromkeys(plan.stage for plan in [*after, *read, *each])
+        plan = Plan(
+            run=self.run,
+            stage=name,
+            number=number,
+            kind=kind,
+            settings=dict(settings or {}),
+            inputs={role: [plan.output for plan in sources] for role, sources in (inputs or {}).items()},
+            output=str(self.output(name, product)),
+            workspace=str(self._path(self.cluster.roots.models) / self.run / ".work" / name),
+            shards_root=str(self._path(self.cluster.roots.shards)),
+            seed=self.seed,
+            after=tuple(Edge(stage, stage in [pair.stage for pair in each]) for stage in follows),
+            resources=resources,
+            tasks=each[0].tasks if each else plans.pack(len(listed), startup_s, unit_s, resources.minutes),
+            stage_dir=str(self.run_dir / name),
+            startup_s=startup_s,
+            unit_s=unit_s,
+            code=str(self.code),
+            cluster=self.cluster.name,
+            setup=tuple(self.cluster.setup),
+            units=listed,
+        )
+        self.plans.append(plan)
+        return plan
+
+    def write(self) -> list[Plan]:
+        """Create the run's folder and plans, or check that they say the same; returns the plans, units read from file.
+
+        Raises UserError with the differences if the run was planned otherwise.
+        """
+        os.umask(0o077)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with lease(self.run_dir / "write"):
+            create_exclusively(self.run_dir / "run.json", json.dumps(self.about, indent=1) + "\n")
+            for name, text in self.keep.items():
+                create_exclusively(self.run_dir / name, text)
+            written = [plans.write(plan) for plan in self.plans]
+            cluster = json.dumps(self.cluster.model_dump(mode="json"), indent=1)
+            (self.run_dir / "cluster.yaml").write_text(cluster + "\n")
+            (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in written) + "\n")
+            if any(plan.code == str(self.code) for plan in written):
+                codes.snapshot(self.code_roots, self.code)
+        return written
+
+    def reachable(self) -> None:
+        """Raise SlurmError if the cluster is Slurm's and gives no answer: then nothing is to be written either."""
+        self.cluster.enter()
+        if self.cluster.executor == "slurm":
+            slurm.config()
+
+    def submit(self, stages: Iterable[str] | None = None) -> list[Submitted]:
+        """Write the run and submit `stages` (all of them by default): to Slurm, to this machine's runner, or, for a
+        debugger, one unit after the other in this process."""
+        self.reachable()
+        written = self.write()
+        selected = {plan.stage for plan in self.plans} if stages is None else set(stages)
+        if self.cluster.executor == "slurm":
+            return chain.submit_chain(written, selected, self.cluster)
+        chain.require_upstream(written, selected)
+        mine = [plan for plan in written if plan.stage in selected]
+        todo = [plan for plan in mine if plan.missing()]
+        told = [
+            Submitted(plan.stage, "submitted" if plan in todo else "complete", (), len(plan.open_slots()))
+            for plan in mine
+        ]
+        if self.cluster.executor == "debug":
+            debug.run(todo)
+        elif todo:
+            local.start(self.run_dir, [plan.stage for plan in mine])
+        return told
+
+
+def retry(
+    run_dir: Path, stage: str, changes: Mapping[str, Any] | None = None, code: Sequence[Path] = ()
+) -> list[Submitted]:
+    """Submit what is open of a stage once more, and what follows it and has gone.
+
+    changes: fields of its size, from now on (on Slurm). code: packages to take a new snapshot of; none keeps the code
+    that the stage ran last. Held jobs of a stage that is still queued are released instead. Raises UserError if there is
+    nothing to retry.
+    """
+    cluster = Cluster.read(run_dir)
+    cluster.enter()
+    target = run_dir / "code" / codes.digest(code) if code else None
+    if target:
+        codes.snapshot(code, target)
+    found = [plans.read(run_dir / name) for name in (run_dir / "stages").read_text().split()]
+    plan = next((plan for plan in found if plan.stage == stage), None)
+    if plan is None:
+        raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in found)}")
+    if not plan.missing():
+        raise UserError(f"stage {stage} is complete: there is nothing to run again")
+    new = str(target or "")
+    if cluster.executor == "slurm":
+        return chain.retry(found, plan, cluster, dict(changes or {}), new)
+    later = [stage, *chain.downstream(found, stage)]
+    if not local.start(run_dir, later, new):
+        raise UserError(f"run {run_dir.name} is being worked on: `make watch` shows it, `make cancel` stops it")
+    return [Submitted(p.stage, "submitted", (), len(p.open_slots())) for p in found if p.stage in later]
