@@ -63,8 +63,9 @@ def parser() -> argparse.ArgumentParser:
     chain_options(made)
     made.add_argument("--stage", required=True, help="the stage's name")
     made.add_argument("--task", type=int, default=None, help="default: SLURM_ARRAY_TASK_ID, or 0")
-    made = add("shards", "verify shards", _shards)
-    made.add_argument("action", choices=["verify"])
+    made = add("shards", "verify shards; set damaged ones aside, to be built again", _shards)
+    made.add_argument("action", choices=["verify", "rebuild"])
+    made.add_argument("--logs", default="logs", type=Path, help="the folder of runs")
     made.add_argument("paths", nargs="+", type=Path)
     return top
 
@@ -220,7 +221,7 @@ def _worker(args: argparse.Namespace) -> int:
 def _shards(args: argparse.Namespace) -> int:
     from diagcot.shards import verify
 
-    return verify.check(args.paths)
+    return verify.check(args.paths) if args.action == "verify" else verify.rebuild(args.paths, args.logs)
 
 
 def main(argv: list[str] | None = None) -> int:
