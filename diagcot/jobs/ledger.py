@@ -44,13 +44,17 @@ def publish(
 
     Returns False, and drops what was staged, if another execution has published the unit already.
     """
+    folder = stage_dir / "done"
+    if (folder / f"{key}.json").exists():  # seen before the costly part; who is first is decided below
+        for staged in outputs.values():
+            remove(staged)
+        return False
     rows = {}
     for final, staged in outputs.items():
         fsync_tree(staged)
         fsync_path(staged.parent)
         rows[str(final)] = {"staged": str(staged), "sha256": digest(staged)}
     text = json.dumps({"unit": key, "outputs": rows, "counts": dict(counts), "time": time.time(), **about}, indent=1)
-    folder = stage_dir / "done"
     folder.mkdir(parents=True, exist_ok=True)
     won = create_exclusively(folder / f"{key}.json", text + "\n")
     if won:

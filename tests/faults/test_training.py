@@ -113,7 +113,8 @@ def _alive(word: str) -> list[str]:
 )
 def test_row_29_a_port_that_is_taken_costs_one_attempt(tmp_path: Path) -> None:
     ranks = {"JOB_ID": "1", "NTASKS": "2", "GLOBALID": "0", "LOCALID": "0"}
-    env = {f"SUBMITIT_LOCAL_{name}": value for name, value in ranks.items()} | {"DIAGCOT_ATTEMPT": "1.1"}
+    env = {f"SUBMITIT_LOCAL_{name}": value for name, value in ranks.items()}
+    env |= {"DIAGCOT_ATTEMPT": "1.1", "DIAGCOT_TASK": f"{chains.plan(tmp_path, 'meet', 1).path}/00000"}
     with socket.create_server(("127.0.0.1", from_environment(env).master_port)):
         plan, failed, seconds = together(tmp_path)
     assert [(row["rank"], row["for_user"]) for row in failed] == [(0, False)]
