@@ -59,6 +59,11 @@ def parser() -> argparse.ArgumentParser:
     run_option(add("table", "the metrics of a run", _table))
     made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
     chain_options(made)
+    made = add(
+        "rehearse", "submit the chain with bodies that only check what each stage will need, and tell", _rehearse
+    )
+    chain_options(made)
+    made.add_argument("--patience", type=float, default=10, help="minutes to wait for a job to start (default 10)")
     made = add("worker", "run one task of a plan (used by slurm/*.sbatch)", _worker)
     chain_options(made)
     made.add_argument("--stage", required=True, help="the stage's name")
@@ -198,6 +203,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from diagcot import doctor
 
     return doctor.main(args.recipe, args.cluster)
+
+
+def _rehearse(args: argparse.Namespace) -> int:
+    from diagcot.rehearsal import command
+    from launchers.chain import open_chain
+
+    return command.main(open_chain(args.recipe, args.cluster, args.run), args.patience)
 
 
 def _worker(args: argparse.Namespace) -> int:
