@@ -19,6 +19,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plan import Plan
 from diagcot.jobs.settings import near
+from diagcot.rehearsal.machine import refused
 from diagcot.rehearsal.rows import Row
 from diagcot.rehearsal.stage import RehearsedStage
 from diagcot.rehearsal.storage import HOST
@@ -81,13 +82,17 @@ def rehearsed(cluster: Cluster, run: str) -> Cluster:
 
 
 def prepare(chain: "Chain") -> Rehearsal:
-    """Everything up to submission: the pipeline declared, probe files written, and what this host can tell."""
+    """Everything up to submission: the pipeline declared, probe files written, and what this host can tell.
+
+    Raises UserError where the chain itself is wrong or Slurm gives no answer; then nothing has been written.
+    """
     chain.plans  # noqa: B018 (raises UserError before anything is written)
     run = f"{chain.run}.rehearsal{_number(chain)}"
     cluster = rehearsed(chain.cluster, run)
     code = [chain.root / "diagcot", chain.root / "launchers"]
     about = {"recipe": chain.recipe.name, "rehearsal_of": chain.run}
     pipeline = Pipeline(run, cluster, chain.root, code=code, seed=chain.recipe.seed, about=about)
+    pipeline.reachable()
     os.umask(0o077)
     probe = f".{run}.{os.getpid()}"
     written, made, rows = _probe(roots(chain), probe)
@@ -179,7 +184,10 @@ def _weights_gb(chain: "Chain") -> float:
 
 
 def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
-    """The distinct sbatch options of the chain's jobs, as far as they decide whether a job is let in."""
+    """The distinct sbatch options of the chain's jobs, as far as they decide whether a job is let in.
+
+    Without those that this host is refused: sbatch will say so of the stages themselves.
+    """
     general = chain.cluster.slurm
     found: list[dict[str, str]] = []
     for plan in chain.plans:
@@ -191,7 +199,7 @@ def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
         }
         given = {name: value for name, value in options.items() if value}
         found += [given] if given not in found else []
-    return tuple(found)
+    return tuple(options for options in found if not refused(options))
 
 
 def _look(rehearsal: Rehearsal) -> None:
@@ -206,7 +214,6 @@ def _look(rehearsal: Rehearsal) -> None:
             rehearsal.rows.append(Row(spec.name, bad("settings", " ".join(str(error).split()))))
     if chain.cluster.executor != "slurm":
         return
-    rehearsal.pipeline.reachable()
     there = doctor.ask(30)
     for plan in chain.plans:
         partition = plan.resources.partition or chain.cluster.slurm.partition
@@ -254,6 +261,9 @@ def _refused(rehearsal: Rehearsal, plan: Plan, error: Exception, there: list[str
 
 def record(rehearsal: Rehearsal) -> None:
     """Keep the findings beside the jobs' logs; marks the rehearsal as ended."""
+    on_nodes = {(row.stage, row.finding.text) for row in rehearsal.rows if row.hosts}
+    # What a node lacks as this host does is told once.
+    rehearsal.rows = [row for row in rehearsal.rows if row.hosts or (row.stage, row.finding.text) not in on_nodes]
     rows = [row.plain() for row in rehearsal.rows]
     path = rehearsal.run_dir / RESULT
     path.write_text(json.dumps({"time": time.time(), "rows": rows}, indent=1) + "\n")

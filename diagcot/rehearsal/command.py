@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from diagcot.console import text
 from diagcot.jobs.errors import UserError
 from diagcot.rehearsal import chain as rehearsals
@@ -38,7 +40,7 @@ def main(chain: "Chain", patience_minutes: float = PATIENCE_MINUTES) -> int:
             rehearsal.clean()
     rehearsals.record(rehearsal)
     screen.print(table.render(screen, [plan.stage for plan in rehearsal.plans], rehearsal.rows))
-    screen.print(f"all findings: {text.home(rehearsal.run_dir / rehearsals.RESULT)}", soft_wrap=True)
+    screen.print(f"all findings: {text.home(rehearsal.run_dir / rehearsals.RESULT)}", soft_wrap=True, markup=False)
     return int(any(row.finding.level == "bad" for row in rehearsal.rows))
 
 
@@ -61,14 +63,14 @@ def _progress(screen: "Console") -> Iterator[wait.Tell]:
     """A line that changes in place on a terminal; elsewhere one line for each change."""
     if screen.is_terminal:
         with screen.status("submitted") as status:
-            yield lambda line: status.update(line)
+            yield lambda line: status.update(Text(line))
         return
     last = ""
 
     def tell(line: str) -> None:
         nonlocal last
         if line != last:
-            screen.print(line, soft_wrap=True)
+            screen.print(line, soft_wrap=True, markup=False)
             last = line
 
     yield tell

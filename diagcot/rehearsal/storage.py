@@ -72,7 +72,7 @@ def _write(folder: Path, name: str) -> float:
 
 
 def _why(root: Path, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
+    if not root.exists():
         return f"{root} is not there on this node"
     return f"cannot write to {root}: {error.strerror or error}"
 

@@ -37,9 +37,8 @@ def render(screen: Console, stages: Sequence[str], rows: Sequence[Row]) -> Rende
     for stage in stages:
         good = [row for row in rows if row.stage == stage]
         if stage not in seen and good:
-            hosts = dict.fromkeys(host for row in good for host in row.hosts)
-            line = f"{len(good)} checks on {_hosts(list(hosts))}"
-            grid.add_row(Text(text.fits(screen, mark), style), stage, "all good", line)
+            line = f"{len({row.finding.subject for row in good})} checks{_on('', good)}"
+            grid.add_row(Text(text.fits(screen, mark), style), stage, "all good", Text(line))
     count = sum(finding.level == "bad" for finding in told)
     end = Text(f"{count} to mend before the chain is submitted", "red") if count else Text("ready", "green")
     return Group(grid, Text(""), end)
@@ -47,9 +46,5 @@ def render(screen: Console, stages: Sequence[str], rows: Sequence[Row]) -> Rende
 
 def _on(said: str, rows: Sequence[Row]) -> str:
     hosts = dict.fromkeys(host for row in rows for host in row.hosts)
-    return f"{said} [{_hosts(list(hosts))}]" if hosts else said
-
-
-def _hosts(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_HOSTS} more" if len(names) > MOST_HOSTS else ""
-    return ", ".join(names[:MOST_HOSTS]) + more
+    more = f" and {len(hosts) - MOST_HOSTS} more" if len(hosts) > MOST_HOSTS else ""
+    return f"{said} [{', '.join(sorted(hosts)[:MOST_HOSTS])}{more}]" if hosts else said

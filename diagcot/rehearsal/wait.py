@@ -139,7 +139,7 @@ class Waiting:
         return None
 
     def _line(self, left: Mapping[str, Plan], queued: Mapping[str, slurm.Job]) -> str:
-        total = len(self.rehearsal.plans)
+        total = len(self.rehearsal.jobs)
         parts = [f"rehearsed {total - len(left)} of {total} stages"]
         jobs = [(stage, queued[self.rehearsal.jobs[stage]]) for stage in left]
         running = [stage for stage, job in jobs if job.state not in PENDING]
