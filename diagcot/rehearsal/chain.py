@@ -266,4 +266,5 @@ def record(rehearsal: Rehearsal) -> None:
     rehearsal.rows = [row for row in rehearsal.rows if row.hosts or (row.stage, row.finding.text) not in on_nodes]
     rows = [row.plain() for row in rehearsal.rows]
     path = rehearsal.run_dir / RESULT
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"time": time.time(), "rows": rows}, indent=1) + "\n")

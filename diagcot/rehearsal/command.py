@@ -35,6 +35,7 @@ def main(chain: "Chain", patience_minutes: float = PATIENCE_MINUTES) -> int:
         except BaseException:
             screen.print("cancelling the rehearsal's jobs")
             wait.stop(rehearsal)
+            rehearsals.record(rehearsal)
             raise
         finally:
             rehearsal.clean()

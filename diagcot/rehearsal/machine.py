@@ -24,6 +24,8 @@ OPEN_FILES = 4096  # a server with its clients, or Ray's processes, hold some th
 SHARED_MEMORY_GB = 1  # vLLM's and NCCL's buffers between processes take some hundred MB
 SLOW_IMPORT_S = 60
 SOCKET_BYTES = 107  # unix(7): the longest path of a Unix socket
+# What a server imports, since vLLM's own package imports nothing until it is used; the others are whole.
+MODULES = {"deepspeed": "deepspeed", "vllm": "vllm.engine.arg_utils", "ray": "ray"}
 MOST_MEMORY = 0.9  # of a GPU: vLLM's default gpu_memory_utilization
 
 
@@ -66,9 +68,9 @@ def python(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 
 def imports(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Import what the stage imports, with the seconds that it took."""
-    programs = [name for name in ("deepspeed", "vllm", "ray") if name in stage.needs]
+    modules = [module for need, module in MODULES.items() if need in stage.needs]
     took = []
-    for name in [*programs, *filter(None, [stage.kind])]:
+    for name in [*modules, *filter(None, [stage.kind])]:
         began = time.monotonic()
         try:
             importlib.import_module(name)
@@ -105,17 +107,19 @@ def gpus(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
         text = f"{len(named)} given by name (CUDA_VISIBLE_DEVICES), none tried: torch is built for CPUs here"
         yield note("GPUs", text, "`make env LOCK=gpu`, unless these GPUs are pretended")
         return
-    yield from _usable(len(named))
+    yield from _usable(len(named), ctx)
 
 
-def _usable(wanted: int) -> Iterator[Finding]:
+def _usable(wanted: int, ctx: Context) -> Iterator[Finding]:
+    """Try the GPUs of this rank: what all ranks did on all of a node's would be taken for somebody else's use."""
     import torch
 
     seen = torch.cuda.device_count()
     if seen != wanted:
         yield bad("GPUs", f"{wanted} given, torch sees {seen}", "does the driver suit this torch? See `nvidia-smi`")
         return
-    for index in range(seen):
+    first = ctx.local_rank * ctx.gpus if seen > ctx.gpus else 0
+    for index in range(first, first + ctx.gpus):
         try:
             torch.ones(1, device=f"cuda:{index}").add_(1).item()
             free, total = torch.cuda.mem_get_info(index)
@@ -126,7 +130,7 @@ def _usable(wanted: int) -> Iterator[Finding]:
             text = f"GPU {index}: {free / 1e9:.0f} of {total / 1e9:.0f} GB are free before we begin"
             yield note("GPUs", text, "somebody else computes on it: is it given to jobs exclusively?")
             return
-    yield good("GPUs", f"{seen} × {torch.cuda.get_device_name(0)}, each computes")
+    yield good("GPUs", f"{seen} × {torch.cuda.get_device_name(first)} a node, each computes")
 
 
 def limits(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
@@ -165,7 +169,7 @@ def sockets(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
                 return
     finally:
         shutil.rmtree(ours, ignore_errors=True)
-    yield good("sockets", f"in {ours.parent} and {between}")
+    yield good("sockets", f"in {' and '.join(dict.fromkeys(map(str, (ours.parent, between))))}")
 
 
 def _bind(path: Path) -> str:
@@ -216,7 +220,7 @@ def commands(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
             told = " ".join(f"--{name}={value}" for name, value in options.items()) or "the default partition"
             yield bad("Slurm", f"this node may not submit to {told}: {said}", "ask the administrators (AllocNodes)")
             return
-    yield good("Slurm", f"{', '.join(wanted)} work in the job")
+    yield good("Slurm", f"{', '.join(wanted)}: there, and the controller answers")
 
 
 def refused(options: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ from diagcot.jobs.plan import Plan
 
 # What shells, `module` and loaders say of a setup line that failed; the script goes on all the same.
 FAILED = re.compile(r"command not found|No such file|cannot |[Ee]rror|[Uu]nable to|not found", re.ASCII)
+SCRIPT = re.compile(r"^\S*slurm_script: line \d+: ")  # another path and number for each job
 OURS = re.compile(r"^(srun|slurmstepd|submitit)\b|Traceback|^\s")
 
 
@@ -100,5 +101,5 @@ def _setup(plan: Plan) -> str:
             if "submitit INFO" in line:
                 break
             if FAILED.search(line) and not OURS.search(line):
-                return line.strip()[:300]
+                return SCRIPT.sub("", line.strip())[:300]
     return ""

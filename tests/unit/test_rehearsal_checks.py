@@ -104,7 +104,8 @@ class Cuda:
     """torch.cuda as a rank meets it."""
 
     def __init__(self, count: int, free: int = 80, broken: bool = False) -> None:
-        self.count, self.free, self.broken = count, free, broken
+        self.free, self.broken = free, broken
+        self.tried: list[str] = []
         self.device_count = lambda: count
         self.get_device_name = lambda index: "H100"
 
@@ -112,6 +113,7 @@ class Cuda:
         return self.free * 10**9, 80 * 10**9
 
     def ones(self, *shape: int, device: str) -> Any:
+        self.tried.append(device)
         if self.broken:
             raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore")
         return SimpleNamespace(add_=lambda number: SimpleNamespace(item=lambda: 2.0))
@@ -133,6 +135,16 @@ def test_gpus_that_torch_can_use(
     version = SimpleNamespace(cuda="12.8", hip=None)
     monkeypatch.setitem(machine.sys.modules, "torch", SimpleNamespace(version=version, cuda=cuda, ones=cuda.ones))
     only(machine.gpus(stage(tmp_path), testing.context(tmp_path, gpus=2)), level, words)
+
+
+def test_a_rank_tries_its_own_gpus_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    version = SimpleNamespace(cuda="12.8", hip=None)
+    monkeypatch.setitem(machine.sys.modules, "torch", SimpleNamespace(version=version, cuda=cuda, ones=cuda.ones))
+    ctx = testing.context(tmp_path, gpus=2, local_world_size=2, local_rank=1)
+    only(machine.gpus(stage(tmp_path), ctx), "good", "4 × H100")
+    assert cuda.tried == ["cuda:2", "cuda:3"]
 
 
 def test_gpus_for_a_torch_of_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

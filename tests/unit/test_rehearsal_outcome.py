@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,9 +89,9 @@ def test_setup_lines_that_fail_are_told(tmp_path: Path) -> None:
     made = plan(tmp_path, ranks=1)
     rank(made, 0, GOOD)
     log = made.path / "submitit" / "7_0_log.out"
-    log.write_text("slurm_script: line 18: module: command not found\nsubmitit INFO (…) - Starting\n")
+    log.write_text("/spool/job7/slurm_script: line 18: module: command not found\nsubmitit INFO (…) - Starting\n")
     *_, row = rows.of_stage(made)
-    assert row.finding.level == "note" and "module: command not found" in row.finding.text
+    assert row.finding.level == "note" and row.finding.text.endswith(": module: command not found")
     log.write_text("Loading cuda/12.8\nsubmitit INFO (…) - Starting\nKeyError: not of setup\n")
     assert [row.finding for row in rows.of_stage(made)] == [GOOD]
 
@@ -248,3 +250,8 @@ def test_plans_of_a_rehearsal_stay_in_its_own_folders(tmp_path: Path) -> None:
     assert [one.stage for one in rehearsal.pipeline.plans] == [one.stage for one in rehearsal.chain.plans]
     rehearsal.clean()
     assert not (tmp_path / "roots").exists()  # nothing is left of folders that were made for the probe files
+
+
+def test_the_command_never_imports_torch() -> None:
+    told = "import sys; import diagcot.rehearsal.command; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", told], cwd=chains.ROOT).returncode == 0
