@@ -39,11 +39,12 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
         expected += [root / stage.probe / HOST] if name in stage.written else []
         expected += [root / stage.probe / f"{ctx.stage}.{node}" for node in range(ctx.nodes)]
     waited, unseen = _wait(expected, lag_s)
-    for path in unseen:
+    for name in dict.fromkeys(path.name for path in unseen):
         problems = True
-        whose = "the host that submitted" if path.name == HOST else f"node {path.name.rpartition('.')[2]} of this job"
-        text = f"{path.parent.parent}: a file of {whose} was not seen here within {lag_s:.0f} s"
-        yield bad("folders", text, SHARED)
+        places = ", ".join(str(path.parent.parent) for path in unseen if path.name == name)
+        whose = "the host that submitted" if name == HOST else f"node {name.rpartition('.')[2]} of this job"
+        yield bad("folders", f"a file of {whose} was not seen here within {lag_s:.0f} s: {places}", SHARED)
+    for path in unseen:
         if path.name == HOST:
             shutil.rmtree(path.parent, ignore_errors=True)  # a folder of this node alone, which nobody else removes
     for target in (stage.output, stage.workspace):
