@@ -23,6 +23,8 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
     import torch
     import torch.distributed as dist
 
+    from diagcot.training import rendezvous
+
     on_gpu = bool(ctx.gpus and torch.cuda.is_available())
     where = torch.device("cpu")
     if on_gpu:
@@ -31,13 +33,10 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
     backend = "nccl" if on_gpu else "gloo"
     began = time.monotonic()
     try:
-        dist.init_process_group(
-            backend,
-            rank=ctx.rank,
-            world_size=ctx.world_size,
-            timeout=timedelta(seconds=deadline_s),
-            init_method="env://",
-        )
+        limit = timedelta(seconds=deadline_s)
+        store = rendezvous.meet(ctx, deadline_s)  # as the training's ranks do
+        store.set_timeout(limit)
+        dist.init_process_group(backend, rank=ctx.rank, world_size=ctx.world_size, timeout=limit, store=store)
         total = torch.ones(1, device=where)
         dist.all_reduce(total)
         met = time.monotonic() - began
@@ -50,8 +49,8 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
         dist.all_reduce(clocks)
         skew = float(clocks.max() - clocks.min())
     except (RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0][:200]
-        yield bad("collective", f"{ctx.world_size} ranks did not meet within {deadline_s:.0f} s: {said}", REMEDY)
+        said = str(error.__cause__ or error).splitlines()[0][:200]  # the cause names no rank, so rows are joined
+        yield bad("collective", f"the {ctx.world_size} ranks did not meet within {deadline_s:.0f} s: {said}", REMEDY)
         return
     finally:
         if dist.is_initialized():

@@ -70,7 +70,7 @@ def imports(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Import what the stage imports, with the seconds that it took."""
     modules = [module for need, module in MODULES.items() if need in stage.needs]
     took = []
-    for name in [*modules, *filter(None, [stage.kind])]:
+    for name in [*modules, *filter(None, [stage.kind.partition(":")[0]])]:
         began = time.monotonic()
         try:
             importlib.import_module(name)
