@@ -53,17 +53,18 @@ def stop(rehearsal: Rehearsal) -> None:
 
 def _wait_here(rehearsal: Rehearsal, tell: Tell) -> None:
     """The runner of this machine, until it has written its verdict or is gone."""
-    began, seen = time.monotonic(), False
+    began, seen, total = time.monotonic(), False, len(rehearsal.plans)
     while not (rehearsal.run_dir / "runner.json").exists():
         lives = local.runner_pid(rehearsal.run_dir) is not None
         if not lives and (seen or time.monotonic() - began > START_S):
             break
         seen = seen or lives
-        over = [plan.stage for plan in rehearsal.plans if whole(plan, read(plan))]
-        tell(f"rehearsed {len(over)} of {len(rehearsal.plans)} stages")
+        over = sum(whole(plan, read(plan)) for plan in rehearsal.plans)
+        tell(f"rehearsed {over} of {total} stages")
         time.sleep(POLL_S)
     for plan in rehearsal.plans:
         rehearsal.rows += of_stage(plan)
+    tell(f"rehearsed {total} of {total} stages")
 
 
 @dataclass

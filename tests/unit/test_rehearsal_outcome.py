@@ -18,7 +18,7 @@ from diagcot.jobs import slurm, testing
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.plan import Plan
 from diagcot.rehearsal import chain as rehearsals
-from diagcot.rehearsal import collective, rows, table, wait
+from diagcot.rehearsal import collective, command, rows, table, wait
 from diagcot.rehearsal.rows import Row
 from diagcot.rehearsal.stage import RehearsedStage
 from launchers.chain import open_chain
@@ -256,3 +256,27 @@ def test_plans_of_a_rehearsal_stay_in_its_own_folders(tmp_path: Path) -> None:
 def test_the_command_never_imports_torch() -> None:
     told = "import sys; import diagcot.rehearsal.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", told], cwd=chains.ROOT).returncode == 0
+
+
+@pytest.mark.heavy
+def test_a_rehearsal_without_slurm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [
+        {"name": "phantoms", "kind": "phantoms", "stage": 0, "settings": {"studies": 20, "size": 64}},
+        {"name": "model", "kind": "model", "stage": 1, "settings": {"pretrained": str(tmp_path / "qwen")}},
+        {"name": "joined", "kind": "merge", "stage": 1, "inputs": {"model": "model", "adapter": "model"}},
+    ]
+    (tmp_path / "few.yaml").write_text(json.dumps({"name": "few", "stages": stages}))
+    roots = {name: str(tmp_path / "roots" / name) for name in ("logs", "shards", "models")}
+    here = {"name": "here", "executor": "local", "roots": roots, "sizes": {"cpu": {"tasks_per_node": 2}}}
+    (tmp_path / "here.yaml").write_text(json.dumps(here))
+    made = open_chain(str(tmp_path / "few.yaml"), str(tmp_path / "here.yaml"), "real")
+    assert command.main(made) == 1
+    said = capsys.readouterr().out
+    result = json.loads((tmp_path / "roots" / "logs" / "rehearsals" / "real.rehearsal1" / "findings.json").read_text())
+    wrong = [row for row in result["rows"] if row["level"] == "bad"]
+    assert [(row["stage"], row["subject"]) for row in wrong] == [("model", "model")]  # told once, by the node
+    assert str(tmp_path / "qwen") in wrong[0]["text"]
+    assert {row["stage"] for row in result["rows"] if row["subject"] == "imports"} == {"phantoms", "model", "joined"}
+    assert any(row["text"] == "2 on 1 node" for row in result["rows"])
+    assert "rehearsed 3 of 3 stages" in said and "1 to mend" in said
+    assert sorted(path.name for path in (tmp_path / "roots").rglob("*") if "real" in path.name) == ["real.rehearsal1"]
