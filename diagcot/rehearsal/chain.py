@@ -66,15 +66,14 @@ def roots(chain: "Chain") -> dict[str, Path]:
     return {name: chain.root / getattr(given, name) for name in ("logs", "shards", "models")}
 
 
-def rehearsed(cluster: Cluster, run: str) -> Cluster:
+def rehearsed(cluster: Cluster) -> Cluster:
     """The same cluster, on which jobs last two minutes, are not tried again, and keep what they write to themselves."""
-    logs = cluster.roots.logs / FOLDER
-    products = logs / run / "products"
+    folder = cluster.roots.logs / FOLDER
     return cluster.model_copy(
         update={
             "warning_seconds": WARNING_SECONDS,
             "max_attempts": 1,
-            "roots": Roots(logs=logs, shards=products, models=products),
+            "roots": Roots(logs=folder, shards=folder, models=folder),
             "sizes": {name: size.model_copy(update={"minutes": MINUTES}) for name, size in cluster.sizes.items()},
             "stages": {name: parts | {"minutes": MINUTES} for name, parts in cluster.stages.items()},
         }
@@ -88,7 +87,7 @@ def prepare(chain: "Chain") -> Rehearsal:
     """
     chain.plans  # noqa: B018 (raises UserError before anything is written)
     run = f"{chain.run}.rehearsal{_number(chain)}"
-    cluster = rehearsed(chain.cluster, run)
+    cluster = rehearsed(chain.cluster)
     code = [chain.root / "diagcot", chain.root / "launchers"]
     about = {"recipe": chain.recipe.name, "rehearsal_of": chain.run}
     pipeline = Pipeline(run, cluster, chain.root, code=code, seed=chain.recipe.seed, about=about)

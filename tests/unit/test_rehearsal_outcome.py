@@ -193,7 +193,7 @@ def test_the_rehearsals_cluster_is_the_real_one_but_for_time() -> None:
     sizes = {"train": Size(nodes=4, gpus=8, minutes=1440), "small": Size(minutes=60)}
     stages = {"grpo": {"partition": "big", "minutes": 2880}}
     real = Cluster(name="site", executor="slurm", sizes=sizes, stages=stages, setup=["module load cuda"])
-    made = rehearsals.rehearsed(real, "run.rehearsal1")
+    made = rehearsals.rehearsed(real)
     assert made.resources("train", "grpo") == Size(nodes=4, gpus=8, minutes=2, partition="big")
     assert made.setup == real.setup and made.slurm == real.slurm
     assert real.resources("train", "grpo").minutes == 2880
