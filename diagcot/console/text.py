@@ -10,7 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-STYLES = {"done": "green", "running": "cyan", "pending": "dim", "failed": "red", "unknown": "yellow"}
+STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "pending": "dim",
+    "failed": "red",
+    "unknown": "yellow",
+    "retrying": "magenta",
+}
 MARKS = {"done": "✓", "running": "▶", "pending": "·", "failed": "✗", "unknown": "?"}
 PLAIN = {
     "✓": "ok",
@@ -65,6 +72,13 @@ def number(value: Any) -> str:
     if abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"
+
+
+def count(value: int) -> str:
+    """A number of things; from a hundred thousand on with k or M."""
+    if value < 100_000:
+        return str(value)
+    return f"{value // 1000}k" if value < 1_000_000 else f"{value / 1e6:.4g}M"
 
 
 def figures(row: Mapping[str, Any]) -> str:

@@ -16,10 +16,12 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.executor import Answer, ask
+from diagcot.console.remarks import remarks
 from diagcot.console.status import Run, snapshot
-from diagcot.console.status_screen import now, remarks, render, require
+from diagcot.console.status_screen import now, render, require
 
 REFRESH_S = 1.0
+REST = 4  # a look that took long (millions of units) is followed by a rest of so many times its length
 SLURM_S = 15.0  # a shared slurmctld is asked no oftener than this
 LINE_S = 30.0  # where lines are printed, a stage that only crept on is told no oftener than this
 
@@ -31,11 +33,15 @@ class Watch:
         self.run_dir = run_dir
         self._asked = float("-inf")
         self._answer = Answer()
+        self.rest = REFRESH_S  # seconds until the next look is due
 
     def look(self) -> Run:
-        if self._answer.local or time.monotonic() - self._asked > SLURM_S:
+        began = time.monotonic()
+        if self._answer.local or began - self._asked > SLURM_S:
             self._answer, self._asked = ask(self.run_dir), time.monotonic()
-        return snapshot(self.run_dir, self._answer.jobs, self._answer.note, self._answer.ended)
+        run = snapshot(self.run_dir, self._answer)
+        self.rest = max(REFRESH_S, REST * (time.monotonic() - began))
+        return run
 
 
 class Lines:
@@ -46,7 +52,7 @@ class Lines:
 
     def changes(self, run: Run) -> Iterator[str]:
         for stage in run.stages:
-            state = (stage.state, stage.done, stage.failed)
+            state = (stage.state, stage.done, stage.failed, stage.retrying)
             before, when = self._said.get(stage.name, (None, 0.0))
             crept = stage.state == "running" and run.time - when >= LINE_S
             if stage.state == "pending" and before is None:
@@ -68,14 +74,14 @@ def show(run_dir: Path) -> int:
         run = _live(watch, screen) if screen.is_terminal else _lines(watch, screen)
     except KeyboardInterrupt:
         return 0
-    return 1 if any(stage.failed for stage in run.stages) else 0
+    return 1 if any(stage.failed for stage in run.stages) or (run.ended and run.state != "done") else 0
 
 
 def _live(watch: Watch, screen: Console) -> Run:
     run = watch.look()
     with _keys() as pressed, Live(_frame(run, screen), console=screen, auto_refresh=False) as live:
         while not over(run):
-            if pressed(REFRESH_S) == "q":
+            if pressed(watch.rest) == "q":
                 break
             run = watch.look()
             live.update(_frame(run, screen), refresh=True)
@@ -84,12 +90,13 @@ def _live(watch: Watch, screen: Console) -> Run:
 
 
 def over(run: Run) -> bool:
-    """Whether watching on would show nothing new. Where Slurm may still retry, only the end of all stages counts."""
+    """Whether watching on would show nothing new. Where Slurm may still retry, only its empty queue counts."""
     return run.ended or (run.state == "failed" and not any(stage.pending for stage in run.stages))
 
 
 def _frame(run: Run, screen: Console) -> RenderableType:
-    return Group(render(run, screen), Text("\nq leaves; the jobs go on", "dim"))
+    lines = screen.height - 3  # two for the line below, one for the cursor
+    return Group(render(run, screen, lines), Text("\nq leaves; the jobs go on", "dim"))
 
 
 def _lines(watch: Watch, screen: Console) -> Run:
@@ -99,10 +106,10 @@ def _lines(watch: Watch, screen: Console) -> Run:
         for line in lines.changes(run):
             screen.print(line, soft_wrap=True)
         if over(run):
-            for remark in remarks(run, screen):
-                screen.print(remark, soft_wrap=True)
+            for remark in remarks(run):
+                screen.print(Text(text.fits(screen, remark)), soft_wrap=True)
             return run
-        time.sleep(REFRESH_S)
+        time.sleep(watch.rest)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ SIZE = Size(partition="cpu", minutes=5, mem_gb=0.5)
 def look(run_dir: Path) -> Run:
     answer = executor.ask(run_dir)
     assert answer.note == ""
-    return snapshot(run_dir, answer.jobs, answer.note, answer.ended)
+    return snapshot(run_dir, answer)
 
 
 def until(run_dir: Path, ready: Callable[[Run], bool], seconds: float = 90) -> Run:

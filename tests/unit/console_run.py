@@ -41,6 +41,8 @@ class FakeStage:
             path = self.write(f"done/{key}.json", {"unit": key})
             if when is not None:
                 os.utime(path, (when, when))
+        if when is not None:
+            os.utime(self.path / "done", (when, when))
 
     def started(self, when: float) -> None:
         (self.path / "events.jsonl").write_text(json.dumps({"time": when, "event": "started"}) + "\n")

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from diagcot.console import failures, logs, picture, plan_screen, status_screen, text
+from diagcot.console.executor import Answer
 from diagcot.console.reasons import SENTENCES, sentence
 from diagcot.console.status import snapshot
 from diagcot.console.watch import Lines
@@ -28,6 +29,11 @@ def drawn(width: int, draw: Any, colour: bool = False) -> str:
     made: RenderableType = draw(screen)
     screen.print(made)
     return out.getvalue()
+
+
+def flat(shown: str) -> str:
+    """Without the line breaks of a narrow screen."""
+    return " ".join(shown.split())
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -87,7 +93,8 @@ def test_failures_once_each_with_what_they_hold_up(tmp_path: Path) -> None:
     assert [(f.kind, f.units) for f in found] == [("ValueError", 4), ("UserError", 2)]
     shown = drawn(80, lambda screen: failures.render(snapshot(run), found))
     assert "at model.py:20 forward" in shown
-    assert "make submit-stage2 RECIPE=tiny CLUSTER=laptop RUN=r" in shown
+    assert "mend the code; CODE=new runs it as it then is; then: make retry STAGE=cot CODE=new RUN=r" in flat(shown)
+    assert "mend what it says; then: make retry STAGE=cot RUN=r" in flat(shown)
     assert found[1].where == ()
 
 
@@ -105,9 +112,10 @@ def test_a_failure_that_only_slurm_knows(tmp_path: Path) -> None:
 
     stage = FakeStage(tmp_path / "r", "cot", 2, 1)
     stage.submitted({"5": [0]})
-    (found,) = failures.failures(snapshot(tmp_path / "r", {"5": Row()}).stages[0])
+    (found,) = failures.failures(snapshot(tmp_path / "r", Answer({"5": Row()}, asked=True)).stages[0])
     assert found.units == 2
-    assert "raise mem_gb" in found.message
+    assert found.message == "ran out of memory (OUT_OF_MEMORY)"
+    assert found.command == "make retry STAGE=cot MEM=6 RUN=r"
 
 
 def test_logs_show_the_newest_attempt_of_the_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console.run_files import job_ids
+from diagcot.console.executor import Answer
+from diagcot.console.run_files import job_names
 from diagcot.console.status import Stage, snapshot
 from tests.unit.console_run import FakeStage, typical_run
 
@@ -28,7 +29,7 @@ def dead_pid() -> int:
 
 
 def only(run: Path, jobs: dict[str, Row] | None = None) -> Stage:
-    return snapshot(run, jobs).stages[0]
+    return snapshot(run, Answer(jobs, asked=True) if jobs is not None else None).stages[0]
 
 
 def test_typical_run(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_where_nobody_works_what_was_interrupted_waits(tmp_path: Path) -> None:
     stage.progress(0, "1.1", 1, 2, dead_pid())
     stage.log(1, "1.1")
     stage.failure(1, "1.1")
-    found = snapshot(tmp_path / "r", ended=True)
+    found = snapshot(tmp_path / "r", Answer(ended=True, local=True))
     assert (found.stages[0].pending, found.stages[0].failed, found.stages[0].unknown) == (1, 1, 0)
     assert found.ended
 
@@ -151,7 +152,7 @@ def test_jobs_of_all_attempts_once(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path / "r", "a", 2, 2)
     stage.submitted({"5": [0, 1]}, 0)
     stage.submitted({"7": [1]}, 1)
-    assert job_ids(tmp_path / "r") == ["5", "7"]
+    assert list(job_names(tmp_path / "r")) == ["5", "7"]
     assert only(tmp_path / "r", {"5_0": Row("RUNNING"), "5_1": Row("FAILED"), "7": Row("RUNNING")}).running == 2
 
 
