@@ -97,6 +97,15 @@ def bar(screen: Console, width: int, done: float, running: float, state: str) ->
     return text
 
 
+def size(count: float) -> str:
+    """Bytes as `33 kB`, `6.4 MB`, `41 GB`, `1.2 TB` (powers of 1000)."""
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= length:
+            value = count / length
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
 def home(path: Path) -> str:
     """A path as a person would type it from here."""
     try:
