@@ -1,7 +1,9 @@
 """What the executor of a run says of its jobs: one squeue and one sacct whatever the size, and never an error."""
 
 import json
+import math
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ class Answer:
 
     asked: whether the queue is known, so that a job which is not in `jobs` is gone. note: for the watcher.
     ended: nobody works on the run now. local: known at no cost, so it may be asked at every look.
+    time: when it was asked; files may know of later things.
     """
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
@@ -38,6 +41,7 @@ class Answer:
     note: str = ""
     ended: bool = False
     local: bool = False
+    time: float = math.inf
 
 
 def ask(run_dir: Path) -> Answer:
@@ -50,6 +54,7 @@ def ask(run_dir: Path) -> Answer:
         return Answer()
     if not slurm.available():
         return Answer(note="only files are shown: Slurm's commands are not on PATH here")
+    began = time.time()
     with ThreadPoolExecutor(2) as both:  # side by side: each may have to wait for a daemon that is away
         queue = both.submit(slurm.queue, PATIENCE_S)
         history = both.submit(slurm.history, list(named), PATIENCE_S)
@@ -62,7 +67,7 @@ def ask(run_dir: Path) -> Answer:
         notes.append(f"no accounting, so jobs that ended without a result show as unknown: {history.exception()}")
     live = _own(queued or {}, named)
     over = queued is not None and not live and not submitting(run_dir)
-    return Answer({**_own(ended or {}, named), **live}, queued is not None, "; ".join(notes), over)
+    return Answer({**_own(ended or {}, named), **live}, queued is not None, "; ".join(notes), over, time=began)
 
 
 def _rows(asked: "Future[list[slurm.Job]] | Future[dict[str, slurm.Job]]") -> dict[str, slurm.Job] | None:

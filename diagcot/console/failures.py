@@ -41,20 +41,23 @@ def show(run_dir: Path) -> int:
     """Print the failures. Returns 1 if there are any, else 0."""
     require(run_dir)
     run = snapshot(run_dir, ask(run_dir))
-    found = [failure for stage in run.stages for failure in failures(stage)]
+    found = [failure for stage in run.stages for failure in failures(stage, run.blocked(stage))]
     screen = text.console()
     screen.print(render(run, found), soft_wrap=True)
     return 1 if found else 0
 
 
-def failures(stage: Stage) -> Iterator[Failure]:
-    """Distinct failures of tasks that have units left, the commonest first, each with its command."""
+def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
+    """Distinct failures of tasks that have units left, the commonest first, each with its command.
+
+    blocked: a stage before it has failed, so that its being stopped is no failure of its own.
+    """
     found = list(_raised(stage))
     told = {name for _, tasks in found for name in tasks}
     found += list(_ended(stage, told))
     for failure, _ in found:
         yield _advised(stage, failure)
-    if stage.why and not found:
+    if stage.why and not found and not blocked:
         yield _advised(stage, Failure(stage.name, "stopped", stage.why, (), stage.units - stage.done, 1, None))
 
 

@@ -38,15 +38,15 @@ def _stage(run: Run, stage: Stage) -> Iterator[str]:
     waiting = {job for job in stage.reasons if reasons.code(job) not in USUAL}
     for reason in sorted(waiting):
         count = stage.reasons[reason]
-        held = "" if reason != WAITING or _lives(stage) else f"; that one is gone: `{again}`"
+        held = "" if reason != WAITING or not run.ended else f"; that one is gone: `{again}`"
         yield f"{units(count)}: {sentence(reason, again)}{held}"
     if "DEPENDENCY" in stage.reasons and not any(s.failed for s in run.stages):
         yield f"{units(stage.reasons['DEPENDENCY'])}: {sentence('DEPENDENCY')}: `{again}`"
     if stage.unknown:
         yield f"{units(stage.unknown)} unknown, their tasks ended without a word (killed, or not told): {_then(stage, again)}"
-    if stage.why:
+    if stage.why and not run.blocked(stage):
         yield "stopped: " + (stage.why if len(stage.why) <= MESSAGE else f"{stage.why[:MESSAGE]}…")
-    elif stage.failed and _lives(stage):
+    elif stage.failed and not stage.why and _lives(stage):
         yield "its finaliser tries again what may be tried again"
     yield from _finaliser(stage, again)
 

@@ -92,6 +92,11 @@ class Run:
     note: str = ""  # what the executor could not tell
     ended: bool = False  # nobody works on it now
 
+    def blocked(self, stage: Stage) -> bool:
+        """Whether a stage that this one follows has failed, so that nothing is wrong with this one itself."""
+        states = {known.name: known.failed or known.why for known in self.stages}
+        return any(states.get(name) for name, _ in stage.after)
+
     @property
     def state(self) -> str:
         """done | failed (nothing moves any more) | running | unknown | pending."""
@@ -130,7 +135,9 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
             reasons[task.reason] = reasons.get(task.reason, 0) + task.left
     worked = done + sum(task.fraction for task in live if task.state == "running")
     began = run_files.started(path)
-    last = (run_files.changed(path / "done") or now) if done == units else now
+    why = _why(path, len(attempts)) if done < units else ""
+    over = path / "done" if done == units else path / "summary.json" if why else None
+    last = (over and run_files.changed(over)) or now
     elapsed = max(0.0, last - began) if began is not None else None
     rate = _rate(path, plan, finished, logs, live, worked, elapsed, last)
     running = {f"{task.slot:05d}" for task in live if task.state == "running"}
@@ -145,7 +152,7 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
         fraction=worked / units if units else 1.0, elapsed=elapsed, rate=rate,
         eta=(units - worked) / rate if rate and counts["running"] else None,
         gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows), reasons=reasons,
-        why=_why(path, len(attempts)) if done < units else "", finaliser=_finaliser(attempts, answer),
+        why=why, finaliser=_finaliser(attempts, answer),
         after=tuple((edge["stage"], bool(edge.get("each"))) for edge in plan.get("after", ())), live=tuple(live),
     )  # fmt: skip
 
@@ -194,7 +201,7 @@ def _live(
         if row.get("attempt") != token:
             row = {}
         job, broke = answer.jobs.get(ids.get(slot, "")), (name, token) in failures
-        if job is not None:
+        if job is not None and not (token and job.state in QUEUED and written > answer.time):
             state, reason = _from_slurm(job, broke)
         elif broke:
             state, reason = "failed", ""
@@ -203,7 +210,7 @@ def _live(
         elif answer.ended and not answer.asked:
             state, reason = "pending", ""
         else:
-            gone = slot in ids and answer.asked
+            gone = slot in ids and answer.asked and asked[slot] <= answer.time
             state, reason = _from_files(row, token, written, gone, now), ""
         total = row.get("total") or 0
         found.append(

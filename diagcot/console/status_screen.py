@@ -61,10 +61,11 @@ def heading(run: Run) -> Text:
     failed = sum(stage.failed for stage in run.stages)
     if failed:
         line.append(f", {units(failed)} failed", "red")
-    spent, left = sum(stage.gpu_spent for stage in run.stages), sum(stage.gpu_left for stage in run.stages)
+    spent = round(sum(stage.gpu_spent for stage in run.stages), 2)
+    left = round(sum(stage.gpu_left for stage in run.stages), 2)
     if spent or left:
-        rest = f", about {text.number(round(left, 2))} left" if left else ""
-        line.append(f"; {text.number(round(spent, 2))} GPU-hours spent{rest}")
+        rest = f", about {text.number(left)} left" if left else ""
+        line.append(f"; {text.number(spent)} GPU-hours spent{rest}")
     return line
 
 
