@@ -65,7 +65,7 @@ def _finaliser(stage: Stage, again: str) -> Iterator[str]:
     if job is None or stage.why:
         return
     if job.state in QUEUED and reasons.code(job.reason) not in USUAL | {"None", "", "Priority", "Resources"}:
-        yield f"its finaliser {sentence(job.reason, again)}"
+        yield f"its finaliser: {sentence(job.reason, again)}"
     elif job.state not in ALIVE | QUEUED and job.state not in ("DEPENDENCY", "COMPLETED"):
         yield f"its finaliser ended without a verdict ({job.state}): `{again}`"
 

@@ -210,7 +210,7 @@ def _live(
         elif answer.ended and not answer.asked:
             state, reason = "pending", ""
         else:
-            gone = slot in ids and answer.asked and asked[slot] <= answer.time
+            gone = job is None and slot in ids and answer.asked and asked[slot] <= answer.time
             state, reason = _from_files(row, token, written, gone, now), ""
         total = row.get("total") or 0
         found.append(

@@ -154,4 +154,4 @@ def _figures(run: Run, screen: Console) -> list[str]:
     """Figures of running stages where the table has no room for them."""
     if screen.width >= WIDE:
         return []
-    return [f"{stage.name}: {said}" for stage in run.stages if stage.state == "running" and (said := figures(stage))]
+    return [f"{stage.name}: {said}" for stage in run.stages if stage.running and (said := figures(stage))]

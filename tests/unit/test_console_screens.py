@@ -47,6 +47,49 @@ def test_status_fits_and_tells_each_state_in_words(tmp_path: Path, width: int) -
     assert "\x1b" not in shown
 
 
+GOLDEN = """\
+demo  1 of 5 stages done, 3 units failed
+   stage                progress   units now                   time left
+✓  shard                ██████████   8/8 done                  0:20
+▶  teacher              ▒▒▒▒░░░░░░   0/1 1 run                 5:00 7:30
+✗  cot                  ███▒░░░░░░  4/12 1 run 4 wait 3 fail   2:00 3:32
+·  filter               ░░░░░░░░░░  0/12 12 wait
+·  cot-sft-with-a-long… ░░░░░░░░░░   0/1 1 wait
+
+teacher: step 40, loss 1.32, 5123 tokens/s
+cot: 2.17/min, 14.2 req/s
+`make failures RUN=demo` shows why cot failed
+"""
+
+
+def test_status_at_80_columns_is_this(tmp_path: Path) -> None:
+    path = typical_run(tmp_path)
+    began = json.loads((path / "shard" / "events.jsonl").read_text())["time"]
+    run = snapshot(path, now=began + 400.01)
+    shown = drawn(80, lambda screen: status_screen.render(run, screen))
+    assert [" ".join(line.split()) for line in shown.splitlines()] == [
+        " ".join(line.split()) for line in GOLDEN.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(("done", "running", "waiting"), [(12, 2, 9), (0, 3, 20), (20, 1, 0), (3, 20, 3)])
+def test_a_long_chain_fits_a_screen_of_24_lines(tmp_path: Path, done: int, running: int, waiting: int) -> None:
+    for number in range(done + running + waiting):
+        stage = FakeStage(tmp_path / "r", f"s{number:02d}", 1, created=number)
+        if number < done:
+            stage.done(0, 1)
+        elif number < done + running:
+            stage.log(0, "1.1")
+            stage.progress(0, "1.1", 1, 2, os.getpid(), loss=1.0)
+    run = snapshot(tmp_path / "r")
+    shown = drawn(80, lambda screen: status_screen.render(run, screen, 21))
+    lines = shown.splitlines()
+    assert len(lines) <= 21 or running > 18  # what runs is always shown
+    assert sum("1 run" in line for line in lines) == running
+    if done > 9:
+        assert f"{done} stages done" in shown or "stages done" in lines[2]
+
+
 def test_bars_differ_without_colour(tmp_path: Path) -> None:
     screen = Console(width=80, file=io.StringIO())
     assert text.bar(screen, 10, 0.5, 0.2, "running").plain == "█████▒▒░░░"
@@ -139,6 +182,20 @@ def test_tail_of_a_long_log(tmp_path: Path) -> None:
     assert len(logs.tail(path, 20_000)) == 10_000
     path.write_text("")
     assert logs.tail(path, 3) == []
+
+
+def test_a_unit_is_enough_where_only_one_stage_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "r"
+    cot, model = FakeStage(run, "cot", 4, 2), FakeStage(run, "sft", 1)
+    cot.log(1, "5_1-0", "of cot\n")
+    (model.path / "units.jsonl").write_text('{"key": "model", "name": "00003"}\n')
+    logs.show(run, None, "00003")
+    assert "of cot" in capsys.readouterr().out
+    FakeStage(run, "filter", 4)
+    with pytest.raises(UserError, match="Name one too: STAGE=cot, STAGE=filter"):
+        logs.show(run, None, "00003")
+    with pytest.raises(UserError, match="no stage of run r has a unit '0000'; its stages: cot, filter, sft"):
+        logs.show(run, None, "0000")
 
 
 @pytest.mark.parametrize(
