@@ -94,7 +94,7 @@ def forecast(plans: Sequence[Plan], cluster: Cluster, storage: Mapping[str, int 
             unknown.append(f"when {stage} would start: {error}")
             continue
         starts[stage], fault = started(test.result())
-        if fault:
+        if fault and not any(stage in line.split(": could never")[0].split(", ") for line in warnings):
             warnings.append(f"{stage}: Slurm would refuse it: {fault}")
     return Forecast(storage, disk, found, starts, warnings, notes, _once(unknown))
 
