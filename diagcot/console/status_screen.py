@@ -77,8 +77,12 @@ def table(run: Run, screen: Console, room: int | None = None) -> Table:
     grid.add_column("progress", width=24 if wide else 10, no_wrap=True)
     grid.add_column("units", justify="right", no_wrap=True)
     grid.add_column("now", no_wrap=True, overflow="ellipsis")
-    grid.add_column("time", justify="right", no_wrap=True)
-    grid.add_column("left", justify="right", no_wrap=True)
+    for name, times in (
+        ("time", [stage.elapsed for stage in run.stages]),
+        ("left", [stage.eta for stage in run.stages]),
+    ):
+        least = max([4, *(len(text.duration(seconds)) for seconds in times)])
+        grid.add_column(name, justify="right", no_wrap=True, min_width=least)
     cost = wide and any(stage.gpu_spent or stage.gpu_left for stage in run.stages)
     if cost:
         grid.add_column("GPU-h", justify="right", no_wrap=True)
@@ -134,19 +138,19 @@ def gpu_hours(stage: Stage) -> str:
 
 
 def figures(stage: Stage) -> str:
-    """What the stage last said of itself, after its throughput."""
+    """How many of its units are retried, its throughput, and what it last said of itself."""
+    again = f"{text.count(stage.retrying)} retrying" if stage.retrying else ""
     rate = f"{text.number(stage.rate * 60)}/min" if stage.rate and stage.units > 1 else ""
-    return ", ".join(part for part in (rate, text.figures(stage.figures)) if part)
+    return ", ".join(part for part in (again, rate, text.figures(stage.figures)) if part)
 
 
 def now(stage: Stage) -> Text:
-    """What the units that are not done are doing, in words: `2 run 5 wait (4 retry) 1 fail`."""
-    words = (("running", "run"), ("pending", "wait"), ("retrying", "retry"), ("failed", "fail"), ("unknown", "unknown"))
+    """What the units that are not done are doing, in words: `2 run 1 fail 5 wait`; what matters least is cut first."""
+    words = (("running", "run"), ("failed", "fail"), ("unknown", "unknown"), ("pending", "wait"))
     line = Text()
     for state, word in words:
         if number := getattr(stage, state):
-            told = f"{text.count(number)} {word}"
-            line.append(f"{' ' if line else ''}{f'({told})' if word == 'retry' else told}", text.STYLES[state])
+            line.append(f"{' ' if line else ''}{text.count(number)} {word}", text.STYLES[state])
     return line or Text("done", text.STYLES["done"])
 
 
@@ -154,4 +158,8 @@ def _figures(run: Run, screen: Console) -> list[str]:
     """Figures of running stages where the table has no room for them."""
     if screen.width >= WIDE:
         return []
-    return [f"{stage.name}: {said}" for stage in run.stages if stage.running and (said := figures(stage))]
+    return [
+        f"{stage.name}: {said}"
+        for stage in run.stages
+        if (stage.running or stage.retrying) and (said := figures(stage))
+    ]

@@ -10,14 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-STYLES = {
-    "done": "green",
-    "running": "cyan",
-    "pending": "dim",
-    "failed": "red",
-    "unknown": "yellow",
-    "retrying": "magenta",
-}
+STYLES = {"done": "green", "running": "cyan", "pending": "dim", "failed": "red", "unknown": "yellow"}
 MARKS = {"done": "✓", "running": "▶", "pending": "·", "failed": "✗", "unknown": "?"}
 PLAIN = {
     "✓": "ok",

@@ -18,7 +18,7 @@ from diagcot.console import text
 from diagcot.console.executor import Answer, ask
 from diagcot.console.remarks import remarks
 from diagcot.console.status import Run, snapshot
-from diagcot.console.status_screen import now, render, require
+from diagcot.console.status_screen import figures, now, render, require
 
 REFRESH_S = 1.0
 REST = 4  # a look that took long (millions of units) is followed by a rest of so many times its length
@@ -60,7 +60,7 @@ class Lines:
             if state != before or crept:
                 self._said[stage.name] = (state, run.time)
                 clock = time.strftime("%H:%M:%S", time.localtime(run.time))
-                parts = [f"{stage.done}/{stage.units} done", now(stage).plain, text.figures(stage.figures)]
+                parts = [f"{stage.done}/{stage.units} done", now(stage).plain, figures(stage)]
                 if stage.eta is not None:
                     parts.append(f"{text.duration(stage.eta)} left")
                 yield f"{clock} {stage.name}: {', '.join(part for part in parts if part and part != 'done')}"

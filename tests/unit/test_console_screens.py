@@ -41,7 +41,7 @@ def test_status_fits_and_tells_each_state_in_words(tmp_path: Path, width: int) -
     run = snapshot(typical_run(tmp_path))
     shown = drawn(width, lambda screen: status_screen.render(run, screen))
     assert max(map(len, shown.splitlines())) <= width
-    for word in ("shard", "8/8", "1 run 4 wait 3 fail", "12 wait", "loss 1.32", "5123 tokens/s", "7:30"):
+    for word in ("shard", "8/8", "1 run 3 fail 4 wait", "12 wait", "loss 1.32", "5123 tokens/s", "7:30"):
         assert word in shown
     assert "make failures RUN=demo" in shown
     assert "\x1b" not in shown
@@ -52,7 +52,7 @@ demo  1 of 5 stages done, 3 units failed
    stage                progress   units now                   time left
 ✓  shard                ██████████   8/8 done                  0:20
 ▶  teacher              ▒▒▒▒░░░░░░   0/1 1 run                 5:00 7:30
-✗  cot                  ███▒░░░░░░  4/12 1 run 4 wait 3 fail   2:00 3:32
+✗  cot                  ███▒░░░░░░  4/12 1 run 3 fail 4 wait   2:00 3:32
 ·  filter               ░░░░░░░░░░  0/12 12 wait
 ·  cot-sft-with-a-long… ░░░░░░░░░░   0/1 1 wait
 
