@@ -1,6 +1,7 @@
 """`make watch`: all stages of a run, live. Looking never touches the jobs; q or Ctrl-C leaves them as they are."""
 
 import contextlib
+import re
 import select
 import sys
 import termios
@@ -49,6 +50,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[Any, float]] = {}
+        self._remarks: set[str] = set()
 
     def changes(self, run: Run) -> Iterator[str]:
         for stage in run.stages:
@@ -64,6 +66,13 @@ class Lines:
                 if stage.eta is not None:
                     parts.append(f"{text.duration(stage.eta)} left")
                 yield f"{clock} {stage.name}: {', '.join(part for part in parts if part and part != 'done')}"
+
+    def remarks(self, run: Run) -> Iterator[str]:
+        """What a person should know, each thing once, however many units it is about by now."""
+        for line in remarks(run):
+            if (about := re.sub(r"\d+", "", line)) not in self._remarks:
+                self._remarks.add(about)
+                yield line
 
 
 def show(run_dir: Path) -> int:
@@ -103,11 +112,9 @@ def _lines(watch: Watch, screen: Console) -> Run:
     lines = Lines()
     while True:
         run = watch.look()
-        for line in lines.changes(run):
-            screen.print(line, soft_wrap=True)
+        for line in [*lines.changes(run), *lines.remarks(run)]:
+            screen.print(Text(text.fits(screen, line)), soft_wrap=True)
         if over(run):
-            for remark in remarks(run):
-                screen.print(Text(text.fits(screen, remark)), soft_wrap=True)
             return run
         time.sleep(watch.rest)
 

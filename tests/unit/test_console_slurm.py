@@ -13,6 +13,7 @@ from diagcot.console.executor import Answer, ask
 from diagcot.console.reasons import sentence
 from diagcot.console.remarks import remarks
 from diagcot.console.status import Run, snapshot
+from diagcot.console.watch import Lines
 from tests.unit.console_run import SIZE, FakeStage, fake_slurm
 
 NO_DATABASE = "!sacct: error: Problem talking to the database: Connection refused\n"
@@ -114,6 +115,13 @@ def test_held_jobs_are_told_with_what_releases_them(stage: FakeStage) -> None:
     _, shown = see(stage, jobs)
     assert shown.count("`make retry STAGE=cot RUN=r` lets it go") == 4
     assert "cot: its finaliser: was held by a person" in shown
+
+
+def test_in_a_pipe_a_remark_comes_once(stage: FakeStage) -> None:
+    lines, jobs = Lines(), {f"5_{slot}": Row("PENDING", "JobHeldAdmin") for slot in range(4)}
+    (first,) = lines.remarks(see(stage, jobs)[0])
+    assert first.startswith("cot: 8 units: was held by Slurm")
+    assert list(lines.remarks(see(stage, jobs | {"5_0": Row("RUNNING")})[0])) == []  # of fewer units now
 
 
 def test_a_dependency_that_can_never_be_met(stage: FakeStage) -> None:
