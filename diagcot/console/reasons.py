@@ -30,7 +30,7 @@ SENTENCES = {
     "InvalidQOS": "its QOS is not known: mend qos in the cluster file",
     "JobHeldUser": "was held by a person: `{retry}` lets it go",
     "JobHeldAdmin": "was held by Slurm, as after starting in vain too often: `{retry}` lets it go",
-    "JobHoldMaxRequeue": "was requeued too often and is held: `{retry}` lets it go",
+    "JobHoldMaxRequeue": "was requeued too often and is held: `make failures` may say why, `scontrol release` lets it go",
     "launch failed requeued held": "could not be started on its node and is held: `{retry}` lets it go",
     "OUT_OF_MEMORY": "ran out of memory",
     "TIMEOUT": "reached its time limit before its units were done",
@@ -49,7 +49,6 @@ FAMILIES = (  # of codes that are many: accounting has a limit for everything
     (r"(QOS|Assoc)Max.*Per(Job|Node).*|MaxMemPerLimit", "asks for more than one job may: lower it in the cluster file"),
     (r"(QOS|Assoc).*", "a limit of your account or QOS is reached until other jobs end; nothing to do"),
 )
-HELD = {"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch failed requeued held"}
 
 
 def code(reason: str) -> str:

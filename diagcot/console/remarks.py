@@ -32,9 +32,11 @@ def remarks(run: Run) -> list[str]:
 
 
 def _stage(run: Run, stage: Stage) -> Iterator[str]:
-    if stage.state == "done":
-        return
     again = retry(run.path, stage.name)
+    if stage.state == "done":  # what follows waits for its finaliser all the same
+        if stage.finaliser is not None and stage.finaliser.state in QUEUED:
+            yield from _finaliser(stage, f"scontrol release {stage.finaliser_id}")
+        return
     waiting = {job for job in stage.reasons if reasons.code(job) not in USUAL}
     for reason in sorted(waiting):
         count = stage.reasons[reason]

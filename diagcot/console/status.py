@@ -69,6 +69,7 @@ class Stage:
     reasons: Mapping[str, int]
     why: str  # what stopped it, if its finaliser has ended it
     finaliser: Job | None  # the job that ends the stage, where Slurm knows it
+    finaliser_id: str
     after: tuple[tuple[str, bool], ...]
     live: tuple[Task, ...]
 
@@ -135,6 +136,7 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
             reasons[task.reason] = reasons.get(task.reason, 0) + task.left
     worked = done + sum(task.fraction for task in live if task.state == "running")
     began = run_files.started(path)
+    finaliser = next((row["finaliser"] for row in reversed(attempts) if row.get("finaliser")), "")
     why = _why(path, len(attempts)) if done < units else ""
     over = path / "done" if done == units else path / "summary.json" if why else None
     last = (over and run_files.changed(over)) or now
@@ -152,7 +154,7 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
         fraction=worked / units if units else 1.0, elapsed=elapsed, rate=rate,
         eta=(units - worked) / rate if rate and counts["running"] else None,
         gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows), reasons=reasons,
-        why=why, finaliser=_finaliser(attempts, answer),
+        why=why, finaliser=answer.jobs.get(finaliser), finaliser_id=finaliser,
         after=tuple((edge["stage"], bool(edge.get("each"))) for edge in plan.get("after", ())), live=tuple(live),
     )  # fmt: skip
 
@@ -266,11 +268,6 @@ def _why(path: Path, attempts: int) -> str:
     summary = run_files.read_json(path / "summary.json") or {}
     current = summary.get("state") == "failed" and summary.get("attempts", attempts) == attempts
     return str(summary.get("why", "")) if current else ""
-
-
-def _finaliser(attempts: Sequence[Mapping[str, Any]], answer: Answer) -> Job | None:
-    ids = [attempt["finaliser"] for attempt in attempts if attempt.get("finaliser")]
-    return answer.jobs.get(ids[-1]) if ids else None
 
 
 def _rate(

@@ -80,7 +80,7 @@ def show(run_dir: Path) -> int:
     require(run_dir)
     watch, screen = Watch(run_dir), text.console()
     try:
-        run = _live(watch, screen) if screen.is_terminal else _lines(watch, screen)
+        run = _live(watch, screen) if screen.is_terminal and not screen.is_dumb_terminal else _lines(watch, screen)
     except KeyboardInterrupt:
         return 0
     return 1 if any(stage.failed for stage in run.stages) or (run.ended and run.state != "done") else 0

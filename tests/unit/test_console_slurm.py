@@ -147,6 +147,14 @@ def test_a_finaliser_that_died(stage: FakeStage) -> None:
     assert "its finaliser ended without a verdict (OUT_OF_MEMORY): `make retry STAGE=cot RUN=r`" in shown
 
 
+def test_a_held_finaliser_of_a_stage_that_is_done(stage: FakeStage) -> None:
+    stage.done(0, 8)
+    _, shown = see(stage, {"6": Row("PENDING", "JobHeldUser")})
+    assert shown == "cot: its finaliser: was held by a person: `scontrol release 6` lets it go (JobHeldUser)"
+    assert see(stage, {"6": Row("PENDING", "Dependency")})[1] == ""
+    assert see(stage, {"6": Row("COMPLETED")})[1] == ""
+
+
 def test_why_a_stage_was_stopped(stage: FakeStage) -> None:
     late = FakeStage(stage.path.parent, "sft", 1, after=[{"stage": "cot", "each": False}], created=time.time() + 9)
     stage.write("summary.json", {"state": "failed", "why": "3 attempts have not finished it", "attempts": 1})
