@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check doctor data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
+.PHONY: help env demo plan test test-fast check doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ submit-all:  ## submit the whole chain; DRY=1 shows it, its scripts too
 
 doctor:  ## check machine, cluster, data, models and Java, and say what to mend
 	@$(BIN)/diagcot doctor $(CHAIN)
+
+rehearse:  ## run two-minute jobs of every stage on the cluster that only check what it will need (PATIENCE=minutes)
+	@$(BIN)/diagcot rehearse $(CHAIN) $(if $(PATIENCE),--patience $(PATIENCE))
 
 status:  ## where every stage of a run stands
 	@$(BIN)/diagcot status $(RUNOPT)

@@ -63,12 +63,18 @@ def parser() -> argparse.ArgumentParser:
     run_option(add("table", "the metrics of a run", _table))
     made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
     chain_options(made)
+    made = add(
+        "rehearse", "submit the chain with bodies that only check what each stage will need, and tell", _rehearse
+    )
+    chain_options(made)
+    made.add_argument("--patience", type=float, default=10, help="minutes to wait for a job to start (default 10)")
     made = add("worker", "run one task of a plan (used by slurm/*.sbatch)", _worker)
     chain_options(made)
     made.add_argument("--stage", required=True, help="the stage's name")
     made.add_argument("--task", type=int, default=None, help="default: SLURM_ARRAY_TASK_ID, or 0")
-    made = add("shards", "verify shards", _shards)
-    made.add_argument("action", choices=["verify"])
+    made = add("shards", "verify shards; set damaged ones aside, to be built again", _shards)
+    made.add_argument("action", choices=["verify", "rebuild"])
+    made.add_argument("--logs", default="logs", type=Path, help="the folder of runs")
     made.add_argument("paths", nargs="+", type=Path)
     return top
 
@@ -211,6 +217,13 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.main(args.recipe, args.cluster)
 
 
+def _rehearse(args: argparse.Namespace) -> int:
+    from diagcot.rehearsal import command
+    from launchers.chain import open_chain
+
+    return command.main(open_chain(args.recipe, args.cluster, args.run), args.patience)
+
+
 def _worker(args: argparse.Namespace) -> int:
     from diagcot.jobs import finalise, worker
     from launchers.chain import open_chain
@@ -232,7 +245,7 @@ def _worker(args: argparse.Namespace) -> int:
 def _shards(args: argparse.Namespace) -> int:
     from diagcot.shards import verify
 
-    return verify.check(args.paths)
+    return verify.check(args.paths) if args.action == "verify" else verify.rebuild(args.paths, args.logs)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ SETTINGS = AlignSettings
 SIZE = "train"
 PRODUCT = "weights"
 STARTUP_S, UNIT_S = 60, 600
+NEEDS = ("deepspeed", "collective")  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:

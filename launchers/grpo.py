@@ -16,6 +16,7 @@ SETTINGS = GrpoSettings
 SIZE = "grpo"
 PRODUCT = "weights"
 STARTUP_S, UNIT_S = 90, 600
+NEEDS = ("vllm", "ray", "deepspeed", "collective", "java")  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:

@@ -16,6 +16,7 @@ SETTINGS = ModelSettings
 SIZE = "cpu"
 PRODUCT = "weights"
 STARTUP_S, UNIT_S = 20, 20
+NEEDS = ("model",)  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:

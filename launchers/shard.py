@@ -16,6 +16,7 @@ SETTINGS = shards.BuildSettings
 SIZE = "cpu"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 10, 300
+NEEDS = ("data",)  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from diagcot.jobs import plan as plans
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.context import Unit
 from diagcot.jobs.plan import Edge, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +32,7 @@ def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:
         "tasks": plans.pack(count, 0, 60, 60),
         "stage_dir": str(root / "logs" / root.name / stage),
         "code": str(ROOT),
-        "units": tuple(Unit(f"{k:05d}") for k in range(count)),
+        "units": plans.Units(f"{k:05d}" for k in range(count)),
     } | more
     return Plan(**made)
 

@@ -1,12 +1,13 @@
-"""A real Slurm for the tests: started once a session in a folder and on ports of its own, and wiped at the end."""
+"""Real Slurms for the tests: each in a folder and on ports of its own, and wiped at the end."""
 
+import getpass
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,21 @@ import pytest
 TOOL = Path(__file__).parents[1] / "slurm" / "devcluster" / "devcluster.py"
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 DAEMONS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
+# Settings of `extra`: a silent node is declared down within 10 s and its jobs start elsewhere within 25 s, not 55.
+QUICK_TO_NOTICE = "SlurmdTimeout=4;MessageTimeout=5"
+# Half of what a task of no work costs is looking through /proc for the memory and the processes of all jobs.
+THROUGHPUT = "JobAcctGatherType=jobacct_gather/none;ProctrackType=proctrack/pgid"
 
 
 @dataclass(frozen=True)
 class DevCluster:
-    """A cluster that is up; SLURM_CONF points at it."""
+    """A cluster in `directory`; Slurm's commands reach the one that SLURM_CONF points at."""
 
     directory: Path
+
+    @property
+    def conf(self) -> Path:
+        return self.directory / "etc" / "slurm.conf"
 
     def __call__(self, *arguments: str, seconds: float = 90) -> str:
         """Run a verb of the tool, such as `cluster("kill-node", "gpu1")`; its output."""
@@ -30,23 +39,76 @@ class DevCluster:
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
 
+    def limit(self, **limits: int | str) -> None:
+        """Limit the association of the user who runs the tests (`enforce=True`); -1 lifts: `limit(MaxSubmitJobs=3)`."""
+        user = [f"user={getpass.getuser()}", "cluster=dev"]
+        self._sacctmgr("modify", "user", "where", *user, "set", *(f"{key}={value}" for key, value in limits.items()))
 
-@pytest.fixture(scope="session")
-def devcluster() -> Iterator[DevCluster]:
+    def qos(self, name: str, **limits: int | str) -> None:
+        """A new QOS that the user may ask for, such as `qos("narrow", MaxJobsPerUser=1, GrpTRES="cpu=2")`."""
+        self._sacctmgr("add", "qos", name, *(f"{key}={value}" for key, value in limits.items()))
+        self.limit(**{"qos+": name})
+
+    def _sacctmgr(self, *words: str) -> None:
+        env = {**os.environ, "SLURM_CONF": str(self.conf)}
+        done = subprocess.run(["sacctmgr", "-i", *words], capture_output=True, text=True, env=env, timeout=60)
+        assert done.returncode == 0, f"sacctmgr {' '.join(words)}: {done.stderr or done.stdout}"
+
+
+def start(**settings: str | int | bool) -> DevCluster:
+    """A new cluster, of settings named as the tool's flags, such as `start(accounting=False, cpu_nodes=300)`."""
     absent = [name for name in DAEMONS if shutil.which(name, path=SBIN) is None]
     if absent:
         pytest.skip(f"no Slurm here ({', '.join(absent)} not installed); .ci/run installs it")
     cluster = DevCluster(Path(tempfile.mkdtemp(prefix="dc-", dir="/tmp")))
-    before = os.environ.get("SLURM_CONF")
+    flags = ["--port", str(free_ports(20 + sum(int(settings.get(name, 8)) for name in ("gpu_nodes", "cpu_nodes"))))]
+    for name, value in settings.items():
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        flags += [f"--{name.replace('_', '-')}", text]
     try:
-        cluster("up", "--port", str(free_ports()))
-        os.environ["SLURM_CONF"] = str(cluster.directory / "etc" / "slurm.conf")
-        yield cluster
-    finally:
-        os.environ.pop("SLURM_CONF", None)
-        if before is not None:
-            os.environ["SLURM_CONF"] = before
+        cluster("up", *flags)
+    except BaseException:
         cluster("wipe")
+        raise
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def devcluster() -> Iterator[DevCluster]:
+    """The standard cluster, one for all tests; SLURM_CONF points at it."""
+    cluster = start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.conf))
+        yield cluster
+    cluster("wipe")
+
+
+@pytest.fixture(scope="module")
+def _devclusters() -> Iterator[dict[str, DevCluster]]:
+    clusters: dict[str, DevCluster] = {}
+    yield clusters
+    for cluster in clusters.values():
+        if cluster.directory.exists():  # else a test has wiped it itself
+            cluster("wipe")
+
+
+@pytest.fixture
+def devcluster_with(_devclusters: dict[str, DevCluster], monkeypatch: pytest.MonkeyPatch) -> Callable[..., DevCluster]:
+    """A cluster of other settings, which SLURM_CONF points at until the test ends: `devcluster_with(extra="…")`.
+
+    Settings are the tool's flags; without `accounting` or `enforce` there is no slurmdbd, which makes it quick. Tests
+    of a module that ask for the same settings share a cluster, and should leave it as they found it.
+    """
+
+    def find_or_start(**settings: str | int | bool) -> DevCluster:
+        settings.setdefault("accounting", bool(settings.get("enforce")))
+        key = repr(sorted(settings.items()))
+        if key not in _devclusters:
+            _devclusters[key] = start(**settings)
+        monkeypatch.setenv("SLURM_CONF", str(_devclusters[key].conf))
+        return _devclusters[key]
+
+    return find_or_start
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """`make failures`: each distinct failure of a run once, how many units it holds up, and the command that retries them."""
 
+import errno
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,14 @@ from diagcot.console.remarks import retry, units
 from diagcot.console.run_files import attempts_of
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.console.status_screen import require
+
+REMEDIES = {
+    errno.ENOSPC: "the disk, or its number of files, is used up: free some, or change `roots` in the cluster file",
+    errno.EDQUOT: "your quota is used up: free some, or change `roots` in the cluster file",
+    errno.EROFS: "the file system is mounted read-only on that node: tell the administrator, or change `roots`",
+    errno.EIO: "the disk or the network to it failed: `make submit` goes on when it is back",
+}
+"""What to do about an error of the system, by its number."""
 
 MESSAGE = 300  # characters of a message that are shown
 FACTOR = 1.5  # how much more memory or time a retry is advised to ask for, as finalisers do
@@ -124,6 +134,8 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
             first = "lower the batch in the recipe under another RUN=, or use nodes with more memory"
     elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in said:
         options.append(f"TIME={int(size['minutes'] * FACTOR)}")
+    elif remedy(failure.message):
+        first = "mend that"
     elif failure.where:
         first, options = "mend the code; CODE=new runs it as it then is", ["CODE=new"]
     elif failure.kind not in ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "stopped"):
@@ -150,9 +162,17 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
         message = failure.message if len(failure.message) <= MESSAGE else failure.message[:MESSAGE] + "…"
         parts += [Text(f"  {line}") for line in message.splitlines()]
         parts += [Text(f"    at {place}", "dim") for place in failure.where]
+        if remedy(failure.message):
+            parts.append(Text(f"  → {remedy(failure.message)}", "yellow"))
         if failure.log:
             parts.append(Text(f"  log: {text.home(failure.log)}", "dim"))
         then = f"  {failure.first}; then:" if failure.first else "  to go on:"
         parts += [Text.assemble((then, "dim"), " ", (failure.command, "bold")), Text("")]
     parts.append(Text("A retry runs what is not done, and nothing twice; what follows the stage goes on with it."))
     return Group(*parts)
+
+
+def remedy(message: str) -> str:
+    """What to do about an OSError, whose text begins with its number; empty for all else."""
+    found = re.match(r"\[Errno (\d+)\]", message)
+    return REMEDIES.get(int(found[1]), "") if found else ""

@@ -93,11 +93,11 @@ class Pipeline:
         startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks.
         Raises UserError if the cluster has no such size, or if units are to follow others but differ from them.
         """
-        listed = tuple(Unit(unit) if isinstance(unit, str) else unit for unit in units)
+        listed = plans.Units(units)
         resources = self.cluster.resources(size, name)
         read = [plan for role in (inputs or {}).values() for plan in role]
         for pair in each:
-            if pair.keys != [unit.key for unit in listed]:
+            if pair.keys != listed.keys:
                 raise UserError(f"stage {name} follows {pair.stage} unit by unit, but their units differ")
         follows = dict.fromkeys(plan.stage for plan in [*after, *read, *each])
         plan = Plan(

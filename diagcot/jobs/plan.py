@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class Plan:
     code: str = ""  # the snapshot of the code that the jobs run
     cluster: str = ""
     setup: tuple[str, ...] = ()
-    units: Sequence[Unit] = field(default=(), repr=False)
+    units: "Units | Listing" = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
 
@@ -64,9 +64,9 @@ class Plan:
     def path(self) -> Path:
         return Path(self.stage_dir)
 
-    @cached_property
+    @property
     def keys(self) -> list[str]:
-        return self.units.keys() if isinstance(self.units, Listing) else [unit.key for unit in self.units]
+        return self.units.keys
 
     def bounds(self, slot: int) -> tuple[int, int]:
         """[first, last) of the units of task `slot`."""
@@ -99,11 +99,38 @@ class Plan:
 
     def header(self) -> dict[str, Any]:
         """The content of plan.json."""
-        row = {k: v for k, v in self.__dict__.items() if k not in ("units", "keys")}
+        row = {k: v for k, v in self.__dict__.items() if k != "units"}
         row["after"] = [asdict(edge) for edge in self.after]
         row["resources"] = self.resources.model_dump()
         row["units"] = len(self.units)
         return row
+
+
+class Units(Sequence[Unit]):
+    """The units of a plan in memory, column by column: a million of them take 70 MB."""
+
+    def __init__(self, units: Iterable[Unit | str]) -> None:
+        self.keys: list[str] = []
+        self.params: dict[int, Mapping[str, Any]] = {}  # position -> parameters, where there are any
+        for unit in units:
+            if isinstance(unit, Unit):
+                if unit.params:
+                    self.params[len(self.keys)] = unit.params
+                unit = unit.key
+            self.keys.append(unit)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, at: int) -> Unit: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, at: int | slice) -> Unit | Sequence[Unit]:
+        if isinstance(at, slice):
+            return tuple(self[index] for index in range(*at.indices(len(self.keys))))
+        index = range(len(self.keys))[at]
+        return Unit(self.keys[index], self.params[index]) if index in self.params else Unit(self.keys[index])
 
 
 class Listing(Sequence[Unit]):
@@ -126,6 +153,7 @@ class Listing(Sequence[Unit]):
         with self._path.open("rb") as lines:
             return tuple(_unit(line) for line in itertools.islice(lines, first, last))[::step]
 
+    @cached_property
     def keys(self) -> list[str]:
         with self._path.open(encoding="utf-8") as lines:
             return [line.split('"', 4)[3] for line in lines]  # each line begins with {"key": "…", see `_lines`
@@ -181,23 +209,27 @@ def write(plan: Plan) -> Plan:
 
 def _check_keys(plan: Plan) -> None:
     keys = plan.keys
-    if not KEYS.fullmatch("\n".join([*keys, ""])):
-        bad = next(key for key in keys if not KEYS.fullmatch(f"{key}\n"))
-        raise UserError(f"stage {plan.stage}: a unit's key is a file name of letters, digits and ._-+=, not {bad!r}")
+    for start in range(0, len(keys), BLOCK):
+        if not KEYS.fullmatch("\n".join([*keys[start : start + BLOCK], ""])):
+            bad = next(key for key in keys if not KEYS.fullmatch(f"{key}\n"))
+            raise UserError(
+                f"stage {plan.stage}: a unit's key is a file name of letters, digits and ._-+=, not {bad!r}"
+            )
     if len(set(keys)) < len(keys):
         twice = next(key for key, same in itertools.groupby(sorted(keys)) if len(list(same)) > 1)
         raise UserError(f"stage {plan.stage}: two units have the key {twice!r}")
 
 
-def _blocks(units: Sequence[Unit]) -> Iterator[bytes]:
+def _blocks(units: Units | Listing) -> Iterator[bytes]:
     """units.jsonl: a line a unit, its key first."""
-    for start in range(0, len(units), BLOCK):
-        rows = units[start : start + BLOCK]
-        lines = [
-            f'{{"key": "{key}", {json.dumps(dict(params), sort_keys=True)[1:]}\n' if params else f'{{"key": "{key}"}}\n'
-            for key, params in rows
-        ]
-        yield "".join(lines).encode()
+    keys, params = units.keys, units.params if isinstance(units, Units) else {}
+    for start in range(0, len(keys), BLOCK):
+        rows = [f'{{"key": "{key}"}}\n' for key in keys[start : start + BLOCK]]
+        for index in range(start, start + len(rows)) if params else ():
+            if index in params:
+                more = json.dumps(dict(params[index]), sort_keys=True)[1:]
+                rows[index - start] = f'{{"key": "{keys[index]}", {more}\n'
+        yield "".join(rows).encode()
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

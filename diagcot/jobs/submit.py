@@ -50,7 +50,12 @@ def script_options(
         "dependency": dependency or None,
         "stderr_to_stdout": True,
         "srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
-        "setup": [*plan.setup, "umask 077", f"export PYTHONPATH={shlex.quote(code or plan.code)}"],
+        # Without the safe path, `python -m` would put the folder of submission before the copy of the code.
+        "setup": [
+            *plan.setup,
+            "umask 077",
+            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(code or plan.code)}",
+        ],
         "use_srun": role == "work",  # the finaliser submits jobs itself, which srun's step is no place for
         "comment": f"diagcot {plan.run}/{plan.stage}",
         "additional_parameters": {

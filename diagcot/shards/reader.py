@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import zlib
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image as Pillow
 from diagcot.data.errors import DataError
 from diagcot.data.study import Box, Image, Study
 from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
+
+AGAIN = "run `diagcot shards rebuild` on it, and submit again"
 
 
 def shard_paths(root: Path) -> list[Path]:
@@ -88,14 +91,15 @@ class Shard:
         )
 
     def jpeg(self, row: int) -> bytes:
-        """The JPEG file of film `row`."""
+        """The JPEG file of film `row`, checked. Raises DataError naming shard, film and study if it is damaged."""
         if not 0 <= row < self.images:
             raise IndexError(f"{self.path} has {self.images} films; there is no row {row}")
         offset = self._columns["images/offset"]
         start, end = int(offset[row]), int(offset[row + 1])
         data = os.pread(self._handle, end - start, self._opened[2] + start)
-        if len(data) != end - start:
-            raise DataError(f"{self.path} is cut short at film row {row}; build the shard again")
+        if zlib.crc32(data) != self._columns["images/crc32"][row]:
+            study = self.study(self.study_of(row))
+            raise DataError(f"{self.path}: film {self.image(row).id} of {study.key} (row {row}) is damaged; {AGAIN}")
         return data
 
     def pixels(self, row: int) -> Pillow.Image:
@@ -107,8 +111,9 @@ class Shard:
         """Columns by name, attributes, and the place of the blob in the file; the HDF5 file is closed again at once."""
         columns: dict[str, np.ndarray] = {}
         try:
-            with h5py.File(self.path, "r") as file:
-                attrs = dict(file.attrs)
+            # No lock: a published shard never changes, and some network file systems know no locks.
+            with h5py.File(self.path, "r", locking=False) as file:
+                attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
                 if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
                     raise DataError(
                         f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
@@ -117,16 +122,18 @@ class Shard:
                 def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
                     if isinstance(item, h5py.Dataset) and name != "images/jpeg":
                         columns[name] = item[()]
+                        if zlib.crc32(columns[name].tobytes()) != item.attrs["crc32"]:
+                            raise DataError(f"{self.path}: the column {name} is damaged; {AGAIN}")
 
                 file.visititems(take)
                 blob = file["images/jpeg"].id.get_offset()  # None where the shard has no film
                 columns["names"] = np.array(json.loads(file["studies/labels"].attrs["names"]))
+                if columns["images/offset"][-1] != len(file["images/jpeg"]):
+                    raise DataError(f"{self.path}: offsets do not fit the films; {AGAIN}")
         except FileNotFoundError as error:
             raise DataError(f"{self.path} does not exist; build the shards first (`make submit-stage0`)") from error
-        except (OSError, KeyError) as error:
-            raise DataError(
-                f"{self.path} is not a whole shard ({error}); build it again with `make submit-stage0`"
-            ) from error
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # h5py has no error of its own
+            raise DataError(f"{self.path} is not a whole shard ({error}); {AGAIN}") from error
         return columns, attrs, blob or 0
 
     @property

@@ -59,13 +59,12 @@ class ShardWriter:
                 self._write()
 
     def _write(self) -> None:
-        # libver v110 rather than "latest", so that older h5py and other tools can read it.
-        with h5py.File(self.path, "w", libver=("earliest", "v110")) as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["schema"] = SCHEMA
-            file.attrs["code"] = __version__
-            for name, value in sorted(self._provenance.items()):
-                file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
+        # v110 rather than "latest", so that older h5py and other tools can read it, and rather than "earliest", since
+        # its metadata have checksums. No lock: the file is ours alone, and some network file systems know no locks.
+        with h5py.File(self.path, "w", libver=("v110", "v110"), locking=False) as file:
+            about = {"format": FORMAT, "schema": SCHEMA, "code": __version__} | dict(sorted(self._provenance.items()))
+            for name, value in about.items():
+                _attribute(file, name, value)
             self._write_images(file.create_group("images"))
             self._write_studies(file.create_group("studies"))
             self._write_boxes(file.create_group("boxes"))
@@ -94,7 +93,7 @@ class ShardWriter:
         for row, study in enumerate(self._studies):
             for name, value in study.labels.items():
                 labels[row, CHEXPERT_LABELS.index(name)] = value
-        _column(group, "labels", labels).attrs["names"] = json.dumps(CHEXPERT_LABELS)
+        _attribute(_column(group, "labels", labels), "names", CHEXPERT_LABELS)
         for name in STUDY_TEXTS:
             _text(group, name, [getattr(study, name) for study in self._studies])
         _text(group, "tags", ["|".join(study.tags) for study in self._studies])
@@ -105,6 +104,13 @@ class ShardWriter:
         corners = np.array([(b.x1, b.y1, b.x2, b.y2) for _, b in boxes], np.float64).reshape(-1, 4)
         _column(group, "corners", corners)
         _text(group, "label", [box.label for _, box in boxes])
+
+
+def _attribute(place: h5py.HLObject, name: str, value: Any) -> None:
+    """Texts have a fixed length, which keeps them in the checksummed header; HDF5's heap of others has no checksum."""
+    if not isinstance(value, int | float):
+        value = np.bytes_(value if isinstance(value, str) else json.dumps(value, sort_keys=True))  # ASCII
+    place.attrs[name] = value
 
 
 def _column(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import conf
@@ -66,12 +65,11 @@ class Cluster:
                 raise DaemonError(f"nodes not ready after {patience:.0f} s: {' '.join(late)}\n{tail}")
             time.sleep(0.1)
 
-    def down(self) -> None:
+    def down(self, number: int = signal.SIGTERM) -> None:
         """Stop everything, jobs included. Accounting and the queue are kept for the next `up`."""
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda node: self.nodes.down(node, signal.SIGTERM), self.settings.nodes))
+        self.nodes.down(self.settings.nodes, number)
         for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
-            self.daemons.stop(name)
+            self.daemons.stop(name, number)
         self.daemons.stop("fabric", signal.SIGKILL)  # unshare --fork ignores SIGTERM
         for node in self.settings.nodes if self.settings.cgroup else []:
             for folder in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{node}/**/"), reverse=True):
@@ -79,20 +77,27 @@ class Cluster:
 
     def wipe(self) -> None:
         """Down, and forget everything."""
-        self.down()
+        self.down(signal.SIGKILL)  # nothing is worth a last save
         shutil.rmtree(self.settings.root)
 
     def status(self) -> str:
         """One line a daemon, then Slurm's own view of the nodes."""
-        names = ["munged", *(reversed(ACCOUNTING) if self.settings.accounting else []), "slurmctld"]
-        names += [f"slurmd-{node}" for node in self.settings.nodes]
-        lines = [f"{name:16} {self.daemons.pid(name) or 'down'}" for name in names]
+        lines = [f"{name:16} {self.daemons.pid(name) or 'down'}" for name in self.names()]
         if self.alive():  # else sinfo would wait long for an answer
             lines.append(self._ask("sinfo", "-N", "-o", "%8N %10P %6t %14G %E").stdout.rstrip())
         return "\n".join(lines)
 
+    def names(self) -> list[str]:
+        """All its daemons, in the order they start."""
+        names = ["munged", *(reversed(ACCOUNTING) if self.settings.accounting else []), "slurmctld"]
+        return names + [f"slurmd-{node}" for node in self.settings.nodes]
+
     def alive(self) -> bool:
         return self.daemons.pid("slurmctld") is not None
+
+    def lives(self) -> bool:
+        """Whether any daemon of it is up, be it without slurmctld."""
+        return any(self.daemons.pid(name) for name in self.names())
 
     def not_ready(self) -> list[str]:
         rows = (line.split() for line in self._ask("sinfo", "-N", "-h", "-o", "%N %t").stdout.splitlines())
@@ -102,7 +107,7 @@ class Cluster:
     # -- faults ------------------------------------------------------------------------------------------------------
     def kill_node(self, node: str, silent: bool) -> None:
         """Kill slurmd and all jobs of the node. Unless `silent`, slurmctld is told; else it has to notice."""
-        self.nodes.down(node)
+        self.nodes.down([node])
         if not silent:
             self._must("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
@@ -113,12 +118,23 @@ class Cluster:
         self._must("scontrol", "reconfigure")
 
     def kill_daemon(self, name: str) -> None:
-        """SIGKILL slurmctld or slurmdbd; `restart` or `up` brings it back with its saved state."""
+        """SIGKILL slurmctld or slurmdbd, if it runs; `restart`, `restart-dbd` or `up` brings it back."""
+        self._accounts(name)
         self.daemons.stop(name, signal.SIGKILL)
 
-    def restart(self) -> None:
-        self.daemons.stop("slurmctld")
-        self._slurmctld()
+    def restart(self, name: str) -> None:
+        """Stop slurmctld or slurmdbd, if it runs, and start it with its saved state; returns when it answers."""
+        self._accounts(name)
+        self.daemons.stop(name)
+        if name == "slurmdbd":
+            self._database()
+            self._slurmdbd()
+        else:
+            self._slurmctld()
+
+    def _accounts(self, name: str) -> None:
+        if name == "slurmdbd" and not self.settings.accounting:
+            raise DaemonError("this cluster came up with --accounting no: it has no slurmdbd")
 
     def execute(self, command: Sequence[str]) -> int:
         """Run a command as a client of the cluster (isolation `net` can be reached in no other way)."""
@@ -173,7 +189,11 @@ class Cluster:
     def _slurmdbd(self) -> None:
         if self.daemons.pid("slurmdbd") is None:
             self._start("slurmdbd", ["slurmdbd", "-D"], lambda: self._ok("sacctmgr", "-n", "-i", "show", "cluster"), 60)
-            self._ask("sacctmgr", "-i", "add", "cluster", "dev")
+            self._ask("sacctmgr", "-i", "add", "cluster", "dev")  # fails where there is one already, as the others
+            if self.settings.enforce:  # a user without an association could submit nothing
+                user = f"name={self.settings.user}"
+                self._ask("sacctmgr", "-i", "add", "account", "name=dev", "cluster=dev")
+                self._ask("sacctmgr", "-i", "add", "user", user, "account=dev", "cluster=dev", "defaultaccount=dev")
 
     def _slurmctld(self) -> None:
         self._start("slurmctld", ["slurmctld", "-D"], lambda: self._ok("scontrol", "ping"), 30)

@@ -6,6 +6,8 @@ from pathlib import Path
 from settings import Settings
 
 HERE = Path(__file__).resolve().parent
+# Keys of which slurm.conf has a line for each name.
+NAMED = ("nodename", "partitionname", "nodeset", "downnodes")
 
 
 def write(s: Settings) -> None:
@@ -37,8 +39,8 @@ def write(s: Settings) -> None:
 
 
 def slurm_conf(s: Settings) -> str:
-    """slurm.conf: the template's constant part, then accounting, tracking, extra lines, nodes and partitions."""
-    lines = [(HERE / "slurm.conf").read_text().format(**_values(s))]
+    """slurm.conf: the template's constant part, then accounting, tracking, nodes and partitions; `extra` overrides."""
+    lines = (HERE / "slurm.conf").read_text().format(**_values(s)).splitlines()
     if s.accounting:
         lines += [
             "AccountingStorageType=accounting_storage/slurmdbd",
@@ -48,6 +50,8 @@ def slurm_conf(s: Settings) -> str:
             "AccountingStorageTRES=gres/gpu",
             "AccountingStoreFlags=job_comment",
         ]
+        if s.enforce:
+            lines.append("AccountingStorageEnforce=associations,limits,qos")
     else:
         lines.append("AccountingStorageType=accounting_storage/none")
     if s.cgroup:
@@ -55,14 +59,7 @@ def slurm_conf(s: Settings) -> str:
     else:
         lines += ["ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "JobAcctGatherType=jobacct_gather/linux"]
         lines.append("JobAcctGatherParams=OverMemoryKill")
-    lines += s.extra
-    for node in s.nodes:
-        gres = f" Gres=gpu:h100:{s.gpus} Feature=h100" if node in s.gpu_names and s.gpus else ""
-        host = s.host if s.isolation == "none" else node
-        lines.append(
-            f"NodeName={node} NodeHostname={host} NodeAddr={s.address(node)} Port={s.port + 10 + s.number(node)}"
-            f" CPUs={s.cpus} RealMemory={s.memory_mb}{gres} State=UNKNOWN"
-        )
+    lines += _nodes(s, "gpu", s.gpu_names) + _nodes(s, "cpu", s.nodes[s.gpu_nodes :])
     gpu, cpu = _range("gpu", s.gpu_nodes), _range("cpu", s.cpu_nodes)
     limits = "DefaultTime=10 MaxTime=1-0"
     if s.gpu_nodes:
@@ -73,7 +70,47 @@ def slurm_conf(s: Settings) -> str:
         ]
     if s.cpu_nodes:
         lines.append(f"PartitionName=cpu Nodes={cpu} {limits} PriorityTier=10 PreemptMode=OFF")
-    return "\n".join(lines) + "\n"
+    return "\n".join(overridden(lines, s.extra)) + "\n"
+
+
+def overridden(lines: list[str], extra: list[str]) -> list[str]:
+    """slurm.conf with `extra` in force: `Key=value` replaces the line of that key, `Key+=value` adds to its list.
+
+    Slurm itself takes the last of two lines of a key only for some keys, and complains of it for others.
+    """
+    found = {_key(line): line for line in lines}
+    new: dict[str, str] = {}
+    for line in extra:
+        key, plus, value = line.partition("+=")
+        if plus and " " not in key:
+            before = found.get(key.lower(), new.get(key.lower()))
+            line = f"{before},{value}" if before else f"{key}={value}"
+        (found if _key(line) in found else new)[_key(line)] = line
+    return [*new.values(), *found.values()]
+
+
+def _key(line: str) -> str:
+    """What there can be one line of: a key, or a key with its name; a comment counts as its own."""
+    key = line.partition("=")[0].strip().lower()
+    return line.split()[0].lower() if key in NAMED else key
+
+
+def _nodes(s: Settings, prefix: str, names: list[str]) -> list[str]:
+    """As few lines as addresses allow: every slurmstepd parses them, which with a line a node halves the throughput."""
+    gres = f" Gres=gpu:h100:{s.gpus} Feature=h100" if prefix == "gpu" and s.gpus else ""
+    host = f" NodeHostname={s.host}" if s.isolation == "none" else ""
+    blocks: dict[str, list[tuple[int, int, int]]] = {}
+    for i, name in enumerate(names, 1):
+        net, _, low = s.address(name).rpartition(".")
+        blocks.setdefault(net, []).append((i, int(low), s.port + 10 + s.number(name)))
+    lines = []
+    for net, nodes in blocks.items():
+        name, low, port = (f"[{first}-{last}]" for first, last in zip(nodes[0], nodes[-1], strict=True))
+        lines.append(
+            f"NodeName={prefix}{name}{host} NodeAddr={net}.{low} Port={port}"
+            f" CPUs={s.cpus} RealMemory={s.memory_mb}{gres} State=UNKNOWN"
+        )
+    return lines
 
 
 def _range(prefix: str, count: int) -> str:

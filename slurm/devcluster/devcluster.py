@@ -7,9 +7,11 @@ exec CMD...   run a client command (needed with --isolation net)
 kill-node N [--silent]   kill slurmd and all jobs of a node; silent: slurmctld has to notice by itself
 hang-node N              freeze slurmd: jobs live on while Slurm declares the node dead
 cut-node N               unplug its network (--isolation net)     restore-node N   undo any of these
-kill-ctld | kill-dbd     SIGKILL slurmctld | slurmdbd             restart          slurmctld comes (back) up
+kill-ctld | kill-dbd     SIGKILL slurmctld | slurmdbd
+restart | restart-dbd    slurmctld | slurmdbd comes (back) up
 
-Settings are read by `up` and kept in the cluster's directory; each also has a variable DEVCLUSTER_<NAME>.
+Settings are read by `up` and kept in the cluster's directory for every later verb, the next `up` included; each also
+has a variable DEVCLUSTER_<NAME>.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from process import DaemonError
 from settings import ISOLATIONS, Settings, default_directory, load
 
 FAULTS = ("kill-node", "hang-node", "cut-node", "restore-node")
-VERBS = ("up", "down", "wipe", "status", "env", "exec", "kill-ctld", "kill-dbd", "restart", *FAULTS)
+VERBS = ("up", "down", "wipe", "status", "env", "exec", "kill-ctld", "kill-dbd", "restart", "restart-dbd", *FAULTS)
 SOCKET_ROOM = 107 - len("/spool/gpu000/gpu000_4294967294.4294967294")
 
 
@@ -42,10 +44,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", help=f"first of a range of ports (default {kinds['port'].default})")
     parser.add_argument("--isolation", choices=ISOLATIONS, help="default: ns where the kernel allows it, else none")
     parser.add_argument("--accounting", choices=("yes", "no"), help="slurmdbd and MariaDB (default yes)")
+    parser.add_argument("--enforce", choices=("yes", "no"), help="hold jobs to sacctmgr's limits (default no)")
     parser.add_argument("--cgroup", choices=("yes", "no"), help="real memory limits; root and cgroup v1 (default no)")
     for name in ("gpu_nodes", "cpu_nodes", "gpus", "cpus", "memory_mb"):
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"default {kinds[name].default}")
-    parser.add_argument("--extra", help="further slurm.conf lines, separated by semicolons")
+    parser.add_argument("--extra", help="slurm.conf lines, by semicolons: Key=value replaces, Key+=value adds")
     if "exec" in arguments:  # all that follows belongs to the client's command
         cut = arguments.index("exec")
         known = parser.parse_args(arguments[: cut + 1])
@@ -54,10 +57,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def settings(options: argparse.Namespace) -> Settings:
-    """From flags, then variables, then defaults; a ValueError says which value is wrong."""
-    directory = Path(options.directory).resolve() if options.directory else default_directory()
-    values: dict[str, object] = {"directory": str(directory)}
+def settings(options: argparse.Namespace, directory: Path, kept: Settings | None) -> Settings:
+    """From flags, then variables, then the cluster as it was, then defaults; a ValueError says which value is wrong."""
+    values: dict[str, object] = dataclasses.asdict(kept) if kept else {"directory": str(directory)}
     for item in dataclasses.fields(Settings)[1:]:
         text = getattr(options, item.name) or os.environ.get(f"DEVCLUSTER_{item.name.upper()}")
         if text is None:
@@ -69,8 +71,11 @@ def settings(options: argparse.Namespace) -> Settings:
                 raise ValueError(f"--{item.name.replace('_', '-')} takes a number, not {text!r}")
             values[item.name] = int(text)
         else:
-            values[item.name] = [line for line in text.split(";") if line] if item.name == "extra" else text
-    values.setdefault("isolation", "ns" if namespaces() else "none")
+            values[item.name] = (
+                [line.strip() for line in text.split(";") if line.strip()] if item.name == "extra" else text
+            )
+    if "isolation" not in values:
+        values["isolation"] = "ns" if namespaces() else "none"
     return Settings(**values)  # type: ignore[arg-type]
 
 
@@ -92,6 +97,8 @@ def check(s: Settings) -> None:
         )
     if os.getuid() != 0 and (s.isolation == "net" or s.cgroup):
         raise ValueError("--isolation net and --cgroup need root")
+    if s.enforce and not s.accounting:
+        raise ValueError("--enforce needs --accounting yes: slurmdbd keeps the limits")
     if s.root.exists() and s.root.stat().st_uid != os.getuid():
         raise ValueError(f"{s.directory} belongs to another user: choose another --directory")
 
@@ -100,13 +107,14 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     # Daemons of Debian lie in sbin, which is not on every user's PATH.
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    wanted = settings(options)
-    kept = load(wanted.root)
-    cluster = Cluster(kept or wanted)
+    directory = Path(options.directory).resolve() if options.directory else default_directory()
+    kept = load(directory)
     if options.verb == "up":
-        if not (kept and cluster.alive()):  # a living cluster keeps the settings it came up with
-            cluster = Cluster(wanted)
-        check(cluster.settings)
+        wanted = settings(options, directory, kept)
+        if kept and wanted != kept and Cluster(kept).lives():
+            raise ValueError(f"the cluster in {directory} is up with other settings: `down` first")
+        check(wanted)
+        cluster = Cluster(wanted)
         began = time.monotonic()
         cluster.up()
         s, took = cluster.settings, time.monotonic() - began
@@ -116,7 +124,8 @@ def main(arguments: list[str]) -> int:
         print(f"  export SLURM_CONF={s.conf}")
         return 0
     if kept is None:
-        raise ValueError(f"no cluster in {wanted.directory}: start one with `up`")
+        raise ValueError(f"no cluster in {directory}: start one with `up`")
+    cluster = Cluster(kept)
     if options.verb in FAULTS:
         if len(options.rest) != 1:
             raise ValueError(f"{options.verb} takes one node: {' '.join(kept.nodes)}")
@@ -145,7 +154,9 @@ def main(arguments: list[str]) -> int:
         case "kill-dbd", _:
             cluster.kill_daemon("slurmdbd")
         case "restart", _:
-            cluster.restart()
+            cluster.restart("slurmctld")
+        case "restart-dbd", _:
+            cluster.restart("slurmdbd")
     return 0
 
 

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from process import DaemonError, Daemons, kill, offspring
@@ -36,16 +38,15 @@ class Nodes:
         if s.isolation == "net":
             self._plug(node)
 
-    def down(self, node: str, number: int = signal.SIGKILL) -> None:
-        """End slurmd and all that runs on the node. `number` is slurmd's signal where nodes have no namespace."""
-        name = f"slurmd-{node}"
+    def down(self, nodes: Sequence[str], number: int = signal.SIGKILL) -> None:
+        """End slurmd and all that runs on the nodes. `number` is slurmd's signal where nodes have no namespace."""
         if self.settings.isolation != "none":
-            self.daemons.stop(name, signal.SIGKILL)  # the pid namespace dies with its init
-            return
-        stepds = self._stepds(node)
-        self.daemons.stop(name, number)
-        for pid in stepds:
-            kill([*offspring(pid), pid])
+            number = signal.SIGKILL  # the pid namespace dies with its init
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(lambda node: self.daemons.stop(f"slurmd-{node}", number), nodes))
+        if self.settings.isolation == "none":
+            for pid in self._stepds(nodes):
+                kill([*offspring(pid), pid])
 
     def hang(self, node: str) -> None:
         """Stop slurmd only: jobs on the node live on while Slurm declares it dead."""
@@ -73,11 +74,12 @@ class Nodes:
                 return member
         raise DaemonError(f"{node} has no slurmd to signal: bring it back with `restore-node {node}`")
 
-    def _stepds(self, node: str) -> list[int]:
+    def _stepds(self, nodes: Sequence[str]) -> list[int]:
         """Without a pid namespace, each slurmstepd is found by the Unix socket it holds in the node's spool folder."""
-        sockets = subprocess.run(["ss", "-xlpH"], capture_output=True, text=True).stdout.splitlines()
-        spool = f"{self.settings.root}/spool/{node}/"
-        return [int(pid) for line in sockets if spool in line for pid in re.findall(r"pid=(\d+)", line)]
+        sockets = subprocess.run(["ss", "-xlpH"], capture_output=True, text=True).stdout
+        held = re.compile(rf"{re.escape(str(self.settings.root))}/spool/([^/]+)/.*")
+        lines = [found for found in held.finditer(sockets) if found[1] in set(nodes)]
+        return [int(pid) for line in lines for pid in re.findall(r"pid=(\d+)", line[0])]
 
     def _plug(self, node: str) -> None:
         """Join the node's network namespace to the bridge, once it has left ours."""

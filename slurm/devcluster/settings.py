@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 ISOLATIONS = ("none", "ns", "net")
@@ -18,13 +19,15 @@ class Settings:
     `port` is the first of a range: slurmctld takes it, slurmdbd +2, MariaDB +3, node k +10+k.
     `isolation`: `none` (plain processes that share the host's name), `ns` (each node in its own uts, pid and mount
     namespaces, with its own host name and address 127.0.x.y) or `net` (also its own network; root only).
-    `extra` holds further lines of slurm.conf.
+    `enforce`: slurmctld holds jobs to the limits that sacctmgr sets for associations and QOS.
+    `extra` holds lines of slurm.conf: `Key=value` replaces the cluster's own, `Key+=value` adds to a list.
     """
 
     directory: str
     port: int = 17800
     isolation: str = "ns"
     accounting: bool = True
+    enforce: bool = False
     gpu_nodes: int = 4
     cpu_nodes: int = 2
     gpus: int = 4
@@ -61,7 +64,7 @@ class Settings:
     def gpu_names(self) -> list[str]:
         return [f"gpu{i}" for i in range(1, self.gpu_nodes + 1)]
 
-    @property
+    @cached_property
     def nodes(self) -> list[str]:
         return self.gpu_names + [f"cpu{i}" for i in range(1, self.cpu_nodes + 1)]
 

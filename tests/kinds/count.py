@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from diagcot.jobs.context import Context, Result, Unit
 
@@ -23,6 +24,8 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
     if ctx.settings.get("fail_once") == unit.key and not (ctx.workspace / "failed-once").exists():
         (ctx.workspace / "failed-once").touch()
         raise RuntimeError(f"asked to fail once at {unit.key}")
+    if ctx.settings.get("fail_until") and not Path(ctx.settings["fail_until"]).exists():
+        raise RuntimeError(f"asked to fail until {ctx.settings['fail_until']} is there")
     if ctx.rank:
         return Result()
     records = ctx.records(unit)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TOOL, DevCluster, free_ports
+from tests.conftest import QUICK_TO_NOTICE, THROUGHPUT, TOOL, DevCluster
 
 pytestmark = pytest.mark.slurm
+Start = Callable[..., DevCluster]
 
 
 def ask(*command: str) -> str:
@@ -31,6 +32,26 @@ def until(ready: Callable[[], bool], seconds: float, what: str) -> None:
 def submit(folder: Path, script: str, *options: str) -> str:
     out = ["--output", str(folder / "%a.out"), "--parsable", "--chdir", str(folder)]
     return ask("sbatch", *out, *options, "--wrap", script)
+
+
+def rejected(folder: Path, *options: str) -> str:
+    """What sbatch says of a job that it does not take."""
+    command = ["sbatch", "--chdir", str(folder), *options, "--wrap", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def refused(cluster: DevCluster, message: str, *arguments: str) -> None:
+    command = [sys.executable, str(TOOL), "--directory", str(cluster.directory), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def node_state(node: str) -> str:
+    return ask("sinfo", "-h", "-N", "-n", node, "-o", "%T").split()[0]
 
 
 def state(job: str) -> str:
@@ -87,19 +108,152 @@ def test_killed_node_requeues_and_comes_back(devcluster: DevCluster, shared_path
     ask("scancel", job)
 
 
-def test_slurmctld_comes_back_with_its_queue(devcluster: DevCluster, shared_path: Path) -> None:
-    job, saved, submitted = (
-        submit(shared_path, "true", "--hold"),
-        devcluster.directory / "ctld" / "job_state",
-        time.time(),
-    )
-    # slurmctld writes its state every five seconds only: a job younger than that is lost when it is killed.
-    until(lambda: saved.stat().st_mtime > submitted, 20, "state saved")
-    devcluster("kill-ctld")
-    assert "slurmctld        down" in devcluster("status")
-    devcluster("restart")
-    assert state(job) == "PENDING"
+def test_a_hung_node_goes_on_while_its_job_runs_elsewhere(devcluster_with: Start, shared_path: Path) -> None:
+    cluster, log = devcluster_with(extra=QUICK_TO_NOTICE), shared_path / "log"
+    beat = "while :; do echo ${SLURM_RESTART_COUNT:-0} >> log; sleep 0.2; done"
+    job = submit(shared_path, beat, "-p", "cpu", "--requeue")
+
+    def runs_now() -> set[str]:
+        before = log.stat().st_size if log.exists() else 0
+        time.sleep(0.7)
+        return set(log.read_bytes()[before:].decode().split()) if log.exists() else set()
+
+    until(lambda: runs_now() == {"0"}, 20, "start")
+    node = ask("squeue", "-h", "-j", job, "-o", "%N")
+    cluster("hang-node", node)
+    until(lambda: node_state(node).startswith("down"), 30, "the node is declared down")
+    assert runs_now() == {"0"}  # slurmctld has put the job back into the queue, and it runs
+    until(lambda: runs_now() == {"0", "1"}, 30, "two copies at once")
+    assert ask("squeue", "-h", "-j", job, "-o", "%T %N") != f"RUNNING {node}"
+    cluster("restore-node", node)
+    until(lambda: runs_now() == {"1"}, 30, "the old copy is ended")
+    until(lambda: node_state(node) == "idle", 30, "the node is back")
     ask("scancel", job)
+    until(lambda: not state(job), 20, "cancelled")
+
+
+def test_slurmctld_comes_back_with_its_queue(devcluster: DevCluster, shared_path: Path) -> None:
+    job, saved = submit(shared_path, "true", "--hold"), devcluster.directory / "ctld" / "job_state"
+    # slurmctld writes its state every five seconds only: a job younger than that is lost when it is killed.
+    until(lambda: str(shared_path).encode() in saved.read_bytes(), 20, "state saved")
+    for _ in range(2):  # killing a dead one is no error
+        devcluster("kill-ctld")
+    assert "slurmctld        down" in devcluster("status")
+    for _ in range(2):
+        devcluster("restart")
+        assert state(job) == "PENDING"
+    ask("scancel", job)
+
+
+def test_slurmdbd_comes_back_and_is_told_what_it_missed(devcluster: DevCluster, shared_path: Path) -> None:
+    for _ in range(2):
+        devcluster("kill-dbd")
+    assert subprocess.run(["sacct", "-n"], capture_output=True, timeout=30).returncode != 0
+    job = submit(shared_path, "true", "-p", "cpu")
+    until(lambda: not state(job) or state(job) == "COMPLETED", 20, "runs without accounting")
+    for _ in range(2):
+        devcluster("restart-dbd")
+    until(lambda: ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State") == "COMPLETED", 30, "sacct")
+
+
+def test_up_brings_back_what_is_down_as_it_was(devcluster: DevCluster) -> None:
+    before = devcluster.conf.read_text()
+    for verb in ("kill-ctld", "kill-dbd"):
+        devcluster(verb)
+    refused(devcluster, "is up with other settings", "up", "--cpu-nodes", "3")
+    devcluster("up")  # without flags: the settings that it came up with
+    assert devcluster.conf.read_text() == before
+    assert " down" not in devcluster("status")
+    ask("sacct", "-n")
+
+
+def test_limits_of_association_and_qos_are_enforced(devcluster_with: Start, shared_path: Path) -> None:
+    cluster = devcluster_with(enforce=True)
+    job = submit(shared_path, "true", "-p", "cpu")  # nobody needs to set up accounts
+    until(lambda: not state(job), 20, "runs")
+    cluster.limit(MaxSubmitJobs=3)
+    assert "AssocMaxSubmitJobLimit" in rejected(shared_path, "--hold", "--array=0-3")
+    job = submit(shared_path, "true", "--hold", "--array=0-2")
+    assert "AssocMaxSubmitJobLimit" in rejected(shared_path, "--hold")
+    ask("scancel", job)
+    cluster.limit(MaxSubmitJobs=-1)
+    cluster.qos("narrow", MaxSubmitJobsPerUser=4, MaxJobsPerUser=1)
+    assert "QOSMaxSubmitJobPerUserLimit" in rejected(shared_path, "--qos=narrow", "--array=0-4")
+    job = submit(shared_path, "sleep 30", "--qos=narrow", "-p", "cpu", "--array=0-3")
+    until(
+        lambda: "QOSMaxJobsPerUserLimit" in ask("squeue", "-h", "-j", job, "-t", "PD", "-o", "%r"), 20, "one at a time"
+    )
+    assert ask("squeue", "-h", "-j", job, "-t", "R", "-o", "%K") == "0"
+    ask("scancel", job)
+    cluster.qos("small", GrpTRES="cpu=2")
+    job = submit(shared_path, "true", "--qos=small", "-p", "cpu", "-c", "3")
+    until(lambda: "QOSGrpCpuLimit" in ask("squeue", "-h", "-j", job, "-o", "%r"), 20, "never starts")
+    ask("scancel", job)
+
+
+EXTRA = "MaxArraySize=5; FirstJobId=100; MaxJobId=103; MinJobAge=2; RequeueExit=42"
+
+
+def test_extra_lines_take_the_place_of_the_clusters_own(devcluster_with: Start, shared_path: Path) -> None:
+    cluster = devcluster_with(
+        extra=f"{EXTRA};SchedulerParameters+=bf_max_job_test=50;PartitionName=cpu Nodes=cpu1,cpu2 MaxTime=7"
+    )
+    conf = cluster.conf.read_text()
+    assert conf.count("MaxArraySize") == conf.count("SchedulerParameters") == conf.count("PartitionName=cpu") == 1
+    assert "sched_interval=2,bf_max_job_test=50" in ask("scontrol", "show", "config")
+    assert ask("sinfo", "-h", "-p", "cpu", "-o", "%D %l") == "2 7:00"
+    assert "Invalid job array specification" in rejected(shared_path, "--array=0-5")
+    requeued = submit(shared_path, "echo $SLURM_RESTART_COUNT >> log; exit 42", "-p", "cpu")
+    # MaxJobId=103 and MinJobAge=2: finished jobs are soon forgotten, and their ids come round again.
+    ids = [submit(shared_path, "true", "-p", "cpu") for _ in range(4)]
+    assert requeued == "100" and ids[:2] == ["101", "102"] and set(ids[2:]) <= {"101", "102", "103"}
+    until(lambda: (shared_path / "log").read_text().split()[:1] == ["1"], 30, "second start")
+    ask("scancel", requeued)
+
+
+def test_without_accounting(devcluster_with: Start, shared_path: Path) -> None:
+    cluster = devcluster_with(accounting=False)
+    assert "AccountingStorageType   = accounting_storage/none" in ask("scontrol", "show", "config")
+    job = submit(shared_path, "true", "-p", "cpu")
+    until(lambda: "JobState=COMPLETED" in ask("scontrol", "show", "job", job), 20, "end")
+    sacct = subprocess.run(["sacct", "-j", job], capture_output=True, text=True, timeout=30)
+    assert sacct.returncode != 0 and "accounting storage is disabled" in sacct.stderr
+    for verb in ("kill-dbd", "restart-dbd"):
+        refused(cluster, "it has no slurmdbd", verb)
+    assert "slurmdbd" not in cluster("status")
+
+
+def test_slurm_conf_points_at_the_standard_cluster_again(devcluster: DevCluster) -> None:
+    assert os.environ["SLURM_CONF"] == str(devcluster.conf)
+
+
+def test_hundreds_of_nodes(devcluster_with: Start, tmp_path: Path) -> None:
+    began = time.monotonic()
+    devcluster_with(gpu_nodes=0, cpu_nodes=300, isolation="none", extra=THROUGHPUT)
+    assert time.monotonic() - began < 30
+    assert ask("sinfo", "-h", "-o", "%t %D") == "idle 300"
+    began = time.monotonic()
+    job = submit(tmp_path, "echo $SLURMD_NODENAME", "-p", "cpu", "--array=0-99", "--exclusive")
+    assert time.monotonic() - began < 5
+    until(lambda: not ask("squeue", "-h", "-j", job), 60, "array")
+    assert len({path.read_text() for path in tmp_path.glob("*.out")}) == 100
+
+
+CGROUP = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not CGROUP.is_dir(), reason="limits by cgroup need root and cgroup v1")
+def test_cgroups_limit_memory_and_devices(devcluster_with: Start, shared_path: Path) -> None:
+    cluster = devcluster_with(cgroup=True, gpu_nodes=1, cpu_nodes=1)
+    look = f"bash -c ': < {cluster.directory}/dev/nvidia'$i 2>&1"
+    script = f"for i in 0 1 2 3; do {look} | grep -c permitted; done; true"
+    job = submit(shared_path, script, "-p", "gpu", "--gres=gpu:1")
+    until(lambda: "JobState=COMPLETED" in ask("scontrol", "show", "job", job), 20, "end")
+    (out,) = shared_path.glob("*.out")
+    assert sorted(out.read_text().split()) == ["0", "1", "1", "1"]
+    script = f"{sys.executable} -c 'x = bytearray(400 << 20)'; true"
+    job = submit(shared_path, script, "--mem=100", "-p", "cpu")
+    until(lambda: "JobState=OUT_OF_MEMORY" in ask("scontrol", "show", "job", job), 20, "out of memory")
 
 
 def test_job_over_its_memory_is_ended(devcluster: DevCluster, shared_path: Path) -> None:
@@ -118,11 +272,7 @@ def test_job_over_its_memory_is_ended(devcluster: DevCluster, shared_path: Path)
     ],
 )
 def test_misuse_is_told_in_one_line(devcluster: DevCluster, arguments: list[str], message: str) -> None:
-    command = [sys.executable, str(TOOL), "--directory", str(devcluster.directory), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    refused(devcluster, message, *arguments)
 
 
 def test_without_slurm_the_packages_are_named(tmp_path: Path) -> None:
@@ -134,21 +284,17 @@ def test_without_slurm_the_packages_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="nodes with networks of their own need root")
-def test_nodes_with_networks_of_their_own(devcluster: DevCluster, tmp_path: Path) -> None:
-    other = DevCluster(Path(f"/tmp/dcn-{os.getpid()}"))
-    quick = ["--accounting", "no", "--gpu-nodes", "2", "--cpu-nodes", "1"]
-    try:
-        other("up", "--port", str(free_ports()), "--isolation", "net", *quick)
-        found = other("exec", "timeout", "30", "srun", "-N2", "--mem=200", "ip", "-4", "-br", "addr", "show", "eth0")
-        assert {line.split()[2] for line in found.splitlines()} == {"10.77.1.1/16", "10.77.1.2/16"}
-        slurmd = json.loads((other.directory / "etc" / "settings.json").read_text())["port"] + 10 + 2
-        reach = ["exec", "timeout", "2", "bash", "-c", f": < /dev/tcp/10.77.1.2/{slurmd}"]
+def test_nodes_with_networks_of_their_own(devcluster_with: Start) -> None:
+    other = devcluster_with(isolation="net", gpu_nodes=2, cpu_nodes=1)
+    found = other("exec", "timeout", "30", "srun", "-N2", "--mem=200", "ip", "-4", "-br", "addr", "show", "eth0")
+    assert {line.split()[2] for line in found.splitlines()} == {"10.77.1.1/16", "10.77.1.2/16"}
+    slurmd = json.loads((other.directory / "etc" / "settings.json").read_text())["port"] + 10 + 2
+    reach = ["exec", "timeout", "2", "bash", "-c", f": < /dev/tcp/10.77.1.2/{slurmd}"]
+    other(*reach)
+    other("cut-node", "gpu2")
+    with pytest.raises(AssertionError):
         other(*reach)
-        other("cut-node", "gpu2")
-        with pytest.raises(AssertionError):
-            other(*reach)
-        other("restore-node", "gpu2")
-        other(*reach)
-    finally:
-        other("wipe")
+    other("restore-node", "gpu2")
+    other(*reach)
+    other("wipe")
     assert not other.directory.exists()

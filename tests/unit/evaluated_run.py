@@ -17,7 +17,6 @@ from diagcot.data.study import Image, Study
 from diagcot.evaluation.predictions import Prediction
 from diagcot.jobs import ledger, plan
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.context import Unit
 from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
 
@@ -107,9 +106,9 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
                 7,
                 (),
                 Size(),
-                tuple((i, i + 1) for i in range(units)),
+                units,
                 str(logs / name),
-                units=tuple(Unit(f"{i:05d}") for i in range(units)),
+                units=plan.Units(f"{i:05d}" for i in range(units)),
                 code="c0ffee",
             )
         )

@@ -42,7 +42,7 @@ def test_start_up_is_at_most_a_twentieth_of_a_task() -> None:
 
 def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Path) -> None:
     units = tuple(Unit(f"a+b={k}.x", {"z": k, "a": ['"', {"key": 1}]} if k % 2 else {}) for k in range(7))
-    found = plans.write(chains.plan(tmp_path, "s", 7, units=units, tasks=3))
+    found = plans.write(chains.plan(tmp_path, "s", 7, units=plans.Units(units), tasks=3))
     assert tuple(found.units) == units and found.units[-1] == units[-1] and found.units[2:5] == units[2:5]
     assert found.keys == [unit.key for unit in units]
     assert [unit for slot in range(3) for unit in found.units_of(slot)] == list(units)
@@ -52,7 +52,7 @@ def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Pa
 @pytest.mark.parametrize("keys", [["a/b"], [".hidden"], ["a b"], [""], ["a\n"], ["é"], ["one", "one"]])
 def test_keys_that_are_no_file_names_or_come_twice_are_refused(tmp_path: Path, keys: list[str]) -> None:
     with pytest.raises(UserError, match="key"):
-        plans.write(chains.plan(tmp_path, "s", 1, units=tuple(Unit(key) for key in keys)))
+        plans.write(chains.plan(tmp_path, "s", 1, units=plans.Units(keys)))
     assert not (tmp_path / "logs" / tmp_path.name / "s" / "plan.json").exists()
 
 
@@ -65,7 +65,7 @@ def test_a_plan_is_written_once_and_read_back(tmp_path: Path) -> None:
     made = chains.plan(tmp_path, "shard", 4)
     plans.write(made)
     found = plans.write(dataclasses.replace(made, code="elsewhere"))  # other code is no other plan
-    assert tuple(found.units) == made.units and found.tasks == made.tasks and found.code == made.code
+    assert tuple(found.units) == tuple(made.units) and found.tasks == made.tasks and found.code == made.code
 
 
 def test_another_plan_under_the_same_name_is_refused_with_the_difference(tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def test_a_changed_column_is_found(path: Path, tmp_path: Path) -> None:
     copy.write_bytes(path.read_bytes())
     with h5py.File(copy, "a") as f:
         f["studies/labels"][2, 3] = 1
-    assert list(faults(copy)) == [f"{copy}: the column studies/labels is damaged"]
+    (fault,) = faults(copy)
+    assert fault.startswith(f"{copy}: the column studies/labels is damaged")
 
 
 def test_a_shard_cut_short_is_found(path: Path, tmp_path: Path) -> None:
