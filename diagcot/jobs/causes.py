@@ -18,7 +18,8 @@ MEMORY_FACTOR = 1.5
 TIME_FACTOR = 1.5
 LAG_S = 15  # accounting was seen up to 4 s behind the queue
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "RESIZING", "SUSPENDED")
-KILLED = ("137:0", "0:9", "0:125")  # how a job ends that the kernel or Slurm killed for its memory
+# How a job ends that the kernel or Slurm killed for its memory; srun reports a task that Slurm killed as 9.
+KILLED = ("137:0", "9:0", "0:9", "125:0", "0:125")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def judge(plan: Plan, max_attempts: int) -> Verdict:
     for slot in slots:
         rows = told.get(slot, [])
         state = _state(jobs[slot], rows)
-        if state == "TIMEOUT" and marks.get(slot, [0]) <= last.marks.get(slot, [0]):
+        before = next((attempt.marks[slot] for attempt in reversed(made) if slot in attempt.marks), [0])
+        if state == "TIMEOUT" and marks.get(slot, [0]) <= before:
             state = "STUCK"
         rule = RULES.get(state, RULES["UNKNOWN"])
         spent[slot] = last.spent.get(slot, 0) + rule.counted

@@ -1,8 +1,9 @@
 """The right of one process at a time to submit jobs of a run, handed on safely when its holder dies.
 
-`<name>.<n>.lease` with the highest n is the holder's; n + 1 can be created by one process only. A lease is free when
-its holder gave it back, or is dead: its process on this machine is gone, or the job it ran in is not alive. Of a holder
-that cannot be asked (a login node elsewhere) it is believed dead after `SILENCE_S` by the file server's own clock.
+`<name>.<n>.lease` with the highest n is the holder's; n + 1 can be created by one process only, and no number is used
+again: the highest stays when it is given back. A lease is free when its holder says so in it, or is dead: its process
+on this machine is gone, the job it ran in is not alive, or is this very job, which Slurm has started anew. A holder
+that cannot be asked (a login node elsewhere) is believed dead after `SILENCE_S` by the file server's own clock.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from diagcot.jobs import slurm
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.files import create_exclusively
+from diagcot.jobs.files import create_exclusively, write_json
 
 SILENCE_S = 900
 PATIENCE_S = 300
@@ -28,7 +29,7 @@ def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     try:
         yield
     finally:
-        mine.unlink(missing_ok=True)
+        write_json(mine, {"free": True})
 
 
 def _take(path: Path, end: float) -> Path:
@@ -41,7 +42,7 @@ def _take(path: Path, end: float) -> Path:
                     for old in _all(path)[:-1]:
                         old.unlink(missing_ok=True)
                     return mine
-                mine.unlink()  # a number that was used and cleared away while we looked
+                mine.unlink(missing_ok=True)  # a number that was used and cleared away while we looked
             continue
         if time.monotonic() > end:
             raise UserError(f"another process submits this run's jobs now: {_said(holder)} ({holder})")
@@ -69,7 +70,8 @@ def _myself() -> dict[str, object]:
 def born(pid: int) -> str:
     """When a process of this machine started, in ticks since boot; empty if there is none. Tells reused ids apart."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return "" if fields[0] in "ZX" else fields[19]  # killed, and only its parent has not heard of it yet
     except (OSError, IndexError):
         return ""
 
@@ -77,9 +79,9 @@ def born(pid: int) -> str:
 def _said(holder: Path) -> str:
     try:
         row = json.loads(holder.read_text())
-    except (OSError, ValueError):
+        return f"process {row['pid']} on {row['host']}" + (f", job {row['job']}" if row["job"] else "")
+    except (OSError, ValueError, KeyError):
         return "it"
-    return f"process {row['pid']} on {row['host']}" + (f", job {row['job']}" if row["job"] else "")
 
 
 def _lives(holder: Path) -> bool:
@@ -88,8 +90,12 @@ def _lives(holder: Path) -> bool:
         held_for = _now(holder.parent) - holder.stat().st_mtime
     except FileNotFoundError:
         return False
+    if "free" in row:
+        return False
     if row["host"] == os.uname().nodename:
         return bool(row["born"]) and born(row["pid"]) == row["born"]
+    if row["job"] and row["job"] == os.environ.get("SLURM_JOB_ID"):
+        return False
     if row["job"]:
         with contextlib.suppress(slurm.SlurmError):
             return bool(slurm.alive({row["job"]: ""}))

@@ -1,11 +1,12 @@
 """The only door to Slurm's commands. Every call has a deadline; a command that fails says so in one sentence."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagcot.jobs.errors import UserError
 
@@ -60,6 +61,14 @@ def _run(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[
         ) from error
 
 
+def _user() -> str:
+    """The name that Slurm knows this user by; $USER may be unset in a container or a job, or another's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 @dataclass(frozen=True)
 class Job:
     """One row of squeue or sacct. `id` is `<job>` or `<array>_<index>`."""
@@ -74,7 +83,7 @@ class Job:
 
 def queue(timeout: float = TIMEOUT_S) -> list[Job]:
     """This user's jobs that are queued or running, one row an array element (squeue -r)."""
-    user = os.environ.get("USER") or str(os.getuid())
+    user = _user()
     text = call("squeue", "-r", "-h", "-u", user, "-o", "%i|%T|%r|%j", timeout=timeout)
     return [Job(*row.split("|", 3)) for row in text.splitlines() if row.count("|") >= 3]
 
@@ -82,18 +91,31 @@ def queue(timeout: float = TIMEOUT_S) -> list[Job]:
 def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job]:
     """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting.
 
-    A start is given in so many words: sacct's own default is midnight. Ids may be reused: compare the names.
+    A start is given in so many words: sacct's own default is midnight. Ids may be reused: compare the names. Slurm calls
+    a job FAILED whose step ran out of memory; here it is OUT_OF_MEMORY.
     """
     if not job_ids:
         return {}
     columns = "JobID,State,Reason,JobName,NodeList,ExitCode"
-    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
-    found = {}
+    text = call("sacct", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
+    found: dict[str, Job] = {}
     for row in text.splitlines():
         fields = row.split("|")
-        if len(fields) == 6 and fields[1]:
-            found[fields[0]] = Job(fields[0], _state(fields[1]), *fields[2:])
+        job, dot, _ = fields[0].partition(".")
+        if dot and fields[1:2] == ["OUT_OF_MEMORY"] and job in found and found[job].state == "FAILED":
+            found[job] = replace(found[job], state="OUT_OF_MEMORY")
+        elif not dot and len(fields) == 6 and fields[1]:
+            found |= {job: Job(job, _state(fields[1]), *fields[2:]) for job in _elements(fields[0])}
     return found
+
+
+def _elements(job_id: str) -> list[str]:
+    """The ids that a row of sacct speaks of: elements which never started share one, such as `7_[0-2,5%4]`."""
+    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
+    if found is None:
+        return [job_id]
+    bounds = [[int(bound) for bound in part.split("-")] for part in found[2].split(",")]
+    return [f"{found[1]}_{index}" for part in bounds for index in range(part[0], part[-1] + 1)]
 
 
 def _state(text: str) -> str:
@@ -120,7 +142,7 @@ def alive(names: Mapping[str, str]) -> set[str]:
 
 def named(name: str) -> list[str]:
     """Ids of the jobs or arrays of that name, oldest first: queued and running ones, else those of accounting."""
-    user = os.environ.get("USER") or str(os.getuid())
+    user = _user()
     found = call("squeue", "-h", "-u", user, "-n", name, "-o", "%F").split()
     if not found:
         try:
@@ -143,8 +165,10 @@ def depend(job_id: str, gone: str, new: Sequence[str]) -> bool:
     """
     try:
         text = call("scontrol", "show", "job", "-o", job_id)
-    except SlurmError:
-        return False
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # forgotten: it ended long ago
+            return False
+        raise
     found = re.search(r"\bDependency=(\S+)", text)
     old = [part.split("(")[0] for part in re.split("[,?]", found.group(1))] if found else []
     old = [part for part in old if part]  # `(null)` where it follows nothing
@@ -199,7 +223,7 @@ def limits(
 
 
 def _enforced(account: str | None, qos: str | None, partition: str | None, timeout: float) -> list[tuple[int, str]]:
-    user = os.environ.get("USER") or str(os.getuid())
+    user = _user()
     bounds = []
     try:
         columns = "Account,Partition,DefaultQOS,QOS,MaxSubmitJobs,GrpSubmitJobs,User"

@@ -195,6 +195,10 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                     "gpu_seconds": (time.time() - (started if unit is units[0] else begun)) * ctx.gpus * ctx.world_size,
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
+                    print(
+                        f"unit {unit.key}: another execution published it first; what this one made is dropped",
+                        flush=True,
+                    )
                     ctx.event("lost", unit=unit.key, why="another execution of this unit published first")
     return "done"
 
