@@ -3,12 +3,14 @@
 `<name>.<n>.lease` with the highest n is the holder's; n + 1 can be created by one process only, and no number is used
 again: the highest stays when it is given back. A lease is free when its holder says so in it, or is dead: its process
 on this machine is gone, the job it ran in is not alive, or is this very job, which Slurm has started anew. A holder
-that cannot be asked (a login node elsewhere) is believed dead after `SILENCE_S` by the file server's own clock.
+that cannot be asked (a login node elsewhere) touches its lease every `BEAT_S`, and is believed dead after `SILENCE_S`
+without that, both by the file server's own clock.
 """
 
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,19 +19,30 @@ from diagcot.jobs import slurm
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import create_exclusively, write_json
 
-SILENCE_S = 900
-PATIENCE_S = 300
+SILENCE_S = 60
+BEAT_S = 10  # how often a holder touches its lease
+PATIENCE_S = 300  # longer than a holder's silence: a finaliser must outwait a launcher that was killed elsewhere
 POLL_S = 0.2
 
 
 @contextlib.contextmanager
 def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`."""
-    mine = _take(path, time.monotonic() + patience_s)
+    mine, over = _take(path, time.monotonic() + patience_s), threading.Event()
+    beating = threading.Thread(target=_beat, args=(mine, over), name="lease", daemon=True)
+    beating.start()
     try:
         yield
     finally:
+        over.set()
+        beating.join()
         write_json(mine, {"free": True})
+
+
+def _beat(mine: Path, over: threading.Event) -> None:
+    while not over.wait(BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(mine)  # to the file server's time
 
 
 def _take(path: Path, end: float) -> Path:

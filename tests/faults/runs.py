@@ -46,12 +46,10 @@ def finished(plans: Sequence[Plan], seconds: float = PATIENCE_S) -> None:
     until(lambda: not queued(plans[0].run), f"the end of {plans[0].run}", seconds)
 
 
-def names(run: str) -> list[str]:
-    """The job name of every array and plain job that Slurm ever accepted of this run, one row each."""
-    columns = ["-o", "%F|%j"]
-    text = slurm.call("squeue", "-h", "-t", "all", *columns)
-    rows = {tuple(row.split("|")) for row in text.splitlines()}
-    return sorted(name for _, name in rows if name.startswith(f"{run}."))
+def accepted(run: str) -> list[tuple[str, str]]:
+    """(id, name) of every array and plain job that Slurm has accepted of this run in the last minutes."""
+    rows = (row.partition("|") for row in slurm.call("squeue", "-h", "-t", "all", "-o", "%F|%j").splitlines())
+    return sorted({(job, name) for job, _, name in rows if name.startswith(f"{run}.")})
 
 
 def whole(*plans: Plan) -> None:

