@@ -120,12 +120,6 @@ def submit_chain(
     return told
 
 
-def _code(plan: Plan) -> str:
-    """The snapshot that the stage's jobs ran last."""
-    made = attempts.read(plan.path)
-    return (made[-1].code if made else "") or plan.code
-
-
 def _tasks(attempt: Attempt) -> int:
     return sum(len(array.slots) for array in attempt.arrays)
 
