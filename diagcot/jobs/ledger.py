@@ -102,7 +102,7 @@ def marks(plan: "Plan") -> dict[int, list[int]]:
         with contextlib.suppress(ValueError, OSError):
             steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
     found: dict[int, list[int]] = {}
-    for index, key in enumerate(plan.keys):
+    for index, key in enumerate(plan.keys if done or sizes else ()):
         if key in done or key in sizes:
             mark = found.setdefault(plan.slot_of(index), [0, 0, 0])
             mark[0] += key in done

@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,21 +130,21 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
     for array in attempt.arrays:
         size = Size.model_validate(array.resources)
         options = script_options(plan, cluster, size, array.after, "work", array.name, attempt.code)
-        calls = [Worker(str(plan.path), slot) for slot in array.slots]
-        made.append(dataclasses.replace(array, job=_send(plan, options, calls, adopt)))
+        call = Worker(str(plan.path), array.slots)
+        made.append(dataclasses.replace(array, job=_send(plan, options, call, len(array.slots), adopt)))
     finaliser = ""
     if attempt.finaliser_name:
         waits = ",".join(filter(None, [f"afterany:{':'.join(a.job for a in made)}", attempt.finaliser_after]))
         small = cluster.resources("small", f"{plan.stage}.finaliser")
         options = script_options(plan, cluster, small, waits, "finaliser", attempt.finaliser_name, attempt.code)
-        finaliser = _send(plan, options, [Finaliser(str(plan.path))], adopt)
+        finaliser = _send(plan, options, Finaliser(str(plan.path)), 1, adopt)
     done = dataclasses.replace(attempt, arrays=tuple(made), finaliser=finaliser)
     attempts.write(plan.path, done)
     keep_script(plan, (done.jobs or [""])[0])
     return done
 
 
-def _executor(plan: Plan, options: dict[str, Any]) -> Any:
+def _executor(plan: Plan, options: dict[str, Any], count: int) -> Any:
     import submitit  # imported late: planning and watching do without
 
     class Executor(submitit.SlurmExecutor):
@@ -153,23 +154,30 @@ def _executor(plan: Plan, options: dict[str, Any]) -> Any:
 
     executor = Executor(folder=plan.path / "submitit")
     executor.update_parameters(**options)
+    if count > 1:
+        executor.parameters["map_count"] = count
     return executor
 
 
-def _send(plan: Plan, options: dict[str, Any], calls: Sequence[Any], adopt: bool) -> str:
-    """One sbatch for `calls`; returns the job or array id. `adopt`: look first whether Slurm has it already."""
+def _send(plan: Plan, options: dict[str, Any], call: Callable[[], str], count: int, adopt: bool) -> str:
+    """One sbatch for `count` tasks that `call` tells apart by itself; returns the job or array id.
+
+    adopt: look first whether Slurm has it already.
+    """
     name, end, wait, said = options["job_name"], time.monotonic() + PATIENCE_S, 1.0, ""
     while True:
         try:
             # An sbatch that failed may have been accepted all the same.
             if (adopt or said) and (found := slurm.named(name)):
                 slurm.cancel(found[1:])  # an answer that came very late can have left two; one is enough
-                _hand_over(plan, found[0], options, calls)
+                _hand_over(plan, found[0], options, call)
+                _share(plan, found[0], count)
                 return found[0]
             if not said or _passing(said):
                 with outside_of_jobs():
-                    jobs = _executor(plan, options).submit_array(calls)
-                return str(jobs[0].job_id).split("_")[0]
+                    job = str(_executor(plan, options, count).submit(call).job_id)
+                _share(plan, job, count)
+                return job
         except Exception as error:  # submitit raises errors of several kinds for an sbatch that fails
             said = str(getattr(error, "stderr", None) or error)
             if _passing(said) and time.monotonic() < end:
@@ -188,17 +196,33 @@ def _passing(said: str) -> bool:
     return any(word in said.lower() for word in PASSING)
 
 
-def _hand_over(plan: Plan, job: str, options: dict[str, Any], calls: Sequence[Any]) -> None:
-    """Give an adopted job what submitit would have given it: the pickles of its calls under its id."""
+def _hand_over(plan: Plan, job: str, options: dict[str, Any], call: Callable[[], str]) -> None:
+    """Give an adopted job what submitit would have given it: the pickle of its call under its id."""
     from submitit.core import utils
 
-    for index, call in enumerate(calls):
-        element = f"{job}_{index}" if len(calls) > 1 else job
-        path = utils.JobPaths(plan.path / "submitit", element).submitted_pickle
-        if not path.exists():
-            delayed = utils.DelayedSubmission(call)
-            delayed.set_timeout(options["time"], 3)
-            delayed.dump(path)
+    path = utils.JobPaths(plan.path / "submitit", job).submitted_pickle
+    if not path.exists():
+        delayed = utils.DelayedSubmission(call)
+        delayed.set_timeout(options["time"], 3)
+        delayed.dump(path)
+
+
+def _share(plan: Plan, job: str, count: int) -> None:
+    """Give the elements of an array its one pickle under their own ids, where submitit looks for it in the job.
+
+    submitit's arrays have a pickle an element, which for thousands of them takes longer than all else together.
+    """
+    folder = str(plan.path / "submitit")
+    source = f"{folder}/{job}_submitted.pkl"
+    for index in range(count if count > 1 else 0):
+        element = f"{folder}/{job}_{index}_submitted.pkl"
+        try:
+            os.link(source, element)
+        except FileExistsError:
+            pass
+        except OSError:  # a file has as many links as the file system gives it: on with a copy
+            shutil.copyfile(source, element)
+            source = element
 
 
 def keep_script(plan: Plan, job: str) -> None:
