@@ -5,19 +5,7 @@ import sys
 from pathlib import Path
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
-from work import nap
-
-
-class Nap:
-    """A step without documents; a class of its own so that its settings travel in the pickle."""
-
-    def __init__(self, out: str, stage: int, seconds: list[float]) -> None:
-        self.out, self.stage, self.seconds = out, stage, seconds
-
-    def __call__(self, data: object, rank: int, world_size: int) -> object:
-        nap(Path(self.out), self.stage, rank, self.seconds[rank])
-        return data
-
+from datatrove_step import Nap
 
 if __name__ == "__main__":
     spec = json.loads(Path(sys.argv[1]).read_text())

@@ -81,8 +81,7 @@ class Plan:
         return self.units[first:last]
 
     def keys_of(self, slot: int) -> list[str]:
-        first, last = self.bounds(slot)
-        return self.keys[first:last]
+        return [unit.key for unit in self.units_of(slot)]  # a task does not read all other tasks' keys
 
     def missing(self) -> list[str]:
         """Keys of the units that are not done, in plan order."""

@@ -100,7 +100,7 @@ def _requeue(job: str) -> None:
 
 
 def _marks(plan: Plan, slot: int) -> list[int]:
-    return marks(plan).get(slot, [0, 0, 0])
+    return marks(plan, slot).get(slot, [0, 0, 0])
 
 
 def _count_stuck(ctx: Context, stuck: bool) -> None:
