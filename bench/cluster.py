@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "slurm" / "devcluster" / "devcluster.py"
 # Half of what a task of no work costs is looking through /proc for the memory and the processes of all jobs.
 THROUGHPUT = "JobAcctGatherType=jobacct_gather/none;ProctrackType=proctrack/pgid"
+# Hundreds of nodes that start at once on two cores: an srun whose request to slurmctld times out does not hear of the step
+# that was made for it, and waits behind that step for as long as its job may last (Slurm's "Large Cluster" guide).
+PATIENT = "MessageTimeout=100"
 
 
 @contextlib.contextmanager
@@ -21,7 +24,7 @@ def cluster(nodes: int, accounting: bool = True) -> Iterator[Path]:
     """`nodes` nodes of 16 CPUs, plain processes of this machine; SLURM_CONF points at them. Yields its folder."""
     folder = Path(tempfile.mkdtemp(prefix="dcb-", dir="/tmp"))
     flags = ["--port", str(_ports(nodes + 20)), "--isolation", "none", "--gpu-nodes", "0", "--cpu-nodes", str(nodes)]
-    flags += ["--accounting", "yes" if accounting else "no", "--extra", THROUGHPUT]
+    flags += ["--accounting", "yes" if accounting else "no", "--extra", f"{THROUGHPUT};{PATIENT}"]
     before = os.environ.get("SLURM_CONF")
     try:
         _tool(folder, "up", *flags)

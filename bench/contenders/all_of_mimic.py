@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs.plan import Plan
 
 HERE = Path(__file__).parent
 START_S, STUDY_S = 180, 6  # a server's start, and a study with dozens in flight: what units are packed by
@@ -15,7 +16,7 @@ size = {"partition": "cpu", "cpus": 16, "mem_gb": 1, "minutes": 1440, "array_par
 cluster = Cluster.model_validate({"name": "scale", "executor": "slurm", "sizes": {"node": size, "small": size}})
 flow = Pipeline("mimic", cluster, folder, code=[HERE / "studies.py"])
 settings = {"seconds": STUDY_S / SCALE, "ran": str(folder / "ran")}
-before = []
+before: list[Plan] = []
 for stage in range(stages):
     keys = (f"s{50_000_000 + k}" for k in range(studies))
     plan = flow.stage(

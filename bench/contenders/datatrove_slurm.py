@@ -9,7 +9,7 @@ from datatrove_step import Nap
 
 if __name__ == "__main__":
     spec = json.loads(Path(sys.argv[1]).read_text())
-    last = None
+    last: SlurmPipelineExecutor | None = None
     for stage in range(spec["stages"]):
         last = SlurmPipelineExecutor(
             pipeline=[Nap(spec["out"], stage, spec["seconds"][stage])] if spec["seconds"] else [],
@@ -27,4 +27,5 @@ if __name__ == "__main__":
             venv_path=f"{Path(sys.executable).parent}/activate",
             sbatch_args={},
         )
+    assert last is not None
     last.run()

@@ -7,5 +7,5 @@ from pathlib import Path
 import submitit
 
 ids = [path.name.removesuffix("_submitted.pkl") for path in Path(sys.argv[1]).glob("*_submitted.pkl")]
-jobs = [submitit.SlurmJob(sys.argv[1], job) for job in ids]
+jobs: list[submitit.SlurmJob[object]] = [submitit.SlurmJob(sys.argv[1], job) for job in ids]
 print(collections.Counter(job.state for job in jobs))

@@ -105,9 +105,8 @@ def marks(plan: "Plan", only: int | None = None) -> dict[int, list[int]]:
         with contextlib.suppress(ValueError, OSError):
             steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
     found: dict[int, list[int]] = {}
-    if not done and not sizes:
-        first, keys = 0, []
-    else:
+    first, keys = 0, list[str]()
+    if done or sizes:
         first, keys = (0, plan.keys) if only is None else (plan.bounds(only)[0], plan.keys_of(only))
     for index, key in enumerate(keys, first):
         if key in done or key in sizes:
