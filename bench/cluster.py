@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def cluster(nodes: int, accounting: bool = True) -> Iterator[Path]:
     flags = ["--port", str(_ports(nodes + 20)), "--isolation", "none", "--gpu-nodes", "0", "--cpu-nodes", str(nodes)]
     flags += ["--accounting", "yes" if accounting else "no", "--extra", f"{THROUGHPUT};{PATIENT}"]
     before = os.environ.get("SLURM_CONF")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it is wiped then, too
     try:
         _tool(folder, "up", *flags)
         os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")

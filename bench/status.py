@@ -14,7 +14,7 @@ from bench.figures import Figures
 from bench.runs import Spec
 
 UNITS, DONE, FEW = 1_000_000, 500_000, 1_000
-REPEATS = 3
+REPEATS = 2
 LINKS = 50_000  # names that a file may have: 65,000 on ext4
 
 
@@ -28,6 +28,7 @@ def measure(folder: Path, figures: Figures, array_size: int) -> None:
         runs.launch(name, small)
     _fill(Path(big.folder) / "logs" / big.name / "0" / "done", (f"{k:07d}.json" for k in range(DONE)), "{}\n")
     _fill(Path(big.folder) / "datatrove" / "0" / "completions", (f"{k:05d}" for k in range(DONE)), "")
+    print(f"half of {UNITS} units are done, for ours and for datatrove", flush=True)
     asked = {
         (UNITS, "ours"): _ours(big),
         (UNITS, "datatrove"): [str(runs.ENVIRONMENT / "bin" / "jobs_status"), f"{big.folder}/datatrove"],

@@ -43,7 +43,8 @@ def measure(folder: Path, figures: Figures, array_size: int) -> None:
             how = f", cut into {chunks} by hand" if chunks and name != "ours" else ""
             print(
                 f"{units:>9}  {name:<10} {medians[name]:>7.2f}s {beyond[name]:>13.3f}s"
-                f" {calls[name].get('sbatch', 0):>7} {sum(calls[name].values()):>15}{how}"
+                f" {calls[name].get('sbatch', 0):>7} {sum(calls[name].values()):>15}{how}",
+                flush=True,
             )
         value = medians if units == max(REPEATS) else beyond  # as the goals are put
         for peer in ("submitit", "datatrove"):
