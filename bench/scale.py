@@ -74,6 +74,8 @@ def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) 
         f"{seconds:.0f} s from the launcher's start to the last summary, {seconds - worked:.0f} s of them the finaliser"
         f" after the last study; slurmctld {ctld[0]:.0f} MB, {ctld[1]:.0f} s of CPU; load {os.getloadavg()[0]:.1f}"
     )
+    for again in [sent for row in told for sent in row["submissions"] if sent["by"] == "finaliser"]:
+        print(f"submitted again by the finaliser: {again['tasks']} tasks: {again['why']}")
     if not (done == once == len(ran) == wanted and right):
         raise SystemExit("the run is not what it should be")
     figures.add("submit", submitted, "s")
