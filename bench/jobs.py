@@ -32,10 +32,12 @@ def main(argv: list[str]) -> int:
     try:
         with cluster(NODES):
             array_size = int(_slurm("MaxArraySize"))
+            _partition("DOWN")  # nothing is to start while submission and status are timed
             if "submission" in parts:
                 submission.measure(folder / "submission", figures, array_size)
             if "status" in parts:
                 status.measure(folder / "status", figures, array_size)
+            _partition("UP")
             if "makespan" in parts:
                 makespan.measure(folder / "makespan", figures)
     finally:
@@ -59,6 +61,10 @@ def _conditions() -> None:
         f" datatrove {said.stdout.strip()}; development cluster of {NODES} × 16 CPUs",
         flush=True,
     )
+
+
+def _partition(state: str) -> None:
+    subprocess.run(["scontrol", "update", "PartitionName=cpu", f"State={state}"], check=True, timeout=60)
 
 
 def _slurm(key: str) -> str:
