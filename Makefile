@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
+.PHONY: help env demo plan test test-fast check bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,12 @@ test: env  ## all tests that this machine can run, those on a real Slurm include
 
 test-fast: env  ## the tests that need no server, no training and no Slurm
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not heavy"
+
+bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
+	@$(BIN)/python -u -m bench.jobs
+
+bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes)
+	@$(BIN)/python -u -m bench.scale
 
 check: env  ## ruff, mypy (strict for diagcot/jobs), shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy

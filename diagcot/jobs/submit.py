@@ -11,9 +11,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,14 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
     for array in attempt.arrays:
         size = Size.model_validate(array.resources)
         options = script_options(plan, cluster, size, array.after, "work", array.name, attempt.code)
-        calls = [Worker(str(plan.path), slot) for slot in array.slots]
-        made.append(dataclasses.replace(array, job=_send(plan, options, calls, adopt)))
+        call = Worker(str(plan.path), array.slots)
+        made.append(dataclasses.replace(array, job=_send(plan, options, call, len(array.slots), adopt)))
     finaliser = ""
     if attempt.finaliser_name:
         waits = ",".join(filter(None, [f"afterany:{':'.join(a.job for a in made)}", attempt.finaliser_after]))
         small = cluster.resources("small", f"{plan.stage}.finaliser")
         options = script_options(plan, cluster, small, waits, "finaliser", attempt.finaliser_name, attempt.code)
-        finaliser = _send(plan, options, [Finaliser(str(plan.path))], adopt)
+        finaliser = _send(plan, options, Finaliser(str(plan.path)), 1, adopt)
     done = dataclasses.replace(attempt, arrays=tuple(made), finaliser=finaliser)
     attempts.write(plan.path, done)
     keep_script(plan, (done.jobs or [""])[0])
@@ -173,20 +174,23 @@ def _executor(plan: Plan, options: dict[str, Any]) -> Any:
     return executor
 
 
-def _send(plan: Plan, options: dict[str, Any], calls: Sequence[Any], adopt: bool) -> str:
-    """One sbatch for `calls`; returns the job or array id. `adopt`: look first whether Slurm has it already."""
+def _send(plan: Plan, options: dict[str, Any], call: Callable[[], str], count: int, adopt: bool) -> str:
+    """One sbatch for `count` tasks that `call` tells apart by itself; returns the job or array id.
+
+    adopt: look first whether Slurm has it already.
+    """
     name, end, wait, said = options["job_name"], time.monotonic() + PATIENCE_S, 1.0, ""
     while True:
         try:
             # An sbatch that failed may have been accepted all the same.
             if (adopt or said) and (found := slurm.named(name)):
                 slurm.cancel(found[1:])  # an answer that came very late can have left two; one is enough
-                _hand_over(plan, found[0], options, calls)
+                _hand_over(plan, found[0], options, call, count)
                 return found[0]
             if not said or passing(said):
                 with outside_of_jobs():
-                    job: str = _executor(plan, options).send(len(calls))
-                _hand_over(plan, job, options, calls)
+                    job: str = _executor(plan, options).send(count)
+                _hand_over(plan, job, options, call, count)
                 if said:
                     slurm.cancel([late for late in slurm.named(name) if late != job])
                 return job
@@ -222,19 +226,30 @@ def passing(said: str) -> bool:
     return any(word in said.lower() for word in PASSING)
 
 
-def _hand_over(plan: Plan, job: str, options: dict[str, Any], calls: Sequence[Any]) -> None:
-    """Give a job what submitit's worker waits for: the pickles of its calls, under its id."""
+def _hand_over(plan: Plan, job: str, options: dict[str, Any], call: Callable[[], str], count: int) -> None:
+    """Give a job what submitit's worker waits for: the pickle of its call under its id.
+
+    The elements of an array share one, linked under their own ids: submitit's own arrays have a pickle an element, which
+    for thousands of them takes longer than all else together.
+    """
     from submitit.core import utils
 
-    for index, call in enumerate(calls):
-        element = f"{job}_{index}" if len(calls) > 1 else job
-        path = utils.JobPaths(plan.path / "submitit", element).submitted_pickle
-        if not path.exists():
-            delayed = utils.DelayedSubmission(call)
-            delayed.set_timeout(options["time"], 3)
-            staged = path.with_name(f".{path.name}.{os.getpid()}")  # the job may be looking for it by now
-            delayed.dump(staged)
-            os.replace(staged, path)
+    path = utils.JobPaths(plan.path / "submitit", job).submitted_pickle
+    staged = path.with_name(f".{path.name}.{os.getpid()}")  # the job may be looking for it by now
+    delayed = utils.DelayedSubmission(call)
+    delayed.set_timeout(options["time"], 3)
+    delayed.dump(staged)
+    os.replace(staged, path)
+    source = str(path)
+    for index in range(count if count > 1 else 0):
+        element = str(path.with_name(f"{job}_{index}_submitted.pkl"))
+        try:
+            os.link(source, element)
+        except FileExistsError:
+            pass
+        except OSError:  # a file has as many links as the file system gives it: on with a copy
+            shutil.copyfile(source, element)
+            source = element
 
 
 def keep_script(plan: Plan, job: str) -> None:
