@@ -41,7 +41,8 @@ class CollectSettings(Settings):
     samples_per_shard: int | None = Field(
         default=None, ge=1
     )  # None: all; a smaller number takes the same ones every time
-    views: Literal["all", "frontal", "first"] = "frontal"  # films of a study that get a chain of their own
+    # Films of a study that get a chain of their own; "study": one chain, of all films together.
+    views: Literal["all", "frontal", "first", "study"] = "frontal"
     max_reference_chars: int = Field(default=4000, ge=1)
     server: ServerSettings = ServerSettings()
     grace_s: float = Field(default=60, ge=0)  # after a request to stop, samples in flight may still finish for so long

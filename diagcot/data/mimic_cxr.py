@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.data.sections import sections
+from diagcot.data.sections import Override, read_overrides, sections
 from diagcot.data.study import CHEXPERT_LABELS, Box, Image, Study
 
 PREFIX = "mimic-cxr-2.0.0-"
@@ -53,10 +53,13 @@ class MimicCxr:
     """The studies of a MIMIC-CXR-JPG tree, real or phantom.
 
     `reports`: where the report texts are if not under `root`: the zip, or a folder that holds `files/`.
+    overrides: JSON of the studies whose reports cannot be cut by rule, see `diagcot.data.sections`.
     Raises DataError, naming everything that is missing, when the tree is not whole.
     """
 
-    def __init__(self, root: Path, reports: Path | None = None, labels: str = "chexpert") -> None:
+    def __init__(
+        self, root: Path, reports: Path | None = None, labels: str = "chexpert", overrides: Path | None = None
+    ) -> None:
         lacking = missing(root, reports)
         if lacking:
             raise DataError(
@@ -68,6 +71,7 @@ class MimicCxr:
         self.dataset = "phantom" if self.phantom else "mimic-cxr"
         self._reports = reports
         self._labels_table = labels
+        self._overrides: dict[str, Override] = read_overrides(overrides) if overrides else {}
 
     @cached_property
     def _films(self) -> dict[str, dict[str, list[Image]]]:
@@ -135,14 +139,15 @@ class MimicCxr:
     def studies(self, patient: str) -> Iterator[Study]:
         """The studies of one patient by number, without labels; of one without a report, the sections are empty."""
         for study, images in sorted(self._films[patient].items()):
-            text = sections(self._report(patient, study) or "")
+            text = sections(self._report(patient, study) or "", self._overrides.get(study))
+            concluded = "" if "findings" in text else text.get("conclusion", "")  # a last paragraph, or an override's
             yield Study(
                 dataset=self.dataset,
                 id=study,
                 patient=patient,
                 split=self._splits.get(study, "train"),
                 findings=text.get("findings", ""),
-                impression=text.get("impression", ""),
+                impression=text.get("impression", concluded),
                 indication=text.get("indication", ""),
                 comparison=text.get("comparison", ""),
                 tags=self._tags.get(study, ()),

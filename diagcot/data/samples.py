@@ -19,7 +19,7 @@ class ImageRef:
 class Sample:
     """A conversation. Every `<image>` in the user's text stands for the next of `images`."""
 
-    id: str  # dataset/study/image[:what]; never a position in a list
+    id: str  # dataset/study[/image][:what], one of its kind over all tasks; never a position in a list
     task: str  # report, grounding, classification, or the name of a chain-of-thought conversation
     study: str  # dataset/study, the cluster of the bootstrap
     images: tuple[ImageRef, ...]
