@@ -29,7 +29,7 @@ _UNSAID = re.compile(r"[.,?;*!%^&_+()\]{}:<=>@\[\"/\\']")  # R2Gen drops these; 
 
 
 def fi(study: Study) -> Study | None:
-    return study if study.findings and study.impression else None
+    return study if study.findings.strip() and study.impression.strip() else None
 
 
 def one_line(study: Study) -> Study | None:

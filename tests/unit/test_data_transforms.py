@@ -97,7 +97,7 @@ def test_cleaning_again_changes_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [["r2gen_iu"], ["r2gen_mimic"], ["one_line", "vocabulary:2"], ["words:4"], ["fi", "one_line"]]
+    "names", [["r2gen_iu"], ["r2gen_mimic"], ["one_line", "vocabulary:2"], ["words:4"], ["one_line", "fi"]]
 )
 @given(findings=TEXTS, impression=TEXTS)
 def test_chains_are_deterministic_and_idempotent(names: list[str], findings: str, impression: str) -> None:
