@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diagcot.cot.prompts import Limits
+from diagcot.data.question_words import TASKS as QUESTIONS
+from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
 from diagcot.serving.settings import ServerSettings
 
@@ -61,6 +63,26 @@ class FilterSettings(Settings):
     max_tokens: int = Field(default=256, ge=8)
     reply: LimitSettings = LimitSettings()
     server: ServerSettings = ServerSettings()
+
+
+class QuestionSettings(Settings):
+    """Kind `questions`: question answering data for CX-Mind, see `diagcot.data.questions`."""
+
+    split: Literal["train", "validate", "test"] = "train"  # GRPO refuses questions of the test split
+    views: Literal["image", "study"] = "image"  # ask about each film, or about all films of a study together
+    # Task -> share of the patients that it is asked about.
+    tasks: dict[str, float] = dict.fromkeys((task for task in QUESTIONS if task != "grounding_pixels"), 1.0)
+    wording: dict[str, list[str]] = {}  # takes the place of defaults, see `diagcot.data.question_words`
+
+    @model_validator(mode="after")
+    def _known(self) -> "QuestionSettings":
+        Words(self.wording)
+        unknown = sorted(set(self.tasks) - set(QUESTIONS))
+        if unknown:
+            raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(QUESTIONS)}")
+        if not all(0 <= share <= 1 for share in self.tasks.values()):
+            raise ValueError("the share of a task is a number from 0 to 1")
+        return self
 
 
 class PrimerSettings(Settings):

@@ -20,8 +20,8 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 
 
 def for_films(prompt: str, films: int) -> str:
-    """A prompt that starts with one `<image>`, for as many films."""
-    return IMAGE * (films - 1) + prompt
+    """A prompt that starts with `<image>`, for as many films."""
+    return IMAGE * (films - prompt.count(IMAGE)) + prompt
 
 
 def report_answer(findings: str, impression: str) -> str:

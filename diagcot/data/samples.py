@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Sample:
     @property
     def answer(self) -> str:
         return self.messages[-1][1]
+
+    def with_meta(self, **more: Any) -> "Sample":
+        return replace(self, meta=self.meta | more)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)

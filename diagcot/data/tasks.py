@@ -34,7 +34,7 @@ class Shown:
 
     def sample(self, task: str, ref_name: str, prompt: str, answer: str, what: str = "", **meta: Any) -> Sample:
         """A sample of these films, whose id names the film unless it shows the study as a whole."""
-        image = self.films[0][0]
+        image = self.films[-1][0]
         name = self.study.key if self.whole else f"{self.study.key}/{image.id}"
         return Sample(
             id=name + (f":{what}" if what else ""),
