@@ -96,8 +96,8 @@ class ReportZip:
                 if record[:4] != _END64:
                     raise self._damaged("its zip64 record is not where it should be")
                 length, start = struct.unpack_from("<QQ", record, 40)
-        if start + length > size:
-            raise self._damaged("its list of members lies beyond its end")
+        if start + length > size - len(tail) + end:
+            raise self._damaged("its list of members is cut short")
         return start, length
 
     def _damaged(self, why: object) -> DataError:

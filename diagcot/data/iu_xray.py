@@ -120,7 +120,7 @@ class IuXray:
         parts = {e.get("Label", "").lower(): " ".join((e.text or "").split()) for e in root.iter("AbstractText")}
         self.automatic[name] = tuple(" ".join((tag.text or "").split()) for tag in root.findall("MeSH/automatic"))
         tags = [" ".join((tag.text or "").split()) for tag in root.findall("MeSH/major")]
-        return self._study(name, parts, tags, [str(e.get("id")) for e in root.findall("parentImage")])
+        return self._study(name, parts, tags, [_image_id(str(e.get("id"))) for e in root.findall("parentImage")])
 
     def _from_kaggle(self) -> Iterator[tuple[str, Study]]:
         films: dict[str, list[str]] = {}
@@ -164,7 +164,7 @@ class IuXray:
             return {}
         wanted = ("imageid", "View Position", "Columns", "Rows")
         return {
-            name: (view_of(view), int(float(width or 0)), int(float(height or 0)))
+            _image_id(name): (view_of(view), int(float(width or 0)), int(float(height or 0)))
             for _, (name, view, width, height) in tables.rows(path, wanted, fault=self._fault)
         }
 
@@ -255,6 +255,9 @@ def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _image_id(filename: str) -> str:
-    """`CXR7_IM-2263-1001.png` (NLM) and `7_IM-2263-1001.dcm.png` (Kaggle) are both the XML's `CXR7_IM-2263-1001`."""
+    """`CXR7_IM-2263-1001.png` (NLM) and `7_IM-2263-1001.dcm.png` (Kaggle) are both the XML's `CXR7_IM-2263-1001`.
+
+    The XML of report 1 alone repeats its number, `CXR1_1_IM-0001-3001`, which the two tables do not.
+    """
     stem = Path(filename).stem.removesuffix(".dcm")
-    return stem if stem.startswith("CXR") else f"CXR{stem}"
+    return re.sub(r"^(?:CXR)?(\d+)_(?:\1_)?(?=IM)", r"CXR\1_", stem)
