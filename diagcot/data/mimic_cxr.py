@@ -50,7 +50,7 @@ class MimicCxr:
     on_bad_row: "skip" takes note of rows that cannot be used in `bad`; "fail" raises DataError for the first.
     Raises DataError, naming everything that is missing, when the tree is not whole.
 
-    In memory: 57 bytes a film, 5 a study for splits, 18 for labels and 16 for the places of reports in the zip.
+    In memory: 45 bytes a film, 5 a study for its split, 18 for its labels and 16 for the place of its report in the zip.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from diagcot.data.iu_xray import IuXray
 from diagcot.data.mimic_cxr import MimicCxr
 from diagcot.data.phantom.tree import write_tree
 from diagcot.data.sections import sections
+from diagcot.data.study import Study
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 REPORTS, IMAGES = SHARED / "openi_reports", SHARED / "openi_images"
@@ -95,6 +96,73 @@ def test_all_13_films_find_their_study(reports: IuXray) -> None:
 def test_r2gen_split_survives_the_blank_key() -> None:
     split = iu_xray.r2gen_records(REPORTS / "annotation.r2gen_iu_xray.json")
     assert Counter(record["split"] for record in split.values()) == {"train": 2069, "val": 296, "test": 590}
+
+
+ANNOTATION = "annotation.r2gen_iu_xray.json"
+
+
+def reached(reader: IuXray) -> list[Study]:
+    return [study for patient in reader.patients() for study in reader.studies(patient)]
+
+
+@needs_reports
+def test_kaggles_two_tables_are_enough(reports: IuXray, tmp_path: Path) -> None:
+    for name in ("indiana_reports.csv", "indiana_projections.csv"):
+        (tmp_path / name).symlink_to(REPORTS / name)
+    reader = IuXray(tmp_path)
+    studies = reached(reader)
+    views = Counter(image.view for study in studies for image in study.images)
+    assert (len(studies), reader.bad, views) == (3851, [], {"FRONTAL": 3818, "LATERAL": 3648})
+    assert sum(bool(s.findings) for s in studies) == 3337 and sum(bool(s.impression) for s in studies) == 3820
+    for study in studies:  # the XMLs have the same texts
+        (same,) = reports.studies(study.id)
+        assert (same.findings, same.impression) == (study.findings, study.impression)
+        assert {image.id for image in study.images} <= {image.id for image in same.images} | {
+            "CXR2084_IM-0715-1001-0002", "CXR2084_IM-0715-2001-0001", "CXR3809_IM-1919-1003002",
+        }  # fmt: skip
+    (second,) = reader.studies("CXR2")
+    assert second.tags == ("Cardiomegaly/borderline", "Pulmonary Artery/enlarged")
+
+
+@needs_reports
+def test_r2gens_annotation_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "annotation.json").symlink_to(REPORTS / ANNOTATION)
+    film = tmp_path / "images" / "CXR2384_IM-0942" / "1.png"
+    film.parent.mkdir(parents=True)
+    film.touch()
+    reader = IuXray(tmp_path, images=tmp_path / "images")
+    studies = reached(reader)
+    assert Counter(study.split for study in studies) == {"train": 2069, "validate": 296, "test": 590}
+    assert sum(len(study.images) for study in studies if study.split == "test") == 1180
+    (study,) = reader.studies("CXR2384")
+    assert [image.id for image in study.images] == ["CXR2384_IM-0942/0", "CXR2384_IM-0942/1"]
+    assert [reader.film(study, image) for image in study.images] == [None, film]
+
+
+@needs_reports
+def test_r2gens_split_of_the_xmls_and_of_its_own_films(tmp_path: Path) -> None:
+    studies = reached(IuXray(REPORTS, annotation=REPORTS / ANNOTATION))
+    assert Counter(study.split for study in studies) == {"train": 2069, "validate": 296, "test": 590}
+    assert all(study.images[0].id.startswith("CXR") and "/" not in study.images[0].id for study in studies)
+    (tmp_path / "CXR2384_IM-0942").mkdir()
+    (tmp_path / "CXR2384_IM-0942" / "0.png").touch()
+    studies = reached(IuXray(REPORTS, images=tmp_path, annotation=REPORTS / ANNOTATION))
+    assert sum(len(study.images) for study in studies if study.split == "test") == 1180
+    assert sum(bool(study.impression) for study in studies) > 2900  # which the annotation alone does not have
+
+
+@needs_reports
+def test_sizes_from_the_table_of_dicom_headers(reports: IuXray) -> None:
+    images = {image.id: image for study in reports._studies.values() for image in study.images}
+    assert (images["CXR1000_IM-0003-2001"].width, images["CXR1000_IM-0003-2001"].height) == (2320, 2828)
+    assert sum(not image.width for image in images.values()) == 1  # the table has 7,469 of 7,470
+
+
+def test_xmls_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "ecgen-radiology").mkdir()
+    for number in (1, 2):
+        (tmp_path / "ecgen-radiology" / f"{number}.xml").write_text(XML.format(uid=f"CXR{number}"))
+    assert list(IuXray(tmp_path).patients()) == ["CXR1", "CXR2"]
 
 
 def test_studies_outside_the_annotation_are_left_out(tmp_path: Path) -> None:
