@@ -8,8 +8,8 @@ from diagcot.data.prompts import report_answer
 from diagcot.data.question_labels import NONE, Weighing, known, spoken
 from diagcot.data.question_traces import Draft, Option, chance
 from diagcot.data.samples import Sample
-from diagcot.data.study import Image, Study
-from diagcot.data.tasks import Shown, grounding_samples, pairs
+from diagcot.data.study import Image, Study, pairs
+from diagcot.data.tasks import Shown, grounding_samples
 
 if TYPE_CHECKING:
     from diagcot.shards.reader import Shard

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from diagcot.data import transforms
+from diagcot.data.collection import Collection
 from diagcot.data.errors import DataError
 from diagcot.data.iu_xray import IuXray
 from diagcot.data.mimic_cxr import MimicCxr
@@ -43,9 +44,14 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
         root = known(source.path)
     if root is None:
         raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
-    if source.kind == "mimic_cxr":
-        return MimicCxr(root, known(source.reports), source.labels, known(source.section_overrides))
-    return IuXray(root, known(source.images), known(source.annotation), settings.on_bad_report)
+    skip, images = settings.on_bad_report, known(source.images)
+    if source.dataset.reader == "mimic_cxr":
+        return MimicCxr(
+            root, known(source.reports), source.labels, known(source.tables), skip, known(source.section_overrides)
+        )
+    if source.dataset.reader == "iu_xray":
+        return IuXray(root, images, known(source.annotation), skip)
+    return Collection(source.dataset, root, images, skip)
 
 
 def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:
@@ -53,15 +59,18 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
 
     Labels are those of the report as it was, before its transforms.
     """
-    change = _changes(reader, ("fi", *source.transforms) if source.only_fi else tuple(source.transforms))
     left = None
     if source.max_studies is not None:
         left = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
+    # Collections of labels or boxes alone have no report that could be wanted, PadChest none in sections.
+    reported = source.dataset.has("findings") or source.dataset.has("impression")
+    only_fi = source.only_fi and source.dataset.has("findings") and source.dataset.has("impression")
+    change = _changes(reader, ("fi", *source.transforms) if only_fi else tuple(source.transforms))
     for patient in partition(reader.patients(), part, parts):
         for study in reader.studies(patient):
             if left == 0:
                 return
-            if study.split not in source.splits or not (study.findings or study.impression):
+            if study.split not in source.splits or (reported and not (study.findings or study.impression)):
                 continue
             changed = change(study)
             if changed is None:

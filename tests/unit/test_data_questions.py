@@ -62,7 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = ". ".join(f"{name.lower()} {course}" for name, value in stated.items() if value == 1)
             study = Study(
                 "made-up", str(number), f"p{number // 3}", "train", f"{text}. study {number}.", "Clear.",
-                indication="Cough.", labels=stated, images=(Image(f"i{number}", ("PA", "AP", "LATERAL")[number % 3]),),
+                indication="Cough.", order=f"{number:04d}", labels=stated,
+                images=(Image(f"i{number}", ("PA", "AP", "LATERAL")[number % 3]),),
             )  # fmt: skip
             writer.add(study, [film])
     return root
