@@ -1,8 +1,10 @@
 """Films as files become small grey JPEGs: PNG (8 and 16 bit, grey, RGB, RGBA), JPEG and DICOM (also JPEG 2000)."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -10,8 +12,16 @@ from PIL import Image as Pillow
 from diagcot.data.errors import ImageError
 from diagcot.data.phantom import COMMENT
 
+if TYPE_CHECKING:
+    from pydicom import FileDataset
+
+MAX_PIXELS = 120_000_000
+"""More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header that claims more lies or is no film."""
+
+MIN_SIDE = 8
 _RESAMPLE = Pillow.Resampling.LANCZOS
 _DICOM_MARK = slice(128, 132)
+_DICOM_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,23 +37,25 @@ class Jpeg:
 def convert(source: Path | bytes, longest: int, quality: int, name: str = "") -> Jpeg:
     """Decode a film, bring its longest side down to `longest` pixels (never up), encode as grey JPEG.
 
+    The orientation that EXIF claims is ignored: detectors write none, and films are stored as they are read.
     A phantom's comment is kept. A grey JPEG that is already small enough is passed on byte for byte.
-    Raises ImageError that names the film (`name`, or the path).
+    Raises ImageError that names the film (`name`, or the path): missing, damaged, of an absurd size, or blank.
     """
     name = name or str(source if isinstance(source, Path) else "film")
     try:
         raw = source.read_bytes() if isinstance(source, Path) else source
-        if raw[_DICOM_MARK] == b"DICM":
+        if _is_dicom(raw, source):
             film = from_dicom(raw)
         else:
-            film = Pillow.open(io.BytesIO(raw))
+            film = _opened(io.BytesIO(raw))
             if film.format == "JPEG" and film.mode == "L" and max(film.size) <= longest:
-                film.load()
+                _not_blank(film)
                 return Jpeg(raw, film.width, film.height, is_phantom(film))
             # A JPEG decodes straight to the next power of two above what is wanted: 1.6 times as fast on full films.
             film.draft("L", (longest, longest))
         phantom = is_phantom(film)
         film = grey(film)
+        _not_blank(film)
         film.thumbnail((longest, longest), _RESAMPLE)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: the file is not there") from error
@@ -54,6 +66,40 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     out = io.BytesIO()
     film.save(out, "JPEG", quality=quality, **({"comment": COMMENT} if phantom else {}))
     return Jpeg(out.getvalue(), film.width, film.height, phantom)
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a film, from its header alone. Raises ImageError that names it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_DICOM_HEADER)
+            if _is_dicom(head, path):
+                return _dicom_size(_dicom(head, header_only=True))
+            file.seek(0)
+            return _opened(file).size
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: the file is not there") from error
+    except Exception as error:
+        raise ImageError(f"{path} is not a readable film ({type(error).__name__}: {error})") from error
+
+
+def _opened(file: Any) -> Pillow.Image:
+    with warnings.catch_warnings():  # Pillow's own limit, a warning, is met by ours
+        warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+        film = Pillow.open(file)
+    _sane(*film.size)
+    return film
+
+
+def _sane(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
+        raise ImageError(f"the file claims {width} x {height} pixels, which no film has")
+
+
+def _not_blank(film: Pillow.Image) -> None:
+    low, high = film.getextrema()
+    if low == high:
+        raise ImageError("every pixel of the film is the same")
 
 
 def is_phantom(film: Pillow.Image) -> bool:
@@ -81,15 +127,72 @@ def stretched(values: np.ndarray, invert: bool = False) -> Pillow.Image:
     return Pillow.fromarray((255.0 - scaled if invert else scaled).round().astype(np.uint8))
 
 
-def from_dicom(raw: bytes) -> Pillow.Image:
-    """First frame of a DICOM file, through its modality and VOI look-up, MONOCHROME1 inverted (DICOM PS3.3 C.7.6.3)."""
-    import pydicom
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+def _is_dicom(raw: bytes, source: Path | bytes) -> bool:
+    """By its mark; old files without one are told by their name."""
+    named = isinstance(source, Path) and source.suffix.lower() in (".dcm", ".dicom")
+    return raw[_DICOM_MARK] == b"DICM" or (named and raw[:4] != b"\x89PNG" and raw[:2] != b"\xff\xd8")
 
-    film = pydicom.dcmread(io.BytesIO(raw))
+
+def _dicom(raw: bytes, header_only: bool = False) -> "FileDataset":
+    import pydicom
+
+    film = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
+    if "Rows" not in film or "Columns" not in film:
+        raise ImageError("a DICOM file without an image")
+    return film
+
+
+def _dicom_size(film: "FileDataset") -> tuple[int, int]:
+    width, height = int(film.Columns), int(film.Rows)
+    _sane(width, height * max(1, int(film.get("NumberOfFrames") or 1)))
+    return width, height
+
+
+def from_dicom(raw: bytes) -> Pillow.Image:
+    """First frame of a DICOM file, through its modality and VOI look-up, MONOCHROME1 inverted (DICOM PS3.3 C.7.6.3).
+
+    Of several windows the first is used (C.11.2.1.2), a VOI table before any window; a window narrower than PS3.3 allows
+    is passed over. Padding (C.7.5.1.1.2) becomes black, and takes no part in the stretch to 0 to 255.
+    """
+    from pydicom.pixels.processing import apply_modality_lut
+
+    film = _dicom(raw)
+    size = _dicom_size(film)
     if film.get("SamplesPerPixel", 1) != 1:
         raise ImageError("a colour DICOM is not a radiograph")
-    values = apply_voi_lut(apply_modality_lut(film.pixel_array, film), film)
-    if values.ndim == 3:
-        values = values[0]
-    return stretched(values, invert=film.PhotometricInterpretation == "MONOCHROME1")
+    stored = film.pixel_array
+    if stored.ndim == 3:
+        stored = stored[0]
+    if stored.shape[::-1] != size:
+        raise ImageError(
+            f"the header claims {size[0]} x {size[1]} pixels, the image has {stored.shape[1]} x {stored.shape[0]}"
+        )
+    values = _windowed(apply_modality_lut(stored, film), film)
+    padding = _padding(stored, film)
+    invert = film.PhotometricInterpretation == "MONOCHROME1"
+    if padding is not None and not padding.all():
+        shown = values[~padding]
+        values = np.where(padding, shown.max() if invert else shown.min(), values)
+    return stretched(values, invert)
+
+
+def _windowed(values: np.ndarray, film: "FileDataset") -> np.ndarray:
+    from pydicom.pixels.processing import apply_voi, apply_windowing
+
+    if film.get("VOILUTSequence"):
+        return apply_voi(values, film)
+    widths = film.get("WindowWidth")
+    width = widths[0] if isinstance(widths, list | tuple) or hasattr(widths, "append") else widths
+    least = 1 if film.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
+    if width is None or film.get("WindowCenter") is None or float(width) < least:
+        return values
+    return apply_windowing(values, film)
+
+
+def _padding(stored: np.ndarray, film: "FileDataset") -> np.ndarray | None:
+    """Which pixels are padding; None where the file names no value for it."""
+    value = film.get("PixelPaddingValue")
+    if value is None:
+        return None
+    other = film.get("PixelPaddingRangeLimit", value)
+    return (stored >= min(int(value), int(other))) & (stored <= max(int(value), int(other)))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def folders() -> Iterator[Finding]:
     """IU_XRAY_DIR (films) and MIMIC_CXR_DIR (the tree of MIMIC-CXR-JPG), where they are set."""
-    from diagcot.data import mimic_cxr
+    from diagcot.data.layouts import missing_mimic
 
     iu = os.environ.get("IU_XRAY_DIR")
     if iu is None:
@@ -29,7 +29,7 @@ def folders() -> Iterator[Finding]:
     if mimic is None:
         yield good("MIMIC-CXR", "MIMIC_CXR_DIR is not set; only recipes that name it need it")
         return
-    lacking = mimic_cxr.missing(Path(mimic))
+    lacking = missing_mimic(Path(mimic))
     if lacking:
         remedy = "finish the download from PhysioNet (MIMIC-CXR-JPG and the reports of MIMIC-CXR)"
         yield bad("MIMIC-CXR", f"MIMIC_CXR_DIR={mimic} lacks {'; '.join(lacking)}", remedy)

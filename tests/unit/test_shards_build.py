@@ -195,7 +195,7 @@ def test_missing_data_is_told_before_anything_is_built(tmp_path: Path, monkeypat
         {"shards": 0},
         {"sources": [{"kind": "mimic_cxr"}]},
         {"sources": [{"kind": "mimic_cxr", "path": "a", "input": "b"}]},
-        {"sources": [{"kind": "chexpert", "path": "a"}]},
+        {"sources": [{"kind": "chexperts", "path": "a"}]},
         {"image_sise": 5},
     ],
 )

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from diagcot.data.layouts import PREFIX, REPORTS_ZIP, folder
 from diagcot.data.mimic_cxr import (
     BOXES,
     BOXES_FILE,
@@ -18,10 +19,7 @@ from diagcot.data.mimic_cxr import (
     FINDINGS_FILE,
     LABELS,
     METADATA,
-    PREFIX,
-    REPORTS_ZIP,
     SPLIT,
-    folder,
 )
 from diagcot.data.phantom.anatomy import generator
 from diagcot.data.phantom.films import SIZE, VIEWS, Film, draw

@@ -1,0 +1,245 @@
+"""Rows of tables as collections publish them: CSV, TSV, JSON, JSON lines and COCO, gzipped or not.
+
+Rows stream, except those of JSON and COCO files, which are read whole. What spreadsheets, editors and broken downloads do
+to a table is either undone without loss (byte order marks, Windows newlines, semicolons) or told by file and line.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from diagcot.data.errors import DataError
+from diagcot.jobs.settings import near
+
+Row = tuple[str, ...]
+Fault = Callable[[str, str], None]
+"""Takes note of a row that cannot be used: (file:line, what is wrong with it)."""
+
+_FIELD_LIMIT = 16 << 20
+_SUFFIXES = {".tsv": "\t", ".csv": ",", ".txt": ","}
+_NUMBERED = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d+")
+_MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_DATED = re.compile(rf"\d{{1,2}}-{_MONTH}(?:-\d{{2,4}})?|{_MONTH}-\d{{2,4}}|\d{{1,2}}/\d{{1,2}}/\d{{2,4}}")
+SPREADSHEET = (
+    "a spreadsheet program rewrote the table when it was opened and saved there, and the number is lost: "
+    "download the table again and open it with nothing but text tools"
+)
+
+csv.field_size_limit(
+    _FIELD_LIMIT
+)  # the module's own limit of 128 KiB refuses long reports; there is one for all readers
+
+
+def rows(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    header: Sequence[str] = (),
+    delimiter: str = "",
+    encoding: str = "utf-8",
+    explode: Sequence[str] = (),
+    fault: Fault | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """(line, the named columns followed by the optional ones) of each row; an optional column that is absent is "".
+
+    header: names of the columns of a table that has no first line for them. explode: columns of a JSON record that hold
+    lists of the same length; the record becomes a row for each place in them, or one row with empty ones.
+    fault: called for a row that cannot be used, which is then left out; without it such a row raises.
+    Raises DataError that names the file, the line and a remedy: missing columns, a gzip file cut short, text in another
+    encoding, a quote that is never closed.
+    """
+    at = [0]
+    try:
+        with _text(path, encoding) as text:
+            kind = Path(path.name.removesuffix(".gz")).suffix
+            if kind in (".json", ".jsonl"):
+                yield from _records(path, text, kind, columns, optional, explode, at)
+            else:
+                yield from _fields(path, text, columns, optional, header, delimiter, fault, at)
+    except UnicodeDecodeError as error:
+        line = _undecodable(path, encoding)
+        raise DataError(
+            f"{path}:{line} is not {encoding} text; convert the file (iconv -f LATIN1 -t UTF-8 …) "
+            "or name its `encoding` in the collection's entry"
+        ) from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path} ends in the middle, after line {at[0]}: download it again") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{at[0] + 1}: not a row of a table ({error}); usually a quote that is not closed in this row or "
+            "a later one: download the table again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); download it again") from error
+
+
+def _text(path: Path, encoding: str) -> TextIO:
+    """The decompressed text, without a byte order mark and with its newlines untouched."""
+    raw: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  closed with the wrapper
+    try:
+        start = raw.peek(4)[:4]
+    except BaseException:
+        raw.close()
+        raise
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif encoding == "utf-8":
+        encoding = "utf-8-sig"
+    return io.TextIOWrapper(raw, encoding=encoding, newline="")
+
+
+def _undecodable(path: Path, encoding: str) -> int:
+    """The first line that is not text of this encoding."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw:
+        for number, line in enumerate(raw, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _fields(
+    path: Path,
+    text: TextIO,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    header: Sequence[str],
+    delimiter: str,
+    fault: Fault | None,
+    at: list[int],
+) -> Iterator[tuple[int, Row]]:
+    delimiter = delimiter or _SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix, ",")
+    names = list(header)
+    if not names:
+        first = text.readline()
+        at[0] = 1
+        for candidate in dict.fromkeys((delimiter, ",", ";", "\t")):  # spreadsheets of many countries save semicolons
+            names = [name.strip() for name in next(csv.reader([first], delimiter=candidate), [])]
+            if set(columns) <= set(names):
+                delimiter = candidate
+                break
+        else:
+            names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    _require(path, columns, names)
+    places = [names.index(column) for column in columns]
+    extra = [names.index(column) if column in names else None for column in optional]
+    last, skipped = max(places, default=0), at[0]
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    for row in reader:
+        line = at[0] + 1
+        at[0] = reader.line_num + skipped
+        if not any(row):
+            continue
+        if len(row) <= last or any(row[len(names) :]):
+            what = (
+                f"{len(row)} fields where the header has {len(names)} (a delimiter or newline in text without quotes?); "
+                "download the table again"
+            )
+            if fault is None:
+                raise DataError(f"{path}:{line}: {what}")
+            fault(f"{path}:{line}", what)
+            continue
+        yield (
+            line,
+            tuple("" if place is None or place >= len(row) else row[place].strip() for place in (*places, *extra)),
+        )
+
+
+def _records(
+    path: Path,
+    text: TextIO,
+    kind: str,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    explode: Sequence[str],
+    at: list[int],
+) -> Iterator[tuple[int, Row]]:
+    found: Iterator[tuple[int, dict[str, Any]]] = _json_lines(path, text) if kind == ".jsonl" else _json(path, text)
+    for at[0], record in found:
+        if any(name not in record for name in columns):
+            _require(Path(f"{path}:{at[0]}"), columns, list(record))
+        lists = [record.get(name) or [] for name in explode]
+        if len({len(items) for items in lists}) > 1:
+            raise DataError(f"{path}:{at[0]}: the lists {', '.join(explode)} have different lengths")
+        for items in zip(*lists, strict=True) if lists and lists[0] else [("",) * len(explode)]:
+            flat = {**record, **dict(zip(explode, items, strict=True))}
+            yield at[0], tuple(_cell(flat.get(name)) for name in (*columns, *optional))
+
+
+def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}:{number} is not JSON ({error}); download it again") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{path}:{number} is not a JSON object")
+            yield number, record
+
+
+def _json(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Records of a list, of the lists of an object, or of a COCO file (a row an annotation, or one a bare image)."""
+    try:
+        value = json.load(text)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); download it again") from error
+    try:
+        if isinstance(value, dict) and {"images", "annotations"} <= set(value):
+            records: list[dict[str, Any]] = list(_coco(value))
+        elif isinstance(value, dict):
+            records = [record for part in value.values() for record in part]
+        else:
+            records = list(value)
+        if not all(isinstance(record, dict) for record in records):
+            raise TypeError("its records are not objects")
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is neither a list of records nor COCO ({error!r})") from error
+    yield from enumerate(records, 1)
+
+
+def _coco(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """An image's fields (its size as image_width and image_height) with category_name, x, y, w, h of one annotation."""
+    names = {category["id"]: category["name"] for category in value.get("categories", [])}
+    notes: dict[Any, list[dict[str, Any]]] = {}
+    for note in value["annotations"]:
+        notes.setdefault(note["image_id"], []).append(note)
+    for image in value["images"]:
+        size = {"image_width": image.get("width"), "image_height": image.get("height")}
+        for note in notes.pop(image["id"], [{}]):
+            box = dict(zip("xywh", note.get("bbox") or [None] * 4, strict=True))
+            yield {**note, **image, **size, **box, "category_name": names.get(note.get("category_id"))}
+    if notes:
+        raise ValueError(f"{len(notes)} annotated images are not in its list of images")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return str(int(value))
+    return str(value) if isinstance(value, int | float) else json.dumps(value)
+
+
+def _require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
+    lacking = [column for column in columns if column not in names]
+    if lacking:
+        hint = near(lacking[0], [name for name in names if name])
+        raise DataError(f"{path} lacks the columns {', '.join(lacking)}{hint}. Is it the official table?")
+
+
+def identifier(value: str, where: str, column: str) -> str:
+    """`value` as the name of a patient, study or film. Raises DataError where a spreadsheet made a number or date of it."""
+    if _NUMBERED.fullmatch(value) or _DATED.fullmatch(value):
+        raise DataError(f"{where}: {column} is {value!r}: {SPREADSHEET}")
+    return value
