@@ -66,7 +66,7 @@ def chosen(shard: Shard, shards_root: Path, settings: CollectSettings) -> list[S
     """The films of a shard that get a chain, the same for the same settings, whatever else the shard holds."""
     name = str(shard.path.relative_to(shards_root))
     found, studies = [], set()
-    for sample in tasks.report_samples(shard, name, SPLIT):
+    for sample in tasks.report_samples(shard, name, SPLIT, "study" if settings.views == "study" else "image"):
         frontal = sample.meta.get("view", "") not in ("LATERAL", "LL")
         if (settings.views == "frontal" and not frontal) or (settings.views == "first" and sample.study in studies):
             continue

@@ -128,11 +128,12 @@ def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]],
 
 def to_sample(trace: dict[str, Any]) -> Sample:
     """The training sample of a trace (method.md 4.3): the question of evaluation, the answer with its thinking."""
+    asks = asked.for_films(asked.REPORT, len(trace["images"]))
     return Sample(
-        id=trace["id"],
+        id=f"{trace['id']}:cot",
         task="report",
         study=trace["study"],
         images=tuple(ImageRef(**image) for image in trace["images"]),
-        messages=(("user", asked.REPORT), ("assistant", asked.reasoned(trace["reasoning"], trace["report"]))),
+        messages=(("user", asks), ("assistant", asked.reasoned(trace["reasoning"], trace["report"]))),
         meta=trace["meta"] | {"verified": trace["verified"], "forced": trace["forced"]},
     )

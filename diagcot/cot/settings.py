@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diagcot.cot.prompts import Limits
+from diagcot.data.question_words import TASKS as QUESTIONS
+from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
 from diagcot.serving.settings import ServerSettings
 
@@ -41,7 +43,8 @@ class CollectSettings(Settings):
     samples_per_shard: int | None = Field(
         default=None, ge=1
     )  # None: all; a smaller number takes the same ones every time
-    views: Literal["all", "frontal", "first"] = "frontal"  # films of a study that get a chain of their own
+    # Films of a study that get a chain of their own; "study": one chain, of all films together.
+    views: Literal["all", "frontal", "first", "study"] = "frontal"
     max_reference_chars: int = Field(default=4000, ge=1)
     server: ServerSettings = ServerSettings()
     grace_s: float = Field(default=60, ge=0)  # after a request to stop, samples in flight may still finish for so long
@@ -60,6 +63,26 @@ class FilterSettings(Settings):
     max_tokens: int = Field(default=256, ge=8)
     reply: LimitSettings = LimitSettings()
     server: ServerSettings = ServerSettings()
+
+
+class QuestionSettings(Settings):
+    """Kind `questions`: question answering data for CX-Mind, see `diagcot.data.questions`."""
+
+    split: Literal["train", "validate", "test"] = "train"  # GRPO refuses questions of the test split
+    views: Literal["image", "study"] = "image"  # ask about each film, or about all films of a study together
+    # Task -> share of the patients that it is asked about.
+    tasks: dict[str, float] = dict.fromkeys((task for task in QUESTIONS if task != "grounding_pixels"), 1.0)
+    wording: dict[str, list[str]] = {}  # takes the place of defaults, see `diagcot.data.question_words`
+
+    @model_validator(mode="after")
+    def _known(self) -> "QuestionSettings":
+        Words(self.wording)
+        unknown = sorted(set(self.tasks) - set(QUESTIONS))
+        if unknown:
+            raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(QUESTIONS)}")
+        if not all(0 <= share <= 1 for share in self.tasks.values()):
+            raise ValueError("the share of a task is a number from 0 to 1")
+        return self
 
 
 class PrimerSettings(Settings):

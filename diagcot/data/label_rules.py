@@ -54,7 +54,7 @@ MENTIONS: dict[str, list[str]] = {
         r"vascular congestion|pulmonary congestion",
     ],
     "Consolidation": [r"consolidat\w+"],
-    "Pneumonia": [r"pneumonia\w*", r"infectious (?:process|infiltrate|etiology)"],
+    "Pneumonia": [r"pneumoni(?:a\w*|tis)", r"infectious (?:process|infiltrate|etiology)"],
     "Atelectasis": [r"atelecta\w+", r"(?:lobe|lobar|lung|volume|partial) collapse|collapse of", r"volume loss"],
     "Pneumothorax": [r"pneumothora(?:x|ces)", r"pneumo thorax"],
     "Pleural Effusion": [
@@ -123,6 +123,9 @@ DOUBTED_BEFORE = re.compile(
     r"|can not|versus|vs|likely|differential|equivocal|rule out|rule-out|r/o|evaluate|consider\w*|would|if|suggest\w*"
     r"|perhaps|presum\w+|whether|not excluded|favor\w*|correlate|clinical setting|indicate)\b"
 )
+SURE = re.compile(r"\b(?:most|highly|strongly|very) (?:\w+ )?suggestive of\b")
+"""Holds the words of a doubt but states the finding."""
+
 DOUBTED_AFTER = re.compile(
     r"\b(?:(?:can ?not|could not|can't) (?:be )?(?:\w+ )?(?:excluded?|ruled out)"
     r"|(?:is|are) (?:not excluded|possible|suspected|questioned|suggested|considered)|suspected"

@@ -8,7 +8,7 @@ arXiv:1901.07031), with phrases and reaches of this project's own.
 import argparse
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from diagcot.data import label_rules as rules
@@ -27,19 +27,28 @@ def label(text: str) -> dict[str, int]:
     present or in doubt. An empty text has no labels.
     """
     found: dict[str, int] = {}
-    sentences = [" ".join(part.lower().split()) for part in _SENTENCE.split(text)]
-    for sentence in filter(None, sentences):
-        for name, mention in _MENTION.items():
-            for match in mention.finditer(sentence):
-                _add(found, name, _status(sentence, match.start(), match.end()))
-        for name, normal in _NORMAL.items():
-            if normal.search(sentence):
-                _add(found, name, 0)
-    if found or any(sentences):
+    for name, status, _ in mentions(text):
+        _add(found, name, status)
+    if found or any(_sentences(text)):
         ill = any(value for name, value in found.items() if name != "Support Devices")
         if not ill:
             found["No Finding"] = 1
     return {name: found[name] for name in CHEXPERT_LABELS if name in found}
+
+
+def mentions(text: str) -> Iterator[tuple[str, int, str]]:
+    """Every mention of a label in the order of the text: the label, its status, and the sentence in small letters."""
+    for sentence in _sentences(text):
+        for name, mention in _MENTION.items():
+            for match in mention.finditer(sentence):
+                yield name, _status(sentence, match.start(), match.end()), sentence
+        for name, normal in _NORMAL.items():
+            if normal.search(sentence):
+                yield name, 0, sentence
+
+
+def _sentences(text: str) -> list[str]:
+    return [words for part in _SENTENCE.split(text) if (words := " ".join(part.lower().split()))]
 
 
 _RANK = {0: 0, -1: 1, 1: 2}
@@ -61,7 +70,7 @@ def _status(sentence: str, start: int, end: int) -> int:
         return -1
     if rules.DENIED_BEFORE.search(denial) or rules.DENIED_AFTER.search(after):
         return 0
-    doubted = rules.DOUBTED_BEFORE.search(before) or rules.DOUBTED_BEFORE.search(mention)
+    doubted = rules.DOUBTED_BEFORE.search(rules.SURE.sub(" ", before)) or rules.DOUBTED_BEFORE.search(mention)
     return -1 if doubted else 1
 
 

@@ -18,7 +18,7 @@ from diagcot.data import tables
 from diagcot.data.archive import ReportZip
 from diagcot.data.errors import DataError
 from diagcot.data.layouts import PREFIX, RADIOLOGISTS, folder, mimic_table, missing_mimic, reports_place
-from diagcot.data.sections import sections
+from diagcot.data.sections import Override, read_overrides, sections
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS, Box, Image, Study, split_of, view_of
 
 METADATA = (
@@ -47,6 +47,7 @@ class MimicCxr:
     reports: where the report texts are if not under `root`: the zip, or a folder that holds `files/`.
     labels: the table of labels: CheXpert's, NegBio's, or 2.1.0's of radiologists (687 studies of the test split alone).
     tables: the folder of the tables if not `root`, as for the DICOM tree, which has none.
+    overrides: JSON of the studies whose reports cannot be cut by rule, see `diagcot.data.sections`.
     on_bad_row: "skip" takes note of rows that cannot be used in `bad`; "fail" raises DataError for the first.
     Raises DataError, naming everything that is missing, when the tree is not whole.
 
@@ -59,6 +60,7 @@ class MimicCxr:
         reports: Path | None = None,
         labels: Literal["chexpert", "negbio", "radiologist"] = "chexpert",
         tables: Path | None = None,
+        overrides: Path | None = None,
         on_bad_row: Literal["skip", "fail"] = "skip",
     ) -> None:
         lacking = missing_mimic(root, reports, tables)
@@ -76,6 +78,7 @@ class MimicCxr:
         self._tables = tables or root
         self._on_bad = on_bad_row
         self._views: list[str] = []
+        self._overrides: dict[str, Override] = read_overrides(overrides) if overrides else {}
 
     @cached_property
     def _films(self) -> np.ndarray:
@@ -197,15 +200,16 @@ class MimicCxr:
         films = _rows_of(self._films["subject"], int(patient))
         for study in np.unique(self._films["study"][films]).tolist():
             mine = [film for film in self._films[films].tolist() if film[1] == study]
-            text = sections(self._text(int(patient), study))
+            text = sections(self._text(int(patient), study), self._overrides.get(str(study)))
             date, time = mine[0][6:8]
+            concluded = "" if "findings" in text else text.get("conclusion", "")  # a last paragraph, or an override's
             yield Study(
                 dataset=self.dataset,
                 id=str(study),
                 patient=patient,
                 split=SPLITS[int(self._splits[1][_rows_of(self._splits[0], study)][0])],
                 findings=text.get("findings", ""),
-                impression=text.get("impression", ""),
+                impression=text.get("impression", concluded),
                 indication=text.get("indication", ""),
                 comparison=text.get("comparison", ""),
                 tags=self._tags.get(str(study), ()),

@@ -15,7 +15,13 @@ GROUNDING = (
     "<image>Detect the regions of {label} in this chest X-ray. Give each as <box>(x1,y1),(x2,y2)</box>, 0 to 1000."
 )
 
+IMAGE = "<image>"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+
+
+def for_films(prompt: str, films: int) -> str:
+    """A prompt that starts with `<image>`, for as many films."""
+    return IMAGE * (films - prompt.count(IMAGE)) + prompt
 
 
 def report_answer(findings: str, impression: str) -> str:

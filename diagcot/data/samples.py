@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class ImageRef:
 class Sample:
     """A conversation. Every `<image>` in the user's text stands for the next of `images`."""
 
-    id: str  # dataset/study/image[:what]; never a position in a list
+    id: str  # dataset/study[/image][:what], one of its kind over all tasks; never a position in a list
     task: str  # report, grounding, classification, or the name of a chain-of-thought conversation
     study: str  # dataset/study, the cluster of the bootstrap
     images: tuple[ImageRef, ...]
@@ -33,6 +33,9 @@ class Sample:
     @property
     def answer(self) -> str:
         return self.messages[-1][1]
+
+    def with_meta(self, **more: Any) -> "Sample":
+        return replace(self, meta=self.meta | more)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)

@@ -1,37 +1,211 @@
-"""Sections of a free-text radiology report, as in MIMIC-CXR's text files: `HEADING: text`, headings in upper case."""
+"""Sections of a free-text MIMIC-CXR report, by the rules that MIT-LCP published with the collection.
 
+The rules as facts: a heading is a line that starts with one blank, then capitals, blanks and `()/,-`, then a colon and
+white space; headings are brought to common names; of a name met twice the last counts; what a report concludes is its
+impression, else its findings, else its last paragraph, else its comparison. Source: `txt/section_parser.py` and
+`txt/create_section_files.py` of MIT-LCP/mimic-cxr. A few reports cannot be cut by rule; a user who has the list of them
+gives it as a file (`read_overrides`).
+"""
+
+import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-_HEADING = re.compile(r"^[ \t]*([A-Z][A-Z /,&()\-]{2,60}?)[ \t]*:", re.MULTILINE)
-_NAMES = {
+from diagcot.data.errors import DataError
+
+PREAMBLE, WHOLE, LAST = "preamble", "full report", "last_paragraph"
+CONCLUDING = ("impression", "findings", LAST, "comparison")
+"""Where a report's conclusion is looked for, in this order."""
+
+_HEADING = re.compile(r"\n ([A-Z ()/,-]+):\s")
+_PARAGRAPH = "\n \n"
+
+# Heading in small letters -> section. Misspellings are those that occur in the collection; `ndication` as an impression
+# and two misspelt conclusions that nothing reads are so in the published table, and counts depend on it.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "impression": (
+        "impression", "conclusion", "findings and impression", "findings/impression", "findings/ impression",
+        "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion", "imperssion", "mpression",
+        "impession", "ndication",
+    ),
     "findings": (
-        "FINDINGS", "FINDING", "REPORT", "CHEST", "PORTABLE CHEST", "FRONTAL AND LATERAL VIEWS", "PA AND LATERAL VIEWS",
+        "findings", "finding", "chest, two views", "reference findings", "findins", "findindgs", "findgings", "findngs",
+        "findnings", "finidngs",
     ),
-    "impression": ("IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "SUMMARY", "OPINION"),
-    "indication": (
-        "INDICATION", "INDICATIONS", "HISTORY", "CLINICAL HISTORY", "CLINICAL INFORMATION", "REASON FOR EXAM",
-        "REASON FOR EXAMINATION", "REASON FOR THE EXAM", "CLINICAL INDICATION", "PATIENT HISTORY",
+    "indication": ("indication", "reason for examination", "reason for exam", "clinical indication", "idication"),
+    "history": ("history", "clinical history", "clinical information", "patient history", "pfi"),
+    "comparison": (
+        "comparison", "comparisons", "comparison exam", "comparison film", "reference exam", "comparision",
+        "comparisions", "comparsion", "comparrison",
     ),
-    "comparison": ("COMPARISON", "COMPARISONS", "COMPARISON STUDY", "COMPARISON EXAM"),
+    "examination": ("examination", "exam", "type of examination"),
+    "recommendations": ("recommendations", "recommendation", "recommendation(s)"),
+    "wet read": ("wet read", "wetread"),
+    "conclusion": ("concusion", "coinclusion"),
+    "technique": ("technique",),
+    "notification": ("notification",),
+    "addendum": ("addendum",),
+    "date": ("date",),
+    "comment": ("comment",),
 }  # fmt: skip
 _SECTION = {heading: section for section, headings in _NAMES.items() for heading in headings}
-_JOINED = re.compile(r"FINDINGS?\s*(AND|/|&|,)\s*IMPRESSIONS?")
+_WITHIN = (
+    "impression",
+    "findings",
+    "history",
+    "comparison",
+    "addendum",
+)  # a heading that holds the word, in this order
+_VIEWS = (  # a heading that names the films is one of findings
+    "chest", "portable", "pa and lateral", "lateral and pa", "ap and lateral", "lateral and ap", "frontal and",
+    "two views", "frontal view", "pa view", "ap view", "one view", "lateral view", "bone window", "frontal upright",
+    "frontal semi-upright", "ribs", "pa and lat",
+)  # fmt: skip
 
 
-def sections(report: str) -> dict[str, str]:
-    """findings, impression, indication and comparison of a report; a section that is not there is absent.
+@dataclass(frozen=True)
+class Section:
+    """A section as it stands: its common name, the place of its text in the report, and the text."""
 
-    White space is normalised to single blanks. A heading met twice keeps the last non-empty text (radiologists correct
-    reports by repeating a section). A joined `FINDINGS AND IMPRESSION` counts as findings.
-    Headings that are not of these four (TECHNIQUE, NOTIFICATION …) end the section before them and are dropped.
+    name: str
+    start: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Override:
+    """What a user knows better about one report than the rules do.
+
+    span: the conclusion is these characters of the report, and nothing else is read. section: the conclusion is the
+    last section of this name. replace: whole words put right before the report is cut.
     """
-    found: dict[str, str] = {}
-    marks = list(_HEADING.finditer(report))
-    ends = [mark.start() for mark in marks[1:]] + [len(report)]
-    for mark, end in zip(marks, ends, strict=False):
-        heading = " ".join(mark.group(1).split())
-        section = "findings" if _JOINED.fullmatch(heading) else _SECTION.get(heading)
-        text = " ".join(report[mark.end() : end].split())
-        if section and text:
-            found[section] = text
+
+    span: tuple[int, int] | None = None
+    section: str | None = None
+    replace: tuple[tuple[str, str], ...] = ()
+
+
+def common_name(heading: str) -> str:
+    """The section that a heading stands for: by the table, by a word in it, by views; else itself in small letters."""
+    name = heading.lower().strip()
+    if name in _SECTION:
+        return _SECTION[name]
+    for word in _WITHIN:
+        if word in name:
+            return word
+    return "findings" if any(view in name for view in _VIEWS) else name
+
+
+def split(report: str) -> list[Section]:
+    """All sections in their order, with the text before the first heading as `preamble`.
+
+    Empty findings and impressions are dropped: they are titles. Where neither is left, what follows the first blank
+    line of the last section becomes `last_paragraph`. A report without headings is one `full report`.
+    """
+    report = _laid_out(report)
+    found = list(_cut(report)) or [Section(WHOLE, 0, report)]
+    found = [s for s in found if s.name not in ("impression", "findings") or s.text.strip()]
+    if not any(s.name in ("impression", "findings") for s in found) and found:
+        last = found[-1]
+        head, gap, rest = last.text.partition(_PARAGRAPH)
+        if gap:
+            found[-1] = Section(last.name, last.start, head)
+            found.append(Section(LAST, last.start + len(head) + len(gap), rest))
     return found
+
+
+def _cut(report: str) -> Iterator[Section]:
+    heading = _HEADING.search(report)
+    if heading is None:
+        return
+    yield Section(PREAMBLE, 0, report[: heading.start(1)])
+    while heading is not None:
+        start = heading.end()
+        # The rest of the heading's own line cannot start a section.
+        following = _HEADING.search(report, max(start, report.find("\n", start)))
+        end = following.start() if following else len(report)
+        yield Section(common_name(heading.group(1)), start, report[start:end])
+        heading = following
+
+
+def _laid_out(report: str) -> str:
+    """The report with plain newlines; one whose lines do not start with a blank, as MIMIC's do, gets these blanks."""
+    report = report.replace("\r\n", "\n").replace("\r", "\n")
+    if "\n " in report:
+        return report
+    return "\n " + report.replace("\n", "\n ")
+
+
+def conclusion(report: str, override: Override | None = None) -> str:
+    """What the report concludes, as it stands: the text that labelers of the collection read. May be empty.
+
+    Raises DataError if the override names a section that the report does not have.
+    """
+    override = override or Override()
+    if override.span is not None:
+        return report.replace("\r\n", "\n")[slice(*override.span)]
+    last = {section.name: section.text.strip() for section in split(_corrected(report, override))}
+    if override.section is not None:
+        if override.section not in last:
+            raise DataError(f"an override asks for the section {override.section!r}; the report has {', '.join(last)}")
+        return last[override.section]
+    return next((last[name] for name in CONCLUDING if name in last), "")
+
+
+def sections(report: str, override: Override | None = None) -> dict[str, str]:
+    """findings, impression, indication, comparison, last_paragraph and conclusion; one that is not there is absent.
+
+    White space is single blanks. Of a name met twice the last text that is not empty counts; a history stands in for an
+    indication. A report whose conclusion an override points at has that alone: the published table leaves its
+    sections out, too, so it has not "both findings and impression".
+    """
+    override = override or Override()
+    found: dict[str, str] = {}
+    if override.span is None and override.section is None:
+        for section in split(_corrected(report, override)):
+            if text := " ".join(section.text.split()):
+                found[section.name] = text
+        if "indication" not in found and "history" in found:
+            found["indication"] = found["history"]
+        found = {name: text for name, text in found.items() if name in (*CONCLUDING, "indication")}
+    if text := " ".join(conclusion(report, override).split()):
+        found["conclusion"] = text
+    return found
+
+
+def _corrected(report: str, override: Override) -> str:
+    for wrong, right in override.replace:
+        report = re.sub(rf"\b{re.escape(wrong)}\b", lambda _, right=right: right, report)  # type: ignore[misc]
+    return report
+
+
+def read_overrides(path: Path) -> dict[str, Override]:
+    """Study number -> override, from a JSON file of `{"s12345678": {"span": [0, 120]}, ...}` (docs/data.md).
+
+    Raises DataError that names the file and the study of a record of another shape.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); see docs/data.md for its format") from error
+    if not isinstance(records, dict):
+        raise DataError(f"{path} must be one JSON object of study to override; see docs/data.md")
+    return {str(study).removeprefix("s"): _override(path, study, record) for study, record in records.items()}
+
+
+def _override(path: Path, study: str, record: object) -> Override:
+    where = f"{path}: study {study}"
+    if not isinstance(record, dict) or not record or set(record) - {"span", "section", "replace"}:
+        raise DataError(f"{where} needs an object of span, section or replace")
+    span, section, replace = record.get("span"), record.get("section"), record.get("replace", {})
+    if span is not None:
+        whole = isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
+        if not whole or not 0 <= span[0] <= span[1]:
+            raise DataError(f"{where}: span must be [first, end], two places in the report, 0 <= first <= end")
+    if section is not None and not isinstance(section, str):
+        raise DataError(f"{where}: section must be a name such as recommendations")
+    if not isinstance(replace, dict) or not all(isinstance(word, str) for word in replace.values()):
+        raise DataError(f"{where}: replace must be an object of wrong word to right word")
+    return Override(None if span is None else (span[0], span[1]), section, tuple(replace.items()))

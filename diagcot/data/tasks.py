@@ -1,36 +1,70 @@
-"""The samples of a shard for each task: one sample for one film, worded by `diagcot.data.prompts` (method.md 2)."""
+"""The samples of a shard for each task, worded by `diagcot.data.prompts` (method.md 2).
+
+By policy `image` one film is a sample, with its study's whole report, as DiagCoT was released; by `study` all films of
+a study are one sample, so that reports are not repeated and test items do not hang together (method.md 12.22).
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
-from diagcot.data import prompts
+from diagcot.data import prompts, transforms
 from diagcot.data.samples import ImageRef, Sample
 from diagcot.data.study import Image, Study
 
 if TYPE_CHECKING:
     from diagcot.shards.reader import Shard
 
+Views = Literal["image", "study"]
+
 GROUNDED = ("Cardiomegaly", "Lung Opacity", "Pleural Effusion", "Pneumothorax", "Support Devices")
 """Labels asked for in grounding where nothing else is said."""
 
 
-def report_samples(shard: "Shard", ref_name: str, split: str) -> Iterator[Sample]:
-    """Every film with its study's whole report. `ref_name` is the shard's path under the shards root."""
-    for study, image, row in _films(shard, split):
-        answer = prompts.report_answer(study.findings, study.impression)
+@dataclass(frozen=True)
+class Shown:
+    """A study and those of its films that a sample shows, with their rows in the shard."""
+
+    study: Study
+    films: tuple[tuple[Image, int], ...]
+    whole: bool = False  # all films of the study, by policy
+
+    def sample(self, task: str, ref_name: str, prompt: str, answer: str, what: str = "", **meta: Any) -> Sample:
+        """A sample of these films, whose id names the film unless it shows the study as a whole."""
+        image = self.films[-1][0]
+        name = self.study.key if self.whole else f"{self.study.key}/{image.id}"
+        return Sample(
+            id=name + (f":{what}" if what else ""),
+            task=task,
+            study=self.study.key,
+            images=tuple(ImageRef(ref_name, row) for _, row in self.films),
+            messages=(("user", prompts.for_films(prompt, len(self.films))), ("assistant", answer)),
+            meta={"view": image.view, "phantom": any(film.phantom for film, _ in self.films), **meta},
+        )
+
+
+def report_samples(shard: "Shard", ref_name: str, split: str, views: Views = "image") -> Iterator[Sample]:
+    """Films with their study's whole report. `ref_name` is the shard's path under the shards root."""
+    alone = _findings_alone(shard)
+    for shown in studies_shown(shard, split, views):
+        study = shown.study
+        answer = study.findings if study.dataset in alone else prompts.report_answer(study.findings, study.impression)
         if answer:
-            yield _sample("report", study, image, ref_name, row, prompts.REPORT, answer, labels=study.labels)
+            yield shown.sample("report", ref_name, prompts.REPORT, answer, labels=study.labels)
 
 
-def classification_samples(shard: "Shard", ref_name: str, split: str) -> Iterator[Sample]:
+def classification_samples(shard: "Shard", ref_name: str, split: str, views: Views = "image") -> Iterator[Sample]:
     """The labels that are present, in CheXpert's order; studies where all that is known is doubt are left out."""
-    for study, image, row in _films(shard, split):
-        present = [name for name, value in study.labels.items() if value == 1]
+    for shown in studies_shown(shard, split, views):
+        labels = shown.study.labels
+        present = [name for name, value in labels.items() if value == 1]
         if present:
             answer = prompts.classification_answer(present)
-            yield _sample(
-                "classification", study, image, ref_name, row, prompts.CLASSIFICATION, answer, labels=study.labels
+            yield shown.sample(
+                "classification", ref_name, prompts.CLASSIFICATION, answer, "classification", labels=labels
             )
 
 
@@ -42,50 +76,66 @@ def grounding_samples(
     Films that do not show the label are asked for too, at most `negatives` for each film of the shard that does: those
     with the lowest hashes, so that the choice depends on nothing else.
     """
-    films = [(s, i, row) for s, i, row in _films(shard, split) if i.frontal and (i.phantom or i.boxes)]
+    films = [
+        (shown, image, row)
+        for shown in studies_shown(shard, split)
+        for image, row in shown.films
+        if image.frontal and (image.phantom or image.boxes)
+    ]
     chosen: set[tuple[str, int]] = set()
     for label in labels:
-        shown = {row for _, image, row in films if any(box.label == label for box in image.boxes)}
-        others = sorted((_hash(image.id, label), row) for _, image, row in films if row not in shown)
-        chosen |= {(label, row) for row in shown} | {(label, row) for _, row in others[: round(len(shown) * negatives)]}
-    for study, image, row in films:
+        having = {row for _, image, row in films if any(box.label == label for box in image.boxes)}
+        others = sorted((_hash(image.id, label), row) for _, image, row in films if row not in having)
+        chosen |= {(label, row) for row in having}
+        chosen |= {(label, row) for _, row in others[: round(len(having) * negatives)]}
+    for shown, image, row in films:
         for label in labels:
             if (label, row) in chosen:
                 name = label.lower()
                 boxes = [box for box in image.boxes if box.label == label]
                 meta = {"label": label, "boxes": [[b.x1, b.y1, b.x2, b.y2] for b in boxes]}
                 prompt, answer = prompts.GROUNDING.format(label=name), prompts.grounding_answer(name, boxes)
-                yield _sample("grounding", study, image, ref_name, row, prompt, answer, label, **meta)
+                yield shown.sample("grounding", ref_name, prompt, answer, label, **meta)
 
 
-def _films(shard: "Shard", split: str) -> Iterator[tuple[Study, Image, int]]:
-    """Every film of the studies of a split, with its row."""
+SAMPLES: dict[str, Callable[["Shard", str, str, Views], Iterator[Sample]]] = {
+    "report": report_samples,
+    "classification": classification_samples,
+    "grounding": lambda shard, ref_name, split, views: grounding_samples(shard, ref_name, split),
+}
+"""Task -> its samples. Boxes belong to one film, whatever the policy of views."""
+
+
+def studies_shown(shard: "Shard", split: str, views: Views = "image") -> Iterator[Shown]:
+    """The studies of a split, once for each film or once with all of them, in the shard's order."""
     for i in range(len(shard)):
         if shard.split(i) == split:
             study = shard.study(i)
-            for image, row in zip(study.images, shard.rows(i), strict=True):
-                yield study, image, row
+            films = tuple(zip(study.images, shard.rows(i), strict=True))
+            if views == "study":
+                yield Shown(study, films, whole=True)
+            else:
+                yield from (Shown(study, (film,)) for film in films)
 
 
-def _sample(
-    task: str,
-    study: Study,
-    image: Image,
-    ref_name: str,
-    row: int,
-    prompt: str,
-    answer: str,
-    what: str = "",
-    **meta: Any,
-) -> Sample:
-    return Sample(
-        id=f"{study.key}/{image.id}" + (f":{what}" if what else ""),
-        task=task,
-        study=study.key,
-        images=(ImageRef(ref_name, row),),
-        messages=(("user", prompt), ("assistant", answer)),
-        meta={"view": image.view, "phantom": image.phantom, **meta},
-    )
+def pairs(studies: Iterable[Study]) -> Iterator[tuple[Study, Study]]:
+    """Each study with the one before it of the same patient, by the studies' order in the patient."""
+    by_patient: dict[tuple[str, str], list[Study]] = {}
+    for study in studies:
+        by_patient.setdefault((study.dataset, study.patient), []).append(study)
+    for visits in by_patient.values():
+        yield from pairwise(sorted(visits, key=in_time))
+
+
+def in_time(study: Study) -> tuple[Any, ...]:
+    """A key to sort the studies of a patient by: their order where the reader knows it, else the id."""
+    return getattr(study, "order", 0), len(study.id), study.id
+
+
+def _findings_alone(shard: "Shard") -> frozenset[str]:
+    """Data sets of the shard whose transforms leave the findings alone, without headings."""
+    sources = json.loads(shard.attrs.get("sources", "[]"))
+    return frozenset(s["dataset"] for s in sources if transforms.findings_alone(s.get("transforms", [])))
 
 
 def _hash(image: str, label: str) -> bytes:

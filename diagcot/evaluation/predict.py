@@ -47,7 +47,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     """
     settings, task = shared.settings, unit.params["task"]
     shard = Shard(_root(ctx, "shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
-    samples = {sample.id: sample for sample in test_samples(shard, ctx.shards_root, task, settings.samples_per_shard)}
+    samples = {sample.id: sample for sample in test_samples(shard, ctx.shards_root, task, settings)}
     records = ctx.records(unit)
     failed: dict[str, str] = {}
     todo = [sample for sample in samples.values() if sample.id not in records.ids]
@@ -81,16 +81,11 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     return Result({final: staged}, {"samples": len(rows), "failed": len(failed), "cut_at_max_tokens": unfinished})
 
 
-def test_samples(shard: Shard, shards_root: Path, task: str, limit: int | None) -> list[Sample]:
-    """The test samples of a shard in the order of their ids; at most `limit`, the same ones for every model."""
-    make = {
-        "report": tasks.report_samples,
-        "grounding": tasks.grounding_samples,
-        "classification": tasks.classification_samples,
-    }[task]
+def test_samples(shard: Shard, shards_root: Path, task: str, settings: EvaluateSettings) -> list[Sample]:
+    """The test samples of a shard in the order of their ids; of too many, the same ones for every model."""
     name = str(shard.path.relative_to(shards_root))
-    samples = sorted(make(shard, name, SPLIT), key=lambda sample: order(sample.id))
-    return sorted(samples[:limit], key=lambda sample: sample.id)
+    samples = sorted(tasks.SAMPLES[task](shard, name, SPLIT, settings.views), key=lambda sample: order(sample.id))
+    return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
 
 
 def _root(ctx: Context, role: str, stage: str) -> Path:

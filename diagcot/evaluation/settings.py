@@ -22,6 +22,7 @@ class EvaluateSettings(Settings):
     """Greedy predictions of every model on the test split."""
 
     tasks: list[Task] = Field(["report", "grounding"], min_length=1)
+    views: Literal["image", "study"] = "image"  # a sample for each film, or one for all of a study
     samples_per_shard: int | None = Field(None, ge=1)  # of each task: those with the smallest digests of their ids
     max_tokens: MaxTokens = MaxTokens()
     server: ServerSettings = ServerSettings()

@@ -13,7 +13,7 @@ from diagcot.data.phantom.films import VIEWS
 from diagcot.data.pixels import Jpeg, convert
 from diagcot.data.study import Study
 from diagcot.jobs.context import Context, Result, Unit
-from diagcot.shards.settings import BuildSettings, Source
+from diagcot.shards.settings import BuildSettings, Source, known
 from diagcot.shards.sources import Reader, open_reader, phantom_films, studies
 from diagcot.shards.writer import ShardWriter
 
@@ -123,5 +123,7 @@ def _convert(source: Source, reader: Reader, study: Study, settings: BuildSettin
 def _provenance(source: Source, reader: Reader) -> dict[str, Any]:
     """What the shard was made from: the source's settings without places, and a digest of the ids that it held."""
     ids = hashlib.sha256("\n".join(sorted(reader.patients())).encode()).hexdigest()
-    kept = source.model_dump(exclude={"path", "input", "reports", "images", "annotation"})
-    return {"dataset": reader.dataset, "patients_sha256": ids, **kept}
+    kept = source.model_dump(exclude={"path", "input", "reports", "images", "annotation", "section_overrides"})
+    overrides = known(source.section_overrides)
+    digest = hashlib.sha256(overrides.read_bytes()).hexdigest() if overrides else None
+    return {"dataset": reader.dataset, "patients_sha256": ids, "section_overrides_sha256": digest, **kept}

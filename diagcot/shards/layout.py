@@ -9,10 +9,10 @@
     images/id, view   text
     studies/first     int64 [studies + 1]  study i has the films first[i] to first[i + 1] - 1
     studies/labels    int8 [studies, 14]   1 present, 0 absent, -1 uncertain, -2 not mentioned; names in its attribute
-    studies/dataset, id, patient, split, findings, impression, indication, comparison, tags   text
+    studies/dataset, id, patient, split, findings, impression, indication, comparison, order, tags   text
     boxes/image       int32 [boxes]     row of its film
     boxes/corners     float64 [boxes, 4]   x1, y1, x2, y2 as fractions of width and height
-    boxes/label       text
+    boxes/label, phrase   text
 
 A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` int64 [rows + 1]; tags are joined
 by "|".
@@ -21,7 +21,7 @@ Attributes of the file: format, schema, code (version), part, parts, image_size,
 """
 
 FORMAT = "diagcot-shard"
-SCHEMA = 1
+SCHEMA = 2
 NOT_MENTIONED = -2
-STUDY_TEXTS = ("dataset", "id", "patient", "split", "findings", "impression", "indication", "comparison")
+STUDY_TEXTS = ("dataset", "id", "patient", "split", "findings", "impression", "indication", "comparison", "order")
 IMAGE_TEXTS = ("id", "view")

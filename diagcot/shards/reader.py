@@ -153,8 +153,9 @@ class Shard:
     def _boxes(self) -> dict[int, list[Box]]:
         boxes: dict[int, list[Box]] = {}
         rows, corners = self._columns["boxes/image"].tolist(), self._columns["boxes/corners"].tolist()
-        for row, label, corner in zip(rows, self._texts["boxes/label"], corners, strict=True):
-            boxes.setdefault(row, []).append(Box(label, *corner))
+        labels, phrases = self._texts["boxes/label"], self._texts["boxes/phrase"]
+        for row, label, (x1, y1, x2, y2), phrase in zip(rows, labels, corners, phrases, strict=True):
+            boxes.setdefault(row, []).append(Box(label, x1, y1, x2, y2, phrase))
         return boxes
 
     @cached_property

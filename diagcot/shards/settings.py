@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from diagcot.data import registry
+from diagcot.data import registry, transforms
 from diagcot.data.layouts import missing_iu, missing_mimic, missing_tables
 from diagcot.data.registry import Dataset
 from diagcot.jobs.errors import UserError
@@ -34,13 +34,21 @@ class Source(Settings):
     annotation: str | None = None  # IU-Xray: R2Gen's annotation.json, for its split
     splits: list[Literal["train", "validate", "test"]] = ["train", "validate", "test"]
     only_fi: bool = (
-        True  # only studies with both findings and impression (DiagCoT, method.md 2.1), of reports in sections
+        True  # of reports in sections, only those with both findings and impression (DiagCoT, method.md 2.1)
     )
+    transforms: list[str] = []  # changes of the reports by name and in order, see diagcot.data.transforms
+    section_overrides: str | None = None  # MIMIC-CXR: JSON of reports that cannot be cut by rule (docs/data.md)
     max_studies: int | None = None
     frontal_only: bool = False  # leave laterals out; a study of which nothing else is left is left out, too
     phantom_films: bool = False  # draw phantoms, from the report's tags, for studies of which no film is there
 
-    @field_validator("path", "tables", "reports", "images", "annotation")
+    @field_validator("transforms")
+    @classmethod
+    def _transforms_known(cls, names: list[str]) -> list[str]:
+        transforms.spelled_out(names)
+        return names
+
+    @field_validator("path", "tables", "reports", "images", "annotation", "section_overrides")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
         """None for an empty path; a path with a variable that is not set stays as it is."""

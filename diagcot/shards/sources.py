@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from diagcot.data import transforms
 from diagcot.data.collection import Collection
 from diagcot.data.errors import DataError
 from diagcot.data.iu_xray import IuXray
@@ -26,6 +28,7 @@ class Reader(Protocol):
     def studies(self, patient: str) -> Iterator[Study]: ...
     def labels(self, study: Study) -> dict[str, int]: ...
     def film(self, study: Study, image: Image) -> Path | None: ...
+    def __hash__(self) -> int: ...
 
 
 def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader:
@@ -43,34 +46,52 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
         raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
     skip, images = settings.on_bad_report, known(source.images)
     if source.dataset.reader == "mimic_cxr":
-        return MimicCxr(root, known(source.reports), source.labels, known(source.tables), skip)
+        reports, tables, overrides = map(known, (source.reports, source.tables, source.section_overrides))
+        return MimicCxr(root, reports, source.labels, tables, overrides, skip)
     if source.dataset.reader == "iu_xray":
         return IuXray(root, images, known(source.annotation), skip)
     return Collection(source.dataset, root, images, skip)
 
 
 def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:
-    """The labelled studies of one part of a source that have films, in an order that depends on the patients alone."""
+    """The labelled studies of one part of a source that have films, in an order that depends on the patients alone.
+
+    Labels are those of the report as it was, before its transforms.
+    """
+    # Collections of labels or boxes alone have no report that could be wanted, PadChest none in sections.
+    sections = [source.dataset.has(section) for section in ("findings", "impression")]
+    wanted = ("fi",) if source.only_fi and all(sections) else ()
+    change = _changes(reader, (*wanted, *source.transforms))
     left = None
     if source.max_studies is not None:
         left = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
-    # Collections of labels or boxes alone have no report that could be wanted, PadChest none in sections.
-    reported = source.dataset.has("findings") or source.dataset.has("impression")
-    only_fi = source.only_fi and source.dataset.has("findings") and source.dataset.has("impression")
     for patient in partition(reader.patients(), part, parts):
         for study in reader.studies(patient):
             if left == 0:
                 return
-            if study.split not in source.splits or (reported and not (study.findings or study.impression)):
+            if study.split not in source.splits or (any(sections) and not (study.findings or study.impression)):
                 continue
-            if only_fi and not (study.findings and study.impression):
+            changed = change(study)
+            if changed is None:
                 continue
+            labels, study = reader.labels(study), changed
             if source.frontal_only:
                 study = replace(study, images=tuple(image for image in study.images if image.frontal))
             if not source.phantom_films and all(reader.film(study, image) is None for image in study.images):
                 continue
-            yield replace(study, labels=reader.labels(study))
+            yield replace(study, labels=labels)
             left = None if left is None else left - 1
+
+
+@lru_cache(maxsize=8)
+def _changes(reader: Reader, names: tuple[str, ...]) -> transforms.Transform:
+    """The chain of transforms, which may read all training studies first; once for all parts of a task."""
+
+    def training() -> Iterator[Study]:
+        for patient in reader.patients():
+            yield from (study for study in reader.studies(patient) if study.split == "train")
+
+    return transforms.chain(names, training)
 
 
 def phantom_films(study: Study, views: Sequence[str], size: int, seed: int) -> tuple[Study, list[bytes]]:

@@ -105,6 +105,7 @@ class ShardWriter:
         corners = np.array([(b.x1, b.y1, b.x2, b.y2) for _, b in boxes], np.float64).reshape(-1, 4)
         _column(group, "corners", corners)
         _text(group, "label", [box.label for _, box in boxes])
+        _text(group, "phrase", [box.phrase for _, box in boxes])
 
 
 def _column(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diagcot.data import tasks as made
 from diagcot.data.samples import Sample, read_samples
 from diagcot.jobs.context import Context
 from diagcot.training import engine as ranks
@@ -25,13 +26,15 @@ class Dataset:
     validation: list[Sample]
 
 
-def gather(ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int) -> Dataset:
+def gather(
+    ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int, views: made.Views = "image"
+) -> Dataset:
     """Read the inputs of roles `samples` and `shards`. Raises ValueError if there is nothing to train on."""
     train: list[Sample] = []
     held: list[Sample] = []
     for task, weight in sorted(tasks.items()) if ctx.inputs.get("shards") else ():
-        train += _weighted(from_shards(ctx, task, "train"), weight, ctx.seed)
-        held += from_shards(ctx, task, "validate") if validation else []
+        train += _weighted(from_shards(ctx, task, "train", views), weight, ctx.seed)
+        held += from_shards(ctx, task, "validate", views) if validation else []
     if ctx.inputs.get("samples"):
         mine = [sample for path in ctx.files("samples", "*.jsonl") for sample in read_samples(path)]
         # A study held out by the shards' split is held out here too.
@@ -45,19 +48,16 @@ def gather(ctx: Context, tasks: dict[str, float], samples_weight: float, validat
     return Dataset(train, [sample for sample in held if sample.study not in studies][:validation])
 
 
-def from_shards(ctx: Context, task: str, split: str) -> list[Sample]:
+def from_shards(ctx: Context, task: str, split: str, views: made.Views = "image") -> list[Sample]:
     """Samples of one task and split from all shards of role `shards`."""
-    from diagcot.data import tasks
     from diagcot.shards import Shard, shard_paths
 
-    make = getattr(tasks, f"{task}_samples", None)
-    if make is None:
-        known = sorted(name.removesuffix("_samples") for name in dir(tasks) if name.endswith("_samples"))
-        raise ValueError(f"unknown task {task!r} in `tasks`; known: {', '.join(known)}")
+    if task not in made.SAMPLES:
+        raise ValueError(f"unknown task {task!r} in `tasks`; known: {', '.join(sorted(made.SAMPLES))}")
     found: list[Sample] = []
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
-            found += make(Shard(path), str(path.relative_to(ctx.shards_root)), split)
+            found += made.SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
     return found
 
 
@@ -117,12 +117,9 @@ def texts(ctx: Context) -> list[str]:
     """All words a tokenizer should know: prompts and answers of every task and sample in the inputs."""
     found: dict[str, Any] = {}
     if ctx.inputs.get("shards"):
-        from diagcot.data import tasks
-
-        for name in sorted(dir(tasks)):
-            if name.endswith("_samples"):
-                for sample in from_shards(ctx, name.removesuffix("_samples"), "train"):
-                    found |= dict.fromkeys(text for _, text in sample.messages)
+        for task in sorted(made.SAMPLES):
+            for sample in from_shards(ctx, task, "train"):
+                found |= dict.fromkeys(text for _, text in sample.messages)
     if ctx.inputs.get("samples"):
         for path in ctx.files("samples", "*.jsonl"):
             for sample in read_samples(path):

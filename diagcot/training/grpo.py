@@ -62,7 +62,7 @@ def prompts_of(ctx: Context, settings: GrpoSettings) -> list[Sample]:
     """Samples whose prompts are rolled out. Raises ValueError if there are none or one is of the test split."""
     found: list[Sample] = []
     if ctx.inputs.get("shards"):
-        found += dataset.from_shards(ctx, settings.task, settings.split)
+        found += dataset.from_shards(ctx, settings.task, settings.split, settings.views)
     if ctx.inputs.get("samples"):
         found += [sample for path in ctx.files("samples", "*.jsonl") for sample in read_samples(path)]
     if not found:

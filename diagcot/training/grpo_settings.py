@@ -51,6 +51,7 @@ class GrpoSettings(FreezePolicy):
     reward: RewardSettings = RewardSettings()
     task: str = Field("report", description="prompts made from role `shards`; role `samples` brings its own")
     split: str = Field("train", description="split of the shards that prompts are taken from: train or validate")
+    views: Literal["image", "study"] = Field("image", description="a prompt for each film, or one for all of a study")
     prompts: int = Field(4, ge=1, description="prompts a step")
     samples: int = Field(8, ge=2, description="rollouts of each prompt, the group")
     max_tokens: int = Field(1024, ge=1, description="tokens of a rollout")

@@ -96,6 +96,7 @@ class SftSettings(FreezePolicy):
     tasks: dict[str, float] = Field(
         default={"report": 1.0}, description="tasks made from shards and their weight: 2 = each sample twice an epoch"
     )
+    views: Literal["image", "study"] = Field("image", description="a sample for each film, or one for all of a study")
     samples_weight: float = Field(1.0, ge=0, description="the same for the samples of role `samples`")
     max_length: int = Field(4096, ge=32, description="tokens of a sample; longer answers are cut and counted")
     validation: int = Field(64, ge=0, description="held-out samples for the validation loss")

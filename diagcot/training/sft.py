@@ -35,7 +35,7 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     base = model_input(ctx)
     processor = model.processor_of(base)
     collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
-    data = dataset.gather(ctx, settings.tasks, settings.samples_weight, settings.validation)
+    data = dataset.gather(ctx, settings.tasks, settings.samples_weight, settings.validation, settings.views)
     lengths, targets, cut = dataset.measure(ctx, data.train, collator)
     network, counts = prepare(base, settings, ctx)
     order = Order(lengths, settings.deepspeed.global_batch, settings.deepspeed.micro_batch, ctx.seed)

@@ -17,7 +17,6 @@ from diagcot.data.errors import DataError
 from diagcot.data.iu_xray import IuXray
 from diagcot.data.mimic_cxr import MimicCxr
 from diagcot.data.phantom.tree import write_tree
-from diagcot.data.sections import sections
 from diagcot.data.study import Study
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -211,40 +210,6 @@ def test_foreign_annotation_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"train": [{"name": "x"}]}))
     with pytest.raises(DataError, match="R2Gen"):
         iu_xray.r2gen_records(path)
-
-
-REPORT = """                                 FINAL REPORT
- EXAMINATION:  CHEST (PA AND LAT)
-
- INDICATION:  ___F with new onset ascites  // eval for infection
-
- TECHNIQUE:  Chest PA and lateral
-
- COMPARISON:  None.
-
- FINDINGS:
-
- There is no focal consolidation.  The heart
- is normal.
-
- IMPRESSION:  No acute process.
-
- NOTIFICATION:  Findings were discussed at 10:15 with Dr. ___.
-"""
-
-
-def test_sections_of_a_report() -> None:
-    found = sections(REPORT)
-    assert found["findings"] == "There is no focal consolidation. The heart is normal."
-    assert found["impression"] == "No acute process."
-    assert found["comparison"] == "None."
-    assert found["indication"].startswith("___F with new onset ascites")
-
-
-def test_sections_joined_repeated_and_absent() -> None:
-    assert sections("FINDINGS AND IMPRESSION: Clear.") == {"findings": "Clear."}
-    assert sections("FINDINGS: old.\nIMPRESSION: a.\nFINDINGS: new.") == {"findings": "new.", "impression": "a."}
-    assert sections("No headings at all.") == {}
 
 
 @pytest.fixture(scope="module")
