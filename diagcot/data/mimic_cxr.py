@@ -60,8 +60,8 @@ class MimicCxr:
         reports: Path | None = None,
         labels: Literal["chexpert", "negbio", "radiologist"] = "chexpert",
         tables: Path | None = None,
-        overrides: Path | None = None,
         on_bad_row: Literal["skip", "fail"] = "skip",
+        overrides: Path | None = None,
     ) -> None:
         lacking = missing_mimic(root, reports, tables)
         if lacking:
@@ -77,8 +77,8 @@ class MimicCxr:
         self._labels_table = labels
         self._tables = tables or root
         self._on_bad = on_bad_row
-        self._views: list[str] = []
         self._overrides: dict[str, Override] = read_overrides(overrides) if overrides else {}
+        self._views: list[str] = []
 
     @cached_property
     def _films(self) -> np.ndarray:
@@ -201,8 +201,8 @@ class MimicCxr:
         for study in np.unique(self._films["study"][films]).tolist():
             mine = [film for film in self._films[films].tolist() if film[1] == study]
             text = sections(self._text(int(patient), study), self._overrides.get(str(study)))
-            date, time = mine[0][6:8]
             concluded = "" if "findings" in text else text.get("conclusion", "")  # a last paragraph, or an override's
+            date, time = mine[0][6:8]
             yield Study(
                 dataset=self.dataset,
                 id=str(study),

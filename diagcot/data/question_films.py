@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diagcot.data.prompts import report_answer
-from diagcot.data.question_labels import NONE, Weighing, evidence, known, spoken
+from diagcot.data.question_labels import NONE, Weighing, known, spoken
 from diagcot.data.question_traces import Draft, Option, chance
 from diagcot.data.samples import Sample
-from diagcot.data.study import Image, Study
-from diagcot.data.tasks import Shown, grounding_samples, pairs
+from diagcot.data.study import Image, Study, pairs
+from diagcot.data.tasks import Shown, grounding_samples
 
 if TYPE_CHECKING:
     from diagcot.shards.reader import Shard
@@ -81,7 +81,7 @@ def progression(weighing: Weighing, films: Sequence[Shown]) -> Iterator[Draft]:
     for before, after in pairs(shown[0].study for shown in by_study.values()):
         one, two = (_frontal(by_study[study.key]) for study in (before, after))
         both = Shown(after, (*one.films, *two.films))
-        was, said = known(before.labels), evidence(after)
+        was, said = known(before.labels), weighing.evidence(after)
         for name, present in known(after.labels).items():
             if name == NONE or name not in was:
                 continue

@@ -37,7 +37,6 @@ def known(labels: Mapping[str, int]) -> dict[str, bool]:
 
 
 def evidence(study: Study) -> dict[str, str]:
-    """Label -> the first sentence of the report that says what the label says."""
     found: dict[str, str] = {}
     for name, status, sentence in mentions(f"{study.findings}\n{study.impression}"):
         if status == study.labels.get(name):
@@ -50,6 +49,7 @@ class Weighing:
 
     def __init__(self, shown: Sequence[Shown], words: Words, seed: int) -> None:
         self.shown, self.words, self.seed = shown, words, seed
+        self._evidence: dict[str, dict[str, str]] = {}
 
     @cached_property
     def together(self) -> Counter[tuple[str, str]]:
@@ -60,6 +60,12 @@ class Weighing:
             present = [name for name, value in study.labels.items() if value == 1]
             met.update((one, two) for one in present for two in present if one != two)
         return met
+
+    def evidence(self, study: Study) -> dict[str, str]:
+        """Label -> the first sentence of the report that says what the label says."""
+        if study.key not in self._evidence:
+            self._evidence[study.key] = evidence(study)
+        return self._evidence[study.key]
 
     def hard(self, study: Study, candidates: Sequence[str], present: Sequence[str]) -> list[str]:
         """Candidates with those first that go with the present labels most often."""
@@ -96,7 +102,7 @@ def binary(weighing: Weighing) -> Iterator[Draft]:
         count = min(map(len, sides))
         for side, true in zip(sides, (True, False), strict=True):
             for pick, shown in side[:count]:
-                thought = weighing.thought(name, true, evidence(shown.study), pick)
+                thought = weighing.thought(name, true, weighing.evidence(shown.study), pick)
                 yes_no = ("Yes", "No") if true else ("No", "Yes")
                 wrong = weighing.words.say("wrong_choice", pick, choice=yes_no[1])
                 options = (Option(yes_no[0], thought), Option(yes_no[1], wrong))
@@ -121,7 +127,7 @@ def single(weighing: Weighing) -> Iterator[Draft]:
         # Whatever else is true is not offered: a device beside No Finding, one finding beside another.
         right = NONE if NONE in present else min(present, key=lambda name: chance(weighing.seed, str(pick), name))
         offered = [right, *([NONE] if NONE in labels and right != NONE else []), *absent][: len(LETTERS)]
-        said = evidence(study)
+        said = weighing.evidence(study)
         options = tuple(Option(name, weighing.thought(name, name == right, said, pick)) for name in offered)
         (well if right == NONE else ill).append(Draft("single", shown, "", options, meta={"label": right}))
     most = max(Counter(draft.meta["label"] for draft in ill).values(), default=0)
@@ -145,9 +151,11 @@ def multi(weighing: Weighing) -> Iterator[Draft]:
             continue
         pick = chance(weighing.seed, study.key, shown.films[0][0].id, "multi")
         listed = sorted([*present, *absent[: _SETS_OF - len(present)]], key=CHEXPERT_LABELS.index)
+        # Three sizes, of which that of the right set is not always the middle one.
+        least = max(1, len(present) - pick % 3)
         sets = [
             chosen
-            for size in (len(present) - 1, len(present), len(present) + 1)
+            for size in range(least, least + 3)
             for chosen in combinations(listed, size)
             if set(chosen) != set(present)
         ]
@@ -178,7 +186,7 @@ def open_question(weighing: Weighing, ref_name: str) -> Iterator[Sample]:
         absent = weighing.hard(study, [name for name, true in labels.items() if not true], present)
         weighed = [*present, *(name for name in absent if name != "Support Devices")][: len(present) + HYPOTHESES]
         weighed.sort(key=lambda name: chance(weighing.seed, str(pick), name))
-        said, truth = evidence(study), set(present)
+        said, truth = weighing.evidence(study), set(present)
         hypotheses = [(name, weighing.thought(name, name in truth, said, pick), name in truth) for name in weighed]
         observed = weighing.words.say("observed", pick, findings=_joined(weighed))
         answer = ", ".join(name for name in weighed if name in truth)

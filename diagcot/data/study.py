@@ -1,8 +1,9 @@
 """The typed record of one study, as every reader yields it and every shard stores it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 
 CHEXPERT_LABELS = (
     "No Finding",
@@ -73,6 +74,19 @@ class Study:
     @property
     def key(self) -> str:
         return f"{self.dataset}/{self.id}"
+
+
+def pairs(studies: Iterable[Study]) -> Iterator[tuple[Study, Study]]:
+    """(prior, current) of each two studies of a patient that follow each other in time.
+
+    `studies`: those of a patient, or of many with each patient's together. Studies whose `order` is unknown, or the same
+    as that of another of the patient, are in no pair: which of them came first cannot be said.
+    """
+    for _, visits in groupby(studies, key=lambda study: (study.dataset, study.patient)):
+        dated = sorted((study for study in visits if study.order), key=lambda study: study.order)
+        for prior, current in pairwise(dated):
+            if prior.order < current.order:
+                yield prior, current
 
 
 def ordinal(text: str) -> str:

@@ -6,9 +6,8 @@ a study are one sample, so that reports are not repeated and test items do not h
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from diagcot.data import prompts, transforms
@@ -116,20 +115,6 @@ def studies_shown(shard: "Shard", split: str, views: Views = "image") -> Iterato
                 yield Shown(study, films, whole=True)
             else:
                 yield from (Shown(study, (film,)) for film in films)
-
-
-def pairs(studies: Iterable[Study]) -> Iterator[tuple[Study, Study]]:
-    """Each study with the one before it of the same patient, by the studies' order in the patient."""
-    by_patient: dict[tuple[str, str], list[Study]] = {}
-    for study in studies:
-        by_patient.setdefault((study.dataset, study.patient), []).append(study)
-    for visits in by_patient.values():
-        yield from pairwise(sorted(visits, key=in_time))
-
-
-def in_time(study: Study) -> tuple[Any, ...]:
-    """A key to sort the studies of a patient by: their order where the reader knows it, else the id."""
-    return getattr(study, "order", 0), len(study.id), study.id
 
 
 def _findings_alone(shard: "Shard") -> frozenset[str]:

@@ -46,8 +46,9 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
         raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
     skip, images = settings.on_bad_report, known(source.images)
     if source.dataset.reader == "mimic_cxr":
-        reports, tables, overrides = map(known, (source.reports, source.tables, source.section_overrides))
-        return MimicCxr(root, reports, source.labels, tables, overrides, skip)
+        return MimicCxr(
+            root, known(source.reports), source.labels, known(source.tables), skip, known(source.section_overrides)
+        )
     if source.dataset.reader == "iu_xray":
         return IuXray(root, images, known(source.annotation), skip)
     return Collection(source.dataset, root, images, skip)

@@ -18,8 +18,7 @@ from diagcot.data.errors import DataError
 from diagcot.data.layouts import PREFIX, RADIOLOGISTS, REPORTS_ZIP, folder
 from diagcot.data.mimic_cxr import LABELS, METADATA, SPLIT, MimicCxr
 from diagcot.data.phantom.tree import write_csv, write_tree
-from diagcot.data.study import Study
-from diagcot.data.tasks import pairs
+from diagcot.data.study import Study, pairs
 from tests.unit.test_data_pixels import dicom
 
 REPORT = "FINAL REPORT\n FINDINGS:  Clear.\n\n IMPRESSION:  Normal.\n"
@@ -73,6 +72,12 @@ def test_several_views_a_study_and_the_order_of_a_patients_studies(tmp_path: Pat
     assert other.order == "" and other.images[0].view == ""
     assert reader.labels(first) == {"Atelectasis": 1, "Cardiomegaly": -1, "Consolidation": 0}
     assert (first.findings, first.impression, reader.bad) == ("Clear.", "Normal.", [])
+
+
+def test_two_studies_at_the_same_time_are_no_pair(tmp_path: Path) -> None:
+    films = [row(10000032, 50000001, 1), row(10000032, 50000002, 2), row(10000032, 50000003, 3, date="21900101")]
+    found = studies(MimicCxr(tree(tmp_path / "t", films)))
+    assert [(prior.id, now.id) for prior, now in pairs(found)] == [("50000002", "50000003")]
 
 
 def test_the_dicom_tree_takes_its_tables_from_the_other(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Named transforms of reports: DiagCoT's line, R2Gen's cleaning and vocabulary, and the 590 published references."""
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from hypothesis import strategies as st
 
 from diagcot.data.iu_xray import IuXray
 from diagcot.data.prompts import report_answer
-from diagcot.data.study import Image, Study
-from diagcot.data.tasks import classification_samples, grounding_samples, pairs, report_samples
+from diagcot.data.study import Study
+from diagcot.data.tasks import classification_samples, grounding_samples, report_samples
 from diagcot.data.transforms import chain, clean_iu, clean_mimic, findings_alone, one_line, spelled_out, tokens_apart
 from diagcot.jobs.context import Unit
 from diagcot.jobs.testing import context, run_unit
@@ -188,14 +187,3 @@ def test_sample_ids_are_unique_over_tasks(shard: Shard, views: str) -> None:
     ids += [s.id for s in classification_samples(shard, "x", "train", views)]  # type: ignore[arg-type]
     ids += [s.id for s in grounding_samples(shard, "x", "train")]
     assert len(set(ids)) == len(ids) > 50
-
-
-def test_pairs_are_neighbours_of_one_patient() -> None:
-    visits = [
-        Study("d", name, patient, "train", images=(Image(name),))
-        for patient, name in [("a", "10"), ("b", "3"), ("a", "9"), ("a", "11"), ("c", "1")]
-    ]
-    visits.append(Study("other", "12", "a", "train"))
-    for seed in range(5):
-        random.Random(seed).shuffle(visits)
-        assert [(before.id, after.id) for before, after in pairs(visits)] == [("9", "10"), ("10", "11")]
