@@ -113,6 +113,7 @@ class Chain:
     def checks(self) -> None:
         """What the stages need from this machine, asked of each launcher that has a `check`. Raises UserError."""
         for spec in self.recipe.stages:
+            self.settings(spec)  # a mistake in them is told with its line
             check = getattr(self.launcher(spec), "check", None)
             if check:
                 check(spec, self)

@@ -59,6 +59,12 @@ def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
         ("each: shards", "each: shard", r"each: 'shard' is not one of its inputs"),
         ("name: primer", "name: shard", "two stages are named 'shard'"),
         ("seed: 3", "seeds: 3", r"mine.yaml:2: unknown key 'seeds'; did you mean 'seed'\?"),
+        ("tree}]", "tree, transforms: [fy]}]", r"mine.yaml:10: .*unknown transform 'fy'; known: fi, "),
+        (
+            "primer\n    kind: primer",
+            "ask\n    kind: questions\n    settings: {wording: {binari: [x]}}",
+            "unknown wording",
+        ),
         ("studies: 8", "studies: many", r"mine.yaml:4: .*studies: .*valid integer"),
     ],
 )
@@ -66,6 +72,8 @@ def test_a_mistake_in_a_recipe_is_told_with_its_line(recipe: Path, old: str, new
     recipe.write_text(RECIPE.replace(old, new))
     with pytest.raises(UserError, match=said):
         _ = open_chain(str(recipe), "laptop", "trial").plans
+    with pytest.raises(UserError, match=said):
+        open_chain(str(recipe), "laptop", "trial").checks()
 
 
 def test_unknown_names_offer_the_nearest() -> None:
