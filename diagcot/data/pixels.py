@@ -1,11 +1,13 @@
 """Films as files become small grey JPEGs: PNG (8 and 16 bit, grey, RGB, RGBA), JPEG and DICOM (also JPEG 2000)."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image as Pillow
+from PIL import features
 
 from diagcot.data.errors import ImageError
 from diagcot.data.phantom import COMMENT
@@ -22,6 +24,7 @@ class Jpeg:
     width: int
     height: int
     phantom: bool
+    sha256: bytes = field(default=b"", compare=False, repr=False)  # of the file it was made from; b"" where not asked
 
 
 def convert(source: Path | bytes, longest: int, quality: int, name: str = "") -> Jpeg:
@@ -54,6 +57,22 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     out = io.BytesIO()
     film.save(out, "JPEG", quality=quality, **({"comment": COMMENT} if phantom else {}))
     return Jpeg(out.getvalue(), film.width, film.height, phantom)
+
+
+def transform(longest: int, quality: int) -> list[str]:
+    """The steps of `convert`, as a shard's provenance tells them."""
+    return [
+        "JPEG decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that is not below the size wanted",
+        "DICOM through its modality and VOI look-up, MONOCHROME1 inverted; more than 8 bits stretched from least to most",
+        "transparency dropped, colour to grey by ITU-R 601-2, no rotation by EXIF",
+        f"Lanczos to {longest} pixels of the longest side, never enlarged",
+        f"grey JPEG of quality {quality}; a grey JPEG that is small enough is kept byte for byte",
+    ]
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what decides the bytes of a film."""
+    return {"numpy": np.__version__, "Pillow": PIL.__version__, "libjpeg-turbo": str(features.version("libjpeg_turbo"))}
 
 
 def is_phantom(film: Pillow.Image) -> bool:

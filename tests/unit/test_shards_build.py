@@ -111,6 +111,56 @@ def test_bad_films_are_named_counted_and_skipped(tree: Path, tmp_path: Path) -> 
     assert len(told) == 2
     assert any("not a readable film" in what for what in told) and any("is not there" in what for what in told)
     assert all("phantom/5" in what and ".jpg" in what for what in told)
+    left_out = Shard(ctx.output / "00000.h5").left_out()
+    assert [f"{study}/{image}" for study, image, _ in left_out] == [what.split(" ")[0] for what in told]
+    assert all(
+        what.endswith(reason) and str(tree) not in reason for what, (*_, reason) in zip(told, left_out, strict=True)
+    )
+
+
+def test_an_interrupted_unit_goes_on_where_it_was(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by a warning after some studies, killed after more, then finished: the bytes of one that was left alone."""
+    spoilt(tree, tmp_path / "bad")
+    alone = shard_context(tmp_path / "alone", tmp_path / "bad", shards=1)
+    built(alone)
+    converted: list[bytes] = []
+    real = build.convert
+
+    def counting(raw: bytes, *rest: Any) -> Any:
+        converted.append(raw)
+        return real(raw, *rest)
+
+    monkeypatch.setattr(build, "convert", counting)
+    warned = shard_context(tmp_path, tmp_path / "bad", shards=1)
+    warned.on_progress = lambda row: warned.stop.set()
+    assert built(warned) == [None]
+    killed = shard_context(tmp_path, tmp_path / "bad", shards=1)
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["done"] > 30:
+            raise KeyboardInterrupt
+
+    killed.on_progress = kill
+    killed.progress = lambda done, *a, **b: kill({"done": done})  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        built(killed)
+    torn = max(killed.workspace.glob("*.films"), key=lambda path: path.stat().st_size)
+    torn.write_bytes(torn.read_bytes()[:-100])  # as a crashed node may leave it
+    before = len(converted)
+    ctx = shard_context(tmp_path, tmp_path / "bad", shards=1)
+    (result,) = built(ctx)
+    assert result is not None and 10 < result.counts["resumed"] < 40
+    assert 80 - len(converted) + before > 20  # films that were not converted again
+    assert (ctx.output / "00000.h5").read_bytes() == (alone.output / "00000.h5").read_bytes()
+    assert list(ctx.workspace.iterdir()) == []
+
+
+def test_films_of_other_settings_are_not_used(tree: Path, tmp_path: Path) -> None:
+    ctx = shard_context(tmp_path, tree, shards=1)
+    ctx.on_progress = lambda row: ctx.stop.set()
+    assert built(ctx) == [None]
+    (result,) = built(shard_context(tmp_path, tree, shards=1, image_size=32))
+    assert result is not None and result.counts["resumed"] == 0
 
 
 def test_bad_films_are_fatal_when_asked(tree: Path, tmp_path: Path) -> None:

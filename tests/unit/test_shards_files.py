@@ -21,7 +21,7 @@ from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study
 from diagcot.shards import Shard, shard_paths
-from diagcot.shards.dataset import ShardDataset
+from diagcot.shards.dataset import ShardDataset, ShardSampler
 from diagcot.shards.partition import partition
 from diagcot.shards.verify import faults
 from diagcot.shards.writer import ShardWriter
@@ -217,25 +217,75 @@ def row(shard: Shard, row: int) -> str:
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (3, 0), (2, 2)])
 def test_ranks_and_workers_share_the_films(paths: list[Path], world: int, workers: int) -> None:
-    met: list[str] = []
+    data, met = ShardDataset(paths, transform=row), []
     for rank in range(world):
-        data = ShardDataset(paths, transform=row, rank=rank, world_size=world)
-        loaded = [item for batch in DataLoader(data, batch_size=None, num_workers=workers) for item in [batch]]
-        assert len(loaded) == len(data)
+        sampler = ShardSampler(len(data), rank=rank, world_size=world)
+        loaded = list(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers))
+        assert len(loaded) == len(sampler)
         met += loaded
     assert sorted(met) == sorted(image.id for study, _ in STUDIES for image in study.images)
 
 
-def test_order_depends_on_seed_and_epoch_alone(paths: list[Path]) -> None:
-    first, again, other = (ShardDataset(paths, transform=row, seed=s) for s in (1, 1, 2))
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject) -> None:
+    films, seed, epoch = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+    before, after = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    position = data.draw(st.integers(0, 12)) * before
+    shuffle = data.draw(st.booleans())
+
+    def ranks(count: int, position: int = 0) -> list[list[int]]:
+        found = []
+        for rank in range(count):
+            sampler = ShardSampler(films, seed, shuffle, rank, count)
+            sampler.set_epoch(epoch, position)
+            found.append(list(sampler))
+            assert len(found[-1]) == len(sampler)
+        return found
+
+    whole = ranks(before)
+    assert sorted(n for rank in whole for n in rank) == list(range(films))
+    assert max(map(len, whole)) - min(map(len, whole)) <= 1
+    first = [rank[: position // before] for rank in whole]  # stopped here, and continued on other ranks
+    rest = ranks(after, position)
+    assert sorted(n for rank in first + rest for n in rank) == list(range(films))
+    (one,) = ranks(1)
+    assert [rank[k] for k in range(len(whole[0])) for rank in whole if k < len(rank)] == one
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_batches_do_not_depend_on_workers_and_go_on_where_they_stopped(paths: list[Path], method: str) -> None:
+    data = ShardDataset(paths, transform=row)
+    sampler = ShardSampler(len(data), seed=5)
+    alone = list(DataLoader(data, batch_size=3, sampler=sampler))
+    loader = DataLoader(data, batch_size=3, sampler=sampler, num_workers=2, multiprocessing_context=method)
+    assert list(loader) == alone
+    sampler.set_epoch(0, position=2 * 3)
+    assert list(DataLoader(data, batch_size=3, sampler=sampler)) == alone[2:]
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    first, again, other = (ShardSampler(20, seed) for seed in (1, 1, 2))
     assert list(first) == list(again)
     assert list(first) != list(other)
     again.set_epoch(1)
     assert list(first) != list(again)
+    with pytest.raises(ValueError, match="no rank 2 of 2"):
+        ShardSampler(20, rank=2, world_size=2)
+
+
+def test_an_open_dataset_pickles_as_its_places(paths: list[Path]) -> None:
+    data = ShardDataset(paths)
+    first = data[0]
+    again = pickle.loads(pickle.dumps(data))
+    assert len(pickle.dumps(data)) < 2000  # no column and no handle travels
+    assert again[0][:2] == first[:2] and len(again) == len(data)
+    with pytest.raises(IndexError):
+        data[len(data)]
 
 
 def test_splits_and_default_items(paths: list[Path]) -> None:
-    data = ShardDataset(paths, split="test", shuffle=False)
+    data = ShardDataset(paths, split="test")
     keys = {key for key, _, _ in data}
     assert keys == {study.key for study, _ in STUDIES if study.split == "test"}
     assert all(film.mode == "RGB" for _, _, film in data)
