@@ -5,7 +5,7 @@
     images/crc32      uint32 [films]    checksum of each film's bytes
     images/sha256     uint8 [films, 32] digest of the file that the film was made from
     images/study      int32 [films]     row of its study
-    images/width, height  int32 [films] pixels in the shard
+    images/width, height  uint16 [films] pixels in the shard (a JPEG has at most 65,535 a side)
     images/phantom    bool [films]
     images/id, view   text
     studies/first     int32 [studies + 1]  study i has the films first[i] to first[i + 1] - 1

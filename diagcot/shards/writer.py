@@ -105,8 +105,8 @@ class ShardWriter:
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
         _column(group, "sha256", digests)
         _column(group, "study", np.array([row for row, _ in self._images], np.int32))
-        _column(group, "width", np.array([i.width for i in images], np.int32))
-        _column(group, "height", np.array([i.height for i in images], np.int32))
+        _column(group, "width", np.array([i.width for i in images], np.uint16))
+        _column(group, "height", np.array([i.height for i in images], np.uint16))
         _column(group, "phantom", np.array([i.phantom for i in images], np.bool_))
         for name in IMAGE_TEXTS:
             _text(group, name, [getattr(i, name) for i in images])

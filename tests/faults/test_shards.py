@@ -54,9 +54,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def content(path: Path) -> list[Any]:
     shard = Shard(path)
-    films = [(shard.study_of(row), shard.jpeg(row)) for row in range(shard.images)]
-    digests = shard.numbers("images/sha256").tobytes()
-    return [*(shard.study(i) for i in range(len(shard))), films, digests, shard.left_out(), shard.attrs]
+    films = [shard.jpeg(row) for row in range(shard.images)]
+    columns = [shard.numbers(f"images/{name}").tolist() for name in ("sha256", "study")]
+    return [*(shard.study(i) for i in range(len(shard))), films, columns, shard.left_out(), shard.attrs]
 
 
 def places(size: int, count: int) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,16 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from diagcot.data import fetch, prompts
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.phantom import build as phantoms
+from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
+from diagcot.data.pixels import convert
 from diagcot.data.samples import Sample
 from diagcot.data.tasks import classification_samples, grounding_samples, report_samples
 from diagcot.jobs.context import Context, Result, Unit
@@ -208,6 +212,20 @@ def test_phantoms_are_drawn_from_reports_and_mixed_in(tree: Path, tmp_path: Path
         assert study.labels["Cardiomegaly"] == 1 and study.labels["Pleural Effusion"] == 0
         assert [box.label for box in study.images[0].boxes] == ["Cardiomegaly"]
         assert all(image.phantom and "-phantom-" in image.id for image in study.images)
+
+
+def test_decoding_at_a_dct_scale_is_as_good_as_decoding_all(tmp_path: Path) -> None:
+    """At least 40 dB beside a film that was decoded whole; errors of JPEG of quality 90 itself are of that size."""
+    drawn = Pillow.open(io.BytesIO(draw("1", Findings(), "PA", 512).jpeg())).convert("L").resize((1250, 1500))
+    noise = np.random.default_rng(0).normal(0, 3, (1500, 1250))
+    whole = Pillow.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8))
+    raw = io.BytesIO()
+    whole.save(raw, "JPEG", quality=95)
+    for size in (224, 336, 512, 740):
+        film = Pillow.open(io.BytesIO(convert(raw.getvalue(), size, 95).data))
+        best = Pillow.open(raw).convert("L").resize(film.size, Pillow.Resampling.LANCZOS)
+        error = np.mean((np.asarray(film, float) - np.asarray(best, float)) ** 2)
+        assert 10 * np.log10(255**2 / error) > 40, size
 
 
 @needs_iu

@@ -1,18 +1,19 @@
 """The HDF5 shards: what is written is read, by us, by plain h5py, across processes; damage is found and named."""
 
-import io
 import json
 import multiprocessing
 import pickle
+import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Pillow
 from torch.utils.data import DataLoader
 
 from diagcot.data.errors import DataError
@@ -22,7 +23,7 @@ from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study
 from diagcot.shards import Shard, shard_paths
 from diagcot.shards.dataset import ShardDataset, ShardSampler
-from diagcot.shards.partition import partition
+from diagcot.shards.partition import partition, partitions
 from diagcot.shards.verify import faults
 from diagcot.shards.writer import ShardWriter
 
@@ -76,14 +77,16 @@ def test_what_was_written_is_read(path: Path) -> None:
         shard.jpeg(shard.images)
 
 
-def test_plain_h5py_needs_five_lines(path: Path) -> None:
-    with h5py.File(path) as f:
-        start, end = f["images/offset"][3:5]
-        film = Pillow.open(io.BytesIO(f["images/jpeg"][start:end].tobytes()))
-        start, end = f["studies/findings/offset"][2:4]
-        findings = f["studies/findings/text"][start:end].tobytes().decode()
-    assert film.size == (64, 64)
-    assert findings == STUDIES[2][0].findings == "Größe unauffällig."
+def test_plain_h5py_needs_the_five_lines_of_the_documentation(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "h5py.File" in block]
+    code = [line for line in lines.splitlines() if line and not line.startswith("import ")]
+    assert len(code) == 5
+    monkeypatch.chdir(path.parent)
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    assert found["film"].size == (64, 64) and found["film"].convert("RGB") == Shard(path).pixels(3)
+    assert found["findings"] == STUDIES[2][0].findings == "Größe unauffällig."
 
 
 def test_same_studies_same_bytes(path: Path, tmp_path: Path) -> None:
@@ -203,6 +206,22 @@ def test_parts_differ_from_their_share_by_less_than_two_patients(patients: dict[
 def test_the_order_of_reading_does_not_matter(patients: dict[str, int], parts: int) -> None:
     turned = dict(reversed(patients.items()))
     assert [partition(patients, k, parts) for k in range(parts)] == [partition(turned, k, parts) for k in range(parts)]
+
+
+@pytest.mark.parametrize("parts", [16, 64, 256, 1000])
+def test_shards_of_a_collection_like_mimic_differ_by_less_than_5_percent(parts: int) -> None:
+    """65,379 patients, 3.5 studies each on average but a few with 174, and 1 to 4 films a study, of unequal bytes."""
+    rng = np.random.default_rng(0)
+    studies = np.minimum(np.ceil(rng.pareto(1.3, 65_379) * 1.2), 174).astype(int).clip(1)
+    films = [int(rng.choice(4, n, p=[0.5, 0.37, 0.11, 0.02]).sum()) + n for n in studies.tolist()]
+    assert max(films) > 250 and 350_000 < sum(films) < 420_000
+    patients = {str(k): n for k, n in enumerate(films)}
+    kilobytes = {patient: float(rng.lognormal(4.5, 0.3, n).sum()) for patient, n in patients.items()}
+    dealt = partitions(patients, parts)
+    assert Counter(patient for part in dealt for patient in part) == Counter(patients.keys())
+    for sizes, allowed in ((patients, 0.01), (kilobytes, 0.05 if parts <= 256 else 0.08)):
+        sums = [sum(sizes[patient] for patient in part) for part in dealt]
+        assert max(sums) / np.mean(sums) - 1 < allowed and 1 - min(sums) / np.mean(sums) < allowed
 
 
 @pytest.fixture(scope="module")
