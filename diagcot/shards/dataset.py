@@ -21,7 +21,7 @@ class ShardDataset(Dataset[Any]):
     ) -> None:
         self.shards = [Shard(path) for path in paths]
         self.transform = transform or _film
-        kept = [_rows(shard, split) for shard in self.shards]
+        kept = [shard.films(split) for shard in self.shards]
         self._ends = np.cumsum([len(rows) for rows in kept], dtype=np.int64)
         self._rows = np.concatenate(kept) if kept else np.zeros(0, np.uint32)
 
@@ -69,14 +69,6 @@ class ShardSampler(Sampler[int]):
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         for number in order[self.position + self.rank :: self.world_size]:
             yield int(number)
-
-
-def _rows(shard: Shard, split: str | None) -> np.ndarray:
-    """Rows of the films of a split, uint32."""
-    if split is None:
-        return np.arange(shard.images, dtype=np.uint32)
-    wanted = np.array([name == split for name in shard.texts("studies/split")], np.bool_)
-    return np.flatnonzero(np.repeat(wanted, np.diff(shard.numbers("studies/first")))).astype(np.uint32)
 
 
 def _film(shard: Shard, row: int) -> tuple[str, str, Any]:

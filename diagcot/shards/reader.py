@@ -107,6 +107,13 @@ class Shard:
         first = self._numbers("studies/first")
         return range(int(first[i]), int(first[i + 1]))
 
+    def films(self, split: str | None = None) -> np.ndarray:
+        """Rows of the films of a split, or of all, uint32."""
+        if split is None:
+            return np.arange(self.images, dtype=np.uint32)
+        wanted = np.array([name == split for name in self.texts("studies/split")], np.bool_)
+        return np.flatnonzero(np.repeat(wanted, np.diff(self._numbers("studies/first")))).astype(np.uint32)
+
     def study_of(self, row: int) -> int:
         """Row of the study that film `row` belongs to."""
         if not 0 <= row < self.images:
