@@ -1,6 +1,8 @@
 """Reads a recipe and a cluster and turns them into the plans of a run; hands the plans to `diagcot.jobs`."""
 
 import importlib
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,6 +143,8 @@ class Chain:
         """Write the plans and submit the stages of `number`; on a laptop, start the runner."""
         selected = self.selected(number)
         self.checks()
+        roots = self.cluster.roots
+        require_writable([self._path(root) for root in (roots.logs, roots.shards, roots.models)])
         return self.pipeline.submit(selected)
 
 
@@ -151,6 +155,23 @@ def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) ->
     on = clusters.find(cluster, root)
     on.enter()
     return Chain(found, document, on, run or found.name, root)
+
+
+def require_writable(folders: Iterable[Path]) -> None:
+    """Write a page into each folder, or where it will be made, and remove it; raise UserError if that fails.
+
+    A job would find out hours later. Access bits do not tell of quotas, squashed roots and disks that are full.
+    """
+    for folder in folders:
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place, buffering=0) as probe:
+                probe.write(b"\0" * 4096)
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be written ({error.strerror}), and the jobs would write to {folder}: nothing was "
+                "submitted. Mend it, or change `roots` in the cluster file"
+            ) from error
 
 
 def describe(chain: Chain) -> list[dict[str, Any]]:

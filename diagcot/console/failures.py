@@ -1,6 +1,8 @@
 """`make failures`: each distinct failure of a run once, how many units it holds up, and the command that goes on."""
 
+import errno
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,14 @@ from diagcot.console.executor import ask
 from diagcot.console.reasons import sentence
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.console.status_screen import require
+
+REMEDIES = {
+    errno.ENOSPC: "the disk, or its number of files, is used up: free some, or change `roots` in the cluster file",
+    errno.EDQUOT: "your quota is used up: free some, or change `roots` in the cluster file",
+    errno.EROFS: "the file system is mounted read-only on that node: tell the administrator, or change `roots`",
+    errno.EIO: "the disk or the network to it failed: `make submit` goes on when it is back",
+}
+"""What to do about an error of the system, by its number."""
 
 MESSAGE = 300  # characters of a message that are shown
 
@@ -97,6 +107,8 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
         message = failure.message if len(failure.message) <= MESSAGE else failure.message[:MESSAGE] + "…"
         parts += [Text(f"  {line}") for line in message.splitlines()]
         parts += [Text(f"    at {place}", "dim") for place in failure.where]
+        if remedy(failure.message):
+            parts.append(Text(f"  → {remedy(failure.message)}", "yellow"))
         if failure.log:
             parts.append(Text(f"  log: {text.home(failure.log)}", "dim"))
         parts.append(Text(""))
@@ -104,6 +116,12 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
     parts.append(Text("When the cause is mended, this runs what is not done, and nothing twice:"))
     parts += [Text(f"  {again(run.path, number)}", "bold") for number in numbers]
     return Group(*parts)
+
+
+def remedy(message: str) -> str:
+    """What to do about an OSError, whose text begins with its number; empty for all else."""
+    found = re.match(r"\[Errno (\d+)\]", message)
+    return REMEDIES.get(int(found[1]), "") if found else ""
 
 
 def again(run_dir: Path, number: str) -> str:

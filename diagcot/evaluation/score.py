@@ -56,7 +56,7 @@ class Java:
     """The two Java programs, used once for all models; `missing` says why a metric has no value."""
 
     cache: Path | None = None  # METEOR's counts by digest of the pair, one JSON object a line
-    start_s: float = 180
+    start_s: float = 180  # METEOR's until it is ready, and the tokeniser's for all texts
     tokenizer: str = "Penn Treebank"
     missing: dict[str, str] = field(default_factory=dict)
     _meteor: Meteor | None = None
@@ -65,7 +65,7 @@ class Java:
     def tokenize(self, texts: Sequence[str]) -> dict[str, str]:
         """Text -> its words, by one tokeniser for all: the Java one, or the simple one where there is no Java."""
         try:
-            return dict(zip(texts, java.tokenize(texts), strict=True))
+            return dict(zip(texts, java.tokenize(texts, self.start_s), strict=True))
         except java.JavaError as error:
             self.tokenizer = "simple words"
             self.missing["tokenizer"] = str(error)

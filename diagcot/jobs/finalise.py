@@ -14,6 +14,8 @@ from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
 
+VISIBLE_S = 10  # what another node has just written may show up here this late (NFS keeps listings and misses)
+
 
 class StageFailed(UserError):
     """The stage has units that are not done and may not be retried."""
@@ -29,14 +31,23 @@ class Finaliser:
         return finalise_on_slurm(Path(self.stage_dir))
 
 
-def check(plan: Plan) -> list[str]:
-    """Finish half-done publishing, take back units whose outputs are gone, and return the keys that are not done."""
-    missing = set(plan.missing())
-    for key in plan.keys:
-        if key not in missing and settle(plan.path, key):
+def check(plan: Plan, patience_s: float = 0) -> list[str]:
+    """Finish half-done publishing, take back units whose outputs are gone, and return the keys that are not done.
+
+    What seems to be missing is looked for again until `patience_s` have passed: where the units were done on other
+    nodes, it may only be late.
+    """
+    end, left = time.monotonic() + patience_s, list(plan.keys)
+    while True:
+        missing = set(plan.missing())
+        left = [key for key in left if key in missing or settle(plan.path, key)]
+        if not left or time.monotonic() >= end:
+            break
+        time.sleep(0.5)
+    for key in left:
+        if key not in missing:
             withdraw(plan.path, key)
-            missing.add(key)
-    return [key for key in plan.keys if key in missing]
+    return left
 
 
 def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
@@ -90,7 +101,7 @@ def finalise_on_slurm(stage_dir: Path) -> str:
     os.umask(0o077)
     mine = os.environ["SLURM_JOB_ID"]
     plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
-    missing = check(plan)
+    missing = check(plan, VISIBLE_S)
     if not missing:
         summarise(plan, missing)
         return "done"

@@ -44,13 +44,17 @@ def publish(
 
     Returns False, and drops what was staged, if another execution has published the unit already.
     """
+    folder = stage_dir / "done"
+    if (folder / f"{key}.json").exists():  # seen before the costly part; who is first is decided below
+        for staged in outputs.values():
+            remove(staged)
+        return False
     rows = {}
     for final, staged in outputs.items():
         fsync_tree(staged)
         fsync_path(staged.parent)
         rows[str(final)] = {"staged": str(staged), "sha256": digest(staged)}
     text = json.dumps({"unit": key, "outputs": rows, "counts": dict(counts), "time": time.time(), **about}, indent=1)
-    folder = stage_dir / "done"
     folder.mkdir(parents=True, exist_ok=True)
     won = create_exclusively(folder / f"{key}.json", text + "\n")
     if won:
@@ -133,12 +137,16 @@ class Records:
         self._earlier = sorted(path for path in folder.glob(f"{key}.*.jsonl") if path != self._mine)
         self._rows: dict[str, dict[str, Any]] = {}
         self.torn = 0
+        self._cut = False  # whether our own file ends in the middle of a line
         for path in [*self._earlier, *([self._mine] if self._mine.exists() else [])]:
             for row in self._read(path):
                 self._rows.setdefault(row["id"], row)
         self._out = self._mine.open("a", encoding="utf-8")
+        if self._cut:
+            self._out.write("\n")  # so that what is appended does not become part of the torn line
 
     def _read(self, path: Path) -> Iterator[dict[str, Any]]:
+        line = b"\n"
         with path.open("rb") as lines:
             for line in lines:
                 try:
@@ -149,6 +157,8 @@ class Records:
                 except ValueError:
                     pass
                 self.torn += 1
+                print(f"{path}: a torn line is dropped and its record done again", flush=True)
+        self._cut = path == self._mine and not line.endswith(b"\n")
 
     @property
     def ids(self) -> set[str]:

@@ -145,6 +145,7 @@ class Runner:
         attempt = f"{count}.{self.starts[plan.stage, slot]}"
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
+            DIAGCOT_TASK=f"{plan.path}/{slot:05d}",
             PYTHONSAFEPATH="1",  # the copy of the code, not what lies in the folder of submission
             PYTHONPATH=attempts.last_code(plan.path, plan.code),
         )

@@ -18,6 +18,7 @@ class Ranks:
     node_rank: int
     nodes: int
     master_addr: str
+    place: str = ""  # tells tasks apart that have the same attempt: a laptop's, of several stages and runs
 
     @property
     def attempt(self) -> str:
@@ -27,7 +28,7 @@ class Ranks:
     @property
     def master_port(self) -> int:
         """A port of this execution alone, below the ephemeral range."""
-        return 15000 + zlib.crc32(self.attempt.encode()) % 15000
+        return 15000 + zlib.crc32(f"{self.attempt}{self.place}".encode()) % 15000
 
 
 def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
@@ -35,7 +36,8 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
         size = int(env["SUBMITIT_LOCAL_NTASKS"])
         rank = int(env["SUBMITIT_LOCAL_GLOBALID"])
         token = env.get("DIAGCOT_ATTEMPT", env["SUBMITIT_LOCAL_JOB_ID"])
-        return Ranks(token, 0, rank, size, int(env["SUBMITIT_LOCAL_LOCALID"]), size, 0, 1, "127.0.0.1")
+        place = env.get("DIAGCOT_TASK", "")
+        return Ranks(token, 0, rank, size, int(env["SUBMITIT_LOCAL_LOCALID"]), size, 0, 1, "127.0.0.1", place)
     if "SLURM_JOB_ID" in env:
         job = env["SLURM_JOB_ID"]
         if "SLURM_ARRAY_JOB_ID" in env:

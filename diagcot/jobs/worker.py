@@ -21,7 +21,7 @@ from diagcot.jobs import slurm
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
-from diagcot.jobs.ledger import done_keys, marks, publish
+from diagcot.jobs.ledger import done_keys, marks, publish, remove, settle
 from diagcot.jobs.plan import Plan, read
 from diagcot.jobs.ranks import Ranks, address, from_environment
 
@@ -122,8 +122,10 @@ def _await_upstream(plan: Plan, slot: int) -> None:
     end = time.monotonic() + LAG_S
     for edge in plan.after:
         source = read(plan.path.parent / edge.stage)
-        keys = source.keys_of(slot) if edge.each and source.tasks == plan.tasks else source.keys
-        while missing := set(keys) - done_keys(source.path):
+        alike = edge.each and source.tasks == plan.tasks
+        keys = source.keys_of(slot) if alike else source.keys
+        # A whole stage was settled by its finaliser; a partner may have been killed just before its last rename.
+        while missing := set(keys) - done_keys(source.path) or {k for k in keys if alike and settle(source.path, k)}:
             if time.monotonic() > end:
                 raise UpstreamIncomplete(f"{len(missing)} units of {edge.stage}, which this task follows, are not done")
             time.sleep(1)
@@ -166,6 +168,9 @@ class Watchdog:
 
 def _run(plan: Plan, slot: int, ctx: Context) -> str:
     done = done_keys(plan.path)
+    for key in plan.keys_of(slot):
+        if key in done:
+            settle(plan.path, key)
     units = [unit for unit in plan.units_of(slot) if unit.key not in done]
     if not units:
         return "done"
@@ -309,9 +314,14 @@ def _record_failure(ctx: Context, error: BaseException) -> None:
 
 
 def clean(plan: Plan) -> None:
-    """Remove what only an unfinished stage needs."""
+    """Remove what only an unfinished stage needs, and what executions that were killed had staged."""
     shutil.rmtree(plan.workspace, ignore_errors=True)
     shutil.rmtree(plan.path / "partial", ignore_errors=True)
+    logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
+    tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
+    for path in Path(plan.output).glob(".*.*"):
+        if path.name.endswith(tokens):
+            remove(path)
 
 
 def main(argv: list[str]) -> int:

@@ -71,7 +71,7 @@ class Server:
         with self._lock:
             if generation != self.generation:
                 return
-            if self.process.alive() and healthy(self.process.socket):
+            if self.process.alive() and healthy(self.process.socket, min(10, self.settings.request_timeout_s)):
                 return
             cause = told(self.process.log)
             self.process.stop(0)

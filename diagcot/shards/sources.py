@@ -23,6 +23,7 @@ class Reader(Protocol):
     """What every reader of a collection offers."""
 
     dataset: str
+    bad: list[tuple[str, str]]  # (row or report, what is wrong with it), after `patients` of all tables
 
     def patients(self) -> dict[str, int]: ...
     def studies(self, patient: str) -> Iterator[Study]: ...

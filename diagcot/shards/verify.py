@@ -1,14 +1,16 @@
-"""Checks shards against their own checksums and offsets: `diagcot shards verify FOLDER_OR_SHARD…`."""
+"""Checks shards against their own checksums, and sets damaged ones aside so that they, and no others, are built again.
 
+`diagcot shards verify FOLDER_OR_SHARD…`, `diagcot shards rebuild FOLDER_OR_SHARD…`.
+"""
+
+import json
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
-import numpy as np
-
 from diagcot.data.errors import DataError
+from diagcot.jobs import ledger
+from diagcot.jobs.errors import UserError
 from diagcot.shards.reader import Shard, shard_paths
 
 
@@ -16,42 +18,20 @@ def faults(path: Path) -> Iterator[str]:
     """One line for each fault, with the shard and the record; nothing for a shard that is whole."""
     shard = Shard(path)
     try:
+        shard.check_columns()
         count = len(shard)
-    except DataError as error:
-        yield str(error)
-        return
-    with h5py.File(path, "r") as file:
-        damaged = [name for name, data in _columns(file) if zlib.crc32(data[()].tobytes()) != data.attrs["crc32"]]
-        crcs = file["images/crc32"][()]
-        phantom_rows, blob = len(file["images/phantom"]), len(file["images/jpeg"])
-        offset, first = file["images/offset"][()], file["studies/first"][()]
-    yield from (f"{path}: the column {name} is damaged" for name in damaged)
-    if damaged:
-        return
-    if offset[-1] != blob or first[-1] != phantom_rows or (np.diff(offset) <= 0).any() or (np.diff(first) < 0).any():
-        yield f"{path}: offsets do not fit the films"
+        for i in range(count):
+            shard.study(i)
+    except (DataError, LookupError, ValueError) as error:
+        yield str(error) if isinstance(error, DataError) else f"{path}: its columns do not fit ({error})"
         return
     for row in range(shard.images):
         try:
-            whole = zlib.crc32(shard.jpeg(row)) == crcs[row]
-        except DataError:
-            whole = False
-        if not whole:
-            study = shard.study(shard.study_of(row))
-            yield f"{path}: film {shard.image(row).id} of {study.key} (row {row}) is damaged"
+            shard.jpeg(row)
+        except DataError as error:
+            yield str(error)
     if count == 0:
         yield f"{path}: holds no study"
-
-
-def _columns(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
-    found: list[tuple[str, h5py.Dataset]] = []
-
-    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset) and "crc32" in item.attrs:
-            found.append((name, item))
-
-    file.visititems(take)
-    return found
 
 
 def check(paths: Sequence[Path]) -> int:
@@ -65,3 +45,33 @@ def check(paths: Sequence[Path]) -> int:
     if total == 0:
         print("no shards there", file=sys.stderr)
     return 1 if wrong or not total else 0
+
+
+def rebuild(paths: Sequence[Path], logs: Path) -> int:
+    """Set every damaged shard aside, as `.<name>.damaged`, which no reader sees, and take back that it is done.
+
+    Raises UserError if no ledger under `logs` knows the shard.
+    """
+    damaged = [
+        (shard, found)
+        for path in paths
+        for shard in (shard_paths(path) if path.is_dir() else [path])
+        if (found := list(faults(shard)))
+    ]
+    for shard, found in damaged:
+        stage = _stage_of(shard, logs)
+        print("\n".join(found))
+        shard.replace(shard.with_name(f".{shard.name}.damaged"))
+        ledger.withdraw(stage, shard.stem)
+        print(f"{shard}: set aside; `make submit-stage0` with RUN={stage.parent.name} builds it again, and it alone")
+    if not damaged:
+        print("no shard is damaged")
+    return 0
+
+
+def _stage_of(shard: Path, logs: Path) -> Path:
+    """The stage folder whose ledger says that it made this shard."""
+    for manifest in sorted(logs.glob(f"*/*/done/{shard.stem}.json")):
+        if str(shard.resolve()) in (str(Path(name).resolve()) for name in json.loads(manifest.read_text())["outputs"]):
+            return manifest.parents[1]
+    raise UserError(f"no run under {logs} has made {shard}: name its folder of runs with --logs")

@@ -40,9 +40,11 @@ def save(engine: Any, workspace: Path, step: int, state: dict[str, Any], keep: i
         fsync_path(staged)
         staged.rename(folder / MARKER)
         fsync_path(folder)
-        for old in valid(workspace)[:-keep]:
-            (old / MARKER).unlink()
-            shutil.rmtree(old, ignore_errors=True)
+        kept = valid(workspace)[-keep:]
+        for old in sorted(folder.parent.glob("step-*")):
+            if old not in kept and old < folder:  # one that a kill left half written or half removed goes, too
+                (old / MARKER).unlink(missing_ok=True)
+                shutil.rmtree(old, ignore_errors=True)
     ranks.wait()
     return folder
 

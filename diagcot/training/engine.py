@@ -4,7 +4,6 @@ import gc
 import math
 import os
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 from diagcot.jobs.context import Context
@@ -16,6 +15,8 @@ quiet.libraries()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+
+from diagcot.training import rendezvous  # noqa: E402
 
 _control: Any = None
 
@@ -50,8 +51,8 @@ def connect(ctx: Context) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(max(1, ctx.cpus))
     backend = "nccl" if where.type == "cuda" else "gloo"
-    meet: dict[str, Any] = {"init_method": "env://"} if ctx.world_size > 1 else {"store": dist.HashStore()}
-    dist.init_process_group(backend, rank=ctx.rank, world_size=ctx.world_size, timeout=timedelta(minutes=30), **meet)
+    store = rendezvous.meet(ctx)
+    dist.init_process_group(backend, rank=ctx.rank, world_size=ctx.world_size, timeout=rendezvous.TIMEOUT, store=store)
     # Small agreements between the ranks' hosts go over gloo and never wait for the GPU.
     _control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
     import deepspeed

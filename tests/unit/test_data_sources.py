@@ -96,6 +96,21 @@ def test_what_is_wrong_in_a_collection_is_told_in_events(tmp_path: Path) -> None
         built(tmp_path / "again", source, on_bad_report="fail")
 
 
+def test_each_fault_is_told_once_whatever_the_number_of_shards(tmp_path: Path) -> None:
+    put(tmp_path / "clinic.yaml", MINE)
+    rows = [{"id": f"f{n}", "who": f"p{n}", "visit": f"v{n}", "view": "pa", "found": [], "box": [2, 2, 3, 3],
+             "text": "FINDINGS: Clear.\n\nIMPRESSION: Normal."} for n in range(8)]  # fmt: skip
+    put(tmp_path / "films.jsonl", *map(json.dumps, [*rows, {**rows[0], "id": "x", "box": [3, 3, 1, 1]}]))
+    for n in range(8):
+        film(tmp_path / "png" / f"f{n}.png")
+    sources = [{"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)}]
+    ctx = context(tmp_path, {"sources": sources, "shards": 3, "image_size": 64}, stage="shard")
+    results = [run_unit(build, Unit(f"{part:05d}"), ctx) for part in range(3)]
+    told = [json.loads(line)["report"] for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines()]
+    assert sorted(told) == sorted([*(f"clinic/v{n}/f{n}" for n in range(8)), f"{tmp_path / 'films.jsonl'}:9"])
+    assert sum(result.counts["bad_reports"] for result in results if result) == 9
+
+
 def test_a_recipe_that_names_no_collection_is_told_by_line(tmp_path: Path) -> None:
     put(
         tmp_path / "stage.yaml",

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import finalise, ledger
+from diagcot.jobs import finalise, ledger, worker
 from diagcot.jobs import plan as plans
 from diagcot.jobs.testing import context
 from tests import chains
@@ -83,3 +83,32 @@ def test_records_of_several_executions_come_out_once_and_sorted(writes: list[tup
         last = ledger.Records(stage, "u", "4")
         assert [row["id"] for row in last.rows()] == sorted({name for name, _ in writes})
         last.close()
+
+
+def test_a_task_requeued_between_mark_and_rename_finishes_the_rename(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "first", 2, tasks=1)
+    follower = chains.plan(tmp_path, "second", 2, tasks=1, after=(plans.Edge("first", each=True),))
+    plans.write(plan)
+    plans.write(follower)
+    final, staged = Path(plan.output) / "00000.txt", Path(plan.output) / ".00000.txt.7_0-0"
+    staged.parent.mkdir(parents=True)
+    staged.write_text("whole")
+    (plan.path / "done").mkdir()
+    for key, outputs in (("00000", {str(final): {"staged": str(staged), "sha256": ""}}), ("00001", {})):
+        (plan.path / "done" / f"{key}.json").write_text(json.dumps({"unit": key, "outputs": outputs, "counts": {}}))
+    worker._await_upstream(follower, 0)  # whoever comes first finishes it: the follower, or the task itself
+    assert final.read_text() == "whole"
+
+
+def test_what_killed_executions_had_staged_goes_when_the_stage_is_done(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "first", 1)
+    plans.write(plan)
+    output = Path(plan.output)
+    output.mkdir(parents=True)
+    (plan.path / "out").mkdir()
+    for token in ("7_0-0", "1.2-0"):
+        (plan.path / "out" / f"00000.{token}.log").touch()
+        (output / f".00000.txt.{token}").write_text("half")
+    (output / ".mine").touch()
+    worker.clean(plan)
+    assert [path.name for path in output.iterdir()] == [".mine"]

@@ -1,0 +1,1 @@
+"""Work that tests.faults.points disturbs at every file operation."""

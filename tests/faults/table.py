@@ -1,0 +1,124 @@
+"""The table of faults, read from the tests themselves: `python -m tests.faults.table` writes docs/faults.md.
+
+A test of row 7 is named `test_row_07_…` and carries
+`@pytest.mark.row(7, promise="…", injected="…", daemons="real" | "simulated")`. It may stand anywhere under tests/.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "faults.md"
+
+FAULTS = {
+    1: "SIGKILL between any two steps of publishing",
+    2: "torn last line of a record file",
+    3: "bit flip or truncation in a shard",
+    4: "no space, quota, I/O error, no inodes",
+    5: "read-only file system, no permission",
+    6: "preemption",
+    7: "time limit",
+    8: "out of memory",
+    9: "node failure",
+    10: "error in user code",
+    11: "accounting is late or empty",
+    12: "accounting is purged or disabled",
+    13: "slurmctld is down",
+    14: "sbatch times out after its job was accepted",
+    15: "the same task runs twice",
+    16: "relaunch with another plan",
+    17: "placeholder job id of an array",
+    18: "limits of arrays and submissions",
+    19: "dependency that can never be met",
+    20: "requeue for ever",
+    21: "job id used again",
+    22: "files of another node show up late",
+    23: "clocks of nodes differ",
+    24: "stale lock",
+    25: "model server slow, dead, hanging, refusing, or another's",
+    26: "poison prompt",
+    27: "metric back end dies",
+    28: "newest checkpoint is incomplete",
+    29: "rendezvous port taken, or a rank late",
+    30: "hang",
+    31: "HDF5 across a fork, and file locks",
+    32: "kill -9 of launcher or watch",
+    33: "sbatch prints warnings or a cluster's name",
+    34: "huge plan",
+}
+
+MISSING = frozenset(
+    {6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 24, 30, 32, 33, 34},
+)
+"""Rows without a test yet. Whoever writes one takes its number out; no number is ever added."""
+
+HEAD = """\
+# Faults
+
+What can go wrong on a cluster, what this suite promises then, and the test that proves it. Generated from the tests by
+`python -m tests.faults.table`; do not edit. The code under test is never replaced. *real*: the fault is real, and so are the
+daemons that take part; *simulated*: what is around the code (a server, a clock, a network file system) is a stand-in that
+fails by script. `make test` runs all of them.
+
+| row | fault | promise | injected by | daemons | test |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test's mark."""
+
+    number: int
+    promise: str
+    injected: str
+    daemons: str
+    test: str
+    file: str
+
+
+def rows(root: Path = ROOT) -> list[Row]:
+    """The marks of all tests under `root`/tests, sorted by row, file and place. Raises ValueError for a bad mark."""
+    found = [row for path in sorted((root / "tests").rglob("test_*.py")) for row in _marks(path, root)]
+    return sorted(found, key=lambda row: row.number)  # stable: file and place stay in order
+
+
+def _marks(path: Path, root: Path) -> Iterator[Row]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for mark in node.decorator_list:
+            if not (isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.row"):
+                continue
+            where = f"{path.relative_to(root)}:{mark.lineno}"
+            try:
+                (number,) = (ast.literal_eval(argument) for argument in mark.args)
+                told = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
+                row = Row(number, test=node.name, file=str(path.relative_to(root)), **told)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{where}: a mark is row(number, promise=, injected=, daemons=): {error}") from error
+            if row.daemons not in ("real", "simulated"):
+                raise ValueError(f'{where}: daemons is "real" or "simulated", not {row.daemons!r}')
+            yield row
+
+
+def render(found: list[Row]) -> str:
+    """docs/faults.md."""
+    lines = [
+        f"| {row.number} | {FAULTS[row.number]} | {row.promise} | {row.injected} | {row.daemons} "
+        f"| [{row.test}](../{row.file}) |\n"
+        for row in found
+    ]
+    return HEAD + "".join(lines)
+
+
+def main() -> int:
+    PAGE.write_text(render(rows()), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

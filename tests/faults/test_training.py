@@ -1,0 +1,149 @@
+"""Rows 28 and 29: checkpoints that are not whole, and ranks that do not meet."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diagcot.jobs.cluster import Size
+from diagcot.jobs.plan import Plan
+from diagcot.jobs.ranks import from_environment
+from diagcot.training import checkpoint
+from tests import chains
+from tests.faults.scenarios import checkpoints as scenario
+from tests.faults.test_publishing import disturb
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Iterator[Path]:
+    """A workspace with the checkpoints of steps 1, 2 and 3, written by the code under test."""
+    scenario.alone()
+    for step in (1, 2, 3):
+        checkpoint.save(scenario.Engine(step), tmp_path / "workspace", step, {"epoch": step}, keep=3)
+    yield tmp_path / "workspace"
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    28,
+    promise="the newest checkpoint that is whole is chosen, and loads",
+    injected="every file of the newest one removed, and cut at every tenth of its length",
+    daemons="simulated",
+)
+def test_row_28_an_incomplete_checkpoint_gives_way_to_the_one_before(checkpoints: Path) -> None:
+    load = scenario.load
+    assert load(checkpoints) == (3, 3.0)
+    newest = checkpoints / "checkpoints" / "step-00000003"
+    files = [path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()]
+    assert len(files) == 4  # two of the engine, the random state, the marker
+    kept = shutil.copytree(newest, checkpoints / "kept")
+    for name in files:
+        size = (newest / name).stat().st_size
+        for length in [None, *(size * tenth // 10 for tenth in range(10)), size - 1]:
+            if length is None:
+                (newest / name).unlink()
+            else:
+                with (newest / name).open("r+b") as file:
+                    file.truncate(length)
+            assert load(checkpoints) == (2, 2.0), (name, length)
+            shutil.rmtree(newest)
+            shutil.copytree(kept, newest)
+    assert load(checkpoints) == (3, 3.0)
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    28,
+    promise="there is always a whole checkpoint to go on from, and training ends with the same ones",
+    injected="SIGKILL before every file operation of two checkpoints of which one is kept",
+    daemons="simulated",
+)
+def test_row_28_killed_while_it_writes_or_drops_a_checkpoint(tmp_path: Path) -> None:
+    found = disturb("checkpoints", tmp_path / "points", "kill")
+    assert len(found) > 25 and {row["code"] for row in found} == {-9}
+    assert [row for row in found if not row["same"] or row["resumed"]] == []
+    (kept,) = (tmp_path / "points" / "undisturbed" / "checkpoints").iterdir()
+    assert kept.name == "step-00000002"
+
+
+def together(root: Path, **settings: Any) -> tuple[Plan, list[dict[str, Any]], float]:
+    """Two ranks of the kind `meet` under the laptop's runner; the plan, what failed, and the seconds it took."""
+    plan = chains.plan(
+        root, "meet", 1, kind="tests.kinds.meet", resources=Size(tasks_per_node=2), settings={"meet_s": 30} | settings
+    )
+    run_dir = chains.write(root, [plan], chains.cluster())
+    started = time.monotonic()
+    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir)]
+    done = subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(path.read_text()) for path in (plan.path / "failed").glob("*.json")]
+    assert (Path(plan.output) / "00000.txt").read_text() == "3.0\n"  # 1 + 2 over the ranks
+    assert _alive(str(plan.path)) == []
+    return plan, rows, time.monotonic() - started
+
+
+def _alive(word: str) -> list[str]:
+    """Processes that have a word in their command line: ranks that nobody has ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    29,
+    promise="all ranks of the attempt are ended, and the next one meets on another port",
+    injected="another process listens on the port of the first attempt",
+    daemons="real",
+)
+def test_row_29_a_port_that_is_taken_costs_one_attempt(tmp_path: Path) -> None:
+    ranks = {"JOB_ID": "1", "NTASKS": "2", "GLOBALID": "0", "LOCALID": "0"}
+    env = {f"SUBMITIT_LOCAL_{name}": value for name, value in ranks.items()}
+    env |= {"DIAGCOT_ATTEMPT": "1.1", "DIAGCOT_TASK": f"{chains.plan(tmp_path, 'meet', 1).path}/00000"}
+    with socket.create_server(("127.0.0.1", from_environment(env).master_port)):
+        plan, failed, seconds = together(tmp_path)
+    assert [(row["rank"], row["for_user"]) for row in failed] == [(0, False)]
+    assert "another process has that port" in failed[0]["message"]
+    assert len({row["attempt"] for row in failed}) == 1 and seconds < 60  # less than the other rank's patience twice
+    assert len({path.name.split("-")[0] for path in (plan.path / "out").glob("*.log")}) == 2
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    29,
+    promise="the others wait for it",
+    injected="one rank starts to meet 3 s late",
+    daemons="real",
+)
+def test_row_29_a_late_rank_is_waited_for(tmp_path: Path) -> None:
+    _, failed, _ = together(tmp_path, late_s=3)
+    assert failed == []
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    29,
+    promise="the others wait until their deadline and say who is missing; then all are ended, and the task runs again",
+    injected="SIGKILL of one rank before it meets",
+    daemons="real",
+)
+def test_row_29_a_rank_that_never_comes_is_waited_for_until_a_deadline(tmp_path: Path) -> None:
+    _, failed, seconds = together(tmp_path, die=True, meet_s=8)
+    assert [row["rank"] for row in failed] == [0]
+    assert "rank 0 of 2 waited 8 s" in failed[0]["message"] and "not all ranks came" in failed[0]["message"]
+    assert seconds < 60

@@ -1,0 +1,40 @@
+"""A kind of several ranks that meet, add up and say the sum; one can be told to be late, or to die once before."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from diagcot.jobs.context import Context, Result, Unit
+from diagcot.training import rendezvous
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[None]:
+    if ctx.rank == 1:
+        time.sleep(ctx.settings.get("late_s", 0))
+        died = ctx.workspace / "died"
+        if ctx.settings.get("die") and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    store = rendezvous.meet(ctx, ctx.settings["meet_s"])
+    dist.init_process_group(
+        "gloo", rank=ctx.rank, world_size=ctx.world_size, store=store, timeout=timedelta(seconds=20)
+    )
+    yield
+    dist.destroy_process_group()
+
+
+def run(unit: Unit, shared: None, ctx: Context) -> Result:
+    total = torch.tensor([ctx.rank + 1.0])
+    dist.all_reduce(total)
+    final = ctx.output / f"{unit.key}.txt"
+    staged = ctx.staged(final)
+    if ctx.rank == 0:
+        staged.write_text(f"{total.item()}\n")
+    return Result({final: staged} if ctx.rank == 0 else {}, {})
