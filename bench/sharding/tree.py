@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diagcot.data.mimic_cxr import LABELS, METADATA, PREFIX, REPORTS_ZIP, SPLIT, folder
+from diagcot.data.layouts import PREFIX, REPORTS_ZIP, folder
+from diagcot.data.mimic_cxr import LABELS, METADATA, SPLIT
 from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.tree import write_csv
@@ -53,7 +54,8 @@ def write(root: Path, films: list[bytes], studies: int) -> Path:
             left -= 1
             if k % LINKS == 0:
                 sources = _sources(root, films, k)
-            study, dicom = 50_000_000 + k, f"{k:040x}"
+            study, digits = 50_000_000 + k, f"{k:040x}"
+            dicom = "-".join(digits[i : i + 8] for i in range(0, 40, 8))
             place = folder(root, subject, study)
             place.mkdir(parents=True)
             os.link(sources[k % len(films)], place / f"{dicom}.jpg")
