@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo test test-fast check doctor data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
+.PHONY: help env demo plan test test-fast check bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ env:  ## build .venv from the lock of exact versions (LOCK=cpu or gpu)
 demo: env  ## run the whole chain on this machine, then show its table
 	@$(BIN)/diagcot demo $(if $(filter-out tiny,$(RECIPE)),--recipe $(RECIPE)) $(RUNOPT)
 
+plan:  ## what would be submitted: stages, GPU-hours, space, expected start, and what will not work
+	@$(BIN)/diagcot plan $(CHAIN)
+
 submit-stage0 submit-stage1 submit-stage2 submit-stage3 submit-eval submit-all: submit-%:
 	@$(BIN)/diagcot submit $(CHAIN) --stage $(patsubst stage%,%,$*) $(if $(DRY),--dry)
 
@@ -30,10 +33,13 @@ submit-stage1:  ## submit the stages numbered 1: base model, alignment, teacher
 submit-stage2:  ## submit the stages numbered 2: chain-of-thought, filtration, CoT fine-tuning
 submit-stage3:  ## submit the stages numbered 3: GRPO
 submit-eval:  ## submit evaluation and its table
-submit-all:  ## submit the whole chain; DRY=1 shows it and submits nothing
+submit-all:  ## submit the whole chain; DRY=1 shows it, its scripts too
 
 doctor:  ## check machine, cluster, data, models and Java, and say what to mend
 	@$(BIN)/diagcot doctor $(CHAIN)
+
+rehearse:  ## run two-minute jobs of every stage on the cluster that only check what it will need (PATIENCE=minutes)
+	@$(BIN)/diagcot rehearse $(CHAIN) $(if $(PATIENCE),--patience $(PATIENCE))
 
 status:  ## where every stage of a run stands
 	@$(BIN)/diagcot status $(RUNOPT)
@@ -41,10 +47,10 @@ status:  ## where every stage of a run stands
 watch:  ## a live screen over all stages
 	@$(BIN)/diagcot watch $(RUNOPT)
 
-logs:  ## the newest log (STAGE=cot UNIT=00003)
+logs:  ## the newest log (STAGE=cot, UNIT=00003, or both)
 	@$(BIN)/diagcot logs $(RUNOPT) $(if $(STAGE),--stage $(STAGE)) $(if $(UNIT),--unit $(UNIT))
 
-failures:  ## the first traceback of each distinct failure
+failures:  ## the first traceback of each distinct failure, and what retries it
 	@$(BIN)/diagcot failures $(RUNOPT)
 
 retry:  ## submit what is not done of STAGE again (MEM=gigabytes TIME=minutes CODE=new), and what follows it
@@ -73,6 +79,12 @@ test-fast: env  ## the tests that need no server, no training and no Slurm
 
 bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
+
+bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
+	@$(BIN)/python -u -m bench.jobs
+
+bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes)
+	@$(BIN)/python -u -m bench.scale
 
 check: env  ## ruff, mypy (strict for diagcot/jobs), shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy

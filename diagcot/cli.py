@@ -1,6 +1,7 @@
 """The `diagcot` command: plans, submits and watches. It never imports torch; each verb imports what it needs."""
 
 import argparse
+import dataclasses
 import getpass
 import json
 import os
@@ -40,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     chain_options(made)
     made.add_argument("--stage", default="all", help="0, 1, 2, 3, eval or all")
     made.add_argument("--dry", action="store_true", help="show what would be submitted, submit nothing")
+    made = add("plan", "what would be submitted, its cost, and when it would start; submits nothing", _plan)
+    chain_options(made)
+    made.add_argument("--stage", default="all", help="0, 1, 2, 3, eval or all")
     made = add("demo", "run the whole chain on this machine and show its table", _demo)
     chain_options(made)
     run_option(add("status", "where every stage of a run stands", _status))
@@ -59,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     run_option(add("table", "the metrics of a run", _table))
     made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
     chain_options(made)
+    made = add(
+        "rehearse", "submit the chain with bodies that only check what each stage will need, and tell", _rehearse
+    )
+    chain_options(made)
+    made.add_argument("--patience", type=float, default=10, help="minutes to wait for a job to start (default 10)")
     made = add("worker", "run one task of a plan (used by slurm/*.sbatch)", _worker)
     chain_options(made)
     made.add_argument("--stage", required=True, help="the stage's name")
@@ -107,7 +116,7 @@ def _submit(args: argparse.Namespace) -> int:
     chain = open_chain(args.recipe, args.cluster, args.run)
     selected = chain.selected(args.stage)
     if args.dry:
-        return _dry(chain, selected)
+        return _dry(chain, selected, scripts=True)
     _tell(chain.submit(args.stage), chain.run)
     return 0
 
@@ -122,19 +131,27 @@ def _tell(told: "Sequence[Submitted]", run: str) -> None:
     print(f"watch it with: make watch RUN={run}")
 
 
-def _dry(chain: "Chain", selected: set[str]) -> int:
-    from diagcot.console import plan_screen
-    from diagcot.jobs import slurm, submit
-    from launchers.chain import describe
+def _plan(args: argparse.Namespace) -> int:
+    from launchers.chain import open_chain
 
-    chain.checks()
-    rows = [row for row in describe(chain) if row["stage"] in selected]
-    if chain.cluster.executor == "local":
-        plan_screen.show(rows)
-        return 0
-    scripts = {plan.stage: submit.render(plan, chain.cluster) for plan in chain.plans if plan.stage in selected}
-    limit = slurm.limits().array_size if slurm.available() else plan_screen.ARRAY_SIZE
-    plan_screen.show(rows, scripts, array_size=limit)
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    return _dry(chain, chain.selected(args.stage), scripts=False)
+
+
+def _dry(chain: "Chain", selected: set[str], scripts: bool) -> int:
+    from diagcot.console import plan_screen
+    from diagcot.jobs import submit
+    from diagcot.jobs.forecast import forecast
+
+    plans = [plan for plan in chain.plans if plan.stage in selected]
+    wanted = plans if scripts and chain.cluster.executor == "slurm" else []
+    texts = {plan.stage: submit.render(plan, chain.cluster) for plan in wanted}
+    found = forecast(plans, chain.cluster, chain.storage())
+    try:
+        chain.checks()
+    except UserError as error:  # what is lacking stops a submission, not a look at it
+        found = dataclasses.replace(found, warnings=[str(error), *found.warnings])
+    plan_screen.show([plan.header() for plan in plans], found, texts)
     return 0
 
 
@@ -207,6 +224,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from diagcot import doctor
 
     return doctor.main(args.recipe, args.cluster)
+
+
+def _rehearse(args: argparse.Namespace) -> int:
+    from diagcot.rehearsal import command
+    from launchers.chain import open_chain
+
+    return command.main(open_chain(args.recipe, args.cluster, args.run), args.patience)
 
 
 def _worker(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ SETTINGS = AggregateSettings
 SIZE = "cpu"
 PRODUCT = "report"
 STARTUP_S, UNIT_S = 5, 60
+NEEDS = ("java",)  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: Chain) -> list[Unit]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from diagcot.jobs import cluster as clusters
 from diagcot.jobs.chain import Submitted
@@ -126,6 +125,17 @@ class Chain:
             if obtain:
                 obtain(spec, self)
 
+    def storage(self) -> dict[str, int | None]:
+        """Stage -> bytes it will write, asked of each launcher that has a `storage`; None: not known."""
+        found: dict[str, int | None] = {}
+        for spec in self.recipe.stages:
+            estimate = getattr(self.launcher(spec), "storage", None)
+            try:
+                found[spec.name] = estimate(spec, self) if estimate else None
+            except (UserError, ValidationError):  # what is wrong with it, `checks` and the settings say
+                found[spec.name] = None
+        return found
+
     def selected(self, number: str) -> set[str]:
         """Names of the stages of `number`, or of all of them."""
         names = {spec.name for spec in self.recipe.stages if number in ("all", spec.stage)}
@@ -171,8 +181,3 @@ def require_writable(folders: Iterable[Path]) -> None:
                 f"{place} cannot be written ({error.strerror}), and the jobs would write to {folder}: nothing was "
                 "submitted. Mend it, or change `roots` in the cluster file"
             ) from error
-
-
-def describe(chain: Chain) -> list[dict[str, Any]]:
-    """Plain data of every plan, for the screens."""
-    return [plan.header() for plan in chain.plans]

@@ -15,6 +15,7 @@ SETTINGS = CollectSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 180, 1800
+NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:

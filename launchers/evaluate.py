@@ -11,6 +11,7 @@ SETTINGS = EvaluateSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 90, 60
+NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: Chain) -> list[Unit]:

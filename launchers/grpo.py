@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 from diagcot.jobs.context import Unit
 from diagcot.recipe import StageSpec
+from diagcot.training import storage as sizes
 from diagcot.training.grpo_settings import GrpoSettings
+from launchers.model import parameters
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
@@ -14,8 +16,15 @@ SETTINGS = GrpoSettings
 SIZE = "grpo"
 PRODUCT = "weights"
 STARTUP_S, UNIT_S = 90, 600
+NEEDS = ("vllm", "ray", "deepspeed", "collective", "java")  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
     """The whole training is one unit, run by all ranks and resumed from its checkpoints."""
     return [Unit("model")]
+
+
+def storage(stage: StageSpec, chain: "Chain") -> int | None:
+    """Bytes of the weights and of the checkpoints that are kept; None where the model is not known."""
+    settings, count = GrpoSettings.model_validate(stage.settings), parameters(stage, chain)
+    return sizes.training(count, settings.trainable, settings.deepspeed) if count else None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from diagcot.jobs.context import Unit
 from diagcot.recipe import StageSpec
 from diagcot.training.settings import MergeSettings
+from launchers import model
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
@@ -18,3 +19,9 @@ STARTUP_S, UNIT_S = 60, 600
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
     return [Unit("model")]
+
+
+def storage(stage: StageSpec, chain: "Chain") -> int | None:
+    """Bytes of a whole model, as those of its base."""
+    base = model.base_of(stage, chain)
+    return model.storage(base, chain) if base else None

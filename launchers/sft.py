@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
+from diagcot.training import storage as sizes
 from diagcot.training.settings import SftSettings
+from launchers.model import parameters
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
@@ -15,6 +17,7 @@ SETTINGS = SftSettings
 SIZE = "train"
 PRODUCT = "weights"
 STARTUP_S, UNIT_S = 60, 600
+NEEDS = ("deepspeed", "collective")  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
@@ -29,3 +32,9 @@ def check(stage: StageSpec, chain: "Chain") -> None:
         SftSettings.model_validate(stage.settings).deepspeed.accumulation(ranks)
     except ValueError as error:
         raise UserError(f"stage {stage.name}: {error}") from error
+
+
+def storage(stage: StageSpec, chain: "Chain") -> int | None:
+    """Bytes of the weights and of the checkpoints that are kept; None where the model is not known."""
+    settings, count = SftSettings.model_validate(stage.settings), parameters(stage, chain)
+    return sizes.training(count, settings.trainable, settings.deepspeed) if count else None

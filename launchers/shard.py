@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from diagcot.data.phantom.settings import PhantomsSettings
 from diagcot.jobs.context import Unit
 from diagcot.recipe import StageSpec
 from diagcot.shards import settings as shards
+from diagcot.shards import storage as sizes
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
@@ -14,6 +16,7 @@ SETTINGS = shards.BuildSettings
 SIZE = "cpu"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 10, 300
+NEEDS = ("data",)  # see diagcot.rehearsal.stage
 
 
 def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
@@ -24,6 +27,15 @@ def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
 def check(stage: StageSpec, chain: "Chain") -> None:
     """Raises UserError when data that the recipe names is not there, or only half there."""
     shards.check(shards.BuildSettings(**stage.settings))
+
+
+def storage(stage: StageSpec, chain: "Chain") -> int:
+    """Bytes that the shards will take, by the number of films."""
+    sources = {role: chain.spec(names[0]) for role, names in stage.inputs.items()}
+    phantoms = {
+        role: PhantomsSettings(**spec.settings).studies for role, spec in sources.items() if spec.kind == "phantoms"
+    }
+    return sizes.shards(shards.BuildSettings(**stage.settings), phantoms)
 
 
 def obtain(stage: StageSpec, chain: "Chain") -> None:

@@ -1,25 +1,47 @@
 """What the executor of a run says of its jobs: one squeue and one sacct whatever the size, and never an error."""
 
 import json
+import math
 import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from diagcot.console.run_files import job_ids
+from diagcot.console.run_files import job_names, submitting
 from diagcot.jobs import slurm
 
 PATIENCE_S = 4.0  # a screen does not wait longer for a slurmctld that is away; files say most of it
+ALIVE = {"RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT"}
+QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+
+
+class Job(Protocol):
+    """What is needed of a row of squeue or sacct (see `diagcot.jobs.slurm.Job`)."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`jobs` by id, None where Slurm has no say; `note`: for the watcher; `ended`: nobody works on the run now."""
+    """`jobs`: rows of the run's own jobs by id, such as `7` or `7_2`.
 
-    jobs: Mapping[str, slurm.Job] | None = None
+    asked: whether the queue is known, so that a job which is not in `jobs` is gone. note: for the watcher.
+    ended: nobody works on the run now. local: known at no cost, so it may be asked at every look.
+    time: when it was asked; files may know of later things.
+    """
+
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+    asked: bool = False
     note: str = ""
     ended: bool = False
-    local: bool = False  # known at no cost, so it may be asked at every look
+    local: bool = False
+    time: float = math.inf
 
 
 def ask(run_dir: Path) -> Answer:
@@ -27,26 +49,50 @@ def ask(run_dir: Path) -> Answer:
     if _local(run_dir):
         lives = _runner(run_dir)
         return Answer(note="" if lives else "nothing works on this run now", ended=not lives, local=True)
-    ids = [job for job in job_ids(run_dir) if job.isdigit()]
-    if not ids:
+    named = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
+    if not named:
         return Answer()
     if not slurm.available():
         return Answer(note="only files are shown: Slurm's commands are not on PATH here")
-    try:
-        queued = {job.id: job for job in slurm.queue(PATIENCE_S)}
-    except slurm.SlurmError as error:
-        return Answer(note=f"only files are shown: {error}")
-    try:
-        return Answer({**slurm.history(ids, PATIENCE_S), **queued})
-    except slurm.SlurmError as error:
-        return Answer(queued, f"no accounting, so jobs that ended without a result show as unknown: {error}")
+    began = time.time()
+    with ThreadPoolExecutor(2) as both:  # side by side: each may have to wait for a daemon that is away
+        queue = both.submit(slurm.queue, PATIENCE_S)
+        history = both.submit(slurm.history, list(named), PATIENCE_S)
+    queued, ended, notes = _rows(queue), _rows(history), []
+    if queued is None and ended is None:
+        notes.append(f"only files are shown: {queue.exception()}")
+    elif queued is None:
+        notes.append(f"the queue is not known, what runs is as accounting last heard: {queue.exception()}")
+    elif ended is None:
+        notes.append(f"no accounting, so jobs that ended without a result show as unknown: {history.exception()}")
+    live = _own(queued or {}, named)
+    over = queued is not None and not live and not submitting(run_dir)
+    return Answer({**_own(ended or {}, named), **live}, queued is not None, "; ".join(notes), over, time=began)
+
+
+def _rows(asked: "Future[list[slurm.Job]] | Future[dict[str, slurm.Job]]") -> dict[str, slurm.Job] | None:
+    error = asked.exception()
+    if isinstance(error, slurm.SlurmError):
+        return None
+    rows = asked.result()
+    return rows if isinstance(rows, dict) else {job.id: job for job in rows}
+
+
+def _own(rows: Mapping[str, slurm.Job], named: Mapping[str, str]) -> dict[str, slurm.Job]:
+    """The rows of the run's jobs: an id may be another job's by now, a name never is."""
+    found = {}
+    for job, row in rows.items():
+        name = named.get(job.split("_")[0])
+        if name is not None and (not name or row.name in ("", name)):
+            found[job] = row
+    return found
 
 
 def _local(run_dir: Path) -> bool:
     """Whether the run's jobs are processes of this machine."""
     try:
-        return bool(json.loads((run_dir / "cluster.yaml").read_bytes())["executor"] == "local")
-    except (FileNotFoundError, ValueError):
+        return bool(json.loads((run_dir / "cluster.yaml").read_bytes())["executor"] != "slurm")
+    except (FileNotFoundError, ValueError, KeyError):
         return False
 
 

@@ -4,8 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from diagcot.console import text
-from diagcot.console.run_files import newest_logs, plan_of, unit_keys
+from diagcot.console import run_files, text
 from diagcot.console.status_screen import require
 from diagcot.jobs.errors import UserError
 
@@ -34,23 +33,38 @@ def show(
 def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Path:
     """The newest log of the unit's task, of the stage, or of the run. Raises UserError that says what there is."""
     if stage is None:
-        if unit is not None:
-            raise UserError(f"UNIT={unit} of which stage? Name it too, as in STAGE=cot")
-        return _newest(run_dir)
+        if unit is None:
+            return _newest(run_dir)
+        stage = _stage_of(run_dir, unit)
     folder = run_dir / stage
-    plan_path = folder / "plan.json"
-    if not plan_path.exists():
-        known = ", ".join(sorted(path.parent.name for path in run_dir.glob("*/plan.json")))
+    if not (folder / "plan.json").exists():
+        known = ", ".join(_stages(run_dir))
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; there are: {known or 'none yet'}")
-    newest = newest_logs(folder)
+    newest = {name: logs[-1] for name, logs in run_files.logs_of(folder).items()}
     if unit is not None:
-        task = _task(folder, plan_path, unit)
+        task = _task(folder, unit)
         newest = {name: log for name, log in newest.items() if name == task}
     if not newest:
         what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
         raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` says why)")
     name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
     return folder / "out" / f"{name}.{attempt}.log"
+
+
+def _stages(run_dir: Path) -> list[str]:
+    return sorted(path.parent.name for path in run_dir.glob("*/plan.json"))
+
+
+def _stage_of(run_dir: Path, unit: str) -> str:
+    """The only stage that has a unit of that name. Raises UserError if there is none, or if there are several."""
+    found = [name for name in _stages(run_dir) if run_files.index_of(run_dir / name, unit) is not None]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(
+            f"no stage of run {run_dir.name} has a unit {unit!r}; its stages: {', '.join(_stages(run_dir))}"
+        )
+    raise UserError(f"UNIT={unit} of which stage? Name one too: {', '.join(f'STAGE={name}' for name in found)}")
 
 
 def _newest(run_dir: Path) -> Path:
@@ -60,15 +74,14 @@ def _newest(run_dir: Path) -> Path:
     return max(logs, key=lambda path: path.stat().st_mtime)
 
 
-def _task(folder: Path, plan_path: Path, unit: str) -> str:
-    listing = folder / "units.jsonl"
-    keys = unit_keys(listing, listing.stat().st_ino)
-    if unit not in keys:
-        some = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
-        raise UserError(f"stage {folder.name} has no unit {unit!r}; its {len(keys)} units are: {some}")
-    at = keys.index(unit)
-    tasks = plan_of(plan_path, plan_path.stat().st_ino)["tasks"]
-    return f"{((at + 1) * tasks - 1) // len(keys):05d}"  # see `diagcot.jobs.plan.Plan.slot_of`
+def _task(folder: Path, unit: str) -> str:
+    plan_path = folder / "plan.json"
+    plan = run_files.plan_of(plan_path, plan_path.stat().st_ino)
+    at = run_files.index_of(folder, unit)
+    if at is None:
+        some = ", ".join(run_files.first_keys(folder, 3)) + (", …" if plan["units"] > 3 else "")
+        raise UserError(f"stage {folder.name} has no unit {unit!r}; its {plan['units']} units are: {some}")
+    return f"{((at + 1) * plan['tasks'] - 1) // plan['units']:05d}"  # see `diagcot.jobs.plan.Plan.slot_of`
 
 
 def tail(path: Path, lines: int) -> list[str]:

@@ -1,11 +1,17 @@
 """Reads the files of a run (`logs/README.md` lists them); nothing here ever writes."""
 
+import contextlib
 import functools
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+SETTLED_S = 2.0  # a folder that has been quiet for so long has no entry that its time stamp does not tell
 
 
 def plans(run_dir: Path) -> Iterator[dict[str, Any]]:
@@ -27,40 +33,139 @@ def plan_of(path: Path, inode: int) -> dict[str, Any]:
     return plan
 
 
+def bounds(units: int, tasks: int, slot: int) -> tuple[int, int]:
+    """[first, last) of the units of a task, as `diagcot.jobs.plan.Plan.bounds`."""
+    return slot * units // tasks, (slot + 1) * units // tasks
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Where the units of each task stand in units.jsonl: of a million lines only those of a few tasks are parsed."""
+
+    path: Path
+    offsets: tuple[int, ...]  # of each task's first line, and the end
+    last: tuple[bytes, ...]  # the name of the manifest of each task's last unit
+
+    def manifests(self, slot: int, first: int = 0, every: int = 1) -> list[bytes]:
+        """Names of the manifests (`<key>.json`) of a task's units, or of every so manieth."""
+        with self.path.open("rb") as lines:
+            lines.seek(self.offsets[slot])
+            block = lines.read(self.offsets[slot + 1] - self.offsets[slot])
+        return [_manifest(line) for line in block.splitlines()[first::every]]
+
+
+def _manifest(line: bytes) -> bytes:
+    return line.split(b'"', 4)[3] + b".json"  # each line begins with {"key": "…"
+
+
 @functools.lru_cache(maxsize=64)
-def unit_keys(path: Path, inode: int) -> tuple[str, ...]:
-    """Keys of units.jsonl in plan order."""
-    with path.open("rb") as lines:
-        return tuple(json.loads(line)["key"] for line in lines)
+def listing(path: Path, inode: int, units: int, tasks: int) -> Listing:
+    offsets, last = [0], []
+    with path.open("rb", buffering=1 << 20) as lines:
+        for slot in range(tasks):
+            first, end = bounds(units, tasks, slot)
+            block = list(itertools.islice(lines, end - first))
+            offsets.append(offsets[-1] + sum(map(len, block)))
+            last.append(_manifest(block[-1]))
+    return Listing(path, tuple(offsets), tuple(last))
 
 
-def times(folder: Path, suffix: str) -> dict[str, float]:
-    """Stem -> time of writing of the visible files of a folder, by one listing."""
+def listing_of(path: Path, plan: Mapping[str, Any]) -> Listing:
+    units = path / "units.jsonl"
+    return listing(units, units.stat().st_ino, plan["units"], plan["tasks"])
+
+
+def index_of(path: Path, key: str) -> int | None:
+    """The number of the unit `key` in units.jsonl."""
+    data, head = (path / "units.jsonl").read_bytes(), b'{"key": "%s"' % key.encode()
+    at = 0 if data.startswith(head) else data.find(b"\n" + head) + 1
+    return data.count(b"\n", 0, at) if at or data.startswith(head) else None
+
+
+def first_keys(path: Path, count: int) -> list[str]:
+    with (path / "units.jsonl").open("rb") as lines:
+        return [json.loads(line)["key"] for line in itertools.islice(lines, count)]
+
+
+_done: dict[Path, tuple[int, frozenset[bytes]]] = {}
+
+
+def done_manifests(path: Path) -> frozenset[bytes]:
+    """Names of the manifests of a stage, by one listing; none at all while its folder has not changed."""
+    folder = path / "done"
     try:
-        with os.scandir(folder) as entries:
-            return {
-                entry.name.removesuffix(suffix): entry.stat().st_mtime
-                for entry in entries
-                if entry.name.endswith(suffix) and entry.name[0] != "."
-            }
+        changed = folder.stat().st_mtime_ns
+        if path in _done and _done[path][0] == changed:
+            return _done[path][1]
+        found = _manifests(os.listdir(os.fsencode(folder)))
     except FileNotFoundError:
-        return {}
+        return frozenset()
+    _done.pop(path, None)
+    if time.time() - changed / 1e9 > SETTLED_S:
+        _done[path] = changed, found
+    return found
 
 
-def newest_logs(path: Path) -> dict[str, tuple[str, float]]:
-    """Task -> (attempt, time of last line) of its newest log; logs of other ranks than the first do not count."""
-    newest: dict[str, tuple[str, float]] = {}
-    for stem, written in times(path / "out", ".log").items():
-        task, _, attempt = stem.partition(".")
-        if ".r" not in attempt and written >= newest.get(task, ("", 0.0))[1]:
-            newest[task] = (attempt, written)
-    return newest
+def _manifests(names: list[bytes]) -> frozenset[bytes]:
+    """Those that are manifests, not files which are being written."""
+    together = b"\n".join([b"", *names, b""])  # a look at each of a million would take longer than all else
+    if together.count(b".json\n") < len(names) or b"\n." in together:
+        names = [name for name in names if name.endswith(b".json") and not name.startswith(b".")]
+    return frozenset(names)
+
+
+def changed(path: Path) -> float | None:
+    """When a file or the entries of a folder last changed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def ages(path: Path, manifests: Iterable[bytes]) -> Iterator[float]:
+    """When these manifests of a stage were written."""
+    folder = os.fsencode(path / "done") + b"/"
+    for name in manifests:
+        with contextlib.suppress(FileNotFoundError):
+            yield os.stat(folder + name).st_mtime  # noqa: PTH116  (a Path for each of thousands is what takes long)
+
+
+def names(folder: Path, suffix: str) -> list[str]:
+    """Stems of the visible files of a folder."""
+    try:
+        return [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix) and name[0] != "."]
+    except FileNotFoundError:
+        return []
+
+
+Logs = dict[str, list[tuple[str, float]]]
+
+
+def logs_of(path: Path) -> Logs:
+    """Task -> (attempt, time of last line) of each of its logs, the newest last; those of further ranks do not count."""
+    found: Logs = {}
+    try:
+        with os.scandir(path / "out") as entries:
+            for entry in entries:
+                task, _, attempt = entry.name.removesuffix(".log").partition(".")
+                if entry.name.endswith(".log") and ".r" not in attempt:
+                    found.setdefault(task, []).append((attempt, entry.stat().st_mtime))
+    except FileNotFoundError:
+        pass
+    for logs in found.values():
+        logs.sort(key=lambda log: log[1])
+    return found
 
 
 def progress_of(path: Path, slot: int) -> dict[str, Any] | None:
     """What task `slot` last said of itself."""
+    return read_json(path / "progress" / f"{slot:05d}.json")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is none, or only half of one."""
     try:
-        row: dict[str, Any] = json.loads((path / "progress" / f"{slot:05d}.json").read_bytes())
+        row: dict[str, Any] = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return row
@@ -68,8 +173,15 @@ def progress_of(path: Path, slot: int) -> dict[str, Any] | None:
 
 def attempts_of(path: Path) -> list[dict[str, Any]]:
     """The submissions of the stage, first to last."""
-    names = sorted(times(path / "attempts", ".json"), key=lambda name: int(name) if name.isdigit() else 0)
-    return [json.loads((path / "attempts" / f"{name}.json").read_bytes()) for name in names]
+    numbers = sorted((name for name in names(path / "attempts", ".json") if name.isdigit()), key=int)
+    files = [path / "attempts" / f"{name}.json" for name in numbers]
+    return [_attempt(file, file.stat().st_ino) for file in files]
+
+
+@functools.lru_cache(maxsize=512)
+def _attempt(path: Path, inode: int) -> dict[str, Any]:
+    attempt: dict[str, Any] = json.loads(path.read_bytes())
+    return attempt
 
 
 def ids_of(attempt: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
@@ -80,12 +192,47 @@ def ids_of(attempt: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
             yield slot, f"{array['job']}_{index}" if len(slots) > 1 else array["job"]
 
 
-def job_ids(run_dir: Path) -> list[str]:
-    """Every job (or array) that was ever submitted for the run, for one call of sacct."""
-    found = [
-        a["job"] for plan in plans(run_dir) for t in attempts_of(run_dir / plan["stage"]) for a in t.get("arrays", ())
-    ]
-    return list(dict.fromkeys(found))
+def job_names(run_dir: Path) -> dict[str, str]:
+    """Id -> name of every job and array that was ever submitted for the run, finalisers included.
+
+    A name is unique for ever, an id is not (MaxJobId): a row of Slurm's that has another name is another job's.
+    """
+    found: dict[str, str] = {}
+    for plan in plans(run_dir):
+        for attempt in attempts_of(run_dir / plan["stage"]):
+            found |= {array["job"]: array.get("name", "") for array in attempt.get("arrays", ())}
+            if attempt.get("finaliser"):
+                found[attempt["finaliser"]] = attempt.get("finaliser_name", "")
+    return found
+
+
+def submitting(run_dir: Path) -> bool:
+    """Whether a launcher is, or was killed, in the middle of a submission."""
+    return any(True for _ in run_dir.glob("*/attempts/*.intent"))
+
+
+def executions(path: Path) -> dict[tuple[str, str], float]:
+    """(task, attempt) -> when it began, of all executions there ever were."""
+    events = path / "events.jsonl"
+    try:
+        about = events.stat()
+    except FileNotFoundError:
+        return {}
+    return _executions(events, about.st_ino, about.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _executions(path: Path, inode: int, size: int) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], float] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                if row["event"] == "started":
+                    found.setdefault((row["task"], row["attempt"]), row["time"])
+            except (ValueError, KeyError):
+                continue  # a torn line
+    return found
 
 
 def started(path: Path) -> float | None:

@@ -9,29 +9,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from diagcot.console.run_files import attempts_of, ids_of, newest_logs, plans, progress_of, started, times, unit_keys
+from diagcot.console import cost, run_files
+from diagcot.console.executor import ALIVE, QUEUED, Answer, Job
+from diagcot.console.run_files import Logs, bounds, progress_of
 
 FRESH_S = 120  # a log or progress file this young means that its task lives, where its process cannot be asked
 WINDOW_S = 600  # throughput is that of the last ten minutes
+SAMPLE = 4000  # manifests whose age is looked at for it
 FEW = 16  # tasks of a stage whose last figures are still worth reading when it is done
-ALIVE = {"RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT"}
-QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
-
-
-class Job(Protocol):
-    """What is needed of a row of squeue or sacct (see `diagcot.jobs.slurm.Job`)."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
+WAITING = "WAITING"  # reason of tasks that no submission had room for (as in `diagcot.jobs.causes`)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task that is not done. `left`: units still to do; `fraction`: how far its present unit is, 0 to 1."""
+    """A task that is not done. `left`: units still to do; `fraction`: how far its present unit is, 0 to 1.
+
+    again: it has run before and is queued or running once more.
+    """
 
     slot: int
     state: str  # running | pending | failed | unknown
@@ -40,31 +36,40 @@ class Task:
     fraction: float = 0.0
     host: str = ""
     reason: str = ""
+    again: bool = False
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: units by state (they add up to `units`), times in seconds, `rate` in units a second."""
+    """One stage: units by state (they add up to `units`; `retrying` are among them), times in seconds, `rate` in units
+    a second, GPU-hours spent and left."""
 
     name: str
     number: str
     kind: str
     path: Path
+    resources: Mapping[str, Any]
     units: int
     done: int
     running: int
     pending: int
     failed: int
     unknown: int
+    retrying: int
     tasks: int
     attempts: int
     fraction: float
     elapsed: float | None
     rate: float | None
     eta: float | None
+    gpu_spent: float
+    gpu_left: float
     figures: Mapping[str, Any]
     reasons: Mapping[str, int]
+    why: str  # what stopped it, if its finaliser has ended it
+    finaliser: Job | None  # the job that ends the stage, where Slurm knows it
+    finaliser_id: str
     after: tuple[tuple[str, bool], ...]
     live: tuple[Task, ...]
 
@@ -88,6 +93,11 @@ class Run:
     note: str = ""  # what the executor could not tell
     ended: bool = False  # nobody works on it now
 
+    def blocked(self, stage: Stage) -> bool:
+        """Whether a stage that this one follows has failed, so that nothing is wrong with this one itself."""
+        states = {known.name: known.failed or known.why for known in self.stages}
+        return any(states.get(name) for name, _ in stage.after)
+
     @property
     def state(self) -> str:
         """done | failed (nothing moves any more) | running | unknown | pending."""
@@ -99,27 +109,21 @@ class Run:
         return next((name for name in ("failed", "unknown") if name in states), "pending")
 
 
-def snapshot(
-    run_dir: Path, jobs: Mapping[str, Job] | None = None, note: str = "", ended: bool = False, now: float | None = None
-) -> Run:
-    """The run at this moment.
-
-    `jobs`: rows of squeue and sacct by job id, such as `7` or `7_2`, if Slurm was asked. `ended`: nobody works on the
-    run now, so that what is neither done nor failed waits to be submitted again.
-    """
-    now = time.time() if now is None else now
-    found = sorted(plans(run_dir), key=lambda plan: (plan.get("created", 0), plan["stage"]))
-    stages = tuple(_stage(run_dir / plan["stage"], plan, jobs, ended, now) for plan in found)
-    return Run(run_dir.name, run_dir, now, stages, note, ended or all(stage.state == "done" for stage in stages))
+def snapshot(run_dir: Path, answer: Answer | None = None, now: float | None = None) -> Run:
+    """The run at this moment, with what its executor said of its jobs."""
+    now, answer = time.time() if now is None else now, answer or Answer()
+    found = sorted(run_files.plans(run_dir), key=lambda plan: (plan.get("created", 0), plan["stage"]))
+    stages = tuple(_stage(run_dir / plan["stage"], plan, answer, now) for plan in found)
+    ended = answer.ended or all(stage.state == "done" for stage in stages)
+    return Run(run_dir.name, run_dir, now, stages, answer.note, ended)
 
 
-def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, ended: bool, now: float) -> Stage:
-    finished = times(path / "done", ".json")
-    units, count = plan["units"], plan["tasks"]
-    tasks = [(slot * units // count, (slot + 1) * units // count) for slot in range(count)]  # as Plan.bounds
-    attempts = attempts_of(path)
-    done = min(units, len(finished))
-    live = _live(path, tasks, finished, attempts, jobs, ended, now) if done < units else []
+def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stage:
+    finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
+    logs, attempts = run_files.logs_of(path), run_files.attempts_of(path)
+    units, tasks, done = plan["units"], plan["tasks"], min(plan["units"], len(finished))
+    open_tasks = _left(path, plan, finished, logs) if done < units else {}
+    live = _live(path, open_tasks, logs, attempts, answer, now) if open_tasks else []
     counts = {"running": 0, "pending": 0, "failed": 0, "unknown": 0}
     reasons: dict[str, int] = {}
     for task in live:
@@ -131,79 +135,122 @@ def _stage(path: Path, plan: dict[str, Any], jobs: Mapping[str, Job] | None, end
         if task.reason:
             reasons[task.reason] = reasons.get(task.reason, 0) + task.left
     worked = done + sum(task.fraction for task in live if task.state == "running")
-    began = started(path)
-    last = max(finished.values(), default=now) if done == units else now
+    began = run_files.started(path)
+    finaliser = next((row["finaliser"] for row in reversed(attempts) if row.get("finaliser")), "")
+    why = _why(path, len(attempts)) if done < units else ""
+    over = path / "done" if done == units else path / "summary.json" if why else None
+    last = (over and run_files.changed(over)) or now
     elapsed = max(0.0, last - began) if began is not None else None
-    rate = _rate(list(finished.values()), worked, elapsed, now if done < units else last)
+    rate = _rate(path, plan, finished, logs, live, worked, elapsed, last)
+    running = {f"{task.slot:05d}" for task in live if task.state == "running"}
+    spent = cost.spent(path, plan, logs, running, now)
     rows = [task.figures for task in live if task.figures]
-    if not rows and len(tasks) <= FEW:
-        rows = [row.get("figures", {}) for slot in range(len(tasks)) if (row := progress_of(path, slot))]
+    if not rows and tasks <= FEW:
+        rows = [row.get("figures", {}) for slot in range(tasks) if (row := progress_of(path, slot))]
     return Stage(
         name=plan["stage"], number=str(plan.get("number", "")), kind=plan.get("kind", ""), path=path,
-        units=units, done=done, **counts, tasks=len(tasks), attempts=len(attempts),
+        resources=plan["resources"], units=units, done=done, **counts,
+        retrying=sum(task.left for task in live if task.again), tasks=tasks, attempts=len(attempts),
         fraction=worked / units if units else 1.0, elapsed=elapsed, rate=rate,
         eta=(units - worked) / rate if rate and counts["running"] else None,
-        figures=_join(rows), reasons=reasons, live=tuple(live),
-        after=tuple((edge["stage"], bool(edge.get("each"))) for edge in plan.get("after", ())),
+        gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows), reasons=reasons,
+        why=why, finaliser=answer.jobs.get(finaliser), finaliser_id=finaliser,
+        after=tuple((edge["stage"], bool(edge.get("each"))) for edge in plan.get("after", ())), live=tuple(live),
     )  # fmt: skip
+
+
+def _left(path: Path, plan: Mapping[str, Any], finished: frozenset[bytes], logs: Logs) -> dict[int, int]:
+    """Task -> units left, of the tasks that have some.
+
+    A task works through its units in order, so the last one's manifest speaks for all of them, and a task without a
+    log has none. Where the sum shows that this does not hold (a unit was taken back), every unit is looked up.
+    """
+    units, tasks = plan["units"], plan["tasks"]
+    sizes = {slot: end - first for slot in range(tasks) for first, end in [bounds(units, tasks, slot)]}
+    if not finished:
+        return sizes
+    listing = run_files.listing_of(path, plan)
+    ended = {slot for slot in sizes if listing.last[slot] in finished}
+    done = {slot: sizes[slot] for slot in ended}
+    for name in logs:
+        if (slot := int(name)) in sizes and slot not in ended:
+            done[slot] = len(finished.intersection(listing.manifests(slot)))
+    if sum(done.values()) != len(finished):
+        done = {slot: len(finished.intersection(listing.manifests(slot))) for slot in sizes}
+    return {slot: size - done.get(slot, 0) for slot, size in sizes.items() if size > done.get(slot, 0)}
 
 
 def _live(
     path: Path,
-    tasks: Sequence[tuple[int, int]],
-    finished: Mapping[str, float],
+    open_tasks: Mapping[int, int],
+    logs: Logs,
     attempts: list[dict[str, Any]],
-    jobs: Mapping[str, Job] | None,
-    ended: bool,
+    answer: Answer,
     now: float,
 ) -> list[Task]:
     """The tasks that have units left, each with its state."""
-    listing = path / "units.jsonl"
-    keys = unit_keys(listing, listing.stat().st_ino)
-    logs = newest_logs(path)
-    failures = {tuple(name.split(".r")[0].split(".", 1)) for name in times(path / "failed", ".json")}
-    ids = {slot: job for attempt in attempts for slot, job in ids_of(attempt)}
-    asked = {slot: attempt.get("time", 0.0) for attempt in attempts for slot, _ in ids_of(attempt)}
+    failures = {tuple(name.split(".r")[0].split(".", 1)) for name in run_files.names(path / "failed", ".json")}
+    ids = {slot: job for attempt in attempts for slot, job in run_files.ids_of(attempt)}
+    asked = {slot: attempt.get("time", 0.0) for attempt in attempts for slot, _ in run_files.ids_of(attempt)}
     found = []
-    for slot, (first, last) in enumerate(tasks):
-        left = last - first - sum(key in finished for key in keys[first:last])
-        if not left:
-            continue
+    for slot, left in open_tasks.items():
         name = f"{slot:05d}"
-        token, written = logs.get(name, ("", 0.0))
+        mine = logs.get(name, [])
+        token, written = mine[-1] if mine else ("", 0.0)
         if asked.get(slot, 0.0) > written:  # submitted again since: what the last attempt left is history
             token, written = "", 0.0
-        state = "failed" if (name, token) in failures else ""
-        job = jobs.get(ids.get(slot, "")) if jobs is not None else None
         row = (progress_of(path, slot) or {}) if token else {}
         if row.get("attempt") != token:
             row = {}
-        if job is not None and job.state in ALIVE | QUEUED:
-            state = "running" if job.state in ALIVE else "pending"
-        elif job is not None:
-            state = "failed"
-        elif ended and not state:
-            state = "pending"
-        elif not state:
-            state = _from_files(row, token, written, submitted=slot in ids and jobs is not None, now=now)
+        job, broke = answer.jobs.get(ids.get(slot, "")), (name, token) in failures
+        if job is not None and not (token and job.state in QUEUED and written > answer.time):
+            state, reason = _from_slurm(job, broke)
+        elif broke:
+            state, reason = "failed", ""
+        elif slot not in ids and ids and not answer.local:
+            state, reason = "pending", WAITING
+        elif answer.ended and not answer.asked:
+            state, reason = "pending", ""
+        else:
+            gone = job is None and slot in ids and answer.asked and asked[slot] <= answer.time
+            state, reason = _from_files(row, token, written, gone, now), ""
         total = row.get("total") or 0
-        fraction = min(1.0, row["done"] / total) if total else 0.0
-        reason = job.reason if job is not None and state == "pending" and job.reason != "None" else ""
-        if state == "failed" and job is not None and (name, token) not in failures:
-            reason = job.state
         found.append(
-            Task(slot, state, left, row.get("unit", ""), fraction, row.get("host", ""), reason, row.get("figures", {}))
+            Task(
+                slot,
+                state,
+                left,
+                unit=row.get("unit", ""),
+                fraction=min(1.0, row["done"] / total) if total else 0.0,
+                host=row.get("host", ""),
+                reason=reason,
+                again=state in ("running", "pending")
+                and len(mine) > (state == "running" and bool(token))
+                and not answer.ended,
+                figures=row.get("figures", {}),
+            )
         )
     return found
 
 
-def _from_files(row: Mapping[str, Any], token: str, written: float, submitted: bool, now: float) -> str:
-    """State of a task by its files alone. `submitted`: Slurm was asked and knows nothing of a job that it was given."""
+def _from_slurm(job: Job, broke: bool) -> tuple[str, str]:
+    """(state, reason) of a task whose job Slurm knows. `broke`: it left a message of its own."""
+    if job.state in ALIVE:
+        return "running", ""
+    if job.state in QUEUED:
+        return "pending", job.reason if job.reason != "None" else ""
+    if job.state == "DEPENDENCY":  # cancelled by Slurm because what it follows failed; it goes on with that
+        return "pending", job.state
+    return "failed", "" if broke else job.state
+
+
+def _from_files(row: Mapping[str, Any], token: str, written: float, gone: bool, now: float) -> str:
+    """State of a task by its files alone. `gone`: Slurm was asked and knows nothing of a job that it was given."""
     if not token:
-        return "unknown" if submitted else "pending"
+        return "unknown" if gone else "pending"
     if row and row["host"] == os.uname().nodename:
         return "running" if _alive(row["pid"]) else "unknown"
-    return "running" if now - max(written, row.get("time", 0)) < FRESH_S and not submitted else "unknown"
+    return "running" if now - max(written, row.get("time", 0)) < FRESH_S and not gone else "unknown"
 
 
 def _alive(pid: int) -> bool:
@@ -216,14 +263,42 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _rate(finished: list[float], worked: float, elapsed: float | None, now: float) -> float | None:
+def _why(path: Path, attempts: int) -> str:
+    """What the finaliser says stopped the stage, unless the stage was submitted again since."""
+    summary = run_files.read_json(path / "summary.json") or {}
+    current = summary.get("state") == "failed" and summary.get("attempts", attempts) == attempts
+    return str(summary.get("why", "")) if current else ""
+
+
+def _rate(
+    path: Path,
+    plan: Mapping[str, Any],
+    finished: frozenset[bytes],
+    logs: Logs,
+    live: Sequence[Task],
+    worked: float,
+    elapsed: float | None,
+    now: float,
+) -> float | None:
     """Units a second: of the last ten minutes where enough were finished in them, else over the stage's life."""
     if not elapsed or not worked:
         return None
-    recent = sum(when > now - WINDOW_S for when in finished)
-    if elapsed > WINDOW_S and recent >= 5:
+    if elapsed > WINDOW_S and (recent := _recent(path, plan, finished, logs, live, now - WINDOW_S)) >= 5:
         return recent / WINDOW_S
     return worked / elapsed
+
+
+def _recent(
+    path: Path, plan: Mapping[str, Any], finished: frozenset[bytes], logs: Logs, live: Sequence[Task], since: float
+) -> float:
+    """Units finished since then. Only tasks that are at work or wrote since then can have any; of many, a sample."""
+    busy = {f"{task.slot:05d}" for task in live if task.state == "running"}
+    busy |= {name for name, mine in logs.items() if mine[-1][1] >= since}
+    listing = run_files.listing_of(path, plan)
+    slots = [slot for name in sorted(busy) if (slot := int(name)) < plan["tasks"]]
+    every = max(1, len(slots) * plan["units"] // plan["tasks"] // SAMPLE)
+    mine = [name for slot in slots for name in listing.manifests(slot, slot % every, every) if name in finished]
+    return sum(age > since for age in run_files.ages(path, mine)) * every
 
 
 def _join(rows: list[Mapping[str, Any]]) -> dict[str, Any]:

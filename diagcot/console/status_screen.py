@@ -1,5 +1,6 @@
 """`make status`: the stages of a run in one table, printed once. The same table is the heart of the live screens."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -8,7 +9,7 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.executor import ask
-from diagcot.console.reasons import sentence
+from diagcot.console.remarks import remarks, units
 from diagcot.console.status import Run, Stage, snapshot
 from diagcot.jobs.errors import UserError
 
@@ -19,7 +20,7 @@ def show(run_dir: Path) -> int:
     """Print the run once. Returns 1 if something failed, else 0; a UserError names the runs that exist."""
     require(run_dir)
     answer, screen = ask(run_dir), text.console()
-    run = snapshot(run_dir, answer.jobs, answer.note, answer.ended)
+    run = snapshot(run_dir, answer)
     screen.print(render(run, screen))
     return 1 if any(stage.failed for stage in run.stages) else 0
 
@@ -33,9 +34,25 @@ def require(run_dir: Path) -> None:
     raise UserError(f"no run {run_dir.name!r} in {text.home(run_dir.parent)}; {there}")
 
 
-def render(run: Run, screen: Console) -> RenderableType:
-    """Heading, one row a stage, then what a person should know: why tasks wait, what failed, what to type."""
-    return Group(heading(run), table(run, screen), *remarks(run, screen))
+def render(run: Run, screen: Console, lines: int | None = None) -> RenderableType:
+    """Heading, one row a stage, then what a person should know: why tasks wait, what failed, what to type.
+
+    lines: of the screen, if it has to fit: stages that are done, then those that wait, are then told in one row each.
+    """
+    said = [Text(text.fits(screen, line), "yellow") for line in [*_figures(run, screen), *remarks(run)]]
+    below = [Text(""), *said] if said else []
+    room = None
+    if lines is not None:
+        head = 2  # heading of the run and of the table
+        least = min(len(run.stages), 3)
+        while below and lines - head - _height(below, screen) < least:
+            below.pop()
+        room = lines - head - _height(below, screen)
+    return Group(heading(run), table(run, screen, room), *below)
+
+
+def _height(lines: Sequence[Text], screen: Console) -> int:
+    return sum(len(line.wrap(screen, screen.width)) or 1 for line in lines)
 
 
 def heading(run: Run) -> Text:
@@ -43,26 +60,58 @@ def heading(run: Run) -> Text:
     line = Text.assemble((run.name, "bold"), f"  {done} of {len(run.stages)} stages done")
     failed = sum(stage.failed for stage in run.stages)
     if failed:
-        line.append(f", {failed} units failed", "red")
+        line.append(f", {units(failed)} failed", "red")
+    spent = round(sum(stage.gpu_spent for stage in run.stages), 2)
+    left = round(sum(stage.gpu_left for stage in run.stages), 2)
+    if spent or left:
+        rest = f", about {text.number(left)} left" if left else ""
+        line.append(f"; {text.number(spent)} GPU-hours spent{rest}")
     return line
 
 
-def table(run: Run, screen: Console) -> Table:
+def table(run: Run, screen: Console, room: int | None = None) -> Table:
     wide = screen.width >= WIDE
     grid = Table(box=None, padding=(0, 1, 0, 0), expand=wide, show_edge=False, header_style="dim")
     grid.add_column("", width=2, no_wrap=True)
     grid.add_column("stage", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 20)
-    grid.add_column("progress", width=24 if wide else 12, no_wrap=True)
+    grid.add_column("progress", width=24 if wide else 10, no_wrap=True)
     grid.add_column("units", justify="right", no_wrap=True)
     grid.add_column("now", no_wrap=True, overflow="ellipsis")
-    grid.add_column("time", justify="right", no_wrap=True)
-    grid.add_column("left", justify="right", no_wrap=True)
+    for name, times in (
+        ("time", [stage.elapsed for stage in run.stages]),
+        ("left", [stage.eta for stage in run.stages]),
+    ):
+        least = max([4, *(len(text.duration(seconds)) for seconds in times)])
+        grid.add_column(name, justify="right", no_wrap=True, min_width=least)
+    cost = wide and any(stage.gpu_spent or stage.gpu_left for stage in run.stages)
+    if cost:
+        grid.add_column("GPU-h", justify="right", no_wrap=True)
     if wide:
         grid.add_column("figures", no_wrap=True, overflow="ellipsis", ratio=1)
-    for stage in run.stages:
-        cells = row(stage, screen, 24 if wide else 12)
-        grid.add_row(*cells, *([Text(figures(stage), "dim" if stage.state == "done" else "")] if wide else []))
+    for entry in folded(run.stages, room):
+        if isinstance(entry, Stage):
+            cells = row(entry, screen, 24 if wide else 10)
+            cells += [gpu_hours(entry)] if cost else []
+            grid.add_row(*cells, *([Text(figures(entry), "dim" if entry.state == "done" else "")] if wide else []))
+        else:
+            state, many = entry
+            mark = Text(text.fits(screen, text.MARKS[state]), text.STYLES[state])
+            grid.add_row(mark, Text(f"{many} {'stages done' if state == 'done' else 'more wait'}", "dim"))
     return grid
+
+
+def folded(stages: Sequence[Stage], room: int | None) -> list[Stage | tuple[str, int]]:
+    """The rows of a table of at most `room` rows: (state, number) stands for stages of that state, in their place."""
+    rows: list[Stage | tuple[str, int]] = list(stages)
+    for state in ("done", "pending"):
+        over = len(rows) - room if room is not None else 0
+        mine = [stage for stage in stages if stage.state == state]
+        gone = mine[: over + 1] if state == "done" else mine[-over - 1 :]
+        if over > 0 and len(gone) > 1:
+            at = rows.index(gone[0])
+            rows = [row for row in rows if row not in gone]
+            rows.insert(at, (state, len(gone)))
+    return rows
 
 
 def row(stage: Stage, screen: Console, width: int) -> list[Text | str]:
@@ -73,43 +122,44 @@ def row(stage: Stage, screen: Console, width: int) -> list[Text | str]:
         mark,
         stage.name,
         progress,
-        f"{stage.done}/{stage.units}",
+        f"{text.count(stage.done)}/{text.count(stage.units)}",
         now(stage),
         text.duration(stage.elapsed),
         text.duration(stage.eta),
     ]
 
 
+def gpu_hours(stage: Stage) -> str:
+    """`12.5+30`: spent, and left."""
+    if not stage.gpu_spent and not stage.gpu_left:
+        return ""
+    spent, left = (text.number(round(hours, 1)) for hours in (stage.gpu_spent, stage.gpu_left))
+    return spent if stage.state == "done" else f"{spent}+{left}"
+
+
 def figures(stage: Stage) -> str:
-    """What the stage last said of itself, after its throughput."""
+    """How many of its units are retried, its throughput, and what it last said of itself."""
+    again = f"{text.count(stage.retrying)} retrying" if stage.retrying else ""
     rate = f"{text.number(stage.rate * 60)}/min" if stage.rate and stage.units > 1 else ""
-    return ", ".join(part for part in (rate, text.figures(stage.figures)) if part)
+    return ", ".join(part for part in (again, rate, text.figures(stage.figures)) if part)
 
 
 def now(stage: Stage) -> Text:
-    """What the units that are not done are doing, in words: `2 run 5 wait 1 fail`."""
-    words = (("running", "run"), ("pending", "wait"), ("failed", "fail"), ("unknown", "unknown"))
+    """What the units that are not done are doing, in words: `2 run 1 fail 5 wait`; what matters least is cut first."""
+    words = (("running", "run"), ("failed", "fail"), ("unknown", "unknown"), ("pending", "wait"))
     line = Text()
     for state, word in words:
-        if count := getattr(stage, state):
-            line.append(f"{' ' if line else ''}{count} {word}", text.STYLES[state])
+        if number := getattr(stage, state):
+            line.append(f"{' ' if line else ''}{text.count(number)} {word}", text.STYLES[state])
     return line or Text("done", text.STYLES["done"])
 
 
-def remarks(run: Run, screen: Console) -> list[Text]:
-    lines = []
-    for stage in run.stages:
-        if screen.width < WIDE and stage.state == "running" and (said := figures(stage)):  # no room for it in the table
-            lines.append(Text(f"{stage.name}: {said}"))
-        for reason, count in sorted(stage.reasons.items()):
-            told = sentence(reason)
-            if told != "waits for an earlier stage (Dependency)":  # the rule, not news
-                lines.append(Text(f"{stage.name}: {count} {'unit' if count == 1 else 'units'}: {told}", "yellow"))
-        if stage.unknown:
-            text_ = "their tasks ended without a word (killed or interrupted); submit again to continue"
-            lines.append(Text(f"{stage.name}: {stage.unknown} unknown: {text_}", "yellow"))
-    if run.note and run.state != "done":
-        lines.append(Text(run.note, "yellow"))
-    if failed := [stage.name for stage in run.stages if stage.failed]:
-        lines.append(Text(f"`make failures RUN={run.name}` shows why {', '.join(failed)} failed", "red"))
-    return [Text(""), *lines] if lines else []
+def _figures(run: Run, screen: Console) -> list[str]:
+    """Figures of running stages where the table has no room for them."""
+    if screen.width >= WIDE:
+        return []
+    return [
+        f"{stage.name}: {said}"
+        for stage in run.stages
+        if (stage.running or stage.retrying) and (said := figures(stage))
+    ]

@@ -67,6 +67,13 @@ def number(value: Any) -> str:
     return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"
 
 
+def count(value: int) -> str:
+    """A number of things; from a hundred thousand on with k or M."""
+    if value < 100_000:
+        return str(value)
+    return f"{value // 1000}k" if value < 1_000_000 else f"{value / 1e6:.4g}M"
+
+
 def figures(row: Mapping[str, Any]) -> str:
     """`loss 1.32, 14.1 req/s`."""
     return ", ".join(f"{number(v)} {k}" if k.endswith("/s") else f"{k} {number(v)}" for k, v in row.items())
@@ -81,6 +88,15 @@ def bar(screen: Console, width: int, done: float, running: float, state: str) ->
     text.append(fits(screen, "▒" * part), STYLES["running"])
     text.append(fits(screen, "░" * (width - full - part)), "dim")
     return text
+
+
+def size(count: float) -> str:
+    """Bytes as `33 kB`, `6.4 MB`, `41 GB`, `1.2 TB` (powers of 1000)."""
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= length:
+            value = count / length
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{count:.0f} B"
 
 
 def home(path: Path) -> str:

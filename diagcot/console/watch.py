@@ -1,6 +1,7 @@
 """`make watch`: all stages of a run, live. Looking never touches the jobs; q or Ctrl-C leaves them as they are."""
 
 import contextlib
+import re
 import select
 import sys
 import termios
@@ -16,10 +17,12 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.executor import Answer, ask
+from diagcot.console.remarks import remarks
 from diagcot.console.status import Run, snapshot
-from diagcot.console.status_screen import now, remarks, render, require
+from diagcot.console.status_screen import figures, now, render, require
 
 REFRESH_S = 1.0
+REST = 4  # a look that took long (millions of units) is followed by a rest of so many times its length
 SLURM_S = 15.0  # a shared slurmctld is asked no oftener than this
 LINE_S = 30.0  # where lines are printed, a stage that only crept on is told no oftener than this
 
@@ -31,11 +34,15 @@ class Watch:
         self.run_dir = run_dir
         self._asked = float("-inf")
         self._answer = Answer()
+        self.rest = REFRESH_S  # seconds until the next look is due
 
     def look(self) -> Run:
-        if self._answer.local or time.monotonic() - self._asked > SLURM_S:
+        began = time.monotonic()
+        if self._answer.local or began - self._asked > SLURM_S:
             self._answer, self._asked = ask(self.run_dir), time.monotonic()
-        return snapshot(self.run_dir, self._answer.jobs, self._answer.note, self._answer.ended)
+        run = snapshot(self.run_dir, self._answer)
+        self.rest = max(REFRESH_S, REST * (time.monotonic() - began))
+        return run
 
 
 class Lines:
@@ -43,10 +50,11 @@ class Lines:
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[Any, float]] = {}
+        self._remarks: set[str] = set()
 
     def changes(self, run: Run) -> Iterator[str]:
         for stage in run.stages:
-            state = (stage.state, stage.done, stage.failed)
+            state = (stage.state, stage.done, stage.failed, stage.retrying)
             before, when = self._said.get(stage.name, (None, 0.0))
             crept = stage.state == "running" and run.time - when >= LINE_S
             if stage.state == "pending" and before is None:
@@ -54,10 +62,17 @@ class Lines:
             if state != before or crept:
                 self._said[stage.name] = (state, run.time)
                 clock = time.strftime("%H:%M:%S", time.localtime(run.time))
-                parts = [f"{stage.done}/{stage.units} done", now(stage).plain, text.figures(stage.figures)]
+                parts = [f"{stage.done}/{stage.units} done", now(stage).plain, figures(stage)]
                 if stage.eta is not None:
                     parts.append(f"{text.duration(stage.eta)} left")
                 yield f"{clock} {stage.name}: {', '.join(part for part in parts if part and part != 'done')}"
+
+    def remarks(self, run: Run) -> Iterator[str]:
+        """What a person should know, each thing once, however many units it is about by now."""
+        for line in remarks(run):
+            if (about := re.sub(r"\d+", "", line)) not in self._remarks:
+                self._remarks.add(about)
+                yield line
 
 
 def show(run_dir: Path) -> int:
@@ -65,17 +80,17 @@ def show(run_dir: Path) -> int:
     require(run_dir)
     watch, screen = Watch(run_dir), text.console()
     try:
-        run = _live(watch, screen) if screen.is_terminal else _lines(watch, screen)
+        run = _live(watch, screen) if screen.is_terminal and not screen.is_dumb_terminal else _lines(watch, screen)
     except KeyboardInterrupt:
         return 0
-    return 1 if any(stage.failed for stage in run.stages) else 0
+    return 1 if any(stage.failed for stage in run.stages) or (run.ended and run.state != "done") else 0
 
 
 def _live(watch: Watch, screen: Console) -> Run:
     run = watch.look()
     with _keys() as pressed, Live(_frame(run, screen), console=screen, auto_refresh=False) as live:
         while not over(run):
-            if pressed(REFRESH_S) == "q":
+            if pressed(watch.rest) == "q":
                 break
             run = watch.look()
             live.update(_frame(run, screen), refresh=True)
@@ -84,25 +99,24 @@ def _live(watch: Watch, screen: Console) -> Run:
 
 
 def over(run: Run) -> bool:
-    """Whether watching on would show nothing new. Where Slurm may still retry, only the end of all stages counts."""
+    """Whether watching on would show nothing new. Where Slurm may still retry, only its empty queue counts."""
     return run.ended or (run.state == "failed" and not any(stage.pending for stage in run.stages))
 
 
 def _frame(run: Run, screen: Console) -> RenderableType:
-    return Group(render(run, screen), Text("\nq leaves; the jobs go on", "dim"))
+    lines = screen.height - 3  # two for the line below, one for the cursor
+    return Group(render(run, screen, lines), Text("\nq leaves; the jobs go on", "dim"))
 
 
 def _lines(watch: Watch, screen: Console) -> Run:
     lines = Lines()
     while True:
         run = watch.look()
-        for line in lines.changes(run):
-            screen.print(line, soft_wrap=True)
+        for line in [*lines.changes(run), *lines.remarks(run)]:
+            screen.print(Text(text.fits(screen, line)), soft_wrap=True)
         if over(run):
-            for remark in remarks(run, screen):
-                screen.print(remark, soft_wrap=True)
             return run
-        time.sleep(REFRESH_S)
+        time.sleep(watch.rest)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ def answers(cluster: Cluster) -> Iterator[Finding]:
         return
     try:
         version = slurm.call("sinfo", "--version", timeout=5).strip()
-        found = partitions(slurm.call("sinfo", "-h", "-o", "%R|%D|%l|%c|%m|%G", timeout=5))
+        found = ask(5)
     except slurm.SlurmError as error:
         remedy = "is SLURM_CONF right? `scontrol ping` says which controller is asked"
         if cluster.name == "devcluster":
@@ -45,6 +45,11 @@ def answers(cluster: Cluster) -> Iterator[Finding]:
         )
     for name, size in cluster.sizes.items():
         yield from fits(name, size, size.partition or cluster.slurm.partition, found)
+
+
+def ask(timeout: float) -> dict[str, Partition]:
+    """The partitions of this cluster by name. Raises SlurmError."""
+    return partitions(slurm.call("sinfo", "-h", "-o", "%R|%D|%l|%c|%m|%G", timeout=timeout))
 
 
 def fits(name: str, size: Size, partition: str | None, found: dict[str, Partition]) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ MEMORY_FACTOR = 1.5
 TIME_FACTOR = 1.5
 LAG_S = 15  # accounting was seen up to 4 s behind the queue
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "RESIZING", "SUSPENDED")
-KILLED = ("137:0", "0:9", "0:125")  # how a job ends that the kernel or Slurm killed for its memory
+# How a job ends that the kernel or Slurm killed for its memory; srun reports a task that Slurm killed as 9.
+KILLED = ("137:0", "9:0", "0:9", "125:0", "0:125")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ RULES: dict[str, Rule] = {
     "FAILED": Rule(True, counted=True, say="failed: tried once more"),
     "COMPLETED": Rule(True, counted=True, say="ended before its units were done: goes on"),
     "CANCELLED": Rule(False, say="cancelled by a person: never retried by itself"),
+    "REMOVED": Rule(
+        False, say="taken out of the queue before it began, by a person's scancel: never retried by itself"
+    ),
     "DEPENDENCY": Rule(True, say="what it follows had failed and was run again"),
     "WAITING": Rule(True, say="the submit limit had no room for it before"),
     "DEADLINE": Rule(False, say="its deadline passed"),
@@ -74,7 +78,9 @@ def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
     """The newest job of each task as accounting has it, waited for as long as accounting may lag behind.
 
     A job that it does not know, or that is not over by then, is in state UNKNOWN; so are all without accounting. A task
-    that was never submitted is WAITING. An id that is now another job's (ids are reused) is not mixed up with it.
+    that was never submitted is WAITING. An element that never began and is unknown although its array is known was
+    cancelled while it was pending, of which Slurm keeps no record: REMOVED. An id that is now another job's (ids are
+    reused) is not mixed up with it.
     """
     newest = attempts.newest_arrays(plan.path)
     wanted = {slot: newest[slot][2] for slot in slots if slot in newest}
@@ -91,11 +97,20 @@ def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
             if job in history and history[job].state not in UNFINISHED and history[job].name in (names[slot], "")
         }
         if time.monotonic() >= end or len(found) == len(wanted):
-            unknown = {
-                slot: slurm.Job(wanted.get(slot, ""), "UNKNOWN" if slot in wanted else "WAITING") for slot in slots
+            known = {
+                job.split("_")[0] for job, row in history.items() if "_" in job and row.name in ("", *names.values())
             }
-            return unknown | found
+            return {slot: found.get(slot) or _without_record(plan, wanted.get(slot, ""), known) for slot in slots}
         time.sleep(1)
+
+
+def _without_record(plan: Plan, job: str, known: set[str]) -> slurm.Job:
+    """The job of a task that accounting does not tell of; `known`: arrays of which it knows other elements."""
+    if not job:
+        return slurm.Job("", "WAITING")
+    array, _, element = job.partition("_")
+    began = any((plan.path / "out").glob(f"*.{job}-*.log"))
+    return slurm.Job(job, "REMOVED" if element and array in known and not began else "UNKNOWN")
 
 
 def upstream_complete(plan: Plan) -> bool:
@@ -115,7 +130,8 @@ def judge(plan: Plan, max_attempts: int) -> Verdict:
     for slot in slots:
         rows = told.get(slot, [])
         state = _state(jobs[slot], rows)
-        if state == "TIMEOUT" and marks.get(slot, [0]) <= last.marks.get(slot, [0]):
+        before = next((attempt.marks[slot] for attempt in reversed(made) if slot in attempt.marks), [0])
+        if state == "TIMEOUT" and marks.get(slot, [0]) <= before:
             state = "STUCK"
         rule = RULES.get(state, RULES["UNKNOWN"])
         spent[slot] = last.spent.get(slot, 0) + rule.counted

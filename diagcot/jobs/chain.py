@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, ledger, slurm, submit
+from diagcot.jobs import attempts, finalise, ledger, slurm, submit
 from diagcot.jobs.attempts import Array, Attempt
 from diagcot.jobs.causes import MEMORY_FACTOR, TIME_FACTOR, Rule, Verdict
 from diagcot.jobs.cluster import Cluster, Size
@@ -99,6 +99,8 @@ def submit_chain(
             if plan.stage not in selected:
                 continue
             if plan.stage not in open_now:
+                if not (plan.path / "summary.json").exists():  # its finaliser died after the last unit was done
+                    finalise.summarise(plan, finalise.check(plan))
                 told.append(Submitted(plan.stage, "complete"))
                 continue
             if plan not in todo:
@@ -116,12 +118,6 @@ def submit_chain(
             )
             told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), _tasks(made), len(slots) - _tasks(made)))
     return told
-
-
-def _code(plan: Plan) -> str:
-    """The snapshot that the stage's jobs ran last."""
-    made = attempts.read(plan.path)
-    return (made[-1].code if made else "") or plan.code
 
 
 def _tasks(attempt: Attempt) -> int:
@@ -216,11 +212,7 @@ def downstream(plans: Sequence[Plan], stage: str) -> list[str]:
 
 def _release(plan: Plan) -> Submitted:
     names = {job: name for attempt in attempts.read(plan.path) for job, name in attempt.names.items()}
-    held = [
-        job.id
-        for job in slurm.queue()
-        if names.get(job.id.split("_")[0]) == job.name and ("held" in job.reason.lower())
-    ]
+    held = [job.id for job in slurm.queue() if names.get(job.id.split("_")[0]) == job.name and _is_held(job)]
     if not held:
         raise UserError(
             f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel` ends it"
@@ -228,6 +220,11 @@ def _release(plan: Plan) -> Submitted:
     for job in held:
         slurm.release(job)
     return Submitted(plan.stage, "released", tuple(held), len(held))
+
+
+def _is_held(job: slurm.Job) -> bool:
+    """Reasons such as JobHeldAdmin, JobHoldMaxRequeue, `launch failed requeued held`."""
+    return "held" in job.reason.lower() or job.reason.startswith("JobHold")
 
 
 def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
@@ -335,12 +332,21 @@ def cancel(run_dir: Path) -> list[str]:
     with runs_lease(run_dir):
         names: dict[str, str] = {}
         for folder in (folder for folder in run_dir.iterdir() if folder.is_dir()):
+            if cut := attempts.intended(folder):
+                _close(folder, cut)
             for attempt in attempts.read(folder):
                 names |= attempt.names
-            cut = attempts.intended(folder)
-            for name in [*(a.name for a in cut.arrays), cut.finaliser_name] if cut else []:
-                names |= dict.fromkeys(slurm.named(name) if name else [], name)
         # A laptop's attempts have no job of Slurm's.
         live = sorted(slurm.alive({job: name for job, name in names.items() if job.isdigit()}))
         slurm.cancel(live)
     return live
+
+
+def _close(folder: Path, cut: Attempt) -> None:
+    """Record a submission that was cut short as far as it went, so that nobody completes it."""
+    arrays = [replace(array, job=found[0]) for array in cut.arrays if (found := slurm.named(array.name))]
+    finaliser = slurm.named(cut.finaliser_name) if cut.finaliser_name else []
+    attempts.write(
+        folder,
+        replace(cut, why=f"{cut.why}, cut short and cancelled", arrays=tuple(arrays), finaliser="".join(finaliser[:1])),
+    )

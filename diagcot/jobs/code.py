@@ -4,9 +4,11 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+COPIERS = 8
 
 
 def sources(roots: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
@@ -33,10 +35,12 @@ def snapshot(roots: Sequence[Path], target: Path) -> None:
     if target.exists():
         return
     staged = target.with_name(f".{target.name}.{os.getpid()}")
-    for path, name in sources(roots):
-        copy = staged / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy)
+    copies = [(path, staged / name) for path, name in sources(roots)]
+    for folder in {copy.parent for _, copy in copies}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(COPIERS) as pool:  # a file server answers many requests in the time of one
+        for _ in pool.map(lambda pair: shutil.copyfile(*pair), copies):
+            pass
     try:
         staged.rename(target)
     except OSError:  # another launcher was first; what it copied has the same digest

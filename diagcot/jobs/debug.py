@@ -14,5 +14,5 @@ def run(plans: Sequence[Plan]) -> None:
     for plan in plans:
         executor = submitit.DebugExecutor(folder=plan.path / "submitit")
         for slot in plan.open_slots():
-            executor.submit(Worker(str(plan.path), slot)).result()
+            executor.submit(Worker(str(plan.path), (slot,))).result()
         finalise.summarise(plan, finalise.check(plan))

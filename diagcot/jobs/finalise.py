@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, causes, worker
+from diagcot.jobs import attempts, causes, slurm, worker
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import append_line, write_json
@@ -15,6 +15,7 @@ from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
 
 VISIBLE_S = 10  # what another node has just written may show up here this late (NFS keeps listings and misses)
+AWAY_S = 1800  # how long a finaliser waits for a slurmctld that is away
 
 
 class StageFailed(UserError):
@@ -94,11 +95,27 @@ def _told(attempt: attempts.Attempt) -> dict[str, Any]:
 def finalise_on_slurm(stage_dir: Path) -> str:
     """The finaliser's job. Returns "done", "retried" or "superseded"; raises StageFailed, which cancels what follows.
 
-    It may itself be killed and requeued at any point: it then finds what it has submitted, and goes on from there.
+    It may itself be killed and requeued at any point: it then finds what it has submitted, and goes on from there. So
+    it does when slurmctld is away, for which it waits; to fail would cancel all that follows.
     """
-    from diagcot.jobs import chain, submit  # the chain submits finalisers: each needs the other at run time only
+    from diagcot.jobs import submit  # submits finalisers: each needs the other at run time only
 
     os.umask(0o077)
+    end, wait = time.monotonic() + AWAY_S, 1.0
+    while True:
+        try:
+            return _finalise(stage_dir)
+        except slurm.SlurmError as error:
+            if not submit.passing(str(error)) or time.monotonic() > end:
+                raise
+            print(f"{time.strftime('%F %T')} {error}: once more in {wait:.0f} s", flush=True)
+            time.sleep(wait)
+            wait = min(2 * wait, 60)
+
+
+def _finalise(stage_dir: Path) -> str:
+    from diagcot.jobs import chain, submit
+
     mine = os.environ["SLURM_JOB_ID"]
     plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
     missing = check(plan, VISIBLE_S)
@@ -110,7 +127,9 @@ def finalise_on_slurm(stage_dir: Path) -> str:
         summarise(plan, missing, why)
         raise StageFailed(f"stage {plan.stage}: {why}")
     with chain.runs_lease(stage_dir.parent):
-        submit.recover(plan, cluster)
+        # What a killed launcher has left is finished first: a stage that waits for this job has to be known, to be told.
+        for name in (stage_dir.parent / "stages").read_text().split():
+            submit.recover(read(stage_dir.parent / name), cluster)
         newest = [attempt for attempt in attempts.read(stage_dir) if attempt.finaliser][-1]
         if newest.finaliser != mine:
             chain.follow(plan, mine, newest.finaliser)

@@ -93,8 +93,11 @@ def withdraw(stage_dir: Path, key: str) -> None:
         partial.unlink()
 
 
-def marks(plan: "Plan") -> dict[int, list[int]]:
-    """Task -> how far it is, a list that only grows while it makes progress: units done, bytes of records, steps."""
+def marks(plan: "Plan", only: int | None = None) -> dict[int, list[int]]:
+    """Task -> how far it is, a list that only grows while it makes progress: units done, bytes of records, steps.
+
+    only: the task that is asked for, so that other tasks' units need not be read.
+    """
     done = done_keys(plan.path)
     sizes: dict[str, int] = {}
     steps: dict[int, int] = {}
@@ -106,7 +109,10 @@ def marks(plan: "Plan") -> dict[int, list[int]]:
         with contextlib.suppress(ValueError, OSError):
             steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
     found: dict[int, list[int]] = {}
-    for index, key in enumerate(plan.keys):
+    first, keys = 0, list[str]()
+    if done or sizes:
+        first, keys = (0, plan.keys) if only is None else (plan.bounds(only)[0], plan.keys_of(only))
+    for index, key in enumerate(keys, first):
         if key in done or key in sizes:
             mark = found.setdefault(plan.slot_of(index), [0, 0, 0])
             mark[0] += key in done

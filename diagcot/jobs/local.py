@@ -34,10 +34,14 @@ def lock(run_dir: Path) -> IO[str] | None:
     except OSError:
         handle.close()
         return None
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
+    _sign(handle, os.getpid())
     return handle
+
+
+def _sign(handle: IO[str], pid: int) -> None:
+    handle.truncate(0)
+    handle.write(str(pid))
+    handle.flush()
 
 
 def runner_pid(run_dir: Path) -> int | None:
@@ -158,7 +162,7 @@ class Runner:
             signal_delay_s=min(self.cluster.warning_seconds, size.minutes * 30),
             stderr_to_stdout=True,
         )
-        return _Task(plan, slot, executor.submit(Worker(str(plan.path), slot)), cores, attempt)
+        return _Task(plan, slot, executor.submit(Worker(str(plan.path), (slot,))), cores, attempt)
 
     def _reap(self) -> None:
         for task in self.running:
@@ -207,18 +211,26 @@ class Runner:
 def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     """Start a runner in a session of its own; returns its process id, or None if one is running already.
 
+    The runner inherits the lock, held from before this returns, so that whoever looks at once sees it at work.
     code: a snapshot for these stages other than the one that they ran last.
     """
     import subprocess
 
-    if runner_pid(run_dir):
+    held = lock(run_dir)
+    if held is None:
         return None
     (run_dir / "runner.json").unlink(missing_ok=True)
     log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir), *stages]
+    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir), *stages, f"--lock={held.fileno()}"]
     if code:
         command.append(f"--code={code}")
-    return subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid
+    with held:
+        child = subprocess.Popen(
+            command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[held.fileno()]
+        )
+        _sign(held, child.pid)
+    os.close(log)
+    return child.pid
 
 
 def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
@@ -234,14 +246,18 @@ def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m diagcot.jobs.local RUN_DIR STAGE... [--code=…]`: the runner of a run whose plans are written."""
+    """`python -m diagcot.jobs.local RUN_DIR STAGE... [--lock=…] [--code=…]`: the runner of a run whose plans are written."""
     os.umask(0o077)
     run_dir, snapshot = Path(argv[0]), ""
     if argv[-1].startswith("--code="):
         snapshot = argv.pop().removeprefix("--code=")
-    held = lock(run_dir)
-    if held is None:
-        return 0
+    if argv[-1].startswith("--lock="):  # `start` holds it already, for us
+        inherited = int(argv.pop().removeprefix("--lock="))
+        os.set_inheritable(inherited, False)
+    else:
+        held = lock(run_dir)
+        if held is None:
+            return 0
     cluster = Cluster.read(run_dir)
     names = (run_dir / "stages").read_text().split()
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]

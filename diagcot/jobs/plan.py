@@ -81,8 +81,7 @@ class Plan:
         return self.units[first:last]
 
     def keys_of(self, slot: int) -> list[str]:
-        first, last = self.bounds(slot)
-        return self.keys[first:last]
+        return [unit.key for unit in self.units_of(slot)]  # a task does not read all other tasks' keys
 
     def missing(self) -> list[str]:
         """Keys of the units that are not done, in plan order."""
@@ -113,11 +112,12 @@ class Units(Sequence[Unit]):
         self.keys: list[str] = []
         self.params: dict[int, Mapping[str, Any]] = {}  # position -> parameters, where there are any
         for unit in units:
-            if isinstance(unit, Unit):
-                if unit.params:
-                    self.params[len(self.keys)] = unit.params
-                unit = unit.key
-            self.keys.append(unit)
+            if isinstance(unit, str):
+                self.keys.append(unit)
+                continue
+            if unit.params:
+                self.params[len(self.keys)] = unit.params
+            self.keys.append(unit.key)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -204,7 +204,8 @@ def write(plan: Plan) -> Plan:
             + "\n  ".join(differences)
             + "\nUse another RUN=name, or remove the run's folder to start it anew."
         )
-    return replace(found, resources=plan.resources)  # what a cluster's file asks for may change between submissions
+    # The units at hand are the file's, their digest says so; what a cluster's file asks for may have changed since.
+    return replace(found, resources=plan.resources, units=plan.units)
 
 
 def _check_keys(plan: Plan) -> None:

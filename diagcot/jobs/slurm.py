@@ -1,16 +1,25 @@
 """The only door to Slurm's commands. Every call has a deadline; a command that fails says so in one sentence."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagcot.jobs.errors import UserError
 
 TIMEOUT_S = 60
 UNLIMITED = 1 << 40
+AWAY = (
+    "unable to contact",
+    "connection refused",
+    "connect failure",
+    "timed out",
+    "communication",
+    "configuration source",
+)
 
 
 class SlurmError(UserError):
@@ -23,20 +32,41 @@ def available() -> bool:
 
 def call(*command: str, timeout: float = TIMEOUT_S) -> str:
     """Run a Slurm command and return its standard output. Raises SlurmError."""
+    done = _run(command, timeout)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise SlurmError(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def said(*command: str, timeout: float = TIMEOUT_S) -> str:
+    """What a Slurm command says, also of a request that it refuses. Raises SlurmError if slurmctld gave no answer."""
+    done = _run(command, timeout)
+    text = (done.stderr + done.stdout).strip()
+    if done.returncode and any(word in text.lower() for word in AWAY):
+        raise SlurmError(f"{command[0]} failed: {text.splitlines()[-1]}")
+    return text
+
+
+def _run(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
     # SLURM_* variables of the job that we may run in must not shape a query or a new job.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_")) or k == "SLURM_CONF"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False)
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not on PATH: load your site's Slurm, or use CLUSTER=laptop") from error
     except subprocess.TimeoutExpired as error:
         raise SlurmError(
             f"{command[0]} gave no answer within {timeout:.0f} s: is slurmctld up? (scontrol ping)"
         ) from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise SlurmError(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
-    return done.stdout
+
+
+def _user() -> str:
+    """The name that Slurm knows this user by; $USER may be unset in a container or a job, or another's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 @dataclass(frozen=True)
@@ -53,7 +83,7 @@ class Job:
 
 def queue(timeout: float = TIMEOUT_S) -> list[Job]:
     """This user's jobs that are queued or running, one row an array element (squeue -r)."""
-    user = os.environ.get("USER") or str(os.getuid())
+    user = _user()
     text = call("squeue", "-r", "-h", "-u", user, "-o", "%i|%T|%r|%j", timeout=timeout)
     return [Job(*row.split("|", 3)) for row in text.splitlines() if row.count("|") >= 3]
 
@@ -61,18 +91,31 @@ def queue(timeout: float = TIMEOUT_S) -> list[Job]:
 def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job]:
     """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting.
 
-    A start is given in so many words: sacct's own default is midnight. Ids may be reused: compare the names.
+    A start is given in so many words: sacct's own default is midnight. Ids may be reused: compare the names. Slurm calls
+    a job FAILED whose step ran out of memory; here it is OUT_OF_MEMORY.
     """
     if not job_ids:
         return {}
     columns = "JobID,State,Reason,JobName,NodeList,ExitCode"
-    text = call("sacct", "-X", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
-    found = {}
+    text = call("sacct", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
+    found: dict[str, Job] = {}
     for row in text.splitlines():
         fields = row.split("|")
-        if len(fields) == 6 and fields[1]:
-            found[fields[0]] = Job(fields[0], _state(fields[1]), *fields[2:])
+        job, dot, _ = fields[0].partition(".")
+        if dot and fields[1:2] == ["OUT_OF_MEMORY"] and job in found and found[job].state == "FAILED":
+            found[job] = replace(found[job], state="OUT_OF_MEMORY")
+        elif not dot and len(fields) == 6 and fields[1]:
+            found |= {job: Job(job, _state(fields[1]), *fields[2:]) for job in _elements(fields[0])}
     return found
+
+
+def _elements(job_id: str) -> list[str]:
+    """The ids that a row of sacct speaks of: elements which never started share one, such as `7_[0-2,5%4]`."""
+    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
+    if found is None:
+        return [job_id]
+    bounds = [[int(bound) for bound in part.split("-")] for part in found[2].split(",")]
+    return [f"{found[1]}_{index}" for part in bounds for index in range(part[0], part[-1] + 1)]
 
 
 def _state(text: str) -> str:
@@ -99,7 +142,7 @@ def alive(names: Mapping[str, str]) -> set[str]:
 
 def named(name: str) -> list[str]:
     """Ids of the jobs or arrays of that name, oldest first: queued and running ones, else those of accounting."""
-    user = os.environ.get("USER") or str(os.getuid())
+    user = _user()
     found = call("squeue", "-h", "-u", user, "-n", name, "-o", "%F").split()
     if not found:
         try:
@@ -122,8 +165,10 @@ def depend(job_id: str, gone: str, new: Sequence[str]) -> bool:
     """
     try:
         text = call("scontrol", "show", "job", "-o", job_id)
-    except SlurmError:
-        return False
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # forgotten: it ended long ago
+            return False
+        raise
     found = re.search(r"\bDependency=(\S+)", text)
     old = [part.split("(")[0] for part in re.split("[,?]", found.group(1))] if found else []
     old = [part for part in old if part]  # `(null)` where it follows nothing
@@ -139,9 +184,11 @@ def cancel(job_ids: Sequence[str]) -> None:
         call("scancel", *job_ids)
 
 
-def config() -> dict[str, str]:
+def config(timeout: float = TIMEOUT_S) -> dict[str, str]:
     """`scontrol show config` as a mapping."""
-    rows = (line.split("=", 1) for line in call("scontrol", "show", "config").splitlines() if "=" in line)
+    rows = (
+        line.split("=", 1) for line in call("scontrol", "show", "config", timeout=timeout).splitlines() if "=" in line
+    )
     return {key.strip(): value.strip() for key, value in rows}
 
 
@@ -160,25 +207,27 @@ class Limits:
     name: str
 
 
-def limits(account: str | None = None, qos: str | None = None, partition: str | None = None) -> Limits:
+def limits(
+    account: str | None = None, qos: str | None = None, partition: str | None = None, timeout: float = TIMEOUT_S
+) -> Limits:
     """Read from `scontrol show config` and, where limits are enforced, from the user's association and QOS.
 
     Raises SlurmError if slurmctld does not answer; limits that accounting does not tell do not count.
     """
-    found = config()
+    found = config(timeout)
     bounds = [(_number(found.get("MaxJobCount", ""), 10000), "MaxJobCount")]
     if "limits" in found.get("AccountingStorageEnforce", ""):
-        bounds += _enforced(account, qos, partition)
+        bounds += _enforced(account, qos, partition, timeout)
     submit, name = min(bounds)
     return Limits(_number(found.get("MaxArraySize", ""), 1001), submit, name)
 
 
-def _enforced(account: str | None, qos: str | None, partition: str | None) -> list[tuple[int, str]]:
-    user = os.environ.get("USER") or str(os.getuid())
+def _enforced(account: str | None, qos: str | None, partition: str | None, timeout: float) -> list[tuple[int, str]]:
+    user = _user()
     bounds = []
     try:
         columns = "Account,Partition,DefaultQOS,QOS,MaxSubmitJobs,GrpSubmitJobs,User"
-        rows = [row.split("|") for row in _accounting("assoc", f"format={columns}")]
+        rows = [row.split("|") for row in _accounting("assoc", f"format={columns}", timeout=timeout)]
         mine = [row for row in rows if row[6] == user and row[0] == (account or row[0])]
         mine = [row for row in mine if row[1] in ("", partition)] or mine
         names = {qos} if qos else {row[2] or row[3].split(",")[0] for row in mine}
@@ -187,7 +236,10 @@ def _enforced(account: str | None, qos: str | None, partition: str | None) -> li
         for row in rows:
             if row[0] in {own[0] for own in mine} and row[6] in ("", user):
                 bounds += [(_number(row[5]), f"GrpSubmitJobs of account {row[0]}")]
-        for row in (text.split("|") for text in _accounting("qos", "format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit")):
+        for row in (
+            text.split("|")
+            for text in _accounting("qos", "format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit", timeout=timeout)
+        ):
             if row[0] in names:
                 bounds += [(_number(value), f"the submit limit of QOS {row[0]}") for value in row[1:4]]
     except SlurmError:
@@ -195,8 +247,8 @@ def _enforced(account: str | None, qos: str | None, partition: str | None) -> li
     return [bound for bound in bounds if bound[0] < UNLIMITED]
 
 
-def _accounting(*question: str) -> list[str]:
-    return call("sacctmgr", "-n", "-P", "show", *question).splitlines()
+def _accounting(*question: str, timeout: float) -> list[str]:
+    return call("sacctmgr", "-n", "-P", "show", *question, timeout=timeout).splitlines()
 
 
 def _number(text: str, default: int = UNLIMITED) -> int:
@@ -216,12 +268,12 @@ def partition(name: str | None) -> Partition:
     rows = [row.split("|") for row in call("sinfo", "-h", "-e", "-o", "%P|%m|%l").splitlines()]
     mine = [row for row in rows if len(row) == 3 and (row[0].strip("*") == name if name else row[0].endswith("*"))]
     memory = [int(row[1].strip("+")) / 1024 for row in mine if row[1].strip("+").isdigit()]
-    times = [_minutes(row[2]) for row in mine]
+    times = [minutes(row[2]) for row in mine]
     bounded = [time for time in times if time is not None]
     return Partition(max(memory, default=None), max(bounded, default=None))
 
 
-def _minutes(text: str) -> int | None:
+def minutes(text: str) -> int | None:
     """A time as sinfo prints it: `10:00`, `1:00:00`, `2-00:00:00`, `infinite`."""
     found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
     if found is None:

@@ -9,10 +9,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,12 @@ from diagcot.jobs.plan import Plan
 from diagcot.jobs.worker import Worker
 
 PATIENCE_S = 300  # how long a submission waits for a slurmctld that is away
-SBATCH_S = 120  # an sbatch that hangs is ended after this long, and its job looked for
+# An sbatch that hangs is ended after this long, and its job looked for: soon enough for a job that has begun meanwhile,
+# which waits a minute for the files that submitit gives it after the submission.
+SBATCH_S = 45
 PASSING = ("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication", "status 124")
+ACCEPTED = re.compile(r"^Submitted batch job (\d+)(?: on cluster \S+)?\s*$", re.MULTILINE)
+PARSABLE = re.compile(r"^(\d+)(?:;\S+)?\s*$", re.MULTILINE)
 
 
 def script_options(
@@ -129,14 +135,14 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
     for array in attempt.arrays:
         size = Size.model_validate(array.resources)
         options = script_options(plan, cluster, size, array.after, "work", array.name, attempt.code)
-        calls = [Worker(str(plan.path), slot) for slot in array.slots]
-        made.append(dataclasses.replace(array, job=_send(plan, options, calls, adopt)))
+        call = Worker(str(plan.path), array.slots)
+        made.append(dataclasses.replace(array, job=_send(plan, options, call, len(array.slots), adopt)))
     finaliser = ""
     if attempt.finaliser_name:
         waits = ",".join(filter(None, [f"afterany:{':'.join(a.job for a in made)}", attempt.finaliser_after]))
         small = cluster.resources("small", f"{plan.stage}.finaliser")
         options = script_options(plan, cluster, small, waits, "finaliser", attempt.finaliser_name, attempt.code)
-        finaliser = _send(plan, options, [Finaliser(str(plan.path))], adopt)
+        finaliser = _send(plan, options, Finaliser(str(plan.path)), 1, adopt)
     done = dataclasses.replace(attempt, arrays=tuple(made), finaliser=finaliser)
     attempts.write(plan.path, done)
     keep_script(plan, (done.jobs or [""])[0])
@@ -147,58 +153,103 @@ def _executor(plan: Plan, options: dict[str, Any]) -> Any:
     import submitit  # imported late: planning and watching do without
 
     class Executor(submitit.SlurmExecutor):
+        def send(self, count: int) -> str:
+            """One sbatch, of an array if `count` > 1; returns the id. submitit's own arrays would pass by what follows."""
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if count > 1:
+                self.parameters["map_count"] = count
+            return str(self._submit_command(self._submitit_command_str).job_id)
+
         def _make_submission_command(self, submission_file_path: Path) -> list[str]:
             """submitit's own hook: an sbatch that never answers would hold up the launcher for ever."""
             return ["timeout", "--kill-after=5", str(SBATCH_S), *super()._make_submission_command(submission_file_path)]
+
+        @staticmethod
+        def _get_job_id_from_submission_command(string: bytes | str) -> str:
+            """submitit's own takes the first "job 12" that is printed, be it of a site's greeting."""
+            return accepted(string if isinstance(string, str) else string.decode(errors="replace"))
 
     executor = Executor(folder=plan.path / "submitit")
     executor.update_parameters(**options)
     return executor
 
 
-def _send(plan: Plan, options: dict[str, Any], calls: Sequence[Any], adopt: bool) -> str:
-    """One sbatch for `calls`; returns the job or array id. `adopt`: look first whether Slurm has it already."""
+def _send(plan: Plan, options: dict[str, Any], call: Callable[[], str], count: int, adopt: bool) -> str:
+    """One sbatch for `count` tasks that `call` tells apart by itself; returns the job or array id.
+
+    adopt: look first whether Slurm has it already.
+    """
     name, end, wait, said = options["job_name"], time.monotonic() + PATIENCE_S, 1.0, ""
     while True:
         try:
             # An sbatch that failed may have been accepted all the same.
             if (adopt or said) and (found := slurm.named(name)):
                 slurm.cancel(found[1:])  # an answer that came very late can have left two; one is enough
-                _hand_over(plan, found[0], options, calls)
+                _hand_over(plan, found[0], options, call, count)
                 return found[0]
-            if not said or _passing(said):
+            if not said or passing(said):
                 with outside_of_jobs():
-                    jobs = _executor(plan, options).submit_array(calls)
-                return str(jobs[0].job_id).split("_")[0]
+                    job: str = _executor(plan, options).send(count)
+                _hand_over(plan, job, options, call, count)
+                if said:
+                    slurm.cancel([late for late in slurm.named(name) if late != job])
+                return job
         except Exception as error:  # submitit raises errors of several kinds for an sbatch that fails
-            said = str(getattr(error, "stderr", None) or error)
-            if _passing(said) and time.monotonic() < end:
+            said = _told(error)
+            if passing(said) and time.monotonic() < end:
                 time.sleep(wait)
                 wait = min(2 * wait, 20)
                 continue
-            if not _passing(said):
+            if not passing(said):
                 continue  # refused: once more round, to see that it was not accepted
         lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no message"]
         told = next((line for line in lines if "error" in line.lower()), lines[-1])
         raise slurm.SlurmError(f"sbatch refused stage {plan.stage}: {told}")
 
 
-def _passing(said: str) -> bool:
+def accepted(said: str) -> str:
+    """The job id in what sbatch printed, warnings and the cluster's name (`12;alpha`) aside. Raises SlurmError."""
+    found = ACCEPTED.findall(said) or PARSABLE.findall(said)
+    if not found:
+        raise slurm.SlurmError(f"sbatch names no job: {' '.join(said.split())[:500] or 'it printed nothing'}")
+    return str(found[-1])
+
+
+def _told(error: Exception) -> str:
+    """What a command that failed said; how it ended if it said nothing. Never empty."""
+    status = getattr(error.__cause__, "returncode", "unknown")
+    return str(getattr(error, "stderr", None) or error).strip() or f"sbatch ended with status {status}, without a word"
+
+
+def passing(said: str) -> bool:
     """Whether this is no refusal: Slurm may take the same job later, or has taken it."""
     return any(word in said.lower() for word in PASSING)
 
 
-def _hand_over(plan: Plan, job: str, options: dict[str, Any], calls: Sequence[Any]) -> None:
-    """Give an adopted job what submitit would have given it: the pickles of its calls under its id."""
+def _hand_over(plan: Plan, job: str, options: dict[str, Any], call: Callable[[], str], count: int) -> None:
+    """Give a job what submitit's worker waits for: the pickle of its call under its id.
+
+    The elements of an array share one, linked under their own ids: submitit's own arrays have a pickle an element, which
+    for thousands of them takes longer than all else together.
+    """
     from submitit.core import utils
 
-    for index, call in enumerate(calls):
-        element = f"{job}_{index}" if len(calls) > 1 else job
-        path = utils.JobPaths(plan.path / "submitit", element).submitted_pickle
-        if not path.exists():
-            delayed = utils.DelayedSubmission(call)
-            delayed.set_timeout(options["time"], 3)
-            delayed.dump(path)
+    path = utils.JobPaths(plan.path / "submitit", job).submitted_pickle
+    staged = path.with_name(f".{path.name}.{os.getpid()}")  # the job may be looking for it by now
+    delayed = utils.DelayedSubmission(call)
+    delayed.set_timeout(options["time"], 3)
+    delayed.dump(staged)
+    os.replace(staged, path)
+    source = str(path)
+    for index in range(count if count > 1 else 0):
+        element = str(path.with_name(f"{job}_{index}_submitted.pkl"))
+        try:
+            os.link(source, element)
+        except FileExistsError:
+            pass
+        except OSError:  # a file has as many links as the file system gives it: on with a copy
+            shutil.copyfile(source, element)
+            source = element
 
 
 def keep_script(plan: Plan, job: str) -> None:

@@ -39,13 +39,14 @@ class UpstreamIncomplete(Exception):
 
 @dataclass(frozen=True)
 class Worker:
-    """What submitit pickles: a stage's folder and a task's number, nothing else."""
+    """What submitit pickles, once for a whole array: a stage's folder and the tasks of its elements, nothing else."""
 
     stage_dir: str
-    slot: int
+    slots: tuple[int, ...]
 
     def __call__(self) -> str:
-        return work(Path(self.stage_dir), self.slot)
+        element = int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(self.slots) > 1 else 0
+        return work(Path(self.stage_dir), self.slots[element])
 
 
 def work(stage_dir: Path, slot: int) -> str:
@@ -99,7 +100,7 @@ def _requeue(job: str) -> None:
 
 
 def _marks(plan: Plan, slot: int) -> list[int]:
-    return marks(plan).get(slot, [0, 0, 0])
+    return marks(plan, slot).get(slot, [0, 0, 0])
 
 
 def _count_stuck(ctx: Context, stuck: bool) -> None:
@@ -195,6 +196,10 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                     "gpu_seconds": (time.time() - (started if unit is units[0] else begun)) * ctx.gpus * ctx.world_size,
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
+                    print(
+                        f"unit {unit.key}: another execution published it first; what this one made is dropped",
+                        flush=True,
+                    )
                     ctx.event("lost", unit=unit.key, why="another execution of this unit published first")
     return "done"
 

@@ -50,9 +50,7 @@ FAULTS = {
     34: "huge plan",
 }
 
-MISSING = frozenset(
-    {6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 24, 30, 32, 33, 34},
-)
+MISSING: frozenset[int] = frozenset()
 """Rows without a test yet. Whoever writes one takes its number out; no number is ever added."""
 
 HEAD = """\

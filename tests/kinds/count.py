@@ -1,5 +1,8 @@
-"""A kind for tests of the toolkit: writes a file of numbers; can be told to be slow, to fail, and to park."""
+"""A kind for tests of the toolkit: writes a file of numbers; can be told to be slow, to fail, to park, and worse."""
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +29,7 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
         raise RuntimeError(f"asked to fail once at {unit.key}")
     if ctx.settings.get("fail_until") and not Path(ctx.settings["fail_until"]).exists():
         raise RuntimeError(f"asked to fail until {ctx.settings['fail_until']} is there")
+    held = mishap(unit, ctx)
     if ctx.rank:
         return Result()
     records = ctx.records(unit)
@@ -38,8 +42,37 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
             time.sleep(ctx.settings.get("seconds", 0))
             records.append({"id": name, "square": number * number})
         ctx.progress(number + 1, shared)
+    del held
     final = ctx.output / f"{unit.key}.txt"
     staged = ctx.staged(final)
     staged.write_text("".join(f"{row['id']} {row['square']}\n" for row in records.rows()))
     records.close()
     return Result({final: staged}, {"records": shared})
+
+
+def mishap(unit: Unit, ctx: Context) -> object:
+    """What setting `mishaps` holds for this execution of the unit: key -> one a time, the last for ever before `...`.
+
+    `exit 3`: without a word; `hang`: no sign of life; `fill 80`: megabytes for six seconds; `deaf`: no signal is heard.
+    """
+    told = list(ctx.settings.get("mishaps", {}).get(unit.key, []))
+    seen = len(list(ctx.workspace.glob(f"{unit.key}.began.*")))
+    (ctx.workspace / f"{unit.key}.began.{ctx.attempt}").touch()
+    for_ever = told[-1:] == ["..."]
+    told = told[:-1] if for_ever else told
+    verb, _, value = (told[min(seen, len(told) - 1)] if for_ever or seen < len(told) else "").partition(" ")
+    held: object = None
+    match verb:
+        case "exit":
+            sys.stdout.flush()
+            os._exit(int(value))
+        case "hang":
+            while True:
+                time.sleep(1)
+        case "fill":
+            held = b"x" * (int(value) << 20)
+            time.sleep(6)
+        case "deaf":
+            for number in (signal.SIGUSR2, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+    return held

@@ -125,3 +125,17 @@ def test_a_person_who_cancels_is_obeyed(shared_path: Path) -> None:
     assert [row.state for row in submit(shared_path, [first, second])] == ["submitted"] * 2  # and it can go on
     chain.cancel(first.path.parent)
     finished([first, second])
+
+
+def test_an_element_that_a_person_cancels_is_left_alone_pending_or_running(shared_path: Path) -> None:
+    size = SIZE.model_copy(update={"array_parallelism": 2})
+    plan = chains.plan(shared_path, "some", 4, resources=size, settings={"records": 12, "seconds": 0.2})
+    submit(shared_path, [plan])
+    job = attempts.read(plan.path)[0].arrays[0].job
+    end = time.monotonic() + 30
+    while len(list((plan.path / "partial").glob("*.jsonl"))) < 2 and time.monotonic() < end:
+        time.sleep(0.2)
+    slurm.cancel([f"{job}_1", f"{job}_2"])  # one that runs, and one of whose end Slurm keeps no record
+    finished([plan], 120)
+    assert plan.missing() == ["00001", "00002"] and len(attempts.read(plan.path)) == 1
+    assert summary(plan)["state"] == "failed" and "scancel" in str(summary(plan)["why"])

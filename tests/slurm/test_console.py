@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from diagcot.console import executor, failures
+from diagcot.console.remarks import remarks
 from diagcot.console.status import Run, snapshot
-from diagcot.jobs import chain, slurm
+from diagcot.jobs import attempts, chain, pipeline, slurm
 from diagcot.jobs.cluster import Size
+from diagcot.jobs.forecast import forecast
 from tests import chains
 from tests.chains import Edge
 
@@ -23,7 +25,7 @@ SIZE = Size(partition="cpu", minutes=5, mem_gb=0.5)
 def look(run_dir: Path) -> Run:
     answer = executor.ask(run_dir)
     assert answer.note == ""
-    return snapshot(run_dir, answer.jobs, answer.note, answer.ended)
+    return snapshot(run_dir, answer)
 
 
 def until(run_dir: Path, ready: Callable[[Run], bool], seconds: float = 90) -> Run:
@@ -47,6 +49,36 @@ def test_a_chain_is_seen_running_waiting_and_done(shared_path: Path) -> None:
     run = until(run_dir, lambda run: run.state == "done")
     assert [stage.done for stage in run.stages] == [3, 3]
     assert run.stages[0].elapsed and run.stages[0].elapsed > 5
+
+
+def test_what_is_held_is_told_and_let_go_by_a_retry(shared_path: Path) -> None:
+    plan = chains.plan(shared_path, "first", 2, resources=SIZE)
+    run_dir = chains.write(shared_path, [plan], CLUSTER)
+    slurm.call("scontrol", "update", "PartitionName=cpu", "State=DOWN")  # so that nothing starts before it is held
+    try:
+        chain.submit_chain([plan], {"first"}, CLUSTER)
+        (array,) = attempts.read(plan.path)[0].arrays
+        slurm.call("scontrol", "hold", f"{array.job}_1")
+    finally:
+        slurm.call("scontrol", "update", "PartitionName=cpu", "State=UP")
+    run = until(run_dir, lambda run: run.stages[0].done == 1)
+    assert f"`make retry STAGE=first RUN={shared_path.name}` lets it go (JobHeldAdmin)" in "\n".join(remarks(run))
+    (released,) = pipeline.retry(run_dir, "first")
+    assert released.state == "released"
+    until(run_dir, lambda run: run.state == "done")
+
+
+def test_a_plan_is_forecast_and_nothing_is_submitted(shared_path: Path) -> None:
+    fits = chains.plan(shared_path, "first", 3, resources=SIZE)
+    wide = chains.plan(shared_path, "second", 1, resources=SIZE.model_copy(update={"nodes": 9}), after=(Edge("first"),))
+    began = time.monotonic()
+    found = forecast([fits, wide], CLUSTER, {})
+    assert time.monotonic() - began < 2
+    assert found.limits is not None and found.limits.array_size > 100
+    assert found.starts["first"].startswith("20")
+    assert found.warnings == ["second: could never start: 9 nodes, and cpu has 2"]
+    assert found.unknown == []
+    assert not any(job.name.startswith(shared_path.name) for job in slurm.queue())
 
 
 def test_a_failure_is_shown_once_with_its_traceback(shared_path: Path) -> None:

@@ -41,13 +41,28 @@ class FakeStage:
             path = self.write(f"done/{key}.json", {"unit": key})
             if when is not None:
                 os.utime(path, (when, when))
+        if when is not None:
+            os.utime(self.path / "done", (when, when))
 
-    def started(self, when: float) -> None:
-        (self.path / "events.jsonl").write_text(json.dumps({"time": when, "event": "started"}) + "\n")
+    def started(self, when: float, *runs: tuple[int, str]) -> None:
+        """The stage began then, with these (task, attempt)."""
+        rows = [{"task": f"{slot:05d}", "attempt": attempt} for slot, attempt in runs] or [{}]
+        lines = [json.dumps({"time": when, "event": "started"} | row) for row in rows]
+        (self.path / "events.jsonl").write_text("\n".join(lines) + "\n")
 
-    def submitted(self, jobs: dict[str, list[int]], number: int = 0, age: float = 0) -> None:
-        arrays = [{"job": job, "slots": slots} for job, slots in jobs.items()]
-        self.write(f"attempts/{number}.json", {"number": number, "arrays": arrays, "time": time.time() - age})
+    def submitted(
+        self, jobs: dict[str, list[int]], number: int = 0, age: float = 0, finaliser: str = "", **size: Any
+    ) -> None:
+        """Jobs are named `<run>.<stage>.<number>`, finalisers `<run>.<stage>.finaliser`."""
+        name = f"{self.path.parent.name}.{self.path.name}"
+        arrays = [
+            {"job": job, "slots": slots, "name": f"{name}.{number}", "resources": SIZE | size}
+            for job, slots in jobs.items()
+        ]
+        row = {"number": number, "arrays": arrays, "time": time.time() - age}
+        if finaliser:
+            row |= {"finaliser": finaliser, "finaliser_name": f"{name}.finaliser"}
+        self.write(f"attempts/{number}.json", row)
 
     def log(self, slot: int, attempt: str, text: str = "", age: float = 0) -> Path:
         path = self.path / "out" / f"{slot:05d}.{attempt}.log"
@@ -99,3 +114,14 @@ def typical_run(root: Path) -> Path:
     sft = {"after": [{"stage": "filter", "each": False}, {"stage": "teacher", "each": False}], "created": now + 4}
     FakeStage(run, "cot-sft-with-a-long-name", 1, 1, "2", **sft)
     return run
+
+
+def fake_slurm(folder: Path, **said: str) -> Path:
+    """Commands of Slurm that print what is given, or fail with what follows `!`; calls are counted in `calls`."""
+    folder.mkdir()
+    for name, text in {"sbatch": "", **said}.items():
+        (folder / f"{name}.out").write_text(text.removeprefix("!"))
+        end = 'cat "$0.out" >&2; exit 1' if text.startswith("!") else 'cat "$0.out"'
+        (folder / name).write_text(f'#!/bin/sh\necho "${{0##*/}} $*" >> {folder}/calls\n{end}\n')
+        (folder / name).chmod(0o755)
+    return folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console import demo
+from diagcot.console import demo, watch
 from diagcot.console.executor import ask
 from diagcot.jobs import local
 from diagcot.jobs.chain import Submitted
@@ -76,3 +76,12 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert "unknown" not in again.stdout
     assert "second: 1/1 done" in again.stdout
     assert demo.run(Chain(tmp_path / "r", seconds=0.2, records=20)) == 0  # nothing is left to do
+
+
+def test_whoever_looks_right_after_the_start_sees_it_at_work(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "r", seconds=0.1, records=5)
+    chain.submit("all")
+    assert not ask(chain.run_dir).ended
+    assert local.start(chain.run_dir, ["first"]) is None  # nobody else gets the lock in between either
+    assert watch.show(chain.run_dir) == 0
+    assert not any(plan.missing() for plan in chain.plans)

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from diagcot.console import failures, logs, picture, plan_screen, status_screen, text
+from diagcot.console.executor import Answer
 from diagcot.console.reasons import SENTENCES, sentence
 from diagcot.console.status import snapshot
 from diagcot.console.watch import Lines
@@ -30,15 +31,63 @@ def drawn(width: int, draw: Any, colour: bool = False) -> str:
     return out.getvalue()
 
 
+def flat(shown: str) -> str:
+    """Without the line breaks of a narrow screen."""
+    return " ".join(shown.split())
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_status_fits_and_tells_each_state_in_words(tmp_path: Path, width: int) -> None:
     run = snapshot(typical_run(tmp_path))
     shown = drawn(width, lambda screen: status_screen.render(run, screen))
     assert max(map(len, shown.splitlines())) <= width
-    for word in ("shard", "8/8", "1 run 4 wait 3 fail", "12 wait", "loss 1.32", "5123 tokens/s", "7:30"):
+    for word in ("shard", "8/8", "1 run 3 fail 4 wait", "12 wait", "loss 1.32", "5123 tokens/s", "7:30"):
         assert word in shown
     assert "make failures RUN=demo" in shown
     assert "\x1b" not in shown
+
+
+GOLDEN = """\
+demo  1 of 5 stages done, 3 units failed
+   stage                progress   units now                   time left
+✓  shard                ██████████   8/8 done                  0:20
+▶  teacher              ▒▒▒▒░░░░░░   0/1 1 run                 5:00 7:30
+✗  cot                  ███▒░░░░░░  4/12 1 run 3 fail 4 wait   2:00 3:32
+·  filter               ░░░░░░░░░░  0/12 12 wait
+·  cot-sft-with-a-long… ░░░░░░░░░░   0/1 1 wait
+
+teacher: step 40, loss 1.32, 5123 tokens/s
+cot: 2.17/min, 14.2 req/s
+`make failures RUN=demo` shows why cot failed
+"""
+
+
+def test_status_at_80_columns_is_this(tmp_path: Path) -> None:
+    path = typical_run(tmp_path)
+    began = json.loads((path / "shard" / "events.jsonl").read_text())["time"]
+    run = snapshot(path, now=began + 400.01)
+    shown = drawn(80, lambda screen: status_screen.render(run, screen))
+    assert [" ".join(line.split()) for line in shown.splitlines()] == [
+        " ".join(line.split()) for line in GOLDEN.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(("done", "running", "waiting"), [(12, 2, 9), (0, 3, 20), (20, 1, 0), (3, 20, 3)])
+def test_a_long_chain_fits_a_screen_of_24_lines(tmp_path: Path, done: int, running: int, waiting: int) -> None:
+    for number in range(done + running + waiting):
+        stage = FakeStage(tmp_path / "r", f"s{number:02d}", 1, created=number)
+        if number < done:
+            stage.done(0, 1)
+        elif number < done + running:
+            stage.log(0, "1.1")
+            stage.progress(0, "1.1", 1, 2, os.getpid(), loss=1.0)
+    run = snapshot(tmp_path / "r")
+    shown = drawn(80, lambda screen: status_screen.render(run, screen, 21))
+    lines = shown.splitlines()
+    assert len(lines) <= 21 or running > 18  # what runs is always shown
+    assert sum("1 run" in line for line in lines) == running
+    if done > 9:
+        assert f"{done} stages done" in shown or "stages done" in lines[2]
 
 
 def test_bars_differ_without_colour(tmp_path: Path) -> None:
@@ -87,7 +136,8 @@ def test_failures_once_each_with_what_they_hold_up(tmp_path: Path) -> None:
     assert [(f.kind, f.units) for f in found] == [("ValueError", 4), ("UserError", 2)]
     shown = drawn(80, lambda screen: failures.render(snapshot(run), found))
     assert "at model.py:20 forward" in shown
-    assert "make submit-stage2 RECIPE=tiny CLUSTER=laptop RUN=r" in shown
+    assert "mend the code; CODE=new runs it as it then is; then: make retry STAGE=cot CODE=new RUN=r" in flat(shown)
+    assert "mend what it says; then: make retry STAGE=cot RUN=r" in flat(shown)
     assert found[1].where == ()
 
 
@@ -105,9 +155,10 @@ def test_a_failure_that_only_slurm_knows(tmp_path: Path) -> None:
 
     stage = FakeStage(tmp_path / "r", "cot", 2, 1)
     stage.submitted({"5": [0]})
-    (found,) = failures.failures(snapshot(tmp_path / "r", {"5": Row()}).stages[0])
+    (found,) = failures.failures(snapshot(tmp_path / "r", Answer({"5": Row()}, asked=True)).stages[0])
     assert found.units == 2
-    assert "raise mem_gb" in found.message
+    assert found.message == "ran out of memory (OUT_OF_MEMORY)"
+    assert found.command == "make retry STAGE=cot MEM=6 RUN=r"
 
 
 def test_logs_show_the_newest_attempt_of_the_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +182,20 @@ def test_tail_of_a_long_log(tmp_path: Path) -> None:
     assert len(logs.tail(path, 20_000)) == 10_000
     path.write_text("")
     assert logs.tail(path, 3) == []
+
+
+def test_a_unit_is_enough_where_only_one_stage_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "r"
+    cot, model = FakeStage(run, "cot", 4, 2), FakeStage(run, "sft", 1)
+    cot.log(1, "5_1-0", "of cot\n")
+    (model.path / "units.jsonl").write_text('{"key": "model", "name": "00003"}\n')
+    logs.show(run, None, "00003")
+    assert "of cot" in capsys.readouterr().out
+    FakeStage(run, "filter", 4)
+    with pytest.raises(UserError, match="Name one too: STAGE=cot, STAGE=filter"):
+        logs.show(run, None, "00003")
+    with pytest.raises(UserError, match="no stage of run r has a unit '0000'; its stages: cot, filter, sft"):
+        logs.show(run, None, "0000")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console.run_files import job_ids
+from diagcot.console.executor import Answer
+from diagcot.console.run_files import job_names
 from diagcot.console.status import Stage, snapshot
 from tests.unit.console_run import FakeStage, typical_run
 
@@ -28,7 +29,7 @@ def dead_pid() -> int:
 
 
 def only(run: Path, jobs: dict[str, Row] | None = None) -> Stage:
-    return snapshot(run, jobs).stages[0]
+    return snapshot(run, Answer(jobs, asked=True) if jobs is not None else None).stages[0]
 
 
 def test_typical_run(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_where_nobody_works_what_was_interrupted_waits(tmp_path: Path) -> None:
     stage.progress(0, "1.1", 1, 2, dead_pid())
     stage.log(1, "1.1")
     stage.failure(1, "1.1")
-    found = snapshot(tmp_path / "r", ended=True)
+    found = snapshot(tmp_path / "r", Answer(ended=True, local=True))
     assert (found.stages[0].pending, found.stages[0].failed, found.stages[0].unknown) == (1, 1, 0)
     assert found.ended
 
@@ -151,7 +152,7 @@ def test_jobs_of_all_attempts_once(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path / "r", "a", 2, 2)
     stage.submitted({"5": [0, 1]}, 0)
     stage.submitted({"7": [1]}, 1)
-    assert job_ids(tmp_path / "r") == ["5", "7"]
+    assert list(job_names(tmp_path / "r")) == ["5", "7"]
     assert only(tmp_path / "r", {"5_0": Row("RUNNING"), "5_1": Row("FAILED"), "7": Row("RUNNING")}).running == 2
 
 
@@ -161,6 +162,42 @@ def test_a_folder_without_a_plan_is_no_stage(tmp_path: Path) -> None:
     (tmp_path / "r" / "run.json").write_text("{}")
     assert len(snapshot(tmp_path / "r").stages) == 1
     assert snapshot(tmp_path / "none").stages == ()
+
+
+def test_a_unit_that_was_taken_back_is_found(tmp_path: Path) -> None:
+    """The last unit of a task being done speaks for the others only if the sum is right."""
+    stage = FakeStage(tmp_path / "r", "a", 12, 4)
+    stage.done(0, 12)
+    (stage.path / "done" / "00001.json").unlink()
+    (task,) = only(tmp_path / "r").live
+    assert (task.slot, task.left) == (0, 1)
+    (stage.path / "done" / "00011.json").unlink()
+    assert [(task.slot, task.left) for task in only(tmp_path / "r").live] == [(0, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("first", [0.0, 2.0])
+def test_what_is_done_is_listed_again_when_it_changed(tmp_path: Path, first: float) -> None:
+    """`first`: how old the folder seems at the first look; an old one may be remembered until it changes."""
+    stage = FakeStage(tmp_path / "r", "a", 3)
+    stage.done(0, 1, time.time() - first * 10)
+    assert only(tmp_path / "r").done == 1
+    stage.done(1, 2)
+    assert only(tmp_path / "r").done == 2
+
+
+def test_a_hundred_thousand_units_of_four_thousand_tasks(tmp_path: Path) -> None:
+    """Parses the keys of tasks at work alone; the whole file's would take as long again for each look."""
+    stage = FakeStage(tmp_path / "r", "a", 100_000, 4_000)
+    stage.done(0, 1, time.time() - 60)
+    for key in stage.keys[1:50_010]:
+        os.link(stage.path / "done" / "00000.json", stage.path / "done" / f"{key}.json")
+    for slot in range(2064):
+        stage.log(slot, f"5_{slot}-0")
+    began = time.process_time()
+    found = only(tmp_path / "r")
+    took = time.process_time() - began
+    assert (found.done, sum(task.left for task in found.live), len(found.live)) == (50_010, 49_990, 2000)
+    assert took < 0.5, f"{took * 1000:.0f} ms"
 
 
 def test_ten_thousand_units_in_a_tenth_of_a_second(tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def test_a_job_of_another_name_under_the_same_id_is_not_ours(plan: Plan, monkeyp
     assert set(causes.judge(plan, 3).again.values()) == {causes.RULES["UNKNOWN"]}
 
 
+def test_an_element_without_a_record_in_a_known_array_was_cancelled_while_pending(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounting(monkeypatch, {"7_0": "PREEMPTED"})
+    (plan.path / "out").mkdir()
+    (plan.path / "out" / "00001.7_1-0.log").touch()  # this one had begun: accounting has lost it
+    verdict = causes.judge(plan, 3)
+    assert verdict.again == {0: causes.RULES["PREEMPTED"], 1: causes.RULES["UNKNOWN"]}
+    assert list(verdict.stopped) == [2] and "scancel" in verdict.stopped[2]
+
+
 def test_a_task_never_submitted_waits_for_room(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     (plan.path / "attempts" / "1.json").unlink()
     attempts.write(plan.path, Attempt(1, "submitted", (Array("7", (0, 1)),), "8"))
@@ -160,7 +171,7 @@ def test_every_open_task_gets_exactly_one_verdict(plan: Plan, ends: list[tuple[s
     assert sorted([*verdict.again, *verdict.stopped]) == [0, 1, 2]
     for slot, (state, count, _) in enumerate(ends):
         assert count <= verdict.spent[slot] <= count + 1
-        if state in ("CANCELLED", "DEADLINE"):
+        if state in ("CANCELLED", "REMOVED", "DEADLINE"):
             assert slot in verdict.stopped
         if state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEPENDENCY"):
             assert slot in verdict.again and verdict.spent[slot] == count

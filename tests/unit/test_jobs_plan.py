@@ -42,7 +42,7 @@ def test_start_up_is_at_most_a_twentieth_of_a_task() -> None:
 
 def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Path) -> None:
     units = tuple(Unit(f"a+b={k}.x", {"z": k, "a": ['"', {"key": 1}]} if k % 2 else {}) for k in range(7))
-    found = plans.write(chains.plan(tmp_path, "s", 7, units=plans.Units(units), tasks=3))
+    found = plans.read(plans.write(chains.plan(tmp_path, "s", 7, units=plans.Units(units), tasks=3)).path)
     assert tuple(found.units) == units and found.units[-1] == units[-1] and found.units[2:5] == units[2:5]
     assert found.keys == [unit.key for unit in units]
     assert [unit for slot in range(3) for unit in found.units_of(slot)] == list(units)

@@ -1,0 +1,27 @@
+"""Submits all studies of MIMIC-CXR, chained element-wise: python all_of_mimic.py FOLDER STUDIES STAGES."""
+
+import sys
+from pathlib import Path
+
+from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs.plan import Plan
+
+HERE = Path(__file__).parent
+START_S, STUDY_S = 180, 6  # a server's start, and a study with dozens in flight: what units are packed by
+SCALE = 3000  # by so much the studies are sped up; starts are not slept at all
+
+folder, studies, stages = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+size = {"partition": "cpu", "cpus": 16, "mem_gb": 1, "minutes": 1440, "array_parallelism": 1000}
+cluster = Cluster.model_validate({"name": "scale", "executor": "slurm", "sizes": {"node": size, "small": size}})
+flow = Pipeline("mimic", cluster, folder, code=[HERE / "studies.py"])
+settings = {"seconds": STUDY_S / SCALE, "ran": str(folder / "ran")}
+before: list[Plan] = []
+for stage in range(stages):
+    keys = (f"s{50_000_000 + k}" for k in range(studies))
+    plan = flow.stage(
+        f"cot{stage}", "studies", keys, "node", settings=settings, each=before, startup_s=START_S, unit_s=STUDY_S
+    )
+    before = [plan]
+told = flow.submit()
+print(f"{studies} studies, {plan.tasks} tasks a stage, {sum(len(row.jobs) for row in told)} jobs and arrays")

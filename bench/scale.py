@@ -1,0 +1,119 @@
+"""`python -m bench.scale`: all 227,827 studies of MIMIC-CXR planned, submitted, run with scaled-down sleeps, finished.
+
+300 virtual nodes of the development cluster, one task at a time on each. Every study must have been run and published
+exactly once. Ends with one JSON line (see `bench.figures`).
+"""
+
+import argparse
+import collections
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import runs
+from bench.cluster import cluster
+from bench.figures import Figures
+
+STUDIES, NODES, LIMIT_S = 227_827, 300, 1500
+
+
+def main(argv: list[str]) -> int:
+    options = argparse.ArgumentParser(prog="bench.scale", description=__doc__)
+    options.add_argument("--studies", type=int, default=STUDIES)
+    options.add_argument("--nodes", type=int, default=NODES)
+    options.add_argument("--stages", type=int, default=1, help="linked element-wise")
+    args = options.parse_args(argv)
+    figures = Figures("scale")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {args.nodes} virtual nodes", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-scale-", dir="/tmp"))
+    try:
+        with cluster(args.nodes, accounting=False) as slurm:
+            _run(args, folder, slurm, figures)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(figures.line())
+    return 0
+
+
+def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) -> None:
+    (folder / "ran").mkdir()
+    began = time.monotonic()
+    command = [sys.executable, str(runs.HERE / "all_of_mimic.py"), str(folder), str(args.studies), str(args.stages)]
+    said = subprocess.run(command, env=runs.environment(), check=True, capture_output=True, text=True).stdout.strip()
+    submitted = time.monotonic() - began
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{said}; submitted in {submitted:.2f} s with {memory:.0f} MB", flush=True)
+    summaries = [folder / "logs" / "mimic" / f"cot{stage}" / "summary.json" for stage in range(args.stages)]
+    worked = _await(summaries, args.studies, began)
+    seconds = time.monotonic() - began
+    told = [json.loads(path.read_text()) for path in summaries]
+    ran = collections.Counter[str]()
+    for path in (folder / "ran").iterdir():
+        stage = path.name.partition(".")[0]
+        ran.update(f"{stage}/{key}" for key in path.read_text().split())
+    done = sum(len(os.listdir(path.parent / "done")) for path in summaries)
+    wanted = args.studies * args.stages
+    right = all(
+        row["state"] == "done" and row["units"] == row["counts"]["studies"] == args.studies and not row["missing"]
+        for row in told
+    )
+    once = sum(count == 1 for count in ran.values())
+    ctld = _ctld(slurm)
+    print(
+        f"{done} of {wanted} published; {once} run exactly once, {len(ran) - once} more often; summaries"
+        f" {'right' if right else 'WRONG'}; {sum(row['failures'] for row in told)} failures,"
+        f" {sum(row['attempts'] for row in told)} submissions"
+    )
+    print(
+        f"{seconds:.0f} s from the launcher's start to the last summary, {seconds - worked:.0f} s of them the finaliser"
+        f" after the last study; slurmctld {ctld[0]:.0f} MB, {ctld[1]:.0f} s of CPU; load {os.getloadavg()[0]:.1f}"
+    )
+    for again in [sent for row in told for sent in row["submissions"] if sent["by"] == "finaliser"]:
+        print(f"submitted again by the finaliser: {again['tasks']} tasks: {again['why']}")
+    if not (done == once == len(ran) == wanted and right):
+        raise SystemExit("the run is not what it should be")
+    figures.add("submit", submitted, "s")
+    figures.add("launcher_memory", memory, "MB")
+    figures.add("makespan", seconds, "s")
+    figures.add("units_per_second", wanted / seconds, "1/s")
+    figures.add("slurmctld_memory", ctld[0], "MB")
+    figures.add("slurmctld_cpu", ctld[1], "s")
+    figures.add("not_exactly_once", wanted - once, "units", goal=0)
+
+
+def _await(summaries: list[Path], studies: int, began: float) -> float:
+    """Wait for all summaries, telling how far it is; when the last study was seen done, in seconds after `began`."""
+    told, worked = 0.0, 0.0
+    while not all(path.exists() for path in summaries):
+        now = time.monotonic() - began
+        if now > LIMIT_S:
+            left = subprocess.run(["squeue"], capture_output=True, text=True, timeout=60).stdout[-2000:]
+            raise TimeoutError(f"not finished after {LIMIT_S} s; the queue:\n{left}")
+        if now > told + 10 or worked == 0:
+            done = sum(len(os.listdir(p.parent / "done")) for p in summaries if (p.parent / "done").exists())
+            if done >= studies * len(summaries) and not worked:
+                worked = now
+            if now > told + 10:
+                told = now
+                print(f"{now:5.0f} s  {done} done", flush=True)
+        time.sleep(1)
+    return worked or time.monotonic() - began
+
+
+def _ctld(slurm: Path) -> tuple[float, float]:
+    """slurmctld's largest memory in MB and its CPU seconds (proc(5))."""
+    pid = (slurm / "run" / "slurmctld.pid").read_text().strip()
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return peak / 1024, (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

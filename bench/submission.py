@@ -1,0 +1,62 @@
+"""What planning and submitting costs: whole processes, alternating, nothing starts while they are timed."""
+
+import shutil
+import statistics
+from pathlib import Path
+
+from bench import runs
+from bench.cluster import counted
+from bench.figures import Figures
+from bench.runs import Spec
+
+REPEATS = {1_000: 5, 10_000: 3, 100_000: 2, 1_000_000: 2}
+CHUNKS = (
+    4000  # tasks that submitit's and datatrove's users cut so many units into; ours cuts by itself, at most as many
+)
+GOALS = {1_000: 0.3, 1_000_000: 3.0}
+SBATCHES = 20
+
+
+def measure(folder: Path, figures: Figures, array_size: int) -> None:
+    """Jobs do not start meanwhile: their partition is down."""
+    starts = {contender: runs.start_of_python(contender) for contender in runs.SCRIPTS}
+    print("python -c pass: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in starts.items()))
+    print(f"{'units':>9}  {'':<10} {'in all':>8} {'beyond Python':>14} {'sbatch':>7} {'Slurm commands':>15}")
+    for units, repeats in REPEATS.items():
+        chunks = CHUNKS if units > array_size else 0
+        found: dict[str, list[float]] = {name: [] for name in runs.SCRIPTS}
+        calls: dict[str, dict[str, int]] = {}
+        for repeat in range(repeats + 1):
+            for name in runs.SCRIPTS:
+                spec = Spec(f"submit-{name}", str(folder / name), units, chunks=chunks, array_size=array_size)
+                if repeat == 0:  # a warm-up, in which commands are counted: the shims cost a millisecond each
+                    with counted(folder) as calls[name]:
+                        runs.launch(name, spec)
+                else:
+                    found[name].append(runs.launch(name, spec)[0])
+                runs.cancel()
+                shutil.rmtree(spec.folder)
+        medians = {name: statistics.median(times) for name, times in found.items()}
+        beyond = {name: medians[name] - starts[name] for name in medians}
+        for name in runs.SCRIPTS:
+            how = f", cut into {chunks} by hand" if chunks and name != "ours" else ""
+            print(
+                f"{units:>9}  {name:<10} {medians[name]:>7.2f}s {beyond[name]:>13.3f}s"
+                f" {calls[name].get('sbatch', 0):>7} {sum(calls[name].values()):>15}{how}",
+                flush=True,
+            )
+        value = medians if units == max(REPEATS) else beyond  # as the goals are put
+        for peer in ("submitit", "datatrove"):
+            figures.add(f"submit_{units}_vs_{peer}", value["ours"], "s", value[peer], GOALS.get(units))
+        figures.add(f"sbatch_calls_{units}", calls["ours"]["sbatch"], "calls", calls["submitit"]["sbatch"], SBATCHES)
+    _refused(folder, array_size)
+
+
+def _refused(folder: Path, array_size: int) -> None:
+    """What plain map_array says of one unit more than MaxArraySize allows."""
+    spec = Spec("refused", str(folder / "refused"), array_size + 1, array_size=array_size)
+    seconds, said = runs.launch("submitit", spec, check=False)
+    print(f"submitit.map_array of {array_size + 1} units, a task each: refused after {seconds:.1f} s: {said[-160:]}")
+    if not said:
+        raise RuntimeError("submitit.map_array was expected to be refused beyond MaxArraySize")
+    shutil.rmtree(spec.folder)

@@ -1,0 +1,46 @@
+"""GPU-hours of a stage: what it may cost, what it has cost, what is left."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diagcot.console.run_files import Logs, executions
+
+Plan = Mapping[str, Any]  # the content of a plan.json
+
+
+def gpus(plan: Plan) -> int:
+    """GPUs of one task."""
+    size = plan["resources"]
+    return int(size["gpus"] * size["nodes"] * size["tasks_per_node"])
+
+
+def declared(plan: Plan) -> tuple[float, float]:
+    """GPU-hours (by the declared durations, at the time limits)."""
+    seconds = plan["tasks"] * plan.get("startup_s", 0) + plan["units"] * plan.get("unit_s", 0)
+    most = plan["tasks"] * plan["resources"]["minutes"] * 60
+    return gpus(plan) * min(seconds, most) / 3600, gpus(plan) * most / 3600
+
+
+def spent(path: Path, plan: Plan, logs: Logs, running: set[str], now: float) -> float:
+    """GPU-hours of all executions so far, those that failed included: from their start to their log's last line."""
+    if not gpus(plan):
+        return 0.0
+    ends = {
+        (task, attempt): now if task in running and attempt == mine[-1][0] else written
+        for task, mine in logs.items()
+        for attempt, written in mine
+    }
+    began = executions(path)
+    return gpus(plan) * sum(max(0.0, ends[run] - began[run]) for run in ends.keys() & began.keys()) / 3600
+
+
+def left(plan: Plan, cost: float, worked: float) -> float:
+    """GPU-hours for what remains: as the units that are done have cost, or as declared before there is one.
+
+    worked: units done, those in work by their share.
+    """
+    units = plan["units"]
+    if worked >= 1 and cost:
+        return cost / worked * (units - worked)
+    return declared(plan)[0] * (1 - worked / units) if units else 0.0
