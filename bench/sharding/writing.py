@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -26,6 +27,7 @@ from diagcot.shards import build
 
 MIMIC = 377_110
 SIZE, QUALITY = 512, 90
+Found = TypeVar("Found")
 ROUNDS = 3
 PATIENCE = 10  # rounds at most where the machine is busy
 
@@ -52,7 +54,7 @@ def measure(folder: Path, figures: Figures, peers: bool, count: int = 48) -> Non
         for name, write in contenders.items():
             out = folder / "out"
             out.mkdir()
-            seconds = processor(lambda write=write, out=out: write(out))
+            seconds, _ = processor(write, out)
             shutil.rmtree(out)
             if turn:
                 speeds[name].append(count / seconds)
@@ -163,10 +165,11 @@ def mosaic(out: Path, places: list[Path]) -> None:
             writer.write({"id": path.stem, "jpeg": full(path)})
 
 
-def processor(work: Callable[[], None]) -> float:
+def processor(work: Callable[..., Found], *arguments: Any) -> tuple[float, Found]:
+    """Seconds of processor time that the call and its children took, and what it returned."""
     before = sum(_times())
-    work()
-    return sum(_times()) - before
+    found = work(*arguments)
+    return sum(_times()) - before, found
 
 
 def _times() -> Iterator[float]:
