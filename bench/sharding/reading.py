@@ -198,13 +198,12 @@ def _reads(contenders: dict[str, Any], figures: Figures, films: list[Jpeg]) -> N
     firsts = []
     for _ in range(ROUNDS):
         fresh = Ours(Path(contenders["ours"].data.shards[0].path).parent)
-        firsts.append(processor(lambda fresh=fresh: read(fresh)) / FILMS)
+        firsts.append(processor(read, fresh)[0] / FILMS)
     total, best = sum(len(film.data) for film in films), dict.fromkeys(contenders, 0.0)
     for _ in range(ROUNDS):
         for name, data in contenders.items():
-            found: list[int] = []
-            seconds = processor(lambda data=data, found=found: found.append(read(data)))
-            if found != [total]:
+            seconds, found = processor(read, data)
+            if found != total:
                 raise RuntimeError(f"{name} has read {found} of {total} bytes")
             best[name] = max(best[name], FILMS / seconds)
     for name, speed in best.items():
@@ -216,7 +215,7 @@ def _reads(contenders: dict[str, Any], figures: Figures, films: list[Jpeg]) -> N
             least(figures, f"read_vs_{name.lower().replace(' ', '_')}", ours, "reads/s", best[name], 1.0)
     others = max(speed for name, speed in best.items() if name != "ours")
     least(figures, "first_read_vs_best_other", 1 / min(firsts), "reads/s", others, None)
-    checked = min(processor(lambda: sum(zlib.crc32(film.data) for film in films)) for _ in range(ROUNDS)) / FILMS
+    checked = min(processor(lambda: sum(zlib.crc32(film.data) for film in films))[0] for _ in range(ROUNDS)) / FILMS
     print(
         f"  ours, the first time in a process: {1 / min(firsts):.0f}, with the CRC-32 of each film, which no other checks:"
         f" {checked * 1e6:.1f} of {min(firsts) * 1e6:.1f} µs"
@@ -232,11 +231,10 @@ def _samples(folder: Path, contenders: dict[str, Any], films: list[Jpeg], figure
     best = dict.fromkeys(contenders, 0.0)
     bound = 0.0
     for _ in range(2):
-        bound = max(bound, SAMPLES / processor(lambda: [decoded(jpeg) for jpeg in jpegs]))
+        bound = max(bound, SAMPLES / processor(lambda: [decoded(jpeg) for jpeg in jpegs])[0])
         for name, data in contenders.items():
-            found: list[int] = []
-            seconds = processor(lambda data=data, found=found: found.append(_load(data)))
-            if found != [SAMPLES]:
+            seconds, found = processor(_load, data)
+            if found != SAMPLES:
                 raise RuntimeError(f"{name} has delivered {found} of {SAMPLES} samples")
             best[name] = max(best[name], SAMPLES / seconds)
     print(f"  {'decoding alone':<14} {bound:8.0f} samples per second of processor time: the bound for all")

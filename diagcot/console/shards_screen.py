@@ -18,7 +18,7 @@ from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs.errors import UserError
 from diagcot.shards.reader import Shard
 
-BAR = 24
+BAR = 18
 WORDS = (0, 1, 10, 20, 40, 60, 100, 150, 200)
 """Lower ends of the histogram's bins, in words; the first holds empty texts alone."""
 SECTIONS = ("findings", "impression")

@@ -85,7 +85,7 @@ def _boxes(
         x1, x2 = (left + value * (size[0] - 1) for value in (box.x1, box.x2))
         y1, y2 = (top + value * (size[1] - 1) for value in (box.y1, box.y2))
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
-        pen.text((x1 + 3, y1 + 1), box.label, colour, font)
+        pen.text((x1 + 3, y1 + 1), box.label, colour, font, stroke_width=2, stroke_fill=GROUND)
 
 
 def _cut(pen: ImageDraw.ImageDraw, line: str, font: ImageFont.FreeTypeFont) -> str:

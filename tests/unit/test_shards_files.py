@@ -89,6 +89,16 @@ def test_plain_h5py_needs_the_five_lines_of_the_documentation(path: Path, monkey
     assert found["findings"] == STUDIES[2][0].findings == "Größe unauffällig."
 
 
+def test_the_documented_loader_goes_on_within_an_epoch(path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "ShardSampler" in block]
+    known = {"folder": path.parent, "rank": 0, "world_size": 1, "epoch": 1, "steps_done": 1, "batch_size": 2}
+    found: dict[str, Any] = {"ShardDataset": ShardDataset, "ShardSampler": ShardSampler, "DataLoader": DataLoader}
+    exec(lines.replace("num_workers=8", "num_workers=0"), found | {"shard_paths": shard_paths} | known, found)
+    train = [image for study, _ in STUDIES if study.split == "train" for image in study.images]
+    assert [film.size for batch in found["loader"] for film in batch] == [(64, 64)] * (len(train) - 2)
+
+
 def test_same_studies_same_bytes(path: Path, tmp_path: Path) -> None:
     time.sleep(1.1)  # HDF5 time stamps count whole seconds
     assert write(tmp_path / "again.h5").read_bytes() == path.read_bytes()
