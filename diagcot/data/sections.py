@@ -85,6 +85,7 @@ class Override:
     span: tuple[int, int] | None = None
     section: str | None = None
     replace: tuple[tuple[str, str], ...] = ()
+    where: str = "an override"  # its file and study, for messages
 
 
 def common_name(heading: str) -> str:
@@ -149,7 +150,10 @@ def conclusion(report: str, override: Override | None = None) -> str:
     last = {section.name: section.text.strip() for section in split(_corrected(report, override))}
     if override.section is not None:
         if override.section not in last:
-            raise DataError(f"an override asks for the section {override.section!r}; the report has {', '.join(last)}")
+            raise DataError(
+                f"{override.where} asks for the section {override.section!r}, which the report does not have;"
+                f" it has {', '.join(last)}"
+            )
         return last[override.section]
     return next((last[name] for name in CONCLUDING if name in last), "")
 
@@ -208,4 +212,4 @@ def _override(path: Path, study: str, record: object) -> Override:
         raise DataError(f"{where}: section must be a name such as recommendations")
     if not isinstance(replace, dict) or not all(isinstance(word, str) for word in replace.values()):
         raise DataError(f"{where}: replace must be an object of wrong word to right word")
-    return Override(None if span is None else (span[0], span[1]), section, tuple(replace.items()))
+    return Override(None if span is None else (span[0], span[1]), section, tuple(replace.items()), where)

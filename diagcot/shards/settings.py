@@ -133,6 +133,9 @@ def check(settings: BuildSettings) -> None:
         elif source.dataset.reader == "mimic_cxr":
             missing = missing_mimic(root, known(source.reports), known(source.tables))
             lacking += [f"{source.kind}: {root}: {what}" for what in missing]
+            overrides = known(source.section_overrides)
+            if overrides is not None and not overrides.is_file():
+                lacking.append(f"{source.kind}: {overrides} (the list of `section_overrides`)")
         elif source.dataset.reader == "iu_xray":
             images = known(source.images)
             lacking += [f"{source.kind}: {what}" for what in missing_iu(root, images, known(source.annotation))]

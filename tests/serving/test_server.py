@@ -37,6 +37,10 @@ def test_a_film_takes_part_in_the_answer(server):
     dark, light = (one(server, messages=(("user", "<image>look"),), images=(film(shade),)) for shade in (10, 240))
     assert dark.prompt_tokens == plain.prompt_tokens + 18  # 16 of 112 px, and the two marks around them
     assert dark.logprobs != light.logprobs
+    both, other = (
+        one(server, messages=(("user", "<image><image>look"),), images=(film(10), film(shade))) for shade in (10, 240)
+    )
+    assert both.prompt_tokens == plain.prompt_tokens + 36 and both.logprobs != other.logprobs
 
 
 def test_many_at_once_each_get_their_own_reply(server):

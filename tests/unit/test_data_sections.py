@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from diagcot.data.errors import DataError
 from diagcot.data.phantom.tree import write_tree
 from diagcot.data.sections import CONCLUDING, Override, common_name, conclusion, read_overrides, sections, split
+from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
-from diagcot.shards.settings import BuildSettings
+from diagcot.shards.settings import BuildSettings, check
 from diagcot.shards.sources import open_reader, studies
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -174,9 +175,14 @@ def test_overrides_of_a_file_reach_the_studies(tmp_path: Path) -> None:
     first, second = sorted(before)[:2]
     word = before[second][0].split()[0]
     file = tmp_path / "overrides.json"
+    with pytest.raises(UserError, match=r"overrides.json \(the list of"):
+        check(BuildSettings(sources=[source | {"section_overrides": str(file)}]))
     file.write_text(json.dumps({f"s{first}": {"span": [33, 60]}, second: {"replace": {word: "Zebra"}}}))
     after = read(section_overrides=str(file))
     assert after[first][0] == "" and after[first][1]
+    file.write_text(json.dumps({f"s{first}": {"section": "gossip"}}))
+    with pytest.raises(DataError, match=rf"overrides.json: study s{first} asks for the section 'gossip'.*findings"):
+        read(section_overrides=str(file))
     assert after[second][0].startswith("Zebra")
     assert {s: t for s, t in after.items() if s not in (first, second)} == {
         s: t for s, t in before.items() if s not in (first, second)

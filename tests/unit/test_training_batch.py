@@ -1,5 +1,6 @@
 """Order of batches, masking of prompts and prepared films."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from diagcot.data.prompts import for_films
+from diagcot.data.samples import ImageRef, Sample
 from tests.training import films
 
 
@@ -57,14 +60,22 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return model.processor_of(directory)
 
 
-def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any) -> None:
+def study(count: int) -> Sample:
+    """A sample of the first films together, as `views: study` makes them."""
+    one = films.samples(count)[-1]
+    refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
+    return replace(one, images=refs, messages=(("user", for_films(one.prompt, count)), one.messages[1]))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: int) -> None:
     from diagcot.training.batch import IGNORED, Collator
 
-    sample = films.samples(4)[3]
+    sample = study(count)
     source = films.DrawnSource()
     batch = Collator(processor, Path(), 512, source=source)([sample])
     content = [
-        {"type": "image", "image": source.pixels(sample.images[0])},
+        *({"type": "image", "image": source.pixels(ref)} for ref in sample.images),
         {"type": "text", "text": sample.prompt.replace("<image>", "")},
     ]
     served = processor.apply_chat_template(
@@ -83,9 +94,23 @@ def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any) -> None
     assert processor.tokenizer.decode(batch["labels"][0, length:]) == sample.answer + "<|im_end|>"
 
 
-def test_every_turn_is_learned(processor: Any) -> None:
-    from dataclasses import replace
+def test_every_film_of_a_study_counts(processor: Any) -> None:
+    import torch
 
+    from diagcot.training import model
+    from diagcot.training.batch import Collator
+
+    vlm = model.load(Path(processor.tokenizer.name_or_path), "fp32", None)
+    collator, sample = Collator(processor, Path(), 512, source=films.DrawnSource()), study(3)
+    losses = []
+    for last in (ImageRef("drawn.h5", 2), ImageRef("drawn.h5", 5)):
+        other = replace(sample, id=str(last.row), images=(*sample.images[:2], last))
+        with torch.no_grad():
+            losses.append(float(vlm(**collator([other])).loss))
+    assert all(0 < loss < 20 for loss in losses) and losses[0] != losses[1]
+
+
+def test_every_turn_is_learned(processor: Any) -> None:
     from diagcot.training.batch import IGNORED, Collator
 
     sample = films.samples(1)[0]
