@@ -77,6 +77,9 @@ test: env  ## all tests that this machine can run, those on a real Slurm include
 test-fast: env  ## the tests that need no server, no training and no Slurm
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not heavy"
 
+bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
+	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
+
 bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
 	@$(BIN)/python -u -m bench.jobs
 

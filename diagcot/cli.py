@@ -72,10 +72,19 @@ def parser() -> argparse.ArgumentParser:
     chain_options(made)
     made.add_argument("--stage", required=True, help="the stage's name")
     made.add_argument("--task", type=int, default=None, help="default: SLURM_ARRAY_TASK_ID, or 0")
-    made = add("shards", "verify shards; set damaged ones aside, to be built again", _shards)
-    made.add_argument("action", choices=["verify", "rebuild"])
-    made.add_argument("--logs", default="logs", type=Path, help="the folder of runs")
-    made.add_argument("paths", nargs="+", type=Path)
+    made = add("shards", "show and verify shards; set damaged ones aside, to be built again", _shards)
+    made.add_argument(
+        "action",
+        choices=["info", "show", "verify", "rebuild"],
+        help="info: what they hold; show: draw a contact sheet of films; verify: check every byte; rebuild: set aside"
+        " what is damaged",
+    )
+    made.add_argument("paths", nargs="+", type=Path, help="shards, or folders of shards")
+    made.add_argument("--logs", default="logs", type=Path, help="rebuild: the folder of runs")
+    made.add_argument("--out", default=None, type=Path, help="show: the PNG; default: contact.png beside the shards")
+    made.add_argument("--count", default=24, type=int, help="show: how many films")
+    made.add_argument("--split", default=None, choices=["train", "validate", "test"], help="show: of this split")
+    made.add_argument("--seed", default=0, type=int, help="show: another seed draws other films")
     return top
 
 
@@ -243,9 +252,31 @@ def _worker(args: argparse.Namespace) -> int:
 
 
 def _shards(args: argparse.Namespace) -> int:
-    from diagcot.shards import verify
+    from diagcot.shards import shard_paths, verify
 
-    return verify.check(args.paths) if args.action == "verify" else verify.rebuild(args.paths, args.logs)
+    if args.action == "verify":
+        return verify.check(args.paths)
+    if args.action == "rebuild":
+        return verify.rebuild(args.paths, args.logs)
+    paths = [shard for path in args.paths for shard in (shard_paths(path) if path.is_dir() else [path])]
+    if args.action == "info":
+        from diagcot.console import shards_screen
+
+        return shards_screen.show(paths)
+    return _contact_sheet(paths, args)
+
+
+def _contact_sheet(paths: list[Path], args: argparse.Namespace) -> int:
+    from diagcot.shards import contact
+
+    first: Path = args.paths[0]
+    out = args.out or (first if first.is_dir() else first.parent) / "contact.png"
+    try:
+        count = contact.draw(paths, out, args.count, args.split, args.seed)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name another place with --out") from error
+    print(f"{out}: {count} films with their boxes and labels; readable by you alone")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

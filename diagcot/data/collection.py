@@ -127,6 +127,8 @@ class Collection:
         for record in everything:
             facts.update(record)
         parts = sections(facts["report"]) if "report" in facts else {}
+        if "findings" not in parts:  # a report without headings: its last paragraph
+            parts.setdefault("impression", parts.get("conclusion", ""))
         text = {
             part: facts.get(part, parts.get(part, ""))
             for part in ("findings", "impression", "indication", "comparison")

@@ -193,6 +193,7 @@ class MimicCxr:
     def patients(self) -> dict[str, int]:
         """Patient -> number of films, for every patient of the tree."""
         subjects, counts = np.unique(self._films["subject"], return_counts=True)
+        self._labels  # noqa: B018  so that what is wrong in any table is known from here on
         return dict(zip(map(str, subjects.tolist()), counts.tolist(), strict=True))
 
     def studies(self, patient: str) -> Iterator[Study]:

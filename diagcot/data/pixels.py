@@ -2,12 +2,14 @@
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL
 from PIL import Image as Pillow
+from PIL import features
 
 from diagcot.data.errors import ImageError
 from diagcot.data.phantom import COMMENT
@@ -19,6 +21,9 @@ MAX_PIXELS = 120_000_000
 """More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header that claims more lies or is no film."""
 
 MIN_SIDE = 8
+warnings.filterwarnings(
+    "ignore", category=Pillow.DecompressionBombWarning
+)  # of Pillow's own limit, which is below ours
 _RESAMPLE = Pillow.Resampling.LANCZOS
 _DICOM_MARK = slice(128, 132)
 _DICOM_HEADER = 1 << 20
@@ -32,6 +37,7 @@ class Jpeg:
     width: int
     height: int
     phantom: bool
+    sha256: bytes = field(default=b"", compare=False, repr=False)  # of the file it was made from; b"" where not asked
 
 
 def convert(source: Path | bytes, longest: int, quality: int, name: str = "") -> Jpeg:
@@ -68,6 +74,23 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     return Jpeg(out.getvalue(), film.width, film.height, phantom)
 
 
+def transform(longest: int, quality: int) -> list[str]:
+    """The steps of `convert`, as a shard's provenance tells them."""
+    return [
+        "JPEG decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that is not below the size wanted",
+        "DICOM through its modality and VOI look-up, MONOCHROME1 inverted, padding black",
+        "more than 8 bits stretched from least to most",
+        "transparency dropped, colour to grey by ITU-R 601-2, no rotation by EXIF",
+        f"Lanczos to {longest} pixels of the longest side, never enlarged",
+        f"grey JPEG of quality {quality}; a grey JPEG that is small enough is kept byte for byte",
+    ]
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what decides the bytes of a film."""
+    return {"numpy": np.__version__, "Pillow": PIL.__version__, "libjpeg-turbo": str(features.version("libjpeg_turbo"))}
+
+
 def size(path: Path) -> tuple[int, int]:
     """Width and height of a film, from its header alone. Raises ImageError that names it."""
     try:
@@ -84,9 +107,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def _opened(file: Any) -> Pillow.Image:
-    with warnings.catch_warnings():  # Pillow's own limit, a warning, is met by ours
-        warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
-        film = Pillow.open(file)
+    film = Pillow.open(file)
     _sane(*film.size)
     return film
 

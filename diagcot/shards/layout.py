@@ -3,25 +3,29 @@
     images/jpeg       uint8 [bytes]     all films, one after the other, contiguous on disk
     images/offset     int64 [films + 1] film i is jpeg[offset[i]:offset[i + 1]]
     images/crc32      uint32 [films]    checksum of each film's bytes
+    images/sha256     uint8 [films, 32] digest of the file that the film was made from
     images/study      int32 [films]     row of its study
-    images/width, height  int32 [films] pixels in the shard
+    images/width, height  uint16 [films] pixels in the shard (a JPEG has at most 65,535 a side)
     images/phantom    bool [films]
     images/id, view   text
-    studies/first     int64 [studies + 1]  study i has the films first[i] to first[i + 1] - 1
+    studies/first     int32 [studies + 1]  study i has the films first[i] to first[i + 1] - 1
     studies/labels    int8 [studies, 14]   1 present, 0 absent, -1 uncertain, -2 not mentioned; names in its attribute
     studies/dataset, id, patient, split, findings, impression, indication, comparison, order, tags   text
     boxes/image       int32 [boxes]     row of its film
     boxes/corners     float64 [boxes, 4]   x1, y1, x2, y2 as fractions of width and height
-    boxes/label       text
+    boxes/label, phrase   text
+    left_out/study, image, reason   text   films that could not be used, and why; study is its key
 
-A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` int64 [rows + 1]; tags are joined
+A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` uint32 [rows + 1]; tags are joined
 by "|".
 Every data set but the blob carries its own CRC-32 as the attribute `crc32`.
-Attributes of the file: format, schema, code (version), part, parts, image_size, jpeg_quality, sources (JSON).
+Attributes of the file: format, schema, code (version and digest of the code that wrote it), and what the builder knows:
+part, parts, image_size, jpeg_quality, seed, sources, transform, libraries (the last three JSON).
 """
 
 FORMAT = "diagcot-shard"
-SCHEMA = 1
+SCHEMA = 2
 NOT_MENTIONED = -2
 STUDY_TEXTS = ("dataset", "id", "patient", "split", "findings", "impression", "indication", "comparison", "order")
 IMAGE_TEXTS = ("id", "view")
+LEFT_OUT_TEXTS = ("study", "image", "reason")

@@ -1,26 +1,29 @@
 """Which patients go to which shard: all of a patient's films to one, and every shard about as many films."""
 
 import hashlib
+import heapq
 from collections.abc import Mapping
 
 
 def partition(patients: Mapping[str, int], part: int, parts: int) -> list[str]:
-    """The patients of `part` (0 to parts - 1), in the order of their hashes.
+    """The patients of `part` (0 to parts - 1), in the order of their hashes; see `partitions`."""
+    return partitions(patients, parts)[part]
 
-    `patients` maps each patient to the number of its films. The patients are ordered by hash and the order is cut where
-    the films so far pass part/parts of all; so a part differs from its fair share by less than one patient at each end,
-    and which patients it holds does not depend on the order in which they were read.
+
+def partitions(patients: Mapping[str, int], parts: int) -> list[list[str]]:
+    """The patients of each part, in the order of their hashes. `patients`: patient -> number of films.
+
+    The largest patient left goes to the part that has least (longest processing time first; Graham, SIAM J. Appl. Math.
+    1969, doi 10.1137/0117039); among equals hashes decide, so it does not matter in which order patients were read. Two
+    parts never differ by more films than the largest patient has, and where there are many small ones, by a film or two.
     """
-    order = sorted(patients, key=_hash)
-    total = sum(patients.values())
-    chosen, before = [], 0
-    for patient in order:
-        # A patient belongs to the part in which its middle film falls.
-        middle = (2 * before + patients[patient]) * parts // max(2 * total, 1)
-        if min(middle, parts - 1) == part:  # patients without films at the end stay in the last
-            chosen.append(patient)
-        before += patients[patient]
-    return chosen
+    chosen: list[list[tuple[bytes, str]]] = [[] for _ in range(parts)]
+    least = [(0, part) for part in range(parts)]  # (films so far, part), a heap
+    for _, name, patient in sorted((-films, _hash(patient), patient) for patient, films in patients.items()):
+        films, part = least[0]
+        heapq.heapreplace(least, (films + patients[patient], part))
+        chosen[part].append((name, patient))
+    return [[patient for _, patient in sorted(mine)] for mine in chosen]
 
 
 def _hash(patient: str) -> bytes:

@@ -34,7 +34,7 @@ class Source(Settings):
     annotation: str | None = None  # IU-Xray: R2Gen's annotation.json, for its split
     splits: list[Literal["train", "validate", "test"]] = ["train", "validate", "test"]
     only_fi: bool = (
-        True  # only studies with both findings and impression (DiagCoT, method.md 2.1), of reports in sections
+        True  # of reports in sections, only those with both findings and impression (DiagCoT, method.md 2.1)
     )
     transforms: list[str] = []  # changes of the reports by name and in order, see diagcot.data.transforms
     section_overrides: str | None = None  # MIMIC-CXR: JSON of reports that cannot be cut by rule (docs/data.md)

@@ -23,6 +23,7 @@ class Reader(Protocol):
     """What every reader of a collection offers."""
 
     dataset: str
+    bad: list[tuple[str, str]]  # (row or report, what is wrong with it), after `patients` of all tables
 
     def patients(self) -> dict[str, int]: ...
     def studies(self, patient: str) -> Iterator[Study]: ...
@@ -59,18 +60,18 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
 
     Labels are those of the report as it was, before its transforms.
     """
+    # Collections of labels or boxes alone have no report that could be wanted, PadChest none in sections.
+    sections = [source.dataset.has(section) for section in ("findings", "impression")]
+    wanted = ("fi",) if source.only_fi and all(sections) else ()
+    change = _changes(reader, (*wanted, *source.transforms))
     left = None
     if source.max_studies is not None:
         left = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
-    # Collections of labels or boxes alone have no report that could be wanted, PadChest none in sections.
-    reported = source.dataset.has("findings") or source.dataset.has("impression")
-    only_fi = source.only_fi and source.dataset.has("findings") and source.dataset.has("impression")
-    change = _changes(reader, ("fi", *source.transforms) if only_fi else tuple(source.transforms))
     for patient in partition(reader.patients(), part, parts):
         for study in reader.studies(patient):
             if left == 0:
                 return
-            if study.split not in source.splits or (reported and not (study.findings or study.impression)):
+            if study.split not in source.splits or (any(sections) and not (study.findings or study.impression)):
                 continue
             changed = change(study)
             if changed is None:

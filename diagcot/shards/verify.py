@@ -18,6 +18,7 @@ def faults(path: Path) -> Iterator[str]:
     """One line for each fault, with the shard and the record; nothing for a shard that is whole."""
     shard = Shard(path)
     try:
+        shard.check_columns()
         count = len(shard)
         for i in range(count):
             shard.study(i)

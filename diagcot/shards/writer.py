@@ -1,9 +1,11 @@
 """Writes a shard: films stream through a scratch file, columns are kept in memory, the same input is the same bytes."""
 
+import hashlib
 import json
 import tempfile
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,11 +14,22 @@ import h5py
 import numpy as np
 
 from diagcot import __version__
+from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import CHEXPERT_LABELS, Image, Study
-from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
+from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
 
 _BLOCK = 16 << 20
+
+
+@cache
+def code() -> str:
+    """The version of the code, and a digest of all of it that has a part in what a shard holds."""
+    root = Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for path in sorted([*(root / "data").rglob("*.py"), *(root / "shards").glob("*.py")]):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{__version__}+{found.hexdigest()[:12]}"
 
 
 class ShardWriter:
@@ -30,8 +43,10 @@ class ShardWriter:
         self._discarded = False
         self._offsets = [0]
         self._crcs: list[int] = []
+        self._digests: list[bytes] = []
         self._images: list[tuple[int, Image]] = []
         self._studies: list[Study] = []
+        self._left_out: list[tuple[str, str, str]] = []
 
     def add(self, study: Study, films: Sequence[Jpeg]) -> None:
         """Add a study and the films of `study.images`, in their order."""
@@ -41,8 +56,13 @@ class ShardWriter:
             self._films.write(film.data)
             self._offsets.append(self._offsets[-1] + len(film.data))
             self._crcs.append(zlib.crc32(film.data))
+            self._digests.append(film.sha256 or hashlib.sha256(film.data).digest())
             stored = Image(image.id, image.view, film.width, film.height, image.boxes, image.phantom or film.phantom)
             self._images.append((row, stored))
+
+    def leave_out(self, study: str, image: str, reason: str) -> None:
+        """Record a film, by its study's key and its own id, that could not be used."""
+        self._left_out.append((study, image, reason))
 
     def discard(self) -> None:
         """Write nothing when the block ends."""
@@ -62,12 +82,15 @@ class ShardWriter:
         # v110 rather than "latest", so that older h5py and other tools can read it, and rather than "earliest", since
         # its metadata have checksums. No lock: the file is ours alone, and some network file systems know no locks.
         with h5py.File(self.path, "w", libver=("v110", "v110"), locking=False) as file:
-            about = {"format": FORMAT, "schema": SCHEMA, "code": __version__} | dict(sorted(self._provenance.items()))
+            about = {"format": FORMAT, "schema": SCHEMA, "code": code()} | dict(sorted(self._provenance.items()))
             for name, value in about.items():
                 _attribute(file, name, value)
             self._write_images(file.create_group("images"))
             self._write_studies(file.create_group("studies"))
             self._write_boxes(file.create_group("boxes"))
+            group = file.create_group("left_out")
+            for place, name in enumerate(LEFT_OUT_TEXTS):
+                _text(group, name, [row[place] for row in self._left_out])
 
     def _write_images(self, group: h5py.Group) -> None:
         images = [image for _, image in self._images]
@@ -79,16 +102,18 @@ class ShardWriter:
             at += len(block)
         _column(group, "offset", np.array(self._offsets, np.int64))
         _column(group, "crc32", np.array(self._crcs, np.uint32))
+        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
+        _column(group, "sha256", digests)
         _column(group, "study", np.array([row for row, _ in self._images], np.int32))
-        _column(group, "width", np.array([i.width for i in images], np.int32))
-        _column(group, "height", np.array([i.height for i in images], np.int32))
+        _column(group, "width", np.array([i.width for i in images], np.uint16))
+        _column(group, "height", np.array([i.height for i in images], np.uint16))
         _column(group, "phantom", np.array([i.phantom for i in images], np.bool_))
         for name in IMAGE_TEXTS:
             _text(group, name, [getattr(i, name) for i in images])
 
     def _write_studies(self, group: h5py.Group) -> None:
         counts = [len(study.images) for study in self._studies]
-        _column(group, "first", np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64))
+        _column(group, "first", np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int32))
         labels = np.full((len(self._studies), len(CHEXPERT_LABELS)), NOT_MENTIONED, np.int8)
         for row, study in enumerate(self._studies):
             for name, value in study.labels.items():
@@ -104,6 +129,7 @@ class ShardWriter:
         corners = np.array([(b.x1, b.y1, b.x2, b.y2) for _, b in boxes], np.float64).reshape(-1, 4)
         _column(group, "corners", corners)
         _text(group, "label", [box.label for _, box in boxes])
+        _text(group, "phrase", [box.phrase for _, box in boxes])
 
 
 def _attribute(place: h5py.HLObject, name: str, value: Any) -> None:
@@ -121,6 +147,9 @@ def _column(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:
 
 def _text(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
     encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    if offsets[-1] > np.iinfo(np.uint32).max:
+        raise DataError(f"{group.name}/{name} holds more than 4 GiB of text: give the stage more `shards`")
     column = group.create_group(name)
     _column(column, "text", np.frombuffer(b"".join(encoded), np.uint8))
-    _column(column, "offset", np.cumsum([0, *map(len, encoded)], dtype=np.int64))
+    _column(column, "offset", offsets.astype(np.uint32))

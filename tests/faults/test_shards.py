@@ -18,7 +18,7 @@ from diagcot.data.errors import DataError
 from diagcot.jobs import finalise, worker
 from diagcot.jobs.plan import Plan, Units
 from diagcot.shards import Shard, shard_paths
-from diagcot.shards.dataset import ShardDataset
+from diagcot.shards.dataset import ShardDataset, ShardSampler
 from diagcot.shards.verify import faults
 from launchers import phantoms
 from tests import chains
@@ -54,7 +54,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def content(path: Path) -> list[Any]:
     shard = Shard(path)
-    return [*(shard.study(i) for i in range(len(shard))), *(shard.jpeg(r) for r in range(shard.images)), shard.attrs]
+    films = [shard.jpeg(row) for row in range(shard.images)]
+    columns = [shard.numbers(f"images/{name}").tolist() for name in ("sha256", "study")]
+    return [*(shard.study(i) for i in range(len(shard))), films, columns, shard.left_out(), shard.attrs]
 
 
 def places(size: int, count: int) -> Iterator[tuple[int, int]]:
@@ -161,11 +163,12 @@ def _opened(shard: Shard, row: int) -> tuple[str, int, bytes]:
     daemons="real",
 )
 def test_row_31_forked_workers_read_shards_that_their_parent_has_open(built: Plan) -> None:
-    dataset = ShardDataset(shard_paths(Path(built.output)), transform=_opened, seed=3)
+    dataset = ShardDataset(shard_paths(Path(built.output)), transform=_opened)
     expected = {shard.image(row).id: shard.jpeg(row) for shard in dataset.shards for row in range(shard.images)}
-    loader = DataLoader(dataset, batch_size=None, num_workers=4, multiprocessing_context="fork")
+    sampler = ShardSampler(len(dataset), seed=3)
+    loader = DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=4, multiprocessing_context="fork")
     for epoch in range(2):
-        dataset.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         read = list(loader)
         assert {count for _, count, _ in read} == {0} == {h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)}
         assert len(read) == len(expected) and {name: film for name, _, film in read} == expected

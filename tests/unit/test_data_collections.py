@@ -314,6 +314,24 @@ def test_a_collection_of_ones_own_needs_a_yaml_alone(tmp_path: Path) -> None:
     assert [[corners(b) for b in i.boxes] for i in study.images] == [[(0.1, 0.2, 0.3, 0.4)], []]
 
 
+def test_the_entry_in_the_docs_works(tmp_path: Path) -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+    put(tmp_path / "clinic.yaml", "name: clinic" + docs.read_text().split("```yaml\nname: clinic")[1].split("```")[0])
+    put(tmp_path / "films.csv", "Path,year,mrn,accession,date,view,part,text,labels",
+        '/old/f1.png,2020,p,s2,20200102,LL,dev,"FINDINGS: Fluid.\n\nIMPRESSION: Fluid.",pleural fluid;wires',
+        "/old/f2.png,2020,p,s1,20190102,PA,train,FINDINGS: Clear.,")  # fmt: skip
+    put(tmp_path / "boxes.csv", "image,finding,x,y,w,h", "f1,pleural fluid,512,0,256,1024", "f1,wires,0,0,1,1")
+    film(tmp_path / "png" / "2020" / "f1.png")
+    reader, studies = read(str(tmp_path / "clinic.yaml"), tmp_path)
+    assert list(studies) == ["s1", "s2"]
+    study = studies["s2"]
+    assert (study.split, study.labels, study.tags) == ("validate", {"Pleural Effusion": 1}, ("pleural fluid", "wires"))
+    assert [(b.label, corners(b)) for b in study.images[0].boxes] == [
+        ("Pleural Effusion", (0.5, 0.0, 0.75, 1.0)), ("wires", (0.0, 0.0, 0.001, 0.001)),
+    ]  # fmt: skip
+    assert reader.film(study, study.images[0]) == tmp_path / "png" / "2020" / "f1.png"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -7,12 +7,16 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from diagcot.data import fetch, prompts
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.phantom import build as phantoms
+from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
+from diagcot.data.pixels import convert
 from diagcot.data.samples import Sample
 from diagcot.data.tasks import classification_samples, grounding_samples, report_samples
 from diagcot.jobs.context import Context, Result, Unit
@@ -111,6 +115,56 @@ def test_bad_films_are_named_counted_and_skipped(tree: Path, tmp_path: Path) -> 
     assert len(told) == 2
     assert any("not a readable film" in what for what in told) and any("is not there" in what for what in told)
     assert all("phantom/5" in what and ".jpg" in what for what in told)
+    left_out = Shard(ctx.output / "00000.h5").left_out()
+    assert [f"{study}/{image}" for study, image, _ in left_out] == [what.split(" ")[0] for what in told]
+    assert all(
+        what.endswith(reason) and str(tree) not in reason for what, (*_, reason) in zip(told, left_out, strict=True)
+    )
+
+
+def test_an_interrupted_unit_goes_on_where_it_was(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by a warning after some studies, killed after more, then finished: the bytes of one that was left alone."""
+    spoilt(tree, tmp_path / "bad")
+    alone = shard_context(tmp_path / "alone", tmp_path / "bad", shards=1)
+    built(alone)
+    converted: list[bytes] = []
+    real = build.convert
+
+    def counting(raw: bytes, *rest: Any) -> Any:
+        converted.append(raw)
+        return real(raw, *rest)
+
+    monkeypatch.setattr(build, "convert", counting)
+    warned = shard_context(tmp_path, tmp_path / "bad", shards=1)
+    warned.on_progress = lambda row: warned.stop.set()
+    assert built(warned) == [None]
+    killed = shard_context(tmp_path, tmp_path / "bad", shards=1)
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["done"] > 30:
+            raise KeyboardInterrupt
+
+    killed.on_progress = kill
+    killed.progress = lambda done, *a, **b: kill({"done": done})  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        built(killed)
+    torn = max(killed.workspace.glob("*.films"), key=lambda path: path.stat().st_size)
+    torn.write_bytes(torn.read_bytes()[:-100])  # as a crashed node may leave it
+    before = len(converted)
+    ctx = shard_context(tmp_path, tmp_path / "bad", shards=1)
+    (result,) = built(ctx)
+    assert result is not None and 10 < result.counts["resumed"] < 40
+    assert 80 - len(converted) + before > 20  # films that were not converted again
+    assert (ctx.output / "00000.h5").read_bytes() == (alone.output / "00000.h5").read_bytes()
+    assert list(ctx.workspace.iterdir()) == []
+
+
+def test_films_of_other_settings_are_not_used(tree: Path, tmp_path: Path) -> None:
+    ctx = shard_context(tmp_path, tree, shards=1)
+    ctx.on_progress = lambda row: ctx.stop.set()
+    assert built(ctx) == [None]
+    (result,) = built(shard_context(tmp_path, tree, shards=1, image_size=32))
+    assert result is not None and result.counts["resumed"] == 0
 
 
 def test_bad_films_are_fatal_when_asked(tree: Path, tmp_path: Path) -> None:
@@ -158,6 +212,20 @@ def test_phantoms_are_drawn_from_reports_and_mixed_in(tree: Path, tmp_path: Path
         assert study.labels["Cardiomegaly"] == 1 and study.labels["Pleural Effusion"] == 0
         assert [box.label for box in study.images[0].boxes] == ["Cardiomegaly"]
         assert all(image.phantom and "-phantom-" in image.id for image in study.images)
+
+
+def test_decoding_at_a_dct_scale_is_as_good_as_decoding_all(tmp_path: Path) -> None:
+    """At least 40 dB beside a film that was decoded whole; errors of JPEG of quality 90 itself are of that size."""
+    drawn = Pillow.open(io.BytesIO(draw("1", Findings(), "PA", 512).jpeg())).convert("L").resize((1250, 1500))
+    noise = np.random.default_rng(0).normal(0, 3, (1500, 1250))
+    whole = Pillow.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8))
+    raw = io.BytesIO()
+    whole.save(raw, "JPEG", quality=95)
+    for size in (224, 336, 512, 740):
+        film = Pillow.open(io.BytesIO(convert(raw.getvalue(), size, 95).data))
+        best = Pillow.open(raw).convert("L").resize(film.size, Pillow.Resampling.LANCZOS)
+        error = np.mean((np.asarray(film, float) - np.asarray(best, float)) ** 2)
+        assert 10 * np.log10(255**2 / error) > 40, size
 
 
 @needs_iu

@@ -1,18 +1,19 @@
 """The HDF5 shards: what is written is read, by us, by plain h5py, across processes; damage is found and named."""
 
-import io
 import json
 import multiprocessing
 import pickle
+import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Pillow
 from torch.utils.data import DataLoader
 
 from diagcot.data.errors import DataError
@@ -21,8 +22,8 @@ from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study
 from diagcot.shards import Shard, shard_paths
-from diagcot.shards.dataset import ShardDataset
-from diagcot.shards.partition import partition
+from diagcot.shards.dataset import ShardDataset, ShardSampler
+from diagcot.shards.partition import partition, partitions
 from diagcot.shards.verify import faults
 from diagcot.shards.writer import ShardWriter
 
@@ -76,14 +77,26 @@ def test_what_was_written_is_read(path: Path) -> None:
         shard.jpeg(shard.images)
 
 
-def test_plain_h5py_needs_five_lines(path: Path) -> None:
-    with h5py.File(path) as f:
-        start, end = f["images/offset"][3:5]
-        film = Pillow.open(io.BytesIO(f["images/jpeg"][start:end].tobytes()))
-        start, end = f["studies/findings/offset"][2:4]
-        findings = f["studies/findings/text"][start:end].tobytes().decode()
-    assert film.size == (64, 64)
-    assert findings == STUDIES[2][0].findings == "Größe unauffällig."
+def test_plain_h5py_needs_the_five_lines_of_the_documentation(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "h5py.File" in block]
+    code = [line for line in lines.splitlines() if line and not line.startswith("import ")]
+    assert len(code) == 5
+    monkeypatch.chdir(path.parent)
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    assert found["film"].size == (64, 64) and found["film"].convert("RGB") == Shard(path).pixels(3)
+    assert found["findings"] == STUDIES[2][0].findings == "Größe unauffällig."
+
+
+def test_the_documented_loader_goes_on_within_an_epoch(path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "ShardSampler" in block]
+    known = {"folder": path.parent, "rank": 0, "world_size": 1, "epoch": 1, "steps_done": 1, "batch_size": 2}
+    found: dict[str, Any] = {"ShardDataset": ShardDataset, "ShardSampler": ShardSampler, "DataLoader": DataLoader}
+    exec(lines.replace("num_workers=8", "num_workers=0"), found | {"shard_paths": shard_paths} | known, found)
+    train = [image for study, _ in STUDIES if study.split == "train" for image in study.images]
+    assert [film.size for batch in found["loader"] for film in batch] == [(64, 64)] * (len(train) - 2)
 
 
 def test_same_studies_same_bytes(path: Path, tmp_path: Path) -> None:
@@ -205,6 +218,22 @@ def test_the_order_of_reading_does_not_matter(patients: dict[str, int], parts: i
     assert [partition(patients, k, parts) for k in range(parts)] == [partition(turned, k, parts) for k in range(parts)]
 
 
+@pytest.mark.parametrize("parts", [16, 64, 256, 1000])
+def test_shards_of_a_collection_like_mimic_differ_by_less_than_5_percent(parts: int) -> None:
+    """65,379 patients, 3.5 studies each on average but a few with 174, and 1 to 4 films a study, of unequal bytes."""
+    rng = np.random.default_rng(0)
+    studies = np.minimum(np.ceil(rng.pareto(1.3, 65_379) * 1.2), 174).astype(int).clip(1)
+    films = [int(rng.choice(4, n, p=[0.5, 0.37, 0.11, 0.02]).sum()) + n for n in studies.tolist()]
+    assert max(films) > 250 and 350_000 < sum(films) < 420_000
+    patients = {str(k): n for k, n in enumerate(films)}
+    kilobytes = {patient: float(rng.lognormal(4.5, 0.3, n).sum()) for patient, n in patients.items()}
+    dealt = partitions(patients, parts)
+    assert Counter(patient for part in dealt for patient in part) == Counter(patients.keys())
+    for sizes, allowed in ((patients, 0.01), (kilobytes, 0.05 if parts <= 256 else 0.08)):
+        sums = [sum(sizes[patient] for patient in part) for part in dealt]
+        assert max(sums) / np.mean(sums) - 1 < allowed and 1 - min(sums) / np.mean(sums) < allowed
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("many")
@@ -217,25 +246,75 @@ def row(shard: Shard, row: int) -> str:
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (3, 0), (2, 2)])
 def test_ranks_and_workers_share_the_films(paths: list[Path], world: int, workers: int) -> None:
-    met: list[str] = []
+    data, met = ShardDataset(paths, transform=row), []
     for rank in range(world):
-        data = ShardDataset(paths, transform=row, rank=rank, world_size=world)
-        loaded = [item for batch in DataLoader(data, batch_size=None, num_workers=workers) for item in [batch]]
-        assert len(loaded) == len(data)
+        sampler = ShardSampler(len(data), rank=rank, world_size=world)
+        loaded = list(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers))
+        assert len(loaded) == len(sampler)
         met += loaded
     assert sorted(met) == sorted(image.id for study, _ in STUDIES for image in study.images)
 
 
-def test_order_depends_on_seed_and_epoch_alone(paths: list[Path]) -> None:
-    first, again, other = (ShardDataset(paths, transform=row, seed=s) for s in (1, 1, 2))
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject) -> None:
+    films, seed, epoch = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+    before, after = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    position = data.draw(st.integers(0, 12)) * before
+    shuffle = data.draw(st.booleans())
+
+    def ranks(count: int, position: int = 0) -> list[list[int]]:
+        found = []
+        for rank in range(count):
+            sampler = ShardSampler(films, seed, shuffle, rank, count)
+            sampler.set_epoch(epoch, position)
+            found.append(list(sampler))
+            assert len(found[-1]) == len(sampler)
+        return found
+
+    whole = ranks(before)
+    assert sorted(n for rank in whole for n in rank) == list(range(films))
+    assert max(map(len, whole)) - min(map(len, whole)) <= 1
+    first = [rank[: position // before] for rank in whole]  # stopped here, and continued on other ranks
+    rest = ranks(after, position)
+    assert sorted(n for rank in first + rest for n in rank) == list(range(films))
+    (one,) = ranks(1)
+    assert [rank[k] for k in range(len(whole[0])) for rank in whole if k < len(rank)] == one
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_batches_do_not_depend_on_workers_and_go_on_where_they_stopped(paths: list[Path], method: str) -> None:
+    data = ShardDataset(paths, transform=row)
+    sampler = ShardSampler(len(data), seed=5)
+    alone = list(DataLoader(data, batch_size=3, sampler=sampler))
+    loader = DataLoader(data, batch_size=3, sampler=sampler, num_workers=2, multiprocessing_context=method)
+    assert list(loader) == alone
+    sampler.set_epoch(0, position=2 * 3)
+    assert list(DataLoader(data, batch_size=3, sampler=sampler)) == alone[2:]
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    first, again, other = (ShardSampler(20, seed) for seed in (1, 1, 2))
     assert list(first) == list(again)
     assert list(first) != list(other)
     again.set_epoch(1)
     assert list(first) != list(again)
+    with pytest.raises(ValueError, match="no rank 2 of 2"):
+        ShardSampler(20, rank=2, world_size=2)
+
+
+def test_an_open_dataset_pickles_as_its_places(paths: list[Path]) -> None:
+    data = ShardDataset(paths)
+    first = data[0]
+    again = pickle.loads(pickle.dumps(data))
+    assert len(pickle.dumps(data)) < 2000  # no column and no handle travels
+    assert again[0][:2] == first[:2] and len(again) == len(data)
+    with pytest.raises(IndexError):
+        data[len(data)]
 
 
 def test_splits_and_default_items(paths: list[Path]) -> None:
-    data = ShardDataset(paths, split="test", shuffle=False)
+    data = ShardDataset(paths, split="test")
     keys = {key for key, _, _ in data}
     assert keys == {study.key for study, _ in STUDIES if study.split == "test"}
     assert all(film.mode == "RGB" for _, _, film in data)

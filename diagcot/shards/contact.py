@@ -1,0 +1,97 @@
+"""A contact sheet: films of some shards with their boxes and labels, for a person to look at before training."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+from diagcot.data.errors import DataError
+from diagcot.data.study import Image
+from diagcot.shards.reader import Shard
+
+SIDE, CAPTION, GAP, COLUMNS = 240, 46, 8, 6
+GROUND, INK, DIM = (24, 24, 24), (235, 235, 235), (150, 150, 150)
+COLOURS = ((255, 170, 0), (0, 200, 255), (255, 90, 120), (120, 230, 90), (200, 140, 255))
+
+
+def draw(paths: Sequence[Path], out: Path, count: int = 24, split: str | None = None, seed: int = 0) -> int:
+    """Draw up to `count` films into the PNG `out`, which only its owner may read; returns how many.
+
+    Half of the films have boxes where there are so many; the same seed draws the same films. Raises DataError when
+    there is no film.
+    """
+    chosen = _chosen([Shard(path) for path in paths], split, count, seed)
+    if not chosen:
+        raise DataError(f"there is no film to show{f' in the split {split!r}' if split else ''}")
+    columns = min(COLUMNS, len(chosen))
+    lines = -(-len(chosen) // columns)
+    step = SIDE + GAP
+    sheet = Pillow.new("RGB", (columns * step + GAP, lines * (step + CAPTION) + GAP), GROUND)
+    for place, (shard, row) in enumerate(chosen):
+        line, column = divmod(place, columns)
+        _film(sheet, GAP + column * step, GAP + line * (step + CAPTION), shard, row)
+    handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(handle, 0o600)  # also where the file was there before
+    with os.fdopen(handle, "wb") as file:
+        sheet.save(file, "PNG")
+    return len(chosen)
+
+
+def _chosen(shards: Sequence[Shard], split: str | None, count: int, seed: int) -> list[tuple[Shard, int]]:
+    """Films by shard and row, in their order: half of them with boxes where there are so many, the others any."""
+    rng = np.random.default_rng(seed)
+    rows = [shard.films(split) for shard in shards]
+    boxed = [np.isin(mine, shard.numbers("boxes/image")) for mine, shard in zip(rows, shards, strict=True)]
+    order = rng.permutation(sum(map(len, rows)))
+    with_boxes = order[np.concatenate(boxed)[order]][: count // 2] if boxed else order[:0]
+    others = order[~np.isin(order, with_boxes)][: count - len(with_boxes)]
+    starts = np.cumsum([0, *map(len, rows)])
+    found = []
+    for number in np.sort(np.concatenate([with_boxes, others])).tolist():
+        k = int(np.searchsorted(starts, number, side="right")) - 1
+        found.append((shards[k], int(rows[k][number - starts[k]])))
+    return found
+
+
+def _film(sheet: Pillow.Image, x: int, y: int, shard: Shard, row: int) -> None:
+    image, study = shard.image(row), shard.study(shard.study_of(row))
+    film = shard.pixels(row)
+    film.thumbnail((SIDE, SIDE))
+    left, top = x + (SIDE - film.width) // 2, y + (SIDE - film.height) // 2
+    sheet.paste(film, (left, top))
+    pen = ImageDraw.Draw(sheet)
+    small = ImageFont.load_default(11)
+    _boxes(pen, image, left, top, film.size, small)
+    present = [name for name, value in study.labels.items() if value == 1]
+    kind = " phantom" if image.phantom else ""
+    lines = (
+        (f"{shard.path.name} row {row} · {study.split} · {image.view or 'view unknown'}{kind}", DIM),
+        (study.key, INK),
+        (", ".join(present) or "no label present", INK),
+    )
+    for n, (line, colour) in enumerate(lines):
+        pen.text((x, y + SIDE + 2 + 14 * n), _cut(pen, line, small), colour, small)
+
+
+def _boxes(
+    pen: ImageDraw.ImageDraw, image: Image, left: int, top: int, size: tuple[int, int], font: ImageFont.FreeTypeFont
+) -> None:
+    names = sorted({box.label for box in image.boxes})
+    for box in image.boxes:
+        colour = COLOURS[names.index(box.label) % len(COLOURS)]
+        x1, x2 = (left + value * (size[0] - 1) for value in (box.x1, box.x2))
+        y1, y2 = (top + value * (size[1] - 1) for value in (box.y1, box.y2))
+        pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
+        pen.text((x1 + 3, y1 + 1), box.label, colour, font, stroke_width=2, stroke_fill=GROUND)
+
+
+def _cut(pen: ImageDraw.ImageDraw, line: str, font: ImageFont.FreeTypeFont) -> str:
+    """The line, shortened to the width of a film."""
+    if pen.textlength(line, font) <= SIDE:
+        return line
+    while line and pen.textlength(line + "…", font) > SIDE:
+        line = line[:-1]
+    return line + "…"
