@@ -1,5 +1,6 @@
 """Films like real ones in size and noise, and trees in the layout of MIMIC-CXR-JPG that hold them many times over."""
 
+import hashlib
 import io
 import os
 import zipfile
@@ -8,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diagcot.data.mimic_cxr import LABELS, METADATA, PREFIX, REPORTS_ZIP, SPLIT, folder
+from diagcot.data.mimic_cxr import LABELS, METADATA, PREFIX, SPLIT, folder
 from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.tree import write_csv
 
 FULL = (2500, 3000)
+REPORTS_ZIP = "mimic-cxr-reports.zip"
 LINKS = 30_000  # names that a file may have: 65,000 on ext4
 REPORT = """                                 FINAL REPORT
  FINDINGS:
@@ -53,7 +55,8 @@ def write(root: Path, films: list[bytes], studies: int) -> Path:
             left -= 1
             if k % LINKS == 0:
                 sources = _sources(root, films, k)
-            study, dicom = 50_000_000 + k, f"{k:040x}"
+            study, digits = 50_000_000 + k, hashlib.sha1(str(k).encode()).hexdigest()
+            dicom = "-".join(digits[at : at + 8] for at in range(0, 40, 8))
             place = folder(root, subject, study)
             place.mkdir(parents=True)
             os.link(sources[k % len(films)], place / f"{dicom}.jpg")
