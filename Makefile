@@ -54,7 +54,7 @@ failures:  ## the first traceback of each distinct failure, and what retries it
 	@$(BIN)/diagcot failures $(RUNOPT)
 
 retry:  ## submit what is not done of STAGE again (MEM=gigabytes TIME=minutes CODE=new), and what follows it
-	@$(BIN)/diagcot retry $(RUNOPT) --stage $(STAGE) $(if $(MEM),--mem $(MEM)) $(if $(TIME),--time $(TIME)) $(if $(CODE),--code $(CODE))
+	@$(BIN)/diagcot retry $(RUNOPT) $(if $(STAGE),--stage $(STAGE)) $(if $(MEM),--mem $(MEM)) $(if $(TIME),--time $(TIME)) $(if $(CODE),--code $(CODE))
 
 cancel:  ## stop a run; what is done is kept
 	@$(BIN)/diagcot cancel $(RUNOPT)

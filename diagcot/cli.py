@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     run_option(add("failures", "the first traceback of each distinct failure", _failures))
     made = add("retry", "submit what is not done of a stage again, and what follows it", _retry)
     run_option(made)
-    made.add_argument("--stage", required=True, help="the stage's name")
+    made.add_argument("--stage", default=None, help="the stage's name")
     made.add_argument("--mem", type=float, default=None, help="memory a node in GB, from now on")
     made.add_argument("--time", type=int, default=None, help="time limit in minutes, from now on")
     made.add_argument("--code", choices=["new"], default=None, help="new: run the checkout's code as it is now")
@@ -192,6 +192,8 @@ def _retry(args: argparse.Namespace) -> int:
     from diagcot.jobs import pipeline
 
     run_dir = _run_dir(args)
+    if args.stage is None:
+        raise UserError(f"which stage? `make failures RUN={run_dir.name}` names it: make retry STAGE=…")
     changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
     root = Path(__file__).resolve().parent.parent
     roots = [root / "diagcot", root / "launchers"] if args.code else ()
