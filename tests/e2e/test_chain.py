@@ -72,7 +72,9 @@ def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end and not (run_dir / "metrics.json").exists():
         made = [attempt for path in run_dir.glob("*/attempts") for attempt in attempts.read(path.parent)]
-        assert slurm.alive({job: name for attempt in made for job, name in attempt.names.items()}), f"the chain stopped: {failed(run_dir)}"
+        assert slurm.alive({job: name for attempt in made for job, name in attempt.names.items()}), (
+            f"the chain stopped: {failed(run_dir)}"
+        )
         time.sleep(2)
     ours, theirs = table(run_dir), table(laptop)
     assert ours["models"] == MODELS

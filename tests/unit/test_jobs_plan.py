@@ -31,7 +31,7 @@ def test_packing_covers_every_unit_once_and_evenly(units: int, startup: float, s
     assert not sizes or max(sizes) - min(sizes) <= 1
     if sizes and max(sizes) > 1:  # a task of several units fits the time limit
         assert startup + max(sizes) * seconds <= minutes * 60
-    if sizes and max(sizes) * seconds * 2 < minutes * 30:  # far from the limit, start-up and number are what counts
+    if sizes and startup + plans.TASK_START_S + 2 * max(sizes) * seconds < minutes * 48:  # longer tasks would fit, too
         assert made.tasks <= plans.MOST_TASKS
 
 
