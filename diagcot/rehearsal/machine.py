@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -226,12 +225,8 @@ def commands(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 def refused(options: dict[str, str]) -> str:
     """What Slurm has against a job with these options, by `sbatch --test-only`, which submits nothing."""
     flags = [f"--{name}={value}" for name, value in options.items()]
-    # As slurm.call: the variables of the job that we run in must not shape the one that is tried.
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_")) or k == "SLURM_CONF"}
-    command = ["sbatch", "--test-only", "--time=2", "--mem=100M", *flags, "--wrap=true"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env, check=False)
-    except subprocess.TimeoutExpired:
-        return "no answer within 30 s"
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return (lines[-1] if lines else f"exit code {done.returncode}") if done.returncode else ""
+        slurm.call("sbatch", "--test-only", "--time=2", "--mem=100M", *flags, "--wrap=true", timeout=30)
+    except slurm.SlurmError as error:
+        return str(error).removeprefix("sbatch failed: ")
+    return ""
