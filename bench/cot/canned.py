@@ -1,0 +1,75 @@
+"""Replies in the place of the model's, so that every sample takes the same path whoever asks about it.
+
+The model still generates each reply, as long as the request allows; its text, of random weights, is thrown away.
+"""
+
+import contextlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from diagcot.serving import Client, Reply, Request
+
+REJECTED = (0, 0, 1, 2, None)
+"""How many conclusions of a sample the verifier refuses before it accepts one (None: all), for a fifth of the samples each:
+4, 4, 6, 8 and 17 calls, 7.8 on average."""
+SAID = {
+    "title": "Heart and mediastinum",
+    "content": "The heart is of normal size, its borders are sharp, and the mediastinum is not widened.",
+    "conclusion": "The lungs are clear, the heart is of normal size, and there is no pleural effusion.",
+    "check": "Both lungs, the pleura, the heart and the bones were looked at, and nothing was left out.",
+    "reason": "The side of the effusion is not the one that is seen in the film.",
+    "findings": "The heart is of normal size. The lungs are clear. There is no pleural effusion.",
+    "impression": "No acute cardiopulmonary process.",
+}
+TOLD = "i begin with the heart, which is of normal size.\nthe lungs are clear.\ni see no fluid and no free air."
+STEPS = 3  # of a thinking
+
+
+class Canned:
+    """What a run asked, and what it was told."""
+
+    def __init__(self, send: bool = True, keep: bool = False) -> None:
+        self.send, self.keep = send, keep
+        self.calls = 0
+        self.asked: dict[str, list[Request]] = {}  # by sample, if `keep`
+        self._verdicts: Counter[str] = Counter()
+
+    def text(self, request: Request) -> str:
+        """What the model is taken to have said."""
+        if request.schema is None:
+            return TOLD
+        return json.dumps(self._value(request.schema, request.id))
+
+    def _value(self, schema: dict[str, Any], sample: str, key: str = "") -> Any:
+        if schema["type"] == "object":
+            return {name: self._value(part, sample, name) for name, part in schema["properties"].items()}
+        if schema["type"] == "array":
+            return [self._value(schema["items"], sample)] * min(STEPS, schema["maxItems"])
+        if schema["type"] == "boolean":
+            refused = self._verdicts[sample]
+            self._verdicts[sample] += 1
+            most = REJECTED[zlib.crc32(sample.encode()) % len(REJECTED)]
+            return most is not None and refused >= most
+        return SAID[key]
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator["Canned"]:
+        """Every client of this process gets these replies, after the server's (`send`) or in their place."""
+        chat = Client.chat
+
+        async def canned(client: Client, request: Request) -> Reply:
+            self.calls += 1
+            if self.keep:
+                self.asked.setdefault(request.id, []).append(request)
+            reply = await chat(client, replace(request, schema=None)) if self.send else Reply()
+            return reply if reply.error else replace(reply, texts=[self.text(request)], finish=["stop"])
+
+        Client.chat = canned  # type: ignore[method-assign]
+        try:
+            yield self
+        finally:
+            Client.chat = chat  # type: ignore[method-assign]

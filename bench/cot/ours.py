@@ -1,0 +1,60 @@
+"""Our way: the kind `collect` itself, as a task of a chain runs it, with replies that every way gets alike."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.cot.canned import Canned
+from diagcot.cot import collect
+from diagcot.jobs.context import Context, Unit
+from diagcot.jobs.ledger import publish
+from diagcot.jobs.testing import context
+from diagcot.serving import Server, serve
+
+
+class Run(NamedTuple):
+    seconds: float
+    samples: int
+    calls: int
+
+
+@contextlib.contextmanager
+def opened(ctx: Context, command: list[str] | None = None) -> Iterator[tuple[Any, Server]]:
+    """What `collect` opens for a task, and the server in it, started by `command` if that is given."""
+    servers: list[Server] = []
+
+    @contextlib.contextmanager
+    def served(*args: Any, **named: Any) -> Iterator[Server]:
+        with serve(*args, **named, command=command) as server:
+            servers.append(server)
+            yield server
+
+    collect.serve = served  # type: ignore[attr-defined]
+    try:
+        with collect.open(ctx) as shared:
+            yield shared, servers[0]
+    finally:
+        collect.serve = serve  # type: ignore[attr-defined]
+
+
+def settings(root: Path, name: str, server: dict[str, Any], tokens: int = 48, verdict_tokens: int = 16) -> Context:
+    """A stage of its own over the shards under `root`."""
+    search = {"max_tokens": tokens, "verdict_tokens": verdict_tokens}
+    shards = root / "shards" / "bench"
+    inputs = {"shards": [str(shards)], "model": [str(root)]}
+    return context(root, {"server": server, "search": search}, stage=name, inputs=inputs)
+
+
+def run(key: str, shared: Any, ctx: Context, canned: Canned) -> Run:
+    """Collect the traces of a shard and publish them. Raises AssertionError if one of them failed."""
+    began = time.monotonic()
+    with canned.in_place():
+        result = collect.run(Unit(key), shared, ctx)
+    assert result is not None
+    publish(ctx.stage_dir, key, result.outputs, result.counts, {"attempt": ctx.attempt})
+    seconds = time.monotonic() - began
+    assert result.counts["failed"] == 0, result.counts
+    assert result.counts["calls"] == canned.calls, (result.counts, canned.calls)
+    return Run(seconds, result.counts["samples"], canned.calls)

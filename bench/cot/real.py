@@ -1,0 +1,147 @@
+"""The same samples on the same real vLLM: ours beside the released way, and beside vLLM's own load generator."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from bench.cot import films, model, ours, released
+from bench.cot.canned import Canned
+from bench.figures import Figures
+from diagcot.serving import Request, Server
+
+SIZE = 336  # of the films: 144 tokens
+SAMPLES, WARM = 120, 12
+TOKENS, VERDICT_TOKENS = 48, 16
+SETTINGS = {"max_model_len": 4096, "max_num_seqs": 64, "images": 1, "startup_timeout_s": 300}
+ROUNDS = ("ours", "released", "released", "ours")
+PROMPTS = 300  # for vLLM's load generator and for ours, all different
+GENERATOR = ("ours", "vllm", "vllm", "ours")
+GOAL_RELEASED, GOAL_GENERATOR = 2.0, 0.95
+
+
+def measure(folder: Path, figures: Figures) -> None:
+    shards = folder / "shards" / "bench"
+    for seed, (key, count) in enumerate({"warm": WARM, "all": SAMPLES, "prompts": PROMPTS}.items()):
+        films.write(shards / f"{key}.h5", count, SIZE, seed)
+    model.build(folder / "model", SIZE)
+    began = time.monotonic()
+    with ours.opened(context(folder, "server")) as (shared, server):
+        print(f"vLLM ready after {time.monotonic() - began:.0f} s", flush=True)
+        ours.run("warm", shared, context(folder, "warm"), Canned())
+        _search(folder, figures, shared, server)
+        _generator(folder, figures, shared, server)
+
+
+def context(folder: Path, name: str) -> ours.Context:
+    return ours.settings(folder, name, SETTINGS, TOKENS, VERDICT_TOKENS)
+
+
+def asked(folder: Path, shared: object, key: str, name: str) -> list[list[Request]]:
+    """What our search asks about each sample of a shard; nothing is sent."""
+    canned = Canned(send=False, keep=True)
+    ours.run(key, shared, context(folder, name), canned)
+    return list(canned.asked.values())
+
+
+def _search(folder: Path, figures: Figures, shared: object, server: Server) -> None:
+    samples = asked(folder, shared, "all", "asked")
+    calls = sum(map(len, samples))
+    print(
+        f"{SAMPLES} phantom films of {SIZE} pixels, {calls} calls, {TOKENS} tokens a reply and {VERDICT_TOKENS} a verdict,"
+        " both ways the same words; no JSON constraint; caches emptied before each run"
+    )
+    print(f"{'':<10} {'seconds':>8} {'calls/s':>8} {'samples/h':>10} {'prompt tokens':>14} {'from the cache':>15}")
+    rates: dict[str, list[float]] = {way: [] for way in ROUNDS}
+    hits: dict[str, list[float]] = {way: [] for way in ROUNDS}
+    for number, way in enumerate(ROUNDS):
+        empty(server)
+        before, began = server.metrics(), time.monotonic()
+        if way == "ours":
+            done = ours.run("all", shared, context(folder, f"ours-{number}"), Canned()).calls
+        else:
+            done = released.collect(server.socket, samples, folder / f"released-{number}")
+        seconds, after = time.monotonic() - began, server.metrics()
+        assert done == calls, (way, done, calls)
+        assert after["vllm:request_success_total"] - before["vllm:request_success_total"] == calls
+        queries, found, tokens = (
+            after[f"vllm:{name}_total"] - before[f"vllm:{name}_total"]
+            for name in ("prefix_cache_queries", "prefix_cache_hits", "generation_tokens")
+        )
+        expected = sum(request.max_tokens for sample in samples for request in sample)
+        assert tokens == expected, (way, tokens, expected)  # the work is the same: no reply ended before its limit
+        rates[way].append(SAMPLES / seconds * 3600)
+        hits[way].append(found / queries)
+        print(
+            f"{way:<10} {seconds:>8.1f} {calls / seconds:>8.1f} {rates[way][-1]:>10.0f} {queries:>14.0f}"
+            f" {found / queries:>14.1%}",
+            flush=True,
+        )
+    mine, theirs = (statistics.mean(rates[way]) for way in ("ours", "released"))
+    figures.add("vllm_samples", mine, "samples/hour", theirs, GOAL_RELEASED, least=True, of="ratio")
+    mine, theirs = (statistics.mean(hits[way]) for way in ("ours", "released"))
+    figures.add("vllm_prefix_cache_hits", mine, "of prompt tokens", theirs)
+
+
+def _generator(folder: Path, figures: Figures, shared: object, server: Server) -> None:
+    """Requests per second for the first prompt of each of 300 samples."""
+    requests = [sample[0] for sample in asked(folder, shared, "prompts", "prompts")]
+    rates: dict[str, list[float]] = {way: [] for way in GENERATOR}
+    for number, way in enumerate(GENERATOR):
+        empty(server)
+        if way == "ours":
+            plain = [Request(r.id, r.messages, r.images, max_tokens=TOKENS) for r in requests]
+            began = time.monotonic()
+            replies = dict(server.complete(plain))
+            rates[way].append(len(replies) / (time.monotonic() - began))
+            assert all(reply.completion_tokens == TOKENS for reply in replies.values())
+        else:
+            rates[way].append(_vllm_bench(folder / f"generator-{number}", server, requests))
+        print(f"{way:<5} {rates[way][-1]:.1f} requests/s", flush=True)
+    mine, theirs = (statistics.mean(rates[way]) for way in ("ours", "vllm"))
+    figures.add("vllm_requests", mine, "requests/s", theirs, GOAL_GENERATOR, least=True, of="ratio")
+
+
+def _vllm_bench(folder: Path, server: Server, requests: list[Request]) -> float:
+    """Requests per second as `vllm bench serve` counts them, as many at once as ours may be."""
+    folder.mkdir()
+    with (folder / "prompts.jsonl").open("w") as out:
+        for request in requests:
+            (message,) = request.body()["messages"]
+            out.write(json.dumps({"content": message["content"]}) + "\n")
+    options = {
+        "--backend": "openai-chat",
+        "--base-url": "http://server",
+        "--endpoint": "/v1/chat/completions",
+        "--model": "model",
+        "--tokenizer": folder.parent / "model",
+        "--dataset-name": "custom_image",
+        "--dataset-path": folder / "prompts.jsonl",
+        "--custom-output-len": TOKENS,
+        "--num-prompts": len(requests),
+        "--max-concurrency": server.settings.window,
+        "--result-dir": folder,
+        "--result-filename": "result.json",
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    flags = ["--disable-tqdm", "--save-result", "--ignore-eos"]
+    command = [sys.executable, "-m", "bench.cot.generator", str(server.socket), *words, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise RuntimeError(f"vllm bench serve: {done.stderr[-2000:]}")
+    row = json.loads((folder / "result.json").read_text())
+    assert row["completed"] == len(requests), row
+    assert row["total_output_tokens"] == TOKENS * len(requests), row
+    return float(row["request_throughput"])
+
+
+def empty(server: Server) -> None:
+    """Drop the server's caches of prefixes, processed films and encoded films."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.socket)), base_url="http://server") as http:
+        for cache in ("prefix", "mm", "encoder"):
+            http.post(f"/reset_{cache}_cache").raise_for_status()

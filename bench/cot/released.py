@@ -1,0 +1,71 @@
+"""The released way of collecting (method.md 4.1), written from its description.
+
+Five threads; each takes a sample through its whole search, one blocking call after the other, the text before the film,
+which is encoded anew for every call; at the end of a sample a file of its own, with all queries in it.
+"""
+
+import base64
+import itertools
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from diagcot.serving import Request
+from diagcot.serving.request import MODEL_NAME
+
+THREADS = 5
+
+
+def body(request: Request) -> dict[str, Any]:
+    """The same words as ours; the film last."""
+    (film,) = request.images
+    text = request.messages[0][1].replace("<image>", "")
+    url = "data:image/jpeg;base64," + base64.b64encode(film).decode()
+    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
+    return {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": parts}],
+        "max_tokens": request.max_tokens,
+    }
+
+
+def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, seconds: float = float("inf")) -> int:
+    """Ask everything about all samples, or as much as can be asked in `seconds`. Returns how many calls were answered."""
+    out.mkdir(parents=True)
+    numbers, end = itertools.count(), time.monotonic() + seconds
+    answered = [0] * THREADS
+    failures: list[BaseException] = []
+
+    def work(thread: int) -> None:
+        transport = httpx.HTTPTransport(uds=str(socket))
+        with httpx.Client(transport=transport, base_url="http://server", timeout=600) as client:
+            while (number := next(numbers)) < len(samples) and not failures:
+                told = []
+                for request in samples[number]:
+                    if time.monotonic() > end:
+                        return
+                    query = body(request)
+                    reply = client.post("/v1/chat/completions", json=query).raise_for_status().json()
+                    told.append({"query": query, "response": reply["choices"][0]["message"]["content"]})
+                    answered[thread] += 1
+                (out / f"{number}.json").write_text(json.dumps(told))
+
+    def guarded(thread: int) -> None:
+        try:
+            work(thread)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(thread,)) for thread in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return sum(answered)
