@@ -9,11 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.cot import prompts
-from diagcot.cot.search import Answer, Question, Trace, search
-from diagcot.cot.settings import SearchSettings
+from diagcot.cot.calls import Answer, Question, Trace
+from diagcot.cot.case import Case
+from diagcot.cot.search import search
+from diagcot.cot.settings import CollectSettings, SearchSettings
+from diagcot.data.prompts import CLASSIFICATION, GROUNDING, REPORT
+from diagcot.data.samples import ImageRef
 
 REFERENCE = "findings : the heart is large . impression : cardiomegaly ."
 ONCE = SearchSettings(parse_retries=0)
+RELEASED = CollectSettings.model_validate({"preset": "as-released"}).search
+
+
+def report_case(name: str = "a", films: int = 1) -> Case:
+    images = tuple(ImageRef("s.h5", row) for row in range(films))
+    return Case(name, "report", "d/1", images, "<image>" * (films - 1) + REPORT, REFERENCE, REFERENCE)
 
 
 def good(question: Question, verdict: bool = True, number: int = 0) -> str:
@@ -28,9 +38,12 @@ def good(question: Question, verdict: bool = True, number: int = 0) -> str:
     return json.dumps(replies.get(name, {"thinking": [step], "conclusion": f"conclusion {number}", "check": "checked"}))
 
 
-def drive(answer: Any, sample: str = "a", using: SearchSettings = ONCE, seed: int = 0) -> tuple[list[Question], Trace]:
+def drive(
+    answer: Any, sample: str | Case = "a", using: SearchSettings = ONCE, seed: int = 0
+) -> tuple[list[Question], Trace]:
     """Questions asked and the trace, with `answer(question, number)` as the model."""
-    run, asked = search(sample, REFERENCE, using, seed), []
+    case = sample if isinstance(sample, Case) else report_case(sample)
+    run, asked = search(case, using, seed), []
     try:
         question = next(run)
         while True:
@@ -48,7 +61,7 @@ def test_a_good_first_thought_takes_four_calls():
     asked, trace = drive(lambda q, n: Answer(good(q)))
     assert names(asked) == ["init", "verify", "rewrite", "final"]
     assert trace.verified and not trace.forced and trace.error is None and trace.calls == 4
-    assert trace.report == "findings : the heart is large . impression : cardiomegaly ."
+    assert trace.answer == "findings : the heart is large . impression : cardiomegaly ."
     assert trace.reasoning == "i look at the heart.\nit is large (0)."
 
 
@@ -79,7 +92,7 @@ def test_the_reference_stands_where_the_reference_belongs():
         assert question.prompt.startswith(f"<image>Reference report: {REFERENCE}\n")
     for question in asked:
         if question.name.startswith("rethink"):
-            assert question.prompt.index("Thinking so far:\nheart: thought") > question.prompt.index(REFERENCE)
+            assert question.prompt.index("Thinking:\nheart: thought") > question.prompt.index(REFERENCE)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**6).map(str))
@@ -110,7 +123,7 @@ def test_any_replies_end_within_the_bound_and_say_what_failed(seed, attempts, de
 
     asked, trace = drive(reply, "s", using)
     assert len(asked) == trace.calls <= (2 + attempts * depth * 2 + 3) * (retries + 1)
-    assert (trace.error is None) == bool(trace.reasoning and trace.report)
+    assert (trace.error is None) == bool(trace.reasoning and trace.answer)
     assert not (trace.verified and trace.forced)
     assert trace.error is None or trace.error.split(":")[0] in {"init", "label", "rewrite", "final"}
     if trace.error is None and not trace.forced:
@@ -150,7 +163,7 @@ def test_line_breaks_keep_words_apart():
         return Answer(good(question))
 
     _, trace = drive(reply)
-    assert trace.report == "findings : the heart is large . impression : large heart ."
+    assert trace.answer == "findings : the heart is large . impression : large heart ."
 
 
 def test_the_same_seed_takes_the_same_path():

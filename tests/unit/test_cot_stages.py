@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect, primer, prompts
+from diagcot.cot import collect, lessons, primer, prompts
 from diagcot.cot import filter as filtration
 from diagcot.cot.settings import CollectSettings, FilterSettings
 from diagcot.data.prompts import REPORT
@@ -88,7 +88,7 @@ def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
     assert [row["id"] for row in found] == sorted(row["id"] for row in found)
     for row in found:
         assert (
-            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["report"].startswith("findings : ")
+            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["answer"].startswith("findings : ")
         )
         assert row["images"][0]["shard"] == "test/shard/00000.h5"
         assert "base64" not in json.dumps(row)
@@ -100,14 +100,20 @@ def test_samples_are_the_same_choice_of_the_training_split(run_folder):
     every = collect.chosen(shard, run_folder / "shards", CollectSettings())
     assert [s.id for s in some] == [s.id for s in every][:5]
     train = {sample.id for sample in report_samples(shard, "test/shard/00000.h5", "train")}
-    assert {s.id for s in every} < train
-    views = collect.chosen(shard, run_folder / "shards", CollectSettings(views="all"))
-    assert {s.id for s in views} == train
+    films = {
+        views: {s.id for s in collect.chosen(shard, run_folder / "shards", CollectSettings(views=views))}
+        for views in ("all", "frontal", "first")
+    }
+    assert films["frontal"] < films["all"] == train and films["first"] < train
+    studies = {s.study for s in every}
+    assert studies == {s.id for s in every} == {name.rpartition("/")[0] for name in train}
+    assert max(len(s.images) for s in every) > 1 and all(s.question.count("<image>") == len(s.images) for s in every)
+    assert len(films["first"]) == len(every)
 
 
 def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].answer
+    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].reference
     write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
@@ -174,8 +180,8 @@ def test_filter_keeps_what_agrees_and_says_why_it_drops_the_rest(run_folder, mon
     traces = rows(path)
     traces[0]["error"] = "init: cut at 8 tokens"
     traces[1]["reasoning"] = "too short"
-    traces[2]["report"] = "findings : there is a large left pneumothorax and a fracture . impression : fracture ."
-    traces[3]["report"] = "findings : the lungs are clear ."
+    traces[2]["answer"] = "findings : there is a large left pneumothorax and a fracture . impression : fracture ."
+    traces[3]["answer"] = "findings : the lungs are clear ."
     path.write_text("".join(json.dumps(row) + "\n" for row in traces))
     ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
     result = run_unit(filtration, UNIT, ctx)
@@ -187,7 +193,7 @@ def test_filter_keeps_what_agrees_and_says_why_it_drops_the_rest(run_folder, mon
     assert len(samples) == result.counts["kept"] == len(traces) - 4 and result.counts["traces"] == len(traces)
     for sample in samples:
         assert (
-            sample.prompt == REPORT
+            sample.prompt.endswith(REPORT)
             and sample.task == "report"
             and sample.meta["verified"]
             and not sample.meta["forced"]
@@ -232,7 +238,7 @@ def test_label_agreement_is_what_the_filter_asks_for():
 
 
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
-    weights = dict.fromkeys([*primer.EXAMPLES, "report", "grounding"], 1.0)
+    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding"], 1.0)
     ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
     result = run_unit(primer, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))
@@ -277,7 +283,7 @@ def test_weights_of_the_primer_are_averages(run_folder):
 
 
 def test_what_the_primer_teaches_passes_the_filter(run_folder):
-    reading = primer.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
+    reading = lessons.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
     assert list(reading.regions) == ["heart", "lungs", "pleura"]
     assert (
         reading.report
@@ -287,7 +293,7 @@ def test_what_the_primer_teaches_passes_the_filter(run_folder):
         "error": None,
         "forced": False,
         "reasoning": reading.reasoning,
-        "report": reading.report,
+        "answer": reading.report,
         "reference": reading.report,
     }
     assert filtration.rule(trace, FilterSettings()) is None
