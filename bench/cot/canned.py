@@ -5,9 +5,10 @@ The model still generates each reply, as long as the request allows; its text, o
 
 import contextlib
 import json
+import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,16 +33,22 @@ STEPS = 3  # of a thinking
 class Canned:
     """What a run asked, and what it was told."""
 
-    def __init__(self, send: bool = True, keep: bool = False) -> None:
-        self.send, self.keep = send, keep
-        self.calls = 0
+    def __init__(self, send: bool = True, keep: bool = False, refused: Sequence[int | None] = REJECTED) -> None:
+        self.send, self.keep, self.refused = send, keep, refused
+        self.calls = 0  # that were answered
+        self.samples = 0  # that were begun
+        self.marks: dict[
+            int, tuple[float, int]
+        ] = {}  # number of a sample, filled in: when it began, and calls until then
         self.asked: dict[str, list[Request]] = {}  # by sample, if `keep`
         self._verdicts: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
 
     def text(self, request: Request) -> str:
         """What the model is taken to have said."""
+        self._told[request.id] += 1
         if request.schema is None:
-            return TOLD
+            return f"{TOLD} {request.id}"
         return json.dumps(self._value(request.schema, request.id))
 
     def _value(self, schema: dict[str, Any], sample: str, key: str = "") -> Any:
@@ -52,9 +59,10 @@ class Canned:
         if schema["type"] == "boolean":
             refused = self._verdicts[sample]
             self._verdicts[sample] += 1
-            most = REJECTED[zlib.crc32(sample.encode()) % len(REJECTED)]
+            most = self.refused[zlib.crc32(sample.encode()) % len(self.refused)]
             return most is not None and refused >= most
-        return SAID[key]
+        # Two conclusions of a sample are never the same, nor are those of two samples: the caches shall not gain by it.
+        return f"({zlib.crc32(sample.encode()):08x}.{self._told[sample]}) {SAID[key]}"
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator["Canned"]:
@@ -62,10 +70,14 @@ class Canned:
         chat = Client.chat
 
         async def canned(client: Client, request: Request) -> Reply:
-            self.calls += 1
+            if request.id not in self._told:
+                self.samples += 1
+                if self.samples in self.marks:
+                    self.marks[self.samples] = (time.monotonic(), self.calls)
             if self.keep:
                 self.asked.setdefault(request.id, []).append(request)
             reply = await chat(client, replace(request, schema=None)) if self.send else Reply()
+            self.calls += 1
             return reply if reply.error else replace(reply, texts=[self.text(request)], finish=["stop"])
 
         Client.chat = canned  # type: ignore[method-assign]

@@ -22,4 +22,3 @@ def build(path: Path, size: int) -> Path:
     about["image_processor"]["size"]["longest_edge"] = size * size  # this is how the most pixels of a film are named
     (path / "processor_config.json").write_text(json.dumps(about))
     return path
-

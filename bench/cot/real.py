@@ -15,12 +15,12 @@ from bench.cot.canned import Canned
 from bench.figures import Figures
 from diagcot.serving import Request, Server
 
-SIZE = 336  # of the films: 144 tokens
+SIZE = 756  # of the films: 729 tokens, about as many as in the method (method.md 4.3)
 SAMPLES, WARM = 120, 12
 TOKENS, VERDICT_TOKENS = 48, 16
 SETTINGS = {"max_model_len": 4096, "max_num_seqs": 64, "images": 1, "startup_timeout_s": 300}
 ROUNDS = ("ours", "released", "released", "ours")
-PROMPTS = 300  # for vLLM's load generator and for ours, all different
+PROMPTS = 200  # for vLLM's load generator and for ours, all different
 GENERATOR = ("ours", "vllm", "vllm", "ours")
 GOAL_RELEASED, GOAL_GENERATOR = 2.0, 0.95
 
@@ -65,7 +65,7 @@ def _search(folder: Path, figures: Figures, shared: object, server: Server) -> N
         if way == "ours":
             done = ours.run("all", shared, context(folder, f"ours-{number}"), Canned()).calls
         else:
-            done = released.collect(server.socket, samples, folder / f"released-{number}")
+            done = released.collect(server.process.socket, samples, folder / f"released-{number}")
         seconds, after = time.monotonic() - began, server.metrics()
         assert done == calls, (way, done, calls)
         assert after["vllm:request_success_total"] - before["vllm:request_success_total"] == calls
@@ -89,7 +89,7 @@ def _search(folder: Path, figures: Figures, shared: object, server: Server) -> N
 
 
 def _generator(folder: Path, figures: Figures, shared: object, server: Server) -> None:
-    """Requests per second for the first prompt of each of 300 samples."""
+    """Requests per second for the first prompt of each of some samples."""
     requests = [sample[0] for sample in asked(folder, shared, "prompts", "prompts")]
     rates: dict[str, list[float]] = {way: [] for way in GENERATOR}
     for number, way in enumerate(GENERATOR):
@@ -112,8 +112,7 @@ def _vllm_bench(folder: Path, server: Server, requests: list[Request]) -> float:
     folder.mkdir()
     with (folder / "prompts.jsonl").open("w") as out:
         for request in requests:
-            (message,) = request.body()["messages"]
-            out.write(json.dumps({"content": message["content"]}) + "\n")
+            out.write(json.dumps({"content": released.parts(request, film_first=True)}) + "\n")
     options = {
         "--backend": "openai-chat",
         "--base-url": "http://server",
@@ -130,8 +129,10 @@ def _vllm_bench(folder: Path, server: Server, requests: list[Request]) -> float:
     }
     words = [str(word) for pair in options.items() for word in pair]
     flags = ["--disable-tqdm", "--save-result", "--ignore-eos"]
-    command = [sys.executable, "-m", "bench.cot.generator", str(server.socket), *words, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    command = [sys.executable, "-m", "bench.cot.generator", str(server.process.socket), *words, *flags]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=400, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     if done.returncode:
         raise RuntimeError(f"vllm bench serve: {done.stderr[-2000:]}")
     row = json.loads((folder / "result.json").read_text())
@@ -142,6 +143,6 @@ def _vllm_bench(folder: Path, server: Server, requests: list[Request]) -> float:
 
 def empty(server: Server) -> None:
     """Drop the server's caches of prefixes, processed films and encoded films."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.socket)), base_url="http://server") as http:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.process.socket)), base_url="http://server") as http:
         for cache in ("prefix", "mm", "encoder"):
             http.post(f"/reset_{cache}_cache").raise_for_status()

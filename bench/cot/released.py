@@ -21,17 +21,18 @@ from diagcot.serving.request import MODEL_NAME
 THREADS = 5
 
 
-def body(request: Request) -> dict[str, Any]:
-    """The same words as ours; the film last."""
+def parts(request: Request, film_first: bool = False) -> list[dict[str, Any]]:
+    """The same words as ours, and the film."""
     (film,) = request.images
-    text = request.messages[0][1].replace("<image>", "")
     url = "data:image/jpeg;base64," + base64.b64encode(film).decode()
-    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
-    return {
-        "model": MODEL_NAME,
-        "messages": [{"role": "user", "content": parts}],
-        "max_tokens": request.max_tokens,
-    }
+    told: list[dict[str, Any]] = [{"type": "text", "text": request.messages[0][1].replace("<image>", "")}]
+    shown: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
+    return shown + told if film_first else told + shown
+
+
+def body(request: Request) -> dict[str, Any]:
+    message = {"role": "user", "content": parts(request)}
+    return {"model": MODEL_NAME, "messages": [message], "max_tokens": request.max_tokens}
 
 
 def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, seconds: float = float("inf")) -> int:

@@ -167,6 +167,7 @@ class Model:
         if self.script.get("garble_on", "\0") in prompt:
             return 200, b"<html>"
         reply = self.completion(body, prompt, digest, tokens)
+        reply["usage"]["prompt_tokens_details"] = {"cached_tokens": hits}
         self.counts["prompt_tokens"] += tokens
         self.counts["generation_tokens"] += reply["usage"]["completion_tokens"]
         self.counts["request_success"] += 1

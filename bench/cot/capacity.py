@@ -1,0 +1,62 @@
+"""Against a scripted server that answers in 200 ms and has 256 slots: what the client costs, and nothing else."""
+
+import os
+import time
+from pathlib import Path
+
+from bench.cot import films, ours, released
+from bench.cot.canned import Canned
+from bench.cot.fake import COMMAND, scripted, used_s
+from bench.figures import Figures
+
+LATENCY_S, SLOTS = 0.2, 256
+SAMPLES, WARM = 3000, 300
+SIZE, FILMS = 512, 200  # different films; the others repeat them
+RELEASED_S = 15
+SETTINGS = {"max_num_seqs": SLOTS, "images": 1, "shutdown_timeout_s": 1}
+GOAL_RELEASED, GOAL_CAPACITY = 40, 0.95
+
+
+def measure(folder: Path, figures: Figures) -> None:
+    for key, count in (("warm", WARM), ("all", SAMPLES)):
+        films.write(folder / "shards" / "bench" / f"{key}.h5", count, SIZE, distinct=FILMS)
+    with scripted(folder, delay_s=LATENCY_S, slots=SLOTS):
+        with ours.opened(_context(folder, "server"), COMMAND) as (shared, server):
+            asked = Canned(send=False, keep=True)
+            ours.run("warm", shared, _context(folder, "asked"), asked)
+            ours.run("warm", shared, _context(folder, "warm"), Canned())
+            began = time.monotonic()
+            calls = released.collect(server.process.socket, list(asked.asked.values()), folder / "released", RELEASED_S)
+            theirs = calls / (time.monotonic() - began)
+
+            canned = Canned()
+            canned.marks = {2 * SLOTS: (0, 0), SAMPLES: (0, 0)}  # all slots are taken by then; the last one is begun
+            pids = os.getpid(), server.process.pid
+            before = [used_s(pid) for pid in pids]
+            mine = ours.run("all", shared, _context(folder, "ours"), canned)
+            client, fake = (used_s(pid) - start for pid, start in zip(pids, before, strict=True))
+    (first, calls_first), (last, calls_last) = canned.marks.values()
+    steady, capacity = (calls_last - calls_first) / (last - first), SLOTS / LATENCY_S
+    each = mine.calls / mine.samples
+    print(
+        f"scripted server, {LATENCY_S} s, {SLOTS} slots: {SAMPLES} samples, {mine.calls} calls, films of {SIZE} pixels;"
+        f" ours {mine.seconds:.1f} s in all, {steady:.0f} calls/s until the last sample is begun;"
+        f" {client / mine.calls * 1e3:.2f} ms of processor a call, the server {fake / mine.calls * 1e3:.2f} ms;"
+        f" the released way {theirs:.1f} calls/s over {RELEASED_S} s",
+        flush=True,
+    )
+    figures.add(
+        "fake_samples",
+        SAMPLES / mine.seconds * 3600,
+        "samples/hour",
+        theirs / each * 3600,
+        GOAL_RELEASED,
+        least=True,
+        of="ratio",
+    )
+    figures.add("fake_requests", steady, "requests/s", capacity, GOAL_CAPACITY, least=True, of="ratio")
+    figures.add("client_cpu", client / mine.calls * 1e3, "ms a call")
+
+
+def _context(folder: Path, name: str) -> ours.Context:
+    return ours.settings(folder, name, SETTINGS)

@@ -1,0 +1,52 @@
+"""What a search over many samples takes in memory, in a process of its own: `python -m bench.cot.memory FOLDER KEY`."""
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.cot import films, ours
+from bench.cot.canned import Canned
+from bench.cot.fake import COMMAND, scripted
+from bench.figures import Figures
+
+FEW, MANY = 2_000, 20_000
+ALL = 100_000
+SIZE, FILMS = 256, 50
+SETTINGS = {"max_num_seqs": 64, "images": 1, "shutdown_timeout_s": 1}
+GOAL_MB = 300
+
+
+def measure(folder: Path, figures: Figures, whole: bool) -> None:
+    """The resident set at its highest of the process that searches; its server, which is another one, is not counted."""
+    counts = (FEW, ALL) if whole else (FEW, MANY)
+    found = []
+    for count in counts:
+        films.write(folder / "shards" / "bench" / f"{count}.h5", count, SIZE, distinct=FILMS)
+        with scripted(folder):
+            command = [sys.executable, "-m", "bench.cot.memory", str(folder), str(count)]
+            told = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        if told.returncode:
+            raise RuntimeError(told.stderr[-3000:])
+        megabytes, seconds, calls, torch = told.stdout.splitlines()[-1].split()
+        assert torch == "False", "torch was imported"
+        found.append(float(megabytes))
+        print(
+            f"{count} samples: {float(megabytes):.0f} MB at most, {calls} calls in {float(seconds):.0f} s", flush=True
+        )
+    figures.add("client_memory", found[-1], f"MB at {counts[-1]} samples", found[0], GOAL_MB)
+    figures.add("client_memory_growth", (found[-1] - found[0]) / (counts[-1] - counts[0]) * 1e3, "KB a sample")
+
+
+def main(folder: Path, key: str) -> None:
+    canned = Canned(refused=(0,))  # four calls a sample
+    began = time.monotonic()
+    with ours.opened(ours.settings(folder, f"server-{key}", SETTINGS), COMMAND) as (shared, _):
+        done = ours.run(key, shared, ours.settings(folder, key, SETTINGS), canned)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(most, time.monotonic() - began, done.calls, "torch" in sys.modules)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
