@@ -1,4 +1,4 @@
-"""Kind: reads all predictions of a run and writes metrics.json, report.html and report.md into the run's folder."""
+"""Kind: reads all predictions of a run and writes its table, its report and one Parquet file into the run's folder."""
 
 import json
 import os
@@ -42,6 +42,8 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         "report.md": report.markdown(metrics, stages),
     }
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
+    whole = ctx.output / "predictions.parquet"
+    staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
     ctx.progress(3, 3)
     return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(java.missing)})
 

@@ -5,15 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from diagcot.evaluation.classification import by_label
+from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, measured, meteor_column, unreadable
 from diagcot.evaluation.predictions import Prediction
-from diagcot.evaluation.score import (
-    COLUMNS,
-    Java,
-    classification_metrics,
-    grounding_metrics,
-    report_metrics,
-    unreadable,
-)
+from diagcot.evaluation.score import Java
 from diagcot.jobs.errors import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric
 
@@ -31,21 +26,20 @@ def table(
 
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
-    groups = _grouped(predictions)
-    reports = [row for row in predictions if row.task == "report"]
-    words = java.tokenize(list(dict.fromkeys(side for row in reports for side in (row.answer, row.reference))))
-    pairs = [(words[row.answer], words[row.reference]) for row in reports]
+    groups = _grouped([row for row in predictions if row.split == "test"])
+    chosen_on = _grouped([row for row in predictions if row.split == "validate"])
+    texts = [row for row in predictions if row.task in TEXTS]
+    words = java.tokenize(list(dict.fromkeys(side for row in texts for side in (row.answer, row.reference))))
+    pairs = [(words[row.answer], words[row.reference]) for row in texts]
     java.start_meteor(pairs)
-    scores: dict[tuple[str, str, str], Scores] = {}
-    for key, rows in groups.items():
-        if key[1] == "report":
-            scores[key] = report_metrics(rows, words)
-        else:
-            scores[key] = (grounding_metrics if key[1] == "grounding" else classification_metrics)(rows)
+    scores: dict[tuple[str, str, str], Scores] = {
+        key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
+    }
     java.finish_meteor(pairs)
     for key, rows in groups.items():
-        if key[1] == "report":
-            scores[key]["meteor"] = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
+        if key[1] in TEXTS:
+            found = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
+            scores[key][meteor_column(key[1])] = found
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
@@ -55,7 +49,11 @@ def table(
         "missing": java.missing,
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
-        "columns": [asdict(c) for c in COLUMNS if any(c.name in row["scores"] for row in rows_of_table)],
+        "columns": [
+            {**asdict(c), "family": FAMILY.get(c.task, "questions")}
+            for c in COLUMNS
+            if any(c.name in row["scores"] for row in rows_of_table)
+        ],
         "rows": rows_of_table,
     }
 
@@ -91,7 +89,8 @@ def _rows(
     tasks = sorted({task for d, task, _ in groups if d == dataset})
     present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
     rows: list[dict[str, Any]] = [
-        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}} for model in present
+        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}, "labels": {}}
+        for model in present
     ]
     for task in tasks:
         some = next(groups[dataset, task, model] for model in present if (dataset, task, model) in groups)
@@ -106,6 +105,11 @@ def _rows(
                 "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
                 "unreadable": sum(answer.finish == "stop" and unreadable(answer) for answer in answers),
             }
+            if task == "classification":
+                row["labels"] = {
+                    label: {"positive": count, **asdict(boot.interval(auc))}
+                    for label, (count, auc) in by_label(answers).items()
+                }
             against = {"previous": present[place - 1], "base": present[0]} if place else {}
             for name, metric in scores[dataset, task, model].items():
                 row["scores"][name] = _score(
@@ -127,6 +131,8 @@ def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, 
         theirs = others.get(name)
         if isinstance(theirs, Metric):
             difference = boot.difference(metric, theirs)
-            verdict = "better" if difference.low > NOISE else "worse" if difference.high < -NOISE else "unclear"
-            cell[how] = {"model": model, **asdict(difference), "verdict": verdict}
+            up, down = ("worse", "better") if name in LOW else ("better", "worse")
+            verdict = up if difference.low > NOISE else down if difference.high < -NOISE else "unclear"
+            p = round(boot.p_value(metric, theirs), 4)
+            cell[how] = {"model": model, **asdict(difference), "p": p, "verdict": verdict}
     return cell

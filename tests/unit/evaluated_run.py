@@ -61,7 +61,7 @@ def answer(sample, model: str, others: list[str]) -> Prediction:
     think = "Heart: the silhouette is compared with the thorax.\nLungs: both bases and apices are looked at."
     output = reasoned(think, text) if model in ("cot-sft", "grpo") else text
     finish = "stop" if rng.random() > 0.02 else "length"
-    return Prediction.of(sample, model, output, finish, bool(sample.meta["phantom"]))
+    return Prediction.of(sample, model, output, finish, "test")
 
 
 def write_predictions(root: Path, shard: Shard, shards_root: Path, limit: int | None = None) -> None:
