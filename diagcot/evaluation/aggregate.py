@@ -27,7 +27,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     models = unit.params["models"]
     java = Java(ctx.stage_dir / "meteor.jsonl", shared.java_s)
     ctx.progress(0, 3, step="scores")
-    found = table(rows, models, java, shared.draws, ctx.seed)
+    found = table(rows, models, java, shared.draws, ctx.seed, shared.r2gen)
     for name, why in java.missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}

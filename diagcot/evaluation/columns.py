@@ -51,6 +51,13 @@ COLUMNS = (
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
         for n in (1, 2, 3, 4)
     ),
+    *(
+        Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False)
+        for name, title in (
+            *((f"bleu{n}", f"BLEU-{n}") for n in (1, 2, 3, 4)),
+            *(("meteor", "METEOR"), ("rouge_l", "ROUGE-L"), ("cider", "CIDEr")),
+        )
+    ),
     *(Column(f"accuracy_{k}", f"grounding accuracy at IoU 0.{k // 10}", "grounding", False) for k in (30, 50, 70)),
     Column("iou_of_shown", "grounding IoU, films that show the finding", "grounding", False),
     Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),

@@ -8,6 +8,7 @@ from typing import Any
 from diagcot.evaluation.classification import by_label
 from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, measured, meteor_column, unreadable
 from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.score import Java
 from diagcot.jobs.errors import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric
@@ -20,17 +21,19 @@ ALL = "all"  # the rows that pool the datasets, where there are several
 
 
 def table(
-    predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int
+    predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int, r2gen: bool = False
 ) -> dict[str, Any]:
-    """The content of metrics.json but for the run's name.
+    """The content of metrics.json but for the run's name. r2gen: reports by R2Gen's protocol, too.
 
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     groups = _grouped([row for row in predictions if row.split == "test"])
     chosen_on = _grouped([row for row in predictions if row.split == "validate"])
-    texts = [row for row in predictions if row.task in TEXTS]
-    words = java.tokenize(list(dict.fromkeys(side for row in texts for side in (row.answer, row.reference))))
-    pairs = [(words[row.answer], words[row.reference]) for row in texts]
+    written = [row for row in predictions if row.task in TEXTS]
+    words = java.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
+    pairs = [(words[row.answer], words[row.reference]) for row in written]
+    reports = {key: r2gen_texts(rows) for key, rows in groups.items() if key[1] == "report" and r2gen}
+    pairs += [pair for texts in reports.values() for pair in zip(*texts, strict=True)]
     java.start_meteor(pairs)
     scores: dict[tuple[str, str, str], Scores] = {
         key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
@@ -40,6 +43,8 @@ def table(
         if key[1] in TEXTS:
             found = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
             scores[key][meteor_column(key[1])] = found
+        if key in reports:
+            scores[key] |= {**r2gen_metrics(rows), "meteor_r2gen": java.meteor(*reports[key])}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)

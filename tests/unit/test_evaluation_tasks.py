@@ -14,6 +14,7 @@ from diagcot.evaluation import answers, columns, predictions
 from diagcot.evaluation.answers import canonical, chosen, findings
 from diagcot.evaluation.grounding import corners, pixel_metrics
 from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.reports import r2gen_texts
 from diagcot.evaluation.score import Java
 from diagcot.evaluation.table import table
 from diagcot.metrics.intervals import Bootstrap
@@ -180,3 +181,16 @@ def test_parquet_holds_every_prediction(tmp_path):
     assert [one["id"] for one in back] == [one.id for one in rows]
     assert dict(back[0]["scores"]) == rows[0].scores and json.loads(back[0]["about"]) == rows[0].about
     assert back[0]["images"] == [{"shard": "a.h5", "row": 0}]
+
+
+def test_reports_by_the_protocol_of_r2gen():
+    answer = "findings : The heart, is LARGE. 2. no effusion . impression : big heart ."
+    rows = [row("1", "report", answer, "findings : the heart is <unk> . no effusion . impression : a large heart .")]
+    hyps, refs = r2gen_texts(rows)
+    assert hyps == ["the heart is large . no effusion ."] and refs == ["the heart is <unk> . no effusion ."]
+    long = [dataclasses.replace(rows[0], answer="word " * 200, dataset=name) for name in ("iu_xray", "mimic_cxr")]
+    assert [len(text.split()) for text in r2gen_texts(long)[0]] == [59, 99]
+    java = Java(missing={"meteor": "not asked"})
+    found = table(rows, ["base"], java, draws=100, seed=1, r2gen=True)["rows"][0]["scores"]
+    assert found["bleu1_r2gen"]["value"] == pytest.approx(7 / 8) and found["meteor_r2gen"]["value"] is None
+    assert "bleu1_r2gen" not in table(rows, ["base"], java, draws=100, seed=1)["rows"][0]["scores"]
