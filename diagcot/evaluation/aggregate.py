@@ -11,7 +11,7 @@ from diagcot.evaluation import history, predictions, report
 from diagcot.evaluation.examples import examples
 from diagcot.evaluation.score import Java
 from diagcot.evaluation.settings import AggregateSettings
-from diagcot.evaluation.table import table
+from diagcot.evaluation.table import Judged, table
 from diagcot.evaluation.verdicts import verdicts
 from diagcot.jobs.context import Context, Result, Unit
 
@@ -27,7 +27,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     models = unit.params["models"]
     java = Java(ctx.stage_dir / "meteor.jsonl", shared.java_s)
     ctx.progress(0, 3, step="scores")
-    found = table(rows, models, java, shared.draws, ctx.seed, shared.r2gen)
+    found = table(rows, models, java, shared.draws, ctx.seed, r2gen=shared.r2gen, judged=_judged(ctx))
     for name, why in java.missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}
@@ -46,6 +46,15 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
     ctx.progress(3, 3)
     return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(java.missing)})
+
+
+def _judged(ctx: Context) -> Judged:
+    """What the judge said of each prediction, where the recipe has one."""
+    found: Judged = {}
+    for path in ctx.files("verdicts", "*.jsonl"):
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            found.setdefault((row["task"], row["model"]), {})[row["id"]] = row["same"]
+    return found
 
 
 def _private(path: Path, text: str) -> Path:

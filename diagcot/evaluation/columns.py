@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from diagcot.evaluation.answers import RECALL_AT, chosen, closed_metrics, findings, open_metrics
 from diagcot.evaluation.classification import classification_metrics, named_labels
 from diagcot.evaluation.grounding import corners, grounding_metrics, pixel_metrics
@@ -10,7 +12,8 @@ from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import part_metrics, report_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
 from diagcot.metrics import boxes
-from diagcot.metrics.intervals import Metric
+from diagcot.metrics.intervals import Additive, Metric, mean
+from diagcot.metrics.labels import kappa
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,15 @@ COLUMNS = (
         for task in WRITTEN
         for name, title in (("bleu4", "BLEU-4"), ("meteor", "METEOR"), ("cider", "CIDEr"), ("label_f1", "label F1"))
     ),
+    *(Column(f"{task}_judged", f"{task}, by the judge", task, False) for task in (*CLOSED, "open")),
+    *(
+        Column(f"{task}_judge_agreement", f"{task}, the judge agrees with itself", task, False)
+        for task in (*CLOSED, "open")
+    ),
+    *(
+        Column(f"{task}_judge_kappa", f"{task}, judge and rule beyond chance (kappa)", task, False)
+        for task in (*CLOSED, "open")
+    ),
     Column("accuracy_pixels_50", "accuracy in pixels at IoU 0.5", "grounding_pixels", False),
 )
 
@@ -111,6 +123,30 @@ def measured(
     if task == "grounding_pixels":
         return pixel_metrics(rows)
     return open_metrics(rows) if task == "open" else closed_metrics(rows)
+
+
+def judged_metrics(rows: Sequence[Prediction], verdicts: Mapping[str, Sequence[bool]]) -> dict[str, Metric | str]:
+    """Of one model's closed or open answers: how many the judge takes for right in either order of the two texts, how
+    often its two judgements agree, and Cohen's kappa of judge and rule. verdicts: sample id -> its two judgements.
+
+    A sample that was not judged counts as wrong.
+    """
+    task = rows[0].task
+    both = [verdicts.get(row.id, (False, False)) for row in rows]
+    said = np.array([all(pair) for pair in both])
+    rule = np.array([_right(row) for row in rows])
+    table = np.stack([said & rule, said & ~rule, ~said & rule, ~said & ~rule], axis=-1).astype(np.float64)
+    return {
+        f"{task}_judged": mean(said.astype(np.float64)),
+        f"{task}_judge_agreement": mean([float(one == two) for one, two in both]),
+        f"{task}_judge_kappa": Additive(table, kappa),
+    }
+
+
+def _right(row: Prediction) -> bool:
+    if row.task in CLOSED:
+        return chosen(row.answer, row.about["options"]) == row.about["option"]
+    return set(findings(row.answer)) == set(findings(row.reference))
 
 
 def meteor_column(task: str) -> str:

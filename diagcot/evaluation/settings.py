@@ -1,4 +1,4 @@
-"""Settings of the evaluation's two kinds."""
+"""Settings of the evaluation's three kinds."""
 
 from typing import Literal, get_args
 
@@ -43,6 +43,14 @@ class EvaluateSettings(Settings):
         """Tokens that a model may write in a task."""
         given: dict[str, int] = {**_TOKENS, **dict(self.max_tokens.items())}
         return given.get(task, 512)
+
+
+class JudgeSettings(Settings):
+    """A local model's word on whether an answer says what the reference says, at temperature 0."""
+
+    tasks: list[Task] = Field(["open"], min_length=1)
+    max_tokens: int = Field(32, ge=4)
+    server: ServerSettings = ServerSettings()
 
 
 class AggregateSettings(Settings):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from diagcot.evaluation.classification import by_label
-from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, measured, meteor_column, unreadable
+from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, judged_metrics, measured, meteor_column, unreadable
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.score import Java
@@ -16,15 +16,25 @@ from diagcot.metrics.intervals import Bootstrap, Metric
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
 
+Judged = dict[tuple[str, str], dict[str, list[bool]]]
+
 NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
 ALL = "all"  # the rows that pool the datasets, where there are several
 
 
 def table(
-    predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int, r2gen: bool = False
+    predictions: Sequence[Prediction],
+    models: Sequence[str],
+    java: Java,
+    draws: int,
+    seed: int,
+    *,
+    r2gen: bool = False,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json but for the run's name. r2gen: reports by R2Gen's protocol, too.
+    """The content of metrics.json but for the run's name.
 
+    r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     groups = _grouped([row for row in predictions if row.split == "test"])
@@ -38,6 +48,9 @@ def table(
     scores: dict[tuple[str, str, str], Scores] = {
         key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
     }
+    for key, rows in groups.items():
+        if verdicts := (judged or {}).get(key[1:]):
+            scores[key] |= judged_metrics(rows, verdicts)
     java.finish_meteor(pairs)
     for key, rows in groups.items():
         if key[1] in TEXTS:

@@ -1,23 +1,31 @@
 """Scores of labels, boxes in pixels, options and lists of findings, from predictions to the table."""
 
+import asyncio
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation import answers, columns, predictions
+from diagcot.evaluation import answers, columns, judge, predictions
 from diagcot.evaluation.answers import canonical, chosen, findings
 from diagcot.evaluation.grounding import corners, pixel_metrics
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import r2gen_texts
 from diagcot.evaluation.score import Java
+from diagcot.evaluation.settings import JudgeSettings
 from diagcot.evaluation.table import table
+from diagcot.jobs.context import Unit
+from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap
+from diagcot.metrics.labels import kappa
+from diagcot.serving import Reply
 
 OPTIONS = ["Edema", "Pleural Effusion", "No Finding"]
 
@@ -194,3 +202,55 @@ def test_reports_by_the_protocol_of_r2gen():
     found = table(rows, ["base"], java, draws=100, seed=1, r2gen=True)["rows"][0]["scores"]
     assert found["bleu1_r2gen"]["value"] == pytest.approx(7 / 8) and found["meteor_r2gen"]["value"] is None
     assert "bleu1_r2gen" not in table(rows, ["base"], java, draws=100, seed=1)["rows"][0]["scores"]
+
+
+def test_kappa_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    one, two = rng.random(200) < 0.4, rng.random(200) < 0.5
+    counts = np.array([(one & two).sum(), (one & ~two).sum(), (~one & two).sum(), (~one & ~two).sum()], dtype=float)
+    assert kappa(counts) == pytest.approx(cohen_kappa_score(one, two))
+    assert kappa(np.array([5.0, 0, 0, 0])) == 1.0
+
+
+class Says:
+    """A judge that finds the same whatever comes first, or whatever is in `right`."""
+
+    def __init__(self, right):
+        self.right, self.asked = right, []
+
+    async def chat(self, request):
+        self.asked.append(request)
+        verdict = request.id in self.right and "Answer 1: Edema" in request.messages[0][1]
+        return Reply([json.dumps({"same": verdict})], ["stop"])
+
+    def each(self, items, work, stopping):
+        yield from (asyncio.run(work(self, item)) for item in items)
+
+
+def test_a_judge_is_asked_twice_and_measured(tmp_path):
+    rows = [
+        row("1", "open", "Edema", "Edema", "base", split="test"),
+        row("2", "open", "wet lungs", "Edema", "base"),
+        row("3", "open", "", "Edema", "base"),
+    ]
+    folder = tmp_path / "evaluate"
+    folder.mkdir()
+    (folder / "base.open.0.jsonl").write_text("".join(json.dumps(one.row()) + "\n" for one in rows))
+    ctx = context(tmp_path, {}, stage="judge", inputs={"predictions": [str(folder)], "model": ["none"]})
+    server = Says({rows[0].id, rows[1].id})
+    shared = SimpleNamespace(server=lambda: server, settings=JudgeSettings())
+    counts = judge.run(Unit("base.open.0"), shared, ctx).counts
+    assert counts == {"judged": 3, "agreed": 2, "failed": 0} and len(server.asked) == 4  # nothing to say of no answer
+    assert server.asked[0].temperature == 0 and server.asked[0].schema
+    verdicts = {rows[0].id: [True, True], rows[1].id: [False, True], rows[2].id: [False, False]}
+    path = next((tmp_path).rglob(".base.open.0.jsonl.*"))
+    assert {one["id"]: one["same"] for one in map(json.loads, path.read_text().splitlines())} == verdicts
+    scores = table(rows, ["base"], Java(), 100, 1, judged={("open", "base"): verdicts})["rows"][0]["scores"]
+    assert scores["open_judged"]["value"] == pytest.approx(1 / 3)
+    assert scores["open_judge_agreement"]["value"] == pytest.approx(2 / 3)
+    assert scores["open_judge_kappa"]["value"] == 1.0
+
+
+def test_an_unreadable_judgement_is_no():
+    assert not any(judge.same(Reply([text])) for text in ("", "yes", '{"same": "true"}', "[]"))
+    assert judge.same(Reply(['{"same": true}']))
