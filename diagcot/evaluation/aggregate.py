@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diagcot.evaluation import history, predictions, report
+from diagcot.evaluation import card, history, predictions, report
 from diagcot.evaluation.examples import examples
 from diagcot.evaluation.score import Java
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.evaluation.table import Judged, table
 from diagcot.evaluation.verdicts import verdicts
 from diagcot.jobs.context import Context, Result, Unit
+from diagcot.shards import shard_paths
 
 
 @contextmanager
@@ -35,11 +36,14 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     shown = list(examples(rows, models, ctx.shards_root, shared.examples))
     ctx.progress(2, 3, step="report")
     stages = history.stages(ctx.output)
-    page = report.html(metrics, stages, shown, history.versions(ctx.output))
+    versions = history.versions(ctx.output)
+    folders = {(ctx.shards_root / image["shard"]).parent for row in rows for image in row.images}
+    data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))
     outputs = {
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False) + "\n",
-        "report.html": page,
+        "report.html": report.html(metrics, stages, shown, versions),
         "report.md": report.markdown(metrics, stages),
+        "card.md": card.markdown(metrics, stages, data, versions, report.table(metrics)),
     }
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
     whole = ctx.output / "predictions.parquet"
