@@ -20,7 +20,7 @@ from diagcot.serving import Client, Reply, Request, Server, serve
 
 _ASK = (
     "Two answers to one question about a chest X-ray.\nQuestion: {question}\n{first}\n{second}\n"
-    "Do both name the same findings, none more and none less? Other words for the same thing are the same. "
+    "Do both give the same answer, nothing more and nothing less? Other words for the same thing are the same. "
     "Answer in JSON: same true or false."
 )
 _SCHEMA = {
@@ -93,8 +93,7 @@ def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
 def _question(row: Prediction, swapped: bool, settings: JudgeSettings) -> Request:
     texts = [row.reference, row.answer] if swapped else [row.answer, row.reference]
     first, second = (f"Answer {number}: {text}" for number, text in enumerate(texts, 1))
-    what = f"Which findings does it show? ({row.task})"
-    asked = _ASK.format(question=what, first=first, second=second)
+    asked = _ASK.format(question=row.question, first=first, second=second)
     return Request(row.id, (("user", asked),), max_tokens=settings.max_tokens, schema=_SCHEMA)
 
 

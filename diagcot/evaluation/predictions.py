@@ -32,6 +32,7 @@ class Prediction:
     phantom: bool
     images: list[dict[str, Any]]  # shard and row of every film
     split: str = "test"  # or validate, where thresholds are chosen
+    question: str = ""  # the user's words, <image> left away
     scores: dict[str, float] = field(default_factory=dict)  # label -> probability, of classification
     about: dict[str, Any] = field(default_factory=dict)  # options of a question, labels of a study: see ABOUT
 
@@ -53,6 +54,7 @@ class Prediction:
             phantom=bool(sample.meta.get("phantom")),
             images=[asdict(image) for image in sample.images],
             split=split,
+            question=sample.prompt.replace("<image>", "").strip(),
             scores=dict(scores or {}),
             about={name: sample.meta[name] for name in ABOUT if name in sample.meta},
         )
@@ -87,6 +89,7 @@ def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
             ("phantom", pa.bool_()),
             ("images", pa.list_(image)),
             ("split", pa.string()),
+            ("question", pa.string()),
             ("scores", pa.map_(pa.string(), pa.float64())),
             ("about", pa.string()),
         ]
