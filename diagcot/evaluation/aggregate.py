@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diagcot.evaluation import history, predictions, report
 from diagcot.evaluation.examples import examples
-from diagcot.evaluation.score import Java
+from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.evaluation.table import table
 from diagcot.evaluation.verdicts import verdicts
@@ -25,10 +25,10 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
     rows = list(predictions.read(ctx.files("predictions", "*.jsonl")))
     models = unit.params["models"]
-    java = Java(ctx.stage_dir / "meteor.jsonl", shared.java_s)
+    tools = TextTools(shared.java_s)
     ctx.progress(0, 3, step="scores")
-    found = table(rows, models, java, shared.draws, ctx.seed)
-    for name, why in java.missing.items():
+    found = table(rows, models, tools, shared.draws, ctx.seed)
+    for name, why in tools.missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}
     ctx.progress(1, 3, step="examples")
@@ -43,7 +43,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     }
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
     ctx.progress(3, 3)
-    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(java.missing)})
+    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(tools.missing)})
 
 
 def _private(path: Path, text: str) -> Path:

@@ -2,19 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.score import (
     COLUMNS,
-    Java,
+    TextTools,
     classification_metrics,
     grounding_metrics,
+    meteor_metric,
     report_metrics,
     unreadable,
 )
 from diagcot.jobs.errors import UserError
+from diagcot.metrics import meteor
 from diagcot.metrics.intervals import Bootstrap, Metric
 
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
@@ -25,7 +28,7 @@ ALL = "all"  # the rows that pool the datasets, where there are several
 
 
 def table(
-    predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int
+    predictions: Sequence[Prediction], models: Sequence[str], tools: TextTools, draws: int, seed: int
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
@@ -33,26 +36,30 @@ def table(
     """
     groups = _grouped(predictions)
     reports = [row for row in predictions if row.task == "report"]
-    words = java.tokenize(list(dict.fromkeys(side for row in reports for side in (row.answer, row.reference))))
-    pairs = [(words[row.answer], words[row.reference]) for row in reports]
-    java.start_meteor(pairs)
+    pool = ThreadPoolExecutor(1)
+    pool.submit(meteor.load)  # meanwhile; what goes wrong is told when METEOR is asked for
+    words = tools.tokenize(list(dict.fromkeys(side for row in reports for side in (row.answer, row.reference))))
+    pairs = {
+        key: [(words[r.answer], words[r.reference]) for r in rows] for key, rows in groups.items() if key[1] == "report"
+    }
+    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for pair in some])
     scores: dict[tuple[str, str, str], Scores] = {}
     for key, rows in groups.items():
         if key[1] == "report":
             scores[key] = report_metrics(rows, words)
         else:
             scores[key] = (grounding_metrics if key[1] == "grounding" else classification_metrics)(rows)
-    java.finish_meteor(pairs)
-    for key, rows in groups.items():
-        if key[1] == "report":
-            scores[key]["meteor"] = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
+    counts = counted.result()
+    pool.shutdown()
+    for key, some in pairs.items():
+        scores[key]["meteor"] = tools.missing.get("meteor") or meteor_metric(some, counts)
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
-        "tokenizer": java.tokenizer,
-        "missing": java.missing,
+        "tokenizer": tools.tokenizer,
+        "missing": tools.missing,
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
         "columns": [asdict(c) for c in COLUMNS if any(c.name in row["scores"] for row in rows_of_table)],

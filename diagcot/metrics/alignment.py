@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-COUNTS = 23  # lengths 4, matches 4 for each of 4 kinds, chunks, matched words 2
 BEAM = 40
 FORM, STEM, SYNONYM, PARAPHRASE = range(4)
 _BUCKETS = 22  # bits of a phrase's hash that find its bucket
@@ -74,11 +73,15 @@ def buckets(keys: Any) -> Any:
     return begins
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _add(matches: Any, number: int, start: int, length: int, other: int, other_length: int, kind: int) -> Any:
     """Append (start and length in the reference, start and length in the hypothesis, kind)."""
     if number == len(matches):
-        matches = np.concatenate((matches, np.empty_like(matches)))
+        grown = np.empty((2 * number, 5), np.int32)
+        for row in range(number):
+            for column in range(5):
+                grown[row, column] = matches[row, column]
+        matches = grown
     matches[number, 0], matches[number, 1] = start, length
     matches[number, 2], matches[number, 3], matches[number, 4] = other, other_length, kind
     return matches
@@ -119,25 +122,22 @@ def _matches(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: A
     keys, firsts, values, lengths, most = table
     matches, number = np.empty((64, 5), np.int32), 0
     same = len(hyp) == len(ref)
-    for i in range(len(ref)):
-        for j in range(len(hyp)):
-            if forms[hyp[j]] == forms[ref[i]]:
-                matches = _add(matches, number, i, 1, j, 1, FORM)
-                number += 1
-        same = same and forms[hyp[i]] == forms[ref[i]]
+    for word in range(len(hyp)):
+        same = same and forms[hyp[word]] == forms[ref[word]]
+    for kind in range(1 if same else 3):
+        for start in range(len(ref)):
+            for at in range(len(hyp)):
+                one, two = hyp[at], ref[start]
+                fits = forms[one] == forms[two]
+                if kind == STEM:
+                    fits = not fits and stems[one] == stems[two]
+                elif kind == SYNONYM:
+                    fits = not fits and masks[one] & masks[two] != 0 and _share(one, two, begins, synsets)
+                if fits:
+                    matches = _add(matches, number, start, 1, at, 1, kind)
+                    number += 1
     if same:
         return matches[:number]
-    for i in range(len(ref)):
-        for j in range(len(hyp)):
-            if stems[hyp[j]] == stems[ref[i]] and forms[hyp[j]] != forms[ref[i]]:
-                matches = _add(matches, number, i, 1, j, 1, STEM)
-                number += 1
-    for i in range(len(ref)):
-        for j in range(len(hyp)):
-            one, two = hyp[j], ref[i]
-            if masks[one] & masks[two] and forms[one] != forms[two] and _share(one, two, begins, synsets):
-                matches = _add(matches, number, i, 1, j, 1, SYNONYM)
-                number += 1
     ours, ours_seen = _phrases(hyp, hashes, most)
     theirs, theirs_seen = _phrases(ref, hashes, most)
     for side in range(2):
@@ -153,10 +153,9 @@ def _matches(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: A
                     for at in range(target.shape[1] - put + 1):
                         if target[put - 1, at] != values[record]:
                             continue
-                        if side == 0:
-                            matches = _add(matches, number, start, length, at, put, PARAPHRASE)
-                        else:
-                            matches = _add(matches, number, at, put, start, length, PARAPHRASE)
+                        here, there = (start, at) if side == 0 else (at, start)
+                        long, other = (length, put) if side == 0 else (put, length)
+                        matches = _add(matches, number, here, long, there, other, PARAPHRASE)
                         number += 1
     return matches[:number]
 
@@ -168,81 +167,87 @@ def _best(hyp_length: int, ref_length: int, matches: Any) -> Any:
     A partial alignment is better by weighted matches (those that are not of the same form weigh half, rounded down),
     then by fewer chunks, then by a smaller distance; among equals the earlier found stays ahead.
     """
-    firsts = np.zeros(ref_length + 1, np.int64)
+    # One word more, where nothing matches, closes the last chunk.
+    firsts, order = np.zeros(ref_length + 2, np.int64), np.empty(len(matches), np.int64)
     covered, other_covered = np.zeros(ref_length, np.int64), np.zeros(hyp_length, np.int64)
-    for match in matches:
-        firsts[match[0] + 1] += 1
-        covered[match[0] : match[0] + match[1]] += 1
-        other_covered[match[2] : match[2] + match[3]] += 1
-    firsts = np.cumsum(firsts)
-    order, filled = np.empty(len(matches), np.int64), firsts.copy()
     for number in range(len(matches)):
-        order[filled[matches[number, 0]]] = number
-        filled[matches[number, 0]] += 1
-
-    chosen = np.full(ref_length, -1, np.int64)
-    used = np.zeros((BEAM, hyp_length), np.bool_)
-    taken = np.zeros(ref_length, np.bool_)
+        firsts[matches[number, 0] + 1] += 1
+        for at in range(matches[number, 1]):
+            covered[matches[number, 0] + at] += 1
+        for at in range(matches[number, 3]):
+            other_covered[matches[number, 2] + at] += 1
+    for word in range(ref_length + 1):
+        firsts[word + 1] += firsts[word]
+    for number in range(len(matches) - 1, -1, -1):  # from the back: afterwards firsts[word + 1] is where word begins
+        start = matches[number, 0]
+        firsts[start + 1] -= 1
+        order[firsts[start + 1]] = number
+    # A row for each path: weighted matches, chunks, next word, end of its last match or -1, distance, last choice; and
+    # while it is new, the row it comes from and the match it chose or -1. Its used words of the hypothesis are bits.
+    paths, coming = np.zeros((BEAM, 8), np.int64), np.zeros((BEAM, 8), np.int64)
+    size = (hyp_length + 63) // 64
+    used, used_next = np.zeros((BEAM, size), np.uint64), np.zeros((BEAM, size), np.uint64)
+    ranks, ranks_next = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)  # rows, the best first
+    choices, choice_count = np.zeros((BEAM * ref_length + 1, 2), np.int64), 1  # match, and the choice before it
+    chosen, certain = np.full(ref_length, -1, np.int64), np.zeros(ref_length + 1, np.bool_)
     for start in range(ref_length):  # a match that competes with no other is certain
-        if firsts[start + 1] - firsts[start] != 1:
+        if firsts[start + 2] - firsts[start + 1] != 1:
             continue
-        match = matches[order[firsts[start]]]
-        alone = (covered[start : start + match[1]] == 1).all()
-        if alone and (other_covered[match[2] : match[2] + match[3]] == 1).all():
-            chosen[start] = order[firsts[start]]
-            taken[start : start + match[1]] = True
-            used[0, match[2] : match[2] + match[3]] = True
-
-    # What a path is: matches of either side, chunks, distance, next word, end of the last match or -1, its last choice.
-    paths, coming = np.zeros((BEAM, 7), np.int64), np.zeros((BEAM, 7), np.int64)
-    came, picked = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)
-    used_next = np.zeros((BEAM, hyp_length), np.bool_)
-    choices, choice_count = np.full((BEAM * ref_length + 1, 2), -1, np.int64), 1
-    paths[0, 5], alive = -1, 1
+        index = order[firsts[start + 1]]
+        alone = True
+        for at in range(matches[index, 1]):
+            alone = alone and covered[start + at] == 1
+        for at in range(matches[index, 3]):
+            alone = alone and other_covered[matches[index, 2] + at] == 1
+        if alone:
+            chosen[start] = index
+            certain[start] = True
+            _use(used, 0, matches[index, 2], matches[index, 3])
+    paths[0, 3], alive = -1, 1
     for word in range(ref_length + 1):
         number = 0
+        begin, end = firsts[word + 1], firsts[min(word + 2, ref_length + 1)]
         for rank in range(alive):
-            path = paths[rank]
-            ours, theirs, chunks, distance = path[0], path[1], path[2], path[3]
-            following, last, choice = path[4], path[5], path[6]
-            if word == ref_length:
-                number = _rank(coming, came, picked, number, ours, theirs, chunks + (last != -1), distance,
-                               following, last, choice, rank, -1)  # fmt: skip
-                continue
-            if word < following:
-                number = _rank(coming, came, picked, number, ours, theirs, chunks, distance,
-                               following, last, choice, rank, -1)  # fmt: skip
-                continue
-            certain = taken[word]
-            for place in range(firsts[word], firsts[word + 1]):
-                index = order[place]
-                match = matches[index]
-                start, length, other, other_length = match[0], match[1], match[2], match[3]
-                if not certain and used[rank, other : other + other_length].any():
-                    continue
-                weight = 2 if match[4] == FORM else 1
-                moved = abs(start - other)
-                number = _rank(coming, came, picked, number, ours + other_length * weight // 2,
-                               theirs + length * weight // 2, chunks + (last != -1 and other != last),
-                               distance + (moved if certain else 0), start + length, other + other_length,
-                               choice, rank, -1 if certain else index)  # fmt: skip
+            row = ranks[rank]
+            distance = paths[row, 4]
+            # Each match that starts here, then none; inside a match, and at a certain one, there is nothing to choose.
+            inside = word < paths[row, 2]
+            for place in range(end if inside else begin, end if certain[word] and not inside else end + 1):
+                total, chunks, following, last = paths[row, 0], paths[row, 1], paths[row, 2], paths[row, 3]
+                after, index, moved = distance, -1, 0
+                if place < end:
+                    index = order[place]
+                    length, other, other_length = matches[index, 1], matches[index, 2], matches[index, 3]
+                    if not certain[word] and _is_used(used, row, other, other_length):
+                        continue
+                    whole = matches[index, 4] == FORM
+                    total += length + other_length if whole else length // 2 + other_length // 2
+                    chunks += last != -1 and other != last
+                    following, last = word + length, other + other_length
+                    moved = abs(word - other)
+                    after += moved if certain[word] else 0
+                elif not inside:
+                    chunks += last != -1
+                    following, last = word + 1, -1
+                number = _rank(
+                    coming, ranks_next, number, total, chunks, following, last, after, paths[row, 5], row,
+                    -1 if certain[word] else index,
+                )  # fmt: skip
                 # The release adds the distance of a choice to the path it left, so to all that follow from there.
                 distance += moved
-            if not certain:
-                number = _rank(coming, came, picked, number, ours, theirs, chunks + (last != -1), distance,
-                               following + 1, -1, choice, rank, -1)  # fmt: skip
         for rank in range(number):
-            used_next[rank] = used[came[rank]]
-            if picked[rank] >= 0:
-                match = matches[picked[rank]]
-                used_next[rank, match[2] : match[2] + match[3]] = True
-                choices[choice_count, 0], choices[choice_count, 1] = picked[rank], coming[rank, 6]
-                coming[rank, 6] = choice_count
+            row = ranks_next[rank]
+            for part in range(size):
+                used_next[row, part] = used[coming[row, 6], part]
+            index = coming[row, 7]
+            if index >= 0:
+                _use(used_next, row, matches[index, 2], matches[index, 3])
+                choices[choice_count, 0], choices[choice_count, 1] = index, coming[row, 5]
+                coming[row, 5] = choice_count
                 choice_count += 1
-        paths, coming = coming, paths
-        used, used_next = used_next, used
+        paths, coming, ranks, ranks_next, used, used_next = coming, paths, ranks_next, ranks, used_next, used
         alive = number
-    choice = paths[0, 6]
+    choice = paths[ranks[0], 5]
     while choice > 0:
         chosen[matches[choices[choice, 0], 0]] = choices[choice, 0]
         choice = choices[choice, 1]
@@ -250,40 +255,64 @@ def _best(hyp_length: int, ref_length: int, matches: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _use(bits: Any, row: int, start: int, length: int) -> None:
+    for word in range(start, start + length):
+        bits[row, word >> 6] |= np.uint64(1) << np.uint64(word & 63)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _is_used(bits: Any, row: int, start: int, length: int) -> bool:
+    found = False
+    for word in range(start, start + length):
+        found = found or bits[row, word >> 6] >> np.uint64(word & 63) & np.uint64(1) != 0
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _rank(
-    coming: Any, came: Any, picked: Any, number: int, ours: int, theirs: int, chunks: int, distance: int,
-    following: int, last: int, choice: int, rank: int, match: int,
+    paths: Any, ranks: Any, number: int, total: int, chunks: int, following: int, last: int, distance: int,
+    choice: int, parent: int, match: int,
 ) -> int:  # fmt: skip
     """Put a path among the best, behind its equals; returns how many there are."""
     place = number
     while place > 0:
-        rival = coming[place - 1]
-        gain = ours + theirs - rival[0] - rival[1]
+        rival = ranks[place - 1]
+        gain = total - paths[rival, 0]
         if gain == 0:
-            gain = rival[2] - chunks
+            gain = paths[rival, 1] - chunks
         if gain == 0:
-            gain = rival[3] - distance
+            gain = paths[rival, 4] - distance
         if gain <= 0:
             break
         place -= 1
     if place == BEAM:
         return number
+    row = number if number < BEAM else ranks[BEAM - 1]
     for at in range(min(number, BEAM - 1), place, -1):
-        coming[at] = coming[at - 1]
-        came[at], picked[at] = came[at - 1], picked[at - 1]
-    row = coming[place]
-    row[0], row[1], row[2], row[3], row[4], row[5], row[6] = ours, theirs, chunks, distance, following, last, choice
-    came[place], picked[place] = rank, match
+        ranks[at] = ranks[at - 1]
+    ranks[place] = row
+    paths[row, 0], paths[row, 1], paths[row, 2], paths[row, 3] = total, chunks, following, last
+    paths[row, 4], paths[row, 5], paths[row, 6], paths[row, 7] = distance, choice, parent, match
     return min(number + 1, BEAM)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def count(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: Any) -> Any:
-    """METEOR's additive counts of one hypothesis and one reference, (23,)."""
-    matches = _matches(hyp, ref, words, begins, synsets, table)
-    chosen = _best(len(hyp), len(ref), matches)
-    function = words[2]
-    counts = np.zeros(COUNTS, np.float64)
+def counts(
+    hyps: Any, hyp_ends: Any, refs: Any, ref_ends: Any, words: Any, begins: Any, synsets: Any, table: Any
+) -> Any:
+    """METEOR's additive counts of texts laid end to end, (texts, 23)."""
+    found = np.zeros((len(hyp_ends), 23), np.float64)
+    for number in range(len(hyp_ends)):
+        hyp = hyps[hyp_ends[number - 1] if number else 0 : hyp_ends[number]]
+        ref = refs[ref_ends[number - 1] if number else 0 : ref_ends[number]]
+        matches = _matches(hyp, ref, words, begins, synsets, table)
+        _sum(hyp, ref, matches, _best(len(hyp), len(ref), matches), words[2], found[number])
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _sum(hyp: Any, ref: Any, matches: Any, chosen: Any, function: Any, counts: Any) -> None:
+    """Sum the chosen matches up into `counts`, (23,)."""
     counts[0], counts[1] = len(hyp), len(ref)
     for word in hyp:
         counts[2] += function[word]
@@ -291,19 +320,19 @@ def count(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: Any)
         counts[3] += function[word]
     at, last = 0, -1
     while at < len(ref):
-        if chosen[at] < 0:
+        index = chosen[at]
+        if index < 0:
             counts[20] += last != -1
             at, last = at + 1, -1
             continue
-        match = matches[chosen[at]]
-        length, other, other_length, kind = match[1], match[2], match[3], match[4]
-        for word in hyp[other : other + other_length]:
-            counts[4 + 4 * kind + 2 * function[word]] += 1
-        for word in ref[at : at + length]:
-            counts[5 + 4 * kind + 2 * function[word]] += 1
+        length, other, other_length = matches[index, 1], matches[index, 2], matches[index, 3]
+        kind = 4 + 4 * matches[index, 4]
+        for word in range(other, other + other_length):
+            counts[kind + 2 * function[hyp[word]]] += 1
+        for word in range(at, at + length):
+            counts[kind + 1 + 2 * function[ref[word]]] += 1
         counts[20] += last != -1 and other != last
         counts[21] += other_length
         counts[22] += length
         at, last = at + length, other + other_length
     counts[20] += last != -1
-    return counts

@@ -5,6 +5,7 @@ import re
 import threading
 import zipfile
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -100,13 +101,21 @@ class Lexicon:
         self._sets = np.zeros(4096, np.int32)
         self.words = lru_cache(maxsize=16384)(self._words_of)  # a reference meets many texts
 
-    def count(self, hyp: str, ref: str) -> NDArray[np.float64]:
-        """METEOR's counts of two tokenised texts, (23,)."""
-        ours, theirs = self.words(hyp), self.words(ref)
-        counts: NDArray[np.float64] = alignment.count(
-            ours, theirs, self._words, self._begins, self._sets, self.paraphrases
+    def counts(self, hyps: Sequence[str], refs: Sequence[str]) -> NDArray[np.float64]:
+        """METEOR's counts of tokenised texts against one reference each, (N, 23)."""
+        ours, theirs = [self.words(text) for text in hyps], [self.words(text) for text in refs]
+        empty = np.zeros(0, np.int32)
+        found: NDArray[np.float64] = alignment.counts(
+            np.concatenate([empty, *ours]),
+            np.cumsum([len(text) for text in ours], dtype=np.int64),
+            np.concatenate([empty, *theirs]),
+            np.cumsum([len(text) for text in theirs], dtype=np.int64),
+            self._words,
+            self._begins,
+            self._sets,
+            self.paraphrases,
         )
-        return counts
+        return found
 
     def _words_of(self, text: str) -> NDArray[np.int32]:
         """A text as numbers of its normalised words, in lower case."""
