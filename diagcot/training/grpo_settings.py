@@ -24,13 +24,17 @@ class RewardSettings(Settings):
     margin: float = 0.0
     workers: int = Field(1, ge=1, description="processes that score rollouts")
 
+    @field_validator("name")
+    @classmethod
+    def _whole_path(cls, name: str) -> str:
+        file, colon, function = name.rpartition(":")
+        return f"{Path(file).resolve()}:{function}" if colon else name
+
     @model_validator(mode="after")
     def _known(self) -> "RewardSettings":
-        file, _, function = self.name.rpartition(":")
-        if file.endswith(".py") and function.isidentifier():
+        if ".py:" in self.name:
             if not self.style or self.mode:
                 raise ValueError(f"reward {self.name} needs a style, trl or easyr1, and no mode")
-            self.name = f"{Path(file).resolve()}:{function}"
             return self
         if self.name not in MODES:
             raise ValueError(f"unknown reward {self.name!r}; known: {', '.join(MODES)}, or path/to/file.py:function")
