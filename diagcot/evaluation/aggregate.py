@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diagcot.evaluation import card, history, predictions, report
 from diagcot.evaluation.examples import examples
-from diagcot.evaluation.score import Java
+from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.evaluation.table import Judged, table
 from diagcot.evaluation.verdicts import verdicts
@@ -26,10 +26,10 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
     rows = list(predictions.read(ctx.files("predictions", "*.jsonl")))
     models = unit.params["models"]
-    java = Java(ctx.stage_dir / "meteor.jsonl", shared.java_s)
+    tools = TextTools(shared.java_s)
     ctx.progress(0, 3, step="scores")
-    found = table(rows, models, java, shared.draws, ctx.seed, r2gen=shared.r2gen, judged=_judged(ctx))
-    for name, why in java.missing.items():
+    found = table(rows, models, tools, shared.draws, ctx.seed, r2gen=shared.r2gen, judged=_judged(ctx))
+    for name, why in tools.missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}
     ctx.progress(1, 3, step="examples")
@@ -49,7 +49,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     whole = ctx.output / "predictions.parquet"
     staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
     ctx.progress(3, 3)
-    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(java.missing)})
+    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(tools.missing)})
 
 
 def _judged(ctx: Context) -> Judged:

@@ -59,7 +59,7 @@ def _r2gen(report: str, dataset: str) -> str:
 
 
 def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
-    """BLEU, ROUGE-L and CIDEr by R2Gen's protocol; METEOR comes with the others from Java."""
+    """BLEU, ROUGE-L and CIDEr by R2Gen's protocol; METEOR comes with the others."""
     hyps, refs = r2gen_texts(rows)
     bleu = text.bleu_counts(hyps, refs)
     return {

@@ -59,4 +59,4 @@ class AggregateSettings(Settings):
     draws: int = Field(1000, ge=100)  # of the bootstrap
     examples: int = Field(6, ge=0)  # samples of each task shown in the report
     r2gen: bool = False  # reports by R2Gen's protocol as well, under names of their own
-    java_s: float = Field(180, gt=0)  # how long METEOR may take to get ready, and the tokeniser to be done
+    java_s: float = Field(180, gt=0)  # how long the Java tokeniser may take

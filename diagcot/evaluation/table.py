@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -9,8 +10,9 @@ from diagcot.evaluation.classification import by_label
 from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, judged_metrics, measured, meteor_column, unreadable
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import r2gen_metrics, r2gen_texts
-from diagcot.evaluation.score import Java
+from diagcot.evaluation.score import TextTools, meteor_metric
 from diagcot.jobs.errors import UserError
+from diagcot.metrics import meteor
 from diagcot.metrics.intervals import Bootstrap, Metric
 
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
@@ -25,7 +27,7 @@ ALL = "all"  # the rows that pool the datasets, where there are several
 def table(
     predictions: Sequence[Prediction],
     models: Sequence[str],
-    java: Java,
+    tools: TextTools,
     draws: int,
     seed: int,
     *,
@@ -40,31 +42,37 @@ def table(
     groups = _grouped([row for row in predictions if row.split == "test"])
     chosen_on = _grouped([row for row in predictions if row.split == "validate"])
     written = [row for row in predictions if row.task in TEXTS]
-    words = java.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
-    pairs = [(words[row.answer], words[row.reference]) for row in written]
-    reports = {key: r2gen_texts(rows) for key, rows in groups.items() if key[1] == "report" and r2gen}
-    pairs += [pair for texts in reports.values() for pair in zip(*texts, strict=True)]
-    java.start_meteor(pairs)
+    pool = ThreadPoolExecutor(1)
+    pool.submit(meteor.load)  # meanwhile; what goes wrong is told when METEOR is asked for
+    words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
+    pairs = {
+        (key, meteor_column(key[1])): [(words[r.answer], words[r.reference]) for r in rows]
+        for key, rows in groups.items()
+        if key[1] in TEXTS
+    }
+    if r2gen:
+        reports = {key: rows for key, rows in groups.items() if key[1] == "report"}
+        pairs |= {(key, "meteor_r2gen"): list(zip(*r2gen_texts(rows), strict=True)) for key, rows in reports.items()}
+    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for pair in some])
     scores: dict[tuple[str, str, str], Scores] = {
         key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
     }
     for key, rows in groups.items():
+        if r2gen and key[1] == "report":
+            scores[key] |= r2gen_metrics(rows)
         if verdicts := (judged or {}).get(key[1:]):
             scores[key] |= judged_metrics(rows, verdicts)
-    java.finish_meteor(pairs)
-    for key, rows in groups.items():
-        if key[1] in TEXTS:
-            found = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
-            scores[key][meteor_column(key[1])] = found
-        if key in reports:
-            scores[key] |= {**r2gen_metrics(rows), "meteor_r2gen": java.meteor(*reports[key])}
+    counts = counted.result()
+    pool.shutdown()
+    for (key, column), some in pairs.items():
+        scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
-        "tokenizer": java.tokenizer,
-        "missing": java.missing,
+        "tokenizer": tools.tokenizer,
+        "missing": tools.missing,
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
         "columns": [

@@ -18,7 +18,7 @@ from diagcot.evaluation.answers import canonical, chosen, findings
 from diagcot.evaluation.grounding import corners, pixel_metrics
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import r2gen_texts
-from diagcot.evaluation.score import Java
+from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.evaluation.table import table
 from diagcot.jobs.context import Unit
@@ -130,7 +130,7 @@ def test_labels_from_scores_and_their_thresholds():
         for split, count in (("test", 80), ("validate", 60))
         for one in labelled(count, model, skill, split)
     ]
-    found = table(rows, ["base", "grpo"], Java(), draws=200, seed=1)
+    found = table(rows, ["base", "grpo"], TextTools(), draws=200, seed=1)
     base, grpo = found["rows"]
     assert base["samples"] == {"classification": 80}  # validation is for thresholds alone
     assert grpo["scores"]["auc"]["value"] > 0.9 > 0.65 > base["scores"]["auc"]["value"]
@@ -146,13 +146,13 @@ def test_labels_from_scores_and_their_thresholds():
         and grpo["labels"]["Edema"]["low"] <= grpo["labels"]["Edema"]["value"]
     )
     assert {c["name"] for c in found["columns"] if c["main"]} == {"auc"}
-    alone = table([r for r in rows if r.split == "test"], ["base", "grpo"], Java(), draws=100, seed=1)
+    alone = table([r for r in rows if r.split == "test"], ["base", "grpo"], TextTools(), draws=100, seed=1)
     assert "validate split" in alone["rows"][0]["scores"]["f1_at_thresholds"]["reason"]
 
 
 def test_a_model_without_probabilities_is_told_so_and_a_lost_answer_counts():
     rows = [dataclasses.replace(one, scores={}) for one in labelled(20, "base", 0.5)]
-    scores = table(rows, ["base"], Java(), draws=100, seed=1)["rows"][0]["scores"]
+    scores = table(rows, ["base"], TextTools(), draws=100, seed=1)["rows"][0]["scores"]
     assert scores["auc"] == {
         "value": None,
         "reason": "no probabilities were asked for (`probabilities` of the evaluate stage)",
@@ -160,7 +160,9 @@ def test_a_model_without_probabilities_is_told_so_and_a_lost_answer_counts():
     assert scores["balanced_accuracy"]["value"] is not None
     whole = labelled(40, "base", 0.9)
     lost = [dataclasses.replace(one, scores={}, finish="error") if at % 4 == 0 else one for at, one in enumerate(whole)]
-    values = [table(part, ["base"], Java(), draws=100, seed=1)["rows"][0]["scores"]["auc"] for part in (whole, lost)]
+    values = [
+        table(part, ["base"], TextTools(), draws=100, seed=1)["rows"][0]["scores"]["auc"] for part in (whole, lost)
+    ]
     assert values[0]["n"] == values[1]["n"] == 40 and values[1]["value"] < values[0]["value"]
 
 
@@ -177,7 +179,7 @@ def test_closed_questions_in_the_table():
         for model, right in (("base", 5), ("grpo", 15))
         for n in range(20)
     ]
-    found = table(made, ["base", "grpo"], Java(), draws=200, seed=1)["rows"]
+    found = table(made, ["base", "grpo"], TextTools(), draws=200, seed=1)["rows"]
     assert [one["scores"]["single_accuracy"]["value"] for one in found] == [0.25, 0.75]
     assert found[0]["failures"]["single"]["unreadable"] == 15
 
@@ -198,10 +200,10 @@ def test_reports_by_the_protocol_of_r2gen():
     assert hyps == ["the heart is large . no effusion ."] and refs == ["the heart is <unk> . no effusion ."]
     long = [dataclasses.replace(rows[0], answer="word " * 200, dataset=name) for name in ("iu_xray", "mimic_cxr")]
     assert [len(text.split()) for text in r2gen_texts(long)[0]] == [59, 99]
-    java = Java(missing={"meteor": "not asked"})
-    found = table(rows, ["base"], java, draws=100, seed=1, r2gen=True)["rows"][0]["scores"]
+    tools = TextTools(missing={"meteor": "not asked"})
+    found = table(rows, ["base"], tools, draws=100, seed=1, r2gen=True)["rows"][0]["scores"]
     assert found["bleu1_r2gen"]["value"] == pytest.approx(7 / 8) and found["meteor_r2gen"]["value"] is None
-    assert "bleu1_r2gen" not in table(rows, ["base"], java, draws=100, seed=1)["rows"][0]["scores"]
+    assert "bleu1_r2gen" not in table(rows, ["base"], tools, draws=100, seed=1)["rows"][0]["scores"]
 
 
 def test_kappa_is_that_of_scikit_learn():
@@ -245,7 +247,7 @@ def test_a_judge_is_asked_twice_and_measured(tmp_path):
     verdicts = {rows[0].id: [True, True], rows[1].id: [False, True], rows[2].id: [False, False]}
     path = next((tmp_path).rglob(".base.open.0.jsonl.*"))
     assert {one["id"]: one["same"] for one in map(json.loads, path.read_text().splitlines())} == verdicts
-    scores = table(rows, ["base"], Java(), 100, 1, judged={("open", "base"): verdicts})["rows"][0]["scores"]
+    scores = table(rows, ["base"], TextTools(), 100, 1, judged={("open", "base"): verdicts})["rows"][0]["scores"]
     assert scores["open_judged"]["value"] == pytest.approx(1 / 3)
     assert scores["open_judge_agreement"]["value"] == pytest.approx(2 / 3)
     assert scores["open_judge_kappa"]["value"] == 1.0
