@@ -102,6 +102,20 @@ def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
     return path
 
 
+def read_parquet(path: Path) -> Iterator[Prediction]:
+    """What `write_parquet` wrote. Raises UserError if the file is not such a one."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        for row in parquet.read_table(path).to_pylist():
+            yield Prediction(**{**row, "scores": dict(row["scores"]), "about": json.loads(row["about"])})
+    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} holds no predictions ({type(error).__name__}); run the aggregation of its run again"
+        ) from None
+
+
 def order(sample_id: str) -> str:
     """A digest to sort by: picks the same samples for every model, without regard to their place or content."""
     return hashlib.sha256(sample_id.encode()).hexdigest()

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from diagcot import cli
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import answers, columns, judge, predictions
 from diagcot.evaluation.answers import canonical, chosen, findings
+from diagcot.evaluation.compare import compare
 from diagcot.evaluation.grounding import corners, pixel_metrics
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import r2gen_texts
@@ -256,3 +258,34 @@ def test_a_judge_is_asked_twice_and_measured(tmp_path):
 def test_an_unreadable_judgement_is_no():
     assert not any(judge.same(Reply([text])) for text in ("", "yes", '{"same": "true"}', "[]"))
     assert judge.same(Reply(['{"same": true}']))
+
+
+def written(run, rows):
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "metrics.json").write_text(json.dumps({"models": ["base", "grpo"]}))
+    predictions.write_parquet(run / "predictions.parquet", rows)
+
+
+def choices(right, count, model):
+    about = {"options": OPTIONS, "option": "A"}
+    return [row(str(n), "single", "A) ✅" if n < right else "B) ✅", "A) ✅", model, about=about) for n in range(count)]
+
+
+def test_two_runs_side_by_side(tmp_path, capsys, monkeypatch):
+    written(tmp_path / "one", [*choices(5, 20, "grpo"), *choices(5, 20, "base")])
+    written(tmp_path / "two", [*choices(15, 24, "grpo"), *choices(5, 24, "base")])
+    metrics, costs, notes = compare(tmp_path / "one", tmp_path / "two", draws=200)
+    assert metrics["models"] == ["A:base", "B:base", "A:grpo", "B:grpo"]
+    cells = [one["scores"]["single_accuracy"] for one in metrics["rows"]]
+    assert [cell["value"] for cell in cells] == [0.25, 0.25, 0.25, 0.75] and cells[0]["n"] == 20
+    assert [cell.get("previous", {}).get("verdict") for cell in cells] == [None, "unclear", None, "better"]
+    assert notes == ["4 of 24 samples of two are not in the other run and are left out"]
+    assert [cost["run"] for cost in costs] == ["one", "two"]
+    assert cli.main(["compare", "one", "two", "--logs", str(tmp_path), "--draws", "100"]) == 0
+    assert "B:grpo: " in capsys.readouterr().out
+    written(tmp_path / "three", [row("x", "single", "A) ✅", "A) ✅", about={"options": OPTIONS, "option": "A"})])
+    assert cli.main(["compare", "one", "three", "--logs", str(tmp_path)]) == 1
+    assert "no sample in common" in capsys.readouterr().err
+    assert cli.main(["compare", "one", "tow", "--logs", str(tmp_path)]) == 1
+    assert "did you mean" in capsys.readouterr().err.lower()
