@@ -38,9 +38,9 @@ def compare(
     chosen: list[Prediction] = []
     models: list[str] = []
     for pair in pairs:
-        for letter, mine, model in zip("AB", rows, pair, strict=True):
+        for letter, theirs, model in zip("AB", rows, pair, strict=True):
             models.append(f"{letter}:{model}")
-            chosen += [_renamed(row, models[-1]) for row in mine if row.model == model and _key(row) in common]
+            chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
     found = table(chosen, models, TextTools(), draws, seed)
     told = [v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "previous" and v["model"][0] == "B"]
     name = f"A {one.name}, B {two.name}"
