@@ -70,8 +70,6 @@ def main(argv: list[str]) -> int:
     options = argparse.ArgumentParser(prog="bench.rewards", description=__doc__)
     options.add_argument("--released", type=int, default=3, help="samples to score as released")
     args = options.parse_args(argv)
-    from pycocoevalcap.meteor.meteor import Meteor as _  # noqa: F401 (its import is not part of a sample's seconds)
-
     figures, rng = Figures("rewards"), random.Random(0)
     texts, source = references(CORPUS)
     truths = texts[:SAMPLES]

@@ -114,9 +114,10 @@ def test_the_variants_of_the_release():
     assert score("repetition", reasoned(twice, TRUTH))["overall"] == pytest.approx(
         0.3 + 0.5 * 0.85 + 0.2 * layout.variety(twice)
     )
-    only = reasoned("well", "findings : nothing said . impression : large heart , effusion .")
-    assert score("spine", only)["overall"] == pytest.approx(0.91, abs=1e-6)
-    assert score("released", only)["overall"] < 0.8
+    impression = "impression : the heart is large and there is an effusion ."
+    only, whole = reasoned("well", f"findings : nothing . {impression}"), Reference(f"findings : {OTHER} {impression}")
+    scores = {mode: registry.reward("report", mode)([only], [whole])[0]["overall"] for mode in ("spine", "released")}
+    assert scores["spine"] == pytest.approx(0.91, abs=1e-6) and scores["released"] < 0.8
 
 
 def test_variety_by_hand():
