@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.cot import prompts
-from diagcot.cot.settings import PrimerSettings
+from diagcot.cot import judge, prompts
+from diagcot.cot.settings import FilterSettings, PrimerSettings
 from diagcot.data import tasks
 from diagcot.data.prompts import report_answer
 from diagcot.data.samples import ImageRef, Sample, write_samples
@@ -204,9 +204,16 @@ def _final(case: Case) -> tuple[str, str]:
 
 def _judge(case: Case, right: bool) -> tuple[str, str]:
     shown = case.right if right else case.wrong
-    held = dict.fromkeys(prompts.CRITERIA, right)
-    reason = "all agree." if right else f"the {case.fault} differs."
-    return prompts.judge(case.reference, shown.reasoning, shown.report), _json(held | {"reason": reason})
+    trace = {
+        "task": "report",
+        "form": "think",
+        "images": [None],
+        "guide": case.reference,
+        "reasoning": shown.reasoning,
+        "answer": shown.report,
+    }
+    one = {"reason": "it agrees." if right else f"the {case.fault} differs.", "score": judge.SCORES[-1 if right else 0]}
+    return judge.prompt(trace, FilterSettings()), _json(dict.fromkeys(judge.CRITERIA, one))
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the teacher, the verifier and the judge are asked, and the JSON that they answer with (method.md 4.1, 4.2).
+"""What the teacher and the verifier are asked, and the JSON that they answer with (method.md 4.1, 4.2).
 
 Every prompt begins with the film and the reference report and ends with what changes most, so that the prefix cache of
 the server holds what all calls of a sample share. The words are this project's own. Every string and array of a schema
@@ -11,9 +11,6 @@ from typing import Any
 
 STRATEGIES = ("new_paths", "verification", "correction", "backtracking")
 """The four ways to think again. Backtracking needs something to go back to: it is not for the first step."""
-
-CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
-"""What the judge decides on, one yes or no each."""
 
 _HEAD = "<image>Reference report: {reference}\n"
 
@@ -53,12 +50,6 @@ _FINAL = (
     "Write the report that this thinking leads to, in the words of the reference: findings are what is seen, the "
     "impression is its meaning in brief. Answer in JSON."
 )
-_JUDGE = (
-    "Thinking under review:\n{reasoning}\nReport under review: {report}\n"
-    "Judge against the reference and the X-ray, true or false: location of every finding, pathology and its degree, "
-    "completeness, differential, sound reasoning. Synonyms are fine; a wrong location never is. "
-    "Answer in JSON, with the reason."
-)
 
 
 @dataclass(frozen=True)
@@ -94,10 +85,6 @@ def final(reference: str, reasoning: str) -> str:
     return _HEAD.format(reference=reference) + _FINAL.format(reasoning=reasoning)
 
 
-def judge(reference: str, reasoning: str, report: str) -> str:
-    return _HEAD.format(reference=reference) + _JUDGE.format(reasoning=reasoning, report=report)
-
-
 def thinking_text(steps: Sequence[tuple[str, str]]) -> str:
     """Steps (title, content) as the later prompts show them, one line each."""
     return "\n".join(f"{title}: {content}" for title, content in steps)
@@ -118,10 +105,6 @@ def verdict_schema(limits: Limits) -> dict[str, Any]:
 
 def final_schema(limits: Limits) -> dict[str, Any]:
     return _object({"findings": _string(limits.section_chars), "impression": _string(limits.section_chars)})
-
-
-def judge_schema(limits: Limits) -> dict[str, Any]:
-    return _object({name: {"type": "boolean"} for name in CRITERIA} | {"reason": _string(limits.step_chars)})
 
 
 def _string(most: int) -> dict[str, Any]:
