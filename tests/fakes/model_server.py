@@ -62,7 +62,10 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     choices = [
         {
             "index": i,
-            "message": {"role": "assistant", "content": json.dumps(instance(schema, prompt, turn=i)) if schema else plain},
+            "message": {
+                "role": "assistant",
+                "content": json.dumps(instance(schema, prompt, turn=i)) if schema else plain,
+            },
             "finish_reason": "stop",
         }
         for i in range(body.get("n", 1))

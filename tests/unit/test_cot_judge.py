@@ -95,7 +95,13 @@ def test_more_than_half_of_the_judgements_must_keep_a_trace():
 
 @pytest.mark.parametrize(
     ("text", "keep", "error"),
-    [("true", True, False), ("False.", False, False), ("**TRUE**", True, False), ("untrue", False, True), ("", False, True)],
+    [
+        ("true", True, False),
+        ("False.", False, False),
+        ("**TRUE**", True, False),
+        ("untrue", False, True),
+        ("", False, True),
+    ],
 )
 def test_as_released_one_word_without_films_decides(text, keep, error):
     settings = FilterSettings(preset="as-released")
@@ -112,7 +118,11 @@ def test_kappa_of_a_worked_example():
     assert found.raw == pytest.approx(2 / 3) and found.kappa == pytest.approx(1 / 3)
 
 
-@given(st.integers(2, 5).flatmap(lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=9)))
+@given(
+    st.integers(2, 5).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=9)
+    )
+)
 def test_agreement_is_fleiss_over_any_votes(items):
     """Against the formula as it is printed: per item, then averaged."""
     n, found = len(items[0]), sum(map(Agreement.of, items), Agreement())

@@ -23,7 +23,10 @@ LISTED, EDEMA, PNEUMOTHORAX, FINAL = opened()["pairs"]
         trace(task="grounding", reference=BOX, answer=BOX.replace("500", "470")),
         trace(task="grounding", reference="No edema regions detected.", answer="No edema regions detected."),
         trace(reasoning=trace()["reasoning"] + " for reference lines i look at the spine."),
-        trace(guide="findings : as in the reference film .", reasoning="i see much that is in the reference film, and more"),
+        trace(
+            guide="findings : as in the reference film .",
+            reasoning="i see much that is in the reference film, and more",
+        ),
         closed(),
         closed(**MATCHING, pairs=[["the report says edema, which i do not see here", "A) ❌"], SECOND, LAST]),
         opened(),
