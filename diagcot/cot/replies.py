@@ -12,7 +12,8 @@ _FENCE = re.compile(r"```\w*\n?")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 _REFERENCE = re.compile(
     r"\b(?:(?:reference|gold|given|provided|original|accompanying) (?:report|answer|diagnosis|label|standard)s?"
-    r"|ground truth|the reference|(?:according to|as stated in|as described in|based on) the report)\b",
+    r"|ground truth|the reference(?! (?:frame|line|point|level|value))"
+    r"|(?:according to|as stated in|as described in|based on) the report)\b",
     re.IGNORECASE,
 )
 
