@@ -68,11 +68,11 @@ def rule(trace: dict[str, Any], settings: FilterSettings) -> str | None:
         return "forced"
     if len(trace["reasoning"].split()) < settings.min_words:
         return "reasoning_too_short"
-    if {match.group(1) for match in _SECTION.finditer(trace["answer"])} < {
+    if {match.group(1) for match in _SECTION.finditer(trace["report"])} < {
         match.group(1) for match in _SECTION.finditer(trace["reference"])
     }:
         return "section_missing"
-    return None if label_f1(trace["answer"], trace["reference"]) >= settings.label_f1 else "labels_differ"
+    return None if label_f1(trace["report"], trace["reference"]) >= settings.label_f1 else "labels_differ"
 
 
 def label_f1(report: str, reference: str) -> float:
@@ -103,7 +103,7 @@ def _shard(path: Path) -> Shard:
 def _question(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
     return Request(
         id=trace["id"],
-        messages=(("user", prompts.judge(trace["reference"], trace["reasoning"], trace["answer"])),),
+        messages=(("user", prompts.judge(trace["reference"], trace["reasoning"], trace["report"])),),
         images=tuple(_shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"]),
         max_tokens=settings.max_tokens,
         schema=prompts.judge_schema(settings.reply.limits()),
@@ -134,6 +134,6 @@ def to_sample(trace: dict[str, Any]) -> Sample:
         task="report",
         study=trace["study"],
         images=tuple(ImageRef(**image) for image in trace["images"]),
-        messages=(("user", asks), ("assistant", asked.reasoned(trace["reasoning"], trace["answer"]))),
+        messages=(("user", asks), ("assistant", asked.reasoned(trace["reasoning"], trace["report"]))),
         meta=trace["meta"] | {"verified": trace["verified"], "forced": trace["forced"]},
     )

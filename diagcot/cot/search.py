@@ -12,7 +12,7 @@ from functools import partial
 from diagcot.cot import prompts, replies
 from diagcot.cot.calls import Answer, Caller, Failed, Question, Search, Trace
 from diagcot.cot.case import Case
-from diagcot.cot.rules import RULES
+from diagcot.cot.verification import RULES
 from diagcot.cot.settings import SearchSettings
 from diagcot.data.prompts import report_answer
 
