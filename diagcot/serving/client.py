@@ -173,7 +173,7 @@ class Client:
             if response.status != 200:
                 return Reply(error=f"HTTP {response.status}: {_message(response)}")
             try:
-                reply = Reply.from_body(json.loads(response.body))
+                reply = Reply.from_body(json.loads(response.body.decode()))
             except (ValueError, LookupError, TypeError) as error:
                 busy += 1
                 if busy > self._settings.retries:

@@ -111,12 +111,13 @@ def flow(
     loop = uvloop.new_event_loop()
     source, running, finished = iter(items), set[asyncio.Task[R]](), deque[asyncio.Task[R]]()
     meter, done, told = _Meter(client), 0, time.monotonic()
-    more, stopped, give_up = True, False, float("inf")
+    more, stopped, ended, give_up = True, False, False, float("inf")
 
     def settled(task: asyncio.Task[R]) -> None:
         running.discard(task)
         finished.append(task)
-        loop.stop()
+        if not ended:
+            loop.stop()
 
     async def steer() -> None:
         while True:
@@ -154,8 +155,7 @@ def flow(
                 return
     finally:
         progress(meter.read(done, len(running)))
-        for task in running:
-            task.remove_done_callback(settled)
+        ended = True
         loop.run_until_complete(_end(client, [steering, *running, *finished]))
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
