@@ -148,6 +148,7 @@ def _dry(chain: "Chain", selected: set[str], scripts: bool) -> int:
     wanted = plans if scripts and chain.cluster.executor == "slurm" else []
     texts = {plan.stage: submit.render(plan, chain.cluster) for plan in wanted}
     found = forecast(plans, chain.cluster, chain.storage())
+    found = dataclasses.replace(found, warnings=[*found.warnings, *chain.notes()])
     try:
         chain.checks()
     except UserError as error:  # what is lacking stops a submission, not a look at it

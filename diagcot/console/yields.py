@@ -17,7 +17,7 @@ class Yield:
     kept: int
     gpu_hours: float
     calls: int
-    tokens: int  # read and written, where the stages count both
+    tokens: int  # read and written
 
     @property
     def per_thousand(self) -> float | None:
@@ -34,7 +34,7 @@ def yields(run: Run) -> list[Yield]:
             sources = [other for other in run.stages if other.name in names and other.kind == COLLECT]
             spent = [stage, *sources]
             sums = [counts, *map(_counts, sources)]
-            tokens = sum(row.get("prompt_tokens", 0) + row.get("tokens", 0) for row in sums)
+            tokens = sum(row.get("prompt_tokens", 0) + row.get("completion_tokens", 0) for row in sums)
             calls = sum(row.get("calls", 0) for row in sums)
             hours = sum(one.gpu_spent for one in spent)
             found.append(Yield(stage.name, counts["traces"], counts["kept"], hours, calls, tokens))

@@ -16,7 +16,9 @@ import httpx
 
 from diagcot.jobs.errors import UserError
 from diagcot.serving.engine import OWNER, mark
+from diagcot.serving.http import Address
 from diagcot.serving.request import MODEL_NAME
+from diagcot.serving.seats import Seat
 from diagcot.serving.settings import ServerSettings
 
 
@@ -33,17 +35,16 @@ def on_cpu() -> bool:
     return True
 
 
-def arguments(settings: ServerSettings, gpus: int) -> list[str]:
+def arguments(settings: ServerSettings, seat: Seat) -> list[str]:
     """Engine arguments of `vllm serve`, without the model and the socket."""
     cpu = on_cpu()
-    parallel = settings.tensor_parallel or (1 if cpu else max(1, gpus))
     eager = settings.enforce_eager if settings.enforce_eager is not None else cpu
     given: dict[str, Any] = {
         "--served-model-name": MODEL_NAME,
         "--max-model-len": settings.max_model_len,
         "--max-num-seqs": settings.max_num_seqs,
         "--dtype": "float32" if cpu and settings.dtype == "auto" else settings.dtype,
-        "--tensor-parallel-size": parallel,
+        "--tensor-parallel-size": seat.ranks,
         "--limit-mm-per-prompt": f'{{"image":{settings.images},"video":0}}',
         "--generation-config": "vllm",  # sampling is what the request says, not what a model folder happens to hold
         "--shutdown-timeout": int(settings.shutdown_timeout_s),
@@ -53,12 +54,12 @@ def arguments(settings: ServerSettings, gpus: int) -> list[str]:
         "--structured-outputs-config": '{"backend":"xgrammar","disable_any_whitespace":true}',
     }
     if not cpu:
-        given["--gpu-memory-utilization"] = settings.gpu_memory_utilization
-    if parallel == 1:
+        given["--gpu-memory-utilization"] = round(settings.gpu_memory_utilization * seat.memory, 4)
+    if seat.ranks == 1:
         given["--distributed-executor-backend"] = "uni"
     if settings.quantization:
         given["--quantization"] = settings.quantization
-    flags = ["--disable-uvicorn-access-log", "--enable-prefix-caching"]
+    flags = ["--disable-uvicorn-access-log", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
     if eager:
         flags.append("--enforce-eager")
     if cpu:
@@ -69,7 +70,7 @@ def arguments(settings: ServerSettings, gpus: int) -> list[str]:
     return [str(part) for pair in given.items() for part in pair] + flags + list(settings.extra)
 
 
-def environment(settings: ServerSettings, owner: str) -> dict[str, str]:
+def environment(settings: ServerSettings, seat: Seat, owner: str) -> dict[str, str]:
     """Environment of the server: nothing leaves the machine, and the CPU build starts its engine by fork."""
     env = dict(os.environ)
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
@@ -86,13 +87,15 @@ def environment(settings: ServerSettings, owner: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         OWNER: owner,
     }
+    if seat.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(seat.gpus)
     if on_cpu():
         env |= {
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.cpu_threads),
         }
-        if (settings.tensor_parallel or 1) == 1:
+        if seat.ranks == 1:
             env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the model in the engine's process: one process fewer to start
     return env
 
@@ -122,7 +125,7 @@ class Process:
         cls,
         model_dir: Path,
         settings: ServerSettings,
-        gpus: int,
+        seat: Seat,
         folder: Path,
         log: Path,
         owner: str | None = None,
@@ -135,7 +138,7 @@ class Process:
         (folder / "s").unlink(missing_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         run = command or [sys.executable, "-m", "diagcot.serving.engine"]
-        run = [*run, str(model_dir), "--uds", str(folder / "s"), *arguments(settings, gpus)]
+        run = [*run, str(model_dir), "--uds", str(folder / "s"), *arguments(settings, seat)]
         started = time.monotonic()
         with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
             child = subprocess.Popen(
@@ -143,7 +146,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment(settings, owner or mark(os.getpid())),
+                env=environment(settings, seat, owner or mark(os.getpid())),
                 cwd=folder,
                 start_new_session=True,
             )
@@ -191,7 +194,7 @@ class Process:
 
 
 def connect(socket: Path, timeout_s: float) -> httpx.Client:
-    return httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://server", timeout=timeout_s)
+    return Address(socket).connect(timeout_s)
 
 
 def served(socket: Path, timeout_s: float = 5) -> str | None:

@@ -16,7 +16,10 @@ class ServerSettings(Settings):
         "auto"  # auto: on GPU the model's own; on CPU float32, twice as fast there
     )
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    tensor_parallel: int | None = Field(default=None, ge=1)  # None: all GPUs of the task, 1 on CPU
+    # Servers of one model, each with its own GPUs, and GPUs of each. None: what the other leaves of the task's GPUs; with
+    # neither given, one server over all of them. A model that fits on one GPU is served fastest with tensor_parallel 1.
+    data_parallel: int | None = Field(default=None, ge=1)
+    tensor_parallel: int | None = Field(default=None, ge=1)
     images: int = Field(default=4, ge=0)  # at most this many in a request
     enforce_eager: bool | None = None  # None: on CPU only, where compiling costs more than it gains
     kv_cache_gb: int = Field(default=1, ge=1)  # CPU only; on GPU gpu_memory_utilization decides
@@ -30,9 +33,9 @@ class ServerSettings(Settings):
     request_timeout_s: float = Field(default=900, gt=0)
     restarts: int = Field(default=3, ge=0)  # in a row, with no reply in between
     retries: int = Field(default=6, ge=0)  # of one request after 429 or 5xx
-    in_flight: int | None = Field(default=None, ge=1)  # requests sent and not answered; None: 1.5 x max_num_seqs
+    in_flight: int | None = Field(default=None, ge=1)  # most requests in flight at a server; None: 1.5 x max_num_seqs
 
     @property
     def window(self) -> int:
-        """Requests kept in flight: some more than the server decodes at once, so that it never waits for us."""
+        """Most requests in flight at one server: some more than it decodes at once, so that it never waits for us."""
         return self.in_flight or max(2, self.max_num_seqs * 3 // 2)

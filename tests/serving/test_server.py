@@ -140,6 +140,6 @@ def test_a_standby_server_is_taken_over_and_replaced_when_dead(models, tmp_path,
         os.killpg(pid, signal.SIGKILL)
         with serve(models["a"], SETTINGS, context(tmp_path)) as third:
             assert third.process.pid != pid and one(third).logprobs == reply.logprobs
-            assert Path(third.folder).parent == tmp_path / "s"
+            assert Path(third.process.folder).parent == tmp_path / "s"
     finally:
         standby.stop(tmp_path / "s")

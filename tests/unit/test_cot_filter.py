@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diagcot.cot import filter as filtration
-from diagcot.cot import primer, traces
+from diagcot.cot import lessons, traces
 from diagcot.data.prompts import REPORT
 from diagcot.data.samples import read_samples
 from diagcot.data.tasks import report_samples
@@ -32,7 +32,7 @@ def collected(run_folder: Path) -> list[dict[str, Any]]:  # noqa: F811
         images = [{"shard": image.shard, "row": image.row} for image in sample.images]
         about = {"id": sample.id, "study": sample.study, "images": images, "meta": sample.meta}
         texts = {"reference": sample.answer, "guide": sample.answer, "answer": sample.answer}
-        reasoning = primer.Reading.of(study.findings, study.impression).reasoning
+        reasoning = lessons.Reading.of(study.findings, study.impression).reasoning
         found.append(trace(**about, **texts, reasoning=reasoning))
     write(run_folder, found)
     return found
@@ -66,7 +66,7 @@ def test_the_rules_say_why_they_drop_and_the_judge_is_asked_about_the_rest(run_f
     ]  # fmt: skip
     assert len(prompts_seen(run_folder)) == counts["calls"] == counts["kept"] == len(collected) - 4
     assert counts["traces"] == len(collected) and counts["kept_forced"] == 1
-    assert counts["tokens"] == 5 * counts["calls"] and counts["prompt_tokens"] == 10 * counts["calls"]
+    assert counts["completion_tokens"] == 5 * counts["calls"] and counts["prompt_tokens"] == 10 * counts["calls"]
     samples = list(read_samples(run_folder / "shards/test/filter/00000.jsonl"))
     assert len(samples) == counts["kept"] and [s.id for s in samples] == sorted(s.id for s in samples)
     forced = {f"{collected[4]['id']}:cot"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diagcot.cot import dataset, primer, rules
+from diagcot.cot import dataset, lessons, rules
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import prompts
 from diagcot.data.samples import Sample
@@ -20,6 +20,12 @@ LISTED, EDEMA, PNEUMOTHORAX, FINAL = opened()["pairs"]
     [
         trace(),
         trace(task="classification", reference=LABELS, answer="The label of this X-ray image is: Pneumonia, Edema"),
+        trace(
+            task="classification",
+            reference=LABELS,
+            answer=LABELS + ", Edema, Fracture",
+            meta={"labels": {"Fracture": -1}},
+        ),
         trace(task="grounding", reference=BOX, answer=BOX.replace("500", "470")),
         trace(task="grounding", reference="No edema regions detected.", answer="No edema regions detected."),
         trace(reasoning=trace()["reasoning"] + " for reference lines i look at the spine."),
@@ -99,7 +105,7 @@ def test_label_agreement_is_what_the_filter_asks_for():
 
 
 def test_what_the_primer_teaches_keeps_the_rules():
-    reading = primer.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
+    reading = lessons.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
     told = trace(reasoning=reading.reasoning, answer=reading.report, reference=reading.report, guide=reading.report)
     assert rules.fault(told, FilterSettings()) is None
 

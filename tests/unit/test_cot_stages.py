@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect, judge, primer, prompts
+from diagcot.cot import collect, judge, lessons, primer, prompts
 from diagcot.cot.settings import CollectSettings
 from diagcot.data.samples import read_samples
 from diagcot.data.tasks import report_samples
@@ -86,7 +86,7 @@ def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
     assert [row["id"] for row in found] == sorted(row["id"] for row in found)
     for row in found:
         assert (
-            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["report"].startswith("findings : ")
+            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["answer"].startswith("findings : ")
         )
         assert row["images"][0]["shard"] == "test/shard/00000.h5"
         assert "base64" not in json.dumps(row)
@@ -98,14 +98,20 @@ def test_samples_are_the_same_choice_of_the_training_split(run_folder):
     every = collect.chosen(shard, run_folder / "shards", CollectSettings())
     assert [s.id for s in some] == [s.id for s in every][:5]
     train = {sample.id for sample in report_samples(shard, "test/shard/00000.h5", "train")}
-    assert {s.id for s in every} < train
-    views = collect.chosen(shard, run_folder / "shards", CollectSettings(views="all"))
-    assert {s.id for s in views} == train
+    films = {
+        views: {s.id for s in collect.chosen(shard, run_folder / "shards", CollectSettings(views=views))}
+        for views in ("all", "frontal", "first")
+    }
+    assert films["frontal"] < films["all"] == train and films["first"] < train
+    studies = {s.study for s in every}
+    assert studies == {s.id for s in every} == {name.rpartition("/")[0] for name in train}
+    assert max(len(s.images) for s in every) > 1 and all(s.question.count("<image>") == len(s.images) for s in every)
+    assert len(films["first"]) == len(every)
 
 
 def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].answer
+    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].reference
     write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
@@ -166,7 +172,7 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
 
 
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
-    weights = dict.fromkeys([*primer.EXAMPLES, "report", "grounding"], 1.0)
+    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding"], 1.0)
     ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
     result = run_unit(primer, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))

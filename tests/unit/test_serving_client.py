@@ -40,10 +40,10 @@ def test_many_requests_are_answered_once_and_within_the_window(tmp_path, monkeyp
             assert reply.error is None
             got.append(request_id)
             assert len(read) - len(got) <= 8  # the source is read no faster than the server answers
-        with process.connect(server.socket, 5) as http:
+        with process.connect(server.process.socket, 5) as http:
             assert 2 <= http.get("/stats").json()["most"] <= 8
     assert sorted(got) == sorted(read) and len(got) == 200
-    assert not server.process.alive() and not server.folder.exists()
+    assert not server.process.alive() and not server.process.folder.exists()
 
 
 def test_too_many_requests_and_errors_are_retried(tmp_path, monkeypatch):
@@ -142,9 +142,9 @@ def test_a_folder_that_is_no_model_says_so(tmp_path):
 
 def test_the_socket_is_private_and_the_log_too(tmp_path, monkeypatch):
     with fake(tmp_path, monkeypatch) as server:
-        assert server.folder.stat().st_mode & 0o777 == 0o700
+        assert server.process.folder.stat().st_mode & 0o777 == 0o700
         assert server.process.log.stat().st_mode & 0o777 == 0o600
-        assert len(str(server.socket)) < 108
+        assert len(str(server.process.socket)) < 108
 
 
 def test_the_server_ends_when_its_owner_is_killed(tmp_path, monkeypatch):
