@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from diagcot.cot import prompts
+from diagcot.cot import judge, prompts
 from diagcot.cot.case import Case
 from diagcot.cot.interleaved import told
+from diagcot.cot.settings import FilterSettings
 from diagcot.data.prompts import report_answer
 from diagcot.data.question_traces import RIGHT, WRONG
 from diagcot.rewards import layout
@@ -128,9 +129,17 @@ def _final(lesson: Lesson) -> tuple[str, str]:
 
 def _judge(lesson: Lesson, right: bool) -> tuple[str, str]:
     shown = lesson.right if right else lesson.wrong
-    held = dict.fromkeys(prompts.CRITERIA, right)
-    reason = "all agree." if right else f"the {lesson.fault} differs."
-    return prompts.judge(lesson.reference, shown.reasoning, shown.report), _json(held | {"reason": reason})
+    trace = {
+        "task": "report",
+        "form": "think",
+        "images": [None],
+        "guide": lesson.reference,
+        "reasoning": shown.reasoning,
+        "answer": shown.report,
+    }
+    reason = "it agrees." if right else f"the {lesson.fault} differs."
+    one = {"reason": reason, "score": judge.SCORES[-1 if right else 0]}
+    return judge.prompt(trace, FilterSettings()), _json(dict.fromkeys(judge.CRITERIA, one))
 
 
 def _json(value: dict[str, Any]) -> str:

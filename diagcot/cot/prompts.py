@@ -1,4 +1,4 @@
-"""What the teacher, the verifier and the judge are asked, and the JSON that they answer with (method.md 4.1, 4.2).
+"""What the teacher and the verifier are asked, and the JSON that they answer with (method.md 4.1, 4.2).
 
 Every prompt begins with the films, the reference report and the question, and ends with what changes most, so that the
 prefix cache of the server holds what all calls of a sample share, and most of what the questions about a film share.
@@ -15,9 +15,6 @@ from diagcot.data.prompts import IMAGE
 
 STRATEGIES = ("new_paths", "verification", "correction", "backtracking")
 """The four ways to think again. Backtracking needs something to go back to: it is not for the first step."""
-
-CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
-"""What the judge decides on, one yes or no each."""
 
 _HEAD = "<image>Reference report: {reference}\n"
 
@@ -78,12 +75,6 @@ _OPEN = (
 _TOLD = " The right answer is {answer}."
 _LAYOUT = " Keep to this layout: {layout}"
 _AGAIN = "That cannot be used: {fault}. Answer again, as asked."
-_JUDGE = (
-    "Thinking under review:\n{reasoning}\nReport under review: {report}\n"
-    "Judge against the reference and the X-ray, true or false: location of every finding, pathology and its degree, "
-    "completeness, differential, sound reasoning. Synonyms are fine; a wrong location never is. "
-    "Answer in JSON, with the reason."
-)
 
 
 @dataclass(frozen=True)
@@ -153,10 +144,6 @@ def again(fault: str) -> str:
     return _AGAIN.format(fault=fault)
 
 
-def judge(reference: str, reasoning: str, report: str) -> str:
-    return _HEAD.format(reference=reference) + _JUDGE.format(reasoning=reasoning, report=report)
-
-
 def thinking_text(steps: Sequence[tuple[str, str]]) -> str:
     """Steps (title, content) as the later prompts show them, one line each."""
     return "\n".join(f"{title}: {content}" for title, content in steps)
@@ -191,10 +178,6 @@ def open_schema(limits: Limits) -> dict[str, Any]:
     weighed = _object({"name": _string(80), "think": _string(limits.step_chars), "right": {"type": "boolean"}})
     steps = {"type": "array", "items": weighed, "minItems": 1, "maxItems": limits.steps}
     return _object({"observed": _string(limits.step_chars), "weighed": steps, "summary": _string(limits.step_chars)})
-
-
-def judge_schema(limits: Limits) -> dict[str, Any]:
-    return _object({name: {"type": "boolean"} for name in CRITERIA} | {"reason": _string(limits.step_chars)})
 
 
 def _string(most: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diagcot.cot import prompts
+from diagcot.cot import judge, prompts
 from diagcot.jobs.testing import context
 from diagcot.serving import Reply, Request, Server, serve, standby, weights
 from tests.serving.conftest import SETTINGS
@@ -72,7 +72,7 @@ def test_choices_are_scored_by_their_first_token(server):
         prompts.thinking_schema(prompts.Limits(3, 30, 60), again=True),
         prompts.verdict_schema(prompts.Limits()),
         prompts.final_schema(prompts.Limits(3, 30, 60)),
-        prompts.judge_schema(prompts.Limits(3, 30, 60)),
+        judge.schema(30),
     ],
     ids=["thinking", "again", "verdict", "final", "judge"],
 )

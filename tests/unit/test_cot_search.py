@@ -325,7 +325,7 @@ def test_every_string_and_array_of_every_schema_is_bounded():
     limits = prompts.Limits()
     check(prompts.thinking_schema(limits))
     check(prompts.thinking_schema(limits, again=True))
-    for make in (prompts.verdict_schema, prompts.final_schema, prompts.judge_schema, prompts.open_schema):
+    for make in (prompts.verdict_schema, prompts.final_schema, prompts.open_schema):
         check(make(limits))
     check(prompts.closed_schema(limits, "ABC"))
     assert list(prompts.closed_schema(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]

@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect, lessons, primer, prompts
-from diagcot.cot import filter as filtration
-from diagcot.cot.settings import CollectSettings, FilterSettings
-from diagcot.data.prompts import REPORT
+from diagcot.cot import collect, judge, lessons, primer, prompts
+from diagcot.cot.settings import CollectSettings
 from diagcot.data.samples import read_samples
 from diagcot.data.tasks import report_samples
 from diagcot.jobs.context import Context, Unit
@@ -173,70 +171,6 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
     assert sorted(found) == sorted(s.id for s in expected) and result.counts["samples"] == len(expected)
 
 
-def test_filter_keeps_what_agrees_and_says_why_it_drops_the_rest(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    path = run_folder / "shards/test/cot/00000.jsonl"
-    traces = rows(path)
-    traces[0]["error"] = "init: cut at 8 tokens"
-    traces[1]["reasoning"] = "too short"
-    traces[2]["answer"] = "findings : there is a large left pneumothorax and a fracture . impression : fracture ."
-    traces[3]["answer"] = "findings : the lungs are clear ."
-    path.write_text("".join(json.dumps(row) + "\n" for row in traces))
-    ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
-    result = run_unit(filtration, UNIT, ctx)
-    verdicts = {row["id"]: row for row in rows(ctx.output / "verdicts" / "00000.jsonl")}
-    assert [verdicts[t["id"]]["rule"] for t in traces[:4]] == [
-        "search_failed", "reasoning_too_short", "labels_differ", "section_missing",
-    ]  # fmt: skip
-    samples = list(read_samples(ctx.output / "00000.jsonl"))
-    assert len(samples) == result.counts["kept"] == len(traces) - 4 and result.counts["traces"] == len(traces)
-    for sample in samples:
-        assert (
-            sample.prompt.endswith(REPORT)
-            and sample.task == "report"
-            and sample.meta["verified"]
-            and not sample.meta["forced"]
-        )
-        assert sample.answer.startswith("<think>i look") and sample.answer.endswith(" .</answer>")
-
-
-def test_a_judge_that_says_no_or_nothing_readable_keeps_nothing(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    write_script(run_folder, monkeypatch, verdict=False)
-    ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts["kept"] == 0 and counts["dropped_judge"] == counts["traces"] == counts["judge_location_no"]
-    write_script(run_folder, monkeypatch, refuse={"Thinking under review": [400] * 999})
-    ctx = stage(run_folder, "filter2", {"server": SERVER}, traces="cot", model=".")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts["kept"] == 0 and counts["dropped_unreadable"] == counts["traces"]
-
-
-def test_without_a_judge_the_rules_decide_and_no_server_starts(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    write_script(run_folder, monkeypatch, die_at_start=True)
-    ctx = stage(run_folder, "filter", {"judge": False}, traces="cot")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts["kept"] == counts["traces"] > 0
-
-
-def test_forced_traces_can_be_dropped(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch, verdict=False)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    ctx = stage(run_folder, "filter", {"judge": False, "forced": "drop"}, traces="cot")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts == {"traces": counts["traces"], "kept": 0, "dropped_forced": counts["traces"]}
-
-
-def test_label_agreement_is_what_the_filter_asks_for():
-    assert filtration.label_f1("there is edema.", "pulmonary edema.") == 1
-    assert filtration.label_f1("no edema.", "pulmonary edema.") < 0.5
-    assert FilterSettings().label_f1 == 1.0
-
-
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding"], 1.0)
     ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
@@ -255,8 +189,8 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
         "final": prompts.final_schema(limits),
         "verify_true": prompts.verdict_schema(limits),
         "verify_false": prompts.verdict_schema(limits),
-        "judge_yes": prompts.judge_schema(limits),
-        "judge_no": prompts.judge_schema(limits),
+        "judge_yes": judge.schema(200),
+        "judge_no": judge.schema(200),
     }
     for sample in samples:
         assert sample.prompt.count("<image>") == 1 == len(sample.images)
@@ -280,20 +214,3 @@ def test_weights_of_the_primer_are_averages(run_folder):
     assert counts[0.0] == 0 and counts[2.0] == 2 * films and 0.2 * films < counts[0.5] < 0.8 * films
     with pytest.raises(ValueError, match="unknown tasks of the primer: raport"):
         run_unit(primer, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))
-
-
-def test_what_the_primer_teaches_passes_the_filter(run_folder):
-    reading = lessons.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
-    assert list(reading.regions) == ["heart", "lungs", "pleura"]
-    assert (
-        reading.report
-        == "findings : the heart is enlarged. the lungs are clear. no pleural effusion . impression : cardiomegaly ."
-    )
-    trace = {
-        "error": None,
-        "forced": False,
-        "reasoning": reading.reasoning,
-        "answer": reading.report,
-        "reference": reading.report,
-    }
-    assert filtration.rule(trace, FilterSettings()) is None
