@@ -76,6 +76,7 @@ def test_no_reply_is_an_error_of_another_kind(text: str) -> None:
         ('{"thinking": [{"title": "heart", "content": "large"}], "conclusion": "x", "check": "it is', None),
         ('{"reason": "all of them agree', "it is not JSON"),
         ('{"a": {"b": "x"}, "c": fal', {"a": {"b": "x"}}),
+        ('{"a": {"b": ["x", "y', {"a": {"b": ["x"]}}),
         ('{"a": "the "left" lung"}', "it is not JSON"),
         ("[1, 2]", "it is not a JSON object"),
         ("nothing", "it is not JSON"),

@@ -24,7 +24,7 @@ from diagcot.shards import Shard
 from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
 
 UNIT = Unit("00000")
-SERVER = {"startup_timeout_s": 20, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 5}
+SERVER = {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 30}
 
 
 def stage(root: Path, name: str, settings: dict[str, Any], **inputs: str) -> Context:
@@ -237,7 +237,7 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
 
 
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
-    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding"], 1.0)
+    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding", "closed", "open"], 1.0)
     ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
     result = run_unit(primer, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))
@@ -246,7 +246,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
     assert {s.study for s in samples} <= train
     assert len({(s.id, s.task) for s in samples}) == len(samples)
-    limits = prompts.Limits()
+    limits, known = prompts.Limits(), set()
     schemas = {
         "init": prompts.thinking_schema(limits),
         "label": prompts.thinking_schema(limits),
@@ -258,7 +258,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
         "judge_no": judge.schema(200),
     }
     for sample in samples:
-        assert sample.prompt.count("<image>") == 1 == len(sample.images)
+        assert sample.prompt.count("<image>") == len(sample.images) <= (2 if sample.task == "closed" else 1)
         if sample.task in schemas:
             answer = json.loads(sample.answer)
             assert list(answer) == list(schemas[sample.task]["properties"])  # the order that the constraint imposes
@@ -268,6 +268,15 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
             assert json.loads(sample.answer)["verdict"] is (sample.task == "verify_true")
             reference, shown = (line.split(": ", 1)[1] for line in sample.prompt.splitlines()[:2])
             assert (reference == shown) is (sample.task == "verify_true")
+    for sample in samples:
+        if sample.task in ("closed", "open"):
+            assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
+            answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
+            letters = [name for name in answer if name != "summary"]
+            schema = prompts.closed_schema(limits, letters) if sample.task == "closed" else prompts.open_schema(limits)
+            assert list(answer) == list(schema["properties"])
+            known.add((sample.task, told))
+    assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}
 
 
 def test_weights_of_the_primer_are_averages(run_folder):
