@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--code", choices=["new"], default=None, help="new: run the checkout's code as it is now")
     run_option(add("cancel", "stop a run; what is done is kept", _cancel))
     run_option(add("table", "the metrics of a run", _table))
+    run_option(add("traces", "chains of thought of a run: kept, dropped and why, and the page of samples", _traces))
     made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
     chain_options(made)
     made = add(
@@ -221,6 +222,12 @@ def _table(args: argparse.Namespace) -> int:
     if not path.exists():
         raise UserError(f"{path} is not there yet: the run's evaluation has not ended (make status)")
     return metrics_table.main([str(path)])
+
+
+def _traces(args: argparse.Namespace) -> int:
+    from diagcot.console import traces_screen
+
+    return traces_screen.show(_run_dir(args))
 
 
 def _doctor(args: argparse.Namespace) -> int:

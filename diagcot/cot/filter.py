@@ -15,7 +15,7 @@ from diagcot.cot.agreement import Agreement
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.samples import write_samples
 from diagcot.jobs.context import Context, Result, Unit
-from diagcot.serving import Reply, Request, Server, serve
+from diagcot.serving import Flow, Reply, Request, Server, serve
 from diagcot.shards import Shard
 
 
@@ -47,10 +47,16 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
             else:
                 judged.append(trace)
         if judged and shared is not None:
+            kept = sum(row["kept"] for row in records.rows())
+
+            def progress(flow: Flow) -> None:
+                ctx.progress(len(records), len(traces), **flow.figures(), kept=kept)
+
             requests = (_request(trace, settings, ctx) for trace in judged)
-            for trace_id, reply in shared.complete(requests, stopping=ctx.stopping):
-                records.append(verdict(trace_id, None) | judged_as(reply, settings))
-                ctx.progress(len(records), len(traces))
+            for trace_id, reply in shared.complete(requests, ctx.stopping, progress):
+                row = verdict(trace_id, None) | judged_as(reply, settings)
+                records.append(row)
+                kept += row["kept"]
         if len(records) < len(traces):
             return None
         return _publish(unit, traces, list(records.rows()), ctx)
@@ -134,7 +140,7 @@ def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, 
         "kept_forced": sum(traces[row["id"]]["forced"] for row in kept),
         "calls": sum(row["calls"] for row in verdicts),
         "prompt_tokens": sum(row["prompt_tokens"] for row in verdicts),
-        "tokens": sum(row["completion_tokens"] for row in verdicts),
+        "completion_tokens": sum(row["completion_tokens"] for row in verdicts),
     }
     votes = sum((agreements(row["judgements"])["keep"] for row in verdicts), Agreement())
     if votes.pairs:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diagcot.cot import prompts
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.prompts import IMAGE
 from diagcot.serving import Reply, Request
@@ -19,8 +20,7 @@ CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning"
 
 SCORES = (1, 2, 3, 4, 5)
 
-_CASE = "{films}Reference report: {guide}\n{question}"
-_QUESTION = "Question: {question}\nRight answer: {reference}\n"
+_RIGHT = "Right answer: {reference}\n"
 _SHOWN = "Thinking under review:\n{reasoning}\n{name} under review: {answer}\n"
 _SCORED = (
     "Judge it against the reference{film}. Of each give the reason, then a score from 1, wrong, to 5, right: location of "
@@ -45,23 +45,26 @@ class Judgement:
     error: str | None = None
 
 
-def prompt(trace: dict[str, Any], settings: FilterSettings) -> str:
-    """The judge's question about a trace. What is the same for all traces of a film comes first."""
-    asked = ""
-    if trace["task"] != "report":
-        lines = [one for one in trace["question"].replace(IMAGE, "").splitlines() if "<think>" not in one]
-        asked = _QUESTION.format(question="\n".join(lines), reference=trace["reference"])
-    films = IMAGE * len(trace["images"]) if settings.image else ""
+def prompt(head: str, reasoning: str, name: str, answer: str, verdict: str = "scored") -> str:
+    """The judge's question. head: what is shown of the case (`prompts.head`), which comes first, as in the search's
+    prompts; name: what the answer is called; verdict: `scored` or `word`."""
+    film = " and the X-ray" if IMAGE in head else ""
+    shown = _SHOWN.format(reasoning=reasoning, name=name, answer=answer)
+    return head + shown + (_WORD if verdict == "word" else _SCORED.format(film=film))
+
+
+def about(trace: dict[str, Any], settings: FilterSettings) -> str:
+    """The judge's question about a trace; of an answer that is no report it is told the question and the right one."""
+    report = trace["task"] == "report"
+    head = prompts.head(len(trace["images"]), trace["guide"], "" if report else trace["question"])
+    if not report:
+        head += _RIGHT.format(reference=trace["reference"])
+    if not settings.image:
+        head = head.replace(IMAGE, "")
     thinking = trace["reasoning"]
     if trace["form"] == "interleaved":
         thinking = "\n".join(f"{think} So: {answer}" for think, answer in trace["pairs"])
-    name = "Report" if trace["task"] == "report" else "Answer"
-    task = _WORD if settings.verdict == "word" else _SCORED.format(film=" and the X-ray" if settings.image else "")
-    return (
-        _CASE.format(films=films, guide=trace["guide"], question=asked)
-        + _SHOWN.format(reasoning=thinking, name=name, answer=trace["answer"])
-        + task
-    )
+    return prompt(head, thinking, "Report" if report else "Answer", trace["answer"], settings.verdict)
 
 
 def schema(reason_chars: int) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def request(trace: dict[str, Any], films: Sequence[bytes], settings: FilterSetti
     repeated = settings.repeats > 1
     return Request(
         id=trace["id"],
-        messages=(("user", prompt(trace, settings)),),
+        messages=(("user", about(trace, settings)),),
         images=tuple(films) if settings.image else (),
         max_tokens=settings.max_tokens,
         temperature=settings.temperature if repeated else 0.0,

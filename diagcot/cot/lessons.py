@@ -13,7 +13,6 @@ from typing import Any
 from diagcot.cot import judge, prompts
 from diagcot.cot.case import Case
 from diagcot.cot.interleaved import told
-from diagcot.cot.settings import FilterSettings
 from diagcot.data.prompts import report_answer
 from diagcot.data.question_traces import RIGHT, WRONG
 from diagcot.rewards import layout
@@ -129,17 +128,8 @@ def _final(lesson: Lesson) -> tuple[str, str]:
 
 def _judge(lesson: Lesson, right: bool) -> tuple[str, str]:
     shown = lesson.right if right else lesson.wrong
-    trace = {
-        "task": "report",
-        "form": "think",
-        "images": [None],
-        "guide": lesson.reference,
-        "reasoning": shown.reasoning,
-        "answer": shown.report,
-    }
-    reason = "it agrees." if right else f"the {lesson.fault} differs."
-    one = {"reason": reason, "score": judge.SCORES[-1 if right else 0]}
-    return judge.prompt(trace, FilterSettings()), _json(dict.fromkeys(judge.CRITERIA, one))
+    one = {"reason": "it agrees." if right else f"the {lesson.fault} differs.", "score": 5 if right else 1}
+    return judge.prompt(lesson.head, shown.reasoning, "Report", shown.report), _json(dict.fromkeys(judge.CRITERIA, one))
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -11,11 +11,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from diagcot.cot.filter import dropped_by
 from diagcot.cot.statistics import found_by
+from diagcot.data.errors import DataError
+from diagcot.data.prompts import IMAGE
+from diagcot.data.question_traces import RIGHT, WRONG
 from diagcot.data.study import Box
 from diagcot.metrics import boxes
 from diagcot.shards import Shard
 
 SIDE = 420  # pixels of the longer side of a film on the page
+_MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # few machines of a cluster have a font with the others
 BINS = 24  # of the histogram of lengths
 
 
@@ -70,6 +74,7 @@ def html(told: Mapping[str, Any], shown: Sequence[Shown], lengths: Mapping[str, 
     page.filters["words"] = lambda name: name.replace("_", " ")
     page.filters["share"] = lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "–"
     page.filters["figure"] = _figure
+    page.filters["shown"] = lambda text: text.replace(IMAGE, "").translate(_MARKS)
     return page.get_template("traces.html.j2").render(told=told, shown=shown, histogram=_histogram(lengths))
 
 
@@ -91,7 +96,7 @@ def _histogram(lengths: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 def _film(path: Path, row: int) -> Film:
     try:
         picture = Shard(path).pixels(row)
-    except (OSError, LookupError):
+    except DataError:
         return Film("", 1, 1)
     picture.thumbnail((SIDE, SIDE))
     data = io.BytesIO()

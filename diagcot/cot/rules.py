@@ -152,7 +152,9 @@ def _labels(trace: Trace, settings: FilterSettings) -> str | None:
 
 
 def _label_set(trace: Trace, settings: FilterSettings) -> str | None:
-    ours, theirs = parse(trace["answer"]), parse(trace["reference"])
+    doubted = {name.lower() for name, value in trace["meta"].get("labels", {}).items() if value == -1}
+    theirs = parse(trace["reference"])
+    ours = parse(trace["answer"]) - (doubted - theirs)  # what is in doubt may be there or not
     value = 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours or theirs else 0.0
     if value >= settings.label_f1 and ours:
         return None

@@ -39,7 +39,7 @@ def test_repeated_judgements_are_one_request_with_a_seed():
 
 
 def test_of_a_question_the_judge_is_told_question_right_answer_and_all_pairs():
-    asked = judge.prompt(closed(), FilterSettings())
+    asked = judge.about(closed(), FilterSettings())
     assert "Question: Does this chest X-ray show edema?\nA) No\nB) Yes\nRight answer: B) ✅\n" in asked
     assert "<think>" not in asked and asked.count("<image>") == 1 and "So: A) ❌" in asked
 

@@ -20,6 +20,12 @@ LISTED, EDEMA, PNEUMOTHORAX, FINAL = opened()["pairs"]
     [
         trace(),
         trace(task="classification", reference=LABELS, answer="The label of this X-ray image is: Pneumonia, Edema"),
+        trace(
+            task="classification",
+            reference=LABELS,
+            answer=LABELS + ", Edema, Fracture",
+            meta={"labels": {"Fracture": -1}},
+        ),
         trace(task="grounding", reference=BOX, answer=BOX.replace("500", "470")),
         trace(task="grounding", reference="No edema regions detected.", answer="No edema regions detected."),
         trace(reasoning=trace()["reasoning"] + " for reference lines i look at the spine."),
