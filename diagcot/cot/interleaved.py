@@ -129,10 +129,9 @@ def broken(pairs: Sequence[Step], case: Case, hide_reference: bool) -> str:
     thinks = [" ".join(think.lower().split()) for think, _ in pairs]
     if len(set(thinks)) < len(thinks):
         return "two thoughts are the same"
-    # A question that shows a report speaks of it; so may its answer.
     for think, _ in pairs:
         try:
-            replies.clean(think, hide_reference and case.task != "matching")
+            replies.clean(think, case, hide_reference)
         except Unreadable as fault:
             return str(fault)
     return ""

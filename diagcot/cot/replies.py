@@ -4,19 +4,14 @@ import json
 import re
 from typing import Any
 
+from diagcot.cot.case import Case
+from diagcot.cot.rules import mention
 from diagcot.data.prompts import IMAGE, report_answer
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _FENCE = re.compile(r"```\w*\n?")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
-_REFERENCE = re.compile(
-    r"\b(?:(?:reference|gold|given|provided|original|accompanying) (?:report|answer|diagnosis|label|standard)s?"
-    r"|ground truth|the reference(?! (?:frame|line|point|level|value))"
-    r"|(?:according to|as stated in|as described in|based on) the report)\b",
-    re.IGNORECASE,
-)
-
 Step = tuple[str, str]
 
 
@@ -108,14 +103,12 @@ def part(row: Any, name: str) -> Any:
     return row[name]
 
 
-def thinking(row: dict[str, Any], hide_reference: bool) -> tuple[tuple[Step, ...], str, str]:
+def thinking(row: dict[str, Any]) -> tuple[tuple[Step, ...], str, str]:
     """Steps (title, content), conclusion and check; a check that was cut off is empty."""
     told = part(row, "thinking")
     if not isinstance(told, list) or not told:
         raise Unreadable("'thinking' is not a list of steps")
     steps = tuple((line(part(step, "title"), "a title"), line(part(step, "content"), "a content")) for step in told)
-    for _, content in steps:
-        clean(content, hide_reference)
     check = line(row["check"], "the check") if "check" in row else ""
     return steps, line(part(row, "conclusion"), "the conclusion"), check
 
@@ -127,13 +120,12 @@ def verdict(row: dict[str, Any]) -> tuple[bool, str]:
     return said, line(part(row, "reason"), "the reason")
 
 
-def natural(text: str, hide_reference: bool) -> str:
+def natural(text: str) -> str:
     """Prose, line by line."""
     lines = [" ".join(one.split()) for one in text.replace(IMAGE, " ").splitlines()]
     told = "\n".join(one for one in lines if one)
     if not told:
         raise Unreadable("it is empty")
-    clean(told, hide_reference)
     return told
 
 
@@ -143,9 +135,10 @@ def report(row: dict[str, Any], names: tuple[str, ...] = ("findings", "impressio
     return report_answer(parts.get("findings", ""), parts.get("impression", ""))
 
 
-def clean(text: str, hide_reference: bool) -> None:
-    """Raises Unreadable if a thought has tags of the layout in it or, if it must not, speaks of a reference."""
+def clean(text: str, case: Case, hide_reference: bool) -> str:
+    """A thought as it is. Raises Unreadable if it has tags of the layout or, if it must not, speaks of a reference."""
     if _TAG.search(text):
         raise Unreadable("it has think or answer tags")
-    if hide_reference and _REFERENCE.search(text):
+    if hide_reference and mention(text, case.task, f"{case.guide}\n{case.question}"):
         raise Unreadable("it speaks of a reference; speak of the X-ray alone")
+    return text

@@ -112,15 +112,23 @@ def _long(trace: Trace, settings: FilterSettings) -> str | None:
     return None if words <= settings.max_words else f"{words} words of at most {settings.max_words}"
 
 
-def _mention(trace: Trace, settings: FilterSettings) -> str | None:
-    # A report may itself speak of a reference, and a question may be about a report: such words come from there.
-    own = f"{trace['guide']}\n{trace['question']}".lower()
-    for found in _MENTION.finditer(thinking(trace)):
+def mention(text: str, task: str, own: str) -> str:
+    """The first words of a thought that speak of a reference; empty where there are none.
+
+    own: the reference report and the question. A report may itself speak of a reference, and a question may be about a
+    report: such words come from there.
+    """
+    for found in _MENTION.finditer(text):
         words = found.group().lower()
-        asked = trace["task"] == "matching" and "report" in words and not _GOLD.search(words)
-        if words not in own and not asked:
-            return f"“{found.group()}”"
-    return None
+        asked = task == "matching" and "report" in words and not _GOLD.search(words)
+        if words not in own.lower() and not asked:
+            return found.group()
+    return ""
+
+
+def _mention(trace: Trace, settings: FilterSettings) -> str | None:
+    found = mention(thinking(trace), trace["task"], f"{trace['guide']}\n{trace['question']}")
+    return f"“{found}”" if found else None
 
 
 def _leak(trace: Trace, settings: FilterSettings) -> str | None:

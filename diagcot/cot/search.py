@@ -12,8 +12,8 @@ from functools import partial
 from diagcot.cot import prompts, replies
 from diagcot.cot.calls import Answer, Caller, Failed, Question, Search, Trace
 from diagcot.cot.case import Case
-from diagcot.cot.verification import RULES
 from diagcot.cot.settings import SearchSettings
+from diagcot.cot.verification import RULES
 from diagcot.data.prompts import report_answer
 
 
@@ -75,8 +75,7 @@ class _Search:
         trace.verified = not trace.forced or settings.forced_is_verified
         trace.steps, trace.conclusion, trace.check = list(found.steps), found.conclusion, found.check
         told = prompts.rewrite(self.head, prompts.thinking_text(found.steps))
-        read = partial(replies.natural, hide_reference=settings.hide_reference)
-        trace.reasoning = yield from self.caller.prose("rewrite", told, read)
+        trace.reasoning = yield from self.caller.prose("rewrite", told, lambda text: self._clean(replies.natural(text)))
         trace.answer = (yield from self._report()) if case.task == "report" else case.reference
 
     def _report(self) -> Generator[Question, Answer, str]:
@@ -91,7 +90,13 @@ class _Search:
         return (yield from self.caller.json(name, prompt, prompts.thinking_schema(self.limits), self._read))
 
     def _read(self, row: dict[str, object]) -> _Thinking:
-        return _Thinking(*replies.thinking(row, self.settings.hide_reference))
+        steps, conclusion, check = replies.thinking(row)
+        for _, content in steps:
+            self._clean(content)
+        return _Thinking(steps, conclusion, check)
+
+    def _clean(self, text: str) -> str:
+        return replies.clean(text, self.case, self.settings.hide_reference)
 
     def _rethink(self, found: _Thinking, strategy: str, why: str | None) -> Generator[Question, Answer, _Thinking]:
         # The last check of the thinking so far is dropped: the reviewer has just proved it wrong.

@@ -53,6 +53,7 @@ class Context:
     nodes: int = 1
     cpus: int = 1
     gpus: int = 0
+    startup_s: float = 0.0  # what the kind has spent so far on getting ready, such as starting a model server
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[dict[str, Any]], None] | None = None
     _unit: str = ""

@@ -182,7 +182,7 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
         for unit in units:
             if ctx.stopping():
                 return "parked"
-            ctx._unit, begun = unit.key, time.time()
+            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # `open` is told apart by the clock
             result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
@@ -190,9 +190,9 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                 about = {
                     "attempt": ctx.attempt,
                     "node": os.uname().nodename,
-                    "started": begun,
-                    "seconds": time.time() - begun,
-                    "startup_seconds": (ready - started) if unit is units[0] else 0.0,
+                    "started": begun + ctx.startup_s,
+                    "seconds": time.time() - begun - ctx.startup_s,
+                    "startup_seconds": ctx.startup_s + (ready - started if unit is units[0] else 0.0),
                     "gpu_seconds": (time.time() - (started if unit is units[0] else begun)) * ctx.gpus * ctx.world_size,
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):

@@ -157,8 +157,7 @@ def flow(
         progress(meter.read(done, len(running)))
         ended = True
         loop.run_until_complete(_end(client, [steering, *running, *finished]))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        loop.close()  # a thread that revives a server is not waited for: `close` of the server ends it
 
 
 async def _run(work: Callable[[Client, T], Awaitable[R]], client: Client, item: T) -> R:

@@ -11,6 +11,8 @@ The environment variable FAKE_SCRIPT names a JSON file:
     verdict         what a boolean of a JSON reply is (default true); an integer is its highest or lowest
     scores          what all integers of a JSON reply are, for each of the request's n in turn
     text            what a reply without a schema is
+    replies         {"text": reply}: what a request whose first prompt holds the text is answered with
+    models          {"folder": script}: what is different for the model of that folder
 It appends one line to <script>.log for each process ("start") and request (its prompt's first words).
 """
 
@@ -25,6 +27,7 @@ from typing import Any
 
 PATH = Path(os.environ["FAKE_SCRIPT"])
 SCRIPT: dict[str, Any] = json.loads(PATH.read_text())
+SCRIPT |= SCRIPT.get("models", {}).get(Path(sys.argv[1]).parent.name, {})
 LOG = PATH.with_suffix(".log")
 REFUSALS = {text: list(statuses) for text, statuses in SCRIPT.get("refuse", {}).items()}
 state = {"answered": 0, "running": 0, "most": 0}
@@ -35,8 +38,8 @@ def note(line: str) -> None:
         out.write(line + "\n")
 
 
-def prompt_of(body: dict[str, Any]) -> str:
-    content = body["messages"][-1]["content"]
+def prompt_of(body: dict[str, Any], turn: int = -1) -> str:
+    content = body["messages"][turn]["content"]
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
@@ -58,13 +61,14 @@ def instance(schema: dict[str, Any], prompt: str, key: str = "", turn: int = 0) 
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     prompt = prompt_of(body)
     schema = body.get("structured_outputs", {}).get("json")
+    told = next((reply for text, reply in SCRIPT.get("replies", {}).items() if text in prompt_of(body, 0)), None)
     plain = SCRIPT.get("text", f"i look at the film and see what is there to be seen {prompt[:8]}")
     choices = [
         {
             "index": i,
             "message": {
                 "role": "assistant",
-                "content": json.dumps(instance(schema, prompt, turn=i)) if schema else plain,
+                "content": told or (json.dumps(instance(schema, prompt, turn=i)) if schema else plain),
             },
             "finish_reason": "stop",
         }

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.cot import replies
+from diagcot.cot.case import Case
 from diagcot.cot.replies import Unreadable
 
+CASE = Case("a", "report", "d/1", (), "<image>Report.", "findings : clear .", "findings : clear .")
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 LEAF = st.one_of(TEXT, st.booleans(), st.integers(-99, 99), st.none())
 VALUE = st.recursive(
@@ -74,6 +76,7 @@ def test_no_reply_is_an_error_of_another_kind(text: str) -> None:
         ('{"thinking": [{"title": "heart", "content": "large"}], "conclusion": "x", "check": "it is', None),
         ('{"reason": "all of them agree', "it is not JSON"),
         ('{"a": {"b": "x"}, "c": fal', {"a": {"b": "x"}}),
+        ('{"a": {"b": ["x", "y', {"a": {"b": ["x"]}}),
         ('{"a": "the "left" lung"}', "it is not JSON"),
         ("[1, 2]", "it is not a JSON object"),
         ("nothing", "it is not JSON"),
@@ -81,7 +84,7 @@ def test_no_reply_is_an_error_of_another_kind(text: str) -> None:
 )
 def test_faults_that_models_make(text: str, row: Any) -> None:
     if row is None:
-        steps, conclusion, check = replies.thinking(replies.read(text, True), False)
+        steps, conclusion, check = replies.thinking(replies.read(text, True))
         assert steps == (("heart", "large"),) and conclusion == "x" and check == ""
     elif isinstance(row, dict):
         assert replies.read(text, True) == row
@@ -99,7 +102,7 @@ def test_a_cut_verdict_is_none_and_a_cut_section_is_missing() -> None:
 
 def test_messages_hold_no_word_of_the_reply() -> None:
     for text in ('{"findings": "secret" "x"}', '{"thinking": "secret"}', '{"verdict": "secret", "reason": "secret"}'):
-        for read in (lambda row: replies.thinking(row, True), replies.verdict, replies.report):
+        for read in (replies.thinking, replies.verdict, replies.report):
             with pytest.raises(Unreadable) as caught:
                 read(replies.read(text, True))
             assert "secret" not in str(caught.value)
@@ -109,7 +112,7 @@ def test_messages_hold_no_word_of_the_reply() -> None:
     ("text", "fine"),
     [
         ("the heart is large", True),
-        ("the reference frame of the film", True),
+        ("the reference film of the year before", True),
         ("as the reference report says, the heart is large", False),
         ("this agrees with the ground truth", False),
         ("According to the report the heart is large", False),
@@ -118,14 +121,14 @@ def test_messages_hold_no_word_of_the_reply() -> None:
 )
 def test_thoughts_have_no_tags_and_speak_of_no_reference(text: str, fine: bool) -> None:
     if fine:
-        replies.clean(text, True)
+        replies.clean(text, CASE, True)
     else:
         with pytest.raises(Unreadable):
-            replies.clean(text, True)
+            replies.clean(text, CASE, True)
     if "<" not in text:
-        replies.clean(text, False)
+        replies.clean(text, CASE, False)
 
 
 def test_marks_of_films_in_a_reply_stand_for_none() -> None:
     assert replies.line("the <image> heart") == "the heart"
-    assert replies.natural("the heart <image>\n\n is large", True) == "the heart\nis large"
+    assert replies.natural("the heart <image>\n\n is large") == "the heart\nis large"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect, judge, lessons, primer, prompts
+from diagcot.cot import collect, judge, lessons, primer, prompts, questions
+from diagcot.cot import filter as filtration
 from diagcot.cot.settings import CollectSettings
 from diagcot.data.samples import read_samples
 from diagcot.data.tasks import report_samples
@@ -20,10 +21,10 @@ from diagcot.jobs.context import Context, Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import process
 from diagcot.shards import Shard
-from tests.fakes.serving import COMMAND, model_folder, prompts_seen, write_script
+from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
 
 UNIT = Unit("00000")
-SERVER = {"startup_timeout_s": 20, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 5}
+SERVER = {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 30}
 
 
 def stage(root: Path, name: str, settings: dict[str, Any], **inputs: str) -> Context:
@@ -90,6 +91,70 @@ def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
         )
         assert row["images"][0]["shard"] == "test/shard/00000.h5"
         assert "base64" not in json.dumps(row)
+
+
+def test_an_independent_verifier_is_a_server_of_its_own(run_folder, monkeypatch):
+    (run_folder / "shards" / "test" / "other").mkdir()
+    model_folder(run_folder / "shards" / "test" / "other")
+    # The teacher would accept nothing and the verifier accepts all; the verifier is not asked for anything else.
+    models = {
+        "other": {"verdict": True, "die_on": "Answer in JSON. "},
+        "test": {"verdict": False, "die_on": "to review"},
+    }
+    write_script(run_folder, monkeypatch, models=models)
+    settings = {"server": SERVER, "samples_per_shard": 4, "views": "frontal"}
+    ctx = stage(run_folder, "cot", settings, shards="shard", model=".", verifier="other")
+    counts = run_unit(collect, UNIT, ctx).counts
+    assert (counts["samples"], counts["verified"], counts["by_init"], counts["calls"]) == (4, 4, 4, 16)
+    assert starts(run_folder) == 2
+
+
+def test_traces_are_the_same_bytes_however_the_calls_came_in(run_folder, monkeypatch):
+    written = []
+    for number, server in enumerate(({"in_flight": 1}, {"in_flight": 6})):
+        write_script(run_folder, monkeypatch, verdict=False)
+        found = {"server": SERVER | server, "samples_per_shard": 5, "views": "all"}
+        ctx = stage(run_folder, f"cot{number}", found, shards="shard", model=".")
+        counts = run_unit(collect, UNIT, ctx).counts
+        assert counts["forced"] == counts["by_label"] == 5 and counts["calls"] == 85
+        assert counts["prompt_tokens"] == 850 and counts["completion_tokens"] == 425
+        written.append((ctx.output / "00000.jsonl").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monkeypatch):
+    """Reports, labels, boxes and questions through one server; what the rules of the filter keep is what is right."""
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    run_unit(questions, UNIT, stage(run_folder, "questions", {}, shards="shard"))
+    asked = {sample.id: sample for sample in read_samples(run_folder / "shards/test/questions/00000.jsonl")}
+    settings = {"tasks": ["report", "classification", "grounding", "closed", "open"], "samples_per_shard": 6}
+    cases = collect.chosen(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
+    assert len(cases) == 30
+    told: dict[str, str] = {}
+    for case in cases:
+        head = prompts.head(len(case.images), case.guide, case.question).replace("<image>", "")
+        if case.form == "interleaved":
+            told[head] = lessons.pairs(case, asked[case.id].answer)[1]
+        elif case.task != "report":
+            step = {"title": "film", "content": "i see it"}
+            told[f"{head}Read this"] = json.dumps(
+                {"thinking": [step], "conclusion": case.reference, "check": "it fits"}
+            )
+    told.pop(prompts.head(1, cases[-1].guide, cases[-1].question).replace("<image>", ""))  # one that cannot be answered
+    text = "i look at all of the film, its middle and its edges, and i see what is there to see"
+    write_script(run_folder, monkeypatch, replies=told, text=text)
+    ctx = stage(run_folder, "cot", settings | {"server": SERVER}, shards="shard", samples="questions", model=".")
+    counts = run_unit(collect, UNIT, ctx).counts
+    found = rows(ctx.output / "00000.jsonl")
+    assert [row["id"] for row in found if row["error"]] == [cases[-1].id]
+    assert (counts["samples"], counts["verified"], counts["failed"], counts["by_init"]) == (30, 29, 1, 29)
+    assert counts["calls"] == 6 * 4 + 6 * 2 + 6 * 2 + 11 + 6  # the last one is asked three times, and thrice again
+    kept = run_unit(filtration, UNIT, stage(run_folder, "filter", {"judge": False}, traces="cot")).counts
+    assert kept["kept"] == 29 and kept["dropped_search_failed"] == 1
+    samples = {sample.id: sample for sample in read_samples(run_folder / "shards/test/filter/00000.jsonl")}
+    for case in (case for case in cases[:-1] if case.form == "interleaved"):
+        assert samples[f"{case.id}:cot"].answer == asked[case.id].answer
+        assert samples[f"{case.id}:cot"].prompt == asked[case.id].prompt
 
 
 def test_samples_are_the_same_choice_of_the_training_split(run_folder):
@@ -172,7 +237,7 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
 
 
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
-    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding"], 1.0)
+    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding", "closed", "open"], 1.0)
     ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
     result = run_unit(primer, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))
@@ -181,7 +246,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
     assert {s.study for s in samples} <= train
     assert len({(s.id, s.task) for s in samples}) == len(samples)
-    limits = prompts.Limits()
+    limits, known = prompts.Limits(), set()
     schemas = {
         "init": prompts.thinking_schema(limits),
         "label": prompts.thinking_schema(limits),
@@ -193,7 +258,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
         "judge_no": judge.schema(200),
     }
     for sample in samples:
-        assert sample.prompt.count("<image>") == 1 == len(sample.images)
+        assert sample.prompt.count("<image>") == len(sample.images) <= (2 if sample.task == "closed" else 1)
         if sample.task in schemas:
             answer = json.loads(sample.answer)
             assert list(answer) == list(schemas[sample.task]["properties"])  # the order that the constraint imposes
@@ -203,6 +268,15 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
             assert json.loads(sample.answer)["verdict"] is (sample.task == "verify_true")
             reference, shown = (line.split(": ", 1)[1] for line in sample.prompt.splitlines()[:2])
             assert (reference == shown) is (sample.task == "verify_true")
+    for sample in samples:
+        if sample.task in ("closed", "open"):
+            assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
+            answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
+            letters = [name for name in answer if name != "summary"]
+            schema = prompts.closed_schema(limits, letters) if sample.task == "closed" else prompts.open_schema(limits)
+            assert list(answer) == list(schema["properties"])
+            known.add((sample.task, told))
+    assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}
 
 
 def test_weights_of_the_primer_are_averages(run_folder):
