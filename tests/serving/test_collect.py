@@ -19,6 +19,7 @@ pytestmark = pytest.mark.heavy
 UNIT = Unit("00000")
 SEARCH = {
     "attempts": 1,
+    "parse_retries": 1,
     "temperature": 1.0,
     "max_tokens": 500,
     "verdict_tokens": 60,
@@ -43,7 +44,7 @@ def test_every_conversation_of_every_task_is_answered_as_its_schema_says(server:
     shards = run_folder / "shards" / "test"
     settings = {
         "tasks": ["report", "classification", "grounding", "closed", "open"],
-        "samples_per_shard": 2,
+        "samples_per_shard": 1,
         "max_reference_chars": 300,
         "search": SEARCH,
         "server": server.settings.model_dump(mode="json"),
@@ -53,15 +54,16 @@ def test_every_conversation_of_every_task_is_answered_as_its_schema_says(server:
     result = collect.run(UNIT, collect.Servers(server, server), ctx)
     assert result is not None
     found = [json.loads(line) for line in next(iter(result.outputs.values())).read_text().splitlines()]
-    assert len(found) == 10 and {row["form"] for row in found} == {"think", "interleaved"}
+    assert len(found) == 5 and {row["form"] for row in found} == {"think", "interleaved"}
     for row in found:
         # Random words are no right answer: what is asked for is answered, and what is wrong is told why.
         assert not row["verified"] and "HTTP" not in (row["error"] or ""), row["error"]
         if row["form"] == "think":
-            assert row["error"] is None and row["forced"] and row["steps"] and row["reasoning"] and row["answer"]
+            assert row["forced"] and row["steps"] and row["conclusion"] and row["by"] in ("", "label")
+            assert row["error"] in (None, "rewrite: cut at 500 tokens")  # prose from random weights may have no end
             assert [one["step"].partition(":")[0] for one in row["verdicts"]] == ["init", "rethink", "rethink"]
         else:
-            assert row["error"] and row["calls"] == 1 + 3 and not row["pairs"] and row["failed"]
+            assert row["error"] and row["calls"] == 1 + 2 and not row["pairs"] and row["failed"]
     flow = server.flow
     assert flow.requests == sum(row["calls"] for row in found) and flow.completion_tokens > 0
     assert flow.cache_hit_rate is None or flow.cache_hit_rate > 0.3
