@@ -70,7 +70,7 @@ def told(case: Case) -> str:
 
 
 def closed(row: dict[str, Any], letters: Sequence[str]) -> list[Step]:
-    """The pairs of a closed question from the judgements by letter. Raises Unreadable unless one option is right."""
+    """The pairs of a closed question from the judgements by letter. Raises Unreadable for what is missing."""
     judged = {letter: replies.part(row, letter) for letter in letters}
     marks = {letter: _mark(one) for letter, one in judged.items()}
     pairs = [(_think(one), f"{letter}) {RIGHT if marks[letter] else WRONG}") for letter, one in judged.items()]
