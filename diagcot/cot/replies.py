@@ -28,12 +28,12 @@ def read(text: str, mend: bool) -> dict[str, Any]:
     body = text[max(text.find("{"), 0) :]
     try:
         row = json.loads(body[: body.rfind("}") + 1] or body, strict=False)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, a number too long, brackets too deep
         if not mend:
             raise Unreadable(f"it is not JSON: {error}") from error
         try:
             row = json.loads(mended(_FENCE.sub("", text)), strict=False)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise Unreadable(f"it is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise Unreadable("it is not a JSON object")
@@ -90,7 +90,7 @@ def _token(text: str, at: int) -> str | None:
 
 def line(text: Any, name: str = "a text") -> str:
     """One line of text, words kept apart, without marks that stand for films. Raises Unreadable if there is none."""
-    told = " ".join(text.replace(IMAGE, " ").split()) if isinstance(text, str) else ""
+    told = " ".join(_plain(text).split()) if isinstance(text, str) else ""
     if not told:
         raise Unreadable(f"{name} is empty or no text")
     return told
@@ -122,7 +122,7 @@ def verdict(row: dict[str, Any]) -> tuple[bool, str]:
 
 def natural(text: str) -> str:
     """Prose, line by line."""
-    lines = [" ".join(one.split()) for one in text.replace(IMAGE, " ").splitlines()]
+    lines = [" ".join(one.split()) for one in _plain(text).splitlines()]
     told = "\n".join(one for one in lines if one)
     if not told:
         raise Unreadable("it is empty")
@@ -142,3 +142,8 @@ def clean(text: str, case: Case, hide_reference: bool) -> str:
     if hide_reference and mention(text, case.task, f"{case.guide}\n{case.question}"):
         raise Unreadable("it speaks of a reference; speak of the X-ray alone")
     return text
+
+
+def _plain(text: str) -> str:
+    """Text that can be written and asked again: no half characters of an escape, no mark that stands for a film."""
+    return text.encode(errors="replace").decode().replace(IMAGE, " ")

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
-from diagcot.cot import prompts, replies
+from diagcot.cot import prompts, replies, schemas
 from diagcot.cot.calls import Answer, Caller, Failed, Question, Search, Trace
 from diagcot.cot.case import Case
 from diagcot.cot.settings import SearchSettings
@@ -81,13 +81,13 @@ class _Search:
     def _report(self) -> Generator[Question, Answer, str]:
         copied = self.settings.impression == "reference"
         names = ("findings",) if copied else ("findings", "impression")
-        schema = prompts.final_schema(self.limits, names)
+        schema = schemas.final(self.limits, names)
         told = prompts.final(self.head, self.trace.reasoning, names)
         report = yield from self.caller.json("final", told, schema, partial(replies.report, names=names))
         return f"{report} {report_answer('', self.case.reference)}" if copied else report
 
     def _think(self, name: str, prompt: str) -> Generator[Question, Answer, _Thinking]:
-        return (yield from self.caller.json(name, prompt, prompts.thinking_schema(self.limits), self._read))
+        return (yield from self.caller.json(name, prompt, schemas.thinking(self.limits), self._read))
 
     def _read(self, row: dict[str, object]) -> _Thinking:
         steps, conclusion, check = replies.thinking(row)
@@ -102,7 +102,7 @@ class _Search:
         # The last check of the thinking so far is dropped: the reviewer has just proved it wrong.
         steps = prompts.thinking_text([*found.steps, ("conclusion", found.conclusion)])
         prompt = prompts.rethink(self.head, steps, strategy, why or "", self.case.task)
-        schema = prompts.thinking_schema(self.limits, again=True)
+        schema = schemas.thinking(self.limits, again=True)
         new = yield from self.caller.json(f"rethink:{strategy}", prompt, schema, self._read)
         checked = (("check", new.check),) if new.check else ()
         return _Thinking((*found.steps, *checked, *new.steps), new.conclusion, "")
@@ -126,4 +126,4 @@ class _Search:
         prompt = prompts.verify(self.head, conclusion, settings.verdict)
         if settings.verdict == "word":
             return (yield from self.caller.prose("verify", prompt, lambda text: ("true" in text.lower(), "")))
-        return (yield from self.caller.json("verify", prompt, prompts.verdict_schema(self.limits), replies.verdict))
+        return (yield from self.caller.json("verify", prompt, schemas.verdict(self.limits), replies.verdict))

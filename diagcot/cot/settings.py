@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.cot.prompts import Limits
+from diagcot.cot.schemas import Limits
 from diagcot.data.question_words import TASKS as QUESTIONS
 from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
@@ -12,7 +12,7 @@ from diagcot.serving.settings import ServerSettings
 
 
 class LimitSettings(Settings):
-    """Bounds of what the model may write; see `prompts.Limits`."""
+    """Bounds of what the model may write; see `schemas.Limits`."""
 
     steps: int = Field(default=12, ge=1)
     step_chars: int = Field(default=600, ge=20)

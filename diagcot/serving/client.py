@@ -94,7 +94,7 @@ class _Lane:
             return
         load = Load.read(answer.body) if answer.status == 200 else None
         if load is not None:
-            self.throttle.see(load)
+            self.throttle.see(load, self.in_flight)
         elif answer.status in (200, 401, 403, 404, 405):
             self.throttle = None
 

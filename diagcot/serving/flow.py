@@ -49,12 +49,12 @@ class Flow:
         found: dict[str, float] = {
             "tokens/s": round(self.tokens_per_s, 1),
             "requests/s": round(self.requests_per_s, 1),
-            "in_flight": self.in_flight,
+            "in flight": self.in_flight,
         }
         if self.waiting is not None:
             found["waiting"] = self.waiting
         if self.cache_hit_rate is not None:
-            found["cache_hits"] = round(self.cache_hit_rate, 3)
+            found["cache hits %"] = round(100 * self.cache_hit_rate, 1)
         return found
 
     def counts(self) -> dict[str, float]:

@@ -48,7 +48,7 @@ def within(part: Any, whole: Any) -> bool:
 
 
 @given(OBJECT, st.floats(0, 1), st.sampled_from([None, 2]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_cut_reply_keeps_whole_values_and_invents_none(row: dict[str, Any], share: float, indent: int | None) -> None:
     text = json.dumps(row, indent=indent, ensure_ascii=False)
     try:
@@ -132,3 +132,12 @@ def test_thoughts_have_no_tags_and_speak_of_no_reference(text: str, fine: bool) 
 def test_marks_of_films_in_a_reply_stand_for_none() -> None:
     assert replies.line("the <image> heart") == "the heart"
     assert replies.natural("the heart <image>\n\n is large") == "the heart\nis large"
+
+
+def test_half_characters_deep_brackets_and_long_numbers_end_no_unit() -> None:
+    told = replies.line(json.loads('"the \\ud83d heart"'))
+    assert told.encode() and told.startswith("the ") and told.endswith(" heart")
+    for text in ('{"a": ' + "[" * 100_000, '{"a": ' + "[" * 5000 + "]" * 5000 + "}", '{"a": ' + "9" * 5000 + "}"):
+        for mend in (True, False):
+            with pytest.raises(Unreadable, match="not JSON"):
+                replies.read(text, mend)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.cot import prompts
+from diagcot.cot import prompts, schemas
 from diagcot.cot.calls import Answer, Question, Trace
 from diagcot.cot.case import Case
 from diagcot.cot.search import search
@@ -322,11 +322,11 @@ def test_every_string_and_array_of_every_schema_is_bounded():
         else:
             assert schema["type"] == "boolean" or schema["maxLength"]
 
-    limits = prompts.Limits()
-    check(prompts.thinking_schema(limits))
-    check(prompts.thinking_schema(limits, again=True))
-    for make in (prompts.verdict_schema, prompts.final_schema, prompts.open_schema):
+    limits = schemas.Limits()
+    check(schemas.thinking(limits))
+    check(schemas.thinking(limits, again=True))
+    for make in (schemas.verdict, schemas.final, schemas.opened):
         check(make(limits))
-    check(prompts.closed_schema(limits, "ABC"))
-    assert list(prompts.closed_schema(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]
-    assert next(iter(prompts.thinking_schema(limits, again=True)["properties"])) == "check"
+    check(schemas.closed(limits, "ABC"))
+    assert list(schemas.closed(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]
+    assert next(iter(schemas.thinking(limits, again=True)["properties"])) == "check"

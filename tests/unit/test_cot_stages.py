@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect, judge, lessons, primer, prompts, questions
+from diagcot.cot import collect, judge, lessons, primer, prompts, questions, schemas
 from diagcot.cot import filter as filtration
 from diagcot.cot.settings import CollectSettings
 from diagcot.data.samples import read_samples
@@ -246,22 +246,22 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
     assert {s.study for s in samples} <= train
     assert len({(s.id, s.task) for s in samples}) == len(samples)
-    limits, known = prompts.Limits(), set()
-    schemas = {
-        "init": prompts.thinking_schema(limits),
-        "label": prompts.thinking_schema(limits),
-        "rethink": prompts.thinking_schema(limits, again=True),
-        "final": prompts.final_schema(limits),
-        "verify_true": prompts.verdict_schema(limits),
-        "verify_false": prompts.verdict_schema(limits),
+    limits, known = schemas.Limits(), set()
+    layouts = {
+        "init": schemas.thinking(limits),
+        "label": schemas.thinking(limits),
+        "rethink": schemas.thinking(limits, again=True),
+        "final": schemas.final(limits),
+        "verify_true": schemas.verdict(limits),
+        "verify_false": schemas.verdict(limits),
         "judge_yes": judge.schema(200),
         "judge_no": judge.schema(200),
     }
     for sample in samples:
         assert sample.prompt.count("<image>") == len(sample.images) <= (2 if sample.task == "closed" else 1)
-        if sample.task in schemas:
+        if sample.task in layouts:
             answer = json.loads(sample.answer)
-            assert list(answer) == list(schemas[sample.task]["properties"])  # the order that the constraint imposes
+            assert list(answer) == list(layouts[sample.task]["properties"])  # the order that the constraint imposes
             assert sample.answer == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     for sample in samples:
         if sample.task.startswith("verify"):
@@ -273,7 +273,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
             assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
             answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
             letters = [name for name in answer if name != "summary"]
-            schema = prompts.closed_schema(limits, letters) if sample.task == "closed" else prompts.open_schema(limits)
+            schema = schemas.closed(limits, letters) if sample.task == "closed" else schemas.opened(limits)
             assert list(answer) == list(schema["properties"])
             known.add((sample.task, told))
     assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}
