@@ -105,6 +105,14 @@ def test_odd_texts():
         counts(["a"], [])
 
 
+def test_words_may_be_forgotten(monkeypatch):
+    pair = ["the heart is enlarging", "no effusion"], ["the heart is enlarged", "no fluid"]
+    before = counts(*pair)
+    monkeypatch.setattr("diagcot.metrics.lexicon._WORDS", 1)
+    for _ in range(2):
+        np.testing.assert_array_equal(counts(*pair), before)
+
+
 @pytest.mark.parametrize(
     ("hyp", "ref", "kind"),
     [("lungs", "lungs", 0), ("frobbing", "frobs", 1), ("infirmary", "hospital", 2), ("a number of", "several", 3)],
