@@ -65,8 +65,8 @@ def _java_hash(word: str) -> int:
 class Lexicon:
     """Words by number, and tables of what METEOR knows of them, filled as words are met. One for a process.
 
-    Some three seconds and 120 MB for the paraphrase table, read when it is first asked for, and 270 MB more meanwhile. Raises OSError or KeyError
-    where the wheel's files are missing or broken.
+    Some three seconds and 120 MB for the paraphrase table, read when it is first asked for, and 270 MB more
+    meanwhile. Raises OSError or KeyError where the wheel's files are missing or broken.
     """
 
     def __init__(self, jar: Path) -> None:
