@@ -22,6 +22,10 @@ class Unit(NamedTuple):
     params: Mapping[str, Any] = MappingProxyType({})
 
 
+class Assisted(Exception):
+    """Raised by a kind's `open` on a rank that only helped rank 0, when that needs no more help."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a unit produced: final path -> staged path (see `Context.staged`), and counts for its manifest."""

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from diagcot.jobs import slurm
-from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.context import Assisted, Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
 from diagcot.jobs.ledger import done_keys, marks, publish, remove, settle
@@ -71,7 +71,10 @@ def work(stage_dir: Path, slot: int) -> str:
     before, began = _marks(plan, slot), time.monotonic()
     try:
         _await_upstream(plan, slot)
-        state = _run(plan, slot, ctx)
+        try:
+            state = _run(plan, slot, ctx)
+        except Assisted:
+            state = "done"
         if state == "parked" and ctx.rank == 0 and warned.is_set():
             at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
             _count_stuck(ctx, at_limit and _marks(plan, slot) <= before)

@@ -60,7 +60,10 @@ def arguments(settings: ServerSettings, seat: Seat) -> list[str]:
     }
     if not cpu:
         given["--gpu-memory-utilization"] = round(settings.gpu_memory_utilization * seat.memory, 4)
-    if seat.ranks == 1:
+    if seat.nodes > 1:
+        given |= {"--nnodes": seat.nodes, "--node-rank": seat.node_rank, "--pipeline-parallel-size": seat.nodes}
+        given |= {"--master-addr": seat.master[0], "--master-port": seat.master[1]}
+    elif seat.ranks == 1:
         given["--distributed-executor-backend"] = "uni"
     if settings.quantization:
         given["--quantization"] = settings.quantization
@@ -110,6 +113,10 @@ def environment(settings: ServerSettings, seat: Seat, owner: str, cache: Path | 
     return env
 
 
+def _command(given: list[str] | None) -> list[str]:
+    return given or [sys.executable, "-m", "diagcot.serving.engine"]
+
+
 def private_folder() -> Path:
     """A new 0700 folder for a socket, on the node's own disk; its path leaves room for a name in 108 bytes."""
     places = [os.environ.get(name) for name in ("SLURM_TMPDIR", "TMPDIR")] + [tempfile.gettempdir(), "/tmp"]
@@ -148,21 +155,9 @@ class Process:
         It ends itself when `owner` (default: this process) is gone. Raises ServerError with cause and log.
         """
         (folder / "s").unlink(missing_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        run = command or [sys.executable, "-m", "diagcot.serving.engine"]
-        run = [*run, str(model_dir), "--uds", str(folder / "s"), *arguments(settings, seat)]
         started = time.monotonic()
-        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
-            child = subprocess.Popen(
-                run,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(settings, seat, owner or mark(os.getpid()), cache),
-                cwd=folder,
-                start_new_session=True,
-            )
-        process = cls(mark(child.pid), folder, log, child)
+        run = [*_command(command), str(model_dir), "--uds", str(folder / "s"), *arguments(settings, seat)]
+        process = cls.spawn(run, environment(settings, seat, owner or mark(os.getpid()), cache), folder, log)
         try:
             process._wait_ready(started + settings.startup_timeout_s, settings.startup_timeout_s, given_up)
         except BaseException:
@@ -170,6 +165,29 @@ class Process:
             raise
         process.ready_s = time.monotonic() - started
         return process
+
+    @classmethod
+    def lend(
+        cls, model_dir: Path, settings: ServerSettings, seat: Seat, folder: Path, log: Path, command: list[str] | None
+    ) -> "Process":
+        """The part of a server on several nodes that runs on another node than the first; it answers nobody."""
+        run = [*_command(command), str(model_dir), "--headless", *arguments(settings, seat)]
+        return cls.spawn(run, environment(settings, seat, mark(os.getpid())), folder, log)
+
+    @classmethod
+    def spawn(cls, run: list[str], env: dict[str, str], folder: Path, log: Path) -> "Process":
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
+            child = subprocess.Popen(
+                run,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=folder,
+                start_new_session=True,
+            )
+        return cls(mark(child.pid), folder, log, child)
 
     def _wait_ready(self, deadline: float, limit_s: float, given_up: Callable[[], bool]) -> None:
         while True:

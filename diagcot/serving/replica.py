@@ -97,6 +97,7 @@ class Replica:
                 if self._closed.is_set():
                     raise ServerError("the task ended while its model server was dead")
                 if self._failures >= self.settings.restarts:
+                    self._event("server_lost", seat=self.seat.number)
                     raise ServerError(f"the model server died {self._failures + 1} times in a row: {cause}")
                 self._failures += 1
                 self._event("server_restart", number=self._failures)

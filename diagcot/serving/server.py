@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diagcot.jobs.errors import UserError
-from diagcot.serving import compiled, standby
+from diagcot.serving import compiled, nodes, standby
 from diagcot.serving.client import Client
 from diagcot.serving.endpoint import Endpoint
 from diagcot.serving.flow import Flow, flow
@@ -137,9 +137,11 @@ def serve(
 ) -> Iterator[Server]:
     """A server of `model_dir` for the length of the block; see `Server`.
 
-    `ctx` is a Context (or anything with workspace, attempt, gpus, event and startup_s). `share`: share i of n of the task's GPUs,
+    `ctx` is a Context (or has its fields that are used here). `share`: share i of n of the task's GPUs,
     for a task that serves n different models. Where the environment names a folder of standby servers, one with the
     same engine arguments is taken over from there and left running at the end.
+    With `settings.pipeline_parallel` one server spans the task's nodes; on ranks other than 0 this raises Assisted at the
+    end.
     With `settings.endpoint` the server is somebody else's, and `model_dir` only names the model.
     Raises ServerError if no server can be started, UserError if `model_dir` is no model folder or cannot be served so.
     """
@@ -152,7 +154,13 @@ def serve(
         return
     if not (model_dir / "config.json").exists():
         raise UserError(f"{model_dir} is no model folder (no config.json); has the stage that makes it finished?")
+    seats = deal(settings, 0 if on_cpu() else ctx.gpus, share)
     with contextlib.ExitStack() as stack:
+        if settings.pipeline_parallel > 1:
+            seats = nodes.over_all(seats, settings, ctx)
+            if ctx.rank:
+                nodes.lend(model_dir, settings, seats[0], ctx, command)
+            stack.callback(nodes.over(ctx).touch)
         lock, replicas, began = threading.Lock(), list[Replica](), time.monotonic()
         cache = None if eager(settings) else compiled.root(ctx.workspace)
 
@@ -173,7 +181,7 @@ def serve(
                 stack.callback(made.close)
             replicas.append(made)
 
-        _all(deal(settings, 0 if on_cpu() else ctx.gpus, share), start)
+        _all(seats, start)
         replicas.sort(key=lambda replica: replica.seat.number)
         ctx.startup_s += time.monotonic() - began
         yield Server(replicas)

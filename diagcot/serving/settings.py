@@ -21,6 +21,7 @@ class ServerSettings(Settings):
     # neither given, one server over all of them. A model that fits on one GPU is served fastest with tensor_parallel 1.
     data_parallel: int | None = Field(default=None, ge=1)
     tensor_parallel: int | None = Field(default=None, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)  # nodes that one server spans, for a model that no node can hold
     images: int = Field(default=4, ge=0)  # at most this many in a request
     enforce_eager: bool | None = None  # None: on CPU only, where compiling costs more than it gains
     kv_cache_gb: int = Field(default=1, ge=1)  # CPU only; on GPU gpu_memory_utilization decides

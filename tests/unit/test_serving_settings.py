@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from diagcot.jobs.context import Assisted
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
-from diagcot.serving import Request, ServerError, ServerSettings, check, compiled, endpoint, serve
+from diagcot.serving import Request, ServerError, ServerSettings, check, compiled, endpoint, process, serve
 from diagcot.serving.seats import Seat, deal
 from tests.fakes.serving import COMMAND, Engine, model_folder, settings, write_script
 
@@ -188,3 +189,37 @@ def test_an_endpoint_is_served_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("OUR_KEY")
     with pytest.raises(UserError, match="OUR_KEY"), serve(tmp_path, given, context(tmp_path)):
         pass
+
+
+def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_script(tmp_path, monkeypatch)
+    folder, around = model_folder(tmp_path), {"nodes": 2, "world_size": 2, "attempt": "7"}
+    spanning = settings(pipeline_parallel=2)
+    ended: list[BaseException] = []
+
+    def other() -> None:
+        ctx = context(tmp_path, rank=1, node_rank=1, **around)
+        try:
+            with serve(folder, spanning, ctx, command=[*COMMAND, "--uds", str(tmp_path / "other")]):
+                pass
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    ctx = context(tmp_path, **around)
+    with serve(folder, spanning, ctx, command=COMMAND) as server:
+        assert [reply.error for _, reply in server.complete([Request("a", (("user", "x"),))])] == [None]
+        seat = server.replicas[0].seat
+        log = ctx.workspace / "server.7.node1.0.log"
+        end = time.monotonic() + 10
+        while not log.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert thread.is_alive() and log.exists()
+    thread.join(10)
+    assert isinstance(ended[0], Assisted)
+    told = " ".join(process.arguments(spanning, seat))
+    assert "--nnodes 2 --node-rank 0 --pipeline-parallel-size 2 --master-addr 127.0.0.1" in told and "uni" not in told
+    with pytest.raises(UserError, match="give the stage's size `nodes: 2`"):
+        with serve(folder, spanning, context(tmp_path), command=COMMAND):
+            pass
