@@ -12,6 +12,7 @@ from diagcot.cot.filter import agreements, dropped_by, failed_criteria
 from diagcot.cot.rules import thinking
 
 Trace = Mapping[str, Any]
+_COSTS = ("calls", "prompt_tokens", "completion_tokens")
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Statistics:
         if not trace["error"]:
             self.lengths["kept" if kept else "dropped"].append(len(thinking(trace).split()))
         for name, row in (("search", trace), ("judge", verdict)):
-            self.cost[name].update({key: row[key] for key in ("calls", "prompt_tokens", "completion_tokens")})
+            self.cost[name].update({key: row[key] for key in _COSTS})
 
     def told(self) -> dict[str, Any]:
         """Counts, shares (0 to 1, null where there is nothing to share), and quartiles of words of the reasoning."""
@@ -68,7 +69,7 @@ class Statistics:
             "agreement": _agreement(self.agreed.get("keep", Agreement())),
             "found_by": {name: dict(row) for name, row in sorted(self.found.items())},
             "words": {name: _quartiles(values) for name, values in self.lengths.items()},
-            "cost": {name: dict(row) for name, row in self.cost.items()},
+            "cost": {name: {key: row[key] for key in _COSTS} for name, row in self.cost.items()},
             "per_kept": {
                 "calls": total["calls"] / count if count else None,
                 "tokens": (total["prompt_tokens"] + total["completion_tokens"]) / count if count else None,

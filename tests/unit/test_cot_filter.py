@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from diagcot.cot import filter as filtration
-from diagcot.cot import lessons, traces
+from diagcot.cot import lessons, page, traces
+from diagcot.cot.statistics import Statistics
 from diagcot.data.prompts import REPORT
 from diagcot.data.samples import read_samples
 from diagcot.data.tasks import report_samples
@@ -187,3 +188,8 @@ def test_a_film_that_is_gone_leaves_its_trace_on_the_page(run_folder, collected)
     write(run_folder, collected)
     _, page = reviewed(run_folder, kept=2)
     assert page.count("the film is not in its shard any more") == 2
+
+
+def test_a_stage_without_traces_has_a_page_too():
+    told = {"run": "r", "stage": "traces", "time": 0.0, **Statistics().told()}
+    assert "0 of 0 traces" in page.html(told, [], Statistics().lengths)
