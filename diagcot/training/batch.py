@@ -30,7 +30,8 @@ class Encoded:
 
 
 class Collator:
-    """Samples -> input_ids, attention_mask, mm_token_type_ids, labels (samples, tokens), pixel_values, image_grid_thw.
+    """Samples -> input_ids, attention_mask, mm_token_type_ids, labels (samples, tokens), films (samples,): how many each has,
+    pixel_values, image_grid_thw.
 
     Right-padded. The chat template is the model's own; each assistant turn and its end token are learned. The prompt is
     tokenised by itself, as a server does, so that training and generation see the same ids.
@@ -96,6 +97,7 @@ class Collator:
             "attention_mask": mask,
             "mm_token_type_ids": (ids == self.image_id).int(),
             "labels": labels,
+            "films": torch.tensor([len(sample.images) for sample in samples]),
             **films,
         }
 

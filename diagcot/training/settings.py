@@ -125,8 +125,14 @@ class AlignSettings(FreezePolicy):
     temperature: float = Field(0.07, gt=0, description="where the learned temperature starts")
     max_length: int = Field(4096, ge=32)
     validation: int = Field(64, ge=0, description="held-out pairs for loss and retrieval")
-    validate_every: int | None = Field(None, ge=1)
+    validate_every: int | None = Field(100, ge=1, description="steps; None validates at the end only")
     image_cache_mb: int = Field(1024, ge=0)
+
+    @model_validator(mode="after")
+    def _reports_stay(self) -> "AlignSettings":
+        if self.loss != "lm" and not set(self.trainable) <= {"vision", "merger"}:
+            raise ValueError("the contrastive loss embeds reports once: with it only vision and merger may train")
+        return self
 
 
 class MergeSettings(Settings):
