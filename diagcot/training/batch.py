@@ -45,6 +45,8 @@ class Collator:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
+        # Where some passes have films and others none, all run the vision tower: ranks that train or gather it must meet.
+        self.show_blank = False
         self.films = Films(processor.image_processor, source or ShardSource(shards_root), cache_mb)
         self.image_token = processor.image_token
         self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -92,6 +94,8 @@ class Collator:
             labels[row, :size] = one.labels
             mask[row, :size] = 1
         films = self.films.batch([ref for sample in samples for ref in sample.images])
+        if not films and self.show_blank:
+            ids, labels, mask, films = self._blank(ids, labels, mask)
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -100,6 +104,15 @@ class Collator:
             "films": torch.tensor([len(sample.images) for sample in samples]),
             **films,
         }
+
+    def _blank(self, *rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The first sequence followed by a blank film that no token sees, the others by padding."""
+        films = self.films.blank()
+        size = int(films["image_grid_thw"][0].prod()) // int(self.processor.image_processor.merge_size) ** 2
+        fills = (self.tokenizer.pad_token_id, IGNORED, 0)
+        ids, labels, mask = (torch.cat([t, t.new_full((len(t), size), f)], 1) for t, f in zip(rows, fills, strict=True))
+        ids[0, -size:] = self.image_id
+        return ids, labels, mask, films
 
     def _turns(self, sample: Sample) -> Iterator[tuple[str, bool]]:
         """Pieces of the rendered conversation and whether each is learned."""

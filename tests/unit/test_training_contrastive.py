@@ -18,7 +18,9 @@ def whole(torch: Any, films: Any, reports: Any, keys: list[list[int]], log_scale
     total = 0.0
     for matrix in (near, near.T):
         for i in range(len(keys)):
-            others = [j for j in range(len(keys)) if j == i or not any(a == b for a, b in zip(keys[i], keys[j], strict=True))]
+            others = [
+                j for j in range(len(keys)) if j == i or not any(a == b for a, b in zip(keys[i], keys[j], strict=True))
+            ]
             total = total + torch.logsumexp(matrix[i, others], 0) - matrix[i, i]
     return total / (2 * len(keys))
 
