@@ -51,9 +51,8 @@ class Chain:
     def launcher(self, spec: StageSpec) -> ModuleType:
         known = [p.stem for p in (self.root / "launchers").glob("[a-z]*.py") if p.stem != "chain"]
         if spec.kind not in known:
-            index = self.recipe.stages.index(spec)
-            line = self.document.line(("stages", index, "kind"))
-            raise UserError(f"{self.document.path}:{line}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
+            where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
+            raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
         return importlib.import_module(f"launchers.{spec.kind}")
 
     def settings(self, spec: StageSpec) -> BaseModel:
@@ -85,7 +84,7 @@ class Chain:
             code=[self.root / "diagcot", self.root / "launchers"],
             seed=self.recipe.seed,
             about={"recipe": self.recipe.name},
-            keep={"recipe.yaml": self.document.path.read_text(encoding="utf-8")},
+            keep={"recipe.yaml": self.document.text},
         )
         plans: dict[str, Plan] = {}
         for spec in self.recipe.stages:
