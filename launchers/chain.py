@@ -1,12 +1,14 @@
 """Reads a recipe and a cluster and turns them into the plans of a run; hands the plans to `diagcot.jobs`."""
 
 import importlib
+import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -84,7 +86,7 @@ class Chain:
             code=[self.root / "diagcot", self.root / "launchers"],
             seed=self.recipe.seed,
             about={"recipe": self.recipe.name},
-            keep={"recipe.yaml": self.document.text},
+            keep={"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"},
         )
         plans: dict[str, Plan] = {}
         for spec in self.recipe.stages:
@@ -140,6 +142,19 @@ class Chain:
                 found[spec.name] = estimate(spec, self) if estimate else None
             except (UserError, ValidationError):  # what is wrong with it, `checks` and the settings say
                 found[spec.name] = None
+        return found
+
+    def estimates(self) -> dict[str, dict[str, Any]]:
+        """Stage -> memory and GPU-hours, asked of each launcher that has an `estimate`; those not known are left out."""
+        found: dict[str, dict[str, Any]] = {}
+        for spec in self.recipe.stages:
+            ask = getattr(self.launcher(spec), "estimate", None)
+            try:
+                made = ask(spec, self) if ask else None
+            except (UserError, ValidationError):  # as with `storage`
+                continue
+            if made is not None:
+                found[spec.name] = made.to_json()
         return found
 
     def selected(self, number: str) -> set[str]:

@@ -87,6 +87,12 @@ class DeepSpeedSettings(Settings):
             )
         return self.global_batch // micro
 
+    def sequences(self, samples: int | None) -> int | None:
+        """Samples that the whole stage sees, of `samples` an epoch; None where that is not known."""
+        if self.steps is not None:
+            return self.steps * self.global_batch
+        return None if samples is None else max(1, round(samples * (self.epochs or 0)))
+
 
 class FreezePolicy(Settings):
     """Which components train; everything else is frozen. `expect_trainable` parameters are asserted."""
