@@ -26,7 +26,9 @@ def main() -> None:
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}
     ranks |= {"local_rank": ranks["rank"], "local_world_size": ranks["world_size"]}
     # Further stages of the same process, each with its own changes: one start of the ranks serves them all.
-    for stage, changes in {job["stage"]: {}, **job.get("further", {})}.items():
+    port = int(os.environ["MASTER_PORT"])
+    for index, (stage, changes) in enumerate({job["stage"]: {}, **job.get("further", {})}.items()):
+        os.environ["MASTER_PORT"] = str(port + index)  # the store of the last one may still listen
         settings = job["settings"] | changes
         ctx = context(Path(job["root"]), settings, inputs=job["inputs"], stage=stage, **ranks)
         if stop := job.get("stop_after"):
