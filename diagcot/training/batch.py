@@ -116,7 +116,7 @@ class Collator:
 
     def _turns(self, sample: Sample) -> Iterator[tuple[str, bool]]:
         """Pieces of the rendered conversation and whether each is learned."""
-        messages = [{"role": role, "content": _parts(text)} for role, text in sample.messages]
+        messages = [{"role": role, "content": parts_of(text)} for role, text in sample.messages]
         done = ""
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -144,7 +144,7 @@ class Collator:
         return list(self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"])
 
 
-def _parts(text: str) -> list[dict[str, str]]:
+def parts_of(text: str) -> list[dict[str, str]]:
     parts: list[dict[str, str]] = []
     for index, piece in enumerate(text.split("<image>")):
         if index:

@@ -32,11 +32,18 @@ def runs(made: Path) -> dict[str, Job]:
     root.mkdir()
     write_samples(root / "00000.jsonl", mixed)
     further = {name: {"deepspeed": deepspeed(**LENGTH, micro_batch=1, **mode)} for name, mode in MODES.items()}
+    for stage in (2, 3):
+        lora = {
+            "trainable": ["lora"],
+            "lora": {"rank": 4},
+            "deepspeed": deepspeed(**LENGTH, micro_batch=1, stage=stage),
+        }
+        further[f"lora{stage}"] = lora
     settings = {"trainable": EVERYTHING, "deepspeed": deepspeed(**LENGTH, micro_batch=1), "validation": 2}
     sources = {**inputs(made), "samples": [str(root)]}
     first = start(made, "diagcot.training.sft", "zero2", settings, sources, further=further)
     first.wait()
-    return {"zero2": first} | {name: Job(made, name, []) for name in MODES}
+    return {"zero2": first} | {name: Job(made, name, []) for name in further}
 
 
 def text(row: int) -> Sample:
@@ -61,6 +68,17 @@ def test_every_division_computes_the_same(runs: dict[str, Job], mode: str) -> No
     for name in ("loss", "grad_norm"):
         assert [row[name] for row in other] == pytest.approx([row[name] for row in plain], rel=1e-3), name
     assert other[-1]["validation_loss"] == pytest.approx(plain[-1]["validation_loss"], rel=1e-3)
+
+
+def test_an_adapter_is_the_same_where_the_base_is_in_parts(runs: dict[str, Job]) -> None:
+    from safetensors.torch import load_file
+
+    two, three = runs["lora2"], runs["lora3"]
+    assert [row["loss"] for row in three.rows()] == pytest.approx([row["loss"] for row in two.rows()], rel=1e-3)
+    mine, other = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (three, two))
+    assert mine.keys() == other.keys() and all(mine[name].shape == other[name].shape for name in mine)
+    assert max(float((mine[name] - other[name]).abs().max()) for name in mine) < 1e-3
+    assert any(float(mine[name].abs().max()) > 0 for name in mine if "lora_B" in name)
 
 
 @pytest.mark.parametrize("mode", ["bf16", "zero3-bf16"])
