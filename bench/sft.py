@@ -38,15 +38,16 @@ SETTINGS = {
 def main(argv: list[str]) -> int:
     options = argparse.ArgumentParser(prog="bench.sft", description=__doc__)
     options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--steps", type=int, default=STEPS, help=f"at most {STEPS}, more than {WARM}")
     options.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
     args = options.parse_args(argv)
     if args.rank:
-        return _rank(Path(args.rank[0]), args.rank[1])
+        return _rank(Path(args.rank[0]), args.rank[1], args.steps)
     began = time.monotonic()
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {sys.version.split()[0]},"
         + "".join(f" {name} {version(name)}" for name in ("torch", "transformers", "accelerate", "deepspeed"))
-        + f"; {WORLD} ranks, {STEPS} steps of {MICRO * WORLD} samples, the first {WARM} not counted",
+        + f"; {WORLD} ranks, {args.steps} steps of {MICRO * WORLD} samples, the first {WARM} not counted",
         flush=True,
     )
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         _prepare(Path(folder))
         for number in range(args.rounds):
             for name in CONTENDERS:
-                row = _run(Path(folder), name)
+                row = _run(Path(folder), name, args.steps)
                 found[name].append(row)
                 print(f"round {number + 1}: {name}: {row['samples_per_s']:.2f} samples/s", flush=True)
     figures, rates = (
@@ -91,7 +92,7 @@ def _prepare(root: Path) -> None:
     assert run_unit(model, Unit("model"), context(root, tiny, stage="model", inputs={"shards": [str(made.output)]}))
 
 
-def _run(root: Path, name: str) -> dict[str, Any]:
+def _run(root: Path, name: str, steps: int) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -101,7 +102,7 @@ def _run(root: Path, name: str) -> dict[str, Any]:
         "WORLD_SIZE": str(WORLD),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "bench.sft", "--rank", str(root), name]
+    command = [sys.executable, "-m", "bench.sft", "--steps", str(steps), "--rank", str(root), name]
     ranks = [
         subprocess.Popen(
             command,
@@ -120,14 +121,14 @@ def _run(root: Path, name: str) -> dict[str, Any]:
     return row
 
 
-def _rank(root: Path, name: str) -> int:
+def _rank(root: Path, name: str, steps: int) -> int:
     """One rank of a contender; rank 0 writes its times and losses."""
     from diagcot.jobs.testing import context
 
     rank = int(os.environ["RANK"])
     inputs = {"model": [str(root / "shards/test/model")], "shards": [str(root / "shards/test/shard")]}
     ctx = context(
-        root, SETTINGS, inputs=inputs, stage=name, rank=rank, world_size=WORLD, local_rank=rank,
+        root, SETTINGS | {"deepspeed": DEEPSPEED | {"steps": steps}}, inputs=inputs, stage=name, rank=rank, world_size=WORLD, local_rank=rank,
         local_world_size=WORLD, cpus=1, workspace=root / "work" / os.environ["MASTER_PORT"],
     )  # fmt: skip
     row = _ours(ctx) if name == "ours" else _trainer(ctx, name == "trainer_our_collator")
@@ -151,7 +152,13 @@ def _ours(ctx: Any) -> dict[str, Any]:
     from diagcot.training import sft
 
     times: list[float] = []
-    ctx.on_progress = lambda row: times.append(time.perf_counter())
+    tell = ctx.progress
+
+    def progress(*figures: Any, **more: Any) -> None:
+        tell(*figures, **more)
+        times.append(time.perf_counter())
+
+    ctx.progress = progress
     with sft.open(ctx) as settings:
         assert sft.run(Unit("model"), settings, ctx) is not None
     rows = (
@@ -171,7 +178,8 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
     from diagcot.training.inputs import model_input
     from diagcot.training.settings import SftSettings
 
-    settings = SftSettings.model_validate(SETTINGS)
+    settings = SftSettings.model_validate(ctx.settings)
+    steps = settings.deepspeed.steps or STEPS
     engine.connect(ctx)
     base = model_input(ctx)
     processor = model.processor_of(base)
@@ -179,8 +187,8 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
     data = dataset.gather(ctx, settings.tasks, 1.0, settings.validation)
     lengths, _, _ = dataset.measure(ctx, data.train, collator)
     order = Order(lengths, MICRO * WORLD, MICRO, ctx.seed)
-    assert order.steps_per_epoch >= STEPS, f"{len(data.train)} samples are fewer than {STEPS} steps take"
-    samples = [data.train[index] for step in range(STEPS) for index in order.batch(step)]
+    assert order.steps_per_epoch >= steps, f"{len(data.train)} samples are fewer than {steps} steps take"
+    samples = [data.train[index] for step in range(steps) for index in order.batch(step)]
     network = model.load(base, "fp32")
     freeze.freeze(network, settings)
     times: list[float] = []
@@ -199,7 +207,7 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
         return batch
 
     arguments = TrainingArguments(
-        output_dir=str(ctx.workspace), use_cpu=True, max_steps=STEPS, per_device_train_batch_size=MICRO,
+        output_dir=str(ctx.workspace), use_cpu=True, max_steps=steps, per_device_train_batch_size=MICRO,
         learning_rate=settings.deepspeed.learning_rate, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
         optim="adamw_torch", logging_steps=1, save_strategy="no", report_to=[], remove_unused_columns=False,
         disable_tqdm=True, dataloader_num_workers=0 if our_collator else 1, dataloader_pin_memory=False, seed=ctx.seed,
