@@ -127,9 +127,10 @@ def _rank(root: Path, name: str, steps: int) -> int:
 
     rank = int(os.environ["RANK"])
     inputs = {"model": [str(root / "shards/test/model")], "shards": [str(root / "shards/test/shard")]}
+    settings = SETTINGS | {"deepspeed": DEEPSPEED | {"steps": steps}}
     ctx = context(
-        root, SETTINGS | {"deepspeed": DEEPSPEED | {"steps": steps}}, inputs=inputs, stage=name, rank=rank, world_size=WORLD, local_rank=rank,
-        local_world_size=WORLD, cpus=1, workspace=root / "work" / os.environ["MASTER_PORT"],
+        root, settings, inputs=inputs, stage=name, rank=rank, world_size=WORLD, local_rank=rank, local_world_size=WORLD,
+        cpus=1, workspace=root / "work" / os.environ["MASTER_PORT"],
     )  # fmt: skip
     row = _ours(ctx) if name == "ours" else _trainer(ctx, name == "trainer_our_collator")
     if rank == 0:
