@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
+.PHONY: help env demo plan test test-fast check bench-checkpoints bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,9 @@ test-fast: env  ## the tests that need no server, no training and no Slurm
 
 bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
+
+bench-checkpoints: env  ## how long training stands for a checkpoint, beside DeepSpeed's own saving (a minute)
+	@$(BIN)/python -u -m bench.checkpoints
 
 bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
 	@$(BIN)/python -u -m bench.jobs

@@ -11,8 +11,8 @@ from diagcot.jobs.context import Context
 from diagcot.training import checkpoint, language, log
 from diagcot.training import engine as ranks
 from diagcot.training.batch import Order, Prefetch
-from diagcot.training.clock import Clock
 from diagcot.training.flops import WHOLE
+from diagcot.training.meter import Meter
 from diagcot.training.settings import DeepSpeedSettings
 
 Batch = dict[str, torch.Tensor]
@@ -55,10 +55,10 @@ def train(
             Prefetch(task.passes, first, steps) as coming,
         ):
             engine.train()
-            clock = Clock(ctx, engine, settings, task.runs)
+            meter = Meter(ctx, engine, settings, task.runs)
             for step in range(first, steps):
                 done = step + 1
-                figures, stop = _step(ctx, engine, task.objective, coming, clock)
+                figures, stop = _step(ctx, engine, task.objective, coming, meter)
                 if not math.isfinite(figures["loss"]):
                     raise FloatingPointError(
                         f"the loss is {figures['loss']} at step {done}; lower the learning rate or clip harder"
@@ -84,23 +84,23 @@ def _step(
     engine: Any,
     objective: Callable[[Any, Batch], torch.Tensor],
     coming: Prefetch,
-    clock: "Clock",
+    meter: "Meter",
 ) -> tuple[dict[str, float], bool]:
     """One optimiser step: its figures, and whether a rank was asked to stop. A collective."""
-    clock.start()
+    meter.start()
     batches = next(coming)
-    clock.have_data()
-    loss = torch.zeros((), device=clock.device)
+    meter.have_data()
+    loss = torch.zeros((), device=meter.device)
     for batch in batches:
-        clock.count(language.inputs_of(batch))
-        one = objective(engine, {name: value.to(clock.device, non_blocking=True) for name, value in batch.items()})
+        meter.count(language.inputs_of(batch))
+        one = objective(engine, {name: value.to(meter.device, non_blocking=True) for name, value in batch.items()})
         engine.backward(one)
         engine.step()
         loss += one.detach()
-    stop, total, *sums = ranks.agree([ctx.stopping(), float(loss) / len(batches), *clock.sums()])
+    stop, total, *sums = ranks.agree([ctx.stopping(), float(loss) / len(batches), *meter.sums()])
     return {
         "loss": total / ctx.world_size,
         "lr": engine.get_lr()[0],
         "grad_norm": float(engine.get_global_grad_norm() or 0.0),
-        **clock.figures(sums),
+        **meter.figures(sums),
     }, bool(stop)

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diagcot.jobs.context import Context
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import fsync_tree
@@ -42,7 +44,7 @@ def load(ctx: Context, engine: Any, folder: Path, tag: str) -> None:
     for group, value in zip(optimizer.param_groups, decay, strict=True):
         group["weight_decay"] = value
     for state in optimizer.state.values():
-        if "step" in state:
+        if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].clone()
 
 

@@ -40,3 +40,20 @@ def test_model_directory_gives_the_trained_loss(whole: Job, made: Path) -> None:
         loss = language.summed_loss(network(**language.inputs_of(batch)).logits, batch["labels"])
     targets = int((batch["labels"][:, 1:] != language.IGNORED).sum())
     assert float(loss) / targets == pytest.approx(whole.rows()[-1]["validation_loss"], rel=1e-4)
+
+
+def test_every_figure_is_in_the_log_on_tensorboard_and_in_the_picture(whole: Job) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows, logs = whole.rows(), whole.root / "logs" / "test" / "whole"
+    told = {"loss", "lr", "grad_norm", "tokens_per_s", "memory_gb", "data_wait", "seconds"}
+    assert all(told <= row.keys() and "mfu" not in row for row in rows)  # of a CPU no peak is known
+    assert all(0 <= row["data_wait"] <= 1 and row["memory_gb"] > 0.05 for row in rows)
+    board = EventAccumulator(str(logs / "tensorboard")).Reload()
+    for name in told:
+        values = [(event.step, event.value) for event in board.Scalars(name)]
+        assert values == [(row["step"], pytest.approx(row[name], rel=1e-5)) for row in rows]
+    with Image.open(logs / "curves.png") as picture:
+        assert picture.format == "PNG" and picture.width > 600
+        assert len(set(picture.convert("RGB").resize((200, 200)).getdata())) > 50  # lines, and not an empty page
