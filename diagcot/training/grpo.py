@@ -24,7 +24,7 @@ from diagcot.training import checkpoint, dataset, export, log, raycluster, rollo
 from diagcot.training import engine as ranks
 from diagcot.training.grpo_settings import GrpoSettings
 from diagcot.training.inputs import model_input
-from diagcot.training.meter import Meter
+from diagcot.training.clock import Clock
 from diagcot.training.objective import advantages
 from diagcot.training.policy import Drop, Policy
 from diagcot.training.rollout import Crew, Rollout
@@ -96,7 +96,7 @@ def run(unit: Unit, team: Team, ctx: Context) -> Result | None:
             return None
         ctx.event("ready", seconds=round(time.monotonic() - began, 2))
         final: dict[str, Any] = {}
-        meter = Meter(ctx, policy.engine, saves)
+        meter = Clock(ctx, policy.engine, saves)
         for done in range(first, steps):
             figures = step(done, steps, team, policy, gate, drop, meter, fresh=done == 0, ctx=ctx)
             stop = ranks.agree([ctx.stopping() or figures is None])[0]
@@ -119,7 +119,7 @@ def step(
     policy: Policy,
     gate: Gate | None,
     drop: Drop,
-    meter: Meter,
+    meter: Clock,
     fresh: bool,
     ctx: Context,
 ) -> dict[str, float] | None:

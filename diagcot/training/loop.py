@@ -12,7 +12,7 @@ from diagcot.training import checkpoint, language, log
 from diagcot.training import engine as ranks
 from diagcot.training.batch import Order, Prefetch
 from diagcot.training.flops import WHOLE
-from diagcot.training.meter import Meter
+from diagcot.training.clock import Clock
 from diagcot.training.settings import DeepSpeedSettings
 
 Batch = dict[str, torch.Tensor]
@@ -55,7 +55,7 @@ def train(
             Prefetch(task.passes, first, steps) as coming,
         ):
             engine.train()
-            meter = Meter(ctx, engine, settings, task.runs)
+            meter = Clock(ctx, engine, settings, task.runs)
             for step in range(first, steps):
                 done = step + 1
                 figures, stop = _step(ctx, engine, task.objective, coming, meter)
@@ -84,7 +84,7 @@ def _step(
     engine: Any,
     objective: Callable[[Any, Batch], torch.Tensor],
     coming: Prefetch,
-    meter: "Meter",
+    meter: "Clock",
 ) -> tuple[dict[str, float], bool]:
     """One optimiser step: its figures, and whether a rank was asked to stop. A collective."""
     meter.start()

@@ -10,7 +10,7 @@ from diagcot.training import flops, log
 from diagcot.training.settings import DeepSpeedSettings
 
 
-class Meter:
+class Clock:
     """Measures one step after the other: `start`, `have_data`, `count` for each pass, `figures`."""
 
     def __init__(
