@@ -22,9 +22,9 @@ from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Reference, Score
 from diagcot.training import checkpoint, dataset, export, log, raycluster, rollout
 from diagcot.training import engine as ranks
+from diagcot.training.clock import Clock
 from diagcot.training.grpo_settings import GrpoSettings
 from diagcot.training.inputs import model_input
-from diagcot.training.clock import Clock
 from diagcot.training.objective import advantages
 from diagcot.training.policy import Drop, Policy
 from diagcot.training.rollout import Crew, Rollout

@@ -11,8 +11,8 @@ from diagcot.jobs.context import Context
 from diagcot.training import checkpoint, language, log
 from diagcot.training import engine as ranks
 from diagcot.training.batch import Order, Prefetch
-from diagcot.training.flops import WHOLE
 from diagcot.training.clock import Clock
+from diagcot.training.flops import WHOLE
 from diagcot.training.settings import DeepSpeedSettings
 
 Batch = dict[str, torch.Tensor]
