@@ -56,4 +56,6 @@ def test_every_figure_is_in_the_log_on_tensorboard_and_in_the_picture(whole: Job
         assert values == [(row["step"], pytest.approx(row[name], rel=1e-5)) for row in rows]
     with Image.open(logs / "curves.png") as picture:
         assert picture.format == "PNG" and picture.width > 600
-        assert len(set(picture.convert("RGB").resize((200, 200)).get_flattened_data())) > 50  # lines, and not an empty page
+        assert (
+            len(set(picture.convert("RGB").resize((200, 200)).get_flattened_data())) > 50
+        )  # lines, and not an empty page
