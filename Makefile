@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces
+.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -85,6 +85,9 @@ test-fast: env  ## the tests that need no server, no training and no Slurm
 
 bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
+
+bench-checkpoints: env  ## how long training stands for a checkpoint, beside DeepSpeed's own saving (a minute)
+	@$(BIN)/python -u -m bench.checkpoints
 
 bench-rewards: env  ## 32 report rewards beside the released way, a tokeniser and a METEOR for each sample (about 2 minutes)
 	@$(BIN)/python -u -m bench.rewards

@@ -22,6 +22,7 @@ from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Reference, Score
 from diagcot.training import checkpoint, dataset, export, log, raycluster, rollout
 from diagcot.training import engine as ranks
+from diagcot.training.clock import Clock
 from diagcot.training.grpo_settings import GrpoSettings
 from diagcot.training.inputs import model_input
 from diagcot.training.objective import advantages
@@ -83,50 +84,51 @@ def run(unit: Unit, team: Team, ctx: Context) -> Result | None:
     policy = Policy(model_input(ctx), settings, ctx, steps)
     ctx.event("training", prompts=len(prompts), steps=steps, **policy.counts)
     gate = Gate(settings.reward.alpha, settings.reward.margin) if settings.reward.name in GATED else None
-    first = 0
-    if (folder := checkpoint.latest(ctx.workspace)) is not None:
-        first, state = checkpoint.load(policy.engine, folder)
-        gate = Gate.of(state["gate"]) if gate and state["gate"] else gate
-        ctx.event("resumed", step=first)
-    rows = ctx.workspace / "train.jsonl"
-    if ctx.rank == 0:
-        log.rewind(rows, first)
     drop = Drop(ctx, 4 * int(policy.counts["parameters"]))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(drop.clear if ctx.rank == 0 else lambda: None)
+        saves = settings.deepspeed
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(ctx, policy.engine, saves.keep, saves.save_behind))
+        first, state = checkpoints.resume() or (0, {"gate": None})
+        gate = Gate.of(state["gate"]) if gate and state["gate"] else gate
+        lines = stack.enter_context(log.Log(ctx, first, steps, saves.wandb))
         if not ranks.from_first(team.crew.ready() if team.crew else None):
             return None
         ctx.event("ready", seconds=round(time.monotonic() - began, 2))
         final: dict[str, Any] = {}
+        meter = Clock(ctx, policy.engine, saves)
         for done in range(first, steps):
-            figures = step(done, steps, team, policy, gate, drop, fresh=done == 0, ctx=ctx)
+            figures = step(done, steps, team, policy, gate, drop, meter, fresh=done == 0, ctx=ctx)
             stop = ranks.agree([ctx.stopping() or figures is None])[0]
             completed = done + (figures is not None)
             if figures is not None:
                 final = figures
-                if ctx.rank == 0:
-                    log.append(rows, {"step": completed, **figures})
-                shown = {name: round(figures[name], 4) for name in ("reward", "kl", "gap")}
-                ctx.progress(completed, steps, **shown)
-            if completed > first and (stop or completed == steps or completed % settings.deepspeed.save_every == 0):
-                state = {"gate": gate.state() if gate else None}
-                checkpoint.save(policy.engine, ctx.workspace, completed, state, settings.deepspeed.keep)
+                lines.step(completed, figures)
+            if completed > first and (stop or completed == steps or completed % saves.save_every == 0):
+                checkpoints.save(completed, {"gate": gate.state() if gate else None})
             if stop and completed < steps:
                 ctx.event("stopped", step=completed)
                 return None
         return export.write(ctx, policy.engine, policy.processor, {**policy.counts, "steps": steps, **final})
-    finally:
-        if ctx.rank == 0:
-            drop.clear()
 
 
 def step(
-    number: int, steps: int, team: Team, policy: Policy, gate: Gate | None, drop: Drop, fresh: bool, ctx: Context
+    number: int,
+    steps: int,
+    team: Team,
+    policy: Policy,
+    gate: Gate | None,
+    drop: Drop,
+    meter: Clock,
+    fresh: bool,
+    ctx: Context,
 ) -> dict[str, float] | None:
     """Step `number` (0-based); returns its figures, None if a stop was asked for before the update. A collective.
 
     fresh: the servers still hold the weights that the policy started from.
     """
     settings = team.settings
+    meter.start()
     clock = [time.monotonic()]
     if not fresh:
         policy.publish(drop.folder(number))
@@ -139,6 +141,7 @@ def step(
     if played is None:
         return None
     rollouts, scores = played
+    meter.have_data()
     clock.append(time.monotonic())
     rewards = torch.tensor([score["overall"] for score in scores]).view(settings.prompts, settings.samples)
     updates = policy.micros(chosen, rollouts, advantages(rewards).flatten().tolist())
@@ -152,6 +155,9 @@ def step(
         policy.update(micros, sum(len(one.tokens) for one in rollouts[at : at + settings.deepspeed.global_batch]))
         for at, micros in zip(range(0, len(rollouts), settings.deepspeed.global_batch), updates, strict=True)
     ]
+    for micros in updates:
+        for micro in micros:
+            meter.count(micro.inputs)
     clock.append(time.monotonic())
     means = {name: sum(one[name] for one in learned) / len(learned) for name in learned[0]}
     if not math.isfinite(means["loss"]):
@@ -167,7 +173,7 @@ def step(
         "cut": sum(one.cut for one in rollouts) / len(rollouts),
         "lr": policy.engine.get_lr()[0],
         **{name: round(value, 4) for name, value in seconds.items()},
-        "seconds": round(clock[-1] - clock[0], 4),
+        **meter.figures(ranks.agree(meter.sums())),
     }
 
 
