@@ -1,32 +1,34 @@
 """Kind `grpo`: reinforcement learning from verifiable rewards (method.md 5, 8).
 
-Every rank holds the policy (DeepSpeed). Rank 0 also drives Ray inside the allocation: one vLLM server or more on each
-node rolls out, CPU workers score. A step: roll out with the present weights, score, normalise inside each group, check
-that servers and policy agree on the log-probabilities, update, hand the new weights to the servers.
+Every rank holds the policy (DeepSpeed). Rank 0 also drives Ray inside the allocation: vLLM servers roll out, CPU workers
+score each reply as it comes. A step: bring the servers the present weights, roll out, score, normalise inside each
+group, check that servers and policy agree on the log-probabilities, update. With `overlap` the servers roll out the next
+step's prompts while the policy trains on this one's.
 """
 
 import contextlib
-import math
+import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from diagcot.data.samples import Sample, read_samples
 from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.errors import UserError
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
-from diagcot.rewards.score import Reference, Score
-from diagcot.training import checkpoint, dataset, export, log, raycluster, rollout
+from diagcot.training import checkpoint, curriculum, export, log, page, raycluster, sync, validation
 from diagcot.training import engine as ranks
+from diagcot.training.crew import Crew, sleeps
+from diagcot.training.curriculum import Curriculum
+from diagcot.training.experience import Experience, Player, rewarded, statistics
 from diagcot.training.grpo_settings import GrpoSettings
 from diagcot.training.inputs import model_input
 from diagcot.training.objective import advantages
-from diagcot.training.policy import Drop, Policy
-from diagcot.training.rollout import Crew, Rollout
+from diagcot.training.policy import Policy, stale
 
 
 @dataclass
@@ -34,172 +36,324 @@ class Team:
     """What the unit's ranks share: settings, prompts, and on rank 0 the servers and reward workers."""
 
     settings: GrpoSettings
-    prompts: list[Sample]
+    prompts: Curriculum
     crew: Crew | None
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[Team]:
-    """Settings, checked before anything heavy; Ray with its servers, which start while the ranks load the policy."""
+def open(ctx: Context) -> Iterator[Team | None]:
+    """Settings, checked before anything heavy; Ray with its servers, which start while the ranks load the policy.
+
+    None on a node that holds servers alone, for as long as they are needed.
+    """
     settings = GrpoSettings.model_validate(ctx.settings)
-    settings.deepspeed.accumulation(ctx.world_size)
+    everyone = ctx.world_size
+    trainers = trainers_of(settings, everyone, ctx.nodes)
+    settings.deepspeed.accumulation(trainers)
+    notice = raycluster.Notice(ctx)
+    if ctx.rank >= trainers:
+        _host(ctx, settings, notice)
+        yield None
+        return
     with contextlib.ExitStack() as stack:
+        stack.callback(setattr, ctx, "world_size", everyone)
+        ctx.world_size = trainers
         rendezvous = stack.enter_context(raycluster.head(ctx, settings.object_store_mb)) if ctx.rank == 0 else {}
+        if ctx.rank == 0 and settings.rollout_nodes:
+            stack.enter_context(notice.put(rendezvous))
         ranks.connect(ctx)
         stack.callback(ranks.disconnect)
         rendezvous = ranks.from_first(rendezvous)
-        if ctx.node_rank and ctx.local_rank == 0:
+        if ctx.node_rank and ctx.local_rank == 0 and not settings.rollout_nodes:
             stack.enter_context(raycluster.join(ctx, rendezvous, settings.object_store_mb))
-        prompts = prompts_of(ctx, settings)
+        prompts = curriculum.gather(ctx, settings)
         crew = None
         if ctx.rank == 0:
-            crew = Crew(model_input(ctx), settings, ctx, [Reference(sample.answer) for sample in prompts])
+            crew = Crew(model_input(ctx), settings, ctx, prompts.corpus())
             stack.callback(crew.close)
         yield Team(settings, prompts, crew)
 
 
-def prompts_of(ctx: Context, settings: GrpoSettings) -> list[Sample]:
-    """Samples whose prompts are rolled out. Raises ValueError if there are none or one is of the test split."""
-    found: list[Sample] = []
-    if ctx.inputs.get("shards"):
-        found += dataset.from_shards(ctx, settings.task, settings.split, settings.views)
-    if ctx.inputs.get("samples"):
-        found += [sample for path in ctx.files("samples", "*.jsonl") for sample in read_samples(path)]
-    if not found:
-        raise ValueError(
-            f"stage {ctx.stage} has no prompts of task {settings.task}, split {settings.split}, in its inputs"
+def trainers_of(settings: GrpoSettings, ranks: int, nodes: int) -> int:
+    """How many of the ranks, the first ones, hold the policy. Raises UserError if no node is left for it."""
+    if settings.rollout_nodes >= nodes:
+        raise UserError(
+            f"rollout_nodes {settings.rollout_nodes} of {nodes} nodes leaves none for the policy; give the stage more"
+            " nodes in the cluster file, or set rollout_nodes to 0"
         )
-    if any(sample.meta.get("split") == "test" for sample in found):
-        raise ValueError(f"samples of stage {ctx.stage} come from the test split, which is for evaluation only")
-    return found
+    return ranks // nodes * (nodes - settings.rollout_nodes)
 
 
-def run(unit: Unit, team: Team, ctx: Context) -> Result | None:
+def _host(ctx: Context, settings: GrpoSettings, notice: raycluster.Notice) -> None:
+    """A node of servers: in rank 0's Ray until that ends."""
+    rendezvous = notice.read(settings.start_timeout_s)
+    if ctx.local_rank:
+        notice.wait(None)
+        return
+    with raycluster.join(ctx, rendezvous, settings.object_store_mb) as node:
+        notice.wait(node)
+
+
+def run(unit: Unit, team: Team | None, ctx: Context) -> Result | None:
     """Train and write the model directory; None when stopped before the end."""
-    settings, prompts = team.settings, team.prompts
-    per_epoch = max(1, len(prompts) // settings.prompts)
-    steps = settings.deepspeed.steps or max(1, math.ceil((settings.deepspeed.epochs or 0) * per_epoch))
+    if team is None:
+        return Result()
     began = time.monotonic()
-    policy = Policy(model_input(ctx), settings, ctx, steps)
-    ctx.event("training", prompts=len(prompts), steps=steps, **policy.counts)
-    gate = Gate(settings.reward.alpha, settings.reward.margin) if settings.reward.name in GATED else None
-    first = 0
-    if (folder := checkpoint.latest(ctx.workspace)) is not None:
-        first, state = checkpoint.load(policy.engine, folder)
-        gate = Gate.of(state["gate"]) if gate and state["gate"] else gate
-        ctx.event("resumed", step=first)
-    rows = ctx.workspace / "train.jsonl"
-    if ctx.rank == 0:
-        log.rewind(rows, first)
-    drop = Drop(ctx, 4 * int(policy.counts["parameters"]))
-    try:
+    training = Training(team, ctx)
+    with contextlib.closing(training):
+        first = training.resume()
         if not ranks.from_first(team.crew.ready() if team.crew else None):
             return None
         ctx.event("ready", seconds=round(time.monotonic() - began, 2))
-        final: dict[str, Any] = {}
-        for done in range(first, steps):
-            figures = step(done, steps, team, policy, gate, drop, fresh=done == 0, ctx=ctx)
-            stop = ranks.agree([ctx.stopping() or figures is None])[0]
-            completed = done + (figures is not None)
-            if figures is not None:
-                final = figures
-                if ctx.rank == 0:
+        return training.run(first)
+
+
+class Training:
+    """The loop of a stage on one rank. Methods without an underscore are collectives."""
+
+    def __init__(self, team: Team, ctx: Context) -> None:
+        self.settings, self.prompts, self.crew, self.ctx = team.settings, team.prompts, team.crew, ctx
+        self.steps = self.prompts.steps
+        self.policy = Policy(model_input(ctx), self.settings, ctx, self.steps)
+        ctx.event("training", prompts=len(self.prompts.prompts), steps=self.steps, **self.policy.counts)
+        self.gates = _gates(self.settings, ctx)
+        self.channel = sync.channel(self.policy, self.crew, self.settings, ctx)
+        self.player = None
+        if self.crew:
+            self.player = Player(self.crew, self.settings, self.policy.films, self.policy.banned, ctx.seed)
+        self.patients = [curriculum.patient(sample) for sample in self.prompts.validation]
+        self.record = validation.Record(ctx, self.patients, ctx.seed)
+        self.best: dict[str, float] = {}
+        self.clock = Clock()
+        self._served = 0  # the step whose weights the servers hold
+        self._probed, self._gap = -1, 0.0  # the step whose weights a probe has compared, and what it found
+        self._asleep = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._coming: dict[int, Future[Experience | None]] = {}  # step -> its experience; rank 0's
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.channel.close()
+
+    def resume(self) -> int:
+        """The step to begin with, from the newest checkpoint."""
+        first, rows = 0, self.ctx.workspace / "train.jsonl"
+        if (folder := checkpoint.latest(self.ctx.workspace)) is not None:
+            first, state = checkpoint.load(self.policy.engine, folder)
+            self.gates |= {key: Gate.of(one) for key, one in state["gates"].items() if key in self.gates}
+            self.best = state["best"]
+            self.ctx.event("resumed", step=first)
+        if self.ctx.rank == 0:
+            log.rewind(rows, first)
+            self.record.rewind(first)
+        return first
+
+    def run(self, first: int) -> Result | None:
+        """Steps from `first` on; the model, or None when stopped before the end."""
+        rule, every, rows = (
+            self.settings.validation,
+            self.settings.deepspeed.save_every,
+            self.ctx.workspace / "train.jsonl",
+        )
+        figures: dict[str, float] = {}
+        if rule.prompts and first == 0 and not self.validate(0):
+            return None
+        self.clock.reset()
+        for number in range(first, self.steps):
+            made = self.step(number)
+            stop = ranks.agree([self.ctx.stopping() or made is None])[0] > 0
+            completed = number + (made is not None)
+            if made is not None:
+                figures = made
+                if self.ctx.rank == 0:
                     log.append(rows, {"step": completed, **figures})
                 shown = {name: round(figures[name], 4) for name in ("reward", "kl", "gap")}
-                ctx.progress(completed, steps, **shown)
-            if completed > first and (stop or completed == steps or completed % settings.deepspeed.save_every == 0):
-                state = {"gate": gate.state() if gate else None}
-                checkpoint.save(policy.engine, ctx.workspace, completed, state, settings.deepspeed.keep)
-            if stop and completed < steps:
-                ctx.event("stopped", step=completed)
+                self.ctx.progress(completed, self.steps, **shown)
+                if rule.every and completed % rule.every == 0 and completed < self.steps and not stop:
+                    stop = not self.validate(completed)
+            if completed > first and (stop or completed == self.steps or completed % every == 0):
+                state = {"gates": {key: gate.state() for key, gate in self.gates.items()}, "best": self.best}
+                checkpoint.save(self.policy.engine, self.ctx.workspace, completed, state, self.settings.deepspeed.keep)
+                self.clock.reset()
+            if stop and completed < self.steps:
+                self.ctx.event("stopped", step=completed)
                 return None
-        return export.write(ctx, policy.engine, policy.processor, {**policy.counts, "steps": steps, **final})
-    finally:
-        if ctx.rank == 0:
-            drop.clear()
-
-
-def step(
-    number: int, steps: int, team: Team, policy: Policy, gate: Gate | None, drop: Drop, fresh: bool, ctx: Context
-) -> dict[str, float] | None:
-    """Step `number` (0-based); returns its figures, None if a stop was asked for before the update. A collective.
-
-    fresh: the servers still hold the weights that the policy started from.
-    """
-    settings = team.settings
-    clock = [time.monotonic()]
-    if not fresh:
-        policy.publish(drop.folder(number))
-        loaded = team.crew.load(drop.folder(number)) if team.crew else None
-        if not ranks.from_first(loaded):
+        if rule.prompts and not self.validate(self.steps):
             return None
-    clock.append(time.monotonic())
-    chosen = [team.prompts[at] for at in rollout.choose(len(team.prompts), settings.prompts, ctx.seed, number)]
-    played = ranks.from_first(play(number, steps, chosen, team, policy, gate, ctx) if team.crew else None)
-    if played is None:
-        return None
-    rollouts, scores = played
-    clock.append(time.monotonic())
-    rewards = torch.tensor([score["overall"] for score in scores]).view(settings.prompts, settings.samples)
-    updates = policy.micros(chosen, rollouts, advantages(rewards).flatten().tolist())
-    figures = policy.look([micro for micros in updates for micro in micros])
-    if not figures["gap"] <= settings.max_gap:
-        raise FloatingPointError(
-            f"step {number + 1}: log-probabilities of policy and server differ by {figures['gap']:.4f} nats a token,"
-            f" max_gap is {settings.max_gap}; the servers do not hold the policy's weights, or compute too coarsely"
+        return self._result(figures)
+
+    def step(self, number: int) -> dict[str, float] | None:
+        """Step `number` (0-based); returns its figures, None if a stop was asked for before the update."""
+        settings, clock = self.settings, self.clock
+        overlap = settings.overlap
+        if overlap:
+            found = self._collect(number)
+            if found is None or not self._sync(number):
+                return None
+            if number + 1 < self.steps:
+                self._launch(number + 1)
+        else:
+            found = self._collect(number) if self._sync(number) else None
+        if found is None:
+            return None
+        self._sleep()
+        scores = ranks.from_first(rewarded(found, settings, self.gates) if self.crew else None)
+        rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.samples)
+        if self.crew:
+            self.policy.check(found.samples, found.rollouts)
+        clock.skip()
+        updates = self.policy.micros(
+            found.samples, found.rollouts, advantages(rewards, settings.scale).flatten().tolist()
         )
-    learned = [
-        policy.update(micros, sum(len(one.tokens) for one in rollouts[at : at + settings.deepspeed.global_batch]))
-        for at, micros in zip(range(0, len(rollouts), settings.deepspeed.global_batch), updates, strict=True)
-    ]
-    clock.append(time.monotonic())
-    means = {name: sum(one[name] for one in learned) / len(learned) for name in learned[0]}
-    if not math.isfinite(means["loss"]):
-        raise FloatingPointError(
-            f"the loss is {means['loss']} at step {number + 1}; lower the learning rate or clip harder"
-        )
-    seconds = dict(zip(("sync_s", "rollout_s", "train_s"), (b - a for a, b in pairwise(clock)), strict=True))
-    return {
-        **_rewards(scores, rewards),
-        **means,
-        **figures,
-        "length": sum(len(one.tokens) for one in rollouts) / len(rollouts),
-        "cut": sum(one.cut for one in rollouts) / len(rollouts),
-        "lr": policy.engine.get_lr()[0],
-        **{name: round(value, 4) for name, value in seconds.items()},
-        "seconds": round(clock[-1] - clock[0], 4),
-    }
+        max_gap = float("inf") if overlap else settings.max_gap
+        looked = {}
+        if len(updates) > 1:
+            looked["gap"] = self.policy.look([micro for micros in updates for micro in micros])
+            if not looked["gap"] <= max_gap:
+                raise stale(looked["gap"], max_gap)
+            max_gap = float("inf")
+        lengths, size = [len(one.tokens) for one in found.rollouts], settings.deepspeed.global_batch
+        learned = [
+            self.policy.update(micros, lengths[at : at + size], max_gap)
+            for at, micros in zip(range(0, len(lengths), size), updates, strict=True)
+        ]
+        clock.took("train_s")
+        means = {name: sum(one[name] for one in learned) / len(learned) for name in learned[0]} | looked
+        if overlap:  # the rollouts are of the step before: their distance is no fault, the probe's would be
+            means |= {"drift": means["gap"], "gap": self._gap}
+        if self.crew and settings.page_every and (number + 1) % settings.page_every == 0:
+            page.write(self.ctx.workspace / "pages", number + 1, found.samples, found.rollouts, scores)
+        return {
+            **statistics(found, scores, settings),
+            **means,
+            "lr": self.policy.engine.get_lr()[0],
+            **clock.shares(),
+        }
+
+    def validate(self, step: int) -> bool:
+        """Log the figures of the held-out prompts after `step` steps, and keep the weights if they are the best yet.
+
+        False if a stop was asked for.
+        """
+        began = time.monotonic()
+        for one in self._coming.values():  # weights change only while no server is busy
+            one.exception()
+        if not self._sync(step):
+            return False
+        scores = ranks.from_first(self.player.validate(self.prompts.validation) if self.player else None)
+        if scores is None:
+            return False
+        found = validation.figures(scores, self.patients, self.ctx.seed)
+        if self.settings.best and (value := validation.named(found, self.settings.best)) > self.best.get(
+            "value", float("-inf")
+        ):
+            self.best = {"step": step, "value": value}
+            self.policy.publish(validation.best_folder(self.ctx))
+        self.ctx.event("validated", step=step, **{name: round(value, 4) for name, value in found.items()})
+        if self.ctx.rank == 0:
+            self.record.add(step, scores)
+            seconds = round(time.monotonic() - began, 4)
+            log.append(self.ctx.workspace / "train.jsonl", {"step": step, **found, "validation_s": seconds})
+        self.clock.reset()
+        return True
+
+    def _launch(self, number: int) -> None:
+        if self.player and number not in self._coming:
+            self._coming[number] = self._pool.submit(self.player.step, number, self.prompts)
+
+    def _collect(self, number: int) -> Experience | None:
+        """The experience of step `number` on all ranks, launched now if it was not before."""
+        self._launch(number)
+        found = self._coming.pop(number).result() if self.player else None
+        found = ranks.from_first(found)
+        self.clock.took("rollout_s")
+        if found is not None:
+            self.clock.moved("rollout_s", "reward_s", found.waited_s)
+        return found
+
+    def _sync(self, step: int) -> bool:
+        """Bring the servers the weights after `step` steps, where they hold others; False if a stop was asked for.
+
+        With `overlap` the rollouts cannot tell whether it worked: a short probe does, once for each weights.
+        """
+        if self._asleep and self.crew:
+            torch.cuda.empty_cache()
+            self.crew.post("/wake_up")
+        self._asleep = False
+        if self._served != step and not self.channel.send(step):
+            return False
+        self._served = step
+        if self.settings.overlap and self._probed != step:
+            sample = self.prompts.prompts[0]
+            rollouts = ranks.from_first(self.player.probe(sample, self.ctx.world_size) if self.player else None)
+            if rollouts is None:
+                return False
+            self._gap, self._probed = self.policy.gap([sample], rollouts), step
+            if not self._gap <= self.settings.max_gap:
+                raise stale(self._gap, self.settings.max_gap)
+        self.clock.took("sync_s")
+        return True
+
+    def _sleep(self) -> None:
+        """Servers on the policy's GPUs leave it their memory until the next weights."""
+        if sleeps(self.settings, self.ctx):
+            if self.crew:
+                self.crew.post("/sleep?level=1")
+            self._asleep = True
+
+    def _result(self, figures: dict[str, float]) -> Result:
+        counts: dict[str, Any] = {**self.policy.counts, "steps": self.steps, **figures}
+        counts |= {f"gate_{name}": gate.mean for name, gate in self.gates.items()}
+        kept = int(self.best.get("step", self.steps))
+        if self.settings.validation.prompts:
+            counts |= ranks.from_first(self.record.gain(kept) if self.ctx.rank == 0 else None)
+        if kept == self.steps:
+            return export.write(self.ctx, self.policy.engine, self.policy.processor, counts)
+        return validation.export(self.ctx, {**counts, "best_step": kept})
 
 
-def play(
-    number: int, steps: int, chosen: list[Sample], team: Team, policy: Policy, gate: Gate | None, ctx: Context
-) -> tuple[list[Rollout], list[Score]] | None:
-    """Rollouts of a step and their scores, by rank 0; None if a stop was asked for."""
-    assert team.crew is not None
-    jpeg = policy.collator.films.source.jpeg
-    requests = rollout.requests_of(
-        chosen, lambda sample: tuple(map(jpeg, sample.images)), team.settings, ctx.seed, number, policy.banned
-    )
-    replies = team.crew.roll(requests)
-    if replies is None:
-        return None
-    rollouts = rollout.rollouts_of(chosen, replies, team.settings.samples)
-    for one in rollouts[:: team.settings.samples]:
-        policy.same_prompt(chosen[one.prompt], one)
-    banned = set(policy.banned)
-    if any(banned.intersection(one.tokens) for one in rollouts):
-        raise ValueError("a rollout holds a vision token in spite of its logit bias; the server ignores logit_bias")
-    references = [Reference(chosen[one.prompt].answer) for one in rollouts]
-    scores = team.crew.score([one.text for one in rollouts], references, number / steps)
-    if scores is None:
-        return None
-    return rollouts, gate.apply(scores) if gate else scores
+class Clock:
+    """Where the seconds of a step go, what lies between two steps included."""
+
+    PARTS = ("sync_s", "rollout_s", "reward_s", "train_s")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """A step begins now."""
+        self._began = self._last = time.monotonic()
+        self._parts = dict.fromkeys(self.PARTS, 0.0)
+
+    def skip(self) -> None:
+        """What has passed since the last call was none of the parts."""
+        self._last = time.monotonic()
+
+    def took(self, part: str) -> None:
+        """What has passed since the last call was `part`."""
+        before, self._last = self._last, time.monotonic()
+        self._parts[part] += self._last - before
+
+    def moved(self, source: str, part: str, seconds: float) -> None:
+        """So much of `source`, at most all of it, was `part`."""
+        seconds = min(seconds, self._parts[source])
+        self._parts[source] -= seconds
+        self._parts[part] += seconds
+
+    def shares(self) -> dict[str, float]:
+        """Seconds of every part, of none of them (idle_s), and of the step; the next step begins."""
+        whole = time.monotonic() - self._began
+        parts = {**self._parts, "idle_s": whole - sum(self._parts.values()), "seconds": whole}
+        self.reset()
+        return {name: round(value, 4) for name, value in parts.items()}
 
 
-def _rewards(scores: list[Score], rewards: torch.Tensor) -> dict[str, float]:
-    """Mean reward, its components, the mean spread inside a group, and the share of groups that teach nothing."""
-    parts = {
-        f"reward_{name}": sum(one[name] for one in scores) / len(scores) for name in scores[0] if name != "overall"
-    }
-    flat = (rewards.amax(1) == rewards.amin(1)).float().mean()
-    return {"reward": float(rewards.mean()), "spread": float(rewards.std(1).mean()), "flat": float(flat), **parts}
+def _gates(settings: GrpoSettings, ctx: Context) -> dict[str, Gate]:
+    """Gates by the names of the gated rewards; with `carry_gate`, as the GRPO stage that made the model left them."""
+    gates = {one.name: Gate(one.alpha, one.margin) for one in settings.reward_table.values() if one.name in GATED}
+    about = model_input(ctx) / "diagcot.json"
+    if settings.carry_gate and about.is_file():
+        known = json.loads(about.read_text(encoding="utf-8"))
+        for name, gate in gates.items():
+            gate.mean = known.get(f"gate_{name}")
+    return gates

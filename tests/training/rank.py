@@ -25,6 +25,9 @@ def main() -> None:
     print(f"imports {time.monotonic() - started:.1f} s", flush=True)
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}
     ranks |= {"local_rank": ranks["rank"], "local_world_size": ranks["world_size"]}
+    if job.get("nodes"):  # each rank as the only one of its node
+        ranks |= {"node_rank": ranks["rank"], "nodes": job["nodes"], "local_rank": 0, "local_world_size": 1}
+        ranks["attempt"] = job["attempt"]
     ctx = context(Path(job["root"]), job["settings"], inputs=job["inputs"], stage=job["stage"], **ranks)
     if stop := job.get("stop_after"):
         ctx.on_progress = lambda row: ctx.stop.set() if row["done"] >= stop else None
