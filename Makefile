@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
+.PHONY: help env demo plan test test-fast check bench-jobs bench-grpo bench-scale doctor rehearse data-iu status watch logs failures retry cancel table devcluster-up devcluster-down
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -82,6 +82,9 @@ bench-shards: env  ## writing and reading shards beside plain loops, webdataset 
 
 bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
 	@$(BIN)/python -u -m bench.jobs
+
+bench-grpo: env  ## a step of GRPO, where its seconds go and what it gains, beside TRL's GRPOTrainer (under 8 minutes)
+	@$(BIN)/python -u -m bench.grpo
 
 bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes)
 	@$(BIN)/python -u -m bench.scale

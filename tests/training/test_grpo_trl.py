@@ -56,7 +56,7 @@ def trainer_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
         args = GRPOConfig(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", num_generations=3,
             per_device_train_batch_size=6, gradient_accumulation_steps=1, max_completion_length=LIMIT,
-            temperature=0.9, gradient_checkpointing=False,
+            temperature=0.9, gradient_checkpointing=False, use_bias_correction_kl=False,
             **{name: value for name, value in options.items() if name != "beta"},
         )  # fmt: skip
         trainer = GRPOTrainer(

@@ -19,7 +19,6 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
     """Shards of phantoms and the model, under `root`; returns the inputs of a GRPO stage."""
     from diagcot.data.phantom import build as phantoms
     from diagcot.shards import build as shards
-    from diagcot.shards import shard_paths
     from diagcot.training import build as model
 
     tree = context(root, {"studies": studies, "size": 112}, stage="phantoms")
@@ -31,7 +30,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
     assert run_unit(shards, Unit("00000"), sharding)
     samples = root / "shards/test/samples"
     samples.mkdir()
-    write_samples(samples / "00000.jsonl", map(_reasoned, _reports(root, shard_paths(sharding.output)[0])))
+    write_samples(samples / "00000.jsonl", map(_reasoned, reports(root)))
     built = context(root, {"tiny": TINY}, stage="model", inputs={"samples": [str(samples)]})
     assert run_unit(model, Unit("model"), built)
     settings = {
@@ -46,10 +45,12 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
     return {"model": [str(root / "shards/test/warm")], "shards": [str(sharding.output)]}
 
 
-def _reports(root: Path, shard: Path) -> Iterator[Sample]:
+def reports(root: Path) -> Iterator[Sample]:
+    """The training split's films with their reports."""
     from diagcot.data.tasks import report_samples
-    from diagcot.shards import Shard
+    from diagcot.shards import Shard, shard_paths
 
+    shard = shard_paths(root / "shards/test/shard")[0]
     return report_samples(Shard(shard), str(shard.relative_to(root / "shards")), "train")
 
 
