@@ -40,7 +40,7 @@ class Record:
 
     def add(self, step: int, scores: Sequence[Score]) -> None:
         if step not in self._rows():
-            log.append(self._path, {"step": step, "rewards": [score["overall"] for score in scores]})
+            log.append(self._path, json.dumps({"step": step, "rewards": [score["overall"] for score in scores]}) + "\n")
 
     def gain(self, step: int) -> dict[str, float]:
         """Held-out reward before training and at `step`, and the difference with its 95 % interval, paired."""

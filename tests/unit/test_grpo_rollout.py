@@ -16,6 +16,7 @@ from diagcot.training.crew import Played
 from diagcot.training.curriculum import Curriculum
 from diagcot.training.experience import Experience, Player, rewarded, statistics
 from diagcot.training.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from diagcot.training.phases import Phases
 from diagcot.training.rollout import Rollout, Sampling
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
@@ -168,12 +169,12 @@ def test_a_figure_that_validation_does_not_have_is_named():
 
 
 def test_the_shares_of_a_step_add_up():
-    clock = grpo.Clock()
-    clock.took("rollout_s")
-    clock.moved("rollout_s", "reward_s", 99.0)
-    clock.skip()
-    clock.took("train_s")
-    shares = clock.shares()
+    phases = Phases()
+    phases.took("rollout_s")
+    phases.moved("rollout_s", "reward_s", 99.0)
+    phases.skip()
+    phases.took("train_s")
+    shares = phases.shares()
     assert shares["rollout_s"] == 0 and all(value >= 0 for value in shares.values())
     assert sum(shares.values()) - shares["seconds"] == pytest.approx(shares["seconds"], abs=5e-4)
 
