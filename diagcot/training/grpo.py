@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 from diagcot.jobs.context import Context, Result, Unit
-from diagcot.jobs.errors import UserError
 from diagcot.training import curriculum, raycluster
 from diagcot.training import engine as ranks
 from diagcot.training.crew import Crew
@@ -28,7 +27,7 @@ def open(ctx: Context) -> Iterator[Team | None]:
     """
     settings = GrpoSettings.model_validate(ctx.settings)
     everyone = ctx.world_size
-    trainers = trainers_of(settings, everyone, ctx.nodes)
+    trainers = settings.trainers(everyone, ctx.nodes)
     settings.deepspeed.accumulation(trainers)
     notice = raycluster.Notice(ctx)
     if ctx.rank >= trainers:
@@ -52,16 +51,6 @@ def open(ctx: Context) -> Iterator[Team | None]:
             crew = Crew(model_input(ctx), settings, ctx, prompts.corpus())
             stack.callback(crew.close)
         yield Team(settings, prompts, crew)
-
-
-def trainers_of(settings: GrpoSettings, ranks: int, nodes: int) -> int:
-    """How many of the ranks, the first ones, hold the policy. Raises UserError if no node is left for it."""
-    if settings.rollout_nodes >= nodes:
-        raise UserError(
-            f"rollout_nodes {settings.rollout_nodes} of {nodes} nodes leaves none for the policy; give the stage more"
-            " nodes in the cluster file, or set rollout_nodes to 0"
-        )
-    return ranks // nodes * (nodes - settings.rollout_nodes)
 
 
 def _host(ctx: Context, settings: GrpoSettings, notice: raycluster.Notice) -> None:

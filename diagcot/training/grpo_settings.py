@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from diagcot.jobs.errors import UserError
 from diagcot.recipe import Settings
 from diagcot.rewards.names import MODES
 from diagcot.serving.settings import ServerSettings
@@ -172,6 +173,15 @@ class GrpoSettings(FreezePolicy):
     def updates(self) -> int:
         """Optimiser steps in a step."""
         return self.prompts * self.samples // self.deepspeed.global_batch
+
+    def trainers(self, ranks: int, nodes: int) -> int:
+        """How many of the ranks, the first ones, hold the policy. Raises UserError if no node is left for it."""
+        if self.rollout_nodes >= nodes:
+            raise UserError(
+                f"rollout_nodes {self.rollout_nodes} of {nodes} nodes leaves none for the policy; give the stage more"
+                " nodes in the cluster file, or set rollout_nodes to 0"
+            )
+        return ranks // nodes * (nodes - self.rollout_nodes)
 
     def reward_of(self, task: str) -> str:
         """Key of the reward of a task's samples: the task itself where `rewards` names it, else empty."""

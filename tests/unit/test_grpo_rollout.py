@@ -10,7 +10,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
 from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
-from diagcot.training import grpo, page, rollout, sync, validation
+from diagcot.training import page, rollout, sync, validation
 from diagcot.training.actors import devices, surroundings
 from diagcot.training.crew import Played
 from diagcot.training.curriculum import Curriculum
@@ -181,12 +181,12 @@ def test_the_shares_of_a_step_add_up():
 
 @pytest.mark.parametrize(("nodes", "alone", "trainers"), [(1, 0, 4), (3, 1, 8), (4, 3, 4)])
 def test_the_last_nodes_may_be_for_servers_alone(nodes, alone, trainers):
-    assert grpo.trainers_of(SETTINGS.model_copy(update={"rollout_nodes": alone}), 4 * nodes, nodes) == trainers
+    assert SETTINGS.model_copy(update={"rollout_nodes": alone}).trainers(4 * nodes, nodes) == trainers
 
 
 def test_a_node_is_left_for_the_policy():
     with pytest.raises(UserError, match="rollout_nodes 2 of 2"):
-        grpo.trainers_of(SETTINGS.model_copy(update={"rollout_nodes": 2}), 2, 2)
+        SETTINGS.model_copy(update={"rollout_nodes": 2}).trainers(2, 2)
 
 
 def test_every_server_gets_ranks_of_its_own_in_a_transfer():
