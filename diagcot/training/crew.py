@@ -9,7 +9,7 @@ from typing import Any
 
 from diagcot.jobs.context import Context
 from diagcot.rewards.score import Reference, Score
-from diagcot.serving import Reply, Request
+from diagcot.serving import Reply, Request, ServerSettings
 from diagcot.training import raycluster
 from diagcot.training.actors import Output, RewardWorker, RolloutEngine, surroundings
 from diagcot.training.grpo_settings import GrpoSettings
@@ -39,11 +39,13 @@ class Crew:
         self._ctx, self._settings = ctx, settings
         engine, worker = ray.remote(RolloutEngine), ray.remote(RewardWorker)
         around = surroundings(ctx)
-        nodes = list(enumerate(raycluster.nodes(ctx.nodes, settings.start_timeout_s)))
+        # With servers on nodes of their own, those and rank 0's are all that Ray has.
+        wanted = 1 + settings.rollout_nodes if settings.rollout_nodes else ctx.nodes
+        nodes = list(enumerate(raycluster.nodes(wanted, settings.start_timeout_s)))
         self.engines = [
             engine.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), max_concurrency=1
-            ).remote(model_dir, _server(settings, ctx), {**around, "node_rank": number}, index, settings.engines)
+            ).remote(model_dir, server_of(settings, ctx), {**around, "node_rank": number}, index, settings.engines)
             for number, node in nodes[-settings.rollout_nodes :]
             for index in range(settings.engines)
         ]
@@ -146,7 +148,7 @@ class Crew:
                     ) from error
 
 
-def _server(settings: GrpoSettings, ctx: Context) -> Any:
+def server_of(settings: GrpoSettings, ctx: Context) -> ServerSettings:
     """Server settings with what the placement and the way of the weights need."""
     extra: tuple[str, ...] = ()
     if sleeps(settings, ctx):

@@ -10,7 +10,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
 from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
-from diagcot.training import page, rollout, sync, validation
+from diagcot.training import crew, page, rollout, sync, validation
 from diagcot.training.actors import devices, surroundings
 from diagcot.training.crew import Played
 from diagcot.training.curriculum import Curriculum
@@ -187,6 +187,20 @@ def test_the_last_nodes_may_be_for_servers_alone(nodes, alone, trainers):
 def test_a_node_is_left_for_the_policy():
     with pytest.raises(UserError, match="rollout_nodes 2 of 2"):
         SETTINGS.model_copy(update={"rollout_nodes": 2}).trainers(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "flags"),
+    [
+        ({}, 0, ()),
+        ({}, 1, ("--enable-sleep-mode",)),
+        ({"overlap": True}, 1, ()),
+        ({"rollout_nodes": 1, "sync": "device"}, 1, ("--weight-transfer-config", '{"backend":"nccl"}')),
+        ({"sync": "device"}, 1, ("--enable-sleep-mode", "--weight-transfer-config", '{"backend":"ipc"}')),
+    ],
+)
+def test_servers_are_started_for_their_placement(tmp_path, changes, gpus, flags):
+    assert crew.server_of(SETTINGS.model_copy(update=changes), context(tmp_path, gpus=gpus)).extra == flags
 
 
 def test_every_server_gets_ranks_of_its_own_in_a_transfer():
