@@ -37,6 +37,7 @@ class Crew:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ctx, self._settings = ctx, settings
+        self._closed = False
         engine, worker = ray.remote(RolloutEngine), ray.remote(RewardWorker)
         around = surroundings(ctx)
         # With servers on nodes of their own, those and rank 0's are all that Ray has.
@@ -103,9 +104,10 @@ class Crew:
         return Played([replies[at] for at in order], [scores[at] for at in order], rolled, time.monotonic())
 
     def close(self) -> None:
-        """End the servers; called on every way out."""
+        """End the servers, and what a thread still waits for; called on every way out."""
         import ray
 
+        self._closed = True
         ray.wait([one.close.remote() for one in self.engines], num_returns=len(self.engines), timeout=30)
 
     def _all(self, references: Sequence[Any], limit_s: float) -> bool:
@@ -124,7 +126,7 @@ class Crew:
         pending, until = list(references), time.monotonic() + limit_s
         while waiting := [*pending, *(more or ())]:
             ready, _ = ray.wait(waiting, num_returns=1, timeout=_LOOK_S, fetch_local=False)
-            if self._ctx.stopping():
+            if self._ctx.stopping() or self._closed:
                 return
             if not ready and time.monotonic() > until:
                 raise TimeoutError(

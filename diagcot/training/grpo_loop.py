@@ -196,9 +196,11 @@ class Training:
 
         With `overlap` the rollouts cannot tell whether it worked: a short probe does, once for each weights.
         """
-        if self._asleep and self.crew:
+        if self._asleep:
             torch.cuda.empty_cache()
-            self.crew.post("/wake_up")
+            ranks.wait()
+            if self.crew:
+                self.crew.post("/wake_up")
         self._asleep = False
         if self._served != step and not self.channel.send(step):
             return False
