@@ -1,4 +1,4 @@
-"""GPU-hours of a stage: what it may cost, what it has cost, what is left."""
+"""What a stage may cost, has cost and still needs in GPU-hours, and what it got for them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,3 +44,18 @@ def left(plan: Plan, cost: float, worked: float) -> float:
     if worked >= 1 and cost:
         return cost / worked * (units - worked)
     return declared(plan)[0] * (1 - worked / units) if units else 0.0
+
+
+def got(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Figures of a stage that is done: the share of start-up in its tasks' time; what its model servers gave, over the
+    whole stage's life, where its counts tell (see `serving.Flow.counts`)."""
+    counts, found = summary.get("counts", {}), {}
+    life = (summary.get("ended") or 0) - (summary.get("started") or 0)
+    if "completion_tokens" in counts and life > 0:
+        found["tokens/s"] = counts["completion_tokens"] / life
+        found["requests/s"] = counts.get("requests", 0) / life
+    if counts.get("told_tokens"):
+        found["cache hits %"] = 100 * counts["cached_tokens"] / counts["told_tokens"]
+    if summary.get("startup_seconds") and summary.get("seconds"):
+        found["start-up %"] = 100 * summary["startup_seconds"] / summary["seconds"]
+    return found

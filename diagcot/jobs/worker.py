@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from diagcot.jobs import slurm
-from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.context import Assisted, Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
 from diagcot.jobs.ledger import done_keys, marks, publish, remove, settle
@@ -71,7 +71,10 @@ def work(stage_dir: Path, slot: int) -> str:
     before, began = _marks(plan, slot), time.monotonic()
     try:
         _await_upstream(plan, slot)
-        state = _run(plan, slot, ctx)
+        try:
+            state = _run(plan, slot, ctx)
+        except Assisted:
+            state = "done"
         if state == "parked" and ctx.rank == 0 and warned.is_set():
             at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
             _count_stuck(ctx, at_limit and _marks(plan, slot) <= before)
@@ -182,7 +185,7 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
         for unit in units:
             if ctx.stopping():
                 return "parked"
-            ctx._unit, begun = unit.key, time.time()
+            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # `open` is told apart by the clock
             result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
@@ -190,9 +193,9 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                 about = {
                     "attempt": ctx.attempt,
                     "node": os.uname().nodename,
-                    "started": begun,
-                    "seconds": time.time() - begun,
-                    "startup_seconds": (ready - started) if unit is units[0] else 0.0,
+                    "started": begun + ctx.startup_s,
+                    "seconds": time.time() - begun - ctx.startup_s,
+                    "startup_seconds": ctx.startup_s + (ready - started if unit is units[0] else 0.0),
                     "gpu_seconds": (time.time() - (started if unit is units[0] else begun)) * ctx.gpus * ctx.world_size,
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):

@@ -1,116 +1,221 @@
 """The asynchronous client: keeps a server busy, retries what may be retried, and records what may not."""
 
 import asyncio
+import contextlib
+import json
 import random
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-import httpx
-
+from diagcot.serving.http import Address, Lost, Pool, Response, Unreachable
+from diagcot.serving.process import ServerError
 from diagcot.serving.request import Reply, Request
 from diagcot.serving.settings import ServerSettings
+from diagcot.serving.throttle import Load, Throttle
 
 LOSSES = 3
 """A request whose connection was lost this often, the last times alone in flight, is given up as the cause."""
 
+KNOWN = 20_000
+"""Samples whose replica is remembered; far more than are in flight."""
 
-class Keeper(Protocol):
-    """What a client needs of its server."""
+
+class Replica(Protocol):
+    """What a client needs of a server, ours or another's."""
 
     settings: ServerSettings
     generation: int
+    model: str
+    vllm: bool
 
     @property
-    def socket(self) -> Path: ...
+    def address(self) -> Address: ...
     def revive(self, generation: int) -> None: ...
     def replied(self) -> None: ...
 
 
-class Client:
-    """Sends requests over the server's socket, at most `settings.window` at once.
+@dataclass
+class Totals:
+    """What a client has been answered so far. Tokens of prompts count at each call that sent them."""
 
-    After a lost connection or an overdue reply it asks the server to revive itself (in a thread), then tries again.
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    told_tokens: int = 0  # of the prompts', those whose reply told how many were cached
+
+    def add(self, reply: Reply) -> None:
+        self.requests += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        if reply.cached_tokens is not None:
+            self.cached_tokens += reply.cached_tokens
+            self.told_tokens += reply.prompt_tokens
+
+
+class _Lane:
+    """One replica as the client sees it: its connections, its load, and whether it still lives."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.throttle: Throttle | None = Throttle(replica.settings.window)
+        self.in_flight = 0
+        self.gone: ServerError | None = None  # why it cannot be had again
+        self.window = asyncio.Semaphore(replica.settings.window)
+        self.pool = Pool(replica.address, replica.settings.request_timeout_s)
+        self._reviving: asyncio.Task[None] | None = None
+
+    @property
+    def limit(self) -> int:
+        return self.throttle.limit if self.throttle else self.replica.settings.window
+
+    async def revive(self, generation: int) -> None:
+        """However many ask at once, one thread looks after it. Raises ServerError."""
+        if self.gone:
+            raise self.gone
+        if self._reviving is None or self._reviving.done():
+            self._reviving = asyncio.create_task(asyncio.to_thread(self.replica.revive, generation))
+        try:
+            await asyncio.shield(self._reviving)
+        except ServerError as error:
+            self.gone = error
+            raise
+
+    async def look(self) -> None:
+        """Steer by /metrics; a server that has none keeps its whole window."""
+        if self.throttle is None or self.gone:
+            return
+        try:
+            answer = await self.pool.get("/metrics", 10)
+        except (Lost, Unreachable, TimeoutError):  # whoever has a request there looks after it
+            return
+        load = Load.read(answer.body) if answer.status == 200 else None
+        if load is not None:
+            self.throttle.see(load, self.in_flight)
+        elif answer.status in (200, 401, 403, 404, 405):
+            self.throttle = None
+
+
+class Client:
+    """Sends requests to the replicas of a server. All requests of one id go to the same replica, which knows its prefix.
+
+    After a lost connection or an overdue reply it has the replica revived (in a thread), then tries again.
     """
 
-    def __init__(self, server: Keeper) -> None:
-        self._server = server
-        self._settings = settings = server.settings
-        limits = httpx.Limits(max_connections=settings.window, max_keepalive_connections=settings.window)
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(server.socket), limits=limits),
-            base_url="http://server",
-            timeout=httpx.Timeout(settings.request_timeout_s, pool=None, connect=10),
-        )
-        self._window = asyncio.Semaphore(settings.window)
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self._lanes = [_Lane(replica) for replica in replicas]
+        self._settings = replicas[0].settings
+        self._homes: OrderedDict[str, _Lane] = OrderedDict()
         self._suspects = asyncio.Lock()
+        self.totals = Totals()
 
     async def __aenter__(self) -> "Client":
         return self
 
     async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._http.aclose()
+        for lane in self._lanes:
+            lane.pool.close()
+
+    @property
+    def limit(self) -> int:
+        """So many requests may be in flight now, over all replicas; at least one, which then tells that none is left."""
+        return max(1, sum(lane.limit for lane in self._lanes if not lane.gone))
+
+    @property
+    def loads(self) -> list[Load]:
+        """The last known state of each replica that tells one."""
+        return [lane.throttle.load for lane in self._lanes if lane.throttle and lane.throttle.load]
+
+    async def look(self) -> None:
+        """Read the servers' metrics, by which `limit` is steered."""
+        await asyncio.gather(*(lane.look() for lane in self._lanes))
 
     async def chat(self, request: Request) -> Reply:
         """The reply, which has `error` set where the request itself is at fault or was given up.
 
-        Raises ServerError only if there is no server any more.
+        Raises ServerError only if there is no server any more, UserError if the kind of server cannot serve it.
         """
         try:
-            body = request.body()
+            body = request.encode(self._lanes[0].replica.model, self._lanes[0].replica.vllm)
         except ValueError as error:
             return Reply(error=str(error))
         losses = busy = 0
         while True:
-            generation = self._server.generation
+            lane = self._lane(request.id)
+            generation = lane.replica.generation
             try:
-                # One that was in flight at two deaths of the server is tried alone among its kind: so the request
+                # One that was in flight at two deaths of a server is tried alone among its kind: so the request
                 # that kills servers is told from those that only stood beside it.
-                response = await (self._alone(body) if losses >= LOSSES - 1 else self._send(body))
-            except (httpx.ConnectError, httpx.ConnectTimeout):  # sent to nobody: no fault of this request
-                await asyncio.to_thread(self._server.revive, generation)
+                response = await (self._alone(lane, body) if losses >= LOSSES - 1 else self._send(lane, body))
+            except Unreachable:  # sent to nobody: no fault of this request
+                await self._revive(lane, generation)
                 await asyncio.sleep(0.05)
                 continue
-            except (httpx.TransportError, OSError) as error:
+            except (Lost, TimeoutError) as error:
                 losses += 1
-                late = isinstance(error, httpx.ReadTimeout)
+                await self._revive(lane, generation)
                 if losses >= LOSSES:
                     limit = self._settings.request_timeout_s
-                    what = f"no reply in {limit:.0f} s" if late else "the server died"
-                    await asyncio.to_thread(self._server.revive, generation)
+                    what = f"no reply in {limit:.0f} s" if isinstance(error, TimeoutError) else "the server died"
                     return Reply(error=f"{what} at each of {losses} tries")
-                await asyncio.to_thread(self._server.revive, generation)
                 continue
-            if response.status_code == 429 or response.status_code >= 500:
+            if response.status == 429 or response.status >= 500:
                 busy += 1
                 if busy > self._settings.retries:
-                    return Reply(error=f"HTTP {response.status_code} at each of {busy} tries: {_message(response)}")
+                    return Reply(error=f"HTTP {response.status} at each of {busy} tries: {_message(response)}")
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.25 * 2**busy, 15.0))
-                if response.status_code >= 500:
-                    await asyncio.to_thread(self._server.revive, generation)
+                if response.status >= 500:
+                    await self._revive(lane, generation)
                 continue
-            if response.status_code != 200:
-                return Reply(error=f"HTTP {response.status_code}: {_message(response)}")
+            if response.status != 200:
+                return Reply(error=f"HTTP {response.status}: {_message(response)}")
             try:
-                reply = Reply.from_body(response.json())
-                self._server.replied()
-                return reply
+                reply = Reply.from_body(json.loads(response.body.decode()))
             except (ValueError, LookupError, TypeError) as error:
                 busy += 1
                 if busy > self._settings.retries:
                     return Reply(error=f"the server's reply is not a completion ({type(error).__name__})")
+                continue
+            lane.replica.replied()
+            self.totals.add(reply)
+            return reply
 
-    async def _send(self, body: object) -> httpx.Response:
-        async with self._window:
-            return await self._http.post("/v1/chat/completions", json=body)
+    def _lane(self, sample: str) -> _Lane:
+        """The replica of a sample: a new one's is the least busy. Raises ServerError if none is left."""
+        home = self._homes.get(sample)
+        if home is None or home.gone:
+            living = [lane for lane in self._lanes if not lane.gone]
+            if not living:
+                raise self._lanes[0].gone or ServerError("there is no server")
+            home = min(living, key=lambda lane: lane.in_flight / lane.limit)
+            self._homes[sample] = home
+            if len(self._homes) > KNOWN:
+                self._homes.popitem(last=False)
+        return home
 
-    async def _alone(self, body: object) -> httpx.Response:
+    async def _revive(self, lane: _Lane, generation: int) -> None:
+        """A replica that cannot be had again is left to the others, while there are any."""
+        with contextlib.suppress(ServerError):
+            await lane.revive(generation)
+
+    async def _send(self, lane: _Lane, body: bytes) -> Response:
+        lane.in_flight += 1
+        try:
+            async with lane.window:
+                return await lane.pool.post("/v1/chat/completions", body)
+        finally:
+            lane.in_flight -= 1
+
+    async def _alone(self, lane: _Lane, body: bytes) -> Response:
         async with self._suspects:
-            return await self._send(body)
+            return await self._send(lane, body)
 
 
-def _message(response: httpx.Response) -> str:
+def _message(response: Response) -> str:
     try:
-        return str(response.json()["error"]["message"])[:300]
+        return str(json.loads(response.body)["error"]["message"])[:300]
     except (ValueError, LookupError, TypeError):
-        return response.reason_phrase
+        return "no message"

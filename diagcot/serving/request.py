@@ -1,11 +1,29 @@
 """A request and its reply, and their form on the wire (OpenAI's chat completions, with vLLM's additions)."""
 
 import base64
+import json
+import re
+import secrets
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from diagcot.jobs.errors import UserError
 
 MODEL_NAME = "model"
 """The name under which every server of ours serves its model."""
+
+_TOKEN = secrets.token_hex(8)
+_MARK = re.compile(f"{_TOKEN}-(\\d+)-".encode())
+"""Stands for an image in the JSON of a request, by its index, until the bytes are put together."""
+
+
+class Film(bytes):
+    """A JPEG that is sent with several requests: its text form is made once, and lives as long as it does."""
+
+    @cached_property
+    def base64(self) -> bytes:
+        return base64.b64encode(self)
 
 
 @dataclass(frozen=True)
@@ -17,7 +35,7 @@ class Request:
 
     id: str
     messages: tuple[tuple[str, str], ...]  # (role, text), roles system, user, assistant
-    images: tuple[bytes, ...] = ()  # JPEG
+    images: tuple[bytes, ...] = ()  # JPEG; `Film` where a sample is asked about more than once
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
@@ -30,11 +48,21 @@ class Request:
     logit_bias: dict[int, float] | None = None
     return_token_ids: bool = False
 
-    def body(self) -> dict[str, Any]:
-        """The JSON body of POST /v1/chat/completions."""
+    def encode(self, model: str = MODEL_NAME, vllm: bool = True) -> bytes:
+        """The JSON body of POST /v1/chat/completions. The pixels are copied once, and never looked at.
+
+        vllm: whether the server knows vLLM's additions to OpenAI's interface. Raises ValueError for a request that
+        cannot be written, UserError for one that needs an addition which the server does not have.
+        """
+        pieces = _MARK.split(json.dumps(self.body(model, vllm)).encode())
+        pieces[1::2] = [_base64(self.images[int(index)]) for index in pieces[1::2]]
+        return b"".join(pieces)
+
+    def body(self, model: str = MODEL_NAME, vllm: bool = True) -> dict[str, Any]:
+        """The body as a value, with a mark in the place of each image's data."""
         body: dict[str, Any] = {
-            "model": MODEL_NAME,
-            "messages": _messages(self.messages, self.images),
+            "model": model,
+            "messages": _messages(self.messages, len(self.images)),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -49,8 +77,19 @@ class Request:
         if self.return_token_ids:
             body["return_token_ids"] = True
         form = {"json": self.schema, "choice": self.choice, "regex": self.regex}
-        if any(value is not None for value in form.values()):
-            body["structured_outputs"] = {key: value for key, value in form.items() if value is not None}
+        form = {key: value for key, value in form.items() if value is not None}
+        if vllm and form:
+            body["structured_outputs"] = form
+        elif self.schema is not None:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "reply", "schema": self.schema, "strict": True},
+            }
+        if not vllm and (self.choice or self.regex or self.return_token_ids):
+            raise UserError(
+                "this stage needs what only vLLM's server can do (replies by choice or pattern, token ids), and"
+                " `endpoint` of its server settings names another kind of server"
+            )
         return body
 
 
@@ -62,6 +101,7 @@ class Reply:
     finish: list[str] = field(default_factory=list)  # stop or length
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None  # of the prompt's, those that the server had computed before; None: not told
     token_ids: list[list[int]] | None = None
     prompt_token_ids: list[int] | None = None
     logprobs: list[list[float]] | None = None  # of the chosen tokens, one list a text
@@ -85,6 +125,7 @@ class Reply:
             finish=[c["finish_reason"] for c in choices],
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
+            cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
             token_ids=[c["token_ids"] for c in choices] if choices[0].get("token_ids") is not None else None,
             prompt_token_ids=body.get("prompt_token_ids"),
             logprobs=[[t["logprob"] for t in row] for row in tokens] if scored else None,
@@ -96,12 +137,12 @@ def _top(row: list[dict[str, Any]]) -> dict[str, float]:
     return {best["token"]: best["logprob"] for best in row[0].get("top_logprobs", [])} if row else {}
 
 
-def _messages(messages: tuple[tuple[str, str], ...], images: tuple[bytes, ...]) -> list[dict[str, Any]]:
+def _messages(messages: tuple[tuple[str, str], ...], images: int) -> list[dict[str, Any]]:
     placed = sum(text.count("<image>") for _, text in messages)
-    if placed > len(images):
-        raise ValueError(f"the conversation has {placed} <image> and the request {len(images)} images")
-    left = [_image(data) for data in images]
-    loose, left = left[: len(left) - placed], left[len(left) - placed :]
+    if placed > images:
+        raise ValueError(f"the conversation has {placed} <image> and the request {images} images")
+    left = iter(range(images - placed, images))
+    loose = [_image(index) for index in range(images - placed)]
     rows = []
     for role, text in messages:
         parts: list[dict[str, Any]] = []
@@ -109,7 +150,7 @@ def _messages(messages: tuple[tuple[str, str], ...], images: tuple[bytes, ...]) 
             parts, loose = loose, []
         for number, piece in enumerate(text.split("<image>")):
             if number:
-                parts.append(left.pop(0))
+                parts.append(_image(next(left)))
             if piece:
                 parts.append({"type": "text", "text": piece})
         plain = len(parts) == 1 and parts[0]["type"] == "text"
@@ -117,5 +158,9 @@ def _messages(messages: tuple[tuple[str, str], ...], images: tuple[bytes, ...]) 
     return rows
 
 
-def _image(data: bytes) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(data).decode()}}
+def _image(index: int) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_TOKEN}-{index}-"}}
+
+
+def _base64(film: bytes) -> bytes:
+    return film.base64 if isinstance(film, Film) else base64.b64encode(film)

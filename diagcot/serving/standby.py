@@ -14,7 +14,8 @@ from pathlib import Path
 
 from diagcot.jobs.files import write_json
 from diagcot.serving.engine import mark
-from diagcot.serving.process import Process, ServerError, served
+from diagcot.serving.process import Process, ServerError, arguments, served
+from diagcot.serving.seats import Seat
 from diagcot.serving.settings import ServerSettings
 
 FOLDER = "DIAGCOT_STANDBY"
@@ -47,9 +48,9 @@ class Slot:
 
 
 @contextlib.contextmanager
-def borrow(root: Path, settings: ServerSettings, arguments: list[str]) -> Iterator[Slot]:
-    """The slot of the server with these engine arguments; waits while another task holds it."""
-    key = json.dumps([arguments, settings.kv_cache_gb, settings.cpu_threads])
+def borrow(root: Path, settings: ServerSettings, seat: Seat) -> Iterator[Slot]:
+    """The slot of the server with these engine arguments in this seat; waits while another task holds it."""
+    key = json.dumps([arguments(settings, seat), settings.kv_cache_gb, settings.cpu_threads, seat.number, seat.gpus])
     folder = root / hashlib.sha256(key.encode()).hexdigest()[:10]
     if len(str(folder).encode()) > 100:
         raise ServerError(f"the path of {FOLDER} is too long for a socket ({root}); name a shorter one")

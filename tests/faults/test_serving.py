@@ -18,6 +18,7 @@ from diagcot.jobs.context import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import ServerError, process
 from diagcot.serving.request import MODEL_NAME
+from diagcot.serving.seats import Seat
 from diagcot.shards import Shard
 from tests.fakes.serving import COMMAND, fake, model_folder, settings, starts, write_script
 from tests.unit import test_shards_files
@@ -118,7 +119,8 @@ def test_row_25_restarts_are_bounded_and_spaced(tmp_path: Path, monkeypatch: Pat
     pauses: list[float] = []
     sleep = time.sleep
     with fake(tmp_path, monkeypatch, {"restarts": 2, "in_flight": 1}, die_on="question") as server:
-        monkeypatch.setattr("diagcot.serving.server.time.sleep", lambda s: (pauses.append(s), sleep(min(s, 0.1))))
+        closed = server.replicas[0]._closed
+        monkeypatch.setattr(closed, "wait", lambda s: (pauses.append(s), sleep(min(s, 0.1))))
         started = time.monotonic()
         with pytest.raises(ServerError, match="died 3 times in a row"):
             list(server.complete(ask(3, "question")))
@@ -140,7 +142,7 @@ def test_row_25_a_socket_that_is_taken(tmp_path: Path, monkeypatch: Patch) -> No
         stranger.listen()
         threading.Thread(target=_swallow, args=(stranger,), daemon=True).start()
         server = process.Process.start(
-            model_folder(tmp_path), settings(), 0, folder, tmp_path / "server.log", command=COMMAND
+            model_folder(tmp_path), settings(), Seat(), folder, tmp_path / "server.log", command=COMMAND
         )
         assert process.served(server.socket) == MODEL_NAME and server.ready_s < 15
         server.stop(0)
