@@ -4,7 +4,9 @@ import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +66,17 @@ class RolloutEngine:
                 "a rollout server died and lost the policy's weights; the next attempt resumes the stage"
             )
 
-    def post(self, paths: Sequence[str], body: Any, timeout_s: float) -> None:
-        """Call vLLM's control routes in turn, each with the JSON `body`."""
-        with connect(self._server.socket, timeout_s) as http:
-            for path in paths:
-                http.post(path, json=body).raise_for_status()
+    def post(self, paths: Sequence[str], bodies: Sequence[Any], timeout_s: float) -> None:
+        """Call vLLM's control routes in turn, all replicas at once, each with its own JSON body or the only one."""
+
+        def call(replica: Any, body: Any) -> None:
+            with connect(replica.process.socket, timeout_s) as http:
+                for path in paths:
+                    http.post(path, json=body).raise_for_status()
+
+        replicas = self._server.replicas
+        with ThreadPoolExecutor(len(replicas)) as pool:
+            list(pool.map(call, replicas, cycle(bodies)))
 
     def pushed(self) -> None:
         """The server as it runs now holds the policy's weights."""

@@ -67,9 +67,12 @@ class Crew:
         return self._all([one.load.remote(model_dir) for one in self.engines], self._settings.step_timeout_s)
 
     def post(self, *paths: str, bodies: Sequence[Any] = (None,)) -> None:
-        """Call vLLM's control routes on all engines, each with its own of `bodies` or the only one."""
-        limit = self._settings.step_timeout_s
-        sent = [one.post.remote(paths, body, limit) for one, body in zip(self.engines, cycle(bodies), strict=False)]
+        """Call vLLM's control routes on all servers, each with its own of `bodies` or the only one."""
+        limit, each = self._settings.step_timeout_s, len(bodies) // len(self.engines)
+        sent = [
+            one.post.remote(paths, list(bodies[at * each : (at + 1) * each] or bodies), limit)
+            for at, one in enumerate(self.engines)
+        ]
         for _ in self._done(sent, limit):
             pass
 
@@ -146,7 +149,7 @@ class Crew:
                 except ray.exceptions.RayActorError as error:
                     raise RuntimeError(
                         "a rollout engine or reward worker died, or its node did; the next attempt resumes the stage"
-                        f" ({str(error).splitlines()[0]})"
+                        f" ({str(error).strip().splitlines()[-1]})"
                     ) from error
 
 

@@ -161,6 +161,8 @@ class GrpoSettings(FreezePolicy):
             )
         if self.overlap and self.correction is None:
             raise ValueError("overlap rolls out with weights one step old: give `correction` its cap, 2.0 for one")
+        if self.server.endpoint:
+            raise ValueError("server.endpoint cannot follow the policy: rollouts need servers of the stage's own")
         if self.best is not None and not self.validation.prompts:
             raise ValueError(f"best: {self.best} needs validation.prompts")
         if self.validation.prompts and self.validation.split == self.split:

@@ -88,9 +88,10 @@ class Device:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
 
         server, rank = self._settings.server, self._ctx.rank
-        gpus = self._ctx.gpus * self._ctx.local_world_size
-        width = server.tensor_parallel or max(1, gpus // self._settings.engines)  # workers of a server
-        client = routes(self._crew, width) if self._crew else None
+        gpus = self._ctx.gpus * self._ctx.local_world_size // self._settings.engines
+        width = server.tensor_parallel or max(1, gpus // (server.data_parallel or 1))  # workers of a server
+        servers = (server.data_parallel or max(1, gpus // width)) * (len(self._crew.engines) if self._crew else 0)
+        client = routes(self._crew, servers, width) if self._crew else None
         source = weights(self._policy.engine.module)
         if not self._settings.rollout_nodes:
             return IPCTrainerWeightTransferEngine.trainer_init(
@@ -103,7 +104,7 @@ class Device:
             rank=rank,
             master_address=socket.gethostbyname(socket.gethostname()),
             master_port=port,
-            world_size=1 + width * len(self._crew.engines) if self._crew else 0,
+            world_size=1 + width * servers,
         )
         return NCCLTrainerWeightTransferEngine.trainer_init(init, client=client, source=source)
 
@@ -112,8 +113,8 @@ class Device:
             self._engine.shutdown()
 
 
-def routes(crew: Crew, width: int) -> Any:
-    """vLLM's client of its transfer routes, over the sockets of all servers, each of `width` GPUs."""
+def routes(crew: Crew, servers: int, width: int) -> Any:
+    """vLLM's client of its transfer routes, over the sockets of all `servers`, each of `width` GPUs."""
     from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 
     class Routes(HTTPVLLMWeightSyncClient):
@@ -122,8 +123,7 @@ def routes(crew: Crew, width: int) -> Any:
             if json and "rank_offset" in json.get("init_info", {}):  # every server has ranks of its own
                 first = json["init_info"]["rank_offset"]
                 bodies = [
-                    {"init_info": {**json["init_info"], "rank_offset": first + at * width}}
-                    for at in range(len(crew.engines))
+                    {"init_info": {**json["init_info"], "rank_offset": first + at * width}} for at in range(servers)
                 ]
             crew.post(f"/{path}", bodies=bodies)
 

@@ -213,7 +213,7 @@ def test_every_server_gets_ranks_of_its_own_in_a_transfer():
             self.sent = paths, bodies
 
     posts = Posts()
-    client = sync.routes(posts, 2)
+    client = sync.routes(posts, 3, 2)
     client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
     assert posts.sent[0] == ("/init_weight_transfer_engine",)
     assert [body["init_info"]["rank_offset"] for body in posts.sent[1]] == [1, 3, 5]
