@@ -72,5 +72,6 @@ def run(unit: Unit, team: Team | None, ctx: Context) -> Result | None:
         training = Training(team, ctx, stack)
         if not ranks.from_first(team.crew.ready() if team.crew else None):
             return None
+        ctx.startup_s += time.monotonic() - began
         ctx.event("ready", seconds=round(time.monotonic() - began, 2))
         return training.run()
