@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "kl": 0.01,
     "server": {"max_model_len": 512, "max_num_seqs": 64, "images": 1},
     "deepspeed": {
-        "micro_batch": 8, "global_batch": 32, "learning_rate": 5e-4, "schedule": "constant", "precision": "fp32",
+        "micro_batch": 8, "global_batch": 32, "learning_rate": 1e-3, "schedule": "constant", "precision": "fp32",
         "save_every": 1000,
     },
 }  # fmt: skip
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(folder: Path, figures: Figures, steps: int, short: int) -> None:
-    inputs = warm.build(folder, studies=160, steps=200)
-    ours, about = _ours(folder, "ours", inputs, steps, validation={"prompts": 48, "share": 0.3})
+    inputs = warm.build(folder, studies=200)
+    ours, about = _ours(folder, "ours", inputs, steps, validation={"prompts": 64, "share": 0.4, "temperature": 1.0})
     ahead, _ = _ours(folder, "ahead", inputs, short, overlap=True, correction=2.0)
     trl = _trl(folder, inputs, short)
     for name, rows in (("ours", ours), ("ours, overlapped", ahead), ("TRL", trl)):
