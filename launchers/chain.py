@@ -119,6 +119,14 @@ class Chain:
             if check:
                 check(spec, self)
 
+    def notes(self) -> list[str]:
+        """What is worth knowing about the stages before they run, asked of each launcher that has `notes`."""
+        found: list[str] = []
+        for spec in self.recipe.stages:
+            told = getattr(self.launcher(spec), "notes", None)
+            found += told(spec, self) if told else []
+        return found
+
     def obtain(self) -> None:
         """Fetch what the stages read and a package index carries, asked of each launcher that has an `obtain`."""
         for spec in self.recipe.stages:

@@ -1,140 +1,143 @@
 """Kind: chains of thought for the training films of one shard, many samples in flight on the task's server."""
 
-import asyncio
 import contextlib
-import hashlib
 import json
-import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.cot.search import Answer, Question, Trace, search
+from diagcot.cot.calls import Answer, Question, Trace
+from diagcot.cot.case import Case, chosen
+from diagcot.cot.interleaved import interleave
+from diagcot.cot.search import search
 from diagcot.cot.settings import CollectSettings
-from diagcot.data import tasks
-from diagcot.data.samples import Sample
+from diagcot.data.samples import read_samples
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.ledger import Records
-from diagcot.serving import Client, Request, Server, serve
+from diagcot.serving import Client, Film, Flow, Request, Server, serve
 from diagcot.shards import Shard
 
-SPLIT = "train"
+_COUNTED = ("samples", "verified", "forced", "failed", "calls", "prompt_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The teacher, and the model that verifies its conclusions: the teacher itself where there is no other."""
+
+    teacher: Server
+    verifier: Server
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[Server]:
+def open(ctx: Context) -> Iterator[Servers]:
     settings = CollectSettings.model_validate(ctx.settings)
-    with serve(Path(ctx.inputs["model"][0]) / "model", settings.server, ctx) as server:
-        yield server
+    teacher = Path(ctx.inputs["model"][0]) / "model"
+    if not ctx.inputs.get("verifier"):
+        with serve(teacher, settings.server, ctx) as server:
+            yield Servers(server, server)
+        return
+    verifier, other = Path(ctx.inputs["verifier"][0]) / "model", settings.verifier or settings.server
+    with (
+        serve(teacher, settings.server, ctx, share=(0, 2)) as server,
+        serve(verifier, other, ctx, share=(1, 2)) as second,
+    ):
+        yield Servers(server, second)
 
 
-def run(unit: Unit, shared: Server, ctx: Context) -> Result | None:
+def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
     """Traces of shard `unit.key`, one JSON object a line (docs/cot.md). A sample that failed is a trace with its cause.
 
-    Raises ServerError if the server cannot be kept alive; what was finished before is kept.
+    Raises ServerError if a server cannot be kept alive; what was finished before is kept. Raises UserError for
+    questions that are not about this shard's training studies.
     """
     settings = CollectSettings.model_validate(ctx.settings)
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
-    samples = chosen(shard, ctx.shards_root, settings)
+    questions = read_samples(Path(ctx.inputs["samples"][0]) / f"{unit.key}.jsonl") if settings.questions else ()
+    cases = chosen(shard, ctx.shards_root, settings, questions)
     records = ctx.records(unit)
     try:
-        todo = [sample for sample in samples if sample.id not in records]
+        served: dict[str, float] = {}
+        # Cases of one study one after the other: their prompts begin with the same films and report.
+        todo = sorted((case for case in cases if case.id not in records), key=lambda case: (case.study, case.id))
         if todo and not ctx.stopping():
-            asyncio.run(_Collection(shared, shard, settings, records, ctx, len(samples)).run(todo))
-        if len(records) < len(samples):
+            _Collection(shared, shard, settings, records, ctx, len(cases)).run(todo)
+            told = shared.teacher.flow.counts()
+            served = {name: told[name] for name in ("cached_tokens", "told_tokens")}  # of this execution alone
+        if len(records) < len(cases):
             return None
         final = ctx.output / f"{unit.key}.jsonl"
         staged = ctx.staged(final)
-        counts = {"samples": 0, "verified": 0, "forced": 0, "failed": 0, "calls": 0, "tokens": 0}
+        counts = Counter(dict.fromkeys(_COUNTED, 0))
         with staged.open("w", encoding="utf-8") as out:
             for row in records.rows():
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
-                failed = row["error"] is not None
-                counts["samples"] += 1
-                counts["failed"] += failed
-                counts["verified"] += row["verified"] and not failed
-                counts["forced"] += row["forced"] and not failed
-                counts["calls"] += row["calls"]
-                counts["tokens"] += row["completion_tokens"]
-        return Result({final: staged}, counts)
+                counts.update(_counts(row))
+        return Result({final: staged}, dict(counts) | served)
     finally:
         records.close()
 
 
-def chosen(shard: Shard, shards_root: Path, settings: CollectSettings) -> list[Sample]:
-    """The films of a shard that get a chain, the same for the same settings, whatever else the shard holds."""
-    name = str(shard.path.relative_to(shards_root))
-    found, studies = [], set()
-    for sample in tasks.report_samples(shard, name, SPLIT, "study" if settings.views == "study" else "image"):
-        frontal = sample.meta.get("view", "") not in ("LATERAL", "LL")
-        if (settings.views == "frontal" and not frontal) or (settings.views == "first" and sample.study in studies):
-            continue
-        if len(sample.answer) <= settings.max_reference_chars:
-            studies.add(sample.study)
-            found.append(sample)
-    found.sort(key=lambda sample: hashlib.blake2b(sample.id.encode(), digest_size=8).digest())
-    return found[: settings.samples_per_shard]
-
-
 class _Collection:
-    """The samples of one unit on their way through the search."""
+    """The cases of one unit on their way through their searches."""
 
     def __init__(
-        self, server: Server, shard: Shard, settings: CollectSettings, records: Records, ctx: Context, total: int
+        self, servers: Servers, shard: Shard, settings: CollectSettings, records: Records, ctx: Context, total: int
     ) -> None:
-        self.server, self.shard, self.settings = server, shard, settings
+        self.servers, self.shard, self.settings = servers, shard, settings
         self.records, self.ctx, self.total = records, ctx, total
-        self.calls = 0
-        self.started = time.monotonic()
+        self.found: Counter[str] = Counter()  # of all records, those of earlier executions too
+        for row in records.rows():
+            self.found.update(_counts(row))
+        self._verifier: Client | None = None  # while a case is in work, unless the teacher verifies
+        self._running = 0
 
-    async def run(self, samples: list[Sample]) -> None:
+    def run(self, cases: list[Case]) -> None:
         """Until all are done, or the task is asked to stop and its grace is over."""
-        waiting = iter(samples)
-        running: set[asyncio.Task[None]] = set()
-        stop_at: float | None = None
-        async with self.server.client() as client:
-            try:
-                while True:
-                    if self.ctx.stopping() and stop_at is None:
-                        stop_at = time.monotonic() + self.settings.grace_s
-                    while stop_at is None and len(running) < self.server.settings.window:
-                        sample = next(waiting, None)
-                        if sample is None:
-                            break
-                        running.add(asyncio.create_task(self._sample(client, sample)))
-                    if not running or (stop_at is not None and time.monotonic() > stop_at):
-                        return
-                    done, running = await asyncio.wait(running, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                    self._progress(len(running))
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+        flow = self.servers.teacher.each(
+            cases, self._case, stopping=self.ctx.stopping, grace_s=self.settings.grace_s, progress=self._progress
+        )
+        for row in flow:
+            self.records.append(row)
+            self.found.update(_counts(row))
 
-    async def _sample(self, client: Client, sample: Sample) -> None:
-        films = tuple(self.shard.jpeg(image.row) for image in sample.images)
-        steps = search(sample.id, sample.answer, self.settings.search, self.ctx.seed)
+    async def _case(self, teacher: Client, case: Case) -> dict[str, Any]:
+        self._running += 1
+        try:
+            return await self._searched(teacher, self._second() or teacher, case)
+        finally:
+            self._running -= 1
+            if not self._running and self._verifier is not None:  # a client lives in one event loop
+                await self._verifier.__aexit__(None, None, None)
+                self._verifier = None
+
+    def _second(self) -> Client | None:
+        """The verifier's client, where it is another model than the teacher."""
+        if self._verifier is None and self.servers.verifier is not self.servers.teacher:
+            self._verifier = self.servers.verifier.client()
+        return self._verifier
+
+    async def _searched(self, teacher: Client, verifier: Client, case: Case) -> dict[str, Any]:
+        films = tuple(Film(self.shard.jpeg(image.row)) for image in case.images)
+        steps = (search if case.form == "think" else interleave)(case, self.settings.search, self.ctx.seed)
         used = {"prompt_tokens": 0, "completion_tokens": 0}
         try:
             question = next(steps)
             while True:
-                reply = await client.chat(self._request(sample, question, films))
-                self.calls += 1
+                client = verifier if question.name == "verify" else teacher
+                reply = await client.chat(self._request(case, question, films))
                 used["prompt_tokens"] += reply.prompt_tokens
                 used["completion_tokens"] += reply.completion_tokens
                 finish = reply.finish[0] if reply.finish else "stop"
                 question = steps.send(Answer(reply.text, finish, reply.error))
         except StopIteration as end:
-            trace: Trace = end.value
-        self.records.append(_row(sample, trace) | used)
+            return _row(case, end.value) | used
 
-    def _request(self, sample: Sample, question: Question, films: tuple[bytes, ...]) -> Request:
+    def _request(self, case: Case, question: Question, films: tuple[bytes, ...]) -> Request:
         return Request(
-            id=sample.id,
-            messages=(("user", question.prompt),),
+            id=case.id,
+            messages=question.messages,
             images=films,
             max_tokens=question.max_tokens,
             temperature=question.temperature,
@@ -143,18 +146,36 @@ class _Collection:
             seed=question.seed,
         )
 
-    def _progress(self, running: int) -> None:
-        rate = self.calls / max(time.monotonic() - self.started, 1e-3)
-        self.ctx.progress(len(self.records), self.total, in_flight=running, calls_per_s=round(rate, 1))
+    def _progress(self, flow: Flow) -> None:
+        found = {name: self.found[name] for name in ("verified", "forced", "failed")}
+        self.ctx.progress(len(self.records), self.total, **flow.figures(), **found)
 
 
-def _row(sample: Sample, trace: Trace) -> dict[str, Any]:
-    """The trace as a record: films by reference, the model's words, and no pixels."""
+def _row(case: Case, trace: Trace) -> dict[str, Any]:
+    """The trace as a record: films by reference, the models' words, and no pixels."""
     return {
-        "id": sample.id,
-        "study": sample.study,
-        "images": [asdict(image) for image in sample.images],
-        "reference": sample.answer,
-        "meta": sample.meta,
+        "id": case.id,
+        "task": case.task,
+        "form": case.form,
+        "study": case.study,
+        "images": [asdict(image) for image in case.images],
+        "question": case.question,
+        "reference": case.reference,
+        "guide": case.guide,
+        "meta": case.meta,
         **asdict(trace),
+        "by": trace.by,
     }
+
+
+def _counts(row: dict[str, Any]) -> Counter[str]:
+    """What one trace adds to the unit's counts; `by_...` names what succeeded."""
+    failed = row["error"] is not None
+    counts = {
+        "samples": 1,
+        "verified": int(row["verified"] and not failed),
+        "forced": int(row["forced"] and not failed),
+        "failed": int(failed),
+        **{name: row[name] for name in ("calls", "prompt_tokens", "completion_tokens")},
+    }
+    return Counter(counts if failed else counts | {f"by_{row['by']}": 1})

@@ -1,41 +1,46 @@
-"""What the teacher, the verifier and the judge are asked, and the JSON that they answer with (method.md 4.1, 4.2).
+"""What the teacher and the verifier are asked, to reach a chain of thought (method.md 4.1, 7.3).
 
-Every prompt begins with the film and the reference report and ends with what changes most, so that the prefix cache of
-the server holds what all calls of a sample share. The words are this project's own. Every string and array of a schema
-is bounded: an unsure model otherwise writes on until its tokens are spent.
+Every prompt begins with the films, the reference report and the question, and ends with what changes most, so that the
+prefix cache of the server holds what all calls of a sample share, and most of what the questions about a film share.
+The words are this project's own; the layouts of the replies are in `schemas`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+
+from diagcot.data.prompts import IMAGE
 
 STRATEGIES = ("new_paths", "verification", "correction", "backtracking")
 """The four ways to think again. Backtracking needs something to go back to: it is not for the first step."""
-
-CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
-"""What the judge decides on, one yes or no each."""
 
 _HEAD = "<image>Reference report: {reference}\n"
 
 _INIT = (
     "Read this chest X-ray as a radiologist would, region by region, and let your thinking lead to what the reference "
-    "report says, without naming it. Give the thinking steps (title, content), then the conclusion (findings and "
-    "impression), then a check of the conclusion. Answer in JSON."
+    "report says, without naming it. Give the thinking steps (title, content), then the conclusion ({conclusion}), "
+    "then a check of the conclusion. Answer in JSON."
 )
+_CONCLUSION = {  # task -> what a conclusion holds
+    "report": "findings and impression",
+    "classification": "the labels that apply, and no other words",
+    "grounding": "the boxes as asked, or that there are no such regions",
+}
 _LABEL = (
-    "The reference report is the correct diagnosis. Write the thinking, region by region, that leads from the X-ray to "
-    "it, as if you had found it yourself. Give the thinking steps (title, content), the conclusion and a check of it. "
-    "Answer in JSON."
+    "The reference report is the correct diagnosis.{answer} Write the thinking, region by region, that leads from the "
+    "X-ray to it, as if you had found it yourself. Give the thinking steps (title, content), the conclusion "
+    "({conclusion}) and a check of it. Answer in JSON."
 )
 _VERIFY = (
     "Conclusion to review: {conclusion}\n"
     "Is every key finding of the reference in this conclusion, nothing added, and the impression the same? "
-    "Answer in JSON: verdict true or false, and the reason."
 )
+_VERDICT = {
+    "reasoned": "Answer in JSON: the reason, then the verdict, true or false.",
+    "word": "Answer True or False.",
+}
 _RETHINK = (
-    "Thinking so far:\n{thinking}\n"
-    "A reviewer found the conclusion wrong. First check what went wrong, then give new thinking steps (title, content) "
-    "and a new conclusion, without naming the reference report. Answer in JSON. {strategy}"
+    "Thinking:\n{thinking}\n"
+    "A reviewer found the conclusion wrong{why}. First check what went wrong, then give new thinking steps (title, "
+    "content) and a new conclusion ({conclusion}), without naming the reference report. Answer in JSON. {strategy}"
 )
 _STRATEGY = {
     "new_paths": "Read the X-ray in a way that you have not tried yet.",
@@ -44,94 +49,82 @@ _STRATEGY = {
     "backtracking": "Go back to an earlier step and go on from there.",
 }
 _REWRITE = (
-    "Thinking steps:\n{thinking}\n"
+    "Thinking:\n{thinking}\n"
     "Tell this thinking as one person's natural train of thought, in the first person, one line for each region, "
     "without headings. Leave out mistakes that were mended. Do not mention a reference."
 )
 _FINAL = (
     "Thinking:\n{reasoning}\n"
-    "Write the report that this thinking leads to, in the words of the reference: findings are what is seen, the "
-    "impression is its meaning in brief. Answer in JSON."
+    "Write the report that this thinking leads to, in the words of the reference: findings are what is seen{rest}. "
+    "Answer in JSON."
 )
-_JUDGE = (
-    "Thinking under review:\n{reasoning}\nReport under review: {report}\n"
-    "Judge against the reference and the X-ray, true or false: location of every finding, pathology and its degree, "
-    "completeness, differential, sound reasoning. Synonyms are fine; a wrong location never is. "
-    "Answer in JSON, with the reason."
+_IMPRESSION = ", the impression is its meaning in brief"
+_CLOSED = (
+    "Judge each option on its own: think why the X-ray speaks for it or against it, then say whether it is right, true "
+    "or false. At the end sum up. Speak of the X-ray alone, not of the reference.{told} Answer in JSON."
 )
+_OPEN = (
+    "Say what you observe. Then weigh what is possible, what is there and also what is not: name it, think, then say "
+    "whether it is there, true or false. At the end sum up. Speak of the X-ray alone, not of the reference.{told} "
+    "Answer in JSON."
+)
+_TOLD = " The right answer is {answer}."
+_AGAIN = "That cannot be used: {fault}. Answer again, as asked."
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a reply: its steps, the characters of a step or reason, and those of a conclusion or section."""
-
-    steps: int = 12
-    step_chars: int = 600
-    section_chars: int = 2000
-
-
-def init(reference: str) -> str:
-    return _HEAD.format(reference=reference) + _INIT
+def head(films: int, guide: str, question: str = "") -> str:
+    """What all prompts of a sample begin with. question: the user's text, which reports do not need."""
+    told = IMAGE * (films - 1) + _HEAD.format(reference=guide)
+    # The teacher answers in JSON: what the question says about tags is not for it.
+    lines = [line for line in question.replace(IMAGE, "").splitlines() if "<think>" not in line]
+    return told + ("Question: " + "\n".join(lines) + "\n" if lines else "")
 
 
-def label(reference: str) -> str:
-    return _HEAD.format(reference=reference) + _LABEL
+def init(head: str, task: str = "report") -> str:
+    return head + _INIT.format(conclusion=_CONCLUSION[task])
 
 
-def verify(reference: str, conclusion: str) -> str:
-    return _HEAD.format(reference=reference) + _VERIFY.format(conclusion=conclusion)
+def label(head: str, task: str = "report", answer: str = "") -> str:
+    """answer: the gold answer, where the reference report is not it."""
+    told = f" The answer that it gives is: {answer}." if answer else ""
+    return head + _LABEL.format(answer=told, conclusion=_CONCLUSION[task])
 
 
-def rethink(reference: str, thinking: str, strategy: str) -> str:
-    return _HEAD.format(reference=reference) + _RETHINK.format(thinking=thinking, strategy=_STRATEGY[strategy])
+def verify(head: str, conclusion: str, verdict: str = "reasoned") -> str:
+    return head + _VERIFY.format(conclusion=conclusion) + _VERDICT[verdict]
 
 
-def rewrite(reference: str, thinking: str) -> str:
-    return _HEAD.format(reference=reference) + _REWRITE.format(thinking=thinking)
+def rethink(head: str, thinking: str, strategy: str, why: str = "", task: str = "report") -> str:
+    """why: the reviewer's reason, where there is one."""
+    told = f": {why.rstrip('. ')}" if why else ""
+    return head + _RETHINK.format(
+        thinking=thinking, why=told, conclusion=_CONCLUSION[task], strategy=_STRATEGY[strategy]
+    )
 
 
-def final(reference: str, reasoning: str) -> str:
-    return _HEAD.format(reference=reference) + _FINAL.format(reasoning=reasoning)
+def rewrite(head: str, thinking: str) -> str:
+    return head + _REWRITE.format(thinking=thinking)
 
 
-def judge(reference: str, reasoning: str, report: str) -> str:
-    return _HEAD.format(reference=reference) + _JUDGE.format(reasoning=reasoning, report=report)
+def final(head: str, reasoning: str, names: Sequence[str] = ("findings", "impression")) -> str:
+    """names: the sections that are asked for."""
+    return head + _FINAL.format(reasoning=reasoning, rest=_IMPRESSION if "impression" in names else "")
+
+
+def closed(head: str, answer: str = "") -> str:
+    """answer: the gold answer, where the model is told it."""
+    return head + _CLOSED.format(told=_TOLD.format(answer=answer) if answer else "")
+
+
+def opened(head: str, answer: str = "") -> str:
+    return head + _OPEN.format(told=_TOLD.format(answer=answer) if answer else "")
+
+
+def again(fault: str) -> str:
+    """What follows a reply that could not be used."""
+    return _AGAIN.format(fault=fault)
 
 
 def thinking_text(steps: Sequence[tuple[str, str]]) -> str:
     """Steps (title, content) as the later prompts show them, one line each."""
     return "\n".join(f"{title}: {content}" for title, content in steps)
-
-
-def thinking_schema(limits: Limits, again: bool = False) -> dict[str, Any]:
-    """Reply to init and label: thinking, conclusion, check. Thinking again begins with the check."""
-    step = _object({"title": _string(80), "content": _string(limits.step_chars)})
-    steps = {"type": "array", "items": step, "minItems": 1, "maxItems": limits.steps}
-    rest = {"thinking": steps, "conclusion": _string(limits.section_chars)}
-    check = {"check": _string(limits.step_chars)}
-    return _object(check | rest if again else rest | check)
-
-
-def verdict_schema(limits: Limits) -> dict[str, Any]:
-    return _object({"verdict": {"type": "boolean"}, "reason": _string(limits.step_chars)})
-
-
-def final_schema(limits: Limits) -> dict[str, Any]:
-    return _object({"findings": _string(limits.section_chars), "impression": _string(limits.section_chars)})
-
-
-def judge_schema(limits: Limits) -> dict[str, Any]:
-    return _object({name: {"type": "boolean"} for name in CRITERIA} | {"reason": _string(limits.step_chars)})
-
-
-def _string(most: int) -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "maxLength": most}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }

@@ -2,209 +2,128 @@
 
 Method.md 4.1, after HuatuoGPT-o1 (Chen et al. 2024, arXiv:2412.18925): init, verify, up to 3 attempts of up to 2 steps
 of thinking again, then the reference as a given answer; at last the thinking is told naturally and the report written.
+Labels and boxes are verified by rule and need no last call: their answer is the gold one.
 """
 
-import hashlib
-import json
-import random
-import re
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import partial
 
-from diagcot.cot import prompts
+from diagcot.cot import prompts, replies, schemas
+from diagcot.cot.calls import Answer, Caller, Failed, Question, Search, Trace
+from diagcot.cot.case import Case
 from diagcot.cot.settings import SearchSettings
+from diagcot.cot.verification import RULES
 from diagcot.data.prompts import report_answer
-
-Parsed = TypeVar("Parsed")
-_NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One call of the model about the sample's film."""
-
-    name: str  # init, verify, rethink:<strategy>, label, rewrite, final
-    prompt: str
-    max_tokens: int
-    temperature: float
-    seed: int
-    schema: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The reply to a question: its text, how it ended (stop, length), or an error of the server."""
-
-    text: str = ""
-    finish: str = "stop"
-    error: str | None = None
-
-
-@dataclass
-class Trace:
-    """What the search found. `error` names the step that failed and why; then `reasoning` and `report` may be empty."""
-
-    steps: list[tuple[str, str]] = field(default_factory=list)
-    conclusion: str = ""
-    check: str = ""
-    verified: bool = False  # the verifier accepted the conclusion
-    forced: bool = False  # the reference was given as the answer; nobody verified it
-    reasoning: str = ""
-    report: str = ""
-    error: str | None = None
-    verdicts: list[dict[str, Any]] = field(default_factory=list)  # {"step", "verdict", "reason"} in order
-    failed: list[dict[str, Any]] = field(default_factory=list)  # thinking of the attempts that were given up
-    calls: int = 0
-
-
-class _Failed(Exception):
-    """A step got no usable reply; the message says why."""
 
 
 @dataclass(frozen=True)
 class _Thinking:
-    steps: tuple[tuple[str, str], ...]
+    steps: tuple[replies.Step, ...]
     conclusion: str
     check: str
 
 
-Search = Generator[Question, Answer, Trace]
-
-
-def search(sample_id: str, reference: str, settings: SearchSettings, seed: int = 0) -> Search:
+def search(case: Case, settings: SearchSettings, seed: int = 0) -> Search:
     """Drive with `next` and `send(Answer)`; the Trace is the generator's return value.
 
     The same seed and replies take the same path.
     """
-    run = _Search(sample_id, reference, settings, seed)
+    run = _Search(case, settings, seed)
     try:
         yield from run.main()
-    except _Failed as failure:
+    except Failed as failure:
         run.trace.error = str(failure)
     return run.trace
 
 
 class _Search:
-    def __init__(self, sample_id: str, reference: str, settings: SearchSettings, seed: int) -> None:
-        self.reference, self.settings = reference, settings
-        self.limits = settings.reply.limits()
+    def __init__(self, case: Case, settings: SearchSettings, seed: int) -> None:
+        self.case, self.settings, self.limits = case, settings, settings.reply.limits()
+        question = "" if case.task == "report" else case.question
+        self.head = prompts.head(len(case.images), case.guide, question)
         self.trace = Trace()
-        digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
-        self.random = random.Random(int.from_bytes(digest, "big"))
+        self.caller = Caller(case.id, settings, seed, self.trace)
 
     def main(self) -> Generator[Question, Answer, None]:
-        trace, settings = self.trace, self.settings
-        first = yield from self._think("init", prompts.init(self.reference))
-        found = first
-        verified = yield from self._verify(found, "init")
+        trace, settings, case = self.trace, self.settings, self.case
+        first = yield from self._think("init", prompts.init(self.head, case.task))
+        first_why = yield from self._verify(first, "init")
+        found, why = first, first_why
         for number in range(settings.attempts):
-            if verified:
+            if why is None:
                 break
-            found = first  # every attempt starts anew from the first thinking
+            found, why = first, first_why  # every attempt starts anew from the first thinking
             for depth in range(settings.depth):
-                strategy = self.random.choice(prompts.STRATEGIES if depth else prompts.STRATEGIES[:-1])
+                strategy = self.caller.random.choice(prompts.STRATEGIES if depth else prompts.STRATEGIES[:-1])
                 try:
-                    found = yield from self._rethink(found, strategy)
-                except _Failed as failure:
+                    found = yield from self._rethink(found, strategy, why)
+                except Failed as failure:
                     trace.verdicts.append({"step": f"rethink:{strategy}", "verdict": None, "reason": str(failure)})
                     break
-                verified = yield from self._verify(found, f"rethink:{strategy}")
-                if verified:
+                why = yield from self._verify(found, f"rethink:{strategy}")
+                if why is None:
                     break
-            if not verified:
+            if why is not None:
                 trace.failed.append({"attempt": number, "steps": found.steps, "conclusion": found.conclusion})
-        if not verified:
+        if why is not None:
             if not settings.label_forced:
-                raise _Failed("verify: no attempt was accepted")
-            found = yield from self._think("label", prompts.label(self.reference))
+                raise Failed("verify: no attempt was accepted")
+            given = "" if case.task == "report" else case.reference
+            found = yield from self._think("label", prompts.label(self.head, case.task, given))
             trace.forced = True
-        trace.verified = verified
+        trace.verified = not trace.forced or settings.forced_is_verified
         trace.steps, trace.conclusion, trace.check = list(found.steps), found.conclusion, found.check
-        told = prompts.rewrite(self.reference, prompts.thinking_text(found.steps))
-        trace.reasoning = yield from self._ask("rewrite", told, _natural)
-        told, schema = prompts.final(self.reference, trace.reasoning), prompts.final_schema(self.limits)
-        trace.report = yield from self._ask("final", told, _report, schema)
+        told = prompts.rewrite(self.head, prompts.thinking_text(found.steps))
+        trace.reasoning = yield from self.caller.prose("rewrite", told, lambda text: self._clean(replies.natural(text)))
+        trace.answer = (yield from self._report()) if case.task == "report" else case.reference
+
+    def _report(self) -> Generator[Question, Answer, str]:
+        copied = self.settings.impression == "reference"
+        names = ("findings",) if copied else ("findings", "impression")
+        schema = schemas.final(self.limits, names)
+        told = prompts.final(self.head, self.trace.reasoning, names)
+        report = yield from self.caller.json("final", told, schema, partial(replies.report, names=names))
+        return f"{report} {report_answer('', self.case.reference)}" if copied else report
 
     def _think(self, name: str, prompt: str) -> Generator[Question, Answer, _Thinking]:
-        return (yield from self._ask(name, prompt, _thinking, prompts.thinking_schema(self.limits)))
+        return (yield from self.caller.json(name, prompt, schemas.thinking(self.limits), self._read))
 
-    def _rethink(self, found: _Thinking, strategy: str) -> Generator[Question, Answer, _Thinking]:
+    def _read(self, row: dict[str, object]) -> _Thinking:
+        steps, conclusion, check = replies.thinking(row)
+        for _, content in steps:
+            self._clean(content)
+        return _Thinking(steps, conclusion, check)
+
+    def _clean(self, text: str) -> str:
+        return replies.clean(text, self.case, self.settings.hide_reference)
+
+    def _rethink(self, found: _Thinking, strategy: str, why: str | None) -> Generator[Question, Answer, _Thinking]:
         # The last check of the thinking so far is dropped: the reviewer has just proved it wrong.
-        steps = [*found.steps, ("conclusion", found.conclusion)]
-        prompt = prompts.rethink(self.reference, prompts.thinking_text(steps), strategy)
-        schema = prompts.thinking_schema(self.limits, again=True)
-        new = yield from self._ask(f"rethink:{strategy}", prompt, _thinking, schema)
-        return _Thinking((*found.steps, ("check", new.check), *new.steps), new.conclusion, "")
+        steps = prompts.thinking_text([*found.steps, ("conclusion", found.conclusion)])
+        prompt = prompts.rethink(self.head, steps, strategy, why or "", self.case.task)
+        schema = schemas.thinking(self.limits, again=True)
+        new = yield from self.caller.json(f"rethink:{strategy}", prompt, schema, self._read)
+        checked = (("check", new.check),) if new.check else ()
+        return _Thinking((*found.steps, *checked, *new.steps), new.conclusion, "")
 
-    def _verify(self, found: _Thinking, step: str) -> Generator[Question, Answer, bool]:
-        prompt, schema = prompts.verify(self.reference, found.conclusion), prompts.verdict_schema(self.limits)
+    def _verify(self, found: _Thinking, step: str) -> Generator[Question, Answer, str | None]:
+        """None where the conclusion is accepted; else why not, empty where nobody said."""
+        why: str | None = ""
         try:
-            verdict, reason = yield from self._ask("verify", prompt, _verdict, schema)
-        except _Failed as failure:  # no verdict is no acceptance
+            verdict, reason = yield from self._verdict(found.conclusion)
+            why = None if verdict else reason
+        except Failed as failure:  # no verdict is no acceptance, and says nothing about the thinking
             verdict, reason = None, str(failure)
         self.trace.verdicts.append({"step": step, "verdict": verdict, "reason": reason})
-        return verdict is True
+        return why
 
-    def _ask(
-        self, name: str, prompt: str, parse: Callable[[str], Parsed], schema: dict[str, Any] | None = None
-    ) -> Generator[Question, Answer, Parsed]:
-        cause = ""
-        for retry in range(self.settings.parse_retries + 1):
-            verdict = name == "verify"
-            # A greedy reply that could not be read would come back the same: its retry is sampled.
-            temperature = 0.0 if verdict and not retry else max(self.settings.temperature, 0.5 if retry else 0.0)
-            tokens = self.settings.verdict_tokens if verdict else self.settings.max_tokens
-            self.trace.calls += 1
-            answer = yield Question(name, prompt, tokens, temperature, self.random.getrandbits(31), schema)
-            if answer.error:
-                raise _Failed(f"{name}: {answer.error}")
-            if answer.finish == "length":
-                cause = f"{name}: cut at {tokens} tokens"
-                continue
-            try:
-                return parse(answer.text)
-            except (ValueError, LookupError, TypeError) as error:
-                cause = f"{name}: the reply is not as asked ({type(error).__name__})"
-        raise _Failed(cause)
-
-
-def _thinking(text: str) -> _Thinking:
-    row = _object(text)
-    steps = tuple((_line(step["title"]), _line(step["content"])) for step in row["thinking"])
-    if not steps:
-        raise ValueError("no steps")
-    return _Thinking(steps, _line(row["conclusion"]), _line(row["check"]))
-
-
-def _verdict(text: str) -> tuple[bool, str]:
-    row = _object(text)
-    if not isinstance(row["verdict"], bool):
-        raise TypeError("verdict")
-    return row["verdict"], _line(row["reason"])
-
-
-def _natural(text: str) -> str:
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    told = "\n".join(line for line in lines if line)
-    if not told or any(tag in told for tag in ("<think>", "</think>", "<answer>", "</answer>")):
-        raise ValueError("no natural reasoning")
-    return told
-
-
-def _report(text: str) -> str:
-    row = _object(text)
-    # A model may repeat the section's name inside the section.
-    return report_answer(*(_NAMED.sub("", _line(row[name])) for name in ("findings", "impression")))
-
-
-def _object(text: str) -> Any:
-    """The reply's JSON. Raw line breaks in strings, which models write and the constraint allows, are taken as such."""
-    return json.loads(text, strict=False)
-
-
-def _line(text: Any) -> str:
-    """One line of text, words kept apart. Raises ValueError if there is none."""
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("an empty text")
-    return " ".join(text.split())
+    def _verdict(self, conclusion: str) -> Generator[Question, Answer, tuple[bool | None, str]]:
+        case, settings = self.case, self.settings
+        if case.task in RULES:
+            fault = RULES[case.task](conclusion, case, settings.iou)
+            return not fault, fault or "by rule"
+        prompt = prompts.verify(self.head, conclusion, settings.verdict)
+        if settings.verdict == "word":
+            return (yield from self.caller.prose("verify", prompt, lambda text: ("true" in text.lower(), "")))
+        return (yield from self.caller.json("verify", prompt, schemas.verdict(self.limits), replies.verdict))

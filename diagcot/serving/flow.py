@@ -111,12 +111,17 @@ def flow(
     loop = uvloop.new_event_loop()
     source, running, finished = iter(items), set[asyncio.Task[R]](), deque[asyncio.Task[R]]()
     meter, done, told = _Meter(client), 0, time.monotonic()
-    more, stopped, ended, give_up = True, False, False, float("inf")
+    more, stopped, woken, give_up = True, False, True, float("inf")
 
     def settled(task: asyncio.Task[R]) -> None:
         running.discard(task)
         finished.append(task)
-        if not ended:
+        wake()
+
+    def wake() -> None:
+        nonlocal woken
+        if not woken:  # a second stop would outlive this run of the loop and end the next one at its start
+            woken = True
             loop.stop()
 
     async def steer() -> None:
@@ -142,7 +147,8 @@ def flow(
             if not running and not finished:
                 return
             if not finished:
-                tick = loop.call_later(LOOK_S / 2, loop.stop)
+                woken = False
+                tick = loop.call_later(LOOK_S / 2, wake)
                 loop.run_forever()
                 tick.cancel()
             if time.monotonic() - told >= LOOK_S:
@@ -155,7 +161,6 @@ def flow(
                 return
     finally:
         progress(meter.read(done, len(running)))
-        ended = True
         loop.run_until_complete(_end(client, [steering, *running, *finished]))
         loop.close()  # a thread that revives a server is not waited for: `close` of the server ends it
 

@@ -1,5 +1,6 @@
 """Typed settings of kind `grpo`. Imported while planning, so nothing heavy is imported here."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,25 +13,42 @@ from diagcot.training.settings import Component, DeepSpeedSettings, FreezePolicy
 
 
 class RewardSettings(Settings):
-    """Which reward, see `diagcot.rewards.names`. `alpha` and `margin` are the gate's (closed and open only)."""
+    """Which reward, see `diagcot.rewards.names`. `alpha` and `margin` are the gate's (closed and open only).
+
+    A `name` like `path/to/file.py:function` is a reward of another project, called in `style`.
+    """
 
     name: str = "report"
     mode: str = ""
+    style: Literal["", "trl", "easyr1"] = ""
     alpha: float = Field(0.2, gt=0, le=1)
     margin: float = 0.0
     workers: int = Field(1, ge=1, description="processes that score rollouts")
 
+    @field_validator("name")
+    @classmethod
+    def _whole_path(cls, name: str) -> str:
+        file, colon, function = name.rpartition(":")
+        return f"{Path(file).resolve()}:{function}" if colon else name
+
     @model_validator(mode="after")
     def _known(self) -> "RewardSettings":
+        if ".py:" in self.name:
+            if not self.style or self.mode:
+                raise ValueError(f"reward {self.name} needs a style, trl or easyr1, and no mode")
+            return self
         if self.name not in MODES:
-            raise ValueError(f"unknown reward {self.name!r}; known: {', '.join(MODES)}")
+            raise ValueError(f"unknown reward {self.name!r}; known: {', '.join(MODES)}, or path/to/file.py:function")
+        if self.style:
+            raise ValueError(f"reward {self.name} is this project's own and has no style")
         if self.mode and self.mode not in MODES[self.name]:
             raise ValueError(f"reward {self.name} has no mode {self.mode!r}; it has {', '.join(MODES[self.name])}")
         return self
 
     @property
     def chosen_mode(self) -> str:
-        return self.mode or MODES[self.name][0]
+        """The mode, or the style of a reward of another project."""
+        return self.style or self.mode or MODES[self.name][0]
 
 
 class ClipSettings(Settings):

@@ -8,7 +8,11 @@ The environment variable FAKE_SCRIPT names a JSON file:
     die_on, hang_on, cut_on, garble_on
                     a text; a request that holds it kills the server, is never answered, gets half a body, gets no JSON
     refuse          {"text": [status, ...]}: requests that hold the text get these statuses in turn, then an answer
-    verdict         what a boolean of a JSON reply is (default true)
+    verdict         what a boolean of a JSON reply is (default true); an integer is its highest or lowest
+    scores          what all integers of a JSON reply are, for each of the request's n in turn
+    text            what a reply without a schema is
+    replies         {"text": reply}: what a request whose first prompt holds the text is answered with
+    models          {"folder": script}: what is different for the model of that folder
 It appends one line to <script>.log for each process ("start") and request (its prompt's first words).
 """
 
@@ -23,6 +27,7 @@ from typing import Any
 
 PATH = Path(os.environ["FAKE_SCRIPT"])
 SCRIPT: dict[str, Any] = json.loads(PATH.read_text())
+SCRIPT |= SCRIPT.get("models", {}).get(Path(sys.argv[1]).parent.name, {})
 LOG = PATH.with_suffix(".log")
 REFUSALS = {text: list(statuses) for text, statuses in SCRIPT.get("refuse", {}).items()}
 state = {"answered": 0, "running": 0, "most": 0}
@@ -33,19 +38,22 @@ def note(line: str) -> None:
         out.write(line + "\n")
 
 
-def prompt_of(body: dict[str, Any]) -> str:
-    content = body["messages"][-1]["content"]
+def prompt_of(body: dict[str, Any], turn: int = -1) -> str:
+    content = body["messages"][turn]["content"]
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
-def instance(schema: dict[str, Any], prompt: str, key: str = "") -> Any:
+def instance(schema: dict[str, Any], prompt: str, key: str = "", turn: int = 0) -> Any:
     """The smallest value that a schema allows, with the reference's own sections where a report is asked for."""
     if schema["type"] == "object":
-        return {name: instance(part, prompt, name) for name, part in schema["properties"].items()}
+        return {name: instance(part, prompt, name, turn) for name, part in schema["properties"].items()}
     if schema["type"] == "array":
-        return [instance(schema["items"], prompt)] * schema["minItems"]
+        return [instance(schema["items"], prompt, turn=turn)] * schema["minItems"]
     if schema["type"] == "boolean":
         return SCRIPT.get("verdict", True)
+    if schema["type"] == "integer":
+        scores = SCRIPT.get("scores", [(max if SCRIPT.get("verdict", True) else min)(schema["enum"])])
+        return scores[turn % len(scores)]
     found = re.search(rf"{key} : (.*?) \.(?= impression|\n)", prompt) if key in ("findings", "impression") else None
     return found.group(1) if found else "something is seen in the film"
 
@@ -53,13 +61,17 @@ def instance(schema: dict[str, Any], prompt: str, key: str = "") -> Any:
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     prompt = prompt_of(body)
     schema = body.get("structured_outputs", {}).get("json")
-    told = (
-        json.dumps(instance(schema, prompt))
-        if schema
-        else f"i look at the film and see what is there to be seen {prompt[:8]}"
-    )
+    told = next((reply for text, reply in SCRIPT.get("replies", {}).items() if text in prompt_of(body, 0)), None)
+    plain = SCRIPT.get("text", f"i look at the film and see what is there to be seen {prompt[:8]}")
     choices = [
-        {"index": i, "message": {"role": "assistant", "content": told}, "finish_reason": "stop"}
+        {
+            "index": i,
+            "message": {
+                "role": "assistant",
+                "content": told or (json.dumps(instance(schema, prompt, turn=i)) if schema else plain),
+            },
+            "finish_reason": "stop",
+        }
         for i in range(body.get("n", 1))
     ]
     return {"choices": choices, "usage": {"prompt_tokens": 10, "completion_tokens": 5}}

@@ -187,7 +187,7 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
     good = traces("good")
     samples = collect.chosen(shard, tmp_path / "shards", CollectSettings())
     long, deadly, silent = samples[:3]
-    script = {"refuse": {long.answer: [400] * 99}, "die_on": deadly.answer, "hang_on": silent.answer}
+    script = {"refuse": {long.reference: [400] * 99}, "die_on": deadly.reference, "hang_on": silent.reference}
     found = traces("poisoned", **script)
     assert len(good) == len(found) == len(samples) > 8
     assert found.keys() == good.keys() and all(row["error"] is None for row in good.values())

@@ -9,7 +9,7 @@ from diagcot.jobs.testing import context
 from diagcot.serving import Server, ServerSettings, serve
 from tests.serving import tiny
 
-SETTINGS = ServerSettings(max_model_len=1024, max_num_seqs=16, startup_timeout_s=240)
+SETTINGS = ServerSettings(max_model_len=4096, max_num_seqs=16, startup_timeout_s=240)
 
 
 @pytest.fixture(scope="session")

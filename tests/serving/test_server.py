@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diagcot.cot import prompts
+from diagcot.cot import judge, schemas
 from diagcot.jobs.testing import context
 from diagcot.serving import Flow, Reply, Request, Server, serve, standby, weights
 from tests.serving.conftest import SETTINGS
@@ -68,11 +68,11 @@ def test_choices_are_scored_by_their_first_token(server):
 @pytest.mark.parametrize(
     "schema",
     [
-        prompts.thinking_schema(prompts.Limits(3, 30, 60)),
-        prompts.thinking_schema(prompts.Limits(3, 30, 60), again=True),
-        prompts.verdict_schema(prompts.Limits()),
-        prompts.final_schema(prompts.Limits(3, 30, 60)),
-        prompts.judge_schema(prompts.Limits(3, 30, 60)),
+        schemas.thinking(schemas.Limits(3, 30, 60)),
+        schemas.thinking(schemas.Limits(3, 30, 60), again=True),
+        schemas.verdict(schemas.Limits()),
+        schemas.final(schemas.Limits(3, 30, 60)),
+        judge.schema(30),
     ],
     ids=["thinking", "again", "verdict", "final", "judge"],
 )
@@ -93,10 +93,10 @@ def test_banned_tokens_are_not_sampled(server):
 
 
 def test_what_cannot_be_served_is_an_error_of_that_request_only(server):
-    long = Request("long", (("user", "x" * 3000),), max_tokens=4)
+    long = Request("long", (("user", "x" * 6000),), max_tokens=4)
     broken = Request("broken", (("user", "<image>"),), (b"no jpeg",), max_tokens=4)
     replies = dict(server.complete([long, broken, Request("fine", (("user", "x"),), max_tokens=4)]))
-    assert "1024" in (replies["long"].error or "") and "HTTP 4" in (replies["broken"].error or "")
+    assert "4096" in (replies["long"].error or "") and "HTTP 4" in (replies["broken"].error or "")
     assert replies["fine"].error is None
 
 
