@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +27,7 @@ def _rank(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
 class Job:
     root: Path
     stage: str
-    processes: list[BaseProcess]
+    processes: Sequence[BaseProcess]
     log: Path
 
     @property
