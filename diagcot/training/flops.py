@@ -29,7 +29,11 @@ def peak(device: torch.device, precision: str) -> float | None:
     """FLOP/s of the device at `precision`; None for one that the table does not hold, and for a CPU."""
     if device.type != "cuda" or precision != "bf16":
         return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """bf16 FLOP/s of the GPU of that name, None for one that is not in the table."""
     return next((flops for pattern, flops in PEAKS if re.search(pattern, name)), None)
 
 
