@@ -5,6 +5,7 @@ import dataclasses
 import getpass
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,6 +62,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--code", choices=["new"], default=None, help="new: run the checkout's code as it is now")
     run_option(add("cancel", "stop a run; what is done is kept", _cancel))
     run_option(add("table", "the metrics of a run", _table))
+    made = add("compare", "two runs side by side, on the samples that both answered", _compare)
+    made.add_argument("a", help="a run")
+    made.add_argument("b", help="another run")
+    made.add_argument("--logs", default="logs", help="the folder of runs")
+    made.add_argument("--draws", default=1000, type=int, help="draws of the bootstrap (default 1000)")
+    run_option(add("traces", "chains of thought of a run: kept, dropped and why, and the page of samples", _traces))
     made = add("doctor", "check this machine, the cluster, data, models and Java", _doctor)
     chain_options(made)
     made = add(
@@ -151,8 +158,10 @@ def _dry(chain: "Chain", selected: set[str], scripts: bool) -> int:
     try:
         chain.checks()
     except UserError as error:  # what is lacking stops a submission, not a look at it
-        found = dataclasses.replace(found, warnings=[str(error), *found.warnings])
-    plan_screen.show([plan.header() for plan in plans], found, texts)
+        faults = re.split(r"\n(?! )", str(error))
+        found = dataclasses.replace(found, warnings=[*faults, *found.warnings])
+    estimates = {stage: made for stage, made in chain.estimates().items() if stage in selected}
+    plan_screen.show([plan.header() for plan in plans], found, texts, estimates)
     return 0
 
 
@@ -221,6 +230,24 @@ def _table(args: argparse.Namespace) -> int:
     if not path.exists():
         raise UserError(f"{path} is not there yet: the run's evaluation has not ended (make status)")
     return metrics_table.main([str(path)])
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from diagcot.console import compare_screen, text
+    from diagcot.evaluation.compare import compare
+
+    one, two = (_find_run(Path(args.logs), name) for name in (args.a, args.b))
+    screen = text.console()
+    with screen.status("scoring the samples that both runs answered"):
+        metrics, costs, notes = compare(one, two, args.draws)
+    screen.print(compare_screen.render(metrics, costs, notes, screen))
+    return 0
+
+
+def _traces(args: argparse.Namespace) -> int:
+    from diagcot.console import traces_screen
+
+    return traces_screen.show(_run_dir(args))
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -47,20 +47,42 @@ def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
     )
     if phantom:
         title.append(" (phantom films)", "yellow")
+    grids: list[RenderableType] = []
+    for part in _parts(columns, screen.width, wide):
+        grids += [_grid(part, rows, wide, screen), ""]
+    notes = [Text(_fits(screen, line), "dim") for line in _notes(metrics, rows, wide)]
+    shown = _steps([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
+    lost = [Text(f"no {name}: {why}", "yellow") for name, why in metrics["missing"].items()]
+    return Group(title, "", *grids, *shown, *lost, *notes)
+
+
+def _parts(columns: Sequence[Mapping[str, Any]], width: int, wide: bool) -> list[list[Mapping[str, Any]]]:
+    """The columns of one table after another: those of a family of tasks together, no more than the screen holds."""
+    most = (width - 20) // 14 if wide else max(3, (width - 16) // 7)
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for column in columns:
+        families.setdefault(column.get("family", ""), []).append(column)
+    if len(columns) <= most:
+        return [list(columns)]
+    return [mine[at : at + most] for mine in families.values() for at in range(0, len(mine), most)]
+
+
+def _grid(
+    columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], wide: bool, screen: Console
+) -> Table:
     grid = Table(box=None, padding=(0, 1 if not wide else 2, 0, 0), show_edge=False, header_style="dim")
     longest = max((len(row["model"]) for row in rows), default=5)
     grid.add_column("model", no_wrap=True, overflow="ellipsis", min_width=min(longest, 8))
     for column in columns:
         heading = column["title"] if wide else SHORT.get(column["title"], column["title"])
-        grid.add_column(heading, justify="right", no_wrap=True, min_width=6)
+        grid.add_column(heading, justify="right", overflow="fold", min_width=6)
     grid.add_column("samples", justify="right", no_wrap=True)
+    tasks = {column["task"] for column in columns}
     for row in rows:
         cells = [_cell(row["scores"].get(column["name"]), wide, screen) for column in columns]
-        grid.add_row(Text(row["model"], "bold"), *cells, str(sum(row["samples"].values())))
-    notes = [Text(_fits(screen, line), "dim") for line in _notes(metrics, rows, wide)]
-    shown = _steps([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
-    lost = [Text(f"no {name}: {why}", "yellow") for name, why in metrics["missing"].items()]
-    return Group(title, "", grid, "", *shown, *lost, *notes)
+        asked = sum(count for task, count in row["samples"].items() if task in tasks)
+        grid.add_row(Text(row["model"], "bold"), *cells, str(asked))
+    return grid
 
 
 def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:

@@ -19,6 +19,7 @@ FRESH_S = 120  # a log or progress file this young means that its task lives, wh
 WINDOW_S = 600  # throughput is that of the last ten minutes
 SAMPLE = 4000  # manifests whose age is looked at for it
 FEW = 16  # tasks of a stage whose last figures are still worth reading when it is done
+ON_ITS_WAY = ("in flight", "waiting")  # figures that count things under way
 WAITING = "WAITING"  # reason of tasks that no submission had room for (as in `diagcot.jobs.causes`)
 
 
@@ -147,13 +148,14 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
     rows = [task.figures for task in live if task.figures]
     if not rows and tasks <= FEW:
         rows = [row.get("figures", {}) for slot in range(tasks) if (row := progress_of(path, slot))]
+    got = cost.got(run_files.read_json(path / "summary.json") or {}) if done == units else {}
     return Stage(
         name=plan["stage"], number=str(plan.get("number", "")), kind=plan.get("kind", ""), path=path,
         resources=plan["resources"], units=units, done=done, **counts,
         retrying=sum(task.left for task in live if task.again), tasks=tasks, attempts=len(attempts),
         fraction=worked / units if units else 1.0, elapsed=elapsed, rate=rate,
         eta=(units - worked) / rate if rate and counts["running"] else None,
-        gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows), reasons=reasons,
+        gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows, done == units) | got, reasons=reasons,
         why=why, finaliser=answer.jobs.get(finaliser), finaliser_id=finaliser,
         after=tuple((edge["stage"], bool(edge.get("each"))) for edge in plan.get("after", ())), live=tuple(live),
     )  # fmt: skip
@@ -301,14 +303,17 @@ def _recent(
     return sum(age > since for age in run_files.ages(path, mine)) * every
 
 
-def _join(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures of several tasks as one: rates (`…/s`) add up, other numbers are averaged, of words the last stays."""
+def _join(rows: list[Mapping[str, Any]], done: bool = False) -> dict[str, Any]:
+    """Figures of several tasks as one: rates (`…/s`) and what is on its way add up, other numbers are averaged, of words
+    the last stays. done: nothing is on its way any more."""
     joined: dict[str, Any] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
+        if done and name in ON_ITS_WAY:
+            continue
         values = [row[name] for row in rows if name in row]
         numbers = [value for value in values if isinstance(value, (int, float))]
         if not numbers:
             joined[name] = values[-1]
         else:
-            joined[name] = sum(numbers) if name.endswith("/s") else sum(numbers) / len(numbers)
+            joined[name] = sum(numbers) if name.endswith("/s") or name in ON_ITS_WAY else sum(numbers) / len(numbers)
     return joined

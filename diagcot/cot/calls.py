@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from diagcot.cot import prompts, replies
+from diagcot.cot import prompts, replies, schemas
 from diagcot.cot.settings import SearchSettings
 from diagcot.data.prompts import IMAGE
 
@@ -105,7 +105,7 @@ class Caller:
     ) -> Generator[Question, Answer, Parsed]:
         """`parse` of the reply's JSON object. retries: as the settings say where it is None."""
         if not self.settings.constrained:
-            prompt += prompts.layout(schema)
+            prompt += schemas.layout(schema)
         held = schema if self.settings.constrained else None
         times = self.settings.parse_retries if retries is None else retries
 

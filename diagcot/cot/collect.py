@@ -1,9 +1,7 @@
 """Kind: chains of thought for the training films of one shard, many samples in flight on the task's server."""
 
-import asyncio
 import contextlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +16,7 @@ from diagcot.cot.settings import CollectSettings
 from diagcot.data.samples import read_samples
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.ledger import Records
-from diagcot.serving import Client, Request, Server, serve
+from diagcot.serving import Client, Film, Flow, Request, Server, serve
 from diagcot.shards import Shard
 
 _COUNTED = ("samples", "verified", "forced", "failed", "calls", "prompt_tokens", "completion_tokens")
@@ -40,13 +38,12 @@ def open(ctx: Context) -> Iterator[Servers]:
         with serve(teacher, settings.server, ctx) as server:
             yield Servers(server, server)
         return
+    verifier, other = Path(ctx.inputs["verifier"][0]) / "model", settings.verifier or settings.server
     with (
         serve(teacher, settings.server, ctx, share=(0, 2)) as server,
-        serve(
-            Path(ctx.inputs["verifier"][0]) / "model", settings.verifier or settings.server, ctx, share=(1, 2)
-        ) as other,
+        serve(verifier, other, ctx, share=(1, 2)) as second,
     ):
-        yield Servers(server, other)
+        yield Servers(server, second)
 
 
 def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
@@ -61,10 +58,13 @@ def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
     cases = chosen(shard, ctx.shards_root, settings, questions)
     records = ctx.records(unit)
     try:
+        served: dict[str, float] = {}
         # Cases of one study one after the other: their prompts begin with the same films and report.
         todo = sorted((case for case in cases if case.id not in records), key=lambda case: (case.study, case.id))
         if todo and not ctx.stopping():
-            asyncio.run(_Collection(shared, shard, settings, records, ctx, len(cases)).run(todo))
+            _Collection(shared, shard, settings, records, ctx, len(cases)).run(todo)
+            told = shared.teacher.flow.counts()
+            served = {name: told[name] for name in ("cached_tokens", "told_tokens")}  # of this execution alone
         if len(records) < len(cases):
             return None
         final = ctx.output / f"{unit.key}.jsonl"
@@ -74,7 +74,7 @@ def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
             for row in records.rows():
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts.update(_counts(row))
-        return Result({final: staged}, dict(counts))
+        return Result({final: staged}, dict(counts) | served)
     finally:
         records.close()
 
@@ -87,40 +87,39 @@ class _Collection:
     ) -> None:
         self.servers, self.shard, self.settings = servers, shard, settings
         self.records, self.ctx, self.total = records, ctx, total
-        self.calls = self.tokens = 0
         self.found: Counter[str] = Counter()  # of all records, those of earlier executions too
         for row in records.rows():
             self.found.update(_counts(row))
-        self.started = time.monotonic()
+        self._verifier: Client | None = None  # while a case is in work, unless the teacher verifies
+        self._running = 0
 
-    async def run(self, cases: list[Case]) -> None:
+    def run(self, cases: list[Case]) -> None:
         """Until all are done, or the task is asked to stop and its grace is over."""
-        waiting = iter(cases)
-        running: set[asyncio.Task[None]] = set()
-        stop_at: float | None = None
-        async with self.servers.teacher.client() as teacher, self.servers.verifier.client() as verifier:
-            try:
-                while True:
-                    if self.ctx.stopping() and stop_at is None:
-                        stop_at = time.monotonic() + self.settings.grace_s
-                    while stop_at is None and len(running) < self.servers.teacher.settings.window:
-                        case = next(waiting, None)
-                        if case is None:
-                            break
-                        running.add(asyncio.create_task(self._case(teacher, verifier, case)))
-                    if not running or (stop_at is not None and time.monotonic() > stop_at):
-                        return
-                    done, running = await asyncio.wait(running, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                    self._progress(len(running))
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+        flow = self.servers.teacher.each(
+            cases, self._case, stopping=self.ctx.stopping, grace_s=self.settings.grace_s, progress=self._progress
+        )
+        for row in flow:
+            self.records.append(row)
+            self.found.update(_counts(row))
 
-    async def _case(self, teacher: Client, verifier: Client, case: Case) -> None:
-        films = tuple(self.shard.jpeg(image.row) for image in case.images)
+    async def _case(self, teacher: Client, case: Case) -> dict[str, Any]:
+        self._running += 1
+        try:
+            return await self._searched(teacher, self._second() or teacher, case)
+        finally:
+            self._running -= 1
+            if not self._running and self._verifier is not None:  # a client lives in one event loop
+                await self._verifier.__aexit__(None, None, None)
+                self._verifier = None
+
+    def _second(self) -> Client | None:
+        """The verifier's client, where it is another model than the teacher."""
+        if self._verifier is None and self.servers.verifier is not self.servers.teacher:
+            self._verifier = self.servers.verifier.client()
+        return self._verifier
+
+    async def _searched(self, teacher: Client, verifier: Client, case: Case) -> dict[str, Any]:
+        films = tuple(Film(self.shard.jpeg(image.row)) for image in case.images)
         steps = (search if case.form == "think" else interleave)(case, self.settings.search, self.ctx.seed)
         used = {"prompt_tokens": 0, "completion_tokens": 0}
         try:
@@ -128,16 +127,12 @@ class _Collection:
             while True:
                 client = verifier if question.name == "verify" else teacher
                 reply = await client.chat(self._request(case, question, films))
-                self.calls += 1
-                self.tokens += reply.completion_tokens
                 used["prompt_tokens"] += reply.prompt_tokens
                 used["completion_tokens"] += reply.completion_tokens
                 finish = reply.finish[0] if reply.finish else "stop"
                 question = steps.send(Answer(reply.text, finish, reply.error))
         except StopIteration as end:
-            row = _row(case, end.value) | used
-        self.records.append(row)
-        self.found.update(_counts(row))
+            return _row(case, end.value) | used
 
     def _request(self, case: Case, question: Question, films: tuple[bytes, ...]) -> Request:
         return Request(
@@ -151,16 +146,9 @@ class _Collection:
             seed=question.seed,
         )
 
-    def _progress(self, running: int) -> None:
-        seconds = max(time.monotonic() - self.started, 1e-3)
-        self.ctx.progress(
-            len(self.records),
-            self.total,
-            in_flight=running,
-            calls_per_s=round(self.calls / seconds, 1),
-            tokens_per_s=round(self.tokens / seconds, 1),
-            **{name: self.found[name] for name in ("verified", "forced", "failed")},
-        )
+    def _progress(self, flow: Flow) -> None:
+        found = {name: self.found[name] for name in ("verified", "forced", "failed")}
+        self.ctx.progress(len(self.records), self.total, **flow.figures(), **found)
 
 
 def _row(case: Case, trace: Trace) -> dict[str, Any]:

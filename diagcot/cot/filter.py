@@ -1,24 +1,22 @@
 """Kind: which traces become training samples. Rules decide first, since they cost nothing; then the judge."""
 
 import contextlib
+import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diagcot.cot import prompts
+from diagcot.cot import dataset, judge, rules
+from diagcot.cot.agreement import Agreement
 from diagcot.cot.settings import FilterSettings
-from diagcot.data import prompts as asked
-from diagcot.data.labeler import label
-from diagcot.data.samples import ImageRef, Sample, write_samples
+from diagcot.data.samples import write_samples
 from diagcot.jobs.context import Context, Result, Unit
-from diagcot.serving import Reply, Request, Server, serve
+from diagcot.serving import Flow, Reply, Request, Server, serve
 from diagcot.shards import Shard
-
-_SECTION = re.compile(r"(findings|impression) : (?=\S)")
 
 
 @contextlib.contextmanager
@@ -43,16 +41,22 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
         for trace in traces.values():
             if trace["id"] in records:
                 continue
-            fault = rule(trace, settings)
+            fault = rules.fault(trace, settings)
             if fault or shared is None:
-                records.append({"id": trace["id"], "kept": fault is None, "rule": fault, "judge": None, "error": None})
+                records.append(verdict(trace["id"], fault))
             else:
                 judged.append(trace)
         if judged and shared is not None:
-            requests = (_question(trace, settings, ctx) for trace in judged)
-            for trace_id, reply in shared.complete(requests, stopping=ctx.stopping):
-                records.append({"id": trace_id, "rule": None, **decide(reply, settings.criteria)})
-                ctx.progress(len(records), len(traces))
+            kept = sum(row["kept"] for row in records.rows())
+
+            def progress(flow: Flow) -> None:
+                ctx.progress(len(records), len(traces), **flow.figures(), kept=kept)
+
+            requests = (_request(trace, settings, ctx) for trace in judged)
+            for trace_id, reply in shared.complete(requests, ctx.stopping, progress):
+                row = verdict(trace_id, None) | judged_as(reply, settings)
+                records.append(row)
+                kept += row["kept"]
         if len(records) < len(traces):
             return None
         return _publish(unit, traces, list(records.rows()), ctx)
@@ -60,39 +64,44 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
         records.close()
 
 
-def rule(trace: dict[str, Any], settings: FilterSettings) -> str | None:
-    """The rule that a trace breaks, or None."""
-    if trace["error"]:
-        return "search_failed"
-    if trace["forced"] and settings.forced == "drop":
-        return "forced"
-    if len(trace["reasoning"].split()) < settings.min_words:
-        return "reasoning_too_short"
-    if {match.group(1) for match in _SECTION.finditer(trace["answer"])} < {
-        match.group(1) for match in _SECTION.finditer(trace["reference"])
-    }:
-        return "section_missing"
-    return None if label_f1(trace["answer"], trace["reference"]) >= settings.label_f1 else "labels_differ"
+def verdict(trace_id: str, fault: rules.Fault | None) -> dict[str, Any]:
+    """The verdict on a trace that no judge has seen: the rules' own."""
+    return {
+        "id": trace_id,
+        "kept": fault is None,
+        "rule": fault.rule if fault else None,
+        "detail": fault.detail if fault else "",
+        "judgements": [],
+        "agreement": None,
+        "error": None,
+        "calls": 0,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
 
 
-def label_f1(report: str, reference: str) -> float:
-    """F1 of the CheXpert labels that two reports state or doubt, 0 to 1; 1 where neither has any."""
-    ours, theirs = ({name for name, value in label(text).items() if value} for text in (report, reference))
-    return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours or theirs else 1.0
+def judged_as(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
+    """What a judge's reply adds to a verdict: the judgements, how far they agree, and what the majority decides."""
+    made = judge.read(reply, settings)
+    rows = [asdict(one) for one in made]
+    agreed = {name: agreement.raw for name, agreement in agreements(rows).items()}
+    return {
+        "kept": judge.keeps(made, settings),
+        "judgements": rows,
+        "agreement": agreed if settings.repeats > 1 else None,
+        "error": made[0].error if all(one.error for one in made) else None,
+        "calls": 1,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+    }
 
 
-def decide(reply: Reply, criteria: int) -> dict[str, Any]:
-    """The judge's reply as a verdict: kept if at least `criteria` of the five hold. No readable reply is no."""
-    if reply.error or reply.finish[:1] == ["length"]:
-        return {"kept": False, "judge": None, "error": reply.error or "the reply was cut"}
-    try:
-        row = json.loads(reply.text, strict=False)
-        held = {name: row[name] for name in prompts.CRITERIA}
-        if not all(isinstance(value, bool) for value in held.values()):
-            raise TypeError
-    except (ValueError, LookupError, TypeError):
-        return {"kept": False, "judge": None, "error": "the reply is not as asked"}
-    return {"kept": sum(held.values()) >= criteria, "judge": held | {"reason": row.get("reason", "")}, "error": None}
+def agreements(judgements: Sequence[dict[str, Any]]) -> dict[str, Agreement]:
+    """Agreement of the judgements of one trace: on keeping it, and on each criterion of those that could be read."""
+    scored = [one["held"] for one in judgements if one["scores"]]
+    return {"keep": Agreement.of([one["keep"] for one in judgements])} | {
+        name: Agreement.of([name in held for held in scored]) for name in judge.CRITERIA if scored
+    }
 
 
 @lru_cache(maxsize=8)
@@ -100,14 +109,10 @@ def _shard(path: Path) -> Shard:
     return Shard(path)
 
 
-def _question(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
-    return Request(
-        id=trace["id"],
-        messages=(("user", prompts.judge(trace["reference"], trace["reasoning"], trace["answer"])),),
-        images=tuple(_shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"]),
-        max_tokens=settings.max_tokens,
-        schema=prompts.judge_schema(settings.reply.limits()),
-    )
+def _request(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
+    films = [_shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"] if settings.image]
+    digest = hashlib.blake2b(f"{ctx.seed}:{trace['id']}".encode(), digest_size=4).digest()
+    return judge.request(trace, films, settings, int.from_bytes(digest, "big") >> 1)
 
 
 def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]], ctx: Context) -> Result:
@@ -116,24 +121,36 @@ def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]],
     outputs = {samples: ctx.staged(samples), table: ctx.staged(table)}
     with outputs[table].open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in verdicts)
-    kept = write_samples(outputs[samples], (to_sample(traces[row["id"]]) for row in verdicts if row["kept"]))
-    why = Counter(
-        f"dropped_{row['rule'] or ('unreadable' if row['error'] else 'judge')}" for row in verdicts if not row["kept"]
-    )
-    failed = Counter(
-        f"judge_{name}_no" for row in verdicts if row["judge"] for name in prompts.CRITERIA if not row["judge"][name]
-    )
-    return Result(outputs, {"traces": len(verdicts), "kept": kept, **dict(sorted((why + failed).items()))})
+    write_samples(outputs[samples], (dataset.sample(traces[row["id"]]) for row in verdicts if row["kept"]))
+    return Result(outputs, counts(traces, verdicts))
 
 
-def to_sample(trace: dict[str, Any]) -> Sample:
-    """The training sample of a trace (method.md 4.3): the question of evaluation, the answer with its thinking."""
-    asks = asked.for_films(asked.REPORT, len(trace["images"]))
-    return Sample(
-        id=f"{trace['id']}:cot",
-        task="report",
-        study=trace["study"],
-        images=tuple(ImageRef(**image) for image in trace["images"]),
-        messages=(("user", asks), ("assistant", asked.reasoned(trace["reasoning"], trace["answer"]))),
-        meta=trace["meta"] | {"verified": trace["verified"], "forced": trace["forced"]},
-    )
+def dropped_by(row: dict[str, Any]) -> str:
+    """What a verdict dropped its trace for: the rule's name, `judge`, or `unreadable` replies."""
+    return row["rule"] or ("unreadable" if row["error"] else "judge")
+
+
+def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, int]:
+    """Sums that add up over units: what came and was kept, what the judge cost, how far its judgements agree, and why
+    the rest was dropped. `judge_<criterion>_no`: traces whose judgements did not mostly find that it holds."""
+    kept = [row for row in verdicts if row["kept"]]
+    found = {
+        "traces": len(verdicts),
+        "kept": len(kept),
+        "kept_forced": sum(traces[row["id"]]["forced"] for row in kept),
+        "calls": sum(row["calls"] for row in verdicts),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in verdicts),
+        "completion_tokens": sum(row["completion_tokens"] for row in verdicts),
+    }
+    votes = sum((agreements(row["judgements"])["keep"] for row in verdicts), Agreement())
+    if votes.pairs:
+        found |= {"votes": votes.votes, "votes_keep": votes.yes, "pairs": votes.pairs, "pairs_agreeing": votes.agreeing}
+    why = Counter(f"dropped_{dropped_by(row)}" for row in verdicts if not row["kept"])
+    failed = Counter(f"judge_{name}_no" for row in verdicts for name in failed_criteria(row))
+    return found | dict(sorted((why + failed).items()))
+
+
+def failed_criteria(row: dict[str, Any]) -> list[str]:
+    """The criteria that no more than half of a verdict's readable judgements found to hold."""
+    scored = [one["held"] for one in row["judgements"] if one["scores"]]
+    return [name for name in judge.CRITERIA if scored and 2 * sum(name in held for held in scored) <= len(scored)]

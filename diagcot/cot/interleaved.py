@@ -8,7 +8,7 @@ import re
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from diagcot.cot import prompts, replies
+from diagcot.cot import prompts, replies, schemas
 from diagcot.cot.calls import Answer, Caller, Failed, Question, Search, Trace
 from diagcot.cot.case import Case
 from diagcot.cot.replies import Step, Unreadable
@@ -36,7 +36,7 @@ def _main(case: Case, settings: SearchSettings, caller: Caller, trace: Trace) ->
     head = prompts.head(len(case.images), case.guide, case.question)
     letters = LETTERS[: len(case.meta.get("options", ()))]
     ask = prompts.closed if letters else prompts.opened
-    schema = prompts.closed_schema(limits, letters) if letters else prompts.open_schema(limits)
+    schema = schemas.closed(limits, letters) if letters else schemas.opened(limits)
 
     def read(row: dict[str, Any]) -> list[Step]:
         found = closed(row, letters) if letters else opened(row)
@@ -70,7 +70,7 @@ def told(case: Case) -> str:
 
 
 def closed(row: dict[str, Any], letters: Sequence[str]) -> list[Step]:
-    """The pairs of a closed question from the judgements by letter. Raises Unreadable unless one option is right."""
+    """The pairs of a closed question from the judgements by letter. Raises Unreadable for what is missing."""
     judged = {letter: replies.part(row, letter) for letter in letters}
     marks = {letter: _mark(one) for letter, one in judged.items()}
     pairs = [(_think(one), f"{letter}) {RIGHT if marks[letter] else WRONG}") for letter, one in judged.items()]
@@ -129,10 +129,9 @@ def broken(pairs: Sequence[Step], case: Case, hide_reference: bool) -> str:
     thinks = [" ".join(think.lower().split()) for think, _ in pairs]
     if len(set(thinks)) < len(thinks):
         return "two thoughts are the same"
-    # A question that shows a report speaks of it; so may its answer.
     for think, _ in pairs:
         try:
-            replies.clean(think, hide_reference and case.task != "matching")
+            replies.clean(think, case, hide_reference)
         except Unreadable as fault:
             return str(fault)
     return ""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from diagcot.cot import prompts
+from diagcot.cot import judge, prompts
 from diagcot.cot.case import Case
 from diagcot.cot.interleaved import told
 from diagcot.data.prompts import report_answer
@@ -128,9 +128,8 @@ def _final(lesson: Lesson) -> tuple[str, str]:
 
 def _judge(lesson: Lesson, right: bool) -> tuple[str, str]:
     shown = lesson.right if right else lesson.wrong
-    held = dict.fromkeys(prompts.CRITERIA, right)
-    reason = "all agree." if right else f"the {lesson.fault} differs."
-    return prompts.judge(lesson.reference, shown.reasoning, shown.report), _json(held | {"reason": reason})
+    one = {"reason": "it agrees." if right else f"the {lesson.fault} differs.", "score": 5 if right else 1}
+    return judge.prompt(lesson.head, shown.reasoning, "Report", shown.report), _json(dict.fromkeys(judge.CRITERIA, one))
 
 
 def _json(value: dict[str, Any]) -> str:

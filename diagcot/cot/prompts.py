@@ -1,23 +1,16 @@
-"""What the teacher, the verifier and the judge are asked, and the JSON that they answer with (method.md 4.1, 4.2).
+"""What the teacher and the verifier are asked, to reach a chain of thought (method.md 4.1, 7.3).
 
 Every prompt begins with the films, the reference report and the question, and ends with what changes most, so that the
 prefix cache of the server holds what all calls of a sample share, and most of what the questions about a film share.
-The words are this project's own. Every string and array of a schema is bounded: an unsure model otherwise writes on
-until its tokens are spent.
+The words are this project's own; the layouts of the replies are in `schemas`.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from diagcot.data.prompts import IMAGE
 
 STRATEGIES = ("new_paths", "verification", "correction", "backtracking")
 """The four ways to think again. Backtracking needs something to go back to: it is not for the first step."""
-
-CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
-"""What the judge decides on, one yes or no each."""
 
 _HEAD = "<image>Reference report: {reference}\n"
 
@@ -76,23 +69,7 @@ _OPEN = (
     "Answer in JSON."
 )
 _TOLD = " The right answer is {answer}."
-_LAYOUT = " Keep to this layout: {layout}"
 _AGAIN = "That cannot be used: {fault}. Answer again, as asked."
-_JUDGE = (
-    "Thinking under review:\n{reasoning}\nReport under review: {report}\n"
-    "Judge against the reference and the X-ray, true or false: location of every finding, pathology and its degree, "
-    "completeness, differential, sound reasoning. Synonyms are fine; a wrong location never is. "
-    "Answer in JSON, with the reason."
-)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a reply: its steps, the characters of a step or reason, and those of a conclusion or section."""
-
-    steps: int = 12
-    step_chars: int = 600
-    section_chars: int = 2000
 
 
 def head(films: int, guide: str, question: str = "") -> str:
@@ -143,76 +120,11 @@ def opened(head: str, answer: str = "") -> str:
     return head + _OPEN.format(told=_TOLD.format(answer=answer) if answer else "")
 
 
-def layout(schema: dict[str, Any]) -> str:
-    """A schema as a sentence, for a server that does not hold the reply to it."""
-    return _LAYOUT.format(layout=json.dumps(_skeleton(schema), ensure_ascii=False))
-
-
 def again(fault: str) -> str:
     """What follows a reply that could not be used."""
     return _AGAIN.format(fault=fault)
 
 
-def judge(reference: str, reasoning: str, report: str) -> str:
-    return _HEAD.format(reference=reference) + _JUDGE.format(reasoning=reasoning, report=report)
-
-
 def thinking_text(steps: Sequence[tuple[str, str]]) -> str:
     """Steps (title, content) as the later prompts show them, one line each."""
     return "\n".join(f"{title}: {content}" for title, content in steps)
-
-
-def thinking_schema(limits: Limits, again: bool = False) -> dict[str, Any]:
-    """Reply to init and label: thinking, conclusion, check. Thinking again begins with the check."""
-    step = _object({"title": _string(80), "content": _string(limits.step_chars)})
-    steps = {"type": "array", "items": step, "minItems": 1, "maxItems": limits.steps}
-    rest = {"thinking": steps, "conclusion": _string(limits.section_chars)}
-    check = {"check": _string(limits.step_chars)}
-    return _object(check | rest if again else rest | check)
-
-
-def verdict_schema(limits: Limits) -> dict[str, Any]:
-    """The reason comes first, so that the verdict follows from it."""
-    return _object({"reason": _string(limits.step_chars), "verdict": {"type": "boolean"}})
-
-
-def final_schema(limits: Limits, names: Sequence[str] = ("findings", "impression")) -> dict[str, Any]:
-    return _object({name: _string(limits.section_chars) for name in names})
-
-
-def closed_schema(limits: Limits, letters: Sequence[str]) -> dict[str, Any]:
-    """One judgement for each option of the question, by its letter, and the summary."""
-    weighed = _object({"think": _string(limits.step_chars), "right": {"type": "boolean"}})
-    return _object(dict.fromkeys(letters, weighed) | {"summary": _string(limits.step_chars)})
-
-
-def open_schema(limits: Limits) -> dict[str, Any]:
-    """What is observed, the hypotheses and their judgements, and the summary."""
-    weighed = _object({"name": _string(80), "think": _string(limits.step_chars), "right": {"type": "boolean"}})
-    steps = {"type": "array", "items": weighed, "minItems": 1, "maxItems": limits.steps}
-    return _object({"observed": _string(limits.step_chars), "weighed": steps, "summary": _string(limits.step_chars)})
-
-
-def judge_schema(limits: Limits) -> dict[str, Any]:
-    return _object({name: {"type": "boolean"} for name in CRITERIA} | {"reason": _string(limits.step_chars)})
-
-
-def _string(most: int) -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "maxLength": most}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _skeleton(schema: dict[str, Any]) -> Any:
-    if schema["type"] == "object":
-        return {name: _skeleton(one) for name, one in schema["properties"].items()}
-    if schema["type"] == "array":
-        return [_skeleton(schema["items"])]
-    return True if schema["type"] == "boolean" else "..."

@@ -4,18 +4,14 @@ import json
 import re
 from typing import Any
 
+from diagcot.cot.case import Case
+from diagcot.cot.rules import mention
 from diagcot.data.prompts import IMAGE, report_answer
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _FENCE = re.compile(r"```\w*\n?")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
-_REFERENCE = re.compile(
-    r"\b(?:(?:reference|gold|given|provided|original|accompanying) (?:report|answer|diagnosis|label|standard)s?"
-    r"|ground truth|the reference|(?:according to|as stated in|as described in|based on) the report)\b",
-    re.IGNORECASE,
-)
-
 Step = tuple[str, str]
 
 
@@ -32,12 +28,12 @@ def read(text: str, mend: bool) -> dict[str, Any]:
     body = text[max(text.find("{"), 0) :]
     try:
         row = json.loads(body[: body.rfind("}") + 1] or body, strict=False)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, a number too long, brackets too deep
         if not mend:
             raise Unreadable(f"it is not JSON: {error}") from error
         try:
             row = json.loads(mended(_FENCE.sub("", text)), strict=False)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise Unreadable(f"it is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise Unreadable("it is not a JSON object")
@@ -94,7 +90,7 @@ def _token(text: str, at: int) -> str | None:
 
 def line(text: Any, name: str = "a text") -> str:
     """One line of text, words kept apart, without marks that stand for films. Raises Unreadable if there is none."""
-    told = " ".join(text.replace(IMAGE, " ").split()) if isinstance(text, str) else ""
+    told = " ".join(_plain(text).split()) if isinstance(text, str) else ""
     if not told:
         raise Unreadable(f"{name} is empty or no text")
     return told
@@ -107,14 +103,12 @@ def part(row: Any, name: str) -> Any:
     return row[name]
 
 
-def thinking(row: dict[str, Any], hide_reference: bool) -> tuple[tuple[Step, ...], str, str]:
+def thinking(row: dict[str, Any]) -> tuple[tuple[Step, ...], str, str]:
     """Steps (title, content), conclusion and check; a check that was cut off is empty."""
     told = part(row, "thinking")
     if not isinstance(told, list) or not told:
         raise Unreadable("'thinking' is not a list of steps")
     steps = tuple((line(part(step, "title"), "a title"), line(part(step, "content"), "a content")) for step in told)
-    for _, content in steps:
-        clean(content, hide_reference)
     check = line(row["check"], "the check") if "check" in row else ""
     return steps, line(part(row, "conclusion"), "the conclusion"), check
 
@@ -126,13 +120,12 @@ def verdict(row: dict[str, Any]) -> tuple[bool, str]:
     return said, line(part(row, "reason"), "the reason")
 
 
-def natural(text: str, hide_reference: bool) -> str:
+def natural(text: str) -> str:
     """Prose, line by line."""
-    lines = [" ".join(one.split()) for one in text.replace(IMAGE, " ").splitlines()]
+    lines = [" ".join(one.split()) for one in _plain(text).splitlines()]
     told = "\n".join(one for one in lines if one)
     if not told:
         raise Unreadable("it is empty")
-    clean(told, hide_reference)
     return told
 
 
@@ -142,9 +135,15 @@ def report(row: dict[str, Any], names: tuple[str, ...] = ("findings", "impressio
     return report_answer(parts.get("findings", ""), parts.get("impression", ""))
 
 
-def clean(text: str, hide_reference: bool) -> None:
-    """Raises Unreadable if a thought has tags of the layout in it or, if it must not, speaks of a reference."""
+def clean(text: str, case: Case, hide_reference: bool) -> str:
+    """A thought as it is. Raises Unreadable if it has tags of the layout or, if it must not, speaks of a reference."""
     if _TAG.search(text):
         raise Unreadable("it has think or answer tags")
-    if hide_reference and _REFERENCE.search(text):
+    if hide_reference and mention(text, case.task, f"{case.guide}\n{case.question}"):
         raise Unreadable("it speaks of a reference; speak of the X-ray alone")
+    return text
+
+
+def _plain(text: str) -> str:
+    """Text that can be written and asked again: no half characters of an escape, no mark that stands for a film."""
+    return text.encode(errors="replace").decode().replace(IMAGE, " ")

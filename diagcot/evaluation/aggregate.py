@@ -1,4 +1,4 @@
-"""Kind: reads all predictions of a run and writes metrics.json, report.html and report.md into the run's folder."""
+"""Kind: reads all predictions of a run and writes its table, its report and one Parquet file into the run's folder."""
 
 import json
 import os
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diagcot.evaluation import history, predictions, report
+from diagcot.evaluation import card, history, predictions, report
 from diagcot.evaluation.examples import examples
-from diagcot.evaluation.score import Java
+from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.settings import AggregateSettings
-from diagcot.evaluation.table import table
+from diagcot.evaluation.table import Judged, table
 from diagcot.evaluation.verdicts import verdicts
 from diagcot.jobs.context import Context, Result, Unit
+from diagcot.shards import shard_paths
 
 
 @contextmanager
@@ -25,25 +26,39 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
     rows = list(predictions.read(ctx.files("predictions", "*.jsonl")))
     models = unit.params["models"]
-    java = Java(ctx.stage_dir / "meteor.jsonl", shared.java_s)
+    tools = TextTools(shared.java_s)
     ctx.progress(0, 3, step="scores")
-    found = table(rows, models, java, shared.draws, ctx.seed)
-    for name, why in java.missing.items():
+    found = table(rows, models, tools, shared.draws, ctx.seed, r2gen=shared.r2gen, judged=_judged(ctx))
+    for name, why in tools.missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}
     ctx.progress(1, 3, step="examples")
     shown = list(examples(rows, models, ctx.shards_root, shared.examples))
     ctx.progress(2, 3, step="report")
     stages = history.stages(ctx.output)
-    page = report.html(metrics, stages, shown, history.versions(ctx.output))
+    versions = history.versions(ctx.output)
+    folders = {(ctx.shards_root / image["shard"]).parent for row in rows for image in row.images}
+    data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))
     outputs = {
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False) + "\n",
-        "report.html": page,
+        "report.html": report.html(metrics, stages, shown, versions),
         "report.md": report.markdown(metrics, stages),
+        "card.md": card.markdown(metrics, stages, data, versions, report.table(metrics)),
     }
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
+    whole = ctx.output / "predictions.parquet"
+    staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
     ctx.progress(3, 3)
-    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(java.missing)})
+    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(tools.missing)})
+
+
+def _judged(ctx: Context) -> Judged:
+    """What the judge said of each prediction, where the recipe has one."""
+    found: Judged = {}
+    for path in ctx.files("verdicts", "*.jsonl"):
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            found.setdefault((row["task"], row["model"]), {})[row["id"]] = row["same"]
+    return found
 
 
 def _private(path: Path, text: str) -> Path:

@@ -10,8 +10,10 @@ from pathlib import Path
 from diagcot.data.study import Box
 from diagcot.evaluation.predictions import Prediction, order
 from diagcot.metrics import boxes
+from diagcot.rewards.layout import pairs
 from diagcot.shards import Shard
 
+_SHOWN = str.maketrans({"✅": "✓", "❌": "✗"})  # few fonts of clusters and browsers have the first two
 SIDE = 448  # pixels of the longer side of a film in the report
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
 
@@ -38,6 +40,7 @@ class Example:
     film: str
     width: int
     height: int
+    question: str
     reference: str
     truth: tuple[Box, ...]
     answers: tuple[Answer, ...]
@@ -75,13 +78,14 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
         film=film,
         width=width,
         height=height,
-        reference=first.reference,
+        question=first.question.translate(_SHOWN),
+        reference=first.reference.translate(_SHOWN),
         truth=truth,
         answers=tuple(
             Answer(
                 model=row.model,
-                reasoning=_reasoning(row.output),
-                answer=row.answer,
+                reasoning=_reasoning(row.output).translate(_SHOWN),
+                answer=row.answer.translate(_SHOWN),
                 boxes=tuple(box for box in boxes.parse(row.answer) if boxes.well_formed(box)) if grounding else (),
                 score=boxes.score(row.answer, truth) if grounding else None,
                 finish=row.finish,
@@ -92,6 +96,10 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
 
 
 def _reasoning(output: str) -> str:
+    """The thinking; of an interleaved trace every thought with the answer that it leads to, but for the conclusion."""
+    steps = pairs(output)
+    if len(steps) > 1:
+        return "\n".join(f"{step.think} → {step.answer}" for step in steps[:-1]) + f"\n{steps[-1].think}"
     found = _THINK.search(output)
     return found.group(1).strip() if found else ""
 

@@ -38,6 +38,7 @@ class Stage:
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     code: str = ""
+    models: list[str] = field(default_factory=list)  # stages whose weights it started from
 
     @property
     def wall(self) -> float | None:
@@ -63,6 +64,7 @@ def stages(run_dir: Path) -> list[Stage]:
 def _stage(plan_of: plan.Plan) -> Stage:
     stage = Stage(plan_of.stage, plan_of.number, plan_of.kind, len(plan_of.keys), settings=plan_of.settings)
     stage.code = Path(plan_of.code).name
+    stage.models = [Path(root).name for role in ("model", "adapter") for root in plan_of.inputs.get(role, [])]
     for key in plan_of.keys:
         row = ledger.manifest(plan_of.path, key)
         if row is None:

@@ -1,20 +1,23 @@
 """Kind: one model's greedy answers to one task on the test studies of one shard."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from diagcot.data import tasks
+from diagcot.data import prompts, tasks
+from diagcot.data.question_words import Words
+from diagcot.data.questions import ask
 from diagcot.data.samples import Sample
+from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction, order
-from diagcot.evaluation.settings import EvaluateSettings
+from diagcot.evaluation.settings import ASKED, EvaluateSettings
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
-from diagcot.serving import Request, Server, serve
+from diagcot.serving import Client, Reply, Request, Server, serve
 from diagcot.shards import Shard
-
-SPLIT = "test"  # nothing else of the suite reads it
 
 
 class Predictor:
@@ -47,30 +50,41 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     """
     settings, task = shared.settings, unit.params["task"]
     shard = Shard(_root(ctx, "shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
-    samples = {sample.id: sample for sample in test_samples(shard, ctx.shards_root, task, settings)}
+    asked = {
+        sample.id: (sample, split)
+        for split in splits(task, settings)
+        for sample in samples_of(shard, ctx.shards_root, task, settings, split, ctx.seed)
+    }
     records = ctx.records(unit)
     failed: dict[str, str] = {}
-    todo = [sample for sample in samples.values() if sample.id not in records.ids]
+    todo = [sample for sample, _ in asked.values() if sample.id not in records.ids]
     if todo and not ctx.stopping():
         server = shared.server(_root(ctx, "models", unit.params["model"]) / "model")
-        max_tokens = getattr(settings.max_tokens, task)
-        requests = (
-            Request(sample.id, sample.messages[:-1], _films(shard, sample), max_tokens=max_tokens) for sample in todo
-        )
-        for sample_id, reply in server.complete(requests, stopping=ctx.stopping):
-            if reply.error:
-                failed[sample_id] = reply.error
+
+        async def answer(client: Client, sample: Sample) -> tuple[Sample, list[Reply]]:
+            requests = requests_of(sample, _films(shard, sample), settings)
+            return sample, await asyncio.gather(*map(client.chat, requests))
+
+        for sample, replies in server.each(todo, answer, stopping=ctx.stopping):
+            if error := next((reply.error for reply in replies if reply.error), None):
+                failed[sample.id] = error
                 continue
-            finish = reply.finish[0] if reply.finish else "stop"
-            records.append(_prediction(samples[sample_id], unit, reply.text, finish).row())
-            ctx.progress(len(records), len(samples), model=unit.params["model"], task=task)
-    if len(records) + len(failed) < len(samples):
+            finish = replies[0].finish[0] if replies[0].finish else "stop"
+            said = Prediction.of(
+                sample, unit.params["model"], replies[0].text, finish, asked[sample.id][1], probabilities(replies[1:])
+            )
+            records.append(said.row())
+            ctx.progress(len(records), len(asked), model=unit.params["model"], task=task)
+    if len(records) + len(failed) < len(asked):
         records.close()
         return None
-    if failed and len(failed) == len(samples):
+    if failed and len(failed) == len(asked):
         records.close()
-        raise UserError(f"the server answered none of {len(samples)} requests: {next(iter(failed.values()))}")
-    rows = [*records.rows(), *(_prediction(samples[name], unit, "", "error").row() for name in failed)]
+        raise UserError(f"the server answered none of {len(asked)} requests: {next(iter(failed.values()))}")
+    nothing = [
+        Prediction.of(asked[name][0], unit.params["model"], "", "error", asked[name][1]).row() for name in failed
+    ]
+    rows = [*records.rows(), *nothing]
     records.close()
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
@@ -81,11 +95,54 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     return Result({final: staged}, {"samples": len(rows), "failed": len(failed), "cut_at_max_tokens": unfinished})
 
 
-def test_samples(shard: Shard, shards_root: Path, task: str, settings: EvaluateSettings) -> list[Sample]:
-    """The test samples of a shard in the order of their ids; of too many, the same ones for every model."""
+def splits(task: str, settings: EvaluateSettings) -> tuple[str, ...]:
+    """The test split, and of classification the validate split too, where its thresholds are chosen."""
+    return ("test", "validate") if task == "classification" and settings.probabilities else ("test",)
+
+
+def samples_of(
+    shard: Shard, shards_root: Path, task: str, settings: EvaluateSettings, split: str, seed: int
+) -> list[Sample]:
+    """Samples of a split of a shard in the order of their ids; of too many, the same ones for every model."""
     name = str(shard.path.relative_to(shards_root))
-    samples = sorted(tasks.SAMPLES[task](shard, name, SPLIT, settings.views), key=lambda sample: order(sample.id))
+    if task in ASKED:
+        found = ask(shard, name, split, {task: 1.0}, Words(settings.wording), seed, settings.views)
+    else:
+        found = tasks.SAMPLES[task](shard, name, split, settings.views)
+    samples = sorted(found, key=lambda sample: order(sample.id))
     return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
+
+
+def requests_of(sample: Sample, films: tuple[bytes, ...], settings: EvaluateSettings) -> list[Request]:
+    """What is asked about a sample: its question; and for classification, of each label, how likely Yes and No are.
+
+    A word is forced on the model by `choice`, and its log-probability is that of the unconstrained model: so words of
+    several tokens are weighed, too. All requests of a sample share film and wording in the prefix cache.
+    """
+    asked = Request(sample.id, sample.messages[:-1], films, max_tokens=settings.tokens(sample.task))
+    if sample.task != "classification" or not settings.probabilities:
+        return [asked]
+    return [asked] + [
+        Request(
+            sample.id,
+            (("user", prompts.for_films(prompts.PRESENCE.format(label=label.lower()), len(films))),),
+            films,
+            max_tokens=8,
+            choice=[word],
+            logprobs=0,
+        )
+        for label in CHEXPERT_LABELS
+        for word in ("Yes", "No")
+    ]
+
+
+def probabilities(replies: Sequence[Reply]) -> dict[str, float]:
+    """Label -> P(Yes) of Yes and No, from the replies to the forced words in the order of `requests_of`."""
+    found = {}
+    for label, yes, no in zip(CHEXPERT_LABELS, replies[::2], replies[1::2], strict=bool(replies)):
+        assert yes.logprobs and no.logprobs
+        found[label] = 1 / (1 + math.exp(min(700.0, sum(no.logprobs[0]) - sum(yes.logprobs[0]))))
+    return found
 
 
 def _root(ctx: Context, role: str, stage: str) -> Path:
@@ -95,7 +152,3 @@ def _root(ctx: Context, role: str, stage: str) -> Path:
 
 def _films(shard: Shard, sample: Sample) -> tuple[bytes, ...]:
     return tuple(shard.jpeg(image.row) for image in sample.images)
-
-
-def _prediction(sample: Sample, unit: Unit, text: str, finish: str) -> Prediction:
-    return Prediction.of(sample, unit.params["model"], text, finish, bool(sample.meta.get("phantom")))

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.data.prompts import answer_of
+from diagcot.data.prompts import answer_of, last_answer_of
 from diagcot.data.samples import Sample
+from diagcot.evaluation.settings import ASKED
 from diagcot.jobs.errors import UserError
+
+ABOUT = ("label", "labels", "options", "option", "view")
+"""What of a sample's meta data goes with its prediction."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,16 @@ class Prediction:
     finish: str  # stop, length, or error where the server gave no text
     phantom: bool
     images: list[dict[str, Any]]  # shard and row of every film
+    split: str = "test"  # or validate, where thresholds are chosen
+    question: str = ""  # the user's words, <image> left away
+    scores: dict[str, float] = field(default_factory=dict)  # label -> probability, of classification
+    about: dict[str, Any] = field(default_factory=dict)  # options of a question, labels of a study: see ABOUT
 
     @staticmethod
-    def of(sample: Sample, model: str, output: str, finish: str, phantom: bool) -> "Prediction":
+    def of(
+        sample: Sample, model: str, output: str, finish: str, split: str, scores: Mapping[str, float] | None = None
+    ) -> "Prediction":
+        said = last_answer_of if sample.task in ASKED else answer_of
         return Prediction(
             id=sample.id,
             study=sample.study,
@@ -37,11 +48,15 @@ class Prediction:
             dataset=sample.study.split("/")[0],
             model=model,
             output=output,
-            answer=answer_of(output),
-            reference=answer_of(sample.answer),
+            answer=said(output),
+            reference=said(sample.answer),
             finish=finish,
-            phantom=phantom,
+            phantom=bool(sample.meta.get("phantom")),
             images=[asdict(image) for image in sample.images],
+            split=split,
+            question=sample.prompt.replace("<image>", "").strip(),
+            scores=dict(scores or {}),
+            about={name: sample.meta[name] for name in ABOUT if name in sample.meta},
         )
 
     def row(self) -> dict[str, Any]:
@@ -59,6 +74,46 @@ def read(paths: Iterable[Path]) -> Iterator[Prediction]:
                     raise UserError(
                         f"{path}:{number} is not a prediction ({type(error).__name__}); run its stage again"
                     ) from None
+
+
+def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
+    """All predictions as one Parquet file at `path`, which is returned; `about` is JSON text there."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    image = pa.struct([("shard", pa.string()), ("row", pa.int64())])
+    words = ("id", "study", "task", "dataset", "model", "output", "answer", "reference", "finish")
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in words),
+            ("phantom", pa.bool_()),
+            ("images", pa.list_(image)),
+            ("split", pa.string()),
+            ("question", pa.string()),
+            ("scores", pa.map_(pa.string(), pa.float64())),
+            ("about", pa.string()),
+        ]
+    )
+    table = [
+        {**row.row(), "scores": list(row.scores.items()), "about": json.dumps(row.about, sort_keys=True)}
+        for row in rows
+    ]
+    parquet.write_table(pa.Table.from_pylist(table, schema=schema), path)
+    return path
+
+
+def read_parquet(path: Path) -> Iterator[Prediction]:
+    """What `write_parquet` wrote. Raises UserError if the file is not such a one."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        for row in parquet.read_table(path).to_pylist():
+            yield Prediction(**{**row, "scores": dict(row["scores"]), "about": json.loads(row["about"])})
+    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} holds no predictions ({type(error).__name__}); run the aggregation of its run again"
+        ) from None
 
 
 def order(sample_id: str) -> str:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from diagcot.evaluation import drawing
 from diagcot.evaluation.examples import Example
 from diagcot.evaluation.history import Stage
+from diagcot.evaluation.published import PUBLISHED, Published
 from diagcot.evaluation.verdicts import RULE
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again
@@ -32,7 +33,9 @@ def html(
     return page.get_template("report.html.j2").render(
         metrics=metrics,
         datasets=datasets,
+        families=_families(metrics),
         main=[column for column in metrics["columns"] if column["main"]],
+        published=_published(metrics, datasets[0]) if datasets else [],
         others=[column for column in metrics["columns"] if not column["main"]],
         marks=_MARKS,
         rule=RULE,
@@ -72,19 +75,49 @@ def _curves(stages: Sequence[Stage], colours: Mapping[str, int]) -> list[tuple[s
     return found
 
 
+def _families(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The columns of the main tables, by family of tasks in their order."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for column in metrics["columns"]:
+        if column["main"]:
+            found.setdefault(column["family"], []).append(column)
+    return found
+
+
+def _published(metrics: Mapping[str, Any], dataset: str) -> list[tuple[Published, list[tuple[str, float]]]]:
+    """Published values whose metric the run has, each with (model, value) of the run's first and last model."""
+    rows = [row for row in metrics["rows"] if row["dataset"] == dataset]
+    found = []
+    for one in PUBLISHED:
+        cells = [(row["model"], row["scores"].get(one.column, {}).get("value")) for row in rows]
+        ours = [(model, value) for model, value in cells if value is not None]
+        if ours:
+            found.append((one, [ours[0], ours[-1]] if len(ours) > 1 else ours))
+    return found
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The scores as Markdown, a table for each dataset and family of tasks."""
+    lines: list[str] = []
+    for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
+        lines += [f"### {dataset}", ""]
+        for family in _families(metrics).values():
+            lines += ["| model | " + " | ".join(c["title"] for c in family) + " | samples |"]
+            lines.append("|---|" + "---|" * (len(family) + 1))
+            for row in metrics["rows"]:
+                if row["dataset"] == dataset:
+                    cells = [_cell(row["scores"].get(column["name"])) for column in family]
+                    tasks = {column["task"] for column in family}
+                    lines.append(f"| {row['model']} | " + " | ".join(cells) + f" | {_samples(row, tasks)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
 def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
     """The table, the verdicts and the stages as Markdown, without texts or films of any study."""
-    main = [column for column in metrics["columns"] if column["main"]]
-    lines = [f"# Run {metrics['run']}", "", *_notes(metrics), ""]
+    lines = [f"# Run {metrics['run']}", "", *_notes(metrics), "", "## Scores", "", table(metrics)]
     for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
-        lines += [f"## {dataset}", "", "| model | " + " | ".join(c["title"] for c in main) + " | samples |"]
-        lines.append("|---|" + "---|" * (len(main) + 1))
-        for row in metrics["rows"]:
-            if row["dataset"] == dataset:
-                cells = [_cell(row["scores"].get(column["name"])) for column in main]
-                lines.append(f"| {row['model']} | " + " | ".join(cells) + f" | {_samples(row)} |")
-        lines.append("")
-        lines += [f"* {v['text']}" for v in metrics["verdicts"] if v["dataset"] == dataset] + [""]
+        lines += [f"* {dataset}: {v['text']}" for v in metrics["verdicts"] if v["dataset"] == dataset] + [""]
     lines += [
         RULE,
         "",
@@ -118,5 +151,5 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
     return f"{cell['value']:.3f}{mark} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-def _samples(row: Mapping[str, Any]) -> str:
-    return " + ".join(f"{count} {task}" for task, count in row["samples"].items())
+def _samples(row: Mapping[str, Any], tasks: set[str]) -> str:
+    return " + ".join(f"{count} {task}" for task, count in row["samples"].items() if task in tasks)

@@ -1,21 +1,24 @@
-"""Settings of the evaluation's two kinds."""
+"""Settings of the evaluation's three kinds."""
 
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
+from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
 from diagcot.serving.settings import ServerSettings
 
-Task = Literal["report", "grounding", "classification"]
+Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
+Written = Literal["fg", "fg_i", "fs", "ig", "ig_i"]
+Task = Literal["report", "grounding", "classification", "open", "grounding_pixels", Closed, Written]
+"""Reports, boxes and labels as DiagCoT asks for them, and the question answering of CX-Mind (method.md 7.2)."""
 
+CLOSED: tuple[str, ...] = get_args(Closed)
+WRITTEN: tuple[str, ...] = get_args(Written)
+ASKED = (*CLOSED, *WRITTEN, "open", "grounding_pixels")
+"""Tasks whose samples are made by `diagcot.data.questions`."""
 
-class MaxTokens(Settings):
-    """Tokens that a model may write in each task."""
-
-    report: PositiveInt = 1024
-    grounding: PositiveInt = 512
-    classification: PositiveInt = 512
+_TOKENS = {"report": 1024}
 
 
 class EvaluateSettings(Settings):
@@ -24,7 +27,29 @@ class EvaluateSettings(Settings):
     tasks: list[Task] = Field(["report", "grounding"], min_length=1)
     views: Literal["image", "study"] = "image"  # a sample for each film, or one for all of a study
     samples_per_shard: int | None = Field(None, ge=1)  # of each task: those with the smallest digests of their ids
-    max_tokens: MaxTokens = MaxTokens()
+    max_tokens: dict[Task, PositiveInt] = {}  # that a model may write: 1024 for a report and 512 else
+    # Of classification: the probability of each label from Yes and No, 28 short requests a film; and on which split the
+    # thresholds are chosen at which it counts as present.
+    probabilities: bool = True
+    wording: dict[str, list[str]] = {}  # of the questions, as in the `questions` stage that trained the model
+    server: ServerSettings = ServerSettings()
+
+    @model_validator(mode="after")
+    def _worded(self) -> "EvaluateSettings":
+        Words(self.wording)
+        return self
+
+    def tokens(self, task: str) -> int:
+        """Tokens that a model may write in a task."""
+        given: dict[str, int] = {**_TOKENS, **dict(self.max_tokens.items())}
+        return given.get(task, 512)
+
+
+class JudgeSettings(Settings):
+    """A local model's word on whether an answer says what the reference says, at temperature 0."""
+
+    tasks: list[Task] = Field(["open"], min_length=1)
+    max_tokens: int = Field(32, ge=4)
     server: ServerSettings = ServerSettings()
 
 
@@ -33,4 +58,5 @@ class AggregateSettings(Settings):
 
     draws: int = Field(1000, ge=100)  # of the bootstrap
     examples: int = Field(6, ge=0)  # samples of each task shown in the report
-    java_s: float = Field(180, gt=0)  # how long METEOR may take to get ready, and the tokeniser to be done
+    r2gen: bool = False  # reports by R2Gen's protocol as well, under names of their own
+    java_s: float = Field(180, gt=0)  # how long the Java tokeniser may take

@@ -2,60 +2,84 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+from diagcot.evaluation.classification import by_label
+from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, judged_metrics, measured, meteor_column, unreadable
 from diagcot.evaluation.predictions import Prediction
-from diagcot.evaluation.score import (
-    COLUMNS,
-    Java,
-    classification_metrics,
-    grounding_metrics,
-    report_metrics,
-    unreadable,
-)
+from diagcot.evaluation.reports import r2gen_metrics, r2gen_texts
+from diagcot.evaluation.score import TextTools, meteor_metric
 from diagcot.jobs.errors import UserError
+from diagcot.metrics import meteor
 from diagcot.metrics.intervals import Bootstrap, Metric
 
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
+
+Judged = dict[tuple[str, str], dict[str, list[bool]]]
 
 NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
 ALL = "all"  # the rows that pool the datasets, where there are several
 
 
 def table(
-    predictions: Sequence[Prediction], models: Sequence[str], java: Java, draws: int, seed: int
+    predictions: Sequence[Prediction],
+    models: Sequence[str],
+    tools: TextTools,
+    draws: int,
+    seed: int,
+    *,
+    r2gen: bool = False,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
+    r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
-    groups = _grouped(predictions)
-    reports = [row for row in predictions if row.task == "report"]
-    words = java.tokenize(list(dict.fromkeys(side for row in reports for side in (row.answer, row.reference))))
-    pairs = [(words[row.answer], words[row.reference]) for row in reports]
-    java.start_meteor(pairs)
-    scores: dict[tuple[str, str, str], Scores] = {}
+    groups = _grouped([row for row in predictions if row.split == "test"])
+    chosen_on = _grouped([row for row in predictions if row.split == "validate"])
+    written = [row for row in predictions if row.task in TEXTS]
+    pool = ThreadPoolExecutor(1)
+    pool.submit(meteor.load)  # meanwhile; what goes wrong is told when METEOR is asked for
+    words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
+    pairs = {
+        (key, meteor_column(key[1])): [(words[r.answer], words[r.reference]) for r in rows]
+        for key, rows in groups.items()
+        if key[1] in TEXTS
+    }
+    if r2gen:
+        reports = {key: rows for key, rows in groups.items() if key[1] == "report"}
+        pairs |= {(key, "meteor_r2gen"): list(zip(*r2gen_texts(rows), strict=True)) for key, rows in reports.items()}
+    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for pair in some])
+    scores: dict[tuple[str, str, str], Scores] = {
+        key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
+    }
     for key, rows in groups.items():
-        if key[1] == "report":
-            scores[key] = report_metrics(rows, words)
-        else:
-            scores[key] = (grounding_metrics if key[1] == "grounding" else classification_metrics)(rows)
-    java.finish_meteor(pairs)
-    for key, rows in groups.items():
-        if key[1] == "report":
-            scores[key]["meteor"] = java.meteor([words[r.answer] for r in rows], [words[r.reference] for r in rows])
+        if r2gen and key[1] == "report":
+            scores[key] |= r2gen_metrics(rows)
+        if verdicts := (judged or {}).get(key[1:]):
+            scores[key] |= judged_metrics(rows, verdicts)
+    counts = counted.result()
+    pool.shutdown()
+    for (key, column), some in pairs.items():
+        scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
-        "tokenizer": java.tokenizer,
-        "missing": java.missing,
+        "tokenizer": tools.tokenizer,
+        "missing": tools.missing,
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
-        "columns": [asdict(c) for c in COLUMNS if any(c.name in row["scores"] for row in rows_of_table)],
+        "columns": [
+            {**asdict(c), "family": FAMILY.get(c.task, "questions")}
+            for c in COLUMNS
+            if any(c.name in row["scores"] for row in rows_of_table)
+        ],
         "rows": rows_of_table,
     }
 
@@ -91,7 +115,8 @@ def _rows(
     tasks = sorted({task for d, task, _ in groups if d == dataset})
     present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
     rows: list[dict[str, Any]] = [
-        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}} for model in present
+        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}, "labels": {}}
+        for model in present
     ]
     for task in tasks:
         some = next(groups[dataset, task, model] for model in present if (dataset, task, model) in groups)
@@ -106,6 +131,11 @@ def _rows(
                 "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
                 "unreadable": sum(answer.finish == "stop" and unreadable(answer) for answer in answers),
             }
+            if task == "classification":
+                row["labels"] = {
+                    label: {"positive": count, **asdict(boot.interval(auc))}
+                    for label, (count, auc) in by_label(answers).items()
+                }
             against = {"previous": present[place - 1], "base": present[0]} if place else {}
             for name, metric in scores[dataset, task, model].items():
                 row["scores"][name] = _score(
@@ -127,6 +157,8 @@ def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, 
         theirs = others.get(name)
         if isinstance(theirs, Metric):
             difference = boot.difference(metric, theirs)
-            verdict = "better" if difference.low > NOISE else "worse" if difference.high < -NOISE else "unclear"
-            cell[how] = {"model": model, **asdict(difference), "verdict": verdict}
+            up, down = ("worse", "better") if name in LOW else ("better", "worse")
+            verdict = up if difference.low > NOISE else down if difference.high < -NOISE else "unclear"
+            p = round(boot.p_value(metric, theirs), 4)
+            cell[how] = {"model": model, **asdict(difference), "p": p, "verdict": verdict}
     return cell

@@ -22,6 +22,10 @@ class Unit(NamedTuple):
     params: Mapping[str, Any] = MappingProxyType({})
 
 
+class Assisted(Exception):
+    """Raised by a kind's `open` on a rank that only helped rank 0, when that needs no more help."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a unit produced: final path -> staged path (see `Context.staged`), and counts for its manifest."""
@@ -53,6 +57,7 @@ class Context:
     nodes: int = 1
     cpus: int = 1
     gpus: int = 0
+    startup_s: float = 0.0  # what the kind has spent so far on getting ready, such as starting a model server
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[dict[str, Any]], None] | None = None
     _unit: str = ""

@@ -61,7 +61,8 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 counts[name] = counts.get(name, 0) + value
     made = attempts.read(plan.path)
-    seconds = sum(row.get("seconds", 0) + row.get("startup_seconds", 0) for row in rows)
+    startup = sum(row.get("startup_seconds", 0) for row in rows)
+    seconds = startup + sum(row.get("seconds", 0) for row in rows)
     summary = {
         "run": plan.run,
         "stage": plan.stage,
@@ -73,6 +74,7 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
         "submissions": [_told(attempt) for attempt in made],
         "failures": len(list((plan.path / "failed").glob("*.json"))),
         "seconds": seconds,
+        "startup_seconds": startup,
         "gpu_hours": sum(row.get("gpu_seconds", 0) for row in rows) / 3600,
         "cpu_hours": seconds * plan.resources.cpus * plan.resources.ranks / 3600,
         "started": min((row["started"] - row.get("startup_seconds", 0) for row in rows), default=None),

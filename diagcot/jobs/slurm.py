@@ -184,6 +184,11 @@ def cancel(job_ids: Sequence[str]) -> None:
         call("scancel", *job_ids)
 
 
+def hostnames(nodelist: str) -> list[str]:
+    """The names in a host list such as `gpu[03-05,9],x1`."""
+    return call("scontrol", "show", "hostnames", nodelist).split()
+
+
 def config(timeout: float = TIMEOUT_S) -> dict[str, str]:
     """`scontrol show config` as a mapping."""
     rows = (

@@ -5,6 +5,7 @@ import faulthandler
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from diagcot.jobs import slurm
-from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.context import Assisted, Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
 from diagcot.jobs.ledger import done_keys, marks, publish, remove, settle
@@ -30,6 +31,9 @@ PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could
 STUCK = 3  # executions that reach their time limit without progress: no further one is asked for
 HUNG = 3  # executions that hang
 LAG_S = 30  # how long a file that another node has written may take to be seen (NFS attribute caches)
+LOST_PEER = "LostPeer"  # the type of a failure that says no more than that another rank is gone
+# What gloo and NCCL say then.
+_GONE = re.compile(r"Connection (reset|closed) by peer|Broken pipe|remote process exited")
 EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
 
 
@@ -71,7 +75,10 @@ def work(stage_dir: Path, slot: int) -> str:
     before, began = _marks(plan, slot), time.monotonic()
     try:
         _await_upstream(plan, slot)
-        state = _run(plan, slot, ctx)
+        try:
+            state = _run(plan, slot, ctx)
+        except Assisted:
+            state = "done"
         if state == "parked" and ctx.rank == 0 and warned.is_set():
             at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
             _count_stuck(ctx, at_limit and _marks(plan, slot) <= before)
@@ -182,7 +189,7 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
         for unit in units:
             if ctx.stopping():
                 return "parked"
-            ctx._unit, begun = unit.key, time.time()
+            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # `open` is told apart by the clock
             result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
@@ -190,9 +197,9 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                 about = {
                     "attempt": ctx.attempt,
                     "node": os.uname().nodename,
-                    "started": begun,
-                    "seconds": time.time() - begun,
-                    "startup_seconds": (ready - started) if unit is units[0] else 0.0,
+                    "started": begun + ctx.startup_s,
+                    "seconds": time.time() - begun - ctx.startup_s,
+                    "startup_seconds": ctx.startup_s + (ready - started if unit is units[0] else 0.0),
                     "gpu_seconds": (time.time() - (started if unit is units[0] else begun)) * ctx.gpus * ctx.world_size,
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
@@ -307,7 +314,7 @@ def _record_failure(ctx: Context, error: BaseException) -> None:
         "rank": ctx.rank,
         "host": os.uname().nodename,
         "time": time.time(),
-        "type": type(error).__name__,
+        "type": LOST_PEER if ctx.world_size > 1 and _peer_is_gone(error) else type(error).__name__,
         "message": str(error)[:2000],
         "for_user": isinstance(error, UserError),
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-6:]],
@@ -316,6 +323,10 @@ def _record_failure(ctx: Context, error: BaseException) -> None:
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{ctx.task}.{ctx.attempt}.r{ctx.rank}.json", row)
     ctx.event("failed", type=row["type"])
+
+
+def _peer_is_gone(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None
 
 
 def clean(plan: Plan) -> None:

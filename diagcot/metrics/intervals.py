@@ -1,9 +1,11 @@
-"""Bootstrap intervals of additive metrics, studies drawn whole (Efron 1979; Field and Welsh 2007).
+"""Bootstrap intervals, studies drawn whole (Efron 1979; Field and Welsh 2007).
 
-Every metric of the suite is a function of summed counts: a mean is sum over number, BLEU a function of ten sums. So a
-draw is one row of a matrix product, and the difference of two models is taken draw by draw on the same studies.
+A draw says how often each sample counts, and a metric is a function of these weights. Nearly all are additive: a mean is
+sum over number, BLEU a function of ten sums, so that all draws are one matrix product; those that rank samples (AUC) are
+in `diagcot.metrics.ranking`. The difference of two models is taken draw by draw on the same studies.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +17,32 @@ Array = NDArray[np.float64]
 TAIL = 2.5  # per cent on each side of a 95 % interval
 
 
+class Metric(ABC):
+    """What can be scored on any draw of its N samples."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def under(self, times: Array, group: NDArray[np.intp]) -> Array:
+        """Scores (D,) of D draws: times (D, G) is how often each group is drawn, group (N,) the group of a sample."""
+
+
 @dataclass(frozen=True, eq=False)
-class Metric:
+class Additive(Metric):
     """Additive counts of every sample, (N, ...), and the function that turns their sums, (..., ...), into a score."""
 
     counts: Array
     score: Callable[[Array], Array]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def under(self, times: Array, group: NDArray[np.intp]) -> Array:
+        flat = self.counts.reshape(len(self.counts), -1)
+        sums = np.zeros((times.shape[1], flat.shape[1]))
+        np.add.at(sums, group, flat)
+        return self.score((times @ sums).reshape(len(times), *self.counts.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -37,10 +59,10 @@ def mean_of(sums: Array) -> Array:
     return np.divide(sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=sums[..., 1] > 0)
 
 
-def mean(values: Sequence[float] | Array) -> Metric:
+def mean(values: Sequence[float] | Array) -> Additive:
     """The mean of per-sample values, shape (N,)."""
     column = np.asarray(values, dtype=np.float64)
-    return Metric(np.stack([column, np.ones_like(column)], axis=-1), mean_of)
+    return Additive(np.stack([column, np.ones_like(column)], axis=-1), mean_of)
 
 
 class Bootstrap:
@@ -62,24 +84,30 @@ class Bootstrap:
         """The metric's score in every draw, (draws,). Raises ValueError if it has not one row for each sample."""
         if metric in self._drawn:
             return self._drawn[metric]
-        if len(metric.counts) != self.samples:
-            raise ValueError(f"{len(metric.counts)} rows of counts for {self.samples} samples")
-        flat = metric.counts.reshape(self.samples, -1)
-        sums = np.zeros((self.studies, flat.shape[1]))
-        np.add.at(sums, self._study, flat)
-        drawn = metric.score((self._times @ sums).reshape(self._draws, *metric.counts.shape[1:]))
-        self._drawn[metric] = drawn
-        return drawn
+        if len(metric) != self.samples:
+            raise ValueError(f"{len(metric)} rows of counts for {self.samples} samples")
+        self._drawn[metric] = metric.under(self._times, self._study)
+        return self._drawn[metric]
+
+    def value(self, metric: Metric) -> float:
+        """The score of all samples."""
+        return float(metric.under(np.ones((1, self.studies)), self._study)[0])
 
     def interval(self, metric: Metric) -> Interval:
         """The score of all samples and its interval. Raises ValueError where there are no samples."""
-        return self._interval(float(metric.score(metric.counts.sum(axis=0))), self.draws(metric))
+        return self._interval(self.value(metric), self.draws(metric))
 
     def difference(self, ours: Metric, theirs: Metric) -> Interval:
         """Score of `ours` less score of `theirs` on the same samples, and its interval over the same draws."""
-        value = float(ours.score(ours.counts.sum(axis=0)) - theirs.score(theirs.counts.sum(axis=0)))
-        return self._interval(value, self.draws(ours) - self.draws(theirs))
+        return self._interval(self.value(ours) - self.value(theirs), self.draws(ours) - self.draws(theirs))
+
+    def p_value(self, ours: Metric, theirs: Metric) -> float:
+        """Two-sided p of no difference, 0 to 1: how far the draws of the difference lie across zero (Efron 1993, 15)."""
+        drawn = self.draws(ours) - self.draws(theirs)
+        drawn = drawn[np.isfinite(drawn)]
+        across = min((drawn <= 0).sum(), (drawn >= 0).sum())
+        return float(min(1.0, 2 * (across + 1) / (len(drawn) + 1)))
 
     def _interval(self, value: float, draws: Array) -> Interval:
-        low, high = np.percentile(draws, [TAIL, 100 - TAIL])
+        low, high = np.nanpercentile(draws, [TAIL, 100 - TAIL])
         return Interval(value, float(low), float(high))

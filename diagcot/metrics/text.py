@@ -7,9 +7,9 @@ so that one sample, a corpus and a bootstrap draw are computed by the same lines
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def sentence_bleu(hyps: Sequence[str], refs: Sequence[str]) -> Array:
     return bleu_of(bleu_counts(hyps, refs))
 
 
-def _common_subsequence(one: list[str], two: list[str]) -> int:
+def common_subsequence(one: list[str], two: list[str]) -> int:
     """Length of the longest common subsequence, a row of the table held in one integer (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for position, token in enumerate(one):
@@ -85,11 +85,14 @@ def rouge_l(hyps: Sequence[str], refs: Sequence[str]) -> Array:
     scores = []
     for hyp, ref in _pairs(hyps, refs):
         ours, theirs = hyp.split(" "), ref.split(" ")  # an empty text is one empty word, as in pycocoevalcap
-        common = _common_subsequence(ours, theirs)
+        common = common_subsequence(ours, theirs)
         precision, recall = common / len(ours), common / len(theirs)
         weighted = recall + _BETA**2 * precision
         scores.append((1 + _BETA**2) * precision * recall / weighted if weighted else 0.0)
     return np.array(scores, dtype=np.float64)
+
+
+Vectors = tuple[list[dict[tuple[str, ...], float]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -111,22 +114,33 @@ class Rarity:
                 frequency.update(order.keys())
         return Rarity(len(refs), dict(frequency))
 
+    @cached_property
+    def vectors(self) -> Callable[[str], Vectors]:
+        """A text as n-grams weighed by rarity, one vector for each order, and the vectors' lengths. Cached."""
+        documents = math.log(self.documents) if self.documents else 0.0
+        weights = {count: documents - math.log(count) for count in set(self.frequency.values())}
+        frequency = self.frequency
+
+        @lru_cache(maxsize=2048)
+        def vectors(text: str) -> Vectors:
+            parts = [
+                {
+                    gram: count * (weights[frequency[gram]] if gram in frequency else documents)
+                    for gram, count in order.items()
+                }
+                for order in ngrams(text)
+            ]
+            return parts, [math.sqrt(sum(weight * weight for weight in part.values())) for part in parts]
+
+        return vectors
+
+    def __reduce__(self) -> tuple[type, tuple[int, dict[tuple[str, ...], int]]]:
+        return Rarity, (self.documents, self.frequency)
+
 
 def cider(hyps: Sequence[str], refs: Sequence[str], rarity: Rarity | None = None) -> Array:
     """CIDEr-D, n = 4, sigma = 6 (Vedantam 2015), of every sample: (N,), 0 to 10; the corpus score is the mean."""
-    rarity = rarity or Rarity.of(refs)
-    documents = math.log(rarity.documents) if rarity.documents else 0.0
-    weights: dict[tuple[str, ...], float] = {
-        gram: documents - math.log(count) for gram, count in rarity.frequency.items()
-    }
-
-    @lru_cache(maxsize=4096)
-    def vectors(text: str) -> tuple[list[dict[tuple[str, ...], float]], list[float]]:
-        parts = [
-            {gram: count * weights.get(gram, documents) for gram, count in order.items()} for order in ngrams(text)
-        ]
-        return parts, [math.sqrt(sum(weight * weight for weight in part.values())) for part in parts]
-
+    vectors = (rarity or Rarity.of(refs)).vectors
     scores = []
     for hyp, ref in _pairs(hyps, refs):
         (ours, our_norms), (theirs, their_norms) = vectors(hyp), vectors(ref)

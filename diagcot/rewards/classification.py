@@ -97,9 +97,12 @@ def _combine(form: float, agreed: float, repetition: float, progress: float) -> 
 
 
 def released(output: str, reference: Reference, progress: float = 0.0) -> Score:
-    """As released: `progress` never reached the formula, so it is 0 always, and the parser's faults count."""
+    """As released: `progress` never reached the formula, so it is 0 always, and the parser's faults count.
+
+    The layout it rewards is not the one its prompt asks for (method.md 12.16), so no output earns the format.
+    """
     agreed = agreement(parse_as_released(output), parse_as_released(reference.answer), 0.0)
-    return _combine(float(layout.single_as_released(output)), agreed, _repetition(output), 0.0)
+    return _combine(0.0, agreed, _repetition(output), 0.0)
 
 
 def curriculum(output: str, reference: Reference, progress: float = 0.0) -> Score:

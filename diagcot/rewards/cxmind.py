@@ -6,8 +6,8 @@ Both return the base reward 0.1 format + 0.9 accuracy as "overall", and the term
 
 import re
 
-from diagcot.metrics.text import rouge_l, sentence_bleu
-from diagcot.metrics.tokens import words
+from diagcot.metrics.porter import stem
+from diagcot.metrics.text import common_subsequence, sentence_bleu
 from diagcot.rewards import layout
 from diagcot.rewards.layout import Pair
 from diagcot.rewards.score import Reference, Score
@@ -20,9 +20,21 @@ _MARKS = re.compile(rf"[{_RIGHT}{_WRONG}]")
 
 
 def _likeness(think: str, gold: str) -> float:
-    """0.3 BLEU-1 + 0.7 ROUGE-L of two thinks, 0 to 1."""
-    ours, theirs = [words(think)], [words(gold)]
-    return min(1.0, 0.3 * float(sentence_bleu(ours, theirs)[0, 0]) + 0.7 * float(rouge_l(ours, theirs)[0]))
+    """0.3 BLEU-1 + 0.7 ROUGE-L of two thinks, 0 to 1.
+
+    BLEU's words are small letters with points split off; ROUGE-L is the F1 of stems of letters and digits alone.
+    """
+    ours, theirs = ([" ".join(text.lower().replace(".", " . ").split())] for text in (think, gold))
+    bleu = float(sentence_bleu(ours, theirs)[0, 0])
+    stems, gold_stems = _stems(think), _stems(gold)
+    common = common_subsequence(stems, gold_stems)
+    rouge = 2 * common / (len(stems) + len(gold_stems)) if common else 0.0
+    return min(1.0, 0.3 * bleu + 0.7 * rouge)
+
+
+def _stems(text: str) -> list[str]:
+    """Words of letters and digits, those of more than three as their stems (ROUGE's own tokens)."""
+    return [stem(word) if len(word) > 3 else word for word in re.findall(r"[a-z0-9]+", text.lower())]
 
 
 def _base(form: bool, accuracy: float, process: float, reason: float) -> Score:
@@ -49,7 +61,13 @@ def _marked_rightly(text: str, right: bool) -> bool:
 
 
 def closed(
-    output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.5, checked: bool = True
+    output: str,
+    reference: Reference,
+    progress: float = 0.0,
+    *,
+    process: float = 0.5,
+    reason: float = 1.0,
+    checked: bool = True,
 ) -> Score:
     """Accuracy is whether the last pair's option is the gold one; process pays `process` (code 0.5, paper 0.2) if
     every pair is marked rightly; reason compares the think about the gold option with the gold trace's.
@@ -68,11 +86,11 @@ def closed(
     if checked:
         judged = {option(step.answer) for step in steps[:-1]}
         marks = marks and form and judged >= {option(step.answer) for step in gold_steps[:-1]}
-    reason = 0.0
+    likeness = 0.0
     if correct:
         ours = next(step.think for step in steps if option(step.answer) == gold)
-        reason = _likeness(ours, next(step.think for step in gold_steps if option(step.answer) == gold))
-    return _base(form, float(correct), process if marks else 0.0, reason)
+        likeness = _likeness(ours, next(step.think for step in gold_steps if option(step.answer) == gold))
+    return _base(form, float(correct), process if marks else 0.0, reason * likeness)
 
 
 def _diseases_as_released(text: str) -> frozenset[str]:
@@ -93,7 +111,13 @@ def _f1(predicted: frozenset[str], truth: frozenset[str]) -> float:
 
 
 def opened(
-    output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.2, checked: bool = True
+    output: str,
+    reference: Reference,
+    progress: float = 0.0,
+    *,
+    process: float = 0.2,
+    reason: float = 1.0,
+    checked: bool = True,
 ) -> Score:
     """Accuracy is the F1 of the last pair's diseases; process pays `process` if there are more than two pairs and
     every middle one is marked rightly; reason compares the thinks about present diseases with the gold ones.
@@ -122,7 +146,7 @@ def opened(
                 about = (other for other in gold_steps[1:-1] if _subject(other) == subject)
             gold = next(about, gold_steps[-1])
             reasons.append(_likeness(step.think, gold.think))
-    return _base(form, accuracy, process if marks else 0.0, sum(reasons) / len(reasons) if reasons else 0.0)
+    return _base(form, accuracy, process if marks else 0.0, reason * sum(reasons) / max(1, len(reasons)))
 
 
 def _subject(step: Pair) -> str:

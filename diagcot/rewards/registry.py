@@ -4,21 +4,35 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from diagcot.data.prompts import answer_of
+from diagcot.metrics import meteor
 from diagcot.metrics.text import Rarity
 from diagcot.metrics.tokens import words
-from diagcot.rewards import classification, cxmind, grounding, report
-from diagcot.rewards.names import MODES
+from diagcot.rewards import classification, cxmind, foreign, grounding, report
+from diagcot.rewards.names import MODES, STYLES
 from diagcot.rewards.score import Reference, Reward, Score
 
 _ONE: dict[tuple[str, str], Callable[..., Score]] = {
     ("classification", "released"): classification.released,
     ("classification", "curriculum"): classification.curriculum,
     ("grounding", "released"): grounding.released,
+    ("grounding", "graded"): partial(grounding.released, graded=True),
     ("grounding", "matched"): grounding.matched,
+    ("grounding_pixels", "matched"): grounding.pixels,
     ("closed", "released"): partial(cxmind.closed, checked=False),
     ("closed", "checked"): cxmind.closed,
+    ("closed", "paper"): partial(cxmind.closed, process=0.2),
+    ("closed", "think"): partial(cxmind.closed, process=0.0),
+    ("closed", "answer"): partial(cxmind.closed, process=0.0, reason=0.0),
     ("open", "released"): partial(cxmind.opened, checked=False),
     ("open", "checked"): cxmind.opened,
+    ("open", "think"): partial(cxmind.opened, process=0.0),
+    ("open", "answer"): partial(cxmind.opened, process=0.0, reason=0.0),
+}
+_REPORT: dict[str, Reward] = {
+    "released": report.released,
+    "whole": partial(report.released, whole=True),
+    "repetition": partial(report.released, repetition=True),
+    "spine": partial(report.released, spine=True),
 }
 _CORPUS_LIMIT = 20_000  # references that CIDEr's word rarity is taken from; more change it by less than its own noise
 
@@ -26,22 +40,24 @@ _CORPUS_LIMIT = 20_000  # references that CIDEr's word rarity is taken from; mor
 def reward(name: str, mode: str, corpus: Iterable[Reference] = ()) -> Reward:
     """The reward `name` in `mode` (see `names.MODES`) as a batch function that pickles, so that a worker can hold it.
 
-    `corpus` are the training references; only the clinical report reward looks at them. Raises ValueError for an
-    unknown name or mode.
+    `corpus` are the training references; only the clinical report reward looks at them. A `name` like
+    `file.py:function` is another project's reward, and `mode` the style in which it is called. Raises ValueError for an
+    unknown name or mode, MeteorError where a report reward cannot have METEOR, UserError for a foreign one.
     """
+    if mode in STYLES:
+        return foreign.load(name, mode)
     if mode not in MODES.get(name, ()):
         known = ", ".join(f"{reward}/{mode}" for reward, modes in MODES.items() for mode in modes)
         raise ValueError(f"there is no reward {name}/{mode}; there are {known}")
-    if name == "report":
-        if mode == "released":
-            return report.released
-        texts = [words(answer_of(item.answer)) for item, _ in zip(corpus, range(_CORPUS_LIMIT), strict=False)]
-        if len(set(texts)) < 2:
-            raise ValueError(
-                "the clinical report reward weighs words by rarity: give at least two different references"
-            )
-        return partial(report.clinical, rarity=Rarity.of(texts))
-    return partial(_each, _ONE[name, mode])
+    if name != "report":
+        return partial(_each, _ONE[name, mode])
+    meteor.load()
+    if mode != "clinical":
+        return _REPORT[mode]
+    texts = [words(answer_of(item.answer)) for item, _ in zip(corpus, range(_CORPUS_LIMIT), strict=False)]
+    if len(set(texts)) < 2:
+        raise ValueError("the clinical report reward weighs words by rarity: give at least two different references")
+    return partial(report.clinical, rarity=Rarity.of(texts))
 
 
 def _each(

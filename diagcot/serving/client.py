@@ -94,7 +94,7 @@ class _Lane:
             return
         load = Load.read(answer.body) if answer.status == 200 else None
         if load is not None:
-            self.throttle.see(load)
+            self.throttle.see(load, self.in_flight)
         elif answer.status in (200, 401, 403, 404, 405):
             self.throttle = None
 
@@ -173,7 +173,7 @@ class Client:
             if response.status != 200:
                 return Reply(error=f"HTTP {response.status}: {_message(response)}")
             try:
-                reply = Reply.from_body(json.loads(response.body))
+                reply = Reply.from_body(json.loads(response.body.decode()))
             except (ValueError, LookupError, TypeError) as error:
                 busy += 1
                 if busy > self._settings.retries:

@@ -68,6 +68,12 @@ def main() -> None:
     if args.model_tag:
         args.model = args.model_tag
     validate_parsed_serve_args(args)
+    if args.headless:  # another node's part of a server on several nodes
+        from vllm.entrypoints.cli.serve import run_headless
+
+        args.api_server_count = 0
+        run_headless(args)
+        return
     uvloop.run(run_server(args))
 
 

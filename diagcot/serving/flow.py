@@ -49,12 +49,12 @@ class Flow:
         found: dict[str, float] = {
             "tokens/s": round(self.tokens_per_s, 1),
             "requests/s": round(self.requests_per_s, 1),
-            "in_flight": self.in_flight,
+            "in flight": self.in_flight,
         }
         if self.waiting is not None:
             found["waiting"] = self.waiting
         if self.cache_hit_rate is not None:
-            found["cache_hits"] = round(self.cache_hit_rate, 3)
+            found["cache hits %"] = round(100 * self.cache_hit_rate, 1)
         return found
 
     def counts(self) -> dict[str, float]:
@@ -111,12 +111,18 @@ def flow(
     loop = uvloop.new_event_loop()
     source, running, finished = iter(items), set[asyncio.Task[R]](), deque[asyncio.Task[R]]()
     meter, done, told = _Meter(client), 0, time.monotonic()
-    more, stopped, give_up = True, False, float("inf")
+    more, stopped, woken, give_up = True, False, True, float("inf")
 
     def settled(task: asyncio.Task[R]) -> None:
         running.discard(task)
         finished.append(task)
-        loop.stop()
+        wake()
+
+    def wake() -> None:
+        nonlocal woken
+        if not woken:  # a second stop would outlive this run of the loop and end the next one at its start
+            woken = True
+            loop.stop()
 
     async def steer() -> None:
         while True:
@@ -141,7 +147,8 @@ def flow(
             if not running and not finished:
                 return
             if not finished:
-                tick = loop.call_later(LOOK_S / 2, loop.stop)
+                woken = False
+                tick = loop.call_later(LOOK_S / 2, wake)
                 loop.run_forever()
                 tick.cancel()
             if time.monotonic() - told >= LOOK_S:
@@ -154,11 +161,8 @@ def flow(
                 return
     finally:
         progress(meter.read(done, len(running)))
-        for task in running:
-            task.remove_done_callback(settled)
         loop.run_until_complete(_end(client, [steering, *running, *finished]))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        loop.close()  # a thread that revives a server is not waited for: `close` of the server ends it
 
 
 async def _run(work: Callable[[Client, T], Awaitable[R]], client: Client, item: T) -> R:

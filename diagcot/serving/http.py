@@ -1,14 +1,13 @@
 """HTTP/1.1 over kept connections, for the one thing that a task does a million times: ask its server.
 
 No proxy is read from the environment and no redirect is followed, so nothing goes anywhere but to the address. General
-HTTP clients take three to six times the CPU of this one a request (docs/serving.md); the parsing is httptools'.
+HTTP clients take four times the CPU of this one a request, and more (docs/serving.md); the parsing is httptools'.
 """
 
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -75,15 +74,23 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    async def exchange(self, request: bytes) -> Response:
-        """Raises Lost."""
+    async def exchange(self, request: Sequence[bytes], deadline_s: float) -> Response:
+        """Raises Lost, or TimeoutError. The connection is of no use after either: the reply may still come."""
         if self._transport is None or not self.reusable:
             raise Lost("the connection was closed")
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
-        self._reply = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return await self._reply
+        loop = asyncio.get_running_loop()
+        self._reply = loop.create_future()
+        late = loop.call_later(deadline_s, self._fail, TimeoutError(f"no reply in {deadline_s:.0f} s"))
+        try:
+            self._transport.writelines(request)
+            return await self._reply
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            late.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._reply is None or self._reply.done():  # nothing was asked
@@ -92,7 +99,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(f"not HTTP: {error}")
+            self._fail(Lost(f"not HTTP: {error}"))
 
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
@@ -106,12 +113,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._fail("the server closed the connection")
+        self._fail(Lost("the server closed the connection"))
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, error: Exception) -> None:
         self.close()
         if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(Lost(what))
+            self._reply.set_exception(error)
 
     def close(self) -> None:
         self.reusable = False
@@ -131,43 +138,45 @@ class Pool:
     async def post(self, path: str, body: bytes) -> Response:
         """Raises Unreachable, Lost, or TimeoutError if there is no reply within the deadline."""
         start = f"POST {self._address.prefix}{path} HTTP/1.1\r\ncontent-length: {len(body)}\r\n".encode()
-        return await self._exchange(b"".join((start, self._head, b"\r\n", body)), self._deadline)
+        return await self._exchange((start, self._head, b"\r\n", body), self._deadline)
 
     async def get(self, path: str, deadline_s: float) -> Response:
         start = f"GET {self._address.prefix}{path} HTTP/1.1\r\n".encode()
-        return await self._exchange(b"".join((start, self._head, b"\r\n")), deadline_s)
+        return await self._exchange((start, self._head, b"\r\n"), deadline_s)
 
-    async def _exchange(self, request: bytes, deadline_s: float) -> Response:
-        async with self._connection() as connection, asyncio.timeout(deadline_s):
-            return await connection.exchange(request)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[_Connection]:
-        connection, oldest = None, time.monotonic() - IDLE_S
-        while self._resting and connection is None:
-            connection = self._resting.pop()
-            if connection.rested < oldest or not connection.reusable:
-                connection.close()
-                connection = None
-        connection = connection or await self._open()
-        try:
-            yield connection
-        except BaseException:  # a reply may still come, and would be taken for the next one's
-            connection.close()
-            raise
+    async def _exchange(self, request: Sequence[bytes], deadline_s: float) -> Response:
+        connection = self._rested() or await self._open()
+        response = await connection.exchange(request, deadline_s)
         if connection.reusable:
             self._resting.append(connection)
+        return response
+
+    def _rested(self) -> _Connection | None:
+        oldest = time.monotonic() - IDLE_S
+        while self._resting:
+            connection = self._resting.pop()
+            if connection.reusable and connection.rested >= oldest:
+                return connection
+            connection.close()
+        return None
 
     async def _open(self) -> _Connection:
-        loop, address = asyncio.get_running_loop(), self._address
         try:
             async with asyncio.timeout(10):
-                if address.socket is not None:
-                    _, made = await loop.create_unix_connection(_Connection, str(address.socket))
-                else:
-                    _, made = await loop.create_connection(_Connection, address.host, address.port, ssl=self._tls)
+                while True:
+                    try:
+                        return await self._connect()
+                    except BlockingIOError:  # the socket's queue is full: a busy server, not an absent one
+                        await asyncio.sleep(0.02)
         except (OSError, TimeoutError) as error:
             raise Unreachable(str(error)) from error
+
+    async def _connect(self) -> _Connection:
+        loop, address = asyncio.get_running_loop(), self._address
+        if address.socket is not None:
+            _, made = await loop.create_unix_connection(_Connection, str(address.socket))
+        else:
+            _, made = await loop.create_connection(_Connection, address.host, address.port, ssl=self._tls)
         return made
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ def on_cpu() -> bool:
     return True
 
 
+def eager(settings: ServerSettings) -> bool:
+    """Whether nothing is compiled for the model."""
+    return settings.enforce_eager if settings.enforce_eager is not None else on_cpu()
+
+
 def arguments(settings: ServerSettings, seat: Seat) -> list[str]:
     """Engine arguments of `vllm serve`, without the model and the socket."""
     cpu = on_cpu()
-    eager = settings.enforce_eager if settings.enforce_eager is not None else cpu
     given: dict[str, Any] = {
         "--served-model-name": MODEL_NAME,
         "--max-model-len": settings.max_model_len,
@@ -55,12 +60,15 @@ def arguments(settings: ServerSettings, seat: Seat) -> list[str]:
     }
     if not cpu:
         given["--gpu-memory-utilization"] = round(settings.gpu_memory_utilization * seat.memory, 4)
-    if seat.ranks == 1:
+    if seat.nodes > 1:
+        given |= {"--nnodes": seat.nodes, "--node-rank": seat.node_rank, "--pipeline-parallel-size": seat.nodes}
+        given |= {"--master-addr": seat.master[0], "--master-port": seat.master[1]}
+    elif seat.ranks == 1:
         given["--distributed-executor-backend"] = "uni"
     if settings.quantization:
         given["--quantization"] = settings.quantization
     flags = ["--disable-uvicorn-access-log", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
-    if eager:
+    if eager(settings):
         flags.append("--enforce-eager")
     if cpu:
         flags.append("--skip-mm-profiling")
@@ -70,8 +78,11 @@ def arguments(settings: ServerSettings, seat: Seat) -> list[str]:
     return [str(part) for pair in given.items() for part in pair] + flags + list(settings.extra)
 
 
-def environment(settings: ServerSettings, seat: Seat, owner: str) -> dict[str, str]:
-    """Environment of the server: nothing leaves the machine, and the CPU build starts its engine by fork."""
+def environment(settings: ServerSettings, seat: Seat, owner: str, cache: Path | None = None) -> dict[str, str]:
+    """Environment of the server: nothing leaves the machine, and the CPU build starts its engine by fork.
+
+    cache: where vLLM keeps what it compiles.
+    """
     env = dict(os.environ)
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
         env.pop(name, None)  # of a training group around us, into which vLLM must not walk
@@ -87,6 +98,8 @@ def environment(settings: ServerSettings, seat: Seat, owner: str) -> dict[str, s
         "PYTHONUNBUFFERED": "1",
         OWNER: owner,
     }
+    if cache is not None:
+        env["VLLM_CACHE_ROOT"] = str(cache)
     if seat.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(seat.gpus)
     if on_cpu():
@@ -98,6 +111,10 @@ def environment(settings: ServerSettings, seat: Seat, owner: str) -> dict[str, s
         if seat.ranks == 1:
             env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the model in the engine's process: one process fewer to start
     return env
+
+
+def _command(given: list[str] | None) -> list[str]:
+    return given or [sys.executable, "-m", "diagcot.serving.engine"]
 
 
 def private_folder() -> Path:
@@ -130,37 +147,52 @@ class Process:
         log: Path,
         owner: str | None = None,
         command: list[str] | None = None,
+        cache: Path | None = None,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> "Process":
-        """Start a server of `model_dir` and wait until it answers as itself.
+        """Start a server of `model_dir` and wait until it answers as itself, or until it is `given_up`.
 
         It ends itself when `owner` (default: this process) is gone. Raises ServerError with cause and log.
         """
         (folder / "s").unlink(missing_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        run = command or [sys.executable, "-m", "diagcot.serving.engine"]
-        run = [*run, str(model_dir), "--uds", str(folder / "s"), *arguments(settings, seat)]
         started = time.monotonic()
-        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
-            child = subprocess.Popen(
-                run,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(settings, seat, owner or mark(os.getpid())),
-                cwd=folder,
-                start_new_session=True,
-            )
-        process = cls(mark(child.pid), folder, log, child)
+        run = [*_command(command), str(model_dir), "--uds", str(folder / "s"), *arguments(settings, seat)]
+        process = cls.spawn(run, environment(settings, seat, owner or mark(os.getpid()), cache), folder, log)
         try:
-            process._wait_ready(started + settings.startup_timeout_s, settings.startup_timeout_s)
+            process._wait_ready(started + settings.startup_timeout_s, settings.startup_timeout_s, given_up)
         except BaseException:
             process.stop(0)
             raise
         process.ready_s = time.monotonic() - started
         return process
 
-    def _wait_ready(self, deadline: float, limit_s: float) -> None:
+    @classmethod
+    def lend(
+        cls, model_dir: Path, settings: ServerSettings, seat: Seat, folder: Path, log: Path, command: list[str] | None
+    ) -> "Process":
+        """The part of a server on several nodes that runs on another node than the first; it answers nobody."""
+        run = [*_command(command), str(model_dir), "--headless", *arguments(settings, seat)]
+        return cls.spawn(run, environment(settings, seat, mark(os.getpid())), folder, log)
+
+    @classmethod
+    def spawn(cls, run: list[str], env: dict[str, str], folder: Path, log: Path) -> "Process":
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
+            child = subprocess.Popen(
+                run,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=folder,
+                start_new_session=True,
+            )
+        return cls(mark(child.pid), folder, log, child)
+
+    def _wait_ready(self, deadline: float, limit_s: float, given_up: Callable[[], bool]) -> None:
         while True:
+            if given_up():
+                raise ServerError("the task ended while its model server was started")
             if not self.alive():
                 raise ServerError(f"the model server ended while it started: {told(self.log)}")
             name = served(self.socket)

@@ -1,5 +1,6 @@
 """One vLLM process under one address: started, kept alive, switched to other weights, drained at the end."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import httpx
 
-from diagcot.serving import standby, weights
+from diagcot.serving import compiled, standby, weights
+from diagcot.serving.check import check
 from diagcot.serving.http import Address
-from diagcot.serving.process import Process, ServerError, connect, healthy, told
+from diagcot.serving.process import Process, ServerError, arguments, connect, healthy, told
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.seats import Seat
 from diagcot.serving.settings import ServerSettings
@@ -31,13 +33,14 @@ class Replica:
         slot: standby.Slot | None = None,
         event: Callable[..., None] | None = None,
         command: list[str] | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.settings, self.seat, self.folder, self.model_dir = settings, seat, folder, model_dir
         self.generation = 0  # how many processes there have been, less one
         self.load_s = 0.0  # seconds that the last change of weights took
-        self._log, self._slot, self._command = log, slot, command
+        self._log, self._slot, self._command, self._cache = log, slot, command, cache
         self._event = event or (lambda *_, **__: None)
-        self._lock = threading.RLock()
+        self._lock, self._closed = threading.RLock(), threading.Event()
         self._failures = 0  # restarts since the last reply
         self._verified = False  # whether a change of weights was checked in this process
         if slot and slot.process:
@@ -55,12 +58,28 @@ class Replica:
         self._architecture = weights.architecture(model_dir)
         self.model_dir, self._verified = model_dir, False
         owner = self._slot.owner if self._slot else None
-        self.process = Process.start(
-            model_dir, self.settings, self.seat, self.folder, self._log(), owner, self._command
-        )
+        check(model_dir, self.settings, self.seat)
+        with self._filling():
+            self.process = Process.start(
+                model_dir,
+                self.settings,
+                self.seat,
+                self.folder,
+                self._log(),
+                owner,
+                self._command,
+                self._cache,
+                self._closed.is_set,
+            )
         self._event("server_ready", seconds=round(self.process.ready_s, 2), seat=self.seat.number)
         if self._slot:
             self._slot.record(self.process, self._architecture)
+
+    def _filling(self) -> contextlib.AbstractContextManager[object]:
+        if self._cache is None:
+            return contextlib.nullcontext()
+        name = compiled.key(self._architecture, arguments(self.settings, self.seat))
+        return compiled.filling(self._cache, name, self.settings.startup_timeout_s, self._closed.is_set)
 
     def revive(self, generation: int) -> None:
         """Return when a healthy server answers; a process of `generation` that is dead or hangs is replaced.
@@ -75,11 +94,14 @@ class Replica:
             cause = told(self.process.log)
             self.process.stop(0)
             while True:
+                if self._closed.is_set():
+                    raise ServerError("the task ended while its model server was dead")
                 if self._failures >= self.settings.restarts:
+                    self._event("server_lost", seat=self.seat.number)
                     raise ServerError(f"the model server died {self._failures + 1} times in a row: {cause}")
                 self._failures += 1
                 self._event("server_restart", number=self._failures)
-                time.sleep(min(2.0 ** (self._failures - 1) - 1, 60))
+                self._closed.wait(min(2.0 ** (self._failures - 1) - 1, 60))
                 try:
                     self._start(self.model_dir)
                     self.generation += 1  # only now: whoever fails before that still speaks of the dead one
@@ -140,8 +162,10 @@ class Replica:
             return http.get("/metrics").raise_for_status().content
 
     def close(self) -> None:
-        """Drain and end the process."""
-        self.process.stop(self.settings.shutdown_timeout_s)
+        """Drain and end the process; one that is being started is given up."""
+        self._closed.set()
+        with self._lock:
+            self.process.stop(self.settings.shutdown_timeout_s)
 
 
 def _checksums(http: httpx.Client) -> dict[str, str]:

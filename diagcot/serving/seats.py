@@ -16,6 +16,9 @@ class Seat:
     gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; none: a CPU
     ranks: int = 1  # tensor parallel
     memory: float = 1.0  # share of each GPU's memory that this server may count on
+    nodes: int = 1  # pipeline parallel: each node has some of the layers, on `ranks` GPUs
+    node_rank: int = 0
+    master: tuple[str, int] = ("", 0)  # address and port at which the nodes find each other
 
 
 def deal(

@@ -5,16 +5,18 @@ import itertools
 import os
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diagcot.jobs.errors import UserError
-from diagcot.serving import standby
+from diagcot.serving import compiled, nodes, standby
 from diagcot.serving.client import Client
+from diagcot.serving.endpoint import Endpoint
 from diagcot.serving.flow import Flow, flow
-from diagcot.serving.process import Process, on_cpu, private_folder
+from diagcot.serving.process import Process, eager, on_cpu, private_folder
 from diagcot.serving.replica import Replica
 from diagcot.serving.request import Reply, Request
 from diagcot.serving.seats import Seat, deal
@@ -27,15 +29,18 @@ R = TypeVar("R")
 class Server:
     """A model and the replicas that serve it. Made by `serve`."""
 
-    def __init__(self, replicas: Sequence[Replica]) -> None:
+    def __init__(self, replicas: Sequence[Replica | Endpoint]) -> None:
         self.replicas = replicas
         self.settings = replicas[0].settings
         self.flow = Flow()  # of the last `each` or `complete`, as it was last told
 
     @property
     def process(self) -> Process:
-        """The first replica's."""
-        return self.replicas[0].process
+        """The first replica's. Raises TypeError for an endpoint, whose process is not ours."""
+        first = self.replicas[0]
+        if isinstance(first, Endpoint):
+            raise TypeError("an endpoint has no process of ours")
+        return first.process
 
     @property
     def generation(self) -> int:
@@ -132,15 +137,32 @@ def serve(
 ) -> Iterator[Server]:
     """A server of `model_dir` for the length of the block; see `Server`.
 
-    `ctx` is a Context (or anything with workspace, attempt, gpus and event). `share`: share i of n of the task's GPUs,
+    `ctx` is a Context (or has its fields that are used here). `share`: share i of n of the task's GPUs,
     for a task that serves n different models. Where the environment names a folder of standby servers, one with the
     same engine arguments is taken over from there and left running at the end.
-    Raises ServerError if no server can be started, UserError if `model_dir` is no model folder or does not fit.
+    With `settings.pipeline_parallel` one server spans the task's nodes; on ranks other than 0 this raises Assisted at the
+    end.
+    With `settings.endpoint` the server is somebody else's, and `model_dir` only names the model.
+    Raises ServerError if no server can be started, UserError if `model_dir` is no model folder or cannot be served so.
     """
+    if settings.endpoint is not None:
+        there = Endpoint(settings)
+        try:
+            yield Server([there])
+        finally:
+            there.close()
+        return
     if not (model_dir / "config.json").exists():
         raise UserError(f"{model_dir} is no model folder (no config.json); has the stage that makes it finished?")
+    seats = deal(settings, 0 if on_cpu() else ctx.gpus, share)
     with contextlib.ExitStack() as stack:
-        lock, replicas = threading.Lock(), list[Replica]()
+        if settings.pipeline_parallel > 1:
+            seats = nodes.over_all(seats, settings, ctx)
+            if ctx.rank:
+                nodes.lend(model_dir, settings, seats[0], ctx, command)
+            stack.callback(nodes.over(ctx).touch)
+        lock, replicas, began = threading.Lock(), list[Replica](), time.monotonic()
+        cache = None if eager(settings) else compiled.root(ctx.workspace)
 
         def start(seat: Seat) -> None:
             slot, log = None, _log(ctx, seat)
@@ -152,13 +174,16 @@ def serve(
             else:
                 folder = private_folder()
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            made = Replica(model_dir, settings, seat, folder, log, slot=slot, event=ctx.event, command=command)
+            made = Replica(
+                model_dir, settings, seat, folder, log, slot=slot, event=ctx.event, command=command, cache=cache
+            )
             if slot is None:
                 stack.callback(made.close)
             replicas.append(made)
 
-        _all(deal(settings, 0 if on_cpu() else ctx.gpus, share), start)
+        _all(seats, start)
         replicas.sort(key=lambda replica: replica.seat.number)
+        ctx.startup_s += time.monotonic() - began
         yield Server(replicas)
 
 

@@ -1,8 +1,9 @@
 """Settings of a server: what vLLM is started with, and how long we are patient with it."""
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diagcot.recipe import Settings
 
@@ -20,11 +21,12 @@ class ServerSettings(Settings):
     # neither given, one server over all of them. A model that fits on one GPU is served fastest with tensor_parallel 1.
     data_parallel: int | None = Field(default=None, ge=1)
     tensor_parallel: int | None = Field(default=None, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)  # nodes that one server spans, for a model that no node can hold
     images: int = Field(default=4, ge=0)  # at most this many in a request
     enforce_eager: bool | None = None  # None: on CPU only, where compiling costs more than it gains
     kv_cache_gb: int = Field(default=1, ge=1)  # CPU only; on GPU gpu_memory_utilization decides
     cpu_threads: int = Field(default=1, ge=1)  # CPU only: OpenMP threads of the engine
-    quantization: str | None = None
+    quantization: str | None = None  # of the weights on disk (awq, gptq …), or while loading (fp8 …)
     seed: int = 0
     extra: tuple[str, ...] = ()  # further arguments of `vllm serve`
 
@@ -34,6 +36,24 @@ class ServerSettings(Settings):
     restarts: int = Field(default=3, ge=0)  # in a row, with no reply in between
     retries: int = Field(default=6, ge=0)  # of one request after 429 or 5xx
     in_flight: int | None = Field(default=None, ge=1)  # most requests in flight at a server; None: 1.5 x max_num_seqs
+
+    # An OpenAI-compatible server that runs already, instead of one of our own: http://host:port or unix:/path, the name of
+    # its model, and the environment variable that holds its key. Other machines than the job's own must be allowed.
+    endpoint: str | None = None
+    endpoint_model: str | None = None
+    api_key_env: str | None = None
+    data_may_leave_the_allocation: bool = False
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> "ServerSettings":
+        if self.endpoint is None:
+            if self.endpoint_model or self.api_key_env or self.data_may_leave_the_allocation:
+                raise ValueError("endpoint_model, api_key_env and data_may_leave_the_allocation belong to `endpoint`")
+        elif not re.match(r"(https?://[^/\s]+|unix:/)", self.endpoint):
+            raise ValueError("endpoint is http://host:port, https://host or unix:/path")
+        elif not self.endpoint_model:
+            raise ValueError("endpoint_model is missing: the name by which the endpoint knows its model")
+        return self
 
     @property
     def window(self) -> int:

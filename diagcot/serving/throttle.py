@@ -48,16 +48,19 @@ class Throttle:
         self.window = self.limit = window
         self.load: Load | None = None
 
-    def see(self, load: Load) -> None:
-        """One look, about each second."""
+    def see(self, load: Load, in_flight: int) -> None:
+        """One look, about each second. in_flight: our own requests there, which follow a lower limit only slowly."""
         before, self.load = self.load, load
         wanted = max(2.0, load.running / 8)  # waiting
-        if load.kv_cache_use >= FULL or (before is not None and load.preemptions > before.preemptions):
-            self._set(min(self.limit, load.running + load.waiting) * 0.8)
+        pushed_out = before is not None and load.preemptions > before.preemptions
+        if load.waiting < wanted and not pushed_out and load.kv_cache_use < FULL:
+            self._set(self.limit + max(1.0, self.limit / 4))
+        elif in_flight > self.limit:  # the last step down has not shown its effect yet
+            return
+        elif pushed_out or load.kv_cache_use >= FULL:
+            self._set(in_flight * 0.8)
         elif load.waiting > 2 * wanted:
             self._set(self.limit - (load.waiting - wanted) / 2)
-        elif load.waiting < wanted:
-            self._set(self.limit + max(1.0, self.limit / 4))
 
     def _set(self, limit: float) -> None:
         self.limit = max(1, min(self.window, int(limit)))

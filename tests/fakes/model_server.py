@@ -14,7 +14,12 @@ The environment variable FAKE_SCRIPT names a JSON file:
     die_on, hang_on, cut_on, garble_on
                     a text; a request that holds it kills the server, is never answered, gets half a body, gets no JSON
     refuse          {"text": [status, ...]}: requests that hold the text get these statuses in turn, then an answer
-    verdict         what a boolean of a JSON reply is (default true); a number is the share of those that are true
+    verdict         what a boolean of a JSON reply is (default true), an integer is its highest or lowest; a number is the
+                    share of those that are true
+    scores          what all integers of a JSON reply are, for each of the request's n in turn
+    text            what a reply without a schema is
+    replies         {"text": reply}: what a request whose first prompt holds the text is answered with
+    models          {"folder": script}: what is different for the model of that folder
 A reply is a function of the request's bytes, its delay too: whoever asks the same again gets the same.
 It appends one line to <script>.log for each process ("start") and request (its prompt's first words).
 /metrics speaks vLLM's names; /stats tells how many requests were answered, run, and ran at once at most.
@@ -62,8 +67,8 @@ def delay(told: float | dict[str, Any], digest: bytes) -> float:
     raise ValueError(f"delay_s: {kind} is no distribution")
 
 
-def prompt_of(body: dict[str, Any]) -> str:
-    content = body["messages"][-1]["content"]
+def prompt_of(body: dict[str, Any], turn: int = -1) -> str:
+    content = body["messages"][turn]["content"]
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
@@ -175,35 +180,44 @@ class Model:
 
     def completion(self, body: dict[str, Any], prompt: str, digest: bytes, tokens: int) -> dict[str, Any]:
         form = body.get("structured_outputs", {})
-        if "json" in form:
-            told = json.dumps(self.instance(form["json"], prompt, digest))
-        elif "choice" in form:
-            told = form["choice"][int(draw(digest, "choice") * len(form["choice"]))]
-        else:
-            told = f"i look at the film and see what is there to be seen {prompt[:8]} {digest.hex()[:4]}"
-        choices = [
-            {"index": i, "message": {"role": "assistant", "content": told}, "finish_reason": "stop"}
-            for i in range(body.get("n", 1))
+        first = prompt_of(body, 0)
+        told = next((reply for text, reply in self.script.get("replies", {}).items() if text in first), None)
+        plain = f"i look at the film and see what is there to be seen {prompt[:8]} {digest.hex()[:4]}"
+        if "choice" in form:
+            plain = form["choice"][int(draw(digest, "choice") * len(form["choice"]))]
+        texts = [
+            told
+            or (json.dumps(self.instance(form["json"], prompt, digest, turn=turn)) if "json" in form else "")
+            or self.script.get("text", plain)
+            for turn in range(body.get("n", 1))
         ]
-        usage = {"prompt_tokens": tokens, "completion_tokens": (len(told) // 4 + 1) * len(choices)}
+        choices = [
+            {"index": turn, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            for turn, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": tokens, "completion_tokens": sum(len(text) // 4 + 1 for text in texts)}
         return {"choices": choices, "usage": usage}
 
-    def instance(self, schema: dict[str, Any], prompt: str, digest: bytes, key: str = "") -> Any:
+    def instance(self, schema: dict[str, Any], prompt: str, digest: bytes, key: str = "", turn: int = 0) -> Any:
         """The smallest value that a schema allows, with the reference's own sections where a report is asked for."""
-        if "enum" in schema:
-            return schema["enum"][int(draw(digest, key) * len(schema["enum"]))]
         if schema["type"] == "object":
-            return {name: self.instance(part, prompt, digest, name) for name, part in schema["properties"].items()}
+            return {
+                name: self.instance(part, prompt, digest, name, turn) for name, part in schema["properties"].items()
+            }
         if schema["type"] == "array":
-            return [self.instance(schema["items"], prompt, digest)] * schema.get("minItems", 0)
+            return [self.instance(schema["items"], prompt, digest, turn=turn)] * schema.get("minItems", 0)
         if schema["type"] == "boolean":
-            verdict = self.script.get("verdict", True)
-            return verdict if isinstance(verdict, bool) else draw(digest, key) < verdict
-        if schema["type"] in ("integer", "number"):
-            return schema.get("minimum", 0)
+            return self.verdict(digest, key)
+        if schema["type"] == "integer":
+            scores = self.script.get("scores") or [(max if self.verdict(digest, key) else min)(schema["enum"])]
+            return scores[turn % len(scores)]
         found = re.search(rf"{key} : (.*?) \.(?= impression|\n)", prompt) if key in ("findings", "impression") else None
         told = found.group(1) if found else f"something is seen in the film {digest.hex()[:4]}"
         return told[: schema.get("maxLength", NEVER)]
+
+    def verdict(self, digest: bytes, key: str) -> bool:
+        verdict = self.script.get("verdict", True)
+        return verdict if isinstance(verdict, bool) else draw(digest, key) < verdict
 
     def metrics(self) -> str:
         """What vLLM 0.32 tells under these names."""
@@ -290,4 +304,6 @@ async def main(script: dict[str, Any], log: Path, arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     path = Path(os.environ["FAKE_SCRIPT"])
-    uvloop.run(main(json.loads(path.read_text()), path.with_suffix(".log"), sys.argv[1:]))
+    script = json.loads(path.read_text())
+    script |= script.get("models", {}).get(Path(sys.argv[1]).parent.name, {})
+    uvloop.run(main(script, path.with_suffix(".log"), sys.argv[1:]))

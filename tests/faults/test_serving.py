@@ -119,7 +119,8 @@ def test_row_25_restarts_are_bounded_and_spaced(tmp_path: Path, monkeypatch: Pat
     pauses: list[float] = []
     sleep = time.sleep
     with fake(tmp_path, monkeypatch, {"restarts": 2, "in_flight": 1}, die_on="question") as server:
-        monkeypatch.setattr("diagcot.serving.replica.time.sleep", lambda s: (pauses.append(s), sleep(min(s, 0.1))))
+        closed = server.replicas[0]._closed
+        monkeypatch.setattr(closed, "wait", lambda s: (pauses.append(s), sleep(min(s, 0.1))))
         started = time.monotonic()
         with pytest.raises(ServerError, match="died 3 times in a row"):
             list(server.complete(ask(3, "question")))

@@ -29,6 +29,8 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
         raise RuntimeError(f"asked to fail once at {unit.key}")
     if ctx.settings.get("fail_until") and not Path(ctx.settings["fail_until"]).exists():
         raise RuntimeError(f"asked to fail until {ctx.settings['fail_until']} is there")
+    time.sleep(ctx.settings.get("late_startup", 0))
+    ctx.startup_s += ctx.settings.get("late_startup", 0)
     held = mishap(unit, ctx)
     if ctx.rank:
         return Result()

@@ -1,4 +1,4 @@
-"""One real server for all tests of this folder, on tiny models from random weights."""
+"""One real server of two replicas for all tests of this folder, on tiny models from random weights."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from diagcot.jobs.testing import context
 from diagcot.serving import Server, ServerSettings, serve
 from tests.serving import tiny
 
-SETTINGS = ServerSettings(max_model_len=1024, max_num_seqs=16, startup_timeout_s=240)
+SETTINGS = ServerSettings(max_model_len=4096, max_num_seqs=16, startup_timeout_s=240)
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +25,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(models["a"], SETTINGS, context(tmp_path_factory.mktemp("run"))) as running:
+    both = SETTINGS.model_copy(update={"data_parallel": 2})
+    with serve(models["a"], both, context(tmp_path_factory.mktemp("run"))) as running:
         yield running

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diagcot.cot import prompts
+from diagcot.cot import judge, schemas
 from diagcot.jobs.testing import context
-from diagcot.serving import Reply, Request, Server, serve, standby, weights
+from diagcot.serving import Flow, Reply, Request, Server, serve, standby, weights
 from tests.serving.conftest import SETTINGS
 
 pytestmark = pytest.mark.heavy
@@ -68,11 +68,11 @@ def test_choices_are_scored_by_their_first_token(server):
 @pytest.mark.parametrize(
     "schema",
     [
-        prompts.thinking_schema(prompts.Limits(3, 30, 60)),
-        prompts.thinking_schema(prompts.Limits(3, 30, 60), again=True),
-        prompts.verdict_schema(prompts.Limits()),
-        prompts.final_schema(prompts.Limits(3, 30, 60)),
-        prompts.judge_schema(prompts.Limits(3, 30, 60)),
+        schemas.thinking(schemas.Limits(3, 30, 60)),
+        schemas.thinking(schemas.Limits(3, 30, 60), again=True),
+        schemas.verdict(schemas.Limits()),
+        schemas.final(schemas.Limits(3, 30, 60)),
+        judge.schema(30),
     ],
     ids=["thinking", "again", "verdict", "final", "judge"],
 )
@@ -93,10 +93,10 @@ def test_banned_tokens_are_not_sampled(server):
 
 
 def test_what_cannot_be_served_is_an_error_of_that_request_only(server):
-    long = Request("long", (("user", "x" * 3000),), max_tokens=4)
+    long = Request("long", (("user", "x" * 6000),), max_tokens=4)
     broken = Request("broken", (("user", "<image>"),), (b"no jpeg",), max_tokens=4)
     replies = dict(server.complete([long, broken, Request("fine", (("user", "x"),), max_tokens=4)]))
-    assert "1024" in (replies["long"].error or "") and "HTTP 4" in (replies["broken"].error or "")
+    assert "4096" in (replies["long"].error or "") and "HTTP 4" in (replies["broken"].error or "")
     assert replies["fine"].error is None
 
 
@@ -110,14 +110,45 @@ def test_the_client_is_asynchronous(server):
 
 def test_load_exchanges_all_weights_and_drops_the_caches(server, models):
     asked = {"messages": (("user", "<image>look again"),), "images": (film(77),)}
-    before, pid = one(server, **asked), server.process.pid
+    before, pids = one(server, **asked), [replica.process.pid for replica in server.replicas]
     server.load(models["b"])
     after = one(server, **asked)
-    assert server.process.pid == pid and after.logprobs != before.logprobs
-    assert server.load_s < 5
+    assert [replica.process.pid for replica in server.replicas] == pids and after.logprobs != before.logprobs
+    assert server.load_s < 10
     server.load(models["a"])
     assert one(server, **asked).logprobs == before.logprobs
     assert server.metrics()["vllm:request_success_total"] > 0
+
+
+def test_two_replicas_share_the_samples_and_one_is_enough(server, models):
+    """The last to use the server: one of its replicas ends here."""
+    first, second = server.replicas
+    before = [_answered(replica) for replica in (first, second)]
+    asked = {"messages": (("user", "<image>which replica"),), "images": (film(50),)}
+    assert len({str(one(server, id=str(n), **asked).logprobs) for n in range(4)}) == 1  # they are the same model
+    requests = [Request(str(n), (("user", f"<image>{n}"),), (film(n),), max_tokens=24) for n in range(120)]
+    seen: list[Flow] = []
+    replies = {}
+    for request_id, reply in server.complete(requests, progress=seen.append):
+        replies[request_id] = reply
+        if len(replies) == 60:
+            halves = [_answered(replica) - was for replica, was in zip((first, second), before, strict=True)]
+            second.settings = second.settings.model_copy(update={"restarts": 0})  # it does not come back
+            os.killpg(second.process.pid, signal.SIGKILL)
+    assert len(replies) == 120 and not [reply.error for reply in replies.values() if reply.error]
+    assert min(halves) > 10 and server.generation == 0
+    assert seen[-1].requests == 120 and seen[-1].cache_hit_rate is not None
+    assert sum(reply.completion_tokens for reply in replies.values()) == seen[-1].completion_tokens
+    long = {"messages": (("user", "x" * 400),)}  # a CPU's blocks of the cache hold 128 tokens
+    assert one(server, **long).cached_tokens == 0 and (one(server, **long).cached_tokens or 0) >= 128
+
+
+def _answered(replica):
+    return sum(
+        float(line.split()[-1])
+        for line in replica.metrics().decode().splitlines()
+        if "vllm:request_success_total{" in line
+    )
 
 
 def test_tied_embeddings_are_never_exchanged_in_place(models):

@@ -12,9 +12,12 @@ from diagcot.data.phantom.films import VIEWS, draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.patients import visits
 from diagcot.data.pixels import convert
-from diagcot.data.prompts import reasoned
-from diagcot.data.study import Image, Study
+from diagcot.data.prompts import classification_answer, reasoned
+from diagcot.data.question_words import Words
+from diagcot.data.questions import ask
+from diagcot.data.study import CHEXPERT_LABELS, Image, Study
 from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.settings import ASKED
 from diagcot.jobs import ledger, plan
 from diagcot.jobs.cluster import Size
 from diagcot.shards import Shard
@@ -52,7 +55,14 @@ def write_shard(path: Path, studies: int, dataset: str = "mimic_cxr", size: int 
 def answer(sample, model: str, others: list[str]) -> Prediction:
     """An answer that keeps each sentence, and each box, of the reference with the model's skill."""
     skill, rng = SKILL[model], random.Random(f"{sample.id}{model}")
-    if sample.task == "grounding":
+    scores = {}
+    if sample.task in ASKED:
+        return Prediction.of(sample, model, asked(sample, skill, rng, others), "stop", "test")
+    if sample.task == "classification":
+        truth = {name: sample.meta["labels"].get(name) == 1 for name in CHEXPERT_LABELS}
+        scores = {name: (skill * value + rng.random()) / (1 + skill) for name, value in truth.items()}
+        text = classification_answer([name for name, score in scores.items() if score > 0.5])
+    elif sample.task == "grounding":
         jitter = int(400 * (1 - skill))
         text = re.sub(r"\d+", lambda n: str(max(0, min(1000, int(n[0]) + rng.randint(-jitter, jitter)))), sample.answer)
     else:
@@ -61,10 +71,20 @@ def answer(sample, model: str, others: list[str]) -> Prediction:
     think = "Heart: the silhouette is compared with the thorax.\nLungs: both bases and apices are looked at."
     output = reasoned(think, text) if model in ("cot-sft", "grpo") else text
     finish = "stop" if rng.random() > 0.02 else "length"
-    return Prediction.of(sample, model, output, finish, bool(sample.meta["phantom"]))
+    return Prediction.of(sample, model, output, finish, "test", scores)
 
 
-def write_predictions(root: Path, shard: Shard, shards_root: Path, limit: int | None = None) -> None:
+def asked(sample, skill: float, rng: random.Random, others: list[str]) -> str:
+    """The gold answer to a question with the model's skill, else another option or another report's words."""
+    if rng.random() < skill:
+        return sample.answer
+    options = sample.meta.get("options")
+    return f"{rng.choice('ABCDEFG'[: len(options)])}) ✅" if options else rng.choice(others)
+
+
+def write_predictions(
+    root: Path, shard: Shard, shards_root: Path, limit: int | None = None, questions: tuple[str, ...] = ()
+) -> None:
     """One JSONL file for each model and task, as the evaluation stage writes them."""
     root.mkdir(parents=True, exist_ok=True)
     name = str(shard.path.relative_to(shards_root))
@@ -72,6 +92,10 @@ def write_predictions(root: Path, shard: Shard, shards_root: Path, limit: int | 
         "report": list(tasks.report_samples(shard, name, "test"))[:limit],
         "grounding": list(tasks.grounding_samples(shard, name, "test"))[:limit],
     }
+    for task in questions:
+        made = tasks.SAMPLES[task](shard, name, "test", "image") if task in tasks.SAMPLES else None
+        made = made or ask(shard, name, "test", {task: 1.0}, Words(), 7, "image")
+        samples[task] = list(made)[:limit]
     others = [sample.answer for sample in samples["report"]]
     for model in MODELS:
         for task, mine in samples.items():
@@ -135,12 +159,18 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
         clock += seconds if name != "align" else 0
 
 
-def write_run(root: Path, studies: int = 12, size: int = 112, datasets: tuple[str, ...] = ("mimic_cxr",)) -> Path:
+def write_run(
+    root: Path,
+    studies: int = 12,
+    size: int = 112,
+    datasets: tuple[str, ...] = ("mimic_cxr",),
+    questions: tuple[str, ...] = (),
+) -> Path:
     """The run `demo` under `root`; returns its folder of logs."""
     logs = root / "logs" / "demo"
     logs.mkdir(parents=True)
     for place, dataset in enumerate(datasets):
         shard = write_shard(root / "shards" / "demo" / "shard" / f"{place:05d}.h5", studies, dataset, size, place)
-        write_predictions(root / "shards" / "demo" / "evaluate", shard, root / "shards")
+        write_predictions(root / "shards" / "demo" / "evaluate", shard, root / "shards", questions=questions)
     write_stages(logs, root)
     return logs

@@ -85,9 +85,9 @@ def test_space_for_weights_is_that_of_checkpoints_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     (tmp_path / "model.safetensors").write_bytes(b"x" * 2000)
     assert storage.base(ModelSettings(pretrained=tmp_path)) == 2000
-    assert storage.training(1000, ["language_model"], DEEPSPEED) == 1000 * 2 + 2 * 1000 * 14
-    assert storage.training(1000, ["lora"], DEEPSPEED) == 100 * 2 + 2 * 100 * 14
-    assert storage.training(1000, ["merger"], DEEPSPEED) == 1000 * 2 + 2 * 100 * 14
+    assert storage.training(1000, ["language_model"], DEEPSPEED) == 1000 * 2 + 3 * 1000 * 14
+    assert storage.training(1000, ["lora"], DEEPSPEED) == 100 * 2 + 3 * 100 * 14
+    assert storage.training(1000, ["merger"], DEEPSPEED) == 1000 * 2 + 3 * 100 * 14
 
 
 def diagcot(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
@@ -113,7 +113,7 @@ def test_without_slurm_the_plan_is_shown_with_what_could_not_be_asked(tmp_path: 
     assert "\x1b" not in plain.stdout and "#SBATCH" not in plain.stdout
     assert seconds < 1
     dry, seconds = diagcot("submit", "--dry", "--cluster", "example", "--stage", "2", path=str(commands))
-    assert dry.stdout.count("#SBATCH --job-name=tiny.") == 3
+    assert dry.stdout.count("#SBATCH --job-name=tiny.") == 4
     assert seconds < 1
     calls = (commands / "calls").read_text().splitlines()
     assert all("--test-only" in line for line in calls if line.startswith("sbatch"))

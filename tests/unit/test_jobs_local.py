@@ -22,7 +22,8 @@ def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
 def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
     first = chains.plan(tmp_path, "first", 3)
     second = chains.plan(tmp_path, "second", 3, after=(Edge("first", each=True),))
-    third = chains.plan(tmp_path, "third", 1, after=(Edge("second"),))
+    slow = {"startup": 0.4, "late_startup": 0.3, "seconds": 0.2}
+    third = chains.plan(tmp_path, "third", 1, after=(Edge("second"),), settings=slow)
     run_dir = chains.write(tmp_path, [first, second, third], chains.cluster())
     done = run(run_dir)
     assert done.returncode == 0, done.stderr
@@ -31,7 +32,10 @@ def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
         assert json.loads((plan.path / "summary.json").read_text())["state"] == "done"
     assert (tmp_path / "out" / "second" / "00002.txt").read_text().startswith("00002-0000 0\n")
     ended = json.loads((first.path / "summary.json").read_text())["ended"]
-    assert ended <= json.loads((third.path / "summary.json").read_text())["started"]
+    summary = json.loads((third.path / "summary.json").read_text())
+    assert ended <= summary["started"]
+    assert 0.7 <= summary["startup_seconds"] <= summary["seconds"] - 0.6  # three records of 0.2 s
+    assert summary["ended"] - summary["started"] >= 1.3
 
 
 def test_a_failure_stops_what_follows_and_is_shown(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diagcot.metrics.intervals import Bootstrap, Metric, mean
+from diagcot.metrics.intervals import Additive, Bootstrap, mean
 from diagcot.metrics.text import bleu, bleu_counts, bleu_of
 
 
@@ -36,7 +36,7 @@ def test_the_draws_of_bleu_are_corpus_bleu():
     hyps = ["the heart is large", "clear lungs are seen", "no effusion is seen here"]
     refs = ["the heart is big", "the lungs are clear", "no effusion is seen"]
     boot = Bootstrap(["a", "b", "c"], draws=50, seed=3)
-    draws = boot.draws(Metric(bleu_counts(hyps, refs), lambda sums: bleu_of(sums)[..., 1]))
+    draws = boot.draws(Additive(bleu_counts(hyps, refs), lambda sums: bleu_of(sums)[..., 1]))
     for times, drawn in zip(boot._times.astype(int), draws, strict=True):
         picked = [i for i, n in enumerate(times) for _ in range(n)]
         assert drawn == pytest.approx(bleu([hyps[i] for i in picked], [refs[i] for i in picked])[1])

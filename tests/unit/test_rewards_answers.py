@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from diagcot.data.prompts import classification_answer, grounding_answer, reasoned
 from diagcot.data.study import CHEXPERT_LABELS, Box
 from diagcot.rewards import classification as labels
+from diagcot.rewards import grounding as answers
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
 
@@ -95,13 +96,75 @@ def grounded(mode, output, truth):
     return registry.reward("grounding", mode)([output], [Reference(truth)])[0]["overall"]
 
 
+def test_the_phantom_box_hacks_the_release_only():
+    hack, false = reasoned("x", boxes(PHANTOM)), reasoned("x", boxes(LEFT))
+    for mode in ("released", "graded"):
+        assert grounded(mode, hack, boxes()) == pytest.approx(1.0)
+        assert grounded(mode, false, boxes()) < 0.25
+    assert grounded("matched", hack, boxes()) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("mean", "value"),
+    [(1.0, 1.0), (0.95, 1.0), (0.8, 0.85), (0.6, 0.55), (0.4, 0.3), (0.2, 0.15), (0.05, 0.075), (0, 0.02)],
+)
+def test_the_broken_line_of_the_earlier_release(mean, value):
+    assert answers._graded(mean, mean, 1) == pytest.approx(min(1, value + 0.05 * (mean > 0.8)))
+    assert answers._graded(mean, 1.0, 2) == pytest.approx(min(1, 0.7 * value + 0.3 + 0.05 * (mean > 0.8)))
+
+
+def in_pixels(answer, truth="[100, 100, 300, 400]"):
+    return registry.reward("grounding_pixels", "matched")([answer], [Reference(truth)])[0]["overall"]
+
+
+def test_boxes_in_pixels():
+    assert in_pixels(reasoned("x", "[100, 100, 300, 400]")) == pytest.approx(1)
+    assert in_pixels(reasoned("x", "[100,100,300,250]")) == pytest.approx(0.2 + 0.8 / 2)
+    assert in_pixels(reasoned("x", "[100, 100, 300, 400] [0, 0, 9, 9]")) == pytest.approx(0.2 + 0.8 / 2)
+    assert in_pixels(reasoned("x", "[300, 400, 100, 100]")) == pytest.approx(0.1)
+    assert in_pixels(reasoned("x", "nothing")) == in_pixels("") == 0
+    with pytest.raises(ValueError, match="no box"):
+        in_pixels("", "Edema")
+
+
+ATTACKS = ["", "<think></think><answer></answer>", "<box>" * 90, "<answer>" * 90, reasoned("x", "x " * 3000)]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_earns_more_than_a_format(attack):
+    assert grounded("matched", attack, boxes(LEFT)) <= 0.2
+    assert in_pixels(attack) <= 0.2
+    (score,) = registry.reward("classification", "curriculum")([attack], [Reference(classification_answer(["Edema"]))])
+    assert 0 <= score["overall"] <= 0.1
+
+
+def test_all_boxes_and_all_labels_do_not_pay():
+    grid = [Box("", x / 4, y / 4, (x + 1) / 4, (y + 1) / 4) for x in range(4) for y in range(4)]
+    assert grounded("matched", reasoned("x", boxes(*grid)), boxes(LEFT)) < 0.3
+    every, truth = reasoned("x", classification_answer(CHEXPERT_LABELS[1:])), classification_answer(["Edema"])
+    reward = registry.reward("classification", "curriculum")
+    for progress in (0.0, 1.0):
+        (all_of_them,) = reward([every], [Reference(truth)], progress)
+        (one_wrong,) = reward(
+            [reasoned("x", classification_answer(["Edema", "Pneumonia"]))], [Reference(truth)], progress
+        )
+        assert all_of_them["overall"] < one_wrong["overall"] < 1
+
+
+def test_as_released_the_format_is_never_earned():
+    (score,) = registry.reward("classification", "released")(
+        [reasoned("x", classification_answer(["Edema"]))], [Reference(classification_answer(["Edema"]))]
+    )
+    assert score["format"] == 0 and score["overall"] == pytest.approx(0.9 * squash(1.0))
+
+
 @pytest.mark.parametrize("mode", ["released", "matched"])
 def test_boxes(mode):
     score = lambda answer, truth: grounded(mode, reasoned("I see", answer), truth)  # noqa: E731
     assert score(boxes(LEFT, RIGHT), boxes(LEFT, RIGHT)) == 1
     assert score(boxes(RIGHT, LEFT), boxes(LEFT, RIGHT)) == pytest.approx(1)
     assert score(boxes(), boxes()) == 1
-    assert score(boxes(PHANTOM), boxes()) == pytest.approx(0.2)  # the phantom box of the release earned 1
+    assert score(boxes(RIGHT), boxes()) == pytest.approx(0.2)
     assert score(boxes(), boxes(LEFT)) == pytest.approx(0.2)
     assert score("I cannot tell", boxes()) == 0
     assert grounded(mode, boxes(LEFT) + " indeed", boxes(LEFT)) == pytest.approx(0.8)  # no tags, no format

@@ -92,6 +92,56 @@ def test_the_paper_value_of_the_process_reward():
     assert cxmind.closed(CLOSED, Reference(CLOSED), process=0.2)["process"] == 0.2
 
 
+def test_the_ablations_leave_terms_out():
+    assert one("closed", "paper", CLOSED, CLOSED)["process"] == 0.2
+    for name, trace_ in (("closed", CLOSED), ("open", OPEN)):
+        think, answer = one(name, "think", trace_, trace_), one(name, "answer", trace_, trace_)
+        assert think["process"] == answer["process"] == answer["reason"] == 0 < think["reason"]
+
+
+def test_likeness_by_hand():
+    # 3 of 4 words, in order; "enlarged" and "enlarging" have one stem for ROUGE and are two words for BLEU
+    assert cxmind._likeness("the heart enlarging", "the heart enlarged .") == pytest.approx(
+        0.3 * (2 / 3) * 2.718281828459045 ** (1 - 4 / 3) + 0.7 * 1.0, abs=1e-6
+    )
+    assert cxmind._likeness("", "the heart") == 0 and cxmind._likeness("a b.", "a b.") == pytest.approx(1)
+
+
+ATTACKS = {
+    "empty": "",
+    "markers without reasoning": trace(("", "A) ❌"), ("", "B) ✅"), ("", "C) ❌"), ("", "B) ✅")),
+    "one think for all": trace(*[("because", answer) for answer in ("A) ❌", "B) ✅", "C) ❌", "B) ✅")]),
+    "the answer alone": trace(("well", "B) ✅")),
+    "both marks": trace(("a", "A) ❌"), ("b", "B) ✅❌"), ("c", "C) ❌"), ("d", "B) ✅")),
+    "an option left out": trace(("a", "A) ❌"), ("b", "B) ✅"), ("d", "B) ✅")),
+    "the right option called wrong": trace(("a", "A) ❌"), ("b", "B) ❌"), ("c", "C) ❌"), ("d", "B) ✅")),
+    "words between the pairs": CLOSED.replace("\n<think>", "\nso <think>"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_on_closed_earns_the_process(attack):
+    assert one("closed", "checked", ATTACKS[attack], CLOSED)["process"] == 0
+
+
+OPEN_ATTACKS = {
+    "markers without reasoning": OPEN.replace("lines reach the edge", "").replace("the angle is blunt", ""),
+    "a present one left out": OPEN.replace(
+        "<think>the angle is blunt</think>\n<answer>Pleural Effusion ✅</answer>\n", ""
+    ),
+    "one that was never listed": OPEN.replace("Pneumonia ❌", "Fracture ❌"),
+    "one judged twice": OPEN.replace("Pneumonia ❌", "Edema ✅"),
+    "a wrong mark": OPEN.replace("Pneumonia ❌", "Pneumonia ✅"),
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("attack", OPEN_ATTACKS)
+def test_no_attack_on_open_earns_the_process(attack):
+    assert one("open", "checked", OPEN, OPEN)["process"] == 0.2
+    assert one("open", "checked", OPEN_ATTACKS[attack], OPEN)["process"] == 0
+
+
 def test_f1_of_diseases():
     assert cxmind._f1(frozenset(), frozenset()) == 1
     assert cxmind._f1(frozenset(), frozenset("x")) == 0

@@ -13,7 +13,7 @@ import pytest
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
-from diagcot.serving import Reply, Request, ServerError, process, serve
+from diagcot.serving import Reply, Request, ServerError, process, serve, standby
 from tests.fakes.serving import COMMAND, fake, model_folder, prompts_seen, settings, starts, write_script
 
 
@@ -70,6 +70,43 @@ def test_a_server_that_dies_is_started_again_and_nothing_is_lost(tmp_path, monke
     assert starts(tmp_path) == 2
     logs = list((tmp_path / "models/test/.work/stage").glob("server.*.log"))
     assert len(logs) == 2  # one of each process
+
+
+def test_one_replica_dies_for_good_and_the_other_takes_its_work(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, {"data_parallel": 2, "restarts": 0}, delay_s=0.005) as server:
+        first, second = (replica.process for replica in server.replicas)
+        replies = {}
+        for request_id, reply in server.complete(ask(120)):
+            if len(replies) == 30:
+                os.killpg(first.pid, signal.SIGKILL)
+            replies[request_id] = reply
+        assert len(answered(replies)) == 120
+        with process.connect(second.socket, 5) as http:
+            assert 60 < http.get("/stats").json()["answered"] < 115  # the rest was the first one's
+    assert starts(tmp_path) == 2 and not second.alive()
+    names = sorted(path.name for path in (tmp_path / "models/test/.work/stage").glob("server.*.log"))
+    assert [name.split(".")[2:] for name in names] == [["0", "0", "log"], ["1", "0", "log"]]
+
+
+def test_two_models_of_a_task_have_servers_of_their_own(tmp_path, monkeypatch):
+    write_script(tmp_path, monkeypatch)
+    monkeypatch.setenv("DIAGCOT_STANDBY", str(tmp_path / "s"))
+    folder, ctx = model_folder(tmp_path), context(tmp_path)
+    try:
+        with serve(folder, settings(), ctx, share=(0, 2), command=COMMAND) as teacher:
+            with serve(folder, settings(), ctx, share=(1, 2), command=COMMAND) as judge:
+                assert teacher.process.pid != judge.process.pid
+
+                async def work(client, number):
+                    async with judge.client() as second:  # in the loop of the first
+                        own = await client.chat(Request(str(number), (("user", "teach"),)))
+                        return own, await second.chat(Request(str(number), (("user", "judge"),)))
+
+                pairs = list(teacher.each(range(5), work))
+        assert ctx.startup_s > 0
+    finally:
+        standby.stop(tmp_path / "s")
+    assert len(pairs) == 5 and not [reply.error for pair in pairs for reply in pair if reply.error]
 
 
 def test_a_request_that_kills_servers_is_found_and_recorded(tmp_path, monkeypatch):
@@ -183,8 +220,6 @@ def test_a_request_that_cannot_be_written_is_an_error_reply(tmp_path, monkeypatc
 
 
 def test_standby_servers_are_shared_and_stopped(tmp_path, monkeypatch):
-    from diagcot.serving import standby
-
     write_script(tmp_path, monkeypatch)
     monkeypatch.setenv(standby.FOLDER, str(tmp_path / "s"))
     pids = []

@@ -1,0 +1,94 @@
+"""Scores of the 14 CheXpert labels: of the labels that an answer names, and of the probability of each label."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.evaluation.predictions import Prediction
+from diagcot.metrics import labels, ranking
+from diagcot.metrics.intervals import Additive, Array, Metric
+
+_NO_SCORES = "no probabilities were asked for (`probabilities` of the evaluate stage)"
+_NO_VALIDATION = "the validate split has no samples to choose thresholds on"
+
+
+def classification_metrics(rows: Sequence[Prediction], validation: Sequence[Prediction]) -> dict[str, Metric | str]:
+    """Of the test rows; thresholds are chosen on `validation`, the same model's rows of the validate split.
+
+    An answer whose probabilities are missing ranks last in all labels: it is a miss, not left out.
+    """
+    named = [named_labels(row.answer) for row in rows]
+    agreement = labels.agreement(named, [named_labels(row.reference) for row in rows])
+    truth = truth_of(rows)
+    claimed = np.array([[name in row for name in CHEXPERT_LABELS] for row in named]).reshape(-1, len(CHEXPERT_LABELS))
+    hard = ranking.confusion(claimed, truth)
+    found: dict[str, Metric | str] = {
+        "classification_f1": Additive(agreement, labels.micro_f1),
+        "classification_f1_macro": Additive(agreement, labels.macro_f1),
+        "balanced_accuracy": Additive(hard, ranking.balanced_accuracy)
+        if ranking.both_classes(truth)
+        else "no label is both present and absent in the test split",
+    }
+    return found | _scored(rows, validation, truth)
+
+
+def _scored(rows: Sequence[Prediction], validation: Sequence[Prediction], truth: Array) -> dict[str, Metric | str]:
+    whole = ("auc", "auprc", "calibration_error", "brier", "f1_at_thresholds", "f1_at_thresholds_macro")
+    groups = ranking.by_frequency(truth, CHEXPERT_LABELS)
+    tails = {f"auc_{name}": columns for name, columns in groups.items()}
+    if not any(row.scores for row in rows):
+        return dict.fromkeys((*whole, *tails), _NO_SCORES)
+    scores = scores_of(rows)
+    columns = ranking.both_classes(truth)
+    if not columns:
+        return dict.fromkeys((*whole, *tails), "no label is both present and absent in the test split")
+    found: dict[str, Metric | str] = {
+        "auc": ranking.Ranking(scores, truth, "auc", columns),
+        "auprc": ranking.Ranking(scores, truth, "ap", columns),
+        **{
+            name: ranking.Ranking(scores, truth, "auc", mine) if mine else "too few labels for three groups"
+            for name, mine in tails.items()
+        },
+        "calibration_error": ranking.calibration_error(scores, truth),
+        "brier": ranking.brier(scores, truth),
+    }
+    if not validation:
+        return found | dict.fromkeys(("f1_at_thresholds", "f1_at_thresholds_macro"), _NO_VALIDATION)
+    at = ranking.thresholds(scores_of(validation), truth_of(validation))
+    counts = ranking.decisions(scores, truth, at)
+    found["f1_at_thresholds"] = Additive(counts, labels.micro_f1)
+    found["f1_at_thresholds_macro"] = Additive(counts, labels.macro_f1)
+    return found
+
+
+def by_label(rows: Sequence[Prediction]) -> dict[str, tuple[int, Metric]]:
+    """Label -> how many test samples have it, and its AUC; of the labels that are both present and absent."""
+    truth, scores = truth_of(rows), scores_of(rows)
+    return {
+        CHEXPERT_LABELS[column]: (
+            int((truth[:, column] == 1).sum()),
+            ranking.Ranking(scores, truth, "auc", (column,)),
+        )
+        for column in ranking.both_classes(truth)
+        if any(row.scores for row in rows)
+    }
+
+
+def named_labels(answer: str) -> dict[str, int]:
+    """The labels in the list after the last colon. A part that is no label's name states nothing (method.md 12, 20)."""
+    parts = {part.strip(" .\n").lower() for part in answer.rpartition(":")[2].split(",")}
+    return {name: 1 for name in CHEXPERT_LABELS if name.lower() in parts}
+
+
+def truth_of(rows: Sequence[Prediction]) -> Array:
+    """(N, 14): 1 present, 0 absent or not mentioned, NaN in doubt."""
+    values = {1: 1.0, -1: np.nan}
+    table = [[values.get(row.about["labels"].get(name, 0), 0.0) for name in CHEXPERT_LABELS] for row in rows]
+    return np.array(table, dtype=np.float64).reshape(-1, len(CHEXPERT_LABELS))
+
+
+def scores_of(rows: Sequence[Prediction]) -> Array:
+    """(N, 14) probabilities, 0 where there is none."""
+    table = [[row.scores.get(name, 0.0) for name in CHEXPERT_LABELS] for row in rows]
+    return np.array(table, dtype=np.float64).reshape(-1, len(CHEXPERT_LABELS))

@@ -1,0 +1,95 @@
+"""Two runs side by side: their models on the samples that both answered, and what the runs cost."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diagcot.evaluation import history, predictions
+from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.score import TextTools
+from diagcot.evaluation.table import table
+from diagcot.evaluation.verdicts import verdicts
+from diagcot.jobs.errors import UserError
+
+
+def compare(
+    one: Path, two: Path, draws: int = 1000, seed: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """A table like metrics.json, what each run cost, and what a reader must know of the comparison.
+
+    Every model that both runs have is a pair of rows, `A:model` and `B:model`; if they share no name, the last model of
+    each is. Differences are paired over the same samples, and scored anew by the same code. Raises UserError where a
+    run has no predictions or the two have no sample in common.
+    """
+    rows = [_read(run) for run in (one, two)]
+    names = [_order(run, mine) for run, mine in zip((one, two), rows, strict=True)]
+    shared = [model for model in names[0] if model in names[1]]
+    pairs = [(model, model) for model in shared] or [(names[0][-1], names[1][-1])]
+    ids = [{_key(row) for row in mine} for mine in rows]
+    common = ids[0] & ids[1]
+    if not common:
+        raise UserError(f"{one.name} and {two.name} have no sample in common: they were evaluated on other data")
+    notes = []
+    for run, mine in zip((one, two), ids, strict=True):
+        if left := len(mine - common):
+            notes.append(f"{left} of {len(mine)} samples of {run.name} are not in the other run and are left out")
+    chosen: list[Prediction] = []
+    models: list[str] = []
+    for pair in pairs:
+        for letter, theirs, model in zip("AB", rows, pair, strict=True):
+            models.append(f"{letter}:{model}")
+            chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
+    found = table(chosen, models, TextTools(), draws, seed)
+    told = [v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "previous" and v["model"][0] == "B"]
+    name = f"A {one.name}, B {two.name}"
+    metrics = {"run": name, "time": time.time(), **found, "rows": _paired(found["rows"]), "verdicts": told}
+    return metrics, [_cost(run) for run in (one, two)], notes
+
+
+def _read(run: Path) -> list[Prediction]:
+    path = run / "predictions.parquet"
+    if not path.exists():
+        raise UserError(f"{path} is not there: the run's last stage writes it (make submit-eval RUN={run.name})")
+    return list(predictions.read_parquet(path))
+
+
+def _order(run: Path, rows: Sequence[Prediction]) -> list[str]:
+    """The run's models in the order of its table."""
+    present = list(dict.fromkeys(row.model for row in rows))
+    try:
+        listed = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
+    except (OSError, ValueError, LookupError):
+        return present
+    return sorted(present, key=lambda model: listed.index(model) if model in listed else len(listed))
+
+
+def _key(row: Prediction) -> tuple[str, str, str]:
+    return row.task, row.id, row.reference
+
+
+def _renamed(row: Prediction, model: str) -> Prediction:
+    return Prediction(**{**row.row(), "model": model})
+
+
+def _paired(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of A carry no difference: what is above them is another pair."""
+    kept = []
+    for row in rows:
+        dropped = ("base", "previous") if row["model"].startswith("A:") else ("base",)
+        scores = {name: {k: v for k, v in cell.items() if k not in dropped} for name, cell in row["scores"].items()}
+        kept.append({**row, "scores": scores})
+    return kept
+
+
+def _cost(run: Path) -> dict[str, Any]:
+    stages = history.stages(run)
+    return {
+        "run": run.name,
+        "stages": len(stages),
+        "gpu_hours": sum(stage.gpu_hours for stage in stages),
+        "work_s": sum(stage.seconds for stage in stages),
+        "failures": sum(len(stage.failures) for stage in stages),
+        "recipe": history.versions(run).get("recipe", "unknown").removeprefix("sha256 ")[:12],
+    }
