@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -97,6 +97,9 @@ bench-metrics: env  ## report metrics of one and five models x 3,858 reports bes
 
 bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
 	@$(BIN)/python -u -m bench.jobs
+
+bench-cot: env  ## chains of thought beside the released way and vLLM's load generator (about 8 minutes; SCALE=1: memory at 100,000 samples)
+	@$(BIN)/python -u -m bench.cot $(if $(SCALE),--scale)
 
 bench-sft: env  ## samples/s of fine-tuning beside HF Trainer with DeepSpeed, on the same data and settings (about 6 minutes)
 	@$(BIN)/python -u -m bench.sft

@@ -80,7 +80,7 @@ class Canned:
             self.calls += 1
             return reply if reply.error else replace(reply, texts=[self.text(request)], finish=["stop"])
 
-        Client.chat = canned  # type: ignore[method-assign]
+        Client.chat = canned  # type: ignore[method-assign, assignment]
         try:
             yield self
         finally:

@@ -19,6 +19,7 @@ The environment variable FAKE_SCRIPT names a JSON file:
     scores          what all integers of a JSON reply are, for each of the request's n in turn
     text            what a reply without a schema is
     replies         {"text": reply}: what a request whose first prompt holds the text is answered with
+    usage           [tokens of the prompt, tokens of the reply] that are told, in place of counts of what was sent
     models          {"folder": script}: what is different for the model of that folder
 A reply is a function of the request's bytes, its delay too: whoever asks the same again gets the same.
 It appends one line to <script>.log for each process ("start") and request (its prompt's first words).
@@ -195,7 +196,8 @@ class Model:
             {"index": turn, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             for turn, text in enumerate(texts)
         ]
-        usage = {"prompt_tokens": tokens, "completion_tokens": sum(len(text) // 4 + 1 for text in texts)}
+        counted = (tokens, sum(len(text) // 4 + 1 for text in texts))
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), self.script.get("usage", counted), strict=True))
         return {"choices": choices, "usage": usage}
 
     def instance(self, schema: dict[str, Any], prompt: str, digest: bytes, key: str = "", turn: int = 0) -> Any:

@@ -54,7 +54,7 @@ def filtered(root: Path, name: str = "filter", **settings: Any) -> tuple[dict[st
 
 
 def test_the_rules_say_why_they_drop_and_the_judge_is_asked_about_the_rest(run_folder, monkeypatch, collected):  # noqa: F811
-    write_script(run_folder, monkeypatch)
+    write_script(run_folder, monkeypatch, usage=[10, 5])
     collected[0]["error"] = "init: cut at 8 tokens"
     collected[1]["reasoning"] = "too short"
     collected[2]["answer"] = "findings : there is a large left pneumothorax and a fracture . impression : fracture ."

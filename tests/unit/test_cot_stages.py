@@ -112,7 +112,7 @@ def test_an_independent_verifier_is_a_server_of_its_own(run_folder, monkeypatch)
 def test_traces_are_the_same_bytes_however_the_calls_came_in(run_folder, monkeypatch):
     written = []
     for number, server in enumerate(({"in_flight": 1}, {"in_flight": 6})):
-        write_script(run_folder, monkeypatch, verdict=False)
+        write_script(run_folder, monkeypatch, verdict=False, usage=[10, 5])
         found = {"server": SERVER | server, "samples_per_shard": 5, "views": "all"}
         ctx = stage(run_folder, f"cot{number}", found, shards="shard", model=".")
         counts = run_unit(collect, UNIT, ctx).counts
