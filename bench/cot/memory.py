@@ -1,6 +1,5 @@
 """What a search over many samples takes in memory, in a process of its own: `python -m bench.cot.memory FOLDER KEY`."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -44,7 +43,9 @@ def main(folder: Path, key: str) -> None:
     began = time.monotonic()
     with ours.opened(ours.settings(folder, f"server-{key}", SETTINGS), COMMAND) as (shared, _):
         done = ours.run(key, shared, ours.settings(folder, key, SETTINGS), canned)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a process takes over from the one that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    most = int(status["VmHWM"].split()[0]) / 1024
     print(most, time.monotonic() - began, done.calls, "torch" in sys.modules)
 
 

@@ -27,7 +27,7 @@ from tests.faults import runs
 SAMPLES, KILLS, WINDOW = 500, 50, 16
 SERVER = {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "in_flight": WINDOW, "request_timeout_s": 30}
 # Two verdicts in five are true, so most searches take several attempts: 4 to 17 calls a sample.
-SCRIPT = {"verdict": 0.4, "delay_s": {"lognormal": [0.003, 0.7]}}
+SCRIPT = {"verdict": 0.4, "delay_s": {"lognormal": [0.008, 0.5]}}
 
 
 def films(path: Path) -> Path:
@@ -94,7 +94,9 @@ def outcome(plan: Plan) -> tuple[bytes, Any, list[str]]:
     """The product's bytes, and what the ledger says of it."""
     (path,) = [path for path in Path(plan.output).iterdir()]
     row = ledger.manifest(plan.path, "00000") or {}
-    return path.read_bytes(), row["counts"], [output["sha256"] for output in row["outputs"].values()]
+    # What a server's cache held is told of the last execution alone.
+    counts = {name: count for name, count in row["counts"].items() if name not in ("cached_tokens", "told_tokens")}
+    return path.read_bytes(), counts, [output["sha256"] for output in row["outputs"].values()]
 
 
 @pytest.mark.heavy
@@ -114,28 +116,29 @@ def test_row_25_fifty_kills_of_task_and_server_leave_no_trace(tmp_path: Path, mo
 
     plan = collecting(tmp_path / "killed", shards)
     dice = random.Random(25)
-    killed: Counter[str] = Counter()
+    killed: list[str] = []
     child, due = execute(plan), 3
     end = time.monotonic() + runs.PATIENCE_S
     while (code := ended(child)) is None:
-        assert time.monotonic() < end, f"not done after {sum(killed.values())} kills\n{runs.log(plan, 0)}"
+        assert time.monotonic() < end, f"not done after {len(killed)} kills\n{runs.log(plan, 0)}"
         time.sleep(0.005)
-        if sum(killed.values()) == KILLS or finished(plan).total() < due:
+        if len(killed) == KILLS or finished(plan).total() < due:
             continue
-        who = dice.choice(["task", "server"])
+        # What three servers in a row die of is taken for the cause, as row 26 wants it: the third victim is the task.
+        who = "task" if killed[-2:] == ["server"] * 2 else dice.choice(["task", "server"])
         victim = child if who == "task" else server_of(child)
         if victim is None:
             continue
         time.sleep(dice.uniform(0, 0.03))  # not only when a record was just written
         os.kill(victim, signal.SIGKILL)
-        killed[who] += 1
-        due = finished(plan).total() + dice.randint(2, 14)
+        killed.append(who)
+        due += dice.randint(2, 14)
         if who == "task":
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
             child = execute(plan)
     assert code == 0, runs.log(plan, 0)
-    assert killed.total() == KILLS and min(killed["task"], killed["server"]) >= 15
-    assert len(list((plan.path / "out").glob("*.log"))) == killed["task"] + 1
+    assert len(killed) == KILLS and min(killed.count("task"), killed.count("server")) >= 15
+    assert len(list((plan.path / "out").glob("*.log"))) == killed.count("task") + 1
 
     once = {row["id"]: 1 for row in map(json.loads, outcome(quiet)[0].splitlines())}
     assert len(once) == SAMPLES and finished(plan) == finished(quiet) == Counter(once)
