@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces
+.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-sft bench-gpu
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -94,6 +94,12 @@ bench-metrics: env  ## report metrics of one and five models x 3,858 reports bes
 
 bench-jobs: env  ## submission, status and chains beside submitit and datatrove (under 10 minutes)
 	@$(BIN)/python -u -m bench.jobs
+
+bench-sft: env  ## samples/s of fine-tuning beside HF Trainer with DeepSpeed, on the same data and settings (about 6 minutes)
+	@$(BIN)/python -u -m bench.sft
+
+bench-gpu: env  ## tokens/s and utilisation of training steps on this machine's GPUs (SHAPE=7b, 3b; tiny runs on a CPU)
+	@$(BIN)/python -u -m bench.gpu --shape $(or $(SHAPE),7b)
 
 bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes)
 	@$(BIN)/python -u -m bench.scale

@@ -5,6 +5,7 @@ import dataclasses
 import getpass
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -157,8 +158,10 @@ def _dry(chain: "Chain", selected: set[str], scripts: bool) -> int:
     try:
         chain.checks()
     except UserError as error:  # what is lacking stops a submission, not a look at it
-        found = dataclasses.replace(found, warnings=[str(error), *found.warnings])
-    plan_screen.show([plan.header() for plan in plans], found, texts)
+        faults = re.split(r"\n(?! )", str(error))
+        found = dataclasses.replace(found, warnings=[*faults, *found.warnings])
+    estimates = {stage: made for stage, made in chain.estimates().items() if stage in selected}
+    plan_screen.show([plan.header() for plan in plans], found, texts, estimates)
     return 0
 
 

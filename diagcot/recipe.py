@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import field_validator, model_validator
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.settings import Document, Settings, near
+from diagcot.jobs.settings import Document, Loc, Settings, near
 
-__all__ = ["Recipe", "Settings", "StageSpec", "find"]
+__all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find"]
 
 
 class StageSpec(Settings):
@@ -63,14 +64,100 @@ class Recipe(Settings):
         return self
 
 
+class Change(Settings):
+    """What a recipe changes of a stage. Mappings are merged key by key, anything else is replaced."""
+
+    inputs: dict[str, str | list[str]] = {}
+    settings: dict[str, Any] = {}
+    unit_seconds: float | None = None
+
+
+class Extension(Settings):
+    """A recipe that is another one but for some stages, such as an ablation."""
+
+    name: str
+    extends: str  # a recipe of recipes/, or a path from this file's folder
+    seed: int | None = None
+    drop: list[str] = []  # stages left out; they vanish from inputs that name other stages, too
+    change: dict[str, Change] = {}  # stage -> what is different
+
+
+class Extended(Document):
+    """A recipe on top of the one it extends. Its value and text are the whole recipe; faults are told where they stand."""
+
+    def __init__(self, path: Path, base: Document) -> None:
+        super().__init__(path)
+        asked = self.check(Extension, self.value)
+        self._base = base
+        stages = [dict(stage) for stage in base.value["stages"]]
+        known = [str(stage["name"]) for stage in stages]
+        named: list[tuple[Loc, str]] = [(("drop", i), name) for i, name in enumerate(asked.drop)]
+        for at, name in [*named, *((("change", name), name) for name in asked.change)]:
+            if name not in known:
+                raise UserError(f"{super().where(at)}: {base.path.name} has no stage {name!r}{near(name, known)}")
+        self._numbers = [i for i, name in enumerate(known) if name not in asked.drop]
+        kept = []
+        for number in self._numbers:
+            change = asked.change.get(known[number], Change()).model_dump(exclude_unset=True)
+            stage = _merged(stages[number], change)
+            kept.append(stage | {"inputs": self._inputs(stage, asked.drop)})
+        self._names = [known[number] for number in self._numbers]
+        whole = {"name": asked.name, "seed": base.value.get("seed", 0) if asked.seed is None else asked.seed}
+        self.value = whole | {"stages": kept}
+        self.text = f"# {asked.name}: {asked.extends} with changes\n" + yaml.safe_dump(self.value, sort_keys=False)
+
+    def _inputs(self, stage: dict[str, Any], dropped: list[str]) -> dict[str, list[str]]:
+        found = {}
+        for role, names in (stage.get("inputs") or {}).items():
+            listed = [names] if isinstance(names, str) else names
+            found[role] = [name for name in listed if name not in dropped]
+            if not found[role]:
+                where = super().where(("drop", dropped.index(listed[0])))
+                raise UserError(
+                    f"{where}: stage {stage['name']!r} reads {listed[0]!r} as {role} and nothing else: say what it reads"
+                    f" instead, as change: {{{stage['name']}: {{inputs: {{{role}: …}}}}}}"
+                )
+        return found
+
+    def where(self, loc: Loc) -> str:
+        if len(loc) < 2 or loc[0] != "stages" or not isinstance(loc[1], int):
+            return super().where(loc)
+        mine = ("change", self._names[loc[1]], *loc[2:])
+        if len(mine) > 2 and self.find(mine)[1] == len(mine):
+            return super().where(mine)
+        return self._base.where(("stages", self._numbers[loc[1]], *loc[2:]))
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in change.items()
+    }
+    return base | both
+
+
 def find(name: str, root: Path) -> tuple[Recipe, Document]:
     """The recipe `name` of recipes/, or a path to a file of one's own, with the document that knows its lines."""
     folder = root / "recipes"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
-        known = [p.stem for p in folder.glob("*.yaml")]
+        known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
         raise UserError(
             f"unknown recipe {name!r}{near(name, known)}. A recipe is a file in {folder.relative_to(root)}/"
         )
-    document = Document(path)
+    document = _document(path, folder)
     return document.check(Recipe, document.value or {}), document
+
+
+def _document(path: Path, folder: Path, above: tuple[Path, ...] = ()) -> Document:
+    document = Document(path)
+    if not isinstance(document.value, dict) or "extends" not in document.value:
+        return document
+    name = str(document.value["extends"])
+    base = path.parent / name if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not base.is_file() or base.resolve() in (*above, path.resolve()):
+        why = "extends itself" if base.is_file() else f"extends {name!r}, and there is no {base}"
+        raise UserError(f"{document.where(('extends',))}: {why}")
+    below = _document(base, folder, (*above, path.resolve()))
+    below.check(Recipe, below.value or {})
+    return Extended(path, below)

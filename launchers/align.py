@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
+from diagcot.training import estimate as estimates
 from diagcot.training import storage as sizes
+from diagcot.training.estimate import Estimate, Load
 from diagcot.training.settings import AlignSettings
+from launchers import model
 from launchers.model import parameters
 
 if TYPE_CHECKING:
@@ -38,3 +41,11 @@ def storage(stage: StageSpec, chain: "Chain") -> int | None:
     """Bytes of the weights and of the checkpoints that are kept; None where the model is not known."""
     settings, count = AlignSettings.model_validate(stage.settings), parameters(stage, chain)
     return sizes.training(count, settings.trainable, settings.deepspeed) if count else None
+
+
+def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:
+    """Memory a GPU and GPU-hours; None where there is no GPU."""
+    settings = AlignSettings.model_validate(stage.settings)
+    text, learned = estimates.REPORT
+    load = Load(model.visual(stage, chain), text, learned, settings.deepspeed.sequences(model.films(stage, chain)))
+    return model.expect(stage, chain, SIZE, settings, load)

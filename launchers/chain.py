@@ -1,12 +1,14 @@
 """Reads a recipe and a cluster and turns them into the plans of a run; hands the plans to `diagcot.jobs`."""
 
 import importlib
+import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -51,9 +53,8 @@ class Chain:
     def launcher(self, spec: StageSpec) -> ModuleType:
         known = [p.stem for p in (self.root / "launchers").glob("[a-z]*.py") if p.stem != "chain"]
         if spec.kind not in known:
-            index = self.recipe.stages.index(spec)
-            line = self.document.line(("stages", index, "kind"))
-            raise UserError(f"{self.document.path}:{line}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
+            where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
+            raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
         return importlib.import_module(f"launchers.{spec.kind}")
 
     def settings(self, spec: StageSpec) -> BaseModel:
@@ -85,7 +86,7 @@ class Chain:
             code=[self.root / "diagcot", self.root / "launchers"],
             seed=self.recipe.seed,
             about={"recipe": self.recipe.name},
-            keep={"recipe.yaml": self.document.path.read_text(encoding="utf-8")},
+            keep={"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"},
         )
         plans: dict[str, Plan] = {}
         for spec in self.recipe.stages:
@@ -112,12 +113,18 @@ class Chain:
         return self.pipeline.plans
 
     def checks(self) -> None:
-        """What the stages need from this machine, asked of each launcher that has a `check`. Raises UserError."""
+        """What the stages need from this machine, asked of each launcher that has a `check`. Raises one UserError."""
+        faults: dict[str, None] = {}
         for spec in self.recipe.stages:
-            self.settings(spec)  # a mistake in them is told with its line
-            check = getattr(self.launcher(spec), "check", None)
-            if check:
-                check(spec, self)
+            try:
+                self.settings(spec)  # a mistake in them is told with its line
+                check = getattr(self.launcher(spec), "check", None)
+                if check:
+                    check(spec, self)
+            except UserError as error:
+                faults[str(error)] = None
+        if faults:
+            raise UserError("\n".join(faults))
 
     def notes(self) -> list[str]:
         """What is worth knowing about the stages before they run, asked of each launcher that has `notes`."""
@@ -143,6 +150,19 @@ class Chain:
                 found[spec.name] = estimate(spec, self) if estimate else None
             except (UserError, ValidationError):  # what is wrong with it, `checks` and the settings say
                 found[spec.name] = None
+        return found
+
+    def estimates(self) -> dict[str, dict[str, Any]]:
+        """Stage -> memory and GPU-hours, asked of each launcher that has an `estimate`; those not known are left out."""
+        found: dict[str, dict[str, Any]] = {}
+        for spec in self.recipe.stages:
+            ask = getattr(self.launcher(spec), "estimate", None)
+            try:
+                made = ask(spec, self) if ask else None
+            except (UserError, ValidationError):  # as with `storage`
+                continue
+            if made is not None:
+                found[spec.name] = made.to_json()
         return found
 
     def selected(self, number: str) -> set[str]:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from diagcot.jobs.context import Unit
 from diagcot.recipe import StageSpec
 from diagcot.training import storage as sizes
+from diagcot.training.estimate import Estimate, Load
 from diagcot.training.grpo_settings import GrpoSettings
+from launchers import model
 from launchers.model import parameters
 
 if TYPE_CHECKING:
@@ -28,3 +30,13 @@ def storage(stage: StageSpec, chain: "Chain") -> int | None:
     """Bytes of the weights and of the checkpoints that are kept; None where the model is not known."""
     settings, count = GrpoSettings.model_validate(stage.settings), parameters(stage, chain)
     return sizes.training(count, settings.trainable, settings.deepspeed) if count else None
+
+
+def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:
+    """Of the policy's training, rollouts apart: every answer as long as it may be, scored twice more without gradients."""
+    settings = GrpoSettings.model_validate(stage.settings)
+    each, steps = settings.prompts * settings.samples, settings.deepspeed.steps
+    load = Load(
+        model.visual(stage, chain), 100 + settings.max_tokens, settings.max_tokens, steps * each if steps else None, 2
+    )
+    return model.expect(stage, chain, SIZE, settings, load)

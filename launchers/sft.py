@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
+from diagcot.training import estimate as estimates
 from diagcot.training import storage as sizes
+from diagcot.training.estimate import Estimate, Load
 from diagcot.training.settings import SftSettings
+from launchers import model
 from launchers.model import parameters
 
 if TYPE_CHECKING:
@@ -38,3 +41,18 @@ def storage(stage: StageSpec, chain: "Chain") -> int | None:
     """Bytes of the weights and of the checkpoints that are kept; None where the model is not known."""
     settings, count = SftSettings.model_validate(stage.settings), parameters(stage, chain)
     return sizes.training(count, settings.trainable, settings.deepspeed) if count else None
+
+
+def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:
+    """Memory a GPU and GPU-hours; None where there is no GPU."""
+    settings = SftSettings.model_validate(stage.settings)
+    texts = all(chain.spec(name).kind == "texts" for name in stage.follows if chain.spec(name).kind in DATA)
+    text, learned = estimates.REASONED if stage.inputs.get("samples") else estimates.REPORT
+    samples, films = model.reasoned(stage, chain), model.films(stage, chain)
+    known = samples is not None and films is not None and set(settings.tasks) <= {"report"}
+    count = round(samples * settings.samples_weight + films * settings.tasks.get("report", 0)) if known else None  # type: ignore[operator]
+    load = Load(0 if texts else model.visual(stage, chain), text, learned, settings.deepspeed.sequences(count))
+    return model.expect(stage, chain, SIZE, settings, load)
+
+
+DATA = ("texts", "shard", "questions", "filter", "primer")

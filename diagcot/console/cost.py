@@ -1,10 +1,11 @@
 """What a stage may cost, has cost and still needs in GPU-hours, and what it got for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diagcot.console.run_files import Logs, executions
+from diagcot.console import text
+from diagcot.console.run_files import Logs, executions, read_json
 
 Plan = Mapping[str, Any]  # the content of a plan.json
 
@@ -59,3 +60,42 @@ def got(summary: Mapping[str, Any]) -> dict[str, float]:
     if summary.get("startup_seconds") and summary.get("seconds"):
         found["start-up %"] = 100 * summary["startup_seconds"] / summary["seconds"]
     return found
+
+
+def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What each stage of training is estimated to take, and by which assumptions."""
+    for stage, row in estimates.items():
+        what = f"{_millions(row['parameters'])} parameters, {_millions(row['trained'])} of them trained"
+        yield f"{stage}: {what}; about {_gb(row['memory'])} on a GPU; {_hours(row)}"
+    if estimates:
+        yield (
+            "GPU-hours of training are estimated for 312 TFLOP/s (A100) at 35 and 7 % of it, what DiagCoT's own runs"
+            " reached; memory with attention that keeps no square matrix (docs/training.md)"
+        )
+
+
+def compared(run_dir: Path, spent: Mapping[str, float]) -> Iterator[str]:
+    """Stages of training that are done beside what was estimated. spent: their GPU-hours."""
+    estimates = read_json(run_dir / "estimates.json") or {}
+    for stage, hours in spent.items():
+        row = estimates.get(stage)
+        if row is None:
+            continue
+        line = f"{stage} took {text.number(round(hours, 1))} GPU-hours; estimated: {_hours(row)}"
+        used = ((read_json(run_dir / stage / "summary.json") or {}).get("counts") or {}).get("gpu_memory_gb")
+        yield line + (f"; {text.number(round(used, 1))} GB on a GPU, estimated {_gb(row['memory'])}" if used else "")
+
+
+def _hours(row: Mapping[str, Any]) -> str:
+    if row["sound"] is None:
+        return "GPU-hours not known before the samples are counted"
+    least, most = (text.number(round(row[name], 1)) for name in ("sound", "modest"))
+    return f"{least} to {most} GPU-hours for {_millions(row['tokens'])} tokens"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.0f} GB"
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"

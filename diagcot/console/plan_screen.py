@@ -5,14 +5,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from diagcot.console import text
+from diagcot.console import cost, text
 from diagcot.console.cost import Plan, declared
 
 if TYPE_CHECKING:
@@ -22,14 +22,19 @@ WIDE = 110
 ARRAY_SIZE = 1001  # Slurm's default of MaxArraySize
 
 
-def show(plans: Sequence[Plan], forecast: "Forecast", scripts: Mapping[str, str] | None = None) -> None:
+def show(
+    plans: Sequence[Plan],
+    forecast: "Forecast",
+    scripts: Mapping[str, str] | None = None,
+    estimates: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Print the plans in the order in which they would be submitted, and what is to be expected of them.
 
-    `scripts`: stage -> text of its job script.
+    `scripts`: stage -> text of its job script. `estimates`: stage -> what `diagcot.training.estimate` says of it.
     """
     screen = text.console()
     screen.print(render(plans, screen, forecast.limits.array_size if forecast.limits else ARRAY_SIZE))
-    for line in expected(plans, forecast):
+    for line in [*cost.planned(estimates or {}), *expected(plans, forecast)]:
         style = "yellow" if line.startswith(("!", "?")) else ""
         screen.print(Text(text.fits(screen, line), style), soft_wrap=not screen.is_terminal)
     for stage, script in (scripts or {}).items():

@@ -1,13 +1,13 @@
 """`make status`: the stages of a run in one table, printed once. The same table is the heart of the live screens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diagcot.console import text
+from diagcot.console import cost, text
 from diagcot.console.executor import ask
 from diagcot.console.remarks import remarks, units
 from diagcot.console.status import Run, Stage, snapshot
@@ -39,7 +39,7 @@ def render(run: Run, screen: Console, lines: int | None = None) -> RenderableTyp
 
     lines: of the screen, if it has to fit: stages that are done, then those that wait, are then told in one row each.
     """
-    said = [Text(text.fits(screen, line), "yellow") for line in [*_figures(run, screen), *remarks(run)]]
+    said = [Text(text.fits(screen, line), "yellow") for line in [*_figures(run, screen), *remarks(run), *_costs(run)]]
     below = [Text(""), *said] if said else []
     room = None
     if lines is not None:
@@ -152,6 +152,11 @@ def now(stage: Stage) -> Text:
         if number := getattr(stage, state):
             line.append(f"{' ' if line else ''}{text.count(number)} {word}", text.STYLES[state])
     return line or Text("done", text.STYLES["done"])
+
+
+def _costs(run: Run) -> Iterator[str]:
+    """Training that is done beside its estimate."""
+    return cost.compared(run.path, {s.name: s.gpu_spent for s in run.stages if s.state == "done" and s.gpu_spent})
 
 
 def _figures(run: Run, screen: Console) -> list[str]:

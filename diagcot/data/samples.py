@@ -23,7 +23,7 @@ class Sample:
     task: str  # report, grounding, classification, or the name of a chain-of-thought conversation
     study: str  # dataset/study, the cluster of the bootstrap
     images: tuple[ImageRef, ...]
-    messages: tuple[tuple[str, str], ...]  # (role, text), roles user and assistant
+    messages: tuple[tuple[str, str], ...]  # (role, text): a system text if any, then user and assistant in turn
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property

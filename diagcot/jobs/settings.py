@@ -28,9 +28,9 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8")
-            self._root = yaml.compose(text, Loader=yaml.CSafeLoader)
-            self.value: Any = yaml.load(text, Loader=yaml.CSafeLoader)
+            self.text = path.read_text(encoding="utf-8")
+            self._root = yaml.compose(self.text, Loader=yaml.CSafeLoader)
+            self.value: Any = yaml.load(self.text, Loader=yaml.CSafeLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -38,9 +38,13 @@ class Document:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
-    def line(self, loc: Loc) -> int:
-        """The line of the deepest part of `loc` that the file has, from 1."""
-        node, line = self._root, 1
+    def where(self, loc: Loc) -> str:
+        """`file:line` of the deepest part of `loc` that the file has."""
+        return f"{self.path}:{self.find(loc)[0]}"
+
+    def find(self, loc: Loc) -> tuple[int, int]:
+        """Line, from 1, of the deepest part of `loc` that the file has, and how deep that is."""
+        node, line, depth = self._root, 1, 0
         for part in loc:
             found = None
             if isinstance(node, yaml.MappingNode):
@@ -52,8 +56,8 @@ class Document:
                 line = found.start_mark.line + 1
             if found is None:
                 break
-            node = found
-        return line
+            node, depth = found, depth + 1
+        return line, depth
 
     def check(self, model: type[Model], value: Any, at: Loc = ()) -> Model:
         """`value` as `model`; `at` is where in the file the value stands. Raises UserError for the first few faults."""
@@ -65,7 +69,7 @@ class Document:
 
     def _tell(self, model: type[BaseModel], fault: Any, at: Loc) -> str:
         loc: Loc = tuple(fault["loc"])
-        where = f"{self.path}:{self.line(at + loc)}"
+        where = self.where(at + loc)
         name = ".".join(str(part) for part in loc)
         if fault["type"] == "extra_forbidden":
             valid = _fields(model, loc[:-1])

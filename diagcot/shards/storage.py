@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from diagcot.jobs.errors import UserError
 from diagcot.shards.settings import BuildSettings, Source
 
 # (studies, films, share of frontal films). MIMIC-CXR-JPG: https://physionet.org/content/mimic-cxr-jpg/;
@@ -24,6 +25,8 @@ def shards(settings: BuildSettings, phantoms: Mapping[str, int]) -> int:
 
 def _counts(source: Source, phantoms: Mapping[str, int]) -> tuple[float, float]:
     """(studies, films) of a source."""
+    if source.kind not in COLLECTIONS:
+        raise UserError(f"how many films {source.kind} has is not known")
     studies, films, frontal = COLLECTIONS[source.kind]
     if source.input is not None and source.input in phantoms:
         studies, films, frontal = phantoms[source.input], 2 * phantoms[source.input], 0.5

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
+from diagcot.data import labeler
 from diagcot.data.samples import Sample
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.training import contrastive, dataset, engine, export, freeze, loop, model
@@ -39,6 +41,8 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     freeze.freeze(vlm, settings)
     counts = freeze.describe(vlm)
     aligner = contrastive.Aligner(vlm, settings.temperature)
+    if without := next((sample.id for sample in [*data.train, *data.validation] if not sample.images), None):
+        raise ValueError(f"sample {without} has no film: align learns from pairs of film and report")
     if settings.loss == "lm":
         aligner.log_scale.requires_grad_(False)
     order = Order(lengths, deepspeed.global_batch, size, ctx.seed)
@@ -49,7 +53,8 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     reports = embed(trained, everyone, processor, ctx, size)
     aligner.centre = reports[: len(data.train)].mean(0).to(engine.device(ctx))
     passes = ctx.world_size * deepspeed.accumulation(ctx.world_size)
-    keys = [_key(sample) for sample in everyone]
+    words, keys = likeness(everyone, ctx)
+    want: Any = "films" if settings.loss == "contrastive" else "films and language"
 
     def make(step: int) -> list[loop.Batch]:
         learned = sum(targets[index] for index in order.batch(step))
@@ -57,24 +62,42 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
         for indices in order.micro(step, ctx.rank, ctx.world_size):
             batch = collator([data.train[index] for index in indices])
             extra = {"share": torch.tensor(passes / learned), "report": reports[indices]}
-            made.append({**batch, **extra, "key": torch.tensor([keys[index] for index in indices])})
+            made.append({**batch, **extra, "key": keys[indices]})
         return made
 
+    def slopes(films: list[torch.Tensor], scale: torch.Tensor, batches: list[loop.Batch]) -> contrastive.Slopes:
+        texts, like = (torch.cat([batch[name] for batch in batches]).to(scale.device) for name in ("report", "key"))
+        return contrastive.slopes(torch.cat(films), aligner.place(texts), like, scale)
+
+    def prepare(trained: Any, batches: list[loop.Batch]) -> list[loop.Batch]:
+        """With several passes a step, all its films are embedded once without gradients: the loss is over all of them."""
+        if settings.loss == "lm" or len(batches) == 1:
+            return batches
+        with torch.no_grad():
+            seen = [trained(_moved(batch, ctx), "films") for batch in batches]
+        whole = slopes([films for films, _, _ in seen], seen[0][1], batches)
+        parts = [whole._replace(to_films=rows) for rows in whole.to_films.split(size)]
+        return [{**batch, **part._asdict()} for batch, part in zip(batches, parts, strict=True)]
+
     def objective(trained: Any, batch: loop.Batch) -> torch.Tensor:
-        films, scale, loss = trained(batch, "films" if settings.loss == "contrastive" else "films and language")
+        films, scale, loss = trained(batch, want)
         total = loss * batch["share"] if loss is not None else torch.zeros((), device=films.device)
         if settings.loss != "lm":
-            texts = aligner.place(batch["report"])
-            near = contrastive.info_nce(films, texts, batch["key"], scale)
+            known = (
+                contrastive.Slopes(*(batch[name] for name in contrastive.Slopes._fields)) if "near" in batch else None
+            )
+            near = (known or slopes([films], scale, [batch])).surrogate(films, scale, passes)
             total = total + near * (settings.contrastive_weight if settings.loss == "combined" else 1.0)
         return total
 
     def validate(trained: Any) -> dict[str, float]:
         return held_out(
-            trained, data.validation, reports[len(data.train) :], keys[len(data.train) :], collator, ctx, size
+            trained, data.validation, reports[len(data.train) :], words[len(data.train) :], collator, ctx, size
         )
 
-    final = loop.train(ctx, trained, deepspeed, loop.Task(order, make, objective, validate), settings.validate_every)
+    final = loop.train(
+        ctx, trained, deepspeed, loop.Task(order, make, objective, validate, prepare), settings.validate_every
+    )
     if final is None:
         return None
     return export.write(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})
@@ -117,12 +140,11 @@ def held_out(
     """Language-model loss and retrieval on held-out pairs, each rank computing its share. A collective."""
     if not samples:
         return {}
-    where = engine.device(ctx)
     films = torch.zeros(len(samples), reports.shape[1])
     total = targets = 0.0
     for start in range(0, len(samples), size * ctx.world_size):
         mine = range(start + ctx.rank * size, min(start + (ctx.rank + 1) * size, len(samples)))
-        batch = {n: v.to(where) for n, v in collator([samples[i] for i in mine] or samples[:1]).items()}
+        batch = _moved(collator([samples[i] for i in mine] or samples[:1]), ctx)
         embedded, _, loss = trained(batch, "films and language")
         if len(mine):
             films[mine.start : mine.stop] = embedded.cpu()
@@ -132,11 +154,40 @@ def held_out(
     everyone = torch.from_numpy(engine.add(films.numpy())).float()
     return {
         "loss": total / targets,
-        **contrastive.recall(everyone, trained.module.place(reports.to(where)).cpu(), keys),
+        **contrastive.recall(everyone, trained.module.place(reports.to(engine.device(ctx))).cpu(), keys),
     }
 
 
-def _key(sample: Sample) -> int:
+def likeness(samples: Sequence[Sample], ctx: Context) -> tuple[list[int], torch.Tensor]:
+    """Which reports say the same: (a number for the words of each sample's report, keys (samples, 2)).
+
+    Pairs that agree in a column of the keys are no negatives of each other: in the first those of the same words, in the
+    second all normals, by the rule labeler; there each other report has a number of its own. A collective.
+    """
+    words = [_words(sample.answer) for sample in samples]
+    distinct = list(dict.fromkeys(words))
+    texts = dict(zip(words, (sample.answer for sample in samples), strict=True))
+    table = np.zeros(len(distinct))
+    for index in range(ctx.rank, len(distinct), ctx.world_size):
+        table[index] = normal(texts[distinct[index]])
+    normals = dict(zip(distinct, engine.add(table), strict=True))
+    return words, torch.tensor([[number, NORMAL if normals[number] else number] for number in words])
+
+
+NORMAL = -1
+
+
+def normal(report: str) -> bool:
+    """Whether nothing is present or in doubt, support devices included."""
+    found = labeler.label(report)
+    return found.pop("No Finding", 0) == 1 and not any(found.values())
+
+
+def _moved(batch: loop.Batch, ctx: Context) -> loop.Batch:
+    return {name: value.to(engine.device(ctx)) for name, value in batch.items()}
+
+
+def _words(report: str) -> int:
     """Equal for reports of the same words."""
-    words = " ".join(sample.answer.lower().split())
+    words = " ".join(report.lower().split())
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")

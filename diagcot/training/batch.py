@@ -30,7 +30,8 @@ class Encoded:
 
 
 class Collator:
-    """Samples -> input_ids, attention_mask, mm_token_type_ids, labels (samples, tokens), pixel_values, image_grid_thw.
+    """Samples -> input_ids, attention_mask, mm_token_type_ids, labels (samples, tokens), films (samples,): how many each has,
+    pixel_values, image_grid_thw.
 
     Right-padded. The chat template is the model's own; each assistant turn and its end token are learned. The prompt is
     tokenised by itself, as a server does, so that training and generation see the same ids.
@@ -44,6 +45,8 @@ class Collator:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
+        # Where some passes have films and others none, all run the vision tower: ranks that train or gather it must meet.
+        self.show_blank = False
         self.films = Films(processor.image_processor, source or ShardSource(shards_root), cache_mb)
         self.image_token = processor.image_token
         self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -91,17 +94,29 @@ class Collator:
             labels[row, :size] = one.labels
             mask[row, :size] = 1
         films = self.films.batch([ref for sample in samples for ref in sample.images])
+        if not films and self.show_blank:
+            ids, labels, mask, films = self._blank(ids, labels, mask)
         return {
             "input_ids": ids,
             "attention_mask": mask,
             "mm_token_type_ids": (ids == self.image_id).int(),
             "labels": labels,
+            "films": torch.tensor([len(sample.images) for sample in samples]),
             **films,
         }
 
+    def _blank(self, *rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The first sequence followed by a blank film that no token sees, the others by padding."""
+        films = self.films.blank()
+        size = int(films["image_grid_thw"][0].prod()) // int(self.processor.image_processor.merge_size) ** 2
+        fills = (self.tokenizer.pad_token_id, IGNORED, 0)
+        ids, labels, mask = (torch.cat([t, t.new_full((len(t), size), f)], 1) for t, f in zip(rows, fills, strict=True))
+        ids[0, -size:] = self.image_id
+        return ids, labels, mask, films
+
     def _turns(self, sample: Sample) -> Iterator[tuple[str, bool]]:
         """Pieces of the rendered conversation and whether each is learned."""
-        messages = [{"role": role, "content": _parts(text)} for role, text in sample.messages]
+        messages = [{"role": role, "content": parts_of(text)} for role, text in sample.messages]
         done = ""
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -129,7 +144,7 @@ class Collator:
         return list(self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"])
 
 
-def _parts(text: str) -> list[dict[str, str]]:
+def parts_of(text: str) -> list[dict[str, str]]:
     parts: list[dict[str, str]] = []
     for index, piece in enumerate(text.split("<image>")):
         if index:

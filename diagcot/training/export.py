@@ -4,12 +4,16 @@ import json
 import shutil
 from typing import Any
 
+import torch
+
 from diagcot.jobs.context import Context, Result
 from diagcot.training import engine, model
 
 
 def write(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) -> Result:
     """Write weights, processor, `diagcot.json` and the training log to staged places. A collective."""
+    if torch.cuda.is_available():
+        counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0's stands for all
     state = engine.weights(trained)
     final = ctx.output / "model"
     log = ctx.output / "train.jsonl"

@@ -82,6 +82,13 @@ class Films:
         values = values.expand(-1, -1, self._temporal, -1).reshape(len(values), -1)
         return {"pixel_values": values, "image_grid_thw": torch.stack([grid for _, grid in found])}
 
+    def blank(self) -> dict[str, torch.Tensor]:
+        """`batch` of one black film, of the smallest size there is."""
+        side = int(self.processor.patch_size) * int(self.processor.merge_size)
+        values = -(self._mean / self._std).expand(self._merge, -1, self._temporal, (side * side) // self._merge)
+        grid = [1, int(self.processor.merge_size), int(self.processor.merge_size)]
+        return {"pixel_values": values.reshape(self._merge, -1), "image_grid_thw": torch.tensor([grid])}
+
     def _patches(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor]:
         with self._lock:
             if ref in self._kept:

@@ -28,6 +28,8 @@ class Task:
     """Engine and batch -> loss, scaled so that its mean over all passes and ranks is the step's loss."""
     validate: Callable[[Any], dict[str, float]]
     """Engine -> held-out figures; a collective."""
+    prepare: Callable[[Any, list[Batch]], list[Batch]] | None = None
+    """Engine and this rank's batches of a step -> the batches to train on, where a loss spans all of them; a collective."""
 
 
 def steps_of(settings: DeepSpeedSettings, order: Order) -> int:
@@ -58,6 +60,7 @@ def train(
             began = time.monotonic()
             batches = next(coming)
             waited = time.monotonic() - began
+            batches = task.prepare(engine, batches) if task.prepare else batches
             loss, tokens = torch.zeros((), device=where), 0.0
             for batch in batches:
                 tokens += int(batch["attention_mask"].sum())

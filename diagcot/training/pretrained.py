@@ -8,6 +8,8 @@ from diagcot.jobs.errors import UserError
 
 def family_of(directory: Path) -> str:
     """`model_type` of a model directory. Raises UserError if there is none."""
+    if "$" in str(directory):
+        raise UserError(f"pretrained: the variable in {str(directory)!r} is not set; point it at the downloaded model")
     try:
         return str(json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError) as error:

@@ -1,9 +1,10 @@
 """Typed settings of the training stages. Imported while planning, so nothing heavy is imported here."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diagcot.recipe import Settings
 
@@ -34,6 +35,12 @@ class ModelSettings(Settings):
     tiny: TinySettings = TinySettings()
     min_pixels: int | None = Field(None, description="pixel budget of an image, here for the whole chain")
     max_pixels: int | None = None
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _settled(cls, path: str | None) -> str | None:
+        """Without variables: the jobs may lack them. One that is not set stays, and is told when it is looked for."""
+        return os.path.expandvars(path) if isinstance(path, str) else path
 
 
 class LoraSettings(Settings):
@@ -80,6 +87,12 @@ class DeepSpeedSettings(Settings):
             )
         return self.global_batch // micro
 
+    def sequences(self, samples: int | None) -> int | None:
+        """Samples that the whole stage sees, of `samples` an epoch; None where that is not known."""
+        if self.steps is not None:
+            return self.steps * self.global_batch
+        return None if samples is None else max(1, round(samples * (self.epochs or 0)))
+
 
 class FreezePolicy(Settings):
     """Which components train; everything else is frozen. `expect_trainable` parameters are asserted."""
@@ -125,8 +138,14 @@ class AlignSettings(FreezePolicy):
     temperature: float = Field(0.07, gt=0, description="where the learned temperature starts")
     max_length: int = Field(4096, ge=32)
     validation: int = Field(64, ge=0, description="held-out pairs for loss and retrieval")
-    validate_every: int | None = Field(None, ge=1)
+    validate_every: int | None = Field(100, ge=1, description="steps; None validates at the end only")
     image_cache_mb: int = Field(1024, ge=0)
+
+    @model_validator(mode="after")
+    def _reports_stay(self) -> "AlignSettings":
+        if self.loss != "lm" and not set(self.trainable) <= {"vision", "merger"}:
+            raise ValueError("the contrastive loss embeds reports once: with it only vision and merger may train")
+        return self
 
 
 class MergeSettings(Settings):

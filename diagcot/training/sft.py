@@ -36,6 +36,7 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     processor = model.processor_of(base)
     collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
     data = dataset.gather(ctx, settings.tasks, settings.samples_weight, settings.validation, settings.views)
+    collator.show_blank = len({bool(sample.images) for sample in [*data.train, *data.validation]}) == 2
     lengths, targets, cut = dataset.measure(ctx, data.train, collator)
     network, counts = prepare(base, settings, ctx)
     order = Order(lengths, settings.deepspeed.global_batch, settings.deepspeed.micro_batch, ctx.seed)

@@ -25,11 +25,16 @@ def main() -> None:
     print(f"imports {time.monotonic() - started:.1f} s", flush=True)
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}
     ranks |= {"local_rank": ranks["rank"], "local_world_size": ranks["world_size"]}
-    ctx = context(Path(job["root"]), job["settings"], inputs=job["inputs"], stage=job["stage"], **ranks)
-    if stop := job.get("stop_after"):
-        ctx.on_progress = lambda row: ctx.stop.set() if row["done"] >= stop else None
-    result = run_unit(kind, Unit("model"), ctx)
-    print(f"{'stopped' if result is None else 'done'} {time.monotonic() - started:.1f} s", flush=True)
+    # Further stages of the same process, each with its own changes: one start of the ranks serves them all.
+    port = int(os.environ["MASTER_PORT"])
+    for index, (stage, changes) in enumerate({job["stage"]: {}, **job.get("further", {})}.items()):
+        os.environ["MASTER_PORT"] = str(port + index)  # the store of the last one may still listen
+        settings = job["settings"] | changes
+        ctx = context(Path(job["root"]), settings, inputs=job["inputs"], stage=stage, **ranks)
+        if stop := job.get("stop_after"):
+            ctx.on_progress = lambda row, ctx=ctx, stop=stop: ctx.stop.set() if row["done"] >= stop else None
+        result = run_unit(kind, Unit("model"), ctx)
+        print(f"{'stopped' if result is None else 'done'} {stage} {time.monotonic() - started:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

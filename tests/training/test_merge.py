@@ -27,7 +27,7 @@ def adapter(made: Path) -> Path:
         patch.setattr(batch, "ShardSource", DrawnSource)
         assert run_unit(sft, Unit("model"), context(made, settings, inputs=inputs(made), stage="teacher"))
     sources = {**inputs(made), "adapter": [str(made / "shards/test/teacher")]}
-    assert run_unit(merge, Unit("model"), context(made, {}, inputs=sources, stage="merged"))
+    assert run_unit(merge, Unit("model"), context(made, {"shard_size": "200KB"}, inputs=sources, stage="merged"))
     return made / "shards/test/teacher/model"
 
 
@@ -49,6 +49,10 @@ def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
     from tests.training import films
 
     base, merged = made / "shards/test/base/model", made / "shards/test/merged/model"
+    index = json.loads(
+        (merged / "model.safetensors.index.json").read_text()
+    )  # more than one file, as a large model has
+    assert len(set(index["weight_map"].values())) > 1
     collator = Collator(model.processor_of(merged), made, 4096, source=films.DrawnSource())
     batch = language.inputs_of(collator(films.samples(4)))
     with torch.no_grad():

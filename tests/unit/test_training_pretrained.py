@@ -7,7 +7,7 @@ import pytest
 
 from diagcot.jobs.errors import UserError
 from diagcot.training.pretrained import weights_of
-from diagcot.training.settings import DeepSpeedSettings, ModelSettings, SftSettings
+from diagcot.training.settings import AlignSettings, DeepSpeedSettings, ModelSettings, SftSettings
 from tests.training import films
 
 
@@ -51,3 +51,23 @@ def test_lora_excludes_full_training() -> None:
         SftSettings.model_validate({"trainable": ["merger"], "lora": {}, **length})
     with pytest.raises(ValueError, match="base model stays frozen"):
         SftSettings.model_validate({"trainable": ["merger", "lora"], "lora": {}, **length})
+
+
+def test_flash_attention_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagcot.training import model
+
+    there, card = {"flash_attn"}, [True]
+    monkeypatch.setattr(model.torch.cuda, "is_available", lambda: card[0])
+    monkeypatch.setattr(model, "find_spec", lambda name: name in there or None)
+    assert [model.attention(precision) for precision in ("bf16", "fp32")] == ["flash_attention_2", "sdpa"]
+    there.clear()
+    assert model.attention("bf16") == "sdpa"
+    card[0] = False
+    assert model.attention("bf16") == "eager"
+
+
+def test_the_contrastive_loss_keeps_reports_as_they_are() -> None:
+    settings = {"trainable": ["merger", "language_model"], "deepspeed": {"steps": 1}}
+    AlignSettings.model_validate(settings)
+    with pytest.raises(ValueError, match="embeds reports once"):
+        AlignSettings.model_validate({**settings, "loss": "combined"})

@@ -1,0 +1,99 @@
+"""Every family of models trains on films, several films, and text alone."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.data.prompts import for_films
+from diagcot.data.samples import Sample
+from tests.training import films
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """(model, collator)."""
+    from diagcot.training import model
+    from diagcot.training.batch import Collator
+    from diagcot.training.settings import ModelSettings, TinySettings
+
+    directory = tmp_path_factory.mktemp(request.param)
+    tiny = TinySettings(hidden=64, layers=2, vision_hidden=32, intermediate=128, vocabulary=400)
+    model.build(
+        ModelSettings(family=request.param, tiny=tiny), [t for s in films.samples(8) for _, t in s.messages], directory
+    )
+    collator = Collator(model.processor_of(directory), Path(), 512, source=films.DrawnSource())
+    return model.load(directory), collator
+
+
+def several(count: int) -> Sample:
+    one = films.samples(count)[-1]
+    refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
+    return replace(
+        one, id=f"several/{count}", images=refs, messages=(("user", for_films("Look.", count)), *one.messages[1:])
+    )
+
+
+TEXT = Sample("t", "text", "t", (), (("system", "Be brief."), ("user", "Why?"), ("assistant", "the lungs are clear .")))
+
+
+def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
+    """One pass gives the embeddings of samples with one film and with three, and the model's own loss."""
+    import torch
+
+    from diagcot.training import contrastive, language
+
+    vlm, collator = family
+    batch = collator([*films.samples(2), several(3)])
+    assert batch["films"].tolist() == [1, 1, 3]
+    with torch.no_grad():
+        seen, _, loss = contrastive.Aligner(vlm, 0.07)(batch, "films and language")
+        assert seen.shape == (3, 64) and torch.allclose(seen.norm(dim=-1), torch.ones(3))
+        alone = contrastive.Aligner(vlm, 0.07)(collator([several(3)]), "films")[0]
+        plain = language.summed_loss(vlm(**language.inputs_of(batch)).logits, batch["labels"])
+    torch.testing.assert_close(seen[2:], alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss, plain, atol=1e-3, rtol=1e-5)
+
+
+def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family: tuple[Any, Any]) -> None:
+    import torch
+
+    from diagcot.training import language
+
+    vlm, collator = family
+    found = []
+    for collator.show_blank in (False, True):
+        batch = collator(
+            [TEXT, replace(TEXT, id="u", messages=(*TEXT.messages, ("user", "So?"), ("assistant", "x .")))]
+        )
+        vlm.zero_grad(set_to_none=True)
+        loss = language.summed_loss(vlm(**language.inputs_of(batch)).logits, batch["labels"])
+        loss.backward()
+        found.append((float(loss.detach()), vlm.model.language_model.embed_tokens.weight.grad.clone()))
+        parts = [parameter.grad for parameter in vlm.model.visual.parameters()]
+        assert all((grad is not None and not grad.any()) == collator.show_blank for grad in parts)
+    collator.show_blank = False
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any]) -> None:
+    import torch
+
+    from diagcot.training import language
+
+    vlm, collator = family
+    batch, found = collator([*films.samples(2), several(2)]), []
+    for checkpointing in (False, True):
+        if checkpointing:
+            vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            vlm.enable_input_require_grads()
+        vlm.zero_grad(set_to_none=True)
+        language.summed_loss(vlm(**language.inputs_of(batch)).logits, batch["labels"]).backward()
+        found.append([p.grad.clone() for p in vlm.parameters() if p.grad is not None])
+    vlm.gradient_checkpointing_disable()
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, atol=1e-4, rtol=1e-3)

@@ -1,0 +1,91 @@
+"""Ways to divide the work over two ranks, in one start of them: each learns what plain ZeRO-2 learns."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diagcot.data.samples import Sample, write_samples
+from tests.training import films
+from tests.training.conftest import deepspeed, inputs
+from tests.training.ranks import Job, start
+
+pytestmark = pytest.mark.heavy
+EVERYTHING = ["vision", "merger", "language_model", "lm_head"]
+LENGTH = {"steps": 3, "learning_rate": 1e-3}
+MODES = {
+    "zero3": {"stage": 3},
+    "zero3-offload": {"stage": 3, "offload": True},
+    "zero2-offload": {"offload": True},
+    "checkpointing": {"gradient_checkpointing": True},
+    "zero3-all": {"stage": 3, "offload": True, "gradient_checkpointing": True},
+    "bf16": {"precision": "bf16"},
+    "zero3-bf16": {"stage": 3, "precision": "bf16"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(made: Path) -> dict[str, Job]:
+    """Films, several films and text alone in one data set: ranks meet in passes that have films and that have none."""
+    mixed = [text(row) if row % 3 else several(row) for row in range(24)]
+    root = made / "shards/test/mixed"
+    root.mkdir()
+    write_samples(root / "00000.jsonl", mixed)
+    further = {name: {"deepspeed": deepspeed(**LENGTH, micro_batch=1, **mode)} for name, mode in MODES.items()}
+    for stage in (2, 3):
+        lora = {
+            "trainable": ["lora"],
+            "lora": {"rank": 4},
+            "deepspeed": deepspeed(**LENGTH, micro_batch=1, stage=stage),
+        }
+        further[f"lora{stage}"] = lora
+    settings = {"trainable": EVERYTHING, "deepspeed": deepspeed(**LENGTH, micro_batch=1), "validation": 2}
+    sources = {**inputs(made), "samples": [str(root)]}
+    first = start(made, "diagcot.training.sft", "zero2", settings, sources, further=further)
+    first.wait()
+    return {"zero2": first} | {name: Job(made, name, []) for name in further}
+
+
+def text(row: int) -> Sample:
+    one = films.samples(row + 1)[-1]
+    return replace(
+        one, id=f"text/{row}", study=f"text/{row}", images=(), messages=(("user", "Say it."), one.messages[1])
+    )
+
+
+def several(row: int) -> Sample:
+    ours = films.samples(row + 2)[-2:]
+    prompt = ("user", "<image><image>Write a report.")
+    return replace(
+        ours[0], id=f"two/{row}", images=tuple(s.images[0] for s in ours), messages=(prompt, ours[0].messages[1])
+    )
+
+
+@pytest.mark.parametrize("mode", [name for name in MODES if "bf16" not in name])
+def test_every_division_computes_the_same(runs: dict[str, Job], mode: str) -> None:
+    plain, other = runs["zero2"].rows(), runs[mode].rows()
+    assert len(other) == 3
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in other] == pytest.approx([row[name] for row in plain], rel=1e-3), name
+    assert other[-1]["validation_loss"] == pytest.approx(plain[-1]["validation_loss"], rel=1e-3)
+
+
+def test_an_adapter_is_the_same_where_the_base_is_in_parts(runs: dict[str, Job]) -> None:
+    from safetensors.torch import load_file
+
+    two, three = runs["lora2"], runs["lora3"]
+    assert [row["loss"] for row in three.rows()] == pytest.approx([row["loss"] for row in two.rows()], rel=1e-3)
+    mine, other = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (three, two))
+    assert mine.keys() == other.keys() and all(mine[name].shape == other[name].shape for name in mine)
+    assert max(float((mine[name] - other[name]).abs().max()) for name in mine) < 1e-3
+    assert any(float(mine[name].abs().max()) > 0 for name in mine if "lora_B" in name)
+
+
+@pytest.mark.parametrize("mode", ["bf16", "zero3-bf16"])
+def test_bf16_differs_by_its_rounding_alone(runs: dict[str, Job], mode: str) -> None:
+    from safetensors.torch import load_file
+
+    plain, other = runs["zero2"].rows(), runs[mode].rows()
+    assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in plain], rel=0.03)
+    weights = load_file(runs[mode].output / "model" / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.bfloat16"}

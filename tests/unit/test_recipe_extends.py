@@ -1,0 +1,101 @@
+"""A recipe that extends another: what it drops and changes, and where its faults are told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diagcot.jobs.errors import UserError
+from launchers.chain import ROOT, open_chain
+
+BASE = """\
+name: base
+seed: 3
+stages:
+  - {name: phantoms, kind: phantoms, stage: 0, settings: {studies: 8}}
+  - name: shard
+    kind: shard
+    stage: 0
+    inputs: {tree: phantoms}
+    settings:
+      sources: [{kind: mimic_cxr, input: tree}]
+      shards: 3
+  - {name: model, kind: model, stage: 1, inputs: {shards: shard}}
+  - name: align
+    kind: align
+    stage: 1
+    inputs: {model: model, shards: shard}
+    settings:
+      deepspeed: {steps: 5, global_batch: 8}
+  - {name: evaluate, kind: evaluate, stage: eval, inputs: {models: [model, align], shards: shard}}
+"""
+
+
+def extension(folder: Path, text: str) -> str:
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "mine.yaml").write_text("name: mine\nextends: base.yaml\n" + text)
+    return str(folder / "mine.yaml")
+
+
+def test_dropped_and_changed(tmp_path: Path) -> None:
+    path = extension(tmp_path, "drop: [align]\nchange:\n  shard: {settings: {shards: 5}}\n")
+    chain = open_chain(path, "laptop", None)
+    assert chain.run == "mine" and chain.recipe.seed == 3
+    assert [plan.stage for plan in chain.plans] == ["phantoms", "shard", "model", "evaluate"]
+    assert chain.spec("evaluate").inputs["models"] == ["model"]
+    assert len(chain.units_of("shard")) == 5 and chain.spec("shard").settings["sources"][0]["kind"] == "mimic_cxr"
+    (tmp_path / "whole.yaml").write_text(chain.document.text)  # what the run keeps is the whole recipe
+    assert open_chain(str(tmp_path / "whole.yaml"), "laptop", None).recipe == chain.recipe
+
+
+def test_an_extension_may_be_extended(tmp_path: Path) -> None:
+    extension(tmp_path, "change:\n  align: {settings: {deepspeed: {steps: 7}}}\n")
+    (tmp_path / "more.yaml").write_text(
+        "name: more\nseed: 9\nextends: mine.yaml\nchange: {align: {settings: {loss: combined}}}\n"
+    )
+    chain = open_chain(str(tmp_path / "more.yaml"), "laptop", None)
+    settings = chain.spec("align").settings
+    assert settings == {"deepspeed": {"steps": 7, "global_batch": 8}, "loss": "combined"} and chain.recipe.seed == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("drop: [algn]\n", r"mine.yaml:3: base.yaml has no stage 'algn'; did you mean 'align'\?"),
+        ("change: {evalute: {}}\n", r"mine.yaml:3: .* did you mean 'evaluate'\?"),
+        ("drop: [shard]\n", r"mine.yaml:3: stage 'model' reads 'shard' as shards and nothing else"),
+        ("dropp: [align]\n", r"mine.yaml:3: unknown key 'dropp'; did you mean 'drop'\?"),
+        ("change:\n  align: {kind: sft}\n", r"mine.yaml:4: unknown key 'kind'"),
+        (
+            "change:\n  align:\n    settings:\n      deepspeed:\n        step: 9\n",
+            r"mine.yaml:7: unknown key 'step'; did you mean 'steps'\?",
+        ),
+        (
+            "change: {align: {settings: {deepspeed: {epochs: 1}}}}\n",
+            r"mine.yaml:3: deepspeed: .*either epochs or steps",
+        ),
+        ("change: {align: {inputs: {model: none}}}\n", r"reads 'none', which is not an earlier stage"),
+    ],
+)
+def test_faults_are_told_where_they_stand(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        chain = open_chain(extension(tmp_path, text), "laptop", None)
+        chain.plans  # noqa: B018
+
+
+def test_a_fault_of_the_base_is_told_there(tmp_path: Path) -> None:
+    path = extension(tmp_path, "drop: [evaluate]\n")
+    (tmp_path / "base.yaml").write_text(BASE.replace("shards: 3", "shard: 3"))
+    with pytest.raises(UserError, match=r"base.yaml:11: unknown key 'shard'"):
+        open_chain(path, "laptop", None).plans  # noqa: B018
+    (tmp_path / "base.yaml").write_text("name: base\nextends: mine.yaml\n")
+    with pytest.raises(UserError, match=r"base.yaml:2: extends itself"):
+        open_chain(path, "laptop", None)
+
+
+def test_every_recipe_of_the_project_plans() -> None:
+    """Names, edges and settings; what the data lack is another question."""
+    for path in sorted((ROOT / "recipes").rglob("*.yaml")):
+        name = str(path.relative_to(ROOT / "recipes").with_suffix(""))
+        chain = open_chain(name, "example", None)
+        assert chain.plans and yaml.safe_load(chain.document.text)["name"] == chain.recipe.name, name
