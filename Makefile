@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-sft bench-gpu
+.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,9 @@ test-fast: env  ## the tests that need no server, no training and no Slurm
 bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
 
+bench-checkpoints: env  ## how long training stands for a checkpoint, beside DeepSpeed's own saving (a minute)
+	@$(BIN)/python -u -m bench.checkpoints
+
 bench-rewards: env  ## 32 report rewards beside the released way, a tokeniser and a METEOR for each sample (about 2 minutes)
 	@$(BIN)/python -u -m bench.rewards
 
@@ -100,6 +103,9 @@ bench-sft: env  ## samples/s of fine-tuning beside HF Trainer with DeepSpeed, on
 
 bench-gpu: env  ## tokens/s and utilisation of training steps on this machine's GPUs (SHAPE=7b, 3b; tiny runs on a CPU)
 	@$(BIN)/python -u -m bench.gpu --shape $(or $(SHAPE),7b)
+
+bench-grpo: env  ## a step of GRPO, where its seconds go and what it gains, beside TRL's GRPOTrainer (under 8 minutes)
+	@$(BIN)/python -u -m bench.grpo
 
 bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes)
 	@$(BIN)/python -u -m bench.scale

@@ -60,16 +60,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 GRIDS = {"tiny": (8, 8), "3b": (46, 66), "7b": (46, 66)}  # patches of a film: 16, and 759 visual tokens
-PEAKS = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "B200": 2250e12,
-}
-"""bf16 operations a second, dense, by the data sheets' names."""
 
 
 def main(argv: list[str]) -> int:
@@ -107,7 +97,9 @@ def main(argv: list[str]) -> int:
             print("a rank failed; what it said stands above", file=sys.stderr)
             return 1
         rows = json.loads((Path(folder) / "rows.json").read_text())
-    figures, peak = Figures("gpu"), next((flops for name, flops in PEAKS.items() if name in device), None)
+    from diagcot.training.flops import peak_of
+
+    figures, peak = Figures("gpu"), peak_of(device)
     for step, row in rows.items():
         figures.add(f"{args.shape}_{step}_tokens_per_s", row["tokens_per_s"], "1/s")
         figures.add(f"{args.shape}_{step}_tflops_per_gpu", row["flops"] / world / 1e12, "TFLOP/s")
@@ -282,8 +274,11 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     def grpo() -> Any:
         with torch.no_grad():
             old, base = scores(trained), scores(reference)
-        losses = objective.token_losses(scores(trained), old, advantage, objective.Clip(), base, 0.01)
-        return objective.token_mean(losses, torch.ones_like(losses))
+        mask = torch.ones_like(old)
+        losses = objective.token_losses(
+            scores(trained), old, advantage, mask, objective.Objective(kl=0.01), reference=base
+        )
+        return objective.reduced(losses, mask, "token", mask.numel())
 
     return {"sft": sft, "align": align, "grpo": grpo}[step]
 

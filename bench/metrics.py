@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
         base, theirs = _cold("released", file, 1)
         one, ours = _cold("ours", file, 1)
         all_models, _ = _cold("ours", file, MODELS)
-    worst = max(abs(ours[0][name] - value) for name, value in theirs[0].items())
+    worst = max(float(abs(ours[0][name] - value)) for name, value in theirs[0].items())
     figures.add("one_model_cold", one, "s", base, 0.5, of="ratio")
     figures.add("five_models", all_models, "s", MODELS * base, 0.25, of="ratio")
     figures.add("difference", worst, "largest difference of a score", goal=1e-9)

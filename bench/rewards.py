@@ -86,6 +86,8 @@ def main(argv: list[str]) -> int:
     seconds = sum(took for _, took in slow) / len(slow)
     print(f"as released: {seconds:.2f} s a sample, over {len(slow)} samples in processes of their own", flush=True)
     _ours(figures, outputs, truths, texts, base, seconds)
+    for name, row in figures.rows.items():
+        print(f"{name}: {row['value']:,} {row['unit']}")
     print(f"load at the end {os.getloadavg()[0]:.1f}")
     print(figures.line())
     return 0
@@ -107,7 +109,9 @@ def _ours(
     figures.add("ready", time.monotonic() - began, "s, METEOR's tables and the corpus read, once for a worker", seconds)
     golds = [Reference(truth) for truth in truths]
     same = as_released(outputs, golds)
-    worst = max(abs(score["overall"] - one[0]) for score, one in zip(same, base, strict=False) if one is not None)
+    worst = max(
+        float(abs(score["overall"] - one[0])) for score, one in zip(same, base, strict=False) if one is not None
+    )
     figures.add("difference", worst, "largest difference of a released reward", goal=1e-9)
     for name, reward in (("released", as_released), ("clinical", clinical)):
         _rate(figures, name, reward, outputs, golds, texts, seconds)

@@ -165,7 +165,7 @@ def _ours(ctx: Any) -> dict[str, Any]:
     rows = (
         [json.loads(line) for line in (ctx.workspace / "train.jsonl").read_text().splitlines()] if ctx.rank == 0 else []
     )
-    return _summary(times, [row["loss"] for row in rows], sum(row["data_wait_s"] for row in rows[WARM:]))
+    return _summary(times, [row["loss"] for row in rows], sum(row["data_wait"] * row["seconds"] for row in rows[WARM:]))
 
 
 def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:

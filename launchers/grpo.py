@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
 from diagcot.training import storage as sizes
 from diagcot.training.estimate import Estimate, Load
@@ -26,10 +27,24 @@ def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
     return [Unit("model")]
 
 
+def check(stage: StageSpec, chain: "Chain") -> None:
+    """Raises UserError where the batches do not divide among the policy's ranks, or no node is left for it."""
+    resources, settings = chain.cluster.resources(SIZE, stage.name), GrpoSettings.model_validate(stage.settings)
+    if settings.mix and "mix" not in stage.inputs:
+        raise UserError(f"stage {stage.name} mixes prompts and has no input of role mix")
+    try:
+        settings.deepspeed.accumulation(settings.trainers(resources.ranks, resources.nodes))
+    except ValueError as error:
+        raise UserError(f"stage {stage.name}: {error}") from error
+
+
 def storage(stage: StageSpec, chain: "Chain") -> int | None:
-    """Bytes of the weights and of the checkpoints that are kept; None where the model is not known."""
+    """Bytes of the weights, of the best ones and of the checkpoints that are kept; None where the model is not known."""
     settings, count = GrpoSettings.model_validate(stage.settings), parameters(stage, chain)
-    return sizes.training(count, settings.trainable, settings.deepspeed) if count else None
+    if not count:
+        return None
+    best = count * sizes.BYTES[settings.deepspeed.precision] if settings.best else 0
+    return sizes.training(count, settings.trainable, settings.deepspeed) + best
 
 
 def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:

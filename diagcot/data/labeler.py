@@ -9,6 +9,7 @@ import argparse
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from diagcot.data import label_rules as rules
@@ -39,12 +40,19 @@ def label(text: str) -> dict[str, int]:
 def mentions(text: str) -> Iterator[tuple[str, int, str]]:
     """Every mention of a label in the order of the text: the label, its status, and the sentence in small letters."""
     for sentence in _sentences(text):
-        for name, mention in _MENTION.items():
-            for match in mention.finditer(sentence):
-                yield name, _status(sentence, match.start(), match.end()), sentence
-        for name, normal in _NORMAL.items():
-            if normal.search(sentence):
-                yield name, 0, sentence
+        for name, status in _stated(sentence):
+            yield name, status, sentence
+
+
+@lru_cache(maxsize=65536)  # reports repeat their sentences
+def _stated(sentence: str) -> tuple[tuple[str, int], ...]:
+    """The labels that a sentence in small letters mentions, and their status."""
+    found = [
+        (name, _status(sentence, match.start(), match.end()))
+        for name, mention in _MENTION.items()
+        for match in mention.finditer(sentence)
+    ]
+    return (*found, *((name, 0) for name, normal in _NORMAL.items() if normal.search(sentence)))
 
 
 def _sentences(text: str) -> list[str]:

@@ -41,7 +41,12 @@ class Shown:
             study=self.study.key,
             images=tuple(ImageRef(ref_name, row) for _, row in self.films),
             messages=(("user", prompts.for_films(prompt, len(self.films))), ("assistant", answer)),
-            meta={"view": image.view, "phantom": any(film.phantom for film, _ in self.films), **meta},
+            meta={
+                "patient": f"{self.study.dataset}/{self.study.patient}",
+                "view": image.view,
+                "phantom": any(film.phantom for film, _ in self.films),
+                **meta,
+            },
         )
 
 

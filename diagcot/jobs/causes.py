@@ -11,7 +11,7 @@ from diagcot.jobs import attempts, ledger, slurm
 from diagcot.jobs.attempts import Attempt
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plan import Plan, read
-from diagcot.jobs.worker import PARKED, UpstreamIncomplete
+from diagcot.jobs.worker import LOST_PEER, PARKED, UpstreamIncomplete
 
 MAX_FAILURES = 2  # the same failure of one task this often: stop and show it
 MEMORY_FACTOR = 1.5
@@ -155,12 +155,15 @@ def judge(plan: Plan, max_attempts: int) -> Verdict:
 
 
 def _told(plan: Plan, made: list[Attempt]) -> dict[int, list[dict[str, Any]]]:
-    """What each task raised since a person last submitted it: one row an execution, of the rank that was first."""
+    """What each task raised since a person last submitted it: one row an execution, of the rank that was first.
+
+    That a rank has lost another is no failure of its own: how the other ended decides.
+    """
     first = max((index for index, attempt in enumerate(made) if attempt.by == "person"), default=0)
     jobs = {job for attempt in made[first:] for job in attempt.jobs}
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for row in failures(plan.path):
-        if row["attempt"].split("_")[0].split("-")[0] in jobs:
+        if row["type"] != LOST_PEER and row["attempt"].split("_")[0].split("-")[0] in jobs:
             rows.setdefault((int(row["task"]), row["attempt"]), row)
     told: dict[int, list[dict[str, Any]]] = {}
     for (slot, _), row in rows.items():

@@ -20,7 +20,7 @@ from diagcot.jobs.attempts import Array, Attempt
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.plan import Plan, read
-from diagcot.jobs.worker import Worker
+from diagcot.jobs.worker import LOST_PEER, Worker
 
 POLL_S = 0.2
 GRACE_S = 20  # between the warning and the kill when the runner is told to stop
@@ -179,7 +179,8 @@ class Runner:
 
     def _ended_short(self, plan: Plan, slot: int) -> None:
         """A task ended with units left: again, unless it fails for a reason that will come again."""
-        mine = [row for row in causes.failures(plan.path) if row["task"] == f"{slot:05d}" and row["rank"] == 0]
+        told = [row for row in causes.failures(plan.path) if row["type"] != LOST_PEER]
+        mine = [row for row in told if row["task"] == f"{slot:05d}" and row["rank"] == 0]
         recent = [row for row in mine if row["attempt"].startswith(f"{len(attempts.read(plan.path))}.")]
         same = [row for row in recent if row["message"] == recent[-1]["message"]] if recent else []
         hopeless = any(row["for_user"] for row in recent) or len(same) >= causes.MAX_FAILURES

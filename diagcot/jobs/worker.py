@@ -5,6 +5,7 @@ import faulthandler
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -30,6 +31,9 @@ PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could
 STUCK = 3  # executions that reach their time limit without progress: no further one is asked for
 HUNG = 3  # executions that hang
 LAG_S = 30  # how long a file that another node has written may take to be seen (NFS attribute caches)
+LOST_PEER = "LostPeer"  # the type of a failure that says no more than that another rank is gone
+# What gloo and NCCL say then.
+_GONE = re.compile(r"Connection (reset|closed) by peer|Broken pipe|remote process exited")
 EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
 
 
@@ -310,7 +314,7 @@ def _record_failure(ctx: Context, error: BaseException) -> None:
         "rank": ctx.rank,
         "host": os.uname().nodename,
         "time": time.time(),
-        "type": type(error).__name__,
+        "type": LOST_PEER if ctx.world_size > 1 and _peer_is_gone(error) else type(error).__name__,
         "message": str(error)[:2000],
         "for_user": isinstance(error, UserError),
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-6:]],
@@ -319,6 +323,10 @@ def _record_failure(ctx: Context, error: BaseException) -> None:
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{ctx.task}.{ctx.attempt}.r{ctx.rank}.json", row)
     ctx.event("failed", type=row["type"])
+
+
+def _peer_is_gone(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None
 
 
 def clean(plan: Plan) -> None:

@@ -50,6 +50,9 @@ _ENDINGS = (
 )  # fmt: skip
 
 
+_WORDS = 1_000_000  # words remembered before all are forgotten: a policy may write ever new ones
+
+
 def _java_hash(word: str) -> int:
     """Java's hash of a string, by which METEOR tells words apart, 32 bits signed."""
     found = 0
@@ -62,8 +65,8 @@ def _java_hash(word: str) -> int:
 class Lexicon:
     """Words by number, and tables of what METEOR knows of them, filled as words are met. One for a process.
 
-    Some three seconds and 120 MB for the paraphrase table, read when it is first asked for. Raises OSError or KeyError
-    where the wheel's files are missing or broken.
+    Some three seconds and 120 MB for the paraphrase table, read when it is first asked for, and 270 MB more
+    meanwhile. Raises OSError or KeyError where the wheel's files are missing or broken.
     """
 
     def __init__(self, jar: Path) -> None:
@@ -89,6 +92,28 @@ class Lexicon:
         lines = read["synonym/english.synsets"].split("\n")
         self._synsets = dict(zip(lines[::2], lines[1::2], strict=False))
         self._lock = threading.Lock()
+        self._forget()
+
+    def counts(self, hyps: Sequence[str], refs: Sequence[str]) -> NDArray[np.float64]:
+        """METEOR's counts of tokenised texts against one reference each, (N, 23)."""
+        with self._lock:
+            if len(self._numbers) > _WORDS:
+                self._forget()
+            ours, theirs = [self.words(text) for text in hyps], [self.words(text) for text in refs]
+            words = self._words, self._begins, self._sets
+        empty = np.zeros(0, np.int32)
+        found: NDArray[np.float64] = alignment.counts(
+            np.concatenate([empty, *ours]),
+            np.cumsum([len(text) for text in ours], dtype=np.int64),
+            np.concatenate([empty, *theirs]),
+            np.cumsum([len(text) for text in theirs], dtype=np.int64),
+            *words,
+            self.paraphrases,
+        )
+        return found
+
+    def _forget(self) -> None:
+        """Begin again with no words; what was handed out stays as it is."""
         self._numbers: dict[str, int] = {}
         self._words = (
             np.zeros(1024, np.int32),  # Java's hash of the word
@@ -97,31 +122,13 @@ class Lexicon:
             np.zeros(1024, np.uint64),  # a bit for each of its synsets, taken modulo 64
             np.zeros(1024, np.uint64),  # hash of its bytes
         )
-        self._begins = np.zeros(1025, np.int64)
+        self._begins = np.zeros(1025, np.int64)  # of each word's synsets in `_sets`
         self._sets = np.zeros(4096, np.int32)
         self.words = lru_cache(maxsize=16384)(self._words_of)  # a reference meets many texts
 
-    def counts(self, hyps: Sequence[str], refs: Sequence[str]) -> NDArray[np.float64]:
-        """METEOR's counts of tokenised texts against one reference each, (N, 23)."""
-        ours, theirs = [self.words(text) for text in hyps], [self.words(text) for text in refs]
-        empty = np.zeros(0, np.int32)
-        found: NDArray[np.float64] = alignment.counts(
-            np.concatenate([empty, *ours]),
-            np.cumsum([len(text) for text in ours], dtype=np.int64),
-            np.concatenate([empty, *theirs]),
-            np.cumsum([len(text) for text in theirs], dtype=np.int64),
-            self._words,
-            self._begins,
-            self._sets,
-            self.paraphrases,
-        )
-        return found
-
     def _words_of(self, text: str) -> NDArray[np.int32]:
         """A text as numbers of its normalised words, in lower case."""
-        with self._lock:
-            found = [self._number(word) for word in self._split(text)]
-        return np.array(found, np.int32)
+        return np.array([self._number(word) for word in self._split(text)], np.int32)
 
     def _split(self, text: str) -> list[str]:
         if _PLAIN.fullmatch(text):

@@ -48,9 +48,7 @@ def meteor_of(counts: Array) -> Array:
     precision = share(ours, _DELTA * (length - function) + (1 - _DELTA) * function)
     recall = share(theirs, _DELTA * (reference - reference_function) + (1 - _DELTA) * reference_function)
     mean = share(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
-    # Texts that match as a whole are not fragmented at all.
-    whole = (matched == length) & (reference_matched == reference) & (chunks == 1)
-    fragments = np.where(whole, 0.0, share(chunks, (matched + reference_matched) / 2))
+    fragments = share(chunks, (matched + reference_matched) / 2)
     return mean * (1 - _GAMMA * fragments**_BETA)
 
 
@@ -58,7 +56,11 @@ def counts(hyps: Sequence[str], refs: Sequence[str]) -> Array:
     """Additive counts of tokenised texts against one reference each, (N, 23). Raises MeteorError."""
     if len(hyps) != len(refs):
         raise ValueError(f"{len(hyps)} texts for {len(refs)} references: give one reference each")
-    return load().counts([_clean(text) for text in hyps], [_clean(text) for text in refs])
+    found = load().counts([_clean(text) for text in hyps], [_clean(text) for text in refs])
+    # A text that matches as a whole is not fragmented at all: its one chunk does not count, in sums neither.
+    whole = (found[:, 21] == found[:, 0]) & (found[:, 22] == found[:, 1]) & (found[:, 20] == 1)
+    found[whole, 20] = 0
+    return found
 
 
 def load() -> "Lexicon":

@@ -121,7 +121,7 @@ class Rarity:
         weights = {count: documents - math.log(count) for count in set(self.frequency.values())}
         frequency = self.frequency
 
-        @lru_cache(maxsize=8192)
+        @lru_cache(maxsize=2048)
         def vectors(text: str) -> Vectors:
             parts = [
                 {

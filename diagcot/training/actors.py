@@ -1,9 +1,12 @@
-"""What runs in Ray's workers: a vLLM server that rolls out, and the reward. No torch is imported here."""
+"""What runs in Ray's workers: a vLLM server that rolls out, and the rewards. No torch is imported here."""
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import fields
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from diagcot.jobs.context import Context
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request, ServerSettings, serve
+from diagcot.serving.process import connect
 
 
 def surroundings(ctx: Context) -> dict[str, Any]:
@@ -41,6 +45,7 @@ class RolloutEngine:
             around["gpus"] = len(mine)
         self._open = contextlib.ExitStack()
         self._server = self._open.enter_context(serve(model_dir, settings, Context(**around)))
+        self._pushed: int | None = None  # generation of the process that holds weights which came by device
 
     def ready(self) -> bool:
         return True
@@ -50,21 +55,66 @@ class RolloutEngine:
         self._server.load(model_dir)
         return self._server.load_s
 
-    def roll(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests."""
-        found = dict(self._server.complete(requests))
-        return [found[request.id] for request in requests]
+    def roll(self, requests: Sequence[Request]) -> Iterator[tuple[str, Reply]]:
+        """(request id, reply) as they finish.
+
+        Raises RuntimeError if the server was started anew and what it held had come from GPU to GPU: it is lost.
+        """
+        yield from self._server.complete(requests)
+        if self._pushed not in (None, self._server.generation):
+            raise RuntimeError(
+                "a rollout server died and lost the policy's weights; the next attempt resumes the stage"
+            )
+
+    def post(self, paths: Sequence[str], bodies: Sequence[Any], timeout_s: float) -> None:
+        """Call vLLM's control routes in turn, all replicas at once, each with its own JSON body or the only one."""
+
+        def call(replica: Any, body: Any) -> None:
+            with connect(replica.process.socket, timeout_s) as http:
+                for path in paths:
+                    http.post(path, json=body).raise_for_status()
+
+        replicas = self._server.replicas
+        with ThreadPoolExecutor(len(replicas)) as pool:
+            list(pool.map(call, replicas, cycle(bodies)))
+
+    def pushed(self) -> None:
+        """The server as it runs now holds the policy's weights."""
+        self._pushed = self._server.generation
 
     def close(self) -> None:
         """End the server (a standby server goes on)."""
         self._open.close()
 
 
+@dataclass(frozen=True)
+class Output:
+    """A rollout's text, what it is held against, and the key of its reward."""
+
+    text: str
+    reference: Reference
+    reward: str = ""
+
+
 class RewardWorker:
-    """A reward and what it learned from the corpus."""
+    """Rewards by key, (name, mode), and what each learned from the references of its own prompts."""
 
-    def __init__(self, name: str, mode: str, corpus: Sequence[Reference]) -> None:
-        self._reward = registry.reward(name, mode, corpus)
+    def __init__(self, table: Mapping[str, tuple[str, str]], corpus: Mapping[str, Sequence[Reference]]) -> None:
+        self._rewards = {
+            key: registry.reward(name, mode, corpus.get(key, ()))
+            for key, (name, mode) in table.items()
+            if corpus.get(key)
+        }
 
-    def score(self, outputs: Sequence[str], references: Sequence[Reference], progress: float) -> list[Score]:
-        return self._reward(outputs, references, progress)
+    def score(self, outputs: Sequence[Output], progress: float) -> list[Score]:
+        """Scores in order. Outputs of one reward are scored together."""
+        places = defaultdict(list)
+        for place, output in enumerate(outputs):
+            places[output.reward].append(place)
+        found: dict[int, Score] = {}
+        for key, mine in places.items():
+            scores = self._rewards[key](
+                [outputs[at].text for at in mine], [outputs[at].reference for at in mine], progress
+            )
+            found.update(zip(mine, scores, strict=True))
+        return [found[place] for place in range(len(outputs))]

@@ -95,9 +95,9 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
             trained, data.validation, reports[len(data.train) :], words[len(data.train) :], collator, ctx, size
         )
 
-    final = loop.train(
-        ctx, trained, deepspeed, loop.Task(order, make, objective, validate, prepare), settings.validate_every
-    )
+    runs = ("vision", "merger") if settings.loss == "contrastive" else loop.WHOLE
+    task = loop.Task(order, make, objective, validate, runs, prepare)
+    final = loop.train(ctx, trained, deepspeed, task, settings.validate_every)
     if final is None:
         return None
     return export.write(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})

@@ -93,6 +93,13 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value, by rank, on all ranks."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value, group=_control)
+    return found
+
+
 def wait() -> None:
     """Until all ranks are here."""
     dist.barrier(group=_control)

@@ -1,11 +1,15 @@
-"""GRPO's objective: group-normalised advantages, dual-clipped PPO and the k3 estimate of the KL term (method.md 5.1).
+"""GRPO's objective and its named relatives, as pure functions on tensors (method.md 5.1).
 
-Pure functions on tensors; B sequences, T response tokens, V vocabulary entries. Logits come in any float type and are
-reduced in float32.
+Group-normalised advantages (Shao et al. 2024), clipped and dual-clipped policy ratios of tokens (Ye et al. 2020) or whole
+sequences (GSPO, Zheng et al. 2025), the k3 estimate of the KL term, DAPO's bounds, token mean and overlong penalty
+(Yu et al. 2025), Dr. GRPO's constant length and unscaled advantages (Liu et al. 2025), and the truncated importance
+correction for rollouts of another policy or engine (Yao et al. 2025). B sequences, T response tokens, V vocabulary
+entries. Logits come in any float type and are reduced in float32.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +17,11 @@ from torch import Tensor
 _LOG_RATIO_LIMIT = 20.0  # exp() stays finite; far outside every clip, so no gradient that counts is lost
 _KL_LIMIT = 10.0
 
+Reduction = Literal["token", "sequence", "constant"]
 
-def advantages(rewards: Tensor) -> Tensor:
-    """(r - mean) / (std + 1e-6) inside each group, with the unbiased standard deviation.
+
+def advantages(rewards: Tensor, scaled: bool = True) -> Tensor:
+    """(r - mean) / (std + 1e-6) inside each group, with the unbiased standard deviation; r - mean if not `scaled`.
 
     `rewards` and the result have shape (groups, n), n >= 2. A group of equal rewards says nothing about its members:
     its advantages are exactly 0, also where the mean of equal floats is off by a rounding error.
@@ -23,9 +29,15 @@ def advantages(rewards: Tensor) -> Tensor:
     if rewards.dim() != 2 or rewards.shape[1] < 2:
         raise ValueError(f"advantages need (groups, n >= 2) rewards, not a shape of {tuple(rewards.shape)}")
     rewards = rewards.double()
-    normalised = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)
-    equal = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)
-    return normalised.masked_fill(equal, 0.0).float()
+    found = rewards - rewards.mean(1, keepdim=True)
+    if scaled:
+        found = found / (rewards.std(1, keepdim=True) + 1e-6)
+    return found.masked_fill(rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True), 0.0).float()
+
+
+def overlong(length: int, limit: int, margin: int) -> float:
+    """DAPO's penalty of a rollout's length: 0 up to limit - margin tokens, then linear down to -1 at the limit."""
+    return -max(0.0, length - (limit - margin)) / margin if margin else 0.0
 
 
 def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -48,12 +60,20 @@ def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequenc
 
 
 @dataclass(frozen=True)
-class Clip:
-    """PPO's bounds: the ratio stays in [1 - low, 1 + high]; a negative advantage costs at most `dual` times itself."""
+class Objective:
+    """Bounds and options of the loss.
+
+    The ratio stays in [1 - low, 1 + high]; a negative advantage costs at most `dual` times itself (None: no bound).
+    `kl` weighs k3. `ratio`: of each token, or of the sequence (the geometric mean of its tokens'). `correction`: the
+    highest importance weight of a token that another policy or engine drew (None: none).
+    """
 
     low: float = 0.2
     high: float = 0.3
-    dual: float = 3.0
+    dual: float | None = 3.0
+    kl: float = 0.0
+    ratio: Literal["token", "sequence"] = "token"
+    correction: float | None = None
 
 
 def k3(logp: Tensor, reference: Tensor) -> Tensor:
@@ -62,24 +82,55 @@ def k3(logp: Tensor, reference: Tensor) -> Tensor:
     return (difference.expm1() - difference).clamp(0.0, _KL_LIMIT)  # below 0 is rounding alone
 
 
-def token_losses(
-    logp: Tensor, old: Tensor, advantage: Tensor, clip: Clip, reference: Tensor | None = None, kl: float = 0.0
-) -> Tensor:
-    """Loss of each response token, (B, T): dual-clipped PPO plus `kl` times k3 as a loss.
+def ratios(logp: Tensor, old: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+    """Policy ratio: (B, T) of tokens, or (B, 1) of sequences."""
+    difference = logp - old
+    if level == "sequence":
+        difference = (difference * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return difference.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
 
-    `logp` (with gradient), `old` and `reference` are (B, T); `advantage` is (B,), one for all tokens of a sequence.
+
+def token_losses(
+    logp: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    objective: Objective,
+    engine: Tensor | None = None,
+    reference: Tensor | None = None,
+) -> Tensor:
+    """Loss of each response token, (B, T), to be masked by the caller.
+
+    `logp` (with gradient), `old`, `mask`, `engine` (log-probabilities when it was drawn) and `reference` are (B, T);
+    `advantage` is (B,), one for all tokens of a sequence. Raises ValueError where an option lacks its tensor.
     """
     advantage = advantage.unsqueeze(1)
-    ratio = (logp - old).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
-    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip.low, 1 + clip.high))
-    loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * clip.dual), loss)
-    if kl > 0:
+    ratio = ratios(logp, old, mask, objective.ratio)
+    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - objective.low, 1 + objective.high))
+    if objective.dual is not None:
+        loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * objective.dual), loss)
+    if objective.correction is not None:
+        if engine is None:
+            raise ValueError("the importance correction needs the log-probabilities of the engine that drew the tokens")
+        loss = loss * ratios(old, engine, mask).clamp(max=objective.correction).detach()
+    if objective.kl > 0:
         if reference is None:
             raise ValueError("kl > 0 needs the log-probabilities of a reference policy")
-        loss = loss + kl * k3(logp, reference)
-    return loss
+        loss = loss + objective.kl * k3(logp, reference)
+    return loss.expand_as(mask)
 
 
-def token_mean(values: Tensor, mask: Tensor, tokens: float | Tensor | None = None) -> Tensor:
-    """Mean of (B, T) `values` over the tokens of `mask`; `tokens` is their number in the whole batch of all ranks."""
-    return (values * mask).sum() / (mask.sum().clamp(min=1) if tokens is None else tokens)
+def whole(lengths: Sequence[int], by: Reduction, limit: int) -> float:
+    """What `reduced` divides by for an update of rollouts of these lengths; `limit` is the longest there can be."""
+    return float({"token": max(1, sum(lengths)), "sequence": len(lengths), "constant": len(lengths) * limit}[by])
+
+
+def reduced(values: Tensor, mask: Tensor, by: Reduction, whole: float) -> Tensor:
+    """This pass's share of an update's loss; the shares of all passes and ranks add up to the loss.
+
+    token: mean over all tokens; sequence: mean over sequences of their own means; constant: sum over the tokens there
+    could be, so that a long rollout weighs no less a token than a short one (Dr. GRPO).
+    """
+    if by == "sequence":
+        return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / whole
+    return (values * mask).sum() / whole

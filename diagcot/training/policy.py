@@ -1,6 +1,6 @@
 """The policy over all ranks: log-probabilities of rollouts, updates by the objective, weights for the servers."""
 
-import os
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ import torch
 
 from diagcot.data.samples import Sample
 from diagcot.jobs.context import Context
-from diagcot.serving.engine import mark
 from diagcot.training import engine as ranks
 from diagcot.training import freeze, language, model
 from diagcot.training.batch import IGNORED, Collator, Encoded
 from diagcot.training.grpo_settings import GrpoSettings
-from diagcot.training.objective import Clip, k3, logprobs, token_losses, token_mean
+from diagcot.training.objective import Objective, k3, logprobs, ratios, reduced, token_losses, whole
 from diagcot.training.rollout import Rollout
 
 _VISION = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -37,7 +36,7 @@ class Micro:
     mask: torch.Tensor  # (B, T), 1 for tokens of the rollout
     advantage: torch.Tensor  # (B,)
     engine: torch.Tensor  # (B, T), the server's log-probabilities
-    old: torch.Tensor | None = None
+    old: torch.Tensor | None = None  # (B, T), before the first update of the step; None: the step has but one
     reference: torch.Tensor | None = None
 
 
@@ -47,6 +46,8 @@ class Policy:
     def __init__(self, base: Path, settings: GrpoSettings, ctx: Context, steps: int) -> None:
         self.base, self.settings, self.ctx = base, settings, ctx
         self.where = ranks.device(ctx)
+        clip = settings.clip
+        self.objective = Objective(clip.low, clip.high, clip.dual, settings.kl, settings.ratio, settings.correction)
         zero3 = ranks.zero3(settings.deepspeed, ctx)
         network = model.load(base, settings.deepspeed.precision, zero3)
         freeze.freeze(network, settings)
@@ -60,34 +61,44 @@ class Policy:
         if settings.kl > 0:
             self.reference = model.load(base, settings.deepspeed.precision).requires_grad_(False).eval().to(self.where)
 
+    def films(self, sample: Sample) -> tuple[bytes, ...]:
+        """The sample's films as a server takes them."""
+        return tuple(map(self.collator.films.source.jpeg, sample.images))
+
     def prompt(self, sample: Sample) -> tuple[int, ...]:
         """Token ids of a sample's prompt, image tokens included."""
         encoded = self.collator.encode(sample)
         return tuple(encoded.ids[: int((encoded.labels != IGNORED).int().argmax())].tolist())
 
-    def same_prompt(self, sample: Sample, rollout: Rollout) -> None:
-        """Raises ValueError unless the server saw the prompt that training sees."""
-        ours = self.prompt(sample)
-        if rollout.prompt_length != len(ours) or (
-            rollout.prompt_tokens and _folded(rollout.prompt_tokens, self.banned) != _folded(ours, self.banned)
-        ):
-            raise ValueError(
-                f"the server sees the prompt of {sample.id} as {rollout.prompt_length} tokens, training as {len(ours)},"
-                " or as other ones; chat template and pixel budget must be those of the model directory on both sides"
-            )
+    def check(self, samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> None:
+        """Raises ValueError unless the servers saw the prompts that training sees, and kept from banned tokens."""
+        group = len(rollouts) // len(samples)
+        for sample, rollout in zip(samples, rollouts[::group], strict=True):
+            ours = self.prompt(sample)
+            if rollout.prompt_length != len(ours) or (
+                rollout.prompt_tokens and _folded(rollout.prompt_tokens, self.banned) != _folded(ours, self.banned)
+            ):
+                raise ValueError(
+                    f"the server sees the prompt of {sample.id} as {rollout.prompt_length} tokens, training as"
+                    f" {len(ours)}, or as other ones; chat template and pixel budget must be those of the model"
+                    " directory on both sides"
+                )
+        banned = set(self.banned)
+        if any(banned.intersection(one.tokens) for one in rollouts):
+            raise ValueError("a rollout holds a vision token in spite of its logit bias; the server ignores logit_bias")
 
     def micros(
         self, samples: Sequence[Sample], rollouts: Sequence[Rollout], advantages: Sequence[float]
     ) -> list[list[Micro]]:
         """This rank's forward passes, a list for each update of the step."""
         size, world, rank = self.settings.deepspeed.micro_batch, self.ctx.world_size, self.ctx.rank
-        whole = self.settings.deepspeed.global_batch
+        update = self.settings.deepspeed.global_batch
         return [
             [
                 self._micro(samples, rollouts[at + rank * size :][:size], advantages[at + rank * size :][:size])
-                for at in range(first, first + whole, size * world)
+                for at in range(first, first + update, size * world)
             ]
-            for first in range(0, len(rollouts), whole)
+            for first in range(0, len(rollouts), update)
         ]
 
     def _micro(self, samples: Sequence[Sample], rollouts: Sequence[Rollout], advantages: Sequence[float]) -> Micro:
@@ -113,48 +124,83 @@ class Policy:
         return torch.where(micro.mask > 0, sampled, 0.0), torch.where(micro.mask > 0, raw, 0.0)
 
     @torch.no_grad()
-    def look(self, micros: Sequence[Micro]) -> dict[str, float]:
-        """Fill `old` and `reference` of the passes; returns the mean gap to the servers and the k3 term. A collective.
-
-        gap: mean |log p(policy) - log p(engine)| over rollout tokens, both of the model's own distribution.
-        """
+    def gap(self, samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> float:
+        """Mean |log p(policy) - log p(engine)| over the tokens of one rollout for each rank, nats. A collective."""
         self.engine.eval()
-        sums = [0.0, 0.0, 0.0, 0.0]
+        micro = self._micro(samples, [rollouts[self.ctx.rank]], [0.0])
+        _, raw = self._logprobs(self.engine, micro)
+        self.engine.train()
+        gap, tokens = ranks.agree([float(((raw - micro.engine).abs() * micro.mask).sum()), float(micro.mask.sum())])
+        return gap / tokens
+
+    @torch.no_grad()
+    def look(self, micros: Sequence[Micro]) -> float:
+        """Fill `old` and `reference` of the passes before the first of several updates; returns the gap.
+
+        A collective.
+        """
+        sums = [0.0, 0.0]
         for micro in micros:
             micro.old, raw = self._logprobs(self.engine, micro)
             if self.reference is not None:
                 micro.reference, _ = self._logprobs(self.reference, micro)
-                sums[2] += float((k3(micro.old, micro.reference) * micro.mask).sum())
             sums[0] += float(((raw - micro.engine).abs() * micro.mask).sum())
             sums[1] += float(micro.mask.sum())
-            sums[3] -= float((micro.old * micro.mask).sum())
-        self.engine.train()
-        gap, tokens, kl, surprise = ranks.agree(sums)
-        return {"gap": gap / tokens, "kl": kl / tokens, "entropy": surprise / tokens}
+        gap, tokens = ranks.agree(sums)
+        return gap / tokens
 
-    def update(self, micros: Sequence[Micro], tokens: int) -> dict[str, float]:
-        """One optimiser step over passes that hold `tokens` rollout tokens on all ranks. A collective."""
-        settings = self.settings
-        clip = Clip(settings.clip.low, settings.clip.high, settings.clip.dual)
-        passes = self.ctx.world_size * len(micros)  # DeepSpeed divides by both; every token weighs the same
-        total = clipped = 0.0
-        for micro in micros:
-            assert micro.old is not None
-            logp, _ = self._logprobs(self.engine, micro)
-            values = token_losses(logp, micro.old, micro.advantage, clip, micro.reference, settings.kl)
-            loss = token_mean(values, micro.mask, tokens)
+    def update(self, micros: Sequence[Micro], lengths: Sequence[int], max_gap: float) -> dict[str, float]:
+        """One optimiser step over passes that hold rollouts of these lengths on all ranks. A collective.
+
+        Returns means over the update's tokens: gap to the servers, k3, entropy (estimated by -log p), share outside the
+        clip, share whose importance weight is capped. Raises FloatingPointError, before the weights are touched, if the
+        loss is not finite or the gap above `max_gap`.
+        """
+        settings, objective = self.settings, self.objective
+        passes = self.ctx.world_size * len(micros)  # DeepSpeed divides by both; `reduced` is a share of the whole
+        divisor = whole(lengths, settings.loss, settings.max_tokens)
+        sums = torch.zeros(6, dtype=torch.float64)
+        figures: dict[str, float] = {}
+        for at, micro in enumerate(micros):
+            logp, raw = self._logprobs(self.engine, micro)
+            old = logp.detach() if micro.old is None else micro.old
+            if self.reference is not None and micro.reference is None:
+                with torch.no_grad():
+                    micro.reference, _ = self._logprobs(self.reference, micro)
+            values = token_losses(logp, old, micro.advantage, micro.mask, objective, micro.engine, micro.reference)
+            loss = reduced(values, micro.mask, settings.loss, divisor)
             self.engine.backward(loss * passes)
+            sums += self._sums(micro, logp.detach(), raw, old, float(loss.detach()))
+            if at == len(micros) - 1:
+                figures = self._checked(ranks.agree(sums.tolist()), sum(lengths), max_gap)
             self.engine.step()
-            ratio = (logp.detach() - micro.old).exp()
-            outside = (ratio > 1 + clip.high) | (ratio < 1 - clip.low)
-            total += float(loss.detach())
-            clipped += float((outside * micro.mask).sum())
-        total, clipped = ranks.agree([total, clipped])
-        return {
-            "loss": total,
-            "clipped": clipped / tokens,
-            "grad_norm": float(self.engine.get_global_grad_norm() or 0.0),
-        }
+        return {**figures, "grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
+
+    def _sums(
+        self, micro: Micro, logp: torch.Tensor, raw: torch.Tensor, old: torch.Tensor, loss: float
+    ) -> torch.Tensor:
+        """Loss, gap, k3, -log p, clipped and capped, summed over the pass's tokens."""
+        ratio = ratios(logp, old, micro.mask, self.objective.ratio)
+        outside = (ratio > 1 + self.objective.high) | (ratio < 1 - self.objective.low)
+        capped = (old - micro.engine).exp() > (self.objective.correction or math.inf)
+        none = torch.zeros_like(micro.mask)
+        parts = (
+            (raw - micro.engine).abs(),
+            none if micro.reference is None else k3(old, micro.reference),
+            -old,
+            outside,
+            capped,
+        )
+        return torch.tensor([loss, *(float((part * micro.mask).sum()) for part in parts)], dtype=torch.float64)
+
+    def _checked(self, sums: Sequence[float], tokens: int, max_gap: float) -> dict[str, float]:
+        names = ("gap", "kl", "entropy", "clipped", "capped")
+        figures = {"loss": sums[0], **{name: value / tokens for name, value in zip(names, sums[1:], strict=True)}}
+        if not figures["gap"] <= max_gap:
+            raise stale(figures["gap"], max_gap)
+        if not math.isfinite(figures["loss"]):
+            raise FloatingPointError(f"the loss is {figures['loss']}; lower the learning rate or clip harder")
+        return figures
 
     def publish(self, folder: Path) -> None:
         """Write the weights to `folder` as a model directory that a server of the base model can change over to.
@@ -172,29 +218,14 @@ class Policy:
                 shutil.copyfile(path, folder / path.name)
 
 
+def stale(gap: float, max_gap: float) -> FloatingPointError:
+    """What to raise where servers and policy differ by more than they may."""
+    return FloatingPointError(
+        f"log-probabilities of policy and server differ by {gap:.4f} nats a token, max_gap is {max_gap}; the servers do"
+        " not hold the policy's weights, or compute too coarsely"
+    )
+
+
 def _folded(ids: Sequence[int], image: Sequence[int]) -> list[int]:
     """Ids with each run of a vision token as one: a server may report an image by its placeholder alone."""
     return [one for at, one in enumerate(ids) if not (at and one == ids[at - 1] and one in image)]
-
-
-class Drop:
-    """Where weights are left for the servers: memory (/dev/shm) where all is on one machine and it is roomy, else the
-    workspace. Two folders in turn, so that a server never restarts from a folder that is being written."""
-
-    def __init__(self, ctx: Context, needed: int) -> None:
-        memory = Path("/dev/shm")
-        roomy = ctx.nodes == 1 and memory.is_dir() and shutil.disk_usage(memory).free > 3 * needed
-        root = memory if roomy else ctx.workspace
-        for left in root.glob("diagcot-weights-*"):
-            process = left.name.removeprefix("diagcot-weights-").replace("-", ":")
-            if mark(int(process.split(":")[0])) != process and os.access(left, os.W_OK):
-                shutil.rmtree(left, ignore_errors=True)
-        self.root = root / f"diagcot-weights-{mark(os.getpid()).replace(':', '-')}"
-        if ctx.rank == 0:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def folder(self, step: int) -> Path:
-        return self.root / "ab"[step % 2]
-
-    def clear(self) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)

@@ -7,6 +7,7 @@ folder, every connection carries the job's token (RAY_AUTH_MODE), and what was s
 
 import contextlib
 import ctypes
+import json
 import os
 import secrets
 import shutil
@@ -32,6 +33,7 @@ def _environment(token: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a dead head ends the others within that time
         # A standby server outlives the actor that started it; every other one is ended by its own actor or owner.
         "RAY_kill_child_processes_on_worker_exit": "false",
         # Servers are given their GPUs by us; Ray would hide them from an actor that asks for none.
@@ -87,8 +89,8 @@ def head(ctx: Context, object_store_mb: int) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iterator[None]:
-    """This machine as a further node of rank 0's Ray, for the length of the block."""
+def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """This machine as a further node of rank 0's Ray, for the length of the block; yields the node's process."""
     folder = _private_folder()
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += ["--address", rendezvous["address"], "--node-ip-address", _own_address(ctx)]
@@ -104,12 +106,55 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
             preexec_fn=_end_with_parent,
         )
     try:
-        yield
+        yield node
         if node.poll() is not None:
             raise RuntimeError(f"Ray's node on {socket.gethostname()} ended early with code {node.returncode}")
     finally:
         _stop(node)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Notice:
+    """How nodes that hold servers alone, and no rank of the policy, find rank 0's Ray: a private file of the attempt.
+
+    It is there as long as rank 0's Ray is.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx, self._path = ctx, ctx.workspace / f"ray.{ctx.attempt}.json"
+
+    @contextlib.contextmanager
+    def put(self, rendezvous: dict[str, str]) -> Iterator[None]:
+        """Rank 0: the notice, for the length of the block."""
+        staged = self._path.with_suffix(".new")
+        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            json.dump(rendezvous, out)
+        staged.rename(self._path)
+        try:
+            yield
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    def read(self, deadline_s: float) -> dict[str, str]:
+        """What rank 0 wrote. Raises TimeoutError if nothing is there in time."""
+        until = time.monotonic() + deadline_s
+        while time.monotonic() < until:
+            self._ctx.beat()
+            with contextlib.suppress(OSError, ValueError):
+                found: dict[str, str] = json.loads(self._path.read_text())
+                return found
+            time.sleep(0.2)
+        raise TimeoutError(f"rank 0 did not start Ray within {deadline_s:.0f} s; see its log")
+
+    def wait(self, node: "subprocess.Popen[bytes] | None") -> None:
+        """Until rank 0's Ray is done. Raises RuntimeError if this machine's Ray node ended before."""
+        while self._path.exists():
+            self._ctx.beat()
+            if node is not None and node.poll() is not None:
+                time.sleep(2)  # the file goes a moment after the head
+                if self._path.exists():
+                    raise RuntimeError("rank 0's Ray is gone, and rank 0 did not say why; see its log")
+            time.sleep(0.5)
 
 
 def _end_with_parent() -> None:

@@ -70,6 +70,8 @@ class DeepSpeedSettings(Settings):
     gradient_checkpointing: bool = False
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
+    save_behind: bool = Field(True, description="write checkpoints behind the training; takes host memory for one")
+    wandb: bool = Field(False, description="also log to an offline run of wandb, which must be installed")
 
     @model_validator(mode="after")
     def _one_length(self) -> "DeepSpeedSettings":

@@ -25,11 +25,14 @@ def base(settings: ModelSettings) -> int:
 
 
 def training(count: int, trainable: Iterable[str], deepspeed: DeepSpeedSettings) -> int:
-    """Bytes of a training stage on a model of `count` parameters: its product, and `keep` checkpoints."""
+    """Bytes of a training stage on a model of `count` parameters: its product, `keep` checkpoints and a coming one.
+
+    A resumption on another number of ranks needs up to 24 bytes a trained parameter more, for a while.
+    """
     weight = BYTES[deepspeed.precision]
     trained = count if "language_model" in trainable else int(count * PART)
     product = trained if "lora" in trainable else count
-    return product * weight + deepspeed.keep * trained * (weight + OPTIMIZER)
+    return product * weight + (deepspeed.keep + 1) * trained * (weight + OPTIMIZER)
 
 
 def _tiny(tiny: TinySettings) -> int:

@@ -48,6 +48,7 @@ FAULTS = {
     32: "kill -9 of launcher or watch",
     33: "sbatch prints warnings or a cluster's name",
     34: "huge plan",
+    35: "a process of a training job dies",
 }
 
 MISSING: frozenset[int] = frozenset()

@@ -16,48 +16,104 @@ import torch
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plan import Plan
 from diagcot.jobs.ranks import from_environment
-from diagcot.training import checkpoint
+from diagcot.jobs.testing import context
+from diagcot.training.checkpoint import Checkpoints
 from tests import chains
+from tests.faults.conftest import Mount
 from tests.faults.scenarios import checkpoints as scenario
 from tests.faults.test_publishing import disturb
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Iterator[Path]:
-    """A workspace with the checkpoints of steps 1, 2 and 3, written by the code under test."""
+def alone() -> Iterator[None]:
     scenario.alone()
-    for step in (1, 2, 3):
-        checkpoint.save(scenario.Engine(step), tmp_path / "workspace", step, {"epoch": step}, keep=3)
-    yield tmp_path / "workspace"
+    yield
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, alone: None) -> Path:
+    """A workspace with the checkpoints of steps 1, 2 and 3, written by the code under test."""
+    engine = scenario.Engine()
+    with Checkpoints(scenario.at(tmp_path / "workspace"), engine, keep=3) as made:
+        for step in (1, 2, 3):
+            engine.weights.fill_(step)
+            made.save(step, {"epoch": step})
+    return tmp_path / "workspace"
 
 
 @pytest.mark.heavy
 @pytest.mark.row(
     28,
-    promise="the newest checkpoint that is whole is chosen, and loads",
-    injected="every file of the newest one removed, and cut at every tenth of its length",
+    promise="the newest checkpoint that is whole is chosen, and loads; which one was passed over, and why, is told",
+    injected="every file of the newest one removed, cut at every tenth of its length, one bit of it flipped",
     daemons="simulated",
 )
-def test_row_28_an_incomplete_checkpoint_gives_way_to_the_one_before(checkpoints: Path) -> None:
+def test_row_28_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints: Path) -> None:
     load = scenario.load
     assert load(checkpoints) == (3, 3.0)
     newest = checkpoints / "checkpoints" / "step-00000003"
     files = [path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()]
-    assert len(files) == 4  # two of the engine, the random state, the marker
+    assert len(files) == 4  # two of the engine, the random state, the mark
     kept = shutil.copytree(newest, checkpoints / "kept")
+    cases = 0
     for name in files:
-        size = (newest / name).stat().st_size
-        for length in [None, *(size * tenth // 10 for tenth in range(10)), size - 1]:
-            if length is None:
+        whole = (newest / name).read_bytes()
+        size = len(whole)
+        cut = [whole[:length] for length in (*(size * tenth // 10 for tenth in range(10)), size - 1)]
+        flipped = [
+            whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(0, size, max(1, size // 9))
+        ]
+        for content in [None, *cut, *flipped]:
+            cases += 1
+            if content is None:
                 (newest / name).unlink()
             else:
-                with (newest / name).open("r+b") as file:
-                    file.truncate(length)
-            assert load(checkpoints) == (2, 2.0), (name, length)
+                (newest / name).write_bytes(content)
+            assert load(checkpoints) == (2, 2.0), (name, content)
             shutil.rmtree(newest)
             shutil.copytree(kept, newest)
     assert load(checkpoints) == (3, 3.0)
+    told = [row for row in _events(checkpoints) if row["event"] == "checkpoint_passed_over"]
+    assert len(told) == cases and {row["checkpoint"] for row in told} == {newest.name}
+    assert {row["why"].partition(": ")[2] or row["why"] for row in told} == {
+        "it is not whole",
+        "other bytes than were written",
+    }
+
+
+def _events(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in root.rglob("events.jsonl") for line in path.read_text().splitlines()]
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    4,
+    promise="a checkpoint that the disk does not take is told and leaves nothing; the one before stays whole, training"
+    " goes on, and the next one is written where there is room again",
+    injected="tmpfs filled by fallocate while training goes on",
+    daemons="real",
+)
+def test_row_04_a_checkpoint_that_does_not_fit_costs_itself_alone(tmp_path: Path, alone: None, disk: Mount) -> None:
+    place = disk(size="2m")
+    ctx = context(tmp_path, workspace=place / "work")
+    engine = scenario.Engine(size=50_000)  # 400 kB a checkpoint
+    with Checkpoints(ctx, engine, keep=1) as made:
+        for step in (1, 2, 3, 4):
+            free = shutil.disk_usage(place).free
+            if step in (2, 3):
+                subprocess.run(
+                    ["fallocate", "-l", str(free - (300_000 if step == 2 else 0)), place / "full"], check=True
+                )
+            made.save(step, {"epoch": step})
+            made.settle()
+            steps = [path.name for path in (place / "work" / "checkpoints").iterdir()]
+            assert steps == ["step-00000004" if step == 4 else "step-00000001"]
+            (place / "full").unlink(missing_ok=True)
+    told = [(row["event"], row["step"]) for row in _events(tmp_path)]
+    assert told == [("checkpoint", 1), ("checkpoint_failed", 2), ("checkpoint_failed", 3), ("checkpoint", 4)]
+    assert all("No space left" in row["why"] for row in _events(tmp_path) if row["event"] == "checkpoint_failed")
+    assert scenario.load(place / "work")[0] == 4
 
 
 @pytest.mark.heavy

@@ -56,15 +56,14 @@ def test_every_conversation_of_every_task_is_answered_as_its_schema_says(server:
     found = [json.loads(line) for line in next(iter(result.outputs.values())).read_text().splitlines()]
     assert len(found) == 5 and {row["form"] for row in found} == {"think", "interleaved"}
     for row in found:
-        # Random words are no right answer: what is asked for is answered, and what is wrong is told why.
-        assert not row["verified"] and "HTTP" not in (row["error"] or ""), row["error"]
+        assert "HTTP" not in (row["error"] or ""), row["error"]
         if row["form"] == "think":
             assert row["forced"] and row["steps"] and row["conclusion"] and row["by"] in ("", "label")
             assert row["error"] in (None, "rewrite: cut at 500 tokens")  # prose from random weights may have no end
             assert [one["step"].partition(":")[0] for one in row["verdicts"]] == ["init", "rethink", "rethink"]
         else:
-            assert row["error"] and row["calls"] == 1 + 2 and not row["pairs"] and row["failed"]
+            # Random marks may be right: every reply could be read, and the rules said yes or why not.
+            assert 1 <= row["calls"] == len(row["verdicts"]) <= 1 + 2 and bool(row["pairs"]) is (row["error"] is None)
     flow = server.flow
     assert flow.requests == sum(row["calls"] for row in found) and flow.completion_tokens > 0
-    assert flow.cache_hit_rate is None or flow.cache_hit_rate > 0.3
     assert ctx.stage_dir.joinpath("progress/0.json").exists()

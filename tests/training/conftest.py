@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from tests.training import films
+from tests.training.ranks import Job, start
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def whole(made: Path) -> Job:
+    """An uninterrupted run of kind `sft` on two ranks at ZeRO-2."""
+    job = start(made, SFT, "whole", everything(), inputs(made))
+    job.wait()
+    return job
+
+
+SFT = "diagcot.training.sft"
 TINY = {"tiny": {"hidden": 64, "layers": 2, "vision_hidden": 32, "intermediate": 128, "vocabulary": 400}}
 
 
@@ -38,3 +48,9 @@ def deepspeed(**changes: Any) -> dict[str, Any]:
         "save_every": 4,
         **changes,
     }
+
+
+def everything(**changes: Any) -> dict[str, Any]:
+    """Settings of kind `sft` that train all of the model."""
+    trainable = ["vision", "merger", "language_model", "lm_head"]
+    return {"trainable": trainable, "deepspeed": deepspeed(weight_decay=0.1, **changes), "validation": 6}

@@ -1,25 +1,26 @@
-"""GRPO on two gloo ranks with Ray and a real vLLM server: the servers follow the policy, and a kill costs nothing."""
+"""GRPO on gloo ranks with Ray and a real vLLM server: the servers follow the policy, and a kill costs nothing."""
 
 import json
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diagcot.data.prompts import reasoned
-from diagcot.data.samples import Sample, write_samples
-from diagcot.jobs.context import Unit
-from diagcot.jobs.testing import context, run_unit
+from diagcot.data.samples import write_samples
+from tests.training import warm as tiny
 from tests.training.ranks import Job, start
 
 pytestmark = pytest.mark.heavy
 
 SERVER = {"max_model_len": 512, "max_num_seqs": 64, "images": 1, "startup_timeout_s": 150}
+DEEPSPEED = {
+    "steps": 4, "save_every": 2, "micro_batch": 8, "global_batch": 32,
+    "learning_rate": 1e-3, "schedule": "constant", "precision": "fp32",
+}  # fmt: skip
 SETTINGS: dict[str, Any] = {
     "reward": {"name": "report", "mode": "clinical"},
     "prompts": 4,
@@ -29,70 +30,22 @@ SETTINGS: dict[str, Any] = {
     "kl": 0.01,
     "max_gap": 0.02,
     "server": SERVER,
-    "deepspeed": {
-        "steps": 4, "save_every": 2, "micro_batch": 8, "global_batch": 32,
-        "learning_rate": 1e-3, "schedule": "constant", "precision": "fp32",
-    },
-}  # fmt: skip
+    "deepspeed": DEEPSPEED,
+}
+VALIDATION = {"prompts": 12, "share": 0.2, "every": 2}
 
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of phantoms, and a tiny model that has begun to answer in think and answer tags."""
     root = tmp_path_factory.mktemp("grpo")
-    from diagcot.data.phantom import build as phantoms
-    from diagcot.shards import build as shards
-    from diagcot.shards import shard_paths
-    from diagcot.training import build as model
-
-    tree = context(root, {"studies": 80, "size": 112}, stage="phantoms")
-    assert run_unit(phantoms, Unit("tree"), tree)
-    source = {"kind": "mimic_cxr", "input": "phantoms"}
-    sharding = context(
-        root, {"sources": [source], "image_size": 112}, stage="shard", inputs={"phantoms": [str(tree.output)]}
-    )
-    assert run_unit(shards, Unit("00000"), sharding)
-    samples = root / "shards/test/samples"
-    samples.mkdir()
-    write_samples(samples / "00000.jsonl", map(_reasoned, _reports(root, shard_paths(sharding.output)[0])))
-    tiny = {
-        "hidden": 64,
-        "heads": 2,
-        "kv_heads": 1,
-        "layers": 2,
-        "vision_hidden": 32,
-        "intermediate": 128,
-        "vocabulary": 600,
-    }
-    built = context(root, {"tiny": tiny}, stage="model", inputs={"samples": [str(samples)]})
-    assert run_unit(model, Unit("model"), built)
-    settings = {
-        "trainable": ["vision", "merger", "language_model", "lm_head"], "max_length": 512, "tasks": {}, "validation": 0,
-        "deepspeed": {
-            "steps": 120, "micro_batch": 8, "global_batch": 8, "learning_rate": 4e-3, "warmup_steps": 10,
-            "precision": "fp32", "save_every": 1000,
-        },
-    }  # fmt: skip
-    inputs = {"model": [str(built.output)], "samples": [str(samples)]}
-    start(root, "diagcot.training.sft", "warm", settings, inputs, world=1, drawn=False).wait()
+    tiny.build(root)
     return root
-
-
-def _reports(root: Path, shard: Path) -> Iterator[Sample]:
-    from diagcot.data.tasks import report_samples
-    from diagcot.shards import Shard
-
-    return report_samples(Shard(shard), str(shard.relative_to(root / "shards")), "train")
-
-
-def _reasoned(sample: Sample) -> Sample:
-    first = sample.answer.split(" . ")[0]
-    return replace(sample, messages=(sample.messages[0], ("assistant", reasoned(first, sample.answer))))
 
 
 @pytest.fixture(scope="module")
 def standby() -> Iterator[None]:
-    """One server for both runs, as on a laptop."""
+    """One server for all runs, as on a laptop."""
     from diagcot.serving import standby as servers
 
     with tempfile.TemporaryDirectory(prefix="dc-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
@@ -102,47 +55,105 @@ def standby() -> Iterator[None]:
         servers.stop(Path(folder))
 
 
-def grpo(root: Path, stage: str, **changes: Any) -> Job:
+def grpo(root: Path, stage: str, kind: str = "diagcot.training.grpo", world: int = 2, **changes: Any) -> Job:
+    job = {name: changes.pop(name) for name in ("nodes", "attempt") if name in changes}
     inputs = {"model": [str(root / "shards/test/warm")], "shards": [str(root / "shards/test/shard")]}
-    return start(root, "diagcot.training.grpo", stage, SETTINGS | changes, inputs, drawn=False)
+    if "mix" in changes:
+        inputs["mix"] = [str(root / "shards/test/mix")]
+    return start(root, kind, stage, SETTINGS | changes, inputs, world, drawn=False, **job)
+
+
+def steps(job: Job) -> list[dict[str, Any]]:
+    return [row for row in job.rows() if "loss" in row]
+
+
+def validations(job: Job) -> dict[int, dict[str, Any]]:
+    return {row["step"]: row for row in job.rows() if "validation_reward" in row}
 
 
 def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, standby: None) -> None:
-    whole = grpo(warm, "whole")
+    options = {"validation": VALIDATION, "best": "clinical", "page_every": 2}
+    whole = grpo(warm, "whole", **options)
     whole.wait()
-    rows = whole.rows()
+    rows = steps(whole)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["gap"] < 0.02 for row in rows), [row["gap"] for row in rows]
     assert max(row["spread"] for row in rows) > 0 and max(row["grad_norm"] for row in rows) > 0
     assert rows[-1]["kl"] > rows[0]["kl"]  # it has moved, and the servers with it
+    for row in rows:
+        parts = sum(row[name] for name in ("sync_s", "rollout_s", "reward_s", "train_s", "idle_s"))
+        assert parts == pytest.approx(row["seconds"], abs=1e-3) and row["idle_s"] >= 0
     about = json.loads((whole.output / "model" / "diagcot.json").read_text())
     assert about["steps"] == 4 and (whole.output / "model" / "model.safetensors").is_file()
+    held = validations(whole)
+    assert list(held) == [0, 2, 4]
+    best = max(held, key=lambda step: (held[step]["validation_clinical"], -step))
+    assert about.get("best_step", 4) == best
+    assert about["validation_before"] == held[0]["validation_reward"]
+    assert about["gain_low"] <= about["gain"] <= about["gain_high"]
+    pages = sorted((whole.workspace / "pages").iterdir())
+    assert [page.name for page in pages] == ["rollouts-00000002.html", "rollouts-00000004.html"]
 
-    killed = grpo(warm, "killed")
+    killed = grpo(warm, "killed", **options)
     killed.kill_after(3)
     assert [path.name for path in (killed.workspace / "checkpoints").iterdir()] == ["step-00000002"]
-    grpo(warm, "killed").wait()
-    again = killed.rows()
-    assert [row["step"] for row in again] == [1, 2, 3, 4]
+    grpo(warm, "killed", **options).wait()
+    again = steps(killed)
+    assert [row["step"] for row in again] == [1, 2, 3, 4] and list(validations(killed)) == [0, 2, 4]
     events = (warm / "logs/test/killed/events.jsonl").read_text()
     assert '"resumed"' in events
     # Sampling on the same seeds from the same weights: equal up to rounding of batched sums.
     assert again[2]["reward"] == pytest.approx(rows[2]["reward"], abs=0.05)
-    assert not _left_behind()
 
 
-def _left_behind(seconds: float = 15) -> list[str]:
-    """Ray processes and weights of ours that outlive their rank."""
+def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path, standby: None) -> None:
+    """All that changes the order of things at once: overlap, a mix of two rewards, dynamic sampling, two updates."""
+    from diagcot.data.tasks import classification_samples
+    from diagcot.shards import Shard, shard_paths
+
+    shard = shard_paths(warm / "shards/test/shard")[0]
+    (warm / "shards/test/mix").mkdir()
+    name = str(shard.relative_to(warm / "shards"))
+    write_samples(warm / "shards/test/mix/00000.jsonl", classification_samples(Shard(shard), name, "train"))
+    ahead = grpo(
+        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, overlap=True, correction=2.0, resample=1,
+        mix={"start": 0.5, "end": 0.25}, rewards={"classification": {"name": "classification"}},
+        validation={**VALIDATION, "every": None}, deepspeed={**DEEPSPEED, "global_batch": 16},
+    )  # fmt: skip
+    ahead.wait()
+    rows = steps(ahead)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4] and list(validations(ahead)) == [0, 4]
+    assert rows[0]["drift"] == pytest.approx(0, abs=1e-3)  # rolled out with the weights that trained on it
+    assert all(row["gap"] < 0.02 < row["drift"] for row in rows[1:]), rows  # later ones with those of a step before
+    assert any("reward_of_classification" in row for row in rows) and all("reward_of_report" in row for row in rows)
+    assert not (ahead.workspace / "ray.one.json").exists()
+
+
+def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, standby: None) -> None:
+    fooled = grpo(warm, "fooled", "tests.training.stale", world=1)
+    assert fooled.ended(400) != [0]
+    assert "do not hold the policy's weights" in fooled.log.read_text()
+    assert len(steps(fooled)) == 1 and not (fooled.output / "model").exists()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No Ray process and no weights of ours outlive their rank."""
+    before = _ours()
+    yield
+    until = time.monotonic() + 15
+    while (found := _ours() - before) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not found
+
+
+def _ours() -> set[str]:
     import psutil
 
-    until = time.monotonic() + seconds
-    while True:
-        found = [str(path) for path in Path("/dev/shm").glob("diagcot-weights-*")]
-        for process in psutil.process_iter(["cmdline", "uids"]):
-            line = " ".join(process.info["cmdline"] or [])
-            mine = process.info["uids"] and process.info["uids"].real == os.getuid()
-            if mine and ("gcs_server" in line or "raylet/raylet" in line) and "/tmp/ray-" in line:
-                found.append(line[:100])
-        if not found or time.monotonic() > until:
-            return found
-        time.sleep(0.5)
+    found = {str(path) for path in Path("/dev/shm").glob("diagcot-weights-*")}
+    for process in psutil.process_iter(["pid", "cmdline", "uids"]):
+        line = " ".join(process.info["cmdline"] or [])
+        mine = process.info["uids"] and process.info["uids"].real == os.getuid()
+        if mine and ("gcs_server" in line or "raylet/raylet" in line) and "/tmp/ray-" in line:
+            found.add(f"{process.info['pid']} {line[:100]}")
+    return found

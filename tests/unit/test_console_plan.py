@@ -85,9 +85,9 @@ def test_space_for_weights_is_that_of_checkpoints_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     (tmp_path / "model.safetensors").write_bytes(b"x" * 2000)
     assert storage.base(ModelSettings(pretrained=tmp_path)) == 2000
-    assert storage.training(1000, ["language_model"], DEEPSPEED) == 1000 * 2 + 2 * 1000 * 14
-    assert storage.training(1000, ["lora"], DEEPSPEED) == 100 * 2 + 2 * 100 * 14
-    assert storage.training(1000, ["merger"], DEEPSPEED) == 1000 * 2 + 2 * 100 * 14
+    assert storage.training(1000, ["language_model"], DEEPSPEED) == 1000 * 2 + 3 * 1000 * 14
+    assert storage.training(1000, ["lora"], DEEPSPEED) == 100 * 2 + 3 * 100 * 14
+    assert storage.training(1000, ["merger"], DEEPSPEED) == 1000 * 2 + 3 * 100 * 14
 
 
 def diagcot(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], float]:

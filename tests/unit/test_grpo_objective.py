@@ -1,14 +1,11 @@
-"""The objective against TRL's own loss, against arithmetic by hand, and its properties."""
-
-from collections import defaultdict
-from types import SimpleNamespace
+"""The objective against arithmetic by hand, and its properties; tests/training compares it with TRL's."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagcot.training.objective import Clip, advantages, k3, logprobs, token_losses, token_mean
+from diagcot.training.objective import Objective, advantages, k3, logprobs, overlong, reduced, token_losses, whole
 
 GROUPS = st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=3)
 
@@ -29,6 +26,10 @@ def test_equal_rewards_have_exactly_no_advantage():
 
 def test_the_standard_deviation_is_unbiased():
     assert advantages(torch.tensor([[0.0, 1.0]])).tolist() == [pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)]
+
+
+def test_unscaled_advantages_are_differences_from_the_mean():
+    assert advantages(torch.tensor([[0.0, 1.0, 2.0]]), scaled=False).tolist() == [[-1.0, 0.0, 1.0]]
 
 
 def test_a_group_of_one_is_refused():
@@ -68,52 +69,49 @@ def test_logprobs_are_those_of_the_sampled_distribution():
     ],
 )
 def test_clipping_by_hand(ratio, advantage, loss):
-    old = torch.zeros(1, 1)
-    value = token_losses(old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), Clip())
+    old, mask = torch.zeros(1, 1), torch.ones(1, 1)
+    value = token_losses(old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, Objective())
     assert value.item() == pytest.approx(loss, rel=1e-5)
 
 
-def _batch():
-    torch.manual_seed(7)
-    logp = -torch.rand(6, 9) * 3
-    old, reference = logp + 0.2 * torch.randn(6, 9), logp + 0.3 * torch.randn(6, 9)
-    mask = (torch.arange(9) < torch.randint(3, 10, (6, 1))).float()
-    return logp.requires_grad_(), old, reference, advantages(torch.rand(2, 3)).flatten(), mask
+def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
+    logp = torch.tensor([[0.1, 0.3, 50.0]]).log()
+    old = torch.tensor([[0.2, 0.2, 1.0]]).log()
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    value = token_losses(logp, old, torch.tensor([1.0]), mask, Objective(0.2, 0.3, ratio="sequence"))
+    assert value.tolist() == [pytest.approx([-(0.75**0.5)] * 3, rel=1e-5)]  # sqrt(0.5 * 1.5)
 
 
-def test_loss_and_gradient_equal_those_of_trl():
-    """TRL has no dual clip of this kind and no clamps; inside their bounds the two losses are the same function."""
-    trainer = pytest.importorskip("trl.trainer.grpo_trainer").GRPOTrainer
-    logp, old, reference, advantage, mask = _batch()
-    stub = SimpleNamespace(
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=0.05, args=SimpleNamespace(use_bias_correction_kl=False, delta=None), loss_type="bnpo", epsilon_low=0.2,
-        epsilon_high=0.3, use_vllm=False, current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
-        model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
-        accelerator=SimpleNamespace(gather=lambda value: value, reduce=lambda value, reduction: value),
-        _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros(6, 9), None),
-    )  # fmt: skip
-    inputs = {
-        "prompt_ids": torch.zeros(6, 1, dtype=torch.long), "prompt_mask": torch.ones(6, 1), "completion_mask": mask,
-        "completion_ids": torch.zeros(6, 9, dtype=torch.long), "advantages": advantage,
-        "old_per_token_logps": old, "ref_per_token_logps": reference,
-    }  # fmt: skip
-    theirs = trainer._compute_loss(stub, None, inputs)
-    (their_gradient,) = torch.autograd.grad(theirs, logp, retain_graph=True)
-    ours = token_mean(token_losses(logp, old, advantage, Clip(0.2, 0.3, 3.0), reference, kl=0.05), mask)
-    (gradient,) = torch.autograd.grad(ours, logp)
-    assert abs(ours.item() - theirs.item()) < 1e-5
-    assert torch.allclose(gradient, their_gradient, atol=1e-5)
+@pytest.mark.parametrize(("drawn", "weight"), [(0.4, 0.5), (0.1, 2.0), (0.01, 2.0)])
+def test_the_importance_weight_is_capped(drawn, weight):
+    logp = torch.full((1, 1), 0.2).log()
+    engine = torch.full((1, 1), drawn).log()
+    value = token_losses(logp, logp, torch.tensor([1.0]), torch.ones(1, 1), Objective(correction=2.0), engine)
+    assert value.item() == pytest.approx(-weight, rel=1e-5)
 
 
-def test_micro_batches_add_up_to_the_whole_batch():
-    logp, old, _, advantage, mask = _batch()
-    whole = token_mean(token_losses(logp, old, advantage, Clip()), mask)
-    parts = [
-        token_mean(
-            token_losses(logp[i : i + 2], old[i : i + 2], advantage[i : i + 2], Clip()), mask[i : i + 2], mask.sum()
-        )
-        for i in (0, 2, 4)
-    ]
-    assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-6)
+def test_an_option_without_its_tensor_is_refused():
+    zero = torch.zeros(1, 1)
+    for objective in (Objective(correction=2.0), Objective(kl=0.1)):
+        with pytest.raises(ValueError, match="needs the log-probabilities"):
+            token_losses(zero, zero, torch.ones(1), torch.ones(1, 1), objective)
+
+
+def test_the_penalty_of_length_is_linear_up_to_the_limit():
+    assert [overlong(length, 100, 20) for length in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
+    assert overlong(100, 100, 0) == 0
+
+
+@given(st.sampled_from(["token", "sequence", "constant"]), st.integers(1, 6), st.integers(0, 99))
+def test_passes_add_up_to_the_whole_update(by, size, seed):
+    torch.manual_seed(seed)
+    values, mask = torch.randn(6, 9), (torch.arange(9) < torch.randint(1, 10, (6, 1))).float()
+    lengths = mask.sum(1).int().tolist()
+    total = whole(lengths, by, 9)
+    parts = [reduced(values[at : at + size], mask[at : at + size], by, total) for at in range(0, 6, size)]
+    expected = {
+        "token": (values * mask).sum() / mask.sum(),
+        "sequence": torch.stack([row[keep > 0].mean() for row, keep in zip(values, mask, strict=True)]).mean(),
+        "constant": (values * mask).sum() / 54,
+    }[by]
+    assert float(sum(parts)) == pytest.approx(float(expected), abs=1e-5)

@@ -1,18 +1,26 @@
-"""GRPO without servers: settings, the choice of prompts, requests, and which GPUs an engine gets."""
+"""GRPO without servers: settings, requests, replies, gates, pages, and which GPUs an engine gets."""
+
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from diagcot.data.samples import ImageRef, Sample
+from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
+from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
-from diagcot.training import grpo, rollout
+from diagcot.training import crew, page, rollout, sync, validation
 from diagcot.training.actors import devices, surroundings
-from diagcot.training.grpo_settings import GrpoSettings
+from diagcot.training.crew import Played
+from diagcot.training.curriculum import Curriculum
+from diagcot.training.experience import Experience, Player, rewarded, statistics
+from diagcot.training.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from diagcot.training.phases import Phases
+from diagcot.training.rollout import Rollout, Sampling
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
+SETTINGS = GrpoSettings()
 
 
 def test_the_defaults_are_those_of_diagcots_report_run():
@@ -32,6 +40,12 @@ def test_the_defaults_are_those_of_diagcots_report_run():
         ({"samples": 1}, "greater than or equal to 2"),
         ({"temperature": 0}, "greater than 0"),
         ({"max_tokens": 4096}, "no room for a prompt"),
+        ({"correction": 2.0}, "needs temperature 1"),
+        ({"overlap": True, "temperature": 1.0}, "give `correction`"),
+        ({"best": "reward"}, "needs validation.prompts"),
+        ({"validation": {"prompts": 8, "split": "train"}}, "what the policy trains on"),
+        ({"validation": {"prompts": 8, "split": "test"}}, "held_out"),
+        ({"overlong": 2000}, "more than max_tokens"),
     ],
 )
 def test_settings_refuse(changes, says):
@@ -40,18 +54,10 @@ def test_settings_refuse(changes, says):
         GrpoSettings.model_validate({"deepspeed": deepspeed, **changes})
 
 
-@given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 5))
-def test_every_prompt_has_its_turn_once_an_epoch(count, per_step, seed):
-    steps = -(-3 * count // per_step)
-    stream = [index for step in range(steps) for index in rollout.choose(count, per_step, seed, step)]
-    for epoch in range(3):
-        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
-    assert rollout.choose(count, per_step, seed, 2) == stream[2 * per_step : 3 * per_step] or steps < 3
-
-
 def test_requests_differ_by_step_and_prompt_and_ban_vision_tokens():
     def ask(step):
-        return rollout.requests_of([SAMPLE, SAMPLE], lambda _: (b"jpeg",), GrpoSettings(), 7, step, [3, 4])
+        sampling = Sampling(8, 100, 0.9, 0.99)
+        return rollout.requests_of([SAMPLE, SAMPLE], lambda _: (b"jpeg",), sampling, f"7/{step}", [3, 4])
 
     first, again, other = ask(0), ask(0), ask(1)
     assert first == again
@@ -62,36 +68,163 @@ def test_requests_differ_by_step_and_prompt_and_ban_vision_tokens():
 
 def test_a_failed_rollout_is_named():
     with pytest.raises(RuntimeError, match=r"d/s/i.*too long"):
-        rollout.rollouts_of([SAMPLE], [Reply(error="prompt too long")], 8)
+        rollout.group_of(0, SAMPLE, Reply(error="prompt too long"), 8)
+
+
+def reply(*texts):
+    return Reply(
+        texts=list(texts),
+        finish=["stop"] * (len(texts) - 1) + ["length"],
+        prompt_tokens=9,
+        token_ids=[[5, 2]] * len(texts),
+        logprobs=[[-1.0, -2.0]] * len(texts),
+    )
 
 
 def test_replies_become_groups():
-    reply = Reply(
-        texts=["a", "b"],
-        finish=["stop", "length"],
-        prompt_tokens=9,
-        token_ids=[[5, 2], [6]],
-        logprobs=[[-1.0, -2.0], [-3.0]],
+    one, two = rollout.group_of(3, SAMPLE, reply("a", "b"), 2)
+    assert (one.prompt, one.tokens, one.cut, two.cut, one.prompt_length) == (3, (5, 2), False, True, 9)
+
+
+class Scorer:
+    """Answers prompts with equal rewards until they are asked for again."""
+
+    def __init__(self):
+        self.asked = []
+
+    def play(self, requests, outputs, progress):
+        replies = [reply("a", "b") for _ in requests]
+        items = [outputs(at, one) for at, one in enumerate(replies)]
+        self.asked.append(items)
+        fresh = len(self.asked) > 1
+        scores = [[{"overall": 0.5}, {"overall": 0.5 + fresh * (at % 2)}] for at, _ in enumerate(requests)]
+        return Played(replies, scores, 1.0, 1.25)
+
+
+def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
+    settings = SETTINGS.model_copy(
+        update={"prompts": 2, "samples": 2, "resample": 2, "mix": MixSettings(start=0.5, end=0.5)}
     )
-    one, two, _, _ = rollout.rollouts_of([SAMPLE, SAMPLE], [reply, reply], 2)
-    assert (one.tokens, one.cut, two.tokens, two.cut, one.prompt_length) == ((5, 2), False, (6,), True, 9)
+    prompts = [replace(SAMPLE, id=f"main/{n}", study=f"main/{n}") for n in range(9)]
+    mixed = [replace(SAMPLE, id=f"mix/{n}", task="other") for n in range(9)]
+    curriculum = Curriculum(settings, 7, 4, prompts, mixed, [])
+    scorer = Scorer()
+    found = Player(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
+    assert [len(asked) for asked in scorer.asked] == [2, 2, 1] and found.replaced == 3
+    assert [sample.task for sample in found.samples] == ["report", "other"]
+    assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
+
+
+def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
+    settings = SETTINGS.model_copy(
+        update={
+            "samples": 2,
+            "overlong": 4,
+            "max_tokens": 4,
+            "reward": RewardSettings(name="open"),
+            "rewards": {"binary": RewardSettings(name="closed"), "report": RewardSettings(name="report")},
+        }
+    )
+    samples = [replace(SAMPLE, task=task) for task in ("open", "binary", "report")]
+    rollouts = [Rollout(at, "", (1, 2), (-1.0, -1.0), False, (), 9) for at in (0, 0, 1, 1, 2, 2)]
+    part = {"accuracy": 0.5, "process": 0.1, "reason": 0.2}
+    scores = [{"overall": 0.5, **part}] * 4 + [{"overall": 0.5}] * 2
+    gates = {"open": Gate(mean=0.9), "closed": Gate(mean=0.1)}
+    found = rewarded(Experience(samples, rollouts, scores), settings, gates)
+    assert [round(score["overall"], 6) for score in found] == [0.0, 0.0, 0.3, 0.3, 0.0, 0.0]
+    assert gates["open"].mean == pytest.approx(0.82) and gates["closed"].mean == pytest.approx(0.18)
+    figures = statistics(Experience(samples, rollouts, scores), found, settings)
+    assert figures["flat"] == 1 and figures["reward_stable"] == 0.5 and figures["reward_overlong"] == -0.5
+
+
+def test_a_page_is_private_and_escapes_what_the_model_wrote(tmp_path):
+    rollouts = [
+        Rollout(0, "<script>x</script>", (1,), (-1.0,), False, (), 9),
+        Rollout(0, "b", (1,), (-1.0,), True, (), 9),
+    ]
+    path = page.write(tmp_path / "pages", 3, [SAMPLE], rollouts, [{"overall": 0.1}, {"overall": 0.2}])
+    text = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    assert "<script>" not in text and "&lt;script&gt;" in text and "&lt;image&gt;Look." in text
+    assert text.index("0.200") < text.index("0.100") and "http" not in text
+
+
+def test_the_record_pairs_what_training_gained(tmp_path):
+    ctx = context(tmp_path)
+    record = validation.Record(ctx, ["a", "b", "c"], 7)
+    record.add(0, [{"overall": value} for value in (0.1, 0.2, 0.3)])
+    record.add(4, [{"overall": value} for value in (0.3, 0.4, 0.5)])
+    found = record.gain(4)
+    assert found["gain"] == pytest.approx(0.2) and found["gain_low"] == pytest.approx(0.2)
+    assert record.gain(2) == {}
+    record.rewind(2)
+    assert record.gain(4) == {}
+
+
+def test_a_figure_that_validation_does_not_have_is_named():
+    found = validation.figures([{"overall": 1.0, "clinical": 0.5}], ["a"], 0)
+    assert validation.named(found, "clinical") == 0.5
+    with pytest.raises(ValueError, match=r"best: f1 .* reward, low, high, clinical"):
+        validation.named(found, "f1")
+
+
+def test_the_shares_of_a_step_add_up():
+    phases = Phases()
+    phases.took("rollout_s")
+    phases.moved("rollout_s", "reward_s", 99.0)
+    phases.skip()
+    phases.took("train_s")
+    shares = phases.shares()
+    assert shares["rollout_s"] == 0 and all(value >= 0 for value in shares.values())
+    assert sum(shares.values()) - shares["seconds"] == pytest.approx(shares["seconds"], abs=5e-4)
+
+
+@pytest.mark.parametrize(("nodes", "alone", "trainers"), [(1, 0, 4), (3, 1, 8), (4, 3, 4)])
+def test_the_last_nodes_may_be_for_servers_alone(nodes, alone, trainers):
+    assert SETTINGS.model_copy(update={"rollout_nodes": alone}).trainers(4 * nodes, nodes) == trainers
+
+
+def test_a_node_is_left_for_the_policy():
+    with pytest.raises(UserError, match="rollout_nodes 2 of 2"):
+        SETTINGS.model_copy(update={"rollout_nodes": 2}).trainers(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "flags"),
+    [
+        ({}, 0, ()),
+        ({}, 1, ("--enable-sleep-mode",)),
+        ({"overlap": True}, 1, ()),
+        ({"rollout_nodes": 1, "sync": "device"}, 1, ("--weight-transfer-config", '{"backend":"nccl"}')),
+        ({"sync": "device"}, 1, ("--enable-sleep-mode", "--weight-transfer-config", '{"backend":"ipc"}')),
+    ],
+)
+def test_servers_are_started_for_their_placement(tmp_path, changes, gpus, flags):
+    assert crew.server_of(SETTINGS.model_copy(update=changes), context(tmp_path, gpus=gpus)).extra == flags
+
+
+def test_every_server_gets_ranks_of_its_own_in_a_transfer():
+    pytest.importorskip("vllm")
+
+    class Posts:
+        engines = (1, 2, 3)
+
+        def post(self, *paths, bodies):
+            self.sent = paths, bodies
+
+    posts = Posts()
+    client = sync.routes(posts, 3, 2)
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    assert posts.sent[0] == ("/init_weight_transfer_engine",)
+    assert [body["init_info"]["rank_offset"] for body in posts.sent[1]] == [1, 3, 5]
+    client.start_weight_update()
+    assert posts.sent == (("/start_weight_update",), [None])
 
 
 def test_gpus_of_a_node_are_shared_out():
     assert devices("4,5,6,7", 4, 1, 2) == ["6", "7"]
     assert devices(None, 2, 0, 1) == ["0", "1"]
     assert devices("3", 1, 1, 2) == ["3"]
-
-
-def test_samples_of_the_test_split_are_refused(tmp_path):
-    from dataclasses import replace
-
-    from diagcot.data.samples import write_samples
-
-    write_samples(tmp_path / "0.jsonl", [replace(SAMPLE, meta={"split": "test"})])
-    ctx = context(tmp_path, inputs={"samples": [str(tmp_path)]})
-    with pytest.raises(ValueError, match="evaluation only"):
-        grpo.prompts_of(ctx, GrpoSettings())
 
 
 def test_a_context_travels(tmp_path):

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import attempts, causes, slurm
+from diagcot.jobs import attempts, causes, slurm, worker
 from diagcot.jobs import plan as plans
 from diagcot.jobs.attempts import Array, Attempt
 from diagcot.jobs.plan import Plan
+from diagcot.jobs.testing import context
+from diagcot.jobs.worker import LOST_PEER
 from tests import chains
 
 
@@ -146,6 +148,38 @@ def test_the_same_exception_twice_or_a_users_mistake_stops(
     verdict = causes.judge(plan, 3)
     assert (1 in verdict.again) == retry and {0, 2} <= verdict.again.keys()
     assert retry or "no such label" in verdict.stopped[1]
+
+
+def test_that_a_rank_lost_another_is_no_failure_of_its_own(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed twice for its memory at the same place of the other rank, a task runs again with more."""
+    accounting(monkeypatch, {"7_0": "FAILED", "7_1": "COMPLETED", "7_2": "COMPLETED"}, exit_code="137:0")
+    for attempt in ("7_0-0", "7_0-1"):
+        failed(plan, 0, attempt, type=LOST_PEER, rank=1)
+    verdict = causes.judge(plan, 3)
+    assert verdict.again[0].more_memory and not verdict.stopped
+    failed(plan, 0, "7_0-2")
+    assert not causes.judge(plan, 3).again[0].more_memory  # an error of a rank's own says more than the exit code
+
+
+@pytest.mark.parametrize(
+    ("error", "ranks", "expected"),
+    [
+        (
+            RuntimeError("gloo/transport/tcp/pair.cc:537] Read error [10.0.0.1]:4: Connection reset by peer"),
+            2,
+            LOST_PEER,
+        ),
+        (RuntimeError("gloo/transport/tcp/pair.cc:544] Connection closed by peer [10.0.0.1]:5"), 2, LOST_PEER),
+        (RuntimeError("Connection reset by peer"), 1, "RuntimeError"),
+        (ConnectionResetError("Connection reset by peer"), 2, "ConnectionResetError"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), 2, "RuntimeError"),
+    ],
+)
+def test_a_lost_rank_is_told_by_what_gloo_says(tmp_path: Path, error: Exception, ranks: int, expected: str) -> None:
+    ctx = context(tmp_path, rank=1, world_size=ranks)
+    worker._record_failure(ctx, error)
+    (path,) = (ctx.stage_dir / "failed").iterdir()
+    assert json.loads(path.read_text())["type"] == expected
 
 
 def test_what_failed_before_a_person_submitted_again_is_forgiven(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,8 @@ def test_every_count_is_that_of_java():
         pairs += [*zip(hyps, refs, strict=True), *((perturbed(ref, rng, vocabulary), ref) for ref in refs)]
     theirs = counts_of_java(pairs)
     assert theirs.shape == (len(pairs), COUNTS)
-    np.testing.assert_array_equal(counts([hyp for hyp, _ in pairs], [ref for _, ref in pairs]), theirs)
+    ours = meteor.load().counts(*([meteor._clean(pair[side]) for pair in pairs] for side in (0, 1)))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_published_meteor_to_the_last_digit():
@@ -103,6 +104,14 @@ def test_odd_texts():
     assert counts([], []).shape == (0, COUNTS)
     with pytest.raises(ValueError, match="one reference each"):
         counts(["a"], [])
+
+
+def test_words_may_be_forgotten(monkeypatch):
+    pair = ["the heart is enlarging", "no effusion"], ["the heart is enlarged", "no fluid"]
+    before = counts(*pair)
+    monkeypatch.setattr("diagcot.metrics.lexicon._WORDS", 1)
+    for _ in range(2):
+        np.testing.assert_array_equal(counts(*pair), before)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +146,10 @@ def test_broken_files_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(meteor, "jar", missing)
     with pytest.raises(MeteorError, match="wheel is missing"):
         meteor._lexicon.__wrapped__()
+
+
+def test_a_whole_match_is_not_fragmented_in_sums_either():
+    """pycocoevalcap's corpus score, of Java: the chunk of the text that matches as a whole does not count."""
+    rows = counts(["the heart is large", "no effusion is seen"], ["the heart is large", "no pleural effusion"])
+    assert rows[0, 20] == 0 < rows[1, 20]
+    assert meteor_of(rows[0]) == pytest.approx(1)

@@ -1,5 +1,6 @@
 """Two checkpoints one after the other, of which the newest alone is kept; see tests/faults/test_training.py."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,27 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 import torch.distributed as dist
 
-from diagcot.training import checkpoint
+from diagcot.jobs.context import Context
+from diagcot.jobs.testing import context
+from diagcot.training import part
+from diagcot.training.checkpoint import Checkpoints
 
 KEEP = 1
 
 
 class Engine:
-    """What `checkpoint` needs of DeepSpeed's engine: it writes and reads the tensors of a step."""
+    """What `Checkpoints` needs of DeepSpeed's engine: it writes and reads the tensors of a step."""
 
-    def __init__(self, step: int = 0) -> None:
-        self.weights = torch.full((64,), float(step))
+    checkpoint_engine: Any = None
+
+    def __init__(self, step: int = 0, size: int = 64) -> None:
+        self.weights = torch.full((size,), float(step))
 
     def save_checkpoint(self, folder: str, tag: str, **_: Any) -> None:
         place = Path(folder) / tag
-        place.mkdir()
-        torch.save({"module": self.weights}, place / "mp_rank_00_model_states.pt")
-        torch.save({"optimizer": self.weights * 2}, place / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+        self.checkpoint_engine.save({"module": self.weights}, str(place / "mp_rank_00_model_states.pt"))
+        optimizer = place / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+        self.checkpoint_engine.save({"optimizer": self.weights * 2}, str(optimizer))
 
     def load_checkpoint(self, folder: str, tag: str, **_: Any) -> None:
         place = Path(folder) / tag
@@ -38,29 +44,39 @@ def alone() -> None:
         dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
 
 
+def at(root: Path) -> Context:
+    """A context whose workspace is `root`."""
+    return context(root, workspace=root)
+
+
 def run(root: Path) -> None:
-    """Go on after the newest checkpoint, up to step 2; what was once saved must not be lost."""
+    """Go on after the newest checkpoint, up to step 2; what was once whole must not be lost."""
     alone()
-    first = load(root)[0] if checkpoint.latest(root) else 0
-    for step in range(1, first + 1):
-        (root / f"saved-{step}").mkdir(exist_ok=True)
-    assert not (root / f"saved-{first + 1}").exists()
-    for step in range(first + 1, 3):
-        checkpoint.save(Engine(step), root, step, {"epoch": step}, KEEP)
-        (root / f"saved-{step}").mkdir()
+    engine = Engine()
+    # What is printed is the list of points.
+    with contextlib.redirect_stdout(None), Checkpoints(at(root), engine, KEEP) as checkpoints:
+        first, _ = checkpoints.resume() or (0, {})
+        for step in range(1, first + 1):
+            (root / f"saved-{step}").mkdir(exist_ok=True)
+        assert not (root / f"saved-{first + 1}").exists()
+        for step in range(first + 1, 3):
+            engine.weights.fill_(step)
+            checkpoints.save(step, {"epoch": step})
+            engine.weights.fill_(-1)  # the training goes on: what is written is what was there
+            checkpoints.settle()
+            (root / f"saved-{step}").mkdir()
 
 
 def load(root: Path) -> tuple[int, float]:
     """Step and weights of the newest valid checkpoint."""
     alone()
-    newest = checkpoint.latest(root)
-    assert newest is not None
     engine = Engine()
-    step, state = checkpoint.load(engine, newest)
-    assert state == {"epoch": step}
-    return step, float(engine.weights[0])
+    with Checkpoints(at(root), engine, KEEP) as checkpoints:
+        found = checkpoints.resume()
+    assert found is not None and found[1] == {"epoch": found[0]}
+    return found[0], float(engine.weights[0])
 
 
 def outcome(root: Path) -> Any:
     """The newest whole checkpoint. Called without a process group."""
-    return [path.name for path in checkpoint.valid(root)][-1:]
+    return [path.name for path in sorted((root / "checkpoints").glob("step-*")) if part.read(path)][-1:]

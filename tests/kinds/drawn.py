@@ -1,0 +1,31 @@
+"""Kind `sft` over drawn films instead of shards; one rank can be told to die once, by SIGKILL, at a step."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diagcot.jobs.context import Context, Result, Unit
+from diagcot.training import batch, sft
+from tests.training import films
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[Any]:
+    batch.ShardSource = films.DrawnSource  # type: ignore[misc,assignment]
+    with sft.open(ctx) as settings:
+        yield settings
+
+
+def run(unit: Unit, settings: Any, ctx: Context) -> Result | None:
+    died = ctx.workspace / "died"
+    if ctx.rank == 0 and not died.exists():
+
+        def die(row: dict[str, Any]) -> None:
+            if row["done"] >= 5:
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        ctx.on_progress = die
+    return sft.run(unit, settings, ctx)

@@ -1,0 +1,124 @@
+"""The objective against TRL's own: the same tiny model, the same batch, loss and gradient of every weight to 1e-5."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diagcot.training.objective import Objective, advantages, logprobs, reduced, token_losses, whole
+
+pytestmark = pytest.mark.heavy
+
+LIMIT = 9
+CASES: dict[str, tuple[dict[str, Any], Objective, str]] = {
+    "grpo": ({"loss_type": "grpo"}, Objective(0.2, 0.2, None), "sequence"),
+    "bnpo": ({"loss_type": "bnpo", "epsilon_high": 0.3}, Objective(0.2, 0.3, None), "token"),
+    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, Objective(0.2, 0.28, None), "token"),
+    "dr_grpo": ({"loss_type": "dr_grpo", "scale_rewards": "none"}, Objective(0.2, 0.2, None), "constant"),
+    "gspo": (
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-2, "epsilon_high": 4e-2},
+        Objective(3e-2, 4e-2, None, ratio="sequence"),
+        "sequence",
+    ),
+    "dual clip": ({"loss_type": "bnpo", "epsilon_high": 0.3, "delta": 1.4}, Objective(0.2, 0.3, 1.4), "token"),
+    "k3": ({"loss_type": "bnpo", "beta": 0.05}, Objective(0.2, 0.2, None, kl=0.05), "token"),
+    "k3, gspo": (
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.05},
+        Objective(0.2, 0.2, None, kl=0.05, ratio="sequence"),
+        "sequence",
+    ),
+    "correction": ({"loss_type": "bnpo"}, Objective(0.2, 0.2, None, correction=1.1), "token"),
+}
+
+
+@pytest.fixture(scope="module")
+def trainer_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes TRL's real trainer for a case, over one tiny language model."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    words = {word: number for number, word in enumerate(["<pad>", "<end>", *(f"w{n}" for n in range(30))])}
+    plain = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="<end>")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    network = Qwen2ForCausalLM(config)
+    folder: Path = tmp_path_factory.mktemp("trl")
+
+    def make(options: dict[str, Any]) -> Any:
+        args = GRPOConfig(
+            output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", num_generations=3,
+            per_device_train_batch_size=6, gradient_accumulation_steps=1, max_completion_length=LIMIT,
+            temperature=0.9, gradient_checkpointing=False, use_bias_correction_kl=False,
+            **{name: value for name, value in options.items() if name != "beta"},
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            model=network,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": ["w1 w2"] * 6}),
+            processing_class=tokenizer,
+        )
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.beta = options.get("beta", 0.0)  # as an argument it would have TRL look for a reference model
+        trainer.model.train()
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradients_equal_trls(case: str, trainer_of: Any) -> None:
+    options, objective, by = CASES[case]
+    trainer = trainer_of(options)
+    torch.manual_seed(7)
+    prompt, completion = torch.randint(2, 32, (6, 4)), torch.randint(2, 32, (6, LIMIT))
+    mask = (torch.arange(LIMIT) < torch.randint(3, LIMIT + 1, (6, 1))).float()
+    rewards = torch.rand(2, 3)
+    # TRL adds 1e-4 to the standard deviation, EasyR1 (and we) 1e-6; advantages are inputs of the loss here.
+    advantage = advantages(rewards, scaled=options.get("scale_rewards") != "none").flatten()
+
+    def policy() -> torch.Tensor:
+        ids = torch.cat([prompt, completion], 1)
+        seen = torch.cat([torch.ones_like(prompt), mask.long()], 1)
+        logits = trainer.model(input_ids=ids, attention_mask=seen).logits[:, -LIMIT - 1 : -1]
+        return logprobs(logits, completion, 0.9, ())[0]
+
+    now = policy().detach()
+    old, reference, engine = (now + spread * torch.randn(6, LIMIT) for spread in (0.25, 0.3, 0.2))
+    inputs = {
+        "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": completion,
+        "completion_mask": mask.long(), "advantages": advantage, "old_per_token_logps": old,
+        "ref_per_token_logps": reference, "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+    if objective.correction is not None:  # what it makes of the engine's log-probabilities before its loss
+        trainer.use_vllm, trainer.vllm_importance_sampling_correction = True, True
+        inputs["importance_sampling_ratio"] = ((old - engine) * mask).exp().clamp(max=objective.correction)
+    theirs = trainer._compute_loss(trainer.model, inputs)
+    names = [name for name, one in trainer.model.named_parameters() if one.requires_grad]
+    weights = [one for one in trainer.model.parameters() if one.requires_grad]
+    their_gradients = torch.autograd.grad(theirs, weights)
+
+    values = token_losses(policy(), old, advantage, mask, objective, engine, reference)
+    ours = reduced(values, mask, by, whole(mask.sum(1).int().tolist(), by, LIMIT))  # type: ignore[arg-type]
+    gradients = torch.autograd.grad(ours, weights)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    assert max(float(one.abs().max()) for one in gradients) > 1e-3
+    for name, one, other in zip(names, gradients, their_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0, msg=name)
+
+
+def test_trls_advantages_are_ours() -> None:
+    """Its normalisation, computed on its own two lines: (r - mean) / (std + 1e-4)."""
+    from trl.trainer.utils import nanstd
+
+    rewards = torch.rand(4, 8)
+    theirs = (rewards - rewards.mean(1, keepdim=True)) / (nanstd(rewards, dim=1).unsqueeze(1) + 1e-4)
+    torch.testing.assert_close(advantages(rewards), theirs, atol=2e-3, rtol=0)

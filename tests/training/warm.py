@@ -1,0 +1,59 @@
+"""A tiny model that has begun to answer in think and answer tags, and the phantoms that it learned from."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from diagcot.data.prompts import reasoned
+from diagcot.data.samples import Sample, write_samples
+from diagcot.jobs.context import Unit
+from diagcot.jobs.testing import context, run_unit
+from tests.training.ranks import start
+
+TINY = {
+    "hidden": 64, "heads": 2, "kv_heads": 1, "layers": 2, "vision_hidden": 32, "intermediate": 128, "vocabulary": 600,
+}  # fmt: skip
+
+
+def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str]]:
+    """Shards of phantoms and the model, under `root`; returns the inputs of a GRPO stage."""
+    from diagcot.data.phantom import build as phantoms
+    from diagcot.shards import build as shards
+    from diagcot.training import build as model
+
+    tree = context(root, {"studies": studies, "size": 112}, stage="phantoms")
+    assert run_unit(phantoms, Unit("tree"), tree)
+    source = {"kind": "mimic_cxr", "input": "phantoms"}
+    sharding = context(
+        root, {"sources": [source], "image_size": 112}, stage="shard", inputs={"phantoms": [str(tree.output)]}
+    )
+    assert run_unit(shards, Unit("00000"), sharding)
+    samples = root / "shards/test/samples"
+    samples.mkdir()
+    write_samples(samples / "00000.jsonl", map(_reasoned, reports(root)))
+    built = context(root, {"tiny": TINY}, stage="model", inputs={"samples": [str(samples)]})
+    assert run_unit(model, Unit("model"), built)
+    settings = {
+        "trainable": ["vision", "merger", "language_model", "lm_head"], "max_length": 512, "tasks": {}, "validation": 0,
+        "deepspeed": {
+            "steps": steps, "micro_batch": 8, "global_batch": 8, "learning_rate": 4e-3, "warmup_steps": 10,
+            "precision": "fp32", "save_every": 1000,
+        },
+    }  # fmt: skip
+    inputs = {"model": [str(built.output)], "samples": [str(samples)]}
+    start(root, "diagcot.training.sft", "warm", settings, inputs, world=1, drawn=False).wait()
+    return {"model": [str(root / "shards/test/warm")], "shards": [str(sharding.output)]}
+
+
+def reports(root: Path) -> Iterator[Sample]:
+    """The training split's films with their reports."""
+    from diagcot.data.tasks import report_samples
+    from diagcot.shards import Shard, shard_paths
+
+    shard = shard_paths(root / "shards/test/shard")[0]
+    return report_samples(Shard(shard), str(shard.relative_to(root / "shards")), "train")
+
+
+def _reasoned(sample: Sample) -> Sample:
+    first = sample.answer.split(" . ")[0]
+    return replace(sample, messages=(sample.messages[0], ("assistant", reasoned(first, sample.answer))))
