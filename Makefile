@@ -78,7 +78,7 @@ devcluster-down:  ## stop it
 	@$(BIN)/python slurm/devcluster/devcluster.py down
 
 test: env  ## all tests that this machine can run, those on a real Slurm included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: env  ## the tests that need no server, no training and no Slurm
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not heavy"
