@@ -3,7 +3,7 @@
 import importlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,8 +123,23 @@ class Chain:
                     check(spec, self)
             except UserError as error:
                 faults[str(error)] = None
+        faults |= dict.fromkeys(self._trained_on_test())
         if faults:
             raise UserError("\n".join(faults))
+
+    def _trained_on_test(self) -> Iterator[str]:
+        """What is wrong with stages that make weights from data of the test split, which evaluation alone may read."""
+        sources: dict[str, set[str]] = {}  # stage -> data stages of the test split that it was made from
+        for index, spec in enumerate(self.recipe.stages):
+            mine = {spec.name} if spec.settings.get("split") == "test" else set()
+            sources[spec.name] = mine.union(*(sources[name] for name in spec.follows))
+            if sources[spec.name] and self.launcher(spec).PRODUCT == "weights":
+                where = self.document.where(("stages", index, "inputs"))
+                names = ", ".join(sorted(sources[spec.name]))
+                yield (
+                    f"{where}: stage {spec.name} trains on {names}, whose split is test: a model trained"
+                    " or chosen on the test split has no honest score; use train or validate"
+                )
 
     def notes(self) -> list[str]:
         """What is worth knowing about the stages before they run, asked of each launcher that has `notes`."""

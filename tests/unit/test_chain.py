@@ -76,6 +76,22 @@ def test_a_mistake_in_a_recipe_is_told_with_its_line(recipe: Path, old: str, new
         open_chain(str(recipe), "laptop", "trial").checks()
 
 
+def test_a_model_trained_on_the_test_split_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        RECIPE
+        + """\
+  - {name: asked, kind: questions, stage: 1, inputs: {shards: shard}, each: shards, settings: {split: SPLIT}}
+  - {name: model, kind: model, stage: 1, inputs: {samples: asked}}
+"""
+    )
+    path.write_text(path.read_text().replace("SPLIT", "test"))
+    with pytest.raises(UserError, match=r"mine.yaml:18: stage model trains on asked, whose split is test"):
+        open_chain(str(path), "laptop", "trial").checks()
+    path.write_text(path.read_text().replace("split: test", "split: validate"))
+    open_chain(str(path), "laptop", "trial").checks()
+
+
 def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown recipe 'tyni'.*'tiny'"):
         open_chain("tyni", "laptop", None)
