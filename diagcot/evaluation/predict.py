@@ -16,7 +16,7 @@ from diagcot.evaluation.predictions import Prediction, order
 from diagcot.evaluation.settings import ASKED, EvaluateSettings
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
-from diagcot.serving import Client, Reply, Request, Server, serve
+from diagcot.serving import Client, Film, Reply, Request, Server, serve
 from diagcot.shards import Shard
 
 
@@ -59,10 +59,12 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     failed: dict[str, str] = {}
     todo = [sample for sample, _ in asked.values() if sample.id not in records.ids]
     if todo and not ctx.stopping():
-        server = shared.server(_root(ctx, "models", unit.params["model"]) / "model")
+        model = _root(ctx, "models", unit.params["model"]) / "model"
+        server = shared.server(model)
+        words = first_tokens(model) if task == "classification" and settings.probabilities else ()
 
         async def answer(client: Client, sample: Sample) -> tuple[Sample, list[Reply]]:
-            requests = requests_of(sample, _films(shard, sample), settings)
+            requests = requests_of(sample, _films(shard, sample), settings, words)
             return sample, await asyncio.gather(*map(client.chat, requests))
 
         for sample, replies in server.each(todo, answer, stopping=ctx.stopping):
@@ -71,7 +73,12 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
                 continue
             finish = replies[0].finish[0] if replies[0].finish else "stop"
             said = Prediction.of(
-                sample, unit.params["model"], replies[0].text, finish, asked[sample.id][1], probabilities(replies[1:])
+                sample,
+                unit.params["model"],
+                replies[0].text,
+                finish,
+                asked[sample.id][1],
+                probabilities(replies[1:], words),
             )
             records.append(said.row())
             ctx.progress(len(records), len(asked), model=unit.params["model"], task=task)
@@ -113,36 +120,48 @@ def samples_of(
     return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
 
 
-def requests_of(sample: Sample, films: tuple[bytes, ...], settings: EvaluateSettings) -> list[Request]:
+def first_tokens(model_dir: Path) -> tuple[int, int]:
+    """Ids of the tokens with which the model's "Yes" and "No" begin. Raises UserError if they are the same."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    yes, no = (int(tokenizer.encode(word, add_special_tokens=False).ids[0]) for word in ("Yes", "No"))
+    if yes == no:
+        raise UserError(f"{model_dir}: its tokenizer begins Yes and No with the same token; set `probabilities: false`")
+    return yes, no
+
+
+def requests_of(
+    sample: Sample, films: tuple[bytes, ...], settings: EvaluateSettings, words: tuple[int, ...] = ()
+) -> list[Request]:
     """What is asked about a sample: its question; and for classification, of each label, how likely Yes and No are.
 
-    A word is forced on the model by `choice`, and its log-probability is that of the unconstrained model: so words of
-    several tokens are weighed, too. All requests of a sample share film and wording in the prefix cache.
+    words: the first tokens of Yes and No. Their log-probabilities are those of the model's own distribution, before any
+    constraint; all requests of a sample share film and wording in the prefix cache.
     """
     asked = Request(sample.id, sample.messages[:-1], films, max_tokens=settings.tokens(sample.task))
-    if sample.task != "classification" or not settings.probabilities:
-        return [asked]
     return [asked] + [
         Request(
             sample.id,
             (("user", prompts.for_films(prompts.PRESENCE.format(label=label.lower()), len(films))),),
             films,
-            max_tokens=8,
-            choice=[word],
-            logprobs=0,
+            max_tokens=1,
+            weighed=words,
         )
-        for label in CHEXPERT_LABELS
-        for word in ("Yes", "No")
+        for label in (CHEXPERT_LABELS if words else ())
     ]
 
 
-def probabilities(replies: Sequence[Reply]) -> dict[str, float]:
-    """Label -> P(Yes) of Yes and No, from the replies to the forced words in the order of `requests_of`."""
-    found = {}
-    for label, yes, no in zip(CHEXPERT_LABELS, replies[::2], replies[1::2], strict=bool(replies)):
-        assert yes.logprobs and no.logprobs
-        found[label] = 1 / (1 + math.exp(min(700.0, sum(no.logprobs[0]) - sum(yes.logprobs[0]))))
-    return found
+def probabilities(replies: Sequence[Reply], words: tuple[int, ...]) -> dict[str, float]:
+    """Label -> P(Yes) of Yes and No, from the replies in the order of `requests_of`."""
+    if not words:
+        return {}
+    yes, no = words
+    odds = (reply.weight(yes) - reply.weight(no) for reply in replies)
+    return {
+        label: 1 / (1 + math.exp(-max(-700.0, min(700.0, value))))
+        for label, value in zip(CHEXPERT_LABELS, odds, strict=True)
+    }
 
 
 def _root(ctx: Context, role: str, stage: str) -> Path:
@@ -151,4 +170,4 @@ def _root(ctx: Context, role: str, stage: str) -> Path:
 
 
 def _films(shard: Shard, sample: Sample) -> tuple[bytes, ...]:
-    return tuple(shard.jpeg(image.row) for image in sample.images)
+    return tuple(Film(shard.jpeg(image.row)) for image in sample.images)

@@ -28,8 +28,8 @@ class EvaluateSettings(Settings):
     views: Literal["image", "study"] = "image"  # a sample for each film, or one for all of a study
     samples_per_shard: int | None = Field(None, ge=1)  # of each task: those with the smallest digests of their ids
     max_tokens: dict[Task, PositiveInt] = {}  # that a model may write: 1024 for a report and 512 else
-    # Of classification: the probability of each label from Yes and No, 28 short requests a film; and on which split the
-    # thresholds are chosen at which it counts as present.
+    # Of classification: the probability of each label from Yes and No, 14 short requests a film, on the validate split, too,
+    # where the thresholds are chosen at which a label counts as present.
     probabilities: bool = True
     wording: dict[str, list[str]] = {}  # of the questions, as in the `questions` stage that trained the model
     server: ServerSettings = ServerSettings()

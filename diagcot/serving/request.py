@@ -47,6 +47,7 @@ class Request:
     seed: int | None = None
     logit_bias: dict[int, float] | None = None
     return_token_ids: bool = False
+    weighed: tuple[int, ...] = ()  # ids of tokens whose log-probabilities as the first token are asked for
 
     def encode(self, model: str = MODEL_NAME, vllm: bool = True) -> bytes:
         """The JSON body of POST /v1/chat/completions. The pixels are copied once, and never looked at.
@@ -76,6 +77,8 @@ class Request:
             body["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
         if self.return_token_ids:
             body["return_token_ids"] = True
+        if self.weighed:
+            body |= {"logprobs": True, "logprob_token_ids": list(self.weighed), "return_tokens_as_token_ids": True}
         form = {"json": self.schema, "choice": self.choice, "regex": self.regex}
         form = {key: value for key, value in form.items() if value is not None}
         if vllm and form:
@@ -85,7 +88,7 @@ class Request:
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "schema": self.schema, "strict": True},
             }
-        if not vllm and (self.choice or self.regex or self.return_token_ids):
+        if not vllm and (self.choice or self.regex or self.return_token_ids or self.weighed):
             raise UserError(
                 "this stage needs what only vLLM's server can do (replies by choice or pattern, token ids), and"
                 " `endpoint` of its server settings names another kind of server"
@@ -106,7 +109,12 @@ class Reply:
     prompt_token_ids: list[int] | None = None
     logprobs: list[list[float]] | None = None  # of the chosen tokens, one list a text
     top_logprobs: list[dict[str, float]] | None = None  # the best first tokens of each text
+
     error: str | None = None
+
+    def weight(self, token: int) -> float:
+        """Log-probability of a `weighed` token as the first one, in nats. Raises LookupError if it was not told."""
+        return (self.top_logprobs or [{}])[0][f"token_id:{token}"]
 
     @property
     def text(self) -> str:

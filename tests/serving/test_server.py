@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from diagcot.cot import judge, schemas
+from diagcot.evaluation.predict import first_tokens
 from diagcot.jobs.testing import context
 from diagcot.serving import Flow, Reply, Request, Server, serve, standby, weights
 from tests.serving.conftest import SETTINGS
@@ -83,6 +84,20 @@ def test_schemas_hold_even_for_random_weights_without_white_space(server, schema
     assert list(value) == list(schema["properties"])
     assert reply.text.startswith("{" + json.dumps(next(iter(value))) + ":")
     assert not reply.text.startswith("{" + json.dumps(next(iter(value))) + ": ")  # the layout that the primer teaches
+
+
+def test_weighed_tokens_have_the_probability_that_the_free_model_gives_them(server, models):
+    """What the evaluation's label probabilities stand on, also for tokens that are far from the best."""
+    yes, no = first_tokens(models["a"])
+    free = one(server, max_tokens=1, logprobs=5, return_token_ids=True)
+    best = free.token_ids[0][0]
+    reply = one(server, max_tokens=1, logprobs=None, weighed=(best, yes, no))
+    assert reply.weight(best) == pytest.approx(free.logprobs[0][0], abs=1e-3)
+    assert max(reply.weight(yes), reply.weight(no)) <= reply.weight(best) < 0
+    shown = one(
+        server, max_tokens=1, logprobs=None, weighed=(yes,), messages=(("user", "<image>look"),), images=(film(9),)
+    )
+    assert shown.weight(yes) not in (0.0, reply.weight(yes))
 
 
 def test_banned_tokens_are_not_sampled(server):

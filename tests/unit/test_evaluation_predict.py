@@ -35,9 +35,10 @@ class Server:
         self.asked.append(request)
         if self.fails(request):
             return Reply(error="HTTP 400")
-        if request.choice:  # Yes is the likelier the longer the label's name, as any rule would do
-            likely = -1.0 if request.choice == ["Yes"] else -len(request.messages[0][1]) / 50
-            return Reply(request.choice, ["stop"], logprobs=[[likely, 0.0]])
+        if request.weighed:  # Yes is the likelier the longer the label's name, as any rule would do
+            yes, no = request.weighed
+            odds = {f"token_id:{yes}": -1.0, f"token_id:{no}": -len(request.messages[0][1]) / 50}
+            return Reply(["Perhaps"], ["length"], top_logprobs=[odds])
         text = reasoned("looked at", f"no regions detected by {self.models[-1].parent.name}")
         return Reply([text], ["stop"])
 
@@ -58,6 +59,7 @@ def server(monkeypatch):
         yield made
 
     monkeypatch.setattr(predict, "serve", serve)
+    monkeypatch.setattr(predict, "first_tokens", lambda model: (3, 4))
     return made
 
 
@@ -157,13 +159,13 @@ def test_the_grid_is_ordered_by_model():
         evaluate.units(stage, chain)
 
 
-def test_labels_get_probabilities_from_forced_words(root, tmp_path, server):
+def test_labels_get_probabilities_from_the_first_tokens_of_yes_and_no(root, tmp_path, server):
     ctx = made(root, tmp_path, tasks=["classification"], max_tokens={"classification": 40}, samples_per_shard=3)
     run_unit(predict, unit(task="classification"), ctx)
     found = rows(ctx, unit(task="classification"))
-    asked = server.asked[:29]
-    assert len({request.id for request in asked}) == 1 and asked[0].choice is None and asked[0].max_tokens == 40
-    assert [request.choice for request in asked[1:3]] == [["Yes"], ["No"]] and asked[1].logprobs == 0
+    asked = server.asked[:15]
+    assert len({request.id for request in asked}) == 1 and not asked[0].weighed and asked[0].max_tokens == 40
+    assert {request.weighed for request in asked[1:]} == {(3, 4)} and asked[1].max_tokens == 1
     assert "no finding" in asked[1].messages[0][1] and len({request.images for request in asked}) == 1
     assert set(found[0]["scores"]) == set(CHEXPERT_LABELS) == set(found[0]["about"]["labels"]) | set(found[0]["scores"])
     odds = len(prompts.PRESENCE.format(label="edema")) / 50 - 1
