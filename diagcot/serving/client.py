@@ -143,6 +143,7 @@ class Client:
         except ValueError as error:
             return Reply(error=str(error))
         losses = busy = 0
+        deaths: set[tuple[int, int]] = set()  # the processes that it was lost with
         while True:
             lane = self._lane(request.id)
             generation = lane.replica.generation
@@ -155,7 +156,13 @@ class Client:
                 await asyncio.sleep(0.05)
                 continue
             except (Lost, TimeoutError) as error:
-                losses += 1
+                process = (id(lane), generation)
+                if isinstance(error, Lost) and process in deaths and busy < self._settings.retries:
+                    busy += 1  # a dying process still accepted it: that is one death, not two
+                    await asyncio.sleep(0.05 * 2**busy)
+                else:
+                    losses += 1
+                deaths.add(process)
                 await self._revive(lane, generation)
                 if losses >= LOSSES:
                     limit = self._settings.request_timeout_s
