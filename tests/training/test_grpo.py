@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from diagcot.data.samples import write_samples
+from diagcot.serving import standby as servers
 from tests.training import warm as tiny
 from tests.training.ranks import Job, start
 
@@ -46,8 +48,6 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def standby() -> Iterator[None]:
     """One server for all runs, as on a laptop."""
-    from diagcot.serving import standby as servers
-
     with tempfile.TemporaryDirectory(prefix="dc-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv(servers.FOLDER, folder)
         patch.setenv(servers.OWNER, str(os.getpid()))
@@ -127,6 +127,25 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
     assert all(row["gap"] < 0.02 < row["drift"] for row in rows[1:]), rows  # later ones with those of a step before
     assert any("reward_of_classification" in row for row in rows) and all("reward_of_report" in row for row in rows)
     assert not (ahead.workspace / "ray.one.json").exists()
+
+
+def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby: None) -> None:
+    hurt = grpo(warm, "hurt", world=1)
+    hurt.reach(1)
+    kill(hurt, "ray::RewardWorker")
+    (record,) = Path(os.environ[servers.FOLDER]).glob("*/server.json")
+    os.killpg(int(json.loads(record.read_text())["process"].split(":")[0]), signal.SIGKILL)
+    hurt.wait()
+    assert [row["step"] for row in steps(hurt)] == [1, 2, 3, 4]
+
+
+def kill(job: Job, what: str) -> None:
+    """SIGKILL the process of that name among the job's own."""
+    import psutil
+
+    family = psutil.Process(job.processes[0].pid).children(recursive=True)
+    (found,) = [one for one in family if what in " ".join(one.cmdline()[:1]) or what == one.name()]
+    found.kill()
 
 
 def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, standby: None) -> None:
