@@ -43,7 +43,7 @@ def runs(made: Path) -> dict[str, Job]:
     sources = {**inputs(made), "samples": [str(root)]}
     first = start(made, "diagcot.training.sft", "zero2", settings, sources, further=further)
     first.wait()
-    return {"zero2": first} | {name: Job(made, name, []) for name in further}
+    return {"zero2": first} | {name: Job(made, name, [], first.log) for name in further}
 
 
 def text(row: int) -> Sample:
