@@ -10,7 +10,7 @@ BIN := .venv/bin
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo test-again
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,9 @@ devcluster-down:  ## stop it
 
 test: env  ## all tests that this machine can run, those on a real Slurm included
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-again: env  ## the tests that failed last, one after the other
+	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-fast: env  ## the tests that need no server, no training and no Slurm
 	@$(BIN)/python -m pytest tests/unit -n 2 -m "not heavy"
