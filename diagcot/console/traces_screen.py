@@ -34,16 +34,18 @@ def show(run_dir: Path) -> int:
         read = {edge["stage"] for edge in plans[name].get("after", ())}
         cost = next((one for one in made if one.stage in read), None)
         try:
-            screen.print(render(told, cost, text.home(run_dir / f"{name}.html"), screen))
+            screen.print(render(told, cost, screen))
         except (LookupError, TypeError) as error:
             raise UserError(
                 f"{run_dir / name}.json is not of this version: remove it and run stage {name} again"
             ) from error
+        page = text.home(run_dir / f"{name}.html")  # in one piece, so that it can be copied
+        screen.print(f"\nfilms and texts of some, to be read: {page}", style="dim", soft_wrap=True)
     return 0
 
 
-def render(told: Mapping[str, Any], cost: Yield | None, page: str, screen: Console) -> RenderableType:
-    """Shares, costs, what was dropped by which rule, the judge's criteria, and where the page is."""
+def render(told: Mapping[str, Any], cost: Yield | None, screen: Console) -> RenderableType:
+    """Shares, costs, what was dropped by which rule, and the judge's criteria."""
     lines = [Text(text.fits(screen, line)) for line in _lines(told, cost)]
     rows = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for name in ("dropped by", "traces", "share"):
@@ -53,7 +55,7 @@ def render(told: Mapping[str, Any], cost: Yield | None, page: str, screen: Conso
     parts: list[RenderableType] = [Text(f"{told['run']}: {told['stage']}", "bold"), *lines]
     parts += ["", rows] if told["dropped"] else []
     parts += ["", _criteria(told)] if told["criteria"] else []
-    return Group(*parts, "", Text(f"films and texts of some, to be read: {page}", "dim"))
+    return Group(*parts)
 
 
 def _lines(told: Mapping[str, Any], cost: Yield | None) -> Iterator[str]:
