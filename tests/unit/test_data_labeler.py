@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.data.labeler import label, measure, read_gold
+from diagcot.data.labeler import label
+from diagcot.data.labeler_gold import measure, read_gold
 from diagcot.data.phantom.patients import visits
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
