@@ -10,6 +10,7 @@ from typing import Any
 from diagcot.jobs.context import Context
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request, ServerSettings
+from diagcot.serving.process import on_cpu
 from diagcot.training import raycluster
 from diagcot.training.actors import Output, RewardWorker, RolloutEngine, surroundings
 from diagcot.training.grpo_settings import GrpoSettings
@@ -164,5 +165,8 @@ def server_of(settings: GrpoSettings, ctx: Context) -> ServerSettings:
 
 
 def sleeps(settings: GrpoSettings, ctx: Context) -> bool:
-    """Whether the servers give their GPUs' memory to the policy while it trains; vLLM on CPU has no such mode."""
-    return bool(ctx.gpus) and not settings.rollout_nodes and not settings.overlap
+    """Whether the servers give their GPUs' memory to the policy while it trains.
+
+    vLLM on CPU has no such mode, whatever GPUs the allocation is said to have.
+    """
+    return bool(ctx.gpus) and not on_cpu() and not settings.rollout_nodes and not settings.overlap

@@ -46,13 +46,9 @@ class Folder:
         memory = Path("/dev/shm")
         needed = 4 * int(policy.counts["parameters"])
         roomy = ctx.nodes == 1 and memory.is_dir() and shutil.disk_usage(memory).free > 3 * needed
-        root = memory if roomy else ctx.workspace
-        for left in root.glob("diagcot-weights-*"):
-            process = left.name.removeprefix("diagcot-weights-").replace("-", ":")
-            if mark(int(process.split(":")[0])) != process and os.access(left, os.W_OK):
-                shutil.rmtree(left, ignore_errors=True)
-        self.root = root / f"diagcot-weights-{mark(os.getpid()).replace(':', '-')}"
+        self.root = (memory if roomy else ctx.workspace) / f"diagcot-weights-{mark(os.getpid()).replace(':', '-')}"
         if ctx.rank == 0:
+            _sweep(self.root.parent, alone=not roomy)
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def send(self, step: int) -> bool:
@@ -63,6 +59,17 @@ class Folder:
     def close(self) -> None:
         if self._crew:
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _sweep(root: Path, alone: bool) -> None:
+    """Remove what killed attempts left in `root`: of a machine's memory what no living process made, else all.
+
+    A workspace is seen by nodes that know nothing of each other's processes; an attempt is `alone` in it.
+    """
+    for left in root.glob("diagcot-weights-*"):
+        process = left.name.removeprefix("diagcot-weights-").replace("-", ":")
+        if alone or (mark(int(process.split(":")[0])) != process and os.access(left, os.W_OK)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 class Device:

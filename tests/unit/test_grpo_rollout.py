@@ -1,6 +1,7 @@
 """GRPO without servers: settings, requests, replies, gates, pages, and which GPUs an engine gets."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -199,8 +200,25 @@ def test_a_node_is_left_for_the_policy():
         ({"sync": "device"}, 1, ("--enable-sleep-mode", "--weight-transfer-config", '{"backend":"ipc"}')),
     ],
 )
-def test_servers_are_started_for_their_placement(tmp_path, changes, gpus, flags):
+def test_servers_are_started_for_their_placement(tmp_path, monkeypatch, changes, gpus, flags):
+    monkeypatch.setattr(crew, "on_cpu", lambda: not gpus)
     assert crew.server_of(SETTINGS.model_copy(update=changes), context(tmp_path, gpus=gpus)).extra == flags
+
+
+def test_the_cpu_build_never_sleeps_whatever_gpus_slurm_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "on_cpu", lambda: True)  # as on the development cluster, whose GPUs are names
+    assert not crew.sleeps(SETTINGS, context(tmp_path, gpus=1))
+
+
+def test_only_rank_0_sweeps_the_workspace_of_what_killed_attempts_left(tmp_path):
+    policy = SimpleNamespace(counts={"parameters": 1})
+    ctx = context(tmp_path, nodes=2, world_size=2, rank=1)
+    killed = ctx.workspace / "diagcot-weights-1-2"
+    killed.mkdir(parents=True)
+    sync.Folder(policy, None, SETTINGS, ctx)
+    assert killed.exists()  # rank 1 may stand on another machine: to it, rank 0's living folder looks like this one
+    made = sync.Folder(policy, None, SETTINGS, replace(ctx, rank=0))
+    assert list(ctx.workspace.glob("diagcot-weights-*")) == [made.root] and made.root.stat().st_mode & 0o077 == 0
 
 
 def test_every_server_gets_ranks_of_its_own_in_a_transfer():
