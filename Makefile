@@ -13,8 +13,8 @@ CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 .PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo test-again
 
 help:  ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
-	@echo "  options          RECIPE=$(RECIPE) CLUSTER=$(CLUSTER) RUN=name DRY=1 LOCK=cpu|gpu"
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+	@echo "  options            RECIPE=$(RECIPE) CLUSTER=$(CLUSTER) RUN=name DRY=1 LOCK=cpu|gpu"
 
 env:  ## build .venv from the lock of exact versions (LOCK=cpu or gpu)
 	@$(PYTHON) locks/install.py $(LOCK)
@@ -25,7 +25,7 @@ demo: env  ## run the whole chain on this machine, then show its table
 plan:  ## what would be submitted: stages, GPU-hours, space, expected start, and what will not work
 	@$(BIN)/diagcot plan $(CHAIN)
 
-submit-stage0 submit-stage1 submit-stage2 submit-stage3 submit-eval submit-all: submit-%:
+submit-%:
 	@$(BIN)/diagcot submit $(CHAIN) --stage $(patsubst stage%,%,$*) $(if $(DRY),--dry)
 
 submit-stage0:  ## submit the stages numbered 0: data and shards

@@ -167,7 +167,7 @@ def find(kind: str) -> Dataset:
         return load(Path(kind), Dataset)
     if kind not in names():
         raise UserError(
-            f"no collection is called {kind!r}{near(kind, names())}. "
+            f"no collection is called {kind!r}{near(kind, names())}\n"
             "For one of your own write an entry (docs/data.md) and give the path of its YAML file"
         )
     return _shipped(kind)

@@ -84,7 +84,5 @@ def find(name: str, root: Path) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
         known = [p.stem for p in folder.glob("*.yaml")]
-        raise UserError(
-            f"unknown cluster {name!r}{near(name, known)}. A cluster is a file in {folder.relative_to(root)}/"
-        )
+        raise UserError(f"unknown cluster {name!r}: it is no file in {folder.relative_to(root)}/{near(name, known)}")
     return load(path, Cluster)

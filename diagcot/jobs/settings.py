@@ -88,7 +88,7 @@ def load(path: Path, model: type[Model]) -> Model:
 
 
 def near(name: str, valid: typing.Iterable[str]) -> str:
-    """` (did you mean 'x'?)` or a list of what is valid."""
+    """`; did you mean 'x'?` or a list of what is valid."""
     choices = sorted(valid)
     match = difflib.get_close_matches(name, choices, 1, 0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; there are: {', '.join(choices)}"
