@@ -113,7 +113,7 @@ class Runner:
         if slots:
             number = len(attempts.read(plan.path)) + 1
             arrays = (Array(f"local-{os.getpid()}", slots, resources=plan.resources.model_dump()),)
-            why = "retry" if self.code else "started"
+            why = "retry" if self.code else "started" if number == 1 else "the run was started again"
             attempts.write(
                 plan.path, Attempt(number, why, arrays, code=self.code or attempts.last_code(plan.path, plan.code))
             )
