@@ -91,6 +91,7 @@ class Chain:
         plans: dict[str, Plan] = {}
         for spec in self.recipe.stages:
             launcher = self.launcher(spec)
+            count, role = getattr(launcher, "YIELDS", ("", ""))
             plans[spec.name] = made.stage(
                 spec.name,
                 launcher.KIND,
@@ -104,6 +105,8 @@ class Chain:
                 number=spec.stage,
                 startup_s=launcher.STARTUP_S,
                 unit_s=spec.unit_seconds or launcher.UNIT_S,
+                yields=count,
+                yields_from=[plans[name] for name in spec.inputs.get(role, ())],
             )
         return made
 

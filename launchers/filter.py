@@ -15,6 +15,7 @@ SETTINGS = FilterSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 180, 300
+YIELDS = ("kept", "traces")  # the count that GPU-hours are told for, and the input whose GPU-hours are part of them
 NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.console import text
-from diagcot.console.run_files import Logs, executions, read_json
+from diagcot.console.run_files import read_json
 
 Plan = Mapping[str, Any]  # the content of a plan.json
 
@@ -23,19 +23,6 @@ def declared(plan: Plan) -> tuple[float, float]:
     return gpus(plan) * min(seconds, most) / 3600, gpus(plan) * most / 3600
 
 
-def spent(path: Path, plan: Plan, logs: Logs, running: set[str], now: float) -> float:
-    """GPU-hours of all executions so far, those that failed included: from their start to their log's last line."""
-    if not gpus(plan):
-        return 0.0
-    ends = {
-        (task, attempt): now if task in running and attempt == mine[-1][0] else written
-        for task, mine in logs.items()
-        for attempt, written in mine
-    }
-    began = executions(path)
-    return gpus(plan) * sum(max(0.0, ends[run] - began[run]) for run in ends.keys() & began.keys()) / 3600
-
-
 def left(plan: Plan, cost: float, worked: float) -> float:
     """GPU-hours for what remains: as the units that are done have cost, or as declared before there is one.
 
@@ -48,8 +35,8 @@ def left(plan: Plan, cost: float, worked: float) -> float:
 
 
 def got(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Figures of a stage that is done: the share of start-up in its tasks' time; what its model servers gave, over the
-    whole stage's life, where its counts tell (see `serving.Flow.counts`)."""
+    """What the model servers of a stage that is done gave over its whole life, where its counts tell (see
+    `serving.Flow.counts`)."""
     counts, found = summary.get("counts", {}), {}
     life = (summary.get("ended") or 0) - (summary.get("started") or 0)
     if "completion_tokens" in counts and life > 0:
@@ -57,9 +44,14 @@ def got(summary: Mapping[str, Any]) -> dict[str, float]:
         found["requests/s"] = counts.get("requests", 0) / life
     if counts.get("told_tokens"):
         found["cache hits %"] = 100 * counts["cached_tokens"] / counts["told_tokens"]
-    if summary.get("startup_seconds") and summary.get("seconds"):
-        found["start-up %"] = 100 * summary["startup_seconds"] / summary["seconds"]
     return found
+
+
+def startup(summary: Mapping[str, Any]) -> float | None:
+    """The share of start-up in the time of the tasks of a stage that is done, 0 to 1; None where no model was served."""
+    if not summary.get("seconds") or "completion_tokens" not in summary.get("counts", {}):
+        return None
+    return float(summary["startup_seconds"] / summary["seconds"])
 
 
 def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from diagcot.console import run_files, text
 from diagcot.console.status_screen import require
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.executions import logs_of
 
 LINES = 40
 BLOCK = 1 << 16
@@ -40,7 +41,7 @@ def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Pa
     if not (folder / "plan.json").exists():
         known = ", ".join(_stages(run_dir))
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; there are: {known or 'none yet'}")
-    newest = {name: logs[-1] for name, logs in run_files.logs_of(folder).items()}
+    newest = {name: logs[-1] for name, logs in logs_of(folder).items()}
     if unit is not None:
         task = _task(folder, unit)
         newest = {name: log for name, log in newest.items() if name == task}

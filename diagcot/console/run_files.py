@@ -138,25 +138,6 @@ def names(folder: Path, suffix: str) -> list[str]:
         return []
 
 
-Logs = dict[str, list[tuple[str, float]]]
-
-
-def logs_of(path: Path) -> Logs:
-    """Task -> (attempt, time of last line) of each of its logs, the newest last; those of further ranks do not count."""
-    found: Logs = {}
-    try:
-        with os.scandir(path / "out") as entries:
-            for entry in entries:
-                task, _, attempt = entry.name.removesuffix(".log").partition(".")
-                if entry.name.endswith(".log") and ".r" not in attempt:
-                    found.setdefault(task, []).append((attempt, entry.stat().st_mtime))
-    except FileNotFoundError:
-        pass
-    for logs in found.values():
-        logs.sort(key=lambda log: log[1])
-    return found
-
-
 def progress_of(path: Path, slot: int) -> dict[str, Any] | None:
     """What task `slot` last said of itself."""
     return read_json(path / "progress" / f"{slot:05d}.json")
@@ -209,30 +190,6 @@ def job_names(run_dir: Path) -> dict[str, str]:
 def submitting(run_dir: Path) -> bool:
     """Whether a launcher is, or was killed, in the middle of a submission."""
     return any(True for _ in run_dir.glob("*/attempts/*.intent"))
-
-
-def executions(path: Path) -> dict[tuple[str, str], float]:
-    """(task, attempt) -> when it began, of all executions there ever were."""
-    events = path / "events.jsonl"
-    try:
-        about = events.stat()
-    except FileNotFoundError:
-        return {}
-    return _executions(events, about.st_ino, about.st_size)
-
-
-@functools.lru_cache(maxsize=64)
-def _executions(path: Path, inode: int, size: int) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {}
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-                if row["event"] == "started":
-                    found.setdefault((row["task"], row["attempt"]), row["time"])
-            except (ValueError, KeyError):
-                continue  # a torn line
-    return found
 
 
 def started(path: Path) -> float | None:

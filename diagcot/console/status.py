@@ -13,7 +13,8 @@ from typing import Any
 
 from diagcot.console import cost, run_files
 from diagcot.console.executor import ALIVE, QUEUED, Answer, Job
-from diagcot.console.run_files import Logs, bounds, progress_of
+from diagcot.console.run_files import bounds, progress_of
+from diagcot.jobs.executions import Logs, gpu_hours, logs_of
 
 FRESH_S = 120  # a log or progress file this young means that its task lives, where its process cannot be asked
 WINDOW_S = 600  # throughput is that of the last ten minutes
@@ -68,11 +69,14 @@ class Stage:
     gpu_left: float
     figures: Mapping[str, Any]
     reasons: Mapping[str, int]
+    startup: float | None  # share of start-up in the time of its tasks, where model servers had to start
     why: str  # what stopped it, if its finaliser has ended it
     finaliser: Job | None  # the job that ends the stage, where Slurm knows it
     finaliser_id: str
     after: tuple[tuple[str, bool], ...]
     live: tuple[Task, ...]
+    yields: str  # the count of what it is for, and the stages whose cost belongs to that
+    yields_from: tuple[str, ...]
 
     @property
     def state(self) -> str:
@@ -121,7 +125,7 @@ def snapshot(run_dir: Path, answer: Answer | None = None, now: float | None = No
 
 def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stage:
     finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
-    logs, attempts = run_files.logs_of(path), run_files.attempts_of(path)
+    logs, attempts = logs_of(path), run_files.attempts_of(path)
     units, tasks, done = plan["units"], plan["tasks"], min(plan["units"], len(finished))
     open_tasks = _left(path, plan, finished, logs) if done < units else {}
     live = _live(path, open_tasks, logs, attempts, answer, now) if open_tasks else []
@@ -144,20 +148,21 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
     elapsed = max(0.0, last - began) if began is not None else None
     rate = _rate(path, plan, finished, logs, live, worked, elapsed, last)
     running = {f"{task.slot:05d}" for task in live if task.state == "running"}
-    spent = cost.spent(path, plan, logs, running, now)
+    spent = gpu_hours(path, cost.gpus(plan), logs, running, now)
     rows = [task.figures for task in live if task.figures]
     if not rows and tasks <= FEW:
         rows = [row.get("figures", {}) for slot in range(tasks) if (row := progress_of(path, slot))]
-    got = cost.got(run_files.read_json(path / "summary.json") or {}) if done == units else {}
+    summary = (run_files.read_json(path / "summary.json") or {}) if done == units else {}
     return Stage(
         name=plan["stage"], number=str(plan.get("number", "")), kind=plan.get("kind", ""), path=path,
         resources=plan["resources"], units=units, done=done, **counts,
         retrying=sum(task.left for task in live if task.again), tasks=tasks, attempts=len(attempts),
         fraction=worked / units if units else 1.0, elapsed=elapsed, rate=rate,
         eta=(units - worked) / rate if rate and counts["running"] else None,
-        gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows, done == units) | got, reasons=reasons,
-        why=why, finaliser=answer.jobs.get(finaliser), finaliser_id=finaliser,
+        gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows, done == units) | cost.got(summary),
+        reasons=reasons, startup=cost.startup(summary), why=why, finaliser=answer.jobs.get(finaliser), finaliser_id=finaliser,
         after=tuple((edge["stage"], bool(edge.get("each"))) for edge in plan.get("after", ())), live=tuple(live),
+        yields=plan.get("yields", ""), yields_from=tuple(plan.get("yields_from", ())),
     )  # fmt: skip
 
 

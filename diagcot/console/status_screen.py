@@ -11,6 +11,7 @@ from diagcot.console import cost, text
 from diagcot.console.executor import ask
 from diagcot.console.remarks import remarks, units
 from diagcot.console.status import Run, Stage, snapshot
+from diagcot.console.yields import yields
 from diagcot.jobs.errors import UserError
 
 WIDE = 110
@@ -155,8 +156,13 @@ def now(stage: Stage) -> Text:
 
 
 def _costs(run: Run) -> Iterator[str]:
-    """Training that is done beside its estimate."""
-    return cost.compared(run.path, {s.name: s.gpu_spent for s in run.stages if s.state == "done" and s.gpu_spent})
+    """The share of servers' start-up, what a thousand good products cost so far, and training beside its estimate."""
+    if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup is not None]:
+        yield f"start-up of model servers in the tasks' time: {', '.join(shares)}"
+    for one in yields(run):
+        if one.per_thousand is not None:
+            yield f"{one.stage}: {text.number(one.per_thousand)} GPU-hours for 1,000 {one.name}"
+    yield from cost.compared(run.path, {s.name: s.gpu_spent for s in run.stages if s.state == "done" and s.gpu_spent})
 
 
 def _figures(run: Run, screen: Console) -> list[str]:

@@ -66,7 +66,7 @@ def _lines(told: Mapping[str, Any], cost: Yield | None) -> Iterator[str]:
         each = told["per_kept"]
         yield f"a kept trace took {each['calls']:.1f} calls and {text.number(round(each['tokens']))} tokens"
     if cost and cost.per_thousand is not None:
-        yield f"{text.number(round(cost.per_thousand, 2))} GPU-hours for 1,000 kept traces"
+        yield f"{text.number(cost.per_thousand)} GPU-hours for 1,000 kept traces"
     if told["agreement"]["raw"] is not None:
         raw, kappa = _two(told["agreement"]["raw"]), _two(told["agreement"]["kappa"])
         yield f"judgements of one trace agree: {raw} of pairs, kappa {kappa}"

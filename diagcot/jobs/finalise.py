@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from diagcot.jobs import attempts, causes, slurm, worker
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.executions import gpu_hours, logs_of
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
@@ -80,6 +82,7 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
         "started": min((row["started"] - row.get("startup_seconds", 0) for row in rows), default=None),
         "ended": max((row["time"] for row in rows), default=None),
         "counts": counts,
+        **_priced(plan, counts),
     }
     write_json(plan.path / "summary.json", summary)
     event = {"time": time.time(), "event": "finalised", "state": summary["state"], "missing": len(missing)}
@@ -87,6 +90,15 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
     if not missing:
         worker.clean(plan)
     return summary
+
+
+def _priced(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
+    """GPU-hours for a thousand of what the stage yields, all executions counted; nothing where no GPU was used."""
+    if not counts.get(plan.yields):
+        return {}
+    made_by = [plan, *(read(plan.path.parent / stage) for stage in plan.yields_from)]
+    hours = sum(gpu_hours(one.path, one.resources.gpus * one.resources.ranks, logs_of(one.path)) for one in made_by)
+    return {f"gpu_hours_per_1000_{plan.yields}": 1000 * hours / counts[plan.yields]} if hours else {}
 
 
 def _told(attempt: attempts.Attempt) -> dict[str, Any]:

@@ -85,12 +85,15 @@ class Pipeline:
         number: str = "0",
         startup_s: float = 0,
         unit_s: float = 60,
+        yields: str = "",
+        yields_from: Sequence[Plan] = (),
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
         kind: import path of the module that does the work. size: one of the cluster's. each: stages that this one
         follows unit by unit. inputs: role -> stages whose products are read; they are followed too.
-        startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks.
+        startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks. yields: the count of what
+        the stage is for, of which a thousand are priced in GPU-hours, those of the stages `yields_from` included.
         Raises UserError if the cluster has no such size, or if units are to follow others but differ from them.
         """
         listed = plans.Units(units)
@@ -120,6 +123,8 @@ class Pipeline:
             code=str(self.code),
             cluster=self.cluster.name,
             setup=tuple(self.cluster.setup),
+            yields=yields,
+            yields_from=tuple(plan.stage for plan in yields_from),
             units=listed,
         )
         self.plans.append(plan)

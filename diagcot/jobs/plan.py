@@ -22,7 +22,7 @@ from diagcot.jobs.ledger import done_keys
 STARTUP_SHARE = 0.05  # start-up may cost this share of a task's life
 TASK_START_S = 2  # what any task costs before its kind begins: Slurm's launch, Python, the plan
 MOST_TASKS = 4000  # more would only cost scheduler records (MaxJobCount is 10,000 by default) and submitit's files
-FREE = ("created", "code", "resources")  # parts of a plan that a relaunch may see differ
+FREE = ("created", "code", "resources", "yields", "yields_from")  # parts of a plan that a relaunch may see differ
 BLOCK = 10_000  # units written at once
 KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
 
@@ -56,6 +56,8 @@ class Plan:
     code: str = ""  # the snapshot of the code that the jobs run
     cluster: str = ""
     setup: tuple[str, ...] = ()
+    yields: str = ""  # the count of what the stage is for: GPU-hours are told for a thousand of it
+    yields_from: tuple[str, ...] = ()  # stages whose GPU-hours are part of that
     units: "Units | Listing" = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
@@ -265,6 +267,7 @@ def read(stage_dir: Path) -> Plan:
     row["after"] = tuple(Edge(**edge) for edge in row["after"])
     row["resources"] = Size.model_validate(row["resources"])
     row["setup"] = tuple(row["setup"])
+    row["yields_from"] = tuple(row.get("yields_from", ()))
     return Plan(**row)
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from diagcot.console import text
 from diagcot.console.executor import Answer
 from diagcot.console.run_files import job_names
 from diagcot.console.status import Stage, snapshot
+from diagcot.console.status_screen import render
 from tests.unit.console_run import FakeStage, typical_run
 
 
@@ -248,4 +250,9 @@ def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path:
         {"state": "done", "started": 100, "ended": 130, "seconds": 50, "startup_seconds": 5, "counts": counts},
     )
     told = text.figures(only(tmp_path / "r").figures)
-    assert told == "300 tokens/s, 75% cache hits, 3 requests/s, 10% start-up"
+    assert told == "300 tokens/s, 75% cache hits, 3 requests/s"
+    for width in (80, 140):  # a narrow screen shows it too
+        screen = Console(width=width, color_system=None)
+        with screen.capture() as shown:
+            screen.print(render(snapshot(tmp_path / "r"), screen))
+        assert "start-up of model servers in the tasks' time: 10.0% of cot" in shown.get()

@@ -1,15 +1,18 @@
 """`make traces`: the numbers of a run's chains of thought, and what they have cost."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from diagcot.cli import main
 from diagcot.console import traces_screen
 from diagcot.console.status import snapshot
+from diagcot.console.status_screen import render
 from diagcot.console.yields import yields
 from diagcot.cot.statistics import Statistics
 from tests.unit.console_run import SIZE, FakeStage
@@ -40,7 +43,10 @@ def run(tmp_path: Path) -> Path:
     ]
     (collect.path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     after = [{"stage": "cot", "each": True}]
-    kept = FakeStage(tmp_path, "filter", 1, kind="diagcot.cot.filter", after=after, resources=SIZE | {"gpus": 1})
+    yielded = {"yields": "kept", "yields_from": ["cot"]}
+    kept = FakeStage(
+        tmp_path, "filter", 1, kind="diagcot.cot.filter", after=after, resources=SIZE | {"gpus": 1}, **yielded
+    )
     counts = {"traces": 50, "kept": 40, "calls": 50, "prompt_tokens": 2000, "completion_tokens": 100}
     kept.write("done/00000.json", {"unit": "00000", "counts": counts})
     kept.started(NOW - 1800, (0, "c"))
@@ -54,10 +60,13 @@ def run(tmp_path: Path) -> Path:
 
 def test_gpu_hours_for_a_thousand_kept_traces_count_search_filter_and_failed_attempts(run: Path) -> None:
     (found,) = yields(snapshot(run, now=NOW))
-    assert (found.stage, found.traces, found.kept) == ("filter", 50, 40)
+    assert (found.stage, found.name, found.made) == ("filter", "kept", 40)
     assert found.gpu_hours == pytest.approx(2 * 2 + 0.5, abs=0.01)
     assert found.per_thousand == pytest.approx(1000 * 4.5 / 40, rel=0.01)
-    assert (found.calls, found.tokens) == (350, 8000)
+    screen = Console(width=120, color_system=None)
+    with screen.capture() as told:
+        screen.print(render(snapshot(run, now=NOW), screen))
+    assert re.search(r"filter: 11[23] GPU-hours for 1,000 kept\n", told.get())
 
 
 def test_a_run_without_gpus_has_no_such_figure(run: Path) -> None:

@@ -8,8 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from diagcot.console.status import snapshot
+from diagcot.console.yields import yields
 from diagcot.jobs import local
 from diagcot.jobs.cluster import Size
+from diagcot.jobs.executions import gpu_hours, logs_of
 from tests import chains
 from tests.chains import Edge
 
@@ -36,6 +41,29 @@ def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
     assert ended <= summary["started"]
     assert 0.7 <= summary["startup_seconds"] <= summary["seconds"] - 0.6  # three records of 0.2 s
     assert summary["ended"] - summary["started"] >= 1.3
+
+
+def test_the_price_of_a_thousand_is_in_the_summary_failed_attempts_and_the_stage_before_included(
+    tmp_path: Path,
+) -> None:
+    size, failing = Size(gpus=2, minutes=5), {"fail_once": "00001", "startup": 0.4, "seconds": 0.1}
+    first = chains.plan(tmp_path, "first", 2, settings=failing, resources=size)
+    teacher = chains.plan(tmp_path, "teacher", 1, settings={"startup": 0.4}, resources=size)
+    after = (Edge("first"), Edge("teacher"))
+    second = chains.plan(tmp_path, "second", 1, after=after, resources=size, yields="records", yields_from=("first",))
+    on_cpu = chains.plan(tmp_path, "third", 1, after=(Edge("second"),), yields="records")
+    run_dir = chains.write(tmp_path, [first, teacher, second, on_cpu], chains.cluster())
+    assert run(run_dir).returncode == 0
+    summary = json.loads((second.path / "summary.json").read_text())
+    assert summary["counts"] == {"records": 3}
+    hours = {plan.stage: gpu_hours(plan.path, 2, logs_of(plan.path)) for plan in (first, teacher, second)}
+    assert hours["first"] > 2 * 2 * 0.4 / 3600  # started twice
+    assert summary["gpu_hours_per_1000_records"] == pytest.approx(1000 * (hours["first"] + hours["second"]) / 3)
+    (shown,) = (one for one in yields(snapshot(run_dir)) if one.per_thousand)
+    assert shown.per_thousand == pytest.approx(summary["gpu_hours_per_1000_records"])
+    assert not [
+        name for name in json.loads((on_cpu.path / "summary.json").read_text()) if name.startswith("gpu_hours_per")
+    ]
 
 
 def test_a_failure_stops_what_follows_and_is_shown(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""The executions of a stage's tasks: when each began and last wrote, and the GPU-hours that they took."""
+
+import functools
+import json
+import os
+from collections.abc import Container
+from pathlib import Path
+
+Logs = dict[str, list[tuple[str, float]]]
+
+
+def logs_of(stage_dir: Path) -> Logs:
+    """Task -> (attempt, time of last line) of each of its logs, the newest last; those of further ranks do not count."""
+    found: Logs = {}
+    try:
+        with os.scandir(stage_dir / "out") as entries:
+            for entry in entries:
+                task, _, attempt = entry.name.removesuffix(".log").partition(".")
+                if entry.name.endswith(".log") and ".r" not in attempt:
+                    found.setdefault(task, []).append((attempt, entry.stat().st_mtime))
+    except FileNotFoundError:
+        pass
+    for logs in found.values():
+        logs.sort(key=lambda log: log[1])
+    return found
+
+
+def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
+    """(task, attempt) -> when it began, of all executions there ever were."""
+    events = stage_dir / "events.jsonl"
+    try:
+        about = events.stat()
+    except FileNotFoundError:
+        return {}
+    return _begun(events, about.st_ino, about.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _begun(path: Path, inode: int, size: int) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], float] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                if row["event"] == "started":
+                    found.setdefault((row["task"], row["attempt"]), row["time"])
+            except (ValueError, KeyError):
+                continue  # a torn line
+    return found
+
+
+def gpu_hours(stage_dir: Path, gpus: int, logs: Logs, running: Container[str] = (), now: float = 0.0) -> float:
+    """GPU-hours of all executions so far, those that failed included: from their start to their log's last line, or to
+    `now` for the newest one of a task that is `running`. gpus: of one task."""
+    if not gpus:
+        return 0.0
+    ends = {
+        (task, attempt): now if task in running and attempt == mine[-1][0] else written
+        for task, mine in logs.items()
+        for attempt, written in mine
+    }
+    began = begun(stage_dir)
+    return gpus * sum(max(0.0, ends[run] - began[run]) for run in ends.keys() & began.keys()) / 3600
