@@ -80,13 +80,12 @@ def _of_films(task: str, shard: Shard, name: str, views: str) -> Iterator[Sample
 
 
 class _Guides:
-    """The reports of a shard, in the words that the report task has, by study and by film."""
+    """The reports of a shard, in the words that the report task has, by number of the study."""
 
     def __init__(self, shard: Shard, name: str) -> None:
         self.shard = shard
-        self.reports = {one.study: one.answer for one in tasks.report_samples(shard, name, SPLIT, "study")}
-        shown = tasks.studies_shown(shard, SPLIT, "study")
-        self.study_of = {row: one.study.key for one in shown for _, row in one.films}
+        told = tasks.report_samples(shard, name, SPLIT, "study")
+        self.reports = {shard.study_of(one.images[0].row): one.answer for one in told}
 
     def case(self, sample: Sample, most: int) -> Case:
         """most: films that a request may have; of more, frontal ones come first."""
@@ -94,8 +93,8 @@ class _Guides:
         if len(images) > most:
             kept = sorted(images, key=lambda image: not self.shard.image(image.row).frontal)[:most]
             images = tuple(image for image in images if image in kept)
-        studies = dict.fromkeys(self.study_of[image.row] for image in sample.images)
-        reports = [self.reports[key] for key in studies if key in self.reports]
+        studies = dict.fromkeys(self.shard.study_of(image.row) for image in sample.images)
+        reports = [self.reports[study] for study in studies if study in self.reports]
         reference = sample.answer if sample.task in THINK else pairs(sample.answer)[-1].answer
         return Case(
             id=sample.id,

@@ -163,7 +163,7 @@ def _row(case: Case, trace: Trace) -> dict[str, Any]:
         "reference": case.reference,
         "guide": case.guide,
         "meta": case.meta,
-        **asdict(trace),
+        **vars(trace),
         "by": trace.by,
     }
 

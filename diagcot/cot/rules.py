@@ -31,9 +31,8 @@ _MENTION = re.compile(
     r"\b(?:reference|provided|given|gold|ground.truth) (?:report|answer|label|diagnosis|conclusion|standard)s?\b"
     r"|\bground truth\b|\bthe reference\b(?! (?:line|point|level|range|study|film|examination))"
     r"|\b(?:according to|as stated in|consistent with|agrees? with|match(?:es)?|in line with) the report\b"
-    rf"|\b{_REPORT}\b",
-    re.IGNORECASE,
-)
+    rf"|\b{_REPORT}\b"
+)  # of text in small letters: every step of every search is looked at, and to ignore case takes three times as long
 _GOLD = re.compile(r"reference|gold|ground")
 _LEAK = re.compile(
     r"<\|[^|<>]*\|>|```|\bjson\b|\b(?:answer|thinking|conclusion|report|reply) (?:so far|to review|under review)\b"
@@ -113,16 +112,16 @@ def _long(trace: Trace, settings: FilterSettings) -> str | None:
 
 
 def mention(text: str, task: str, own: str) -> str:
-    """The first words of a thought that speak of a reference; empty where there are none.
+    """The first words of a thought that speak of a reference, in small letters; empty where there are none.
 
     own: the reference report and the question. A report may itself speak of a reference, and a question may be about a
     report: such words come from there.
     """
-    for found in _MENTION.finditer(text):
-        words = found.group().lower()
+    for found in _MENTION.finditer(text.lower()):
+        words = found.group()
         asked = task == "matching" and "report" in words and not _GOLD.search(words)
         if words not in own.lower() and not asked:
-            return found.group()
+            return words
     return ""
 
 
