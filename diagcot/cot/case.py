@@ -1,6 +1,7 @@
 """What one sample's search is about: its films, its question, the gold answer, and the report that guides the teacher."""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ THINK = ("report", "classification", "grounding")
 """Tasks whose trace is one thinking and one answer; questions get interleaved pairs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """A sample of the training split with all that supervises its chain of thought."""
 
@@ -96,13 +97,14 @@ class _Guides:
         studies = dict.fromkeys(self.shard.study_of(image.row) for image in sample.images)
         reports = [self.reports[study] for study in studies if study in self.reports]
         reference = sample.answer if sample.task in THINK else pairs(sample.answer)[-1].answer
+        guide = " Later: ".join(reports)
         return Case(
             id=sample.id,
             task=sample.task,
             study=sample.study,
             images=images,
-            question=IMAGE * len(images) + sample.prompt.replace(IMAGE, ""),
+            question=sys.intern(IMAGE * len(images) + sample.prompt.replace(IMAGE, "")),
             reference=reference,
-            guide=" Later: ".join(reports) or reference,
+            guide=reference if guide in ("", reference) else guide,  # one text, not two, for each case of a large shard
             meta=sample.meta,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRef:
     """A film in a shard: the shard's path relative to the shards root, and the film's row in it."""
 

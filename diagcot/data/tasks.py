@@ -33,12 +33,12 @@ class Shown:
 
     def sample(self, task: str, ref_name: str, prompt: str, answer: str, what: str = "", **meta: Any) -> Sample:
         """A sample of these films, whose id names the film unless it shows the study as a whole."""
-        image = self.films[-1][0]
-        name = self.study.key if self.whole else f"{self.study.key}/{image.id}"
+        image, study = self.films[-1][0], self.study.key
+        name = study if self.whole else f"{study}/{image.id}"
         return Sample(
             id=name + (f":{what}" if what else ""),
             task=task,
-            study=self.study.key,
+            study=study,
             images=tuple(ImageRef(ref_name, row) for _, row in self.films),
             messages=(("user", prompts.for_films(prompt, len(self.films))), ("assistant", answer)),
             meta={
