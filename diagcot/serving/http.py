@@ -69,6 +69,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._reply: asyncio.Future[Response] | None = None
         self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)  # of one response after the other
+        self._parts: list[bytes] = []
         self.reusable, self.rested = True, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,11 +80,10 @@ class _Connection(asyncio.Protocol):
         """Raises Lost, or TimeoutError. The connection is of no use after either: the reply may still come."""
         if self._transport is None or not self.reusable:
             raise Lost("the connection was closed")
-        self._parser = httptools.HttpResponseParser(self)
-        self._parts: list[bytes] = []
+        self._parts.clear()
         loop = asyncio.get_running_loop()
         self._reply = loop.create_future()
-        late = loop.call_later(deadline_s, self._fail, TimeoutError(f"no reply in {deadline_s:.0f} s"))
+        late = loop.call_later(deadline_s, self._late, deadline_s)
         try:
             self._transport.writelines(request)
             return await self._reply
@@ -114,6 +115,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._fail(Lost("the server closed the connection"))
+
+    def _late(self, deadline_s: float) -> None:
+        self._fail(TimeoutError(f"no reply in {deadline_s:.0f} s"))
 
     def _fail(self, error: Exception) -> None:
         self.close()

@@ -148,7 +148,7 @@ class Model:
         finally:
             self.waiting -= 1
         try:
-            return await self.run(body, prompt, hashlib.blake2b(raw, digest_size=16).digest())
+            return await self.run(body, prompt, hashlib.sha256(raw).digest())  # the quickest for a film of 50 KB
         finally:
             self.slots.release()
 
@@ -266,7 +266,8 @@ class Connection(asyncio.Protocol):
         if len(self.buffer) < self.need:
             return
         path = self.buffer[: self.buffer.find(b"\r\n")].split()[1].decode()
-        raw = bytes(self.buffer[self.head : self.need])
+        with memoryview(self.buffer) as whole:
+            raw = bytes(whole[self.head : self.need])
         del self.buffer[: self.need]
         self.need = 0
         self.task = asyncio.get_running_loop().create_task(self.reply(path, raw))
