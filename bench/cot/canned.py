@@ -37,12 +37,20 @@ class Canned:
         self.send, self.keep, self.refused = send, keep, refused
         self.calls = 0  # that were answered
         self.samples = 0  # that were begun
-        self.marks: dict[
-            int, tuple[float, int]
-        ] = {}  # number of a sample, filled in: when it began, and calls until then
+        self.marks: dict[int, tuple[float, int]] = {}  # number of a sample: when it began, and calls until then
         self.asked: dict[str, list[Request]] = {}  # by sample, if `keep`
         self._verdicts: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
+
+    def watch(self, first: int, last: int) -> None:
+        """For `steady`: the rate from the beginning of sample number `first` to that of `last`, without ramp-up and tail."""
+        self.marks = {first: (0.0, 0), last: (0.0, 0)}
+
+    @property
+    def steady(self) -> float:
+        """Calls a second between the two samples."""
+        (began, before), (ended, after) = self.marks.values()
+        return (after - before) / (ended - began)
 
     def text(self, request: Request) -> str:
         """What the model is taken to have said."""

@@ -26,21 +26,20 @@ def measure(folder: Path, figures: Figures) -> None:
             ours.run("warm", shared, _context(folder, "asked"), asked)
             ours.run("warm", shared, _context(folder, "warm"), Canned())
             began = time.monotonic()
-            calls = released.collect(server.process.socket, list(asked.asked.values()), folder / "released", RELEASED_S)
-            theirs = calls / (time.monotonic() - began)
+            done = released.collect(server.process.socket, list(asked.asked.values()), folder / "released", RELEASED_S)
+            theirs = done.calls / (time.monotonic() - began)
 
             canned = Canned()
-            canned.marks = {2 * SLOTS: (0, 0), SAMPLES: (0, 0)}  # all slots are taken by then; the last one is begun
+            canned.watch(2 * SLOTS, SAMPLES)  # all slots are taken by then, until the last one is begun
             pids = os.getpid(), server.process.pid
             before = [used_s(pid) for pid in pids]
             mine = ours.run("all", shared, _context(folder, "ours"), canned)
             client, fake = (used_s(pid) - start for pid, start in zip(pids, before, strict=True))
-    (first, calls_first), (last, calls_last) = canned.marks.values()
-    steady, capacity = (calls_last - calls_first) / (last - first), SLOTS / LATENCY_S
-    each = mine.calls / mine.samples
+    capacity, each = SLOTS / LATENCY_S, mine.calls / mine.samples
     print(
         f"scripted server, {LATENCY_S} s, {SLOTS} slots: {SAMPLES} samples, {mine.calls} calls, films of {SIZE} pixels;"
-        f" ours {mine.seconds:.1f} s in all, {steady:.0f} calls/s until the last sample is begun;"
+        f" ours {mine.seconds:.1f} s in all, {canned.steady:.0f} calls/s from sample {2 * SLOTS} to the last one's beginning,"
+        f" {mine.calls / mine.seconds:.0f} with ramp-up and tail;"
         f" {client / mine.calls * 1e3:.2f} ms of processor a call, the server {fake / mine.calls * 1e3:.2f} ms;"
         f" the released way {theirs:.1f} calls/s over {RELEASED_S} s",
         flush=True,
@@ -54,8 +53,9 @@ def measure(folder: Path, figures: Figures) -> None:
         least=True,
         of="ratio",
     )
-    figures.add("fake_requests", steady, "requests/s", capacity, GOAL_CAPACITY, least=True, of="ratio")
+    figures.add("fake_requests", canned.steady, "requests/s", capacity, GOAL_CAPACITY, least=True, of="ratio")
     figures.add("client_cpu", client / mine.calls * 1e3, "ms a call")
+    figures.add("fake_server_cpu", fake / mine.calls * 1e3, "ms a call")
 
 
 def _context(folder: Path, name: str) -> ours.Context:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -19,6 +19,11 @@ from diagcot.serving import Request
 from diagcot.serving.request import MODEL_NAME
 
 THREADS = 5
+
+
+class Done(NamedTuple):
+    calls: int  # that were answered
+    tokens: int  # most that the model may have said in them
 
 
 def parts(request: Request, film_first: bool = False) -> list[dict[str, Any]]:
@@ -35,14 +40,14 @@ def body(request: Request) -> dict[str, Any]:
     return {"model": MODEL_NAME, "messages": [message], "max_tokens": request.max_tokens}
 
 
-def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, seconds: float = float("inf")) -> int:
-    """Ask everything about all samples, or as much as can be asked in `seconds`. Returns how many calls were answered."""
+def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, seconds: float = float("inf")) -> Done:
+    """Ask everything about all samples, or as much as can be asked in `seconds`."""
     out.mkdir(parents=True)
     numbers, end = itertools.count(), time.monotonic() + seconds
-    answered = [0] * THREADS
+    answered: list[Request] = []
     failures: list[BaseException] = []
 
-    def work(thread: int) -> None:
+    def work() -> None:
         transport = httpx.HTTPTransport(uds=str(socket))
         with httpx.Client(transport=transport, base_url="http://server", timeout=600) as client:
             while (number := next(numbers)) < len(samples) and not failures:
@@ -53,20 +58,20 @@ def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, secon
                     query = body(request)
                     reply = client.post("/v1/chat/completions", json=query).raise_for_status().json()
                     told.append({"query": query, "response": reply["choices"][0]["message"]["content"]})
-                    answered[thread] += 1
+                    answered.append(request)
                 (out / f"{number}.json").write_text(json.dumps(told))
 
-    def guarded(thread: int) -> None:
+    def guarded() -> None:
         try:
-            work(thread)
+            work()
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(thread,)) for thread in range(THREADS)]
+    threads = [threading.Thread(target=guarded) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
-    return sum(answered)
+    return Done(len(answered), sum(request.max_tokens for request in answered))
