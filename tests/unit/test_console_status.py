@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console import text
+from diagcot.console import status, text
 from diagcot.console.executor import Answer
 from diagcot.console.run_files import job_names
 from diagcot.console.status import Stage, snapshot
@@ -116,6 +116,29 @@ def test_where_nobody_works_what_was_interrupted_waits(tmp_path: Path) -> None:
     found = snapshot(tmp_path / "r", Answer(ended=True, local=True))
     assert (found.stages[0].pending, found.stages[0].failed, found.stages[0].unknown) == (1, 1, 0)
     assert found.ended
+
+
+def test_what_was_interrupted_waits_for_a_runner_that_has_just_begun(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 3, 3)
+    for slot, age in enumerate((60, 60, 0)):
+        stage.log(slot, "1.1", age=age)
+        stage.progress(slot, "1.1", 1, 2, dead_pid())
+    stage.failure(1, "1.1")
+    found = snapshot(tmp_path / "r", Answer(local=True, since=time.time() - 30)).stages[0]
+    assert (found.pending, found.failed, found.unknown) == (1, 1, 1)  # the third began later, and is gone
+
+
+def test_a_task_that_ends_while_one_looks_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 1)
+    stage.log(0, "1.1")
+    stage.progress(0, "1.1", 1, 2, dead_pid())
+
+    def gone(pid: int) -> bool:
+        stage.done(0, 1)
+        return False
+
+    monkeypatch.setattr(status, "_alive", gone)
+    assert only(tmp_path / "r").state == "done"
 
 
 def test_progress_of_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
