@@ -213,14 +213,14 @@ def test_a_hundred_thousand_units_of_four_thousand_tasks(tmp_path: Path) -> None
     """Parses the keys of tasks at work alone; the whole file's would take as long again for each look."""
     stage = FakeStage(tmp_path / "r", "a", 100_000, 4_000)
     stage.done(0, 1, time.time() - 60)
-    for key in stage.keys[1:50_010]:
+    for key in stage.keys[1:12_510]:
         os.link(stage.path / "done" / "00000.json", stage.path / "done" / f"{key}.json")
-    for slot in range(2064):
+    for slot in range(564):
         stage.log(slot, f"5_{slot}-0")
     began = time.process_time()
     found = only(tmp_path / "r")
     took = time.process_time() - began
-    assert (found.done, sum(task.left for task in found.live), len(found.live)) == (50_010, 49_990, 2000)
+    assert (found.done, sum(task.left for task in found.live), len(found.live)) == (12_510, 87_490, 3500)
     assert took < 0.5, f"{took * 1000:.0f} ms"
 
 
