@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from diagcot.console.run_files import job_names, submitting
+from diagcot.console.run_files import changed, job_names, submitting
 from diagcot.jobs import slurm
 
 PATIENCE_S = 4.0  # a screen does not wait longer for a slurmctld that is away; files say most of it
@@ -33,7 +33,8 @@ class Answer:
 
     asked: whether the queue is known, so that a job which is not in `jobs` is gone. note: for the watcher.
     ended: nobody works on the run now. local: known at no cost, so it may be asked at every look.
-    time: when it was asked; files may know of later things.
+    time: when it was asked; files may know of later things. since: when whoever works on the run now began, where that
+    is told; of what was interrupted before, nothing is known to be wrong.
     """
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
@@ -42,13 +43,15 @@ class Answer:
     ended: bool = False
     local: bool = False
     time: float = math.inf
+    since: float = 0.0
 
 
 def ask(run_dir: Path) -> Answer:
     """Ask Slurm of the run's jobs; for a run of this machine, whether its runner lives."""
     if _local(run_dir):
-        lives = _runner(run_dir)
-        return Answer(note="" if lives else "nothing works on this run now", ended=not lives, local=True)
+        if _runner(run_dir):
+            return Answer(local=True, since=changed(run_dir / "runner.lock") or 0.0)
+        return Answer(note="nothing works on this run now", ended=True, local=True)
     named = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
     if not named:
         return Answer()

@@ -124,11 +124,14 @@ def snapshot(run_dir: Path, answer: Answer | None = None, now: float | None = No
 
 
 def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stage:
-    finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
-    logs, attempts = logs_of(path), run_files.attempts_of(path)
-    units, tasks, done = plan["units"], plan["tasks"], min(plan["units"], len(finished))
-    open_tasks = _left(path, plan, finished, logs) if done < units else {}
-    live = _live(path, open_tasks, logs, attempts, answer, now) if open_tasks else []
+    units, tasks = plan["units"], plan["tasks"]
+    for _ in range(2):  # again where a process is gone: it may have published its last unit since the manifests were read
+        finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
+        logs, attempts, done = logs_of(path), run_files.attempts_of(path), min(units, len(finished))
+        open_tasks = _left(path, plan, finished, logs) if done < units else {}
+        live = _live(path, open_tasks, logs, attempts, answer, now) if open_tasks else []
+        if not any(task.state == "unknown" for task in live):
+            break
     counts = {"running": 0, "pending": 0, "failed": 0, "unknown": 0}
     reasons: dict[str, int] = {}
     for task in live:
@@ -216,8 +219,8 @@ def _live(
             state, reason = "failed", ""
         elif slot not in ids and ids and not answer.local:
             state, reason = "pending", WAITING
-        elif answer.ended and not answer.asked:
-            state, reason = "pending", ""
+        elif (answer.ended and not answer.asked) or written < answer.since:
+            state, reason = "pending", ""  # a runner that has just begun has not said yet what it will start again
         else:
             gone = job is None and slot in ids and answer.asked and asked[slot] <= answer.time
             state, reason = _from_files(row, token, written, gone, now), ""

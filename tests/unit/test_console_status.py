@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from diagcot.console import text
+from diagcot.console import status, text
 from diagcot.console.executor import Answer
 from diagcot.console.run_files import job_names
 from diagcot.console.status import Stage, snapshot
@@ -120,6 +120,29 @@ def test_where_nobody_works_what_was_interrupted_waits(tmp_path: Path) -> None:
     assert found.ended
 
 
+def test_what_was_interrupted_waits_for_a_runner_that_has_just_begun(tmp_path: Path) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 3, 3)
+    for slot, age in enumerate((60, 60, 0)):
+        stage.log(slot, "1.1", age=age)
+        stage.progress(slot, "1.1", 1, 2, dead_pid())
+    stage.failure(1, "1.1")
+    found = snapshot(tmp_path / "r", Answer(local=True, since=time.time() - 30)).stages[0]
+    assert (found.pending, found.failed, found.unknown) == (1, 1, 1)  # the third began later, and is gone
+
+
+def test_a_task_that_ends_while_one_looks_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = FakeStage(tmp_path / "r", "a", 1)
+    stage.log(0, "1.1")
+    stage.progress(0, "1.1", 1, 2, dead_pid())
+
+    def gone(pid: int) -> bool:
+        stage.done(0, 1)
+        return False
+
+    monkeypatch.setattr(status, "_alive", gone)
+    assert only(tmp_path / "r").state == "done"
+
+
 def test_progress_of_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path / "r", "a", 1)
     stage.log(0, "5-0", age=50)
@@ -192,14 +215,14 @@ def test_a_hundred_thousand_units_of_four_thousand_tasks(tmp_path: Path) -> None
     """Parses the keys of tasks at work alone; the whole file's would take as long again for each look."""
     stage = FakeStage(tmp_path / "r", "a", 100_000, 4_000)
     stage.done(0, 1, time.time() - 60)
-    for key in stage.keys[1:50_010]:
+    for key in stage.keys[1:12_510]:
         os.link(stage.path / "done" / "00000.json", stage.path / "done" / f"{key}.json")
-    for slot in range(2064):
+    for slot in range(564):
         stage.log(slot, f"5_{slot}-0")
     began = time.process_time()
     found = only(tmp_path / "r")
     took = time.process_time() - began
-    assert (found.done, sum(task.left for task in found.live), len(found.live)) == (50_010, 49_990, 2000)
+    assert (found.done, sum(task.left for task in found.live), len(found.live)) == (12_510, 87_490, 3500)
     assert took < 0.5, f"{took * 1000:.0f} ms"
 
 

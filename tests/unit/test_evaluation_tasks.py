@@ -6,11 +6,9 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
 
 from diagcot import cli
 from diagcot.data.study import CHEXPERT_LABELS
@@ -28,6 +26,9 @@ from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap
 from diagcot.metrics.labels import kappa
 from diagcot.serving import Reply
+from tests import lazy
+
+parquet, sklearn = lazy.Module("pyarrow.parquet"), lazy.Module("sklearn.metrics")
 
 OPTIONS = ["Edema", "Pleural Effusion", "No Finding"]
 
@@ -212,7 +213,7 @@ def test_kappa_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     one, two = rng.random(200) < 0.4, rng.random(200) < 0.5
     counts = np.array([(one & two).sum(), (one & ~two).sum(), (~one & two).sum(), (~one & ~two).sum()], dtype=float)
-    assert kappa(counts) == pytest.approx(cohen_kappa_score(one, two))
+    assert kappa(counts) == pytest.approx(sklearn.cohen_kappa_score(one, two))
     assert kappa(np.array([5.0, 0, 0, 0])) == 1.0
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from diagcot.data.samples import ImageRef, Sample, write_samples
 from diagcot.jobs.testing import context
-from diagcot.training import curriculum
-from diagcot.training.curriculum import Curriculum, choose
 from diagcot.training.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from tests import lazy
+
+curriculum = lazy.Module("diagcot.training.curriculum")
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 
@@ -22,7 +23,7 @@ def many(count, name="d", **changes):
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 5))
 def test_every_prompt_has_its_turn_once_an_epoch(count, per_step, seed):
     steps = -(-3 * count // per_step)
-    stream = [index for step in range(steps) for index in choose(count, step * per_step, per_step, str(seed))]
+    stream = [index for step in range(steps) for index in curriculum.choose(count, step * per_step, per_step, str(seed))]
     for epoch in range(3):
         assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
 
@@ -32,7 +33,7 @@ def test_a_mix_keeps_its_share_and_both_streams_their_turns(start, end, until, p
     settings = GrpoSettings().model_copy(
         update={"prompts": per_step, "mix": MixSettings(start=start, end=end, until=until)}
     )
-    made = Curriculum(settings, 7, steps, many(10), many(5, "other", task="closed"), [])
+    made = curriculum.Curriculum(settings, 7, steps, many(10), many(5, "other", task="closed"), [])
     found = [made.of(step) for step in range(steps)]
     assert all(len(step) == per_step for step in found)
     mixed = [sample.id for step in found for sample in step if sample.task == "closed"]
@@ -97,5 +98,5 @@ def test_samples_of_the_test_split_are_refused(tmp_path):
 
 def test_references_go_to_the_reward_of_their_task():
     settings = GrpoSettings().model_copy(update={"rewards": {"binary": RewardSettings(name="closed")}})
-    made = Curriculum(settings, 7, 1, many(3), many(2, "m", task="binary"), many(1, "v"))
+    made = curriculum.Curriculum(settings, 7, 1, many(3), many(2, "m", task="binary"), many(1, "v"))
     assert {key: len(references) for key, references in made.corpus().items()} == {"": 4, "binary": 2}

@@ -11,14 +11,16 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
 from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
-from diagcot.training import crew, page, rollout, sync, validation
+from diagcot.training import crew, page, rollout
 from diagcot.training.actors import devices, surroundings
 from diagcot.training.crew import Played
-from diagcot.training.curriculum import Curriculum
-from diagcot.training.experience import Experience, Player, rewarded, statistics
 from diagcot.training.grpo_settings import GrpoSettings, MixSettings, RewardSettings
 from diagcot.training.phases import Phases
 from diagcot.training.rollout import Rollout, Sampling
+from tests import lazy
+
+sync, validation = lazy.Module("diagcot.training.sync"), lazy.Module("diagcot.training.validation")
+curricula, experience = lazy.Module("diagcot.training.curriculum"), lazy.Module("diagcot.training.experience")
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 SETTINGS = GrpoSettings()
@@ -108,9 +110,9 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     )
     prompts = [replace(SAMPLE, id=f"main/{n}", study=f"main/{n}") for n in range(9)]
     mixed = [replace(SAMPLE, id=f"mix/{n}", task="other") for n in range(9)]
-    curriculum = Curriculum(settings, 7, 4, prompts, mixed, [])
+    curriculum = curricula.Curriculum(settings, 7, 4, prompts, mixed, [])
     scorer = Scorer()
-    found = Player(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
+    found = experience.Player(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
     assert [len(asked) for asked in scorer.asked] == [2, 2, 1] and found.replaced == 3
     assert [sample.task for sample in found.samples] == ["report", "other"]
     assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
@@ -131,10 +133,10 @@ def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
     part = {"accuracy": 0.5, "process": 0.1, "reason": 0.2}
     scores = [{"overall": 0.5, **part}] * 4 + [{"overall": 0.5}] * 2
     gates = {"open": Gate(mean=0.9), "closed": Gate(mean=0.1)}
-    found = rewarded(Experience(samples, rollouts, scores), settings, gates)
+    found = experience.rewarded(experience.Experience(samples, rollouts, scores), settings, gates)
     assert [round(score["overall"], 6) for score in found] == [0.0, 0.0, 0.3, 0.3, 0.0, 0.0]
     assert gates["open"].mean == pytest.approx(0.82) and gates["closed"].mean == pytest.approx(0.18)
-    figures = statistics(Experience(samples, rollouts, scores), found, settings)
+    figures = experience.statistics(experience.Experience(samples, rollouts, scores), found, settings)
     assert figures["flat"] == 1 and figures["reward_stable"] == 0.5 and figures["reward_overlong"] == -0.5
 
 

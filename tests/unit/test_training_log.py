@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from diagcot.training import curves, flops, log
+from diagcot.training import curves
+from tests import lazy
+
+torch, flops, log = (lazy.Module(name) for name in ("torch", "diagcot.training.flops", "diagcot.training.log"))
 
 SIZES = {
     "model.visual.blocks.0.weight": 1000,
@@ -20,23 +22,21 @@ SIZES = {
     "lm_head.weight": 700,
 }
 TEXT = SimpleNamespace(num_hidden_layers=2, num_attention_heads=4, head_dim=8, hidden_size=32)
-# Two sequences of 10 and 6 tokens; 32 patches, so 8 visual tokens; logits of the last 5 columns.
-INPUTS = {
-    "attention_mask": torch.tensor([[1] * 10, [1] * 6 + [0] * 4]),
-    "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
-    "logits_to_keep": 5,
-}
 ATTENTION = 4 * 2 * 32 * (10**2 + 6**2)
 
 
-class Net(torch.nn.Module):
-    def __init__(self, trained: str, sizes: dict[str, int]) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(text_config=TEXT)
-        self._named = [(n, torch.nn.Parameter(torch.zeros(s), requires_grad=trained in n)) for n, s in sizes.items()]
+def inputs() -> dict[str, Any]:
+    """Two sequences of 10 and 6 tokens; 32 patches, so 8 visual tokens; logits of the last 5 columns."""
+    return {
+        "attention_mask": torch.tensor([[1] * 10, [1] * 6 + [0] * 4]),
+        "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
+        "logits_to_keep": 5,
+    }
 
-    def named_parameters(self, *_: Any, **__: Any) -> Any:
-        return iter(self._named)
+
+def net(trained: str, sizes: dict[str, int]) -> Any:
+    named = [(n, torch.nn.Parameter(torch.zeros(s), requires_grad=trained in n)) for n, s in sizes.items()]
+    return SimpleNamespace(config=SimpleNamespace(text_config=TEXT), named_parameters=lambda: iter(named))
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ class Net(torch.nn.Module):
     ],
 )
 def test_flops_are_those_that_are_computed(trained: str, expected: float) -> None:
-    assert flops.Work(Net(trained, SIZES)).of(INPUTS) == expected
+    assert flops.Work(net(trained, SIZES)).of(inputs()) == expected
 
 
 def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() -> None:
     tied = {name: size for name, size in SIZES.items() if name != "lm_head.weight"}
-    assert flops.Work(Net("", tied)).of(INPUTS) == flops.Work(Net("", SIZES)).of(INPUTS)
-    films = flops.Work(Net("merger", SIZES), ("vision", "merger"))
-    assert films.of(INPUTS) == 2 * 1000 * 32 + 6 * 200 * 8
+    assert flops.Work(net("", tied)).of(inputs()) == flops.Work(net("", SIZES)).of(inputs())
+    films = flops.Work(net("merger", SIZES), ("vision", "merger"))
+    assert films.of(inputs()) == 2 * 1000 * 32 + 6 * 200 * 8
 
 
 @pytest.mark.parametrize(
