@@ -90,6 +90,36 @@ def test_all_requests_of_a_sample_go_to_one_replica_and_the_samples_to_all(tmp_p
     assert min(map(len, samples)) > 15
 
 
+def test_replicas_get_work_as_fast_as_each_does_it(tmp_path: Path) -> None:
+    with Engine(tmp_path / "a", slots=4, delay_s=0.05) as quick, Engine(tmp_path / "b", slots=4, delay_s=0.25) as slow:
+        both = Server([*server(quick, in_flight=6).replicas, *server(slow, in_flight=6).replicas])
+        started = time.monotonic()
+        assert len(list(both.complete(asks(240)))) == 240
+        took = time.monotonic() - started
+    done = len(quick.bodies), len(slow.bodies)
+    assert 3 < done[0] / done[1] < 6  # five times as fast
+    assert took < 2 * 240 / (4 / 0.05 + 4 / 0.25)  # neither waited for the other
+
+
+def test_a_replica_over_its_limit_takes_nothing_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limit sinks while it has more: what it has to give back, the other must not lack."""
+    monkeypatch.setattr(flows, "LOOK_S", 0.05)
+    with Engine(tmp_path / "a", slots=8, delay_s=0.02) as quick, Engine(tmp_path / "b", slots=1, delay_s=2) as stuck:
+        both = Server([*server(quick, in_flight=16).replicas, *server(stuck, in_flight=16).replicas])
+        seen: list[int] = []
+
+        def told(_: Flow) -> None:
+            seen.append(quick.running + quick.waiting)
+
+        flow = both.complete(asks(800), progress=told)
+        for _ in range(600):
+            next(flow)
+        flow.close()  # type: ignore[attr-defined]
+    assert stuck.most_waiting >= 15  # it was given its window at first, and its limit sank at once
+    settled = seen[len(seen) // 2 : -1]
+    assert settled and sum(settled) / len(settled) > 8  # the quick one never lacked requests
+
+
 def test_a_stop_gives_what_is_in_flight_its_grace_and_no_more(tmp_path: Path) -> None:
     pulled, finished = [], []
 
