@@ -121,8 +121,11 @@ class Client:
 
     @property
     def limit(self) -> int:
-        """So many requests may be in flight now, over all replicas; at least one, which then tells that none is left."""
-        return max(1, sum(lane.limit for lane in self._lanes if not lane.gone))
+        """So many requests may be in flight now, over all replicas; at least one, which then tells that none is left.
+
+        What a slow replica has beyond its own limit, since that sank, is not taken from what the others may have.
+        """
+        return max(1, sum(max(lane.limit, lane.in_flight) for lane in self._lanes if not lane.gone))
 
     @property
     def loads(self) -> list[Load]:

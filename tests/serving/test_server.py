@@ -138,20 +138,22 @@ def test_load_exchanges_all_weights_and_drops_the_caches(server, models):
 def test_two_replicas_share_the_samples_and_one_is_enough(server, models):
     """The last to use the server: one of its replicas ends here."""
     first, second = server.replicas
-    before = [_answered(replica) for replica in (first, second)]
     asked = {"messages": (("user", "<image>which replica"),), "images": (film(50),)}
     assert len({str(one(server, id=str(n), **asked).logprobs) for n in range(4)}) == 1  # they are the same model
+    before = [_answered(replica) for replica in (first, second)]
     requests = [Request(str(n), (("user", f"<image>{n}"),), (film(n),), max_tokens=24) for n in range(120)]
+    assert not [reply.error for _, reply in server.complete(requests[:60]) if reply.error]
+    halves = [_answered(replica) - was for replica, was in zip((first, second), before, strict=True)]
+    assert sum(halves) == 60 and min(halves) >= SETTINGS.window  # however quick one is, the other had its window full
     seen: list[Flow] = []
     replies = {}
     for request_id, reply in server.complete(requests, progress=seen.append):
         replies[request_id] = reply
         if len(replies) == 60:
-            halves = [_answered(replica) - was for replica, was in zip((first, second), before, strict=True)]
             second.settings = second.settings.model_copy(update={"restarts": 0})  # it does not come back
             os.killpg(second.process.pid, signal.SIGKILL)
     assert len(replies) == 120 and not [reply.error for reply in replies.values() if reply.error]
-    assert min(halves) > 10 and server.generation == 0
+    assert server.generation == 0
     assert seen[-1].requests == 120 and seen[-1].cache_hit_rate is not None
     assert sum(reply.completion_tokens for reply in replies.values()) == seen[-1].completion_tokens
     long = {"messages": (("user", "x" * 400),)}  # a CPU's blocks of the cache hold 128 tokens

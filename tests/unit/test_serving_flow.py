@@ -90,6 +90,28 @@ def test_all_requests_of_a_sample_go_to_one_replica_and_the_samples_to_all(tmp_p
     assert min(map(len, samples)) > 15
 
 
+def test_replicas_get_work_as_fast_as_each_does_it(tmp_path: Path) -> None:
+    with Engine(tmp_path / "a", slots=4, delay_s=0.05) as quick, Engine(tmp_path / "b", slots=4, delay_s=0.25) as slow:
+        both = Server([*server(quick, in_flight=6).replicas, *server(slow, in_flight=6).replicas])
+        started = time.monotonic()
+        assert len(list(both.complete(asks(240)))) == 240
+        took = time.monotonic() - started
+    done = len(quick.bodies), len(slow.bodies)
+    assert 3 < done[0] / done[1] < 6  # five times as fast
+    assert took < 2 * 240 / (4 / 0.05 + 4 / 0.25)  # neither waited for the other
+
+
+def test_what_a_replica_has_beyond_its_limit_is_not_taken_from_another(tmp_path: Path) -> None:
+    with Engine(tmp_path / "a") as one, Engine(tmp_path / "b") as other:
+        client = Server([*server(one, in_flight=16).replicas, *server(other, in_flight=16).replicas]).client()
+    slow = client._lanes[1]
+    assert client.limit == 32 and slow.throttle is not None
+    slow.in_flight, slow.throttle.limit = 12, 4  # it sank while twelve were on their way
+    assert client.limit == 16 + 12
+    slow.in_flight = 3
+    assert client.limit == 16 + 4
+
+
 def test_a_stop_gives_what_is_in_flight_its_grace_and_no_more(tmp_path: Path) -> None:
     pulled, finished = [], []
 
