@@ -124,7 +124,10 @@ def _submit(args: argparse.Namespace) -> int:
     selected = chain.selected(args.stage)
     if args.dry:
         return _dry(chain, selected, scripts=True)
-    _tell(chain.submit(args.stage), chain.run)
+    told = chain.submit(args.stage)
+    for line in chain.pipeline.grew:
+        print(f"run {chain.run} has grown: {line}")
+    _tell(told, chain.run)
     return 0
 
 
@@ -155,6 +158,11 @@ def _dry(chain: "Chain", selected: set[str], scripts: bool) -> int:
     texts = {plan.stage: submit.render(plan, chain.cluster) for plan in wanted}
     found = forecast(plans, chain.cluster, chain.storage())
     found = dataclasses.replace(found, warnings=[*found.warnings, *chain.notes()])
+    try:
+        grows = [f"run {chain.run} would grow: {line}" for line in chain.pipeline.growth().told()]
+        found = dataclasses.replace(found, warnings=[*found.warnings, *grows])
+    except UserError as error:
+        found = dataclasses.replace(found, warnings=[str(error), *found.warnings])
     try:
         chain.checks()
     except UserError as error:  # what is lacking stops a submission, not a look at it

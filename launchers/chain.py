@@ -107,6 +107,8 @@ class Chain:
                 unit_s=spec.unit_seconds or launcher.UNIT_S,
                 yields=count,
                 yields_from=[plans[name] for name in spec.inputs.get(role, ())],
+                grows=getattr(launcher, "GROWS", ""),
+                listed=getattr(launcher, "LISTED", ()),
             )
         return made
 

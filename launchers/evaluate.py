@@ -11,6 +11,8 @@ SETTINGS = EvaluateSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 90, 60
+GROWS = "units"  # a model, a task or a source of shards that is added later is evaluated alone, see diagcot.jobs.growth
+LISTED = ("tasks", "max_tokens")
 NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 
@@ -22,8 +24,14 @@ def units(stage: StageSpec, chain: Chain) -> list[Unit]:
     settings = EvaluateSettings.model_validate(stage.settings)
     return [
         Unit(
-            ".".join([model, task, *([source] if len(sources) > 1 else []), shard.key]),
-            {"model": model, "task": task, "source": source, "shard": shard.key},
+            ".".join([model, task, source, shard.key]),
+            {
+                "model": model,
+                "task": task,
+                "source": source,
+                "shard": shard.key,
+                "max_tokens": settings.tokens(task),
+            },
         )
         for model in models
         for task in settings.tasks

@@ -11,6 +11,7 @@ SETTINGS = JudgeSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 90, 30
+GROWS, LISTED = "units", ("tasks",)
 NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 

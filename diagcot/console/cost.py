@@ -6,6 +6,7 @@ from typing import Any
 
 from diagcot.console import text
 from diagcot.console.run_files import read_json
+from diagcot.jobs import parts
 
 Plan = Mapping[str, Any]  # the content of a plan.json
 
@@ -69,6 +70,8 @@ def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def compared(run_dir: Path, spent: Mapping[str, float]) -> Iterator[str]:
     """Stages of training that are done beside what was estimated. spent: their GPU-hours."""
     estimates = read_json(run_dir / "estimates.json") or {}
+    for number in range(1, parts.times(run_dir) + 1):
+        estimates |= read_json(run_dir / "grown" / str(number) / "estimates.json") or {}
     for stage, hours in spent.items():
         row = estimates.get(stage)
         if row is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diagcot.console import run_files, text
 from diagcot.console.status_screen import require
+from diagcot.jobs import parts
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.executions import logs_of
 
@@ -76,13 +77,12 @@ def _newest(run_dir: Path) -> Path:
 
 
 def _task(folder: Path, unit: str) -> str:
-    plan_path = folder / "plan.json"
-    plan = run_files.plan_of(plan_path, plan_path.stat().st_ino)
+    plan = run_files.plan(folder)
     at = run_files.index_of(folder, unit)
     if at is None:
         some = ", ".join(run_files.first_keys(folder, 3)) + (", …" if plan["units"] > 3 else "")
         raise UserError(f"stage {folder.name} has no unit {unit!r}; its {plan['units']} units are: {some}")
-    return f"{((at + 1) * plan['tasks'] - 1) // plan['units']:05d}"  # see `diagcot.jobs.plan.Plan.slot_of`
+    return f"{parts.slot_of(parts.parts(plan), at):05d}"
 
 
 def tail(path: Path, lines: int) -> list[str]:

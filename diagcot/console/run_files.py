@@ -11,46 +11,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs import parts
+
 SETTLED_S = 2.0  # a folder that has been quiet for so long has no entry that its time stamp does not tell
 
 
 def plans(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """The plan.json of every stage of the run."""
+    """The plan of every stage of the run as it stands, in the order of the run's list of stages."""
     try:
-        folders = list(run_dir.iterdir())
+        folders = [folder for folder in run_dir.iterdir() if (folder / "plan.json").is_file()]
     except FileNotFoundError:
         return
-    for folder in folders:
-        path = folder / "plan.json"
-        if path.is_file():
-            yield plan_of(path, path.stat().st_ino)
+    grown = parts.times(run_dir)
+    found = [plan_of(folder, (folder / "plan.json").stat().st_ino, grown) for folder in folders]
+    place = {name: number for number, name in enumerate(_listed(run_dir))}
+    yield from sorted(
+        found, key=lambda plan: (place.get(plan["stage"], len(place)), plan.get("created", 0), plan["stage"])
+    )
+
+
+def _listed(run_dir: Path) -> list[str]:
+    try:
+        return (run_dir / "stages").read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
+
+
+def plan(folder: Path) -> dict[str, Any]:
+    """The plan of a stage's folder as it stands."""
+    return plan_of(folder, (folder / "plan.json").stat().st_ino, parts.times(folder.parent))
 
 
 @functools.lru_cache(maxsize=256)
-def plan_of(path: Path, inode: int) -> dict[str, Any]:
-    """Plans never change; a run that was removed and made anew has another inode."""
-    plan: dict[str, Any] = json.loads(path.read_bytes())
-    return plan
-
-
-def bounds(units: int, tasks: int, slot: int) -> tuple[int, int]:
-    """[first, last) of the units of a task, as `diagcot.jobs.plan.Plan.bounds`."""
-    return slot * units // tasks, (slot + 1) * units // tasks
+def plan_of(folder: Path, inode: int, grown: int) -> dict[str, Any]:
+    """Plans only grow; a run that was removed and made anew has another inode."""
+    return parts.header(folder)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Where the units of each task stand in units.jsonl: of a million lines only those of a few tasks are parsed."""
+    """Where the units of each task stand in their files: of a million lines only those of a few tasks are parsed."""
 
-    path: Path
-    offsets: tuple[int, ...]  # of each task's first line, and the end
+    places: tuple[tuple[Path, int, int], ...]  # file, first byte and end of each task's lines
     last: tuple[bytes, ...]  # the name of the manifest of each task's last unit
 
     def manifests(self, slot: int, first: int = 0, every: int = 1) -> list[bytes]:
         """Names of the manifests (`<key>.json`) of a task's units, or of every so manieth."""
-        with self.path.open("rb") as lines:
-            lines.seek(self.offsets[slot])
-            block = lines.read(self.offsets[slot + 1] - self.offsets[slot])
+        path, begin, end = self.places[slot]
+        with path.open("rb") as lines:
+            lines.seek(begin)
+            block = lines.read(end - begin)
         return [_manifest(line) for line in block.splitlines()[first::every]]
 
 
@@ -59,32 +69,37 @@ def _manifest(line: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def listing(path: Path, inode: int, units: int, tasks: int) -> Listing:
-    offsets, last = [0], []
-    with path.open("rb", buffering=1 << 20) as lines:
-        for slot in range(tasks):
-            first, end = bounds(units, tasks, slot)
-            block = list(itertools.islice(lines, end - first))
-            offsets.append(offsets[-1] + sum(map(len, block)))
-            last.append(_manifest(block[-1]))
-    return Listing(path, tuple(offsets), tuple(last))
+def listing(path: Path, inode: int, of: tuple[parts.Part, ...]) -> Listing:
+    places, last = [], []
+    for part in of:
+        file, at = path / part.path, 0
+        with file.open("rb", buffering=1 << 20) as lines:
+            for slot in range(part.tasks):
+                first, end = parts.bounds([part], slot)
+                block = list(itertools.islice(lines, end - first))
+                places.append((file, at, at := at + sum(map(len, block))))
+                last.append(_manifest(block[-1]))
+    return Listing(tuple(places), tuple(last))
 
 
 def listing_of(path: Path, plan: Mapping[str, Any]) -> Listing:
-    units = path / "units.jsonl"
-    return listing(units, units.stat().st_ino, plan["units"], plan["tasks"])
+    return listing(path, (path / parts.UNITS).stat().st_ino, parts.parts(plan))
 
 
 def index_of(path: Path, key: str) -> int | None:
-    """The number of the unit `key` in units.jsonl."""
-    data, head = (path / "units.jsonl").read_bytes(), b'{"key": "%s"' % key.encode()
-    at = 0 if data.startswith(head) else data.find(b"\n" + head) + 1
-    return data.count(b"\n", 0, at) if at or data.startswith(head) else None
+    """The number of the unit `key` in the stage's plan."""
+    before, head = 0, b'{"key": "%s"' % key.encode()
+    for part in parts.parts(plan(path)):
+        data = (path / part.path).read_bytes()
+        at = 0 if data.startswith(head) else data.find(b"\n" + head) + 1
+        if at or data.startswith(head):
+            return before + data.count(b"\n", 0, at)
+        before += part.units
+    return None
 
 
 def first_keys(path: Path, count: int) -> list[str]:
-    with (path / "units.jsonl").open("rb") as lines:
-        return [json.loads(line)["key"] for line in itertools.islice(lines, count)]
+    return [json.loads(line)["key"] for line in parts.lines(path, parts.parts(plan(path)), 0, count)]
 
 
 _done: dict[Path, tuple[int, frozenset[bytes]]] = {}

@@ -13,8 +13,9 @@ from typing import Any
 
 from diagcot.console import cost, run_files
 from diagcot.console.executor import ALIVE, QUEUED, Answer, Job
-from diagcot.console.run_files import bounds, progress_of
-from diagcot.jobs.executions import Logs, gpu_hours, logs_of
+from diagcot.console.run_files import progress_of
+from diagcot.jobs import parts
+from diagcot.jobs.executions import Logs, begun, failed, gpu_hours, logs_of, retries
 
 FRESH_S = 120  # a log or progress file this young means that its task lives, where its process cannot be asked
 WINDOW_S = 600  # throughput is that of the last ten minutes
@@ -60,7 +61,9 @@ class Stage:
     unknown: int
     retrying: int
     tasks: int
-    attempts: int
+    attempts: int  # submissions
+    retries: int  # executions beyond the first of each task
+    failures: int  # executions that left a message of what they raised
     fraction: float
     elapsed: float | None
     rate: float | None
@@ -117,19 +120,21 @@ class Run:
 def snapshot(run_dir: Path, answer: Answer | None = None, now: float | None = None) -> Run:
     """The run at this moment, with what its executor said of its jobs."""
     now, answer = time.time() if now is None else now, answer or Answer()
-    found = sorted(run_files.plans(run_dir), key=lambda plan: (plan.get("created", 0), plan["stage"]))
-    stages = tuple(_stage(run_dir / plan["stage"], plan, answer, now) for plan in found)
+    stages = tuple(_stage(run_dir / plan["stage"], plan, answer, now) for plan in run_files.plans(run_dir))
     ended = answer.ended or all(stage.state == "done" for stage in stages)
     return Run(run_dir.name, run_dir, now, stages, answer.note, ended)
 
 
 def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stage:
     units, tasks = plan["units"], plan["tasks"]
-    for _ in range(2):  # again where a process is gone: it may have published its last unit since the manifests were read
+    for _ in range(
+        2
+    ):  # again where a process is gone: it may have published its last unit since the manifests were read
         finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
         logs, attempts, done = logs_of(path), run_files.attempts_of(path), min(units, len(finished))
+        failures = failed(path)
         open_tasks = _left(path, plan, finished, logs) if done < units else {}
-        live = _live(path, open_tasks, logs, attempts, answer, now) if open_tasks else []
+        live = _live(path, open_tasks, logs, failures, attempts, answer, now) if open_tasks else []
         if not any(task.state == "unknown" for task in live):
             break
     counts = {"running": 0, "pending": 0, "failed": 0, "unknown": 0}
@@ -149,7 +154,8 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
     over = path / "done" if done == units else path / "summary.json" if why else None
     last = (over and run_files.changed(over)) or now
     elapsed = max(0.0, last - began) if began is not None else None
-    rate = _rate(path, plan, finished, logs, live, worked, elapsed, last)
+    fresh, earlier = _since_it_grew(path, plan, began, done)
+    rate = _rate(path, plan, finished, logs, live, worked - earlier, max(0.0, last - fresh) if fresh else None, last)
     running = {f"{task.slot:05d}" for task in live if task.state == "running"}
     spent = gpu_hours(path, cost.gpus(plan), logs, running, now)
     rows = [task.figures for task in live if task.figures]
@@ -160,6 +166,7 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
         name=plan["stage"], number=str(plan.get("number", "")), kind=plan.get("kind", ""), path=path,
         resources=plan["resources"], units=units, done=done, **counts,
         retrying=sum(task.left for task in live if task.again), tasks=tasks, attempts=len(attempts),
+        retries=retries(logs), failures=len(failures),
         fraction=worked / units if units else 1.0, elapsed=elapsed, rate=rate,
         eta=(units - worked) / rate if rate and counts["running"] else None,
         gpu_spent=spent, gpu_left=cost.left(plan, spent, worked), figures=_join(rows, done == units) | cost.got(summary),
@@ -175,8 +182,8 @@ def _left(path: Path, plan: Mapping[str, Any], finished: frozenset[bytes], logs:
     A task works through its units in order, so the last one's manifest speaks for all of them, and a task without a
     log has none. Where the sum shows that this does not hold (a unit was taken back), every unit is looked up.
     """
-    units, tasks = plan["units"], plan["tasks"]
-    sizes = {slot: end - first for slot in range(tasks) for first, end in [bounds(units, tasks, slot)]}
+    cut = parts.parts(plan)
+    sizes = {slot: end - first for slot in range(plan["tasks"]) for first, end in [parts.bounds(cut, slot)]}
     if not finished:
         return sizes
     listing = run_files.listing_of(path, plan)
@@ -194,12 +201,12 @@ def _live(
     path: Path,
     open_tasks: Mapping[int, int],
     logs: Logs,
+    failures: set[tuple[str, str]],
     attempts: list[dict[str, Any]],
     answer: Answer,
     now: float,
 ) -> list[Task]:
     """The tasks that have units left, each with its state."""
-    failures = {tuple(name.split(".r")[0].split(".", 1)) for name in run_files.names(path / "failed", ".json")}
     ids = {slot: job for attempt in attempts for slot, job in run_files.ids_of(attempt)}
     asked = {slot: attempt.get("time", 0.0) for attempt in attempts for slot, _ in run_files.ids_of(attempt)}
     found = []
@@ -278,6 +285,15 @@ def _why(path: Path, attempts: int) -> str:
     summary = run_files.read_json(path / "summary.json") or {}
     current = summary.get("state") == "failed" and summary.get("attempts", attempts) == attempts
     return str(summary.get("why", "")) if current else ""
+
+
+def _since_it_grew(path: Path, plan: Mapping[str, Any], began: float | None, done: int) -> tuple[float | None, int]:
+    """When the work that goes on began, and how many units were done before: days may lie before a plan that has grown."""
+    *before, newest = parts.parts(plan)
+    if not before:
+        return began, 0
+    starts = (start for start in begun(path).values() if start >= newest.time)
+    return min(starts, default=None), min(done, sum(part.units for part in before))
 
 
 def _rate(

@@ -139,10 +139,11 @@ def gpu_hours(stage: Stage) -> str:
 
 
 def figures(stage: Stage) -> str:
-    """How many of its units are retried, its throughput, and what it last said of itself."""
+    """How many of its units are retried and how often tasks were, its throughput, and what it last said of itself."""
     again = f"{text.count(stage.retrying)} retrying" if stage.retrying else ""
+    often = f"{text.count(stage.retries)} {'retry' if stage.retries == 1 else 'retries'}" if stage.retries else ""
     rate = f"{text.number(stage.rate * 60)}/min" if stage.rate and stage.units > 1 else ""
-    return ", ".join(part for part in (again, rate, text.figures(stage.figures)) if part)
+    return ", ".join(part for part in (again, often, rate, text.figures(stage.figures)) if part)
 
 
 def now(stage: Stage) -> Text:
@@ -172,5 +173,5 @@ def _figures(run: Run, screen: Console) -> list[str]:
     return [
         f"{stage.name}: {said}"
         for stage in run.stages
-        if (stage.running or stage.retrying) and (said := figures(stage))
+        if (stage.running or stage.retrying or stage.retries) and (said := figures(stage))
     ]

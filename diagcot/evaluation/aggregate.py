@@ -35,7 +35,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     ctx.progress(1, 3, step="examples")
     shown = list(examples(rows, models, ctx.shards_root, shared.examples))
     ctx.progress(2, 3, step="report")
-    stages = history.stages(ctx.output)
+    stages = history.stages(ctx.output, (ctx.stage, unit.key))
     versions = history.versions(ctx.output)
     folders = {(ctx.shards_root / image["shard"]).parent for row in rows for image in row.images}
     data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))

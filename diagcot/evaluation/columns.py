@@ -125,20 +125,28 @@ def measured(
     return open_metrics(rows) if task == "open" else closed_metrics(rows)
 
 
-def judged_metrics(rows: Sequence[Prediction], verdicts: Mapping[str, Sequence[bool]]) -> dict[str, Metric | str]:
-    """Of one model's closed or open answers: how many the judge takes for right in either order of the two texts, how
-    often its two judgements agree, and Cohen's kappa of judge and rule. verdicts: sample id -> its two judgements.
+def agree(verdicts: Sequence[bool | None]) -> bool:
+    """Whether the judge's two judgements of an answer are there and say the same."""
+    return verdicts[0] is not None and verdicts[0] == verdicts[1]
 
-    A sample that was not judged counts as wrong.
+
+def judged_metrics(
+    rows: Sequence[Prediction], verdicts: Mapping[str, Sequence[bool | None]]
+) -> dict[str, Metric | str]:
+    """Of one model's closed or open answers: how many the judge takes for right in either order of the two texts, how
+    often its two judgements agree, and Cohen's kappa of judge and rule. verdicts: sample id -> its two judgements,
+    None where one could not be read.
+
+    A sample that was not judged counts as wrong, and as one on which the judge does not agree with itself.
     """
     task = rows[0].task
-    both = [verdicts.get(row.id, (False, False)) for row in rows]
+    both = [verdicts.get(row.id, (None, None)) for row in rows]
     said = np.array([all(pair) for pair in both])
     rule = np.array([_right(row) for row in rows])
     table = np.stack([said & rule, said & ~rule, ~said & rule, ~said & ~rule], axis=-1).astype(np.float64)
     return {
         f"{task}_judged": mean(said.astype(np.float64)),
-        f"{task}_judge_agreement": mean([float(one == two) for one, two in both]),
+        f"{task}_judge_agreement": mean([float(agree(pair)) for pair in both]),
         f"{task}_judge_kappa": Additive(table, kappa),
     }
 

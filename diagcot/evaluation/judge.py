@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation import predictions
+from diagcot.evaluation.columns import agree
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.errors import UserError
 from diagcot.serving import Client, Reply, Request, Server, serve
 
 _ASK = (
@@ -55,39 +57,47 @@ def open(ctx: Context) -> Iterator[Judge]:
 def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
     """Judgements of the predictions of unit `unit.key`, `{id, model, task, same: [bool, bool], error}` a line.
 
-    A judgement that cannot be read is no agreement: false. Predictions without text are not sent.
+    A judgement that cannot be read, or that the server refused, is null: it calls nothing the same and agrees with
+    nothing. Predictions without text are not sent. Raises UserError if all requests failed.
     """
     path = next(p for p in ctx.files("predictions", f"{unit.key}.jsonl"))
     rows = {row.id: row for row in predictions.read([path]) if row.split == "test"}
     records = ctx.records(unit)
+    failed: dict[str, str] = {}
     try:
-        todo = []
+        asked = [row for row in rows.values() if row.answer]
+        todo = [row for row in asked if row.id not in records]
         for row in rows.values():
-            if row.id not in records and not row.answer:
-                records.append(_row(row, [False, False], None))
-            elif row.id not in records:
-                todo.append(row)
+            if not row.answer:
+                records.append(_row(row, [False, False]))
         if todo and not ctx.stopping():
 
             async def judge(client: Client, row: Prediction) -> tuple[Prediction, list[Reply]]:
-                asked = (_question(row, swapped, shared.settings) for swapped in (False, True))
-                return row, await asyncio.gather(*map(client.chat, asked))
+                both = (_question(row, swapped, shared.settings) for swapped in (False, True))
+                return row, await asyncio.gather(*map(client.chat, both))
 
             for row, replies in shared.server().each(todo, judge, stopping=ctx.stopping):
-                error = next((reply.error for reply in replies if reply.error), None)
-                records.append(_row(row, [same(reply) for reply in replies], error))
+                if error := next((reply.error for reply in replies if reply.error), None):
+                    failed[row.id] = error
+                    continue
+                records.append(_row(row, [same(reply) for reply in replies]))
                 ctx.progress(len(records), len(rows))
-        if len(records) < len(rows):
+        if len(records) + len(failed) < len(rows):
             return None
-        judged = sorted(records.rows(), key=lambda row: row["id"])
+        if failed and len(failed) == len(asked):
+            raise UserError(f"the judge answered none of {len(asked)} requests: {next(iter(failed.values()))}")
+        nothing = [_row(rows[name], [None, None], error) for name, error in failed.items()]
+        judged = sorted([*records.rows(), *nothing], key=lambda row: row["id"])
     finally:
         records.close()
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     staged.write_text("".join(json.dumps(row) + "\n" for row in judged), encoding="utf-8")
-    agreed = sum(row["same"][0] == row["same"][1] for row in judged)
-    failed = sum(row["error"] is not None for row in judged)
-    return Result({final: staged}, {"judged": len(judged), "agreed": agreed, "failed": failed})
+    agreed = sum(agree(row["same"]) for row in judged)
+    unreadable = sum(None in row["same"] for row in judged) - len(failed)
+    return Result(
+        {final: staged}, {"judged": len(judged), "agreed": agreed, "unreadable": unreadable, "failed": len(failed)}
+    )
 
 
 def _question(row: Prediction, swapped: bool, settings: JudgeSettings) -> Request:
@@ -97,13 +107,14 @@ def _question(row: Prediction, swapped: bool, settings: JudgeSettings) -> Reques
     return Request(row.id, (("user", asked),), max_tokens=settings.max_tokens, schema=_SCHEMA)
 
 
-def same(reply: Reply) -> bool:
-    """The verdict of a reply; False where it is not as asked."""
+def same(reply: Reply) -> bool | None:
+    """The verdict of a reply; None where it is not as asked."""
     try:
-        return json.loads(reply.text)["same"] is True
+        verdict = json.loads(reply.text)["same"]
     except (ValueError, LookupError, TypeError):
-        return False
+        return None
+    return verdict if isinstance(verdict, bool) else None
 
 
-def _row(row: Prediction, verdicts: list[bool], error: str | None) -> dict[str, Any]:
+def _row(row: Prediction, verdicts: list[bool | None], error: str | None = None) -> dict[str, Any]:
     return {"id": row.id, "model": row.model, "task": row.task, "same": verdicts, "error": error}

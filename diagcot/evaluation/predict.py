@@ -44,7 +44,7 @@ def open(ctx: Context) -> Iterator[Predictor]:
 
 
 def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
-    """Answers of `unit.params`: model (its stage), task, source (the shards' stage) and shard.
+    """Answers of `unit.params`: model (its stage), task, source (the shards' stage), shard and max_tokens.
 
     A request that failed is a prediction with no text: it counts as a miss. Raises UserError if all of them failed.
     """
@@ -64,7 +64,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
         words = first_tokens(model) if task == "classification" and settings.probabilities else ()
 
         async def answer(client: Client, sample: Sample) -> tuple[Sample, list[Reply]]:
-            requests = requests_of(sample, _films(shard, sample), settings, words)
+            requests = requests_of(sample, _films(shard, sample), unit.params["max_tokens"], words)
             return sample, await asyncio.gather(*map(client.chat, requests))
 
         for sample, replies in server.each(todo, answer, stopping=ctx.stopping):
@@ -132,14 +132,14 @@ def first_tokens(model_dir: Path) -> tuple[int, int]:
 
 
 def requests_of(
-    sample: Sample, films: tuple[bytes, ...], settings: EvaluateSettings, words: tuple[int, ...] = ()
+    sample: Sample, films: tuple[bytes, ...], max_tokens: int, words: tuple[int, ...] = ()
 ) -> list[Request]:
     """What is asked about a sample: its question; and for classification, of each label, how likely Yes and No are.
 
     words: the first tokens of Yes and No. Their log-probabilities are those of the model's own distribution, before any
     constraint; all requests of a sample share film and wording in the prefix cache.
     """
-    asked = Request(sample.id, sample.messages[:-1], films, max_tokens=settings.tokens(sample.task))
+    asked = Request(sample.id, sample.messages[:-1], films, max_tokens=max_tokens)
     return [asked] + [
         Request(
             sample.id,

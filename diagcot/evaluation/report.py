@@ -123,12 +123,12 @@ def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
         "",
         "## Stages",
         "",
-        "| stage | units | wall time | seconds of work | GPU-hours | failures |",
+        "| stage | units | wall time | seconds of work | GPU-hours | retries | failures |",
     ]
-    lines.append("|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|")
     lines += [
         f"| {s.name} | {s.done}/{s.units} | {drawing.duration(s.wall)} | {s.seconds:.0f} | {s.gpu_hours:.2f} "
-        f"| {len(s.failures)} |"
+        f"| {s.retries} | {len(s.failures)} |"
         for s in stages
     ]
     return "\n".join(lines) + "\n"

@@ -49,7 +49,7 @@ class JudgeSettings(Settings):
     """A local model's word on whether an answer says what the reference says, at temperature 0."""
 
     tasks: list[Task] = Field(["open"], min_length=1)
-    max_tokens: int = Field(32, ge=4)
+    max_tokens: int = Field(32, ge=8)  # a verdict is {"same": false}
     server: ServerSettings = ServerSettings()
 
 

@@ -18,7 +18,7 @@ from diagcot.metrics.intervals import Bootstrap, Metric
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
 
-Judged = dict[tuple[str, str], dict[str, list[bool]]]
+Judged = dict[tuple[str, str], dict[str, list[bool | None]]]
 
 NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
 ALL = "all"  # the rows that pool the datasets, where there are several

@@ -72,6 +72,11 @@ def live_attempt(plan: Plan) -> Attempt | None:
     return made[-1] if made and slurm.alive({made[-1].finaliser: made[-1].finaliser_name}) else None
 
 
+def alive(stage_dir: Path) -> set[str]:
+    """Jobs and arrays of a stage that are queued or running, finalisers included."""
+    return slurm.alive({job: name for made in attempts.read(stage_dir) for job, name in made.names.items()})
+
+
 def submit_chain(
     plans: Sequence[Plan],
     selected: set[str],
@@ -92,7 +97,8 @@ def submit_chain(
         open_now = {plan.stage for plan in plans if plan.missing()}
         live = {plan.stage: made for plan in plans if plan.stage in open_now and (made := live_attempt(plan))}
         todo = [plan for plan in plans if plan.stage in selected & open_now - live.keys()]
-        _require(todo, live.keys() | (selected & open_now), open_now, {plan.stage: plan for plan in plans})
+        known = {plan.stage: plan for plan in plans}
+        _require(todo, live.keys() | (selected & open_now), open_now, known)
         room = Room.ask(cluster, [plan.resources for plan in plans]) if todo else None
         told = []
         for plan in plans:
@@ -110,7 +116,11 @@ def submit_chain(
             size = (sizes or {}).get(plan.stage, plan.resources)
             slots, reserve = plan.open_slots(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
             some = slots[: room.take(plan.stage, len(slots), reserve)]
-            before = [(edge.each, live[edge.stage]) for edge in plan.after if edge.stage in live]
+            before = [
+                (edge.each and plan.alike(known[edge.stage]), live[edge.stage])
+                for edge in plan.after
+                if edge.stage in live
+            ]
             arrays, after = _linked(some, size, before, room.limits.array_size)
             marks = {slot: mark for slot, mark in ledger.marks(plan).items() if slot in set(some)}
             live[plan.stage] = made = submit.submit(
@@ -279,7 +289,7 @@ def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) 
     queued = {job.id for job in slurm.queue()}
     for folder in _followers(plan):
         partner = read(folder)
-        if not any(edge.each and edge.stage == plan.stage for edge in partner.after) or partner.tasks != plan.tasks:
+        if not any(edge.each and edge.stage == plan.stage for edge in partner.after) or not partner.alike(plan):
             continue
         finaliser = live_attempt(partner)
         left, given = set(partner.open_slots()), attempts.newest_arrays(folder)

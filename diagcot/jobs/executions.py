@@ -1,12 +1,45 @@
-"""The executions of a stage's tasks: when each began and last wrote, and the GPU-hours that they took."""
+"""The executions of a stage's tasks: when each began and last wrote, what was tried again, what failed, what they took.
+
+Screens, `summary.json` and the report count by this one page, so that they cannot disagree.
+"""
 
 import functools
 import json
 import os
 from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 
 Logs = dict[str, list[tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class Executions:
+    """`retries`: executions beyond the first of each task. `failures`: those that left a message of what they raised.
+    `gpu_hours`: of all of them, those that failed included."""
+
+    retries: int
+    failures: int
+    gpu_hours: float
+
+
+def executions(stage_dir: Path, gpus: int) -> Executions:
+    """What a stage on which nothing runs has taken. gpus: of one task."""
+    logs = logs_of(stage_dir)
+    return Executions(retries(logs), len(failed(stage_dir)), gpu_hours(stage_dir, gpus, logs))
+
+
+def retries(logs: Logs) -> int:
+    return sum(len(mine) - 1 for mine in logs.values())
+
+
+def failed(stage_dir: Path) -> set[tuple[str, str]]:
+    """(task, attempt) of the executions of which a rank has left a message."""
+    try:
+        names = [name for name in os.listdir(stage_dir / "failed") if name.endswith(".json") and name[0] != "."]
+    except FileNotFoundError:
+        return set()
+    return {(task, attempt) for name in names for task, _, attempt in [name.split(".r")[0].partition(".")]}
 
 
 def logs_of(stage_dir: Path) -> Logs:

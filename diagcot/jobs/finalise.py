@@ -11,7 +11,7 @@ from typing import Any
 from diagcot.jobs import attempts, causes, slurm, worker
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.executions import gpu_hours, logs_of
+from diagcot.jobs.executions import executions, gpu_hours, logs_of
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.ledger import manifest, settle, withdraw
 from diagcot.jobs.plan import Plan, read
@@ -62,7 +62,7 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
         for name, value in row["counts"].items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 counts[name] = counts.get(name, 0) + value
-    made = attempts.read(plan.path)
+    made, taken = attempts.read(plan.path), executions(plan.path, plan.gpus)
     startup = sum(row.get("startup_seconds", 0) for row in rows)
     seconds = startup + sum(row.get("seconds", 0) for row in rows)
     summary = {
@@ -74,12 +74,15 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
         "missing": missing[:1000],
         "attempts": len(made),
         "submissions": [_told(attempt) for attempt in made],
-        "failures": len(list((plan.path / "failed").glob("*.json"))),
+        "retries": taken.retries,
+        "failures": taken.failures,
         "seconds": seconds,
         "startup_seconds": startup,
-        "gpu_hours": sum(row.get("gpu_seconds", 0) for row in rows) / 3600,
+        "gpu_hours": taken.gpu_hours,
         "cpu_hours": seconds * plan.resources.cpus * plan.resources.ranks / 3600,
-        "started": min((row["started"] - row.get("startup_seconds", 0) for row in rows), default=None),
+        "started": min(
+            (row["started"] - row.get("startup_seconds", 0) for row in rows if "started" in row), default=None
+        ),
         "ended": max((row["time"] for row in rows), default=None),
         "counts": counts,
         **_priced(plan, counts),
@@ -97,7 +100,7 @@ def _priced(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
     if not counts.get(plan.yields):
         return {}
     made_by = [plan, *(read(plan.path.parent / stage) for stage in plan.yields_from)]
-    hours = sum(gpu_hours(one.path, one.resources.gpus * one.resources.ranks, logs_of(one.path)) for one in made_by)
+    hours = sum(gpu_hours(one.path, one.gpus, logs_of(one.path)) for one in made_by)
     return {f"gpu_hours_per_1000_{plan.yields}": 1000 * hours / counts[plan.yields]} if hours else {}
 
 

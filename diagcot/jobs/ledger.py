@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagcot.jobs.files import create_exclusively, digest, fsync_path, fsync_tree
+from diagcot.jobs.files import create_exclusively, digest, fsync_path, fsync_tree, write_json
 
 if TYPE_CHECKING:
     from diagcot.jobs.plan import Plan
@@ -91,6 +91,23 @@ def withdraw(stage_dir: Path, key: str) -> None:
     (stage_dir / "done" / f"{key}.json").unlink(missing_ok=True)
     for partial in (stage_dir / "partial").glob(f"{key}.*.jsonl"):
         partial.unlink()
+
+
+def supersede(stage_dir: Path, key: str, by: str) -> None:
+    """End a unit whose place another has taken: it counts as done, owns no output, and no execution of it publishes any more.
+
+    What it had published stays where it is until `by` replaces it, and in its manifest under `was`. Safe to repeat.
+    """
+    folder = stage_dir / "done"
+    folder.mkdir(parents=True, exist_ok=True)
+    ended = {"unit": key, "outputs": {}, "counts": {}, "time": time.time(), "superseded": by}
+    if create_exclusively(folder / f"{key}.json", json.dumps(ended, indent=1) + "\n"):
+        return
+    settle(stage_dir, key)
+    found = manifest(stage_dir, key) or {}
+    if "superseded" not in found:
+        was = {name: found[name] for name in ("outputs", "counts")}
+        write_json(folder / f"{key}.json", found | {"outputs": {}, "counts": {}, "superseded": by, "was": was})
 
 
 def marks(plan: "Plan", only: int | None = None) -> dict[int, list[int]]:

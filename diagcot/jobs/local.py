@@ -111,6 +111,7 @@ class Runner:
     def _attempt(self, plan: Plan) -> None:
         slots = tuple(plan.open_slots())
         if slots:
+            (plan.path / "summary.json").unlink(missing_ok=True)  # it told of what was there before
             number = len(attempts.read(plan.path)) + 1
             arrays = (Array(f"local-{os.getpid()}", slots, resources=plan.resources.model_dump()),)
             why = "retry" if self.code else "started" if number == 1 else "the run was started again"
@@ -123,7 +124,7 @@ class Runner:
             if edge.stage in self.finished:
                 continue
             source = next(p for p in self.plans if p.stage == edge.stage)
-            if not (edge.each and source.tasks == plan.tasks and slot not in source.open_slots()):
+            if not (edge.each and source.alike(plan) and slot not in source.open_slots()):
                 return False
         return True
 

@@ -4,12 +4,13 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import chain, debug, local, slurm
+from diagcot.jobs import attempts, chain, debug, growth, local, slurm
 from diagcot.jobs import code as codes
 from diagcot.jobs import plan as plans
 from diagcot.jobs.chain import Submitted
@@ -17,8 +18,9 @@ from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import create_exclusively
+from diagcot.jobs.growth import Growth
 from diagcot.jobs.lease import lease
-from diagcot.jobs.plan import Edge, Plan
+from diagcot.jobs.plan import Edge, Grows, Plan
 
 
 def check_name(run: str) -> None:
@@ -50,6 +52,7 @@ class Pipeline:
         self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **(about or {})}
         self.keep = dict(keep or {})
         self.plans: list[Plan] = []
+        self.grew: list[str] = []  # what the last `write` added to a run that was there
 
     @property
     def run_dir(self) -> Path:
@@ -87,6 +90,8 @@ class Pipeline:
         unit_s: float = 60,
         yields: str = "",
         yields_from: Sequence[Plan] = (),
+        grows: Grows = "",
+        listed: Sequence[str] = (),
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
@@ -94,13 +99,15 @@ class Pipeline:
         follows unit by unit. inputs: role -> stages whose products are read; they are followed too.
         startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks. yields: the count of what
         the stage is for, of which a thousand are priced in GPU-hours, those of the stages `yields_from` included.
+        grows: whether the stage of a run that was written may grow (see `diagcot.jobs.growth`); listed: settings that
+        may differ then, because they only say which units there are and what stands in their parameters.
         Raises UserError if the cluster has no such size, or if units are to follow others but differ from them.
         """
-        listed = plans.Units(units)
+        units_listed = plans.Units(units)
         resources = self.cluster.resources(size, name)
         read = [plan for role in (inputs or {}).values() for plan in role]
         for pair in each:
-            if pair.keys != listed.keys:
+            if pair.keys != units_listed.keys:
                 raise UserError(f"stage {name} follows {pair.stage} unit by unit, but their units differ")
         follows = dict.fromkeys(plan.stage for plan in [*after, *read, *each])
         plan = Plan(
@@ -116,7 +123,7 @@ class Pipeline:
             seed=self.seed,
             after=tuple(Edge(stage, stage in [pair.stage for pair in each]) for stage in follows),
             resources=resources,
-            tasks=each[0].tasks if each else plans.pack(len(listed), startup_s, unit_s, resources.minutes),
+            tasks=each[0].tasks if each else plans.pack(len(units_listed), startup_s, unit_s, resources.minutes),
             stage_dir=str(self.run_dir / name),
             startup_s=startup_s,
             unit_s=unit_s,
@@ -125,29 +132,67 @@ class Pipeline:
             setup=tuple(self.cluster.setup),
             yields=yields,
             yields_from=tuple(plan.stage for plan in yields_from),
-            units=listed,
+            grows=grows,
+            listed=tuple(listed),
+            units=units_listed,
         )
         self.plans.append(plan)
         return plan
 
-    def write(self) -> list[Plan]:
-        """Create the run's folder and plans, or check that they say the same; returns the plans, units read from file.
+    def growth(self) -> Growth:
+        """What this pipeline has beyond the run as it was written. Writes nothing; raises as `write` does."""
+        return growth.growth(self.run_dir, self.plans)
 
-        Raises UserError with the differences if the run was planned otherwise.
+    def write(self) -> list[Plan]:
+        """Create the run's folder and plans, let them grow, or check that they say the same; returns the plans.
+
+        Raises UserError with the differences if the run was planned otherwise, or if a stage is to grow that is queued
+        or running; then nothing is written.
         """
         os.umask(0o077)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with lease(self.run_dir / "write"):
-            create_exclusively(self.run_dir / "run.json", json.dumps(self.about, indent=1) + "\n")
-            for name, text in self.keep.items():
-                create_exclusively(self.run_dir / name, text)
-            written = [plans.write(plan) for plan in self.plans]
-            cluster = json.dumps(self.cluster.model_dump(mode="json"), indent=1)
-            (self.run_dir / "cluster.yaml").write_text(cluster + "\n")
-            (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in written) + "\n")
-            if any(plan.code == str(self.code) for plan in written):
-                codes.snapshot(self.code_roots, self.code)
+            more = self.growth()
+            new = [plan for plan in self.plans if not (plan.path / "plan.json").exists()]
+            with self._at_rest(more):
+                about = self.about | {"stages": [plan.stage for plan in self.plans]}
+                create_exclusively(self.run_dir / "run.json", json.dumps(about, indent=1) + "\n")
+                for name, text in self.keep.items():
+                    create_exclusively(self.run_dir / name, text)
+                if new or any(plans.read(plan.path).code == str(self.code) for plan in self.plans):
+                    codes.snapshot(self.code_roots, self.code)
+                for plan in new:
+                    plans.create(plan)
+                cluster = json.dumps(self.cluster.model_dump(mode="json"), indent=1)
+                (self.run_dir / "cluster.yaml").write_text(cluster + "\n")
+                (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in self.plans) + "\n")
+                self.grew = more.told()
+                if more:
+                    more.commit(self.keep, self.code.name)
+                written = [plans.taken_up(plan) for plan in self.plans]
+                for plan in written:
+                    growth.close(plan)
         return written
+
+    @contextmanager
+    def _at_rest(self, more: Growth) -> Iterator[None]:
+        """Hold off all who could begin to work on stages that grow. Raises UserError if somebody does.
+
+        Stages that join hold up nobody on Slurm; a laptop's runner would not learn of them.
+        """
+        if not more or self.cluster.executor == "debug":
+            yield
+        elif self.cluster.executor == "slurm":
+            with chain.runs_lease(self.run_dir):
+                for stage in more.additions:
+                    if attempts.intended(self.run_dir / stage) or chain.alive(self.run_dir / stage):
+                        raise UserError(_not_now(self.run, f"stage {stage} is queued or running"))
+                yield
+        elif (held := local.lock(self.run_dir)) is None:
+            raise UserError(_not_now(self.run, "it is being worked on"))
+        else:
+            with held:
+                yield
 
     def reachable(self) -> None:
         """Raise SlurmError if the cluster is Slurm's and gives no answer: then nothing is to be written either."""
@@ -177,6 +222,13 @@ class Pipeline:
         return told
 
 
+def _not_now(run: str, why: str) -> str:
+    return (
+        f"run {run} cannot grow now: {why}. Wait until it has ended (`make watch RUN={run}`), or end it (`make cancel"
+        f" RUN={run}`); then submit again. Nothing was changed"
+    )
+
+
 def retry(
     run_dir: Path, stage: str, changes: Mapping[str, Any] | None = None, code: Sequence[Path] = ()
 ) -> list[Submitted]:
@@ -191,7 +243,9 @@ def retry(
     target = run_dir / "code" / codes.digest(code) if code else None
     if target:
         codes.snapshot(code, target)
-    found = [plans.read(run_dir / name) for name in (run_dir / "stages").read_text().split()]
+    found = [plans.read(run_dir / name) for name in growth.stages(run_dir)]
+    for one in found:
+        growth.close(one)
     plan = next((plan for plan in found if plan.stage == stage), None)
     if plan is None:
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in found)}")

@@ -1,4 +1,7 @@
-"""The immutable plan of one stage: its units, how they are packed into tasks, its edges and resources."""
+"""The plan of one stage: its units, how they are packed into tasks, its edges and resources.
+
+A plan that was written never changes. It may grow (see `diagcot.jobs.growth`): further units come after those it has.
+"""
 
 import hashlib
 import itertools
@@ -8,23 +11,28 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
+from diagcot.jobs import parts
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import create_exclusively
 from diagcot.jobs.ledger import done_keys
+from diagcot.jobs.parts import Part
 
 STARTUP_SHARE = 0.05  # start-up may cost this share of a task's life
 TASK_START_S = 2  # what any task costs before its kind begins: Slurm's launch, Python, the plan
 MOST_TASKS = 4000  # more would only cost scheduler records (MaxJobCount is 10,000 by default) and submitit's files
-FREE = ("created", "code", "resources", "yields", "yields_from")  # parts of a plan that a relaunch may see differ
+FREE = ("created", "code", "resources", "yields", "yields_from", "grows", "listed")  # what a relaunch may see differ
 BLOCK = 10_000  # units written at once
 KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
+Grows = Literal["", "units", "anew"]
+"""Whether a stage may grow: not at all; by further units; or by making its product anew, where the units, whose keys tell
+what it is made of, take the place of all earlier ones."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Plan:
     seed: int
     after: tuple[Edge, ...]
     resources: Size
-    tasks: int  # the units are cut evenly into so many array tasks, see `bounds`
+    tasks: int  # the units of each part are cut evenly into its share of so many array tasks, see `bounds`
     stage_dir: str
     startup_s: float = 0
     unit_s: float = 1
@@ -58,6 +66,9 @@ class Plan:
     setup: tuple[str, ...] = ()
     yields: str = ""  # the count of what the stage is for: GPU-hours are told for a thousand of it
     yields_from: tuple[str, ...] = ()  # stages whose GPU-hours are part of that
+    grows: Grows = ""
+    listed: tuple[str, ...] = ()  # settings that only say which units there are and what stands in their parameters
+    grown: tuple[Part, ...] = ()  # parts of `units` and `tasks` that came after those of plan.json
     units: "Units | Listing" = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
@@ -70,13 +81,26 @@ class Plan:
     def keys(self) -> list[str]:
         return self.units.keys
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of one task."""
+        return self.resources.gpus * self.resources.ranks
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        return parts.parts({"units": len(self.units), "tasks": self.tasks, "grown": self.grown})
+
+    def alike(self, other: "Plan") -> bool:
+        """Whether both plans cut as many units into tasks alike, so that task k of one can follow task k of the other."""
+        return [part[:2] for part in self.parts] == [part[:2] for part in other.parts]
+
     def bounds(self, slot: int) -> tuple[int, int]:
         """[first, last) of the units of task `slot`."""
-        return slot * len(self.units) // self.tasks, (slot + 1) * len(self.units) // self.tasks
+        return parts.bounds(self.parts, slot)
 
     def slot_of(self, index: int) -> int:
         """The task that unit number `index` belongs to."""
-        return ((index + 1) * self.tasks - 1) // len(self.units)
+        return parts.slot_of(self.parts, index)
 
     def units_of(self, slot: int) -> Sequence[Unit]:
         first, last = self.bounds(slot)
@@ -95,12 +119,14 @@ class Plan:
         done = done_keys(self.path)
         if not done:
             return list(range(self.tasks))
-        left = (self.slot_of(index) for index, key in enumerate(self.keys) if key not in done)
-        return [slot for slot, _ in itertools.groupby(left)]
+        keys = self.keys
+        return [slot for slot in range(self.tasks) if not done.issuperset(keys[slice(*self.bounds(slot))])]
 
     def header(self) -> dict[str, Any]:
-        """The content of plan.json."""
-        row = {k: v for k, v in self.__dict__.items() if k != "units"}
+        """The content of plan.json, and `grown` where there is more."""
+        row = {name: getattr(self, name) for name in (item.name for item in fields(self)) if name != "units"}
+        if not self.grown:
+            del row["grown"]
         row["after"] = [asdict(edge) for edge in self.after]
         row["resources"] = self.resources.model_dump()
         row["units"] = len(self.units)
@@ -136,10 +162,10 @@ class Units(Sequence[Unit]):
 
 
 class Listing(Sequence[Unit]):
-    """The units of a plan that was written, read from its units.jsonl only as far as they are asked for."""
+    """The units of a plan that was written, read from its files only as far as they are asked for."""
 
-    def __init__(self, path: Path, count: int) -> None:
-        self._path, self._count = path, count
+    def __init__(self, stage_dir: Path, of: Sequence[Part]) -> None:
+        self._folder, self._parts, self._count = stage_dir, of, sum(part.units for part in of)
 
     def __len__(self) -> int:
         return self._count
@@ -152,13 +178,16 @@ class Listing(Sequence[Unit]):
         if isinstance(at, int):
             return self[at : at + 1 or None][0]
         first, last, step = at.indices(self._count)
-        with self._path.open("rb") as lines:
-            return tuple(_unit(line) for line in itertools.islice(lines, first, last))[::step]
+        return tuple(_unit(line) for line in parts.lines(self._folder, self._parts, first, last))[::step]
 
     @cached_property
     def keys(self) -> list[str]:
-        with self._path.open(encoding="utf-8") as lines:
-            return [line.split('"', 4)[3] for line in lines]  # each line begins with {"key": "…", see `_lines`
+        return [key for part in self._parts for key in _keys(self._folder / part.path)]
+
+
+def _keys(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as lines:
+        return [line.split('"', 4)[3] for line in lines]  # each line begins with {"key": "…", see `_blocks`
 
 
 def pack(units: int, startup_s: float, unit_s: float, minutes: float) -> int:
@@ -184,30 +213,56 @@ def write(plan: Plan) -> Plan:
 
     Raises UserError with the differences if another plan stands under the same run and stage, or if a key is no name.
     """
-    folder = plan.path
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (plan.path / "plan.json").exists():
+        create(plan)
+    found = read(plan.path)
+    refuse(found, compare(found.header(), plan.header() | {"units_sha256": digest(plan)}))
+    return taken_up(plan)
+
+
+def taken_up(plan: Plan) -> Plan:
+    """The plan that was written, of which `plan` says the same, with the resources of `plan`: a cluster's may change."""
+    found = read(plan.path)
+    return replace(found, resources=plan.resources, units=found.units if found.grows else plan.units)
+
+
+def create(plan: Plan) -> None:
+    """Create the plan's files; another launcher may be first. Raises UserError if a key is no name, or comes twice."""
+    plan.path.mkdir(parents=True, exist_ok=True)
+    staged = plan.path / f".units.{os.getpid()}"
+    total = write_units(plan, staged)
+    os.replace(staged, plan.path / parts.UNITS)
+    header = plan.header() | {"units_sha256": total, "created": time.time()}
+    create_exclusively(plan.path / "plan.json", json.dumps(header, indent=1) + "\n")
+
+
+def write_units(plan: Plan, path: Path) -> str:
+    """Write the list of the plan's units; returns its digest. Raises UserError if a key is no name, or comes twice."""
     _check_keys(plan)
-    staged = folder / f".units.{os.getpid()}"
-    with staged.open("wb") as out:
+    with path.open("wb") as out:
         total = hashlib.sha256()
         for block in _blocks(plan.units):
             total.update(block)
             out.write(block)
-    header = plan.header() | {"units_sha256": total.hexdigest(), "created": time.time()}
-    if not (folder / "plan.json").exists():
-        os.replace(staged, folder / "units.jsonl")
-        create_exclusively(folder / "plan.json", json.dumps(header, indent=1) + "\n")
-    staged.unlink(missing_ok=True)
-    found = read(folder)
-    differences = compare(found.header(), header)
+    return total.hexdigest()
+
+
+def digest(plan: Plan) -> str:
+    """sha256 of the list of the plan's units."""
+    total = hashlib.sha256()
+    for block in _blocks(plan.units):
+        total.update(block)
+    return total.hexdigest()
+
+
+def refuse(found: Plan, differences: Sequence[str]) -> None:
+    """Raise a UserError that tells what differs from the plan that was found, if anything does."""
     if differences:
         raise UserError(
-            f"run {plan.run} has another plan for stage {plan.stage} ({folder / 'plan.json'}):\n  "
+            f"run {found.run} has another plan for stage {found.stage} ({found.path / 'plan.json'}):\n  "
             + "\n  ".join(differences)
             + "\nUse another RUN=name, or remove the run's folder to start it anew."
         )
-    # The units at hand are the file's, their digest says so; what a cluster's file asks for may have changed since.
-    return replace(found, resources=plan.resources, units=plan.units)
 
 
 def _check_keys(plan: Plan) -> None:
@@ -258,16 +313,18 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def read(stage_dir: Path) -> Plan:
-    """The plan of a stage folder. Raises UserError if there is none."""
+    """The plan of a stage folder, with all that it has grown by. Raises UserError if there is none."""
     try:
-        row = json.loads((stage_dir / "plan.json").read_text(encoding="utf-8"))
+        row = parts.header(stage_dir)
     except FileNotFoundError as error:
         raise UserError(f"{stage_dir} holds no plan: the stage was never submitted in this run") from error
-    row["units"] = Listing(stage_dir / "units.jsonl", row["units"])
+    row["units"] = Listing(stage_dir, parts.parts(row))
     row["after"] = tuple(Edge(**edge) for edge in row["after"])
     row["resources"] = Size.model_validate(row["resources"])
     row["setup"] = tuple(row["setup"])
     row["yields_from"] = tuple(row.get("yields_from", ()))
+    for name in ("setup", "listed", "grown"):
+        row[name] = tuple(row.get(name, ()))
     return Plan(**row)
 
 

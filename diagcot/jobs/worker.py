@@ -130,7 +130,7 @@ def _await_upstream(plan: Plan, slot: int) -> None:
     end = time.monotonic() + LAG_S
     for edge in plan.after:
         source = read(plan.path.parent / edge.stage)
-        alike = edge.each and source.tasks == plan.tasks
+        alike = edge.each and source.alike(plan)
         keys = source.keys_of(slot) if alike else source.keys
         # A whole stage was settled by its finaliser; a partner may have been killed just before its last rename.
         while missing := set(keys) - done_keys(source.path) or {k for k in keys if alike and settle(source.path, k)}:
@@ -200,7 +200,6 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
                     "started": begun + ctx.startup_s,
                     "seconds": time.time() - begun - ctx.startup_s,
                     "startup_seconds": ctx.startup_s + (ready - started if unit is units[0] else 0.0),
-                    "gpu_seconds": (time.time() - (started if unit is units[0] else begun)) * ctx.gpus * ctx.world_size,
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
                     print(

@@ -27,7 +27,7 @@ CALLS = ("open", "write", "fsync", "link", "replace", "rename", "unlink", "rmdir
 
 
 class Scenario(Protocol):
-    """A module of tests/faults/scenarios."""
+    """A module of tests/faults/scenarios. `prepare(root)`, where it has one, comes first and is not disturbed."""
 
     def run(self, root: Path) -> None:
         """Do the work, from wherever an earlier execution left it."""
@@ -78,6 +78,7 @@ def execute(scenario: Scenario, root: Path, point: int = 0, action: str = "kill"
     try:
         os.chdir("/")
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115  instead of pytest's
+        getattr(scenario, "prepare", lambda root: None)(root)
         shim = Shim(point, action)
         if point or trace:
             shim.install()

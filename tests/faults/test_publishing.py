@@ -126,3 +126,17 @@ def test_row_02_a_torn_last_line_is_dropped_and_its_record_done_again(tmp_path: 
         log = (plan.path / "out" / f"00000.{attempt}-0.log").read_text()
         assert ("torn" in log) == (0 < cut < len(LINES[-1])), cut
         assert ledger.Records(plan.path, "00000", "9").ids == {json.loads(line)["id"] for line in LINES}
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    1,
+    promise="a run that was being made larger has grown wholly or not at all; the next submission ends with the same bytes",
+    injected="SIGKILL before every file operation of growing a run and working through what it grew by",
+    daemons="real",
+)
+def test_row_01_killed_at_any_file_operation_a_run_grows_all_the_same(tmp_path: Path) -> None:
+    rows = disturb("growth", tmp_path / "points", "kill")
+    assert any("growth.json" in row["call"] for row in rows)
+    assert {row["code"] for row in rows} == {-9}
+    assert [row for row in rows if not row["same"] or row["resumed"]] == []

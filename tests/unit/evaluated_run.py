@@ -141,13 +141,20 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
             product = output / f"{key}.done"
             staged = product.with_suffix(".staged")
             staged.write_text(name)
-            about = {"started": clock, "seconds": seconds / units, "startup_seconds": 3.0, "gpu_seconds": 0}
+            about = {"started": clock, "seconds": seconds / units, "startup_seconds": 3.0}
             ledger.publish(made.path, key, {product: staged}, {"samples": 40}, about)
             manifest = made.path / "done" / f"{key}.json"
             manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"time": clock + seconds}))
         if name == "cot":
             (made.path / "failed").mkdir()
-            failed = {"task": "00001", "type": "ServerError", "message": "the model server died 4 times in a row"}
+            failed = {
+                "task": "00001",
+                "attempt": "1",
+                "rank": 0,
+                "time": clock,
+                "type": "ServerError",
+                "message": "the model server died 4 times in a row",
+            }
             (made.path / "failed" / "00001.1.r0.json").write_text(json.dumps(failed))
         if weights:
             rows = [

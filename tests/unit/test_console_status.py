@@ -279,3 +279,30 @@ def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path:
         with screen.capture() as shown:
             screen.print(render(snapshot(tmp_path / "r"), screen))
         assert "start-up of model servers in the tasks' time: 10.0% of cot" in shown.get()
+
+
+def test_a_stage_that_has_grown_is_reckoned_by_what_it_does_now(tmp_path: Path) -> None:
+    now, days = time.time(), 86400 * 3
+    stage = FakeStage(tmp_path / "r", "evaluate", 10, 2)
+    stage.done(0, 10, now - days)
+    growth = tmp_path / "r" / "grown" / "1"
+    growth.mkdir(parents=True)
+    keys = [f"new-{k}" for k in range(6)]
+    (growth / "evaluate.jsonl").write_text("".join(json.dumps({"key": key}) + "\n" for key in keys))
+    more = {"units": 6, "tasks": 3, "inputs": {}, "after": [], "settings": {}}
+    (growth / "growth.json").write_text(json.dumps({"time": now - 100, "stages": {"evaluate": more}}))
+    stage.started(now - days - 60, (0, "1-0"), (1, "1-1"))
+    (seen,) = snapshot(tmp_path / "r").stages
+    assert (seen.units, seen.tasks, seen.done, seen.pending, seen.rate) == (16, 5, 10, 6, None)
+    with (stage.path / "events.jsonl").open("a") as out:
+        out.write(json.dumps({"time": now - 60, "event": "started", "task": "00002", "attempt": "2-0"}) + "\n")
+    stage.log(2, "2-0")
+    stage.write("progress/00002.json", {"task": "00002", "attempt": "2-0", "host": os.uname().nodename, "pid": os.getpid(),
+                "time": now, "unit": "new-1", "done": 0, "total": 4, "figures": {}})  # fmt: skip
+    for key in keys[:1]:
+        stage.write(f"done/{key}.json", {"unit": key})
+    (seen,) = snapshot(tmp_path / "r", now=now).stages
+    assert [(task.slot, task.left, task.state) for task in seen.live] == [
+        (2, 1, "running"), (3, 2, "pending"), (4, 2, "pending"),
+    ]  # fmt: skip
+    assert seen.rate == pytest.approx(1 / 60, rel=0.05) and seen.eta == pytest.approx(5 * 60, rel=0.05)

@@ -78,9 +78,9 @@ def made(root, tmp_path, **settings):
     return context(tmp_path, settings, stage="evaluate", inputs=inputs, shards_root=root / "shards")
 
 
-def unit(model="base", task="report"):
-    params = {"model": model, "task": task, "source": "shard", "shard": "00000"}
-    return Unit(f"{model}.{task}.00000", params)
+def unit(model="base", task="report", max_tokens=512):
+    params = {"model": model, "task": task, "source": "shard", "shard": "00000", "max_tokens": max_tokens}
+    return Unit(f"{model}.{task}.shard.00000", params)
 
 
 def rows(ctx, of):
@@ -146,12 +146,18 @@ def test_the_grid_is_ordered_by_model():
     )
     units = evaluate.units(stage, chain)
     assert [u.key for u in units] == [
-        "base.report.00000",
-        "base.report.00001",
-        "grpo.report.00000",
-        "grpo.report.00001",
+        "base.report.shard.00000",
+        "base.report.shard.00001",
+        "grpo.report.shard.00000",
+        "grpo.report.shard.00001",
     ]
-    assert units[0].params == {"model": "base", "task": "report", "source": "shard", "shard": "00000"}
+    assert units[0].params == {
+        "model": "base",
+        "task": "report",
+        "source": "shard",
+        "shard": "00000",
+        "max_tokens": 1024,
+    }
     stage.inputs = {"models": ["base"], "shards": ["mimic", "iu"]}
     assert [u.key for u in evaluate.units(stage, chain)][1:3] == ["base.report.mimic.00001", "base.report.iu.00000"]
     stage.inputs = {"models": ["base"]}
@@ -160,8 +166,8 @@ def test_the_grid_is_ordered_by_model():
 
 
 def test_labels_get_probabilities_from_the_first_tokens_of_yes_and_no(root, tmp_path, server):
-    ctx = made(root, tmp_path, tasks=["classification"], max_tokens={"classification": 40}, samples_per_shard=3)
-    run_unit(predict, unit(task="classification"), ctx)
+    ctx = made(root, tmp_path, tasks=["classification"], samples_per_shard=3)
+    run_unit(predict, unit(task="classification", max_tokens=40), ctx)
     found = rows(ctx, unit(task="classification"))
     asked = server.asked[:15]
     assert len({request.id for request in asked}) == 1 and not asked[0].weighed and asked[0].max_tokens == 40

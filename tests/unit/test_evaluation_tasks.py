@@ -22,6 +22,7 @@ from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.evaluation.table import table
 from diagcot.jobs.context import Unit
+from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap
 from diagcot.metrics.labels import kappa
@@ -245,7 +246,9 @@ def test_a_judge_is_asked_twice_and_measured(tmp_path):
     server = Says({rows[0].id, rows[1].id})
     shared = SimpleNamespace(server=lambda: server, settings=JudgeSettings())
     counts = judge.run(Unit("base.open.0"), shared, ctx).counts
-    assert counts == {"judged": 3, "agreed": 2, "failed": 0} and len(server.asked) == 4  # nothing to say of no answer
+    assert (
+        counts == {"judged": 3, "agreed": 2, "unreadable": 0, "failed": 0} and len(server.asked) == 4
+    )  # nothing to say of no answer
     assert server.asked[0].temperature == 0 and server.asked[0].schema
     verdicts = {rows[0].id: [True, True], rows[1].id: [False, True], rows[2].id: [False, False]}
     path = next((tmp_path).rglob(".base.open.0.jsonl.*"))
@@ -256,9 +259,43 @@ def test_a_judge_is_asked_twice_and_measured(tmp_path):
     assert scores["open_judge_kappa"]["value"] == 1.0
 
 
-def test_an_unreadable_judgement_is_no():
-    assert not any(judge.same(Reply([text])) for text in ("", "yes", '{"same": "true"}', "[]"))
-    assert judge.same(Reply(['{"same": true}']))
+def test_a_judgement_that_cannot_be_read_is_none_and_agrees_with_nothing():
+    assert {judge.same(Reply([text])) for text in ("", "yes", '{"same": "true"}', "[]", '{"same": null}')} == {None}
+    assert judge.same(Reply(['{"same": true}'])) is True and judge.same(Reply(['{"same":false}'])) is False
+    assert [columns.agree(pair) for pair in ([True, True], [False, False], [True, False], [None, None], [None, False])] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_a_judge_that_is_refused_is_told_and_asked_again(tmp_path):
+    rows = [row(name, "open", "Edema", "Edema", "base") for name in "123"]
+    (tmp_path / "evaluate").mkdir()
+    text = "".join(json.dumps(one.row()) + "\n" for one in rows)
+    (tmp_path / "evaluate" / "base.open.0.jsonl").write_text(text)
+
+    class Refuses(Says):
+        def __init__(self, refused):
+            super().__init__({one.id for one in rows})
+            self.refused = refused
+
+        async def chat(self, request):
+            return Reply(error="HTTP 400") if request.id in self.refused else await super().chat(request)
+
+    def judged(refused):
+        inputs = {"predictions": [str(tmp_path / "evaluate")], "model": ["none"]}
+        ctx = context(tmp_path, {}, stage="judge", inputs=inputs)
+        shared = SimpleNamespace(server=lambda: Refuses(refused), settings=JudgeSettings())
+        return judge.run(Unit("base.open.0"), shared, ctx)
+
+    with pytest.raises(UserError, match="the judge answered none of 3 requests: HTTP 400"):
+        judged({one.id for one in rows})
+    result = judged({rows[1].id})
+    assert result.counts == {"judged": 3, "agreed": 2, "unreadable": 0, "failed": 1}
+    (path,) = result.outputs.values()
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(one["same"], one["error"]) for one in told] == [
+        ([True, True], None), ([None, None], "HTTP 400"), ([True, True], None),
+    ]  # fmt: skip
 
 
 def written(run, rows):

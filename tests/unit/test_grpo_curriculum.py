@@ -23,7 +23,9 @@ def many(count, name="d", **changes):
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 5))
 def test_every_prompt_has_its_turn_once_an_epoch(count, per_step, seed):
     steps = -(-3 * count // per_step)
-    stream = [index for step in range(steps) for index in curriculum.choose(count, step * per_step, per_step, str(seed))]
+    stream = [
+        index for step in range(steps) for index in curriculum.choose(count, step * per_step, per_step, str(seed))
+    ]
     for epoch in range(3):
         assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
 

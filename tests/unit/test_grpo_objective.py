@@ -26,7 +26,9 @@ def test_equal_rewards_have_exactly_no_advantage():
 
 
 def test_the_standard_deviation_is_unbiased():
-    assert objective.advantages(torch.tensor([[0.0, 1.0]])).tolist() == [pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)]
+    assert objective.advantages(torch.tensor([[0.0, 1.0]])).tolist() == [
+        pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)
+    ]
 
 
 def test_unscaled_advantages_are_differences_from_the_mean():
@@ -71,7 +73,9 @@ def test_logprobs_are_those_of_the_sampled_distribution():
 )
 def test_clipping_by_hand(ratio, advantage, loss):
     old, mask = torch.zeros(1, 1), torch.ones(1, 1)
-    value = objective.token_losses(old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, objective.Objective())
+    value = objective.token_losses(
+        old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, objective.Objective()
+    )
     assert value.item() == pytest.approx(loss, rel=1e-5)
 
 
@@ -79,7 +83,9 @@ def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
     logp = torch.tensor([[0.1, 0.3, 50.0]]).log()
     old = torch.tensor([[0.2, 0.2, 1.0]]).log()
     mask = torch.tensor([[1.0, 1.0, 0.0]])
-    value = objective.token_losses(logp, old, torch.tensor([1.0]), mask, objective.Objective(0.2, 0.3, ratio="sequence"))
+    value = objective.token_losses(
+        logp, old, torch.tensor([1.0]), mask, objective.Objective(0.2, 0.3, ratio="sequence")
+    )
     assert value.tolist() == [pytest.approx([-(0.75**0.5)] * 3, rel=1e-5)]  # sqrt(0.5 * 1.5)
 
 
@@ -87,7 +93,9 @@ def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
 def test_the_importance_weight_is_capped(drawn, weight):
     logp = torch.full((1, 1), 0.2).log()
     engine = torch.full((1, 1), drawn).log()
-    value = objective.token_losses(logp, logp, torch.tensor([1.0]), torch.ones(1, 1), objective.Objective(correction=2.0), engine)
+    value = objective.token_losses(
+        logp, logp, torch.tensor([1.0]), torch.ones(1, 1), objective.Objective(correction=2.0), engine
+    )
     assert value.item() == pytest.approx(-weight, rel=1e-5)
 
 

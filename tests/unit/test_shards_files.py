@@ -93,8 +93,19 @@ def test_plain_h5py_needs_the_five_lines_of_the_documentation(path: Path, monkey
 def test_the_documented_loader_goes_on_within_an_epoch(path: Path) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
     (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "ShardSampler" in block]
-    known: dict[str, Any] = {"folder": path.parent, "rank": 0, "world_size": 1, "epoch": 1, "steps_done": 1, "batch_size": 2}
-    known |= {"ShardDataset": dataset.ShardDataset, "ShardSampler": dataset.ShardSampler, "DataLoader": loading.DataLoader}
+    known: dict[str, Any] = {
+        "folder": path.parent,
+        "rank": 0,
+        "world_size": 1,
+        "epoch": 1,
+        "steps_done": 1,
+        "batch_size": 2,
+    }
+    known |= {
+        "ShardDataset": dataset.ShardDataset,
+        "ShardSampler": dataset.ShardSampler,
+        "DataLoader": loading.DataLoader,
+    }
     found: dict[str, Any] = {}
     exec(lines.replace("num_workers=8", "num_workers=0"), {"shard_paths": shard_paths} | known, found)
     train = [image for study, _ in STUDIES if study.split == "train" for image in study.images]
@@ -300,7 +311,9 @@ def test_batches_do_not_depend_on_workers_and_go_on_where_they_stopped(
     data = dataset.ShardDataset(paths, transform=row)
     sampler = dataset.ShardSampler(len(data), seed=5)
     alone = list(loading.DataLoader(data, batch_size=3, sampler=sampler))
-    loader = loading.DataLoader(data, batch_size=3, sampler=sampler, num_workers=workers, multiprocessing_context=method)
+    loader = loading.DataLoader(
+        data, batch_size=3, sampler=sampler, num_workers=workers, multiprocessing_context=method
+    )
     assert list(loader) == alone
     sampler.set_epoch(0, position=2 * 3)
     assert list(loading.DataLoader(data, batch_size=3, sampler=sampler)) == alone[2:]

@@ -1,0 +1,13 @@
+"""A kind for tests of what reads a stage: each unit's product is a file that was there before, `from` of its parameters."""
+
+import shutil
+from pathlib import Path
+
+from diagcot.jobs.context import Context, Result, Unit
+
+
+def run(unit: Unit, ctx: Context) -> Result | None:
+    final = ctx.output / Path(unit.params["from"]).name
+    staged = ctx.staged(final)
+    shutil.copyfile(unit.params["from"], staged)
+    return Result({final: staged}, {"bytes": staged.stat().st_size})

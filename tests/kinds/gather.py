@@ -1,0 +1,19 @@
+"""A kind for tests of what is made anew: one file, under one name, of all that its source stages made."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diagcot.jobs.context import Context, Result, Unit
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[None]:
+    yield None
+
+
+def run(unit: Unit, shared: None, ctx: Context) -> Result | None:
+    final = ctx.output / "table.txt"
+    staged = ctx.staged(final)
+    rows = [path.read_text() for path in ctx.files("cells", "*.txt")]
+    staged.write_text(f"{unit.key}\n" + "".join(rows))
+    return Result({final: staged}, {"cells": len(rows)})
