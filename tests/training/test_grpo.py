@@ -154,7 +154,14 @@ def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby
     assert [row["step"] for row in steps(hurt)] == [1, 2, 3, 4]
 
 
-def test_a_job_whose_ray_is_killed_ends_soon_and_runs_again_to_the_same_end(warm: Path, whole: Job) -> None:
+@pytest.mark.row(
+    35,
+    promise="Ray and its job end within a minute and leave no process of Ray; the job runs again by itself, goes on from its"
+    " newest checkpoint each time, and ends with the figures of an undisturbed run",
+    injected="SIGKILL of Ray's gcs_server, then of a rollout engine's actor, in the middle of GRPO",
+    daemons="real",
+)
+def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, whole: Job) -> None:
     job = Job(warm, "again", [], warm / "logs/test/runner.log")
     stage = chains.plan(
         warm, "again", 1, run="test", kind="diagcot.training.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
