@@ -4,7 +4,7 @@ Nothing is shared with other Ray clusters on the machines: ports are free ones t
 folder, every connection carries the job's token (RAY_AUTH_MODE), and what was started here is ended by process id.
 `ray stop` would end everybody's.
 
-Ray's own ways to notice that its head is gone take from 20 s to for ever, so rank 0 watches the head's processes itself.
+Ray's own ways to notice that its head is gone take long, or for ever, so rank 0 watches the head's processes itself.
 """
 
 import contextlib
@@ -31,14 +31,15 @@ _ROOT = Path(__file__).parents[2]
 _LOOK_S = 1.0  # between looks at the head's processes
 
 
-def _environment(token: str) -> dict[str, str]:
+def _environment(token: str, reconnect_s: int) -> dict[str, str]:
+    """reconnect_s: how long after the end of gcs_server Ray itself ends a process, without a word to the process."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_DEDUP_LOGS": "0",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a dead head ends the others within that time
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(reconnect_s),
         # A standby server outlives the actor that started it; every other one is ended by its own actor or owner.
         "RAY_kill_child_processes_on_worker_exit": "false",
         # Servers are given their GPUs by us; Ray would hide them from an actor that asks for none.
@@ -119,7 +120,7 @@ def head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     when the head dies.
     """
     folder = _private_folder()
-    changed = _environment(secrets.token_hex(16))
+    changed = _environment(secrets.token_hex(16), 300)  # rank 0 may have a checkpoint to write before it ends
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     import ray  # its core reads the environment when it is loaded
@@ -166,7 +167,7 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
     with (folder / "node.log").open("wb") as log:
         node = subprocess.Popen(
             command,
-            env=os.environ | _environment(rendezvous["token"]),
+            env=os.environ | _environment(rendezvous["token"], 20),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
