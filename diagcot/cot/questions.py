@@ -3,13 +3,16 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from diagcot.cot.settings import QuestionSettings
+from diagcot.data.prompts import reasoned
 from diagcot.data.question_words import Words
 from diagcot.data.questions import ask
-from diagcot.data.samples import write_samples
+from diagcot.data.samples import Sample, write_samples
 from diagcot.jobs.context import Context, Result, Unit
+from diagcot.rewards import layout
 from diagcot.shards import Shard
 
 
@@ -25,7 +28,18 @@ def run(unit: Unit, shared: QuestionSettings, ctx: Context) -> Result | None:
     samples = sorted(
         ask(shard, name, shared.split, shared.tasks, Words(shared.wording), ctx.seed, shared.views), key=lambda s: s.id
     )
+    if shared.layout == "single":
+        samples = [single(sample) for sample in samples]
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     write_samples(staged, samples)
     return Result({final: staged}, dict(sorted(Counter(sample.task for sample in samples).items())))
+
+
+def single(sample: Sample) -> Sample:
+    """The sample with one think, of all thinks of its interleaved answer, and one answer, the last."""
+    steps = layout.pairs(sample.answer)
+    if not steps:
+        return sample
+    answer = reasoned("\n".join(step.think for step in steps), steps[-1].answer)
+    return replace(sample, messages=(*sample.messages[:-1], ("assistant", answer)))

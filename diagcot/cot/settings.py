@@ -163,6 +163,8 @@ class QuestionSettings(Settings):
     views: Literal["image", "study"] = "image"  # ask about each film, or about all films of a study together
     # Task -> share of the patients that it is asked about.
     tasks: dict[str, float] = dict.fromkeys((task for task in QUESTIONS if task != "grounding_pixels"), 1.0)
+    # Of worked answers: pairs of think and answer, or all thinks in one and the conclusion (ask for it by `wording`).
+    layout: Literal["interleaved", "single"] = "interleaved"
     wording: dict[str, list[str]] = {}  # takes the place of defaults, see `diagcot.data.question_words`
 
     @model_validator(mode="after")

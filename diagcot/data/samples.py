@@ -13,6 +13,7 @@ class ImageRef:
 
     shard: str
     row: int
+    change: str = ""  # what is done to the film when it is read, see `diagcot.data.augment`
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ class Sample:
         return replace(self, meta=self.meta | more)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        row = asdict(self)
+        for image in row["images"]:
+            if not image["change"]:
+                del image["change"]
+        return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
     @staticmethod
     def from_json(line: str) -> "Sample":

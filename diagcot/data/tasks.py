@@ -78,18 +78,20 @@ def grounding_samples(
     """Boxes: a sample for each frontal film and each of `labels`, of films whose boxes are known.
 
     Films that do not show the label are asked for too, at most `negatives` for each film of the shard that does: those
-    with the lowest hashes, so that the choice depends on nothing else.
+    with the lowest hashes, so that the choice depends on nothing else. A film without any box is one of them where it
+    is a phantom, or where the label is known to be absent.
     """
     films = [
-        (shown, image, row)
-        for shown in studies_shown(shard, split)
-        for image, row in shown.films
-        if image.frontal and (image.phantom or image.boxes)
+        (shown, image, row) for shown in studies_shown(shard, split) for image, row in shown.films if image.frontal
     ]
     chosen: set[tuple[str, int]] = set()
     for label in labels:
         having = {row for _, image, row in films if any(box.label == label for box in image.boxes)}
-        others = sorted((_hash(image.id, label), row) for _, image, row in films if row not in having)
+        others = sorted(
+            (_hash(image.id, label), row)
+            for shown, image, row in films
+            if row not in having and (image.phantom or image.boxes or shown.study.labels.get(label) == 0)
+        )
         chosen |= {(label, row) for row in having}
         chosen |= {(label, row) for _, row in others[: round(len(having) * negatives)]}
     for shown, image, row in films:

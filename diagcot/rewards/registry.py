@@ -21,12 +21,12 @@ _ONE: dict[tuple[str, str], Callable[..., Score]] = {
     ("closed", "released"): partial(cxmind.closed, checked=False),
     ("closed", "checked"): cxmind.closed,
     ("closed", "paper"): partial(cxmind.closed, process=0.2),
-    ("closed", "think"): partial(cxmind.closed, process=0.0),
-    ("closed", "answer"): partial(cxmind.closed, process=0.0, reason=0.0),
+    ("closed", "think"): partial(cxmind.closed, checked=False, process=0.0),
+    ("closed", "answer"): partial(cxmind.closed, checked=False, process=0.0, reason=0.0),
     ("open", "released"): partial(cxmind.opened, checked=False),
     ("open", "checked"): cxmind.opened,
-    ("open", "think"): partial(cxmind.opened, process=0.0),
-    ("open", "answer"): partial(cxmind.opened, process=0.0, reason=0.0),
+    ("open", "think"): partial(cxmind.opened, checked=False, process=0.0),
+    ("open", "answer"): partial(cxmind.opened, checked=False, process=0.0, reason=0.0),
 }
 _REPORT: dict[str, Reward] = {
     "released": report.released,

@@ -32,12 +32,17 @@ class Crew:
     """Every call has a deadline, and returns None (or False) as soon as a stop is asked for."""
 
     def __init__(
-        self, model_dir: Path, settings: GrpoSettings, ctx: Context, corpus: Mapping[str, Sequence[Reference]]
+        self,
+        model_dir: Path,
+        settings: GrpoSettings,
+        ctx: Context,
+        corpus: Mapping[str, Sequence[Reference]],
+        head: raycluster.Head,
     ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._ctx, self._settings = ctx, settings
+        self._ctx, self._settings, self._head = ctx, settings, head
         self._closed = False
         engine, worker = ray.remote(RolloutEngine), ray.remote(RewardWorker)
         around = surroundings(ctx)
@@ -112,7 +117,8 @@ class Crew:
         import ray
 
         self._closed = True
-        ray.wait([one.close.remote() for one in self.engines], num_returns=len(self.engines), timeout=30)
+        if not self._head.lost:  # else they have been killed
+            ray.wait([one.close.remote() for one in self.engines], num_returns=len(self.engines), timeout=30)
 
     def _all(self, references: Sequence[Any], limit_s: float) -> bool:
         return len(list(self._done(references, limit_s))) == len(references)
@@ -122,7 +128,7 @@ class Crew:
     ) -> Iterator[tuple[Any, Any]]:
         """(reference, value) as they come, those of `more`, which may grow, included; ends early at a stop.
 
-        Of a stream, (stream, item) for each item. Raises what a task raised, RuntimeError for an actor that died and
+        Of a stream, (stream, item) for each item. Raises what a task raised, RuntimeError for an actor or a head that died and
         TimeoutError after `limit_s` seconds.
         """
         import ray
@@ -130,6 +136,7 @@ class Crew:
         pending, until = list(references), time.monotonic() + limit_s
         while waiting := [*pending, *(more or ())]:
             ready, _ = ray.wait(waiting, num_returns=1, timeout=_LOOK_S, fetch_local=False)
+            self._head.check()
             if self._ctx.stopping() or self._closed:
                 return
             if not ready and time.monotonic() > until:

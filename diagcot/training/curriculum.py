@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from diagcot.data import augment
 from diagcot.data.samples import Sample
 from diagcot.jobs.context import Context
 from diagcot.rewards.score import Reference
 from diagcot.training import dataset
+from diagcot.training.films import ShardSource
 from diagcot.training.grpo_settings import GrpoSettings
 
 
@@ -88,6 +90,9 @@ def gather(ctx: Context, settings: GrpoSettings) -> Curriculum:
         training = [sample for sample in training if patient(sample) not in out]
         mixed = [sample for sample in mixed if patient(sample) not in out]
         validation = sorted(validation, key=lambda sample: _hash(ctx.seed, sample.id))[: rule.prompts]
+    if settings.augment:
+        size = ShardSource(ctx.shards_root).size
+        training += [copy for one in training for copy in augment.copies(one, settings.augment, ctx.seed, size)]
     for wanted, found, what in (
         (True, training, f"prompts of task {settings.task}, split {settings.split}, in its inputs"),
         (settings.mix, mixed, "prompts of role mix"),

@@ -1,5 +1,6 @@
 """Films of samples, by reference to their shard: sizes without decoding, prepared pixels from a bounded memory."""
 
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image as Pillow
 
+from diagcot.data import augment
 from diagcot.data.samples import ImageRef
 
 
@@ -41,10 +44,13 @@ class ShardSource:
         return image.width, image.height
 
     def pixels(self, ref: ImageRef) -> Any:
+        if ref.change:  # what a server sees
+            return Pillow.open(io.BytesIO(self.jpeg(ref))).convert("RGB")
         return self._shard(ref).pixels(ref.row)
 
     def jpeg(self, ref: ImageRef) -> bytes:
-        return bytes(self._shard(ref).jpeg(ref.row))
+        found = bytes(self._shard(ref).jpeg(ref.row))
+        return augment.film(found, ref.change) if ref.change else found
 
 
 class Films:

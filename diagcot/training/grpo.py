@@ -37,18 +37,18 @@ def open(ctx: Context) -> Iterator[Team | None]:
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, ctx, "world_size", everyone)
         ctx.world_size = trainers
-        rendezvous = stack.enter_context(raycluster.head(ctx, settings.object_store_mb)) if ctx.rank == 0 else {}
-        if ctx.rank == 0 and settings.rollout_nodes:
-            stack.enter_context(notice.put(rendezvous))
+        head = stack.enter_context(raycluster.head(ctx, settings.object_store_mb)) if ctx.rank == 0 else None
+        if head and settings.rollout_nodes:
+            stack.enter_context(notice.put(head.rendezvous))
         ranks.connect(ctx)
         stack.callback(ranks.disconnect)
-        rendezvous = ranks.from_first(rendezvous)
+        rendezvous = ranks.from_first(head.rendezvous if head else None)
         if ctx.node_rank and ctx.local_rank == 0 and not settings.rollout_nodes:
             stack.enter_context(raycluster.join(ctx, rendezvous, settings.object_store_mb))
         prompts = curriculum.gather(ctx, settings)
         crew = None
-        if ctx.rank == 0:
-            crew = Crew(model_input(ctx), settings, ctx, prompts.corpus())
+        if head:
+            crew = Crew(model_input(ctx), settings, ctx, prompts.corpus(), head)
             stack.callback(crew.close)
         yield Team(settings, prompts, crew)
 

@@ -98,6 +98,9 @@ class GrpoSettings(FreezePolicy):
     task: str = Field("report", description="prompts made from role `shards`; role `samples` brings its own")
     split: str = Field("train", description="split of the shards that prompts are taken from: train or validate")
     views: Literal["image", "study"] = Field("image", description="a prompt for each film, or one for all of a study")
+    augment: int = Field(
+        0, ge=0, le=10, description="changed copies of each grounding prompt with boxes (method.md 2.4)"
+    )
     mix: MixSettings | None = Field(None, description="other prompts among these, from role `mix`")
     prompts: int = Field(4, ge=1, description="prompts a step")
     samples: int = Field(8, ge=2, description="rollouts of each prompt, the group")

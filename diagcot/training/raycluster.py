@@ -3,6 +3,8 @@
 Nothing is shared with other Ray clusters on the machines: ports are free ones that Ray picks, files lie in a private
 folder, every connection carries the job's token (RAY_AUTH_MODE), and what was started here is ended by process id.
 `ray stop` would end everybody's.
+
+Ray's own ways to notice that its head is gone take long, or for ever, so rank 0 watches the head's processes itself.
 """
 
 import contextlib
@@ -16,24 +18,28 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.context import Context
+from diagcot.serving.engine import mark
 
 _ROOT = Path(__file__).parents[2]
+_LOOK_S = 1.0  # between looks at the head's processes
 
 
-def _environment(token: str) -> dict[str, str]:
+def _environment(token: str, reconnect_s: int) -> dict[str, str]:
+    """reconnect_s: how long after the end of gcs_server Ray itself ends a process, without a word to the process."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_DEDUP_LOGS": "0",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a dead head ends the others within that time
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(reconnect_s),
         # A standby server outlives the actor that started it; every other one is ended by its own actor or owner.
         "RAY_kill_child_processes_on_worker_exit": "false",
         # Servers are given their GPUs by us; Ray would hide them from an actor that asks for none.
@@ -51,15 +57,70 @@ def _private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
 
 
+class Head:
+    """Rank 0's Ray while it runs. `rendezvous`: what other nodes need to `join`.
+
+    When gcs_server or raylet is gone, all of this machine's processes of this Ray are killed within seconds, and the
+    main thread gets a RuntimeError wherever it is.
+    """
+
+    def __init__(self, rendezvous: dict[str, str], folder: Path) -> None:
+        import psutil
+
+        self.rendezvous, self._folder, self._lost, self._over = rendezvous, folder, "", threading.Event()
+        own = [(one.name(), mark(one.pid)) for one in psutil.Process().children()]
+        self._parts = {name: process for name, process in own if name in ("gcs_server", "raylet")}
+        assert len(self._parts) == 2, own
+        self._before = signal.signal(signal.SIGUSR1, lambda *_: self.check())
+        threading.Thread(target=self._watch, name="ray-head", daemon=True).start()
+
+    @property
+    def lost(self) -> bool:
+        return bool(self._lost)
+
+    def check(self) -> None:
+        """Raises RuntimeError if the head is gone."""
+        if self._lost:
+            raise RuntimeError(f"Ray's head is gone: its {self._lost} has died; the next attempt resumes the stage")
+
+    def release(self) -> None:
+        """Watch no longer: Ray is about to be shut down."""
+        self._over.set()
+        signal.signal(signal.SIGUSR1, self._before)
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            gone = [name for name, process in self._parts.items() if mark(int(process.split(":")[0])) != process]
+            if gone and not self._over.is_set():
+                self._lost = " and its ".join(gone)
+                _kill_all(self._folder)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                return
+
+
+def _kill_all(folder: Path) -> None:
+    """SIGKILL to the processes that write into Ray's `folder`: all of Ray's own. A model server ends with its actor.
+
+    Neither parents nor variables tell: orphans have another parent, and a process that Ray names loses its variables.
+    """
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and any(file.path.startswith(f"{folder}/") for file in process.open_files()):
+                process.kill()
+
+
 @contextlib.contextmanager
-def head(ctx: Context, object_store_mb: int) -> Iterator[dict[str, str]]:
-    """Rank 0 as Ray's head and driver; yields what other nodes need to `join`.
+def head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
+    """Rank 0 as Ray's head and driver.
 
     Must run in the main thread: the kernel ends Ray's processes with the thread that started them, so a killed rank
-    leaves none behind. Environment variables are put back at the end.
+    leaves none behind. Environment variables are put back at the end. Raises RuntimeError in the block, at any place,
+    when the head dies.
     """
     folder = _private_folder()
-    changed = _environment(secrets.token_hex(16))
+    changed = _environment(secrets.token_hex(16), 300)  # rank 0 may have a checkpoint to write before it ends
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     import ray  # its core reads the environment when it is loaded
@@ -77,7 +138,14 @@ def head(ctx: Context, object_store_mb: int) -> Iterator[dict[str, str]]:
             _node_ip_address=_own_address(ctx),
         )
         address = ray.get_runtime_context().gcs_address
-        yield {"address": address, "token": changed["RAY_AUTH_TOKEN"]}
+        made = Head({"address": address, "token": changed["RAY_AUTH_TOKEN"]}, folder)
+        try:
+            yield made
+        except Exception:
+            made.check()  # whatever has failed, that is why
+            raise
+        finally:
+            made.release()
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
@@ -99,7 +167,7 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
     with (folder / "node.log").open("wb") as log:
         node = subprocess.Popen(
             command,
-            env=os.environ | _environment(rendezvous["token"]),
+            env=os.environ | _environment(rendezvous["token"], 20),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 from diagcot.data.samples import write_samples
+from diagcot.jobs import causes, local, plan
+from diagcot.jobs.cluster import Size
 from diagcot.serving import standby as servers
+from diagcot.serving.engine import mark
+from tests import chains
+from tests.faults import runs
 from tests.training import warm as tiny
 from tests.training.ranks import Job, start
 
@@ -35,6 +40,8 @@ SETTINGS: dict[str, Any] = {
     "deepspeed": DEEPSPEED,
 }
 VALIDATION = {"prompts": 12, "share": 0.2, "every": 2}
+OPTIONS = {"validation": VALIDATION, "best": "clinical", "page_every": 2}
+BOUND_S = 60  # a stage whose Ray has died ends within this, and all of Ray with it
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +62,24 @@ def standby() -> Iterator[None]:
         servers.stop(Path(folder))
 
 
+@pytest.fixture(scope="module")
+def whole(warm: Path, standby: None) -> Job:
+    """A run that nothing disturbs."""
+    job = grpo(warm, "whole", **OPTIONS)
+    job.wait()
+    return job
+
+
 def grpo(root: Path, stage: str, kind: str = "diagcot.training.grpo", world: int = 2, **changes: Any) -> Job:
     job = {name: changes.pop(name) for name in ("nodes", "attempt") if name in changes}
-    inputs = {"model": [str(root / "shards/test/warm")], "shards": [str(root / "shards/test/shard")]}
+    inputs = inputs_of(root)
     if "mix" in changes:
         inputs["mix"] = [str(root / "shards/test/mix")]
     return start(root, kind, stage, SETTINGS | changes, inputs, world, drawn=False, **job)
+
+
+def inputs_of(root: Path) -> dict[str, list[str]]:
+    return {"model": [str(root / "shards/test/warm")], "shards": [str(root / "shards/test/shard")]}
 
 
 def steps(job: Job) -> list[dict[str, Any]]:
@@ -71,10 +90,7 @@ def validations(job: Job) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in job.rows() if "validation_reward" in row}
 
 
-def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, standby: None) -> None:
-    options = {"validation": VALIDATION, "best": "clinical", "page_every": 2}
-    whole = grpo(warm, "whole", **options)
-    whole.wait()
+def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, whole: Job) -> None:
     rows = steps(whole)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["gap"] < 0.02 for row in rows), [row["gap"] for row in rows]
@@ -94,10 +110,10 @@ def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, st
     pages = sorted((whole.workspace / "pages").iterdir())
     assert [page.name for page in pages] == ["rollouts-00000002.html", "rollouts-00000004.html"]
 
-    killed = grpo(warm, "killed", **options)
+    killed = grpo(warm, "killed", **OPTIONS)
     killed.kill_after(3)
     assert [path.name for path in (killed.workspace / "checkpoints").iterdir()] == ["step-00000002"]
-    grpo(warm, "killed", **options).wait()
+    grpo(warm, "killed", **OPTIONS).wait()
     again = steps(killed)
     assert [row["step"] for row in again] == [1, 2, 3, 4] and list(validations(killed)) == [0, 2, 4]
     events = (warm / "logs/test/killed/events.jsonl").read_text()
@@ -132,20 +148,74 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
 def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby: None) -> None:
     hurt = grpo(warm, "hurt", world=1)
     hurt.reach(1)
-    kill(hurt, "ray::RewardWorker")
+    kill(hurt.processes[0].pid or 0, "ray::RewardWorker")
     (record,) = Path(os.environ[servers.FOLDER]).glob("*/server.json")
     os.killpg(int(json.loads(record.read_text())["process"].split(":")[0]), signal.SIGKILL)
     hurt.wait()
     assert [row["step"] for row in steps(hurt)] == [1, 2, 3, 4]
 
 
-def kill(job: Job, what: str) -> None:
-    """SIGKILL the process of that name among the job's own."""
+@pytest.mark.row(
+    35,
+    promise="Ray and its job end within a minute and leave no process of Ray; the job runs again by itself, goes on from its"
+    " newest checkpoint, and ends with the figures of an undisturbed run",
+    injected="SIGKILL of the gcs_server of rank 0's Ray in the middle of GRPO",
+    daemons="real",
+)
+def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, whole: Job) -> None:
+    job = Job(warm, "again", [], warm / "logs/test/runner.log")
+    stage = chains.plan(
+        warm, "again", 1, run="test", kind="diagcot.training.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
+        output=str(job.output), workspace=str(job.workspace), shards_root=str(warm / "shards"), seed=7,
+        units=plan.Units(["model"]), resources=Size(cpus=1, tasks_per_node=2, minutes=20),
+        stage_dir=str(warm / "logs/test/again"),
+    )  # fmt: skip
+    run_dir = chains.write(warm, [stage], chains.cluster())
+    assert local.start(run_dir, ["again"])
+    runner = local.runner_pid(run_dir) or 0
+    try:
+        job.reach(3)
+        kill(runner, "gcs_server")
+        runs.until(lambda: not local.runner_pid(run_dir), "the end of the run")
+    finally:
+        local.stop(run_dir)
+    (told,) = [row["message"] for row in causes.failures(stage.path) if row["rank"] == 0]
+    assert "its gcs_server has died; the next attempt resumes" in told
+    assert [row["step"] for row in job.events("resumed")] == [2]
+    assert not stage.missing()
+    rows, undisturbed = steps(job), steps(whole)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for name in ("loss", "reward"):  # sampling on the same seeds: equal up to rounding of batched sums
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in undisturbed], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("victim", "said"),
+    [("raylet", "its raylet has died"), ("ray::RolloutEngine", "a rollout engine or reward worker died")],
+)
+def test_a_dead_raylet_or_engine_ends_the_stage_soon(warm: Path, standby: None, victim: str, said: str) -> None:
+    lost = grpo(warm, victim.rpartition(":")[2], world=1)
+    lost.reach(1)
+    kill(lost.processes[0].pid or 0, victim)
+    assert lost.ended(BOUND_S) != [0]
+    assert said in lost.log.read_text()
+
+
+def kill(root: int, what: str) -> None:
+    """SIGKILL the process of that name among those below process `root`; all of that Ray is gone within BOUND_S."""
     import psutil
 
-    family = psutil.Process(job.processes[0].pid).children(recursive=True)
+    family = psutil.Process(root).children(recursive=True)
     (found,) = [one for one in family if what in " ".join(one.cmdline()[:1]) or what == one.name()]
+    rays = {mark(one.pid) for one in family if "ray" in one.name() or one.name() == "gcs_server"}
+    began = time.monotonic()
     found.kill()
+    if "Worker" in what:
+        return
+    while left := [one for one in rays if mark(int(one.split(":")[0])) == one]:
+        assert time.monotonic() < began + BOUND_S, left
+        time.sleep(0.2)
+    print(f"{what} killed: all of Ray gone after {time.monotonic() - began:.1f} s")
 
 
 def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, standby: None) -> None:

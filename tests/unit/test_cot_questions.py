@@ -16,6 +16,7 @@ from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.recipe import StageSpec
+from diagcot.rewards import layout as layouts
 from diagcot.shards import Shard, build, shard_paths
 from launchers import questions as launcher
 
@@ -78,6 +79,23 @@ def test_the_stage_writes_samples_of_every_task(folder: Path, phantoms: Shard) -
     path, rows = written[0].images[0].shard, [ref.row for sample in written for ref in sample.images]
     assert folder / "shards" / path == phantoms.path
     assert {phantoms.split(phantoms.study_of(row)) for row in rows} == {"validate"}
+
+
+def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) -> None:
+    found = {}
+    for layout in ("interleaved", "single"):
+        settings = {"tasks": {"single": 1.0, "open": 1.0, "fg": 1.0}, "layout": layout}
+        ctx = context(folder, settings, stage=layout, inputs={"shards": [str(phantoms.path.parent)]})
+        run_unit(stage, Unit("00000"), ctx)
+        found[layout] = {sample.id: sample for sample in read_samples(ctx.output / "00000.jsonl")}
+    assert found["single"].keys() == found["interleaved"].keys()
+    for name, one in found["single"].items():
+        pairs = layouts.pairs(found["interleaved"][name].answer)
+        (single,) = layouts.pairs(one.answer) or [None]
+        assert (single is None) == (one.task == "fg") and one.prompt == found["interleaved"][name].prompt
+        if single:
+            assert layouts.single(one.answer) and len(pairs) > 2
+            assert (single.think.split("\n"), single.answer) == ([pair.think for pair in pairs], pairs[-1].answer)
 
 
 def test_the_launcher_wants_shards() -> None:

@@ -140,6 +140,7 @@ def test_rsna(tmp_path: Path) -> None:
     boxes = studies[b].images[0].boxes
     assert [corners(x) for x in boxes] == [(0.2578, 0.1484, 0.4658, 0.5186), (0.5488, 0.1484, 0.7988, 0.5908)]
     assert (boxes[0].label, reader.patients()[b], studies[a].tags) == ("Lung Opacity", 1, ())
+    assert all(image.frontal for study in studies.values() for image in study.images)
 
 
 DICOM = "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"

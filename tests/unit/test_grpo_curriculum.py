@@ -58,6 +58,17 @@ def gathered(tmp_path, rows, mixed=(), **changes):
     return curriculum.gather(context(tmp_path, inputs=inputs), settings)
 
 
+def test_changed_copies_are_trained_on_and_never_validated_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(curriculum.ShardSource, "size", lambda self, ref: (64, 64))
+    boxes = {"label": "Edema", "boxes": [[0.1, 0.1, 0.5, 0.5]]}
+    rows = many(20, task="grounding", meta=boxes) + many(20, "clear", task="grounding", meta={**boxes, "boxes": []})
+    found = gathered(tmp_path, rows, augment=3, validation={"prompts": 8, "share": 0.2})
+    plain = [one for one in found.prompts if not one.images[0].change]
+    assert len(plain) == 32 and not any(one.images[0].change for one in found.validation)
+    assert len(found.prompts) == 32 + 3 * sum(bool(one.meta["boxes"]) for one in plain)
+    assert len({one.id for one in found.prompts}) == len(found.prompts)
+
+
 def test_held_out_patients_are_whole_and_in_no_other_part(tmp_path):
     rows = [sample.with_meta(patient=f"d/p{number // 2}") for number, sample in enumerate(many(40))]
     mixed = [replace(sample, id=f"{sample.id}:asked") for sample in rows]

@@ -18,6 +18,7 @@ from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.pixels import convert
 from diagcot.data.samples import Sample
+from diagcot.data.study import Box, Image, Study
 from diagcot.data.tasks import classification_samples, grounding_samples, report_samples
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
@@ -327,3 +328,28 @@ def test_grounding_samples_are_frontal_and_balanced(shards: list[Shard]) -> None
         assert all(s.answer == f"No {name.lower()} regions detected." for s in mine if not s.meta["boxes"])
     assert samples == samples_of(shards, grounding_samples, labels=["Cardiomegaly", "Lung Opacity"])
     assert all(s.meta["boxes"] for s in samples_of(shards, grounding_samples, negatives=0.0))
+
+
+@pytest.mark.parametrize(("labels", "asked"), [({"Edema": 0}, True), ({"Edema": -1}, False), ({}, False)])
+def test_a_real_film_without_boxes_is_asked_about_what_is_known_to_be_absent(
+    labels: dict[str, int], asked: bool
+) -> None:
+    boxed = Image("a", "PA", boxes=(Box("Edema", 0.1, 0.1, 0.2, 0.2),))
+    studies = [Study("d", "a", "p", "train", labels={"Edema": 1}, images=(boxed,))]
+    studies.append(Study("d", "b", "q", "train", labels=labels, images=(Image("b", "AP"),)))
+
+    class Two:
+        def __len__(self) -> int:
+            return 2
+
+        def split(self, i: int) -> str:
+            return "train"
+
+        def study(self, i: int) -> Study:
+            return studies[i]
+
+        def rows(self, i: int) -> list[int]:
+            return [i]
+
+    found = {s.images[0].row: s.answer for s in grounding_samples(Two(), "x", "train", ["Edema"])}  # type: ignore[arg-type]
+    assert (found.get(1) == "No edema regions detected.") == asked and "<box>" in found[0]
