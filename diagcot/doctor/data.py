@@ -56,5 +56,7 @@ def stages(chain: "Chain") -> Iterator[Finding]:
         yield bad(f"stage {names[0]}", message + also)
     if not lacking:
         yield good("recipe", f"{chain.recipe.name}: all {len(chain.recipe.stages)} stages have what they need")
+        for line in chain.notes():
+            yield note("recipe", line)
     if (chain.run_dir / "run.json").exists():
         yield note("run", f"{chain.run} exists: submitting goes on where it stands", "RUN=name starts another")

@@ -9,9 +9,7 @@ if TYPE_CHECKING:
 TOKENS = 16384  # of a batch, padding included: some hundreds of megabytes of a BERT's activations
 
 
-def batched(
-    ids: Sequence[Sequence[int]], padding: int, device: str
-) -> Iterator[tuple[list[int], "Tensor", "Tensor"]]:
+def batched(ids: Sequence[Sequence[int]], padding: int, device: str) -> Iterator[tuple[list[int], "Tensor", "Tensor"]]:
     """Places of the texts of a batch, their tokens (B, T), and the mask of what is not padding (B, T)."""
     import torch
 

@@ -29,7 +29,7 @@ class BertScore:
 
         # bert-score gives RoBERTa a blank before the first word, as before every other.
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, add_prefix_space=True)
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True, num_hidden_layers=LAYER)
+        self._model = AutoModel.from_pretrained(folder, local_files_only=True, output_hidden_states=True)
         self._model.eval().to(device)
         self._device = device
         self._ends = self._tokenizer("").input_ids
@@ -46,8 +46,8 @@ class BertScore:
         found: list[Any] = [None] * len(texts)
         for places, tokens, mask in batched(ids, self._tokenizer.pad_token_id, self._device):
             with torch.inference_mode():
-                vectors = self._model(tokens, attention_mask=mask).last_hidden_state.float()
-                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+                states = self._model(tokens, attention_mask=mask).hidden_states[LAYER]
+                vectors = torch.nn.functional.normalize(states.float(), dim=-1)
             for row, place in enumerate(places):
                 found[place] = vectors[row, : len(ids[place])], len(ids[place]) - len(self._ends)
         return found

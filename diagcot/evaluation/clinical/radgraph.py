@@ -85,7 +85,7 @@ class RadGraph:
 
         pieces = [self._tokenizer(list(words), add_special_tokens=False).input_ids if words else [] for words in split]
         parts: list[list[int]] = []
-        mine: list[range] = []
+        mine: list[Sequence[int]] = []
         for words in pieces:
             flat = [piece for word in words for piece in word]
             cut = [flat[at : at + self._pieces] for at in range(0, len(flat), self._pieces)]
@@ -97,9 +97,9 @@ class RadGraph:
             for row, place in enumerate(places):
                 vectors[place] = states[row, 1 : len(parts[place]) - 1]
         found = []
-        for words, places in zip(pieces, mine, strict=True):
+        for words, own in zip(pieces, mine, strict=True):
             hidden = self._encoder.config.hidden_size
-            flat = torch.cat([vectors[p] for p in places]) if places else torch.zeros(0, hidden, device=self._device)
+            flat = torch.cat([vectors[place] for place in own]) if own else torch.zeros(0, hidden, device=self._device)
             sizes = torch.tensor([len(word) for word in words], dtype=torch.long, device=self._device)
             word_of = torch.arange(len(words), device=self._device).repeat_interleave(sizes)
             sums = torch.zeros(len(words), hidden, device=self._device).index_add_(0, word_of, flat)
