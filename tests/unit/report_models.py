@@ -150,3 +150,22 @@ def write_radgraph(root: Path, name: str, folded: int = 16) -> Path:
     reader = {"type": "dygie", "max_span_width": WIDTH, "token_indexers": {"bert": embedder}}
     (folder / "config.json").write_text(json.dumps({"dataset_reader": reader, "vocabulary": {}, "model": model}))
     return folder
+
+
+def write_ratescore(root: Path, python: str) -> Path:
+    """A token classifier and an encoder as RaTEScore loads them, and the Python that has the package."""
+    from transformers import BertForTokenClassification
+
+    folder = root / "ratescore"
+    for part in ("ner", "synonyms"):
+        write_vocabulary(folder / part)
+    kinds = ("ABNORMALITY", "NON-ABNORMALITY", "DISEASE", "NON-DISEASE", "ANATOMY")
+    names = ["O", *(f"{place}-{kind}" for kind in kinds for place in "BI")]
+    config = bert_config()
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: place for place, name in enumerate(names)}
+    settle(BertForTokenClassification(config), 0.7).save_pretrained(folder / "ner")
+    settle(BertModel(bert_config()), 0.7).save_pretrained(folder / "synonyms")
+    (folder / "venv/bin").mkdir(parents=True)
+    (folder / "venv/bin/python").symlink_to(python)
+    return folder

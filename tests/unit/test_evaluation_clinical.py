@@ -1,6 +1,8 @@
 """Models that read reports: exact against their published programs on tiny weights, and the stage that runs them."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from diagcot.evaluation.clinical import score, weights
 from diagcot.evaluation.clinical.bertscore import BASELINE, BertScore
 from diagcot.evaluation.clinical.chexbert import HEADS, CheXbert
 from diagcot.evaluation.clinical.radgraph import RadGraph
+from diagcot.evaluation.clinical.ratescore import RateScore
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context, run_unit
@@ -278,3 +281,42 @@ def test_a_unit_is_a_shard_with_the_answers_of_all_models(tmp_path):
     assert units[1].params["of"] == [f"{model}.report.00001" for model in MODELS]
     with pytest.raises(UserError, match="does not ask"):
         clinical.units(spec.model_copy(update={"settings": {"tasks": ["fg"]}}), chain)
+
+
+def test_ratescore_is_asked_in_its_own_environment(tmp_path):
+    """The package itself, where RATESCORE_PYTHON names a Python that has it."""
+    python = os.environ.get("RATESCORE_PYTHON")
+    if not python:
+        pytest.skip("RATESCORE_PYTHON names no Python with the package RaTEScore")
+    report_models.write_ratescore(tmp_path, python)
+    assert weights.lacking("ratescore", tmp_path) is None
+    with contextlib.closing(RateScore(tmp_path / "ratescore", "cpu")) as reader:
+        # As RaTEScore 0.6.0 has them, called by itself.
+        assert reader.compare(TEXTS[0], "Heart")["ratescore"] == pytest.approx(0.923303, abs=1e-4)
+        assert reader.compare("Heart", "Heart")["ratescore"] == pytest.approx(1.0)
+        assert reader.compare("", TEXTS[0])["ratescore"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ("#!/bin/sh\nexit 3\n", "ended with 3"),
+        (f"#!/bin/sh\nexec {sys.executable} -S -E -s $@\n", "No module named 'RaTEScore'"),
+        ("#!/bin/sh\necho '{}'\n", None),
+    ],
+)
+def test_a_ratescore_that_does_not_run_costs_its_metric_alone(tmp_path, python, said):
+    """Its Python dies at once, has no such package, or dies after it has started."""
+    program = tmp_path / "python"
+    program.write_text(python)
+    program.chmod(0o755)
+    folder = report_models.write_ratescore(tmp_path, str(program))
+    if said:
+        with pytest.raises(UserError, match=said):
+            RateScore(folder, "cpu")
+        return
+    with (
+        contextlib.closing(RateScore(folder, "cpu")) as reader,
+        pytest.raises(RuntimeError, match=r"has ended|ended with"),
+    ):
+        reader.compare("Heart", "Heart")

@@ -44,13 +44,21 @@ class Readers:
                 scores = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
             except Exception as error:
                 self.missing[name] = _reason(error)
-                del self._readers[name]
+                broken = self._readers.pop(name)
+                if hasattr(broken, "close"):
+                    broken.close()
                 continue
             for mine, more in zip(found, scores, strict=True):
                 mine.update(more)
         for row, mine in zip(rows, found, strict=True):
             _radcliq(row, mine)
         return found
+
+    def close(self) -> None:
+        """End what runs beside us."""
+        for reader in (self._readers or {}).values():
+            if hasattr(reader, "close"):
+                reader.close()
 
     def _loaded(self) -> dict[str, Any]:
         import torch
@@ -103,7 +111,11 @@ def _radcliq(row: Prediction, scores: dict[str, Any]) -> None:
 
 @contextmanager
 def open(ctx: Context) -> Iterator[Readers]:
-    yield Readers(ClinicalSettings.model_validate(ctx.settings))
+    readers = Readers(ClinicalSettings.model_validate(ctx.settings))
+    try:
+        yield readers
+    finally:
+        readers.close()
 
 
 def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:

@@ -1,7 +1,6 @@
 """Where the models that read reports lie on disk, and what is missing; imports nothing heavy, so that a plan can ask."""
 
-import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "spm.model")  # any of them
@@ -10,11 +9,10 @@ _MODEL = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Reader:
-    """A model, by the name of its folder: the files it needs (one of each tuple), and the programs."""
+    """A model, by the name of its folder: the files it needs, one of each tuple."""
 
     files: tuple[tuple[str, ...], ...]
     metrics: str  # what it is for, in words
-    modules: dict[str, str] = field(default_factory=dict)  # module -> how it is installed
 
 
 def _graph(what: str) -> Reader:
@@ -33,9 +31,9 @@ READERS = {
             tuple(f"ner/{name}" for name in _TOKENIZER),
             *(("synonyms/config.json",), tuple(f"synonyms/{name}" for name in _MODEL)),
             tuple(f"synonyms/{name}" for name in _TOKENIZER),
+            ("venv/bin/python",),
         ),
         "RaTEScore",
-        {"medspacy": ".venv/bin/pip install medspacy==1.3.1"},
     ),
 }
 """Name -> what is needed. docs/evaluation.md tells where each file comes from."""
@@ -53,9 +51,6 @@ def lacking(name: str, root: Path | None) -> str | None:
     gone = [" or ".join(names) for names in READERS[name].files if not any((folder / file).exists() for file in names)]
     if gone:
         return f"{folder} lacks {', '.join(gone)}"
-    for module, remedy in READERS[name].modules.items():
-        if not importlib.util.find_spec(module):
-            return f"the program {module} is not installed ({remedy})"
     return None
 
 
