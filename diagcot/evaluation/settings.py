@@ -55,18 +55,31 @@ class JudgeSettings(Settings):
     server: ServerSettings = ServerSettings()
 
 
-class ClinicalSettings(Settings):
-    """Scores by models that read reports, each where its folder is there."""
+class ReadingSettings(Settings):
+    """What both kinds of models that read reports are told."""
 
     tasks: list[Literal["report", Written]] = Field(["report"], min_length=1)
     weights: Path | None = None  # the folder of all their folders (docs/evaluation.md)
-    batch: int = Field(256, ge=1)  # answers scored between two looks at the clock
 
     @field_validator("weights", mode="before")
     @classmethod
     def _settled(cls, path: str | None) -> str | None:
         """Without variables: the jobs may lack them. One that is not set stays, and is told when it is looked for."""
         return os.path.expandvars(path) if isinstance(path, str) else path
+
+
+class ClinicalSettings(ReadingSettings):
+    """Scores by models that read reports, each where its folder is there."""
+
+    batch: int = Field(256, ge=1)  # answers between two looks at the clock
+
+
+class GreenSettings(ReadingSettings):
+    """Scores by GREEN's language model, at temperature 0."""
+
+    words: int = Field(300, ge=1)  # of each report that it is shown, as in RadEval
+    max_tokens: int = Field(1024, ge=16)
+    server: ServerSettings = ServerSettings()
 
 
 class AggregateSettings(Settings):

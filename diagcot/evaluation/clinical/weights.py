@@ -38,6 +38,16 @@ READERS = {
 }
 """Name -> what is needed. docs/evaluation.md tells where each file comes from."""
 
+GREEN = Reader(
+    (
+        ("config.json",),
+        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
+        ("prompt.txt",),
+    ),
+    "GREEN",
+)
+"""The language model of kind `green`, as downloaded, and its authors' prompt."""
+
 
 def lacking(name: str, root: Path | None) -> str | None:
     """Why the model `name` cannot be had from the folder of all models; None if it can."""
