@@ -54,7 +54,7 @@ def test_a_language_model_is_asked_as_its_authors_ask(tmp_path):
     predictions.mkdir()
     rows = [row(0, "an effusion of the left side"), row(1, ""), row(2, "clear")]
     (predictions / "base.report.0.jsonl").write_text("".join(json.dumps(one.row()) + "\n" for one in rows))
-    server = SETTINGS.model_copy(update={"max_model_len": 512, "images": 0})
+    server = SETTINGS.model_copy(update={"max_model_len": 512})
     settings = {"weights": str(tmp_path), "words": 3, "max_tokens": 16, "server": server.model_dump(mode="json")}
     ctx = context(tmp_path, settings, stage="green", inputs={"predictions": [str(predictions)]})
     with ExitStack() as stack:
@@ -78,6 +78,7 @@ def test_without_its_folder_the_metric_is_missing_and_the_unit_done(tmp_path):
     predictions.mkdir()
     (predictions / "base.report.0.jsonl").write_text(json.dumps(row(0, "clear").row()) + "\n")
     ctx = context(tmp_path, {"weights": str(tmp_path)}, stage="green", inputs={"predictions": [str(predictions)]})
-    assert run_unit(green, Unit("base.report.0"), ctx).counts == {"scored": 0, "missing": 1, "failed": 0}
+    assert run_unit(green, Unit("base.report.0"), ctx).counts == {"scored": 1, "missing": 1, "failed": 0}
+    assert json.loads((ctx.output / "base.report.0.jsonl").read_text())["scores"] == {}
     told = json.loads((ctx.output / "base.report.0.missing.json").read_text())
     assert told["readers"] == ["green"] and "no folder" in told["missing"]["green"]

@@ -13,7 +13,7 @@ import torch
 from transformers import BertModel
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation import aggregate
+from diagcot.evaluation import aggregate, predictions
 from diagcot.evaluation.clinical import score, weights
 from diagcot.evaluation.clinical.bertscore import BASELINE, BertScore
 from diagcot.evaluation.clinical.chexbert import HEADS, CheXbert
@@ -24,6 +24,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics import labels
 from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
+from diagcot.metrics.green import green
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 from tests.unit import report_models
 from tests.unit.evaluated_run import MODELS, write_run
@@ -175,11 +176,11 @@ def stage(root, models, **overrides):
     )
 
 
-def scored(root, ctx):
+def scored(root, ctx, others=()):
     units = [Unit(f"report.{k:05d}", {"of": [f"{model}.report.{k:05d}" for model in MODELS]}) for k in range(2)]
     counts = [run_unit(score, unit, ctx).counts for unit in units]
     logs = root / "logs" / "demo"
-    inputs = ctx.inputs | {"clinical": [str(ctx.output)]}
+    inputs = ctx.inputs | {"clinical": [str(ctx.output), *others]}
     run_unit(
         aggregate,
         Unit("metrics", {"models": list(MODELS)}),
@@ -320,3 +321,59 @@ def test_a_ratescore_that_does_not_run_costs_its_metric_alone(tmp_path, python, 
         pytest.raises(RuntimeError, match=r"has ended|ended with"),
     ):
         reader.compare("Heart", "Heart")
+
+
+ANALYSIS = """[Explanation]:
+The candidate misses the effusion.
+
+[Clinically Significant Errors]:
+(a) False report of a finding: 2. x; y
+(b) Missing a finding: 1. effusion
+
+[Clinically Insignificant Errors]:
+(d) Severity: 4. z
+
+[Matched Findings]:
+3. heart; lungs; base
+"""
+
+
+def test_green_is_the_share_of_what_matched():
+    """Insignificant errors do not count; what is not there counts nothing; without a match it is 0."""
+    assert green(ANALYSIS) == 3 / (3 + 3)
+    assert green(ANALYSIS.replace("(a)", "(1)").replace("(b)", "(2)").replace("(d)", "(4)")) == 0.5
+    assert green(ANALYSIS.replace("3. heart; lungs; base", "No matched findings")) == 0.0
+    assert green("[Matched Findings]:\n2. a; b") == 1.0
+    assert green("noise") == green("") == 0.0
+    assert green(ANALYSIS.replace("(b) Missing a finding: 1.", "(b) Missing a finding: none.")) == 3 / 5
+
+
+@pytest.mark.parametrize("why", [None, "no server"])
+def test_scores_of_several_stages_meet_in_one_table(run, models, why):
+    """GREEN's scores stand beside the others'; where its server never came, its column says so."""
+    folder = run / "shards/test/green"
+    folder.mkdir(parents=True)
+    lines = [
+        {"id": one.id, "task": "report", "model": one.model, "scores": {} if why else {"green": 0.25}}
+        for path in sorted((run / "shards/demo/evaluate").glob("*.report.*.jsonl"))
+        for one in predictions.read([path])
+    ]
+    (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "all.missing.json").write_text(
+        json.dumps({"readers": ["green"], "missing": {"green": why} if why else {}})
+    )
+    _, metrics = scored(run, stage(run, models), [str(folder)])
+    cells = metrics["rows"][0]["scores"]
+    assert cells["bertscore"]["value"] is not None
+    assert cells["green"].get("value") == (None if why else 0.25)
+    assert metrics["missing"].get("GREEN") == cells["green"].get("reason") == why
+
+
+def test_the_recipes_name_their_stages_and_tell_what_is_not_there(monkeypatch, tmp_path):
+    from launchers.chain import open_chain
+
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path))
+    for recipe in ("diagcot-7b", "cx-mind-7b"):
+        told = open_chain(recipe, "example", None).notes()
+        assert [line for line in told if line.startswith("clinical: no CheXbert F1, SembScore and RadCliQ: no folder ")]
+        assert [line for line in told if line.startswith("green: no GREEN: no folder ")]

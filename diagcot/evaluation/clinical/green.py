@@ -41,7 +41,7 @@ class Green:
         """Raises ServerError, UserError."""
         if self._server is None:
             asked = self.settings.server
-            settings = asked.model_copy(update={"extra": ("--chat-template", TEMPLATE, *asked.extra)})
+            settings = asked.model_copy(update={"images": 0, "extra": ("--chat-template", TEMPLATE, *asked.extra)})
             self._server = self._stack.enter_context(serve(self.folder, settings, self._ctx))
         return self._server
 
@@ -84,9 +84,11 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
                 shared.missing = str(error)
         if len(records) < len(rows) and shared.missing is None:
             return None
-        lines = sorted(records.rows(), key=lambda line: line["id"])
+        scored = {line["id"]: line for line in records.rows()}
     finally:
         records.close()
+    without = {"scores": {}, "failed": False}
+    lines = [scored.get(row.id, _row(row, Reply()) | without) for _, row in sorted(rows.items())]
     missing = {"green": shared.missing} if shared.missing else {}
     made = written(unit, ctx, lines, {"readers": ["green"], "missing": missing})
     return Result(made.outputs, made.counts | {"failed": sum(line["failed"] for line in lines)})
