@@ -13,6 +13,7 @@ import torch
 from transformers import BertModel
 
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.doctor.data import stages
 from diagcot.evaluation import aggregate, predictions
 from diagcot.evaluation.clinical import score, weights
 from diagcot.evaluation.clinical.bertscore import BASELINE, BertScore
@@ -374,6 +375,8 @@ def test_the_recipes_name_their_stages_and_tell_what_is_not_there(monkeypatch, t
 
     monkeypatch.setenv("MODELS_DIR", str(tmp_path))
     for recipe in ("diagcot-7b", "cx-mind-7b"):
-        told = open_chain(recipe, "example", None).notes()
+        chain = open_chain(recipe, "example", None)
+        told = chain.notes()
+        assert set(told) <= {finding.text for finding in stages(chain)}  # of the doctor
         assert [line for line in told if line.startswith("clinical: no CheXbert F1, SembScore and RadCliQ: no folder ")]
         assert [line for line in told if line.startswith("green: no GREEN: no folder ")]
