@@ -71,7 +71,7 @@ class ReadingSettings(Settings):
 class ClinicalSettings(ReadingSettings):
     """Scores by models that read reports, each where its folder is there."""
 
-    batch: int = Field(256, ge=1)  # answers between two looks at the clock
+    batch: int = Field(64, ge=1)  # answers between two looks at the clock
 
 
 class GreenSettings(ReadingSettings):

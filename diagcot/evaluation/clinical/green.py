@@ -90,7 +90,7 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
     without = {"scores": {}, "failed": False}
     lines = [scored.get(row.id, _row(row, Reply()) | without) for _, row in sorted(rows.items())]
     missing = {"green": shared.missing} if shared.missing else {}
-    made = written(unit, ctx, lines, {"readers": ["green"], "missing": missing})
+    made = written(unit, ctx, lines, ["green"], missing)
     return Result(made.outputs, made.counts | {"failed": sum(line["failed"] for line in lines)})
 
 

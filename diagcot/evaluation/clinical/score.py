@@ -136,11 +136,16 @@ def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
     finally:
         records.close()
     lines = [{"id": row["of"], **{name: row[name] for name in ("task", "model", "scores")}} for row in scored]
-    return written(unit, ctx, lines, {"readers": list(READERS), "missing": shared.missing})
+    return written(unit, ctx, lines, list(READERS), shared.missing)
 
 
-def written(unit: Unit, ctx: Context, lines: Sequence[dict[str, Any]], about: dict[str, Any]) -> Result:
-    """A unit's two files: its scores, and what is missing."""
+def written(
+    unit: Unit, ctx: Context, lines: Sequence[dict[str, Any]], readers: Sequence[str], missing: dict[str, str]
+) -> Result:
+    """A unit's two files: its scores, and what is missing, without the place of the models, since the table may be shared."""
+    place = str(ctx.settings.get("weights") or "")
+    told = {name: why.replace(place, "weights") if place else why for name, why in missing.items()}
+    about = {"readers": list(readers), "missing": told}
     outputs = {
         ctx.output / f"{unit.key}.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
         ctx.output / f"{unit.key}.missing.json": json.dumps(about, ensure_ascii=False, indent=1) + "\n",
@@ -148,9 +153,9 @@ def written(unit: Unit, ctx: Context, lines: Sequence[dict[str, Any]], about: di
     staged = {path: ctx.staged(path) for path in outputs}
     for path, content in outputs.items():
         staged[path].write_text(content, encoding="utf-8")
-    for name, why in about["missing"].items():
+    for name, why in missing.items():
         ctx.event("metric_missing", metric=name, why=why)
-    return Result(staged, {"scored": len(lines), "missing": len(about["missing"])})
+    return Result(staged, {"scored": len(lines), "missing": len(missing)})
 
 
 def _chunks(
