@@ -1,5 +1,6 @@
 """The data: folders named by variables, and what each stage of the recipe needs."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,5 +57,8 @@ def stages(chain: "Chain") -> Iterator[Finding]:
         yield bad(f"stage {names[0]}", message + also)
     if not lacking:
         yield good("recipe", f"{chain.recipe.name}: all {len(chain.recipe.stages)} stages have what they need")
+    with contextlib.suppress(UserError, ValueError):  # what is wrong with their settings is told above
+        for line in chain.notes():
+            yield note("recipe", line)
     if (chain.run_dir / "run.json").exists():
         yield note("run", f"{chain.run} exists: submitting goes on where it stands", "RUN=name starts another")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diagcot.evaluation import card, history, predictions, report
+from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.examples import examples
 from diagcot.evaluation.score import TextTools
 from diagcot.evaluation.settings import AggregateSettings
@@ -28,8 +29,13 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     models = unit.params["models"]
     tools = TextTools(shared.java_s)
     ctx.progress(0, 3, step="scores")
-    found = table(rows, models, tools, shared.draws, ctx.seed, r2gen=shared.r2gen, judged=_judged(ctx))
-    for name, why in tools.missing.items():
+    found = table(
+        *(rows, models, tools, shared.draws, ctx.seed),
+        r2gen=shared.r2gen,
+        judged=_judged(ctx),
+        clinical=ClinicalScores.read(ctx),
+    )
+    for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)
     metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}
     ctx.progress(1, 3, step="examples")
@@ -49,7 +55,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     whole = ctx.output / "predictions.parquet"
     staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
     ctx.progress(3, 3)
-    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(tools.missing)})
+    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(found["missing"])})
 
 
 def _judged(ctx: Context) -> Judged:

@@ -7,6 +7,7 @@ import numpy as np
 
 from diagcot.evaluation.answers import RECALL_AT, chosen, closed_metrics, findings, open_metrics
 from diagcot.evaluation.classification import classification_metrics, named_labels
+from diagcot.evaluation.clinical.scores import CLINICAL, column_name
 from diagcot.evaluation.grounding import corners, grounding_metrics, pixel_metrics
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import part_metrics, report_metrics
@@ -41,6 +42,7 @@ COLUMNS = (
     Column("rouge_l", "ROUGE-L", "report"),
     Column("cider", "CIDEr", "report"),
     Column("label_f1", "label F1", "report"),
+    *(Column(name, c.title, "report", c.main, c.low) for name, c in CLINICAL.items()),
     Column("iou", "grounding IoU", "grounding"),
     Column("auc", "AUC", "classification"),
     *(Column(f"{task}_accuracy", task, task) for task in CLOSED),
@@ -79,6 +81,11 @@ COLUMNS = (
         Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False)
         for task in WRITTEN
         for name, title in (("bleu4", "BLEU-4"), ("meteor", "METEOR"), ("cider", "CIDEr"), ("label_f1", "label F1"))
+    ),
+    *(
+        Column(column_name(task, name), f"{c.title} of the {_PARTS[task]}", task, False, c.low)
+        for task in WRITTEN
+        for name, c in CLINICAL.items()
     ),
     *(Column(f"{task}_judged", f"{task}, by the judge", task, False) for task in (*CLOSED, "open")),
     *(

@@ -1,8 +1,10 @@
-"""Settings of the evaluation's three kinds."""
+"""Settings of the evaluation's kinds."""
 
+import os
+from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
@@ -50,6 +52,33 @@ class JudgeSettings(Settings):
 
     tasks: list[Task] = Field(["open"], min_length=1)
     max_tokens: int = Field(32, ge=8)  # a verdict is {"same": false}
+    server: ServerSettings = ServerSettings()
+
+
+class ReadingSettings(Settings):
+    """What both kinds of models that read reports are told."""
+
+    tasks: list[Literal["report", Written]] = Field(["report"], min_length=1)
+    weights: Path | None = None  # the folder of all their folders (docs/evaluation.md)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _settled(cls, path: str | None) -> str | None:
+        """Without variables: the jobs may lack them. One that is not set stays, and is told when it is looked for."""
+        return os.path.expandvars(path) if isinstance(path, str) else path
+
+
+class ClinicalSettings(ReadingSettings):
+    """Scores by models that read reports, each where its folder is there."""
+
+    batch: int = Field(64, ge=1)  # answers between two looks at the clock
+
+
+class GreenSettings(ReadingSettings):
+    """Scores by GREEN's language model, at temperature 0."""
+
+    words: int = Field(300, ge=1)  # of each report that it is shown, as in RadEval
+    max_tokens: int = Field(1024, ge=16)
     server: ServerSettings = ServerSettings()
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from diagcot.evaluation.classification import by_label
+from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
 from diagcot.evaluation.columns import COLUMNS, FAMILY, LOW, TEXTS, judged_metrics, measured, meteor_column, unreadable
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.reports import r2gen_metrics, r2gen_texts
@@ -33,10 +34,12 @@ def table(
     *,
     r2gen: bool = False,
     judged: Judged | None = None,
+    clinical: ClinicalScores | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
     r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
+    clinical: what models that read reports make of each answer.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     groups = _grouped([row for row in predictions if row.split == "test"])
@@ -62,6 +65,8 @@ def table(
             scores[key] |= r2gen_metrics(rows)
         if verdicts := (judged or {}).get(key[1:]):
             scores[key] |= judged_metrics(rows, verdicts)
+        if clinical:
+            scores[key] |= clinical_metrics(rows, clinical)
     counts = counted.result()
     pool.shutdown()
     for (key, column), some in pairs.items():
@@ -72,7 +77,7 @@ def table(
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
         "tokenizer": tools.tokenizer,
-        "missing": tools.missing,
+        "missing": tools.missing | (clinical.reasons() if clinical else {}),
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
         "columns": [

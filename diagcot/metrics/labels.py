@@ -49,6 +49,13 @@ def macro_f1(counts: Array) -> Array:
     return mean
 
 
+def macro_f1_of_all(counts: Array) -> Array:
+    """Mean of the labels' F1 as F1CheXbert (scikit-learn) has it: (..., L, 3) -> (...). One that nobody states has 0."""
+    seen = counts.sum(axis=-1) > 0
+    mean: Array = np.where(seen, f1_of(counts), 0.0).mean(axis=-1)
+    return mean
+
+
 def f1(hyps: Sequence[str], refs: Sequence[str], names: Sequence[str] = CHEXPERT_LABELS) -> dict[str, float]:
     """Micro and macro F1 of reports against references, by the rule labeler: {"micro": 0 to 1, "macro": 0 to 1}."""
     from diagcot.data.labeler import label

@@ -1,0 +1,178 @@
+"""Kind: models that read reports score every answer against its reference; what is not on disk costs its own metric.
+
+A unit is one shard of one task with the answers of all models, so that a reference is read once for all of them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from diagcot.evaluation import predictions
+from diagcot.evaluation.clinical.weights import READERS, lacking
+from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.settings import ClinicalSettings
+from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.errors import UserError
+from diagcot.metrics import text
+from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
+
+_TOLD = (UserError, OSError, ImportError, RuntimeError)  # whose messages name files and shapes, and no report
+
+
+class Readers:
+    """The models that are there, loaded once for a task; `missing` says why the others are not."""
+
+    def __init__(self, settings: ClinicalSettings) -> None:
+        self._settings = settings
+        self.batch = settings.batch
+        self.missing: dict[str, str] = {}
+        self._readers: dict[str, Any] | None = None
+
+    def score(self, rows: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """Scores of each row. A reader that fails is left out from then on, and `missing` says why."""
+        if self._readers is None:
+            self._readers = self._loaded()
+        texts = list(dict.fromkeys(side for row in rows for side in (row.answer, row.reference)))
+        found: list[dict[str, Any]] = [{} for _ in rows]
+        for name, reader in list(self._readers.items()):
+            try:
+                read = dict(zip(texts, reader.read(texts), strict=True))
+                scores = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
+            except Exception as error:
+                self.missing[name] = _reason(error)
+                broken = self._readers.pop(name)
+                if hasattr(broken, "close"):
+                    broken.close()
+                continue
+            for mine, more in zip(found, scores, strict=True):
+                mine.update(more)
+        for row, mine in zip(rows, found, strict=True):
+            _radcliq(row, mine)
+        return found
+
+    def close(self) -> None:
+        """End what runs beside us."""
+        for reader in (self._readers or {}).values():
+            if hasattr(reader, "close"):
+                reader.close()
+
+    def _loaded(self) -> dict[str, Any]:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaded = {}
+        for name in READERS:
+            why = lacking(name, self._settings.weights)
+            if why is None:
+                try:
+                    loaded[name] = _make(name)(self._settings.weights / name, device)  # type: ignore[operator]
+                    continue
+                except Exception as error:
+                    why = _reason(error)
+            self.missing[name] = why
+        return loaded
+
+
+def _make(name: str) -> Callable[[Path, str], Any]:
+    if name == "chexbert":
+        from diagcot.evaluation.clinical.chexbert import CheXbert
+
+        return CheXbert
+    if name == "distilroberta-base":
+        from diagcot.evaluation.clinical.bertscore import BertScore
+
+        return BertScore
+    if name == "ratescore":
+        from diagcot.evaluation.clinical.ratescore import RateScore
+
+        return RateScore
+    from diagcot.evaluation.clinical.radgraph import RadGraph
+
+    return lambda folder, device: RadGraph(folder, device, name)
+
+
+def _reason(error: Exception) -> str:
+    """Why a reader failed, in one line that holds no report."""
+    about = re.sub(r"\s+", " ", str(error))[:200] if isinstance(error, _TOLD) else ""
+    return about if isinstance(error, UserError) else f"it failed ({type(error).__name__}{': ' * bool(about)}{about})"
+
+
+def _radcliq(row: Prediction, scores: dict[str, Any]) -> None:
+    """Add RadCliQ-v1 where its parts are there."""
+    bleu = text.sentence_bleu([words(row.answer)], [words(row.reference)])[0, 1]
+    parts = {**scores, "radgraph": scores.get("radgraph_radcliq"), "bleu2": float(bleu)}
+    if all(parts.get(name) is not None for name in MODEL):
+        scores["radcliq"] = radcliq_v1(parts)
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[Readers]:
+    readers = Readers(ClinicalSettings.model_validate(ctx.settings))
+    try:
+        yield readers
+    finally:
+        readers.close()
+
+
+def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
+    """`<unit>.jsonl`, `{id, task, model, scores}` a line, and `<unit>.missing.json`, what could not be computed."""
+    names = {f"{key}.jsonl" for key in unit.params["of"]}
+    paths = [path for path in ctx.files("predictions", "*.jsonl") if path.name in names]
+    rows = sorted((row for row in predictions.read(paths) if row.split == "test"), key=lambda row: (row.id, row.model))
+    records = ctx.records(unit)
+    try:
+        left = [row for row in rows if _key(row) not in records]
+        for chunk in _chunks(left, shared, ctx):
+            for row, scores in chunk:
+                records.append({"id": _key(row), "task": row.task, "model": row.model, "of": row.id, "scores": scores})
+            ctx.progress(len(records), len(rows))
+        if len(records) < len(rows):
+            return None
+        scored = sorted(records.rows(), key=lambda row: row["id"])
+    finally:
+        records.close()
+    lines = [{"id": row["of"], **{name: row[name] for name in ("task", "model", "scores")}} for row in scored]
+    return written(unit, ctx, lines, list(READERS), shared.missing)
+
+
+def written(
+    unit: Unit, ctx: Context, lines: Sequence[dict[str, Any]], readers: Sequence[str], missing: dict[str, str]
+) -> Result:
+    """A unit's two files: its scores, and what is missing, without the place of the models, since the table may be shared."""
+    place = str(ctx.settings.get("weights") or "")
+    told = {name: why.replace(place, "weights") if place else why for name, why in missing.items()}
+    about = {"readers": list(readers), "missing": told}
+    outputs = {
+        ctx.output / f"{unit.key}.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        ctx.output / f"{unit.key}.missing.json": json.dumps(about, ensure_ascii=False, indent=1) + "\n",
+    }
+    staged = {path: ctx.staged(path) for path in outputs}
+    for path, content in outputs.items():
+        staged[path].write_text(content, encoding="utf-8")
+    for name, why in missing.items():
+        ctx.event("metric_missing", metric=name, why=why)
+    return Result(staged, {"scored": len(lines), "missing": len(missing)})
+
+
+def _chunks(
+    rows: Sequence[Prediction], shared: Readers, ctx: Context
+) -> Iterator[list[tuple[Prediction, dict[str, Any]]]]:
+    """Rows and their scores, all answers to a sample in the same chunk; ends early at a request to stop."""
+    chunk: list[Prediction] = []
+    samples = [list(mine) for _, mine in groupby(rows, key=lambda row: row.id)]
+    for place, mine in enumerate(samples):
+        chunk += mine
+        if len(chunk) < shared.batch and place + 1 < len(samples):
+            continue
+        if ctx.stopping():
+            return
+        yield list(zip(chunk, shared.score(chunk), strict=True))
+        chunk = []
+
+
+def _key(row: Prediction) -> str:
+    return f"{row.model} {row.id}"

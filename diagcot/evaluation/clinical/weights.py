@@ -1,0 +1,74 @@
+"""Where the models that read reports lie on disk, and what is missing; imports nothing heavy, so that a plan can ask."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_TOKENIZER = ("tokenizer.json", "vocab.txt", "spm.model")  # any of them
+_MODEL = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model, by the name of its folder: the files it needs, one of each tuple."""
+
+    files: tuple[tuple[str, ...], ...]
+    metrics: str  # what it is for, in words
+
+
+def _graph(what: str) -> Reader:
+    archive = (("config.json",), ("weights.th",), ("vocabulary",))
+    return Reader((*archive, ("encoder/config.json",), tuple(f"encoder/{name}" for name in _TOKENIZER)), what)
+
+
+READERS = {
+    "chexbert": Reader((("chexbert.pth",), ("config.json",), _TOKENIZER), "CheXbert F1, SembScore and RadCliQ"),
+    "distilroberta-base": Reader((("config.json",), _MODEL, ("tokenizer.json", "vocab.json")), "BERTScore and RadCliQ"),
+    "radgraph": _graph("RadGraph F1 and RadCliQ"),
+    "radgraph-xl": _graph("RadGraph-XL F1"),
+    "ratescore": Reader(
+        (
+            *(("ner/config.json",), tuple(f"ner/{name}" for name in _MODEL)),
+            tuple(f"ner/{name}" for name in _TOKENIZER),
+            *(("synonyms/config.json",), tuple(f"synonyms/{name}" for name in _MODEL)),
+            tuple(f"synonyms/{name}" for name in _TOKENIZER),
+            ("venv/bin/python",),
+        ),
+        "RaTEScore",
+    ),
+}
+"""Name -> what is needed. docs/evaluation.md tells where each file comes from."""
+
+GREEN = Reader(
+    (
+        ("config.json",),
+        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
+        ("prompt.txt",),
+    ),
+    "GREEN",
+)
+"""The language model of kind `green`, as downloaded, and its authors' prompt."""
+
+
+def lacking(name: str, root: Path | None) -> str | None:
+    """Why the model `name` cannot be had from the folder of all models; None if it can."""
+    if root is None:
+        return "no folder of models: set `weights`"
+    if "$" in str(root):
+        return f"the variable in {root} is not set"
+    folder = root / name
+    if not folder.is_dir():
+        return f"no folder {folder}"
+    gone = [" or ".join(names) for names in READERS[name].files if not any((folder / file).exists() for file in names)]
+    if gone:
+        return f"{folder} lacks {', '.join(gone)}"
+    return None
+
+
+def notes(root: Path | None) -> list[str]:
+    """One line for what is found, one for each model that is not."""
+    why = {name: lacking(name, root) for name in READERS}
+    found = [name for name, reason in why.items() if reason is None]
+    lines = [f"found {', '.join(found)}"] if found else []
+    return lines + [
+        f"no {READERS[name].metrics}: {reason} (docs/evaluation.md)" for name, reason in why.items() if reason
+    ]

@@ -1,0 +1,35 @@
+"""GREEN (Ostmeier et al. 2024, arXiv:2405.03595): the score of an analysis that its language model wrote."""
+
+import re
+
+_SECTION = r"\[{}\]:\s*(.*?)(?:\n\s*\n|\Z)"
+_COUNT = re.compile(r"(?<=: )\b\d+\b(?=\.)")
+
+
+def green(analysis: str) -> float:
+    """Matched findings / (matched findings + clinically significant errors), 0 to 1; 0 where nothing matched.
+
+    The sections are read as Stanford-AIMI/GREEN does: the count of matched findings opens its section, each kind of error
+    tells its own after a colon, and one that stands twice counts as it was told last in the order of the alphabet. What
+    cannot be read counts nothing.
+    """
+    parts = analysis.split("[Explanation]:")
+    text = parts[1] if len(parts) > 1 else analysis
+    matched = re.match(r"\d+\b(?=\.)", _section(text, "Matched Findings"))
+    if not matched or not int(matched[0]):
+        return 0.0
+    return int(matched[0]) / (int(matched[0]) + errors(text))
+
+
+def errors(text: str) -> int:
+    """How many clinically significant errors an analysis tells, over the six kinds (a) to (f), or (1) to (6)."""
+    section = _section(text, "Clinically Significant Errors")
+    lines = sorted(re.findall(r"\([a-f]\) .*", section)) or sorted(re.findall(r"\([1-6]\) .*", section))
+    counts = {line[:3]: int(found[0]) for line in lines if (found := _COUNT.search(line))}
+    return sum(counts.values())
+
+
+def _section(text: str, name: str) -> str:
+    """A section up to the next empty line; nothing where there is none, or where it begins with No."""
+    found = re.search(_SECTION.format(name), text, re.DOTALL)
+    return "" if not found or found[1].startswith("No") else found[1]
