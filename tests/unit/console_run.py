@@ -38,7 +38,9 @@ class FakeStage:
     def done(self, first: int, last: int, when: float | None = None) -> None:
         (self.path / "done").mkdir(exist_ok=True)
         for key in self.keys[first:last]:
-            path = self.write(f"done/{key}.json", {"unit": key})
+            path = f"{self.path}/done/{key}.json"
+            with open(path, "w") as out:  # noqa: PTH123  (thousands of them)
+                out.write(f'{{"unit": "{key}"}}')
             if when is not None:
                 os.utime(path, (when, when))
         if when is not None:
