@@ -42,17 +42,15 @@ def got(summary: Mapping[str, Any]) -> dict[str, float]:
     life = (summary.get("ended") or 0) - (summary.get("started") or 0)
     if "completion_tokens" in counts and life > 0:
         found["tokens/s"] = counts["completion_tokens"] / life
-        found["requests/s"] = counts.get("requests", 0) / life
+        found["requests/s"] = counts.get("requests", counts.get("calls", 0)) / life
     if counts.get("told_tokens"):
         found["cache hits %"] = 100 * counts["cached_tokens"] / counts["told_tokens"]
     return found
 
 
-def startup(summary: Mapping[str, Any]) -> float | None:
-    """The share of start-up in the time of the tasks of a stage that is done, 0 to 1; None where no model was served."""
-    if not summary.get("seconds") or "completion_tokens" not in summary.get("counts", {}):
-        return None
-    return float(summary["startup_seconds"] / summary["seconds"])
+def startup(summary: Mapping[str, Any]) -> float:
+    """The share of start-up (model servers, imports, loading) in the time of the tasks of a stage that is done, 0 to 1."""
+    return summary["startup_seconds"] / summary["seconds"] if summary.get("seconds") else 0.0
 
 
 def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -72,7 +72,7 @@ class Stage:
     gpu_left: float
     figures: Mapping[str, Any]
     reasons: Mapping[str, int]
-    startup: float | None  # share of start-up in the time of its tasks, where model servers had to start
+    startup: float  # share of start-up in the time of its tasks, once it is done
     why: str  # what stopped it, if its finaliser has ended it
     finaliser: Job | None  # the job that ends the stage, where Slurm knows it
     finaliser_id: str

@@ -157,9 +157,9 @@ def now(stage: Stage) -> Text:
 
 
 def _costs(run: Run) -> Iterator[str]:
-    """The share of servers' start-up, what a thousand good products cost so far, and training beside its estimate."""
-    if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup is not None]:
-        yield f"start-up of model servers in the tasks' time: {', '.join(shares)}"
+    """The share of start-up, what a thousand good products cost so far, and training beside its estimate."""
+    if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup >= 0.001]:
+        yield f"start-up in the tasks' time: {', '.join(shares)}"
     for one in yields(run):
         if one.per_thousand is not None:
             yield f"{one.stage}: {text.number(one.per_thousand)} GPU-hours for 1,000 {one.name}"
