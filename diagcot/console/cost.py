@@ -9,6 +9,7 @@ from diagcot.console.run_files import read_json
 from diagcot.jobs import parts
 
 Plan = Mapping[str, Any]  # the content of a plan.json
+BRIEF_S = 10  # start-up of all tasks of a stage together that is not worth a word
 
 
 def gpus(plan: Plan) -> int:
@@ -49,8 +50,10 @@ def got(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def startup(summary: Mapping[str, Any]) -> float:
-    """The share of start-up (model servers, imports, loading) in the time of the tasks of a stage that is done, 0 to 1."""
-    return summary["startup_seconds"] / summary["seconds"] if summary.get("seconds") else 0.0
+    """The share of start-up (model servers, imports, loading) in the time of a done stage's tasks, 0 to 1; 0 if it was brief."""
+    if summary.get("startup_seconds", 0) < BRIEF_S:
+        return 0.0
+    return float(summary["startup_seconds"] / summary["seconds"])
 
 
 def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

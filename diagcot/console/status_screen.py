@@ -158,7 +158,7 @@ def now(stage: Stage) -> Text:
 
 def _costs(run: Run) -> Iterator[str]:
     """The share of start-up, what a thousand good products cost so far, and training beside its estimate."""
-    if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup >= 0.001]:
+    if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup]:
         yield f"start-up in the tasks' time: {', '.join(shares)}"
     for one in yields(run):
         if one.per_thousand is not None:

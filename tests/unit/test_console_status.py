@@ -270,7 +270,7 @@ def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path:
     counts = {"completion_tokens": 9000, "requests": 90, "told_tokens": 1000, "cached_tokens": 750}
     stage.write(
         "summary.json",
-        {"state": "done", "started": 100, "ended": 130, "seconds": 50, "startup_seconds": 5, "counts": counts},
+        {"state": "done", "started": 100, "ended": 130, "seconds": 500, "startup_seconds": 50, "counts": counts},
     )
     told = text.figures(only(tmp_path / "r").figures)
     assert told == "300 tokens/s, 75% cache hits, 3 requests/s"
