@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import BertModel
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.doctor.data import stages
@@ -27,9 +25,11 @@ from diagcot.metrics import labels
 from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
 from diagcot.metrics.green import green
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
+from tests import lazy
 from tests.unit import report_models
 from tests.unit.evaluated_run import MODELS, write_run
 
+torch, transformers = lazy.Module("torch"), lazy.Module("transformers")
 PUBLISHED = json.loads((Path(__file__).parent / "report_models.json").read_text())
 TEXTS = PUBLISHED["texts"]
 
@@ -124,7 +124,7 @@ def test_chexbert_reads_the_published_checkpoint(models):
     reader = CheXbert(models / "chexbert", "cpu")
     read = reader.read(texts)
     state = torch.load(models / "chexbert" / "chexbert.pth")["model_state_dict"]
-    bert = BertModel(report_models.bert_config()).eval()
+    bert = transformers.BertModel(report_models.bert_config()).eval()
     bert.load_state_dict(
         {k[12:]: v for k, v in state.items() if k.startswith("module.bert.") and "position_ids" not in k}
     )
@@ -147,7 +147,7 @@ def test_chexbert_reads_the_published_checkpoint(models):
 def test_a_checkpoint_that_does_not_fit_is_told(models, tmp_path):
     folder = report_models.write_chexbert(tmp_path)
     (folder / "config.json").write_text(
-        report_models.BertConfig(vocab_size=5, hidden_size=16, num_attention_heads=2).to_json_string()
+        transformers.BertConfig(vocab_size=5, hidden_size=16, num_attention_heads=2).to_json_string()
     )
     with pytest.raises(UserError, match=r"chexbert\.pth does not fit its config\.json"):
         CheXbert(folder, "cpu")
