@@ -20,6 +20,7 @@ from diagcot.evaluation.clinical.radgraph import RadGraph
 from diagcot.evaluation.clinical.ratescore import RateScore
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.ledger import publish
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics import labels
 from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
@@ -173,13 +174,18 @@ def run(tmp_path):
 def stage(root, models, **overrides):
     inputs = {"predictions": [str(root / "shards/demo/evaluate")]}
     return context(
-        root, {"weights": models and str(models), "batch": 12}, run="demo", stage="clinical", inputs=inputs, **overrides
+        root, {"weights": models and str(models), "batch": 2}, run="demo", stage="clinical", inputs=inputs, **overrides
     )
 
 
 def scored(root, ctx, others=()):
-    units = [Unit(f"report.{k:05d}", {"of": [f"{model}.report.{k:05d}" for model in MODELS]}) for k in range(2)]
-    counts = [run_unit(score, unit, ctx).counts for unit in units]
+    units = [Unit(f"{model}.report.{k:05d}") for model in MODELS for k in range(2)]
+    counts = []
+    with score.open(ctx) as shared:  # one task of the array, which keeps its models
+        for unit in units:
+            result = score.run(unit, shared, ctx)
+            publish(ctx.stage_dir, unit.key, result.outputs, result.counts, {"attempt": ctx.attempt})
+            counts.append(result.counts)
     logs = root / "logs" / "demo"
     inputs = ctx.inputs | {"clinical": [str(ctx.output), *others]}
     run_unit(
@@ -200,7 +206,7 @@ def scored(root, ctx, others=()):
 
 def test_scores_go_to_the_table_with_their_intervals(run, models):
     counts, metrics = scored(run, stage(run, models))
-    assert [c["missing"] for c in counts] == [1, 1]  # RaTEScore's models are not there
+    assert {c["missing"] for c in counts} == {1}  # RaTEScore's models are not there
     assert metrics["missing"] == {"RaTEScore": "no folder weights/ratescore"}  # not where that is: it may be shared
     rows = {row["model"]: row["scores"] for row in metrics["rows"] if row["dataset"] == "all"}
     lines = [
@@ -248,15 +254,15 @@ def test_a_reader_that_breaks_halfway_costs_its_own_metrics_alone(run, models, m
     cells = metrics["rows"][0]["scores"]
     assert "CUDA out of memory Tried to allocate" in cells["bertscore"]["reason"] and cells["radcliq"]["value"] is None
     assert cells["chexbert_f1"]["value"] is not None and cells["radgraph_partial"]["value"] is not None
-    assert len(calls) == 3  # twice in the first unit, once in the second, whose task loads it anew
+    assert len(calls) == 2  # it is not asked again
 
 
 def test_a_stop_keeps_what_is_scored(run, models):
     ctx = stage(run, models)
     ctx.on_progress = lambda row: ctx.stop.set()
-    unit = Unit("report.00000", {"of": [f"{model}.report.00000" for model in MODELS]})
+    unit = Unit("grpo.report.00000")
     assert run_unit(score, unit, ctx) is None
-    assert 0 < len(ctx.records(unit)) < 2 * 3 * len(MODELS)
+    assert 0 < len(ctx.records(unit)) < 4
     assert run_unit(score, unit, stage(run, models)).counts["missing"] == 1
 
 
@@ -270,7 +276,8 @@ def test_what_is_lacking_is_told_without_torch(models, tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_unit_is_a_shard_with_the_answers_of_all_models(tmp_path):
+def test_a_unit_is_one_of_the_evaluation_and_the_table_depends_on_it():
+    from launchers import aggregate as table
     from launchers import clinical
     from launchers.chain import open_chain
 
@@ -279,10 +286,12 @@ def test_a_unit_is_a_shard_with_the_answers_of_all_models(tmp_path):
         update={"name": "clinical", "kind": "clinical", "settings": {}, "inputs": {"predictions": ["evaluate"]}}
     )
     units = clinical.units(spec, chain)
-    assert [unit.key for unit in units] == ["report.00000", "report.00001"]
-    assert units[1].params["of"] == [f"{model}.report.00001" for model in MODELS]
+    assert units and {unit.params["task"] for unit in units} == {"report"} and len(units) == 2 * len(MODELS)
     with pytest.raises(UserError, match="does not ask"):
         clinical.units(spec.model_copy(update={"settings": {"tasks": ["fg"]}}), chain)
+    report = chain.spec("report")
+    with_scores = report.model_copy(update={"inputs": {**report.inputs, "clinical": ["evaluate"]}})
+    assert table.units(report, chain)[0].key != table.units(with_scores, chain)[0].key
 
 
 def test_ratescore_is_asked_in_its_own_environment(tmp_path):
