@@ -27,6 +27,7 @@ def units(stage: StageSpec, chain: Chain) -> list[Unit]:
     if not sources:
         raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
     models = list(dict.fromkeys(model for source in sources for model in chain.spec(source).inputs.get("models", [])))
-    read = [[unit.key for unit in chain.units_of(name)] for name in [*sources, *stage.inputs.get("verdicts", [])]]
+    scored = [name for role in ("verdicts", "clinical") for name in stage.inputs.get(role, [])]
+    read = [[unit.key for unit in chain.units_of(name)] for name in [*sources, *scored]]
     content = hashlib.sha256(json.dumps([models, read]).encode()).hexdigest()
     return [Unit(f"metrics.{content[:10]}", {"models": models})]

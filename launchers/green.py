@@ -2,31 +2,19 @@
 
 from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import GreenSettings
-from diagcot.jobs.context import Unit
-from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
+from launchers.clinical import units
+
+__all__ = ["units"]
 
 KIND = "diagcot.evaluation.clinical.green"
 SETTINGS = GreenSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 90, 60
+GROWS, LISTED = "units", ("tasks",)
 NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
-
-
-def units(stage: StageSpec, chain: Chain) -> list[Unit]:
-    """The units of the evaluation whose task is scored. Raises UserError if the input lacks or nothing is scored."""
-    sources = stage.inputs.get("predictions", [])
-    if len(sources) != 1:
-        raise UserError(f"stage {stage.name} needs the input predictions: an evaluation")
-    tasks = GreenSettings.model_validate(stage.settings).tasks
-    found = [unit for unit in chain.units_of(sources[0]) if unit.params["task"] in tasks]
-    if not found:
-        raise UserError(
-            f"stage {stage.name} scores {', '.join(tasks)}, which {sources[0]} does not ask; see its `tasks`"
-        )
-    return found
 
 
 def notes(stage: StageSpec, chain: Chain) -> list[str]:

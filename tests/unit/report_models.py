@@ -3,10 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+from tests import lazy
+
+torch, transformers = lazy.Module("torch"), lazy.Module("transformers")
 
 HIDDEN, WIDTH, FEATURE, FORWARD = 16, 6, 4, 12
 WORDS = re.split(
@@ -18,12 +21,12 @@ ENTITIES = ("", "Anatomy::definitely present", "Observation::definitely present"
 RELATIONS = ("modify", "located_at", "suggestive_of")
 
 
-def numbers(shape: tuple[int, ...], turn: int, scale: float = 1.0) -> torch.Tensor:
+def numbers(shape: tuple[int, ...], turn: int, scale: float = 1.0) -> Any:
     """Normal numbers from the generator whose stream NumPy has frozen for good."""
     return torch.from_numpy(scale * np.random.RandomState(turn).standard_normal(shape)).float()
 
 
-def settle(model: torch.nn.Module, scale: float) -> torch.nn.Module:
+def settle(model: Any, scale: float) -> Any:
     """Give every parameter its numbers; norms stay near one."""
     for turn, (name, parameter) in enumerate(model.named_parameters(), 1):
         norm, small = "LayerNorm.weight" in name, name.endswith("bias") or "LayerNorm" in name
@@ -31,8 +34,8 @@ def settle(model: torch.nn.Module, scale: float) -> torch.nn.Module:
     return model
 
 
-def bert_config(positions: int = 512) -> BertConfig:
-    return BertConfig(
+def bert_config(positions: int = 512) -> Any:
+    return transformers.BertConfig(
         vocab_size=len(WORDS),
         hidden_size=HIDDEN,
         num_hidden_layers=2,
@@ -55,7 +58,9 @@ def write_chexbert(root: Path) -> Path:
     write_vocabulary(folder)
     config = bert_config()
     config.save_pretrained(folder)
-    state = {f"module.bert.{name}": value for name, value in settle(BertModel(config), 0.7).state_dict().items()}
+    state = {
+        f"module.bert.{name}": value for name, value in settle(transformers.BertModel(config), 0.7).state_dict().items()
+    }
     state["module.bert.embeddings.position_ids"] = torch.arange(512)[None]
     for head in range(14):
         classes = 4 if head < 13 else 2
@@ -80,7 +85,7 @@ def write_roberta(root: Path) -> Path:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "RobertaTokenizer", "model_max_length": 62})
     )
-    config = RobertaConfig(
+    config = transformers.RobertaConfig(
         vocab_size=len(vocabulary) + 1,
         hidden_size=HIDDEN,
         num_hidden_layers=6,
@@ -89,7 +94,7 @@ def write_roberta(root: Path) -> Path:
         max_position_embeddings=66,
         type_vocab_size=1,
     )
-    settle(RobertaModel(config), 0.5).save_pretrained(folder)
+    settle(transformers.RobertaModel(config), 0.5).save_pretrained(folder)
     return folder
 
 
@@ -103,7 +108,7 @@ def write_radgraph(root: Path, name: str, folded: int = 16) -> Path:
     (folder / "vocabulary" / f"{name}__ner_labels.txt").write_text("\n".join(ENTITIES) + "\n")
     (folder / "vocabulary" / f"{name}__relation_labels.txt").write_text("\n".join(RELATIONS) + "\n")
     (folder / "vocabulary" / "non_padded_namespaces.txt").write_text("*labels\n*tags\n")
-    bert = settle(BertModel(config), 0.6).state_dict()
+    bert = settle(transformers.BertModel(config), 0.6).state_dict()
     prefix = "_embedder.token_embedder_bert._matched_embedder.transformer_model"
     state = {f"{prefix}.{key}": value for key, value in bert.items()}
     span, ner, relation = 2 * HIDDEN + FEATURE, f"{name}__ner_labels", f"{name}__relation_labels"
@@ -154,8 +159,6 @@ def write_radgraph(root: Path, name: str, folded: int = 16) -> Path:
 
 def write_ratescore(root: Path, python: str) -> Path:
     """A token classifier and an encoder as RaTEScore loads them, and the Python that has the package."""
-    from transformers import BertForTokenClassification
-
     folder = root / "ratescore"
     for part in ("ner", "synonyms"):
         write_vocabulary(folder / part)
@@ -164,8 +167,8 @@ def write_ratescore(root: Path, python: str) -> Path:
     config = bert_config()
     config.id2label = dict(enumerate(names))
     config.label2id = {name: place for place, name in enumerate(names)}
-    settle(BertForTokenClassification(config), 0.7).save_pretrained(folder / "ner")
-    settle(BertModel(bert_config()), 0.7).save_pretrained(folder / "synonyms")
+    settle(transformers.BertForTokenClassification(config), 0.7).save_pretrained(folder / "ner")
+    settle(transformers.BertModel(bert_config()), 0.7).save_pretrained(folder / "synonyms")
     (folder / "venv/bin").mkdir(parents=True)
     (folder / "venv/bin/python").symlink_to(python)
     return folder

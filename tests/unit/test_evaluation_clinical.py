@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import BertModel
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.doctor.data import stages
@@ -22,14 +20,17 @@ from diagcot.evaluation.clinical.radgraph import RadGraph
 from diagcot.evaluation.clinical.ratescore import RateScore
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.ledger import publish
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics import labels
 from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
 from diagcot.metrics.green import green
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
+from tests import lazy
 from tests.unit import report_models
 from tests.unit.evaluated_run import MODELS, write_run
 
+torch, transformers = lazy.Module("torch"), lazy.Module("transformers")
 PUBLISHED = json.loads((Path(__file__).parent / "report_models.json").read_text())
 TEXTS = PUBLISHED["texts"]
 
@@ -124,7 +125,7 @@ def test_chexbert_reads_the_published_checkpoint(models):
     reader = CheXbert(models / "chexbert", "cpu")
     read = reader.read(texts)
     state = torch.load(models / "chexbert" / "chexbert.pth")["model_state_dict"]
-    bert = BertModel(report_models.bert_config()).eval()
+    bert = transformers.BertModel(report_models.bert_config()).eval()
     bert.load_state_dict(
         {k[12:]: v for k, v in state.items() if k.startswith("module.bert.") and "position_ids" not in k}
     )
@@ -147,7 +148,7 @@ def test_chexbert_reads_the_published_checkpoint(models):
 def test_a_checkpoint_that_does_not_fit_is_told(models, tmp_path):
     folder = report_models.write_chexbert(tmp_path)
     (folder / "config.json").write_text(
-        report_models.BertConfig(vocab_size=5, hidden_size=16, num_attention_heads=2).to_json_string()
+        transformers.BertConfig(vocab_size=5, hidden_size=16, num_attention_heads=2).to_json_string()
     )
     with pytest.raises(UserError, match=r"chexbert\.pth does not fit its config\.json"):
         CheXbert(folder, "cpu")
@@ -166,20 +167,25 @@ def test_macro_f1_is_that_of_scikit_learn():
 
 @pytest.fixture
 def run(tmp_path):
-    write_run(tmp_path, studies=6, size=64, datasets=("mimic_cxr", "iu_xray"))
+    write_run(tmp_path, studies=2, size=48, datasets=("mimic_cxr", "iu_xray"))
     return tmp_path
 
 
 def stage(root, models, **overrides):
     inputs = {"predictions": [str(root / "shards/demo/evaluate")]}
     return context(
-        root, {"weights": models and str(models), "batch": 12}, run="demo", stage="clinical", inputs=inputs, **overrides
+        root, {"weights": models and str(models), "batch": 2}, run="demo", stage="clinical", inputs=inputs, **overrides
     )
 
 
 def scored(root, ctx, others=()):
-    units = [Unit(f"report.{k:05d}", {"of": [f"{model}.report.{k:05d}" for model in MODELS]}) for k in range(2)]
-    counts = [run_unit(score, unit, ctx).counts for unit in units]
+    units = [Unit(f"{model}.report.{k:05d}") for model in MODELS for k in range(2)]
+    counts = []
+    with score.open(ctx) as shared:  # one task of the array, which keeps its models
+        for unit in units:
+            result = score.run(unit, shared, ctx)
+            publish(ctx.stage_dir, unit.key, result.outputs, result.counts, {"attempt": ctx.attempt})
+            counts.append(result.counts)
     logs = root / "logs" / "demo"
     inputs = ctx.inputs | {"clinical": [str(ctx.output), *others]}
     run_unit(
@@ -200,7 +206,7 @@ def scored(root, ctx, others=()):
 
 def test_scores_go_to_the_table_with_their_intervals(run, models):
     counts, metrics = scored(run, stage(run, models))
-    assert [c["missing"] for c in counts] == [1, 1]  # RaTEScore's models are not there
+    assert {c["missing"] for c in counts} == {1}  # RaTEScore's models are not there
     assert metrics["missing"] == {"RaTEScore": "no folder weights/ratescore"}  # not where that is: it may be shared
     rows = {row["model"]: row["scores"] for row in metrics["rows"] if row["dataset"] == "all"}
     lines = [
@@ -248,15 +254,15 @@ def test_a_reader_that_breaks_halfway_costs_its_own_metrics_alone(run, models, m
     cells = metrics["rows"][0]["scores"]
     assert "CUDA out of memory Tried to allocate" in cells["bertscore"]["reason"] and cells["radcliq"]["value"] is None
     assert cells["chexbert_f1"]["value"] is not None and cells["radgraph_partial"]["value"] is not None
-    assert len(calls) == 3  # twice in the first unit, once in the second, whose task loads it anew
+    assert len(calls) == 2  # it is not asked again
 
 
 def test_a_stop_keeps_what_is_scored(run, models):
     ctx = stage(run, models)
     ctx.on_progress = lambda row: ctx.stop.set()
-    unit = Unit("report.00000", {"of": [f"{model}.report.00000" for model in MODELS]})
+    unit = Unit("grpo.report.00000")
     assert run_unit(score, unit, ctx) is None
-    assert 0 < len(ctx.records(unit)) < 6 * 3 * len(MODELS)
+    assert 0 < len(ctx.records(unit)) < 4
     assert run_unit(score, unit, stage(run, models)).counts["missing"] == 1
 
 
@@ -270,7 +276,8 @@ def test_what_is_lacking_is_told_without_torch(models, tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_unit_is_a_shard_with_the_answers_of_all_models(tmp_path):
+def test_a_unit_is_one_of_the_evaluation_and_the_table_depends_on_it():
+    from launchers import aggregate as table
     from launchers import clinical
     from launchers.chain import open_chain
 
@@ -279,10 +286,12 @@ def test_a_unit_is_a_shard_with_the_answers_of_all_models(tmp_path):
         update={"name": "clinical", "kind": "clinical", "settings": {}, "inputs": {"predictions": ["evaluate"]}}
     )
     units = clinical.units(spec, chain)
-    assert [unit.key for unit in units] == ["report.00000", "report.00001"]
-    assert units[1].params["of"] == [f"{model}.report.00001" for model in MODELS]
+    assert units and {unit.params["task"] for unit in units} == {"report"} and len(units) == 2 * len(MODELS)
     with pytest.raises(UserError, match="does not ask"):
         clinical.units(spec.model_copy(update={"settings": {"tasks": ["fg"]}}), chain)
+    report = chain.spec("report")
+    with_scores = report.model_copy(update={"inputs": {**report.inputs, "clinical": ["evaluate"]}})
+    assert table.units(report, chain)[0].key != table.units(with_scores, chain)[0].key
 
 
 def test_ratescore_is_asked_in_its_own_environment(tmp_path):
@@ -350,7 +359,7 @@ def test_green_is_the_share_of_what_matched():
 
 
 @pytest.mark.parametrize("why", [None, "no server"])
-def test_scores_of_several_stages_meet_in_one_table(run, models, why):
+def test_scores_of_several_stages_meet_in_one_table(run, tmp_path, why):
     """GREEN's scores stand beside the others'; where its server never came, its column says so."""
     folder = run / "shards/test/green"
     folder.mkdir(parents=True)
@@ -363,9 +372,10 @@ def test_scores_of_several_stages_meet_in_one_table(run, models, why):
     (folder / "all.missing.json").write_text(
         json.dumps({"readers": ["green"], "missing": {"green": why} if why else {}})
     )
-    _, metrics = scored(run, stage(run, models), [str(folder)])
+    report_models.write_chexbert(tmp_path / "models")
+    _, metrics = scored(run, stage(run, tmp_path / "models"), [str(folder)])
     cells = metrics["rows"][0]["scores"]
-    assert cells["bertscore"]["value"] is not None
+    assert cells["chexbert_f1"]["value"] is not None
     assert cells["green"].get("value") == (None if why else 0.25)
     assert metrics["missing"].get("GREEN") == cells["green"].get("reason") == why
 

@@ -17,7 +17,7 @@ from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.metrics.green import green
-from diagcot.serving import Reply, Request, Server, ServerError, serve
+from diagcot.serving import Request, Server, ServerError, serve
 
 TEMPLATE = "{{ bos_token + '<|user|>\\n' + messages[0]['content'] + eos_token + '\\n<|assistant|>\\n' + eos_token }}"
 """How Stanford-AIMI/GREEN writes a prompt, the mark of the end included that its tokeniser (add_eos_token) sets last."""
@@ -68,32 +68,36 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
     path = next(p for p in ctx.files("predictions", f"{unit.key}.jsonl"))
     rows = {row.id: row for row in predictions.read([path]) if row.split == "test"}
     records = ctx.records(unit)
+    failed: dict[str, str] = {}
     try:
-        todo = [row for row in rows.values() if row.id not in records]
-        for row in todo:
+        asked = [row for row in rows.values() if row.answer]
+        left = [row for row in asked if row.id not in records]
+        for row in rows.values():
             if not row.answer:
-                records.append(_row(row, Reply()))
-        asked = [row for row in todo if row.answer]
-        if asked and shared.missing is None and not ctx.stopping():
-            by_id = {row.id: row for row in asked}
+                records.append(_row(row, 0.0))
+        missing = shared.missing
+        if left and missing is None and not ctx.stopping():
             try:
-                for name, reply in shared.server().complete(map(shared.request, asked), ctx.stopping):
-                    records.append(_row(by_id[name], reply))
+                for name, reply in shared.server().complete(map(shared.request, left), ctx.stopping):
+                    if reply.error:
+                        failed[name] = reply.error
+                        continue
+                    records.append(_row(rows[name], green(reply.text)))
                     ctx.progress(len(records), len(rows))
             except (ServerError, UserError) as error:
-                shared.missing = str(error)
-        if len(records) < len(rows) and shared.missing is None:
+                missing = shared.missing = str(error)
+        if missing is None and failed and len(failed) == len(asked):
+            missing = f"the model answered none of {len(asked)} requests: {next(iter(failed.values()))}"
+        if missing is None and len(records) + len(failed) < len(rows):
             return None
         scored = {line["id"]: line for line in records.rows()}
     finally:
         records.close()
-    without = {"scores": {}, "failed": False}
-    lines = [scored.get(row.id, _row(row, Reply()) | without) for _, row in sorted(rows.items())]
-    missing = {"green": shared.missing} if shared.missing else {}
-    made = written(unit, ctx, lines, ["green"], missing)
-    return Result(made.outputs, made.counts | {"failed": sum(line["failed"] for line in lines)})
+    without = None if missing else 0.0
+    lines = [scored.get(name) or _row(row, without) for name, row in sorted(rows.items())]
+    made = written(unit, ctx, lines, ["green"], {"green": missing} if missing else {})
+    return Result(made.outputs, made.counts | {"failed": len(failed)})
 
 
-def _row(row: Prediction, reply: Reply) -> dict[str, Any]:
-    scores = {"green": green(reply.text) if reply.texts else 0.0}
-    return {"id": row.id, "task": row.task, "model": row.model, "scores": scores, "failed": reply.error is not None}
+def _row(row: Prediction, score: float | None) -> dict[str, Any]:
+    return {"id": row.id, "task": row.task, "model": row.model, "scores": {} if score is None else {"green": score}}

@@ -1,13 +1,9 @@
-"""Kind: models that read reports score every answer against its reference; what is not on disk costs its own metric.
-
-A unit is one shard of one task with the answers of all models, so that a reference is read once for all of them.
-"""
+"""Kind: models that read reports score every answer against its reference; what is not on disk costs its own metric."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -120,22 +116,20 @@ def open(ctx: Context) -> Iterator[Readers]:
 
 def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
     """`<unit>.jsonl`, `{id, task, model, scores}` a line, and `<unit>.missing.json`, what could not be computed."""
-    names = {f"{key}.jsonl" for key in unit.params["of"]}
-    paths = [path for path in ctx.files("predictions", "*.jsonl") if path.name in names]
-    rows = sorted((row for row in predictions.read(paths) if row.split == "test"), key=lambda row: (row.id, row.model))
+    path = next(p for p in ctx.files("predictions", f"{unit.key}.jsonl"))
+    rows = sorted((row for row in predictions.read([path]) if row.split == "test"), key=lambda row: row.id)
     records = ctx.records(unit)
     try:
-        left = [row for row in rows if _key(row) not in records]
-        for chunk in _chunks(left, shared, ctx):
-            for row, scores in chunk:
-                records.append({"id": _key(row), "task": row.task, "model": row.model, "of": row.id, "scores": scores})
+        left = [row for row in rows if row.id not in records]
+        for chunk in (left[at : at + shared.batch] for at in range(0, len(left), shared.batch)):
+            if ctx.stopping():
+                return None
+            for row, scores in zip(chunk, shared.score(chunk), strict=True):
+                records.append({"id": row.id, "task": row.task, "model": row.model, "scores": scores})
             ctx.progress(len(records), len(rows))
-        if len(records) < len(rows):
-            return None
-        scored = sorted(records.rows(), key=lambda row: row["id"])
+        lines = list(records.rows())
     finally:
         records.close()
-    lines = [{"id": row["of"], **{name: row[name] for name in ("task", "model", "scores")}} for row in scored]
     return written(unit, ctx, lines, list(READERS), shared.missing)
 
 
@@ -156,23 +150,3 @@ def written(
     for name, why in missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     return Result(staged, {"scored": len(lines), "missing": len(missing)})
-
-
-def _chunks(
-    rows: Sequence[Prediction], shared: Readers, ctx: Context
-) -> Iterator[list[tuple[Prediction, dict[str, Any]]]]:
-    """Rows and their scores, all answers to a sample in the same chunk; ends early at a request to stop."""
-    chunk: list[Prediction] = []
-    samples = [list(mine) for _, mine in groupby(rows, key=lambda row: row.id)]
-    for place, mine in enumerate(samples):
-        chunk += mine
-        if len(chunk) < shared.batch and place + 1 < len(samples):
-            continue
-        if ctx.stopping():
-            return
-        yield list(zip(chunk, shared.score(chunk), strict=True))
-        chunk = []
-
-
-def _key(row: Prediction) -> str:
-    return f"{row.model} {row.id}"
