@@ -12,6 +12,7 @@ SETTINGS = GreenSettings
 SIZE = "server"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 90, 60
+GROWS, LISTED = "units", ("tasks",)
 NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 

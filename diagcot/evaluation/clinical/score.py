@@ -1,13 +1,13 @@
 """Kind: models that read reports score every answer against its reference; what is not on disk costs its own metric.
 
-A unit is one shard of one task with the answers of all models, so that a reference is read once for all of them.
+A unit is one unit of the evaluation. Those of one shard and task follow each other, model by model, and what was read of
+their references is kept from one to the next.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,26 @@ class Readers:
         self.batch = settings.batch
         self.missing: dict[str, str] = {}
         self._readers: dict[str, Any] | None = None
+        self._shard = ""
+        self._kept: dict[str, dict[str, Any]] = {}  # reader -> reference -> what was read of it, of one shard
 
-    def score(self, rows: Sequence[Prediction]) -> list[dict[str, Any]]:
-        """Scores of each row. A reader that fails is left out from then on, and `missing` says why."""
+    def score(self, rows: Sequence[Prediction], shard: str = "") -> list[dict[str, Any]]:
+        """Scores of each row. A reader that fails is left out from then on, and `missing` says why.
+
+        shard: whose rows these are; what is read of references is kept while it stays the same.
+        """
         if self._readers is None:
             self._readers = self._loaded()
+        if shard != self._shard:
+            self._shard, self._kept = shard, {}
         texts = list(dict.fromkeys(side for row in rows for side in (row.answer, row.reference)))
         found: list[dict[str, Any]] = [{} for _ in rows]
         for name, reader in list(self._readers.items()):
             try:
-                read = dict(zip(texts, reader.read(texts), strict=True))
+                kept = self._kept.setdefault(name, {})
+                new = [side for side in texts if side not in kept]
+                read = kept | dict(zip(new, reader.read(new) if new else (), strict=True))
+                kept |= {row.reference: read[row.reference] for row in rows}
                 scores = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
             except Exception as error:
                 self.missing[name] = _reason(error)
@@ -120,23 +130,26 @@ def open(ctx: Context) -> Iterator[Readers]:
 
 def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
     """`<unit>.jsonl`, `{id, task, model, scores}` a line, and `<unit>.missing.json`, what could not be computed."""
-    names = {f"{key}.jsonl" for key in unit.params["of"]}
-    paths = [path for path in ctx.files("predictions", "*.jsonl") if path.name in names]
-    rows = sorted((row for row in predictions.read(paths) if row.split == "test"), key=lambda row: (row.id, row.model))
+    path = next(path for path in ctx.files("predictions", f"{unit.key}.jsonl"))
+    rows = sorted((row for row in predictions.read([path]) if row.split == "test"), key=lambda row: row.id)
     records = ctx.records(unit)
     try:
-        left = [row for row in rows if _key(row) not in records]
-        for chunk in _chunks(left, shared, ctx):
-            for row, scores in chunk:
-                records.append({"id": _key(row), "task": row.task, "model": row.model, "of": row.id, "scores": scores})
+        left = [row for row in rows if row.id not in records]
+        for start in range(0, len(left), shared.batch):
+            if ctx.stopping():
+                return None
+            chunk = left[start : start + shared.batch]
+            for row, scores in zip(chunk, shared.score(chunk, _shard(unit)), strict=True):
+                records.append({"id": row.id, "task": row.task, "model": row.model, "scores": scores})
             ctx.progress(len(records), len(rows))
-        if len(records) < len(rows):
-            return None
         scored = sorted(records.rows(), key=lambda row: row["id"])
     finally:
         records.close()
-    lines = [{"id": row["of"], **{name: row[name] for name in ("task", "model", "scores")}} for row in scored]
-    return written(unit, ctx, lines, list(READERS), shared.missing)
+    return written(unit, ctx, scored, list(READERS), shared.missing)
+
+
+def _shard(unit: Unit) -> str:
+    return ".".join(str(unit.params[name]) for name in ("task", "source", "shard"))
 
 
 def written(
@@ -156,23 +169,3 @@ def written(
     for name, why in missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     return Result(staged, {"scored": len(lines), "missing": len(missing)})
-
-
-def _chunks(
-    rows: Sequence[Prediction], shared: Readers, ctx: Context
-) -> Iterator[list[tuple[Prediction, dict[str, Any]]]]:
-    """Rows and their scores, all answers to a sample in the same chunk; ends early at a request to stop."""
-    chunk: list[Prediction] = []
-    samples = [list(mine) for _, mine in groupby(rows, key=lambda row: row.id)]
-    for place, mine in enumerate(samples):
-        chunk += mine
-        if len(chunk) < shared.batch and place + 1 < len(samples):
-            continue
-        if ctx.stopping():
-            return
-        yield list(zip(chunk, shared.score(chunk), strict=True))
-        chunk = []
-
-
-def _key(row: Prediction) -> str:
-    return f"{row.model} {row.id}"
