@@ -27,7 +27,8 @@ def units(stage: StageSpec, chain: Chain) -> list[Unit]:
     if not sources:
         raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
     models = list(dict.fromkeys(model for source in sources for model in chain.spec(source).inputs.get("models", [])))
-    scored = [name for role in ("verdicts", "clinical") for name in stage.inputs.get(role, [])]
-    read = [[unit.key for unit in chain.units_of(name)] for name in [*sources, *scored]]
+    read = [
+        [role, name, *(u.key for u in chain.units_of(name))] for role in stage.inputs for name in stage.inputs[role]
+    ]
     content = hashlib.sha256(json.dumps([models, read]).encode()).hexdigest()
     return [Unit(f"metrics.{content[:10]}", {"models": models})]

@@ -1,4 +1,4 @@
-"""Kind `clinical`: an array over the evaluation's units of written answers; models that read reports score them."""
+"""Kind `clinical`: an array over the evaluation's units of written answers, scored by models that read reports."""
 
 from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import ClinicalSettings
@@ -11,22 +11,23 @@ KIND = "diagcot.evaluation.clinical.score"
 SETTINGS = ClinicalSettings
 SIZE = "server"
 PRODUCT = "data"
-STARTUP_S, UNIT_S = 60, 60
+STARTUP_S, UNIT_S = 60, 20
 GROWS, LISTED = "units", ("tasks",)
 
 
 def units(stage: StageSpec, chain: Chain) -> list[Unit]:
-    """The units of the evaluation whose task is scored. Raises UserError if the input lacks or nothing is scored."""
+    """The units of the evaluation whose task is scored, those of one shard side by side, so that what was read of a
+    reference serves all models. Raises UserError where the input lacks or nothing is scored."""
     sources = stage.inputs.get("predictions", [])
     if len(sources) != 1:
         raise UserError(f"stage {stage.name} needs the input predictions: an evaluation")
-    tasks = stage.settings.get("tasks", ClinicalSettings().tasks)
+    tasks = ClinicalSettings.model_validate(stage.settings).tasks
     found = [unit for unit in chain.units_of(sources[0]) if unit.params["task"] in tasks]
     if not found:
         raise UserError(
             f"stage {stage.name} scores {', '.join(tasks)}, which {sources[0]} does not ask; see its `tasks`"
         )
-    return found
+    return sorted(found, key=lambda unit: [unit.params[name] for name in ("task", "source", "shard")])
 
 
 def notes(stage: StageSpec, chain: Chain) -> list[str]:

@@ -178,13 +178,17 @@ def stage(root, models, **overrides):
     )
 
 
+def unit(model, shard=0):
+    params = {"model": model, "task": "report", "source": "shard", "shard": f"{shard:05d}"}
+    return Unit(f"{model}.report.{shard:05d}", params)
+
+
 def scored(root, ctx, others=()):
-    units = [Unit(f"{model}.report.{k:05d}") for model in MODELS for k in range(2)]
     counts = []
-    with score.open(ctx) as shared:  # one task of the array, which keeps its models
-        for unit in units:
-            result = score.run(unit, shared, ctx)
-            publish(ctx.stage_dir, unit.key, result.outputs, result.counts, {"attempt": ctx.attempt})
+    with score.open(ctx) as shared:  # as a task does for all its units
+        for one in [unit(model, shard) for shard in range(2) for model in MODELS]:
+            result = score.run(one, shared, ctx)
+            publish(ctx.stage_dir, one.key, result.outputs, result.counts, {})
             counts.append(result.counts)
     logs = root / "logs" / "demo"
     inputs = ctx.inputs | {"clinical": [str(ctx.output), *others]}
@@ -206,7 +210,7 @@ def scored(root, ctx, others=()):
 
 def test_scores_go_to_the_table_with_their_intervals(run, models):
     counts, metrics = scored(run, stage(run, models))
-    assert {c["missing"] for c in counts} == {1}  # RaTEScore's models are not there
+    assert [c["missing"] for c in counts] == [1] * 2 * len(MODELS)  # RaTEScore's models are not there
     assert metrics["missing"] == {"RaTEScore": "no folder weights/ratescore"}  # not where that is: it may be shared
     rows = {row["model"]: row["scores"] for row in metrics["rows"] if row["dataset"] == "all"}
     lines = [
@@ -254,16 +258,31 @@ def test_a_reader_that_breaks_halfway_costs_its_own_metrics_alone(run, models, m
     cells = metrics["rows"][0]["scores"]
     assert "CUDA out of memory Tried to allocate" in cells["bertscore"]["reason"] and cells["radcliq"]["value"] is None
     assert cells["chexbert_f1"]["value"] is not None and cells["radgraph_partial"]["value"] is not None
-    assert len(calls) == 2  # it is not asked again
+    assert len(calls) == 2  # and is not asked again by this task
+
+
+def test_what_was_read_of_a_reference_serves_all_models_of_a_shard(run, models, monkeypatch):
+    read, seen = BertScore.read, []
+
+    def counted(self, texts):
+        seen.extend(texts)
+        return read(self, texts)
+
+    monkeypatch.setattr(BertScore, "read", counted)
+    scored(run, stage(run, models))
+    rows = list(predictions.read(sorted((run / "shards/demo/evaluate").glob("*.report.*.jsonl"))))
+    references = {row.reference for row in rows}
+    # By the first model's units; before that, at most once more as an answer to another film.
+    assert len(references) > 6 and max(map(seen.count, references)) <= 2
 
 
 def test_a_stop_keeps_what_is_scored(run, models):
     ctx = stage(run, models)
+    ctx.settings["batch"] = 5
     ctx.on_progress = lambda row: ctx.stop.set()
-    unit = Unit("grpo.report.00000")
-    assert run_unit(score, unit, ctx) is None
-    assert 0 < len(ctx.records(unit)) < 4
-    assert run_unit(score, unit, stage(run, models)).counts["missing"] == 1
+    assert run_unit(score, unit("grpo"), ctx) is None
+    assert len(ctx.records(unit("grpo"))) == 5
+    assert run_unit(score, unit("grpo"), stage(run, models)).counts == {"scored": 12, "missing": 1}
 
 
 def test_what_is_lacking_is_told_without_torch(models, tmp_path, monkeypatch):
@@ -276,8 +295,7 @@ def test_what_is_lacking_is_told_without_torch(models, tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_unit_is_one_of_the_evaluation_and_the_table_depends_on_it():
-    from launchers import aggregate as table
+def test_the_units_of_a_shard_stand_side_by_side(tmp_path):
     from launchers import clinical
     from launchers.chain import open_chain
 
@@ -286,7 +304,7 @@ def test_a_unit_is_one_of_the_evaluation_and_the_table_depends_on_it():
         update={"name": "clinical", "kind": "clinical", "settings": {}, "inputs": {"predictions": ["evaluate"]}}
     )
     units = clinical.units(spec, chain)
-    assert units and {unit.params["task"] for unit in units} == {"report"} and len(units) == 2 * len(MODELS)
+    assert [unit.key for unit in units] == [f"{model}.report.shard.0000{k}" for k in range(2) for model in MODELS]
     with pytest.raises(UserError, match="does not ask"):
         clinical.units(spec.model_copy(update={"settings": {"tasks": ["fg"]}}), chain)
     report = chain.spec("report")

@@ -126,10 +126,16 @@ def test_a_model_a_task_a_source_and_a_judge_are_added_one_after_the_other(desk:
     assert plans["table"].keys[-1] not in tables and set(plans["table"].inputs) == {"predictions", "verdicts"}
     assert [edge.stage for edge in plans["table"].after] == ["evaluate", "judge"]
 
+    reads = {"kind": "clinical", "stage": "eval", "inputs": {"predictions": "evaluate"}}
+    desk.before("table", clinical=reads, green=reads | {"kind": "green"})
+    desk.stages["table"]["inputs"]["clinical"] = ["clinical", "green"]
+    assert desk.write()["table"].keys[-1] != plans["table"].keys[-1]
+
     desk.before("evaluate", four=desk.model(4))
     evaluate["inputs"]["models"].append("four")
     plans = desk.write()
-    assert plans["evaluate"].parts[-1].units == 2 * 2 * 2 and plans["judge"].parts[-1].units == 2 * 2
+    assert plans["evaluate"].parts[-1].units == 2 * 2 * 2
+    assert [plans[name].parts[-1].units for name in ("judge", "clinical", "green")] == [2 * 2] * 3
     assert len(set(plans["evaluate"].keys)) == len(plans["evaluate"].keys) == 4 * 2 * 2 * 2
 
 

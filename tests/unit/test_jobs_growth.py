@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.console import run_files
@@ -21,6 +21,7 @@ from tests import chains
 from tests.grids import grid, table
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 300), st.floats(0.01, 1), st.integers(1, 90)), min_size=1, max_size=6))
 def test_whatever_comes_later_tasks_and_units_keep_their_places(grown: list[tuple[int, float, int]]) -> None:
     cut: list[Part] = []
@@ -40,6 +41,7 @@ def test_whatever_comes_later_tasks_and_units_keep_their_places(grown: list[tupl
         before = bounds
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=4))
 def test_screens_and_jobs_read_the_same_units_of_each_task(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int]]

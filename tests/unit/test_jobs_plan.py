@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.jobs import plan as plans
@@ -16,6 +16,7 @@ from diagcot.jobs.settings import load
 from tests import chains
 
 
+@settings(deadline=None)
 @given(
     units=st.integers(0, 5000),
     startup=st.floats(0, 600),

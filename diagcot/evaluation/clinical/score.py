@@ -1,4 +1,8 @@
-"""Kind: models that read reports score every answer against its reference; what is not on disk costs its own metric."""
+"""Kind: models that read reports score every answer against its reference; what is not on disk costs its own metric.
+
+A unit is one unit of the evaluation. Those of one shard and task follow each other, model by model, and what was read of
+their references is kept from one to the next.
+"""
 
 import json
 import re
@@ -27,16 +31,26 @@ class Readers:
         self.batch = settings.batch
         self.missing: dict[str, str] = {}
         self._readers: dict[str, Any] | None = None
+        self._shard = ""
+        self._kept: dict[str, dict[str, Any]] = {}  # reader -> reference -> what was read of it, of one shard
 
-    def score(self, rows: Sequence[Prediction]) -> list[dict[str, Any]]:
-        """Scores of each row. A reader that fails is left out from then on, and `missing` says why."""
+    def score(self, rows: Sequence[Prediction], shard: str = "") -> list[dict[str, Any]]:
+        """Scores of each row. A reader that fails is left out from then on, and `missing` says why.
+
+        shard: whose rows these are; what is read of references is kept while it stays the same.
+        """
         if self._readers is None:
             self._readers = self._loaded()
+        if shard != self._shard:
+            self._shard, self._kept = shard, {}
         texts = list(dict.fromkeys(side for row in rows for side in (row.answer, row.reference)))
         found: list[dict[str, Any]] = [{} for _ in rows]
         for name, reader in list(self._readers.items()):
             try:
-                read = dict(zip(texts, reader.read(texts), strict=True))
+                kept = self._kept.setdefault(name, {})
+                new = [side for side in texts if side not in kept]
+                read = kept | dict(zip(new, reader.read(new) if new else (), strict=True))
+                kept |= {row.reference: read[row.reference] for row in rows}
                 scores = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
             except Exception as error:
                 self.missing[name] = _reason(error)
@@ -116,21 +130,26 @@ def open(ctx: Context) -> Iterator[Readers]:
 
 def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
     """`<unit>.jsonl`, `{id, task, model, scores}` a line, and `<unit>.missing.json`, what could not be computed."""
-    path = next(p for p in ctx.files("predictions", f"{unit.key}.jsonl"))
+    path = next(path for path in ctx.files("predictions", f"{unit.key}.jsonl"))
     rows = sorted((row for row in predictions.read([path]) if row.split == "test"), key=lambda row: row.id)
     records = ctx.records(unit)
     try:
         left = [row for row in rows if row.id not in records]
-        for chunk in (left[at : at + shared.batch] for at in range(0, len(left), shared.batch)):
+        for start in range(0, len(left), shared.batch):
             if ctx.stopping():
                 return None
-            for row, scores in zip(chunk, shared.score(chunk), strict=True):
+            chunk = left[start : start + shared.batch]
+            for row, scores in zip(chunk, shared.score(chunk, _shard(unit)), strict=True):
                 records.append({"id": row.id, "task": row.task, "model": row.model, "scores": scores})
             ctx.progress(len(records), len(rows))
-        lines = list(records.rows())
+        scored = sorted(records.rows(), key=lambda row: row["id"])
     finally:
         records.close()
-    return written(unit, ctx, lines, list(READERS), shared.missing)
+    return written(unit, ctx, scored, list(READERS), shared.missing)
+
+
+def _shard(unit: Unit) -> str:
+    return ".".join(str(unit.params[name]) for name in ("task", "source", "shard"))
 
 
 def written(
