@@ -6,11 +6,7 @@ vLLM's Qwen-VL models with it. None of them calls those operators; declaring the
 imports this module at interpreter start, so it must stay light: it only leaves a hook for torchvision's import.
 """
 
-import importlib.abc
-import importlib.machinery
 import sys
-from collections.abc import Sequence
-from types import ModuleType
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -19,14 +15,11 @@ _SCHEMAS = (
 _library = None
 
 
-class _Hook(importlib.abc.MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+class _Hook:
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
             _declare()
-        return None
 
 
 def _declare() -> None:
@@ -38,4 +31,4 @@ def _declare() -> None:
         _library.define(schema)
 
 
-sys.meta_path.insert(0, _Hook())
+sys.meta_path.insert(0, _Hook())  # type: ignore[arg-type]  # the base class would take longer to import than all else here

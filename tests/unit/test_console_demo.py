@@ -54,12 +54,12 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from diagcot.console import demo\n"
         "from tests.unit.test_console_demo import Chain\n"
-        f"sys.exit(demo.run(Chain(Path({str(tmp_path / 'r')!r}), seconds=0.2, records=20)))"
+        f"sys.exit(demo.run(Chain(Path({str(tmp_path / 'r')!r}), seconds=0.2, records=12)))"
     )
     env = os.environ | {"PYTHONPATH": str(chains.ROOT)}
     first = subprocess.Popen([sys.executable, "-c", code], cwd=chains.ROOT, env=env, stdout=subprocess.PIPE, text=True)
     run_dir = tmp_path / "r" / "logs" / "r"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not list(run_dir.glob("first/partial/*")):
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -75,7 +75,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
     assert "unknown" not in again.stdout
     assert "second: 1/1 done" in again.stdout
-    assert demo.run(Chain(tmp_path / "r", seconds=0.2, records=20)) == 0  # nothing is left to do
+    assert demo.run(Chain(tmp_path / "r", seconds=0.2, records=12)) == 0  # nothing is left to do
 
 
 def test_whoever_looks_right_after_the_start_sees_it_at_work(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
-    first = chains.plan(tmp_path, "first", 3)
-    second = chains.plan(tmp_path, "second", 3, after=(Edge("first", each=True),))
+    first = chains.plan(tmp_path, "first", 2)
+    second = chains.plan(tmp_path, "second", 2, after=(Edge("first", each=True),))
     slow = {"startup": 0.4, "late_startup": 0.3, "seconds": 0.2}
     third = chains.plan(tmp_path, "third", 1, after=(Edge("second"),), settings=slow)
     run_dir = chains.write(tmp_path, [first, second, third], chains.cluster())
@@ -35,7 +35,7 @@ def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
     for plan in (first, second, third):
         assert not plan.missing()
         assert json.loads((plan.path / "summary.json").read_text())["state"] == "done"
-    assert (tmp_path / "out" / "second" / "00002.txt").read_text().startswith("00002-0000 0\n")
+    assert (tmp_path / "out" / "second" / "00001.txt").read_text().startswith("00001-0000 0\n")
     ended = json.loads((first.path / "summary.json").read_text())["ended"]
     summary = json.loads((third.path / "summary.json").read_text())
     assert ended <= summary["started"]
