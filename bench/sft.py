@@ -24,7 +24,7 @@ from bench.figures import Figures
 ROOT = Path(__file__).resolve().parents[1]
 CONTENDERS = ("ours", "trainer", "trainer_our_collator")
 WORLD, MICRO, STEPS, WARM = 2, 4, 24, 4
-STUDIES = 120  # two films each, a tenth of the studies held out: enough for one epoch of STEPS
+STUDIES = 160  # two films each, a tenth of the patients held out twice: enough for one epoch of STEPS
 DEEPSPEED = {
     "steps": STEPS, "micro_batch": MICRO, "global_batch": MICRO * WORLD, "learning_rate": 1e-3, "schedule": "constant",
     "precision": "fp32", "save_every": 10_000,
