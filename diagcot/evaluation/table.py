@@ -71,13 +71,14 @@ def table(
     pool.shutdown()
     for (key, column), some in pairs.items():
         scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
+    told = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
         "tokenizer": tools.tokenizer,
-        "missing": tools.missing | (clinical.reasons() if clinical else {}),
+        "missing": tools.missing | (clinical.reasons(told) if clinical else {}),
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
         "columns": [

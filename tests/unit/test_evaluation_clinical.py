@@ -389,7 +389,7 @@ def test_scores_of_several_stages_meet_in_one_table(run, tmp_path, why):
     ]
     (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "all.missing.json").write_text(
-        json.dumps({"readers": ["green"], "missing": {"green": why} if why else {}})
+        json.dumps({"readers": ["green"], "missing": {"green": why} if why else {"chexbert": "not there then"}})
     )
     report_models.write_chexbert(tmp_path / "models")
     _, metrics = scored(run, stage(run, tmp_path / "models"), [str(folder)])
@@ -397,6 +397,7 @@ def test_scores_of_several_stages_meet_in_one_table(run, tmp_path, why):
     assert cells["chexbert_f1"]["value"] is not None
     assert cells["green"].get("value") == (None if why else 0.25)
     assert metrics["missing"].get("GREEN") == cells["green"].get("reason") == why
+    assert "not there then" not in metrics["missing"].values()  # what a stage lacked and another has
 
 
 def test_the_recipes_name_their_stages_and_tell_what_is_not_there(monkeypatch, tmp_path):

@@ -1,7 +1,7 @@
 """The columns that come from models that read reports, and what makes each from the scores of single reports."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,16 @@ CLINICAL = {
     "radgraph_xl_complete": Clinical("RadGraph-XL F1, entities and relations", ("radgraph-xl",), False),
 }
 
+_OWN = {
+    "chexbert": "chexbert",
+    "distilroberta-base": "bertscore",
+    "radgraph": "radgraph_partial",
+    "radgraph-xl": "radgraph_xl_partial",
+    "ratescore": "ratescore",
+    "green": "green",
+}
+"""Reader -> a score that it alone makes."""
+
 
 @dataclass(frozen=True)
 class ClinicalScores:
@@ -64,10 +74,13 @@ class ClinicalScores:
                 found.scores.setdefault((row["task"], row["model"]), {}).setdefault(row["id"], {}).update(row["scores"])
         return ClinicalScores(found.scores, found.missing, frozenset(readers))
 
-    def reasons(self) -> dict[str, str]:
-        """Titles of the main columns that need what is missing -> why."""
+    def reasons(self, told: Collection[str]) -> dict[str, str]:
+        """Titles of the main columns that need what is missing -> why, of the reasons that some column tells.
+
+        A reader that one stage lacked, and another that joined the run later had, is not missing.
+        """
         found: dict[str, list[str]] = {}
-        for reader in self.missing:
+        for reader in (reader for reader, why in self.missing.items() if why in told):
             found[reader] = [column.title for column in CLINICAL.values() if column.main and reader in column.needs]
         return {", ".join(titles) or reader: self.missing[reader] for reader, titles in found.items()}
 
@@ -91,7 +104,8 @@ def clinical_metrics(rows: Sequence[Prediction], found: ClinicalScores) -> dict[
             continue
         key = "chexbert" if name.startswith("chexbert") else name
         without = sum(scores.get(key) is None for scores in mine)
-        gone = next((found.missing[reader] for reader in column.needs if reader in found.missing), None)
+        lacking = [reader for reader in column.needs if any(scores.get(_OWN[reader]) is None for scores in mine)]
+        gone = next((found.missing[reader] for reader in lacking if reader in found.missing), None)
         if without:
             made[name] = gone or f"{without} of {len(mine)} samples have no score; run the stage that makes it again"
         else:
