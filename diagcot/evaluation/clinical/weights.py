@@ -58,7 +58,8 @@ def lacking(name: str, root: Path | None) -> str | None:
     folder = root / name
     if not folder.is_dir():
         return f"no folder {folder}"
-    gone = [" or ".join(names) for names in READERS[name].files if not any((folder / file).exists() for file in names)]
+    needed = (GREEN if name == "green" else READERS[name]).files
+    gone = [" or ".join(names) for names in needed if not any((folder / file).exists() for file in names)]
     if gone:
         return f"{folder} lacks {', '.join(gone)}"
     return None
