@@ -176,7 +176,7 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
 
     def traces(name: str, **script: Any) -> dict[str, dict[str, Any]]:
         write_script(tmp_path, monkeypatch, **script)
-        server = {"startup_timeout_s": 20, "shutdown_timeout_s": 1, "in_flight": 4, "request_timeout_s": 1}
+        server = {"startup_timeout_s": 20, "shutdown_timeout_s": 1, "in_flight": 4, "request_timeout_s": 2}
         inputs = {"shards": [str(shards)], "model": [str(shards)]}
         ctx = context(tmp_path, {"server": server}, stage=name, inputs=inputs)
         result = run_unit(collect, Unit("00000"), ctx)
@@ -194,6 +194,6 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
     assert {key: row["error"] for key, row in found.items() if row["error"]} == {
         long.id: "init: HTTP 400: refused by script",
         deadly.id: "init: the server died at each of 3 tries",
-        silent.id: "init: no reply in 1 s at each of 3 tries",
+        silent.id: "init: no reply in 2 s at each of 3 tries",
     }
     assert all(found[key] == good[key] for key in found if not found[key]["error"])
