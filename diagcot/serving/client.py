@@ -149,29 +149,30 @@ class Client:
         deaths: set[tuple[int, int]] = set()  # the processes that it was lost with
         while True:
             lane = self._lane(request.id)
-            generation = lane.replica.generation
-            try:
-                # One that was in flight at two deaths of a server is tried alone among its kind: so the request
-                # that kills servers is told from those that only stood beside it.
-                response = await (self._alone(lane, body) if losses >= LOSSES - 1 else self._send(lane, body))
-            except Unreachable:  # sent to nobody: no fault of this request
-                await self._revive(lane, generation)
-                await asyncio.sleep(0.05)
-                continue
-            except (Lost, TimeoutError) as error:
-                process = (id(lane), generation)
-                if isinstance(error, Lost) and process in deaths and busy < self._settings.retries:
-                    busy += 1  # a dying process still accepted it: that is one death, not two
-                    await asyncio.sleep(0.05 * 2**busy)
-                else:
-                    losses += 1
-                deaths.add(process)
-                await self._revive(lane, generation)
-                if losses >= LOSSES:
-                    limit = self._settings.request_timeout_s
-                    what = f"no reply in {limit:.0f} s" if isinstance(error, TimeoutError) else "the server died"
-                    return Reply(error=f"{what} at each of {losses} tries")
-                continue
+            # One that was in flight at two deaths of a server is tried alone among its kind, and the next one when the
+            # server is back: so the request that kills servers is told from those that only stood beside it.
+            async with self._suspects if losses >= LOSSES - 1 else contextlib.nullcontext():
+                generation = lane.replica.generation
+                try:
+                    response = await self._send(lane, body)
+                except Unreachable:  # sent to nobody: no fault of this request
+                    await self._revive(lane, generation)
+                    await asyncio.sleep(0.05)
+                    continue
+                except (Lost, TimeoutError) as error:
+                    process = (id(lane), generation)
+                    if isinstance(error, Lost) and process in deaths and busy < self._settings.retries:
+                        busy += 1  # a dying process still accepted it: that is one death, not two
+                        await asyncio.sleep(0.05 * 2**busy)
+                    else:
+                        losses += 1
+                    deaths.add(process)
+                    await self._revive(lane, generation)
+                    if losses >= LOSSES:
+                        limit = self._settings.request_timeout_s
+                        what = f"no reply in {limit:.0f} s" if isinstance(error, TimeoutError) else "the server died"
+                        return Reply(error=f"{what} at each of {losses} tries")
+                    continue
             if response.status == 429 or response.status >= 500:
                 busy += 1
                 if busy > self._settings.retries:
@@ -218,10 +219,6 @@ class Client:
                 return await lane.pool.post("/v1/chat/completions", body)
         finally:
             lane.in_flight -= 1
-
-    async def _alone(self, lane: _Lane, body: bytes) -> Response:
-        async with self._suspects:
-            return await self._send(lane, body)
 
 
 def _message(response: Response) -> str:
