@@ -3,9 +3,9 @@
 from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.jobs.context import Unit
-from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
+from launchers.evaluate import answered
 
 KIND = "diagcot.evaluation.clinical.score"
 SETTINGS = ClinicalSettings
@@ -18,15 +18,7 @@ GROWS, LISTED = "units", ("tasks",)
 def units(stage: StageSpec, chain: Chain) -> list[Unit]:
     """The units of the evaluation whose task is scored, those of one shard side by side, so that what was read of a
     reference serves all models. Raises UserError where the input lacks or nothing is scored."""
-    sources = stage.inputs.get("predictions", [])
-    if len(sources) != 1:
-        raise UserError(f"stage {stage.name} needs the input predictions: an evaluation")
-    tasks = ClinicalSettings.model_validate(stage.settings).tasks
-    found = [unit for unit in chain.units_of(sources[0]) if unit.params["task"] in tasks]
-    if not found:
-        raise UserError(
-            f"stage {stage.name} scores {', '.join(tasks)}, which {sources[0]} does not ask; see its `tasks`"
-        )
+    found = answered(stage, chain, ClinicalSettings.model_validate(stage.settings).tasks)
     return sorted(found, key=lambda unit: [unit.params[name] for name in ("task", "source", "shard")])
 
 

@@ -1,5 +1,7 @@
 """Evaluation: an array over model x task x shard. An array task keeps one server and gives it model after model."""
 
+from collections.abc import Sequence
+
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
@@ -38,3 +40,16 @@ def units(stage: StageSpec, chain: Chain) -> list[Unit]:
         for source in sources
         for shard in chain.units_of(source)
     ]
+
+
+def answered(stage: StageSpec, chain: Chain, tasks: Sequence[str]) -> list[Unit]:
+    """Units of the evaluation that `stage` reads whose task is one of `tasks`. Raises UserError where there are none."""
+    sources = stage.inputs.get("predictions", [])
+    if len(sources) != 1:
+        raise UserError(f"stage {stage.name} needs the input predictions: an evaluation")
+    found = [unit for unit in chain.units_of(sources[0]) if unit.params["task"] in tasks]
+    if not found:
+        raise UserError(
+            f"stage {stage.name} reads the answers to {', '.join(tasks)}, which {sources[0]} does not ask; see its `tasks`"
+        )
+    return found

@@ -2,11 +2,10 @@
 
 from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import GreenSettings
+from diagcot.jobs.context import Unit
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
-from launchers.clinical import units
-
-__all__ = ["units"]
+from launchers.evaluate import answered
 
 KIND = "diagcot.evaluation.clinical.green"
 SETTINGS = GreenSettings
@@ -15,6 +14,11 @@ PRODUCT = "data"
 STARTUP_S, UNIT_S = 90, 60
 GROWS, LISTED = "units", ("tasks",)
 NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
+
+
+def units(stage: StageSpec, chain: Chain) -> list[Unit]:
+    """The units of the evaluation whose task is scored. Raises UserError where the input lacks or nothing is scored."""
+    return answered(stage, chain, GreenSettings.model_validate(stage.settings).tasks)
 
 
 def notes(stage: StageSpec, chain: Chain) -> list[str]:

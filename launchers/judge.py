@@ -5,6 +5,7 @@ from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
+from launchers.evaluate import answered
 
 KIND = "diagcot.evaluation.judge"
 SETTINGS = JudgeSettings
@@ -17,13 +18,6 @@ NEEDS = ("vllm",)  # see diagcot.rehearsal.stage
 
 def units(stage: StageSpec, chain: Chain) -> list[Unit]:
     """The units of the evaluation whose task is judged. Raises UserError if an input lacks or nothing is judged."""
-    sources = stage.inputs.get("predictions", [])
-    if len(sources) != 1 or len(stage.inputs.get("model", [])) != 1:
-        raise UserError(f"stage {stage.name} needs two inputs: predictions (an evaluation) and model (the judge)")
-    tasks = JudgeSettings.model_validate(stage.settings).tasks
-    found = [unit for unit in chain.units_of(sources[0]) if unit.params["task"] in tasks]
-    if not found:
-        raise UserError(
-            f"stage {stage.name} judges {', '.join(tasks)}, which {sources[0]} does not ask; see its `tasks`"
-        )
-    return found
+    if len(stage.inputs.get("model", [])) != 1:
+        raise UserError(f"stage {stage.name} needs the input model: the judge")
+    return answered(stage, chain, JudgeSettings.model_validate(stage.settings).tasks)

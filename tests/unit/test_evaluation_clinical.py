@@ -299,6 +299,7 @@ def test_the_units_of_a_shard_stand_side_by_side(tmp_path):
     from launchers import aggregate as table
     from launchers import clinical
     from launchers.chain import open_chain
+    from launchers.green import units as green_units
 
     chain = open_chain("tiny", "laptop", None)
     spec = chain.spec("evaluate").model_copy(
@@ -306,6 +307,8 @@ def test_the_units_of_a_shard_stand_side_by_side(tmp_path):
     )
     units = clinical.units(spec, chain)
     assert [unit.key for unit in units] == [f"{model}.report.shard.0000{k}" for k in range(2) for model in MODELS]
+    asked = spec.model_copy(update={"name": "green", "kind": "green", "settings": {"words": 200}})
+    assert {unit.params["task"] for unit in green_units(asked, chain)} == {"report"}  # by settings of its own
     with pytest.raises(UserError, match="does not ask"):
         clinical.units(spec.model_copy(update={"settings": {"tasks": ["fg"]}}), chain)
     report = chain.spec("report")
