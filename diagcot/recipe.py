@@ -7,6 +7,7 @@ import yaml
 from pydantic import field_validator, model_validator
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.names import check_stage
 from diagcot.jobs.settings import Document, Loc, Settings, near
 
 __all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find"]
@@ -22,6 +23,15 @@ class StageSpec(Settings):
     each: str | None = None
     settings: dict[str, Any] = {}
     unit_seconds: float | None = None  # how long one unit takes, where the launcher's guess is far off; decides packing
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        try:
+            check_stage(value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @field_validator("stage", mode="before")
     @classmethod

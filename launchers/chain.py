@@ -17,7 +17,8 @@ from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.pipeline import Pipeline, check_name
+from diagcot.jobs.names import check_name
+from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plan import Plan
 from diagcot.jobs.settings import Document, near
 from diagcot.recipe import Recipe, StageSpec

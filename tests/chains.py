@@ -24,7 +24,7 @@ def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:
         "settings": {},
         "inputs": {},
         "output": str(root / "out" / stage),
-        "workspace": str(root / "work" / stage),
+        "workspace": str(root / "work" / root.name / ".work" / stage),
         "shards_root": str(root / "out"),
         "seed": 1,
         "after": (),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +19,8 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import create_exclusively
 from diagcot.jobs.growth import Growth
 from diagcot.jobs.lease import lease
+from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.plan import Edge, Grows, Plan
-
-
-def check_name(run: str) -> None:
-    """Raise UserError if `run` cannot name a folder and jobs."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", run):
-        raise UserError(f"RUN={run!r} is a folder's name: use letters, digits, '-', '_' and '.'")
 
 
 class Pipeline:
@@ -101,8 +95,10 @@ class Pipeline:
         the stage is for, of which a thousand are priced in GPU-hours, those of the stages `yields_from` included.
         grows: whether the stage of a run that was written may grow (see `diagcot.jobs.growth`); listed: settings that
         may differ then, because they only say which units there are and what stands in their parameters.
-        Raises UserError if the cluster has no such size, or if units are to follow others but differ from them.
+        Raises UserError if the cluster has no such size, if units are to follow others but differ from them, or if
+        `name` cannot be a stage's.
         """
+        check_stage(name)
         units_listed = plans.Units(units)
         resources = self.cluster.resources(size, name)
         read = [plan for role in (inputs or {}).values() for plan in role]

@@ -23,6 +23,7 @@ from diagcot.jobs.context import Assisted, Context, Result, Unit
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import write_json
 from diagcot.jobs.ledger import done_keys, marks, publish, remove, settle
+from diagcot.jobs.names import check_stage, require_inside
 from diagcot.jobs.plan import Plan, read
 from diagcot.jobs.ranks import Ranks, address, from_environment
 
@@ -224,6 +225,7 @@ def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Contex
 
 
 def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
+    own_folders(plan)
     size = plan.resources
     made = Context(
         run=plan.run,
@@ -328,8 +330,21 @@ def _peer_is_gone(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None
 
 
+def own_folders(plan: Plan) -> None:
+    """Raise UserError unless the stage's workspace is a folder of the run's own, `models/<run>/.work/<stage>`."""
+    check_stage(plan.stage)
+    root = Path(plan.workspace).parent
+    if root.parts[-2:] != (plan.run, ".work") or plan.path.parts[-2:] != (plan.run, plan.stage):
+        raise UserError(f"{plan.workspace} and {plan.path} are not of run {plan.run}, so nothing is written or removed")
+    require_inside(Path(plan.workspace), root)
+
+
 def clean(plan: Plan) -> None:
-    """Remove what only an unfinished stage needs, and what executions that were killed had staged."""
+    """Remove what only an unfinished stage needs, and what executions that were killed had staged.
+
+    Raises UserError, and removes nothing, if a folder of the plan is not the run's own.
+    """
+    own_folders(plan)
     shutil.rmtree(plan.workspace, ignore_errors=True)
     shutil.rmtree(plan.path / "partial", ignore_errors=True)
     logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
