@@ -96,12 +96,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_dir(args: argparse.Namespace) -> Path:
-    """The folder of the run that is meant; its cluster's variables are set, so that Slurm's commands find their cluster."""
+    """The folder of the run that is meant; its cluster's variables are set, so that Slurm's commands find their cluster.
+
+    Those of another user's run are not: LD_PRELOAD, PATH or the plugins of a SLURM_CONF would run their code as us.
+    """
+    from diagcot.jobs.owners import other_owner
+
     found = _find_run(Path(args.logs), args.run)
+    if owner := other_owner(found):
+        print(f"run {found.name} belongs to {owner}: its environment (cluster.yaml) was not used", file=sys.stderr)
+        return found
     environment = json.loads((found / "cluster.yaml").read_text()).get("environment", {})
     for name, value in environment.items():
         os.environ.setdefault(name, os.path.expandvars(value))
     return found
+
+
+def _own_run_dir(args: argparse.Namespace) -> Path:
+    """As `_run_dir`, for verbs that change the run. Raises UserError if it belongs to another user."""
+    from diagcot.jobs.owners import require_own
+
+    require_own(_find_run(Path(args.logs), args.run))
+    return _run_dir(args)
 
 
 def _find_run(logs: Path, name: str | None) -> Path:
@@ -209,7 +225,7 @@ def _failures(args: argparse.Namespace) -> int:
 def _retry(args: argparse.Namespace) -> int:
     from diagcot.jobs import pipeline
 
-    run_dir = _run_dir(args)
+    run_dir = _own_run_dir(args)
     if args.stage is None:
         raise UserError(f"which stage? `make failures RUN={run_dir.name}` names it: make retry STAGE=…")
     changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
@@ -222,7 +238,7 @@ def _retry(args: argparse.Namespace) -> int:
 def _cancel(args: argparse.Namespace) -> int:
     from diagcot.jobs import chain, local
 
-    run_dir = _run_dir(args)
+    run_dir = _own_run_dir(args)
     stopped = local.stop(run_dir)
     jobs = chain.cancel(run_dir)
     print(

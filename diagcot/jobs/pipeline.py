@@ -20,6 +20,7 @@ from diagcot.jobs.files import create_exclusively
 from diagcot.jobs.growth import Growth
 from diagcot.jobs.lease import lease
 from diagcot.jobs.names import check_name, check_stage
+from diagcot.jobs.owners import require_own
 from diagcot.jobs.plan import Edge, Grows, Plan
 
 
@@ -142,11 +143,12 @@ class Pipeline:
     def write(self) -> list[Plan]:
         """Create the run's folder and plans, let them grow, or check that they say the same; returns the plans.
 
-        Raises UserError with the differences if the run was planned otherwise, or if a stage is to grow that is queued
-        or running; then nothing is written.
+        Raises UserError with the differences if the run was planned otherwise, if it belongs to another user, or if a
+        stage is to grow that is queued or running; then nothing is written.
         """
         os.umask(0o077)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        require_own(self.run_dir)
         with lease(self.run_dir / "write"):
             more = self.growth()
             new = [plan for plan in self.plans if not (plan.path / "plan.json").exists()]
@@ -234,6 +236,7 @@ def retry(
     that the stage ran last. Held jobs of a stage that is still queued are released instead. Raises UserError if there is
     nothing to retry.
     """
+    require_own(run_dir)
     cluster = Cluster.read(run_dir)
     cluster.enter()
     target = run_dir / "code" / codes.digest(code) if code else None

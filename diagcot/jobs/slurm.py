@@ -7,8 +7,10 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60
 UNLIMITED = 1 << 40
@@ -51,6 +53,8 @@ def said(*command: str, timeout: float = TIMEOUT_S) -> str:
 def _run(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
     # SLURM_* variables of the job that we may run in must not shape a query or a new job.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_")) or k == "SLURM_CONF"}
+    if why := distrust(Path(env["SLURM_CONF"])) if env.get("SLURM_CONF") else "":  # it names code that is loaded
+        raise SlurmError(f"SLURM_CONF={env['SLURM_CONF']} is not used, because {why}")
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False)
     except FileNotFoundError as error:

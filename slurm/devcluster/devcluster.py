@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cluster import PLUGINS, Cluster, missing
 from process import DaemonError
-from settings import ISOLATIONS, Settings, default_directory, load
+from settings import ISOLATIONS, Settings, default_directory, load, require_own
 
 FAULTS = ("kill-node", "hang-node", "cut-node", "restore-node")
 VERBS = ("up", "down", "wipe", "status", "env", "exec", "kill-ctld", "kill-dbd", "restart", "restart-dbd", *FAULTS)
@@ -99,15 +99,16 @@ def check(s: Settings) -> None:
         raise ValueError("--isolation net and --cgroup need root")
     if s.enforce and not s.accounting:
         raise ValueError("--enforce needs --accounting yes: slurmdbd keeps the limits")
-    if s.root.exists() and s.root.stat().st_uid != os.getuid():
-        raise ValueError(f"{s.directory} belongs to another user: choose another --directory")
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     # Daemons of Debian lie in sbin, which is not on every user's PATH.
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    directory = Path(options.directory).resolve() if options.directory else default_directory()
+    os.umask(os.umask(0o077) | 0o022)  # nothing of it is for others to write to
+    given = Path(options.directory) if options.directory else default_directory()
+    require_own(given)
+    directory = given.resolve()
     kept = load(directory)
     if options.verb == "up":
         wanted = settings(options, directory, kept)

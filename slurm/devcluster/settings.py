@@ -5,6 +5,7 @@ import getpass
 import json
 import os
 import socket
+import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +87,20 @@ class Settings:
 
 def default_directory() -> Path:
     """Short, because Unix sockets inside it have to fit in 107 bytes."""
-    return Path(os.environ.get("DEVCLUSTER_DIR") or f"/tmp/devcluster-{getpass.getuser()}").resolve()
+    return Path(os.environ.get("DEVCLUSTER_DIR") or f"/tmp/devcluster-{getpass.getuser()}")
+
+
+def require_own(directory: Path) -> None:
+    """Raise ValueError if `directory` is there and another user made it or may write to it: its files are obeyed."""
+    for look in (directory.lstat, directory.stat):  # of a link, its own owner, too
+        try:
+            found = look()
+        except FileNotFoundError:
+            return
+        if found.st_uid != os.getuid():
+            raise ValueError(f"{directory} belongs to another user: choose another --directory")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError(f"other users may write to {directory}: chmod go-w it, or choose another --directory")
 
 
 def load(directory: Path) -> Settings | None:
