@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import parts
+from diagcot.jobs.errors import UserError
 
 SETTLED_S = 2.0  # a folder that has been quiet for so long has no entry that its time stamp does not tell
 
@@ -70,6 +71,7 @@ def _manifest(line: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def listing(path: Path, inode: int, of: tuple[parts.Part, ...]) -> Listing:
+    parts.verify(path, of)
     places, last = [], []
     for part in of:
         file, at = path / part.path, 0
@@ -86,10 +88,20 @@ def listing_of(path: Path, plan: Mapping[str, Any]) -> Listing:
     return listing(path, (path / parts.UNITS).stat().st_ino, parts.parts(plan))
 
 
+def damage(path: Path, plan: Mapping[str, Any]) -> str:
+    """What is wrong with the lists of the stage's units, or nothing. They are read once, unless they change."""
+    try:
+        parts.verify(path, parts.parts(plan))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def index_of(path: Path, key: str) -> int | None:
     """The number of the unit `key` in the stage's plan."""
     before, head = 0, b'{"key": "%s"' % key.encode()
     for part in parts.parts(plan(path)):
+        parts.verify(path, [part])
         data = (path / part.path).read_bytes()
         at = 0 if data.startswith(head) else data.find(b"\n" + head) + 1
         if at or data.startswith(head):

@@ -133,7 +133,8 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
         finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
         logs, attempts, done = logs_of(path), run_files.attempts_of(path), min(units, len(finished))
         failures = failed(path)
-        open_tasks = _left(path, plan, finished, logs) if done < units else {}
+        damage = run_files.damage(path, plan) if done < units else ""
+        open_tasks = _left(path, plan, finished, logs) if done < units and not damage else {}
         live = _live(path, open_tasks, logs, failures, attempts, answer, now) if open_tasks else []
         if not any(task.state == "unknown" for task in live):
             break
@@ -147,15 +148,18 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
             counts[task.state] += task.left
         if task.reason:
             reasons[task.reason] = reasons.get(task.reason, 0) + task.left
+    if damage:  # which units are left is not known, and no task can go on
+        counts["failed"] = units - done
     worked = done + sum(task.fraction for task in live if task.state == "running")
     began = run_files.started(path)
     finaliser = next((row["finaliser"] for row in reversed(attempts) if row.get("finaliser")), "")
-    why = _why(path, len(attempts)) if done < units else ""
+    why = damage or (_why(path, len(attempts)) if done < units else "")
     over = path / "done" if done == units else path / "summary.json" if why else None
     last = (over and run_files.changed(over)) or now
     elapsed = max(0.0, last - began) if began is not None else None
     fresh, earlier = _since_it_grew(path, plan, began, done)
-    rate = _rate(path, plan, finished, logs, live, worked - earlier, max(0.0, last - fresh) if fresh else None, last)
+    since = max(0.0, last - fresh) if fresh and not damage else None
+    rate = _rate(path, plan, finished, logs, live, worked - earlier, since, last)
     running = {f"{task.slot:05d}" for task in live if task.state == "running"}
     spent = gpu_hours(path, cost.gpus(plan), logs, running, now)
     rows = [task.figures for task in live if task.figures]

@@ -81,7 +81,7 @@ def growth(run_dir: Path, listed: Sequence[Plan]) -> Growth:
     """What the plans of a pipeline have beyond those that the run has; for a new run, nothing. Writes nothing.
 
     Raises UserError with the differences if a plan says otherwise than the run's, if the run has a stage that is not
-    listed, or if a stage that cannot grow follows one that does.
+    listed, if a stage that cannot grow follows one that does, or if a list of units is damaged.
     """
     known = stages(run_dir)
     if gone := [name for name in known if name not in {plan.stage for plan in listed}]:
@@ -92,7 +92,9 @@ def growth(run_dir: Path, listed: Sequence[Plan]) -> Growth:
     additions: dict[str, Addition] = {}
     for plan in listed:
         if (plan.path / "plan.json").exists():
-            more = addition(plans.read(plan.path), plan, additions)
+            found = plans.read(plan.path)
+            parts.verify(found.path, found.parts)
+            more = addition(found, plan, additions)
             if more is not None:
                 additions[plan.stage] = more
     _check_followers(listed, additions)

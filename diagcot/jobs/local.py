@@ -18,6 +18,7 @@ from typing import IO, Any
 from diagcot.jobs import attempts, causes, finalise
 from diagcot.jobs.attempts import Array, Attempt
 from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.errors import UserError
 from diagcot.jobs.files import append_line, write_json
 from diagcot.jobs.plan import Plan, read
 from diagcot.jobs.worker import LOST_PEER, Worker
@@ -271,6 +272,8 @@ def main(argv: list[str]) -> int:
     os.environ["DIAGCOT_OWNER"] = os.environ["DIAGCOT_STANDBY_OWNER"] = str(os.getpid())
     try:
         code = runner.run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(shared, ignore_errors=True)
         write_json(run_dir / "runner.json", {"code": code, "failed": sorted(runner.failed), "time": time.time()})

@@ -1,15 +1,19 @@
-"""A stage's plan as it stands: `plan.json`, and what its run has grown by since. Only JSON is read here.
+"""A stage's plan as it stands: `plan.json`, the lists of its units, and what its run has grown by since.
 
 A run grows by `grown/<n>/growth.json`, which is created last and once for all stages: before it is there nothing has
 grown. Units that a stage gets stand in `grown/<n>/<stage>.jsonl`, come after all that it had, and have tasks of their
 own after all others: no unit changes its number and no task its units.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.files import digest
 
 UNITS = "units.jsonl"
 
@@ -21,6 +25,7 @@ class Part(NamedTuple):
     tasks: int
     path: str = UNITS
     time: float = 0  # when the run grew by them
+    sha256: str = ""  # of their file
 
 
 def growths(run_dir: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -47,7 +52,7 @@ def header(stage_dir: Path) -> dict[str, Any]:
         row |= {name: more[name] for name in ("inputs", "after", "settings")}
         if more["units"]:
             path = f"../grown/{number}/{stage_dir.name}.jsonl"
-            row["grown"].append(Part(more["units"], more["tasks"], path, growth["time"]))
+            row["grown"].append(Part(more["units"], more["tasks"], path, growth["time"], more.get("units_sha256", "")))
             row["units"] += more["units"]
             row["tasks"] += more["tasks"]
     return row
@@ -57,7 +62,8 @@ def parts(header: Mapping[str, Any]) -> tuple[Part, ...]:
     """All parts of a plan, the one it began with first."""
     grown = [Part(*part) for part in header.get("grown", ())]
     units = header["units"] - sum(part.units for part in grown)
-    return Part(units, header["tasks"] - sum(part.tasks for part in grown)), *grown
+    tasks = header["tasks"] - sum(part.tasks for part in grown)
+    return Part(units, tasks, sha256=header.get("units_sha256", "")), *grown
 
 
 def bounds(of: Sequence[Part], slot: int) -> tuple[int, int]:
@@ -80,11 +86,34 @@ def slot_of(of: Sequence[Part], index: int) -> int:
     raise IndexError(f"there are {sum(part.units for part in of)} units and no number {index}")
 
 
+def verify(stage_dir: Path, of: Sequence[Part]) -> None:
+    """Raise UserError if a list of units is not what was planned. Each file is read once, unless it changes."""
+    for part in of:
+        path = stage_dir / part.path
+        try:
+            seen = path.stat()
+            whole = not part.sha256 or _digest(path, seen.st_ino, seen.st_size, seen.st_mtime_ns) == part.sha256
+        except OSError as error:
+            raise UserError(_damaged(path, f"cannot be read ({error.strerror})")) from error
+        if not whole:
+            raise UserError(_damaged(path, "is damaged: it is not the list of units that was planned"))
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, inode: int, size: int, changed: int) -> str:
+    return digest(path)
+
+
+def _damaged(path: Path, what: str) -> str:
+    return f"{path} {what}. Put a copy of it back, or start anew under another RUN=name; nothing was changed"
+
+
 def lines(stage_dir: Path, of: Sequence[Part], first: int, last: int) -> list[bytes]:
     """Lines [first, last) of the lists of units, which begin with {"key": "…"."""
     found: list[bytes] = []
     for part in of:
         if first < min(last, part.units):
+            verify(stage_dir, [part])
             with (stage_dir / part.path).open("rb") as rows:
                 found += itertools.islice(rows, first, min(last, part.units))
         first, last = max(0, first - part.units), last - part.units

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, chain, debug, growth, local, slurm
+from diagcot.jobs import attempts, chain, debug, growth, local, parts, slurm
 from diagcot.jobs import code as codes
 from diagcot.jobs import plan as plans
 from diagcot.jobs.chain import Submitted
@@ -244,6 +244,7 @@ def retry(
         codes.snapshot(code, target)
     found = [plans.read(run_dir / name) for name in growth.stages(run_dir)]
     for one in found:
+        parts.verify(one.path, one.parts)
         growth.close(one)
     plan = next((plan for plan in found if plan.stage == stage), None)
     if plan is None:

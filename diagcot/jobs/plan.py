@@ -88,7 +88,8 @@ class Plan:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        return parts.parts({"units": len(self.units), "tasks": self.tasks, "grown": self.grown})
+        header = {"units": len(self.units), "tasks": self.tasks, "grown": self.grown, "units_sha256": self.units_sha256}
+        return parts.parts(header)
 
     def alike(self, other: "Plan") -> bool:
         """Whether both plans cut as many units into tasks alike, so that task k of one can follow task k of the other."""
@@ -162,7 +163,10 @@ class Units(Sequence[Unit]):
 
 
 class Listing(Sequence[Unit]):
-    """The units of a plan that was written, read from its files only as far as they are asked for."""
+    """The units of a plan that was written, read from its files only as far as they are asked for.
+
+    Raises UserError where these are not what was planned.
+    """
 
     def __init__(self, stage_dir: Path, of: Sequence[Part]) -> None:
         self._folder, self._parts, self._count = stage_dir, of, sum(part.units for part in of)
@@ -182,6 +186,7 @@ class Listing(Sequence[Unit]):
 
     @cached_property
     def keys(self) -> list[str]:
+        parts.verify(self._folder, self._parts)
         return [key for part in self._parts for key in _keys(self._folder / part.path)]
 
 
@@ -221,8 +226,12 @@ def write(plan: Plan) -> Plan:
 
 
 def taken_up(plan: Plan) -> Plan:
-    """The plan that was written, of which `plan` says the same, with the resources of `plan`: a cluster's may change."""
+    """The plan that was written, of which `plan` says the same, with the resources of `plan`: a cluster's may change.
+
+    Raises UserError if its list of units is damaged.
+    """
     found = read(plan.path)
+    parts.verify(found.path, found.parts)
     return replace(found, resources=plan.resources, units=found.units if found.grows else plan.units)
 
 
@@ -244,6 +253,8 @@ def write_units(plan: Plan, path: Path) -> str:
         for block in _blocks(plan.units):
             total.update(block)
             out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
     return total.hexdigest()
 
 
