@@ -69,7 +69,7 @@ traces:  ## what became of the chains of thought of a run, and where the page of
 	@$(BIN)/diagcot traces $(RUNOPT)
 
 data-iu: env  ## obtain the 3,955 IU-Xray reports and check their digest
-	@$(BIN)/python -m diagcot.data.fetch
+	@$(BIN)/python -m diagcot.data.readers.fetch
 
 devcluster-up:  ## start a real Slurm of several nodes on this machine
 	@$(BIN)/python slurm/devcluster/devcluster.py up

@@ -23,8 +23,8 @@ SAVES, STEPS = 5, 8
 
 def main() -> int:
     from diagcot.jobs.testing import context
-    from diagcot.training import engine
-    from diagcot.training.settings import DeepSpeedSettings
+    from diagcot.training.config.settings import DeepSpeedSettings
+    from diagcot.training.distributed import engine
 
     root = Path(tempfile.mkdtemp(prefix="bench-checkpoints-", dir=os.environ.get("TMPDIR", "/tmp")))
     ctx = context(root)
@@ -63,7 +63,7 @@ def _deepspeed(trained: Any, ctx: Any) -> Callable[[int], None]:
 
 def _ours(behind: bool) -> Callable[[Any, Any], Callable[[int], None]]:
     def way(trained: Any, ctx: Any) -> Callable[[int], None]:
-        from diagcot.training.checkpoint import Checkpoints
+        from diagcot.training.checkpoint.checkpoint import Checkpoints
 
         checkpoints = Checkpoints(ctx, trained, keep=1, behind=behind)
         return lambda step: checkpoints.save(step, {}) if step <= SAVES else checkpoints.settle()

@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
             print("a rank failed; what it said stands above", file=sys.stderr)
             return 1
         rows = json.loads((Path(folder) / "rows.json").read_text())
-    from diagcot.training.flops import peak_of
+    from diagcot.training.cost.flops import peak_of
 
     figures, peak = Figures("gpu"), peak_of(device)
     for step, row in rows.items():
@@ -123,7 +123,7 @@ def _rank(folder: Path, name: str, steps: list[str] | tuple[str, ...]) -> int:
     import torch
 
     from diagcot.jobs.testing import context
-    from diagcot.training import engine
+    from diagcot.training.distributed import engine
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     card = torch.cuda.is_available()
@@ -147,8 +147,11 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from diagcot.training import contrastive, engine, estimate, freeze, model, shape
-    from diagcot.training.settings import DeepSpeedSettings, FreezePolicy
+    from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy
+    from diagcot.training.cost import estimate, shape
+    from diagcot.training.distributed import engine
+    from diagcot.training.models import freeze, model
+    from diagcot.training.supervised import contrastive
 
     where, card = engine.device(ctx), ctx.gpus > 0
     warm, timed = (WARM, TIMED) if card else (0, 1)
@@ -249,7 +252,8 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     """The loss of one pass, made of the stage's own parts."""
     import torch
 
-    from diagcot.training import contrastive, language, objective
+    from diagcot.training.rl import objective
+    from diagcot.training.supervised import contrastive, language
 
     inputs, micro = language.inputs_of(batch), len(batch["input_ids"])
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figures
-from diagcot.data.samples import Sample, read_samples, write_samples
+from diagcot.tasks.samples import Sample, read_samples, write_samples
 from tests.training import warm
 from tests.training.ranks import start
 
@@ -98,7 +98,7 @@ def _ours(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     deepspeed = {**SETTINGS["deepspeed"], "steps": steps}
     job = start(
-        root, "diagcot.training.grpo", stage, {**SETTINGS, **changes, "deepspeed": deepspeed}, inputs, 1, drawn=False
+        root, "diagcot.training.rl.grpo", stage, {**SETTINGS, **changes, "deepspeed": deepspeed}, inputs, 1, drawn=False
     )
     job.wait(1200)
     about: dict[str, Any] = json.loads((job.output / "model" / "diagcot.json").read_text())

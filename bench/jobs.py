@@ -68,7 +68,7 @@ def _partition(state: str) -> None:
 
 
 def _slurm(key: str) -> str:
-    from diagcot.jobs.slurm import config
+    from diagcot.jobs.slurm.commands import config
 
     return config()[key]
 

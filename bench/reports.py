@@ -3,11 +3,11 @@
 import random
 from pathlib import Path
 
-from diagcot.data import fetch
 from diagcot.data.errors import DataError
-from diagcot.data.iu_xray import IuXray
 from diagcot.data.phantom.patients import visits
-from diagcot.data.prompts import report_answer
+from diagcot.data.readers import fetch
+from diagcot.data.readers.iu_xray import IuXray
+from diagcot.tasks.prompts import report_answer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "openi_reports"
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.figures import Figures
 from bench.reports import answer, references
-from diagcot.data.prompts import reasoned
 from diagcot.rewards.score import Reference
+from diagcot.tasks.prompts import reasoned
 
 SAMPLES = 32
 CORPUS = 2000

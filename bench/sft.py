@@ -76,10 +76,10 @@ def main(argv: list[str]) -> int:
 def _prepare(root: Path) -> None:
     """Phantoms, one shard of them, and a tiny model whose tokenizer knows their reports."""
     from diagcot.data.phantom import build as phantoms
-    from diagcot.jobs.context import Unit
+    from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.shards import build as shards
-    from diagcot.training import build as model
+    from diagcot.training.models import build as model
 
     tree = context(root, {"studies": STUDIES, "size": 256, "held_out": 0.1}, stage="phantoms")
     assert run_unit(phantoms, Unit("tree"), tree)
@@ -149,8 +149,8 @@ def _summary(times: list[float], losses: list[float], waited: float = 0.0) -> di
 
 
 def _ours(ctx: Any) -> dict[str, Any]:
-    from diagcot.jobs.context import Unit
-    from diagcot.training import sft
+    from diagcot.jobs.execution.context import Unit
+    from diagcot.training.supervised import sft
 
     times: list[float] = []
     tell = ctx.progress
@@ -174,10 +174,12 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from diagcot.training import dataset, engine, freeze, model
-    from diagcot.training.batch import Collator, Order
-    from diagcot.training.inputs import model_input
-    from diagcot.training.settings import SftSettings
+    from diagcot.training.config.settings import SftSettings
+    from diagcot.training.data import dataset
+    from diagcot.training.data.batch import Collator, Order
+    from diagcot.training.distributed import engine
+    from diagcot.training.models import freeze, model
+    from diagcot.training.models.inputs import model_input
 
     settings = SftSettings.model_validate(ctx.settings)
     steps = settings.deepspeed.steps or STEPS
@@ -232,7 +234,7 @@ class _Usual:
         self.source: Any = None
 
     def __call__(self, samples: list[Any]) -> Any:
-        from diagcot.training.batch import ShardSource, parts_of
+        from diagcot.training.data.batch import ShardSource, parts_of
 
         self.source = self.source or ShardSource(self.shards_root)  # a file is opened in the process that reads it
         texts = [

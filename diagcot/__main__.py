@@ -1,5 +1,5 @@
 import sys
 
-from diagcot.cli import main
+from diagcot.cli.main import main
 
 sys.exit(main())

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ValidationError
 from diagcot.jobs import cluster as clusters
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.names import check_name
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.settings import Document, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
@@ -52,11 +52,11 @@ class Chain:
         return next(spec for spec in self.recipe.stages if spec.name == name)
 
     def launcher(self, spec: StageSpec) -> ModuleType:
-        known = [p.stem for p in (self.root / "launchers").glob("[a-z]*.py") if p.stem != "chain"]
+        known = {p.stem: f"launchers.{p.parent.name}.{p.stem}" for p in (self.root / "launchers").glob("*/[a-z]*.py")}
         if spec.kind not in known:
             where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
             raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
-        return importlib.import_module(f"launchers.{spec.kind}")
+        return importlib.import_module(known[spec.kind])
 
     def settings(self, spec: StageSpec) -> BaseModel:
         """The stage's settings, typed. Raises UserError with file and line."""

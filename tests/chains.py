@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import plan as plans
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.plan import Edge, Plan
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.plan import Edge, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 

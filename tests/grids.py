@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.pipeline import Pipeline
 from tests import chains
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plans.plan import Plan
 
 HERE = Path(__file__).parent
 START_S, STUDY_S = 180, 6  # a server's start, and a study with dozens in flight: what units are packed by

@@ -13,10 +13,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from diagcot.data.samples import Sample, read_samples
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
-from diagcot.training.films import ShardSource
+from diagcot.tasks.samples import Sample, read_samples
+from diagcot.training.data.images import ShardSource
 
 spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
 torch.set_num_threads(spec["threads"])

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plans.plan import Plan
 
 HERE = Path(__file__).parent
 spec = json.loads(Path(sys.argv[1]).read_text())

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.cot.canned import Canned
-from diagcot.cot import collect
-from diagcot.jobs.context import Context, Unit
-from diagcot.jobs.ledger import publish
+from diagcot.cot.search import collect
+from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context
 from diagcot.serving import Server, serve
 

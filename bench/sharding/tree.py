@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diagcot.data.layouts import PREFIX, REPORTS_ZIP, folder
-from diagcot.data.mimic_cxr import LABELS, METADATA, SPLIT
 from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.tree import write_csv
+from diagcot.data.readers.layouts import PREFIX, REPORTS_ZIP, folder
+from diagcot.data.readers.mimic_cxr import LABELS, METADATA, SPLIT
 
 FULL = (2500, 3000)
 LINKS = 30_000  # names that a file may have: 65,000 on ext4

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.cot.schemas import Limits
-from diagcot.data.question_words import TASKS as QUESTIONS
-from diagcot.data.question_words import Words
+from diagcot.cot.search.schemas import Limits
 from diagcot.recipe import Settings
 from diagcot.serving.settings import ServerSettings
+from diagcot.tasks.questions.wording import TASKS as QUESTIONS
+from diagcot.tasks.questions.wording import Words
 
 
 class LimitSettings(Settings):
@@ -157,7 +157,7 @@ class TracesSettings(Settings):
 
 
 class QuestionSettings(Settings):
-    """Kind `questions`: question answering data for CX-Mind, see `diagcot.data.questions`."""
+    """Kind `questions`: question answering data for CX-Mind, see `diagcot.tasks.questions.registry`."""
 
     split: Literal["train", "validate", "test"] = "train"  # GRPO refuses questions of the test split
     views: Literal["image", "study"] = "image"  # ask about each film, or about all films of a study together
@@ -165,7 +165,7 @@ class QuestionSettings(Settings):
     tasks: dict[str, float] = dict.fromkeys((task for task in QUESTIONS if task != "grounding_pixels"), 1.0)
     # Of worked answers: pairs of think and answer, or all thinks in one and the conclusion (ask for it by `wording`).
     layout: Literal["interleaved", "single"] = "interleaved"
-    wording: dict[str, list[str]] = {}  # takes the place of defaults, see `diagcot.data.question_words`
+    wording: dict[str, list[str]] = {}  # takes the place of defaults, see `diagcot.tasks.questions.wording`
 
     @model_validator(mode="after")
     def _known(self) -> "QuestionSettings":

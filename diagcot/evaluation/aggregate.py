@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diagcot.evaluation import card, history, predictions, report
+from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
-from diagcot.evaluation.examples import examples
-from diagcot.evaluation.score import TextTools
+from diagcot.evaluation.report import card, history, report
+from diagcot.evaluation.report.examples import examples
+from diagcot.evaluation.scores.scorer import TextTools
+from diagcot.evaluation.scores.table import Judged, table
+from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
-from diagcot.evaluation.table import Judged, table
-from diagcot.evaluation.verdicts import verdicts
-from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.shards import shard_paths
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.evaluation import history, predictions
+from diagcot.evaluation import predictions
 from diagcot.evaluation.predictions import Prediction
-from diagcot.evaluation.score import TextTools
-from diagcot.evaluation.table import table
-from diagcot.evaluation.verdicts import verdicts
+from diagcot.evaluation.report import history
+from diagcot.evaluation.scores.scorer import TextTools
+from diagcot.evaluation.scores.table import table
+from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.jobs.errors import UserError
 
 

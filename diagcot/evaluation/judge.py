@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation import predictions
-from diagcot.evaluation.columns import agree
 from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.scores.columns import agree
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.serving import Client, Reply, Request, Server, serve
 
 _ASK = (

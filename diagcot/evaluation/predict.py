@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from diagcot.data import prompts, tasks
-from diagcot.data.question_words import Words
-from diagcot.data.questions import ask
-from diagcot.data.samples import Sample
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction, order
 from diagcot.evaluation.settings import ASKED, EvaluateSettings
-from diagcot.jobs.context import Context, Result, Unit
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.serving import Client, Film, Reply, Request, Server, serve
 from diagcot.shards import Shard
+from diagcot.tasks import builders as tasks
+from diagcot.tasks import prompts
+from diagcot.tasks.questions.registry import ask
+from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.samples import Sample
 
 
 class Predictor:

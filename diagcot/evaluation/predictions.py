@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.data.prompts import answer_of, last_answer_of
-from diagcot.data.samples import Sample
 from diagcot.evaluation.settings import ASKED
 from diagcot.jobs.errors import UserError
+from diagcot.tasks.prompts import answer_of, last_answer_of
+from diagcot.tasks.samples import Sample
 
 ABOUT = ("label", "labels", "options", "option", "view")
 """What of a sample's meta data goes with its prediction."""

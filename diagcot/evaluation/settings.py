@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from diagcot.data.question_words import Words
 from diagcot.recipe import Settings
 from diagcot.serving.settings import ServerSettings
+from diagcot.tasks.questions.wording import Words
 
 Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
 Written = Literal["fg", "fg_i", "fs", "ig", "ig_i"]
@@ -18,7 +18,7 @@ Task = Literal["report", "grounding", "classification", "open", "grounding_pixel
 CLOSED: tuple[str, ...] = get_args(Closed)
 WRITTEN: tuple[str, ...] = get_args(Written)
 ASKED = (*CLOSED, *WRITTEN, "open", "grounding_pixels")
-"""Tasks whose samples are made by `diagcot.data.questions`."""
+"""Tasks whose samples are made by `diagcot.tasks.questions.registry`."""
 
 _TOKENS = {"report": 1024}
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, ledger, slurm
-from diagcot.jobs.attempts import Attempt
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.plan import Plan, read
-from diagcot.jobs.worker import LOST_PEER, PARKED, UpstreamIncomplete
+from diagcot.jobs.execution.worker import LOST_PEER, PARKED, UpstreamIncomplete
+from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts, ledger
+from diagcot.jobs.state.attempts import Attempt
 
 MAX_FAILURES = 2  # the same failure of one task this often: stop and show it
 MEMORY_FACTOR = 1.5

@@ -6,13 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, finalise, ledger, slurm, submit
-from diagcot.jobs.attempts import Array, Attempt
+from diagcot.jobs import finaliser as finalise
 from diagcot.jobs.causes import MEMORY_FACTOR, TIME_FACTOR, Rule, Verdict
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.lease import lease
-from diagcot.jobs.plan import Plan, read
+from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm import submit
+from diagcot.jobs.state import attempts, ledger
+from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.lease import lease
 
 ROOM_S = 1200
 

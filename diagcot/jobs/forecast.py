@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import slurm
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.settings import near
+from diagcot.jobs.slurm import commands as slurm
 
 PATIENCE_S = 3.0  # a plan is shown without Slurm's word rather than late
 SHARE = 0.8  # of a time limit that a unit may be expected to take
@@ -240,7 +240,7 @@ def gpus(gres: str) -> int:
 
 def test_only(plan: Plan, cluster: Cluster) -> str:
     """What `sbatch --test-only` says of the stage's array; it submits nothing."""
-    from diagcot.jobs.submit import script_options
+    from diagcot.jobs.slurm.submit import script_options
 
     options = script_options(plan, cluster, plan.resources, "")
     asked = [f"--{name.replace('_', '-')}={options[name]}" for name in OPTIONS if name in options]

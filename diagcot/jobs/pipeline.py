@@ -9,19 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, chain, debug, growth, local, parts, slurm
-from diagcot.jobs import code as codes
-from diagcot.jobs import plan as plans
+from diagcot.jobs import chain
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.context import Unit
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.files import create_exclusively
-from diagcot.jobs.growth import Growth
-from diagcot.jobs.lease import lease
+from diagcot.jobs.execution import code as codes
+from diagcot.jobs.execution import debug, local
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.owners import require_own
-from diagcot.jobs.plan import Edge, Grows, Plan
+from diagcot.jobs.plans import growth
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans.growth import Growth
+from diagcot.jobs.plans.plan import Edge, Grows, Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state.files import create_exclusively
+from diagcot.jobs.state.lease import lease
 
 
 class Pipeline:
@@ -94,7 +99,7 @@ class Pipeline:
         follows unit by unit. inputs: role -> stages whose products are read; they are followed too.
         startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks. yields: the count of what
         the stage is for, of which a thousand are priced in GPU-hours, those of the stages `yields_from` included.
-        grows: whether the stage of a run that was written may grow (see `diagcot.jobs.growth`); listed: settings that
+        grows: whether the stage of a run that was written may grow (see `diagcot.jobs.plans.growth`); listed: settings that
         may differ then, because they only say which units there are and what stands in their parameters.
         Raises UserError if the cluster has no such size, if units are to follow others but differ from them, or if
         `name` cannot be a stage's.

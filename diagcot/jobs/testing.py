@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.context import Context, Result, Unit
-from diagcot.jobs.ledger import publish
+from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs.state.ledger import publish
 
 
 def context(root: Path, settings: dict[str, Any] | None = None, **overrides: Any) -> Context:

@@ -58,7 +58,7 @@ def macro_f1_of_all(counts: Array) -> Array:
 
 def f1(hyps: Sequence[str], refs: Sequence[str], names: Sequence[str] = CHEXPERT_LABELS) -> dict[str, float]:
     """Micro and macro F1 of reports against references, by the rule labeler: {"micro": 0 to 1, "macro": 0 to 1}."""
-    from diagcot.data.labeler import label
+    from diagcot.data.reports.labeler import label
 
     counts = agreement([label(text) for text in hyps], [label(text) for text in refs], names).sum(axis=0)
     return {"micro": float(micro_f1(counts)), "macro": float(macro_f1(counts))}

@@ -3,10 +3,10 @@
 import math
 import re
 
-from diagcot.data.prompts import answer_of
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.rewards import layout
 from diagcot.rewards.score import Reference, Score
+from diagcot.tasks.prompts import answer_of
 
 DIFFICULTY = {
     "no finding": 0.3,

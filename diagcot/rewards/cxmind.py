@@ -6,7 +6,7 @@ Both return the base reward 0.1 format + 0.9 accuracy as "overall", and the term
 
 import re
 
-from diagcot.metrics.porter import stem
+from diagcot.metrics.meteor.porter import stem
 from diagcot.metrics.text import common_subsequence, sentence_bleu
 from diagcot.rewards import layout
 from diagcot.rewards.layout import Pair

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 
-from diagcot.data.prompts import answer_of
 from diagcot.data.study import Box
 from diagcot.metrics import boxes
 from diagcot.rewards import layout
 from diagcot.rewards.score import Reference, Score
+from diagcot.tasks.prompts import answer_of
 
 _FORMAT, _IOU = 0.2, 0.8
 _PHANTOM = Box("", 0.0, 0.0, 0.1, 0.1)

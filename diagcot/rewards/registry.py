@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from diagcot.data.prompts import answer_of
-from diagcot.metrics import meteor
+from diagcot.metrics.meteor import meteor
 from diagcot.metrics.text import Rarity
 from diagcot.metrics.tokens import words
 from diagcot.rewards import classification, cxmind, foreign, grounding, report
 from diagcot.rewards.names import MODES, STYLES
 from diagcot.rewards.score import Reference, Reward, Score
+from diagcot.tasks.prompts import answer_of
 
 _ONE: dict[tuple[str, str], Callable[..., Score]] = {
     ("classification", "released"): classification.released,

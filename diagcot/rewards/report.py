@@ -4,14 +4,14 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from diagcot.data.labeler import label
-from diagcot.data.prompts import answer_of
-from diagcot.metrics import meteor
+from diagcot.data.reports.labeler import label
 from diagcot.metrics.labels import agreement, micro_f1
+from diagcot.metrics.meteor import meteor
 from diagcot.metrics.text import Rarity, cider, rouge_l, sentence_bleu
 from diagcot.metrics.tokens import words
 from diagcot.rewards import layout
 from diagcot.rewards.score import Reference, Score
+from diagcot.tasks.prompts import answer_of
 
 CLINICAL = {"format": 0.2, "nlg": 0.4, "clinical": 0.4}
 """Weights of the clinical mode's components; they sum to 1."""

@@ -4,18 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diagcot.serving.client import Client
-    from diagcot.serving.flow import Flow
-    from diagcot.serving.process import ServerError
+    from diagcot.serving.client.client import Client
+    from diagcot.serving.client.flow import Flow
     from diagcot.serving.request import Film, Reply, Request
-    from diagcot.serving.server import Server, serve
+    from diagcot.serving.server.process import ServerError
+    from diagcot.serving.server.server import Server, serve
     from diagcot.serving.settings import ServerSettings
 
 __all__ = ["Client", "Film", "Flow", "Reply", "Request", "Server", "ServerError", "ServerSettings", "serve"]
 
 _MODULES = {
-    "Client": "client", "Flow": "flow", "ServerError": "process", "Film": "request", "Reply": "request",
-    "Request": "request", "Server": "server", "serve": "server", "ServerSettings": "settings",
+    "Client": "client.client", "Flow": "client.flow", "ServerError": "server.process", "Film": "request", "Reply": "request",
+    "Request": "request", "Server": "server.server", "serve": "server.server", "ServerSettings": "settings",
 }  # fmt: skip
 
 

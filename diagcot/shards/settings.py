@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from diagcot.data import registry, transforms
-from diagcot.data.layouts import missing_iu, missing_mimic, missing_tables
-from diagcot.data.registry import Dataset
+from diagcot.data.readers import registry
+from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables
+from diagcot.data.readers.registry import Dataset
+from diagcot.data.reports import transforms
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.settings import Settings
 
@@ -24,7 +25,7 @@ class Source(Settings):
     """
 
     entry: Dataset | None = None  # not for recipes: what the registry says of `kind`
-    kind: str  # a name of the registry (diagcot/data/datasets/), or the YAML file of an entry of one's own
+    kind: str  # a name of the registry (diagcot/data/readers/datasets/), or the YAML file of an entry of one's own
     path: str | None = None  # the collection's folder …
     input: str | None = None  # … or the role of an input stage that wrote it (phantoms)
     tables: str | None = None  # MIMIC-CXR as DICOM: the folder of MIMIC-CXR-JPG's tables
@@ -36,7 +37,7 @@ class Source(Settings):
     only_fi: bool = (
         True  # of reports in sections, only those with both findings and impression (DiagCoT, method.md 2.1)
     )
-    transforms: list[str] = []  # changes of the reports by name and in order, see diagcot.data.transforms
+    transforms: list[str] = []  # changes of the reports by name and in order, see diagcot.data.reports.transforms
     section_overrides: str | None = None  # MIMIC-CXR: JSON of reports that cannot be cut by rule (docs/data.md)
     max_studies: int | None = None
     frontal_only: bool = False  # leave laterals out; a study of which nothing else is left is left out, too

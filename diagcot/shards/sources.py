@@ -6,15 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from diagcot.data import transforms
-from diagcot.data.collection import Collection
 from diagcot.data.errors import DataError
-from diagcot.data.iu_xray import IuXray
-from diagcot.data.mimic_cxr import MimicCxr
 from diagcot.data.phantom.films import draw
 from diagcot.data.phantom.findings import Findings
+from diagcot.data.readers.collection import Collection
+from diagcot.data.readers.iu_xray import IuXray
+from diagcot.data.readers.mimic_cxr import MimicCxr
+from diagcot.data.reports import transforms
 from diagcot.data.study import Image, Study
-from diagcot.jobs.context import Context
+from diagcot.jobs.execution.context import Context
 from diagcot.shards.partition import partition
 from diagcot.shards.settings import BuildSettings, Source, known
 

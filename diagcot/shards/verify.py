@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.jobs import ledger
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import ledger
 from diagcot.shards.reader import Shard, shard_paths
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import attempts, slurm
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests.e2e.conftest import ROOT, cluster_file
 
 pytestmark = pytest.mark.heavy

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diagcot.jobs.plan import read
+from diagcot.jobs.plans.plan import read
 from tests.e2e.conftest import ROOT, cluster_file
 from tests.e2e.test_chain import diagcot, table
 

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diagcot.jobs import attempts, pipeline, slurm
+from diagcot.jobs import pipeline
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import Plan, read
+from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains
 
 STAGES = ("first", "second", "third")

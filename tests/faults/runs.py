@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import attempts, chain, slurm
+from diagcot.jobs import chain
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains
 
 SMALL = {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}

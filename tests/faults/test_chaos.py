@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.plan import read
+from diagcot.jobs.plans.plan import read
 from tests import chains
 from tests.conftest import QUICK_TO_NOTICE, TOOL, DevCluster
 from tests.faults.chaos import STAGES, declare

@@ -15,10 +15,10 @@ import pytest
 
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import Image, Study
-from diagcot.jobs import ledger
-from diagcot.jobs.plan import Plan
-from diagcot.jobs.worker import work
-from diagcot.serving import process
+from diagcot.jobs.execution.worker import work
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.state import ledger
+from diagcot.serving.server import process
 from diagcot.shards.writer import ShardWriter
 from tests import chains
 from tests.fakes.serving import COMMAND, model_folder, write_script
@@ -45,7 +45,12 @@ def films(path: Path) -> Path:
 def collecting(root: Path, shards: Path) -> Plan:
     inputs = {"shards": [str(shards)], "model": [str(shards)]}
     settings = {"server": SERVER, "samples_per_shard": None}
-    more = {"kind": "diagcot.cot.collect", "settings": settings, "inputs": inputs, "shards_root": str(shards.parent)}
+    more = {
+        "kind": "diagcot.cot.search.collect",
+        "settings": settings,
+        "inputs": inputs,
+        "shards_root": str(shards.parent),
+    }
     plan = chains.plan(root, "cot", 1, **more)
     chains.write(root, [plan], chains.cluster())
     return plan

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from diagcot.console import executor
-from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, chain, slurm
-from diagcot.jobs import submit as submission
-from diagcot.jobs.attempts import Array
+from diagcot.console.state import executor
+from diagcot.console.state.status import snapshot
+from diagcot.jobs import chain
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm import submit as submission
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state.attempts import Array
 from tests import chains
 from tests.faults import runs
 

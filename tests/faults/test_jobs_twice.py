@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import attempts, chain, slurm
-from diagcot.jobs import lease as leases
+from diagcot.jobs import chain
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.lease import lease
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state import lease as leases
+from diagcot.jobs.state.lease import lease
 from tests import chains
 from tests.chains import Edge
 from tests.conftest import QUICK_TO_NOTICE, DevCluster
@@ -41,7 +43,7 @@ def lost(plan: Plan) -> list[dict[str, Any]]:
 def test_row_15_of_copies_of_a_task_one_publishes(tmp_path: Path) -> None:
     plan = chains.plan(tmp_path, "stage", 3, tasks=1, settings={"records": 4, "seconds": 0.4})
     chains.write(tmp_path, [plan], chains.cluster())
-    command = [sys.executable, "-m", "diagcot.jobs.worker", str(plan.path), "0"]
+    command = [sys.executable, "-m", "diagcot.jobs.execution.worker", str(plan.path), "0"]
     copies = [subprocess.Popen(command, cwd=chains.ROOT) for _ in range(4)]
     assert [copy.wait(120) for copy in copies] == [0] * 4
     for key in plan.keys:
@@ -187,7 +189,7 @@ def test_row_16_edited_code_is_not_mixed_into_a_run(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from diagcot.jobs.lease import lease
+from diagcot.jobs.state.lease import lease
 with lease(Path(sys.argv[1])):
     Path(sys.argv[2]).write_text("held")
     time.sleep(600)

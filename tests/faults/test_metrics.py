@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from diagcot.evaluation import aggregate
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
-from diagcot.metrics import meteor
-from tests.unit.evaluated_run import MODELS, write_run
+from diagcot.metrics.meteor import meteor
+from tests.unit.evaluation.evaluated_run import MODELS, write_run
 
 # What `java` does as a tokeniser, and what is said of the words then.
 BROKEN_JAVA: dict[str, tuple[str, str]] = {

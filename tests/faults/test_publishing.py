@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import ledger, worker
-from diagcot.jobs import plan as plans
+from diagcot.jobs.execution import worker
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.state import ledger
 from tests import chains
 from tests.faults import points
 

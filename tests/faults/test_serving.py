@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
-from diagcot.cot import collect
+from diagcot.cot.search import collect
 from diagcot.cot.settings import CollectSettings
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
-from diagcot.serving import ServerError, process
+from diagcot.serving import ServerError
 from diagcot.serving.request import MODEL_NAME
-from diagcot.serving.seats import Seat
+from diagcot.serving.server import process
+from diagcot.serving.server.placement import Seat
 from diagcot.shards import Shard
 from tests.fakes.serving import COMMAND, fake, model_folder, settings, starts, write_script
-from tests.unit import test_shards_files
-from tests.unit.test_serving_client import answered, ask
+from tests.unit.serving.test_client import answered, ask
+from tests.unit.shards import test_files as test_shards_files
 
 Patch = pytest.MonkeyPatch
 TROUBLE: dict[str, dict[str, Any]] = {

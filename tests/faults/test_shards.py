@@ -13,14 +13,15 @@ import h5py
 import pytest
 from torch.utils.data import DataLoader
 
-from diagcot import cli
+from diagcot.cli import main as cli
 from diagcot.data.errors import DataError
-from diagcot.jobs import finalise, worker
-from diagcot.jobs.plan import Plan, Units
+from diagcot.jobs import finaliser as finalise
+from diagcot.jobs.execution import worker
+from diagcot.jobs.plans.plan import Plan, Units
 from diagcot.shards import Shard, shard_paths
 from diagcot.shards.dataset import ShardDataset, ShardSampler
 from diagcot.shards.verify import faults
-from launchers import phantoms
+from launchers.data import phantoms
 from tests import chains
 from tests.faults.test_storage import forked
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console import executor
-from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, causes, slurm
-from diagcot.jobs.plan import Plan
+from diagcot.console.state import executor
+from diagcot.console.state.status import snapshot
+from diagcot.jobs import causes
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains
 from tests.chains import Edge
 from tests.conftest import DevCluster

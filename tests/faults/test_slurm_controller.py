@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from diagcot.console import executor
-from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, chain, slurm
-from diagcot.jobs import submit as submission
-from diagcot.jobs.plan import Plan
+from diagcot.console.state import executor
+from diagcot.console.state.status import snapshot
+from diagcot.jobs import chain
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm import submit as submission
+from diagcot.jobs.state import attempts
 from tests import chains
 from tests.chains import Edge
 from tests.conftest import DevCluster

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from diagcot.console import executor, failures
-from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, slurm
-from diagcot.jobs.plan import Plan
+from diagcot.console.screens import failures
+from diagcot.console.state import executor
+from diagcot.console.state.status import snapshot
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains
 from tests.conftest import DevCluster
 from tests.faults import runs

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console import executor
-from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, causes, chain, slurm
+from diagcot.console.state import executor
+from diagcot.console.state.status import snapshot
+from diagcot.jobs import causes, chain
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains
 from tests.chains import Edge
 from tests.conftest import DevCluster

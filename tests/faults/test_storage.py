@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
-from diagcot.console import failures, status
-from diagcot.doctor import machine
-from diagcot.jobs import attempts, finalise, ledger, worker
-from diagcot.jobs import plan as plans
+from diagcot.console.screens import failures
+from diagcot.console.state import status
+from diagcot.jobs import finaliser as finalise
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.plan import Plan
+from diagcot.jobs.execution import worker
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.state import attempts, ledger
+from diagcot.preflight.doctor import machine
 from launchers.chain import open_chain
 from tests import chains
 from tests.faults import points

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.plan import Plan
-from diagcot.jobs.ranks import from_environment
+from diagcot.jobs.execution.ranks import from_environment
+from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.testing import context
-from diagcot.training.checkpoint import Checkpoints
+from diagcot.training.checkpoint.checkpoint import Checkpoints
 from tests import chains
 from tests.faults.conftest import Mount
 from tests.faults.scenarios import checkpoints as scenario
@@ -138,7 +138,7 @@ def together(root: Path, **settings: Any) -> tuple[Plan, list[dict[str, Any]], f
     )
     run_dir = chains.write(root, [plan], chains.cluster())
     started = time.monotonic()
-    command = [sys.executable, "-m", "diagcot.jobs.local", str(run_dir)]
+    command = [sys.executable, "-m", "diagcot.jobs.execution.local", str(run_dir)]
     done = subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(path.read_text()) for path in (plan.path / "failed").glob("*.json")]

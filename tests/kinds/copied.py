@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from diagcot.jobs.context import Context, Result, Unit
+from diagcot.jobs.execution.context import Context, Result, Unit
 
 
 def run(unit: Unit, ctx: Context) -> Result | None:

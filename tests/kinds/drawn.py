@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diagcot.jobs.context import Context, Result, Unit
-from diagcot.training import batch, sft
+from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.training.data import batch
+from diagcot.training.supervised import sft
 from tests.training import films
 
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from diagcot.jobs.context import Context, Result, Unit
-from diagcot.training import rendezvous
+from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.training.distributed import rendezvous
 
 
 @contextmanager

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from diagcot.cot import collect, questions
+from diagcot.cot.search import collect
+from diagcot.cot.synthetic import questions
 from diagcot.data.phantom import build as phantoms
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Server
 from diagcot.shards import build
-from launchers import phantoms as launcher
+from launchers.data import phantoms as launcher
 
 pytestmark = pytest.mark.heavy
 

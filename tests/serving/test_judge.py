@@ -8,11 +8,11 @@ import pytest
 
 from diagcot.evaluation import aggregate, judge
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Reply, Request, Server
-from diagcot.serving.client import Client
-from tests.unit.evaluated_run import MODELS, write_predictions, write_shard
+from diagcot.serving.client.client import Client
+from tests.unit.evaluation.evaluated_run import MODELS, write_predictions, write_shard
 
 pytestmark = pytest.mark.heavy
 TASKS = ("open", "single")

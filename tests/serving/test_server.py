@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diagcot.cot import judge, schemas
+from diagcot.cot.filtration import judge
+from diagcot.cot.search import schemas
 from diagcot.evaluation.predict import first_tokens
 from diagcot.jobs.testing import context
-from diagcot.serving import Flow, Reply, Request, Server, serve, standby, weights
+from diagcot.serving import Flow, Reply, Request, Server, serve
+from diagcot.serving.server import warm as standby
+from diagcot.serving.server import weights
 from tests.serving.conftest import SETTINGS
 
 pytestmark = pytest.mark.heavy

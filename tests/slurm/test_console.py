@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console import executor, failures
-from diagcot.console.remarks import remarks
-from diagcot.console.status import Run, snapshot
-from diagcot.jobs import attempts, chain, pipeline, slurm
+from diagcot.console.screens import failures
+from diagcot.console.state import executor
+from diagcot.console.state.remarks import remarks
+from diagcot.console.state.status import Run, snapshot
+from diagcot.jobs import chain, pipeline
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.forecast import forecast
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains
 from tests.chains import Edge
 

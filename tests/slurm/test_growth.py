@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console.executor import ask
-from diagcot.console.status import snapshot
-from diagcot.jobs import attempts, chain
+from diagcot.console.state.executor import ask
+from diagcot.console.state.status import snapshot
+from diagcot.jobs import chain
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import read
+from diagcot.jobs.plans.plan import read
+from diagcot.jobs.state import attempts
 from tests.grids import grid, table
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("devcluster")]

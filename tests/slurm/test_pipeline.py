@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import attempts, pipeline, slurm
+from diagcot.jobs import pipeline
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import read
+from diagcot.jobs.plans.plan import read
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests import chains, documented
 from tests.slurm.test_chain import finished
 
@@ -50,7 +52,9 @@ def test_waiting_jobs_run_the_code_that_was_submitted_until_a_retry_takes_the_ne
     finished([plan])
     said = [json.loads(path.read_text())["message"] for path in (plan.path / "failed").glob("*.json")]
     assert said == ["as submitted"] * 2  # tried once more by itself, then stopped
-    module.write_text("from diagcot.jobs.context import Result\n\ndef work(unit, ctx):\n    return Result()\n")
+    module.write_text(
+        "from diagcot.jobs.execution.context import Result\n\ndef work(unit, ctx):\n    return Result()\n"
+    )
     changes = {"mem_gb": 0.75, "minutes": 6}
     (told,) = pipeline.retry(flow.run_dir, "only", changes, code=[chains.ROOT / "diagcot", module])
     with pytest.raises(UserError, match="stage only is queued or running"):

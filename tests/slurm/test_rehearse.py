@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import slurm
-from diagcot.rehearsal import command
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.preflight.rehearsal import command
 from launchers.chain import Chain, open_chain
 from tests.conftest import DevCluster
 

@@ -11,9 +11,9 @@ from tests.training.ranks import Job, start
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 64 samples and a tiny model whose tokenizer knows their words."""
     root = tmp_path_factory.mktemp("training")
-    from diagcot.jobs.context import Unit
+    from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
-    from diagcot.training import build
+    from diagcot.training.models import build
 
     films.write(root / "shards" / "test" / "samples", 64)
     ctx = context(root, TINY, inputs={"samples": [str(root / "shards/test/samples")]}, stage="base")
@@ -29,7 +29,7 @@ def whole(made: Path) -> Job:
     return job
 
 
-SFT = "diagcot.training.sft"
+SFT = "diagcot.training.supervised.sft"
 TINY = {"tiny": {"hidden": 64, "layers": 2, "vision_hidden": 32, "intermediate": 128, "vocabulary": 400}}
 
 

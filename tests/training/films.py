@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from diagcot.data.prompts import REPORT
-from diagcot.data.samples import ImageRef, Sample, write_samples
+from diagcot.tasks.prompts import REPORT
+from diagcot.tasks.samples import ImageRef, Sample, write_samples
 
 SIDE = 112
 _FINDINGS = (

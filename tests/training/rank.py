@@ -9,7 +9,7 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from diagcot.training import engine  # noqa: F401  quietly loads torch and transformers
+from diagcot.training.distributed import engine  # noqa: F401  quietly loads torch and transformers
 
 import deepspeed  # noqa: F401  isort: skip
 import peft  # noqa: F401  isort: skip
@@ -22,9 +22,9 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    from diagcot.jobs.context import Unit
+    from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
-    from diagcot.training import batch
+    from diagcot.training.data import batch
     from tests.training import films
 
     if job.get("drawn", True):

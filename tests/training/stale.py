@@ -1,7 +1,7 @@
 """Kind `grpo` with servers that say they have taken over new weights and have not."""
 
-from diagcot.training.crew import Crew
-from diagcot.training.grpo import open, run
+from diagcot.training.rl.grpo import open, run
+from diagcot.training.rl.rollout_pool import Crew
 
 __all__ = ["open", "run"]
 

@@ -26,7 +26,14 @@ def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
         }
 
     jobs = [
-        start(made, "diagcot.training.align", f"align{world}", settings({1: 8, 2: 2}[world]), inputs(made), world)
+        start(
+            made,
+            "diagcot.training.supervised.align",
+            f"align{world}",
+            settings({1: 8, 2: 2}[world]),
+            inputs(made),
+            world,
+        )
         for world in (2, 1)
     ]
     for job in jobs:

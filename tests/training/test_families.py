@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from diagcot.data.prompts import for_films
-from diagcot.data.samples import Sample
+from diagcot.tasks.prompts import for_films
+from diagcot.tasks.samples import Sample
 from tests.training import films
 
 pytestmark = pytest.mark.heavy
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.heavy
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """(model, collator)."""
-    from diagcot.training import model
-    from diagcot.training.batch import Collator
-    from diagcot.training.settings import ModelSettings, TinySettings
+    from diagcot.training.config.settings import ModelSettings, TinySettings
+    from diagcot.training.data.batch import Collator
+    from diagcot.training.models import model
 
     directory = tmp_path_factory.mktemp(request.param)
     tiny = TinySettings(hidden=64, layers=2, vision_hidden=32, intermediate=128, vocabulary=400)
@@ -44,7 +44,7 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
     """One pass gives the embeddings of samples with one film and with three, and the model's own loss."""
     import torch
 
-    from diagcot.training import contrastive, language
+    from diagcot.training.supervised import contrastive, language
 
     vlm, collator = family
     batch = collator([*films.samples(2), several(3)])
@@ -61,7 +61,7 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
 def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family: tuple[Any, Any]) -> None:
     import torch
 
-    from diagcot.training import language
+    from diagcot.training.supervised import language
 
     vlm, collator = family
     found = []
@@ -83,7 +83,7 @@ def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family:
 def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any]) -> None:
     import torch
 
-    from diagcot.training import language
+    from diagcot.training.supervised import language
 
     vlm, collator = family
     batch, found = collator([*films.samples(2), several(2)]), []

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from diagcot.data.samples import write_samples
-from diagcot.jobs import causes, local, plan
+from diagcot.jobs import causes
 from diagcot.jobs.cluster import Size
-from diagcot.serving import standby as servers
-from diagcot.serving.engine import mark
+from diagcot.jobs.execution import local
+from diagcot.jobs.plans import plan
+from diagcot.serving.server import warm as servers
+from diagcot.serving.server.engine import mark
+from diagcot.tasks.samples import write_samples
 from tests import chains
 from tests.faults import runs
 from tests.training import warm as tiny
@@ -70,7 +72,7 @@ def whole(warm: Path, standby: None) -> Job:
     return job
 
 
-def grpo(root: Path, stage: str, kind: str = "diagcot.training.grpo", world: int = 2, **changes: Any) -> Job:
+def grpo(root: Path, stage: str, kind: str = "diagcot.training.rl.grpo", world: int = 2, **changes: Any) -> Job:
     job = {name: changes.pop(name) for name in ("nodes", "attempt") if name in changes}
     inputs = inputs_of(root)
     if "mix" in changes:
@@ -124,8 +126,8 @@ def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, wh
 
 def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path, standby: None) -> None:
     """All that changes the order of things at once: overlap, a mix of two rewards, dynamic sampling, two updates."""
-    from diagcot.data.tasks import classification_samples
     from diagcot.shards import Shard, shard_paths
+    from diagcot.tasks.builders import classification_samples
 
     shard = shard_paths(warm / "shards/test/shard")[0]
     (warm / "shards/test/mix").mkdir()
@@ -165,7 +167,7 @@ def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby
 def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, whole: Job) -> None:
     job = Job(warm, "again", [], warm / "logs/test/runner.log")
     stage = chains.plan(
-        warm, "again", 1, run="test", kind="diagcot.training.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
+        warm, "again", 1, run="test", kind="diagcot.training.rl.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
         output=str(job.output), workspace=str(job.workspace), shards_root=str(warm / "shards"), seed=7,
         units=plan.Units(["model"]), resources=Size(cpus=1, tasks_per_node=2, minutes=20),
         stage_dir=str(warm / "logs/test/again"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from diagcot.training.objective import Objective, advantages, logprobs, reduced, token_losses, whole
+from diagcot.training.rl.objective import Objective, advantages, logprobs, reduced, token_losses, whole
 
 pytestmark = pytest.mark.heavy
 

@@ -12,9 +12,11 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture(scope="module")
 def adapter(made: Path) -> Path:
-    from diagcot.jobs.context import Unit
+    from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
-    from diagcot.training import batch, merge, sft
+    from diagcot.training.data import batch
+    from diagcot.training.models import merge
+    from diagcot.training.supervised import sft
     from tests.training.films import DrawnSource
 
     settings = {
@@ -44,8 +46,9 @@ def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
     import torch
     from peft import PeftModel
 
-    from diagcot.training import language, model
-    from diagcot.training.batch import Collator
+    from diagcot.training.data.batch import Collator
+    from diagcot.training.models import model
+    from diagcot.training.supervised import language
     from tests.training import films
 
     base, merged = made / "shards/test/base/model", made / "shards/test/merged/model"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.jobs import causes
-from diagcot.jobs.worker import LOST_PEER
+from diagcot.jobs.execution.worker import LOST_PEER
 from tests.conftest import DevCluster
 from tests.faults import runs
 from tests.training import two_nodes

@@ -27,8 +27,10 @@ def test_model_directory_gives_the_trained_loss(whole: Job, made: Path) -> None:
     import torch
 
     from diagcot.jobs.testing import context
-    from diagcot.training import dataset, language, model
-    from diagcot.training.batch import Collator
+    from diagcot.training.data import dataset
+    from diagcot.training.data.batch import Collator
+    from diagcot.training.models import model
+    from diagcot.training.supervised import language
     from tests.training.films import DrawnSource
 
     network = model.load(whole.output / "model").eval()

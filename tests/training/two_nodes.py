@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from diagcot.jobs import plan as plans
+from diagcot.jobs.plans import plan as plans
 from tests import chains
 from tests.faults import runs
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from diagcot.data.prompts import reasoned
-from diagcot.data.samples import Sample, write_samples
-from diagcot.jobs.context import Unit
+from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
+from diagcot.tasks.prompts import reasoned
+from diagcot.tasks.samples import Sample, write_samples
 from tests.training.ranks import start
 
 TINY = {
@@ -19,7 +19,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
     """Shards of phantoms and the model, under `root`; returns the inputs of a GRPO stage."""
     from diagcot.data.phantom import build as phantoms
     from diagcot.shards import build as shards
-    from diagcot.training import build as model
+    from diagcot.training.models import build as model
 
     tree = context(root, {"studies": studies, "size": 112}, stage="phantoms")
     assert run_unit(phantoms, Unit("tree"), tree)
@@ -41,14 +41,14 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
         },
     }  # fmt: skip
     inputs = {"model": [str(built.output)], "samples": [str(samples)]}
-    start(root, "diagcot.training.sft", "warm", settings, inputs, world=1, drawn=False).wait()
+    start(root, "diagcot.training.supervised.sft", "warm", settings, inputs, world=1, drawn=False).wait()
     return {"model": [str(root / "shards/test/warm")], "shards": [str(sharding.output)]}
 
 
 def reports(root: Path) -> Iterator[Sample]:
     """The training split's films with their reports."""
-    from diagcot.data.tasks import report_samples
     from diagcot.shards import Shard, shard_paths
+    from diagcot.tasks.builders import report_samples
 
     shard = shard_paths(root / "shards/test/shard")[0]
     return report_samples(Shard(shard), str(shard.relative_to(root / "shards")), "train")

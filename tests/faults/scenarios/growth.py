@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import finalise, ledger, parts
+from diagcot.jobs import finaliser as finalise
+from diagcot.jobs.execution.worker import work
 from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plan import read
-from diagcot.jobs.worker import work
+from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans.plan import read
+from diagcot.jobs.state import ledger
 from tests import grids
 from tests.kinds import count, gather, relay
 

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import finalise, ledger
-from diagcot.jobs import plan as plans
-from diagcot.jobs.plan import Plan
-from diagcot.jobs.worker import work
+from diagcot.jobs import finaliser as finalise
+from diagcot.jobs.execution.worker import work
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.state import ledger
 from tests import chains
 from tests.kinds import count as kind
 

@@ -1,0 +1,120 @@
+"""`make demo`: runs a chain on this machine behind a live screen, then shows its table."""
+
+import contextlib
+import json
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.live import Live
+
+from diagcot.console import text
+from diagcot.console.screens.status_screen import render
+from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
+from diagcot.jobs.errors import UserError
+
+START_S = 30  # a runner that has not taken its lock by then never will
+
+
+class Chain(Protocol):
+    """What is needed of `launchers.chain.Chain`."""
+
+    @property
+    def run_dir(self) -> Path: ...
+    def submit(self, number: str) -> list[Any]: ...
+
+
+def run(chain: Chain) -> int:
+    """Run every stage that is not done and show the metrics. Returns 0, 1 if a stage failed, 130 after Ctrl-C."""
+    from diagcot.jobs.execution import local
+
+    submitted = chain.submit("all")
+    screen = text.console()
+    if any(row.state == "submitted" for row in submitted):
+        try:
+            with ChainScreen(chain.run_dir):
+                code = _wait(chain.run_dir)
+        except KeyboardInterrupt:
+            screen.print("stopping; what is done is kept …")
+            local.stop(chain.run_dir)
+            screen.print("stopped: the same command goes on from here")
+            return 130
+        if code:
+            from diagcot.console.screens import failures
+
+            failures.show(chain.run_dir)
+            return 1
+    return _results(chain.run_dir)
+
+
+def _wait(run_dir: Path) -> int:
+    """Wait for the runner; its exit code. Raises UserError if it never began or died."""
+    from diagcot.jobs.execution import local
+
+    verdict, began, seen = run_dir / "runner.json", time.monotonic(), False
+    while not verdict.exists():
+        lives = local.runner_pid(run_dir) is not None
+        if (seen and not lives and not verdict.exists()) or (not seen and time.monotonic() - began > START_S):
+            raise UserError(
+                f"the runner of this run {'died' if seen else 'did not start'}: see {run_dir / 'runner.log'}"
+            )
+        seen = seen or lives
+        time.sleep(0.2)
+    return int(json.loads(verdict.read_bytes())["code"])
+
+
+def _results(run_dir: Path) -> int:
+    metrics = run_dir / "metrics.json"
+    if not metrics.exists():
+        return 0
+    from diagcot.console.screens import metrics_table
+
+    code = int(metrics_table.main([str(metrics)]) or 0)
+    report = run_dir / "report.html"
+    if report.exists():
+        text.console().print(f"report: {text.home(report)}", soft_wrap=True)
+    return code
+
+
+class ChainScreen:
+    """`with ChainScreen(run_dir): …` shows the run from its files while the body works: a table, or lines in a pipe.
+
+    A fault of the screen never ends the chain: drawing happens in a thread of its own.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._watch, self._screen = Watch(run_dir), text.console()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="screen", daemon=True)
+
+    def __enter__(self) -> "ChainScreen":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join(timeout=10)
+
+    def _draw(self) -> None:
+        if not self._screen.is_terminal:
+            lines = Lines()
+            while not self._end.wait(REFRESH_S):
+                self._print(lines)
+            self._print(lines)
+            return
+        with Live(console=self._screen, auto_refresh=False) as live:
+            ended = False
+            while not ended:
+                ended = self._end.wait(REFRESH_S)
+                # A file that is being replaced right now is read again a second later.
+                with contextlib.suppress(OSError, ValueError):
+                    live.update(render(self._watch.look(), self._screen, self._screen.height - 1), refresh=True)
+
+    def _print(self, lines: Lines) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in lines.changes(self._watch.look()):
+                self._screen.print(line, soft_wrap=True)

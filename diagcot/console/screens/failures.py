@@ -1,0 +1,178 @@
+"""`make failures`: each distinct failure of a run once, how many units it holds up, and the command that retries them."""
+
+import errno
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from diagcot.console import text
+from diagcot.console.screens.status_screen import require
+from diagcot.console.state.executor import ask
+from diagcot.console.state.reasons import sentence
+from diagcot.console.state.remarks import retry, units
+from diagcot.console.state.run_files import attempts_of
+from diagcot.console.state.status import Run, Stage, snapshot
+
+REMEDIES = {
+    errno.ENOSPC: "the disk, or its number of files, is used up: free some, or change `roots` in the cluster file",
+    errno.EDQUOT: "your quota is used up: free some, or change `roots` in the cluster file",
+    errno.EROFS: "the file system is mounted read-only on that node: tell the administrator, or change `roots`",
+    errno.EIO: "the disk or the network to it failed: `make submit` goes on when it is back",
+}
+"""What to do about an error of the system, by its number."""
+
+MESSAGE = 300  # characters of a message that are shown
+FACTOR = 1.5  # how much more memory or time a retry is advised to ask for, as finalisers do
+MEMORY = ("OUT_OF_MEMORY", "MemoryError", "OutOfMemoryError")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One kind of failure of one stage: the first time it happened, what it holds up now, and what retries it."""
+
+    stage: str
+    kind: str  # name of the exception, or a state of Slurm
+    message: str
+    where: tuple[str, ...]  # last frames, innermost last; empty for an error that is meant for the user
+    units: int
+    times: int
+    log: Path | None
+    command: str = ""
+    first: str = ""  # what to do before that
+
+
+def show(run_dir: Path) -> int:
+    """Print the failures. Returns 1 if there are any, else 0."""
+    require(run_dir)
+    run = snapshot(run_dir, ask(run_dir))
+    found = [failure for stage in run.stages for failure in failures(stage, run.blocked(stage))]
+    screen = text.console()
+    screen.print(render(run, found), soft_wrap=True)
+    return 1 if found else 0
+
+
+def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
+    """Distinct failures of tasks that have units left, the commonest first, each with its command.
+
+    blocked: a stage before it has failed, so that its being stopped is no failure of its own.
+    """
+    found = list(_raised(stage))
+    told = {name for _, tasks in found for name in tasks}
+    found += list(_ended(stage, told))
+    for failure, _ in found:
+        yield _advised(stage, failure)
+    if stage.why and not found and not blocked:
+        yield _advised(stage, Failure(stage.name, "stopped", stage.why, (), stage.units - stage.done, 1, None))
+
+
+def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
+    """What tasks raised, with the tasks."""
+    broken = {f"{task.slot:05d}": task for task in stage.live if task.state == "failed"}
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in _rows(stage.path / "failed", broken.keys()):
+        where = row.get("where") or [""]
+        # The line that raised tells failures apart; messages differ by file and number.
+        rows.setdefault((row["type"], row["message"] if row.get("for_user") else where[-1]), []).append(row)
+    for same in sorted(rows.values(), key=len, reverse=True):
+        first = same[0]
+        tasks = {row["task"] for row in same}
+        log = stage.path / "out" / f"{first['task']}.{first['attempt']}{_rank(first)}.log"
+        yield (
+            Failure(
+                stage.name,
+                first["type"],
+                first["message"].strip(),
+                () if first.get("for_user") else tuple(first.get("where", ())),
+                sum(broken[name].left for name in tasks),
+                len({(row["task"], row["attempt"]) for row in same}),
+                log if log.exists() else None,
+            ),
+            tasks,
+        )
+
+
+def _ended(stage: Stage, told: set[str]) -> Iterator[tuple[Failure, set[str]]]:
+    """How Slurm ended tasks that left no message."""
+    silent: dict[str, list[Any]] = {}
+    for task in stage.live:
+        if task.state == "failed" and f"{task.slot:05d}" not in told:
+            silent.setdefault(task.reason, []).append(task)
+    for reason, tasks in sorted(silent.items(), key=lambda item: -len(item[1])):
+        said = sentence(reason) if reason else "left no message"
+        left = sum(task.left for task in tasks)
+        yield (
+            Failure(stage.name, reason or "ended", said, (), left, len(tasks), None),
+            {f"{task.slot:05d}" for task in tasks},
+        )
+
+
+def _rows(folder: Path, tasks: Any) -> list[dict[str, Any]]:
+    """What these tasks' executions wrote, oldest first."""
+    paths = [path for path in folder.glob("[!.]*.json") if path.name.partition(".")[0] in tasks]
+    rows = [json.loads(path.read_bytes()) for path in paths]
+    return sorted(rows, key=lambda row: (row["time"], row.get("rank", 0)))
+
+
+def _rank(row: dict[str, Any]) -> str:
+    return f".r{row['rank']}" if row.get("rank") else ""
+
+
+def _advised(stage: Stage, failure: Failure) -> Failure:
+    """With the command that retries it, and the option that its cause asks for."""
+    size, options, first = _largest(stage), [], ""
+    said = failure.message.lower()
+    if failure.kind in MEMORY or "out of memory" in said:
+        if size["mem_gb"] and "cuda" not in said:
+            options.append(f"MEM={int(size['mem_gb'] * FACTOR + 0.999)}")
+        else:
+            first = "lower the batch in the recipe under another RUN=, or use nodes with more memory"
+    elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in said:
+        options.append(f"TIME={int(size['minutes'] * FACTOR)}")
+    elif remedy(failure.message):
+        first = "mend that"
+    elif failure.where:
+        first, options = "mend the code; CODE=new runs it as it then is", ["CODE=new"]
+    elif failure.kind not in ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "stopped"):
+        first = "mend what it says"
+    return replace(failure, command=retry(stage.path.parent, stage.name, *options), first=first)
+
+
+def _largest(stage: Stage) -> dict[str, Any]:
+    """The most memory and time that the stage's tasks were given so far."""
+    sizes = [stage.resources]
+    sizes += [array.get("resources", {}) for attempt in attempts_of(stage.path) for array in attempt.get("arrays", ())]
+    return {name: max((size.get(name) or 0 for size in sizes), default=0) for name in ("mem_gb", "minutes")}
+
+
+def render(run: Run, found: list[Failure]) -> RenderableType:
+    if not found:
+        return Text(f"{run.name}: nothing failed")
+    parts: list[Text] = []
+    for failure in found:
+        often = f", {failure.times} times" if failure.times > 1 else ""
+        parts.append(
+            Text.assemble((f"{failure.stage}: {failure.kind}", "bold red"), f"  holds up {units(failure.units)}{often}")
+        )
+        message = failure.message if len(failure.message) <= MESSAGE else failure.message[:MESSAGE] + "…"
+        parts += [Text(f"  {line}") for line in message.splitlines()]
+        parts += [Text(f"    at {place}", "dim") for place in failure.where]
+        if remedy(failure.message):
+            parts.append(Text(f"  → {remedy(failure.message)}", "yellow"))
+        if failure.log:
+            parts.append(Text(f"  log: {text.home(failure.log)}", "dim"))
+        then = f"  {failure.first}; then:" if failure.first else "  to go on:"
+        parts += [Text.assemble((then, "dim"), " ", (failure.command, "bold")), Text("")]
+    parts.append(Text("A retry runs what is not done, and nothing twice; what follows the stage goes on with it."))
+    return Group(*parts)
+
+
+def remedy(message: str) -> str:
+    """What to do about an OSError, whose text begins with its number; empty for all else."""
+    found = re.match(r"\[Errno (\d+)\]", message)
+    return REMEDIES.get(int(found[1]), "") if found else ""

@@ -1,0 +1,107 @@
+"""`make logs [STAGE=] [UNIT=]`: the end of the newest attempt's log."""
+
+import os
+import time
+from pathlib import Path
+
+from diagcot.console import text
+from diagcot.console.screens.status_screen import require
+from diagcot.console.state import run_files
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.state.executions import logs_of
+
+LINES = 40
+BLOCK = 1 << 16
+
+
+def show(
+    run_dir: Path, stage: str | None = None, unit: str | None = None, lines: int = LINES, follow: bool = False
+) -> int:
+    """Print the last `lines` of the newest log; with `follow`, go on until Ctrl-C. Other attempts are named below."""
+    require(run_dir)
+    path = find(run_dir, stage, unit)
+    screen = text.console()
+    screen.print(text.home(path), style="bold", soft_wrap=True)
+    # Logs hold brackets of all kinds: printed as they are, not as markup.
+    print("\n".join(tail(path, lines)), flush=True)
+    earlier = sorted(p.name for p in path.parent.glob(f"{path.name.split('.')[0]}.*.log") if p != path)
+    if earlier:
+        screen.print(f"also there: {', '.join(earlier)}", style="dim", soft_wrap=True)
+    if follow:
+        _follow(path)
+    return 0
+
+
+def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Path:
+    """The newest log of the unit's task, of the stage, or of the run. Raises UserError that says what there is."""
+    if stage is None:
+        if unit is None:
+            return _newest(run_dir)
+        stage = _stage_of(run_dir, unit)
+    folder = run_dir / stage
+    if not (folder / "plan.json").exists():
+        known = ", ".join(_stages(run_dir))
+        raise UserError(f"run {run_dir.name} has no stage {stage!r}; there are: {known or 'none yet'}")
+    newest = {name: logs[-1] for name, logs in logs_of(folder).items()}
+    if unit is not None:
+        task = _task(folder, unit)
+        newest = {name: log for name, log in newest.items() if name == task}
+    if not newest:
+        what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
+        raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` says why)")
+    name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
+    return folder / "out" / f"{name}.{attempt}.log"
+
+
+def _stages(run_dir: Path) -> list[str]:
+    return sorted(path.parent.name for path in run_dir.glob("*/plan.json"))
+
+
+def _stage_of(run_dir: Path, unit: str) -> str:
+    """The only stage that has a unit of that name. Raises UserError if there is none, or if there are several."""
+    found = [name for name in _stages(run_dir) if run_files.index_of(run_dir / name, unit) is not None]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(
+            f"no stage of run {run_dir.name} has a unit {unit!r}; its stages: {', '.join(_stages(run_dir))}"
+        )
+    raise UserError(f"UNIT={unit} of which stage? Name one too: {', '.join(f'STAGE={name}' for name in found)}")
+
+
+def _newest(run_dir: Path) -> Path:
+    logs = [path for path in run_dir.glob("*/out/*.log") if ".r" not in path.stem.partition(".")[2]]
+    if not logs:
+        raise UserError(f"run {run_dir.name} has no log yet: nothing has started")
+    return max(logs, key=lambda path: path.stat().st_mtime)
+
+
+def _task(folder: Path, unit: str) -> str:
+    plan = run_files.plan(folder)
+    at = run_files.index_of(folder, unit)
+    if at is None:
+        some = ", ".join(run_files.first_keys(folder, 3)) + (", …" if plan["units"] > 3 else "")
+        raise UserError(f"stage {folder.name} has no unit {unit!r}; its {plan['units']} units are: {some}")
+    return f"{parts.slot_of(parts.parts(plan), at):05d}"
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file, read from its end."""
+    with path.open("rb") as file:
+        at, data = file.seek(0, os.SEEK_END), b""
+        while at > 0 and data.count(b"\n") <= lines:
+            at, step = max(0, at - BLOCK), min(at, BLOCK)
+            file.seek(at)
+            data = file.read(step) + data
+    return data.decode(errors="replace").splitlines()[-lines:]
+
+
+def _follow(path: Path) -> None:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(0, os.SEEK_END)
+        while True:
+            if new := file.read():
+                print(new, end="", flush=True)
+            else:
+                time.sleep(0.5)

@@ -1,0 +1,156 @@
+"""Kind: which traces become training samples. Rules decide first, since they cost nothing; then the judge."""
+
+import contextlib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from diagcot.cot.filtration import dataset, judge, rules
+from diagcot.cot.filtration.agreement import Agreement
+from diagcot.cot.settings import FilterSettings
+from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.serving import Flow, Reply, Request, Server, serve
+from diagcot.shards import Shard
+from diagcot.tasks.samples import write_samples
+
+
+@contextlib.contextmanager
+def open(ctx: Context) -> Iterator[Server | None]:
+    settings = FilterSettings.model_validate(ctx.settings)
+    if not settings.judge:
+        yield None
+        return
+    with serve(Path(ctx.inputs["model"][0]) / "model", settings.server, ctx) as server:
+        yield server
+
+
+def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
+    """Verdicts on the traces of unit `unit.key`, and the samples of those that are kept. No trace is left out."""
+    settings = FilterSettings.model_validate(ctx.settings)
+    path = Path(ctx.inputs["traces"][0]) / f"{unit.key}.jsonl"
+    with path.open(encoding="utf-8") as lines:
+        traces = {row["id"]: row for row in map(json.loads, lines)}
+    records = ctx.records(unit)
+    try:
+        judged = []
+        for trace in traces.values():
+            if trace["id"] in records:
+                continue
+            fault = rules.fault(trace, settings)
+            if fault or shared is None:
+                records.append(verdict(trace["id"], fault))
+            else:
+                judged.append(trace)
+        if judged and shared is not None:
+            kept = sum(row["kept"] for row in records.rows())
+
+            def progress(flow: Flow) -> None:
+                ctx.progress(len(records), len(traces), **flow.figures(), kept=kept)
+
+            requests = (_request(trace, settings, ctx) for trace in judged)
+            for trace_id, reply in shared.complete(requests, ctx.stopping, progress):
+                row = verdict(trace_id, None) | judged_as(reply, settings)
+                records.append(row)
+                kept += row["kept"]
+        if len(records) < len(traces):
+            return None
+        return _publish(unit, traces, list(records.rows()), ctx)
+    finally:
+        records.close()
+
+
+def verdict(trace_id: str, fault: rules.Fault | None) -> dict[str, Any]:
+    """The verdict on a trace that no judge has seen: the rules' own."""
+    return {
+        "id": trace_id,
+        "kept": fault is None,
+        "rule": fault.rule if fault else None,
+        "detail": fault.detail if fault else "",
+        "judgements": [],
+        "agreement": None,
+        "error": None,
+        "calls": 0,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
+
+
+def judged_as(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
+    """What a judge's reply adds to a verdict: the judgements, how far they agree, and what the majority decides."""
+    made = judge.read(reply, settings)
+    rows = [asdict(one) for one in made]
+    agreed = {name: agreement.raw for name, agreement in agreements(rows).items()}
+    return {
+        "kept": judge.keeps(made, settings),
+        "judgements": rows,
+        "agreement": agreed if settings.repeats > 1 else None,
+        "error": made[0].error if all(one.error for one in made) else None,
+        "calls": 1,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+    }
+
+
+def agreements(judgements: Sequence[dict[str, Any]]) -> dict[str, Agreement]:
+    """Agreement of the judgements of one trace: on keeping it, and on each criterion of those that could be read."""
+    scored = [one["held"] for one in judgements if one["scores"]]
+    return {"keep": Agreement.of([one["keep"] for one in judgements])} | {
+        name: Agreement.of([name in held for held in scored]) for name in judge.CRITERIA if scored
+    }
+
+
+@lru_cache(maxsize=8)
+def _shard(path: Path) -> Shard:
+    return Shard(path)
+
+
+def _request(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
+    films = [_shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"] if settings.image]
+    digest = hashlib.blake2b(f"{ctx.seed}:{trace['id']}".encode(), digest_size=4).digest()
+    return judge.request(trace, films, settings, int.from_bytes(digest, "big") >> 1)
+
+
+def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]], ctx: Context) -> Result:
+    # The verdicts have a folder of their own: training reads every *.jsonl beside the samples.
+    samples, table = ctx.output / f"{unit.key}.jsonl", ctx.output / "verdicts" / f"{unit.key}.jsonl"
+    outputs = {samples: ctx.staged(samples), table: ctx.staged(table)}
+    with outputs[table].open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in verdicts)
+    write_samples(outputs[samples], (dataset.sample(traces[row["id"]]) for row in verdicts if row["kept"]))
+    return Result(outputs, counts(traces, verdicts))
+
+
+def dropped_by(row: dict[str, Any]) -> str:
+    """What a verdict dropped its trace for: the rule's name, `judge`, or `unreadable` replies."""
+    return row["rule"] or ("unreadable" if row["error"] else "judge")
+
+
+def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, int]:
+    """Sums that add up over units: what came and was kept, what the judge cost, how far its judgements agree, and why
+    the rest was dropped. `judge_<criterion>_no`: traces whose judgements did not mostly find that it holds."""
+    kept = [row for row in verdicts if row["kept"]]
+    found = {
+        "traces": len(verdicts),
+        "kept": len(kept),
+        "kept_forced": sum(traces[row["id"]]["forced"] for row in kept),
+        "calls": sum(row["calls"] for row in verdicts),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in verdicts),
+        "completion_tokens": sum(row["completion_tokens"] for row in verdicts),
+    }
+    votes = sum((agreements(row["judgements"])["keep"] for row in verdicts), Agreement())
+    if votes.pairs:
+        found |= {"votes": votes.votes, "votes_keep": votes.yes, "pairs": votes.pairs, "pairs_agreeing": votes.agreeing}
+    why = Counter(f"dropped_{dropped_by(row)}" for row in verdicts if not row["kept"])
+    failed = Counter(f"judge_{name}_no" for row in verdicts for name in failed_criteria(row))
+    return found | dict(sorted((why + failed).items()))
+
+
+def failed_criteria(row: dict[str, Any]) -> list[str]:
+    """The criteria that no more than half of a verdict's readable judgements found to hold."""
+    scored = [one["held"] for one in row["judgements"] if one["scores"]]
+    return [name for name in judge.CRITERIA if scored and 2 * sum(name in held for held in scored) <= len(scored)]

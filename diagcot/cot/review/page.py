@@ -1,0 +1,104 @@
+"""A page of traces for a person to read: one HTML file that works offline, films and all."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from diagcot.cot.filtration.filter import dropped_by
+from diagcot.cot.review.statistics import found_by
+from diagcot.data.errors import DataError
+from diagcot.data.study import Box
+from diagcot.metrics import boxes
+from diagcot.shards import Shard
+from diagcot.tasks.prompts import IMAGE
+from diagcot.tasks.questions.traces import RIGHT, WRONG
+
+SIDE = 420  # pixels of the longer side of a film on the page
+_MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # few machines of a cluster have a font with the others
+BINS = 24  # of the histogram of lengths
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film as a data URI; empty where it is not to be had."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A trace on the page: its rows, its films, and, of grounding, the boxes of both answers."""
+
+    trace: dict[str, Any]
+    verdict: dict[str, Any]
+    films: tuple[Film, ...]
+    truth: tuple[Box, ...] = ()
+    guess: tuple[Box, ...] = ()
+
+    @staticmethod
+    def of(trace: dict[str, Any], verdict: dict[str, Any], shards_root: Path) -> "Shown":
+        films = tuple(_film(shards_root / image["shard"], image["row"]) for image in trace["images"])
+        if trace["task"] != "grounding":
+            return Shown(trace, verdict, films)
+        guess = tuple(box for box in boxes.parse(trace["answer"]) if boxes.well_formed(box))
+        return Shown(trace, verdict, films, tuple(boxes.parse(trace["reference"])), guess)
+
+    @property
+    def why(self) -> str:
+        """In a few words why it was kept or dropped."""
+        if self.verdict["kept"]:
+            return "kept by rules and judge" if self.verdict["judgements"] else "kept by the rules"
+        return f"dropped: {dropped_by(self.verdict).replace('_', ' ')}"
+
+    @property
+    def found_by(self) -> str:
+        return found_by(self.trace)
+
+
+def html(told: Mapping[str, Any], shown: Sequence[Shown], lengths: Mapping[str, Sequence[int]]) -> str:
+    """The page without scripts or requests. told: `statistics.Statistics.told` with run, stage and time."""
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters["words"] = lambda name: name.replace("_", " ")
+    page.filters["share"] = lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "–"
+    page.filters["figure"] = _figure
+    page.filters["shown"] = lambda text: text.replace(IMAGE, "").translate(_MARKS)
+    return page.get_template("traces.html.j2").render(told=told, shown=shown, histogram=_histogram(lengths))
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _histogram(lengths: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Words of the reasoning in `BINS` bins from 0: (kept, dropped) of each, the most in one, and the last bin's end."""
+    every = [value for values in lengths.values() for value in values]
+    width = max(1, -(-(max(every, default=0) + 1) // BINS))
+    bins = [
+        [sum(i * width <= v < (i + 1) * width for v in lengths[name]) for name in ("kept", "dropped")]
+        for i in range(BINS)
+    ]
+    return {"bins": bins, "most": max(map(sum, bins)), "end": width * BINS}
+
+
+def _film(path: Path, row: int) -> Film:
+    try:
+        picture = Shard(path).pixels(row)
+    except DataError:
+        return Film("", 1, 1)
+    picture.thumbnail((SIDE, SIDE))
+    data = io.BytesIO()
+    picture.convert("L").save(data, "JPEG", quality=80)
+    return Film(f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", *picture.size)

@@ -1,0 +1,89 @@
+"""Kind: statistics of a collect and a filter stage, and a page of their traces for a person to read.
+
+Writes `<stage>.json`, numbers alone, and `<stage>.html` into the run's folder, readable by their owner alone: the page
+shows films and report texts.
+"""
+
+import heapq
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from diagcot.cot.review import page
+from diagcot.cot.review.statistics import Statistics
+from diagcot.cot.settings import TracesSettings
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Context, Result, Unit
+
+Pair = tuple[dict[str, Any], dict[str, Any]]  # a trace and the verdict on it
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[TracesSettings]:
+    yield TracesSettings.model_validate(ctx.settings)
+
+
+def run(unit: Unit, shared: TracesSettings, ctx: Context) -> Result | None:
+    """Reads every trace once; what the page shows is a choice by hash, the same for the same seed."""
+    statistics = Statistics()
+    chosen = {True: _Lowest(shared.kept), False: _Lowest(shared.dropped)}
+    for trace, verdict in pairs(Path(ctx.inputs["traces"][0]), Path(ctx.inputs["verdicts"][0])):
+        statistics.add(trace, verdict)
+        chosen[verdict["kept"]].offer(_order(ctx.seed, trace["id"]), (trace, verdict))
+        if ctx.stopping():
+            return None
+    told = {"run": ctx.run, "stage": ctx.stage, "time": time.time(), **statistics.told()}
+    shown = [
+        page.Shown.of(*pair, ctx.shards_root) for found in (chosen[True], chosen[False]) for pair in found.sorted()
+    ]
+    outputs = {
+        f"{ctx.stage}.json": json.dumps(told, indent=1, ensure_ascii=False) + "\n",
+        f"{ctx.stage}.html": page.html(told, shown, statistics.lengths),
+    }
+    staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
+    return Result(staged, {"traces": told["traces"], "kept": told["kept"], "shown": len(shown)})
+
+
+def pairs(traces: Path, verdicts: Path) -> Iterator[Pair]:
+    """Every verdict with its trace, unit by unit. Raises UserError for a verdict on a trace that is not there."""
+    for path in sorted((verdicts / "verdicts").glob("[!.]*.jsonl")):
+        with (traces / path.name).open(encoding="utf-8") as lines:
+            known = {row["id"]: row for row in map(json.loads, lines)}
+        with path.open(encoding="utf-8") as lines:
+            for verdict in map(json.loads, lines):
+                if verdict["id"] not in known:
+                    raise UserError(
+                        f"{path} judges {verdict['id']}, which {traces / path.name} lacks: run the filter again"
+                    )
+                yield known[verdict["id"]], verdict
+
+
+class _Lowest:
+    """The `count` pairs of the lowest orders, in memory that does not grow with the traces."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._heap = count, list[tuple[int, str, Pair]]()
+
+    def offer(self, order: int, pair: Pair) -> None:
+        if self._count:
+            push = heapq.heappush if len(self._heap) < self._count else heapq.heappushpop
+            push(self._heap, (-order, pair[0]["id"], pair))
+
+    def sorted(self) -> list[Pair]:
+        return [pair for *_, pair in sorted(self._heap, key=lambda entry: -entry[0])]
+
+
+def _order(seed: int, trace_id: str) -> int:
+    return int.from_bytes(blake2b(f"{seed}:{trace_id}".encode(), digest_size=8).digest(), "big")
+
+
+def _private(path: Path, text: str) -> Path:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(text)
+    return path

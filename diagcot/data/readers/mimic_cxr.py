@@ -1,0 +1,287 @@
+"""MIMIC-CXR-JPG 2.0.0 and 2.1.0, and MIMIC-CXR's DICOM (PhysioNet, credentialed), exactly as downloaded.
+
+Source: method.md 2.1; https://physionet.org/content/mimic-cxr-jpg/ (films, tables) and
+https://physionet.org/content/mimic-cxr/ (DICOM, `mimic-cxr-reports.zip`).
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from diagcot.data.errors import DataError
+from diagcot.data.readers import tables
+from diagcot.data.readers.archive import ReportZip
+from diagcot.data.readers.layouts import (
+    PREFIX,
+    RADIOLOGISTS,
+    folder,
+    mimic_table,
+    missing_mimic,
+    reports_place,
+)
+from diagcot.data.reports.sections import Override, read_overrides, sections
+from diagcot.data.study import CHEXPERT_LABELS, SPLITS, Box, Image, Study, split_of, view_of
+
+METADATA = (
+    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
+    "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
+    "PatientOrientationCodeSequence_CodeMeaning",
+)  # fmt: skip
+SPLIT = ("dicom_id", "study_id", "subject_id", "split")
+LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
+FINDINGS_FILE = "phantom-findings.csv.gz"  # of phantom trees alone; its presence is what tells that a tree is one
+FINDINGS = ("subject_id", "study_id", "tags")
+BOXES_FILE = "phantom-boxes.csv.gz"
+BOXES = ("dicom_id", "label", "x1", "y1", "x2", "y2")
+
+_DICOM_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
+_FILM = np.dtype(
+    [("subject", "<u4"), ("study", "<u4"), ("dicom", "V20"), ("view", "u1"), ("rows", "<u2"), ("columns", "<u2"),
+     ("date", "<u4"), ("time", "<f8")]
+)  # fmt: skip
+_NOT_MENTIONED = -2
+
+
+class MimicCxr:
+    """The studies of a MIMIC-CXR-JPG or MIMIC-CXR tree, real or phantom; films are .jpg or .dcm, as they are there.
+
+    reports: where the report texts are if not under `root`: the zip, or a folder that holds `files/`.
+    labels: the table of labels: CheXpert's, NegBio's, or 2.1.0's of radiologists (687 studies of the test split alone).
+    tables: the folder of the tables if not `root`, as for the DICOM tree, which has none.
+    overrides: JSON of the studies whose reports cannot be cut by rule, see `diagcot.data.reports.sections`.
+    on_bad_row: "skip" takes note of rows that cannot be used in `bad`; "fail" raises DataError for the first.
+    Raises DataError, naming everything that is missing, when the tree is not whole.
+
+    In memory: 45 bytes a film, 5 a study for its split, 18 for its labels and 16 for the place of its report in the zip.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        reports: Path | None = None,
+        labels: Literal["chexpert", "negbio", "radiologist"] = "chexpert",
+        tables: Path | None = None,
+        on_bad_row: Literal["skip", "fail"] = "skip",
+        overrides: Path | None = None,
+    ) -> None:
+        lacking = missing_mimic(root, reports, tables)
+        if lacking:
+            raise DataError(
+                f"{root} is not a whole MIMIC-CXR tree; missing: {'; '.join(lacking)}. "
+                "Finish the download from PhysioNet, or point the recipe's `path`, `reports` and `tables` at the right folders."
+            )
+        self.root = root
+        self.phantom = (root / FINDINGS_FILE).is_file()
+        self.dataset = "phantom" if self.phantom else "mimic-cxr"
+        self.bad: list[tuple[str, str]] = []  # (file:line or report, what is wrong)
+        self._reports = reports
+        self._labels_table = labels
+        self._tables = tables or root
+        self._on_bad = on_bad_row
+        self._overrides: dict[str, Override] = read_overrides(overrides) if overrides else {}
+        self._views: list[str] = []
+
+    @cached_property
+    def _films(self) -> np.ndarray:
+        """Every film, by subject and study and then as in the table; those whose study has no split are left out."""
+        path, packed, seen = self._path("metadata"), bytearray(), set[bytes]()
+        columns = ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns")
+        for line, row in tables.rows(path, columns, ("StudyDate", "StudyTime"), fault=self._fault):
+            where = f"{path}:{line}"
+            dicom, view, *sizes = row[0], view_of(row[3]), *row[4:]
+            try:
+                if not _DICOM_ID.fullmatch(tables.identifier(dicom, where, "dicom_id")):
+                    raise ValueError(f"dicom_id is {dicom!r}")
+                name = bytes.fromhex(dicom.replace("-", ""))
+                if name in seen:
+                    raise ValueError(f"a second row of film {dicom}; the first one counts")
+                if view not in self._views:
+                    self._views.append(view)
+                subject, study = (
+                    _number(text, where, column) for text, column in zip(row[1:3], columns[1:3], strict=True)
+                )
+                rows, width, date, time = (float(size or 0) for size in sizes)
+                fields = (subject, study, name, self._views.index(view), int(rows), int(width), int(date), time)
+                packed += struct.pack("<II20sBHHId", *fields)
+                seen.add(name)
+            except (ValueError, struct.error) as error:
+                self._fault(where, str(error))
+        films = np.frombuffer(packed, _FILM)
+        if not len(films):
+            raise DataError(
+                f"{path} holds no film that can be used: {self.bad[0][1] if self.bad else 'it has no rows'}"
+            )
+        films = films[np.lexsort((films["study"], films["subject"]))]
+        split = np.isin(films["study"], self._splits[0])
+        for study in np.unique(films["study"][~split]):
+            self._fault(f"study {study}", f"{self._path('split').name} has no row for it; it is left out")
+        return films[split]
+
+    @cached_property
+    def _splits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Studies in order, and the place of each one's split in SPLITS."""
+        path, packed = self._path("split"), bytearray()
+        for line, (study, split) in tables.rows(path, ("study_id", "split"), fault=self._fault):
+            try:
+                packed += struct.pack(
+                    "<IB", _number(study, f"{path}:{line}", "study_id"), SPLITS.index(split_of(split))
+                )
+            except ValueError as error:
+                self._fault(f"{path}:{line}", str(error))
+        found = np.unique(np.frombuffer(packed, np.dtype([("study", "<u4"), ("split", "u1")])))
+        studies, counts = np.unique(found["study"], return_counts=True)
+        if (counts > 1).any():
+            raise DataError(f"{path}: study {studies[counts > 1][0]} is in two splits; download the table again")
+        return studies, found["split"]
+
+    @cached_property
+    def _labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Studies in order, and [studies, 14] labels."""
+        path, own = self._path(self._labels_table), list(CHEXPERT_LABELS)
+        if self._labels_table == "radiologist":
+            own[own.index("Lung Opacity")] = "Airspace Opacity"
+        studies, values = bytearray(), bytearray()
+        optional = own if self._labels_table == "radiologist" else ()
+        for line, (study, *row) in tables.rows(
+            path, ("study_id", *(() if optional else own)), optional, fault=self._fault
+        ):
+            try:
+                number = _number(study, f"{path}:{line}", "study_id")
+                found = [int(float(value)) if value else _NOT_MENTIONED for value in row]
+                if not {-2, -1, 0, 1} >= set(found):
+                    raise ValueError("a label is none of 1, 0, -1 or blank")
+            except ValueError as error:
+                self._fault(f"{path}:{line}", str(error))
+                continue
+            studies += struct.pack("<I", number)
+            values += struct.pack("14b", *found)
+        names = np.frombuffer(studies, "<u4")
+        first = np.unique(names, return_index=True)
+        for study in np.unique(names[np.setdiff1d(np.arange(len(names)), first[1])]):
+            self._fault(f"{path}: study {study}", "has a second row; the first one counts")
+        return first[0], np.frombuffer(values, np.int8).reshape(-1, len(CHEXPERT_LABELS))[first[1]]
+
+    @cached_property
+    def _boxes(self) -> dict[str, list[Box]]:
+        boxes: dict[str, list[Box]] = {}
+        if self.phantom:
+            for _, (dicom, label, *corners) in tables.rows(self.root / BOXES_FILE, BOXES):
+                x1, y1, x2, y2 = map(float, corners)
+                boxes.setdefault(dicom, []).append(Box(label, x1, y1, x2, y2))
+        return boxes
+
+    @cached_property
+    def _tags(self) -> dict[str, tuple[str, ...]]:
+        if not self.phantom:
+            return {}
+        rows = tables.rows(self.root / FINDINGS_FILE, FINDINGS[1:])
+        return {study: tuple(tags.split("|")) for _, (study, tags) in rows}
+
+    @cached_property
+    def _report(self) -> Callable[[int, int], bytes | None]:
+        place = reports_place(self.root, self._reports)
+        assert place is not None
+        if place.is_dir():
+
+            def from_tree(subject: int, study: int) -> bytes | None:
+                path = folder(place, subject, study).with_suffix(".txt")
+                return path.read_bytes() if path.is_file() else None
+
+            return from_tree
+        archive = ReportZip(place)
+        return lambda subject, study: archive.read(study)
+
+    def patients(self) -> dict[str, int]:
+        """Patient -> number of films, for every patient of the tree."""
+        subjects, counts = np.unique(self._films["subject"], return_counts=True)
+        self._labels  # noqa: B018  so that what is wrong in any table is known from here on
+        return dict(zip(map(str, subjects.tolist()), counts.tolist(), strict=True))
+
+    def studies(self, patient: str) -> Iterator[Study]:
+        """The studies of one patient by number, without labels; of one without a report, the sections are empty."""
+        films = _rows_of(self._films["subject"], int(patient))
+        for study in np.unique(self._films["study"][films]).tolist():
+            mine = [film for film in self._films[films].tolist() if film[1] == study]
+            text = sections(self._text(int(patient), study), self._overrides.get(str(study)))
+            concluded = "" if "findings" in text else text.get("conclusion", "")  # a last paragraph, or an override's
+            date, time = mine[0][6:8]
+            yield Study(
+                dataset=self.dataset,
+                id=str(study),
+                patient=patient,
+                split=SPLITS[int(self._splits[1][_rows_of(self._splits[0], study)][0])],
+                findings=text.get("findings", ""),
+                impression=text.get("impression", concluded),
+                indication=text.get("indication", ""),
+                comparison=text.get("comparison", ""),
+                tags=self._tags.get(str(study), ()),
+                images=tuple(self._image(film) for film in mine),
+                order=f"{date:08d} {time:010.3f}" if date else "",
+            )
+
+    def _image(self, film: tuple[Any, ...]) -> Image:
+        token = film[2].hex()
+        dicom = "-".join(token[i : i + 8] for i in range(0, 40, 8))
+        boxes = tuple(self._boxes.get(dicom, ()))
+        return Image(dicom, self._views[film[3]], film[5], film[4], boxes, self.phantom)
+
+    def _text(self, subject: int, study: int) -> str:
+        raw = self._report(subject, study) or b""
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            self._fault(f"report s{study}.txt", "is not UTF-8; it was read as Latin-1")
+            return raw.decode("latin-1")
+
+    def labels(self, study: Study) -> dict[str, int]:
+        """CheXpert labels of the study's row in the table; none where it has no row."""
+        studies, values = self._labels
+        rows = values[_rows_of(studies, int(study.id))]
+        found = zip(CHEXPERT_LABELS, rows[0].tolist() if len(rows) else (), strict=False)
+        return {name: value for name, value in found if value != _NOT_MENTIONED}
+
+    @cached_property
+    def _suffix(self) -> str:
+        """Of the films: what the first folders of the tree hold."""
+        for patient in islice((self.root / "files").glob("p*/p*"), 20):
+            if next(patient.glob("s*/*.dcm"), None):
+                return ".dcm"
+            if next(patient.glob("s*/*.jpg"), None):
+                return ".jpg"
+        return ".jpg"
+
+    def film(self, study: Study, image: Image) -> Path | None:
+        """The film's file (which may turn out to be missing when it is opened)."""
+        return folder(self.root, study.patient, study.id) / f"{image.id}{self._suffix}"
+
+    def _path(self, name: str) -> Path:
+        path = mimic_table(self._tables, name)
+        if path is None:
+            wanted = RADIOLOGISTS if name == "radiologist" else f"{PREFIX}{name}.csv.gz"
+            raise DataError(f"{self._tables / wanted} is not there; finish the download from PhysioNet")
+        return path
+
+    def _fault(self, where: str, what: str) -> None:
+        if self._on_bad == "fail":
+            raise DataError(f"{where}: {what}")
+        self.bad.append((where, what))
+
+
+def _number(text: str, where: str, column: str) -> int:
+    """A subject or study: eight digits. Raises ValueError, or DataError for what a spreadsheet has made of it."""
+    tables.identifier(text, where, column)
+    if not (text.isdecimal() and len(text) == 8):
+        raise ValueError(f"{column} is {text!r}, not a number of eight digits")
+    return int(text)
+
+
+def _rows_of(column: np.ndarray, value: int) -> slice:
+    """Where a sorted column has this value."""
+    first, end = np.searchsorted(column, (value, value + 1))
+    return slice(int(first), int(end))

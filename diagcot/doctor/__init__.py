@@ -1,5 +1,0 @@
-"""`make doctor`: looks at machine, environment, cluster, data and models, and says of each what to mend."""
-
-from diagcot.doctor.report import main
-
-__all__ = ["main"]

@@ -1,0 +1,155 @@
+"""The run's report: one HTML file that works offline, and the same table in Markdown."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from diagcot.evaluation.report import drawing
+from diagcot.evaluation.report.examples import Example
+from diagcot.evaluation.report.history import Stage
+from diagcot.evaluation.report.published import PUBLISHED, Published
+from diagcot.evaluation.scores.verdicts import RULE
+
+COLOURS = 6  # of the style sheet; models beyond them take the first ones again
+_CURVES = ("loss", "reward", "kl", "accuracy", "format", "iou", "bleu", "f1", "gate", "length")
+_MARKS = {"better": "▲", "worse": "▼", "unclear": ""}
+
+
+def html(
+    metrics: Mapping[str, Any], stages: Sequence[Stage], examples: Sequence[Example], versions: Mapping[str, str]
+) -> str:
+    """The report as one HTML page without scripts or external requests."""
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    colours = {model: place % COLOURS for place, model in enumerate(metrics["models"])}
+    datasets = list(dict.fromkeys(row["dataset"] for row in metrics["rows"]))
+    return page.get_template("report.html.j2").render(
+        metrics=metrics,
+        datasets=datasets,
+        families=_families(metrics),
+        main=[column for column in metrics["columns"] if column["main"]],
+        published=_published(metrics, datasets[0]) if datasets else [],
+        others=[column for column in metrics["columns"] if not column["main"]],
+        marks=_MARKS,
+        rule=RULE,
+        colours=colours,
+        plots=_plots(metrics, datasets[0], colours) if datasets else [],
+        stages=stages,
+        timeline=drawing.timeline(stages),
+        curves=_curves(stages, colours),
+        examples=examples,
+        versions=versions,
+        duration=drawing.duration,
+        moment=drawing.moment,
+    )
+
+
+def _plots(metrics: Mapping[str, Any], dataset: str, colours: Mapping[str, int]) -> list[tuple[str, Any]]:
+    plots = []
+    for column in metrics["columns"]:
+        cells = [
+            (row["model"], row["scores"].get(column["name"])) for row in metrics["rows"] if row["dataset"] == dataset
+        ]
+        known = [(m, c["value"], c["low"], c["high"]) for m, c in cells if c and c["value"] is not None]
+        if column["main"] and known:
+            plots.append((column["title"], drawing.intervals(known, colours)))
+    return plots
+
+
+def _curves(stages: Sequence[Stage], colours: Mapping[str, int]) -> list[tuple[str, str, Any]]:
+    """(stage, figure, chart) of what a reader asks for first: losses, rewards and their parts, validation."""
+    found = []
+    for place, stage in enumerate(stages):
+        wanted = [name for name in stage.curves if any(word in name for word in _CURVES)]
+        wanted.sort(key=lambda name: next(i for i, word in enumerate(_CURVES) if word in name))
+        for name in wanted[:9]:
+            colour = colours.get(stage.name, place % COLOURS)
+            found.append((stage.name, name.replace("_", " "), drawing.curve(stage.curves[name], colour)))
+    return found
+
+
+def _families(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The columns of the main tables, by family of tasks in their order."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for column in metrics["columns"]:
+        if column["main"]:
+            found.setdefault(column["family"], []).append(column)
+    return found
+
+
+def _published(metrics: Mapping[str, Any], dataset: str) -> list[tuple[Published, list[tuple[str, float]]]]:
+    """Published values whose metric the run has, each with (model, value) of the run's first and last model."""
+    rows = [row for row in metrics["rows"] if row["dataset"] == dataset]
+    found = []
+    for one in PUBLISHED:
+        cells = [(row["model"], row["scores"].get(one.column, {}).get("value")) for row in rows]
+        ours = [(model, value) for model, value in cells if value is not None]
+        if ours:
+            found.append((one, [ours[0], ours[-1]] if len(ours) > 1 else ours))
+    return found
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The scores as Markdown, a table for each dataset and family of tasks."""
+    lines: list[str] = []
+    for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
+        lines += [f"### {dataset}", ""]
+        for family in _families(metrics).values():
+            lines += ["| model | " + " | ".join(c["title"] for c in family) + " | samples |"]
+            lines.append("|---|" + "---|" * (len(family) + 1))
+            for row in metrics["rows"]:
+                if row["dataset"] == dataset:
+                    cells = [_cell(row["scores"].get(column["name"])) for column in family]
+                    tasks = {column["task"] for column in family}
+                    lines.append(f"| {row['model']} | " + " | ".join(cells) + f" | {_samples(row, tasks)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
+    """The table, the verdicts and the stages as Markdown, without texts or films of any study."""
+    lines = [f"# Run {metrics['run']}", "", *_notes(metrics), "", "## Scores", "", table(metrics)]
+    for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
+        lines += [f"* {dataset}: {v['text']}" for v in metrics["verdicts"] if v["dataset"] == dataset] + [""]
+    lines += [
+        RULE,
+        "",
+        "## Stages",
+        "",
+        "| stage | units | wall time | seconds of work | GPU-hours | retries | failures |",
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+    lines += [
+        f"| {s.name} | {s.done}/{s.units} | {drawing.duration(s.wall)} | {s.seconds:.0f} | {s.gpu_hours:.2f} "
+        f"| {s.retries} | {len(s.failures)} |"
+        for s in stages
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(metrics: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if metrics["phantom"]["samples"]:
+        notes.append("**Phantom films:** drawn, not of people. The numbers show that the chain works, no more.")
+    notes.append(f"Intervals: {metrics['interval']}. Words: {metrics['tokenizer']}.")
+    return notes + [f"No {name}: {why}." for name, why in metrics["missing"].items()]
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if not cell:
+        return "–"
+    if cell["value"] is None:
+        return "n/a"
+    mark = _MARKS[cell["previous"]["verdict"]] if "previous" in cell else ""
+    return f"{cell['value']:.3f}{mark} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def _samples(row: Mapping[str, Any], tasks: set[str]) -> str:
+    return " + ".join(f"{count} {task}" for task, count in row["samples"].items() if task in tasks)

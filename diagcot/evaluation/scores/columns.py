@@ -1,0 +1,181 @@
+"""Every number of the table: its name, title and task, and which function makes it from predictions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagcot.evaluation.clinical.scores import CLINICAL, column_name
+from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.scores.answers import RECALL_AT, chosen, closed_metrics, findings, open_metrics
+from diagcot.evaluation.scores.classification import classification_metrics, named_labels
+from diagcot.evaluation.scores.grounding import corners, grounding_metrics, pixel_metrics
+from diagcot.evaluation.scores.reports import part_metrics, report_metrics
+from diagcot.evaluation.settings import CLOSED, WRITTEN
+from diagcot.metrics import boxes
+from diagcot.metrics.intervals import Additive, Metric, mean
+from diagcot.metrics.labels import kappa
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric: its name in metrics.json, its title, the task it measures, and whether the short table has it."""
+
+    name: str
+    title: str
+    task: str
+    main: bool = True
+    low: bool = False  # the lower the better
+
+
+_PARTS = {
+    "fg": "findings",
+    "fg_i": "findings with indication",
+    "fs": "summary",
+    "ig": "impression",
+    "ig_i": "impression with indication",
+}
+
+COLUMNS = (
+    *(Column(f"bleu{n}", f"BLEU-{n}", "report") for n in (1, 2, 3, 4)),
+    Column("meteor", "METEOR", "report"),
+    Column("rouge_l", "ROUGE-L", "report"),
+    Column("cider", "CIDEr", "report"),
+    Column("label_f1", "label F1", "report"),
+    *(Column(name, c.title, "report", c.main, c.low) for name, c in CLINICAL.items()),
+    Column("iou", "grounding IoU", "grounding"),
+    Column("auc", "AUC", "classification"),
+    *(Column(f"{task}_accuracy", task, task) for task in CLOSED),
+    Column("open_f1", "open F1", "open"),
+    *(Column(f"{task}_rouge_l", f"{task} ROUGE-L", task) for task in WRITTEN),
+    Column("iou_pixels", "IoU, pixels", "grounding_pixels"),
+    Column("label_f1_macro", "label F1, macro", "report", False),
+    Column("label_f1_five", "label F1, five labels", "report", False),
+    Column("label_f1_five_macro", "label F1, five labels, macro", "report", False),
+    *(
+        Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
+        for n in (1, 2, 3, 4)
+    ),
+    *(
+        Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False)
+        for name, title in (
+            *((f"bleu{n}", f"BLEU-{n}") for n in (1, 2, 3, 4)),
+            *(("meteor", "METEOR"), ("rouge_l", "ROUGE-L"), ("cider", "CIDEr")),
+        )
+    ),
+    *(Column(f"accuracy_{k}", f"grounding accuracy at IoU 0.{k // 10}", "grounding", False) for k in (30, 50, 70)),
+    Column("iou_of_shown", "grounding IoU, films that show the finding", "grounding", False),
+    Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
+    Column("auprc", "AUPRC", "classification", False),
+    *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
+    Column("f1_at_thresholds", "F1 at thresholds of the validate split", "classification", False),
+    Column("f1_at_thresholds_macro", "F1 at thresholds of the validate split, macro", "classification", False),
+    Column("calibration_error", "calibration error", "classification", False, low=True),
+    Column("brier", "Brier score", "classification", False, low=True),
+    Column("classification_f1", "classification F1, labels named", "classification", False),
+    Column("classification_f1_macro", "classification F1, labels named, macro", "classification", False),
+    Column("balanced_accuracy", "balanced accuracy of labels named (AUC as released)", "classification", False),
+    Column("open_exact", "open, exact set", "open", False),
+    *(Column(f"open_recall_{k}", f"open recall@{k}", "open", False) for k in RECALL_AT),
+    *(
+        Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False)
+        for task in WRITTEN
+        for name, title in (("bleu4", "BLEU-4"), ("meteor", "METEOR"), ("cider", "CIDEr"), ("label_f1", "label F1"))
+    ),
+    *(
+        Column(column_name(task, name), f"{c.title} of the {_PARTS[task]}", task, False, c.low)
+        for task in WRITTEN
+        for name, c in CLINICAL.items()
+    ),
+    *(Column(f"{task}_judged", f"{task}, by the judge", task, False) for task in (*CLOSED, "open")),
+    *(
+        Column(f"{task}_judge_agreement", f"{task}, the judge agrees with itself", task, False)
+        for task in (*CLOSED, "open")
+    ),
+    *(
+        Column(f"{task}_judge_kappa", f"{task}, judge and rule beyond chance (kappa)", task, False)
+        for task in (*CLOSED, "open")
+    ),
+    Column("accuracy_pixels_50", "accuracy in pixels at IoU 0.5", "grounding_pixels", False),
+)
+
+FAMILY = {
+    "report": "reports",
+    **dict.fromkeys(("grounding", "classification"), "boxes and labels"),
+    **dict.fromkeys(WRITTEN, "parts of reports"),
+}
+"""Task -> the heading under which tables show its columns; every other task is a question."""
+
+LOW = frozenset(column.name for column in COLUMNS if column.low)
+TEXTS = ("report", *WRITTEN)
+"""Tasks whose answers are tokenised and get METEOR."""
+
+
+def measured(
+    rows: Sequence[Prediction], validation: Sequence[Prediction], words: Mapping[str, str]
+) -> dict[str, Metric | str]:
+    """The scores of one model's rows of one task, METEOR aside: a metric, or the reason why it has no value.
+
+    words: text -> its tokens, of the tasks in TEXTS.
+    """
+    task = rows[0].task
+    if task == "report":
+        return report_metrics(rows, words)
+    if task in WRITTEN:
+        return part_metrics(rows, words)
+    if task == "classification":
+        return classification_metrics(rows, validation)
+    if task == "grounding":
+        return grounding_metrics(rows)
+    if task == "grounding_pixels":
+        return pixel_metrics(rows)
+    return open_metrics(rows) if task == "open" else closed_metrics(rows)
+
+
+def agree(verdicts: Sequence[bool | None]) -> bool:
+    """Whether the judge's two judgements of an answer are there and say the same."""
+    return verdicts[0] is not None and verdicts[0] == verdicts[1]
+
+
+def judged_metrics(
+    rows: Sequence[Prediction], verdicts: Mapping[str, Sequence[bool | None]]
+) -> dict[str, Metric | str]:
+    """Of one model's closed or open answers: how many the judge takes for right in either order of the two texts, how
+    often its two judgements agree, and Cohen's kappa of judge and rule. verdicts: sample id -> its two judgements,
+    None where one could not be read.
+
+    A sample that was not judged counts as wrong, and as one on which the judge does not agree with itself.
+    """
+    task = rows[0].task
+    both = [verdicts.get(row.id, (None, None)) for row in rows]
+    said = np.array([all(pair) for pair in both])
+    rule = np.array([_right(row) for row in rows])
+    table = np.stack([said & rule, said & ~rule, ~said & rule, ~said & ~rule], axis=-1).astype(np.float64)
+    return {
+        f"{task}_judged": mean(said.astype(np.float64)),
+        f"{task}_judge_agreement": mean([float(agree(pair)) for pair in both]),
+        f"{task}_judge_kappa": Additive(table, kappa),
+    }
+
+
+def _right(row: Prediction) -> bool:
+    if row.task in CLOSED:
+        return chosen(row.answer, row.about["options"]) == row.about["option"]
+    return set(findings(row.answer)) == set(findings(row.reference))
+
+
+def meteor_column(task: str) -> str:
+    return "meteor" if task == "report" else f"{task}_meteor"
+
+
+def unreadable(row: Prediction) -> bool:
+    """Whether a prediction could not be read as an answer to its task; it stays in every mean, as a miss."""
+    if row.task == "grounding":
+        return not boxes.parse(row.answer) and not boxes.says_none(row.answer)
+    if row.task == "grounding_pixels":
+        return corners(row.answer) is None
+    if row.task == "classification":
+        return not named_labels(row.answer)
+    if row.task in CLOSED:
+        return not chosen(row.answer, row.about["options"])
+    return not findings(row.answer) if row.task == "open" else not row.answer

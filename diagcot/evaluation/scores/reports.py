@@ -1,0 +1,76 @@
+"""Scores of written texts: whole reports, and the parts of a report that a question asks for."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+from diagcot.data.reports.labeler import label
+from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
+from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.evaluation.predictions import Prediction
+from diagcot.metrics import labels, text
+from diagcot.metrics.intervals import Additive, Metric, mean
+
+Array = text.Array
+_FINDINGS = re.compile(r"\bfindings\s*:\s*(.*?)(?:\bimpression\s*:|$)", re.IGNORECASE | re.DOTALL)
+_KEPT = "unkxunk"  # stands for <unk> while R2Gen's cleaning drops brackets
+_labels = lru_cache(maxsize=65536)(label)  # a reference is read once for all models
+
+
+def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[str, Metric | str]:
+    """Everything about reports but METEOR. An answer that is empty or cut short is scored as it is."""
+    hyps, refs = [words[row.answer] for row in rows], [words[row.reference] for row in rows]
+    bleu = text.bleu_counts(hyps, refs)
+    agreement = labels.agreement([_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows])
+    five = agreement[:, [CHEXPERT_LABELS.index(name) for name in labels.FIVE]]
+    alone = text.bleu_of(bleu)
+    return {
+        **{f"bleu{n}": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
+        "rouge_l": mean(text.rouge_l(hyps, refs)),
+        "cider": mean(text.cider(hyps, refs)),
+        "label_f1": Additive(agreement, labels.micro_f1),
+        "label_f1_macro": Additive(agreement, labels.macro_f1),
+        "label_f1_five": Additive(five, labels.micro_f1),
+        "label_f1_five_macro": Additive(five, labels.macro_f1),
+        **{f"bleu{n}_as_released": mean(alone[:, n - 1]) for n in range(1, text.ORDERS + 1)},
+    }
+
+
+def part_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[str, Metric | str]:
+    """Of a part of a report, named after its task."""
+    kept = ("bleu4", "rouge_l", "cider", "label_f1")
+    found = report_metrics(rows, words)
+    return {f"{rows[0].task}_{name}": found[name] for name in kept}
+
+
+def r2gen_texts(rows: Sequence[Prediction]) -> tuple[list[str], list[str]]:
+    """Answers and references by R2Gen's protocol (Chen et al. 2020, arXiv:2010.16056): the findings alone, its own
+    cleaning in place of a tokeniser, 59 words of IU-Xray and 99 of others. `<unk>` stands where the shards have it
+    (transform `r2gen_iu` or `r2gen_mimic`); a model's rare word matches nothing, as in the original.
+    """
+    return [_r2gen(row.answer, row.dataset) for row in rows], [_r2gen(row.reference, row.dataset) for row in rows]
+
+
+def _r2gen(report: str, dataset: str) -> str:
+    found = _FINDINGS.search(report)
+    text = (found.group(1) if found else report).replace(UNKNOWN, _KEPT)
+    clean, most = (clean_iu, 59) if dataset == "iu_xray" else (clean_mimic, 99)
+    return " ".join(clean(text).replace(_KEPT, UNKNOWN).split()[:most])
+
+
+def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
+    """BLEU, ROUGE-L and CIDEr by R2Gen's protocol; METEOR comes with the others."""
+    hyps, refs = r2gen_texts(rows)
+    bleu = text.bleu_counts(hyps, refs)
+    return {
+        **{f"bleu{n}_r2gen": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
+        "rouge_l_r2gen": mean(text.rouge_l(hyps, refs)),
+        "cider_r2gen": mean(text.cider(hyps, refs)),
+    }
+
+
+def _bleu(order: int) -> Callable[[Array], Array]:
+    def score(sums: Array) -> Array:
+        return text.bleu_of(sums)[..., order - 1]
+
+    return score

@@ -1,0 +1,179 @@
+"""The metrics table: scores with intervals, and paired differences from the model before and from the base."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
+from diagcot.evaluation.predictions import Prediction
+from diagcot.evaluation.scores.classification import by_label
+from diagcot.evaluation.scores.columns import (
+    COLUMNS,
+    FAMILY,
+    LOW,
+    TEXTS,
+    judged_metrics,
+    measured,
+    meteor_column,
+    unreadable,
+)
+from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
+from diagcot.evaluation.scores.scorer import TextTools, meteor_metric
+from diagcot.jobs.errors import UserError
+from diagcot.metrics.intervals import Bootstrap, Metric
+from diagcot.metrics.meteor import meteor
+
+Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
+Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
+
+Judged = dict[tuple[str, str], dict[str, list[bool | None]]]
+
+NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
+ALL = "all"  # the rows that pool the datasets, where there are several
+
+
+def table(
+    predictions: Sequence[Prediction],
+    models: Sequence[str],
+    tools: TextTools,
+    draws: int,
+    seed: int,
+    *,
+    r2gen: bool = False,
+    judged: Judged | None = None,
+    clinical: ClinicalScores | None = None,
+) -> dict[str, Any]:
+    """The content of metrics.json but for the run's name.
+
+    r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
+    clinical: what models that read reports make of each answer.
+    Raises UserError where the models did not answer the same samples, since their scores could not be compared.
+    """
+    groups = _grouped([row for row in predictions if row.split == "test"])
+    chosen_on = _grouped([row for row in predictions if row.split == "validate"])
+    written = [row for row in predictions if row.task in TEXTS]
+    pool = ThreadPoolExecutor(1)
+    pool.submit(meteor.load)  # meanwhile; what goes wrong is told when METEOR is asked for
+    words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
+    pairs = {
+        (key, meteor_column(key[1])): [(words[r.answer], words[r.reference]) for r in rows]
+        for key, rows in groups.items()
+        if key[1] in TEXTS
+    }
+    if r2gen:
+        reports = {key: rows for key, rows in groups.items() if key[1] == "report"}
+        pairs |= {(key, "meteor_r2gen"): list(zip(*r2gen_texts(rows), strict=True)) for key, rows in reports.items()}
+    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for pair in some])
+    scores: dict[tuple[str, str, str], Scores] = {
+        key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
+    }
+    for key, rows in groups.items():
+        if r2gen and key[1] == "report":
+            scores[key] |= r2gen_metrics(rows)
+        if verdicts := (judged or {}).get(key[1:]):
+            scores[key] |= judged_metrics(rows, verdicts)
+        if clinical:
+            scores[key] |= clinical_metrics(rows, clinical)
+    counts = counted.result()
+    pool.shutdown()
+    for (key, column), some in pairs.items():
+        scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
+    told = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
+    rows_of_table = []
+    for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
+        rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
+    return {
+        "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
+        "tokenizer": tools.tokenizer,
+        "missing": tools.missing | (clinical.reasons(told) if clinical else {}),
+        "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
+        "models": list(models),
+        "columns": [
+            {**asdict(c), "family": FAMILY.get(c.task, "questions")}
+            for c in COLUMNS
+            if any(c.name in row["scores"] for row in rows_of_table)
+        ],
+        "rows": rows_of_table,
+    }
+
+
+def _grouped(predictions: Sequence[Prediction]) -> Group:
+    found: Group = defaultdict(list)
+    several = len({row.dataset for row in predictions}) > 1
+    for row in predictions:
+        found[row.dataset, row.task, row.model].append(row)
+        if several:
+            found[ALL, row.task, row.model].append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: row.id)
+    for (dataset, task, model), rows in found.items():
+        others = [other for (d, t, other) in found if (d, t) == (dataset, task)]
+        first = found[dataset, task, others[0]]
+        if [row.id for row in rows] != [row.id for row in first]:
+            raise UserError(
+                f"{model} and {others[0]} did not answer the same {task} samples of {dataset} "
+                f"({len(rows)} and {len(first)}): run the evaluation of both with the same settings"
+            )
+    return dict(found)
+
+
+def _rows(
+    dataset: str,
+    groups: Group,
+    scores: dict[tuple[str, str, str], Scores],
+    models: Sequence[str],
+    draws: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    tasks = sorted({task for d, task, _ in groups if d == dataset})
+    present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
+    rows: list[dict[str, Any]] = [
+        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}, "labels": {}}
+        for model in present
+    ]
+    for task in tasks:
+        some = next(groups[dataset, task, model] for model in present if (dataset, task, model) in groups)
+        boot = Bootstrap([row.study for row in some], draws, seed)
+        for place, (row, model) in enumerate(zip(rows, present, strict=True)):
+            answers = groups.get((dataset, task, model))
+            if answers is None:
+                continue
+            row["samples"][task] = len(answers)
+            row["failures"][task] = {
+                "no_text": sum(answer.finish == "error" for answer in answers),
+                "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
+                "unreadable": sum(answer.finish == "stop" and unreadable(answer) for answer in answers),
+            }
+            if task == "classification":
+                row["labels"] = {
+                    label: {"positive": count, **asdict(boot.interval(auc))}
+                    for label, (count, auc) in by_label(answers).items()
+                }
+            against = {"previous": present[place - 1], "base": present[0]} if place else {}
+            for name, metric in scores[dataset, task, model].items():
+                row["scores"][name] = _score(
+                    name, metric, boot, {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()}
+                )
+    return rows
+
+
+def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, tuple[str, Scores]]) -> dict[str, Any]:
+    """A cell: value, interval, numbers of samples and studies, and paired differences."""
+    if isinstance(metric, str):
+        return {"value": None, "reason": metric}
+    cell: dict[str, Any] = {
+        **asdict(boot.interval(metric)),
+        "n": boot.samples,
+        "studies": boot.studies,
+    }
+    for how, (model, others) in against.items():
+        theirs = others.get(name)
+        if isinstance(theirs, Metric):
+            difference = boot.difference(metric, theirs)
+            up, down = ("worse", "better") if name in LOW else ("better", "worse")
+            verdict = up if difference.low > NOISE else down if difference.high < -NOISE else "unclear"
+            p = round(boot.p_value(metric, theirs), 4)
+            cell[how] = {"model": model, **asdict(difference), "p": p, "verdict": verdict}
+    return cell

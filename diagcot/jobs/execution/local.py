@@ -1,0 +1,289 @@
+"""Runs a chain on this machine without Slurm: submitit's local executor under our own bound on parallel tasks.
+
+The runner is a process of its own session, so it outlives the terminal. Same worker, same files as on Slurm.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from diagcot.jobs import causes
+from diagcot.jobs import finaliser as finalise
+from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.worker import LOST_PEER, Worker
+from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.files import append_line, write_json
+
+POLL_S = 0.2
+GRACE_S = 20  # between the warning and the kill when the runner is told to stop
+
+
+def lock(run_dir: Path) -> IO[str] | None:
+    """The right to run this run's chain on this machine, or None while another runner has it."""
+    handle = (run_dir / "runner.lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        return None
+    _sign(handle, os.getpid())
+    return handle
+
+
+def _sign(handle: IO[str], pid: int) -> None:
+    handle.truncate(0)
+    handle.write(str(pid))
+    handle.flush()
+
+
+def runner_pid(run_dir: Path) -> int | None:
+    """The process id of the runner that holds the lock, if there is one."""
+    try:
+        with (run_dir / "runner.lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                return int(handle.read() or 0) or None
+    except OSError:
+        return None
+    return None
+
+
+@dataclass
+class _Task:
+    plan: Plan
+    slot: int
+    job: Any
+    cores: int
+    attempt: str
+    ended: bool = False  # told to end because one of its ranks has failed
+
+
+@dataclass
+class Runner:
+    """Starts every task whose stage is ready, on at most `cluster.parallel` cores, until nothing is left to do."""
+
+    plans: Sequence[Plan]  # of the whole run
+    cluster: Cluster
+    selected: set[str]
+    running: list[_Task] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
+    starts: dict[tuple[str, int], int] = field(default_factory=dict)
+    parked: set[tuple[str, int]] = field(default_factory=set)
+    stop: bool = False
+    code: str = ""  # a snapshot other than the one that the stages ran last
+
+    def run(self) -> int:
+        """Returns 0 if every stage is done, 1 if one failed, 3 if stopped on request."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+        for plan in self._mine():
+            self._attempt(plan)
+        while not self.stop:
+            self._reap()
+            for plan in self.plans:
+                self._settle(plan)
+            if all(plan.stage in self.finished | self.failed for plan in self._mine()):
+                break
+            started = self._start_ready()
+            if not self.running and not started:
+                break  # what is left follows a stage that failed
+            time.sleep(POLL_S)
+        self._drain()
+        return 3 if self.stop else int(not all(plan.stage in self.finished for plan in self._mine()))
+
+    def _mine(self) -> list[Plan]:
+        return [plan for plan in self.plans if plan.stage in self.selected]
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.stop = True
+
+    def _attempt(self, plan: Plan) -> None:
+        slots = tuple(plan.open_slots())
+        if slots:
+            (plan.path / "summary.json").unlink(missing_ok=True)  # it told of what was there before
+            number = len(attempts.read(plan.path)) + 1
+            arrays = (Array(f"local-{os.getpid()}", slots, resources=plan.resources.model_dump()),)
+            why = "retry" if self.code else "started" if number == 1 else "the run was started again"
+            attempts.write(
+                plan.path, Attempt(number, why, arrays, code=self.code or attempts.last_code(plan.path, plan.code))
+            )
+
+    def _ready(self, plan: Plan, slot: int) -> bool:
+        for edge in plan.after:
+            if edge.stage in self.finished:
+                continue
+            source = next(p for p in self.plans if p.stage == edge.stage)
+            if not (edge.each and source.alike(plan) and slot not in source.open_slots()):
+                return False
+        return True
+
+    def _start_ready(self) -> bool:
+        started = False
+        for plan in self._mine():
+            if plan.stage in self.finished | self.failed:
+                continue
+            busy = {task.slot for task in self.running if task.plan is plan}
+            for slot in plan.open_slots():
+                cores = min(self.cluster.parallel, plan.resources.cpus * plan.resources.ranks)
+                room = self.cluster.parallel - sum(task.cores for task in self.running)
+                if slot not in busy and cores <= room and self._ready(plan, slot):
+                    self.running.append(self._start(plan, slot, cores))
+                    started = True
+        return started
+
+    def _start(self, plan: Plan, slot: int, cores: int) -> _Task:
+        import submitit
+
+        self.starts[plan.stage, slot] = self.starts.get((plan.stage, slot), 0) + 1
+        count = len(attempts.read(plan.path))
+        attempt = f"{count}.{self.starts[plan.stage, slot]}"
+        os.environ.update(
+            DIAGCOT_ATTEMPT=attempt,
+            DIAGCOT_TASK=f"{plan.path}/{slot:05d}",
+            PYTHONSAFEPATH="1",  # the copy of the code, not what lies in the folder of submission
+            PYTHONPATH=attempts.last_code(plan.path, plan.code),
+        )
+        executor = submitit.LocalExecutor(folder=plan.path / "submitit")
+        size = plan.resources
+        executor.update_parameters(
+            timeout_min=size.minutes,
+            tasks_per_node=size.ranks,
+            gpus_per_node=size.gpus * size.ranks,
+            signal_delay_s=min(self.cluster.warning_seconds, size.minutes * 30),
+            stderr_to_stdout=True,
+        )
+        return _Task(plan, slot, executor.submit(Worker(str(plan.path), (slot,))), cores, attempt)
+
+    def _reap(self) -> None:
+        for task in self.running:
+            # Without srun nobody else ends the ranks that wait for one that has failed.
+            name = f"{task.slot:05d}.{task.attempt}-*.json"
+            if task.plan.resources.ranks > 1 and not task.ended and any((task.plan.path / "failed").glob(name)):
+                task.ended = True
+                task.job.cancel()
+        for task in [task for task in self.running if task.job.done()]:
+            self.running.remove(task)
+            plan, slot = task.plan, task.slot
+            if slot in plan.open_slots() and not self.stop:
+                self._ended_short(plan, slot)
+
+    def _ended_short(self, plan: Plan, slot: int) -> None:
+        """A task ended with units left: again, unless it fails for a reason that will come again."""
+        told = [row for row in causes.failures(plan.path) if row["type"] != LOST_PEER]
+        mine = [row for row in told if row["task"] == f"{slot:05d}" and row["rank"] == 0]
+        recent = [row for row in mine if row["attempt"].startswith(f"{len(attempts.read(plan.path))}.")]
+        same = [row for row in recent if row["message"] == recent[-1]["message"]] if recent else []
+        hopeless = any(row["for_user"] for row in recent) or len(same) >= causes.MAX_FAILURES
+        if hopeless or self.starts[plan.stage, slot] >= self.cluster.max_attempts:
+            self.failed.add(plan.stage)
+
+    def _settle(self, plan: Plan) -> None:
+        if plan.stage in self.finished or any(task.plan is plan for task in self.running):
+            return
+        if plan.stage in self.failed:
+            if not (plan.path / "summary.json").exists():
+                finalise.summarise(plan, finalise.check(plan))
+        elif not plan.missing() and not finalise.check(plan):
+            if not (plan.path / "summary.json").exists():
+                finalise.summarise(plan, [])
+            self.finished.add(plan.stage)
+
+    def _drain(self) -> None:
+        for task in self.running:
+            task.job._process.send_signal(signal.SIGTERM)  # submitit's controller passes it on to every rank
+        end = time.monotonic() + GRACE_S
+        while any(not task.job.done() for task in self.running) and time.monotonic() < end:
+            time.sleep(POLL_S)
+        for task in self.running:
+            if not task.job.done():
+                task.job.cancel()
+
+
+def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
+    """Start a runner in a session of its own; returns its process id, or None if one is running already.
+
+    The runner inherits the lock, held from before this returns, so that whoever looks at once sees it at work.
+    code: a snapshot for these stages other than the one that they ran last.
+    """
+    import subprocess
+
+    held = lock(run_dir)
+    if held is None:
+        return None
+    (run_dir / "runner.json").unlink(missing_ok=True)
+    log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    command = [sys.executable, "-m", "diagcot.jobs.execution.local", str(run_dir), *stages, f"--lock={held.fileno()}"]
+    if code:
+        command.append(f"--code={code}")
+    with held:
+        child = subprocess.Popen(
+            command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[held.fileno()]
+        )
+        _sign(held, child.pid)
+    os.close(log)
+    return child.pid
+
+
+def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
+    """Ask the runner to stop and wait for it; False if there was none."""
+    pid = runner_pid(run_dir)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + deadline_s
+    while runner_pid(run_dir) and time.monotonic() < end:
+        time.sleep(POLL_S)
+    return True
+
+
+def main(argv: list[str]) -> int:
+    """Run the stages of a run whose plans are written.
+
+    `python -m diagcot.jobs.execution.local RUN_DIR STAGE... [--lock=…] [--code=…]`
+    """
+    os.umask(0o077)
+    run_dir, snapshot = Path(argv[0]), ""
+    if argv[-1].startswith("--code="):
+        snapshot = argv.pop().removeprefix("--code=")
+    if argv[-1].startswith("--lock="):  # `start` holds it already, for us
+        inherited = int(argv.pop().removeprefix("--lock="))
+        os.set_inheritable(inherited, False)
+    else:
+        held = lock(run_dir)
+        if held is None:
+            return 0
+    cluster = Cluster.read(run_dir)
+    names = (run_dir / "stages").read_text().split()
+    plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
+    append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
+    runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot)
+    code = 1
+    shared = Path(tempfile.mkdtemp(prefix="diagcot-"))  # where tasks of this run may leave a server for the next one
+    os.environ["DIAGCOT_STANDBY"] = str(shared)
+    os.environ["DIAGCOT_OWNER"] = os.environ["DIAGCOT_STANDBY_OWNER"] = str(os.getpid())
+    try:
+        code = runner.run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+        write_json(run_dir / "runner.json", {"code": code, "failed": sorted(runner.failed), "time": time.time()})
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,369 @@
+"""Runs one task of a plan: the same code on a Slurm node, on a laptop, and by hand from an sbatch script."""
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Assisted, Context, Result, Unit
+from diagcot.jobs.execution.ranks import Ranks, address, from_environment
+from diagcot.jobs.names import check_stage, require_inside
+from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state.files import write_json
+from diagcot.jobs.state.ledger import done_keys, marks, publish, remove, settle
+
+WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
+PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
+STUCK = 3  # executions that reach their time limit without progress: no further one is asked for
+HUNG = 3  # executions that hang
+LAG_S = 30  # how long a file that another node has written may take to be seen (NFS attribute caches)
+LOST_PEER = "LostPeer"  # the type of a failure that says no more than that another rank is gone
+# What gloo and NCCL say then.
+_GONE = re.compile(r"Connection (reset|closed) by peer|Broken pipe|remote process exited")
+EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
+
+
+class UpstreamIncomplete(Exception):
+    """A job ran although what it follows is not done: slurmctld forgot a dependency, or was told none."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What submitit pickles, once for a whole array: a stage's folder and the tasks of its elements, nothing else."""
+
+    stage_dir: str
+    slots: tuple[int, ...]
+
+    def __call__(self) -> str:
+        element = int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(self.slots) > 1 else 0
+        return work(Path(self.stage_dir), self.slots[element])
+
+
+def work(stage_dir: Path, slot: int) -> str:
+    """Run the units of task `slot` that are not done. Returns "done" or "parked".
+
+    Parked means that a warning signal came first; on Slurm this element, and no other, has then been requeued.
+    Raises what the kind raised, after writing it to `failed/<task>.<attempt>.json`.
+    """
+    os.umask(0o077)
+    plan, ranks = read(stage_dir), from_environment()
+    ctx = _context(plan, slot, ranks)
+    debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person sits at this terminal and its Ctrl-C
+    if not debugged:
+        _redirect(ctx)
+    warned = threading.Event() if debugged else _listen(ctx.stop)
+    _distribute(ranks)
+    print(
+        f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
+        flush=True,
+    )
+    watch = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
+    before, began = _marks(plan, slot), time.monotonic()
+    try:
+        _await_upstream(plan, slot)
+        try:
+            state = _run(plan, slot, ctx)
+        except Assisted:
+            state = "done"
+        if state == "parked" and ctx.rank == 0 and warned.is_set():
+            at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
+            _count_stuck(ctx, at_limit and _marks(plan, slot) <= before)
+    except BaseException as error:
+        traceback.print_exc()
+        _record_failure(ctx, error)
+        raise
+    finally:
+        watch.off()
+    print(f"{time.strftime('%F %T')} {state}", flush=True)
+    if state == "parked":
+        ctx.event("parked")
+        # Only after a warning: a SIGTERM alone is a person's scancel, or a preemption that Slurm requeues by itself.
+        if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
+            _requeue(ranks.job)
+    return state
+
+
+def _requeue(job: str) -> None:
+    """Put this element back into the queue; where Slurm does not let us, end so that the finaliser does it."""
+    try:
+        slurm.requeue(job)
+    except slurm.SlurmError as error:
+        print(f"not requeued: {error}", flush=True)
+        sys.exit(PARKED)
+
+
+def _marks(plan: Plan, slot: int) -> list[int]:
+    return marks(plan, slot).get(slot, [0, 0, 0])
+
+
+def _count_stuck(ctx: Context, stuck: bool) -> None:
+    """Raises UserError after so many executions up to the time limit, one after the other, without progress."""
+    path = ctx.stage_dir / "stuck" / f"{ctx.task}.json"
+    times = 1 + (json.loads(path.read_text())["times"] if path.exists() else 0) if stuck else 0
+    if times >= STUCK:
+        path.unlink()
+        raise UserError(
+            f"task {ctx.task} reached its time limit {times} times without finishing one more record or checkpoint:"
+            f" make retry STAGE={ctx.stage} TIME=<minutes>"
+        )
+    if times or path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"times": times})
+
+
+def _await_upstream(plan: Plan, slot: int) -> None:
+    """Raise UpstreamIncomplete if a unit that this task follows is not done (files of other nodes may show up late)."""
+    end = time.monotonic() + LAG_S
+    for edge in plan.after:
+        source = read(plan.path.parent / edge.stage)
+        alike = edge.each and source.alike(plan)
+        keys = source.keys_of(slot) if alike else source.keys
+        # A whole stage was settled by its finaliser; a partner may have been killed just before its last rename.
+        while missing := set(keys) - done_keys(source.path) or {k for k in keys if alike and settle(source.path, k)}:
+            if time.monotonic() > end:
+                raise UpstreamIncomplete(f"{len(missing)} units of {edge.stage}, which this task follows, are not done")
+            time.sleep(1)
+
+
+class Watchdog:
+    """Ends a task that gives no sign of life: writes every thread's stack to the log, then requeues its element."""
+
+    def __init__(self, ctx: Context, limit_s: float, ranks: Ranks) -> None:
+        self._ctx, self._limit, self._ranks = ctx, limit_s, ranks
+        self._over = threading.Event()
+        if limit_s:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def off(self) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(5.0, self._limit / 4)):
+            if self._ctx.silent_s > self._limit:
+                self._bark()
+                return
+
+    def _bark(self) -> None:
+        print(f"no sign of life for {self._ctx.silent_s:.0f} s; the stacks of all threads:", flush=True)
+        faulthandler.dump_traceback(2, all_threads=True)
+        self._ctx.event("hung")
+        if self._ctx.rank:  # rank 0, which waits for this one, ends the task
+            return
+        try:
+            if "SLURM_JOB_ID" not in os.environ or self._ranks.restarts + 1 >= HUNG:
+                raise TimeoutError(
+                    f"no sign of life for {self._ctx.silent_s:.0f} s (hang_minutes); its log has the stacks"
+                )
+            slurm.requeue(self._ranks.job)
+        except Exception as error:
+            _record_failure(self._ctx, error)
+        os._exit(1)
+
+
+def _run(plan: Plan, slot: int, ctx: Context) -> str:
+    done = done_keys(plan.path)
+    for key in plan.keys_of(slot):
+        if key in done:
+            settle(plan.path, key)
+    units = [unit for unit in plan.units_of(slot) if unit.key not in done]
+    if not units:
+        return "done"
+    started = time.time()
+    ctx.event("started", units=len(units), host=os.uname().nodename)
+    with _open(plan.kind, ctx) as (run, shared):
+        ready = time.time()
+        for unit in units:
+            if ctx.stopping():
+                return "parked"
+            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # `open` is told apart by the clock
+            result = run(unit, shared, ctx)
+            if result is None:
+                return "parked"
+            if ctx.rank == 0:
+                about = {
+                    "attempt": ctx.attempt,
+                    "node": os.uname().nodename,
+                    "started": begun + ctx.startup_s,
+                    "seconds": time.time() - begun - ctx.startup_s,
+                    "startup_seconds": ctx.startup_s + (ready - started if unit is units[0] else 0.0),
+                }
+                if not publish(plan.path, unit.key, result.outputs, result.counts, about):
+                    print(
+                        f"unit {unit.key}: another execution published it first; what this one made is dropped",
+                        flush=True,
+                    )
+                    ctx.event("lost", unit=unit.key, why="another execution of this unit published first")
+    return "done"
+
+
+@contextlib.contextmanager
+def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Context], Result | None], Any]]:
+    """A kind's `run` and what its `open` yields; a kind `module:function` is a function of unit and context alone."""
+    name, _, function = kind.partition(":")
+    module = importlib.import_module(name)
+    if function:
+        call = getattr(module, function)
+        yield lambda unit, shared, ctx: call(unit, ctx), None
+        return
+    with module.open(ctx) as shared:
+        yield module.run, shared
+
+
+def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
+    own_folders(plan)
+    size = plan.resources
+    made = Context(
+        run=plan.run,
+        stage=plan.stage,
+        settings=plan.settings,
+        inputs=plan.inputs,
+        output=Path(plan.output),
+        workspace=Path(plan.workspace),
+        stage_dir=plan.path,
+        shards_root=Path(plan.shards_root),
+        seed=plan.seed,
+        task=f"{slot:05d}",
+        attempt=ranks.attempt,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        local_rank=ranks.local_rank,
+        local_world_size=ranks.local_world_size,
+        node_rank=ranks.node_rank,
+        nodes=ranks.nodes,
+        cpus=size.cpus,
+        gpus=size.gpus,
+    )
+    for folder in (made.output, made.workspace, made.stage_dir / "out"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _redirect(ctx: Context) -> None:
+    """Each attempt and rank has a log of its own; no attempt overwrites the evidence of an earlier one."""
+    suffix = f".r{ctx.rank}" if ctx.rank else ""
+    log = ctx.stage_dir / "out" / f"{ctx.task}.{ctx.attempt}{suffix}.log"
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _listen(stop: threading.Event) -> threading.Event:
+    """Set `stop` at any signal that asks to end; the event returned is set by the warning signal only."""
+    warned = threading.Event()
+
+    def hear(signum: int, frame: FrameType | None) -> None:
+        os.write(1, f"{signal.Signals(signum).name}: stopping at the next safe point\n".encode())
+        stop.set()
+        if signum == WARNING:
+            warned.set()
+
+    for number in (WARNING, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hear)
+    signal.signal(signal.SIGCONT, signal.SIG_IGN)
+    owner = os.environ.get("DIAGCOT_OWNER")
+    if owner:  # the laptop's runner: without it nobody would hear of this task's end
+        threading.Thread(target=_follow, args=(int(owner), stop), daemon=True).start()
+    return warned
+
+
+def _follow(owner: int, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            stop.set()
+        time.sleep(1)
+
+
+def _distribute(ranks: Ranks) -> None:
+    """The variables that torch.distributed and DeepSpeed read."""
+    os.environ.update(
+        MASTER_ADDR=ranks.master_addr if ranks.nodes == 1 else address(ranks.master_addr),
+        MASTER_PORT=str(ranks.master_port),
+        RANK=str(ranks.rank),
+        WORLD_SIZE=str(ranks.world_size),
+        LOCAL_RANK=str(ranks.local_rank),
+        LOCAL_SIZE=str(ranks.local_world_size),
+        LOCAL_WORLD_SIZE=str(ranks.local_world_size),
+    )
+
+
+def _record_failure(ctx: Context, error: BaseException) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    row: dict[str, Any] = {
+        "task": ctx.task,
+        "unit": ctx._unit,
+        "attempt": ctx.attempt,
+        "rank": ctx.rank,
+        "host": os.uname().nodename,
+        "time": time.time(),
+        "type": LOST_PEER if ctx.world_size > 1 and _peer_is_gone(error) else type(error).__name__,
+        "message": str(error)[:2000],
+        "for_user": isinstance(error, UserError),
+        "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-6:]],
+    }
+    folder = ctx.stage_dir / "failed"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / f"{ctx.task}.{ctx.attempt}.r{ctx.rank}.json", row)
+    ctx.event("failed", type=row["type"])
+
+
+def _peer_is_gone(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None
+
+
+def own_folders(plan: Plan) -> None:
+    """Raise UserError unless the stage's workspace is a folder of the run's own, `models/<run>/.work/<stage>`."""
+    check_stage(plan.stage)
+    root = Path(plan.workspace).parent
+    if root.parts[-2:] != (plan.run, ".work") or plan.path.parts[-2:] != (plan.run, plan.stage):
+        raise UserError(f"{plan.workspace} and {plan.path} are not of run {plan.run}, so nothing is written or removed")
+    require_inside(Path(plan.workspace), root)
+
+
+def clean(plan: Plan) -> None:
+    """Remove what only an unfinished stage needs, and what executions that were killed had staged.
+
+    Raises UserError, and removes nothing, if a folder of the plan is not the run's own.
+    """
+    own_folders(plan)
+    shutil.rmtree(plan.workspace, ignore_errors=True)
+    shutil.rmtree(plan.path / "partial", ignore_errors=True)
+    logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
+    tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
+    for path in Path(plan.output).glob(".*.*"):
+        if path.name.endswith(tokens):
+            remove(path)
+
+
+def main(argv: list[str]) -> int:
+    """`python -m diagcot.jobs.execution.worker STAGE_DIR [SLOT]`: by hand, or in an sbatch script (slot: SLURM_ARRAY_TASK_ID)."""
+    slot = int(argv[1]) if len(argv) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    try:
+        work(Path(argv[0]), slot)
+    except UserError as error:
+        print(json.dumps({"error": str(error)}), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

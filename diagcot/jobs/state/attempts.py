@@ -1,0 +1,112 @@
+"""The submissions of a stage: `attempts/<n>.json` says which jobs were given which tasks, with what, and why.
+
+Before the first sbatch the same record, without job ids, is written as `<n>.intent`: a launcher that is killed in
+between leaves it behind, and whoever submits next finds by the jobs' names which of them Slurm had accepted.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs.state.files import create_exclusively, write_json
+
+
+@dataclass(frozen=True)
+class Array:
+    """One sbatch: element i of `job` runs task `slots[i]`; a single task is a plain job."""
+
+    job: str  # empty while Slurm has not accepted it
+    slots: tuple[int, ...]
+    name: str = ""  # the job's name; unique for ever, which a job id is not (MaxJobId)
+    after: str = ""  # its dependency
+    resources: dict[str, Any] = field(default_factory=dict)
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """(task, its job's id) of each element."""
+        for index, slot in enumerate(self.slots):
+            yield slot, f"{self.job}_{index}" if len(self.slots) > 1 else self.job
+
+
+@dataclass(frozen=True)
+class Attempt:
+    number: int
+    why: str
+    arrays: tuple[Array, ...] = ()
+    finaliser: str = ""
+    finaliser_name: str = ""  # empty if the finaliser of an earlier attempt ends the stage for this one too
+    finaliser_after: str = ""
+    by: str = "person"  # or "finaliser"
+    code: str = ""  # the snapshot that its jobs run
+    spent: dict[int, int] = field(default_factory=dict)  # task -> ends that counted, since a person last submitted it
+    marks: dict[int, list[int]] = field(default_factory=dict)  # task -> how far it was, see `ledger.marks`
+    time: float = 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Job id -> name of all its jobs."""
+        found = {array.job: array.name for array in self.arrays}
+        return found | ({self.finaliser: self.finaliser_name} if self.finaliser else {})
+
+    @property
+    def jobs(self) -> list[str]:
+        return list(self.names)
+
+
+def read(stage_dir: Path) -> list[Attempt]:
+    """All submissions of the stage, first to last."""
+    paths = sorted((stage_dir / "attempts").glob("*.json"), key=lambda path: int(path.stem))
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> Attempt:
+    row = json.loads(path.read_text(encoding="utf-8"))
+    row["arrays"] = tuple(Array(**array | {"slots": tuple(array["slots"])}) for array in row["arrays"])
+    for name in ("spent", "marks"):
+        row[name] = {int(slot): value for slot, value in row[name].items()}
+    return Attempt(**row)
+
+
+def last_code(stage_dir: Path, planned: str) -> str:
+    """The snapshot that the stage's jobs ran last, `planned` before the first."""
+    made = read(stage_dir)
+    return (made[-1].code if made else "") or planned
+
+
+def newest_arrays(stage_dir: Path) -> dict[int, tuple[Attempt, Array, str]]:
+    """Task -> the newest attempt and array that it was given to, and its job's id there."""
+    return {
+        slot: (attempt, array, job)
+        for attempt in read(stage_dir)
+        for array in attempt.arrays
+        for slot, job in array.ids()
+    }
+
+
+def intend(stage_dir: Path, attempt: Attempt) -> None:
+    """Say what is about to be submitted."""
+    (stage_dir / "attempts").mkdir(exist_ok=True)
+    write_json(stage_dir / "attempts" / f"{attempt.number}.intent", asdict(attempt))
+
+
+def intended(stage_dir: Path) -> Attempt | None:
+    """What a launcher that is gone was about to submit, if its record is missing."""
+    for path in (stage_dir / "attempts").glob("*.intent"):
+        if (path.with_suffix(".json")).exists():
+            path.unlink()
+        else:
+            return _read(path)
+    return None
+
+
+def write(stage_dir: Path, attempt: Attempt) -> None:
+    """Record a submission whose jobs are accepted."""
+    folder = stage_dir / "attempts"
+    folder.mkdir(exist_ok=True)
+    row = asdict(attempt) | {"time": time.time()}
+    if not create_exclusively(folder / f"{attempt.number}.json", json.dumps(row, indent=1) + os.linesep):
+        raise FileExistsError(f"{folder}/{attempt.number}.json: two launchers submit the same stage at once")
+    (folder / f"{attempt.number}.intent").unlink(missing_ok=True)

@@ -1,0 +1,271 @@
+"""Declares and submits a rehearsal: a second pipeline of the same chain whose jobs only look."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diagcot.jobs.cluster import Cluster, Roots
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import local
+from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.settings import near
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm import submit
+from diagcot.jobs.state.attempts import Array
+from diagcot.preflight.doctor import slurm as doctor
+from diagcot.preflight.finding import bad
+from diagcot.preflight.rehearsal.machine import refused
+from diagcot.preflight.rehearsal.rows import Row
+from diagcot.preflight.rehearsal.stage import RehearsedStage
+from diagcot.preflight.rehearsal.storage import HOST
+
+if TYPE_CHECKING:
+    from launchers.chain import Chain
+
+KIND = "diagcot.preflight.rehearsal.node"
+MINUTES = 2
+WARNING_SECONDS = 5  # the warning of a real job would come as soon as one of two minutes begins
+FOLDER = "rehearsals"  # in the folder of logs, one level below the runs, so that no verb takes one for a run
+FINALISER = "finaliser"  # one stands for those of all stages: they are alike
+RESULT = "findings.json"
+
+
+@dataclass
+class Rehearsal:
+    """A chain's rehearsal: its pipeline, the jobs that were accepted, and what is known already."""
+
+    chain: "Chain"
+    pipeline: Pipeline
+    probe: str
+    written: tuple[str, ...]  # roots that hold this host's probe file
+    made: list[Path]  # folders that had to be made for that
+    plans: list[Plan] = field(default_factory=list)
+    jobs: dict[str, str] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.pipeline.run_dir
+
+    def clean(self) -> None:
+        """Remove the probe files, and the roots that were made for them."""
+        for root in roots(self.chain).values():
+            shutil.rmtree(root / self.probe, ignore_errors=True)
+        for folder in reversed(self.made):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def roots(chain: "Chain") -> dict[str, Path]:
+    given = chain.cluster.roots
+    return {name: chain.root / getattr(given, name) for name in ("logs", "shards", "models")}
+
+
+def rehearsed(cluster: Cluster) -> Cluster:
+    """The same cluster, on which jobs last two minutes, are not tried again, and keep what they write to themselves."""
+    folder = cluster.roots.logs / FOLDER
+    return cluster.model_copy(
+        update={
+            "warning_seconds": WARNING_SECONDS,
+            "max_attempts": 1,
+            "roots": Roots(logs=folder, shards=folder, models=folder),
+            "sizes": {name: size.model_copy(update={"minutes": MINUTES}) for name, size in cluster.sizes.items()},
+            "stages": {name: parts | {"minutes": MINUTES} for name, parts in cluster.stages.items()},
+        }
+    )
+
+
+def prepare(chain: "Chain") -> Rehearsal:
+    """Everything up to submission: the pipeline declared, probe files written, and what this host can tell.
+
+    Raises UserError where the chain itself is wrong or Slurm gives no answer; then nothing has been written.
+    """
+    chain.plans  # noqa: B018 (raises UserError before anything is written)
+    run = f"{chain.run}.rehearsal{_number(chain)}"
+    cluster = rehearsed(chain.cluster)
+    code = [chain.root / "diagcot", chain.root / "launchers"]
+    about = {"recipe": chain.recipe.name, "rehearsal_of": chain.run}
+    pipeline = Pipeline(run, cluster, chain.root, code=code, seed=chain.recipe.seed, about=about)
+    pipeline.reachable()
+    os.umask(0o077)
+    probe = f".{run}.{os.getpid()}"
+    written, made, rows = _probe(roots(chain), probe)
+    rehearsal = Rehearsal(chain, pipeline, probe, written, made, rows=rows)
+    try:
+        _declare(rehearsal)
+        _look(rehearsal)
+    except BaseException:
+        rehearsal.clean()
+        raise
+    return rehearsal
+
+
+def _number(chain: "Chain") -> int:
+    """One more than the newest rehearsal of this run; those that have ended are removed."""
+    newest = 0
+    for path in (roots(chain)["logs"] / FOLDER).glob(f"{chain.run}.rehearsal*"):
+        tail = path.name.removeprefix(f"{chain.run}.rehearsal")
+        if tail.isdigit():
+            newest = max(newest, int(tail))
+            if (path / RESULT).exists():
+                shutil.rmtree(path)
+    return newest + 1
+
+
+def _probe(folders: dict[str, Path], probe: str) -> tuple[tuple[str, ...], list[Path], list[Row]]:
+    """Put this host's probe file into each root; (roots that took it, folders made, complaints)."""
+    written: list[str] = []
+    made: list[Path] = []
+    rows = []
+    for name, root in folders.items():
+        missing = [path for path in (root, *root.parents) if not path.exists()]
+        try:
+            (root / probe).mkdir(parents=True)
+            made += reversed(missing)
+            (root / probe / HOST).write_text(socket.gethostname())
+            written.append(name)
+        except OSError as error:
+            text = f"{name}: cannot write to {root} on this host: {error.strerror or error}"
+            rows.append(Row("(this host)", bad("folders", text, "mend `roots` of the cluster file")))
+    return tuple(written), made, rows
+
+
+def _declare(rehearsal: Rehearsal) -> None:
+    chain, made = rehearsal.chain, rehearsal.pipeline
+    stamp = Path(sys.prefix) / "lock"
+    common: dict[str, Any] = {
+        "roots": roots(chain),
+        "probe": rehearsal.probe,
+        "written": rehearsal.written,
+        "python": sys.executable,
+        "lock": stamp.read_text().strip() if stamp.exists() else "",
+    }
+    weights = _weights_gb(chain)
+    for plan in chain.plans:
+        spec = chain.spec(plan.stage)
+        launcher = chain.launcher(spec)
+        told = RehearsedStage(
+            kind=launcher.KIND,
+            needs=getattr(launcher, "NEEDS", ()),
+            settings=plan.settings,
+            nodes=plan.resources.nodes,
+            ranks=plan.resources.ranks,
+            output=Path(plan.output),
+            workspace=Path(plan.workspace),
+            weights_gb=weights if launcher.PRODUCT == "weights" else 0,
+            **common,
+        )
+        settings = told.model_dump(mode="json")
+        made.stage(spec.name, KIND, ["check"], launcher.SIZE, settings=settings, number=spec.stage)
+    if chain.cluster.executor == "slurm" and FINALISER not in [plan.stage for plan in chain.plans]:
+        size = chain.cluster.resources("small", FINALISER)
+        told = RehearsedStage(
+            needs=("submit",),
+            nodes=size.nodes,
+            ranks=size.ranks,
+            output=chain.run_dir,
+            workspace=chain.run_dir,
+            asks=_asks(chain),
+            **common,
+        )
+        made.stage(FINALISER, KIND, ["check"], "small", settings=told.model_dump(mode="json"))
+
+
+def _weights_gb(chain: "Chain") -> float:
+    """Size of the pretrained models that the chain begins with; 0 where it builds its own."""
+    places = [Path(given) for plan in chain.plans if (given := plan.settings.get("pretrained"))]
+    return sum(path.stat().st_size for place in places for path in place.glob("*.safetensors")) / 1e9
+
+
+def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
+    """The distinct sbatch options of the chain's jobs, as far as they decide whether a job is let in.
+
+    Without those that this host is refused: sbatch will say so of the stages themselves.
+    """
+    general = chain.cluster.slurm
+    found: list[dict[str, str]] = []
+    for plan in chain.plans:
+        options = {
+            "partition": plan.resources.partition or general.partition,
+            "account": general.account,
+            "qos": general.qos,
+            "constraint": general.constraint,
+        }
+        given = {name: value for name, value in options.items() if value}
+        found += [given] if given not in found else []
+    return tuple(options for options in found if not refused(options))
+
+
+def _look(rehearsal: Rehearsal) -> None:
+    """What this host alone can tell: each launcher's own check, and the real time limits against the partitions'."""
+    chain = rehearsal.chain
+    for spec in chain.recipe.stages:
+        check = getattr(chain.launcher(spec), "check", None)
+        try:
+            if check:
+                check(spec, chain)
+        except UserError as error:
+            rehearsal.rows.append(Row(spec.name, bad("settings", " ".join(str(error).split()))))
+    if chain.cluster.executor != "slurm":
+        return
+    there = doctor.ask(30)
+    for plan in chain.plans:
+        partition = plan.resources.partition or chain.cluster.slurm.partition
+        if partition in there:  # one that is not there is refused by sbatch in its own words
+            for finding in doctor.fits(plan.stage, plan.resources, partition, there):
+                if finding.level == "bad":
+                    rehearsal.rows.append(Row(plan.stage, bad("size", finding.text, finding.remedy)))
+
+
+def start(rehearsal: Rehearsal) -> None:
+    """Write the rehearsal's folder and submit it: to this machine's runner, or stage by stage to Slurm.
+
+    A stage follows the jobs of those that its real counterpart follows, but however they end: what one stage lacks must
+    not hide what a later one lacks. A stage that Slurm refuses is a row; those behind it go without it.
+    """
+    rehearsal.plans = rehearsal.pipeline.write()
+    if rehearsal.chain.cluster.executor == "local":
+        local.start(rehearsal.run_dir, [plan.stage for plan in rehearsal.plans])
+        return
+    edges = {plan.stage: [edge.stage for edge in plan.after] for plan in rehearsal.chain.plans}
+    there = doctor.ask(30)
+    for plan in rehearsal.plans:
+        before = [rehearsal.jobs[name] for name in edges.get(plan.stage, ()) if name in rehearsal.jobs]
+        after = f"afterany:{':'.join(before)}" if before else ""
+        arrays = [Array("", (0,), after=after, resources=plan.resources.model_dump())]
+        try:
+            made = submit.submit(plan, rehearsal.pipeline.cluster, arrays, "rehearsal", None)
+        except slurm.SlurmError as error:
+            rehearsal.rows.append(_refused(rehearsal, plan, error, list(there)))
+        else:
+            rehearsal.jobs[plan.stage] = made.jobs[0]
+
+
+def _refused(rehearsal: Rehearsal, plan: Plan, error: Exception, there: list[str]) -> Row:
+    partition = plan.resources.partition or rehearsal.chain.cluster.slurm.partition
+    said = str(error).partition(f"stage {plan.stage}: ")[2] or str(error)
+    said = said.removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
+    what = f"sbatch refused it: {said}"
+    if partition and partition not in there:
+        told = f"partition {partition!r} does not exist{near(partition, there)}; mend the cluster file"
+        return Row(plan.stage, bad("submission", what, told))
+    remedy = "mend partition, account, qos, constraint or the size in the cluster file"
+    return Row(plan.stage, bad("submission", what, remedy))
+
+
+def record(rehearsal: Rehearsal) -> None:
+    """Keep the findings beside the jobs' logs; marks the rehearsal as ended."""
+    on_nodes = {(row.stage, row.finding.text) for row in rehearsal.rows if row.hosts}
+    # What a node lacks as this host does is told once.
+    rehearsal.rows = [row for row in rehearsal.rows if row.hosts or (row.stage, row.finding.text) not in on_nodes]
+    rows = [row.plain() for row in rehearsal.rows]
+    path = rehearsal.run_dir / RESULT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"time": time.time(), "rows": rows}, indent=1) + "\n")

@@ -1,0 +1,151 @@
+"""Waits for the jobs of a rehearsal; a job that cannot start is given up, so that what follows it goes on."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from diagcot.console.state.reasons import sentence
+from diagcot.jobs import chain as chains
+from diagcot.jobs.execution import local
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.preflight.finding import Finding, bad
+from diagcot.preflight.rehearsal.chain import MINUTES, Rehearsal
+from diagcot.preflight.rehearsal.rows import Row, of_stage, read, whole
+
+POLL_S = 1.0
+START_S = 30  # a runner that has not taken its lock by then never will
+OVERTIME_S = 300  # beyond its time limit a job may be ending; longer than this its node is lost
+LAG_S = 10  # how long the last words of a job on another node may take to be seen here
+PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+WAITING = ("Dependency", "BeginTime", "None", "")
+# Reasons that time alone never mends (squeue manual page, JOB REASON CODES).
+HOPELESS = (
+    "AccountNotAllowed",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+    "JobHeldAdmin",
+    "JobHeldUser",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "QOSNotAllowed",
+    "launch failed requeued held",
+)
+
+Tell = Callable[[str], None]
+
+
+def wait(rehearsal: Rehearsal, patience_s: float, tell: Tell) -> None:
+    """Until every job is over or given up; adds their rows. `tell` gets one line whenever something has changed."""
+    if rehearsal.chain.cluster.executor == "local":
+        _wait_here(rehearsal, tell)
+    else:
+        Waiting(rehearsal, patience_s, tell).run()
+
+
+def stop(rehearsal: Rehearsal) -> None:
+    """Cancel what is still queued or runs."""
+    if rehearsal.chain.cluster.executor == "local":
+        local.stop(rehearsal.run_dir)
+    elif rehearsal.run_dir.exists():
+        chains.cancel(rehearsal.run_dir)
+
+
+def _wait_here(rehearsal: Rehearsal, tell: Tell) -> None:
+    """The runner of this machine, until it has written its verdict or is gone."""
+    began, seen, total = time.monotonic(), False, len(rehearsal.plans)
+    while not (rehearsal.run_dir / "runner.json").exists():
+        lives = local.runner_pid(rehearsal.run_dir) is not None
+        if not lives and (seen or time.monotonic() - began > START_S):
+            break
+        seen = seen or lives
+        over = sum(whole(plan, read(plan)) for plan in rehearsal.plans)
+        tell(f"rehearsed {over} of {total} stages")
+        time.sleep(POLL_S)
+    for plan in rehearsal.plans:
+        rehearsal.rows += of_stage(plan)
+    tell(f"rehearsed {total} of {total} stages")
+
+
+@dataclass
+class Waiting:
+    """The state of waiting for Slurm's jobs."""
+
+    rehearsal: Rehearsal
+    patience_s: float
+    tell: Tell
+    since: dict[str, float] = field(default_factory=dict)  # stage -> when it could have started first
+    started: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        left = {plan.stage: plan for plan in self.rehearsal.plans if plan.stage in self.rehearsal.jobs}
+        answered = time.monotonic()
+        while left:
+            try:
+                queued = {job.id: job for job in slurm.queue()}
+                answered = time.monotonic()
+            except slurm.SlurmError:
+                if time.monotonic() - answered > self.patience_s:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            for stage, plan in list(left.items()):
+                job = queued.get(self.rehearsal.jobs[stage])
+                if job is None:
+                    del left[stage]
+                    self._over(plan)
+                elif given_up := self._hopeless(stage, job):
+                    del left[stage]
+                    slurm.cancel([job.id])
+                    self.rehearsal.rows.append(Row(stage, given_up))
+            self.tell(self._line(left, queued))
+            if left:
+                time.sleep(POLL_S)
+
+    def _over(self, plan: Plan) -> None:
+        """A job that is no longer queued: its rows, once its files are seen here."""
+        end = time.monotonic() + LAG_S
+        while not whole(plan, read(plan)) and time.monotonic() < end:
+            time.sleep(POLL_S)
+        ended = "" if whole(plan, read(plan)) else self._state(plan)
+        self.rehearsal.rows += of_stage(plan, ended)
+
+    def _state(self, plan: Plan) -> str:
+        try:
+            job = slurm.history([self.rehearsal.jobs[plan.stage]]).get(self.rehearsal.jobs[plan.stage])
+        except slurm.SlurmError:  # no accounting
+            return ""
+        if job is None or not job.name.startswith(f"{plan.run}."):  # job ids may be used again
+            return ""
+        return job.state + (f", exit code {job.exit}" if job.state == "FAILED" else "")
+
+    def _hopeless(self, stage: str, job: slurm.Job) -> Finding | None:
+        """Why the job is not waited for any longer, if so."""
+        now, reason = time.monotonic(), job.reason.strip("()")
+        if job.state not in PENDING:
+            began = self.started.setdefault(stage, now)
+            if now - began > MINUTES * 60 + OVERTIME_S:
+                text = f"is still {job.state} {(now - began) / 60:.0f} minutes after it began"
+                return bad("job", text, f"its node {job.nodes} does not end it: `sinfo -R`, ask the administrators")
+            return None
+        if reason in WAITING:
+            self.since.pop(stage, None)
+            return None
+        began = self.since.setdefault(stage, now)
+        if reason.split(",")[0] in HOPELESS:
+            return bad("start", f"it can never start: {sentence(reason)}")
+        if now - began > self.patience_s:
+            text = f"did not start within {self.patience_s / 60:g} min: {sentence(reason)}"
+            return bad("start", text, "its checks are not known; PATIENCE=minutes waits longer")
+        return None
+
+    def _line(self, left: Mapping[str, Plan], queued: Mapping[str, slurm.Job]) -> str:
+        total = len(self.rehearsal.jobs)
+        parts = [f"rehearsed {total - len(left)} of {total} stages"]
+        jobs = [(stage, queued[self.rehearsal.jobs[stage]]) for stage in left]
+        running = [stage for stage, job in jobs if job.state not in PENDING]
+        waiting = [f"{s} ({j.reason})" for s, j in jobs if j.state in PENDING and j.reason not in WAITING]
+        parts += [f"running: {', '.join(running)}"] if running else []
+        parts += [f"waiting: {', '.join(waiting)}"] if waiting else []
+        return "; ".join(parts)

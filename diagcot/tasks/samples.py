@@ -1,0 +1,80 @@
+"""Samples for training and evaluation: conversations with images by reference to shard and row, as JSON lines."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """A film in a shard: the shard's path relative to the shards root, and the film's row in it."""
+
+    shard: str
+    row: int
+    change: str = ""  # what is done to the film when it is read, see `diagcot.tasks.augment`
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation. Every `<image>` in the user's text stands for the next of `images`."""
+
+    id: str  # dataset/study[/image][:what], one of its kind over all tasks; never a position in a list
+    task: str  # report, grounding, classification, or the name of a chain-of-thought conversation
+    study: str  # dataset/study, the cluster of the bootstrap
+    images: tuple[ImageRef, ...]
+    messages: tuple[tuple[str, str], ...]  # (role, text): a system text if any, then user and assistant in turn
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        return self.messages[0][1]
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1][1]
+
+    def with_meta(self, **more: Any) -> "Sample":
+        return replace(self, meta=self.meta | more)
+
+    def to_json(self) -> str:
+        row = asdict(self)
+        for image in row["images"]:
+            if not image["change"]:
+                del image["change"]
+        return json.dumps(row, ensure_ascii=False, sort_keys=True)
+
+    @staticmethod
+    def from_json(line: str) -> "Sample":
+        row = json.loads(line)
+        return Sample(
+            id=row["id"],
+            task=row["task"],
+            study=row["study"],
+            images=tuple(ImageRef(**ref) for ref in row["images"]),
+            messages=tuple((role, text) for role, text in row["messages"]),
+            meta=row.get("meta", {}),
+        )
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Samples of a JSONL file in its order. Raises ValueError that names file and line for a broken line."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield Sample.from_json(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it"
+                ) from error
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples to `path`; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as out:
+        for sample in samples:
+            out.write(sample.to_json() + "\n")
+            count += 1
+    return count

@@ -1,0 +1,78 @@
+"""Components of a vision-language model by parameter name, and the freeze policy over them.
+
+Names of Qwen2-VL, Qwen2.5-VL and Qwen3-VL agree where it matters: `visual` holds the vision tower, its `merger` (and
+Qwen3's `deepstack_merger_list`) the projector, `language_model` the decoder with its input embeddings,
+`lm_head` the output.
+DiagCoT chose its trainable parts by editing source (method.md 12.3); here they are declared, counted and asserted.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from diagcot.training.config.settings import FreezePolicy
+
+if TYPE_CHECKING:
+    import torch
+
+COMPONENTS = ("vision", "merger", "language_model", "lm_head", "lora")
+
+
+def component_of(name: str) -> str:
+    """The component that the parameter `name` belongs to. Raises ValueError for a name of no known family."""
+    parts = name.split(".")
+    if any(part.startswith("lora_") for part in parts):
+        return "lora"
+    if "visual" in parts:
+        return "merger" if {"merger", "deepstack_merger_list"} & set(parts) else "vision"
+    if "lm_head" in parts:
+        return "lm_head"
+    if "language_model" in parts:
+        return "language_model"
+    raise ValueError(f"parameter {name} belongs to no known component; supported: Qwen2-VL, Qwen2.5-VL, Qwen3-VL")
+
+
+def size_of(parameter: "torch.nn.Parameter") -> int:
+    """Number of values, also where ZeRO-3 holds only a part of them here."""
+    return int(getattr(parameter, "ds_numel", None) or parameter.numel())
+
+
+def counts(named: Iterable[tuple[str, "torch.nn.Parameter"]]) -> dict[str, int]:
+    """Parameters of each component present, in the order of COMPONENTS."""
+    found = dict.fromkeys(COMPONENTS, 0)
+    for name, parameter in named:
+        found[component_of(name)] += size_of(parameter)
+    return {name: count for name, count in found.items() if count}
+
+
+def freeze(model: "torch.nn.Module", policy: FreezePolicy) -> dict[str, int]:
+    """Let only `policy.trainable` train; returns trainable parameters by component.
+
+    Raises ValueError where a wanted component does not exist, where tied embeddings would thaw a frozen part,
+    or where the count differs from `policy.expect_trainable`.
+    """
+    present = counts(model.named_parameters())
+    if missing := [name for name in policy.trainable if name not in present]:
+        # Tied embeddings: the head is the input embedding and has no parameter of its own.
+        raise ValueError(f"the model has no {', '.join(missing)} to train; it has {', '.join(present)}")
+    trainable: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        component = component_of(name)
+        parameter.requires_grad_(component in policy.trainable)
+        if parameter.requires_grad:
+            trainable[component] = trainable.get(component, 0) + size_of(parameter)
+    total = sum(trainable.values())
+    if policy.expect_trainable is not None and total != policy.expect_trainable:
+        listed = ", ".join(f"{name} {count:,}" for name, count in trainable.items())
+        raise ValueError(
+            f"{total:,} parameters would train ({listed}), the recipe expects {policy.expect_trainable:,};"
+            " correct `trainable` or `expect_trainable`"
+        )
+    return trainable
+
+
+def describe(model: "torch.nn.Module") -> dict[str, int | float | str]:
+    """Counts of a frozen model for logs and `diagcot.json`."""
+    named = list(model.named_parameters())
+    total = sum(size_of(p) for _, p in named)
+    free = counts((n, p) for n, p in named if p.requires_grad)
+    return {"parameters": total, "trainable": sum(free.values()), **{f"trainable_{n}": c for n, c in free.items()}}

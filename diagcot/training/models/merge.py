@@ -1,0 +1,39 @@
+"""Kind `merge`: a LoRA adapter and its base model become one model that a server loads (method.md 3.2)."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.training.config.settings import MergeSettings
+
+
+@contextmanager
+def open(ctx: Context) -> Iterator[MergeSettings]:
+    yield MergeSettings.model_validate(ctx.settings)
+
+
+def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
+    """Merge on the CPU in the base's precision. Inputs: role `model` the base, role `adapter` the LoRA stage."""
+    if ctx.rank:
+        return Result()
+    from diagcot.training.models import model
+    from diagcot.training.models.inputs import model_input
+
+    base, adapter = model_input(ctx), model_input(ctx, "adapter")
+    if not (adapter / "adapter_config.json").is_file():
+        raise ValueError(f"{adapter} holds no adapter; role `adapter` must name a stage that trains [lora]")
+    from peft import PeftModel
+
+    precision = json.loads((base / "config.json").read_text()).get("dtype", "float32")
+    network = model.load(base, "bf16" if precision == "bfloat16" else "fp32")
+    merged = PeftModel.from_pretrained(network, str(adapter), local_files_only=True).merge_and_unload()
+    final = ctx.output / "model"
+    staged = ctx.staged(final)
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save(merged, model.processor_of(base), staged, shard_size=settings.shard_size)
+    counts = {"parameters": sum(p.numel() for p in merged.parameters())}
+    (staged / "diagcot.json").write_text(json.dumps({"stage": ctx.stage, "run": ctx.run, **counts}, indent=1))
+    ctx.progress(1, 1)
+    return Result(outputs={final: staged}, counts=counts)

@@ -1,0 +1,125 @@
+"""What a stage tells of its steps: a line of `train.jsonl`, TensorBoard, wandb if asked for, progress, the curves."""
+
+import contextlib
+import json
+import resource
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Context
+from diagcot.training.monitoring import curves
+
+SHOWN = ("loss", "reward", "kl", "gap", "tokens_per_s", "mfu")  # beside the bar, where a stage has them
+
+
+class Log:
+    """The log of a stage that goes on after step `first` of `steps`. Only rank 0 writes; `path` is its file.
+
+    A context manager: at its end it draws the curves, however the stage ends. Raises UserError where wandb is asked for
+    and not installed.
+    """
+
+    def __init__(self, ctx: Context, first: int, steps: int, wandb: bool = False) -> None:
+        self._ctx, self._steps = ctx, steps
+        self.path = ctx.workspace / "train.jsonl"
+        self._late: list[str] = []  # lines that a full disk did not take
+        self._boards: list[Any] = []
+        if ctx.rank:
+            return
+        rewind(self.path, first)
+        self._boards.append(_tensorboard(ctx.stage_dir / "tensorboard", first))
+        if wandb:
+            self._boards.append(_Wandb(ctx))
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._ctx.rank:
+            return
+        for board in self._boards:
+            with contextlib.suppress(OSError):
+                board.close()
+        with contextlib.suppress(OSError):
+            curves.draw(self.path, self._ctx.stage_dir / "curves.png", f"{self._ctx.run} / {self._ctx.stage}")
+
+    def step(self, step: int, figures: dict[str, Any]) -> None:
+        """Tell of a step (1-based) that is done."""
+        if self._ctx.rank == 0:
+            self._late.append(json.dumps({"step": step, **figures}) + "\n")
+            with contextlib.suppress(OSError):
+                append(self.path, "".join(self._late))
+                self._late.clear()
+            with contextlib.suppress(OSError):
+                for board in self._boards:
+                    for name, value in figures.items():
+                        if isinstance(value, int | float):
+                            board.add_scalar(name, value, step)
+        shown = {name: round(figures[name], 4) for name in SHOWN if name in figures}
+        self._ctx.progress(step, self._steps, **shown)
+
+
+def append(log: Path, text: str) -> None:
+    """Add lines, all or none: half a line that a full disk took is cut off again."""
+    with log.open("ab", buffering=0) as out:
+        end = out.tell()
+        try:
+            data = text.encode()
+            if out.write(data) != len(data):
+                raise OSError(f"{log} did not take all of a line")
+        except OSError:
+            out.truncate(end)
+            raise
+
+
+def rewind(log: Path, step: int) -> None:
+    """Keep the lines up to `step`: what came after the checkpoint is done again."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # torn by a kill
+    log.parent.mkdir(parents=True, exist_ok=True)
+    staged = log.with_name(f".{log.name}")
+    staged.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    staged.replace(log)
+
+
+def memory_gb(device: torch.device) -> float:
+    """Most memory that this process held so far: of its GPU, else of the machine. GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
+
+
+def _tensorboard(folder: Path, first: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first + 1, flush_secs=30)
+
+
+class _Wandb:
+    """An offline run of wandb, which a person may upload later; nothing leaves the machine by itself."""
+
+    def __init__(self, ctx: Context) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("`wandb: true` needs the package wandb: pip install wandb, or leave it out") from error
+        name = f"{ctx.run}-{ctx.stage}"
+        self._run = wandb.init(
+            mode="offline", project=ctx.run, id=name, name=name, dir=str(ctx.stage_dir), resume="allow"
+        )
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._run.log({name: value}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

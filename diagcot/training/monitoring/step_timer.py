@@ -1,0 +1,54 @@
+"""Time, tokens and FLOPs of the steps of a stage, over all ranks."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diagcot.jobs.execution.context import Context
+from diagcot.training.config.settings import DeepSpeedSettings
+from diagcot.training.cost import flops
+from diagcot.training.distributed import engine as ranks
+from diagcot.training.monitoring import log
+
+
+class Clock:
+    """Measures one step after the other: `start`, `have_data`, `count` for each pass, `figures`."""
+
+    def __init__(
+        self, ctx: Context, engine: Any, settings: DeepSpeedSettings, runs: Sequence[str] = flops.WHOLE
+    ) -> None:
+        self.device = ranks.device(ctx)
+        self._ranks = ctx.world_size
+        self._work = flops.Work(engine.module, runs)
+        self._peak = flops.peak(self.device, settings.precision)
+        self.start()
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        self._waited = self._tokens = self._flops = 0.0
+
+    def have_data(self) -> None:
+        """The step's batches are there."""
+        self._waited = time.monotonic() - self._began
+
+    def count(self, inputs: Mapping[str, Any]) -> None:
+        """A forward and backward pass over the model's `inputs`."""
+        self._tokens += float(inputs["attention_mask"].sum())
+        if self._peak:
+            self._flops += self._work.of(inputs)
+
+    def sums(self) -> list[float]:
+        """This rank's tokens, FLOPs and seconds of waiting, to be added over the ranks for `figures`."""
+        return [self._tokens, self._flops, self._waited]
+
+    def figures(self, sums: Sequence[float]) -> dict[str, float]:
+        """tokens_per_s, mfu (0..1, where the peak is known), memory_gb, data_wait (0..1), seconds."""
+        tokens, work, waited = sums
+        seconds = time.monotonic() - self._began
+        return {
+            "tokens_per_s": round(tokens / seconds),
+            **({"mfu": round(work / seconds / (self._peak * self._ranks), 4)} if self._peak else {}),
+            "memory_gb": round(log.memory_gb(self.device), 3),
+            "data_wait": round(waited / self._ranks / seconds, 4),
+            "seconds": round(seconds, 4),
+        }

@@ -1,0 +1,207 @@
+"""Interleaved traces: what is asked, which rules a reply must keep, and that the rewards pay in full for what is kept."""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from diagcot.cot.search.calls import Answer, Question, Trace
+from diagcot.cot.search.case import Case, chosen
+from diagcot.cot.search.interleaved import interleave, named
+from diagcot.cot.settings import CollectSettings, SearchSettings
+from diagcot.cot.synthetic import lessons
+from diagcot.data.phantom.tree import write_tree
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Unit
+from diagcot.jobs.testing import context, run_unit
+from diagcot.rewards import cxmind
+from diagcot.rewards.score import Reference
+from diagcot.shards import Shard, build, shard_paths
+from diagcot.tasks.questions.registry import CLOSED, ask
+from diagcot.tasks.questions.traces import pair
+from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.samples import Sample
+
+ASKED = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)
+SETTINGS = CollectSettings(tasks=("closed", "open"), views="all")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
+    root = tmp_path_factory.mktemp("interleaved")
+    (root / "tree").mkdir()
+    write_tree(root / "tree", 40, seed=3, size=48, held_out=0.3)
+    source = {"kind": "mimic_cxr", "path": str(root / "tree")}
+    run_unit(build, Unit("00000"), context(root, {"sources": [source], "image_size": 48}, stage="shard"))
+    return Shard(shard_paths(root / "shards/test/shard")[0])
+
+
+@pytest.fixture(scope="module")
+def samples(shard: Shard) -> dict[str, Sample]:
+    name = "test/shard/00000.h5"
+    return {sample.id: sample for sample in ask(shard, name, "train", ASKED, Words(), 7, "image")}
+
+
+@pytest.fixture(scope="module")
+def cases(shard: Shard, samples: dict[str, Sample]) -> list[Case]:
+    """Some of each task."""
+    every = chosen(shard, shard.path.parents[2], SETTINGS, samples.values())
+    return [case for task in ASKED for case in [case for case in every if case.task == task][:8]]
+
+
+def drive(
+    case: Case, answer: Callable[[Question, int], str], using: SearchSettings | None = None
+) -> tuple[list[Question], Trace]:
+    run, asked = interleave(case, using or SearchSettings(), 7), list[Question]()
+    try:
+        question = next(run)
+        while True:
+            asked.append(question)
+            question = run.send(Answer(answer(question, len(asked))))
+    except StopIteration as end:
+        return asked, end.value
+
+
+def one(cases: list[Case], samples: dict[str, Sample], task: str) -> tuple[Case, dict[str, Any], str]:
+    """A case of the task, the right reply to it, and its gold trace."""
+    case = next(case for case in cases if case.task == task)
+    gold = samples[case.id].answer
+    return case, json.loads(lessons.pairs(case, gold)[1]), gold
+
+
+def test_the_rewards_pay_in_full_for_what_the_rules_accept(cases: list[Case], samples: dict[str, Sample]) -> None:
+    assert {case.task for case in cases} == set(ASKED)
+    for case in cases:
+        gold = samples[case.id].answer
+        reply = lessons.pairs(case, gold)[1]
+        asked, trace = drive(case, lambda q, n, reply=reply: reply)  # type: ignore[misc]
+        assert trace.error is None and len(asked) == 1 == trace.calls and trace.by == "init"
+        assert trace.verified and not trace.forced and trace.answer == case.reference
+        text = "\n".join(pair(*step) for step in trace.pairs)
+        reward = cxmind.opened if case.task == "open" else cxmind.closed
+        score = reward(text, Reference(gold))
+        assert score["overall"] == pytest.approx(1.0) and score["process"] == (0.2 if case.task == "open" else 0.5)
+        # An open answer of No Finding has a think about it, so every right answer has a reason to compare.
+        assert score["reason"] == pytest.approx(1.0)
+        assert text == gold
+
+
+def test_prompts_begin_with_films_and_report_and_hold_no_tags(cases: list[Case], samples: dict[str, Sample]) -> None:
+    for case in cases:
+        asked, _ = drive(case, lambda q, n: "{}")
+        films = "<image>" * len(case.images)
+        assert len(asked) == 3 + 3  # three tries, then the gold answer is given: once, and twice again
+        for question in asked:
+            assert question.prompt.startswith(f"{films}Reference report: {case.guide}\nQuestion: ")
+            assert "<think>" not in question.prompt and question.prompt.count("<image>") == len(case.images)
+            options = case.meta.get("options", ())
+            assert all(f"{letter}) {text}" in question.prompt for letter, text in zip("ABCDEFG", options, strict=False))
+            assert question.schema is not None
+        answer = case.reference.split(")")[0]
+        assert "The right answer is" not in asked[0].prompt and f"The right answer is {answer}" in asked[-1].prompt
+    two = next(case for case in cases if case.task == "progression")
+    assert len(two.images) == 2 and " Later: " in two.guide
+
+
+Spoil = Callable[[dict[str, Any]], Any]
+
+
+def last(row: dict[str, Any]) -> str:
+    return next(reversed([key for key in row if key != "summary"]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda row: row["A"].update(right=not row["A"]["right"]), "A is (not )?right"),
+        (lambda row: row.pop("A"), "'A' is missing"),
+        (lambda row: row[last(row)].update(think=" "), "a thought is empty"),
+        (lambda row: row["A"].update(think=row["summary"]), "two thoughts are the same"),
+        (lambda row: row.update(summary="The reference report says so."), "it speaks of a reference"),
+        (lambda row: row.update(summary="So </think> it is."), "tags"),
+        (lambda row: row["A"].update(right="yes"), "neither true nor false"),
+        (lambda row: row.pop("summary"), "'summary' is missing"),
+    ],
+)
+def test_a_closed_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
+    cases: list[Case], samples: dict[str, Sample], spoil: Spoil, fault: str
+) -> None:
+    case, right, gold = one(cases, samples, "single")
+    wrong = copy.deepcopy(right)
+    spoil(wrong)
+    asked, trace = drive(case, lambda q, n: json.dumps(wrong if n == 1 else right))
+    assert len(asked) == 2 and trace.verified and "\n".join(pair(*step) for step in trace.pairs) == gold
+    assert asked[1].again is not None
+    shown, why = asked[1].again
+    assert shown == json.dumps(wrong)[:2000] and asked[1].messages[2][1].startswith("That cannot be used: ")
+    assert re.search(fault, why)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda row: row["weighed"][0].update(right=not row["weighed"][0]["right"]), "is (not )?right"),
+        (lambda row: row["weighed"].append(dict(row["weighed"][0], think="once more")), "named twice"),
+        (lambda row: row["weighed"][0].update(name="Asthma, Gout"), "more than a name"),
+        (lambda row: row.update(weighed=[one for one in row["weighed"] if one["right"]]), "not there"),
+        (lambda row: row.update(weighed=[one for one in row["weighed"] if not one["right"]]), "is right"),
+        (lambda row: row.update(weighed=[]), "'weighed' is not a list"),
+        (lambda row: row.pop("observed"), "'observed' is missing"),
+        (lambda row: row["weighed"][0].update(think="as the ground truth has it"), "it speaks of a reference"),
+    ],
+)
+def test_an_open_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
+    cases: list[Case], samples: dict[str, Sample], spoil: Spoil, fault: str
+) -> None:
+    case, right, gold = one(cases, samples, "open")
+    wrong = copy.deepcopy(right)
+    spoil(wrong)
+    asked, trace = drive(case, lambda q, n: json.dumps(wrong if n == 1 else right))
+    assert len(asked) == 2 and trace.verified and "\n".join(pair(*step) for step in trace.pairs) == gold
+    assert asked[1].again is not None and re.search(fault, asked[1].again[1])
+
+
+def test_after_three_faults_the_answer_is_given_and_the_trace_is_forced(
+    cases: list[Case], samples: dict[str, Sample]
+) -> None:
+    case, right, _ = one(cases, samples, "single")
+    wrong = copy.deepcopy(right)
+    wrong["A"]["right"] = not right["A"]["right"]
+    asked, trace = drive(case, lambda q, n: json.dumps(wrong if q.name == "pairs" else right))
+    assert [q.name for q in asked] == ["pairs"] * 3 + ["label"] and trace.calls == 4
+    assert trace.forced and not trace.verified and trace.by == "label" and trace.pairs
+    assert len(trace.failed) == 3 and [row["verdict"] for row in trace.verdicts] == [False] * 3 + [True]
+    asked, trace = drive(case, lambda q, n: json.dumps(wrong), SearchSettings(label_forced=False))
+    assert len(asked) == 3 and trace.error is not None and not trace.pairs and not trace.forced
+    _, trace = drive(case, lambda q, n: json.dumps(wrong))
+    assert trace.error is not None and trace.error.startswith("label: ") and not trace.pairs
+
+
+def test_a_hypothesis_goes_by_the_name_that_gold_answers_use() -> None:
+    assert named("pulmonary edema") == "Edema" and named("Pleural effusion.") == "Pleural Effusion"
+    assert named("no finding") == "No Finding"
+    assert named("Sarcoidosis") == "Sarcoidosis" and named("normal lungs") == "normal lungs"
+
+
+def test_questions_of_another_split_or_shard_are_refused(shard: Shard, samples: dict[str, Sample]) -> None:
+    root = shard.path.parents[2]
+    first = next(iter(samples.values()))
+    with pytest.raises(UserError, match="split: train"):
+        chosen(shard, root, SETTINGS, [first.with_meta(split="validate")])
+    other = Sample.from_json(first.to_json().replace("00000.h5", "00001.h5"))
+    with pytest.raises(UserError, match="same shards"):
+        chosen(shard, root, SETTINGS, [other])
+
+
+def test_tasks_and_numbers_choose_the_cases(shard: Shard, samples: dict[str, Sample]) -> None:
+    root = shard.path.parents[2]
+    some = chosen(shard, root, CollectSettings(tasks=("open", "classification"), samples_per_shard=3), samples.values())
+    assert [case.task for case in some] == ["open"] * 3 + ["classification"] * 3
+    again = chosen(shard, root, CollectSettings(tasks=("open",)), reversed(list(samples.values())))
+    assert again[:3] == some[:3]
+    every = chosen(shard, root, CollectSettings(tasks=("grounding", "report"), views="all"))
+    assert len({case.id for case in every}) == len(every) and {case.task for case in every} == {"grounding", "report"}
+    assert all(case.guide.startswith("findings : ") for case in every if case.task == "grounding")

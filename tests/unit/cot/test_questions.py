@@ -1,0 +1,103 @@
+"""The stage of question answering data: its settings, its wordings, and what it writes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.cot.settings import QuestionSettings
+from diagcot.cot.synthetic import questions as stage
+from diagcot.data.phantom.tree import write_tree
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Unit
+from diagcot.jobs.testing import context, run_unit
+from diagcot.recipe import StageSpec
+from diagcot.rewards import layout as layouts
+from diagcot.shards import Shard, build, shard_paths
+from diagcot.tasks.questions.registry import ask
+from diagcot.tasks.questions.wording import DEFAULTS, PLACES, TASKS, Words
+from diagcot.tasks.samples import read_samples
+from launchers.data import questions as launcher
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("questions")
+    (root / "tree").mkdir()
+    write_tree(root / "tree", 60, seed=3, size=48, held_out=0.3)
+    source = {"kind": "mimic_cxr", "path": str(root / "tree")}
+    run_unit(build, Unit("00000"), context(root, {"sources": [source], "image_size": 48}, stage="shard"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def phantoms(folder: Path) -> Shard:
+    return Shard(shard_paths(folder / "shards/test/shard")[0])
+
+
+def test_wordings_of_a_recipe(phantoms: Shard) -> None:
+    own = {"binary": ["<image>Seht ihr {finding}?\n{options}\n{steps}"], "closed_steps": ["Denkt nach."]}
+    found = list(ask(phantoms, "x", "train", {"binary": 1}, Words(own), 7, "image"))
+    assert all(re.fullmatch(r"<image>Seht ihr .*\?\nA\) .*\nB\) .*\nDenkt nach\.", s.prompt) for s in found)
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ({"binari": ["x"]}, "unknown wording 'binari'"),
+        ({"binary": []}, "no text"),
+        ({"binary": ["<image>{finding}?\n{options}"]}, "lacks {steps}"),
+        ({"binary": ["<image>{finding}? {options} {steps} {label}"]}, "not known"),
+        ({"fg": ["Write."]}, "start with 1 <image>"),
+        ({"progression": ["<image>{finding}{options}{steps}"]}, "start with 2 <image>"),
+    ],
+)
+def test_wrong_wordings_are_refused(own: dict[str, list[str]], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        QuestionSettings(wording=own)
+
+
+def test_the_defaults_pass_their_own_check() -> None:
+    assert set(DEFAULTS) == set(PLACES)
+    Words(DEFAULTS)
+
+
+@pytest.mark.parametrize("wrong", [{"tasks": {"binari": 1}}, {"tasks": {"binary": 1.5}}, {"split": "dev"}])
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"binari|share|split"):
+        QuestionSettings(**wrong)
+
+
+def test_the_stage_writes_samples_of_every_task(folder: Path, phantoms: Shard) -> None:
+    settings = {"tasks": dict.fromkeys(TASKS, 1.0), "split": "validate"}
+    ctx = context(folder, settings, stage="questions", inputs={"shards": [str(phantoms.path.parent)]})
+    result = run_unit(stage, Unit("00000"), ctx)
+    written = list(read_samples(ctx.output / "00000.jsonl"))
+    assert result is not None and sum(result.counts.values()) == len(written) > 50
+    assert {sample.meta["split"] for sample in written} == {"validate"}
+    path, rows = written[0].images[0].shard, [ref.row for sample in written for ref in sample.images]
+    assert folder / "shards" / path == phantoms.path
+    assert {phantoms.split(phantoms.study_of(row)) for row in rows} == {"validate"}
+
+
+def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) -> None:
+    found = {}
+    for layout in ("interleaved", "single"):
+        settings = {"tasks": {"single": 1.0, "open": 1.0, "fg": 1.0}, "layout": layout}
+        ctx = context(folder, settings, stage=layout, inputs={"shards": [str(phantoms.path.parent)]})
+        run_unit(stage, Unit("00000"), ctx)
+        found[layout] = {sample.id: sample for sample in read_samples(ctx.output / "00000.jsonl")}
+    assert found["single"].keys() == found["interleaved"].keys()
+    for name, one in found["single"].items():
+        pairs = layouts.pairs(found["interleaved"][name].answer)
+        (single,) = layouts.pairs(one.answer) or [None]
+        assert (single is None) == (one.task == "fg") and one.prompt == found["interleaved"][name].prompt
+        if single:
+            assert layouts.single(one.answer) and len(pairs) > 2
+            assert (single.think.split("\n"), single.answer) == ([pair.think for pair in pairs], pairs[-1].answer)
+
+
+def test_the_launcher_wants_shards() -> None:
+    with pytest.raises(UserError, match="needs the input shards"):
+        launcher.units(StageSpec(name="questions", kind="questions", stage="0"), None)  # type: ignore[arg-type]

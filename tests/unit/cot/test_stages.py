@@ -1,0 +1,292 @@
+"""Collect, filter and primer on real shards of phantoms, with a model that answers by script."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from diagcot.cot.filtration import filter as filtration
+from diagcot.cot.filtration import judge
+from diagcot.cot.search import collect, prompts, schemas
+from diagcot.cot.settings import CollectSettings
+from diagcot.cot.synthetic import lessons, primer, questions
+from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs.testing import context, run_unit
+from diagcot.serving.server import process
+from diagcot.shards import Shard
+from diagcot.tasks.builders import report_samples
+from diagcot.tasks.samples import read_samples
+from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
+
+UNIT = Unit("00000")
+SERVER = {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 30}
+
+
+def stage(root: Path, name: str, settings: dict[str, Any], **inputs: str) -> Context:
+    found = {role: [str(root / "shards" / "test" / where)] for role, where in inputs.items()}
+    return context(root, settings, stage=name, output=root / "shards" / "test" / name, inputs=found)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with phantoms of 24 studies in one shard."""
+    from diagcot.data.phantom import build as phantoms
+    from diagcot.shards import build
+    from launchers.data import phantoms as launcher
+
+    root = tmp_path_factory.mktemp("run")
+    settings = {"studies": 24, "size": 56}
+    ctx = stage(root, "phantoms", settings)
+    for unit in launcher.units(SimpleNamespace(name="phantoms", settings=settings, inputs={}), None):  # type: ignore[arg-type]
+        run_unit(phantoms, unit, ctx)
+    settings = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1, "image_size": 56}
+    run_unit(build, UNIT, stage(root, "shard", settings, phantoms="phantoms"))
+    return root
+
+
+@pytest.fixture
+def run_folder(shards: Path, tmp_path: Path) -> Path:
+    """A run of its own with those shards and a model folder for the scripted server."""
+    (tmp_path / "shards" / "test").mkdir(parents=True)
+    (tmp_path / "shards" / "test" / "shard").symlink_to(shards / "shards" / "test" / "shard")
+    model_folder(tmp_path / "shards" / "test")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = process.Process.start.__func__  # type: ignore[attr-defined]
+
+    def fake(cls, *args, **kwargs):  # type: ignore[no-untyped-def]
+        args = (*args[:6], COMMAND)
+        return start(cls, *args, **kwargs)
+
+    monkeypatch.setattr(process.Process, "start", classmethod(fake))
+
+
+def collect_ctx(root: Path, **settings: Any) -> Context:
+    return stage(root, "cot", {"server": SERVER, **settings}, shards="shard", model=".")
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    ctx = collect_ctx(run_folder)
+    result = run_unit(collect, UNIT, ctx)
+    found = rows(ctx.output / "00000.jsonl")
+    assert result.counts["samples"] == len(found) > 10
+    assert result.counts["verified"] == len(found) and result.counts["failed"] == result.counts["forced"] == 0
+    assert [row["id"] for row in found] == sorted(row["id"] for row in found)
+    for row in found:
+        assert (
+            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["answer"].startswith("findings : ")
+        )
+        assert row["images"][0]["shard"] == "test/shard/00000.h5"
+        assert "base64" not in json.dumps(row)
+
+
+def test_an_independent_verifier_is_a_server_of_its_own(run_folder, monkeypatch):
+    (run_folder / "shards" / "test" / "other").mkdir()
+    model_folder(run_folder / "shards" / "test" / "other")
+    # The teacher would accept nothing and the verifier accepts all; the verifier is not asked for anything else.
+    models = {
+        "other": {"verdict": True, "die_on": "Answer in JSON. "},
+        "test": {"verdict": False, "die_on": "to review"},
+    }
+    write_script(run_folder, monkeypatch, models=models)
+    settings = {"server": SERVER, "samples_per_shard": 4, "views": "frontal"}
+    ctx = stage(run_folder, "cot", settings, shards="shard", model=".", verifier="other")
+    counts = run_unit(collect, UNIT, ctx).counts
+    assert (counts["samples"], counts["verified"], counts["by_init"], counts["calls"]) == (4, 4, 4, 16)
+    assert starts(run_folder) == 2
+
+
+def test_traces_are_the_same_bytes_however_the_calls_came_in(run_folder, monkeypatch):
+    written = []
+    for number, server in enumerate(({"in_flight": 1}, {"in_flight": 6})):
+        write_script(run_folder, monkeypatch, verdict=False, usage=[10, 5])
+        found = {"server": SERVER | server, "samples_per_shard": 5, "views": "all"}
+        ctx = stage(run_folder, f"cot{number}", found, shards="shard", model=".")
+        counts = run_unit(collect, UNIT, ctx).counts
+        assert counts["forced"] == counts["by_label"] == 5 and counts["calls"] == 85
+        assert counts["prompt_tokens"] == 850 and counts["completion_tokens"] == 425
+        written.append((ctx.output / "00000.jsonl").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monkeypatch):
+    """Reports, labels, boxes and questions through one server; what the rules of the filter keep is what is right."""
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    run_unit(questions, UNIT, stage(run_folder, "questions", {}, shards="shard"))
+    asked = {sample.id: sample for sample in read_samples(run_folder / "shards/test/questions/00000.jsonl")}
+    settings = {"tasks": ["report", "classification", "grounding", "closed", "open"], "samples_per_shard": 6}
+    cases = collect.chosen(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
+    assert len(cases) == 30
+    told: dict[str, str] = {}
+    for case in cases:
+        head = prompts.head(len(case.images), case.guide, case.question).replace("<image>", "")
+        if case.form == "interleaved":
+            told[head] = lessons.pairs(case, asked[case.id].answer)[1]
+        elif case.task != "report":
+            step = {"title": "film", "content": "i see it"}
+            told[f"{head}Read this"] = json.dumps(
+                {"thinking": [step], "conclusion": case.reference, "check": "it fits"}
+            )
+    told.pop(prompts.head(1, cases[-1].guide, cases[-1].question).replace("<image>", ""))  # one that cannot be answered
+    text = "i look at all of the film, its middle and its edges, and i see what is there to see"
+    write_script(run_folder, monkeypatch, replies=told, text=text)
+    ctx = stage(run_folder, "cot", settings | {"server": SERVER}, shards="shard", samples="questions", model=".")
+    counts = run_unit(collect, UNIT, ctx).counts
+    found = rows(ctx.output / "00000.jsonl")
+    assert [row["id"] for row in found if row["error"]] == [cases[-1].id]
+    assert (counts["samples"], counts["verified"], counts["failed"], counts["by_init"]) == (30, 29, 1, 29)
+    assert counts["calls"] == 6 * 4 + 6 * 2 + 6 * 2 + 11 + 6  # the last one is asked three times, and thrice again
+    kept = run_unit(filtration, UNIT, stage(run_folder, "filter", {"judge": False}, traces="cot")).counts
+    assert kept["kept"] == 29 and kept["dropped_search_failed"] == 1
+    samples = {sample.id: sample for sample in read_samples(run_folder / "shards/test/filter/00000.jsonl")}
+    for case in (case for case in cases[:-1] if case.form == "interleaved"):
+        assert samples[f"{case.id}:cot"].answer == asked[case.id].answer
+        assert samples[f"{case.id}:cot"].prompt == asked[case.id].prompt
+
+
+def test_samples_are_the_same_choice_of_the_training_split(run_folder):
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    some = collect.chosen(shard, run_folder / "shards", CollectSettings(samples_per_shard=5))
+    every = collect.chosen(shard, run_folder / "shards", CollectSettings())
+    assert [s.id for s in some] == [s.id for s in every][:5]
+    train = {sample.id for sample in report_samples(shard, "test/shard/00000.h5", "train")}
+    films = {
+        views: {s.id for s in collect.chosen(shard, run_folder / "shards", CollectSettings(views=views))}
+        for views in ("all", "frontal", "first")
+    }
+    assert films["frontal"] < films["all"] == train and films["first"] < train
+    studies = {s.study for s in every}
+    assert studies == {s.id for s in every} == {name.rpartition("/")[0] for name in train}
+    assert max(len(s.images) for s in every) > 1 and all(s.question.count("<image>") == len(s.images) for s in every)
+    assert len(films["first"]) == len(every)
+
+
+def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].reference
+    write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
+    ctx = collect_ctx(run_folder)
+    result = run_unit(collect, UNIT, ctx)
+    failed = [row for row in rows(ctx.output / "00000.jsonl") if row["error"]]
+    assert 1 <= len(failed) == result.counts["failed"] < result.counts["samples"]
+    assert failed[0]["error"] == "init: HTTP 400: refused by script" and failed[0]["calls"] == 1
+
+
+def test_a_stop_and_a_resume_lose_and_repeat_nothing(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch, delay_s=0.02)
+    ctx = collect_ctx(run_folder)
+    with collect.open(ctx) as server:
+        monkeypatch.setattr(
+            ctx, "stopping", lambda: (len(prompts_seen(run_folder)) if (run_folder / "script.log").exists() else 0) > 12
+        )
+        assert collect.run(UNIT, server, ctx) is None
+    before = len(prompts_seen(run_folder))
+    again = collect_ctx(run_folder)
+    done = again.records(UNIT).ids
+    assert done
+    result = run_unit(collect, UNIT, again)
+    found = rows(again.output / "00000.jsonl")
+    assert len(found) == result.counts["samples"] == len({row["id"] for row in found})
+    inits = [
+        line for line in prompts_seen(run_folder)[before:] if line.startswith("<image>") or line.startswith("Reference")
+    ]
+    assert len(prompts_seen(run_folder)) - before == 4 * (len(found) - len(done)), inits
+
+
+def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_folder, monkeypatch):
+    script = write_script(run_folder, monkeypatch, delay_s=0.05)
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.cot import test_stages as t\n"
+        "from diagcot.serving.server import process; import diagcot.cot.search.collect as c\n"
+        "start = process.Process.start.__func__\n"
+        "process.Process.start = classmethod(lambda cls, *a, **k: start(cls, *(*a[:6], t.COMMAND), **k))\n"
+        "t.run_unit(c, t.UNIT, t.collect_ctx(Path(sys.argv[1])))"
+    )
+    partial = run_folder / "logs/test/cot/partial"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(run_folder)], env=os.environ | {"FAKE_SCRIPT": str(script)}
+    )
+    deadline = time.monotonic() + 60
+    while sum(len(p.read_text().splitlines()) for p in partial.glob("*.jsonl")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    torn = sorted(partial.glob("*.jsonl"))[0]
+    torn.write_bytes(torn.read_bytes()[:-5])  # as if the kill had come in the middle of a line
+    write_script(run_folder, monkeypatch)
+    ctx = collect_ctx(run_folder)
+    result = run_unit(collect, UNIT, ctx)
+    found = [row["id"] for row in rows(ctx.output / "00000.jsonl")]
+    expected = collect.chosen(
+        Shard(run_folder / "shards/test/shard/00000.h5"), run_folder / "shards", CollectSettings()
+    )
+    assert sorted(found) == sorted(s.id for s in expected) and result.counts["samples"] == len(expected)
+
+
+def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
+    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding", "closed", "open"], 1.0)
+    ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
+    result = run_unit(primer, UNIT, ctx)
+    samples = list(read_samples(ctx.output / "00000.jsonl"))
+    assert set(result.counts) == set(weights)
+    shard = Shard(run_folder / "shards/test/shard/00000.h5")
+    train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
+    assert {s.study for s in samples} <= train
+    assert len({(s.id, s.task) for s in samples}) == len(samples)
+    limits, known = schemas.Limits(), set()
+    layouts = {
+        "init": schemas.thinking(limits),
+        "label": schemas.thinking(limits),
+        "rethink": schemas.thinking(limits, again=True),
+        "final": schemas.final(limits),
+        "verify_true": schemas.verdict(limits),
+        "verify_false": schemas.verdict(limits),
+        "judge_yes": judge.schema(200),
+        "judge_no": judge.schema(200),
+    }
+    for sample in samples:
+        assert sample.prompt.count("<image>") == len(sample.images) <= (2 if sample.task == "closed" else 1)
+        if sample.task in layouts:
+            answer = json.loads(sample.answer)
+            assert list(answer) == list(layouts[sample.task]["properties"])  # the order that the constraint imposes
+            assert sample.answer == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    for sample in samples:
+        if sample.task.startswith("verify"):
+            assert json.loads(sample.answer)["verdict"] is (sample.task == "verify_true")
+            reference, shown = (line.split(": ", 1)[1] for line in sample.prompt.splitlines()[:2])
+            assert (reference == shown) is (sample.task == "verify_true")
+    for sample in samples:
+        if sample.task in ("closed", "open"):
+            assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
+            answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
+            letters = [name for name in answer if name != "summary"]
+            schema = schemas.closed(limits, letters) if sample.task == "closed" else schemas.opened(limits)
+            assert list(answer) == list(schema["properties"])
+            known.add((sample.task, told))
+    assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}
+
+
+def test_weights_of_the_primer_are_averages(run_folder):
+    counts = {}
+    for weight in (0.0, 0.5, 2.0):
+        ctx = stage(run_folder, f"primer{weight}", {"tasks": {"report": weight}}, shards="shard")
+        counts[weight] = run_unit(primer, UNIT, ctx).counts.get("report", 0)
+    films = len(list(report_samples(Shard(run_folder / "shards/test/shard/00000.h5"), "x", "train")))
+    assert counts[0.0] == 0 and counts[2.0] == 2 * films and 0.2 * films < counts[0.5] < 0.8 * films
+    with pytest.raises(ValueError, match="unknown tasks of the primer: raport"):
+        run_unit(primer, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))

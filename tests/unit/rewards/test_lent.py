@@ -1,0 +1,167 @@
+"""Our rewards in other trainers, and theirs in ours."""
+
+import importlib.util
+import pickle
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from diagcot.jobs.errors import UserError
+from diagcot.rewards import easyr1, registry
+from diagcot.rewards import trl as for_trl
+from diagcot.rewards.score import Reference
+from diagcot.tasks.prompts import classification_answer, reasoned
+from diagcot.training.config.grpo_settings import RewardSettings
+
+TRUTH = classification_answer(["Edema"])
+OUTPUTS = [reasoned("x", TRUTH), reasoned("x", classification_answer(["Fracture"])), ""]
+OURS = registry.reward("classification", "curriculum")(OUTPUTS, [Reference(TRUTH)] * 3)
+PAIR = "<think>a</think><answer>A) ✅</answer>"
+
+
+def as_easyr1_loads(file: str, function: str, **settings):
+    """What EasyR1's reward manager does with `reward_function: file.py:function`."""
+    spec = importlib.util.spec_from_file_location("custom_reward_fn", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return partial(getattr(module, function), **settings)
+
+
+def test_easyr1_calls_our_rewards_in_both_its_forms():
+    function = as_easyr1_loads(easyr1.__file__, "classification")
+    assert function([{"response": text, "response_length": 3, "ground_truth": TRUTH} for text in OUTPUTS]) == OURS
+    assert function(OUTPUTS, [TRUTH] * 3) == OURS  # DiagCoT's copy: (predicts, ground_truths)
+    late = as_easyr1_loads(easyr1.__file__, "classification", progress=1.0, mode="released")
+    assert late(OUTPUTS[:1], [TRUTH])[0]["format"] == 0
+
+
+def test_easyr1_gives_the_corpus_as_a_file(tmp_path):
+    (tmp_path / "references.txt").write_text("the heart is large .\nthe lungs are clear .\n")
+    function = as_easyr1_loads(easyr1.__file__, "report", corpus=str(tmp_path / "references.txt"))
+    output = reasoned("well", "the heart is large .")
+    (score,) = function([{"response": output, "response_length": 9, "ground_truth": "the heart is large ."}])
+    assert score["overall"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.heavy
+def test_trl_itself_calls_our_rewards():
+    """TRL's own loop over reward functions, on a trainer of which there is only what that loop reads."""
+    import torch
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    logged = {}
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device("cpu"), gather=lambda value: value, is_main_process=True),
+        args=SimpleNamespace(report_to=[]),
+        state=SimpleNamespace(global_step=100, max_steps=100),
+        reward_funcs=[for_trl.classification],
+        reward_func_names=[for_trl.classification.__name__],
+        reward_processing_classes=[None],
+        environments=None,
+        _has_async_funcs=False,
+        _log_completion_extra=None,
+        _log_metric=logged.__setitem__,
+    )
+    inputs = [{"prompt": "p", "answer": TRUTH} for _ in OUTPUTS]
+    got = GRPOTrainer._calculate_rewards(trainer, inputs, ["p"] * 3, OUTPUTS, [[1]] * 3)
+    late = registry.reward("classification", "curriculum")(OUTPUTS, [Reference(TRUTH)] * 3, 1.0)
+    assert got[:, 0].tolist() == pytest.approx([score["overall"] for score in late])
+    assert logged["classification/labels"] == pytest.approx(sum(score["labels"] for score in late) / 3)
+
+
+def test_conversations_and_a_gate_of_its_own():
+    talk = [[{"role": "assistant", "content": PAIR}]]
+    function = for_trl.reward("closed", "released")
+    base = registry.reward("closed", "released")([PAIR], [Reference(PAIR)])[0]
+    assert function(prompts=["p"], completions=talk, solution=[PAIR]) == [base["overall"] + 0.5 + base["reason"]]
+    wrong = function(prompts=["p"], completions=[PAIR.replace("A)", "B)")], solution=[PAIR])
+    assert wrong == [pytest.approx(0.1)]  # less accurate than before: gated
+    with pytest.raises(ValueError, match="column"):
+        function(prompts=["p"], completions=talk)
+
+
+THEIRS = """
+def trl(completions, answer, trainer_state=None, **_):
+    return [1.0 if a in c else None for c, a in zip(completions, answer)]
+def new(reward_inputs):
+    return [{"overall": float(r["ground_truth"] in r["response"]), "format": 1.0, "accuracy": None} for r in reward_inputs]
+def old(predicts, ground_truths, weight=0.5):
+    return [{"overall": weight * (g in p)} for p, g in zip(predicts, ground_truths)]
+def short(reward_inputs):
+    return []
+def broken(reward_inputs):
+    return [{"overall": float("nan")}] * len(reward_inputs)
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    single = (
+        'REWARD_TYPE = "sequential"\ndef one(reward_input):\n    return {"overall": len(reward_input["response"])}\n'
+    )
+    (tmp_path / "single.py").write_text(single + 'def two(response, truth):\n    return {"overall": len(truth)}\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "values"),
+    [
+        ("theirs.py:trl", "trl", [1, 0]),
+        ("theirs.py:new", "easyr1", [1, 0]),
+        ("theirs.py:old", "easyr1", [0.5, 0]),
+        ("single.py:one", "easyr1", [3, 1]),
+        ("single.py:two", "easyr1", [1, 1]),
+    ],
+)
+def test_their_rewards_in_ours(theirs, name, style, values):
+    chosen = RewardSettings(name=str(theirs / name), style=style)
+    reward = registry.reward(chosen.name, chosen.chosen_mode)
+    for one in (reward, pickle.loads(pickle.dumps(reward))):
+        scores = one(["yes", "n"], [Reference("y")] * 2, 0.5)
+        assert [score["overall"] for score in scores] == values
+    assert reward([], []) == []
+
+
+def test_our_rewards_borrowed_back():
+    """A function lent to a trainer and borrowed again gives the same scores."""
+    back = registry.reward(f"{for_trl.__file__}:classification", "trl")(OUTPUTS, [Reference(TRUTH)] * 3, 1.0)
+    late = registry.reward("classification", "curriculum")(OUTPUTS, [Reference(TRUTH)] * 3, 1.0)
+    assert [score["overall"] for score in back] == [score["overall"] for score in late]
+    assert registry.reward(f"{easyr1.__file__}:classification", "easyr1")(OUTPUTS, [Reference(TRUTH)] * 3) == OURS
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.py:f", "no Python file"),
+        ("theirs.py:missing", "no function 'missing'"),
+        ("theirs.py:short", "gave 0 scores for 1 outputs"),
+        ("theirs.py:broken", "without a finite"),
+    ],
+)
+def test_what_is_wrong_with_theirs_is_told(theirs, name, message):
+    with pytest.raises(UserError, match=message):
+        registry.reward(str(theirs / name), "easyr1")(["x"], [Reference("y")])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "x.py:f"}, "needs a style"),
+        ({"name": "x.py:f", "style": "trl", "mode": "released"}, "no mode"),
+        ({"name": "report", "style": "trl"}, "has no style"),
+        ({"name": "x:f"}, "unknown reward"),
+    ],
+)
+def test_settings_are_checked_when_planning(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        RewardSettings(**settings)
+
+
+def test_a_path_is_made_whole():
+    chosen = RewardSettings(name="mine/reward.py:f", style="trl")
+    assert chosen.name == f"{Path.cwd()}/mine/reward.py:f" and chosen.chosen_mode == "trl"

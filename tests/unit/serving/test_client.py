@@ -1,0 +1,234 @@
+"""The server and its client against a server that fails by script."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.testing import context
+from diagcot.serving import Reply, Request, ServerError, serve
+from diagcot.serving.server import process
+from diagcot.serving.server import warm as standby
+from tests.fakes.serving import COMMAND, fake, model_folder, prompts_seen, settings, starts, write_script
+
+
+def ask(count: int, name: str = "question") -> Iterator[Request]:
+    for number in range(count):
+        yield Request(id=str(number), messages=(("user", f"{name} {number:04d}"),))
+
+
+def answered(replies: dict[str, Reply]) -> set[str]:
+    return {key for key, reply in replies.items() if reply.error is None}
+
+
+def test_many_requests_are_answered_once_and_within_the_window(tmp_path, monkeypatch):
+    read = []
+
+    def source() -> Iterator[Request]:
+        for request in ask(200):
+            read.append(request.id)
+            yield request
+
+    with fake(tmp_path, monkeypatch, delay_s=0.002) as server:
+        got = []
+        for request_id, reply in server.complete(source()):
+            assert reply.error is None
+            got.append(request_id)
+            assert len(read) - len(got) <= 8  # the source is read no faster than the server answers
+        with process.connect(server.process.socket, 5) as http:
+            assert 2 <= http.get("/stats").json()["most"] <= 8
+    assert sorted(got) == sorted(read) and len(got) == 200
+    assert not server.process.alive() and not server.process.folder.exists()
+
+
+def test_too_many_requests_and_errors_are_retried(tmp_path, monkeypatch):
+    refuse = {"0003": [429, 503], "0004": [500]}
+    with fake(tmp_path, monkeypatch, refuse=refuse) as server:
+        replies = dict(server.complete(ask(6)))
+    assert len(answered(replies)) == 6
+    assert len(prompts_seen(tmp_path)) == 6 + 3
+
+
+def test_a_request_refused_for_ever_is_given_up_and_the_rest_goes_on(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, {"retries": 1}, refuse={"0003": [503] * 9, "0002": [400]}) as server:
+        replies = dict(server.complete(ask(6)))
+    assert answered(replies) == {"0", "1", "4", "5"}
+    assert replies["3"].error == "HTTP 503 at each of 2 tries: refused by script"
+    assert replies["2"].error == "HTTP 400: refused by script"  # a fault of the request: not tried again
+
+
+def test_a_server_that_dies_is_started_again_and_nothing_is_lost(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, die_after=20) as server:
+        replies = dict(server.complete(ask(60)))
+        assert server.generation == 1
+    assert len(replies) == len(answered(replies)) == 60
+    assert starts(tmp_path) == 2
+    logs = list((tmp_path / "models/test/.work/stage").glob("server.*.log"))
+    assert len(logs) == 2  # one of each process
+
+
+def test_one_replica_dies_for_good_and_the_other_takes_its_work(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, {"data_parallel": 2, "restarts": 0}, delay_s=0.005) as server:
+        first, second = (replica.process for replica in server.replicas)
+        replies = {}
+        for request_id, reply in server.complete(ask(120)):
+            if len(replies) == 30:
+                os.killpg(first.pid, signal.SIGKILL)
+            replies[request_id] = reply
+        assert len(answered(replies)) == 120
+        with process.connect(second.socket, 5) as http:
+            assert 60 < http.get("/stats").json()["answered"] < 115  # the rest was the first one's
+    assert starts(tmp_path) == 2 and not second.alive()
+    names = sorted(path.name for path in (tmp_path / "models/test/.work/stage").glob("server.*.log"))
+    assert [name.split(".")[2:] for name in names] == [["0", "0", "log"], ["1", "0", "log"]]
+
+
+def test_two_models_of_a_task_have_servers_of_their_own(tmp_path, monkeypatch):
+    write_script(tmp_path, monkeypatch)
+    monkeypatch.setenv("DIAGCOT_STANDBY", str(tmp_path / "s"))
+    folder, ctx = model_folder(tmp_path), context(tmp_path)
+    try:
+        with serve(folder, settings(), ctx, share=(0, 2), command=COMMAND) as teacher:
+            with serve(folder, settings(), ctx, share=(1, 2), command=COMMAND) as judge:
+                assert teacher.process.pid != judge.process.pid
+
+                async def work(client, number):
+                    async with judge.client() as second:  # in the loop of the first
+                        own = await client.chat(Request(str(number), (("user", "teach"),)))
+                        return own, await second.chat(Request(str(number), (("user", "judge"),)))
+
+                pairs = list(teacher.each(range(5), work))
+        assert ctx.startup_s > 0
+    finally:
+        standby.stop(tmp_path / "s")
+    assert len(pairs) == 5 and not [reply.error for pair in pairs for reply in pair if reply.error]
+
+
+def test_a_request_that_kills_servers_is_found_and_recorded(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, die_on="0005") as server:
+        replies = dict(server.complete(ask(30)))
+    assert set(replies) - answered(replies) == {"5"}
+    assert replies["5"].error == "the server died at each of 3 tries"
+    assert starts(tmp_path) == 4
+
+
+def test_a_hanging_request_is_given_up_at_its_deadline(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, {"request_timeout_s": 0.5}, hang_on="0002") as server:
+        replies = dict(server.complete(ask(6)))
+        assert server.generation == 0  # the server itself answers: it is not restarted
+    assert set(replies) - answered(replies) == {"2"}
+    assert "no reply" in (replies["2"].error or "")
+
+
+def test_half_replies_and_replies_that_are_no_json(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch, {"retries": 1}, cut_on="0001", garble_on="0002") as server:
+        replies = dict(server.complete(ask(4)))
+    assert answered(replies) == {"0", "3"}
+    assert "not a completion" in (replies["2"].error or "")
+
+
+def test_the_request_to_stop_drains_what_is_in_flight(tmp_path, monkeypatch):
+    got: list[str] = []
+    with fake(tmp_path, monkeypatch, delay_s=0.01) as server:
+        for request_id, reply in server.complete(ask(100), stopping=lambda: len(got) >= 5):
+            assert reply.error is None
+            got.append(request_id)
+    assert 5 <= len(got) <= 5 + 8
+    assert len(prompts_seen(tmp_path)) == len(got)
+
+
+def test_a_server_that_never_stays_up_is_an_error_that_names_its_log(tmp_path, monkeypatch):
+    with pytest.raises(ServerError, match=r"ended while it started: ValueError: the script says so \(log: .*\.log\)"):
+        with fake(tmp_path, monkeypatch, die_at_start=True):
+            pass
+
+
+def test_a_server_that_is_never_ready_is_ended_at_its_deadline(tmp_path, monkeypatch):
+    started = time.monotonic()
+    with pytest.raises(ServerError, match="not ready after 1 s"):
+        with fake(tmp_path, monkeypatch, {"startup_timeout_s": 1}, ready_s=60):
+            pass
+    assert time.monotonic() - started < 10
+
+
+def test_another_model_behind_the_socket_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ServerError, match="another model"):
+        with fake(tmp_path, monkeypatch, name="stranger"):
+            pass
+
+
+def test_restarts_are_bounded(tmp_path, monkeypatch):
+    write_script(tmp_path, monkeypatch)
+    with fake(tmp_path, monkeypatch, {"restarts": 1}) as server:
+        write_script(tmp_path, monkeypatch, die_at_start=True)
+        os.killpg(server.process.pid, signal.SIGKILL)
+        with pytest.raises(ServerError, match="died 2 times in a row"):
+            list(server.complete(ask(2)))
+
+
+def test_a_folder_that_is_no_model_says_so(tmp_path):
+    with pytest.raises(UserError, match="no model folder"):
+        with serve(tmp_path, settings(), context(tmp_path), command=COMMAND):
+            pass
+
+
+def test_the_socket_is_private_and_the_log_too(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch) as server:
+        assert server.process.folder.stat().st_mode & 0o777 == 0o700
+        assert server.process.log.stat().st_mode & 0o777 == 0o600
+        assert len(str(server.process.socket)) < 108
+
+
+def test_the_server_ends_when_its_owner_is_killed(tmp_path, monkeypatch):
+    write_script(tmp_path, monkeypatch)
+    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    code = (
+        "import sys, time, threading; from diagcot.serving.server.engine import _follow\n"
+        "threading.Thread(target=_follow, args=(sys.argv[1], 0.1), daemon=True).start(); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, process.mark(owner.pid)], start_new_session=True)
+    time.sleep(0.5)
+    assert child.poll() is None
+    owner.kill()
+    owner.wait()
+    assert child.wait(10) == -signal.SIGTERM
+
+
+def test_the_wire_form_places_images(tmp_path):
+    request = Request(
+        "a", (("system", "s"), ("user", "<image>one <image>two")), (b"x", b"y"), schema={"type": "object"}, logprobs=2
+    )
+    body = request.body()
+    kinds = [part["type"] for part in body["messages"][1]["content"]]
+    assert kinds == ["image_url", "text", "image_url", "text"]
+    assert body["messages"][0]["content"] == "s" and body["structured_outputs"] == {"json": {"type": "object"}}
+    loose = Request("a", (("user", "look"),), (b"x",)).body()["messages"][0]["content"]
+    assert [part["type"] for part in loose] == ["image_url", "text"]
+    with pytest.raises(ValueError, match="1 <image> and the request 0 images"):
+        Request("a", (("user", "<image>"),)).body()
+
+
+def test_a_request_that_cannot_be_written_is_an_error_reply(tmp_path, monkeypatch):
+    with fake(tmp_path, monkeypatch) as server:
+        replies = dict(server.complete([Request("a", (("user", "<image>"),)), *ask(1)]))
+    assert re.search("0 images", replies["a"].error or "") and replies["0"].error is None
+
+
+def test_standby_servers_are_shared_and_stopped(tmp_path, monkeypatch):
+    write_script(tmp_path, monkeypatch)
+    monkeypatch.setenv(standby.FOLDER, str(tmp_path / "s"))
+    pids = []
+    for _ in range(2):
+        with serve(model_folder(tmp_path), settings(), context(tmp_path), command=COMMAND) as server:
+            pids.append(server.process.pid)
+            assert len(answered(dict(server.complete(ask(3))))) == 3
+    assert starts(tmp_path) == 2 and pids[0] != pids[1]  # the fake cannot exchange weights: it is restarted in place
+    assert standby.stop(Path(tmp_path / "s")) == 1
+    assert standby.stop(Path(tmp_path / "s")) == 0

@@ -1,0 +1,172 @@
+"""Order of batches, masking of prompts and prepared films."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from diagcot.tasks.prompts import for_films
+from diagcot.tasks.samples import ImageRef, Sample
+from tests.training import films
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=150),
+    micro=st.integers(1, 4),
+    accumulation=st.integers(1, 3),
+    seed=st.integers(0, 5),
+)
+@examples(max_examples=60, deadline=None)
+def test_an_epoch_sees_every_sample_on_any_number_of_ranks(
+    lengths: list[int], micro: int, accumulation: int, seed: int
+) -> None:
+    from diagcot.training.data.batch import Order
+
+    world = 2
+    order = Order(lengths, micro * world * accumulation, micro, seed)
+    for epoch in range(2):
+        steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+        seen = [index for step in steps for index in order.batch(step)]
+        assert set(seen) == set(range(len(lengths)))
+        assert len(seen) == order.steps_per_epoch * order.global_batch
+        for step in steps:
+            spread = [order.micro(step, rank, world) for rank in range(world)]
+            assert all(len(mine) == accumulation and all(len(one) == micro for one in mine) for mine in spread)
+            assert sorted(i for mine in spread for one in mine for i in one) == sorted(order.batch(step))
+
+
+def test_order_depends_on_seed_and_step_alone() -> None:
+    from diagcot.training.data.batch import Order
+
+    lengths = [7 * i % 50 + 1 for i in range(100)]
+    first = [Order(lengths, 8, 4, 1).batch(step) for step in (3, 40)]
+    again = Order(lengths, 8, 2, 1)
+    assert [again.batch(40), again.batch(3)] == first[::-1]
+    assert Order(lengths, 8, 4, 2).batch(3) != first[0]
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from diagcot.training.config.settings import ModelSettings
+    from diagcot.training.models import model
+
+    directory = tmp_path_factory.mktemp("model")
+    texts = [text for sample in films.samples(16) for _, text in sample.messages]
+    model.build(ModelSettings(), texts, directory)
+    return model.processor_of(directory)
+
+
+def study(count: int) -> Sample:
+    """A sample of the first films together, as `views: study` makes them."""
+    one = films.samples(count)[-1]
+    refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
+    return replace(one, images=refs, messages=(("user", for_films(one.prompt, count)), one.messages[1]))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: int) -> None:
+    from diagcot.training.data.batch import IGNORED, Collator
+
+    sample = study(count)
+    source = films.DrawnSource()
+    batch = Collator(processor, Path(), 512, source=source)([sample])
+    content = [
+        *({"type": "image", "image": source.pixels(ref)} for ref in sample.images),
+        {"type": "text", "text": sample.prompt.replace("<image>", "")},
+    ]
+    served = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    length = served["input_ids"].shape[1]
+    assert batch["input_ids"][0, :length].tolist() == served["input_ids"][0].tolist()
+    assert batch["mm_token_type_ids"][0, :length].tolist() == served["mm_token_type_ids"][0].tolist()
+    assert batch["image_grid_thw"].tolist() == served["image_grid_thw"].tolist()
+    assert float((batch["pixel_values"] - served["pixel_values"]).abs().max()) < 1e-5
+    assert (batch["labels"][0, :length] == IGNORED).all()
+    assert processor.tokenizer.decode(batch["labels"][0, length:]) == sample.answer + "<|im_end|>"
+
+
+def test_every_film_of_a_study_counts(processor: Any) -> None:
+    import torch
+
+    from diagcot.training.data.batch import Collator
+    from diagcot.training.models import model
+
+    vlm = model.load(Path(processor.tokenizer.name_or_path), "fp32", None)
+    collator, sample = Collator(processor, Path(), 512, source=films.DrawnSource()), study(3)
+    losses = []
+    for last in (ImageRef("drawn.h5", 2), ImageRef("drawn.h5", 5)):
+        other = replace(sample, id=str(last.row), images=(*sample.images[:2], last))
+        with torch.no_grad():
+            losses.append(float(vlm(**collator([other])).loss))
+    assert all(0 < loss < 20 for loss in losses) and losses[0] != losses[1]
+
+
+def test_every_turn_is_learned(processor: Any) -> None:
+    from diagcot.training.data.batch import IGNORED, Collator
+
+    sample = films.samples(1)[0]
+    turns = (("user", "<image>What?"), ("assistant", "the heart ."), ("user", "And?"), ("assistant", "no effusion ."))
+    one = Collator(processor, Path(), 512, source=films.DrawnSource()).encode(replace(sample, messages=turns))
+    learned = processor.tokenizer.decode(one.labels[one.labels != IGNORED])
+    assert learned == "the heart .<|im_end|>no effusion .<|im_end|>"
+
+
+def test_padding_learns_nothing_and_long_answers_are_cut(processor: Any) -> None:
+    from dataclasses import replace
+
+    from diagcot.training.data.batch import IGNORED, Collator
+
+    short, long = films.samples(2)
+    long = replace(long, id="long", messages=(long.messages[0], ("assistant", "the heart is enlarged . " * 50)))
+    collator = Collator(processor, Path(), 128, source=films.DrawnSource())
+    batch = collator([short, long])
+    size = len(collator.encode(short).ids)
+    assert batch["input_ids"].shape[1] == 128 and collator.encode(long).cut and not collator.encode(short).cut
+    assert (batch["labels"][0, size:] == IGNORED).all() and not batch["attention_mask"][0, size:].any()
+
+
+def test_prompt_that_does_not_fit_is_refused(processor: Any) -> None:
+    from diagcot.training.data.batch import Collator
+
+    with pytest.raises(ValueError, match="raise max_length"):
+        Collator(processor, Path(), 32, source=films.DrawnSource()).encode(films.samples(1)[0])
+
+
+def test_marks_and_films_must_agree(processor: Any) -> None:
+    from dataclasses import replace
+
+    from diagcot.training.data.batch import Collator
+
+    collator, sample = Collator(processor, Path(), 512, source=films.DrawnSource()), films.samples(1)[0]
+    with pytest.raises(ValueError, match="more films"):
+        collator.encode(replace(sample, messages=(("user", "What?"), ("assistant", "x"))))
+    with pytest.raises(ValueError, match="more <image>"):
+        collator.encode(replace(sample, images=()))
+
+
+def test_films_leave_the_cache_but_stay_the_same(processor: Any) -> None:
+    from diagcot.training.data.images import Films
+
+    refs = [sample.images[0] for sample in films.samples(8)]
+    small, large = (Films(processor.image_processor, films.DrawnSource(), room) for room in (0, 64))
+    for _ in range(2):
+        assert small.batch(refs)["pixel_values"].equal(large.batch(refs)["pixel_values"])
+    assert len(small._kept) == 1 and len(large._kept) == 8
+
+
+def test_tags_are_single_tokens_that_stay_in_the_text(processor: Any) -> None:
+    tokenizer = processor.tokenizer
+    text = "<think>é 12</think>\n<answer><box>(1,23),(456,1000)</box></answer>"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert len(tokenizer("</think>")["input_ids"]) == 1
+    assert [len(tokenizer(digits)["input_ids"]) for digits in ("7", "77", "1000")] == [1, 2, 4]

@@ -1,0 +1,126 @@
+"""The objective against arithmetic by hand, and its properties; tests/training compares it with TRL's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import lazy
+
+torch, objective = lazy.Module("torch"), lazy.Module("diagcot.training.rl.objective")
+
+GROUPS = st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=3)
+
+
+@given(GROUPS)
+def test_advantages_are_centred_with_unit_spread_or_zero(rewards):
+    values = torch.tensor(rewards, dtype=torch.float64)
+    result = objective.advantages(values)
+    assert torch.isfinite(result).all()
+    assert result.sum(1).abs().max() < 1e-3
+    for group, advantage in zip(values, result, strict=True):
+        assert (advantage == 0).all() if group.min() == group.max() else advantage.std() <= 1 + 1e-5
+
+
+def test_equal_rewards_have_exactly_no_advantage():
+    assert (objective.advantages(torch.full((2, 7), 0.1)) == 0).all()
+
+
+def test_the_standard_deviation_is_unbiased():
+    assert objective.advantages(torch.tensor([[0.0, 1.0]])).tolist() == [
+        pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)
+    ]
+
+
+def test_unscaled_advantages_are_differences_from_the_mean():
+    assert objective.advantages(torch.tensor([[0.0, 1.0, 2.0]]), scaled=False).tolist() == [[-1.0, 0.0, 1.0]]
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="n >= 2"):
+        objective.advantages(torch.ones(4, 1))
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8))
+def test_k3_is_never_negative_and_bounded(difference):
+    value = objective.k3(torch.zeros(len(difference)), torch.tensor(difference))
+    assert (value >= 0).all() and (value <= 10).all()
+
+
+def test_logprobs_are_those_of_the_sampled_distribution():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 11, requires_grad=True)
+    tokens = torch.randint(0, 8, (2, 3))
+    sampled, raw = objective.logprobs(logits, tokens, temperature=0.9, banned=[8, 10])
+    biased = logits.detach().clone()
+    biased[..., [8, 10]] = float("-inf")
+    expected = torch.log_softmax(biased / 0.9, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(sampled, expected, atol=1e-6)
+    assert torch.allclose(raw, torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1), atol=1e-6)
+    sampled.sum().backward()
+    assert torch.isfinite(logits.grad).all() and (logits.grad[..., [8, 10]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [
+        (1.1, 1.0, -1.1),
+        (2.0, 1.0, -1.3),  # clipped above
+        (0.1, 1.0, -0.1),
+        (0.1, -1.0, 0.8),  # clipped below
+        (2.0, -1.0, 2.0),
+        (9.0, -1.0, 3.0),  # dual clip
+    ],
+)
+def test_clipping_by_hand(ratio, advantage, loss):
+    old, mask = torch.zeros(1, 1), torch.ones(1, 1)
+    value = objective.token_losses(
+        old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, objective.Objective()
+    )
+    assert value.item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
+    logp = torch.tensor([[0.1, 0.3, 50.0]]).log()
+    old = torch.tensor([[0.2, 0.2, 1.0]]).log()
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    value = objective.token_losses(
+        logp, old, torch.tensor([1.0]), mask, objective.Objective(0.2, 0.3, ratio="sequence")
+    )
+    assert value.tolist() == [pytest.approx([-(0.75**0.5)] * 3, rel=1e-5)]  # sqrt(0.5 * 1.5)
+
+
+@pytest.mark.parametrize(("drawn", "weight"), [(0.4, 0.5), (0.1, 2.0), (0.01, 2.0)])
+def test_the_importance_weight_is_capped(drawn, weight):
+    logp = torch.full((1, 1), 0.2).log()
+    engine = torch.full((1, 1), drawn).log()
+    value = objective.token_losses(
+        logp, logp, torch.tensor([1.0]), torch.ones(1, 1), objective.Objective(correction=2.0), engine
+    )
+    assert value.item() == pytest.approx(-weight, rel=1e-5)
+
+
+def test_an_option_without_its_tensor_is_refused():
+    zero = torch.zeros(1, 1)
+    for options in ({"correction": 2.0}, {"kl": 0.1}):
+        with pytest.raises(ValueError, match="needs the log-probabilities"):
+            objective.token_losses(zero, zero, torch.ones(1), torch.ones(1, 1), objective.Objective(**options))
+
+
+def test_the_penalty_of_length_is_linear_up_to_the_limit():
+    assert [objective.overlong(length, 100, 20) for length in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
+    assert objective.overlong(100, 100, 0) == 0
+
+
+@given(st.sampled_from(["token", "sequence", "constant"]), st.integers(1, 6), st.integers(0, 99))
+def test_passes_add_up_to_the_whole_update(by, size, seed):
+    torch.manual_seed(seed)
+    values, mask = torch.randn(6, 9), (torch.arange(9) < torch.randint(1, 10, (6, 1))).float()
+    lengths = mask.sum(1).int().tolist()
+    total = objective.whole(lengths, by, 9)
+    parts = [objective.reduced(values[at : at + size], mask[at : at + size], by, total) for at in range(0, 6, size)]
+    expected = {
+        "token": (values * mask).sum() / mask.sum(),
+        "sequence": torch.stack([row[keep > 0].mean() for row, keep in zip(values, mask, strict=True)]).mean(),
+        "constant": (values * mask).sum() / 54,
+    }[by]
+    assert float(sum(parts)) == pytest.approx(float(expected), abs=1e-5)

@@ -1,0 +1,257 @@
+"""GRPO without servers: settings, requests, replies, gates, pages, and which GPUs an engine gets."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.testing import context
+from diagcot.rewards.gate import Gate
+from diagcot.serving import Reply
+from diagcot.tasks.samples import ImageRef, Sample
+from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from diagcot.training.rl import page, rollout
+from diagcot.training.rl import rollout_pool as crew
+from diagcot.training.rl.actors import devices, surroundings
+from diagcot.training.rl.rollout import Rollout, Sampling
+from diagcot.training.rl.rollout_pool import Played
+from diagcot.training.rl.step_breakdown import Phases
+from tests import lazy
+
+sync, validation = lazy.Module("diagcot.training.rl.sync"), lazy.Module("diagcot.training.rl.validation")
+curricula, experience = lazy.Module("diagcot.training.rl.curriculum"), lazy.Module("diagcot.training.rl.experience")
+
+SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
+SETTINGS = GrpoSettings()
+
+
+def test_the_defaults_are_those_of_diagcots_report_run():
+    settings = GrpoSettings()
+    assert (settings.prompts, settings.samples, settings.updates) == (4, 8, 4)
+    assert (settings.kl, settings.temperature, settings.top_p) == (0.05, 0.9, 0.99)
+    assert settings.reward.chosen_mode == "clinical" and settings.trainable == ("language_model",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"split": "test"}, "test split"),
+        ({"reward": {"name": "reprot"}}, "unknown reward"),
+        ({"reward": {"name": "report", "mode": "matched"}}, "no mode"),
+        ({"samples": 7}, "does not divide"),
+        ({"samples": 1}, "greater than or equal to 2"),
+        ({"temperature": 0}, "greater than 0"),
+        ({"max_tokens": 4096}, "no room for a prompt"),
+        ({"correction": 2.0}, "needs temperature 1"),
+        ({"overlap": True, "temperature": 1.0}, "give `correction`"),
+        ({"best": "reward"}, "needs validation.prompts"),
+        ({"validation": {"prompts": 8, "split": "train"}}, "what the policy trains on"),
+        ({"validation": {"prompts": 8, "split": "test"}}, "held_out"),
+        ({"overlong": 2000}, "more than max_tokens"),
+    ],
+)
+def test_settings_refuse(changes, says):
+    deepspeed = {"global_batch": 8, "steps": 1}
+    with pytest.raises(ValidationError, match=says):
+        GrpoSettings.model_validate({"deepspeed": deepspeed, **changes})
+
+
+def test_requests_differ_by_step_and_prompt_and_ban_vision_tokens():
+    def ask(step):
+        sampling = Sampling(8, 100, 0.9, 0.99)
+        return rollout.requests_of([SAMPLE, SAMPLE], lambda _: (b"jpeg",), sampling, f"7/{step}", [3, 4])
+
+    first, again, other = ask(0), ask(0), ask(1)
+    assert first == again
+    assert len({request.seed for request in [*first, *other]}) == 4
+    assert first[0].messages == SAMPLE.messages[:-1] and first[0].logit_bias == {3: -100.0, 4: -100.0}
+    assert first[0].n == 8 and first[0].return_token_ids and first[0].logprobs == 0
+
+
+def test_a_failed_rollout_is_named():
+    with pytest.raises(RuntimeError, match=r"d/s/i.*too long"):
+        rollout.group_of(0, SAMPLE, Reply(error="prompt too long"), 8)
+
+
+def reply(*texts):
+    return Reply(
+        texts=list(texts),
+        finish=["stop"] * (len(texts) - 1) + ["length"],
+        prompt_tokens=9,
+        token_ids=[[5, 2]] * len(texts),
+        logprobs=[[-1.0, -2.0]] * len(texts),
+    )
+
+
+def test_replies_become_groups():
+    one, two = rollout.group_of(3, SAMPLE, reply("a", "b"), 2)
+    assert (one.prompt, one.tokens, one.cut, two.cut, one.prompt_length) == (3, (5, 2), False, True, 9)
+
+
+class Scorer:
+    """Answers prompts with equal rewards until they are asked for again."""
+
+    def __init__(self):
+        self.asked = []
+
+    def play(self, requests, outputs, progress):
+        replies = [reply("a", "b") for _ in requests]
+        items = [outputs(at, one) for at, one in enumerate(replies)]
+        self.asked.append(items)
+        fresh = len(self.asked) > 1
+        scores = [[{"overall": 0.5}, {"overall": 0.5 + fresh * (at % 2)}] for at, _ in enumerate(requests)]
+        return Played(replies, scores, 1.0, 1.25)
+
+
+def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
+    settings = SETTINGS.model_copy(
+        update={"prompts": 2, "samples": 2, "resample": 2, "mix": MixSettings(start=0.5, end=0.5)}
+    )
+    prompts = [replace(SAMPLE, id=f"main/{n}", study=f"main/{n}") for n in range(9)]
+    mixed = [replace(SAMPLE, id=f"mix/{n}", task="other") for n in range(9)]
+    curriculum = curricula.Curriculum(settings, 7, 4, prompts, mixed, [])
+    scorer = Scorer()
+    found = experience.Player(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
+    assert [len(asked) for asked in scorer.asked] == [2, 2, 1] and found.replaced == 3
+    assert [sample.task for sample in found.samples] == ["report", "other"]
+    assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
+
+
+def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
+    settings = SETTINGS.model_copy(
+        update={
+            "samples": 2,
+            "overlong": 4,
+            "max_tokens": 4,
+            "reward": RewardSettings(name="open"),
+            "rewards": {"binary": RewardSettings(name="closed"), "report": RewardSettings(name="report")},
+        }
+    )
+    samples = [replace(SAMPLE, task=task) for task in ("open", "binary", "report")]
+    rollouts = [Rollout(at, "", (1, 2), (-1.0, -1.0), False, (), 9) for at in (0, 0, 1, 1, 2, 2)]
+    part = {"accuracy": 0.5, "process": 0.1, "reason": 0.2}
+    scores = [{"overall": 0.5, **part}] * 4 + [{"overall": 0.5}] * 2
+    gates = {"open": Gate(mean=0.9), "closed": Gate(mean=0.1)}
+    found = experience.rewarded(experience.Experience(samples, rollouts, scores), settings, gates)
+    assert [round(score["overall"], 6) for score in found] == [0.0, 0.0, 0.3, 0.3, 0.0, 0.0]
+    assert gates["open"].mean == pytest.approx(0.82) and gates["closed"].mean == pytest.approx(0.18)
+    figures = experience.statistics(experience.Experience(samples, rollouts, scores), found, settings)
+    assert figures["flat"] == 1 and figures["reward_stable"] == 0.5 and figures["reward_overlong"] == -0.5
+
+
+def test_a_page_is_private_and_escapes_what_the_model_wrote(tmp_path):
+    rollouts = [
+        Rollout(0, "<script>x</script>", (1,), (-1.0,), False, (), 9),
+        Rollout(0, "b", (1,), (-1.0,), True, (), 9),
+    ]
+    path = page.write(tmp_path / "pages", 3, [SAMPLE], rollouts, [{"overall": 0.1}, {"overall": 0.2}])
+    text = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    assert "<script>" not in text and "&lt;script&gt;" in text and "&lt;image&gt;Look." in text
+    assert text.index("0.200") < text.index("0.100") and "http" not in text
+
+
+def test_the_record_pairs_what_training_gained(tmp_path):
+    ctx = context(tmp_path)
+    record = validation.Record(ctx, ["a", "b", "c"], 7)
+    record.add(0, [{"overall": value} for value in (0.1, 0.2, 0.3)])
+    record.add(4, [{"overall": value} for value in (0.3, 0.4, 0.5)])
+    found = record.gain(4)
+    assert found["gain"] == pytest.approx(0.2) and found["gain_low"] == pytest.approx(0.2)
+    assert record.gain(2) == {}
+    record.rewind(2)
+    assert record.gain(4) == {}
+
+
+def test_a_figure_that_validation_does_not_have_is_named():
+    found = validation.figures([{"overall": 1.0, "clinical": 0.5}], ["a"], 0)
+    assert validation.named(found, "clinical") == 0.5
+    with pytest.raises(ValueError, match=r"best: f1 .* reward, low, high, clinical"):
+        validation.named(found, "f1")
+
+
+def test_the_shares_of_a_step_add_up():
+    phases = Phases()
+    phases.took("rollout_s")
+    phases.moved("rollout_s", "reward_s", 99.0)
+    phases.skip()
+    phases.took("train_s")
+    shares = phases.shares()
+    assert shares["rollout_s"] == 0 and all(value >= 0 for value in shares.values())
+    assert sum(shares.values()) - shares["seconds"] == pytest.approx(shares["seconds"], abs=5e-4)
+
+
+@pytest.mark.parametrize(("nodes", "alone", "trainers"), [(1, 0, 4), (3, 1, 8), (4, 3, 4)])
+def test_the_last_nodes_may_be_for_servers_alone(nodes, alone, trainers):
+    assert SETTINGS.model_copy(update={"rollout_nodes": alone}).trainers(4 * nodes, nodes) == trainers
+
+
+def test_a_node_is_left_for_the_policy():
+    with pytest.raises(UserError, match="rollout_nodes 2 of 2"):
+        SETTINGS.model_copy(update={"rollout_nodes": 2}).trainers(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "flags"),
+    [
+        ({}, 0, ()),
+        ({}, 1, ("--enable-sleep-mode",)),
+        ({"overlap": True}, 1, ()),
+        ({"rollout_nodes": 1, "sync": "device"}, 1, ("--weight-transfer-config", '{"backend":"nccl"}')),
+        ({"sync": "device"}, 1, ("--enable-sleep-mode", "--weight-transfer-config", '{"backend":"ipc"}')),
+    ],
+)
+def test_servers_are_started_for_their_placement(tmp_path, monkeypatch, changes, gpus, flags):
+    monkeypatch.setattr(crew, "on_cpu", lambda: not gpus)
+    assert crew.server_of(SETTINGS.model_copy(update=changes), context(tmp_path, gpus=gpus)).extra == flags
+
+
+def test_the_cpu_build_never_sleeps_whatever_gpus_slurm_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(crew, "on_cpu", lambda: True)  # as on the development cluster, whose GPUs are names
+    assert not crew.sleeps(SETTINGS, context(tmp_path, gpus=1))
+
+
+def test_only_rank_0_sweeps_the_workspace_of_what_killed_attempts_left(tmp_path):
+    policy = SimpleNamespace(counts={"parameters": 1})
+    ctx = context(tmp_path, nodes=2, world_size=2, rank=1)
+    killed = ctx.workspace / "diagcot-weights-1-2"
+    killed.mkdir(parents=True)
+    sync.Folder(policy, None, SETTINGS, ctx)
+    assert killed.exists()  # rank 1 may stand on another machine: to it, rank 0's living folder looks like this one
+    made = sync.Folder(policy, None, SETTINGS, replace(ctx, rank=0))
+    assert list(ctx.workspace.glob("diagcot-weights-*")) == [made.root] and made.root.stat().st_mode & 0o077 == 0
+
+
+def test_every_server_gets_ranks_of_its_own_in_a_transfer():
+    pytest.importorskip("vllm")
+
+    class Posts:
+        engines = (1, 2, 3)
+
+        def post(self, *paths, bodies):
+            self.sent = paths, bodies
+
+    posts = Posts()
+    client = sync.routes(posts, 3, 2)
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    assert posts.sent[0] == ("/init_weight_transfer_engine",)
+    assert [body["init_info"]["rank_offset"] for body in posts.sent[1]] == [1, 3, 5]
+    client.start_weight_update()
+    assert posts.sent == (("/start_weight_update",), [None])
+
+
+def test_gpus_of_a_node_are_shared_out():
+    assert devices("4,5,6,7", 4, 1, 2) == ["6", "7"]
+    assert devices(None, 2, 0, 1) == ["0", "1"]
+    assert devices("3", 1, 1, 2) == ["3"]
+
+
+def test_a_context_travels(tmp_path):
+    import pickle
+
+    from diagcot.jobs.execution.context import Context
+
+    around = pickle.loads(pickle.dumps(surroundings(context(tmp_path, rank=0, gpus=2))))
+    assert Context(**around).gpus == 2

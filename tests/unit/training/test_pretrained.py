@@ -1,0 +1,73 @@
+"""A downloaded model is checked before anything is submitted, and linked, not copied."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diagcot.jobs.errors import UserError
+from diagcot.training.config.settings import AlignSettings, DeepSpeedSettings, ModelSettings, SftSettings
+from diagcot.training.models.pretrained import weights_of
+from tests.training import films
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no model"):
+        weights_of(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-1.safetensors").touch()
+    with pytest.raises(UserError, match=r"lacks model-2\.safetensors"):
+        weights_of(tmp_path)
+
+
+def test_adopted_model_is_linked_and_loads(tmp_path: Path) -> None:
+    from diagcot.training.models import model
+
+    texts = [text for sample in films.samples(8) for _, text in sample.messages]
+    model.build(ModelSettings(), texts, tmp_path / "source")
+    settings = ModelSettings(pretrained=tmp_path / "source", min_pixels=28 * 28, max_pixels=56 * 56)
+    model.adopt(settings, tmp_path / "mine")
+    assert (tmp_path / "mine" / "model.safetensors").is_symlink()
+    assert model.processor_of(tmp_path / "mine").image_processor.size["longest_edge"] == 56 * 56
+    assert model.load(tmp_path / "mine").config.model_type == "qwen2_5_vl"
+    with pytest.raises(UserError, match="family: qwen3_vl"):
+        model.adopt(settings.model_copy(update={"family": "qwen3_vl"}), tmp_path / "other")
+
+
+def test_batches_must_divide_among_ranks() -> None:
+    settings = DeepSpeedSettings(steps=1, micro_batch=4, global_batch=32)
+    assert settings.accumulation(2) == 4
+    with pytest.raises(ValueError, match="no multiple"):
+        settings.accumulation(3)
+    with pytest.raises(ValueError, match="either epochs or steps"):
+        DeepSpeedSettings()
+
+
+def test_lora_excludes_full_training() -> None:
+    length = {"deepspeed": {"steps": 1}}
+    with pytest.raises(ValueError, match="belong together"):
+        SftSettings.model_validate({"trainable": ["merger"], "lora": {}, **length})
+    with pytest.raises(ValueError, match="base model stays frozen"):
+        SftSettings.model_validate({"trainable": ["merger", "lora"], "lora": {}, **length})
+
+
+def test_flash_attention_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagcot.training.models import model
+
+    there, card = {"flash_attn"}, [True]
+    monkeypatch.setattr(model.torch.cuda, "is_available", lambda: card[0])
+    monkeypatch.setattr(model, "find_spec", lambda name: name in there or None)
+    assert [model.attention(precision) for precision in ("bf16", "fp32")] == ["flash_attention_2", "sdpa"]
+    there.clear()
+    assert model.attention("bf16") == "sdpa"
+    card[0] = False
+    assert model.attention("bf16") == "eager"
+
+
+def test_the_contrastive_loss_keeps_reports_as_they_are() -> None:
+    settings = {"trainable": ["merger", "language_model"], "deepspeed": {"steps": 1}}
+    AlignSettings.model_validate(settings)
+    with pytest.raises(ValueError, match="embeds reports once"):
+        AlignSettings.model_validate({**settings, "loss": "combined"})
