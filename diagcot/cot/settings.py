@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from diagcot.cot.search.schemas import Limits
-from diagcot.recipe import Settings
+from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS
 from diagcot.tasks.questions.wording import Words

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from diagcot.recipe import Settings
+from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.questions.wording import Words
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from diagcot.jobs.errors import UserError
-from diagcot.recipe import Settings
+from diagcot.jobs.settings import Settings
 from diagcot.rewards.names import MODES
 from diagcot.serving.settings import ServerSettings
 from diagcot.training.config.settings import Component, DeepSpeedSettings, FreezePolicy
