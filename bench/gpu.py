@@ -150,8 +150,8 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
     from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy
     from diagcot.training.cost import estimate, shape
     from diagcot.training.distributed import engine
+    from diagcot.training.losses import contrastive
     from diagcot.training.models import freeze, model
-    from diagcot.training.supervised import contrastive
 
     where, card = engine.device(ctx), ctx.gpus > 0
     warm, timed = (WARM, TIMED) if card else (0, 1)
@@ -252,8 +252,8 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     """The loss of one pass, made of the stage's own parts."""
     import torch
 
+    from diagcot.training.losses import contrastive, language
     from diagcot.training.rl import objective
-    from diagcot.training.supervised import contrastive, language
 
     inputs, micro = language.inputs_of(batch), len(batch["input_ids"])
 

@@ -98,7 +98,13 @@ def _ours(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     deepspeed = {**SETTINGS["deepspeed"], "steps": steps}
     job = start(
-        root, "diagcot.training.rl.grpo", stage, {**SETTINGS, **changes, "deepspeed": deepspeed}, inputs, 1, drawn=False
+        root,
+        "diagcot.training.kinds.grpo",
+        stage,
+        {**SETTINGS, **changes, "deepspeed": deepspeed},
+        inputs,
+        1,
+        drawn=False,
     )
     job.wait(1200)
     about: dict[str, Any] = json.loads((job.output / "model" / "diagcot.json").read_text())

@@ -79,7 +79,7 @@ def _prepare(root: Path) -> None:
     from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.shards import build as shards
-    from diagcot.training.models import build as model
+    from diagcot.training.kinds import model
 
     tree = context(root, {"studies": STUDIES, "size": 256, "held_out": 0.1}, stage="phantoms")
     assert run_unit(phantoms, Unit("tree"), tree)
@@ -150,7 +150,7 @@ def _summary(times: list[float], losses: list[float], waited: float = 0.0) -> di
 
 def _ours(ctx: Any) -> dict[str, Any]:
     from diagcot.jobs.execution.context import Unit
-    from diagcot.training.supervised import sft
+    from diagcot.training.kinds import sft
 
     times: list[float] = []
     tell = ctx.progress

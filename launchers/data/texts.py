@@ -9,7 +9,7 @@ from diagcot.training.config.texts_settings import TextsSettings
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.training.data.texts"
+KIND = "diagcot.training.kinds.texts"
 SETTINGS = TextsSettings
 SIZE = "cpu"
 PRODUCT = "data"

@@ -15,7 +15,7 @@ from launchers.training.model import parameters
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.training.supervised.align"
+KIND = "diagcot.training.kinds.align"
 SETTINGS = AlignSettings
 SIZE = "train"
 PRODUCT = "weights"

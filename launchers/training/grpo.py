@@ -14,7 +14,7 @@ from launchers.training.model import parameters
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.training.rl.grpo"
+KIND = "diagcot.training.kinds.grpo"
 SETTINGS = GrpoSettings
 SIZE = "grpo"
 PRODUCT = "weights"

@@ -10,7 +10,7 @@ from launchers.training import model
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.training.models.merge"
+KIND = "diagcot.training.kinds.merge"
 SETTINGS = MergeSettings
 SIZE = "cpu"
 PRODUCT = "weights"

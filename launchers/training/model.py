@@ -15,7 +15,7 @@ from diagcot.training.models.pretrained import weights_of
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.training.models.build"
+KIND = "diagcot.training.kinds.model"
 SETTINGS = ModelSettings
 SIZE = "cpu"
 PRODUCT = "weights"

@@ -15,7 +15,7 @@ from launchers.training.model import parameters
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.training.supervised.sft"
+KIND = "diagcot.training.kinds.sft"
 SETTINGS = SftSettings
 SIZE = "train"
 PRODUCT = "weights"

@@ -8,8 +8,8 @@ from typing import Any
 
 from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.training.data import batch
-from diagcot.training.supervised import sft
-from tests.training import films
+from diagcot.training.kinds import sft
+from tests.training import images as films
 
 
 @contextmanager

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tests.training import films
+from tests.training import images as films
 from tests.training.ranks import Job, start
 
 
@@ -13,7 +13,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("training")
     from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
-    from diagcot.training.models import build
+    from diagcot.training.kinds import model as build
 
     films.write(root / "shards" / "test" / "samples", 64)
     ctx = context(root, TINY, inputs={"samples": [str(root / "shards/test/samples")]}, stage="base")
@@ -29,7 +29,7 @@ def whole(made: Path) -> Job:
     return job
 
 
-SFT = "diagcot.training.supervised.sft"
+SFT = "diagcot.training.kinds.sft"
 TINY = {"tiny": {"hidden": 64, "layers": 2, "vision_hidden": 32, "intermediate": 128, "vocabulary": 400}}
 
 

@@ -25,7 +25,7 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
     from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.data import batch
-    from tests.training import films
+    from tests.training import images as films
 
     if job.get("drawn", True):
         batch.ShardSource = films.DrawnSource  # type: ignore[misc,assignment]

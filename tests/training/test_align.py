@@ -28,7 +28,7 @@ def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
     jobs = [
         start(
             made,
-            "diagcot.training.supervised.align",
+            "diagcot.training.kinds.align",
             f"align{world}",
             settings({1: 8, 2: 2}[world]),
             inputs(made),

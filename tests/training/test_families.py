@@ -8,7 +8,7 @@ import pytest
 
 from diagcot.tasks.prompts import for_films
 from diagcot.tasks.samples import Sample
-from tests.training import films
+from tests.training import images as films
 
 pytestmark = pytest.mark.heavy
 
@@ -44,7 +44,7 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
     """One pass gives the embeddings of samples with one film and with three, and the model's own loss."""
     import torch
 
-    from diagcot.training.supervised import contrastive, language
+    from diagcot.training.losses import contrastive, language
 
     vlm, collator = family
     batch = collator([*films.samples(2), several(3)])
@@ -61,7 +61,7 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
 def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family: tuple[Any, Any]) -> None:
     import torch
 
-    from diagcot.training.supervised import language
+    from diagcot.training.losses import language
 
     vlm, collator = family
     found = []
@@ -83,7 +83,7 @@ def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family:
 def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any]) -> None:
     import torch
 
-    from diagcot.training.supervised import language
+    from diagcot.training.losses import language
 
     vlm, collator = family
     batch, found = collator([*films.samples(2), several(2)]), []

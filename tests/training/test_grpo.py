@@ -72,7 +72,7 @@ def whole(warm: Path, standby: None) -> Job:
     return job
 
 
-def grpo(root: Path, stage: str, kind: str = "diagcot.training.rl.grpo", world: int = 2, **changes: Any) -> Job:
+def grpo(root: Path, stage: str, kind: str = "diagcot.training.kinds.grpo", world: int = 2, **changes: Any) -> Job:
     job = {name: changes.pop(name) for name in ("nodes", "attempt") if name in changes}
     inputs = inputs_of(root)
     if "mix" in changes:
@@ -167,7 +167,7 @@ def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby
 def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, whole: Job) -> None:
     job = Job(warm, "again", [], warm / "logs/test/runner.log")
     stage = chains.plan(
-        warm, "again", 1, run="test", kind="diagcot.training.rl.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
+        warm, "again", 1, run="test", kind="diagcot.training.kinds.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
         output=str(job.output), workspace=str(job.workspace), shards_root=str(warm / "shards"), seed=7,
         units=plan.Units(["model"]), resources=Size(cpus=1, tasks_per_node=2, minutes=20),
         stage_dir=str(warm / "logs/test/again"),

@@ -15,9 +15,8 @@ def adapter(made: Path) -> Path:
     from diagcot.jobs.execution.context import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.data import batch
-    from diagcot.training.models import merge
-    from diagcot.training.supervised import sft
-    from tests.training.films import DrawnSource
+    from diagcot.training.kinds import merge, sft
+    from tests.training.images import DrawnSource
 
     settings = {
         "trainable": ["lora"],
@@ -47,9 +46,9 @@ def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
     from peft import PeftModel
 
     from diagcot.training.data.batch import Collator
+    from diagcot.training.losses import language
     from diagcot.training.models import model
-    from diagcot.training.supervised import language
-    from tests.training import films
+    from tests.training import images as films
 
     base, merged = made / "shards/test/base/model", made / "shards/test/merged/model"
     index = json.loads(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.tasks.samples import Sample, write_samples
-from tests.training import films
+from tests.training import images as films
 from tests.training.conftest import deepspeed, inputs
 from tests.training.ranks import Job, start
 
@@ -41,7 +41,7 @@ def runs(made: Path) -> dict[str, Job]:
         further[f"lora{stage}"] = lora
     settings = {"trainable": EVERYTHING, "deepspeed": deepspeed(**LENGTH, micro_batch=1), "validation": 2}
     sources = {**inputs(made), "samples": [str(root)]}
-    first = start(made, "diagcot.training.supervised.sft", "zero2", settings, sources, further=further)
+    first = start(made, "diagcot.training.kinds.sft", "zero2", settings, sources, further=further)
     first.wait()
     return {"zero2": first} | {name: Job(made, name, [], first.log) for name in further}
 

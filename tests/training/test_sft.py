@@ -29,9 +29,9 @@ def test_model_directory_gives_the_trained_loss(whole: Job, made: Path) -> None:
     from diagcot.jobs.testing import context
     from diagcot.training.data import dataset
     from diagcot.training.data.batch import Collator
+    from diagcot.training.losses import language
     from diagcot.training.models import model
-    from diagcot.training.supervised import language
-    from tests.training.films import DrawnSource
+    from tests.training.images import DrawnSource
 
     network = model.load(whole.output / "model").eval()
     collator = Collator(model.processor_of(whole.output / "model"), made, 4096, source=DrawnSource())

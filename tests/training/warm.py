@@ -19,7 +19,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
     """Shards of phantoms and the model, under `root`; returns the inputs of a GRPO stage."""
     from diagcot.data.phantom import build as phantoms
     from diagcot.shards import build as shards
-    from diagcot.training.models import build as model
+    from diagcot.training.kinds import model
 
     tree = context(root, {"studies": studies, "size": 112}, stage="phantoms")
     assert run_unit(phantoms, Unit("tree"), tree)
@@ -41,7 +41,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
         },
     }  # fmt: skip
     inputs = {"model": [str(built.output)], "samples": [str(samples)]}
-    start(root, "diagcot.training.supervised.sft", "warm", settings, inputs, world=1, drawn=False).wait()
+    start(root, "diagcot.training.kinds.sft", "warm", settings, inputs, world=1, drawn=False).wait()
     return {"model": [str(root / "shards/test/warm")], "shards": [str(sharding.output)]}
 
 

@@ -36,7 +36,7 @@ def training(count: int, trainable: Iterable[str], deepspeed: DeepSpeedSettings)
 
 
 def _tiny(tiny: TinySettings) -> int:
-    """Close to what `diagcot.training.models.build` makes: 1.6 million for the tiny recipe's 1,557,952."""
+    """Close to what `diagcot.training.kinds.model` makes: 1.6 million for the tiny recipe's 1,557,952."""
     words = 2 * tiny.vocabulary * tiny.hidden
     attention = 2 * tiny.hidden**2 * (1 + tiny.kv_heads / tiny.heads)
     language = tiny.layers * (attention + 3 * tiny.hidden * tiny.intermediate)

@@ -12,14 +12,14 @@ import torch
 from diagcot.jobs.execution.context import Context, Result
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
-from diagcot.training.checkpoint import checkpoint
+from diagcot.training.checkpoint import checkpoint, export
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import engine as ranks
-from diagcot.training.models import export
 from diagcot.training.models.inputs import model_input
 from diagcot.training.monitoring import log
 from diagcot.training.monitoring.step_timer import Clock
-from diagcot.training.rl import curriculum, page, sync, validation
+from diagcot.training.rl import curriculum, sync, validation
+from diagcot.training.rl import rollout_page as page
 from diagcot.training.rl.curriculum import Curriculum
 from diagcot.training.rl.experience import Experience, Player, rewarded, statistics
 from diagcot.training.rl.objective import advantages

@@ -14,10 +14,10 @@ from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.batch import IGNORED, Collator, Encoded
 from diagcot.training.distributed import engine as ranks
+from diagcot.training.losses import language
 from diagcot.training.models import freeze, model
 from diagcot.training.rl.objective import Objective, k3, logprobs, ratios, reduced, token_losses, whole
 from diagcot.training.rl.rollout import Rollout
-from diagcot.training.supervised import language
 
 _VISION = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 

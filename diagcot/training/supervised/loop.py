@@ -13,9 +13,9 @@ from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.flops import WHOLE
 from diagcot.training.data.batch import Order, Prefetch
 from diagcot.training.distributed import engine as ranks
+from diagcot.training.losses import language
 from diagcot.training.monitoring import log
 from diagcot.training.monitoring.step_timer import Clock
-from diagcot.training.supervised import language
 
 Batch = dict[str, torch.Tensor]
 

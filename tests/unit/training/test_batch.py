@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diagcot.tasks.prompts import for_films
 from diagcot.tasks.samples import ImageRef, Sample
-from tests.training import films
+from tests.training import images as films
 
 
 @given(

@@ -30,7 +30,7 @@ def test_cached_gradient_is_that_of_the_whole_batch(torch: Any, micro: int) -> N
     """Whatever part of the batch a forward pass holds; twelve pairs, some alike."""
     from torch.nn import functional as F
 
-    from diagcot.training.supervised import contrastive
+    from diagcot.training.losses import contrastive
 
     torch.manual_seed(3)
     inputs, reports = torch.randn(12, 7), F.normalize(torch.randn(12, 5), dim=-1)
@@ -59,7 +59,7 @@ def test_cached_gradient_is_that_of_the_whole_batch(torch: Any, micro: int) -> N
 
 
 def test_likeness_masks_the_same_words_and_all_normals() -> None:
-    from diagcot.training.supervised import align
+    from diagcot.training.kinds import align
 
     normals = ("The heart is normal. The lungs are clear.", "No pneumothorax. No pleural effusion.")
     assert all(align.normal(report) for report in normals)
@@ -68,7 +68,7 @@ def test_likeness_masks_the_same_words_and_all_normals() -> None:
 
 
 def test_recall_counts_distinct_reports(torch: Any) -> None:
-    from diagcot.training.supervised import contrastive
+    from diagcot.training.losses import contrastive
 
     reports = torch.eye(12)
     films = torch.eye(12)

@@ -12,7 +12,8 @@ from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
-from diagcot.training.rl import page, rollout
+from diagcot.training.rl import rollout
+from diagcot.training.rl import rollout_page as page
 from diagcot.training.rl import rollout_pool as crew
 from diagcot.training.rl.actors import devices, surroundings
 from diagcot.training.rl.rollout import Rollout, Sampling

@@ -8,7 +8,7 @@ import pytest
 from diagcot.jobs.errors import UserError
 from diagcot.training.config.settings import AlignSettings, DeepSpeedSettings, ModelSettings, SftSettings
 from diagcot.training.models.pretrained import weights_of
-from tests.training import films
+from tests.training import images as films
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

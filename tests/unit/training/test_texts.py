@@ -10,7 +10,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.tasks.samples import read_samples
-from diagcot.training.data import texts
+from diagcot.training.kinds import texts
 
 ASKED, SAID = "what is a pneumothorax ?", "air in the pleural space ."
 TALK = (("user", ASKED), ("assistant", SAID))

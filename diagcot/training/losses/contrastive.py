@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from diagcot.training.supervised.language import inputs_of, summed_loss
+from diagcot.training.losses.language import inputs_of, summed_loss
 
 
 class Aligner(nn.Module):

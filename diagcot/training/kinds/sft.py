@@ -12,13 +12,15 @@ from typing import Any
 import torch
 
 from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.training.checkpoint import export
 from diagcot.training.config.settings import LoraSettings, SftSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.batch import Collator, Order
 from diagcot.training.distributed import engine
-from diagcot.training.models import export, freeze, model
+from diagcot.training.losses import language
+from diagcot.training.models import freeze, model
 from diagcot.training.models.inputs import model_input
-from diagcot.training.supervised import language, loop
+from diagcot.training.supervised import loop
 
 
 @contextmanager

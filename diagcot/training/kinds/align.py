@@ -11,13 +11,15 @@ import torch
 from diagcot.data.reports import labeler
 from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.tasks.samples import Sample
+from diagcot.training.checkpoint import export
 from diagcot.training.config.settings import AlignSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.batch import IGNORED, Collator, Order
 from diagcot.training.distributed import engine
-from diagcot.training.models import export, freeze, model
+from diagcot.training.losses import contrastive
+from diagcot.training.models import freeze, model
 from diagcot.training.models.inputs import model_input
-from diagcot.training.supervised import contrastive, loop
+from diagcot.training.supervised import loop
 
 
 @contextmanager
