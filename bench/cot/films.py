@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Picture
 
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.patients import visits
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import Image, Study

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.tree import write_csv
 from diagcot.data.readers.layouts import PREFIX, REPORTS_ZIP, folder

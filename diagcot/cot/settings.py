@@ -157,7 +157,7 @@ class TracesSettings(Settings):
 
 
 class QuestionSettings(Settings):
-    """Kind `questions`: question answering data for CX-Mind, see `diagcot.tasks.questions.registry`."""
+    """Kind `questions`: question answering data for CX-Mind, see `diagcot.tasks.questions.questions`."""
 
     split: Literal["train", "validate", "test"] = "train"  # GRPO refuses questions of the test split
     views: Literal["image", "study"] = "image"  # ask about each film, or about all films of a study together

@@ -12,10 +12,12 @@ from PIL import Image as Pillow
 from PIL import features
 
 from diagcot.data.errors import ImageError
-from diagcot.data.phantom import COMMENT
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
+
+PHANTOM_COMMENT = "phantom: drawn by diagcot, not a film of a person"
+"""The JPEG comment of every phantom; an image that carries it is never taken for a person's."""
 
 MAX_PIXELS = 120_000_000
 """More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header that claims more lies or is no film."""
@@ -70,7 +72,7 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     except Exception as error:  # decoders raise whatever they like on damaged bytes
         raise ImageError(f"{name} is not a readable film ({type(error).__name__}: {error})") from error
     out = io.BytesIO()
-    film.save(out, "JPEG", quality=quality, **({"comment": COMMENT} if phantom else {}))
+    film.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
     return Jpeg(out.getvalue(), film.width, film.height, phantom)
 
 
@@ -125,7 +127,7 @@ def _not_blank(film: Pillow.Image) -> None:
 
 def is_phantom(film: Pillow.Image) -> bool:
     """Whether the film carries the comment of `diagcot.data.phantom`."""
-    return bool(film.info.get("comment") == COMMENT.encode())
+    return bool(film.info.get("comment") == PHANTOM_COMMENT.encode())
 
 
 def grey(film: Pillow.Image) -> Pillow.Image:

@@ -14,9 +14,9 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.serving import Client, Film, Reply, Request, Server, serve
 from diagcot.shards import Shard
-from diagcot.tasks import builders as tasks
+from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
-from diagcot.tasks.questions.registry import ask
+from diagcot.tasks.questions.questions import ask
 from diagcot.tasks.questions.wording import Words
 from diagcot.tasks.samples import Sample
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.data.errors import ImageError
-from diagcot.data.phantom.films import VIEWS
+from diagcot.data.phantom.drawing import VIEWS
 from diagcot.data.pixels import Jpeg, convert, libraries, transform
 from diagcot.data.study import Study
 from diagcot.jobs.execution.context import Context, Result, Unit

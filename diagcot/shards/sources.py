@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from diagcot.data.errors import DataError
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.readers.collection import Collection
 from diagcot.data.readers.iu_xray import IuXray

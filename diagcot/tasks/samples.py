@@ -13,7 +13,7 @@ class ImageRef:
 
     shard: str
     row: int
-    change: str = ""  # what is done to the film when it is read, see `diagcot.tasks.augment`
+    change: str = ""  # what is done to the film when it is read, see `diagcot.tasks.augmentation`
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, wh
 def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path, standby: None) -> None:
     """All that changes the order of things at once: overlap, a mix of two rewards, dynamic sampling, two updates."""
     from diagcot.shards import Shard, shard_paths
-    from diagcot.tasks.builders import classification_samples
+    from diagcot.tasks.diagnosis import classification_samples
 
     shard = shard_paths(warm / "shards/test/shard")[0]
     (warm / "shards/test/mix").mkdir()

@@ -48,7 +48,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
 def reports(root: Path) -> Iterator[Sample]:
     """The training split's films with their reports."""
     from diagcot.shards import Shard, shard_paths
-    from diagcot.tasks.builders import report_samples
+    from diagcot.tasks.diagnosis import report_samples
 
     shard = shard_paths(root / "shards/test/shard")[0]
     return report_samples(Shard(shard), str(shard.relative_to(root / "shards")), "train")

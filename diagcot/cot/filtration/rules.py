@@ -17,7 +17,7 @@ from diagcot.rewards.classification import parse
 from diagcot.rewards.registry import reward
 from diagcot.rewards.score import Reference, Score
 from diagcot.tasks.prompts import reasoned
-from diagcot.tasks.questions.traces import RIGHT, WRONG, pair
+from diagcot.tasks.questions.worked_answers import RIGHT, WRONG, pair
 
 Trace = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from diagcot.data.study import Box
 from diagcot.metrics import boxes
 from diagcot.shards import Shard
 from diagcot.tasks.prompts import IMAGE
-from diagcot.tasks.questions.traces import RIGHT, WRONG
+from diagcot.tasks.questions.worked_answers import RIGHT, WRONG
 
 SIDE = 420  # pixels of the longer side of a film on the page
 _MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # few machines of a cluster have a font with the others

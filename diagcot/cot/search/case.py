@@ -11,7 +11,7 @@ from diagcot.cot.settings import CollectSettings
 from diagcot.jobs.errors import UserError
 from diagcot.rewards.layout import pairs
 from diagcot.shards import Shard
-from diagcot.tasks import builders as tasks
+from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.prompts import IMAGE
 from diagcot.tasks.samples import ImageRef, Sample
 

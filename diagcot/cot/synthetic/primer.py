@@ -16,8 +16,8 @@ from diagcot.cot.settings import CollectSettings, PrimerSettings
 from diagcot.cot.synthetic.lessons import EXAMPLES, Lesson, Reading, chance, pairs
 from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.shards import Shard
-from diagcot.tasks import builders as tasks
-from diagcot.tasks.questions.registry import CLOSED, ask
+from diagcot.tasks import diagnosis as tasks
+from diagcot.tasks.questions.questions import CLOSED, ask
 from diagcot.tasks.questions.wording import Words
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 

@@ -11,7 +11,7 @@ from diagcot.jobs.execution.context import Context, Result, Unit
 from diagcot.rewards import layout
 from diagcot.shards import Shard
 from diagcot.tasks.prompts import reasoned
-from diagcot.tasks.questions.registry import ask
+from diagcot.tasks.questions.questions import ask
 from diagcot.tasks.questions.wording import Words
 from diagcot.tasks.samples import Sample, write_samples
 

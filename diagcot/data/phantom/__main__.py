@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from diagcot.data.phantom.films import SIZE
+from diagcot.data.phantom.drawing import SIZE
 from diagcot.data.phantom.tree import write_tree
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from diagcot.data.phantom.anatomy import generator
-from diagcot.data.phantom.films import SIZE, VIEWS, Film, draw
+from diagcot.data.phantom.drawing import SIZE, VIEWS, Film, draw
 from diagcot.data.phantom.patients import Visit, visits
 from diagcot.data.readers.layouts import PREFIX, REPORTS_ZIP, folder
 from diagcot.data.readers.mimic_cxr import BOXES, BOXES_FILE, FINDINGS, FINDINGS_FILE, LABELS, METADATA, SPLIT

@@ -2,7 +2,7 @@
 
 After the idea of NegBio (Peng et al. 2018, arXiv:1712.05898) and the CheXpert labeler (Irvin et al. 2019,
 arXiv:1901.07031), with phrases and reaches of this project's own.
-`diagcot.data.reports.labeler_gold` measures it.
+`diagcot.data.labeler_accuracy` measures it.
 """
 
 import re

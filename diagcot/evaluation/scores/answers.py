@@ -10,7 +10,7 @@ from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction
 from diagcot.metrics.intervals import Metric, mean
-from diagcot.tasks.questions.traces import LETTERS, RIGHT, WRONG
+from diagcot.tasks.questions.worked_answers import LETTERS, RIGHT, WRONG
 
 RECALL_AT = (1, 3, 5)
 _MARKS = re.compile(f"[{RIGHT}{WRONG}]")

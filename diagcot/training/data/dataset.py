@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagcot.jobs.execution.context import Context
-from diagcot.tasks import builders as made
+from diagcot.tasks import diagnosis as made
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.training.data.batch import Collator
 from diagcot.training.distributed import engine as ranks

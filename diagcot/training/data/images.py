@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image as Pillow
 
-from diagcot.tasks import augment
+from diagcot.tasks import augmentation
 from diagcot.tasks.samples import ImageRef
 
 
@@ -50,7 +50,7 @@ class ShardSource:
 
     def jpeg(self, ref: ImageRef) -> bytes:
         found = bytes(self._shard(ref).jpeg(ref.row))
-        return augment.film(found, ref.change) if ref.change else found
+        return augmentation.film(found, ref.change) if ref.change else found
 
 
 class Films:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from diagcot.jobs.execution.context import Context
 from diagcot.rewards.score import Reference
-from diagcot.tasks import augment
+from diagcot.tasks import augmentation
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data import dataset
@@ -92,7 +92,7 @@ def gather(ctx: Context, settings: GrpoSettings) -> Curriculum:
         validation = sorted(validation, key=lambda sample: _hash(ctx.seed, sample.id))[: rule.prompts]
     if settings.augment:
         size = ShardSource(ctx.shards_root).size
-        training += [copy for one in training for copy in augment.copies(one, settings.augment, ctx.seed, size)]
+        training += [copy for one in training for copy in augmentation.copies(one, settings.augment, ctx.seed, size)]
     for wanted, found, what in (
         (True, training, f"prompts of task {settings.task}, split {settings.split}, in its inputs"),
         (settings.mix, mixed, "prompts of role mix"),

@@ -14,7 +14,7 @@ from diagcot.cot.review.statistics import Statistics
 from diagcot.cot.synthetic import lessons
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard
-from diagcot.tasks.builders import report_samples
+from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.prompts import REPORT
 from diagcot.tasks.samples import read_samples
 from tests.fakes.serving import prompts_seen, starts, write_script

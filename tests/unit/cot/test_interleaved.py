@@ -20,9 +20,9 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.rewards import cxmind
 from diagcot.rewards.score import Reference
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.tasks.questions.registry import CLOSED, ask
-from diagcot.tasks.questions.traces import pair
+from diagcot.tasks.questions.questions import CLOSED, ask
 from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.worked_answers import pair
 from diagcot.tasks.samples import Sample
 
 ASKED = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)

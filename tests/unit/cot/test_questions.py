@@ -15,7 +15,7 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.recipe import StageSpec
 from diagcot.rewards import layout as layouts
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.tasks.questions.registry import ask
+from diagcot.tasks.questions.questions import ask
 from diagcot.tasks.questions.wording import DEFAULTS, PLACES, TASKS, Words
 from diagcot.tasks.samples import read_samples
 from launchers.data import questions as launcher

@@ -21,7 +21,7 @@ from diagcot.jobs.execution.context import Context, Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving.server import process
 from diagcot.shards import Shard
-from diagcot.tasks.builders import report_samples
+from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.samples import read_samples
 from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
 

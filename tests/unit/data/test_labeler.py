@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.data.labeler_accuracy import measure, read_gold
 from diagcot.data.phantom.patients import visits
 from diagcot.data.reports.labeler import label
-from diagcot.data.reports.labeler_gold import measure, read_gold
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from diagcot.data.phantom import COMMENT
 from diagcot.data.phantom.anatomy import generator
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import DEVICES, SIDES, ZONES, Effusion, Findings, Place
 from diagcot.data.phantom.patients import sample, visits
 from diagcot.data.phantom.tree import write_tree
+from diagcot.data.pixels import PHANTOM_COMMENT
 from diagcot.data.readers.mimic_cxr import LABELS, METADATA, SPLIT, MimicCxr
 
 NORMAL = Findings()
@@ -105,7 +105,7 @@ def test_same_study_same_film() -> None:
 
 def test_films_say_that_they_are_phantoms() -> None:
     film = Pillow.open(io.BytesIO(draw("1", NORMAL).jpeg()))
-    assert film.info["comment"] == COMMENT.encode()
+    assert film.info["comment"] == PHANTOM_COMMENT.encode()
     assert film.size == (112, 112)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as Pillow
 
 from diagcot.data.errors import ImageError
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.pixels import Jpeg, convert, size
 

@@ -23,7 +23,7 @@ from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.settings import Source
-from diagcot.tasks.builders import classification_samples, grounding_samples, report_samples
+from diagcot.tasks.diagnosis import classification_samples, grounding_samples, report_samples
 from diagcot.tasks.prompts import report_answer
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"

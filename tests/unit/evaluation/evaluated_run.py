@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from diagcot.data.phantom.films import VIEWS, draw
+from diagcot.data.phantom.drawing import VIEWS, draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.patients import visits
 from diagcot.data.pixels import convert
@@ -19,9 +19,9 @@ from diagcot.jobs.plans import plan
 from diagcot.jobs.state import ledger
 from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
-from diagcot.tasks import builders as tasks
+from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.prompts import classification_answer, reasoned
-from diagcot.tasks.questions.registry import ask
+from diagcot.tasks.questions.questions import ask
 from diagcot.tasks.questions.wording import Words
 
 MODELS = ("base", "align", "teacher", "cot-sft", "grpo")

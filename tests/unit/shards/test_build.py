@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.phantom import build as phantoms
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.pixels import convert
 from diagcot.data.readers import fetch
@@ -25,7 +25,7 @@ from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.settings import BuildSettings, check
 from diagcot.shards.verify import faults
 from diagcot.tasks import prompts
-from diagcot.tasks.builders import classification_samples, grounding_samples, report_samples
+from diagcot.tasks.diagnosis import classification_samples, grounding_samples, report_samples
 from diagcot.tasks.samples import Sample
 from launchers.data import phantoms as phantoms_launcher
 from launchers.data import shard as shard_launcher

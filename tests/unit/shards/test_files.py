@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.data.errors import DataError
-from diagcot.data.phantom.films import VIEWS, draw
+from diagcot.data.phantom.drawing import VIEWS, draw
 from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from diagcot.cli import main as cli
 from diagcot.console.screens import shards_screen
-from diagcot.data.phantom.films import draw
+from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study

@@ -24,10 +24,10 @@ from diagcot.rewards.layout import pairs as steps_of
 from diagcot.rewards.score import Reference
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.writer import ShardWriter
-from diagcot.tasks.builders import report_samples
-from diagcot.tasks.questions.films import _course
-from diagcot.tasks.questions.labels import NONE, known
-from diagcot.tasks.questions.registry import CLOSED, ask
+from diagcot.tasks.diagnosis import report_samples
+from diagcot.tasks.questions.image_questions import _course
+from diagcot.tasks.questions.label_questions import NONE, known
+from diagcot.tasks.questions.questions import CLOSED, ask
 from diagcot.tasks.questions.wording import TASKS, Words
 from diagcot.tasks.samples import Sample
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from diagcot.data.study import Image, Study, pairs
-from diagcot.tasks.builders import Shown, grounding_samples
+from diagcot.tasks.diagnosis import Shown, grounding_samples
 from diagcot.tasks.prompts import report_answer
-from diagcot.tasks.questions.labels import NONE, Weighing, known, spoken
-from diagcot.tasks.questions.traces import Draft, Option, chance
+from diagcot.tasks.questions.label_questions import NONE, Weighing, known, spoken
+from diagcot.tasks.questions.worked_answers import Draft, Option, chance
 from diagcot.tasks.samples import Sample
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diagcot.tasks.builders import Shown
+from diagcot.tasks.diagnosis import Shown
 from diagcot.tasks.questions.wording import Words
 from diagcot.tasks.samples import Sample
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as Pillow
 
-from diagcot.data.phantom import COMMENT, frontal, lateral
+from diagcot.data.phantom import frontal, lateral
 from diagcot.data.phantom.anatomy import Build, generator
 from diagcot.data.phantom.canvas import bounds, unit
 from diagcot.data.phantom.findings import Findings
+from diagcot.data.pixels import PHANTOM_COMMENT
 from diagcot.data.study import Box
 
 VIEWS = ("PA", "LATERAL")
@@ -28,7 +29,7 @@ class Film:
     def jpeg(self, quality: int = 90) -> bytes:
         """JPEG bytes that carry the phantom comment."""
         out = io.BytesIO()
-        self.image.save(out, "JPEG", quality=quality, comment=COMMENT)
+        self.image.save(out, "JPEG", quality=quality, comment=PHANTOM_COMMENT)
         return out.getvalue()
 
 

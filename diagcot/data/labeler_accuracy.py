@@ -1,6 +1,6 @@
 """The rule labeler against NegBio's gold labels of IU-Xray reports.
 
-`python -m diagcot.data.reports.labeler_gold --gold FOLDER --reports FOLDER` prints the table of docs/data.md.
+`python -m diagcot.data.labeler_accuracy --gold FOLDER --reports FOLDER` prints the table of docs/data.md.
 """
 
 import argparse

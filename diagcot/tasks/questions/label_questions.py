@@ -12,9 +12,9 @@ from itertools import combinations
 
 from diagcot.data.reports.labeler import mentions
 from diagcot.data.study import CHEXPERT_LABELS, Study
-from diagcot.tasks.builders import Shown
-from diagcot.tasks.questions.traces import LETTERS, Draft, Option, chance, opened
+from diagcot.tasks.diagnosis import Shown
 from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.worked_answers import LETTERS, Draft, Option, chance, opened
 from diagcot.tasks.samples import Sample
 
 NONE = "No Finding"

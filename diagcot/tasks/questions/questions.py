@@ -8,22 +8,22 @@ answers the reward `closed` reads; `open` goes with the reward `open`; `groundin
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from diagcot.tasks.builders import Shown, Views, studies_shown
-from diagcot.tasks.questions import films, labels
-from diagcot.tasks.questions.labels import Weighing
-from diagcot.tasks.questions.traces import Draft, arranged, chance
+from diagcot.tasks.diagnosis import Shown, Views, studies_shown
+from diagcot.tasks.questions import image_questions, label_questions
+from diagcot.tasks.questions.label_questions import Weighing
 from diagcot.tasks.questions.wording import TASKS, Words
+from diagcot.tasks.questions.worked_answers import Draft, arranged, chance
 from diagcot.tasks.samples import Sample
 
 if TYPE_CHECKING:
     from diagcot.shards.reader import Shard
 
 CLOSED: dict[str, Callable[[Weighing], Iterator[Draft]]] = {
-    "binary": labels.binary,
-    "single": labels.single,
-    "multi": labels.multi,
-    "view": films.view,
-    "matching": films.matching,
+    "binary": label_questions.binary,
+    "single": label_questions.single,
+    "multi": label_questions.multi,
+    "view": image_questions.view,
+    "matching": image_questions.matching,
 }
 
 
@@ -51,15 +51,15 @@ def _asked(
     if task in CLOSED:
         yield from arranged(list(CLOSED[task](weighing)), ref_name, weighing.words, weighing.seed)
     elif task == "progression":
-        yield from arranged(list(films.progression(weighing, alone)), ref_name, weighing.words, weighing.seed)
+        yield from arranged(list(image_questions.progression(weighing, alone)), ref_name, weighing.words, weighing.seed)
     elif task == "open":
-        yield from labels.open_question(weighing, ref_name)
+        yield from label_questions.open_question(weighing, ref_name)
     elif task == "grounding":
-        yield from films.grounding(shard, weighing, ref_name, split)
+        yield from image_questions.grounding(shard, weighing, ref_name, split)
     elif task == "grounding_pixels":
-        yield from films.grounding_pixels(weighing, alone, ref_name)
+        yield from image_questions.grounding_pixels(weighing, alone, ref_name)
     else:
-        yield from films.report_part(task)(weighing, ref_name)
+        yield from image_questions.report_part(task)(weighing, ref_name)
 
 
 def _share(shown: Sequence[Shown], task: str, share: float, seed: int) -> list[Shown]:
