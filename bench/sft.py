@@ -160,7 +160,7 @@ def _ours(ctx: Any) -> dict[str, Any]:
         times.append(time.perf_counter())
 
     ctx.progress = progress
-    with sft.open(ctx) as settings:
+    with sft.prepare(ctx) as settings:
         assert sft.run(Unit("model"), settings, ctx) is not None
     rows = (
         [json.loads(line) for line in (ctx.workspace / "train.jsonl").read_text().splitlines()] if ctx.rank == 0 else []

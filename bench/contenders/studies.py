@@ -10,7 +10,7 @@ from diagcot.jobs.execution.context import Context, Result, Unit
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[TextIOWrapper]:
+def prepare(ctx: Context) -> Iterator[TextIOWrapper]:
     """A file of this execution: what was run, and so how often, is to be told by other means than the ledger's own."""
     with (Path(ctx.settings["ran"]) / f"{ctx.stage}.{ctx.task}.{ctx.attempt}").open("w", buffering=1) as ran:
         yield ran

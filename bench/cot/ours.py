@@ -33,7 +33,7 @@ def opened(ctx: Context, command: list[str] | None = None) -> Iterator[tuple[Any
 
     collect.serve = served  # type: ignore[attr-defined]
     try:
-        with collect.open(ctx) as shared:
+        with collect.prepare(ctx) as shared:
             yield shared, servers[0]
     finally:
         collect.serve = serve  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from diagcot.shards import shard_paths
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[AggregateSettings]:
+def prepare(ctx: Context) -> Iterator[AggregateSettings]:
     yield AggregateSettings.model_validate(ctx.settings)
 
 

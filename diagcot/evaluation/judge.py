@@ -49,7 +49,7 @@ class Judge:
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[Judge]:
+def prepare(ctx: Context) -> Iterator[Judge]:
     with ExitStack() as stack:
         yield Judge(ctx, stack)
 

@@ -39,7 +39,7 @@ class Predictor:
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[Predictor]:
+def prepare(ctx: Context) -> Iterator[Predictor]:
     with ExitStack() as stack:
         yield Predictor(ctx, stack)
 

@@ -32,7 +32,7 @@ def context(root: Path, settings: dict[str, Any] | None = None, **overrides: Any
 
 def run_unit(kind: Any, unit: Unit, ctx: Context) -> Result | None:
     """Open the kind, run one unit and publish it, as a worker does."""
-    with kind.open(ctx) as shared:
+    with kind.prepare(ctx) as shared:
         result: Result | None = kind.run(unit, shared, ctx)
     if result is not None and ctx.rank == 0:
         publish(ctx.stage_dir, unit.key, result.outputs, result.counts, {"attempt": ctx.attempt})

@@ -38,7 +38,7 @@ class Shared:
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[Shared]:
+def prepare(ctx: Context) -> Iterator[Shared]:
     shared = Shared(ctx)
     with shared.pool:
         yield shared

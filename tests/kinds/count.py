@@ -12,7 +12,7 @@ from diagcot.jobs.execution.context import Context, Result, Unit
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[int]:
+def prepare(ctx: Context) -> Iterator[int]:
     time.sleep(ctx.settings.get("startup", 0))
     yield ctx.settings.get("records", 3)
 

@@ -13,9 +13,9 @@ from tests.training import images as films
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[Any]:
+def prepare(ctx: Context) -> Iterator[Any]:
     batch.ShardSource = films.DrawnSource  # type: ignore[misc,assignment]
-    with sft.open(ctx) as settings:
+    with sft.prepare(ctx) as settings:
         yield settings
 
 

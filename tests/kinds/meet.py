@@ -15,7 +15,7 @@ from diagcot.training.distributed import rendezvous
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[None]:
+def prepare(ctx: Context) -> Iterator[None]:
     if ctx.rank == 1:
         time.sleep(ctx.settings.get("late_s", 0))
         died = ctx.workspace / "died"

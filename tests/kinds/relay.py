@@ -8,7 +8,7 @@ from diagcot.jobs.execution.context import Context, Result, Unit
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[None]:
+def prepare(ctx: Context) -> Iterator[None]:
     yield None
 
 

@@ -20,7 +20,7 @@ from diagcot.tasks.samples import write_samples
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[Server | None]:
+def prepare(ctx: Context) -> Iterator[Server | None]:
     settings = FilterSettings.model_validate(ctx.settings)
     if not settings.judge:
         yield None

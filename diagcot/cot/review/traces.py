@@ -24,7 +24,7 @@ Pair = tuple[dict[str, Any], dict[str, Any]]  # a trace and the verdict on it
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[TracesSettings]:
+def prepare(ctx: Context) -> Iterator[TracesSettings]:
     yield TracesSettings.model_validate(ctx.settings)
 
 

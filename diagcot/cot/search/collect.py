@@ -31,7 +31,7 @@ class Servers:
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[Servers]:
+def prepare(ctx: Context) -> Iterator[Servers]:
     settings = CollectSettings.model_validate(ctx.settings)
     teacher = Path(ctx.inputs["model"][0]) / "model"
     if not ctx.inputs.get("verifier"):

@@ -26,7 +26,7 @@ _KNOWN = ("report", "grounding", *EXAMPLES, "closed", "open")
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[PrimerSettings]:
+def prepare(ctx: Context) -> Iterator[PrimerSettings]:
     yield PrimerSettings.model_validate(ctx.settings)
 
 

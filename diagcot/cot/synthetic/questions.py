@@ -17,7 +17,7 @@ from diagcot.tasks.samples import Sample, write_samples
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[QuestionSettings]:
+def prepare(ctx: Context) -> Iterator[QuestionSettings]:
     yield QuestionSettings.model_validate(ctx.settings)
 
 

@@ -10,7 +10,7 @@ from diagcot.jobs.execution.context import Context, Result, Unit
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[PhantomsSettings]:
+def prepare(ctx: Context) -> Iterator[PhantomsSettings]:
     yield PhantomsSettings(**ctx.settings)
 
 

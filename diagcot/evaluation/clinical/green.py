@@ -55,7 +55,7 @@ class Green:
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[Green]:
+def prepare(ctx: Context) -> Iterator[Green]:
     with ExitStack() as stack:
         yield Green(ctx, stack)
 

@@ -120,7 +120,7 @@ def _radcliq(row: Prediction, scores: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[Readers]:
+def prepare(ctx: Context) -> Iterator[Readers]:
     readers = Readers(ClinicalSettings.model_validate(ctx.settings))
     try:
         yield readers

@@ -23,7 +23,7 @@ class Unit(NamedTuple):
 
 
 class Assisted(Exception):
-    """Raised by a kind's `open` on a rank that only helped rank 0, when that needs no more help."""
+    """Raised by `prepare` on a rank that only helped rank 0, when that needs no more help."""
 
 
 @dataclass(frozen=True)

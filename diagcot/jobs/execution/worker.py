@@ -190,7 +190,7 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
         for unit in units:
             if ctx.stopping():
                 return "parked"
-            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # `open` is told apart by the clock
+            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # the start-up is measured apart
             result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
@@ -213,14 +213,14 @@ def _run(plan: Plan, slot: int, ctx: Context) -> str:
 
 @contextlib.contextmanager
 def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Context], Result | None], Any]]:
-    """A kind's `run` and what its `open` yields; a kind `module:function` is a function of unit and context alone."""
+    """A kind's `run` and what its `prepare` yields; a kind `module:function` is a function of unit and context alone."""
     name, _, function = kind.partition(":")
     module = importlib.import_module(name)
     if function:
         call = getattr(module, function)
         yield lambda unit, shared, ctx: call(unit, ctx), None
         return
-    with module.open(ctx) as shared:
+    with module.prepare(ctx) as shared:
         yield module.run, shared
 
 

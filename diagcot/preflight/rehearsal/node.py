@@ -23,7 +23,7 @@ Check = Callable[[RehearsedStage, Context], Iterable[Finding]]
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[RehearsedStage]:
+def prepare(ctx: Context) -> Iterator[RehearsedStage]:
     yield RehearsedStage.model_validate(ctx.settings)
 
 

@@ -23,7 +23,7 @@ from diagcot.training.supervised import loop
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[AlignSettings]:
+def prepare(ctx: Context) -> Iterator[AlignSettings]:
     """Settings, checked before anything heavy, and the group of ranks."""
     settings = AlignSettings.model_validate(ctx.settings)
     settings.deepspeed.accumulation(ctx.world_size)

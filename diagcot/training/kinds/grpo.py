@@ -21,7 +21,7 @@ from diagcot.training.rl.rollout_pool import Crew
 
 
 @contextlib.contextmanager
-def open(ctx: Context) -> Iterator[Team | None]:
+def prepare(ctx: Context) -> Iterator[Team | None]:
     """Settings, checked before anything heavy; Ray with its servers, which start while the ranks load the policy.
 
     None on a node that holds servers alone, for as long as they are needed.

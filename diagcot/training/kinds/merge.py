@@ -10,7 +10,7 @@ from diagcot.training.config.settings import MergeSettings
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[MergeSettings]:
+def prepare(ctx: Context) -> Iterator[MergeSettings]:
     yield MergeSettings.model_validate(ctx.settings)
 
 

@@ -10,7 +10,7 @@ from diagcot.training.config.settings import ModelSettings
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[ModelSettings]:
+def prepare(ctx: Context) -> Iterator[ModelSettings]:
     yield ModelSettings.model_validate(ctx.settings)
 
 

@@ -24,7 +24,7 @@ from diagcot.training.supervised import loop
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[SftSettings]:
+def prepare(ctx: Context) -> Iterator[SftSettings]:
     """Settings, checked before anything heavy, and the group of ranks."""
     settings = SftSettings.model_validate(ctx.settings)
     settings.deepspeed.accumulation(ctx.world_size)

@@ -16,7 +16,7 @@ ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assi
 
 
 @contextmanager
-def open(ctx: Context) -> Iterator[TextsSettings]:
+def prepare(ctx: Context) -> Iterator[TextsSettings]:
     yield TextsSettings.model_validate(ctx.settings)
 
 

@@ -190,7 +190,7 @@ def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
 def test_a_stop_and_a_resume_lose_and_repeat_nothing(run_folder, monkeypatch):
     write_script(run_folder, monkeypatch, delay_s=0.02)
     ctx = collect_ctx(run_folder)
-    with collect.open(ctx) as server:
+    with collect.prepare(ctx) as server:
         monkeypatch.setattr(
             ctx, "stopping", lambda: (len(prompts_seen(run_folder)) if (run_folder / "script.log").exists() else 0) > 12
         )

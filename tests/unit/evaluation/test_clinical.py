@@ -185,7 +185,7 @@ def unit(model, shard=0):
 
 def scored(root, ctx, others=()):
     counts = []
-    with score.open(ctx) as shared:  # as a task does for all its units
+    with score.prepare(ctx) as shared:  # as a task does for all its units
         for one in [unit(model, shard) for shard in range(2) for model in MODELS]:
             result = score.run(one, shared, ctx)
             publish(ctx.stage_dir, one.key, result.outputs, result.counts, {})

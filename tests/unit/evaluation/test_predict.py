@@ -104,7 +104,7 @@ def test_one_answer_for_each_sample(root, tmp_path, server):
 
 def test_a_server_is_shared_and_switched(root, tmp_path, server):
     ctx = made(root, tmp_path, samples_per_shard=3)
-    with predict.open(ctx) as shared:
+    with predict.prepare(ctx) as shared:
         for model in ("base", "grpo"):
             assert predict.run(unit(model), shared, ctx).counts["samples"] == 3
     assert [path.parent.name for path in server.models] == ["base", "grpo"]
