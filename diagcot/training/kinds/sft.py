@@ -43,7 +43,7 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     data = dataset.gather(ctx, settings.tasks, settings.samples_weight, settings.validation, settings.views)
     collator.show_blank = len({bool(sample.images) for sample in [*data.train, *data.validation]}) == 2
     lengths, targets, cut = dataset.measure(ctx, data.train, collator)
-    network, counts = prepare(base, settings, ctx)
+    network, counts = load_model(base, settings, ctx)
     order = Order(lengths, settings.deepspeed.global_batch, settings.deepspeed.micro_batch, ctx.seed)
     steps = loop.steps_of(settings.deepspeed, order)
     ctx.event("training", samples=len(data.train), held_out=len(data.validation), cut=cut, steps=steps, **counts)
@@ -73,7 +73,7 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     return export.write(ctx, trained, processor, {**counts, **final, "samples": len(data.train), "cut": cut})
 
 
-def prepare(base: Path, settings: SftSettings, ctx: Context) -> tuple[Any, dict[str, Any]]:
+def load_model(base: Path, settings: SftSettings, ctx: Context) -> tuple[Any, dict[str, Any]]:
     """The model with its freeze policy, and its counts."""
     network = model.load(base, settings.deepspeed.precision, engine.zero3(settings.deepspeed, ctx))
     if settings.lora is not None:
