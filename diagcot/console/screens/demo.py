@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from rich.live import Live
 
 from diagcot.console import text
-from diagcot.console.screens.status_screen import render
+from diagcot.console.screens.status import render
 from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
 from diagcot.jobs.errors import UserError
 

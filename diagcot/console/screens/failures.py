@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.console.screens.status_screen import require
+from diagcot.console.screens.status import require
 from diagcot.console.state.executor import ask
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from diagcot.console import text
-from diagcot.console.screens.status_screen import require
+from diagcot.console.screens.status import require
 from diagcot.console.state import run_files
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans import segments as parts

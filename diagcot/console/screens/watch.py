@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.console.screens.status_screen import figures, now, render, require
+from diagcot.console.screens.status import figures, now, render, require
 from diagcot.console.state.executor import Answer, ask
 from diagcot.console.state.remarks import remarks
 from diagcot.console.state.status import Run, snapshot

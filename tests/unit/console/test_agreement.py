@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from diagcot.console.screens import status_screen
+from diagcot.console.screens import status as status_screen
 from diagcot.console.screens.failures import failures
 from diagcot.console.screens.watch import Lines, Watch
 from diagcot.console.state.executor import ask

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from diagcot.console import text
-from diagcot.console.screens import plan_screen
+from diagcot.console.screens import plan as plan_screen
 from diagcot.jobs.forecast import Forecast
 from diagcot.shards import storage as shard_storage
 from diagcot.shards.settings import BuildSettings

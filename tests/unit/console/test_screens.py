@@ -13,7 +13,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from diagcot.console import text
-from diagcot.console.screens import failures, logs, picture, plan_screen, status_screen
+from diagcot.console.screens import failures, logs, picture
+from diagcot.console.screens import plan as plan_screen
+from diagcot.console.screens import status as status_screen
 from diagcot.console.screens.watch import Lines
 from diagcot.console.state.executor import Answer
 from diagcot.console.state.reasons import SENTENCES, sentence
@@ -105,7 +107,9 @@ def test_colour_where_there_is_a_terminal(tmp_path: Path) -> None:
 
 def test_a_terminal_without_unicode(tmp_path: Path) -> None:
     run = typical_run(tmp_path)
-    code = f"from pathlib import Path; from diagcot.console.screens import status_screen as s; exit(s.show(Path({str(run)!r})))"
+    code = (
+        f"from pathlib import Path; from diagcot.console.screens import status as s; exit(s.show(Path({str(run)!r})))"
+    )
     env = dict(os.environ, PYTHONIOENCODING="ascii", COLUMNS="80")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, cwd=REPO)
     assert done.returncode == 1, done.stderr  # something failed in that run
@@ -265,9 +269,7 @@ def test_numbers(value: float | str, shown: str) -> None:
 
 def test_picture_of_a_real_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, picture_path = typical_run(tmp_path), tmp_path / "img" / "status.svg"
-    code = (
-        f"from pathlib import Path; from diagcot.console.screens import status_screen as s; s.show(Path({str(run)!r}))"
-    )
+    code = f"from pathlib import Path; from diagcot.console.screens import status as s; s.show(Path({str(run)!r}))"
     monkeypatch.chdir(REPO)
     assert picture.main([str(picture_path), sys.executable, "-c", code]) == 0
     drawn_picture = picture_path.read_text()

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from diagcot.console import text
-from diagcot.console.screens.status_screen import render
+from diagcot.console.screens.status import render
 from diagcot.console.state import status
 from diagcot.console.state.executor import Answer
 from diagcot.console.state.run_files import job_names
@@ -247,7 +247,7 @@ def _seconds(run: Path) -> float:
 def test_screens_start_fast_and_without_the_domain() -> None:
     code = (
         "import time; began = time.process_time()\n"  # of this process: other work on the machine does not count
-        "from diagcot.console.screens import failures, logs, plan_screen, watch\n"
+        "from diagcot.console.screens import failures, logs, plan as plan_screen, watch\n"
         "import sys, json\n"
         "heavy = [m for m in ('torch', 'transformers', 'vllm', 'h5py', 'numpy', 'pydantic') if m in sys.modules]\n"
         "ours = [m for m in sys.modules if m.startswith('diagcot.') and m.split('.')[1] not in ('console', 'jobs')]\n"

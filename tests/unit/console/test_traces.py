@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from diagcot.cli.main import main
-from diagcot.console.screens import traces_screen
-from diagcot.console.screens.status_screen import render
+from diagcot.console.screens import traces as traces_screen
+from diagcot.console.screens.status import render
 from diagcot.console.state.status import snapshot
 from diagcot.console.state.yields import yields
 from diagcot.cot.review.statistics import Statistics

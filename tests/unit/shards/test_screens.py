@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from rich.console import Console
 
 from diagcot.cli import main as cli
-from diagcot.console.screens import shards_screen
+from diagcot.console.screens import shards as shards_screen
 from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.console.screens.status_screen import require
+from diagcot.console.screens.status import require
 from diagcot.console.state import run_files
 from diagcot.console.state.status import snapshot
 from diagcot.console.state.yields import Yield, yields

@@ -1,0 +1,43 @@
+"""What the verbs of the command share: how one is added, and the options that choose a recipe, a cluster or a run."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Call = Callable[[argparse.Namespace], int]
+
+
+class Verbs:
+    """Adds verbs to the command; each one gets a parser for its own options."""
+
+    def __init__(self, subparsers: "SubParsers") -> None:
+        self._subparsers = subparsers
+
+    def add(self, name: str, summary: str, call: Call) -> argparse.ArgumentParser:
+        """A verb that runs `call` with the parsed arguments; `call` returns the exit code."""
+        parser = self._subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        parser.set_defaults(call=call)
+        return parser
+
+
+def add_chain_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a verb that reads a recipe and a cluster file."""
+    parser.add_argument("--recipe", default="tiny", help="name of a recipe in recipes/, or path of a YAML file")
+    parser.add_argument(
+        "--cluster", default="laptop", help="name of a cluster in slurm/clusters/, or path of a YAML file"
+    )
+    parser.add_argument("--run", default=None, help="name of the run (default: the recipe's name)")
+
+
+def add_stage_number_option(parser: argparse.ArgumentParser) -> None:
+    """The option that selects stages by their number in the recipe."""
+    parser.add_argument("--stage", default="all", metavar="NUMBER", help="0, 1, 2, 3, eval or all (default: all)")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a verb that reads the folder of a run."""
+    parser.add_argument("--run", default=None, help="name of the run (default: the newest)")
+    parser.add_argument("--logs", default="logs", help="folder that holds the runs (default: logs)")

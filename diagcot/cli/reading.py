@@ -1,0 +1,86 @@
+"""Verbs that show a run: its stages, logs, failures, metrics and traces. They change nothing."""
+
+import argparse
+from pathlib import Path
+
+from diagcot.cli.options import Verbs, add_run_options
+from diagcot.cli.runs import find_run, run_folder
+from diagcot.jobs.errors import UserError
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add status, watch, logs, failures, table, compare and traces."""
+    add_run_options(verbs.add("status", "show the state of every stage of a run", _status))
+    add_run_options(verbs.add("watch", "show the state of every stage, updated each second", _watch))
+
+    parser = verbs.add("logs", "show the end of the newest log of a stage or unit", _logs)
+    add_run_options(parser)
+    parser.add_argument("--stage", default=None, help="name of the stage (default: the stage of the newest log)")
+    parser.add_argument("--unit", default=None, help="key of the unit (default: the newest log)")
+
+    add_run_options(
+        verbs.add("failures", "show each distinct failure once, and the command that retries it", _failures)
+    )
+    add_run_options(verbs.add("table", "show the metrics of a run", _table))
+
+    parser = verbs.add("compare", "compare two runs on the samples that both answered", _compare)
+    parser.add_argument("a", metavar="A", help="name of a run")
+    parser.add_argument("b", metavar="B", help="name of another run")
+    parser.add_argument("--logs", default="logs", help="folder that holds the runs (default: logs)")
+    parser.add_argument("--draws", default=1000, type=int, help="number of bootstrap draws (default: 1000)")
+
+    add_run_options(
+        verbs.add("traces", "show how many chains of thought were kept, and why others were dropped", _traces)
+    )
+
+
+def _status(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import status
+
+    return status.show(run_folder(args))
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import watch
+
+    return watch.show(run_folder(args))
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import logs
+
+    return logs.show(run_folder(args), args.stage, args.unit)
+
+
+def _failures(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import failures
+
+    return failures.show(run_folder(args))
+
+
+def _table(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import metrics_table
+
+    path = run_folder(args) / "metrics.json"
+    if not path.exists():
+        raise UserError(f"{path} does not exist yet: the evaluation of this run has not ended (see `make status`)")
+    return metrics_table.main([str(path)])
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from diagcot.console import text
+    from diagcot.console.screens import compare as screen
+    from diagcot.evaluation.compare import compare
+
+    first, second = (find_run(Path(args.logs), name) for name in (args.a, args.b))
+    console = text.console()
+    with console.status("scoring the samples that both runs answered"):
+        metrics, costs, notes = compare(first, second, args.draws)
+    console.print(screen.render(metrics, costs, notes, console))
+    return 0
+
+
+def _traces(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import traces
+
+    return traces.show(run_folder(args))

@@ -1,0 +1,154 @@
+"""Verbs that plan, start, resubmit and stop work."""
+
+import argparse
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diagcot.cli.options import Verbs, add_chain_options, add_run_options, add_stage_number_option
+from diagcot.cli.runs import own_run_folder
+from diagcot.jobs.errors import UserError
+
+if TYPE_CHECKING:
+    from diagcot.jobs.chain import Submitted
+    from launchers.chain import Chain
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add submit, plan, demo, retry, cancel and worker."""
+    parser = verbs.add("submit", "submit stages of a run", _submit)
+    add_chain_options(parser)
+    add_stage_number_option(parser)
+    parser.add_argument("--dry", action="store_true", help="show what would be submitted, but submit nothing")
+
+    parser = verbs.add("plan", "show what would be submitted, its cost and its expected start; submit nothing", _plan)
+    add_chain_options(parser)
+    add_stage_number_option(parser)
+
+    add_chain_options(verbs.add("demo", "run the whole chain on this machine and show its metrics", _demo))
+
+    parser = verbs.add("retry", "resubmit unfinished tasks of a stage, and the stages that follow it", _retry)
+    add_run_options(parser)
+    parser.add_argument("--stage", default=None, help="name of the stage")
+    parser.add_argument("--mem", type=float, default=None, metavar="GB", help="new memory limit per node in GB")
+    parser.add_argument("--time", type=int, default=None, metavar="MINUTES", help="new time limit in minutes")
+    parser.add_argument("--code", choices=["new"], default=None, help="new: run the current code of this checkout")
+
+    add_run_options(verbs.add("cancel", "stop a run; finished work is kept", _cancel))
+
+    parser = verbs.add("worker", "run one task of a stage, as a job script does", _worker)
+    add_chain_options(parser)
+    parser.add_argument("--stage", required=True, help="name of the stage")
+    parser.add_argument("--task", type=int, default=None, help="task index (default: SLURM_ARRAY_TASK_ID, or 0)")
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    if args.dry:
+        return _show_plan(chain, chain.selected(args.stage), scripts=True)
+    submitted = chain.submit(args.stage)
+    for line in chain.pipeline.grew:
+        print(f"run {chain.run} has grown: {line}")
+    _print_submitted(submitted, chain.run)
+    return 0
+
+
+def _print_submitted(submitted: "Sequence[Submitted]", run: str) -> None:
+    width = max(len(row.stage) for row in submitted)
+    for row in submitted:
+        jobs = f"  jobs {' '.join(row.jobs)}" if row.jobs else ""
+        tasks = f"  {row.tasks} task{'s' * (row.tasks != 1)}" if row.tasks else ""
+        later = f", {row.later} more as soon as the submit limit allows" if row.later else ""
+        print(f"{row.stage:<{width}}  {row.state}{tasks}{later}{jobs}")
+    print(f"watch it with: make watch RUN={run}")
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    return _show_plan(chain, chain.selected(args.stage), scripts=False)
+
+
+def _show_plan(chain: "Chain", selected: set[str], scripts: bool) -> int:
+    """Show the selected stages. Problems that would stop a submission are shown as warnings."""
+    from diagcot.console.screens import plan as screen
+    from diagcot.jobs.forecast import forecast
+    from diagcot.jobs.slurm import submit
+
+    plans = [plan for plan in chain.plans if plan.stage in selected]
+    with_scripts = plans if scripts and chain.cluster.executor == "slurm" else []
+    texts = {plan.stage: submit.render(plan, chain.cluster) for plan in with_scripts}
+    expected = forecast(plans, chain.cluster, chain.storage())
+    problems: list[str] = []
+    growth: list[str] = []
+    try:
+        chain.checks()
+    except UserError as error:
+        problems += re.split(r"\n(?! )", str(error))
+    try:
+        growth += [f"run {chain.run} would grow: {line}" for line in chain.pipeline.growth().told()]
+    except UserError as error:
+        problems.append(str(error))
+    expected = dataclasses.replace(expected, warnings=[*problems, *expected.warnings, *chain.notes(), *growth])
+    estimates = {stage: estimate for stage, estimate in chain.estimates().items() if stage in selected}
+    screen.show([plan.header() for plan in plans], expected, texts, estimates)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import demo
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run or "demo")
+    chain.obtain()
+    return demo.run(chain)
+
+
+def _retry(args: argparse.Namespace) -> int:
+    from diagcot.jobs import pipeline
+
+    folder = own_run_folder(args)
+    if args.stage is None:
+        raise UserError(f"the stage is missing: make retry STAGE=… (`make failures RUN={folder.name}` names it)")
+    changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
+    root = Path(__file__).resolve().parents[2]
+    code = [root / "diagcot", root / "launchers"] if args.code else ()
+    _print_submitted(pipeline.retry(folder, args.stage, changes, code), folder.name)
+    return 0
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    from diagcot.jobs import chain
+    from diagcot.jobs.execution import local
+
+    folder = own_run_folder(args)
+    stopped = local.stop(folder)
+    jobs = chain.cancel(folder)
+    runner = "runner stopped, " if stopped else ""
+    print(f"run {folder.name}: {runner}{len(jobs)} jobs cancelled; submit the run again to continue")
+    return 0
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from diagcot.jobs import finaliser
+    from diagcot.jobs.execution import worker
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    plan = next((plan for plan in chain.write() if plan.stage == args.stage), None)
+    if plan is None:
+        raise UserError(f"recipe {args.recipe} has no stage named {args.stage!r}")
+    task_index = args.task if args.task is not None else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    if task_index >= plan.tasks:
+        print(f"stage {plan.stage} has {plan.tasks} tasks; task {task_index} has nothing to do")
+        return 0
+    worker.work(plan.path, task_index)
+    if not plan.missing():
+        finaliser.summarise(plan, finaliser.check(plan))
+    return 0
