@@ -1,10 +1,11 @@
 """Recipes: what to train, as a list of stages. Science only; what belongs to a cluster is in slurm/clusters/."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import check_stage
@@ -14,15 +15,24 @@ __all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find"]
 
 
 class StageSpec(Settings):
-    """One stage of a chain. Its inputs are its edges; `each` names the input that it follows unit by unit."""
+    """One stage of a chain. Its inputs are its edges; `elementwise` names the input that it follows unit by unit."""
 
-    name: str
-    kind: str  # a module of launchers/
-    stage: str  # the number of `make submit-stageN`, or eval
-    inputs: dict[str, list[str]] = {}  # role -> names of earlier stages
-    each: str | None = None
-    settings: dict[str, Any] = {}
-    unit_seconds: float | None = None  # how long one unit takes, where the launcher's guess is far off; decides packing
+    renamed: ClassVar[Mapping[str, str]] = {"stage": "number", "each": "elementwise"}
+
+    name: str = Field(description="Name of the stage, unique in the recipe; also the name of its folder in the run.")
+    kind: str = Field(description="What the stage does: one of the kinds that launchers/ declares.")
+    number: str = Field(description="Which `make submit-stageN` submits it: 0, 1, 2, 3 or eval.")
+    inputs: dict[str, list[str]] = Field(
+        {}, description="Role of an input, such as `shards` or `model`, and the earlier stages that provide it."
+    )
+    elementwise: str | None = Field(
+        None,
+        description="Role whose stages are followed unit by unit: unit k starts as soon as unit k of them is done.",
+    )
+    settings: dict[str, Any] = Field({}, description="Settings of the kind, see kinds.md.")
+    unit_seconds: float | None = Field(
+        None, gt=0, description="Expected seconds for one unit; replaces the kind's own value and decides the packing."
+    )
 
     @field_validator("name")
     @classmethod
@@ -33,7 +43,7 @@ class StageSpec(Settings):
             raise ValueError(str(error)) from error
         return value
 
-    @field_validator("stage", mode="before")
+    @field_validator("number", mode="before")
     @classmethod
     def _text(cls, value: Any) -> str:
         return str(value)
@@ -51,9 +61,9 @@ class StageSpec(Settings):
 class Recipe(Settings):
     """A chain of stages in the order in which they may run."""
 
-    name: str
-    seed: int = 0
-    stages: list[StageSpec]
+    name: str = Field(description="Name of the recipe, and of its run unless RUN= names another.")
+    seed: int = Field(0, description="Seed of every random choice of the chain.")
+    stages: list[StageSpec] = Field(description="The stages, each after those it reads.")
 
     @model_validator(mode="after")
     def _edges(self) -> "Recipe":
@@ -66,9 +76,10 @@ class Recipe(Settings):
                     raise ValueError(
                         f"stage {spec.name!r} reads {name!r}, which is not an earlier stage{near(name, known)}"
                     )
-            if spec.each is not None and spec.each not in spec.inputs:
+            if spec.elementwise is not None and spec.elementwise not in spec.inputs:
                 raise ValueError(
-                    f"stage {spec.name!r}: each: {spec.each!r} is not one of its inputs{near(spec.each, spec.inputs)}"
+                    f"stage {spec.name!r}: elementwise: {spec.elementwise!r} is not one of its inputs"
+                    f"{near(spec.elementwise, spec.inputs)}"
                 )
             known.add(spec.name)
         return self
@@ -77,26 +88,39 @@ class Recipe(Settings):
 class Change(Settings):
     """What a recipe changes of a stage. Mappings are merged key by key, anything else is replaced."""
 
-    inputs: dict[str, str | list[str]] = {}
-    settings: dict[str, Any] = {}
-    unit_seconds: float | None = None
+    inputs: dict[str, str | list[str]] = Field({}, description="Roles whose stages are replaced.")
+    settings: dict[str, Any] = Field({}, description="Settings that are added or replaced, key by key.")
+    unit_seconds: float | None = Field(None, gt=0, description="Expected seconds for one unit.")
 
 
 class Extension(Settings):
-    """A recipe that is another one but for some stages, such as an ablation."""
+    """A recipe that is another one with changes, such as an ablation."""
 
-    name: str
-    extends: str  # a recipe of recipes/, or a path from this file's folder
-    seed: int | None = None
-    drop: list[str] = []  # stages left out; they vanish from inputs that name other stages, too
-    change: dict[str, Change] = {}  # stage -> what is different
+    name: str = Field(description="Name of the recipe, and of its run unless RUN= names another.")
+    extends: str = Field(
+        description="The recipe it starts from: a name in recipes/, or a path from this file's folder."
+    )
+    seed: int | None = Field(None, description="Seed of every random choice; null keeps that of the base recipe.")
+    drop: list[str] = Field(
+        [], description="Stages of the base recipe that are left out; they are also removed from the inputs of others."
+    )
+    change: dict[str, Change] = Field({}, description="Name of a stage of the base recipe and what is different in it.")
+
+
+KindOf = Callable[[str], tuple[str, type[Settings]] | None]
+"""Name of a kind in a recipe -> its present name and its settings model; None if there is no such kind."""
 
 
 class Extended(Document):
     """A recipe on top of the one it extends. Its value and text are the whole recipe; faults are told where they stand."""
 
-    def __init__(self, path: Path, base: Document) -> None:
+    def __init__(self, path: Path, base: Document, kind_of: KindOf) -> None:
         super().__init__(path)
+        self.rename(Extension)
+        kinds = {str(stage.get("name")): kind_of(str(stage.get("kind"))) for stage in base.value["stages"]}
+        for name, kind in kinds.items():
+            if kind is not None:
+                self.rename(kind[1], ("change", name, "settings"))
         asked = self.check(Extension, self.value)
         self._base = base
         stages = [dict(stage) for stage in base.value["stages"]]
@@ -146,26 +170,44 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return base | both
 
 
-def find(name: str, root: Path) -> tuple[Recipe, Document]:
-    """The recipe `name` of recipes/, or a path to a file of one's own, with the document that knows its lines."""
+def find(name: str, root: Path, kind_of: KindOf) -> tuple[Recipe, Document]:
+    """The recipe `name` of recipes/, or a path to a file of one's own, with the document that knows its lines.
+
+    Warns on stderr about old keys and kinds. Raises UserError if there is no such recipe or its stages are wrong.
+    """
     folder = root / "recipes"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
         known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
         raise UserError(f"unknown recipe {name!r}: it is no file in {folder.relative_to(root)}/{near(name, known)}")
-    document = _document(path, folder)
+    document = _document(path, folder, kind_of)
     return document.check(Recipe, document.value or {}), document
 
 
-def _document(path: Path, folder: Path, above: tuple[Path, ...] = ()) -> Document:
+def _document(path: Path, folder: Path, kind_of: KindOf, above: tuple[Path, ...] = ()) -> Document:
     document = Document(path)
     if not isinstance(document.value, dict) or "extends" not in document.value:
+        _rename_stages(document, kind_of)
         return document
     name = str(document.value["extends"])
     base = path.parent / name if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not base.is_file() or base.resolve() in (*above, path.resolve()):
         why = "extends itself" if base.is_file() else f"extends {name!r}, and there is no {base}"
         raise UserError(f"{document.where(('extends',))}: {why}")
-    below = _document(base, folder, (*above, path.resolve()))
+    below = _document(base, folder, kind_of, (*above, path.resolve()))
     below.check(Recipe, below.value or {})
-    return Extended(path, below)
+    return Extended(path, below, kind_of)
+
+
+def _rename_stages(document: Document, kind_of: KindOf) -> None:
+    """Give today's names to the keys and kinds of a recipe's stages."""
+    document.rename(Recipe)
+    stages = document.value.get("stages") if isinstance(document.value, dict) else None
+    for index, stage in enumerate(stages if isinstance(stages, list) else ()):
+        kind = kind_of(str(stage.get("kind"))) if isinstance(stage, dict) else None
+        if kind is None:
+            continue
+        if kind[0] != stage["kind"]:
+            document.warn(("stages", index, "kind"), stage["kind"], kind[0])
+            stage["kind"] = kind[0]
+        document.rename(kind[1], ("stages", index, "settings"))

@@ -20,7 +20,7 @@ from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.names import check_name
 from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plans.plan import Plan
-from diagcot.jobs.settings import Document, near
+from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 
@@ -52,7 +52,7 @@ class Chain:
         return next(spec for spec in self.recipe.stages if spec.name == name)
 
     def launcher(self, spec: StageSpec) -> ModuleType:
-        known = {p.stem: f"launchers.{p.parent.name}.{p.stem}" for p in (self.root / "launchers").glob("*/[a-z]*.py")}
+        known = kinds(self.root)
         if spec.kind not in known:
             where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
             raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
@@ -98,12 +98,12 @@ class Chain:
                 launcher.KIND,
                 self.units_of(spec.name),
                 launcher.SIZE,
-                settings=self.settings(spec).model_dump(mode="json"),
+                settings=self.settings(spec),
                 inputs={role: [plans[name] for name in names] for role, names in spec.inputs.items()},
                 after=[plans[name] for name in spec.follows],
-                each=[plans[name] for name in spec.inputs[spec.each]] if spec.each else (),
+                each=[plans[name] for name in spec.inputs[spec.elementwise]] if spec.elementwise else (),
                 product=launcher.PRODUCT,
-                number=spec.stage,
+                number=spec.number,
                 startup_s=launcher.STARTUP_S,
                 unit_s=spec.unit_seconds or launcher.UNIT_S,
                 yields=count,
@@ -188,9 +188,9 @@ class Chain:
 
     def selected(self, number: str) -> set[str]:
         """Names of the stages of `number`, or of all of them."""
-        names = {spec.name for spec in self.recipe.stages if number in ("all", spec.stage)}
+        names = {spec.name for spec in self.recipe.stages if number in ("all", spec.number)}
         if not names:
-            numbers = dict.fromkeys(spec.stage for spec in self.recipe.stages)
+            numbers = dict.fromkeys(spec.number for spec in self.recipe.stages)
             raise UserError(f"recipe {self.recipe.name} has no stage {number!r}; it has {', '.join(numbers)}")
         return names
 
@@ -207,9 +207,24 @@ class Chain:
         return self.pipeline.submit(selected)
 
 
+RENAMED_KINDS = {"primer": "synthetic-sft"}
+
+
+def kinds(root: Path = ROOT) -> dict[str, str]:
+    """Every kind of stage and the module of launchers/ that declares it."""
+    files = (root / "launchers").glob("*/[a-z]*.py")
+    return {path.stem.replace("_", "-"): f"launchers.{path.parent.name}.{path.stem}" for path in files}
+
+
+def settings_model(kind: str, root: Path = ROOT) -> tuple[str, type[Settings]] | None:
+    """The present name of a kind and its settings model; None if there is no such kind."""
+    name, known = RENAMED_KINDS.get(kind, kind), kinds(root)
+    return (name, importlib.import_module(known[name]).SETTINGS) if name in known else None
+
+
 def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) -> Chain:
     """The chain of a recipe on a cluster. Raises UserError for anything a person may have mistyped."""
-    found, document = find_recipe(recipe, root)
+    found, document = find_recipe(recipe, root, lambda kind: settings_model(kind, root))
     check_name(run or found.name)
     on = clusters.find(cluster, root)
     on.enter()

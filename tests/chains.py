@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def cluster(executor: str = "local", **more: Any) -> Cluster:
-    return Cluster.model_validate({"name": "test", "executor": executor, "parallel": 2, "sizes": {"small": {}}} | more)
+    about = {"name": "test", "executor": executor, "parallel": 2, "resource_profiles": {"small": {}}}
+    return Cluster.model_validate(about | more)
 
 
 def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:

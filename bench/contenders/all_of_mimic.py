@@ -13,7 +13,9 @@ SCALE = 3000  # by so much the studies are sped up; starts are not slept at all
 
 folder, studies, stages = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 size = {"partition": "cpu", "cpus": 16, "mem_gb": 1, "minutes": 1440, "array_parallelism": 1000}
-cluster = Cluster.model_validate({"name": "scale", "executor": "slurm", "sizes": {"node": size, "small": size}})
+cluster = Cluster.model_validate(
+    {"name": "scale", "executor": "slurm", "resource_profiles": {"node": size, "small": size}}
+)
 flow = Pipeline("mimic", cluster, folder, code=[HERE / "studies.py"])
 settings = {"seconds": STUDY_S / SCALE, "ran": str(folder / "ran")}
 before: list[Plan] = []

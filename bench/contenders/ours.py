@@ -12,7 +12,7 @@ from diagcot.jobs.plans.plan import Plan
 HERE = Path(__file__).parent
 spec = json.loads(Path(sys.argv[1]).read_text())
 size = {"partition": "cpu", "minutes": 1440, "mem_gb": 0.2, "array_parallelism": spec["parallel"]}
-cluster = Cluster.model_validate({"name": "bench", "executor": "slurm", "sizes": {"small": size}})
+cluster = Cluster.model_validate({"name": "bench", "executor": "slurm", "resource_profiles": {"small": size}})
 flow = Pipeline(spec["name"], cluster, spec["folder"], code=[HERE / "kind.py", HERE / "work.py"])
 before: list[Plan] = []
 for stage in range(spec["stages"]):

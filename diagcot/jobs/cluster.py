@@ -1,11 +1,12 @@
 """What belongs to a cluster and not to a recipe: the executor, folders, and the resources of each size of job."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.settings import Settings, load, near
+from diagcot.jobs.settings import Document, Settings, load, near
 
 
 class Size(Settings):
@@ -47,6 +48,8 @@ class Roots(Settings):
 
 
 class Cluster(Settings):
+    renamed: ClassVar[Mapping[str, str]] = {"sizes": "resource_profiles"}
+
     name: str
     executor: Literal["slurm", "local", "debug"]
     parallel: int = 2  # local: cores to share between tasks
@@ -56,13 +59,21 @@ class Cluster(Settings):
     max_attempts: int = 3
     roots: Roots = Roots()
     slurm: Slurm = Slurm()
-    sizes: dict[str, Size]
+    resource_profiles: dict[str, Size]
     stages: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def read(cls, run_dir: Path) -> "Cluster":
         """The cluster as it was when the run was last submitted."""
-        return load(run_dir / "cluster.yaml", cls)
+        document = Document(run_dir / "cluster.yaml")
+        return document.check(cls, document.value)
+
+    def stored(self) -> dict[str, Any]:
+        """The content of a run's cluster.yaml, which the code of earlier submissions reads too: with old keys."""
+        row = self.model_dump(mode="json")
+        for old, new in self.renamed.items():
+            row[old] = row.pop(new)
+        return row
 
     def enter(self) -> None:
         """Set the cluster's variables for this process and what it starts, except those that are set already."""
@@ -71,11 +82,12 @@ class Cluster(Settings):
 
     def resources(self, size: str, stage: str) -> Size:
         """The resources of a stage whose launcher asks for `size`. Raises UserError if the cluster has no such size."""
-        if size not in self.sizes:
+        if size not in self.resource_profiles:
             raise UserError(
-                f"cluster {self.name} has no size {size!r}, which stage {stage} needs{near(size, self.sizes)}"
+                f"cluster {self.name} has no resource profile {size!r}, which stage {stage} needs"
+                f"{near(size, self.resource_profiles)}"
             )
-        return Size.model_validate(self.sizes[size].model_dump() | self.stages.get(stage, {}))
+        return Size.model_validate(self.resource_profiles[size].model_dump() | self.stages.get(stage, {}))
 
 
 def find(name: str, root: Path) -> Cluster:

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from diagcot.jobs import chain
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster
@@ -80,7 +82,7 @@ class Pipeline:
         units: Iterable[Unit | str],
         size: str,
         *,
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | BaseModel | None = None,
         after: Sequence[Plan] = (),
         each: Sequence[Plan] = (),
         inputs: Mapping[str, Sequence[Plan]] | None = None,
@@ -95,7 +97,8 @@ class Pipeline:
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
-        kind: import path of the module that does the work. size: one of the cluster's. each: stages that this one
+        kind: import path of the module that does the work. settings: what the work is given; a typed model also lets an
+        existing run be compared whose settings have old keys. size: one of the cluster's. each: stages that this one
         follows unit by unit. inputs: role -> stages whose products are read; they are followed too.
         startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks. yields: the count of what
         the stage is for, of which a thousand are priced in GPU-hours, those of the stages `yields_from` included.
@@ -117,7 +120,8 @@ class Pipeline:
             stage=name,
             number=number,
             kind=kind,
-            settings=dict(settings or {}),
+            settings=settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings or {}),
+            settings_model=type(settings) if isinstance(settings, BaseModel) else None,
             inputs={role: [plan.output for plan in sources] for role, sources in (inputs or {}).items()},
             output=str(self.output(name, product)),
             workspace=str(self._path(self.cluster.roots.models) / self.run / ".work" / name),
@@ -166,7 +170,7 @@ class Pipeline:
                     codes.snapshot(self.code_roots, self.code)
                 for plan in new:
                     plans.create(plan)
-                cluster = json.dumps(self.cluster.model_dump(mode="json"), indent=1)
+                cluster = json.dumps(self.cluster.stored(), indent=1)
                 (self.run_dir / "cluster.yaml").write_text(cluster + "\n")
                 (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in self.plans) + "\n")
                 self.grew = more.told()

@@ -1,25 +1,84 @@
 """Typed settings from YAML, with errors that name the file, the line and the nearest valid key."""
 
 import difflib
+import sys
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from diagcot.jobs.errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of all typed settings: immutable, and an unknown key is an error."""
+    """Base of all typed settings: immutable, and an unknown key is an error.
+
+    A model that renames a key lists it in `renamed` (old key -> new key) for one release. The old key is accepted
+    without a word, so that the plans of existing runs can be read; `Document.rename` warns about it in files that
+    people write.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for old, new in cls.renamed.items():
+            if old in value and new in value:
+                raise ValueError(f"`{old}` is the old name of `{new}`: give only `{new}`")
+        return {cls.renamed.get(key, key): item for key, item in value.items()}
 
 
 Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[int | str, ...]
+
+
+def current_keys(annotation: Any, value: Any, at: Loc = (), old_keys: dict[Loc, str] | None = None) -> Any:
+    """`value` with today's keys instead of old ones, at every depth; `annotation` is the type that it is meant for.
+
+    old_keys: receives the location of every renamed key (beginning with `at`) and its old name.
+    """
+    old_keys = {} if old_keys is None else old_keys
+    for option in _options(annotation):
+        arguments = typing.get_args(option)
+        if isinstance(value, dict) and isinstance(option, type) and issubclass(option, Settings):
+            return {
+                key: current_keys(_annotation(option, key), item, (*at, key), old_keys)
+                for key, item in _rename(option.renamed, value, at, old_keys)
+            }
+        if isinstance(value, dict) and typing.get_origin(option) is dict:
+            return {key: current_keys(arguments[1], item, (*at, key), old_keys) for key, item in value.items()}
+        if isinstance(value, list | tuple) and typing.get_origin(option) in (list, tuple) and arguments:
+            return [current_keys(arguments[0], item, (*at, i), old_keys) for i, item in enumerate(value)]
+    return value
+
+
+def _rename(
+    renamed: Mapping[str, str], value: dict[Any, Any], at: Loc, old_keys: dict[Loc, str]
+) -> Iterator[tuple[Any, Any]]:
+    for key, item in value.items():
+        if key in renamed and renamed[key] not in value:  # both: the model refuses them
+            old_keys[(*at, renamed[key])] = key
+            yield renamed[key], item
+        else:
+            yield key, item
+
+
+def _annotation(model: type[BaseModel], key: Any) -> Any:
+    field = model.model_fields.get(key)
+    return field.annotation if field else None
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
 
 
 class Document:
@@ -27,6 +86,7 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._old_keys: dict[Loc, str] = {}  # location of a renamed key -> its name in the file
         try:
             self.text = path.read_text(encoding="utf-8")
             self._root = yaml.compose(self.text, Loader=yaml.CSafeLoader)
@@ -38,6 +98,33 @@ class Document:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
+    def rename(self, model: Any, at: Loc = ()) -> None:
+        """Replace the old keys of the part at `at`, which is meant for `model`, and print a warning for each."""
+        old_keys: dict[Loc, str] = {}
+        self._replace(at, current_keys(model, self._part(at), at, old_keys))
+        self._old_keys |= old_keys
+        for loc, old in old_keys.items():
+            self.warn(loc, old, str(loc[-1]))
+
+    def warn(self, loc: Loc, old: str, new: str) -> None:
+        """Print on stderr that the file uses the old name of something."""
+        print(f"{self.where(loc)}: `{old}` is now `{new}`; the old name works until the next release", file=sys.stderr)
+
+    def _part(self, at: Loc) -> Any:
+        part = self.value
+        for step in at:
+            try:
+                part = part[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return part
+
+    def _replace(self, at: Loc, value: Any) -> None:
+        if not at:
+            self.value = value
+        elif value is not None:
+            self._part(at[:-1])[at[-1]] = value
+
     def where(self, loc: Loc) -> str:
         """`file:line` of the deepest part of `loc` that the file has."""
         return f"{self.path}:{self.find(loc)[0]}"
@@ -47,9 +134,10 @@ class Document:
         node, line, depth = self._root, 1, 0
         for part in loc:
             found = None
+            name = self._old_keys.get(loc[: depth + 1], str(part))
             if isinstance(node, yaml.MappingNode):
                 for key, value in node.value:
-                    if key.value == str(part):
+                    if key.value == name:
                         found, line = value, key.start_mark.line + 1
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
                 found = node.value[part]
@@ -82,8 +170,9 @@ class Document:
 
 
 def load(path: Path, model: type[Model]) -> Model:
-    """Read a YAML file as `model`. Raises UserError with file and line."""
+    """Read a YAML file as `model`, with a warning for each old key. Raises UserError with file and line."""
     document = Document(path)
+    document.rename(model)
     return document.check(model, document.value if document.value is not None else {})
 
 

@@ -55,4 +55,4 @@ def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:
     return model.expect(stage, chain, SIZE, settings, load)
 
 
-DATA = ("texts", "shard", "questions", "filter", "primer")
+DATA = ("texts", "shard", "questions", "filter", "synthetic-sft")

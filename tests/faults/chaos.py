@@ -35,7 +35,7 @@ SIZES = {
 
 def declare(root: Path, executor: str) -> Pipeline:
     """80 units, 80 that follow them one by one, 40 that follow those as a whole; the same bytes on any executor."""
-    on = chains.cluster(executor, sizes=SIZES, max_attempts=6, warning_seconds=10)
+    on = chains.cluster(executor, resource_profiles=SIZES, max_attempts=6, warning_seconds=10)
     flow = Pipeline("chaos", on, root, code=[chains.ROOT / "tests"])
     pairs = [f"{k:02d}-{half}" for k in range(40) for half in "ab"]
     work = {"records": 5, "seconds": 0 if executor == "debug" else 0.2}

@@ -17,7 +17,7 @@ from diagcot.jobs.state import attempts
 from tests import chains
 
 SMALL = {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}
-CLUSTER = chains.cluster("slurm", sizes={"small": SMALL}, warning_seconds=20)
+CLUSTER = chains.cluster("slurm", resource_profiles={"small": SMALL}, warning_seconds=20)
 SIZE = Size.model_validate(SMALL)
 PATIENCE_S = 300  # for a machine that is busy with other things; a test that needs it has not failed by itself
 

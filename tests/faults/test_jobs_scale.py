@@ -108,7 +108,7 @@ def test_row_33_an_answer_without_an_id_is_an_error(
     daemons="real",
 )
 def test_row_34_a_million_units_cost_no_more_calls_than_ten(tmp_path: Path) -> None:
-    on = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
+    on = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
     calls, scripts, looks = {}, {}, {}
     for count in (10, 1_000_000):
         root = tmp_path / f"n{count}"

@@ -26,7 +26,7 @@ from tests.chains import Edge
 from tests.conftest import QUICK_TO_NOTICE, DevCluster
 from tests.faults import runs
 
-HELD = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
+HELD = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
 
 
 def lost(plan: Plan) -> list[dict[str, Any]]:

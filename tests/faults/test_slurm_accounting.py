@@ -141,7 +141,7 @@ def test_row_12_after_a_purge_files_decide(
 def test_elements_that_a_person_cancels_before_they_start_stay_cancelled(
     tmp_path: Path, devcluster: DevCluster
 ) -> None:
-    held = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
+    held = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
     plan = chains.plan(tmp_path, "stage", 4, resources=runs.SIZE)
     runs.submit(tmp_path, [plan], held)
     (attempt,) = attempts.read(plan.path)

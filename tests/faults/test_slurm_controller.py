@@ -39,7 +39,7 @@ def once(*plans: Plan) -> None:
     assert len({name for _, name in made}) == len(made)
 
 
-HELD = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
+HELD = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
 
 
 @pytest.fixture

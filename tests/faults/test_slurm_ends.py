@@ -135,7 +135,7 @@ def test_row_08_memory_has_a_bound(tmp_path: Path, devcluster_with: Callable[...
     plan = chains.plan(
         tmp_path, "stage", 2, settings={"mishaps": {"00001": ["fill 600", "..."]}}, resources=runs.size(mem_gb=0.2)
     )
-    runs.submit(tmp_path, [plan], chains.cluster("slurm", sizes={"small": runs.SMALL | {"mem_gb": 0.3}}))
+    runs.submit(tmp_path, [plan], chains.cluster("slurm", resource_profiles={"small": runs.SMALL | {"mem_gb": 0.3}}))
     runs.finished([plan])
     sizes = [array.resources["mem_gb"] for attempt in attempts.read(plan.path) for array in attempt.arrays]
     assert sizes == pytest.approx([0.2, 0.3, 450 / 1024])

@@ -62,7 +62,7 @@ def test_row_18_a_stage_is_cut_into_arrays_that_slurm_takes(tmp_path: Path, devc
 def test_row_18_all_arrays_are_in_the_dependency(tmp_path: Path, devcluster_with: Start) -> None:
     limited(devcluster_with)
     plan = chains.plan(tmp_path, "stage", 23, resources=runs.SIZE)
-    held = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
+    held = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"extra": {"hold": True}})
     runs.submit(tmp_path, [plan], held)
     (attempt,) = attempts.read(plan.path)
     told = slurm.call("scontrol", "show", "job", "-o", attempt.finaliser)
@@ -85,7 +85,7 @@ def test_row_18_more_tasks_than_may_be_submitted_run_in_waves(
     cluster.limit(MaxSubmitJobs=association)
     if qos:
         cluster.qos("narrow", MaxSubmitJobsPerUser=qos)
-    on = chains.cluster("slurm", sizes={"small": runs.SMALL}, slurm={"qos": "narrow"} if qos else {})
+    on = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"qos": "narrow"} if qos else {})
     plans = [chains.plan(tmp_path, "first", 12, resources=runs.SIZE)]
     plans.append(chains.plan(tmp_path, "pairs", 12, resources=runs.SIZE, after=(Edge("first", each=True),)))
     plans.append(chains.plan(tmp_path, "last", 1, resources=runs.SIZE, after=(Edge("pairs"),)))

@@ -133,11 +133,11 @@ def test_row_04_a_full_disk_is_told_and_earlier_output_stays(disk: Mount, tmp_pa
 def submission(tmp_path: Path) -> Callable[..., Any]:
     """A chain whose roots may be named; it would run on Slurm, which is not asked before the roots are known good."""
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("name: mine\nseed: 1\nstages: [{name: phantoms, kind: phantoms, stage: 0}]\n")
+    recipe.write_text("name: mine\nseed: 1\nstages: [{name: phantoms, kind: phantoms, number: 0}]\n")
 
     def make(**roots: Path) -> Any:
         places = {name: str(roots.get(name, tmp_path / name)) for name in ("logs", "shards", "models")}
-        about = {"name": "here", "executor": "slurm", "roots": places, "sizes": {"cpu": {}, "small": {}}}
+        about = {"name": "here", "executor": "slurm", "roots": places, "resource_profiles": {"cpu": {}, "small": {}}}
         (tmp_path / "here.yaml").write_text(json.dumps(about))
         return open_chain(str(recipe), str(tmp_path / "here.yaml"), "trial")
 

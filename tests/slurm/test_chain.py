@@ -16,7 +16,7 @@ from tests.chains import Edge
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("devcluster")]
 CLUSTER = chains.cluster(
-    "slurm", sizes={"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, warning_seconds=20
+    "slurm", resource_profiles={"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, warning_seconds=20
 )
 SIZE = Size(partition="cpu", minutes=5, mem_gb=0.5)
 

@@ -16,7 +16,7 @@ from diagcot.jobs.state import attempts
 from tests.grids import grid, table
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("devcluster")]
-ON = {"sizes": {"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, "warning_seconds": 20}
+ON = {"resource_profiles": {"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}, "warning_seconds": 20}
 
 
 def flow(root: Path, *models: str) -> Pipeline:

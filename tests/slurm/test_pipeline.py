@@ -24,7 +24,9 @@ SIZES = {"small": {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}}
 
 def test_the_documented_pipeline_runs_on_slurm(shared_path: Path) -> None:
     documented.pipeline(shared_path)
-    (shared_path / "mine.yaml").write_text(json.dumps({"name": "mine", "executor": "slurm", "sizes": SIZES}))
+    (shared_path / "mine.yaml").write_text(
+        json.dumps({"name": "mine", "executor": "slurm", "resource_profiles": SIZES})
+    )
     texts = [f"{name}.txt" for name in documented.TEXTS]
     done = subprocess.run(
         [sys.executable, "words.py", "mine.yaml", *texts],
@@ -44,7 +46,7 @@ def test_waiting_jobs_run_the_code_that_was_submitted_until_a_retry_takes_the_ne
     module = shared_path / "mine.py"
     work = "def work(unit, ctx):\n    raise RuntimeError({said!r})\n"
     module.write_text(work.format(said="as submitted"))
-    flow = Pipeline("code", chains.cluster("slurm", sizes=SIZES), shared_path, code=[module])
+    flow = Pipeline("code", chains.cluster("slurm", resource_profiles=SIZES), shared_path, code=[module])
     flow.stage("only", "mine:work", ["a"], "small")
     flow.submit()
     module.write_text(work.format(said="edited while it waited"))
@@ -71,7 +73,9 @@ def test_waiting_jobs_run_the_code_that_was_submitted_until_a_retry_takes_the_ne
 
 
 def test_a_stage_that_is_retried_takes_along_what_follows_it(shared_path: Path) -> None:
-    flow = Pipeline("later", chains.cluster("slurm", sizes=SIZES), shared_path, code=[chains.ROOT / "tests"])
+    flow = Pipeline(
+        "later", chains.cluster("slurm", resource_profiles=SIZES), shared_path, code=[chains.ROOT / "tests"]
+    )
     first = flow.stage(
         "first", "tests.kinds.count", ["a", "b"], "small", settings={"fail_until": str(shared_path / "go")}
     )

@@ -20,28 +20,28 @@ REPO = Path(__file__).parents[2]
 RECIPE = """
 name: short
 stages:
-  - {name: phantoms, kind: phantoms, stage: 0, settings: {studies: 20, size: 64}}
+  - {name: phantoms, kind: phantoms, number: 0, settings: {studies: 20, size: 64}}
   - name: shard
     kind: shard
-    stage: 0
+    number: 0
     inputs: {phantoms: phantoms}
     settings: {sources: [{kind: mimic_cxr, input: phantoms}], shards: 2}
-  - {name: primer, kind: primer, stage: 0, inputs: {shards: shard}, each: shards}
-  - {name: model, kind: model, stage: 1, inputs: {samples: primer}}
+  - {name: primer, kind: synthetic-sft, number: 0, inputs: {shards: shard}, elementwise: shards}
+  - {name: model, kind: model, number: 1, inputs: {samples: primer}}
   - name: base
     kind: sft
-    stage: 1
+    number: 1
     inputs: {model: model, samples: primer}
     settings: {trainable: [lm_head], deepspeed: {steps: 1, global_batch: 2, precision: fp32}}
   - name: wide
     kind: merge
-    stage: 1
+    number: 1
     inputs: {model: base, adapter: base}
   - name: evaluate
     kind: evaluate
-    stage: eval
+    number: eval
     inputs: {models: [base, wide], shards: shard}
-  - {name: report, kind: aggregate, stage: eval, inputs: {predictions: evaluate}}
+  - {name: report, kind: aggregate, number: eval, inputs: {predictions: evaluate}}
 """
 
 
@@ -53,7 +53,7 @@ def chain(folder: Path, roots: Path, **stages: object) -> Chain:
         "executor": "slurm",
         "roots": {name: str(roots / name) for name in ("logs", "shards", "models")},
         "slurm": {"partition": "gpu"},
-        "sizes": {
+        "resource_profiles": {
             "cpu": {"cpus": 1, "mem_gb": 1, "partition": "cpu"},
             "small": {"cpus": 1, "mem_gb": 0.5, "partition": "cpu"},
             "server": {"cpus": 1, "gpus": 1, "mem_gb": 2, "exclude": "gpu1,gpu2"},

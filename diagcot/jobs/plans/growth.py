@@ -92,7 +92,7 @@ def growth(run_dir: Path, listed: Sequence[Plan]) -> Growth:
     additions: dict[str, Addition] = {}
     for plan in listed:
         if (plan.path / "plan.json").exists():
-            found = plans.read(plan.path)
+            found = plan.updated(plans.read(plan.path))
             parts.verify(found.path, found.parts)
             more = addition(found, plan, additions)
             if more is not None:

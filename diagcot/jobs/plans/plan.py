@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from pydantic import BaseModel, ValidationError
+
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution.context import Unit
@@ -28,6 +30,7 @@ STARTUP_SHARE = 0.05  # start-up may cost this share of a task's life
 TASK_START_S = 2  # what any task costs before its kind begins: Slurm's launch, Python, the plan
 MOST_TASKS = 4000  # more would only cost scheduler records (MaxJobCount is 10,000 by default) and submitit's files
 FREE = ("created", "code", "resources", "yields", "yields_from", "grows", "listed")  # what a relaunch may see differ
+NOT_STORED = ("units", "settings_model")
 BLOCK = 10_000  # units written at once
 KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
 Grows = Literal["", "units", "anew"]
@@ -72,6 +75,7 @@ class Plan:
     units: "Units | Listing" = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
+    settings_model: type[BaseModel] | None = field(default=None, repr=False, compare=False)  # not stored
 
     @property
     def path(self) -> Path:
@@ -123,9 +127,19 @@ class Plan:
         keys = self.keys
         return [slot for slot in range(self.tasks) if not done.issuperset(keys[slice(*self.bounds(slot))])]
 
+    def updated(self, stored: "Plan") -> "Plan":
+        """`stored`, this stage's plan in an existing run, with its settings under today's keys."""
+        if self.settings_model is None:
+            return stored
+        try:
+            settings = self.settings_model.model_validate(stored.settings).model_dump(mode="json")
+        except ValidationError:  # the comparison names the difference
+            return stored
+        return replace(stored, settings=settings)
+
     def header(self) -> dict[str, Any]:
         """The content of plan.json, and `grown` where there is more."""
-        row = {name: getattr(self, name) for name in (item.name for item in fields(self)) if name != "units"}
+        row = {name: getattr(self, name) for name in (item.name for item in fields(self)) if name not in NOT_STORED}
         if not self.grown:
             del row["grown"]
         row["after"] = [asdict(edge) for edge in self.after]
@@ -220,7 +234,7 @@ def write(plan: Plan) -> Plan:
     """
     if not (plan.path / "plan.json").exists():
         create(plan)
-    found = read(plan.path)
+    found = plan.updated(read(plan.path))
     refuse(found, compare(found.header(), plan.header() | {"units_sha256": digest(plan)}))
     return taken_up(plan)
 

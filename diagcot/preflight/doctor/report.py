@@ -61,7 +61,7 @@ def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
     except UserError as error:
         yield bad("cluster", str(error), "write it from slurm/clusters/example.yaml (docs/cluster.md)")
         return
-    yield good("cluster", f"{found.name}: executor {found.executor}, sizes {', '.join(found.sizes)}")
+    yield good("cluster", f"{found.name}: executor {found.executor}, sizes {', '.join(found.resource_profiles)}")
     if found.executor == "slurm":
         yield from slurm_check.answers(found)
     roots = [found.roots.logs, found.roots.shards, found.roots.models]

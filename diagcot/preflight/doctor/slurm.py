@@ -43,7 +43,7 @@ def answers(cluster: Cluster) -> Iterator[Finding]:
         yield note(
             "accounting", str(error), "without it, jobs that vanish show as unknown; files still say what is done"
         )
-    for name, size in cluster.sizes.items():
+    for name, size in cluster.resource_profiles.items():
         yield from fits(name, size, size.partition or cluster.slurm.partition, found)
 
 

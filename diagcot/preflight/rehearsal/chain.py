@@ -76,7 +76,9 @@ def rehearsed(cluster: Cluster) -> Cluster:
             "warning_seconds": WARNING_SECONDS,
             "max_attempts": 1,
             "roots": Roots(logs=folder, shards=folder, models=folder),
-            "sizes": {name: size.model_copy(update={"minutes": MINUTES}) for name, size in cluster.sizes.items()},
+            "resource_profiles": {
+                name: size.model_copy(update={"minutes": MINUTES}) for name, size in cluster.resource_profiles.items()
+            },
             "stages": {name: parts | {"minutes": MINUTES} for name, parts in cluster.stages.items()},
         }
     )
@@ -163,7 +165,7 @@ def _declare(rehearsal: Rehearsal) -> None:
             **common,
         )
         settings = told.model_dump(mode="json")
-        made.stage(spec.name, KIND, ["check"], launcher.SIZE, settings=settings, number=spec.stage)
+        made.stage(spec.name, KIND, ["check"], launcher.SIZE, settings=settings, number=spec.number)
     if chain.cluster.executor == "slurm" and FINALISER not in [plan.stage for plan in chain.plans]:
         size = chain.cluster.resources("small", FINALISER)
         told = RehearsedStage(

@@ -23,7 +23,7 @@ from tests.unit.jobs.test_growth import ended
 MORE: dict[str, Any] = {
     "shards": 2,
     "settings": {"fail_once": "a.1", "fail": "b.1", "mishaps": {"b.0": ["exit 3"]}, "seconds": 0.2},
-    "on": {"sizes": {"small": {"gpus": 1000}}},  # so that seconds are hours
+    "on": {"resource_profiles": {"small": {"gpus": 1000}}},  # so that seconds are hours
 }
 
 

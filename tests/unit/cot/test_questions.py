@@ -100,4 +100,4 @@ def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) 
 
 def test_the_launcher_wants_shards() -> None:
     with pytest.raises(UserError, match="needs the input shards"):
-        launcher.units(StageSpec(name="questions", kind="questions", stage="0"), None)  # type: ignore[arg-type]
+        launcher.units(StageSpec(name="questions", kind="questions", number="0"), None)  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ class Desk:
         self.root = root
         roots = {name: str(root / name) for name in ("logs", "shards", "models")}
         sizes: dict[str, Any] = {name: {} for name in ("cpu", "small", "server", "train")}
-        cluster = {"name": "here", "executor": "debug", "roots": roots, "sizes": sizes}
+        cluster = {"name": "here", "executor": "debug", "roots": roots, "resource_profiles": sizes}
         (root / "here.yaml").write_text(json.dumps(cluster))
         sources = [{"kind": "mimic_cxr", "input": "tree"}]
         shard = {"kind": "shard", "stage": 0, "inputs": {"tree": "phantoms"}}

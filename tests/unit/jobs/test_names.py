@@ -9,7 +9,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import worker
 from diagcot.jobs.pipeline import Pipeline
 from diagcot.recipe import find
-from launchers.chain import ROOT
+from launchers.chain import ROOT, settings_model
 from tests import chains
 
 BAD = ["", ".", "..", "../..", "/absolute", "a/b", "a b", "a\nb", "a\n", "-a", ".a", "é", "s" * 65, "s" * 300]
@@ -23,9 +23,9 @@ def test_a_stage_has_a_plain_name(tmp_path: Path, name: str) -> None:
         flow.stage(name, "tests.kinds.count", ["a"], "small")
     recipe = tmp_path / "mine.yaml"
     quoted = name.replace("\n", "\\n")
-    recipe.write_text(f'name: mine\nstages:\n  - kind: phantoms\n    name: "{quoted}"\n    stage: 0\n')
+    recipe.write_text(f'name: mine\nstages:\n  - kind: phantoms\n    name: "{quoted}"\n    number: 0\n')
     with pytest.raises(UserError, match=r"mine\.yaml:4: stages\.0\.name: .*stage name="):
-        find(str(recipe), tmp_path)
+        find(str(recipe), tmp_path, lambda kind: None)
     assert list(tmp_path.iterdir()) == [recipe]
 
 
@@ -36,7 +36,7 @@ def test_such_names_are_good(tmp_path: Path, name: str) -> None:
 
 def test_every_recipe_has_such_names() -> None:
     for path in (ROOT / "recipes").rglob("*.yaml"):
-        assert find(str(path), ROOT)[0].stages, path
+        assert find(str(path), ROOT, settings_model)[0].stages, path
 
 
 @pytest.mark.parametrize(

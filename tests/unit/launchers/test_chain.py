@@ -17,19 +17,19 @@ RECIPE = """\
 name: mine
 seed: 3
 stages:
-  - {name: phantoms, kind: phantoms, stage: 0, settings: {studies: 8}}
+  - {name: phantoms, kind: phantoms, number: 0, settings: {studies: 8}}
   - name: shard
     kind: shard
-    stage: 0
+    number: 0
     inputs: {tree: phantoms}
     settings:
       sources: [{kind: mimic_cxr, input: tree}]
       shards: 3
   - name: primer
-    kind: primer
-    stage: 1
+    kind: synthetic-sft
+    number: 1
     inputs: {shards: shard}
-    each: shards
+    elementwise: shards
 """
 
 
@@ -54,14 +54,18 @@ def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
     ("old", "new", "said"),
     [
         ("shards: 3", "shard: 3", r"mine.yaml:11: unknown key 'shard'; did you mean 'shards'\?"),
-        ("kind: primer", "kind: prime", r"mine.yaml:13: unknown kind 'prime'; did you mean 'primer'\?"),
+        (
+            "kind: synthetic-sft",
+            "kind: syntetic-sft",
+            r"mine.yaml:13: unknown kind 'syntetic-sft'; did you mean 'synthetic-sft'\?",
+        ),
         ("shards: shard", "shards: shrad", r"reads 'shrad', which is not an earlier stage; did you mean 'shard'\?"),
-        ("each: shards", "each: shard", r"each: 'shard' is not one of its inputs"),
+        ("elementwise: shards", "elementwise: shard", r"elementwise: 'shard' is not one of its inputs"),
         ("name: primer", "name: shard", "two stages are named 'shard'"),
         ("seed: 3", "seeds: 3", r"mine.yaml:2: unknown key 'seeds'; did you mean 'seed'\?"),
         ("tree}]", "tree, transforms: [fy]}]", r"mine.yaml:10: .*unknown transform 'fy'; known: fi, "),
         (
-            "primer\n    kind: primer",
+            "primer\n    kind: synthetic-sft",
             "ask\n    kind: questions\n    settings: {wording: {binari: [x]}}",
             "unknown wording",
         ),
@@ -81,8 +85,8 @@ def test_a_model_trained_on_the_test_split_is_refused(tmp_path: Path) -> None:
     path.write_text(
         RECIPE
         + """\
-  - {name: asked, kind: questions, stage: 1, inputs: {shards: shard}, each: shards, settings: {split: SPLIT}}
-  - {name: model, kind: model, stage: 1, inputs: {samples: asked}}
+  - {name: asked, kind: questions, number: 1, inputs: {shards: shard}, elementwise: shards, settings: {split: SPLIT}}
+  - {name: model, kind: model, number: 1, inputs: {samples: asked}}
 """
     )
     path.write_text(path.read_text().replace("SPLIT", "test"))
@@ -107,7 +111,7 @@ def test_the_run_keeps_the_code_of_its_submission(recipe: Path, tmp_path: Path) 
     cluster = tmp_path / "here.yaml"
     roots = {name: str(tmp_path / name) for name in ("logs", "shards", "models")}
     size = {"cpu": {}, "small": {}}
-    cluster.write_text(json.dumps({"name": "here", "executor": "local", "roots": roots, "sizes": size}))
+    cluster.write_text(json.dumps({"name": "here", "executor": "local", "roots": roots, "resource_profiles": size}))
     chain = open_chain(str(recipe), str(cluster), "trial")
     plan = chain.write()[0]
     assert (Path(plan.code) / "diagcot" / "jobs" / "execution" / "worker.py").exists()

@@ -15,7 +15,7 @@ CHAIN: Any = SimpleNamespace(units_of=UNITS.__getitem__)
 
 
 def spec(settings: dict[str, Any], **inputs: list[str]) -> StageSpec:
-    return StageSpec(name="cot", kind="collect", stage="2", inputs=inputs, settings=settings)
+    return StageSpec(name="cot", kind="collect", number="2", inputs=inputs, settings=settings)
 
 
 def test_a_unit_is_a_shard() -> None:

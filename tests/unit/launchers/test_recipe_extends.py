@@ -12,22 +12,22 @@ BASE = """\
 name: base
 seed: 3
 stages:
-  - {name: phantoms, kind: phantoms, stage: 0, settings: {studies: 8}}
+  - {name: phantoms, kind: phantoms, number: 0, settings: {studies: 8}}
   - name: shard
     kind: shard
-    stage: 0
+    number: 0
     inputs: {tree: phantoms}
     settings:
       sources: [{kind: mimic_cxr, input: tree}]
       shards: 3
-  - {name: model, kind: model, stage: 1, inputs: {shards: shard}}
+  - {name: model, kind: model, number: 1, inputs: {shards: shard}}
   - name: align
     kind: align
-    stage: 1
+    number: 1
     inputs: {model: model, shards: shard}
     settings:
       deepspeed: {steps: 5, global_batch: 8}
-  - {name: evaluate, kind: evaluate, stage: eval, inputs: {models: [model, align], shards: shard}}
+  - {name: evaluate, kind: evaluate, number: eval, inputs: {models: [model, align], shards: shard}}
 """
 
 

@@ -109,7 +109,7 @@ def test_partition_that_does_not_exist() -> None:
 
 def test_no_slurm_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    cluster = Cluster(name="site", executor="slurm", sizes={"cpu": Size()})
+    cluster = Cluster(name="site", executor="slurm", resource_profiles={"cpu": Size()})
     (found,) = slurm_check.answers(cluster)
     assert found.level == "bad"
     assert "module load slurm" in found.remedy
@@ -120,7 +120,7 @@ def test_slurm_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (tmp_path / name).write_text("#!/bin/sh\necho 'error: no controller' >&2; exit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (found,) = slurm_check.answers(Cluster(name="devcluster", executor="slurm", sizes={"cpu": Size()}))
+    (found,) = slurm_check.answers(Cluster(name="devcluster", executor="slurm", resource_profiles={"cpu": Size()}))
     assert "no controller" in found.text
     assert "make devcluster-up" in found.remedy
 
@@ -193,5 +193,5 @@ def test_cluster_files_name_every_size(name: str) -> None:
 
     found = clusters.find(name, REPO)
     assert found.name == name
-    assert set(found.sizes) == {"cpu", "small", "server", "train", "grpo"}
-    assert found.sizes["train"].ranks >= 2
+    assert set(found.resource_profiles) == {"cpu", "small", "server", "train", "grpo"}
+    assert found.resource_profiles["train"].ranks >= 2

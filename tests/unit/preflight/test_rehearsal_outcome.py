@@ -193,7 +193,7 @@ def test_the_table() -> None:
 def test_the_rehearsals_cluster_is_the_real_one_but_for_time() -> None:
     sizes = {"train": Size(nodes=4, gpus=8, minutes=1440), "small": Size(minutes=60)}
     stages = {"grpo": {"partition": "big", "minutes": 2880}}
-    real = Cluster(name="site", executor="slurm", sizes=sizes, stages=stages, setup=["module load cuda"])
+    real = Cluster(name="site", executor="slurm", resource_profiles=sizes, stages=stages, setup=["module load cuda"])
     made = rehearsals.rehearsed(real)
     assert made.resources("train", "grpo") == Size(nodes=4, gpus=8, minutes=2, partition="big")
     assert made.setup == real.setup and made.slurm == real.slurm
@@ -268,7 +268,7 @@ def test_a_rehearsal_without_slurm(tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     (tmp_path / "few.yaml").write_text(json.dumps({"name": "few", "stages": stages}))
     roots = {name: str(tmp_path / "roots" / name) for name in ("logs", "shards", "models")}
-    here = {"name": "here", "executor": "local", "roots": roots, "sizes": {"cpu": {"tasks_per_node": 2}}}
+    here = {"name": "here", "executor": "local", "roots": roots, "resource_profiles": {"cpu": {"tasks_per_node": 2}}}
     (tmp_path / "here.yaml").write_text(json.dumps(here))
     made = open_chain(str(tmp_path / "few.yaml"), str(tmp_path / "here.yaml"), "real")
     assert command.main(made) == 1

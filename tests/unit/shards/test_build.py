@@ -288,7 +288,7 @@ def test_places_are_settled_at_submission(monkeypatch: pytest.MonkeyPatch) -> No
 def test_launchers_know_their_units() -> None:
     from diagcot.recipe import StageSpec
 
-    spec = StageSpec(name="shard", kind="shard", stage="0", inputs={"tree": ["phantoms"]}, settings=settings(shards=3))
+    spec = StageSpec(name="shard", kind="shard", number="0", inputs={"tree": ["phantoms"]}, settings=settings(shards=3))
     assert [u.key for u in shard_launcher.units(spec, None)] == ["00000", "00001", "00002"]  # type: ignore[arg-type]
     assert [u.key for u in phantoms_launcher.units(spec, None)] == ["tree"]  # type: ignore[arg-type]
 

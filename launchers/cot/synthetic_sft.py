@@ -1,4 +1,4 @@
-"""Kind `primer`: an array of short tasks that write worked examples from the phantoms of a shard, for tiny models."""
+"""Kind `synthetic-sft`: an array of short tasks that write worked examples from the phantoms of a shard, for tiny models."""
 
 from typing import TYPE_CHECKING
 
