@@ -280,7 +280,7 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
             old, base = scores(trained), scores(reference)
         mask = torch.ones_like(old)
         losses = objective.token_losses(
-            scores(trained), old, advantage, mask, objective.Objective(kl=0.01), reference=base
+            scores(trained), old, advantage, mask, objective.Objective(kl_coef=0.01), reference=base
         )
         return objective.reduced(losses, mask, "token", mask.numel())
 

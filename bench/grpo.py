@@ -28,12 +28,12 @@ PARTS = ("rollout_s", "train_s", "sync_s", "reward_s", "idle_s")
 SKIPPED = 3  # steps at the start, while servers, caches and allocators get warm
 SETTINGS: dict[str, Any] = {
     "reward": {"name": "report", "mode": "clinical"},
-    "prompts": 4,
-    "samples": 8,
+    "prompts_per_step": 4,
+    "group_size": 8,
     "max_tokens": 110,
     "temperature": 1.0,
     "top_p": 1.0,
-    "kl": 0.01,
+    "kl_coef": 0.01,
     "server": {"max_model_len": 512, "max_num_seqs": 64, "images": 1},
     "deepspeed": {
         "micro_batch": 8, "global_batch": 32, "learning_rate": 1e-3, "schedule": "constant", "precision": "fp32",
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 def _measure(folder: Path, figures: Figures, steps: int, short: int) -> None:
     inputs = warm.build(folder, studies=200)
     ours, about = _ours(folder, "ours", inputs, steps, validation={"prompts": 64, "share": 0.4, "temperature": 1.0})
-    ahead, _ = _ours(folder, "ahead", inputs, short, overlap=True, correction=2.0)
+    ahead, _ = _ours(folder, "ahead", inputs, short, async_rollouts=True, importance_cap=2.0)
     trl = _trl(folder, inputs, short)
     for name, rows in (("ours", ours), ("ours, overlapped", ahead), ("TRL", trl)):
         length = statistics.mean(row["length"] for row in rows[SKIPPED:])
@@ -116,8 +116,8 @@ def _trl(root: Path, inputs: dict[str, list[str]], steps: int) -> list[dict[str,
     write_samples(prompts, _plain(root))
     spec = {
         "model": f"{inputs['model'][0]}/model", "prompts": str(prompts), "shards_root": str(root / "shards"),
-        "log": str(log), "steps": steps, "samples": SETTINGS["samples"], "prompts_a_step": SETTINGS["prompts"],
-        "micro_batch": SETTINGS["deepspeed"]["micro_batch"], "max_tokens": SETTINGS["max_tokens"], "kl": SETTINGS["kl"],
+        "log": str(log), "steps": steps, "samples": SETTINGS["group_size"], "prompts_a_step": SETTINGS["prompts_per_step"],
+        "micro_batch": SETTINGS["deepspeed"]["micro_batch"], "max_tokens": SETTINGS["max_tokens"], "kl": SETTINGS["kl_coef"],
         "learning_rate": SETTINGS["deepspeed"]["learning_rate"], "threads": os.cpu_count(),
     }  # fmt: skip
     (root / "trl.json").write_text(json.dumps(spec))

@@ -50,7 +50,7 @@ def storage(stage: StageSpec, chain: "Chain") -> int | None:
 def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:
     """Of the policy's training, rollouts apart: every answer as long as it may be, scored twice more without gradients."""
     settings = GrpoSettings.model_validate(stage.settings)
-    each, steps = settings.prompts * settings.samples, settings.deepspeed.steps
+    each, steps = settings.prompts_per_step * settings.group_size, settings.deepspeed.steps
     load = Load(
         model.visual(stage, chain), 100 + settings.max_tokens, settings.max_tokens, steps * each if steps else None, 2
     )

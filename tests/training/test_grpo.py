@@ -32,11 +32,11 @@ DEEPSPEED = {
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {
     "reward": {"name": "report", "mode": "clinical"},
-    "prompts": 4,
-    "samples": 8,
+    "prompts_per_step": 4,
+    "group_size": 8,
     "max_tokens": 110,
     "temperature": 1.0,
-    "kl": 0.01,
+    "kl_coef": 0.01,
     "max_gap": 0.02,
     "server": SERVER,
     "deepspeed": DEEPSPEED,
@@ -134,7 +134,7 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
     name = str(shard.relative_to(warm / "shards"))
     write_samples(warm / "shards/test/mix/00000.jsonl", classification_samples(Shard(shard), name, "train"))
     ahead = grpo(
-        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, overlap=True, correction=2.0, resample=1,
+        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, async_rollouts=True, importance_cap=2.0, max_resample_rounds=1,
         mix={"start": 0.5, "end": 0.25}, rewards={"classification": {"name": "classification"}},
         validation={**VALIDATION, "every": None}, deepspeed={**DEEPSPEED, "global_batch": 16},
     )  # fmt: skip

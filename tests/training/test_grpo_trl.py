@@ -12,23 +12,27 @@ pytestmark = pytest.mark.heavy
 
 LIMIT = 9
 CASES: dict[str, tuple[dict[str, Any], Objective, str]] = {
-    "grpo": ({"loss_type": "grpo"}, Objective(0.2, 0.2, None), "sequence"),
-    "bnpo": ({"loss_type": "bnpo", "epsilon_high": 0.3}, Objective(0.2, 0.3, None), "token"),
-    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, Objective(0.2, 0.28, None), "token"),
-    "dr_grpo": ({"loss_type": "dr_grpo", "scale_rewards": "none"}, Objective(0.2, 0.2, None), "constant"),
+    "grpo": ({"loss_type": "grpo"}, Objective(0.2, 0.2, None, kl_coef=0.0), "sequence"),
+    "bnpo": ({"loss_type": "bnpo", "epsilon_high": 0.3}, Objective(0.2, 0.3, None, kl_coef=0.0), "token"),
+    "dapo": ({"loss_type": "dapo", "epsilon_high": 0.28}, Objective(0.2, 0.28, None, kl_coef=0.0), "token"),
+    "dr_grpo": ({"loss_type": "dr_grpo", "scale_rewards": "none"}, Objective(0.2, 0.2, None, kl_coef=0.0), "constant"),
     "gspo": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-2, "epsilon_high": 4e-2},
-        Objective(3e-2, 4e-2, None, ratio="sequence"),
+        Objective(3e-2, 4e-2, None, ratio="sequence", kl_coef=0.0),
         "sequence",
     ),
-    "dual clip": ({"loss_type": "bnpo", "epsilon_high": 0.3, "delta": 1.4}, Objective(0.2, 0.3, 1.4), "token"),
-    "k3": ({"loss_type": "bnpo", "beta": 0.05}, Objective(0.2, 0.2, None, kl=0.05), "token"),
+    "dual clip": (
+        {"loss_type": "bnpo", "epsilon_high": 0.3, "delta": 1.4},
+        Objective(0.2, 0.3, 1.4, kl_coef=0.0),
+        "token",
+    ),
+    "k3": ({"loss_type": "bnpo", "beta": 0.05}, Objective(0.2, 0.2, None, kl_coef=0.05), "token"),
     "k3, gspo": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.05},
-        Objective(0.2, 0.2, None, kl=0.05, ratio="sequence"),
+        Objective(0.2, 0.2, None, kl_coef=0.05, ratio="sequence"),
         "sequence",
     ),
-    "correction": ({"loss_type": "bnpo"}, Objective(0.2, 0.2, None, correction=1.1), "token"),
+    "correction": ({"loss_type": "bnpo"}, Objective(0.2, 0.2, None, importance_cap=1.1, kl_coef=0.0), "token"),
 }
 
 
@@ -98,9 +102,9 @@ def test_loss_and_gradients_equal_trls(case: str, trainer_of: Any) -> None:
         "completion_mask": mask.long(), "advantages": advantage, "old_per_token_logps": old,
         "ref_per_token_logps": reference, "num_items_in_batch": mask.sum(),
     }  # fmt: skip
-    if objective.correction is not None:  # what it makes of the engine's log-probabilities before its loss
+    if objective.importance_cap is not None:  # what it makes of the engine's log-probabilities before its loss
         trainer.use_vllm, trainer.vllm_importance_sampling_correction = True, True
-        inputs["importance_sampling_ratio"] = ((old - engine) * mask).exp().clamp(max=objective.correction)
+        inputs["importance_sampling_ratio"] = ((old - engine) * mask).exp().clamp(max=objective.importance_cap)
     theirs = trainer._compute_loss(trainer.model, inputs)
     names = [name for name, one in trainer.model.named_parameters() if one.requires_grad]
     weights = [one for one in trainer.model.parameters() if one.requires_grad]

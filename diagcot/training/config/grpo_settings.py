@@ -1,7 +1,8 @@
 """Typed settings of kind `grpo`. Imported while planning, so nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -87,9 +88,20 @@ class ValidationSettings(Settings):
 class GrpoSettings(FreezePolicy):
     """Kind `grpo` (method.md 5.1, 8.2). Defaults are DiagCoT's report run.
 
-    A step rolls out `samples` answers to each of `prompts` prompts and updates the policy once for every
+    A step rolls out `group_size` answers to each of `prompts_per_step` prompts and updates the policy once for every
     `deepspeed.global_batch` of them; `deepspeed.steps`, `epochs` (over the prompts) and `save_every` count these steps.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "samples": "group_size",
+        "prompts": "prompts_per_step",
+        "scale": "normalize_advantages",
+        "loss": "loss_aggregation",
+        "correction": "importance_cap",
+        "overlap": "async_rollouts",
+        "kl": "kl_coef",
+        "resample": "max_resample_rounds",
+    }
 
     trainable: tuple[Component, ...] = ("language_model",)
     reward: RewardSettings = RewardSettings()
@@ -102,24 +114,28 @@ class GrpoSettings(FreezePolicy):
         0, ge=0, le=10, description="changed copies of each grounding prompt with boxes (method.md 2.4)"
     )
     mix: MixSettings | None = Field(None, description="other prompts among these, from role `mix`")
-    prompts: int = Field(4, ge=1, description="prompts a step")
-    samples: int = Field(8, ge=2, description="rollouts of each prompt, the group")
+    prompts_per_step: int = Field(4, ge=1, description="prompts a step")
+    group_size: int = Field(8, ge=2, description="rollouts of each prompt, the group")
     max_tokens: int = Field(1024, ge=1, description="tokens of a rollout")
     temperature: float = Field(0.9, gt=0)
     top_p: float = Field(0.99, gt=0, le=1)
-    kl: float = Field(0.05, ge=0, description="weight of the k3 term; 0 needs no reference model")
+    kl_coef: float = Field(0.05, ge=0, description="weight of the k3 term; 0 needs no reference model")
     clip: ClipSettings = ClipSettings()
     ratio: Literal["token", "sequence"] = Field("token", description="what is clipped; sequence is GSPO")
-    loss: Literal["token", "sequence", "constant"] = Field(
+    loss_aggregation: Literal["token", "sequence", "constant"] = Field(
         "token", description="mean over tokens (DAPO), over sequences' means (GRPO), or over max_tokens (Dr. GRPO)"
     )
-    scale: bool = Field(True, description="divide advantages by the group's standard deviation; Dr. GRPO does not")
-    correction: float | None = Field(
+    normalize_advantages: bool = Field(
+        True, description="divide advantages by the group's standard deviation; Dr. GRPO does not"
+    )
+    importance_cap: float | None = Field(
         None, gt=0, description="cap of the importance weight of tokens that another policy or engine drew; None: 1"
     )
-    resample: int = Field(0, ge=0, description="rounds of further prompts in place of groups of equal rewards (DAPO)")
+    max_resample_rounds: int = Field(
+        0, ge=0, description="rounds of further prompts in place of groups of equal rewards (DAPO)"
+    )
     overlong: int = Field(0, ge=0, description="last tokens before max_tokens that cost reward, down to -1 (DAPO)")
-    overlap: bool = Field(False, description="roll out the next step while this one trains: one step off-policy")
+    async_rollouts: bool = Field(False, description="roll out the next step while this one trains: one step off-policy")
     validation: ValidationSettings = ValidationSettings()
     best: str | None = Field(None, description="figure of validation whose highest value is exported; None: the last")
     page_every: int | None = Field(None, ge=1, description="steps between private pages of rollouts in the workspace")
@@ -159,11 +175,11 @@ class GrpoSettings(FreezePolicy):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "GrpoSettings":
-        rollouts = self.prompts * self.samples
+        rollouts = self.prompts_per_step * self.group_size
         if rollouts % self.deepspeed.global_batch:
             raise ValueError(
                 f"deepspeed.global_batch {self.deepspeed.global_batch} does not divide the {rollouts} rollouts of a"
-                f" step ({self.prompts} prompts x {self.samples} samples)"
+                f" step ({self.prompts_per_step} prompts x {self.group_size} samples)"
             )
         if self.max_tokens >= self.server.max_model_len:
             raise ValueError(
@@ -175,13 +191,15 @@ class GrpoSettings(FreezePolicy):
 
     @model_validator(mode="after")
     def _options_agree(self) -> "GrpoSettings":
-        if self.correction is not None and self.temperature != 1:
+        if self.importance_cap is not None and self.temperature != 1:
             raise ValueError(
-                "correction needs temperature 1: servers tell log-probabilities of the model's own distribution, and the"
-                " ratio of another one cannot be had from them"
+                "importance_cap needs temperature 1: servers report log-probabilities of the model's own distribution, and the"
+                " ratio for another temperature cannot be computed from them"
             )
-        if self.overlap and self.correction is None:
-            raise ValueError("overlap rolls out with weights one step old: give `correction` its cap, 2.0 for one")
+        if self.async_rollouts and self.importance_cap is None:
+            raise ValueError(
+                "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0"
+            )
         if self.server.endpoint:
             raise ValueError("server.endpoint cannot follow the policy: rollouts need servers of the stage's own")
         if self.best is not None and not self.validation.prompts:
@@ -195,7 +213,7 @@ class GrpoSettings(FreezePolicy):
     @property
     def updates(self) -> int:
         """Optimiser steps in a step."""
-        return self.prompts * self.samples // self.deepspeed.global_batch
+        return self.prompts_per_step * self.group_size // self.deepspeed.global_batch
 
     def trainers(self, ranks: int, nodes: int) -> int:
         """How many of the ranks, the first ones, hold the policy. Raises UserError if no node is left for it."""

@@ -1,8 +1,9 @@
 """Typed settings of the training stages. Imported while planning, so nothing heavy is imported here."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,6 +56,8 @@ class LoraSettings(Settings):
 class DeepSpeedSettings(Settings):
     """Optimisation and its distribution. Steps are optimiser steps over `global_batch` samples."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"save_behind": "async_save"}
+
     stage: Literal[2, 3] = 2
     offload: bool = Field(False, description="optimiser state (and parameters at stage 3) in host memory")
     micro_batch: int = Field(1, ge=1, description="samples a rank in one forward pass")
@@ -70,7 +73,7 @@ class DeepSpeedSettings(Settings):
     gradient_checkpointing: bool = False
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
-    save_behind: bool = Field(True, description="write checkpoints behind the training; takes host memory for one")
+    async_save: bool = Field(True, description="write checkpoints behind the training; takes host memory for one")
     wandb: bool = Field(False, description="also log to an offline run of wandb, which must be installed")
 
     @model_validator(mode="after")

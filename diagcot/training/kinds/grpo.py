@@ -2,7 +2,7 @@
 
 Every rank holds the policy (DeepSpeed). Rank 0 also drives Ray inside the allocation: vLLM servers roll out, CPU workers
 score each reply as it comes. A step: bring the servers the present weights, roll out, score, normalise inside each
-group, check that servers and policy agree on the log-probabilities, update. With `overlap` the servers roll out the next
+group, check that servers and policy agree on the log-probabilities, update. With `async_rollouts` the servers roll out the next
 step's prompts while the policy trains on this one's.
 """
 

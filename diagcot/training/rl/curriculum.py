@@ -30,8 +30,8 @@ class Curriculum:
     def of(self, step: int, again: int = 0) -> list[Sample]:
         """The prompts of a step (0-based), main ones first; `again` > 0: further ones in place of some of them."""
         others = self._mixed_before(step + 1) - self._mixed_before(step)
-        main = self.settings.prompts - others
-        first = step * self.settings.prompts - self._mixed_before(step)
+        main = self.settings.prompts_per_step - others
+        first = step * self.settings.prompts_per_step - self._mixed_before(step)
         seed = f"{self.seed}/{again}" if again else str(self.seed)
         found = [self.prompts[at] for at in choose(len(self.prompts), first, main, seed)]
         return found + [
@@ -42,7 +42,7 @@ class Curriculum:
         """Prompts of role `mix` in the steps before `step`: the sum of the shares, rounded down."""
         if self.settings.mix is None:
             return 0
-        share, count = self.settings.mix.share, self.settings.prompts
+        share, count = self.settings.mix.share, self.settings.prompts_per_step
         return int(sum(share(one / self.steps) for one in range(step)) * count + 1e-9)
 
     def corpus(self) -> dict[str, list[Reference]]:
@@ -100,7 +100,7 @@ def gather(ctx: Context, settings: GrpoSettings) -> Curriculum:
     ):
         if wanted and not found:
             raise ValueError(f"stage {ctx.stage} has no {what}")
-    per_epoch = max(1, len(training) // settings.prompts)
+    per_epoch = max(1, len(training) // settings.prompts_per_step)
     steps = settings.deepspeed.steps or max(1, math.ceil((settings.deepspeed.epochs or 0) * per_epoch))
     return Curriculum(settings, ctx.seed, steps, training, mixed, validation)
 

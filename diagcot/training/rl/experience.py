@@ -41,17 +41,17 @@ class Player:
         seed: int,
     ) -> None:
         self._crew, self._settings, self._films, self._banned, self._seed = crew, settings, films, banned, seed
-        self._sampling = Sampling(settings.samples, settings.max_tokens, settings.temperature, settings.top_p)
+        self._sampling = Sampling(settings.group_size, settings.max_tokens, settings.temperature, settings.top_p)
 
     def step(self, number: int, curriculum: Curriculum) -> Experience | None:
         """The experience of step `number` (0-based); None if a stop was asked for.
 
-        With `resample`, groups of equal rewards make room for further prompts, as often as that says (DAPO); what is
+        With `max_resample_rounds`, groups of equal rewards make room for further prompts, as often as that says (DAPO); what is
         flat after the last round stays in the batch, where it teaches nothing.
         """
         groups: dict[int, tuple[Sample, list[Rollout], list[Score]]] = {}  # by place in the step
-        places, waited, replaced = list(range(self._settings.prompts)), 0.0, 0
-        for again in range(self._settings.resample + 1):
+        places, waited, replaced = list(range(self._settings.prompts_per_step)), 0.0, 0
+        for again in range(self._settings.max_resample_rounds + 1):
             further = curriculum.of(number, again)
             samples = [further[place] for place in places]
             seed = f"{number}/{again}" if again else str(number)
@@ -61,12 +61,12 @@ class Player:
             waited += played.scored - played.rolled
             replaced += len(places) if again else 0
             for at, place in enumerate(places):
-                rollouts = group_of(place, samples[at], played.replies[at], self._settings.samples)
+                rollouts = group_of(place, samples[at], played.replies[at], self._settings.group_size)
                 groups[place] = samples[at], rollouts, played.scores[at]
             places = [place for place in places if len({score["overall"] for score in groups[place][2]}) == 1]
             if not places:
                 break
-        ordered = [groups[place] for place in range(self._settings.prompts)]
+        ordered = [groups[place] for place in range(self._settings.prompts_per_step)]
         return Experience(
             [sample for sample, _, _ in ordered],
             [one for _, rollouts, _ in ordered for one in rollouts],
@@ -124,7 +124,7 @@ def rewarded(found: Experience, settings: GrpoSettings, gates: Mapping[str, Gate
 
 def statistics(found: Experience, scores: Sequence[Score], settings: GrpoSettings) -> dict[str, float]:
     """Mean reward and components, of groups: mean spread, mean best, share of equal rewards; length, share cut."""
-    rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.samples)
+    rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
     figures = {
         "reward": float(rewards.mean()),
         "reward_best": float(rewards.amax(1).mean()),
@@ -134,7 +134,7 @@ def statistics(found: Experience, scores: Sequence[Score], settings: GrpoSetting
         "length": sum(len(one.tokens) for one in found.rollouts) / len(found.rollouts),
         "cut": sum(one.cut for one in found.rollouts) / len(found.rollouts),
     }
-    if settings.resample:
+    if settings.max_resample_rounds:
         figures["replaced"] = float(found.replaced)
     for task in sorted({sample.task for sample in found.samples}) if settings.mix else ():
         mine = [

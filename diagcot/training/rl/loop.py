@@ -62,7 +62,7 @@ class Training:
         stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
         saves = self.settings.deepspeed
         self.checkpoints = stack.enter_context(
-            checkpoint.Checkpoints(ctx, self.policy.engine, saves.keep, saves.save_behind)
+            checkpoint.Checkpoints(ctx, self.policy.engine, saves.keep, saves.async_save)
         )
         self.first, state = self.checkpoints.resume() or (0, {"gates": {}, "best": {}})
         self.gates |= {name: Gate.of(one) for name, one in state["gates"].items() if name in self.gates}
@@ -103,7 +103,7 @@ class Training:
     def step(self, number: int) -> dict[str, float] | None:
         """Step `number` (0-based); returns its figures, None if a stop was asked for before the update."""
         settings, phases = self.settings, self.phases
-        overlap = settings.overlap
+        overlap = settings.async_rollouts
         self.meter.start()
         if overlap:
             found = self._collect(number)
@@ -118,12 +118,12 @@ class Training:
         self.meter.have_data()
         self._sleep()
         scores = ranks.from_first(rewarded(found, settings, self.gates) if self.crew else None)
-        rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.samples)
+        rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
         if self.crew:
             self.policy.check(found.samples, found.rollouts)
         phases.skip()
         updates = self.policy.micros(
-            found.samples, found.rollouts, advantages(rewards, settings.scale).flatten().tolist()
+            found.samples, found.rollouts, advantages(rewards, settings.normalize_advantages).flatten().tolist()
         )
         max_gap = float("inf") if overlap else settings.max_gap
         looked = {}
@@ -197,7 +197,7 @@ class Training:
     def _sync(self, step: int) -> bool:
         """Bring the servers the weights after `step` steps, where they hold others; False if a stop was asked for.
 
-        With `overlap` the rollouts cannot tell whether it worked: a short probe does, once for each weights.
+        With `async_rollouts` the rollouts cannot tell whether it worked: a short probe does, once for each weights.
         """
         if self._asleep:
             torch.cuda.empty_cache()
@@ -208,7 +208,7 @@ class Training:
         if self._served != step and not self.channel.send(step):
             return False
         self._served = step
-        if self.settings.overlap and self._probed != step:
+        if self.settings.async_rollouts and self._probed != step:
             sample = self.prompts.prompts[0]
             rollouts = ranks.from_first(self.player.probe(sample, self.ctx.world_size) if self.player else None)
             if rollouts is None:

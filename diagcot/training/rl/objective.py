@@ -8,7 +8,7 @@ entries. Logits come in any float type and are reduced in float32.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -64,16 +64,16 @@ class Objective:
     """Bounds and options of the loss.
 
     The ratio stays in [1 - low, 1 + high]; a negative advantage costs at most `dual` times itself (None: no bound).
-    `kl` weighs k3. `ratio`: of each token, or of the sequence (the geometric mean of its tokens'). `correction`: the
+    `kl_coef` weighs k3. `ratio`: of each token, or of the sequence (the geometric mean of its tokens'). `importance_cap`: the
     highest importance weight of a token that another policy or engine drew (None: none).
     """
 
     low: float = 0.2
     high: float = 0.3
     dual: float | None = 3.0
-    kl: float = 0.0
+    kl_coef: float = field(kw_only=True)
     ratio: Literal["token", "sequence"] = "token"
-    correction: float | None = None
+    importance_cap: float | None = None
 
 
 def k3(logp: Tensor, reference: Tensor) -> Tensor:
@@ -109,14 +109,14 @@ def token_losses(
     loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - objective.low, 1 + objective.high))
     if objective.dual is not None:
         loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * objective.dual), loss)
-    if objective.correction is not None:
+    if objective.importance_cap is not None:
         if engine is None:
             raise ValueError("the importance correction needs the log-probabilities of the engine that drew the tokens")
-        loss = loss * ratios(old, engine, mask).clamp(max=objective.correction).detach()
-    if objective.kl > 0:
+        loss = loss * ratios(old, engine, mask).clamp(max=objective.importance_cap).detach()
+    if objective.kl_coef > 0:
         if reference is None:
-            raise ValueError("kl > 0 needs the log-probabilities of a reference policy")
-        loss = loss + objective.kl * k3(logp, reference)
+            raise ValueError("kl_coef > 0 needs the log-probabilities of a reference policy")
+        loss = loss + objective.kl_coef * k3(logp, reference)
     return loss.expand_as(mask)
 
 

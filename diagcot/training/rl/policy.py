@@ -48,7 +48,9 @@ class Policy:
         self.base, self.settings, self.ctx = base, settings, ctx
         self.where = ranks.device(ctx)
         clip = settings.clip
-        self.objective = Objective(clip.low, clip.high, clip.dual, settings.kl, settings.ratio, settings.correction)
+        self.objective = Objective(
+            clip.low, clip.high, clip.dual, settings.ratio, settings.importance_cap, kl_coef=settings.kl_coef
+        )
         zero3 = ranks.zero3(settings.deepspeed, ctx)
         network = model.load(base, settings.deepspeed.precision, zero3)
         freeze.freeze(network, settings)
@@ -59,7 +61,7 @@ class Policy:
         self.collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb)
         self.engine = ranks.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
         self.reference = None
-        if settings.kl > 0:
+        if settings.kl_coef > 0:
             self.reference = model.load(base, settings.deepspeed.precision).requires_grad_(False).eval().to(self.where)
 
     def films(self, sample: Sample) -> tuple[bytes, ...]:
@@ -159,7 +161,7 @@ class Policy:
         """
         settings, objective = self.settings, self.objective
         passes = self.ctx.world_size * len(micros)  # DeepSpeed divides by both; `reduced` is a share of the whole
-        divisor = whole(lengths, settings.loss, settings.max_tokens)
+        divisor = whole(lengths, settings.loss_aggregation, settings.max_tokens)
         sums = torch.zeros(6, dtype=torch.float64)
         figures: dict[str, float] = {}
         for at, micro in enumerate(micros):
@@ -169,7 +171,7 @@ class Policy:
                 with torch.no_grad():
                     micro.reference, _ = self._logprobs(self.reference, micro)
             values = token_losses(logp, old, micro.advantage, micro.mask, objective, micro.engine, micro.reference)
-            loss = reduced(values, micro.mask, settings.loss, divisor)
+            loss = reduced(values, micro.mask, settings.loss_aggregation, divisor)
             self.engine.backward(loss * passes)
             sums += self._sums(micro, logp.detach(), raw, old, float(loss.detach()))
             if at == len(micros) - 1:
@@ -183,7 +185,7 @@ class Policy:
         """Loss, gap, k3, -log p, clipped and capped, summed over the pass's tokens."""
         ratio = ratios(logp, old, micro.mask, self.objective.ratio)
         outside = (ratio > 1 + self.objective.high) | (ratio < 1 - self.objective.low)
-        capped = (old - micro.engine).exp() > (self.objective.correction or math.inf)
+        capped = (old - micro.engine).exp() > (self.objective.importance_cap or math.inf)
         none = torch.zeros_like(micro.mask)
         parts = (
             (raw - micro.engine).abs(),

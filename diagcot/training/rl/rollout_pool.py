@@ -176,4 +176,4 @@ def sleeps(settings: GrpoSettings, ctx: Context) -> bool:
 
     vLLM on CPU has no such mode, whatever GPUs the allocation is said to have.
     """
-    return bool(ctx.gpus) and not on_cpu() and not settings.rollout_nodes and not settings.overlap
+    return bool(ctx.gpus) and not on_cpu() and not settings.rollout_nodes and not settings.async_rollouts

@@ -52,7 +52,7 @@ def train(
     seconds. A collective.
     """
     steps = steps_of(settings, task.order)
-    with checkpoint.Checkpoints(ctx, engine, settings.keep, settings.save_behind) as checkpoints:
+    with checkpoint.Checkpoints(ctx, engine, settings.keep, settings.async_save) as checkpoints:
         first, final = checkpoints.resume() or (0, {"loss": math.nan})
         with (
             log.Log(ctx, first, steps, settings.wandb) as lines,

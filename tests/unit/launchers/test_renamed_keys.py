@@ -12,7 +12,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.settings import Document, Settings, load
-from launchers.chain import open_chain
+from launchers.chain import ROOT, open_chain
 
 
 class Inner(Settings):
@@ -142,3 +142,28 @@ def test_a_document_is_not_warned_about_twice(tmp_path: Path, capsys: pytest.Cap
     made.rename(Outer)
     made.rename(Outer)
     assert len(capsys.readouterr().err.splitlines()) == 5
+
+
+def test_a_change_with_an_old_key_replaces_the_value_of_the_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in an ablation that somebody keeps beside a recipe of the project."""
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nextends: tiny\nchange:\n  grpo:\n    settings:\n      kl: 0.5\n      deepspeed: {save_behind: false}\n"
+    )
+    chain = open_chain(str(tmp_path / "mine.yaml"), "laptop", None)
+    settings = chain.spec("grpo").settings
+    assert settings["kl_coef"] == 0.5 and settings["deepspeed"]["async_save"] is False and "kl" not in settings
+    tail = "the old name works until the next release"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}/mine.yaml:6: `kl` is now `kl_coef`; {tail}",
+        f"{tmp_path}/mine.yaml:7: `save_behind` is now `async_save`; {tail}",
+    ]
+
+
+def test_no_recipe_or_cluster_of_the_project_uses_an_old_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for path in sorted((ROOT / "recipes").rglob("*.yaml")):
+        open_chain(str(path), "laptop", None)
+    for path in sorted((ROOT / "slurm" / "clusters").glob("*.yaml")):
+        open_chain("tiny", path.stem, None)
+    assert capsys.readouterr().err == ""

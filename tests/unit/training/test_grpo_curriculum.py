@@ -33,7 +33,7 @@ def test_every_prompt_has_its_turn_once_an_epoch(count, per_step, seed):
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.1, 1), st.integers(1, 6), st.integers(1, 20))
 def test_a_mix_keeps_its_share_and_both_streams_their_turns(start, end, until, per_step, steps):
     settings = GrpoSettings().model_copy(
-        update={"prompts": per_step, "mix": MixSettings(start=start, end=end, until=until)}
+        update={"prompts_per_step": per_step, "mix": MixSettings(start=start, end=end, until=until)}
     )
     made = curriculum.Curriculum(settings, 7, steps, many(10), many(5, "other", task="closed"), [])
     found = [made.of(step) for step in range(steps)]

@@ -74,7 +74,7 @@ def test_logprobs_are_those_of_the_sampled_distribution():
 def test_clipping_by_hand(ratio, advantage, loss):
     old, mask = torch.zeros(1, 1), torch.ones(1, 1)
     value = objective.token_losses(
-        old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, objective.Objective()
+        old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, objective.Objective(kl_coef=0.0)
     )
     assert value.item() == pytest.approx(loss, rel=1e-5)
 
@@ -84,7 +84,7 @@ def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
     old = torch.tensor([[0.2, 0.2, 1.0]]).log()
     mask = torch.tensor([[1.0, 1.0, 0.0]])
     value = objective.token_losses(
-        logp, old, torch.tensor([1.0]), mask, objective.Objective(0.2, 0.3, ratio="sequence")
+        logp, old, torch.tensor([1.0]), mask, objective.Objective(0.2, 0.3, ratio="sequence", kl_coef=0.0)
     )
     assert value.tolist() == [pytest.approx([-(0.75**0.5)] * 3, rel=1e-5)]  # sqrt(0.5 * 1.5)
 
@@ -94,14 +94,14 @@ def test_the_importance_weight_is_capped(drawn, weight):
     logp = torch.full((1, 1), 0.2).log()
     engine = torch.full((1, 1), drawn).log()
     value = objective.token_losses(
-        logp, logp, torch.tensor([1.0]), torch.ones(1, 1), objective.Objective(correction=2.0), engine
+        logp, logp, torch.tensor([1.0]), torch.ones(1, 1), objective.Objective(importance_cap=2.0, kl_coef=0.0), engine
     )
     assert value.item() == pytest.approx(-weight, rel=1e-5)
 
 
 def test_an_option_without_its_tensor_is_refused():
     zero = torch.zeros(1, 1)
-    for options in ({"correction": 2.0}, {"kl": 0.1}):
+    for options in ({"importance_cap": 2.0, "kl_coef": 0.0}, {"kl_coef": 0.1}):
         with pytest.raises(ValueError, match="needs the log-probabilities"):
             objective.token_losses(zero, zero, torch.ones(1), torch.ones(1, 1), objective.Objective(**options))
 

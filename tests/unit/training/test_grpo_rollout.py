@@ -30,8 +30,8 @@ SETTINGS = GrpoSettings()
 
 def test_the_defaults_are_those_of_diagcots_report_run():
     settings = GrpoSettings()
-    assert (settings.prompts, settings.samples, settings.updates) == (4, 8, 4)
-    assert (settings.kl, settings.temperature, settings.top_p) == (0.05, 0.9, 0.99)
+    assert (settings.prompts_per_step, settings.group_size, settings.updates) == (4, 8, 4)
+    assert (settings.kl_coef, settings.temperature, settings.top_p) == (0.05, 0.9, 0.99)
     assert settings.reward.chosen_mode == "clinical" and settings.trainable == ("language_model",)
 
 
@@ -41,12 +41,12 @@ def test_the_defaults_are_those_of_diagcots_report_run():
         ({"split": "test"}, "test split"),
         ({"reward": {"name": "reprot"}}, "unknown reward"),
         ({"reward": {"name": "report", "mode": "matched"}}, "no mode"),
-        ({"samples": 7}, "does not divide"),
-        ({"samples": 1}, "greater than or equal to 2"),
+        ({"group_size": 7}, "does not divide"),
+        ({"group_size": 1}, "greater than or equal to 2"),
         ({"temperature": 0}, "greater than 0"),
         ({"max_tokens": 4096}, "no room for a prompt"),
-        ({"correction": 2.0}, "needs temperature 1"),
-        ({"overlap": True, "temperature": 1.0}, "give `correction`"),
+        ({"importance_cap": 2.0}, "needs temperature 1"),
+        ({"async_rollouts": True, "temperature": 1.0}, "set importance_cap"),
         ({"best": "reward"}, "needs validation.prompts"),
         ({"validation": {"prompts": 8, "split": "train"}}, "what the policy trains on"),
         ({"validation": {"prompts": 8, "split": "test"}}, "held_out"),
@@ -108,7 +108,12 @@ class Scorer:
 
 def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     settings = SETTINGS.model_copy(
-        update={"prompts": 2, "samples": 2, "resample": 2, "mix": MixSettings(start=0.5, end=0.5)}
+        update={
+            "prompts_per_step": 2,
+            "group_size": 2,
+            "max_resample_rounds": 2,
+            "mix": MixSettings(start=0.5, end=0.5),
+        }
     )
     prompts = [replace(SAMPLE, id=f"main/{n}", study=f"main/{n}") for n in range(9)]
     mixed = [replace(SAMPLE, id=f"mix/{n}", task="other") for n in range(9)]
@@ -123,7 +128,7 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
 def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
     settings = SETTINGS.model_copy(
         update={
-            "samples": 2,
+            "group_size": 2,
             "overlong": 4,
             "max_tokens": 4,
             "reward": RewardSettings(name="open"),
@@ -199,7 +204,7 @@ def test_a_node_is_left_for_the_policy():
     [
         ({}, 0, ()),
         ({}, 1, ("--enable-sleep-mode",)),
-        ({"overlap": True}, 1, ()),
+        ({"async_rollouts": True}, 1, ()),
         ({"rollout_nodes": 1, "sync": "device"}, 1, ("--weight-transfer-config", '{"backend":"nccl"}')),
         ({"sync": "device"}, 1, ("--enable-sleep-mode", "--weight-transfer-config", '{"backend":"ipc"}')),
     ],
