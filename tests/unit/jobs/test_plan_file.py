@@ -1,0 +1,49 @@
+"""`plan.json` keeps its format: a run that was written by the first version is read, compared and grown as it was."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from diagcot.jobs.plans import plan as plans
+
+GOLDEN = Path(__file__).parent / "golden"
+STAGE_DIR = "/data/logs/golden/cells"  # what the golden file says; a test has its own folder
+
+
+def golden_run(root: Path) -> Path:
+    """A copy of the run of the first version under `root`; returns its stage's folder."""
+    run_dir = root / "golden"
+    shutil.copytree(GOLDEN, run_dir)
+    path = run_dir / "cells" / "plan.json"
+    path.write_text(path.read_text().replace(STAGE_DIR, str(path.parent)))
+    return path.parent
+
+
+def test_a_plan_of_the_first_version_is_read_whole_and_written_the_same(tmp_path: Path) -> None:
+    stage_dir = golden_run(tmp_path)
+    row = json.loads((stage_dir / "plan.json").read_text())
+    plan = plans.read(stage_dir)
+    assert [unit.key for unit in plan.units[:]] == ["a.0", "a.1", "b.0", "b.1", "c.0", "c.1"]
+    assert (plan.tasks, [plan.bounds(task) for task in range(3)]) == (3, [(0, 2), (2, 4), (4, 6)])
+    header = json.loads(json.dumps(plan.header()))
+    [grown] = header.pop("grown")
+    assert grown[:3] == [2, 1, "../grown/1/cells.jsonl"]
+    more = json.loads((stage_dir.parent / "grown/1/growth.json").read_text())["stages"]["cells"]
+    now = {name: more[name] for name in ("inputs", "after", "settings")}
+    assert header == row | now | {"units": 6, "tasks": 3}
+    assert list(header) == list(row)
+
+
+def test_a_plan_as_the_first_version_made_it_is_no_other_plan(tmp_path: Path) -> None:
+    stage_dir = golden_run(tmp_path)
+    shutil.rmtree(stage_dir.parent / "grown")
+    found = plans.read(stage_dir)
+    plan = replace(found, units=plans.Units(found.units[:]))
+    assert plans.write(plan).header() == found.header()
+    before = (stage_dir / "plan.json").read_text()
+    shutil.rmtree(stage_dir)
+    plans.write(plan)
+    written = json.loads((stage_dir / "plan.json").read_text())
+    assert written | {"created": 0} == json.loads(before) | {"created": 0}
+    assert list(written) == list(json.loads(before))
