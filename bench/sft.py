@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 def _prepare(root: Path) -> None:
     """Phantoms, one shard of them, and a tiny model whose tokenizer knows their reports."""
     from diagcot.data.phantom import build as phantoms
-    from diagcot.jobs.execution.context import Unit
+    from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.shards import build as shards
     from diagcot.training.kinds import model
@@ -149,7 +149,7 @@ def _summary(times: list[float], losses: list[float], waited: float = 0.0) -> di
 
 
 def _ours(ctx: Any) -> dict[str, Any]:
-    from diagcot.jobs.execution.context import Unit
+    from diagcot.jobs import Unit
     from diagcot.training.kinds import sft
 
     times: list[float] = []

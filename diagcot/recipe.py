@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.names import check_stage
 from diagcot.jobs.settings import Document, Loc, Settings, near
 

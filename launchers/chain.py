@@ -12,14 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from diagcot.jobs import Cluster, Pipeline, Plan, Submitted, Unit, UserError
 from diagcot.jobs import cluster as clusters
-from diagcot.jobs.chain import Submitted
-from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.names import check_name
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
@@ -226,7 +221,7 @@ def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) ->
     """The chain of a recipe on a cluster. Raises UserError for anything a person may have mistyped."""
     found, document = find_recipe(recipe, root, lambda kind: settings_model(kind, root))
     check_name(run or found.name)
-    on = clusters.find(cluster, root)
+    on = clusters.find_cluster(cluster, root)
     on.enter()
     return Chain(found, document, on, run or found.name, root)
 

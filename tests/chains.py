@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs import Cluster, Plan
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans.plan import Edge, Plan
+from diagcot.jobs.plans.plan import Edge
+from diagcot.jobs.plans.units import Units
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +35,7 @@ def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:
         "tasks": plans.pack(count, 0, 60, 60),
         "stage_dir": str(root / "logs" / root.name / stage),
         "code": str(ROOT),
-        "units": plans.Units(f"{k:05d}" for k in range(count)),
+        "units": Units(f"{k:05d}" for k in range(count)),
     } | more
     return Plan(**made)
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution.context import Unit
-from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs import Pipeline, Unit
 from tests import chains
 
 SHARDS = 3

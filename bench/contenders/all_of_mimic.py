@@ -3,9 +3,7 @@
 import sys
 from pathlib import Path
 
-from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Cluster, Pipeline, Plan
 
 HERE = Path(__file__).parent
 START_S, STUDY_S = 180, 6  # a server's start, and a study with dozens in flight: what units are packed by

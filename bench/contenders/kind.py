@@ -4,7 +4,7 @@ from pathlib import Path
 
 from work import nap
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 
 
 def run(unit: Unit, ctx: Context) -> Result:

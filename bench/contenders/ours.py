@@ -4,10 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.execution.context import Unit
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Cluster, Pipeline, Plan, Unit
 
 HERE = Path(__file__).parent
 spec = json.loads(Path(sys.argv[1]).read_text())

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 
 
 @contextmanager

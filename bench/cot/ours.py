@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bench.cot.canned import Canned
 from diagcot.cot.search import collect
-from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs import Context, Unit
 from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context
 from diagcot.serving import Server, serve

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.figures import Figures
 from bench.sharding import tree
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
 

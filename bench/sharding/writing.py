@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench.figures import Figures
 from bench.sharding import tree
-from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs import Context, Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import build
 

@@ -6,7 +6,7 @@ import sys
 
 from diagcot.cli.options import Call
 from diagcot.cli.parser import command_parser
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 def main(argv: list[str] | None = None) -> int:

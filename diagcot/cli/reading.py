@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diagcot.cli.options import Verbs, add_run_options
 from diagcot.cli.runs import find_run, run_folder
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 def add_verbs(verbs: Verbs) -> None:

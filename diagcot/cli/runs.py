@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 def run_folder(args: argparse.Namespace) -> Path:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from diagcot.cli.options import Verbs
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 def add_verbs(verbs: Verbs) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from diagcot.cli.options import Verbs, add_chain_options, add_run_options, add_stage_number_option
 from diagcot.cli.runs import own_run_folder
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 if TYPE_CHECKING:
-    from diagcot.jobs.chain import Submitted
+    from diagcot.jobs import Submitted
     from launchers.chain import Chain
 
 
@@ -119,7 +119,7 @@ def _retry(args: argparse.Namespace) -> int:
     changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
     root = Path(__file__).resolve().parents[2]
     code = [root / "diagcot", root / "launchers"] if args.code else ()
-    _print_submitted(pipeline.retry(folder, args.stage, changes, code), folder.name)
+    _print_submitted(pipeline.retry_stage(folder, args.stage, changes, code), folder.name)
     return 0
 
 
@@ -136,7 +136,7 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _worker(args: argparse.Namespace) -> int:
-    from diagcot.jobs import finaliser
+    from diagcot.jobs import summary
     from diagcot.jobs.execution import worker
     from launchers.chain import open_chain
 
@@ -150,5 +150,5 @@ def _worker(args: argparse.Namespace) -> int:
         return 0
     worker.work(plan.path, task_index)
     if not plan.missing():
-        finaliser.summarise(plan, finaliser.check(plan))
+        summary.summarise(plan, summary.check(plan))
     return 0

@@ -1,6 +1,6 @@
 """The error of bad or missing input data."""
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 class DataError(UserError):

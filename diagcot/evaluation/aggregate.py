@@ -15,7 +15,7 @@ from diagcot.evaluation.scores.scorer import TextTools
 from diagcot.evaluation.scores.table import Judged, table
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import shard_paths
 
 

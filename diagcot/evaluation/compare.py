@@ -12,7 +12,7 @@ from diagcot.evaluation.report import history
 from diagcot.evaluation.scores.scorer import TextTools
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.verdicts import verdicts
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 def compare(

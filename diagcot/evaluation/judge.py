@@ -16,8 +16,7 @@ from diagcot.evaluation import predictions
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores.columns import agree
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.serving import Client, Reply, Request, Server, serve
 
 _ASK = (

@@ -10,8 +10,7 @@ from pathlib import Path
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction, order
 from diagcot.evaluation.settings import ASKED, EvaluateSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.serving import Client, Film, Reply, Request, Server, serve
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks

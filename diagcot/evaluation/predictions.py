@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation.settings import ASKED
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.tasks.prompts import answer_of, last_answer_of
 from diagcot.tasks.samples import Sample
 

@@ -11,8 +11,9 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution.worker import LOST_PEER, PARKED, UpstreamIncomplete
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import attempts, ledger
+from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import Attempt
+from diagcot.jobs.state.progress import Progress
 
 MAX_FAILURES = 2  # the same failure of one task this often: stop and show it
 MEMORY_FACTOR = 1.5
@@ -126,13 +127,13 @@ def judge(plan: Plan, max_attempts: int) -> Verdict:
     jobs = last_jobs(plan, slots)
     last = made[-1] if made else Attempt(0, "")
     told = _told(plan, made)
-    marks = ledger.marks(plan)
+    progress = plan.progress()
     again, stopped, spent = {}, {}, {}
     for slot in slots:
         rows = told.get(slot, [])
         state = _state(jobs[slot], rows)
-        before = next((attempt.marks[slot] for attempt in reversed(made) if slot in attempt.marks), [0])
-        if state == "TIMEOUT" and marks.get(slot, [0]) <= before:
+        before = next((attempt.progress[slot] for attempt in reversed(made) if slot in attempt.progress), Progress())
+        if state == "TIMEOUT" and not progress.get(slot, Progress()).exceeds(before):
             state = "STUCK"
         rule = RULES.get(state, RULES["UNKNOWN"])
         spent[slot] = last.spent.get(slot, 0) + rule.counted

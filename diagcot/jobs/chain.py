@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import finaliser as finalise
 from diagcot.jobs.causes import MEMORY_FACTOR, TIME_FACTOR, Rule, Verdict
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.lease import lease
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit
-from diagcot.jobs.state import attempts, ledger
+from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import Array, Attempt
-from diagcot.jobs.state.lease import lease
+from diagcot.jobs.summary import check, summarise
 
 ROOM_S = 1200
 
@@ -109,7 +109,7 @@ def submit_chain(
                 continue
             if plan.stage not in open_now:
                 if not (plan.path / "summary.json").exists():  # its finaliser died after the last unit was done
-                    finalise.summarise(plan, finalise.check(plan))
+                    summarise(plan, check(plan))
                 told.append(Submitted(plan.stage, "complete"))
                 continue
             if plan not in todo:
@@ -125,9 +125,15 @@ def submit_chain(
                 if edge.stage in live
             ]
             arrays, after = _linked(some, size, before, room.limits.array_size)
-            marks = {slot: mark for slot, mark in ledger.marks(plan).items() if slot in set(some)}
+            progress = {slot: reached for slot, reached in plan.progress().items() if slot in set(some)}
             live[plan.stage] = made = submit.submit(
-                plan, cluster, arrays, why, after, code=code or attempts.last_code(plan.path, plan.code), marks=marks
+                plan,
+                cluster,
+                arrays,
+                why,
+                after,
+                code=code or attempts.last_code(plan.path, plan.code),
+                progress=progress,
             )
             told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), _tasks(made), len(slots) - _tasks(made)))
     return told
@@ -266,8 +272,8 @@ def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
         "code": attempts.last_code(plan.path, plan.code),
         "spent": verdict.spent,
     }
-    marks = {slot: mark for slot, mark in ledger.marks(plan).items() if slot in verdict.again}
-    made = submit.submit(plan, cluster, arrays, verdict.why, "", marks=marks, **about)
+    progress = {slot: reached for slot, reached in plan.progress().items() if slot in verdict.again}
+    made = submit.submit(plan, cluster, arrays, verdict.why, "", progress=progress, **about)
     _resubmit_partners(plan, made, cluster, room)
     follow(plan, mine, made.finaliser)
     return made

@@ -90,7 +90,7 @@ class Cluster(Settings):
         return Size.model_validate(self.resource_profiles[size].model_dump() | self.stages.get(stage, {}))
 
 
-def find(name: str, root: Path) -> Cluster:
+def find_cluster(name: str, root: Path) -> Cluster:
     """The cluster `name` of slurm/clusters/, or a path to a file of one's own."""
     folder = root / "slurm" / "clusters"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"

@@ -17,7 +17,7 @@ from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import code as codes
 from diagcot.jobs.execution import debug, local
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs.lease import lease
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.owners import require_own
 from diagcot.jobs.plans import growth
@@ -25,10 +25,10 @@ from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import segments as parts
 from diagcot.jobs.plans.growth import Growth
 from diagcot.jobs.plans.plan import Edge, Grows, Plan
+from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.files import create_exclusively
-from diagcot.jobs.state.lease import lease
 
 
 class Pipeline:
@@ -108,7 +108,7 @@ class Pipeline:
         `name` cannot be a stage's.
         """
         check_stage(name)
-        units_listed = plans.Units(units)
+        units_listed = Units(units)
         resources = self.cluster.resources(size, name)
         read = [plan for role in (inputs or {}).values() for plan in role]
         for pair in each:
@@ -236,7 +236,7 @@ def _not_now(run: str, why: str) -> str:
     )
 
 
-def retry(
+def retry_stage(
     run_dir: Path, stage: str, changes: Mapping[str, Any] | None = None, code: Sequence[Path] = ()
 ) -> list[Submitted]:
     """Submit what is open of a stage once more, and what follows it and has gone.

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs.execution.context import Context, Result
+from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.state.ledger import publish
 
 

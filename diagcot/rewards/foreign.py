@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.rewards.score import Reference, Reward, Score
 
 

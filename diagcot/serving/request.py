@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 MODEL_NAME = "model"
 """The name under which every server of ours serves its model."""

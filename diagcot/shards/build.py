@@ -15,7 +15,7 @@ from diagcot.data.errors import ImageError
 from diagcot.data.phantom.drawing import VIEWS
 from diagcot.data.pixels import Jpeg, convert, libraries, transform
 from diagcot.data.study import Study
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.shards.partial import Bad, Done, Partial
 from diagcot.shards.settings import BuildSettings, Source, known
 from diagcot.shards.sources import Reader, open_reader, phantom_films, studies

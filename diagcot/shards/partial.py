@@ -3,7 +3,7 @@
 import zlib
 
 from diagcot.data.pixels import Jpeg
-from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs import Context, Unit
 
 Bad = tuple[str, str, str]
 """A film's id, its file, and why it could not be used."""

@@ -10,7 +10,7 @@ from diagcot.data.readers import registry
 from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables
 from diagcot.data.readers.registry import Dataset
 from diagcot.data.reports import transforms
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from diagcot.data.readers.iu_xray import IuXray
 from diagcot.data.readers.mimic_cxr import MimicCxr
 from diagcot.data.reports import transforms
 from diagcot.data.study import Image, Study
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.shards.partition import partition
 from diagcot.shards.settings import BuildSettings, Source, known
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.shards.settings import BuildSettings, Source
 
 # (studies, films, share of frontal films). MIMIC-CXR-JPG: https://physionet.org/content/mimic-cxr-jpg/;

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.state import ledger
 from diagcot.shards.reader import Shard, shard_paths
 

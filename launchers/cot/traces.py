@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from diagcot.cot.settings import TracesSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 
 if TYPE_CHECKING:

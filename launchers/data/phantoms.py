@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from diagcot.data.phantom.settings import PhantomsSettings
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.recipe import StageSpec
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ import hashlib
 import json
 
 from diagcot.evaluation.settings import AggregateSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from diagcot.evaluation.settings import EvaluateSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
 

@@ -2,7 +2,7 @@
 
 from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import GreenSettings
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
 from launchers.evaluation.evaluate import answered

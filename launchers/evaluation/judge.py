@@ -1,8 +1,7 @@
 """Judging: an array over the evaluation's units of the judged tasks; each task keeps one server of the judge."""
 
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 from launchers.chain import Chain
 from launchers.evaluation.evaluate import answered

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.cost import storage as sizes

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.recipe import StageSpec
 from diagcot.training.config.settings import MergeSettings
 from launchers.training import model

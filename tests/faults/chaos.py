@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diagcot.jobs import pipeline
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs import Pipeline, Plan, UserError, pipeline
+from diagcot.jobs.plans.plan import read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains
@@ -166,7 +164,7 @@ class Chaos:
                 target = next(
                     plan for plan in plans if plan.missing() and (not held or f".{plan.stage}." in held[0].name)
                 )
-                rows = pipeline.retry(self.run_dir, target.stage)
+                rows = pipeline.retry_stage(self.run_dir, target.stage)
                 self.say(f"make retry STAGE={target.stage}: {rows[0].state}")
         except UserError as error:
             self.say(f"(nothing to do: {str(error)[:80]})")

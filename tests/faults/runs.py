@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import chain
-from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Cluster, Plan, chain
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains

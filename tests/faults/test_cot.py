@@ -15,8 +15,8 @@ import pytest
 
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import Image, Study
+from diagcot.jobs import Plan
 from diagcot.jobs.execution.worker import work
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.state import ledger
 from diagcot.serving.server import process
 from diagcot.shards.writer import ShardWriter

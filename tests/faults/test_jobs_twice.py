@@ -13,14 +13,11 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import chain
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Pipeline, Plan, UserError, chain
+from diagcot.jobs import lease as leases
+from diagcot.jobs.lease import lease
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
-from diagcot.jobs.state import lease as leases
-from diagcot.jobs.state.lease import lease
 from tests import chains
 from tests.chains import Edge
 from tests.conftest import QUICK_TO_NOTICE, DevCluster
@@ -189,7 +186,7 @@ def test_row_16_edited_code_is_not_mixed_into_a_run(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from diagcot.jobs.state.lease import lease
+from diagcot.jobs.lease import lease
 with lease(Path(sys.argv[1])):
     Path(sys.argv[2]).write_text("held")
     time.sleep(600)

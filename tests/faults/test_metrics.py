@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diagcot.evaluation import aggregate
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics.meteor import meteor
 from tests.unit.evaluation.evaluated_run import MODELS, write_run

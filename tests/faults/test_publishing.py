@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from diagcot.jobs import Records
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.state import ledger
 from tests import chains
 from tests.faults import points
 
@@ -126,7 +126,7 @@ def test_row_02_a_torn_last_line_is_dropped_and_its_record_done_again(tmp_path: 
             assert mine.count(LINES[-1]) == (2 if cut == 1 else 1)
         log = (plan.path / "out" / f"00000.{attempt}-0.log").read_text()
         assert ("torn" in log) == (0 < cut < len(LINES[-1])), cut
-        assert ledger.Records(plan.path, "00000", "9").ids == {json.loads(line)["id"] for line in LINES}
+        assert Records(plan.path, "00000", "9").ids == {json.loads(line)["id"] for line in LINES}
 
 
 @pytest.mark.heavy

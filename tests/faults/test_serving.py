@@ -14,7 +14,7 @@ import pytest
 
 from diagcot.cot.search import collect
 from diagcot.cot.settings import CollectSettings
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import ServerError
 from diagcot.serving.request import MODEL_NAME

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from diagcot.cli import main as cli
 from diagcot.data.errors import DataError
-from diagcot.jobs import finaliser as finalise
+from diagcot.jobs import Plan, summary
 from diagcot.jobs.execution import worker
-from diagcot.jobs.plans.plan import Plan, Units
+from diagcot.jobs.plans.units import Units
 from diagcot.shards import Shard, shard_paths
 from diagcot.shards.dataset import ShardDataset, ShardSampler
 from diagcot.shards.verify import faults
@@ -31,7 +31,7 @@ SHARDS = 3
 def build(plan: Plan) -> None:
     for slot in plan.open_slots():
         assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
-    assert finalise.check(plan) == []
+    assert summary.check(plan) == []
 
 
 @pytest.fixture(scope="module")

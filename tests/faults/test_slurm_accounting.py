@@ -7,8 +7,7 @@ import pytest
 
 from diagcot.console.state import executor
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import causes
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Plan, causes
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains

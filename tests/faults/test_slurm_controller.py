@@ -13,8 +13,7 @@ import pytest
 
 from diagcot.console.state import executor
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import chain
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Plan, chain
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit as submission
 from diagcot.jobs.state import attempts

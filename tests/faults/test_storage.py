@@ -14,12 +14,11 @@ import pytest
 
 from diagcot.console.screens import failures
 from diagcot.console.state import status
-from diagcot.jobs import finaliser as finalise
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Plan, UserError, finaliser
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.state import attempts, ledger
+from diagcot.jobs.summary import check, summarise
 from diagcot.preflight.doctor import machine
 from launchers.chain import open_chain
 from tests import chains
@@ -126,7 +125,7 @@ def test_row_04_a_full_disk_is_told_and_earlier_output_stays(disk: Mount, tmp_pa
 
     (out / "others").unlink()
     assert forked(lambda: worker.work(plan.path, 1)) == 0
-    assert finalise.check(plan) == [] and len((out / "00001.txt").read_text().splitlines()) == 200
+    assert check(plan) == [] and len((out / "00001.txt").read_text().splitlines()) == 200
 
 
 @pytest.fixture
@@ -203,7 +202,7 @@ def test_row_05_a_disk_that_becomes_read_only_fails_the_task(disk: Mount, tmp_pa
     assert forked(lambda: worker.work(plan.path, 0)) == 0
     mount("-o", "remount,ro", str(out))
     assert forked(lambda: worker.work(plan.path, 1)) == 1
-    assert finalise.check(plan) == ["00001"]
+    assert check(plan) == ["00001"]
     (row,) = [json.loads(path.read_text()) for path in (plan.path / "failed").glob("*.json")]
     assert "Read-only file system" in row["message"] and "read-only" in failures.remedy(row["message"])
 
@@ -228,12 +227,12 @@ def test_row_22_files_that_show_up_late_are_not_missing(tmp_path: Path, pattern:
         os.environ["PATH"] = "/nonexistent"  # whoever would submit again has to ask Slurm
         late = Late(tmp_path, pattern, 1.5)
         late.install()
-        assert finalise.finalise_on_slurm(plan.path) == "done"
+        assert finaliser.finalise(plan.path) == "done"
         assert late.hidden > 0
 
     started = time.monotonic()
     assert forked(end) == 0
-    assert time.monotonic() - started < finalise.VISIBLE_S
+    assert time.monotonic() - started < finaliser.VISIBLE_S
     assert json.loads((plan.path / "summary.json").read_text())["state"] == "done"
     assert {path.name: path.stat().st_ino for path in (plan.path / "done").iterdir()} == marks
     assert len(list(Path(plan.output).glob("*.txt"))) == 3 and not (plan.path / "attempts").exists()
@@ -252,7 +251,7 @@ def test_row_22_what_never_shows_up_is_missing_after_the_deadline(tmp_path: Path
         assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
     (Path(plan.output) / "00001.txt").unlink()
     started = time.monotonic()
-    assert finalise.check(plan, 1) == ["00001"] == plan.missing()
+    assert check(plan, 1) == ["00001"] == plan.missing()
     assert 1 <= time.monotonic() - started < 5
 
 
@@ -296,8 +295,8 @@ def test_row_23_clocks_that_differ_change_nothing(tmp_path: Path, seed: int) -> 
         for slot in stage.open_slots():
             assert forked(at_another_time(stage, slot)) == 0
             shake()
-        assert finalise.check(stage) == []
-        summary = finalise.summarise(stage, [])
+        assert check(stage) == []
+        summary = summarise(stage, [])
         assert (summary["state"], summary["failures"]) == ("done", int(stage is plan))
         lines = [f"{k}-{n:04d} {n * n}\n" for k in stage.keys for n in range(stage.settings.get("records", 3))]
         assert "".join(p.read_text() for p in sorted(Path(stage.output).glob("*.txt"))) == "".join(lines)

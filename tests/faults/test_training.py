@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from diagcot.jobs import Plan
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.execution.ranks import from_environment
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.testing import context
 from diagcot.training.checkpoint.checkpoint import Checkpoints
 from tests import chains

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 
 
 def run(unit: Unit, ctx: Context) -> Result | None:

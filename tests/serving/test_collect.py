@@ -9,7 +9,7 @@ import pytest
 from diagcot.cot.search import collect
 from diagcot.cot.synthetic import questions
 from diagcot.data.phantom import build as phantoms
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Server
 from diagcot.shards import build

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from diagcot.evaluation.clinical import green
 from diagcot.evaluation.predictions import Prediction
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from tests.serving.conftest import SETTINGS
 

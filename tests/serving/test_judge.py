@@ -8,7 +8,7 @@ import pytest
 
 from diagcot.evaluation import aggregate, judge
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Reply, Request, Server
 from diagcot.serving.client.client import Client

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import chain
+from diagcot.jobs import Plan, chain
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.plans.plan import Plan, pack
+from diagcot.jobs.plans.plan import pack
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains

@@ -66,7 +66,7 @@ def test_what_is_held_is_told_and_let_go_by_a_retry(shared_path: Path) -> None:
         slurm.call("scontrol", "update", "PartitionName=cpu", "State=UP")
     run = until(run_dir, lambda run: run.stages[0].done == 1)
     assert f"`make retry STAGE=first RUN={shared_path.name}` lets it go (JobHeldAdmin)" in "\n".join(remarks(run))
-    (released,) = pipeline.retry(run_dir, "first")
+    (released,) = pipeline.retry_stage(run_dir, "first")
     assert released.state == "released"
     until(run_dir, lambda run: run.state == "done")
 

@@ -8,9 +8,7 @@ import pytest
 
 from diagcot.console.state.executor import ask
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import chain
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs import Pipeline, UserError, chain
 from diagcot.jobs.plans.plan import read
 from diagcot.jobs.state import attempts
 from tests.grids import grid, table

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import pipeline
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs import Pipeline, UserError, pipeline
 from diagcot.jobs.plans.plan import read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
@@ -54,13 +52,11 @@ def test_waiting_jobs_run_the_code_that_was_submitted_until_a_retry_takes_the_ne
     finished([plan])
     said = [json.loads(path.read_text())["message"] for path in (plan.path / "failed").glob("*.json")]
     assert said == ["as submitted"] * 2  # tried once more by itself, then stopped
-    module.write_text(
-        "from diagcot.jobs.execution.context import Result\n\ndef work(unit, ctx):\n    return Result()\n"
-    )
+    module.write_text("from diagcot.jobs import Result\n\ndef work(unit, ctx):\n    return Result()\n")
     changes = {"mem_gb": 0.75, "minutes": 6}
-    (told,) = pipeline.retry(flow.run_dir, "only", changes, code=[chains.ROOT / "diagcot", module])
+    (told,) = pipeline.retry_stage(flow.run_dir, "only", changes, code=[chains.ROOT / "diagcot", module])
     with pytest.raises(UserError, match="stage only is queued or running"):
-        pipeline.retry(flow.run_dir, "only")
+        pipeline.retry_stage(flow.run_dir, "only")
     shown = slurm.call("scontrol", "show", "job", "-o", told.jobs[0])
     assert "TimeLimit=00:06:00" in shown and "mem=768M" in shown
     finished([plan])
@@ -86,7 +82,7 @@ def test_a_stage_that_is_retried_takes_along_what_follows_it(shared_path: Path) 
     finished(plans, 120)
     assert [len(plan.missing()) for plan in plans] == [2, 2, 1]
     (shared_path / "go").touch()
-    told = pipeline.retry(flow.run_dir, "first")
+    told = pipeline.retry_stage(flow.run_dir, "first")
     assert [(row.stage, row.state) for row in told] == [(plan.stage, "submitted") for plan in plans]
     time.sleep(0.5)
     finished(plans, 120)

@@ -11,7 +11,7 @@ from tests.training.ranks import Job, start
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 64 samples and a tiny model whose tokenizer knows their words."""
     root = tmp_path_factory.mktemp("training")
-    from diagcot.jobs.execution.context import Unit
+    from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.kinds import model as build
 

@@ -22,7 +22,7 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    from diagcot.jobs.execution.context import Unit
+    from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.data import batch
     from tests.training import images as films

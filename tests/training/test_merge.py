@@ -12,7 +12,7 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture(scope="module")
 def adapter(made: Path) -> Path:
-    from diagcot.jobs.execution.context import Unit
+    from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.data import batch
     from diagcot.training.kinds import merge, sft

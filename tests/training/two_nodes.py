@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.units import Units
 from tests import chains
 from tests.faults import runs
 
@@ -20,7 +21,7 @@ def declare(root: Path, job: Path) -> plans.Plan:
         1,
         kind="tests.kinds.drawn",
         seed=7,  # as the runs that it is compared with
-        units=plans.Units(["model"]),
+        units=Units(["model"]),
         resources=runs.size(nodes=2, mem_gb=3, minutes=10),
         **json.loads(job.read_text()),
     )

@@ -13,7 +13,7 @@ from rich.live import Live
 from diagcot.console import text
 from diagcot.console.screens.status import render
 from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 START_S = 30  # a runner that has not taken its lock by then never will
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from diagcot.console import text
 from diagcot.console.screens.status import require
 from diagcot.console.state import run_files
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.plans import segments as parts
 from diagcot.jobs.state.executions import logs_of
 

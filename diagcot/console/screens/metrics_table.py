@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 WIDE = 150
 SHORT = {"ROUGE-L": "ROUGE", "label F1": "lab F1", "grounding IoU": "gr IoU"}

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.shards.reader import Shard
 
 BAR = 18

@@ -13,7 +13,7 @@ from diagcot.console.state.executor import ask
 from diagcot.console.state.remarks import remarks, units
 from diagcot.console.state.status import Run, Stage, snapshot
 from diagcot.console.state.yields import yields
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 WIDE = 110
 

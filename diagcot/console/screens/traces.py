@@ -13,7 +13,7 @@ from diagcot.console.screens.status import require
 from diagcot.console.state import run_files
 from diagcot.console.state.status import snapshot
 from diagcot.console.state.yields import Yield, yields
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 KIND = "diagcot.cot.review.traces"
 

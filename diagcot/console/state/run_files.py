@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.plans import segments as parts
 
 SETTLED_S = 2.0  # a folder that has been quiet for so long has no entry that its time stamp does not tell

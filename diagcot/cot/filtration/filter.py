@@ -13,7 +13,7 @@ from typing import Any
 from diagcot.cot.filtration import dataset, judge, rules
 from diagcot.cot.filtration.agreement import Agreement
 from diagcot.cot.settings import FilterSettings
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.serving import Flow, Reply, Request, Server, serve
 from diagcot.shards import Shard
 from diagcot.tasks.samples import write_samples

@@ -17,8 +17,7 @@ from typing import Any
 from diagcot.cot.review import page
 from diagcot.cot.review.statistics import Statistics
 from diagcot.cot.settings import TracesSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 
 Pair = tuple[dict[str, Any], dict[str, Any]]  # a trace and the verdict on it
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.cot.settings import CollectSettings
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.rewards.layout import pairs
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks

@@ -13,8 +13,7 @@ from diagcot.cot.search.case import Case, chosen
 from diagcot.cot.search.interleaved import interleave
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings
-from diagcot.jobs.execution.context import Context, Result, Unit
-from diagcot.jobs.state.ledger import Records
+from diagcot.jobs import Context, Records, Result, Unit
 from diagcot.serving import Client, Film, Flow, Request, Server, serve
 from diagcot.shards import Shard
 from diagcot.tasks.samples import read_samples

@@ -14,7 +14,7 @@ from pathlib import Path
 from diagcot.cot.search.case import chosen
 from diagcot.cot.settings import CollectSettings, PrimerSettings
 from diagcot.cot.synthetic.lessons import EXAMPLES, Lesson, Reading, chance, pairs
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.questions.questions import CLOSED, ask

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diagcot.cot.settings import QuestionSettings
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.rewards import layout
 from diagcot.shards import Shard
 from diagcot.tasks.prompts import reasoned

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings, load, near
 
 FOLDER = Path(__file__).resolve().parent / "datasets"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diagcot.evaluation.clinical.batches import batched
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 HEADS = (
     *("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation"),

@@ -14,8 +14,7 @@ from diagcot.evaluation.clinical.score import written
 from diagcot.evaluation.clinical.weights import lacking
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.settings import GreenSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.metrics.green import green
 from diagcot.serving import Request, Server, ServerError, serve
 

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 _CHILD = Path(__file__).with_name("ratescore_child.py")
 _START_S, _PAIR_S = 300, 120  # patience with the start of the process, and with one pair

@@ -15,8 +15,7 @@ from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.weights import READERS, lacking
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.settings import ClinicalSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.metrics import text
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 

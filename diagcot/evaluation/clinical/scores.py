@@ -7,7 +7,7 @@ from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.metrics import labels
 from diagcot.metrics.intervals import Additive, Metric, mean
 

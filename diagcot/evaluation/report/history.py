@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import causes
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError, causes
 from diagcot.jobs.execution.worker import LOST_PEER
 from diagcot.jobs.plans import plan
 from diagcot.jobs.plans import segments as parts

@@ -5,25 +5,18 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
+from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.state.files import append_line, write_json
-from diagcot.jobs.state.ledger import Records
+from diagcot.jobs.state.records import Records
 
 
-class Unit(NamedTuple):
-    """The smallest piece of a stage that is done or not done. `key` is a file name of letters, digits and `._-+=`."""
-
-    key: str
-    params: Mapping[str, Any] = MappingProxyType({})
-
-
-class Assisted(Exception):
-    """Raised by `prepare` on a rank that only helped rank 0, when that needs no more help."""
+class HeadlessWorkerEnded(Exception):
+    """Raised by a kind's `prepare` on a rank that only helped rank 0, when that needs no more help."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from diagcot.jobs import finaliser as finalise
-from diagcot.jobs.execution.worker import Worker
+from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.summary import check, summarise
 
 
 def run(plans: Sequence[Plan]) -> None:
@@ -14,5 +14,5 @@ def run(plans: Sequence[Plan]) -> None:
     for plan in plans:
         executor = submitit.DebugExecutor(folder=plan.path / "submitit")
         for slot in plan.open_slots():
-            executor.submit(Worker(str(plan.path), (slot,))).result()
-        finalise.summarise(plan, finalise.check(plan))
+            executor.submit(TaskEntry(str(plan.path), (slot,))).result()
+        summarise(plan, check(plan))

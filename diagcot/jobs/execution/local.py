@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from diagcot.jobs import causes
-from diagcot.jobs import finaliser as finalise
 from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.worker import LOST_PEER, Worker
+from diagcot.jobs.execution.worker import LOST_PEER
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import Array, Attempt
 from diagcot.jobs.state.files import append_line, write_json
+from diagcot.jobs.summary import check, summarise
 
 POLL_S = 0.2
 GRACE_S = 20  # between the warning and the kill when the runner is told to stop
@@ -166,7 +167,7 @@ class Runner:
             signal_delay_s=min(self.cluster.warning_seconds, size.minutes * 30),
             stderr_to_stdout=True,
         )
-        return _Task(plan, slot, executor.submit(Worker(str(plan.path), (slot,))), cores, attempt)
+        return _Task(plan, slot, executor.submit(TaskEntry(str(plan.path), (slot,))), cores, attempt)
 
     def _reap(self) -> None:
         for task in self.running:
@@ -196,10 +197,10 @@ class Runner:
             return
         if plan.stage in self.failed:
             if not (plan.path / "summary.json").exists():
-                finalise.summarise(plan, finalise.check(plan))
-        elif not plan.missing() and not finalise.check(plan):
+                summarise(plan, check(plan))
+        elif not plan.missing() and not check(plan):
             if not (plan.path / "summary.json").exists():
-                finalise.summarise(plan, [])
+                summarise(plan, [])
             self.finished.add(plan.stage)
 
     def _drain(self) -> None:

@@ -6,26 +6,25 @@ import importlib
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Assisted, Context, Result, Unit
+from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
 from diagcot.jobs.execution.ranks import Ranks, address, from_environment
-from diagcot.jobs.names import check_stage, require_inside
-from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.plans.plan import Plan, read, require_own_folders
+from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.files import write_json
-from diagcot.jobs.state.ledger import done_keys, marks, publish, remove, settle
+from diagcot.jobs.state.ledger import done_keys, publish, settle
+from diagcot.jobs.state.progress import Progress
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
 PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
@@ -42,26 +41,14 @@ class UpstreamIncomplete(Exception):
     """A job ran although what it follows is not done: slurmctld forgot a dependency, or was told none."""
 
 
-@dataclass(frozen=True)
-class Worker:
-    """What submitit pickles, once for a whole array: a stage's folder and the tasks of its elements, nothing else."""
-
-    stage_dir: str
-    slots: tuple[int, ...]
-
-    def __call__(self) -> str:
-        element = int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(self.slots) > 1 else 0
-        return work(Path(self.stage_dir), self.slots[element])
-
-
-def work(stage_dir: Path, slot: int) -> str:
+def work(stage_dir: Path | str, slot: int) -> str:
     """Run the units of task `slot` that are not done. Returns "done" or "parked".
 
     Parked means that a warning signal came first; on Slurm this element, and no other, has then been requeued.
     Raises what the kind raised, after writing it to `failed/<task>.<attempt>.json`.
     """
     os.umask(0o077)
-    plan, ranks = read(stage_dir), from_environment()
+    plan, ranks = read(Path(stage_dir)), from_environment()
     ctx = _context(plan, slot, ranks)
     debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person sits at this terminal and its Ctrl-C
     if not debugged:
@@ -73,16 +60,16 @@ def work(stage_dir: Path, slot: int) -> str:
         flush=True,
     )
     watch = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
-    before, began = _marks(plan, slot), time.monotonic()
+    before, began = _progress(plan, slot), time.monotonic()
     try:
         _await_upstream(plan, slot)
         try:
             state = _run(plan, slot, ctx)
-        except Assisted:
+        except HeadlessWorkerEnded:
             state = "done"
         if state == "parked" and ctx.rank == 0 and warned.is_set():
             at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
-            _count_stuck(ctx, at_limit and _marks(plan, slot) <= before)
+            _count_stuck(ctx, at_limit and not _progress(plan, slot).exceeds(before))
     except BaseException as error:
         traceback.print_exc()
         _record_failure(ctx, error)
@@ -107,8 +94,8 @@ def _requeue(job: str) -> None:
         sys.exit(PARKED)
 
 
-def _marks(plan: Plan, slot: int) -> list[int]:
-    return marks(plan, slot).get(slot, [0, 0, 0])
+def _progress(plan: Plan, slot: int) -> Progress:
+    return plan.progress(slot).get(slot, Progress())
 
 
 def _count_stuck(ctx: Context, stuck: bool) -> None:
@@ -225,7 +212,7 @@ def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Contex
 
 
 def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
-    own_folders(plan)
+    require_own_folders(plan)
     size = plan.resources
     made = Context(
         run=plan.run,
@@ -328,30 +315,6 @@ def _record_failure(ctx: Context, error: BaseException) -> None:
 
 def _peer_is_gone(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None
-
-
-def own_folders(plan: Plan) -> None:
-    """Raise UserError unless the stage's workspace is a folder of the run's own, `models/<run>/.work/<stage>`."""
-    check_stage(plan.stage)
-    root = Path(plan.workspace).parent
-    if root.parts[-2:] != (plan.run, ".work") or plan.path.parts[-2:] != (plan.run, plan.stage):
-        raise UserError(f"{plan.workspace} and {plan.path} are not of run {plan.run}, so nothing is written or removed")
-    require_inside(Path(plan.workspace), root)
-
-
-def clean(plan: Plan) -> None:
-    """Remove what only an unfinished stage needs, and what executions that were killed had staged.
-
-    Raises UserError, and removes nothing, if a folder of the plan is not the run's own.
-    """
-    own_folders(plan)
-    shutil.rmtree(plan.workspace, ignore_errors=True)
-    shutil.rmtree(plan.path / "partial", ignore_errors=True)
-    logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
-    tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
-    for path in Path(plan.output).glob(".*.*"):
-        if path.name.endswith(tokens):
-            remove(path)
 
 
 def main(argv: list[str]) -> int:

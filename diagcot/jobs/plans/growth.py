@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import segments as parts
-from diagcot.jobs.plans.plan import Plan, Units
+from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.state.files import create_exclusively, fsync_tree
 from diagcot.jobs.state.ledger import supersede
 

@@ -4,35 +4,33 @@ A plan that was written never changes. It may grow (see `diagcot.jobs.plans.grow
 """
 
 import hashlib
-import itertools
 import json
 import math
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs.names import check_stage, require_inside
 from diagcot.jobs.plans import segments as parts
 from diagcot.jobs.plans.segments import Part
+from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
 from diagcot.jobs.state.files import create_exclusively
 from diagcot.jobs.state.ledger import done_keys
+from diagcot.jobs.state.progress import Progress, record_bytes, reported_steps
 
 STARTUP_SHARE = 0.05  # start-up may cost this share of a task's life
 TASK_START_S = 2  # what any task costs before its kind begins: Slurm's launch, Python, the plan
 MOST_TASKS = 4000  # more would only cost scheduler records (MaxJobCount is 10,000 by default) and submitit's files
 FREE = ("created", "code", "resources", "yields", "yields_from", "grows", "listed")  # what a relaunch may see differ
 NOT_STORED = ("units", "settings_model")
-BLOCK = 10_000  # units written at once
-KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
 Grows = Literal["", "units", "anew"]
 """Whether a stage may grow: not at all; by further units; or by making its product anew, where the units, whose keys tell
 what it is made of, take the place of all earlier ones."""
@@ -72,7 +70,7 @@ class Plan:
     grows: Grows = ""
     listed: tuple[str, ...] = ()  # settings that only say which units there are and what stands in their parameters
     grown: tuple[Part, ...] = ()  # parts of `units` and `tasks` that came after those of plan.json
-    units: "Units | Listing" = field(default_factory=lambda: Units(()), repr=False)
+    units: Units | Listing = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
     settings_model: type[BaseModel] | None = field(default=None, repr=False, compare=False)  # not stored
@@ -137,6 +135,25 @@ class Plan:
             return stored
         return replace(stored, settings=settings)
 
+    def progress(self, only: int | None = None) -> dict[int, Progress]:
+        """Task index -> how far the task has come; tasks that have not begun are left out.
+
+        only: the one task to look at, so that the units of other tasks need not be read.
+        """
+        done, sizes = done_keys(self.path), record_bytes(self.path)
+        counts: dict[int, list[int]] = {}
+        first, keys = 0, list[str]()
+        if done or sizes:
+            first, keys = (0, self.keys) if only is None else (self.bounds(only)[0], self.keys_of(only))
+        for index, key in enumerate(keys, first):
+            if key in done or key in sizes:
+                count = counts.setdefault(self.slot_of(index), [0, 0, 0])
+                count[0] += key in done
+                count[1] += sizes.get(key, 0)
+        for slot, steps in reported_steps(self.path).items():
+            counts.setdefault(slot, [0, 0, 0])[2] = steps
+        return {slot: Progress(*count) for slot, count in counts.items()}
+
     def header(self) -> dict[str, Any]:
         """The content of plan.json, and `grown` where there is more."""
         row = {name: getattr(self, name) for name in (item.name for item in fields(self)) if name not in NOT_STORED}
@@ -146,67 +163,6 @@ class Plan:
         row["resources"] = self.resources.model_dump()
         row["units"] = len(self.units)
         return row
-
-
-class Units(Sequence[Unit]):
-    """The units of a plan in memory, column by column: a million of them take 70 MB."""
-
-    def __init__(self, units: Iterable[Unit | str]) -> None:
-        self.keys: list[str] = []
-        self.params: dict[int, Mapping[str, Any]] = {}  # position -> parameters, where there are any
-        for unit in units:
-            if isinstance(unit, str):
-                self.keys.append(unit)
-                continue
-            if unit.params:
-                self.params[len(self.keys)] = unit.params
-            self.keys.append(unit.key)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @overload
-    def __getitem__(self, at: int) -> Unit: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Unit]: ...
-    def __getitem__(self, at: int | slice) -> Unit | Sequence[Unit]:
-        if isinstance(at, slice):
-            return tuple(self[index] for index in range(*at.indices(len(self.keys))))
-        index = range(len(self.keys))[at]
-        return Unit(self.keys[index], self.params[index]) if index in self.params else Unit(self.keys[index])
-
-
-class Listing(Sequence[Unit]):
-    """The units of a plan that was written, read from its files only as far as they are asked for.
-
-    Raises UserError where these are not what was planned.
-    """
-
-    def __init__(self, stage_dir: Path, of: Sequence[Part]) -> None:
-        self._folder, self._parts, self._count = stage_dir, of, sum(part.units for part in of)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, at: int) -> Unit: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Unit]: ...
-    def __getitem__(self, at: int | slice) -> Unit | Sequence[Unit]:
-        if isinstance(at, int):
-            return self[at : at + 1 or None][0]
-        first, last, step = at.indices(self._count)
-        return tuple(_unit(line) for line in parts.lines(self._folder, self._parts, first, last))[::step]
-
-    @cached_property
-    def keys(self) -> list[str]:
-        parts.verify(self._folder, self._parts)
-        return [key for part in self._parts for key in _keys(self._folder / part.path)]
-
-
-def _keys(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as lines:
-        return [line.split('"', 4)[3] for line in lines]  # each line begins with {"key": "…", see `_blocks`
 
 
 def pack(units: int, startup_s: float, unit_s: float, minutes: float) -> int:
@@ -261,10 +217,10 @@ def create(plan: Plan) -> None:
 
 def write_units(plan: Plan, path: Path) -> str:
     """Write the list of the plan's units; returns its digest. Raises UserError if a key is no name, or comes twice."""
-    _check_keys(plan)
+    check_keys(plan.keys, plan.stage)
     with path.open("wb") as out:
         total = hashlib.sha256()
-        for block in _blocks(plan.units):
+        for block in encode(plan.units):
             total.update(block)
             out.write(block)
         out.flush()
@@ -275,7 +231,7 @@ def write_units(plan: Plan, path: Path) -> str:
 def digest(plan: Plan) -> str:
     """sha256 of the list of the plan's units."""
     total = hashlib.sha256()
-    for block in _blocks(plan.units):
+    for block in encode(plan.units):
         total.update(block)
     return total.hexdigest()
 
@@ -288,31 +244,6 @@ def refuse(found: Plan, differences: Sequence[str]) -> None:
             + "\n  ".join(differences)
             + "\nUse another RUN=name, or remove the run's folder to start it anew."
         )
-
-
-def _check_keys(plan: Plan) -> None:
-    keys = plan.keys
-    for start in range(0, len(keys), BLOCK):
-        if not KEYS.fullmatch("\n".join([*keys[start : start + BLOCK], ""])):
-            bad = next(key for key in keys if not KEYS.fullmatch(f"{key}\n"))
-            raise UserError(
-                f"stage {plan.stage}: a unit's key is a file name of letters, digits and ._-+=, not {bad!r}"
-            )
-    if len(set(keys)) < len(keys):
-        twice = next(key for key, same in itertools.groupby(sorted(keys)) if len(list(same)) > 1)
-        raise UserError(f"stage {plan.stage}: two units have the key {twice!r}")
-
-
-def _blocks(units: Units | Listing) -> Iterator[bytes]:
-    """units.jsonl: a line a unit, its key first."""
-    keys, params = units.keys, units.params if isinstance(units, Units) else {}
-    for start in range(0, len(keys), BLOCK):
-        rows = [f'{{"key": "{key}"}}\n' for key in keys[start : start + BLOCK]]
-        for index in range(start, start + len(rows)) if params else ():
-            if index in params:
-                more = json.dumps(dict(params[index]), sort_keys=True)[1:]
-                rows[index - start] = f'{{"key": "{keys[index]}", {more}\n'
-        yield "".join(rows).encode()
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -353,6 +284,10 @@ def read(stage_dir: Path) -> Plan:
     return Plan(**row)
 
 
-def _unit(line: bytes) -> Unit:
-    row = json.loads(line)
-    return Unit(row.pop("key"), row)
+def require_own_folders(plan: Plan) -> None:
+    """Raise UserError unless the stage's workspace is a folder of the run's own, `models/<run>/.work/<stage>`."""
+    check_stage(plan.stage)
+    root = Path(plan.workspace).parent
+    if root.parts[-2:] != (plan.run, ".work") or plan.path.parts[-2:] != (plan.run, plan.stage):
+        raise UserError(f"{plan.workspace} and {plan.path} are not of run {plan.run}, so nothing is written or removed")
+    require_inside(Path(plan.workspace), root)

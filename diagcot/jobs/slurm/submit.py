@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.execution.worker import Worker
-from diagcot.jobs.finaliser import Finaliser
+from diagcot.jobs.entrypoints import FinaliserEntry, TaskEntry
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
@@ -136,14 +135,14 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
     for array in attempt.arrays:
         size = Size.model_validate(array.resources)
         options = script_options(plan, cluster, size, array.after, "work", array.name, attempt.code)
-        call = Worker(str(plan.path), array.slots)
+        call = TaskEntry(str(plan.path), array.slots)
         made.append(dataclasses.replace(array, job=_send(plan, options, call, len(array.slots), adopt)))
     finaliser = ""
     if attempt.finaliser_name:
         waits = ",".join(filter(None, [f"afterany:{':'.join(a.job for a in made)}", attempt.finaliser_after]))
         small = cluster.resources("small", f"{plan.stage}.finaliser")
         options = script_options(plan, cluster, small, waits, "finaliser", attempt.finaliser_name, attempt.code)
-        finaliser = _send(plan, options, Finaliser(str(plan.path)), 1, adopt)
+        finaliser = _send(plan, options, FinaliserEntry(str(plan.path)), 1, adopt)
     done = dataclasses.replace(attempt, arrays=tuple(made), finaliser=finaliser)
     attempts.write(plan.path, done)
     keep_script(plan, (done.jobs or [""])[0])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.state.files import create_exclusively, write_json
+from diagcot.jobs.state.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Attempt:
     by: str = "person"  # or "finaliser"
     code: str = ""  # the snapshot that its jobs run
     spent: dict[int, int] = field(default_factory=dict)  # task -> ends that counted, since a person last submitted it
-    marks: dict[int, list[int]] = field(default_factory=dict)  # task -> how far it was, see `ledger.marks`
+    progress: dict[int, Progress] = field(default_factory=dict)  # task -> how far it was then
     time: float = 0
 
     @property
@@ -65,9 +66,14 @@ def read(stage_dir: Path) -> list[Attempt]:
 def _read(path: Path) -> Attempt:
     row = json.loads(path.read_text(encoding="utf-8"))
     row["arrays"] = tuple(Array(**array | {"slots": tuple(array["slots"])}) for array in row["arrays"])
-    for name in ("spent", "marks"):
-        row[name] = {int(slot): value for slot, value in row[name].items()}
+    row["spent"] = {int(slot): count for slot, count in row["spent"].items()}
+    row["progress"] = {int(slot): Progress(*figures) for slot, figures in row.pop("marks").items()}
     return Attempt(**row)
+
+
+def _row(attempt: Attempt) -> dict[str, Any]:
+    """The content of an attempt's file, whose keys are those of the first version."""
+    return {{"progress": "marks"}.get(name, name): value for name, value in asdict(attempt).items()}
 
 
 def last_code(stage_dir: Path, planned: str) -> str:
@@ -89,7 +95,7 @@ def newest_arrays(stage_dir: Path) -> dict[int, tuple[Attempt, Array, str]]:
 def intend(stage_dir: Path, attempt: Attempt) -> None:
     """Say what is about to be submitted."""
     (stage_dir / "attempts").mkdir(exist_ok=True)
-    write_json(stage_dir / "attempts" / f"{attempt.number}.intent", asdict(attempt))
+    write_json(stage_dir / "attempts" / f"{attempt.number}.intent", _row(attempt))
 
 
 def intended(stage_dir: Path) -> Attempt | None:
@@ -106,7 +112,7 @@ def write(stage_dir: Path, attempt: Attempt) -> None:
     """Record a submission whose jobs are accepted."""
     folder = stage_dir / "attempts"
     folder.mkdir(exist_ok=True)
-    row = asdict(attempt) | {"time": time.time()}
+    row = _row(attempt) | {"time": time.time()}
     if not create_exclusively(folder / f"{attempt.number}.json", json.dumps(row, indent=1) + os.linesep):
         raise FileExistsError(f"{folder}/{attempt.number}.json: two launchers submit the same stage at once")
     (folder / f"{attempt.number}.intent").unlink(missing_ok=True)

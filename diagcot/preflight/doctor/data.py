@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.preflight.finding import Finding, bad, good, note
 
 if TYPE_CHECKING:

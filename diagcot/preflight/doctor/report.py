@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.preflight.doctor import data, machine
 from diagcot.preflight.doctor import slurm as slurm_check
 from diagcot.preflight.finding import Finding, bad, good
@@ -57,7 +57,7 @@ def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
     from launchers.chain import open_chain
 
     try:
-        found = clusters.find(cluster, ROOT)
+        found = clusters.find_cluster(cluster, ROOT)
     except UserError as error:
         yield bad("cluster", str(error), "write it from slurm/clusters/example.yaml (docs/cluster.md)")
         return

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs import Cluster
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.settings import near
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.finding import Finding, bad, good, note

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagcot.jobs.cluster import Cluster, Roots
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Cluster, Pipeline, Plan, UserError
+from diagcot.jobs.cluster import Roots
 from diagcot.jobs.execution import local
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.settings import near
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit

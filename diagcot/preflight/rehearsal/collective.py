@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage
 

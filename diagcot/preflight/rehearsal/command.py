@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.preflight.rehearsal import chain as rehearsals
 from diagcot.preflight.rehearsal import table, wait
 

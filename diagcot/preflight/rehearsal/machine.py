@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context, UserError
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.doctor import machine as doctor
 from diagcot.preflight.finding import Finding, bad, good, note

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state.files import write_json
 from diagcot.preflight.finding import Finding, bad
 from diagcot.preflight.rehearsal import collective, machine, storage

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Plan
 from diagcot.preflight.finding import Finding, bad, note
 
 # What shells, `module` and loaders say of a setup line that failed; the script goes on all the same.

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context, UserError
 from diagcot.jobs.execution.worker import LAG_S
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage

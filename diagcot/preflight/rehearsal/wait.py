@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diagcot.console.state.reasons import sentence
+from diagcot.jobs import Plan
 from diagcot.jobs import chain as chains
 from diagcot.jobs.execution import local
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.finding import Finding, bad
 from diagcot.preflight.rehearsal.chain import MINUTES, Rehearsal

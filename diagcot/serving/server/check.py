@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.serving.server.placement import Seat
 from diagcot.serving.settings import ServerSettings
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.serving.http import Address
 from diagcot.serving.server.process import ServerError

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import HeadlessWorkerEnded, UserError
 from diagcot.jobs.execution import ranks
-from diagcot.jobs.execution.context import Assisted
 from diagcot.serving.server.placement import Seat
 from diagcot.serving.server.process import Process, ServerError, private_folder, told
 from diagcot.serving.settings import ServerSettings
@@ -37,7 +36,7 @@ def over(ctx: Any) -> Path:
 
 
 def lend(model_dir: Path, settings: ServerSettings, seat: Seat, ctx: Any, command: list[str] | None) -> NoReturn:
-    """Run this node's part, anew whenever rank 0 starts its own anew. Raises Assisted at the end of the task."""
+    """Run this node's part, anew whenever rank 0 starts its own anew. Raises HeadlessWorkerEnded at the end of the task."""
     folder = private_folder()
     for number in itertools.count():
         log = ctx.workspace / f"server.{ctx.attempt}.node{seat.node_rank}.{number}.log"
@@ -45,12 +44,12 @@ def lend(model_dir: Path, settings: ServerSettings, seat: Seat, ctx: Any, comman
         try:
             while process.alive():
                 if over(ctx).exists() or ctx.stopping():
-                    raise Assisted
+                    raise HeadlessWorkerEnded
                 time.sleep(POLL_S)
         finally:
             process.stop(settings.shutdown_timeout_s)
         if over(ctx).exists() or ctx.stopping():
-            raise Assisted
+            raise HeadlessWorkerEnded
         if number > settings.restarts:
             raise ServerError(f"the part of the model server on node {seat.node_rank} ended: {told(log)}")
     raise AssertionError

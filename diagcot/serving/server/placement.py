@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.serving.settings import ServerSettings
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.serving.http import Address
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server.engine import OWNER, mark

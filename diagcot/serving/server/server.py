@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.serving.client.client import Client
 from diagcot.serving.client.flow import Flow, flow
 from diagcot.serving.request import Reply, Request
@@ -141,8 +141,8 @@ def serve(
     `ctx` is a Context (or has its fields that are used here). `share`: share i of n of the task's GPUs,
     for a task that serves n different models. Where the environment names a folder of standby servers, one with the
     same engine arguments is taken over from there and left running at the end.
-    With `settings.pipeline_parallel` one server spans the task's nodes; on ranks other than 0 this raises Assisted at the
-    end.
+    With `settings.pipeline_parallel` one server spans the task's nodes; on ranks other than 0 this raises
+    HeadlessWorkerEnded at the end.
     With `settings.endpoint` the server is somebody else's, and `model_dir` only names the model.
     Raises ServerError if no server can be started, UserError if `model_dir` is no model folder or cannot be served so.
     """

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.training.checkpoint import shard as part
 from diagcot.training.checkpoint import universal
 from diagcot.training.checkpoint.shard import Part

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.execution.context import Context, Result
+from diagcot.jobs import Context, Result
 from diagcot.training.distributed import engine
 from diagcot.training.models import model
 

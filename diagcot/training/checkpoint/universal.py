@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context, UserError
 from diagcot.jobs.state.files import fsync_tree
 from diagcot.training.distributed import engine as ranks
 

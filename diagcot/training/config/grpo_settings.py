@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 from diagcot.rewards.names import MODES
 from diagcot.serving.settings import ServerSettings

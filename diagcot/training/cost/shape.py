@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.training.config.settings import Family, LoraSettings, ModelSettings
 from diagcot.training.models.pretrained import family_of
 

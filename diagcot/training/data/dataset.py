@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.tasks import diagnosis as made
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.training.data.batch import Collator

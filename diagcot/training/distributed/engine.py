@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.distributed import library_setup as quiet
 

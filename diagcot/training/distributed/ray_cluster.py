@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.serving.server.engine import mark
 
 _ROOT = Path(__file__).parents[3]

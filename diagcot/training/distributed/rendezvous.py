@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 
 MEET_S = 300  # all ranks are started at once; what they import may take minutes to come over a network file system
 TIMEOUT = timedelta(minutes=30)  # of a collective

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diagcot.data.reports import labeler
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.tasks.samples import Sample
 from diagcot.training.checkpoint import export
 from diagcot.training.config.settings import AlignSettings

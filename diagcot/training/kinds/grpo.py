@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import engine as ranks
 from diagcot.training.distributed import ray_cluster as raycluster

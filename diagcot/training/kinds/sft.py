@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit
 from diagcot.training.checkpoint import export
 from diagcot.training.config.settings import LoraSettings, SftSettings
 from diagcot.training.data import dataset

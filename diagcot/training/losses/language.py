@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.data.batch import IGNORED, Collator
 from diagcot.training.distributed import engine as ranks

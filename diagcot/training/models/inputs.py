@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context, UserError
 
 
 def model_input(ctx: Context, role: str = "model") -> Path:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.training.config.settings import Family, ModelSettings, TinySettings
 from diagcot.training.distributed import library_setup as quiet
 from diagcot.training.models.pretrained import family_of, weights_of

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 
 def family_of(directory: Path) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context, UserError
 from diagcot.training.monitoring import curves
 
 SHOWN = ("loss", "reward", "kl", "gap", "tokens_per_s", "mfu")  # beside the bar, where a stage has them

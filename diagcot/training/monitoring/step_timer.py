@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost import flops
 from diagcot.training.distributed import engine as ranks

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.rewards.score import Reference
 from diagcot.tasks import augmentation
 from diagcot.tasks.samples import Sample

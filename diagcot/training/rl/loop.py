@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.execution.context import Context, Result
+from diagcot.jobs import Context, Result
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
 from diagcot.training.checkpoint import checkpoint, export

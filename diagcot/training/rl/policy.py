@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.batch import IGNORED, Collator, Encoded

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request, ServerSettings
 from diagcot.serving.server.process import on_cpu

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.serving.server.engine import mark
 from diagcot.serving.server.weights import tied
 from diagcot.training.config.grpo_settings import GrpoSettings

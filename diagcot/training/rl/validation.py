@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution.context import Context, Result
+from diagcot.jobs import Context, Result
 from diagcot.metrics.intervals import Bootstrap, mean
 from diagcot.rewards.score import Score
 from diagcot.training.monitoring import log

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.training.checkpoint import checkpoint
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.flops import WHOLE

@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 import torch.distributed as dist
 
-from diagcot.jobs.execution.context import Context
+from diagcot.jobs import Context
 from diagcot.jobs.testing import context
 from diagcot.training.checkpoint import shard as part
 from diagcot.training.checkpoint.checkpoint import Checkpoints

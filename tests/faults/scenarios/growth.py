@@ -5,9 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import finaliser as finalise
+from diagcot.jobs import Pipeline, summary
 from diagcot.jobs.execution.worker import work
-from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plans import segments as parts
 from diagcot.jobs.plans.plan import read
 from diagcot.jobs.state import ledger
@@ -46,8 +45,8 @@ def _submit(made: Pipeline) -> None:
         for plan in plans:
             for slot in plan.open_slots():
                 work(plan.path, slot)
-            missing = finalise.check(plan)
-            finalise.summarise(plan, missing)
+            missing = summary.check(plan)
+            summary.summarise(plan, missing)
             assert not missing, missing
         code = 0
     finally:

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import finaliser as finalise
+from diagcot.jobs import Plan, summary
 from diagcot.jobs.execution.worker import work
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.state import ledger
 from tests import chains
 from tests.kinds import count as kind
@@ -27,8 +26,8 @@ def run(root: Path) -> None:
     plan = plans.read(stage(root).path)
     for slot in plan.open_slots():
         work(plan.path, slot)
-    missing = finalise.check(plan)
-    finalise.summarise(plan, missing)
+    missing = summary.check(plan)
+    summary.summarise(plan, missing)
     assert not missing, missing
 
 

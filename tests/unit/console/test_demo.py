@@ -11,8 +11,7 @@ import pytest
 
 from diagcot.console.screens import demo, watch
 from diagcot.console.state.executor import ask
-from diagcot.jobs.chain import Submitted
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Submitted, UserError
 from diagcot.jobs.execution import local
 from tests import chains
 from tests.chains import Edge

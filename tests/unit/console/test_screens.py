@@ -20,7 +20,7 @@ from diagcot.console.screens.watch import Lines
 from diagcot.console.state.executor import Answer
 from diagcot.console.state.reasons import SENTENCES, sentence
 from diagcot.console.state.status import snapshot
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from tests.unit.console.console_run import SIZE, FakeStage, typical_run
 
 REPO = Path(__file__).parents[3]

@@ -14,8 +14,7 @@ from diagcot.cot.search.interleaved import interleave, named
 from diagcot.cot.settings import CollectSettings, SearchSettings
 from diagcot.cot.synthetic import lessons
 from diagcot.data.phantom.tree import write_tree
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.rewards import cxmind
 from diagcot.rewards.score import Reference

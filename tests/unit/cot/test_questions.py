@@ -9,8 +9,7 @@ import pytest
 from diagcot.cot.settings import QuestionSettings
 from diagcot.cot.synthetic import questions as stage
 from diagcot.data.phantom.tree import write_tree
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.recipe import StageSpec
 from diagcot.rewards import layout as layouts

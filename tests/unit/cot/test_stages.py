@@ -17,7 +17,7 @@ from diagcot.cot.filtration import judge
 from diagcot.cot.search import collect, prompts, schemas
 from diagcot.cot.settings import CollectSettings
 from diagcot.cot.synthetic import lessons, primer, questions
-from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs import Context, Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving.server import process
 from diagcot.shards import Shard

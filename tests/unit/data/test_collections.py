@@ -12,7 +12,7 @@ from diagcot.data.errors import DataError
 from diagcot.data.readers import registry
 from diagcot.data.readers.collection import Collection
 from diagcot.data.study import CHEXPERT_LABELS, Box, Study
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 

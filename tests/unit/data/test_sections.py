@@ -20,7 +20,7 @@ from diagcot.data.reports.sections import (
     sections,
     split,
 )
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.testing import context
 from diagcot.shards.settings import BuildSettings, check
 from diagcot.shards.sources import open_reader, studies

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from diagcot.data.readers import registry
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.settings import load
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build

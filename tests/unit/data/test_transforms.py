@@ -19,7 +19,7 @@ from diagcot.data.reports.transforms import (
     tokens_apart,
 )
 from diagcot.data.study import Study
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.settings import Source

@@ -17,8 +17,7 @@ from diagcot.evaluation.clinical.bertscore import BASELINE, BertScore
 from diagcot.evaluation.clinical.chexbert import HEADS, CheXbert
 from diagcot.evaluation.clinical.radgraph import RadGraph
 from diagcot.evaluation.clinical.ratescore import RateScore
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics import labels

@@ -8,10 +8,8 @@ import pytest
 import yaml
 
 from diagcot.cli import main as cli
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
-from diagcot.jobs.pipeline import Pipeline
-from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs import Pipeline, Plan, Unit, UserError
+from diagcot.jobs.plans.plan import read
 from launchers.chain import Chain, open_chain
 from launchers.evaluation import aggregate
 from tests import chains

@@ -11,8 +11,7 @@ import pytest
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import predict
 from diagcot.evaluation.settings import EvaluateSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Reply
 from diagcot.tasks import prompts

@@ -11,8 +11,7 @@ from diagcot.evaluation.report.history import curves
 from diagcot.evaluation.scores import scorer as score
 from diagcot.evaluation.scores.scorer import TextTools
 from diagcot.evaluation.scores.table import table
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics.java import JavaError
 from diagcot.metrics.meteor.meteor import MeteorError

@@ -22,8 +22,7 @@ from diagcot.evaluation.scores.reports import r2gen_texts
 from diagcot.evaluation.scores.scorer import TextTools
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap
 from diagcot.metrics.labels import kappa

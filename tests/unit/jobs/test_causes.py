@@ -7,11 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import causes
+from diagcot.jobs import Plan, causes
 from diagcot.jobs.execution import worker
 from diagcot.jobs.execution.worker import LOST_PEER
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import Array, Attempt

@@ -9,14 +9,11 @@ import pytest
 
 from diagcot.cli import main as cli
 from diagcot.console.screens import logs
-from diagcot.jobs import finaliser as finalise
-from diagcot.jobs import pipeline
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Pipeline, Plan, UserError, pipeline, summary
 from diagcot.jobs.execution import local, worker
-from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import segments as parts
-from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.plans.plan import read
 from tests import chains
 
 Damage = Callable[[Path], object]
@@ -66,12 +63,12 @@ def test_a_damaged_list_of_units_is_never_done(
     harm(plan.path / parts.UNITS)
     where = r"first/units\.jsonl (is damaged|cannot be read)"
     for act in (
-        lambda: finalise.check(read(plan.path)),
-        lambda: finalise.summarise(read(plan.path), []),
+        lambda: summary.check(read(plan.path)),
+        lambda: summary.summarise(read(plan.path), []),
         lambda: read(plan.path).units_of(0),
         lambda: read(plan.path).missing(),
         lambda: flow(tmp_path).submit(),
-        lambda: pipeline.retry(made.run_dir, "first"),
+        lambda: pipeline.retry_stage(made.run_dir, "first"),
         lambda: plans.write(flow(tmp_path).plans[0]),
         lambda: logs.find(made.run_dir, "first", "00004"),
     ):
@@ -113,7 +110,7 @@ def test_so_is_a_list_that_the_run_grew_by(tmp_path: Path, harm: Damage) -> None
     assert read(plan.path).keys == [str(k) for k in range(9)]
     harm(tmp_path / "logs" / "run" / "grown" / "1" / "first.jsonl")
     with pytest.raises(UserError, match=r"first\.jsonl (is damaged|cannot be read)"):
-        finalise.check(read(plan.path))
+        summary.check(read(plan.path))
     with pytest.raises(UserError, match=r"first\.jsonl (is damaged|cannot be read)"):
         growing(9).write()
     assert [unit.key for unit in read(plan.path).units[:4]] == ["0", "1", "2", "3"]  # what is whole can still be read

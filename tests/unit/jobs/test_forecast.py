@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from diagcot.jobs import Cluster
 from diagcot.jobs import forecast as forecasts
-from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.forecast import Forecast, forecast, misfit, partitions, started
 from diagcot.jobs.plans.plan import Edge
 from diagcot.jobs.slurm import commands as slurm

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from diagcot.console.state import run_files
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import pipeline
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Plan, UserError, pipeline
 from diagcot.jobs.execution import local
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import segments as parts
-from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.plans.plan import read
 from diagcot.jobs.plans.segments import Part
+from diagcot.jobs.plans.units import Units
 from diagcot.jobs.state import ledger
 from tests import chains
 from tests.grids import grid, table
@@ -52,7 +52,7 @@ def test_screens_and_jobs_read_the_same_units_of_each_task(
     root = tmp_path_factory.mktemp("run")
     keys = [[f"{n}-{k}" for k in range(units)] for n, (units, _) in enumerate(sizes)]
     first, *later = [min(units, tasks) for units, tasks in sizes]
-    made = plans.write(chains.plan(root, "s", 1, units=plans.Units(keys[0]), tasks=first))
+    made = plans.write(chains.plan(root, "s", 1, units=Units(keys[0]), tasks=first))
     for number, tasks in enumerate(later, 1):
         folder = made.path.parent / "grown" / str(number)
         folder.mkdir(parents=True)

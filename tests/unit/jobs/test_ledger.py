@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import finaliser as finalise
+from diagcot.jobs import Records, summary
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.state import ledger
@@ -37,7 +37,7 @@ def test_a_rename_cut_short_is_finished_by_the_next_who_looks(tmp_path: Path) ->
     (plan.path / "done").mkdir()
     row = {"unit": "00000", "outputs": {str(final): {"staged": str(staged), "sha256": ""}}, "counts": {}}
     (plan.path / "done" / "00000.json").write_text(json.dumps(row))
-    assert finalise.check(plan) == []
+    assert summary.check(plan) == []
     assert (final / "weights").read_text() == "w" and not staged.exists()
 
 
@@ -49,9 +49,9 @@ def test_a_unit_whose_output_is_gone_is_open_again(tmp_path: Path) -> None:
         final.parent.mkdir(exist_ok=True)
         (tmp_path / "out" / f".{key}").write_text(key)
         assert ledger.publish(plan.path, key, {final: tmp_path / "out" / f".{key}"}, {}, {})
-    assert finalise.check(plan) == []
+    assert summary.check(plan) == []
     (tmp_path / "out" / "00001").unlink()
-    assert finalise.check(plan) == ["00001"] == plan.missing()
+    assert summary.check(plan) == ["00001"] == plan.missing()
 
 
 def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
@@ -60,12 +60,12 @@ def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
         stage = tmp_path / str(cut)
         (stage / "partial").mkdir(parents=True)
         (stage / "partial" / "u.1.jsonl").write_text(whole[:cut])
-        records = ledger.Records(stage, "u", "2")
+        records = Records(stage, "u", "2")
         assert records.ids == {row["id"] for row in map(json.loads, whole[:cut].split("\n")[: whole[:cut].count("\n")])}
         records.append({"id": "b", "x": 2})
         records.append({"id": "a", "x": 1})
         records.close()
-        again = ledger.Records(stage, "u", "3")
+        again = Records(stage, "u", "3")
         assert [row["id"] for row in again.rows()] == ["a", "b"]
         again.close()
 
@@ -78,11 +78,11 @@ def test_records_of_several_executions_come_out_once_and_sorted(writes: list[tup
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         for attempt in (1, 2, 3):
-            records = ledger.Records(stage, "u", str(attempt))
+            records = Records(stage, "u", str(attempt))
             for name, _ in (w for w in writes if w[1] == attempt):
                 records.append({"id": name, "by": attempt})
             records.close()
-        last = ledger.Records(stage, "u", "4")
+        last = Records(stage, "u", "4")
         assert [row["id"] for row in last.rows()] == sorted({name for name, _ in writes})
         last.close()
 
@@ -112,5 +112,5 @@ def test_what_killed_executions_had_staged_goes_when_the_stage_is_done(tmp_path:
         (plan.path / "out" / f"00000.{token}.log").touch()
         (output / f".00000.txt.{token}").write_text("half")
     (output / ".mine").touch()
-    worker.clean(plan)
+    summary.clean(plan)
     assert [path.name for path in output.iterdir()] == [".mine"]

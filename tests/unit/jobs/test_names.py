@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Pipeline, UserError, summary
 from diagcot.jobs.execution import worker
-from diagcot.jobs.pipeline import Pipeline
 from diagcot.recipe import find
 from launchers.chain import ROOT, settings_model
 from tests import chains
@@ -49,7 +48,7 @@ def test_a_worker_removes_and_writes_only_inside_its_own_workspace(tmp_path: Pat
     kept.mkdir(parents=True)
     chains.write(tmp_path / "run", [made], chains.cluster())
     with pytest.raises(UserError, match="removed"):
-        worker.clean(made)
+        summary.clean(made)
     with pytest.raises(UserError, match="removed"):
         worker.work(made.path, 0)
     assert kept.is_dir() and not (made.path / "done").exists()
@@ -61,7 +60,7 @@ def test_a_link_out_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
     root.mkdir(parents=True)
     (root / "stage").symlink_to(kept.parent)
     with pytest.raises(UserError, match="not inside"):
-        worker.clean(chains.plan(tmp_path / "run", "stage", 1, workspace=str(root / "stage")))
+        summary.clean(chains.plan(tmp_path / "run", "stage", 1, workspace=str(root / "stage")))
     assert kept.is_dir()
 
 
@@ -70,5 +69,5 @@ def test_a_plan_of_an_earlier_version_with_a_path_for_a_name_removes_nothing(tmp
     kept.mkdir()
     made = chains.plan(tmp_path / "run", "stage", 1)
     with pytest.raises(UserError, match="stage name="):
-        worker.clean(dataclasses.replace(made, stage=str(kept), workspace=str(kept)))
+        summary.clean(dataclasses.replace(made, stage=str(kept), workspace=str(kept)))
     assert kept.is_dir()

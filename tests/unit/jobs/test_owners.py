@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from diagcot.cli import main as cli
-from diagcot.jobs import owners, pipeline
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Pipeline, UserError, owners, pipeline
 from diagcot.jobs.execution import local
-from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.slurm import commands as slurm
 from tests import chains
 
@@ -77,7 +75,7 @@ def test_another_users_run_is_not_changed(
         assert call(verb, run_dir) == 1
         assert "who alone may change it" in capsys.readouterr().err
     with pytest.raises(UserError, match="who alone may change it"):
-        pipeline.retry(run_dir, "stage")
+        pipeline.retry_stage(run_dir, "stage")
     flow = Pipeline(run_dir.name, chains.cluster(roots={"logs": run_dir.parent}), run_dir.parent)
     flow.stage("stage", "tests.kinds.count", ["a"], "small")
     with pytest.raises(UserError, match="who alone may change it"):

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import pipeline
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import Pipeline, UserError, pipeline
 from diagcot.jobs.execution import local
-from diagcot.jobs.pipeline import Pipeline
 from diagcot.jobs.plans.plan import read
 from tests import chains, documented
 
@@ -63,7 +61,7 @@ def test_retry_says_what_it_cannot_do_and_takes_up_new_code(tmp_path: Path) -> N
     flow.stage("first", "tests.kinds.count", ["a", "b"], "small", settings={"fail": "b"})
     flow.submit()
     with pytest.raises(UserError, match="no stage 'frist'; it has first"):
-        pipeline.retry(flow.run_dir, "frist")
+        pipeline.retry_stage(flow.run_dir, "frist")
     assert _ended(flow.run_dir) == 1
     before = {path.name for path in (flow.run_dir / "code").iterdir()}
     mended = tmp_path / "tests"
@@ -72,12 +70,12 @@ def test_retry_says_what_it_cannot_do_and_takes_up_new_code(tmp_path: Path) -> N
         (mended / name).touch()
     text = (chains.ROOT / "tests" / "kinds" / "count.py").read_text()
     (mended / "kinds" / "count.py").write_text(text.replace("raise RuntimeError", "print"))
-    told = pipeline.retry(flow.run_dir, "first", code=[chains.ROOT / "diagcot", mended])
+    told = pipeline.retry_stage(flow.run_dir, "first", code=[chains.ROOT / "diagcot", mended])
     assert [(row.stage, row.state) for row in told] == [("first", "submitted")]
     assert _ended(flow.run_dir) == 0 and not read(flow.run_dir / "first").missing()
     assert len({path.name for path in (flow.run_dir / "code").iterdir()} - before) == 1
     with pytest.raises(UserError, match="stage first is complete"):
-        pipeline.retry(flow.run_dir, "first")
+        pipeline.retry_stage(flow.run_dir, "first")
 
 
 def _ended(run_dir: Path) -> int:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Cluster, Unit, UserError
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.execution.ranks import Ranks, first_host, from_environment
 from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.units import Units
 from diagcot.jobs.settings import load
 from tests import chains
 
@@ -43,7 +43,7 @@ def test_start_up_is_at_most_a_twentieth_of_a_task() -> None:
 
 def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Path) -> None:
     units = tuple(Unit(f"a+b={k}.x", {"z": k, "a": ['"', {"key": 1}]} if k % 2 else {}) for k in range(7))
-    found = plans.read(plans.write(chains.plan(tmp_path, "s", 7, units=plans.Units(units), tasks=3)).path)
+    found = plans.read(plans.write(chains.plan(tmp_path, "s", 7, units=Units(units), tasks=3)).path)
     assert tuple(found.units) == units and found.units[-1] == units[-1] and found.units[2:5] == units[2:5]
     assert found.keys == [unit.key for unit in units]
     assert [unit for slot in range(3) for unit in found.units_of(slot)] == list(units)
@@ -53,7 +53,7 @@ def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Pa
 @pytest.mark.parametrize("keys", [["a/b"], [".hidden"], ["a b"], [""], ["a\n"], ["é"], ["one", "one"]])
 def test_keys_that_are_no_file_names_or_come_twice_are_refused(tmp_path: Path, keys: list[str]) -> None:
     with pytest.raises(UserError, match="key"):
-        plans.write(chains.plan(tmp_path, "s", 1, units=plans.Units(keys)))
+        plans.write(chains.plan(tmp_path, "s", 1, units=Units(keys)))
     assert not (tmp_path / "logs" / tmp_path.name / "s" / "plan.json").exists()
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.units import Units
 
 GOLDEN = Path(__file__).parent / "golden"
 STAGE_DIR = "/data/logs/golden/cells"  # what the golden file says; a test has its own folder
@@ -39,7 +40,7 @@ def test_a_plan_as_the_first_version_made_it_is_no_other_plan(tmp_path: Path) ->
     stage_dir = golden_run(tmp_path)
     shutil.rmtree(stage_dir.parent / "grown")
     found = plans.read(stage_dir)
-    plan = replace(found, units=plans.Units(found.units[:]))
+    plan = replace(found, units=Units(found.units[:]))
     assert plans.write(plan).header() == found.header()
     before = (stage_dir / "plan.json").read_text()
     shutil.rmtree(stage_dir)

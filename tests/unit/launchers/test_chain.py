@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from launchers import chain as chains
 from launchers.chain import open_chain
 

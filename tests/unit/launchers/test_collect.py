@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 from launchers.cot import collect as launcher
 

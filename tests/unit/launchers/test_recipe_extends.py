@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from launchers.chain import ROOT, open_chain
 
 BASE = """\

@@ -7,9 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from diagcot.jobs.cluster import Cluster
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.pipeline import Pipeline
+from diagcot.jobs import Cluster, Pipeline, UserError
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.settings import Document, Settings, load
 from launchers.chain import ROOT, open_chain

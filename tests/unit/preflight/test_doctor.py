@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs import Cluster
+from diagcot.jobs.cluster import Size
 from diagcot.preflight.doctor import data, machine, report
 from diagcot.preflight.doctor import slurm as slurm_check
 from diagcot.preflight.doctor.slurm import Partition, fits, gpus, minutes, partitions
@@ -191,7 +192,7 @@ def test_quick_and_without_torch() -> None:
 def test_cluster_files_name_every_size(name: str) -> None:
     from diagcot.jobs import cluster as clusters
 
-    found = clusters.find(name, REPO)
+    found = clusters.find_cluster(name, REPO)
     assert found.name == name
     assert set(found.resource_profiles) == {"cpu", "small", "server", "train", "grpo"}
     assert found.resource_profiles["train"].ranks >= 2

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import testing
-from diagcot.jobs.execution.context import Context, Unit
+from diagcot.jobs import Context, Unit, testing
 from diagcot.preflight.finding import Finding
 from diagcot.preflight.rehearsal import machine, node, storage
 from diagcot.preflight.rehearsal.stage import RehearsedStage

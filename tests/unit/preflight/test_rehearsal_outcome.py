@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from diagcot.jobs import testing
-from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs import Cluster, Plan, testing
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.finding import bad, good, note
 from diagcot.preflight.rehearsal import chain as rehearsals

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.rewards import easyr1, registry
 from diagcot.rewards import trl as for_trl
 from diagcot.rewards.score import Reference

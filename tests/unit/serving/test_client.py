@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Reply, Request, ServerError, serve
 from diagcot.serving.server import process

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Assisted
+from diagcot.jobs import HeadlessWorkerEnded, UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Request, ServerError, ServerSettings, serve
 from diagcot.serving.server import check, compiled, endpoint, process
@@ -218,7 +217,7 @@ def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkey
             time.sleep(0.05)
         assert thread.is_alive() and log.exists()
     thread.join(10)
-    assert isinstance(ended[0], Assisted)
+    assert isinstance(ended[0], HeadlessWorkerEnded)
     told = " ".join(process.arguments(spanning, seat))
     assert "--nnodes 2 --node-rank 0 --pipeline-parallel-size 2 --master-addr 127.0.0.1" in told and "uni" not in told
     with pytest.raises(UserError, match="give the stage's size `nodes: 2`"):

@@ -18,8 +18,7 @@ from diagcot.data.phantom.findings import Findings
 from diagcot.data.pixels import convert
 from diagcot.data.readers import fetch
 from diagcot.data.study import Box, Image, Study
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.settings import BuildSettings, check

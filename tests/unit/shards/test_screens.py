@@ -20,7 +20,7 @@ from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.shards import shard_paths
 from diagcot.shards.writer import ShardWriter
 

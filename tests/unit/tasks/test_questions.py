@@ -17,7 +17,7 @@ from diagcot.data.phantom.tree import write_tree
 from diagcot.data.pixels import convert
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS, Image, Study
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.rewards import cxmind
 from diagcot.rewards.layout import pairs as steps_of

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.jobs.testing import context
 from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
@@ -257,7 +257,7 @@ def test_gpus_of_a_node_are_shared_out():
 def test_a_context_travels(tmp_path):
     import pickle
 
-    from diagcot.jobs.execution.context import Context
+    from diagcot.jobs import Context
 
     around = pickle.loads(pickle.dumps(surroundings(context(tmp_path, rank=0, gpus=2))))
     assert Context(**around).gpus == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs import UserError
 from diagcot.training.config.settings import AlignSettings, DeepSpeedSettings, ModelSettings, SftSettings
 from diagcot.training.models.pretrained import weights_of
 from tests.training import images as films

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.context import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.tasks.samples import read_samples
 from diagcot.training.kinds import texts

@@ -1,0 +1,41 @@
+"""How far the tasks of a stage have come, so that a task at its time limit can be told from one that is stuck."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Progress(NamedTuple):
+    """How far one task has come. Each figure only grows while the task makes progress."""
+
+    units: int = 0
+    """Units that are done."""
+    record_bytes: int = 0
+    """Bytes of the finished records of its other units."""
+    steps: int = 0
+    """The last reported position in its present unit, in thousandths of what the unit counts."""
+
+    def exceeds(self, earlier: "Progress") -> bool:
+        """True if the task has made progress since `earlier`."""
+        return any(now > before for now, before in zip(self, earlier, strict=True))
+
+
+def record_bytes(stage_dir: Path) -> dict[str, int]:
+    """Unit key -> bytes of its finished records, over all its executions."""
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(stage_dir / "partial") as entries:
+        for entry in entries:
+            key = entry.name.removesuffix(".jsonl").rpartition(".")[0]
+            sizes[key] = sizes.get(key, 0) + entry.stat().st_size
+    return sizes
+
+
+def reported_steps(stage_dir: Path) -> dict[int, int]:
+    """Task index -> the position that it last reported, in thousandths of what its unit counts."""
+    steps: dict[int, int] = {}
+    for path in (stage_dir / "progress").glob("[!.]*.json"):
+        with contextlib.suppress(ValueError, OSError):
+            steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
+    return steps

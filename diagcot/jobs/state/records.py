@@ -1,0 +1,84 @@
+"""The records of a unit that are finished so far, so that a killed execution costs at most what was in flight."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Records:
+    """Record-level progress of one unit: `partial/<key>.<attempt>.jsonl`, one file for each execution.
+
+    Each record is an object with an "id". What earlier executions finished is read at the start; a torn last line is
+    dropped and its record done again. A single writer per file keeps a second, forgotten execution from tearing lines.
+    Rows stay on disk; memory holds the ids and the place of each, so that a unit may have any number of records.
+    """
+
+    def __init__(self, stage_dir: Path, key: str, attempt: str) -> None:
+        folder = stage_dir / "partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mine = folder / f"{key}.{attempt}.jsonl"
+        self._earlier = sorted(path for path in folder.glob(f"{key}.*.jsonl") if path != self._mine)
+        self._places: dict[str, tuple[Path, int]] = {}  # file and offset of each record's line
+        self.torn = 0
+        self._cut = False  # whether our own file ends in the middle of a line
+        for path in [*self._earlier, *([self._mine] if self._mine.exists() else [])]:
+            for record_id, offset in self._read(path):
+                self._places.setdefault(record_id, (path, offset))
+        self._out = self._mine.open("a", encoding="utf-8")
+        if self._cut:
+            self._out.write("\n")  # so that what is appended does not become part of the torn line
+            self._out.flush()
+        self._end = self._mine.stat().st_size
+
+    def _read(self, path: Path) -> Iterator[tuple[str, int]]:
+        line, end = b"\n", 0
+        with path.open("rb") as lines:
+            for line in lines:
+                offset, end = end, end + len(line)
+                try:
+                    row = json.loads(line)
+                    if line.endswith(b"\n") and isinstance(row, dict) and "id" in row:
+                        yield row["id"], offset
+                        continue
+                except ValueError:
+                    pass
+                self.torn += 1
+                print(f"{path}: a torn line is dropped and its record done again", flush=True)
+        self._cut = path == self._mine and not line.endswith(b"\n")
+
+    @property
+    def ids(self) -> set[str]:
+        return set(self._places)
+
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Keep a finished record. A second one with the same id is ignored."""
+        if row["id"] in self._places:
+            return
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        self._out.write(line)
+        self._out.flush()
+        self._places[row["id"]] = (self._mine, self._end)
+        self._end += len(line.encode())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All records, sorted by id, so that the order of finishing leaves no trace in the output."""
+        with contextlib.ExitStack() as stack:
+            files = {path: stack.enter_context(path.open("rb")) for path in [*self._earlier, self._mine]}
+            for key in sorted(self._places):
+                path, offset = self._places[key]
+                files[path].seek(offset)
+                yield json.loads(files[path].readline())
+
+    def close(self) -> None:
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        self._out.close()

@@ -1,0 +1,104 @@
+"""What a stage has made and what it cost: checks its manifests and adds them up in `summary.json`."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs.plans.plan import Plan, read, require_own_folders
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state.executions import executions, gpu_hours, logs_of
+from diagcot.jobs.state.files import append_line, write_json
+from diagcot.jobs.state.ledger import manifest, remove, settle, withdraw
+
+
+def check(plan: Plan, patience_s: float = 0) -> list[str]:
+    """Finish half-done publishing, take back units whose outputs are gone, and return the keys that are not done.
+
+    What seems to be missing is looked for again until `patience_s` have passed: where the units were done on other
+    nodes, it may only be late.
+    """
+    end, left = time.monotonic() + patience_s, list(plan.keys)
+    while True:
+        missing = set(plan.missing())
+        left = [key for key in left if key in missing or settle(plan.path, key)]
+        if not left or time.monotonic() >= end:
+            break
+        time.sleep(0.5)
+    for key in left:
+        if key not in missing:
+            withdraw(plan.path, key)
+    return left
+
+
+def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
+    """Add up the manifests into `summary.json`; `why`: what stopped the stage. Every submission is told with its cause."""
+    counts: dict[str, float] = {}
+    left = set(missing)
+    rows = [row for key in plan.keys if key not in left and (row := manifest(plan.path, key))]
+    for row in rows:
+        for name, value in row["counts"].items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                counts[name] = counts.get(name, 0) + value
+    made, taken = attempts.read(plan.path), executions(plan.path, plan.gpus)
+    startup = sum(row.get("startup_seconds", 0) for row in rows)
+    seconds = startup + sum(row.get("seconds", 0) for row in rows)
+    summary = {
+        "run": plan.run,
+        "stage": plan.stage,
+        "state": "failed" if missing else "done",
+        "why": why,
+        "units": len(plan.keys),
+        "missing": missing[:1000],
+        "attempts": len(made),
+        "submissions": [_told(attempt) for attempt in made],
+        "retries": taken.retries,
+        "failures": taken.failures,
+        "seconds": seconds,
+        "startup_seconds": startup,
+        "gpu_hours": taken.gpu_hours,
+        "cpu_hours": seconds * plan.resources.cpus * plan.resources.ranks / 3600,
+        "started": min(
+            (row["started"] - row.get("startup_seconds", 0) for row in rows if "started" in row), default=None
+        ),
+        "ended": max((row["time"] for row in rows), default=None),
+        "counts": counts,
+        **_priced(plan, counts),
+    }
+    write_json(plan.path / "summary.json", summary)
+    event = {"time": time.time(), "event": "finalised", "state": summary["state"], "missing": len(missing)}
+    append_line(plan.path / "events.jsonl", json.dumps(event))
+    if not missing:
+        clean(plan)
+    return summary
+
+
+def _priced(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
+    """GPU-hours for a thousand of what the stage yields, all executions counted; nothing where no GPU was used."""
+    if not counts.get(plan.yields):
+        return {}
+    made_by = [plan, *(read(plan.path.parent / stage) for stage in plan.yields_from)]
+    hours = sum(gpu_hours(one.path, one.gpus, logs_of(one.path)) for one in made_by)
+    return {f"gpu_hours_per_1000_{plan.yields}": 1000 * hours / counts[plan.yields]} if hours else {}
+
+
+def _told(attempt: attempts.Attempt) -> dict[str, Any]:
+    tasks = sum(len(array.slots) for array in attempt.arrays)
+    return {"number": attempt.number, "by": attempt.by, "why": attempt.why, "tasks": tasks, "time": attempt.time}
+
+
+def clean(plan: Plan) -> None:
+    """Remove what only an unfinished stage needs, and what executions that were killed had staged.
+
+    Raises UserError, and removes nothing, if a folder of the plan is not the run's own.
+    """
+    require_own_folders(plan)
+    shutil.rmtree(plan.workspace, ignore_errors=True)
+    shutil.rmtree(plan.path / "partial", ignore_errors=True)
+    logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
+    tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
+    for path in Path(plan.output).glob(".*.*"):
+        if path.name.endswith(tokens):
+            remove(path)
