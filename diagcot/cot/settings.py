@@ -8,7 +8,7 @@ from diagcot.cot.search.schemas import Limits
 from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS
-from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.wording import Wording
 
 
 class LimitSettings(Settings):
@@ -169,7 +169,7 @@ class QuestionSettings(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> "QuestionSettings":
-        Words(self.wording)
+        Wording(self.wording)
         unknown = sorted(set(self.tasks) - set(QUESTIONS))
         if unknown:
             raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(QUESTIONS)}")

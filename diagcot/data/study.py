@@ -1,9 +1,10 @@
 """The typed record of one study, as every reader yields it and every shard stores it."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+
+from diagcot.data import seeded
 
 CHEXPERT_LABELS = (
     "No Finding",
@@ -119,7 +120,7 @@ def split_of(text: str) -> str:
 
 def hashed_split(name: str, shares: Mapping[str, float]) -> str:
     """The split of a patient where the collection has none: by the hash of its name, in these shares of `SPLITS`."""
-    fraction = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+    fraction = seeded.uniform(name)
     for split in SPLITS:
         if fraction < shares.get(split, 0.0):
             return split

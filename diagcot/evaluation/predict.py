@@ -15,8 +15,8 @@ from diagcot.serving import Client, Film, Reply, Request, Server, serve
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
-from diagcot.tasks.questions.questions import ask
-from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.questions import question_samples
+from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample
 
 
@@ -113,7 +113,7 @@ def samples_of(
     """Samples of a split of a shard in the order of their ids; of too many, the same ones for every model."""
     name = str(shard.path.relative_to(shards_root))
     if task in ASKED:
-        found = ask(shard, name, split, {task: 1.0}, Words(settings.wording), seed, settings.views)
+        found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
     else:
         found = tasks.SAMPLES[task](shard, name, split, settings.views)
     samples = sorted(found, key=lambda sample: order(sample.id))
@@ -143,7 +143,7 @@ def requests_of(
     return [asked] + [
         Request(
             sample.id,
-            (("user", prompts.for_films(prompts.PRESENCE.format(label=label.lower()), len(films))),),
+            (("user", prompts.with_image_tags(prompts.PRESENCE.format(label=label.lower()), len(films))),),
             films,
             max_tokens=1,
             weighed=words,

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
-from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.wording import Wording
 
 Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
 Written = Literal["fg", "fg_i", "fs", "ig", "ig_i"]
@@ -38,7 +38,7 @@ class EvaluateSettings(Settings):
 
     @model_validator(mode="after")
     def _worded(self) -> "EvaluateSettings":
-        Words(self.wording)
+        Wording(self.wording)
         return self
 
     def tokens(self, task: str) -> int:

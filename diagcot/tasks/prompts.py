@@ -1,4 +1,4 @@
-"""What the model is asked in each task, and the layout of its answer: one wording for training, rollout, evaluation."""
+"""The prompts of each task and the layout of their answers: one wording for training, rollout and evaluation."""
 
 import re
 from collections.abc import Sequence
@@ -16,19 +16,22 @@ GROUNDING = (
 )
 
 PRESENCE = "<image>Does this chest X-ray show {label}? Answer Yes or No."
-"""Asked of one label at a time, for its probability."""
+"""Asked for one label at a time, to measure its probability."""
 
 IMAGE = "<image>"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 
 
-def for_films(prompt: str, films: int) -> str:
-    """A prompt that starts with `<image>`, for as many films."""
-    return IMAGE * (films - prompt.count(IMAGE)) + prompt
+def with_image_tags(prompt: str, images: int) -> str:
+    """A prompt that starts with `<image>`, with as many of these tags as it has images."""
+    return IMAGE * (images - prompt.count(IMAGE)) + prompt
 
 
 def report_answer(findings: str, impression: str) -> str:
-    """DiagCoT's one-line layout, lower case (method.md 2.1): `findings : ... . impression : ... .`"""
+    """DiagCoT's layout of a report, one line in lower case: `findings : ... . impression : ... .`
+
+    Source: the report data of github.com/TMLSIAT/DiagCoT-main (DiagCoT, arXiv:2509.06409).
+    """
     parts = []
     for name, text in (("findings", findings), ("impression", impression)):
         line = " ".join(text.lower().split()).rstrip(" .")
@@ -38,11 +41,15 @@ def report_answer(findings: str, impression: str) -> str:
 
 
 def classification_answer(labels: Sequence[str]) -> str:
+    """DiagCoT's sentence that lists the labels of an image; `No Finding` where there is none."""
     return "The label of this X-ray image is: " + ", ".join(labels or ["No Finding"])
 
 
 def grounding_answer(label: str, boxes: Sequence[Box]) -> str:
-    """Boxes as integers of 0 to 1000 (method.md 2.4)."""
+    """DiagCoT's sentence that lists boxes, with corners as integers from 0 to 1000.
+
+    Source: the grounding data of github.com/TMLSIAT/DiagCoT-main (DiagCoT, arXiv:2509.06409).
+    """
     if not boxes:
         return f"No {label} regions detected."
     texts = [
@@ -53,16 +60,20 @@ def grounding_answer(label: str, boxes: Sequence[Box]) -> str:
 
 
 def reasoned(think: str, answer: str) -> str:
+    """One block of reasoning followed by one answer block."""
     return f"<think>{think}</think>\n<answer>{answer}</answer>"
 
 
 def last_answer_of(output: str) -> str:
-    """The text of the last answer block, where an interleaved trace concludes; the whole output where there is none."""
-    found = _ANSWER.findall(output)
-    return str(found[-1] if found else output).strip()
+    """The text of the last answer block, where an interleaved trace concludes; the whole output if it has none."""
+    blocks = _ANSWER.findall(output)
+    return str(blocks[-1] if blocks else output).strip()
 
 
 def answer_of(output: str) -> str:
-    """The text of the first answer block, or the whole output where there is none (method.md 6.2)."""
-    found = _ANSWER.search(output)
-    return (found.group(1) if found else output).strip()
+    """The text of the first answer block; the whole output if it has none.
+
+    The evaluation scripts of github.com/TMLSIAT/DiagCoT-main read reports in the same way.
+    """
+    block = _ANSWER.search(output)
+    return (block.group(1) if block else output).strip()

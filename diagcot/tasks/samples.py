@@ -1,4 +1,4 @@
-"""Samples for training and evaluation: conversations with images by reference to shard and row, as JSON lines."""
+"""Samples for training and evaluation: conversations as JSON lines, with images by reference to shard and row."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,36 +9,40 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """A film in a shard: the shard's path relative to the shards root, and the film's row in it."""
+    """An image in a shard: the shard's path relative to the shards root, and the image's row in it."""
 
     shard: str
     row: int
-    change: str = ""  # what is done to the film when it is read, see `diagcot.tasks.augmentation`
+    change: str = ""  # applied to the image when it is read, see `diagcot.tasks.augmentation`
 
 
 @dataclass(frozen=True)
 class Sample:
     """A conversation. Every `<image>` in the user's text stands for the next of `images`."""
 
-    id: str  # dataset/study[/image][:what], one of its kind over all tasks; never a position in a list
+    id: str  # dataset/study[/image][:what], unique over all tasks; never a position in a list
     task: str  # report, grounding, classification, or the name of a chain-of-thought conversation
     study: str  # dataset/study, the cluster of the bootstrap
     images: tuple[ImageRef, ...]
-    messages: tuple[tuple[str, str], ...]  # (role, text): a system text if any, then user and assistant in turn
+    messages: tuple[tuple[str, str], ...]  # (role, text): an optional system text, then user and assistant in turn
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
     def prompt(self) -> str:
+        """The text of the first message."""
         return self.messages[0][1]
 
     @property
     def answer(self) -> str:
+        """The text of the last message."""
         return self.messages[-1][1]
 
-    def with_meta(self, **more: Any) -> "Sample":
-        return replace(self, meta=self.meta | more)
+    def with_meta(self, **entries: Any) -> "Sample":
+        """A copy with these entries added to `meta`."""
+        return replace(self, meta=self.meta | entries)
 
     def to_json(self) -> str:
+        """The sample as one JSON line."""
         row = asdict(self)
         for image in row["images"]:
             if not image["change"]:
@@ -47,6 +51,7 @@ class Sample:
 
     @staticmethod
     def from_json(line: str) -> "Sample":
+        """The sample of one JSON line. Raises ValueError, KeyError or TypeError for a line of another shape."""
         row = json.loads(line)
         return Sample(
             id=row["id"],
@@ -71,7 +76,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples to `path`; returns how many."""
+    """Write samples to `path`; returns their number."""
     count = 0
     with path.open("w", encoding="utf-8") as out:
         for sample in samples:

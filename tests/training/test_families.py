@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.tasks.prompts import for_films
+from diagcot.tasks.prompts import with_image_tags
 from diagcot.tasks.samples import Sample
 from tests.training import images as films
 
@@ -33,7 +33,7 @@ def several(count: int) -> Sample:
     one = films.samples(count)[-1]
     refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
     return replace(
-        one, id=f"several/{count}", images=refs, messages=(("user", for_films("Look.", count)), *one.messages[1:])
+        one, id=f"several/{count}", images=refs, messages=(("user", with_image_tags("Look.", count)), *one.messages[1:])
     )
 
 

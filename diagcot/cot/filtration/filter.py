@@ -1,7 +1,6 @@
 """Kind: which traces become training samples. Rules decide first, since they cost nothing; then the judge."""
 
 import contextlib
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from diagcot.cot.filtration import dataset, judge, rules
 from diagcot.cot.filtration.agreement import Agreement
 from diagcot.cot.settings import FilterSettings
+from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
 from diagcot.serving import Flow, Reply, Request, Server, serve
 from diagcot.shards import Shard
@@ -111,8 +111,8 @@ def _shard(path: Path) -> Shard:
 
 def _request(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
     films = [_shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"] if settings.image]
-    digest = hashlib.blake2b(f"{ctx.seed}:{trace['id']}".encode(), digest_size=4).digest()
-    return judge.request(trace, films, settings, int.from_bytes(digest, "big") >> 1)
+    seed = seeded.rank(ctx.seed, trace["id"], separator=":", bits=32) >> 1
+    return judge.request(trace, films, settings, seed)
 
 
 def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]], ctx: Context) -> Result:

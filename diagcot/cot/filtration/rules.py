@@ -17,7 +17,7 @@ from diagcot.rewards.classification import parse
 from diagcot.rewards.registry import reward
 from diagcot.rewards.score import Reference, Score
 from diagcot.tasks.prompts import reasoned
-from diagcot.tasks.questions.worked_answers import RIGHT, WRONG, pair
+from diagcot.tasks.questions.worked_answers import RIGHT, WRONG, trace_step
 
 Trace = Mapping[str, Any]
 
@@ -73,7 +73,7 @@ def fault(trace: Trace, settings: FilterSettings) -> Fault | None:
 def written(trace: Trace) -> str:
     """What a training sample teaches to write: one thinking and one answer, or the pairs of an interleaved trace."""
     if trace["form"] == "interleaved":
-        return "\n".join(pair(think, answer) for think, answer in trace["pairs"])
+        return "\n".join(trace_step(think, answer) for think, answer in trace["pairs"])
     return reasoned(trace["reasoning"], trace["answer"])
 
 
@@ -186,13 +186,14 @@ def _option_score(trace: Trace) -> Score:
     right = _LETTER.search(trace["reference"])
     letter = right.group(1) if right else ""
     steps = [
-        pair(f"gold {one}", f"{one}) {RIGHT if one == letter else WRONG}") for one in _LISTED.findall(trace["question"])
+        trace_step(f"gold {one}", f"{one}) {RIGHT if one == letter else WRONG}")
+        for one in _LISTED.findall(trace["question"])
     ]
-    return _scored("closed", trace, "\n".join([*steps, pair("gold", f"{letter}) {RIGHT}")]))
+    return _scored("closed", trace, "\n".join([*steps, trace_step("gold", f"{letter}) {RIGHT}")]))
 
 
 def _disease_score(trace: Trace) -> Score:
-    return _scored("open", trace, pair("gold", trace["reference"]))
+    return _scored("open", trace, trace_step("gold", trace["reference"]))
 
 
 def _scored(name: str, trace: Trace, gold: str) -> Score:

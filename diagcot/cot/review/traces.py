@@ -10,13 +10,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from diagcot.cot.review import page
 from diagcot.cot.review.statistics import Statistics
 from diagcot.cot.settings import TracesSettings
+from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
 
 Pair = tuple[dict[str, Any], dict[str, Any]]  # a trace and the verdict on it
@@ -78,7 +78,7 @@ class _Lowest:
 
 
 def _order(seed: int, trace_id: str) -> int:
-    return int.from_bytes(blake2b(f"{seed}:{trace_id}".encode(), digest_size=8).digest(), "big")
+    return seeded.rank(seed, trace_id, separator=":")
 
 
 def _private(path: Path, text: str) -> Path:

@@ -1,6 +1,5 @@
 """Calls of a model as a pure generator: questions out, answers in, and a reply that cannot be used is asked for again."""
 
-import hashlib
 import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 
 from diagcot.cot.search import prompts, replies, schemas
 from diagcot.cot.settings import SearchSettings
+from diagcot.data import seeded
 from diagcot.tasks.prompts import IMAGE
 
 Parsed = TypeVar("Parsed")
@@ -82,8 +82,7 @@ class Caller:
 
     def __init__(self, sample_id: str, settings: SearchSettings, seed: int, trace: Trace) -> None:
         self.settings, self.trace = settings, trace
-        digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
-        self.random = random.Random(int.from_bytes(digest, "big"))
+        self.random = random.Random(seeded.rank(seed, sample_id, separator=":"))
 
     def prose(self, name: str, prompt: str, parse: Callable[[str], Parsed]) -> Generator[Question, Answer, Parsed]:
         """`parse` of the reply's text. Raises Failed where no reply could be read."""

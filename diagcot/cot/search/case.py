@@ -1,6 +1,5 @@
 """What one sample's search is about: its films, its question, the gold answer, and the report that guides the teacher."""
 
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.cot.settings import CollectSettings
+from diagcot.data import seeded
 from diagcot.jobs import UserError
 from diagcot.rewards.layout import pairs
 from diagcot.shards import Shard
@@ -64,7 +64,7 @@ def chosen(shard: Shard, shards_root: Path, settings: CollectSettings, questions
         samples = kinds[task] if task in kinds else _of_films(task, shard, name, settings.views)
         cases = [about.case(sample, settings.server.images) for sample in samples]
         cases = [case for case in cases if len(case.guide) <= settings.max_reference_chars]
-        cases.sort(key=lambda case: hashlib.blake2b(case.id.encode(), digest_size=8).digest())
+        cases.sort(key=lambda case: seeded.rank(case.id))
         found += cases[: settings.samples_per_shard]
     return found
 

@@ -3,7 +3,6 @@
 The right reading is the report itself, region by region; a wrong one is another patient's, as a whole or in one region.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from diagcot.cot.filtration import judge
 from diagcot.cot.search import prompts
 from diagcot.cot.search.case import Case
 from diagcot.cot.search.interleaved import told
+from diagcot.data import seeded
 from diagcot.rewards import layout
 from diagcot.tasks.prompts import report_answer
 from diagcot.tasks.questions.worked_answers import RIGHT, WRONG
@@ -94,7 +94,7 @@ class Lesson:
 
 def chance(*parts: str) -> float:
     """A fixed number in [0, 1) for these words."""
-    return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=6).digest(), "big") / 2**48
+    return seeded.uniform(*parts, bits=48)
 
 
 def _sentences(text: str) -> list[str]:

@@ -17,8 +17,8 @@ from diagcot.cot.synthetic.lessons import EXAMPLES, Lesson, Reading, chance, pai
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
-from diagcot.tasks.questions.questions import CLOSED, ask
-from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.questions import CLOSED, question_samples
+from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 
 SPLIT = "train"
@@ -87,7 +87,7 @@ def _questions(shard: Shard, name: str, settings: PrimerSettings, ctx: Context) 
     if not wanted:
         return
     shares = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)
-    asked = {one.id: one for one in ask(shard, name, SPLIT, shares, Words(), ctx.seed, "image")}
+    asked = {one.id: one for one in question_samples(shard, name, SPLIT, shares, Wording(), ctx.seed, "image")}
     about = CollectSettings(tasks=tuple(wanted), views="all", max_reference_chars=1_000_000)
     met: set[tuple[str, int]] = set()
     for case in chosen(shard, ctx.shards_root, about, asked.values()):  # in the order of their hashes

@@ -11,8 +11,8 @@ from diagcot.jobs import Context, Result, Unit
 from diagcot.rewards import layout
 from diagcot.shards import Shard
 from diagcot.tasks.prompts import reasoned
-from diagcot.tasks.questions.questions import ask
-from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.questions import question_samples
+from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample, write_samples
 
 
@@ -26,7 +26,8 @@ def run(unit: Unit, shared: QuestionSettings, ctx: Context) -> Result | None:
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
     name = str(shard.path.relative_to(ctx.shards_root))
     samples = sorted(
-        ask(shard, name, shared.split, shared.tasks, Words(shared.wording), ctx.seed, shared.views), key=lambda s: s.id
+        question_samples(shard, name, shared.split, shared.tasks, Wording(shared.wording), ctx.seed, shared.views),
+        key=lambda s: s.id,
     )
     if shared.layout == "single":
         samples = [single(sample) for sample in samples]

@@ -1,16 +1,8 @@
 """The build of one invented patient: measures that vary from person to person, shared by both films of a study."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-
-
-def generator(*parts: object) -> np.random.Generator:
-    """A random generator that depends on nothing but `parts`."""
-    digest = hashlib.blake2b(":".join(map(str, parts)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(int.from_bytes(digest, "big")))
-
 
 HEART_RATIO = {"normal": (0.40, 0.45), "mild": (0.56, 0.60), "severe": (0.70, 0.76)}
 """Cardiothoracic ratio: width of the heart over width of the chest (above 0.5 is enlarged)."""

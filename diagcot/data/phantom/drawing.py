@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image as Pillow
 
 from diagcot.data.phantom import frontal, lateral
-from diagcot.data.phantom.anatomy import Build, generator
+from diagcot.data.phantom.anatomy import Build
 from diagcot.data.phantom.canvas import bounds, unit
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.pixels import PHANTOM_COMMENT
+from diagcot.data.seeded import generator
 from diagcot.data.study import Box
 
 VIEWS = ("PA", "LATERAL")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagcot.data.phantom.anatomy import generator
 from diagcot.data.phantom.findings import DEVICES, SIDES, ZONES, Effusion, Findings, Place
+from diagcot.data.seeded import generator
 from diagcot.data.study import SPLITS
 
 _INDICATIONS = ("cough", "chest pain", "shortness of breath", "fever", "fall", "preoperative film")

@@ -11,11 +11,11 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from diagcot.data.phantom.anatomy import generator
 from diagcot.data.phantom.drawing import SIZE, VIEWS, Film, draw
 from diagcot.data.phantom.patients import Visit, visits
 from diagcot.data.readers.layouts import PREFIX, REPORTS_ZIP, folder
 from diagcot.data.readers.mimic_cxr import BOXES, BOXES_FILE, FINDINGS, FINDINGS_FILE, LABELS, METADATA, SPLIT
+from diagcot.data.seeded import generator
 
 _VIEW_MEANING = {"PA": "postero-anterior", "LATERAL": "lateral"}
 

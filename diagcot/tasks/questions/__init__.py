@@ -1,0 +1,1 @@
+"""Questions for CX-Mind's training, made from the labels, boxes and reports of a shard."""

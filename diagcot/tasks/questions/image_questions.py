@@ -1,27 +1,32 @@
-"""Questions about films and reports: view, image-text matching, progression, grounding, parts of a report."""
+"""Questions about images and reports: projection, image-report matching, progression, grounding, parts of a report.
+
+The task families are those of CX-Mind, arXiv:2508.03733.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from diagcot.data.study import Image, Study, pairs
-from diagcot.tasks.diagnosis import Shown, grounding_samples
+from diagcot.data import seeded
+from diagcot.data.study import Study, pairs
+from diagcot.tasks.diagnosis import grounding_samples
 from diagcot.tasks.prompts import report_answer
-from diagcot.tasks.questions.label_questions import NONE, Weighing, known, spoken
-from diagcot.tasks.questions.worked_answers import Draft, Option, chance
+from diagcot.tasks.questions.context import NONE, QuestionContext, in_words, known_labels, present_labels
+from diagcot.tasks.questions.worked_answers import ClosedQuestion, Option
 from diagcot.tasks.samples import Sample
+from diagcot.tasks.views import StudyView
 
 if TYPE_CHECKING:
     from diagcot.shards.reader import Shard
 
-VIEWS = ("PA", "AP", "LATERAL")
-CHANGES = ("New", "Worse", "Unchanged", "Improved", "Resolved")
-_WINDOW = 64  # studies among which a wrong report is looked for
-_SAME = re.compile(
+PROJECTIONS = ("PA", "AP", "LATERAL")
+COURSES = ("New", "Worse", "Unchanged", "Improved", "Resolved")
+_WINDOW = 64  # studies among which a wrong report is searched
+_NO_CHANGE = re.compile(
     r"\b(?:no|not|without)(?: \w+){0,2} (?:change\w*|increase\w*|decrease\w*|improvement|progression|worsening)\b"
 )
 _SINCE = r"(?:in|since|from|compared)"
-_COURSE = {  # "increased markings" says how they look, "increased since" what has become of them
+_COURSE_WORDS = {  # "increased markings" describes an appearance, "increased since" a course
     "Worse": re.compile(
         rf"\b(?:wors\w+|(?:has|have) increased|increasing|increase in|increased {_SINCE}|interval increase|progress\w+"
         r"|larger|more (?:severe|extensive))\b"
@@ -34,78 +39,94 @@ _COURSE = {  # "increased markings" says how they look, "increased since" what h
 }
 
 
-def view(weighing: Weighing) -> Iterator[Draft]:
-    """PA, AP or lateral, as many of each as of the rarest that the shard has."""
-    films: dict[str, list[Shown]] = {}
-    for shown in weighing.shown:
-        for film in shown.films:
-            if film[0].view in VIEWS:
-                films.setdefault(film[0].view, []).append(Shown(shown.study, (film,)))
-    for name, mine in _levelled(films, weighing.seed).items():
-        for shown in mine:
-            others = [other for other in VIEWS if other != name]
-            yield Draft("view", shown, "", _choices(weighing, shown, name, others))
+def projection(context: QuestionContext) -> Iterator[ClosedQuestion]:
+    """The task `view`: PA, AP or lateral, each as often as the rarest of those in the shard."""
+    groups: dict[str, list[StudyView]] = {}
+    for view in context.views:
+        for image in view.images:
+            if image[0].view in PROJECTIONS:
+                groups.setdefault(image[0].view, []).append(StudyView(view.study, (image,)))
+    for name, views in _balanced(groups, context).items():
+        for view in views:
+            others = [other for other in PROJECTIONS if other != name]
+            yield ClosedQuestion("view", view, "", _choices(context, view, name, others))
 
 
-def matching(weighing: Weighing) -> Iterator[Draft]:
-    """Whether a report belongs to a film: half of them do. The others are another patient's, as alike in labels as any
-    of some dozens, but not the same in labels or words."""
-    ring = sorted(
-        weighing.shown, key=lambda shown: chance(weighing.seed, shown.study.key, shown.films[0][0].id, "ring")
-    )
-    ring = [shown for shown in ring if _report(shown.study)]
-    asked = {"Yes": 0, "No": 0}
-    for number, shown in enumerate(ring):
-        text, right = _report(shown.study), "Yes"
-        if asked["No"] < asked["Yes"]:
+def matching(context: QuestionContext) -> Iterator[ClosedQuestion]:
+    """Whether a report belongs to an image; it does in half of the questions.
+
+    A wrong report is that of another patient: among some dozens the one most alike in labels, but with other labels and
+    another text.
+    """
+    ring = sorted(context.views, key=lambda view: context.pick(view, "ring"))
+    ring = [view for view in ring if _report(view.study)]
+    counts = {"Yes": 0, "No": 0}
+    for number, view in enumerate(ring):
+        text, right = _report(view.study), "Yes"
+        if counts["No"] < counts["Yes"]:
             others = (ring[(number + step) % len(ring)].study for step in range(1, min(_WINDOW, len(ring))))
-            alike = max((s for s in others if _differs(s, shown.study)), key=_likeness(shown.study), default=None)
+            candidates = (study for study in others if _differs(study, view.study))
+            alike = max(candidates, key=_likeness(view.study), default=None)
             if alike is None:
                 continue
             text, right = _report(alike), "No"
-        asked[right] += 1
-        other = "No" if right == "Yes" else "Yes"
-        yield Draft("matching", shown, "", _choices(weighing, shown, right, [other]), {"report": text})
+        counts[right] += 1
+        wrong = "No" if right == "Yes" else "Yes"
+        yield ClosedQuestion("matching", view, "", _choices(context, view, right, [wrong]), {"report": text})
 
 
-def progression(weighing: Weighing, films: Sequence[Shown]) -> Iterator[Draft]:
-    """What has become of a finding between two studies of a patient; no answer more than twice as often as another.
+def progression(context: QuestionContext, single_views: Sequence[StudyView]) -> Iterator[ClosedQuestion]:
+    """The course of a finding between two studies of a patient; no answer is more than twice as frequent as another.
 
-    New and resolved follow from the labels of the two; worse, unchanged and improved from the words of the later
-    report, and where these are silent or say two things nothing is asked. `films`: each film alone.
+    New and resolved follow from the labels of the two studies; worse, unchanged and improved from the words of the later
+    report. Where these words name no course, or two, nothing is asked. single_views: one view for each image.
     """
-    by_study: dict[str, list[Shown]] = {}
-    for shown in films:
-        by_study.setdefault(shown.study.key, []).append(shown)
-    found: dict[str, list[tuple[Shown, str]]] = {}
-    for before, after in pairs(shown[0].study for shown in by_study.values()):
-        one, two = (_frontal(by_study[study.key]) for study in (before, after))
-        both = Shown(after, (*one.films, *two.films))
-        was, said = known(before.labels), weighing.evidence(after)
-        for name, present in known(after.labels).items():
-            if name == NONE or name not in was:
-                continue
-            course = _course(said.get(name, "")) if was[name] and present else ""
-            if was[name] != present:
-                course = "New" if present else "Resolved"
-            if course:
-                found.setdefault(course, []).append((both, name))
-    most = 2 * min(map(len, found.values()), default=0)
-    for course, mine in sorted(found.items()):
-        mine.sort(key=lambda case: chance(weighing.seed, case[0].study.key, case[1]))
-        for shown, name in mine[:most]:
-            options = _choices(weighing, shown, course, [other for other in CHANGES if other != course])
-            yield Draft("progression", shown, name, options, {"finding": spoken(name)}, {"label": name})
+    by_study: dict[str, list[StudyView]] = {}
+    for view in single_views:
+        by_study.setdefault(view.study.key, []).append(view)
+    cases: dict[str, list[tuple[StudyView, str]]] = {}
+    for before, after in pairs(views[0].study for views in by_study.values()):
+        earlier, later = (_frontal(by_study[study.key]) for study in (before, after))
+        both = StudyView(after, (*earlier.images, *later.images))
+        for name, course in _courses(before, after, context):
+            cases.setdefault(course, []).append((both, name))
+    most = 2 * min(map(len, cases.values()), default=0)
+    for course, group in sorted(cases.items()):
+        group.sort(key=lambda case: seeded.rank(context.seed, case[0].study.key, case[1]))
+        for view, name in group[:most]:
+            options = _choices(context, view, course, [other for other in COURSES if other != course])
+            yield ClosedQuestion("progression", view, name, options, {"finding": in_words(name)}, {"label": name})
 
 
-def grounding(shard: "Shard", weighing: Weighing, ref_name: str, split: str) -> Iterator[Sample]:
-    """Boxes in the suite's own layout, 0 to 1000, for every label that the shard has boxes of."""
-    keys = {shown.study.key for shown in weighing.shown}
-    for sample in grounding_samples(shard, ref_name, split, _boxed(weighing)):
+def _courses(before: Study, after: Study, context: QuestionContext) -> Iterator[tuple[str, str]]:
+    """(label, its course) of the labels whose course between two studies is known."""
+    was, evidence = known_labels(before.labels), context.evidence(after)
+    for name, present in known_labels(after.labels).items():
+        if name == NONE or name not in was:
+            continue
+        course = course_of(evidence.get(name, "")) if was[name] and present else ""
+        if was[name] != present:
+            course = "New" if present else "Resolved"
+        if course:
+            yield name, course
+
+
+def course_of(sentence: str) -> str:
+    """Worse, Improved or Unchanged, from a sentence in lower case; "" where it names no course, or several."""
+    sentence = _NO_CHANGE.sub("unchanged", sentence)
+    courses = [course for course, words in _COURSE_WORDS.items() if words.search(sentence)]
+    return courses[0] if len(courses) == 1 else ""
+
+
+def grounding(shard: "Shard", context: QuestionContext, ref_name: str, split: str) -> Iterator[Sample]:
+    """Boxes with corners from 0 to 1000, for every label that the shard has boxes of."""
+    keys = {view.study.key for view in context.views}
+    labels = sorted({box.label for view in context.views for image, _ in view.images for box in image.boxes})
+    for sample in grounding_samples(shard, ref_name, split, labels):
         if sample.study not in keys:
             continue
-        pick = chance(weighing.seed, sample.id)
-        prompt = weighing.words.say("grounding", pick, finding=spoken(sample.meta["label"]))
+        pick = seeded.rank(context.seed, sample.id)
+        prompt = context.wording.text("grounding", pick, finding=in_words(sample.meta["label"]))
         yield Sample(
             id=f"{sample.id}:asked",
             task="grounding",
@@ -116,58 +137,56 @@ def grounding(shard: "Shard", weighing: Weighing, ref_name: str, split: str) -> 
         )
 
 
-def grounding_pixels(weighing: Weighing, films: Sequence[Shown], ref_name: str) -> Iterator[Sample]:
-    """CX-Mind's layout: `[x1, y1, x2, y2]` in pixels of the film in the shard, for labels with exactly one box."""
-    for shown in films:
-        image: Image = shown.films[0][0]
+def grounding_pixels(context: QuestionContext, single_views: Sequence[StudyView], ref_name: str) -> Iterator[Sample]:
+    """CX-Mind's layout `[x1, y1, x2, y2]`, in pixels of the image in the shard, for labels with exactly one box."""
+    for view in single_views:
+        image = view.images[0][0]
         for label in sorted({box.label for box in image.boxes}):
-            mine = [box for box in image.boxes if box.label == label]
-            if len(mine) == 1:
-                box, size = mine[0], (image.width, image.height)
-                corners = (box.x1 * size[0], box.y1 * size[1], box.x2 * size[0], box.y2 * size[1])
-                answer = f"[{', '.join(str(round(corner)) for corner in corners)}]"
-                pick = chance(weighing.seed, shown.study.key, image.id, label)
-                prompt = weighing.words.say(
-                    "grounding_pixels", pick, finding=spoken(label), width=size[0], height=size[1]
-                )
-                boxes = [[box.x1, box.y1, box.x2, box.y2]]
-                what = f"grounding_pixels:{label}"
-                yield shown.sample("grounding_pixels", ref_name, prompt, answer, what, label=label, boxes=boxes)
-
-
-def report_part(task: str) -> Callable[[Weighing, str], Iterator[Sample]]:
-    """fg and fg_i: the findings; fs, ig, ig_i: the impression; from the film, and the indication or the findings."""
-
-    def samples(weighing: Weighing, ref_name: str) -> Iterator[Sample]:
-        for shown in weighing.shown:
-            study = shown.study
-            answer = _line(study.findings if task.startswith("fg") else study.impression)
-            given = {"fg_i": "indication", "ig_i": "indication", "fs": "findings"}.get(task)
-            places = {given: _line(getattr(study, given))} if given else {}
-            # A part that is said word for word in what is given would be copied, not written.
-            if not answer or not all(places.values()) or any(answer in text for text in places.values()):
+            boxes = [box for box in image.boxes if box.label == label]
+            if len(boxes) != 1:
                 continue
-            pick = chance(weighing.seed, study.key, shown.films[0][0].id, task)
-            yield shown.sample(task, ref_name, weighing.words.say(task, pick, **places), answer, task)
+            box = boxes[0]
+            corners = (box.x1 * image.width, box.y1 * image.height, box.x2 * image.width, box.y2 * image.height)
+            answer = f"[{', '.join(str(round(corner)) for corner in corners)}]"
+            prompt = context.wording.text(
+                "grounding_pixels",
+                context.pick(view, label),
+                finding=in_words(label),
+                width=image.width,
+                height=image.height,
+            )
+            meta = {"label": label, "boxes": [[box.x1, box.y1, box.x2, box.y2]]}
+            yield view.sample("grounding_pixels", ref_name, prompt, answer, f"grounding_pixels:{label}", **meta)
 
-    return samples
+
+def report_part(task: str, context: QuestionContext, ref_name: str) -> Iterator[Sample]:
+    """A part of a report from the image: fg and fg_i the findings; fs, ig and ig_i the impression.
+
+    The prompts of fg_i and ig_i include the indication, that of fs the findings.
+    """
+    section = {"fg_i": "indication", "ig_i": "indication", "fs": "findings"}.get(task)
+    for view in context.views:
+        study = view.study
+        answer = _line(study.findings if task.startswith("fg") else study.impression)
+        values = {section: _line(getattr(study, section))} if section else {}
+        # An answer that stands word for word in the prompt would be copied, not written.
+        if not answer or not all(values.values()) or any(answer in text for text in values.values()):
+            continue
+        yield view.sample(task, ref_name, context.wording.text(task, context.pick(view, task), **values), answer, task)
 
 
-def _choices(weighing: Weighing, shown: Shown, right: str, others: Sequence[str]) -> tuple[Option, ...]:
-    pick = chance(weighing.seed, shown.study.key, shown.films[-1][0].id, right)
-    wrong = (Option(name, weighing.words.say("wrong_choice", pick, choice=name)) for name in others)
-    return Option(right, weighing.words.say("right_choice", pick, choice=right)), *wrong
+def _choices(context: QuestionContext, view: StudyView, right: str, others: Sequence[str]) -> tuple[Option, ...]:
+    pick = seeded.rank(context.seed, view.study.key, view.images[-1][0].id, right)
+    wrong = (Option(name, context.wording.text("wrong_choice", pick, choice=name)) for name in others)
+    return Option(right, context.wording.text("right_choice", pick, choice=right)), *wrong
 
 
-def _levelled(groups: dict[str, list[Shown]], seed: int) -> dict[str, list[Shown]]:
-    """As many of each group as the smallest has, chosen by hash; nothing where there is but one group."""
+def _balanced(groups: dict[str, list[StudyView]], context: QuestionContext) -> dict[str, list[StudyView]]:
+    """As many of each group as the smallest has, chosen by rank; nothing where there is only one group."""
     if len(groups) < 2:
         return {}
     least = min(map(len, groups.values()))
-    return {
-        name: sorted(mine, key=lambda shown: chance(seed, shown.study.key, shown.films[0][0].id))[:least]
-        for name, mine in sorted(groups.items())
-    }
+    return {name: sorted(views, key=context.pick)[:least] for name, views in sorted(groups.items())}
 
 
 def _report(study: Study) -> str:
@@ -178,29 +197,17 @@ def _line(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _present(study: Study) -> frozenset[str]:
-    return frozenset(name for name, value in study.labels.items() if value == 1)
-
-
-def _differs(one: Study, two: Study) -> bool:
-    others = one.patient != two.patient or one.dataset != two.dataset
-    return others and _present(one) != _present(two) and _report(one) != _report(two)
+def _differs(study: Study, other: Study) -> bool:
+    """True for studies of two patients with other labels and another text."""
+    patients = study.patient != other.patient or study.dataset != other.dataset
+    return patients and present_labels(study) != present_labels(other) and _report(study) != _report(other)
 
 
 def _likeness(study: Study) -> Callable[[Study], float]:
-    mine = _present(study)
-    return lambda other: len(mine & _present(other)) / max(1, len(mine | _present(other)))
+    """Gives the Jaccard index of the present labels of another study with those of `study`."""
+    own = present_labels(study)
+    return lambda other: len(own & present_labels(other)) / max(1, len(own | present_labels(other)))
 
 
-def _frontal(shown: Sequence[Shown]) -> Shown:
-    return next((one for one in shown if one.films[0][0].frontal), shown[0])
-
-
-def _course(sentence: str) -> str:
-    sentence = _SAME.sub("unchanged", sentence)
-    said = [course for course, words in _COURSE.items() if words.search(sentence)]
-    return said[0] if len(said) == 1 else ""
-
-
-def _boxed(weighing: Weighing) -> list[str]:
-    return sorted({box.label for shown in weighing.shown for image, _ in shown.films for box in image.boxes})
+def _frontal(views: Sequence[StudyView]) -> StudyView:
+    return next((view for view in views if view.images[0][0].frontal), views[0])

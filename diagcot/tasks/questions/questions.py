@@ -1,67 +1,79 @@
-"""Question answering data of a shard for CX-Mind: every task by name, from labels, boxes and reports (method.md 7.2).
+"""Question answering data of a shard for CX-Mind's curriculum, made from labels, boxes and reports.
 
-All is deterministic: what is asked, how it is worded and where the right option stands follow from the seed and the
-keys of the studies. Tasks `binary`, `single`, `multi`, `view`, `matching` and `progression` are closed questions, whose
-answers the reward `closed` reads; `open` goes with the reward `open`; `grounding` with `grounding`.
+The task families are those of CX-Mind, arXiv:2508.03733. What is asked, how it is worded and where the right option
+stands depend only on the seed and on the keys of the studies. The tasks `binary`, `single`, `multi`, `view`, `matching`
+and `progression` are closed questions, whose answers the reward `closed` reads; `open` goes with the reward `open`, and
+`grounding` with `grounding`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from diagcot.tasks.diagnosis import Shown, Views, studies_shown
+from diagcot.data import seeded
 from diagcot.tasks.questions import image_questions, label_questions
-from diagcot.tasks.questions.label_questions import Weighing
-from diagcot.tasks.questions.wording import TASKS, Words
-from diagcot.tasks.questions.worked_answers import Draft, arranged, chance
+from diagcot.tasks.questions.context import QuestionContext
+from diagcot.tasks.questions.wording import TASKS, Wording
+from diagcot.tasks.questions.worked_answers import ClosedQuestion, closed_samples
 from diagcot.tasks.samples import Sample
+from diagcot.tasks.views import StudyView, ViewPolicy, study_views
 
 if TYPE_CHECKING:
     from diagcot.shards.reader import Shard
 
-CLOSED: dict[str, Callable[[Weighing], Iterator[Draft]]] = {
+CLOSED: dict[str, Callable[[QuestionContext], Iterator[ClosedQuestion]]] = {
     "binary": label_questions.binary,
-    "single": label_questions.single,
-    "multi": label_questions.multi,
-    "view": image_questions.view,
+    "single": label_questions.single_choice,
+    "multi": label_questions.multiple_choice,
+    "view": image_questions.projection,
     "matching": image_questions.matching,
 }
+"""Task -> its questions, for the closed tasks that need the views of the chosen policy alone."""
 
 
-def ask(
-    shard: "Shard", ref_name: str, split: str, tasks: Mapping[str, float], words: Words, seed: int, views: Views
+def question_samples(
+    shard: "Shard",
+    ref_name: str,
+    split: str,
+    tasks: Mapping[str, float],
+    wording: Wording,
+    seed: int,
+    views: ViewPolicy,
 ) -> Iterator[Sample]:
-    """The questions of a shard. tasks: task -> share (0 to 1) of the films or studies that it is asked about.
+    """The questions of a shard. tasks: task -> the share (0 to 1) of the patients that it asks about.
 
     `ref_name` is the shard's path under the shards root. Raises ValueError for an unknown task.
     """
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
         raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(TASKS)}")
-    shown, alone = (list(studies_shown(shard, split, policy)) for policy in (views, "image"))
+    all_views, single_views = (list(study_views(shard, split, policy)) for policy in (views, "image"))
     for task in TASKS:
         if tasks.get(task):
-            weighing = Weighing(_share(shown, task, tasks[task], seed), words, seed)
-            for sample in _asked(task, shard, weighing, _share(alone, task, tasks[task], seed), ref_name, split):
+            context = QuestionContext(_share(all_views, task, tasks[task], seed), wording, seed)
+            singles = _share(single_views, task, tasks[task], seed)
+            for sample in _samples(task, shard, context, singles, ref_name, split):
                 yield sample.with_meta(split=split)
 
 
-def _asked(
-    task: str, shard: "Shard", weighing: Weighing, alone: Sequence[Shown], ref_name: str, split: str
+def _samples(
+    task: str, shard: "Shard", context: QuestionContext, singles: Sequence[StudyView], ref_name: str, split: str
 ) -> Iterator[Sample]:
     if task in CLOSED:
-        yield from arranged(list(CLOSED[task](weighing)), ref_name, weighing.words, weighing.seed)
+        yield from closed_samples(list(CLOSED[task](context)), ref_name, context.wording, context.seed)
     elif task == "progression":
-        yield from arranged(list(image_questions.progression(weighing, alone)), ref_name, weighing.words, weighing.seed)
+        questions = list(image_questions.progression(context, singles))
+        yield from closed_samples(questions, ref_name, context.wording, context.seed)
     elif task == "open":
-        yield from label_questions.open_question(weighing, ref_name)
+        yield from label_questions.open_ended(context, ref_name)
     elif task == "grounding":
-        yield from image_questions.grounding(shard, weighing, ref_name, split)
+        yield from image_questions.grounding(shard, context, ref_name, split)
     elif task == "grounding_pixels":
-        yield from image_questions.grounding_pixels(weighing, alone, ref_name)
+        yield from image_questions.grounding_pixels(context, singles, ref_name)
     else:
-        yield from image_questions.report_part(task)(weighing, ref_name)
+        yield from image_questions.report_part(task, context, ref_name)
 
 
-def _share(shown: Sequence[Shown], task: str, share: float, seed: int) -> list[Shown]:
+def _share(views: Sequence[StudyView], task: str, share: float, seed: int) -> list[StudyView]:
     """A fixed choice of whole patients, so that pairs of studies stay together."""
-    return [one for one in shown if chance(seed, one.study.dataset, one.study.patient, task) < share * 2**64]
+    most = share * 2**64
+    return [view for view in views if seeded.rank(seed, view.study.dataset, view.study.patient, task) < most]

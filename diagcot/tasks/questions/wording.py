@@ -12,7 +12,7 @@ TASKS = (
 )  # fmt: skip
 """The questions that there are; the other keys are parts of them or thoughts."""
 
-PLACES: dict[str, tuple[str, ...]] = {
+PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "binary": ("finding", "options", "steps"),
     "single": ("options", "steps"),
     "multi": ("findings", "options", "steps"),
@@ -42,7 +42,7 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 """Key -> the places that each of its wordings has, all of them."""
 
-FILMS = {"progression": 2}  # films that a question shows, where it is not one
+IMAGES = {"progression": 2}  # images that a question shows, where it is not one
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "binary": (
@@ -99,13 +99,13 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class Words:
+class Wording:
     """The wordings of one recipe. Raises ValueError that names a wording with an unknown key or other places."""
 
     def __init__(self, own: Mapping[str, Sequence[str]] | None = None) -> None:
         for key, texts in (own or {}).items():
-            if key not in PLACES:
-                raise ValueError(f"unknown wording {key!r}; known: {', '.join(PLACES)}")
+            if key not in PLACEHOLDERS:
+                raise ValueError(f"unknown wording {key!r}; known: {', '.join(PLACEHOLDERS)}")
             if not texts:
                 raise ValueError(f"wording {key!r} has no text")
             for text in texts:
@@ -115,17 +115,17 @@ class Words:
     @staticmethod
     def _check(key: str, text: str) -> None:
         try:
-            lacking = [place for place in PLACES[key] if f"{{{place}}}" not in text]
-            text.format(**dict.fromkeys(PLACES[key], ""))
+            lacking = [place for place in PLACEHOLDERS[key] if f"{{{place}}}" not in text]
+            text.format(**dict.fromkeys(PLACEHOLDERS[key], ""))
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(f"wording {key!r} has a place that is not known ({error}): {text!r}") from error
         if lacking:
             raise ValueError(f"wording {key!r} lacks {', '.join(f'{{{place}}}' for place in lacking)}: {text!r}")
         films = text.count("<image>")
-        if key in TASKS and (films != FILMS.get(key, 1) or not text.startswith("<image>")):
-            raise ValueError(f"wording {key!r} must start with {FILMS.get(key, 1)} <image> and hold no more: {text!r}")
+        if key in TASKS and (films != IMAGES.get(key, 1) or not text.startswith("<image>")):
+            raise ValueError(f"wording {key!r} must start with {IMAGES.get(key, 1)} <image> and hold no more: {text!r}")
 
-    def say(self, key: str, chance: int, **places: object) -> str:
+    def text(self, key: str, chance: int, **places: object) -> str:
         """The wording of `key` that `chance` picks, its places filled."""
         texts = self._texts[key]
         return texts[chance % len(texts)].format(**places)

@@ -1,17 +1,18 @@
-"""Options of closed questions, their order, and worked answers in the interleaved layout (method.md 7.3).
+"""Options of closed questions, their order, and worked answers as interleaved traces.
 
-The answers are written by rule from labels and the sentences of the report. They are what the rewards of
-`diagcot.rewards.cxmind` read: every option or hypothesis judged once, thoughts that all differ, and a last conclusion.
+The answers are written by rule from labels and from sentences of the report. The rewards of `diagcot.rewards.cxmind`
+give them full marks: each option or hypothesis is judged once, all thoughts differ, and the last step concludes.
+Source of the layout: CX-Mind, arXiv:2508.03733, and the reward code of github.com/SII-WenjieLisjtu/CX-Mind.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diagcot.tasks.diagnosis import Shown
-from diagcot.tasks.questions.wording import Words
+from diagcot.data import seeded
+from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample
+from diagcot.tasks.views import StudyView
 
 RIGHT, WRONG = "✅", "❌"
 LETTERS = "ABCDEFG"
@@ -19,75 +20,71 @@ LETTERS = "ABCDEFG"
 
 @dataclass(frozen=True)
 class Option:
-    """One option: what it says, and the thought that judges it."""
+    """The text of an option, and the thought that judges it."""
 
     text: str
-    think: str
+    thought: str
 
 
 @dataclass(frozen=True)
-class Draft:
+class ClosedQuestion:
     """A closed question before its options have an order. The first option is the right one."""
 
     task: str
-    shown: Shown
-    what: str  # what sets it apart from other questions of the task about the same films
+    view: StudyView
+    what: str  # tells it from other questions of the task about the same images
     options: tuple[Option, ...]
-    places: dict[str, Any] = field(default_factory=dict)  # of the wording, beside options and steps
+    values: dict[str, Any] = field(default_factory=dict)  # of the wording's placeholders, except options and steps
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        return f"{self.shown.study.key}/{self.shown.films[-1][0].id}:{self.task}:{self.what}"
+        """Names the question among all of a shard."""
+        return f"{self.view.study.key}/{self.view.images[-1][0].id}:{self.task}:{self.what}"
 
 
-def chance(seed: int, *parts: str) -> int:
-    """A number of 64 bits that is fixed for these words."""
-    text = "\0".join((str(seed), *parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+def closed_samples(questions: Sequence[ClosedQuestion], ref_name: str, wording: Wording, seed: int) -> Iterator[Sample]:
+    """Closed questions as samples, with their options in order.
 
-
-def arranged(drafts: Sequence[Draft], ref_name: str, words: Words, seed: int) -> Iterator[Sample]:
-    """Closed questions with their options in order.
-
-    Among the questions of a task with the same number of options, every place holds the right one equally often, to
-    within one; which question gets which place is a matter of hashes.
+    Among the questions of a task with the same number of options, the right option takes each position equally often,
+    to within one. Which question gets which position depends on the seed.
     """
-    met: dict[tuple[str, int], int] = {}
-    for draft in sorted(drafts, key=lambda draft: chance(seed, draft.key)):
-        group = (draft.task, len(draft.options))
-        place = met[group] = met.get(group, chance(seed, *map(str, group)) % len(draft.options)) + 1
-        yield _closed(draft, place % len(draft.options), ref_name, words, seed)
+    turns: dict[tuple[str, int], int] = {}
+    for question in sorted(questions, key=lambda question: seeded.rank(seed, question.key)):
+        group = (question.task, len(question.options))
+        first = seeded.rank(seed, *group) % len(question.options)
+        turns[group] = turns.get(group, first) + 1
+        yield _closed_sample(question, turns[group] % len(question.options), ref_name, wording, seed)
 
 
-def _closed(draft: Draft, place: int, ref_name: str, words: Words, seed: int) -> Sample:
-    right, *others = draft.options
-    others.sort(key=lambda option: chance(seed, draft.key, option.text))
-    options = [*others[:place], right, *others[place:]]
+def _closed_sample(question: ClosedQuestion, position: int, ref_name: str, wording: Wording, seed: int) -> Sample:
+    right, *others = question.options
+    others.sort(key=lambda option: seeded.rank(seed, question.key, option.text))
+    options = [*others[:position], right, *others[position:]]
     letters = LETTERS[: len(options)]
-    listed = "\n".join(f"{letter}) {option.text}" for letter, option in zip(letters, options, strict=True))
-    pick = chance(seed, draft.key, "words")
-    steps = words.say("closed_steps", pick)
-    prompt = words.say(draft.task, pick, options=listed, steps=steps, **draft.places)
-    pairs = [
-        pair(option.think, f"{letter}) {RIGHT if option is right else WRONG}")
+    option_lines = "\n".join(f"{letter}) {option.text}" for letter, option in zip(letters, options, strict=True))
+    pick = seeded.rank(seed, question.key, "words")
+    steps = wording.text("closed_steps", pick)
+    prompt = wording.text(question.task, pick, options=option_lines, steps=steps, **question.values)
+    trace = [
+        trace_step(option.thought, f"{letter}) {RIGHT if option is right else WRONG}")
         for letter, option in zip(letters, options, strict=True)
     ]
-    answer = f"{letters[place]}) {right.text}"
-    pairs.append(pair(words.say("summary", pick, answer=answer), f"{letters[place]}) {RIGHT}"))
-    texts = [option.text for option in options]
-    what = f"{draft.task}:{draft.what}" if draft.what else draft.task
-    meta = {"options": texts, "option": letters[place], **draft.meta}
-    return draft.shown.sample(draft.task, ref_name, prompt, "\n".join(pairs), what, **meta)
+    answer = f"{letters[position]}) {right.text}"
+    trace.append(trace_step(wording.text("summary", pick, answer=answer), f"{letters[position]}) {RIGHT}"))
+    what = f"{question.task}:{question.what}" if question.what else question.task
+    meta = {"options": [option.text for option in options], "option": letters[position], **question.meta}
+    return question.view.sample(question.task, ref_name, prompt, "\n".join(trace), what, **meta)
 
 
-def opened(observed: str, hypotheses: Sequence[tuple[str, str, bool]], summary: str) -> str:
-    """The worked answer of an open question; hypotheses are (name, thought, whether it is true)."""
+def open_trace(observation: str, hypotheses: Sequence[tuple[str, str, bool]], summary: str) -> str:
+    """The worked answer of an open question. hypotheses: (name, thought, whether it is true) of each."""
     names = ", ".join(name for name, _, _ in hypotheses)
-    pairs = [pair(observed, f"Differential Diagnoses: [{names}]")]
-    pairs += [pair(think, f"{name} {RIGHT if true else WRONG}") for name, think, true in hypotheses]
-    return "\n".join([*pairs, pair(summary, ", ".join(name for name, _, true in hypotheses if true))])
+    steps = [trace_step(observation, f"Differential Diagnoses: [{names}]")]
+    steps += [trace_step(thought, f"{name} {RIGHT if true else WRONG}") for name, thought, true in hypotheses]
+    return "\n".join([*steps, trace_step(summary, ", ".join(name for name, _, true in hypotheses if true))])
 
 
-def pair(think: str, answer: str) -> str:
-    return f"<think>{think}</think><answer>{answer}</answer>"
+def trace_step(thought: str, answer: str) -> str:
+    """One step of an interleaved trace."""
+    return f"<think>{thought}</think><answer>{answer}</answer>"

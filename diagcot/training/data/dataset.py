@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from diagcot.data import seeded
 from diagcot.jobs import Context
-from diagcot.tasks import diagnosis as made
+from diagcot.tasks.diagnosis import SAMPLES
 from diagcot.tasks.samples import Sample, read_samples
+from diagcot.tasks.views import ViewPolicy
 from diagcot.training.data.batch import Collator
 from diagcot.training.distributed import engine as ranks
 
@@ -27,7 +29,7 @@ class Dataset:
 
 
 def gather(
-    ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int, views: made.Views = "image"
+    ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int, views: ViewPolicy = "image"
 ) -> Dataset:
     """Read the inputs of roles `samples` and `shards`. Raises ValueError if there is nothing to train on."""
     train: list[Sample] = []
@@ -43,21 +45,21 @@ def gather(
         held += out
     if not train:
         raise ValueError(f"stage {ctx.stage} has no samples to train on; check what its input stages wrote and `tasks`")
-    held.sort(key=lambda sample: _hash(ctx.seed, sample.id))
+    held.sort(key=lambda sample: _rank(ctx.seed, sample.id))
     studies = {sample.study for sample in train}
     return Dataset(train, [sample for sample in held if sample.study not in studies][:validation])
 
 
-def from_shards(ctx: Context, task: str, split: str, views: made.Views = "image") -> list[Sample]:
+def from_shards(ctx: Context, task: str, split: str, views: ViewPolicy = "image") -> list[Sample]:
     """Samples of one task and split from all shards of role `shards`."""
     from diagcot.shards import Shard, shard_paths
 
-    if task not in made.SAMPLES:
-        raise ValueError(f"unknown task {task!r} in `tasks`; known: {', '.join(sorted(made.SAMPLES))}")
+    if task not in SAMPLES:
+        raise ValueError(f"unknown task {task!r} in `tasks`; known: {', '.join(sorted(SAMPLES))}")
     found: list[Sample] = []
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
-            found += made.SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
+            found += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
     return found
 
 
@@ -97,7 +99,7 @@ def measure(ctx: Context, samples: Sequence[Sample], collator: Collator) -> tupl
 def _weighted(samples: list[Sample], weight: float, seed: int) -> list[Sample]:
     """Each sample `weight` times an epoch; the fraction is a fixed choice by hash."""
     whole, part = int(weight), weight - int(weight)
-    chosen = sorted(samples, key=lambda sample: _hash(seed, sample.id))[: round(part * len(samples))]
+    chosen = sorted(samples, key=lambda sample: _rank(seed, sample.id))[: round(part * len(samples))]
     return samples * whole + chosen
 
 
@@ -109,7 +111,7 @@ def _hold_out(samples: list[Sample], wanted: int, seed: int) -> tuple[list[Sampl
         per_study[sample.study] = per_study.get(sample.study, 0) + 1
     out: set[str] = set()
     count = 0
-    for study in sorted(per_study, key=lambda name: _hash(seed, name)):
+    for study in sorted(per_study, key=lambda name: _rank(seed, name)):
         if count + per_study[study] > wanted:
             break
         out.add(study)
@@ -117,15 +119,15 @@ def _hold_out(samples: list[Sample], wanted: int, seed: int) -> tuple[list[Sampl
     return [s for s in samples if s.study not in out], [s for s in samples if s.study in out]
 
 
-def _hash(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{text}".encode()).digest()
+def _rank(seed: int, text: str) -> int:
+    return seeded.rank(seed, text, separator="/", algorithm="sha256")
 
 
 def texts(ctx: Context) -> list[str]:
     """All words a tokenizer should know: prompts and answers of every task and sample in the inputs."""
     found: dict[str, Any] = {}
     if ctx.inputs.get("shards"):
-        for task in sorted(made.SAMPLES):
+        for task in sorted(SAMPLES):
             for sample in from_shards(ctx, task, "train"):
                 found |= dict.fromkeys(text for _, text in sample.messages)
     if ctx.inputs.get("samples"):

@@ -50,7 +50,7 @@ class ShardSource:
 
     def jpeg(self, ref: ImageRef) -> bytes:
         found = bytes(self._shard(ref).jpeg(ref.row))
-        return augmentation.film(found, ref.change) if ref.change else found
+        return augmentation.augmented_jpeg(found, ref.change) if ref.change else found
 
 
 class Films:

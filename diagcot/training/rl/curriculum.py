@@ -1,12 +1,12 @@
 """Which prompts a step rolls out, and which are held out for validation: functions of settings, seed and step alone."""
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from diagcot.data import seeded
 from diagcot.jobs import Context
 from diagcot.rewards.score import Reference
 from diagcot.tasks import augmentation
@@ -89,10 +89,12 @@ def gather(ctx: Context, settings: GrpoSettings) -> Curriculum:
             out = {patient(sample) for sample in validation}
         training = [sample for sample in training if patient(sample) not in out]
         mixed = [sample for sample in mixed if patient(sample) not in out]
-        validation = sorted(validation, key=lambda sample: _hash(ctx.seed, sample.id))[: rule.prompts]
+        validation = sorted(validation, key=lambda sample: _rank(ctx.seed, sample.id))[: rule.prompts]
     if settings.augment:
         size = ShardSource(ctx.shards_root).size
-        training += [copy for one in training for copy in augmentation.copies(one, settings.augment, ctx.seed, size)]
+        training += [
+            copy for one in training for copy in augmentation.augmented_copies(one, settings.augment, ctx.seed, size)
+        ]
     for wanted, found, what in (
         (True, training, f"prompts of task {settings.task}, split {settings.split}, in its inputs"),
         (settings.mix, mixed, "prompts of role mix"),
@@ -116,9 +118,9 @@ def _of_role(ctx: Context, role: str) -> list[Sample]:
 
 def _held_out(samples: Sequence[Sample], share: float, seed: int) -> set[str]:
     """The first `share` of the patients, one at least, in the order of their hash."""
-    everyone = sorted({patient(sample) for sample in samples}, key=lambda name: _hash(seed, name))
+    everyone = sorted({patient(sample) for sample in samples}, key=lambda name: _rank(seed, name))
     return set(everyone[: max(1, round(share * len(everyone)))])
 
 
-def _hash(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{text}".encode()).digest()
+def _rank(seed: int, text: str) -> int:
+    return seeded.rank(seed, text, separator="/", algorithm="sha256")

@@ -19,9 +19,9 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.rewards import cxmind
 from diagcot.rewards.score import Reference
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.tasks.questions.questions import CLOSED, ask
-from diagcot.tasks.questions.wording import Words
-from diagcot.tasks.questions.worked_answers import pair
+from diagcot.tasks.questions.questions import CLOSED, question_samples
+from diagcot.tasks.questions.wording import Wording
+from diagcot.tasks.questions.worked_answers import trace_step
 from diagcot.tasks.samples import Sample
 
 ASKED = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)
@@ -41,7 +41,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
 @pytest.fixture(scope="module")
 def samples(shard: Shard) -> dict[str, Sample]:
     name = "test/shard/00000.h5"
-    return {sample.id: sample for sample in ask(shard, name, "train", ASKED, Words(), 7, "image")}
+    return {sample.id: sample for sample in question_samples(shard, name, "train", ASKED, Wording(), 7, "image")}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_rewards_pay_in_full_for_what_the_rules_accept(cases: list[Case], sa
         asked, trace = drive(case, lambda q, n, reply=reply: reply)  # type: ignore[misc]
         assert trace.error is None and len(asked) == 1 == trace.calls and trace.by == "init"
         assert trace.verified and not trace.forced and trace.answer == case.reference
-        text = "\n".join(pair(*step) for step in trace.pairs)
+        text = "\n".join(trace_step(*step) for step in trace.pairs)
         reward = cxmind.opened if case.task == "open" else cxmind.closed
         score = reward(text, Reference(gold))
         assert score["overall"] == pytest.approx(1.0) and score["process"] == (0.2 if case.task == "open" else 0.5)
@@ -132,7 +132,7 @@ def test_a_closed_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
     wrong = copy.deepcopy(right)
     spoil(wrong)
     asked, trace = drive(case, lambda q, n: json.dumps(wrong if n == 1 else right))
-    assert len(asked) == 2 and trace.verified and "\n".join(pair(*step) for step in trace.pairs) == gold
+    assert len(asked) == 2 and trace.verified and "\n".join(trace_step(*step) for step in trace.pairs) == gold
     assert asked[1].again is not None
     shown, why = asked[1].again
     assert shown == json.dumps(wrong)[:2000] and asked[1].messages[2][1].startswith("That cannot be used: ")
@@ -159,7 +159,7 @@ def test_an_open_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
     wrong = copy.deepcopy(right)
     spoil(wrong)
     asked, trace = drive(case, lambda q, n: json.dumps(wrong if n == 1 else right))
-    assert len(asked) == 2 and trace.verified and "\n".join(pair(*step) for step in trace.pairs) == gold
+    assert len(asked) == 2 and trace.verified and "\n".join(trace_step(*step) for step in trace.pairs) == gold
     assert asked[1].again is not None and re.search(fault, asked[1].again[1])
 
 

@@ -14,8 +14,8 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.recipe import StageSpec
 from diagcot.rewards import layout as layouts
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.tasks.questions.questions import ask
-from diagcot.tasks.questions.wording import DEFAULTS, PLACES, TASKS, Words
+from diagcot.tasks.questions.questions import question_samples
+from diagcot.tasks.questions.wording import DEFAULTS, PLACEHOLDERS, TASKS, Wording
 from diagcot.tasks.samples import read_samples
 from launchers.data import questions as launcher
 
@@ -37,7 +37,7 @@ def phantoms(folder: Path) -> Shard:
 
 def test_wordings_of_a_recipe(phantoms: Shard) -> None:
     own = {"binary": ["<image>Seht ihr {finding}?\n{options}\n{steps}"], "closed_steps": ["Denkt nach."]}
-    found = list(ask(phantoms, "x", "train", {"binary": 1}, Words(own), 7, "image"))
+    found = list(question_samples(phantoms, "x", "train", {"binary": 1}, Wording(own), 7, "image"))
     assert all(re.fullmatch(r"<image>Seht ihr .*\?\nA\) .*\nB\) .*\nDenkt nach\.", s.prompt) for s in found)
 
 
@@ -58,8 +58,8 @@ def test_wrong_wordings_are_refused(own: dict[str, list[str]], says: str) -> Non
 
 
 def test_the_defaults_pass_their_own_check() -> None:
-    assert set(DEFAULTS) == set(PLACES)
-    Words(DEFAULTS)
+    assert set(DEFAULTS) == set(PLACEHOLDERS)
+    Wording(DEFAULTS)
 
 
 @pytest.mark.parametrize("wrong", [{"tasks": {"binari": 1}}, {"tasks": {"binary": 1.5}}, {"split": "dev"}])

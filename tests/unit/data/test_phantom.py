@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from diagcot.data.phantom.anatomy import generator
 from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import DEVICES, SIDES, ZONES, Effusion, Findings, Place
 from diagcot.data.phantom.patients import sample, visits
 from diagcot.data.phantom.tree import write_tree
 from diagcot.data.pixels import PHANTOM_COMMENT
 from diagcot.data.readers.mimic_cxr import LABELS, METADATA, SPLIT, MimicCxr
+from diagcot.data.seeded import generator
 
 NORMAL = Findings()
 SIDE = st.sampled_from(SIDES)

@@ -21,8 +21,8 @@ from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.prompts import classification_answer, reasoned
-from diagcot.tasks.questions.questions import ask
-from diagcot.tasks.questions.wording import Words
+from diagcot.tasks.questions.questions import question_samples
+from diagcot.tasks.questions.wording import Wording
 
 MODELS = ("base", "align", "teacher", "cot-sft", "grpo")
 SKILL = {"base": 0.15, "align": 0.45, "teacher": 0.62, "cot-sft": 0.6, "grpo": 0.85}
@@ -95,7 +95,7 @@ def write_predictions(
     }
     for task in questions:
         made = tasks.SAMPLES[task](shard, name, "test", "image") if task in tasks.SAMPLES else None
-        made = made or ask(shard, name, "test", {task: 1.0}, Words(), 7, "image")
+        made = made or question_samples(shard, name, "test", {task: 1.0}, Wording(), 7, "image")
         samples[task] = list(made)[:limit]
     others = [sample.answer for sample in samples["report"]]
     for model in MODELS:

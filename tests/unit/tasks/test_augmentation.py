@@ -41,11 +41,13 @@ def seen(jpeg: bytes) -> Box:
 
 @pytest.mark.parametrize("change", augmentation.CHANGES)
 def test_the_box_follows_the_film(film: bytes, change: str) -> None:
-    changed = augmentation.film(film, change)
+    changed = augmentation.augmented_jpeg(film, change)
     assert (
-        changed != film and Image.open(io.BytesIO(changed)).size == SIZE and augmentation.film(film, change) == changed
+        changed != film
+        and Image.open(io.BytesIO(changed)).size == SIZE
+        and augmentation.augmented_jpeg(film, change) == changed
     )
-    moved = augmentation.box(BOX, change, *SIZE)
+    moved = augmentation.augmented_box(BOX, change, *SIZE)
     assert boxes.iou([seen(changed)], [moved])[0, 0] > 0.9
     turned = change.startswith(("rotate", "flip"))
     assert (boxes.iou([BOX], [moved])[0, 0] < 0.8) == turned
@@ -53,7 +55,7 @@ def test_the_box_follows_the_film(film: bytes, change: str) -> None:
 
 def test_a_box_at_the_edge_stays_on_the_film() -> None:
     for change in augmentation.CHANGES:
-        moved = augmentation.box(Box("x", 0.0, 0.0, 0.1, 1.0), change, *SIZE)
+        moved = augmentation.augmented_box(Box("x", 0.0, 0.0, 0.1, 1.0), change, *SIZE)
         assert 0 <= moved.x1 < moved.x2 <= 1 and 0 <= moved.y1 < moved.y2 <= 1
 
 
@@ -61,15 +63,18 @@ def test_copies_of_what_has_boxes_alone() -> None:
     def size(ref: ImageRef) -> tuple[int, int]:
         return SIZE
 
-    made = list(augmentation.copies(SAMPLE, 3, 7, size))
-    assert made == list(augmentation.copies(SAMPLE, 3, 7, size)) and len({one.images[0].change for one in made}) == 3
+    made = list(augmentation.augmented_copies(SAMPLE, 3, 7, size))
+    assert (
+        made == list(augmentation.augmented_copies(SAMPLE, 3, 7, size))
+        and len({one.images[0].change for one in made}) == 3
+    )
     for one in made:
         assert one.meta["patient"] == "rsna/p" and one.images[0].row == 3 and one.messages[0] == SAMPLE.messages[0]
         found, _ = boxes.parse(one.answer), one.meta["boxes"]
         assert [found[0].x1, found[0].y2] == pytest.approx([one.meta["boxes"][0][0], one.meta["boxes"][0][3]], abs=1e-3)
         assert Sample.from_json(one.to_json()) == one
     clear = SAMPLE.with_meta(boxes=[])
-    assert not list(augmentation.copies(clear, 3, 7, size)) and "change" not in clear.to_json()
+    assert not list(augmentation.augmented_copies(clear, 3, 7, size)) and "change" not in clear.to_json()
 
 
 def test_training_sees_what_the_server_sees(film: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

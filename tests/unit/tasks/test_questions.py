@@ -25,10 +25,10 @@ from diagcot.rewards.score import Reference
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.writer import ShardWriter
 from diagcot.tasks.diagnosis import report_samples
-from diagcot.tasks.questions.image_questions import _course
-from diagcot.tasks.questions.label_questions import NONE, known
-from diagcot.tasks.questions.questions import CLOSED, ask
-from diagcot.tasks.questions.wording import TASKS, Words
+from diagcot.tasks.questions.context import NONE, known_labels
+from diagcot.tasks.questions.image_questions import course_of
+from diagcot.tasks.questions.questions import CLOSED, question_samples
+from diagcot.tasks.questions.wording import TASKS, Wording
 from diagcot.tasks.samples import Sample
 
 ALL = dict.fromkeys(TASKS, 1.0)
@@ -81,7 +81,7 @@ def asked(shard: Shard, tasks: dict[str, float] = ALL, seed: int = 7, views: Any
 
 @cache
 def _asked(path: Path, tasks: tuple[tuple[str, float], ...], seed: int, views: Any) -> list[Sample]:
-    return list(ask(Shard(path), "x.h5", "train", dict(tasks), Words(), seed, views))
+    return list(question_samples(Shard(path), "x.h5", "train", dict(tasks), Wording(), seed, views))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,9 @@ def test_every_task_is_asked(samples: dict[str, list[Sample]]) -> None:
 
 def test_the_same_again_and_unlike_with_another_seed(doubts: Shard) -> None:
     first = [sample.to_json() for sample in asked(doubts)]
-    assert first == [sample.to_json() for sample in ask(Shard(doubts.path), "x.h5", "train", ALL, Words(), 7, "image")]
+    assert first == [
+        sample.to_json() for sample in question_samples(Shard(doubts.path), "x.h5", "train", ALL, Wording(), 7, "image")
+    ]
     assert first != [sample.to_json() for sample in asked(doubts, seed=8)]
 
 
@@ -201,7 +203,7 @@ def test_nothing_is_asked_or_offered_that_is_in_doubt_or_unknown(phantoms: Shard
 
 def test_answers_follow_the_labels(phantoms: Shard, doubts: Shard) -> None:
     for shard in (phantoms, doubts):
-        truth = {(s := shard.study(i)).key: known(s.labels) for i in range(len(shard))}
+        truth = {(s := shard.study(i)).key: known_labels(s.labels) for i in range(len(shard))}
         for sample in asked(shard, {"binary": 1, "single": 1, "multi": 1, "open": 1}):
             labels = truth[sample.study]
             if sample.task == "binary":
@@ -275,7 +277,7 @@ def test_progression_pairs_two_studies_of_a_patient(doubts: Shard) -> None:
         before, after = (doubts.study(doubts.study_of(ref.row)) for ref in sample.images)
         assert before.patient == after.patient and int(before.id) + 1 == int(after.id)
         assert studies[sample.study] == after and sample.prompt.startswith("<image><image>T")
-        was, now = (known(study.labels)[sample.meta["label"]] for study in (before, after))
+        was, now = (known_labels(study.labels)[sample.meta["label"]] for study in (before, after))
         answer = right(sample)
         answers[answer] += 1
         if was and now:
@@ -299,7 +301,7 @@ def test_progression_pairs_two_studies_of_a_patient(doubts: Shard) -> None:
     ],
 )
 def test_the_course_in_words(sentence: str, course: str) -> None:
-    assert _course(sentence) == course
+    assert course_of(sentence) == course
 
 
 def test_grounding_in_pixels_is_the_box(phantoms: Shard) -> None:
@@ -339,7 +341,7 @@ def test_a_share_of_the_patients(phantoms: Shard) -> None:
 
 @given(st.dictionaries(st.sampled_from(CHEXPERT_LABELS), st.sampled_from([1, 0, -1])))
 def test_known_labels(labels: dict[str, int]) -> None:
-    found = known(labels)
+    found = known_labels(labels)
     for name, value in labels.items():
         if name != NONE:
             assert found.get(name) == {1: True, 0: False, -1: None}[value]
@@ -352,4 +354,4 @@ def test_known_labels(labels: dict[str, int]) -> None:
 
 def test_phantoms_are_known_by_their_findings() -> None:
     findings = Findings()
-    assert known(label("\n".join(findings.report())))[NONE] is True
+    assert known_labels(label("\n".join(findings.report())))[NONE] is True

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from diagcot.tasks.prompts import for_films
+from diagcot.tasks.prompts import with_image_tags
 from diagcot.tasks.samples import ImageRef, Sample
 from tests.training import images as films
 
@@ -64,7 +64,7 @@ def study(count: int) -> Sample:
     """A sample of the first films together, as `views: study` makes them."""
     one = films.samples(count)[-1]
     refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
-    return replace(one, images=refs, messages=(("user", for_films(one.prompt, count)), one.messages[1]))
+    return replace(one, images=refs, messages=(("user", with_image_tags(one.prompt, count)), one.messages[1]))
 
 
 @pytest.mark.parametrize("count", [1, 3])
