@@ -32,7 +32,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "evaluation": LIBRARY,
     "rewards": ("tasks", "text", "metrics", "data", "jobs"),
     "serving": ("jobs",),
-    "tasks": ("shards", "data", "jobs"),
+    "tasks": ("shards", "text", "data", "jobs"),
     "shards": ("data", "jobs"),
     "text": ("metrics", "data", "jobs"),
     "metrics": ("data", "jobs"),

@@ -9,8 +9,8 @@ from typing import Any
 
 from diagcot.evaluation.settings import ASKED
 from diagcot.jobs import UserError
-from diagcot.tasks.prompts import answer_of, last_answer_of
 from diagcot.tasks.samples import Sample
+from diagcot.text.layout import first_answer, last_answer
 
 ABOUT = ("label", "labels", "options", "option", "view")
 """What of a sample's meta data goes with its prediction."""
@@ -40,7 +40,7 @@ class Prediction:
     def of(
         sample: Sample, model: str, output: str, finish: str, split: str, scores: Mapping[str, float] | None = None
     ) -> "Prediction":
-        said = last_answer_of if sample.task in ASKED else answer_of
+        said = last_answer if sample.task in ASKED else first_answer
         return Prediction(
             id=sample.id,
             study=sample.study,

@@ -1,8 +1,9 @@
 """Agreement of two graphs of entities and relations: RadGraph F1 by its published rules."""
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
+
+from diagcot.metrics.sets import f1
 
 Entity = tuple[str, str]  # its words, and its label
 
@@ -25,7 +26,7 @@ def radgraph_f1(ours: Graph, theirs: Graph) -> dict[str, float]:
     """
     if not ours.entities or not theirs.entities:
         return dict.fromkeys(LEVELS, 0.0)
-    return {level: f1(_items(ours, level), _items(theirs, level)) for level in LEVELS}
+    return {level: f1(_items(ours, level), _items(theirs, level), both_empty=0.0) for level in LEVELS}
 
 
 def _items(graph: Graph, level: str) -> set[tuple[object, ...]]:
@@ -45,17 +46,12 @@ def _items(graph: Graph, level: str) -> set[tuple[object, ...]]:
 
 def radcliq_f1(ours: Graph, theirs: Graph) -> float:
     """Mean of the F1 of entities and of relations with both ends, 0 to 1, as RadCliQ's authors have it."""
-    both = [
+    relations, their_relations = (
         {(graph.entities[source], graph.entities[target], label) for source, target, label in graph.relations}
         for graph in (ours, theirs)
-    ]
-    return (f1(set(ours.entities), set(theirs.entities)) + f1(*both)) / 2
-
-
-def f1(ours: Collection[object], theirs: Collection[object]) -> float:
-    """F1 of two sets, 0 to 1; 0 where nothing is shared, empty sets included."""
-    shared = len(set(ours) & set(theirs))
-    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+    )
+    entity_f1 = f1(set(ours.entities), set(theirs.entities), both_empty=0.0)
+    return (entity_f1 + f1(relations, their_relations, both_empty=0.0)) / 2
 
 
 _STOPS = re.compile(r"([/,:.!?()])")

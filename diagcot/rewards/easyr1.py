@@ -9,7 +9,7 @@ one), and `progress`. `closed` and `open` give the base reward, and their gated 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diagcot.rewards.lent import cached
+from diagcot.rewards.exported import cached
 from diagcot.rewards.score import Reference, Score
 
 REWARD_NAME = "diagcot"

@@ -6,12 +6,12 @@ from functools import partial
 from diagcot.metrics.meteor import meteor
 from diagcot.metrics.text import Rarity
 from diagcot.metrics.tokens import words
-from diagcot.rewards import classification, cxmind, foreign, grounding, report
+from diagcot.rewards import classification, cxmind, external, grounding, report
 from diagcot.rewards.names import MODES, STYLES
 from diagcot.rewards.score import Reference, Reward, Score
-from diagcot.tasks.prompts import answer_of
+from diagcot.text.layout import first_answer
 
-_ONE: dict[tuple[str, str], Callable[..., Score]] = {
+_SINGLE: dict[tuple[str, str], Callable[..., Score]] = {
     ("classification", "released"): classification.released,
     ("classification", "curriculum"): classification.curriculum,
     ("grounding", "released"): grounding.released,
@@ -45,16 +45,16 @@ def reward(name: str, mode: str, corpus: Iterable[Reference] = ()) -> Reward:
     unknown name or mode, MeteorError where a report reward cannot have METEOR, UserError for a foreign one.
     """
     if mode in STYLES:
-        return foreign.load(name, mode)
+        return external.load(name, mode)
     if mode not in MODES.get(name, ()):
         known = ", ".join(f"{reward}/{mode}" for reward, modes in MODES.items() for mode in modes)
         raise ValueError(f"there is no reward {name}/{mode}; there are {known}")
     if name != "report":
-        return partial(_each, _ONE[name, mode])
+        return partial(_each, _SINGLE[name, mode])
     meteor.load()
     if mode != "clinical":
         return _REPORT[mode]
-    texts = [words(answer_of(item.answer)) for item, _ in zip(corpus, range(_CORPUS_LIMIT), strict=False)]
+    texts = [words(first_answer(item.answer)) for item, _ in zip(corpus, range(_CORPUS_LIMIT), strict=False)]
     if len(set(texts)) < 2:
         raise ValueError("the clinical report reward weighs words by rarity: give at least two different references")
     return partial(report.clinical, rarity=Rarity.of(texts))

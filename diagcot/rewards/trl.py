@@ -8,8 +8,8 @@ state, and the mean of every component goes to its log. `reward(…)` makes func
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from diagcot.rewards.exported import cached
 from diagcot.rewards.gate import Gate
-from diagcot.rewards.lent import cached
 from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Reference
 

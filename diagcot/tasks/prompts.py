@@ -1,6 +1,5 @@
 """The prompts of each task and the layout of their answers: one wording for training, rollout and evaluation."""
 
-import re
 from collections.abc import Sequence
 
 from diagcot.data.study import CHEXPERT_LABELS, Box
@@ -19,7 +18,6 @@ PRESENCE = "<image>Does this chest X-ray show {label}? Answer Yes or No."
 """Asked for one label at a time, to measure its probability."""
 
 IMAGE = "<image>"
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 
 
 def with_image_tags(prompt: str, images: int) -> str:
@@ -62,18 +60,3 @@ def grounding_answer(label: str, boxes: Sequence[Box]) -> str:
 def reasoned(think: str, answer: str) -> str:
     """One block of reasoning followed by one answer block."""
     return f"<think>{think}</think>\n<answer>{answer}</answer>"
-
-
-def last_answer_of(output: str) -> str:
-    """The text of the last answer block, where an interleaved trace concludes; the whole output if it has none."""
-    blocks = _ANSWER.findall(output)
-    return str(blocks[-1] if blocks else output).strip()
-
-
-def answer_of(output: str) -> str:
-    """The text of the first answer block; the whole output if it has none.
-
-    The evaluation scripts of github.com/TMLSIAT/DiagCoT-main read reports in the same way.
-    """
-    block = _ANSWER.search(output)
-    return (block.group(1) if block else output).strip()

@@ -1,7 +1,7 @@
 """Rules that a trace has to keep before an expensive judge is asked: layout, words, and the answer against the reference.
 
 The layout and the marks of interleaved traces are read by the rewards of `diagcot.rewards`, so that what is taught is
-what is rewarded (method.md 7.3, 8.3).
+what is rewarded. Readers of `diagcot.text`; layout of CX-Mind's traces: arXiv:2508.03733.
 """
 
 import re
@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.reports.labeler import label
-from diagcot.metrics import boxes
+from diagcot.metrics.boxes import matched_iou
 from diagcot.metrics.labels import agreement, micro_f1
-from diagcot.rewards import layout
-from diagcot.rewards.classification import parse
+from diagcot.metrics.repetition import variety
+from diagcot.metrics.sets import f1
 from diagcot.rewards.registry import reward
 from diagcot.rewards.score import Reference, Score
 from diagcot.tasks.prompts import reasoned
-from diagcot.tasks.questions.worked_answers import RIGHT, WRONG, trace_step
+from diagcot.tasks.questions.worked_answers import trace_step
+from diagcot.text import boxes, labels, layout, options
 
 Trace = Mapping[str, Any]
 
@@ -40,10 +41,6 @@ _LEAK = re.compile(
     r"|\bthe (?:prompt|instructions?|user) (?:say|ask|want|tell|request)|\bthinking steps\b",
     re.IGNORECASE,
 )
-_LISTED = re.compile(r"^([A-G])\)", re.MULTILINE)
-_LETTER = re.compile(r"\b([A-G])\b")
-_JUDGED = re.compile(rf"([A-G])\).*[{RIGHT}{WRONG}]", re.DOTALL)
-_MARK = re.compile(rf"[{RIGHT}{WRONG}]")
 
 
 class Fault(NamedTuple):
@@ -97,8 +94,8 @@ def _format(trace: Trace, settings: FilterSettings) -> str | None:
         return "a thinking or an answer is empty"
     if any(_TAG.search(part) for part in parts):
         return "a tag stands inside a thinking or an answer"
-    well = layout.interleaved if interleaved else layout.single
-    return None if well(written(trace)) else "no pairs, or the same thinking twice"
+    well_formed = layout.is_interleaved if interleaved else layout.is_single
+    return None if well_formed(written(trace)) else "no pairs, or the same thinking twice"
 
 
 def _short(trace: Trace, settings: FilterSettings) -> str | None:
@@ -136,7 +133,7 @@ def _leak(trace: Trace, settings: FilterSettings) -> str | None:
 
 
 def _repeats(trace: Trace, settings: FilterSettings) -> str | None:
-    value = layout.variety(thinking(trace))
+    value = variety(thinking(trace))
     return None if value >= settings.variety else f"variety {value:.2f} of {settings.variety:g}"
 
 
@@ -151,17 +148,17 @@ def _labels(trace: Trace, settings: FilterSettings) -> str | None:
 
 
 def _label_set(trace: Trace, settings: FilterSettings) -> str | None:
-    doubted = {name.lower() for name, value in trace["meta"].get("labels", {}).items() if value == -1}
-    theirs = parse(trace["reference"])
-    ours = parse(trace["answer"]) - (doubted - theirs)  # what is in doubt may be there or not
-    value = 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours or theirs else 0.0
+    uncertain = {name for name, value in trace["meta"].get("labels", {}).items() if value == -1}
+    theirs = labels.chexpert(trace["reference"])
+    ours = labels.chexpert(trace["answer"]) - (uncertain - theirs)  # an uncertain label may be named or not
+    value = f1(ours, theirs)
     if value >= settings.label_f1 and ours:
         return None
     return f"label F1 {value:.2f} of {settings.label_f1:g}: missing {_names(theirs - ours)}, too many {_names(ours - theirs)}"
 
 
 def _boxes(trace: Trace, settings: FilterSettings) -> str | None:
-    value = boxes.score(trace["answer"], boxes.parse(trace["reference"]))
+    value = matched_iou(boxes.claimed(trace["answer"]), boxes.parse(trace["reference"]))
     return None if value >= settings.iou else f"matched IoU {value:.2f} of {settings.iou:g}"
 
 
@@ -170,26 +167,25 @@ def _interleaved(trace: Trace, settings: FilterSettings) -> str | None:
 
 
 def _options(trace: Trace, settings: FilterSettings) -> str | None:
-    listed = _LISTED.findall(trace["question"])
-    judged = [found.group(1) if (found := _JUDGED.fullmatch(answer)) else "?" for _, answer in trace["pairs"][:-1]]
+    listed = options.listed(trace["question"])
+    judged = [options.judged(answer) or "?" for _, answer in trace["pairs"][:-1]]
     return None if judged == listed else f"judged {_names(judged)} of {_names(listed)}"
 
 
 def _hypotheses(trace: Trace, settings: FilterSettings) -> str | None:
     first, *middle = [answer for _, answer in trace["pairs"][:-1]] or [""]
-    listed = sorted(" ".join(name.lower().split()) for name in first.partition("[")[2].rpartition("]")[0].split(","))
-    judged = sorted(" ".join(_MARK.sub("", answer).lower().split()) for answer in middle)
+    listed = sorted(labels.findings(first))
+    judged = sorted(labels.finding(answer) or "?" for answer in middle)
     return None if judged == listed else f"judged {_names(judged)} of {_names(listed)}"
 
 
 def _option_score(trace: Trace) -> Score:
-    right = _LETTER.search(trace["reference"])
-    letter = right.group(1) if right else ""
+    letter = options.named(trace["reference"])
     steps = [
-        trace_step(f"gold {one}", f"{one}) {RIGHT if one == letter else WRONG}")
-        for one in _LISTED.findall(trace["question"])
+        trace_step(f"gold {option}", f"{option}) {options.RIGHT if option == letter else options.WRONG}")
+        for option in options.listed(trace["question"])
     ]
-    return _scored("closed", trace, "\n".join([*steps, trace_step("gold", f"{letter}) {RIGHT}")]))
+    return _scored("closed", trace, "\n".join([*steps, trace_step("gold", f"{letter}) {options.RIGHT}")]))
 
 
 def _disease_score(trace: Trace) -> Score:

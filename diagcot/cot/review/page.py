@@ -13,10 +13,10 @@ from diagcot.cot.filtration.filter import dropped_by
 from diagcot.cot.review.statistics import found_by
 from diagcot.data.errors import DataError
 from diagcot.data.study import Box
-from diagcot.metrics import boxes
 from diagcot.shards import Shard
 from diagcot.tasks.prompts import IMAGE
-from diagcot.tasks.questions.worked_answers import RIGHT, WRONG
+from diagcot.text import boxes
+from diagcot.text.options import RIGHT, WRONG
 
 SIDE = 420  # pixels of the longer side of a film on the page
 _MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # few machines of a cluster have a font with the others
@@ -47,7 +47,7 @@ class Shown:
         films = tuple(_film(shards_root / image["shard"], image["row"]) for image in trace["images"])
         if trace["task"] != "grounding":
             return Shown(trace, verdict, films)
-        guess = tuple(box for box in boxes.parse(trace["answer"]) if boxes.well_formed(box))
+        guess = tuple(box for box in boxes.parse(trace["answer"]) if boxes.is_well_formed(box))
         return Shown(trace, verdict, films, tuple(boxes.parse(trace["reference"])), guess)
 
     @property

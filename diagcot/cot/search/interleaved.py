@@ -15,7 +15,7 @@ from diagcot.cot.search.replies import Step, Unreadable
 from diagcot.cot.settings import SearchSettings
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.tasks.questions.worked_answers import LETTERS, RIGHT, WRONG
+from diagcot.text.options import LETTERS, RIGHT, WRONG
 
 _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
 _SEPARATOR = re.compile(rf"[,;:\[\]()\n{RIGHT}{WRONG}]")

@@ -6,13 +6,14 @@ Both return what is wrong with a conclusion, in words for the next prompt, or an
 from collections.abc import Callable
 
 from diagcot.cot.search.case import Case
-from diagcot.metrics import boxes
-from diagcot.rewards.classification import parse as labels_of
+from diagcot.metrics.boxes import matched_iou
+from diagcot.text import boxes
+from diagcot.text.labels import chexpert
 
 
 def classification(conclusion: str, case: Case, iou: float) -> str:
     """Right if the labels are the gold ones; those that the gold labels leave in doubt may be there or not."""
-    said, gold = labels_of(conclusion), labels_of(case.reference)
+    said, gold = ({name.lower() for name in chexpert(text)} for text in (conclusion, case.reference))
     doubted = {name.lower() for name, value in case.meta.get("labels", {}).items() if value == -1}
     missing, surplus = sorted(gold - said), sorted(said - gold - doubted)
     faults = [f"it misses {', '.join(missing)}"] if missing else []
@@ -22,7 +23,7 @@ def classification(conclusion: str, case: Case, iou: float) -> str:
 def grounding(conclusion: str, case: Case, iou: float) -> str:
     """Right if the best matching of the boxes with the gold ones has a mean IoU of at least `iou`."""
     gold = boxes.parse(case.reference)
-    reached = boxes.score(conclusion, gold)
+    reached = matched_iou(boxes.claimed(conclusion), gold)
     if reached >= max(iou, 1e-9):
         return ""
     if not gold:

@@ -14,9 +14,9 @@ from diagcot.cot.search import prompts
 from diagcot.cot.search.case import Case
 from diagcot.cot.search.interleaved import told
 from diagcot.data import seeded
-from diagcot.rewards import layout
 from diagcot.tasks.prompts import report_answer
-from diagcot.tasks.questions.worked_answers import RIGHT, WRONG
+from diagcot.text import layout
+from diagcot.text.options import RIGHT, WRONG
 
 _REGIONS = {  # the region of a sentence: the first whose words occur in it; every other sentence is about the lungs
     "pleura": re.compile(r"effusion|pneumothora|pleura|costophrenic"),

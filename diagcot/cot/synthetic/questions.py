@@ -8,12 +8,12 @@ from pathlib import Path
 
 from diagcot.cot.settings import QuestionSettings
 from diagcot.jobs import Context, Result, Unit
-from diagcot.rewards import layout
 from diagcot.shards import Shard
 from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample, write_samples
+from diagcot.text import layout
 
 
 @contextlib.contextmanager

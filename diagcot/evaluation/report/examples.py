@@ -2,20 +2,18 @@
 
 import base64
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diagcot.data.study import Box
 from diagcot.evaluation.predictions import Prediction, order
-from diagcot.metrics import boxes
-from diagcot.rewards.layout import pairs
+from diagcot.metrics.boxes import matched_iou
 from diagcot.shards import Shard
+from diagcot.text import boxes, layout
 
 _SHOWN = str.maketrans({"✅": "✓", "❌": "✗"})  # few fonts of clusters and browsers have the first two
 SIDE = 448  # pixels of the longer side of a film in the report
-_THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
                 model=row.model,
                 reasoning=_reasoning(row.output).translate(_SHOWN),
                 answer=row.answer.translate(_SHOWN),
-                boxes=tuple(box for box in boxes.parse(row.answer) if boxes.well_formed(box)) if grounding else (),
-                score=boxes.score(row.answer, truth) if grounding else None,
+                boxes=tuple(box for box in boxes.parse(row.answer) if boxes.is_well_formed(box)) if grounding else (),
+                score=matched_iou(boxes.claimed(row.answer), truth) if grounding else None,
                 finish=row.finish,
             )
             for row in rows
@@ -97,11 +95,10 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
 
 def _reasoning(output: str) -> str:
     """The thinking; of an interleaved trace every thought with the answer that it leads to, but for the conclusion."""
-    steps = pairs(output)
+    steps = layout.pairs(output)
     if len(steps) > 1:
         return "\n".join(f"{step.think} → {step.answer}" for step in steps[:-1]) + f"\n{steps[-1].think}"
-    found = _THINK.search(output)
-    return found.group(1).strip() if found else ""
+    return layout.thinking(output)
 
 
 def _film(row: Prediction, shards_root: Path) -> tuple[str, int, int]:

@@ -8,6 +8,7 @@ from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction
 from diagcot.metrics import labels, ranking
 from diagcot.metrics.intervals import Additive, Array, Metric
+from diagcot.text.labels import chexpert
 
 _NO_SCORES = "no probabilities were asked for (`probabilities` of the evaluate stage)"
 _NO_VALIDATION = "the validate split has no samples to choose thresholds on"
@@ -18,8 +19,8 @@ def classification_metrics(rows: Sequence[Prediction], validation: Sequence[Pred
 
     An answer whose probabilities are missing ranks last in all labels: it is a miss, not left out.
     """
-    named = [named_labels(row.answer) for row in rows]
-    agreement = labels.agreement(named, [named_labels(row.reference) for row in rows])
+    named = [dict.fromkeys(chexpert(row.answer), 1) for row in rows]
+    agreement = labels.agreement(named, [dict.fromkeys(chexpert(row.reference), 1) for row in rows])
     truth = truth_of(rows)
     claimed = np.array([[name in row for name in CHEXPERT_LABELS] for row in named]).reshape(-1, len(CHEXPERT_LABELS))
     hard = ranking.confusion(claimed, truth)
@@ -73,12 +74,6 @@ def by_label(rows: Sequence[Prediction]) -> dict[str, tuple[int, Metric]]:
         for column in ranking.both_classes(truth)
         if any(row.scores for row in rows)
     }
-
-
-def named_labels(answer: str) -> dict[str, int]:
-    """The labels in the list after the last colon. A part that is no label's name states nothing (method.md 12, 20)."""
-    parts = {part.strip(" .\n").lower() for part in answer.rpartition(":")[2].split(",")}
-    return {name: 1 for name in CHEXPERT_LABELS if name.lower() in parts}
 
 
 def truth_of(rows: Sequence[Prediction]) -> Array:

@@ -7,14 +7,16 @@ import numpy as np
 
 from diagcot.evaluation.clinical.scores import CLINICAL, column_name
 from diagcot.evaluation.predictions import Prediction
-from diagcot.evaluation.scores.answers import RECALL_AT, chosen, closed_metrics, findings, open_metrics
-from diagcot.evaluation.scores.classification import classification_metrics, named_labels
-from diagcot.evaluation.scores.grounding import corners, grounding_metrics, pixel_metrics
+from diagcot.evaluation.scores.answers import RECALL_AT, closed_metrics, open_metrics
+from diagcot.evaluation.scores.classification import classification_metrics
+from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.evaluation.scores.reports import part_metrics, report_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
-from diagcot.metrics import boxes
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.metrics.labels import kappa
+from diagcot.text import boxes
+from diagcot.text.labels import chexpert, findings
+from diagcot.text.options import chosen
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,11 @@ def meteor_column(task: str) -> str:
 def unreadable(row: Prediction) -> bool:
     """Whether a prediction could not be read as an answer to its task; it stays in every mean, as a miss."""
     if row.task == "grounding":
-        return not boxes.parse(row.answer) and not boxes.says_none(row.answer)
+        return boxes.claimed(row.answer) is None
     if row.task == "grounding_pixels":
-        return corners(row.answer) is None
+        return len(boxes.parse_pixels(row.answer)) != 1
     if row.task == "classification":
-        return not named_labels(row.answer)
+        return not chexpert(row.answer)
     if row.task in CLOSED:
         return not chosen(row.answer, row.about["options"])
     return not findings(row.answer) if row.task == "open" else not row.answer

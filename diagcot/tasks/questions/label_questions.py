@@ -12,9 +12,10 @@ from itertools import combinations
 from diagcot.data import seeded
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.tasks.questions.context import NONE, QuestionContext, in_words, known_labels
-from diagcot.tasks.questions.worked_answers import LETTERS, ClosedQuestion, Option, open_trace
+from diagcot.tasks.questions.worked_answers import ClosedQuestion, Option, open_trace
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import StudyView
+from diagcot.text.options import LETTERS
 
 HYPOTHESES = 3  # absent findings that an open question considers besides the present ones
 _MOST_IN_SET = 6  # findings that a question of multiple choice is about

@@ -13,9 +13,7 @@ from diagcot.data import seeded
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import StudyView
-
-RIGHT, WRONG = "✅", "❌"
-LETTERS = "ABCDEFG"
+from diagcot.text.options import LETTERS, RIGHT, WRONG
 
 
 @dataclass(frozen=True)

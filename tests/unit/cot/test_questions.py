@@ -12,11 +12,11 @@ from diagcot.data.phantom.tree import write_tree
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.recipe import StageSpec
-from diagcot.rewards import layout as layouts
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import DEFAULTS, PLACEHOLDERS, TASKS, Wording
 from diagcot.tasks.samples import read_samples
+from diagcot.text import layout as layouts
 from launchers.data import questions as launcher
 
 
@@ -93,7 +93,7 @@ def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) 
         (single,) = layouts.pairs(one.answer) or [None]
         assert (single is None) == (one.task == "fg") and one.prompt == found["interleaved"][name].prompt
         if single:
-            assert layouts.single(one.answer) and len(pairs) > 2
+            assert layouts.is_single(one.answer) and len(pairs) > 2
             assert (single.think.split("\n"), single.answer) == ([pair.think for pair in pairs], pairs[-1].answer)
 
 

@@ -7,6 +7,7 @@ from diagcot.cot.settings import FilterSettings
 from diagcot.cot.synthetic import lessons
 from diagcot.tasks import prompts
 from diagcot.tasks.samples import Sample
+from diagcot.text.layout import first_answer
 from tests.unit.cot.cot_traces import closed, opened, trace
 
 LABELS = "The label of this X-ray image is: Edema, Pneumonia"
@@ -120,4 +121,4 @@ def test_samples_ask_as_evaluation_does_and_answer_in_both_layouts():
     several = dataset.sample(closed())
     assert several.task == "binary" and several.answer.startswith("<think>the lungs are full")
     assert several.answer.count("<think>") == several.answer.count("</answer>") == 3
-    assert prompts.answer_of(several.answer) == "A) ❌" and several.answer.endswith("<answer>B) ✅</answer>")
+    assert first_answer(several.answer) == "A) ❌" and several.answer.endswith("<answer>B) ✅</answer>")

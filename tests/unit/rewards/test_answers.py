@@ -7,12 +7,19 @@ from hypothesis import strategies as st
 from diagcot.data.study import CHEXPERT_LABELS, Box
 from diagcot.rewards import classification as labels
 from diagcot.rewards import grounding as answers
-from diagcot.rewards import registry
+from diagcot.rewards import registry, released
 from diagcot.rewards.score import Reference
 from diagcot.tasks.prompts import classification_answer, grounding_answer, reasoned
+from diagcot.text.labels import chexpert
+from diagcot.text.layout import first_answer
 
-EDEMA = frozenset({"edema"})
-BOTH = frozenset({"edema", "fracture"})
+
+def read(output):
+    return chexpert(first_answer(output))
+
+
+EDEMA = frozenset({"Edema"})
+BOTH = frozenset({"Edema", "Fracture"})
 SETS = st.frozensets(st.sampled_from(sorted(labels.DIFFICULTY)), min_size=1)
 
 
@@ -28,7 +35,7 @@ def squash(value: float) -> float:
         (EDEMA, BOTH, 0.5, 0.8 * 0.5 + 0.2 * 1.2 / 3.2),
         (BOTH, EDEMA, 0, 0.85 * (1 - 0.3 * 0.5)),
         (BOTH, EDEMA, 1, 0.65 * (1 - 0.7 * 0.5)),
-        (BOTH, frozenset({"edema", "pneumonia"}), 0, 0.6 / 3 + 0.4 * 1.2 / 4.7),
+        (BOTH, frozenset({"Edema", "Pneumonia"}), 0, 0.6 / 3 + 0.4 * 1.2 / 4.7),
     ],
 )
 def test_agreement_by_hand(predicted, truth, progress, value):
@@ -55,21 +62,21 @@ def test_as_released_progress_is_always_0():
 
 def test_the_trailing_comma_of_the_released_parser():
     sentence = "The label of this X-ray image is: Edema,"
-    assert labels.parse_as_released(sentence) == {"edema", "enlarged cardiomediastinum"}
-    assert labels.parse(sentence) == {"edema"}
+    assert released.chexpert(sentence) == {"Edema", "Enlarged Cardiomediastinum"}
+    assert read(sentence) == {"Edema"}
 
 
 def test_no_finding_beside_a_finding():
     sentence = "The label of this X-ray image is: Edema, No Finding"
-    assert labels.parse_as_released(sentence) == {"no finding"}
-    assert labels.parse(sentence) == {"edema"}
+    assert released.chexpert(sentence) == {"No Finding"}
+    assert read(sentence) == {"Edema"}
 
 
 @given(st.lists(st.sampled_from(CHEXPERT_LABELS[1:]), unique=True))
 def test_our_own_answers_are_parsed_back(names):
-    expected = {name.lower() for name in names} or {"no finding"}
-    assert labels.parse(reasoned("cardiomegaly?", classification_answer(names))) == expected
-    assert labels.parse_as_released(classification_answer(names)) == expected
+    expected = set(names) or {"No Finding"}
+    assert read(reasoned("cardiomegaly?", classification_answer(names))) == expected
+    assert released.chexpert(classification_answer(names)) == expected
 
 
 def test_a_second_think_block_halves():

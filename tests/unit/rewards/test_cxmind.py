@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from diagcot.rewards import cxmind, registry
+from diagcot.metrics.sets import f1
+from diagcot.rewards import cxmind, registry, released
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.score import Reference
+from diagcot.text import options
 
 
 def trace(*steps):
@@ -76,11 +78,23 @@ def test_empty_and_copied_thinks_earn_no_format():
 
 
 @pytest.mark.parametrize(
-    ("text", "released", "checked"), [("The answer is C", "E", "C"), ("final: D", "F", "D"), ("b) x", "B", "")]
+    ("text", "as_released", "checked"), [("The answer is C", "E", "C"), ("final: D", "F", "D"), ("b) x", "B", "")]
 )
-def test_option_letters(text, released, checked):
-    assert cxmind._option_as_released(text) == released
-    assert cxmind._option(text) == checked
+def test_option_letters(text, as_released, checked):
+    assert released.option(text) == as_released
+    assert options.named(text) == checked
+
+
+@pytest.mark.parametrize("last", ["B) ❌", "A) or B) ✅"])
+def test_a_last_pair_that_rejects_its_option_or_names_two_is_no_choice(last):
+    output = CLOSED.rsplit("<think>", 1)[0] + trace(("so it is the fluid", last))
+    assert one("closed", "checked", output, CLOSED)["accuracy"] == 0
+
+
+def test_other_words_for_a_disease_count_as_in_evaluation():
+    output = OPEN.rsplit("<think>", 1)[0] + trace(("both are there", "edema; pleural fluid"))
+    assert one("open", "checked", output, OPEN)["accuracy"] == 1
+    assert one("open", "released", output, OPEN)["accuracy"] == pytest.approx(0.5)
 
 
 def test_a_wrong_option_earns_no_accuracy_and_no_reason():
@@ -143,8 +157,8 @@ def test_no_attack_on_open_earns_the_process(attack):
 
 
 def test_f1_of_diseases():
-    assert cxmind._f1(frozenset(), frozenset()) == 1
-    assert cxmind._f1(frozenset(), frozenset("x")) == 0
+    assert f1(set(), set()) == 1 and f1(set(), set(), both_empty=0.0) == 0
+    assert f1(set(), {"x"}) == 0
     half = OPEN.rsplit("Edema, Pleural Effusion", 1)[0] + "Edema</answer>"
     assert one("open", "checked", half, OPEN)["accuracy"] == pytest.approx(2 / 3)
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.rewards import layout, registry
+from diagcot.metrics.repetition import variety
+from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
 from diagcot.tasks.prompts import reasoned
 
@@ -112,7 +113,7 @@ def test_the_variants_of_the_release():
     twice = "the heart is large. the heart is large. the lungs are clear."
     assert score("repetition", reasoned("I look at it", TRUTH))["overall"] == pytest.approx(0.3 + 0.5 * 0.85 + 0.2)
     assert score("repetition", reasoned(twice, TRUTH))["overall"] == pytest.approx(
-        0.3 + 0.5 * 0.85 + 0.2 * layout.variety(twice)
+        0.3 + 0.5 * 0.85 + 0.2 * variety(twice)
     )
     impression = "impression : the heart is large and there is an effusion ."
     only, whole = reasoned("well", f"findings : nothing . {impression}"), Reference(f"findings : {OTHER} {impression}")
@@ -123,7 +124,7 @@ def test_the_variants_of_the_release():
 def test_variety_by_hand():
     # 3 sentences of which 2 differ; trigrams 7 of 9 differ... counted by hand over "a b. a b. c"
     value = 0.5 * 2 / 3 + 0.3 * 3 / 3 + 0.15 * 3 / 4 + 0.05
-    assert layout.variety("a b. a b. c") == pytest.approx(value)
+    assert variety("a b. a b. c") == pytest.approx(value)
 
 
 def test_a_reward_that_was_used_still_pickles():
@@ -153,9 +154,9 @@ def test_no_attack_comes_near_an_honest_report(attack):
 
 
 def test_variety_counts_repetition():
-    assert layout.variety("") == layout.variety("one sentence only") == 1
-    assert layout.variety("a b c. d e f.") == 1
-    assert layout.variety("a b c. a b c. a b c.") < 0.6
+    assert variety("") == variety("one sentence only") == 1
+    assert variety("a b c. d e f.") == 1
+    assert variety("a b c. a b c. a b c.") < 0.6
 
 
 def test_the_clinical_mode_needs_a_corpus():

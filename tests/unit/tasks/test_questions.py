@@ -20,7 +20,6 @@ from diagcot.data.study import CHEXPERT_LABELS, Image, Study
 from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.rewards import cxmind
-from diagcot.rewards.layout import pairs as steps_of
 from diagcot.rewards.score import Reference
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.shards.writer import ShardWriter
@@ -30,6 +29,7 @@ from diagcot.tasks.questions.image_questions import course_of
 from diagcot.tasks.questions.questions import CLOSED, question_samples
 from diagcot.tasks.questions.wording import TASKS, Wording
 from diagcot.tasks.samples import Sample
+from diagcot.text.layout import pairs as steps_of
 
 ALL = dict.fromkeys(TASKS, 1.0)
 CLOSED_TASKS = (*CLOSED, "progression")

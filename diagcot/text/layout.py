@@ -1,0 +1,59 @@
+"""Think and answer tags: one pair (DiagCoT, arXiv:2509.06409) or several in turn (CX-Mind, arXiv:2508.03733).
+
+Reading ignores the case of tags and text outside them; `is_single` and `is_interleaved` are strict.
+"""
+
+import re
+from dataclasses import dataclass
+
+_INNER = r"(?:(?!</?(?:think|answer)>).)*?"  # text without any of the four tags
+_SINGLE = re.compile(rf"\s*<think>({_INNER})</think>\s*<answer>({_INNER})</answer>\s*", re.DOTALL)
+_INTERLEAVED = re.compile(rf"\s*(?:<think>{_INNER}</think>\s*<answer>{_INNER}</answer>\s*)+", re.DOTALL)
+_PAIR = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One step of an interleaved trace."""
+
+    think: str
+    answer: str
+
+
+def first_answer(output: str) -> str:
+    """Text of the first answer block, or the whole output if there is none (as in DiagCoT's evaluation scripts)."""
+    block = _ANSWER.search(output)
+    return (block.group(1) if block else output).strip()
+
+
+def last_answer(output: str) -> str:
+    """Text of the last answer block, which concludes an interleaved trace, or the whole output if there is none."""
+    blocks = _ANSWER.findall(output)
+    return str(blocks[-1] if blocks else output).strip()
+
+
+def thinking(output: str) -> str:
+    """Text of the first think block, which may be cut short; empty if there is none."""
+    block = _THINK.search(output)
+    return block.group(1).strip() if block else ""
+
+
+def pairs(output: str) -> list[Pair]:
+    """Think-answer pairs in order; text outside them is ignored. The expression is the one of CX-Mind's rewards."""
+    return [Pair(think.strip(), answer.strip()) for think, answer in _PAIR.findall(output)]
+
+
+def is_single(output: str) -> bool:
+    """True if the output is exactly one think and one answer, both with words in them, and nothing else."""
+    match = _SINGLE.fullmatch(output)
+    return match is not None and bool(match.group(1).strip()) and bool(match.group(2).strip())
+
+
+def is_interleaved(output: str) -> bool:
+    """True if the output consists of pairs alone and no think is empty or a copy of another."""
+    if not _INTERLEAVED.fullmatch(output):
+        return False
+    thinks = [" ".join(pair.think.lower().split()) for pair in pairs(output)]
+    return all(thinks) and len(set(thinks)) == len(thinks)
