@@ -24,20 +24,20 @@ SAVES, STEPS = 5, 8
 def main() -> int:
     from diagcot.jobs.testing import context
     from diagcot.training.config.settings import DeepSpeedSettings
-    from diagcot.training.distributed import engine
+    from diagcot.training.distributed import engine, process_group
 
     root = Path(tempfile.mkdtemp(prefix="bench-checkpoints-", dir=os.environ.get("TMPDIR", "/tmp")))
     ctx = context(root)
     settings = DeepSpeedSettings(steps=1000, micro_batch=8, global_batch=8, precision="fp32", learning_rate=1e-4)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            engine.connect(ctx)
+            process_group.connect(ctx)
             import torch
 
             network = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)))
             trained = engine.initialize(network, settings, ctx, 1000)
             found = {name: _measure(way(trained, ctx), trained) for name, way in WAYS.items()}
-            engine.disconnect()
+            process_group.disconnect()
     finally:
         shutil.rmtree(root, ignore_errors=True)
     size = sum(p.numel() for p in network.parameters()) / 1e6

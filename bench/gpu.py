@@ -123,7 +123,7 @@ def _rank(folder: Path, name: str, steps: list[str] | tuple[str, ...]) -> int:
     import torch
 
     from diagcot.jobs.testing import context
-    from diagcot.training.distributed import engine
+    from diagcot.training.distributed import process_group
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     card = torch.cuda.is_available()
@@ -131,11 +131,11 @@ def _rank(folder: Path, name: str, steps: list[str] | tuple[str, ...]) -> int:
         folder / f"rank{rank}", rank=rank, world_size=world, local_rank=rank, local_world_size=world,
         gpus=int(card), cpus=max(1, (os.cpu_count() or 1) // world),
     )  # fmt: skip
-    engine.connect(ctx)
+    process_group.connect(ctx)
     try:
         rows = {step: _measure(step, name, ctx) for step in steps}
     finally:
-        engine.disconnect()
+        process_group.disconnect()
     if rank == 0:
         (folder / "rows.json").write_text(json.dumps(rows))
     return 0
@@ -149,11 +149,11 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
 
     from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy
     from diagcot.training.cost import estimate, shape
-    from diagcot.training.distributed import engine
+    from diagcot.training.distributed import engine, process_group
     from diagcot.training.losses import contrastive
     from diagcot.training.models import freeze, model
 
-    where, card = engine.device(ctx), ctx.gpus > 0
+    where, card = process_group.device(ctx), ctx.gpus > 0
     warm, timed = (WARM, TIMED) if card else (0, 1)
     precision = "bf16" if card else "fp32"
     trainable = ("merger",) if step == "align" else ("language_model", "merger")

@@ -177,13 +177,13 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
     from diagcot.training.config.settings import SftSettings
     from diagcot.training.data import dataset
     from diagcot.training.data.batch import Collator, Order
-    from diagcot.training.distributed import engine
+    from diagcot.training.distributed import engine, process_group
     from diagcot.training.models import freeze, model
     from diagcot.training.models.inputs import model_input
 
     settings = SftSettings.model_validate(ctx.settings)
     steps = settings.deepspeed.steps or STEPS
-    engine.connect(ctx)
+    process_group.connect(ctx)
     base = model_input(ctx)
     processor = model.processor_of(base)
     collator = Collator(processor, ctx.shards_root, settings.max_length)

@@ -22,7 +22,7 @@ def prepare(ctx: Context) -> Iterator[None]:
         if ctx.settings.get("die") and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-    store = rendezvous.meet(ctx, ctx.settings["meet_s"])
+    store = rendezvous.connect_store(ctx, ctx.settings["meet_s"])
     dist.init_process_group(
         "gloo", rank=ctx.rank, world_size=ctx.world_size, store=store, timeout=timedelta(seconds=20)
     )

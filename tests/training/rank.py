@@ -9,7 +9,7 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from diagcot.training.distributed import engine  # noqa: F401  quietly loads torch and transformers
+from diagcot.training.distributed import process_group  # noqa: F401  quietly loads torch and transformers
 
 import deepspeed  # noqa: F401  isort: skip
 import peft  # noqa: F401  isort: skip

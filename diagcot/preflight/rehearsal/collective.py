@@ -34,7 +34,7 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
     began = time.monotonic()
     try:
         limit = timedelta(seconds=deadline_s)
-        store = rendezvous.meet(ctx, deadline_s)  # as the training's ranks do
+        store = rendezvous.connect_store(ctx, deadline_s)  # as the training's ranks do
         store.set_timeout(limit)
         dist.init_process_group(backend, rank=ctx.rank, world_size=ctx.world_size, timeout=limit, store=store)
         total = torch.ones(1, device=where)

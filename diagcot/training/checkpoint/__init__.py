@@ -1,0 +1,1 @@
+"""Checkpoints of a running stage and the model directory that it publishes."""

@@ -17,7 +17,7 @@ from diagcot.jobs import Context
 from diagcot.training.checkpoint import shard as part
 from diagcot.training.checkpoint import universal
 from diagcot.training.checkpoint.shard import Part
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 
 TAG = "state"
 
@@ -72,7 +72,7 @@ class Checkpoints:
         self.settle()
         began = time.monotonic()
         folder = self._root / f"step-{step:08d}"
-        problem, token = ranks.from_first((_empty(folder), self._ctx.attempt) if self._ctx.rank == 0 else None)
+        problem, token = process_group.broadcast((_empty(folder), self._ctx.attempt) if self._ctx.rank == 0 else None)
         if problem:
             self._failed(step, problem)
             return
@@ -94,7 +94,7 @@ class Checkpoints:
         began = time.monotonic()
         thread.join()
         step = int(mine.about["step"])
-        errors = [error for error in ranks.from_all(mine.error) if error]
+        errors = [error for error in process_group.all_gather(mine.error) if error]
         if errors:
             self._failed(step, errors[0])
             if self._ctx.rank == 0:
@@ -104,7 +104,7 @@ class Checkpoints:
             self._ctx.event("checkpoint", step=step, stall_s=round(stall, 4), write_s=round(mine.seconds, 4))
             if self._ctx.rank == 0:
                 self._drop(mine.folder)
-        ranks.wait()
+        process_group.barrier()
 
     def _failed(self, step: int, why: str) -> None:
         with contextlib.suppress(OSError):  # the disk of the logs may be the one that is full
@@ -113,12 +113,12 @@ class Checkpoints:
 
     def _newest(self) -> tuple[Path, list[dict[str, Any]]] | None:
         found = sorted(self._root.glob("step-*"), reverse=True) if self._ctx.rank == 0 else []
-        for folder in map(Path, ranks.from_first([str(path) for path in found])):
-            marks = ranks.from_first(part.read(folder) if self._ctx.rank == 0 else None)
+        for folder in map(Path, process_group.broadcast([str(path) for path in found])):
+            marks = process_group.broadcast(part.read(folder) if self._ctx.rank == 0 else None)
             why = "it is not whole"
             if marks is not None:
                 mine = list(part.damaged(folder, marks, self._ctx.rank, self._ctx.world_size))
-                if not (bad := sorted(chain.from_iterable(ranks.from_all(mine)))):
+                if not (bad := sorted(chain.from_iterable(process_group.all_gather(mine)))):
                     return folder, marks
                 why = f"{', '.join(bad)}: other bytes than were written"
             if self._ctx.rank == 0:

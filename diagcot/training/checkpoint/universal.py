@@ -16,7 +16,7 @@ import torch
 
 from diagcot.jobs import Context, UserError
 from diagcot.jobs.state.files import fsync_tree
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 
 TAG = "universal"
 DEADLINE_S = 25 * 60  # the other ranks wait for rank 0 no longer than a collective may take
@@ -30,7 +30,7 @@ def load(ctx: Context, engine: Any, folder: Path, tag: str) -> None:
             _convert(ctx, folder, tag)
         except (OSError, subprocess.SubprocessError) as error:
             problem = f"checkpoint {folder.name} could not be converted to {ctx.world_size} ranks: {error}"
-    if problem := ranks.from_first(problem):
+    if problem := process_group.broadcast(problem):
         raise UserError(f"{problem}; free some disk space, or resume on as many ranks as wrote it")
     decay = [group["weight_decay"] for group in engine.optimizer.optimizer.param_groups]
     engine._config.load_universal_checkpoint = True

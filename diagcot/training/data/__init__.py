@@ -1,0 +1,1 @@
+"""Samples, images and batches of a training stage."""

@@ -15,7 +15,7 @@ from diagcot.tasks.diagnosis import SAMPLES
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.tasks.views import ViewPolicy
 from diagcot.training.data.batch import Collator
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 
 HELD_OUT = 0.1  # at most this part of the samples without a split of their own
 
@@ -81,13 +81,13 @@ def measure(ctx: Context, samples: Sequence[Sample], collator: Collator) -> tupl
         key.update(f"{sample.task}\0{sample.id}\0{len(sample.answer)}\0".encode())
     key.update(json.dumps([collator.max_length, len(collator.tokenizer)]).encode())
     path = ctx.workspace / f"lengths-{key.hexdigest()[:16]}.npy"
-    known = ranks.from_first(np.load(path) if ctx.rank == 0 and path.is_file() else None)
+    known = process_group.broadcast(np.load(path) if ctx.rank == 0 and path.is_file() else None)
     if known is None:
         table = np.zeros((3, len(samples)))
         for index in range(ctx.rank, len(samples), ctx.world_size):
             one = collator.encode(samples[index])
             table[:, index] = len(one.ids), one.targets, one.cut
-        known = ranks.add(table)
+        known = process_group.sum_array(table)
         if ctx.rank == 0:
             ctx.workspace.mkdir(parents=True, exist_ok=True)
             staged = path.with_name(f".{ctx.attempt}.npy")

@@ -1,0 +1,1 @@
+"""Ranks of a job: rendezvous, process group, DeepSpeed engine, Ray cluster."""

@@ -1,4 +1,4 @@
-"""How the ranks of a task find each other."""
+"""How the ranks of an array task find each other."""
 
 import os
 from datetime import timedelta
@@ -7,14 +7,16 @@ import torch.distributed as dist
 
 from diagcot.jobs import Context
 
-MEET_S = 300  # all ranks are started at once; what they import may take minutes to come over a network file system
+DEADLINE_S = 300  # ranks start together, but imports over a network file system may take minutes
 TIMEOUT = timedelta(minutes=30)  # of a collective
 
 
-def meet(ctx: Context, deadline_s: float = MEET_S) -> dist.Store:
-    """The store that the process group is made over, once all ranks are there; MASTER_ADDR and MASTER_PORT say where.
+def connect_store(ctx: Context, deadline_s: float = DEADLINE_S) -> dist.Store:
+    """Wait for all ranks and return the store that the process group is built on.
 
-    Raises RuntimeError after `deadline_s`, or at once on rank 0 if the port is taken. The next attempt has another port.
+    MASTER_ADDR and MASTER_PORT, which the worker sets, say where rank 0 listens; a single rank needs neither.
+    Raises RuntimeError after `deadline_s` seconds, or at once on rank 0 if the port is taken. The next attempt uses
+    another port.
     """
     if ctx.world_size == 1:
         return dist.HashStore()
@@ -28,7 +30,7 @@ def meet(ctx: Context, deadline_s: float = MEET_S) -> dist.Store:
             ) from error
         raise RuntimeError(
             f"rank {ctx.rank} of {ctx.world_size} waited {deadline_s:.0f} s at {host}:{port}, and not all ranks came: "
-            f"look for the one whose log ends first ({str(error).splitlines()[0]})"
+            f"look for the rank whose log ends first ({str(error).splitlines()[0]})"
         ) from error
     store.set_timeout(TIMEOUT)
     return store

@@ -15,7 +15,7 @@ from diagcot.training.checkpoint import export
 from diagcot.training.config.settings import AlignSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.batch import IGNORED, Collator, Order
-from diagcot.training.distributed import engine
+from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import contrastive
 from diagcot.training.models import freeze, model
 from diagcot.training.models.inputs import model_input
@@ -27,11 +27,11 @@ def prepare(ctx: Context) -> Iterator[AlignSettings]:
     """Settings, checked before anything heavy, and the group of ranks."""
     settings = AlignSettings.model_validate(ctx.settings)
     settings.deepspeed.accumulation(ctx.world_size)
-    engine.connect(ctx)
+    process_group.connect(ctx)
     try:
         yield settings
     finally:
-        engine.disconnect()
+        process_group.disconnect()
 
 
 def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
@@ -42,7 +42,7 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
     data = dataset.gather(ctx, {"report": 1.0}, 1.0, settings.validation)
     lengths, targets, cut = dataset.measure(ctx, data.train, collator)
-    vlm = model.load(base, deepspeed.precision, engine.zero3(deepspeed, ctx))
+    vlm = model.load(base, deepspeed.precision, engine.zero3_config(deepspeed, ctx))
     freeze.freeze(vlm, settings)
     counts = freeze.describe(vlm)
     aligner = contrastive.Aligner(vlm, settings.temperature)
@@ -56,7 +56,7 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     trained = engine.initialize(aligner, deepspeed, ctx, steps)
     everyone = [*data.train, *data.validation]
     reports = embed(trained, everyone, processor, ctx, size)
-    aligner.centre = reports[: len(data.train)].mean(0).to(engine.device(ctx))
+    aligner.centre = reports[: len(data.train)].mean(0).to(process_group.device(ctx))
     passes = ctx.world_size * deepspeed.accumulation(ctx.world_size)
     words, keys = likeness(everyone, ctx)
     want: Any = "films" if settings.loss == "contrastive" else "films and language"
@@ -116,7 +116,7 @@ def embed(trained: Any, samples: Sequence[Sample], processor: Any, ctx: Context,
     distinct = {sample.answer: None for sample in samples}
     place = {text: index for index, text in enumerate(distinct)}
     texts = list(distinct)
-    where = engine.device(ctx)
+    where = process_group.device(ctx)
     tokenizer = processor.tokenizer
     table = torch.zeros(len(texts), trained.module.vlm.config.text_config.hidden_size)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def embed(trained: Any, samples: Sequence[Sample], processor: Any, ctx: Context,
             mean = trained(dict(encoded), "reports")[0].cpu()
             if len(at):
                 table[at.start : at.stop] = mean
-    table = torch.from_numpy(engine.add(table.numpy())).float()
+    table = torch.from_numpy(process_group.sum_array(table.numpy())).float()
     return table[[place[sample.answer] for sample in samples]]
 
 
@@ -155,11 +155,11 @@ def held_out(
             films[mine.start : mine.stop] = embedded.cpu()
             total += float(loss)
             targets += float((batch["labels"][:, 1:] != IGNORED).sum())
-    total, targets = engine.agree([total, targets])
-    everyone = torch.from_numpy(engine.add(films.numpy())).float()
+    total, targets = process_group.sum_values([total, targets])
+    everyone = torch.from_numpy(process_group.sum_array(films.numpy())).float()
     return {
         "loss": total / targets,
-        **contrastive.recall(everyone, trained.module.place(reports.to(engine.device(ctx))).cpu(), keys),
+        **contrastive.recall(everyone, trained.module.place(reports.to(process_group.device(ctx))).cpu(), keys),
     }
 
 
@@ -175,7 +175,7 @@ def likeness(samples: Sequence[Sample], ctx: Context) -> tuple[list[int], torch.
     table = np.zeros(len(distinct))
     for index in range(ctx.rank, len(distinct), ctx.world_size):
         table[index] = normal(texts[distinct[index]])
-    normals = dict(zip(distinct, engine.add(table), strict=True))
+    normals = dict(zip(distinct, process_group.sum_array(table), strict=True))
     return words, torch.tensor([[number, NORMAL if normals[number] else number] for number in words])
 
 
@@ -189,7 +189,7 @@ def normal(report: str) -> bool:
 
 
 def _moved(batch: loop.Batch, ctx: Context) -> loop.Batch:
-    return {name: value.to(engine.device(ctx)) for name, value in batch.items()}
+    return {name: value.to(process_group.device(ctx)) for name, value in batch.items()}
 
 
 def _words(report: str) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from diagcot.jobs import Context, Result, Unit
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 from diagcot.training.distributed import ray_cluster as raycluster
 from diagcot.training.models.inputs import model_input
 from diagcot.training.rl import curriculum
@@ -41,9 +41,9 @@ def prepare(ctx: Context) -> Iterator[Team | None]:
         head = stack.enter_context(raycluster.head(ctx, settings.object_store_mb)) if ctx.rank == 0 else None
         if head and settings.rollout_nodes:
             stack.enter_context(notice.put(head.rendezvous))
-        ranks.connect(ctx)
-        stack.callback(ranks.disconnect)
-        rendezvous = ranks.from_first(head.rendezvous if head else None)
+        process_group.connect(ctx)
+        stack.callback(process_group.disconnect)
+        rendezvous = process_group.broadcast(head.rendezvous if head else None)
         if ctx.node_rank and ctx.local_rank == 0 and not settings.rollout_nodes:
             stack.enter_context(raycluster.join(ctx, rendezvous, settings.object_store_mb))
         prompts = curriculum.gather(ctx, settings)
@@ -71,7 +71,7 @@ def run(unit: Unit, team: Team | None, ctx: Context) -> Result | None:
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         training = Training(team, ctx, stack)
-        if not ranks.from_first(team.crew.ready() if team.crew else None):
+        if not process_group.broadcast(team.crew.ready() if team.crew else None):
             return None
         ctx.startup_s += time.monotonic() - began
         ctx.event("ready", seconds=round(time.monotonic() - began, 2))

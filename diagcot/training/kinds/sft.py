@@ -16,7 +16,7 @@ from diagcot.training.checkpoint import export
 from diagcot.training.config.settings import LoraSettings, SftSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.batch import Collator, Order
-from diagcot.training.distributed import engine
+from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import language
 from diagcot.training.models import freeze, model
 from diagcot.training.models.inputs import model_input
@@ -28,11 +28,11 @@ def prepare(ctx: Context) -> Iterator[SftSettings]:
     """Settings, checked before anything heavy, and the group of ranks."""
     settings = SftSettings.model_validate(ctx.settings)
     settings.deepspeed.accumulation(ctx.world_size)
-    engine.connect(ctx)
+    process_group.connect(ctx)
     try:
         yield settings
     finally:
-        engine.disconnect()
+        process_group.disconnect()
 
 
 def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
@@ -75,7 +75,7 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
 
 def load_model(base: Path, settings: SftSettings, ctx: Context) -> tuple[Any, dict[str, Any]]:
     """The model with its freeze policy, and its counts."""
-    network = model.load(base, settings.deepspeed.precision, engine.zero3(settings.deepspeed, ctx))
+    network = model.load(base, settings.deepspeed.precision, engine.zero3_config(settings.deepspeed, ctx))
     if settings.lora is not None:
         network = adapted(network, settings.lora)
     freeze.freeze(network, settings)

@@ -1,0 +1,1 @@
+"""Losses of supervised training: language model and contrastive."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.data.batch import IGNORED, Collator
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def held_out(
     """Mean loss a token on held-out samples, each rank computing its share. A collective."""
     if not samples:
         return {}
-    where = ranks.device(ctx)
+    where = process_group.device(ctx)
     # ZeRO-3 gathers parameters in step: all ranks make the same number of passes, the last ones perhaps on a repeat.
     passes = -(-len(samples) // (micro_batch * ctx.world_size))
     total = targets = 0.0
@@ -53,5 +53,5 @@ def held_out(
         if mine:
             total += float(loss)
             targets += float((batch["labels"][:, 1:] != IGNORED).sum())
-    total, targets = ranks.agree([total, targets])
+    total, targets = process_group.sum_values([total, targets])
     return {"loss": total / targets}

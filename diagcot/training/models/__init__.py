@@ -1,0 +1,1 @@
+"""Vision-language models: building, loading, freezing, adapters, tokenizer."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.training.config.settings import Family, ModelSettings, TinySettings
-from diagcot.training.distributed import library_setup as quiet
+from diagcot.training.distributed import library_setup
 from diagcot.training.models.pretrained import family_of, weights_of
 
-quiet.libraries()
+library_setup.configure()
 
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig  # noqa: E402

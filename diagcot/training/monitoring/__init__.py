@@ -1,0 +1,1 @@
+"""Figures of a training stage: step timer, log, curves."""

@@ -7,7 +7,7 @@ from typing import Any
 from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost import flops
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 from diagcot.training.monitoring import log
 
 
@@ -17,7 +17,7 @@ class Clock:
     def __init__(
         self, ctx: Context, engine: Any, settings: DeepSpeedSettings, runs: Sequence[str] = flops.WHOLE
     ) -> None:
-        self.device = ranks.device(ctx)
+        self.device = process_group.device(ctx)
         self._ranks = ctx.world_size
         self._work = flops.Work(engine.module, runs)
         self._peak = flops.peak(self.device, settings.precision)

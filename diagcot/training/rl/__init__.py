@@ -1,0 +1,1 @@
+"""GRPO: prompts, rollouts, rewards, objective, policy and weight transfer."""

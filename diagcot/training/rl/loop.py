@@ -14,7 +14,7 @@ from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
 from diagcot.training.checkpoint import checkpoint, export
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 from diagcot.training.models.inputs import model_input
 from diagcot.training.monitoring import log
 from diagcot.training.monitoring.step_timer import Clock
@@ -82,7 +82,7 @@ class Training:
         self.phases.reset()
         for number in range(first, self.steps):
             made = self.step(number)
-            stop = ranks.agree([self.ctx.stopping() or made is None])[0] > 0
+            stop = process_group.sum_values([self.ctx.stopping() or made is None])[0] > 0
             completed = number + (made is not None)
             if made is not None:
                 figures = made
@@ -90,7 +90,7 @@ class Training:
                 if rule.every and completed % rule.every == 0 and completed < self.steps and not stop:
                     stop = not self.validate(completed)
             if completed > first and (stop or completed == self.steps or completed % every == 0):
-                gates = ranks.from_first({name: gate.state() for name, gate in self.gates.items()})
+                gates = process_group.broadcast({name: gate.state() for name, gate in self.gates.items()})
                 self.checkpoints.save(completed, {"gates": gates, "best": self.best})
                 self.phases.reset()
             if stop and completed < self.steps:
@@ -117,7 +117,7 @@ class Training:
             return None
         self.meter.have_data()
         self._sleep()
-        scores = ranks.from_first(rewarded(found, settings, self.gates) if self.crew else None)
+        scores = process_group.broadcast(rewarded(found, settings, self.gates) if self.crew else None)
         rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
         if self.crew:
             self.policy.check(found.samples, found.rollouts)
@@ -150,7 +150,7 @@ class Training:
             **statistics(found, scores, settings),
             **means,
             "lr": self.policy.engine.get_lr()[0],
-            **self.meter.figures(ranks.agree(self.meter.sums())),
+            **self.meter.figures(process_group.sum_values(self.meter.sums())),
             **phases.shares(),
         }
 
@@ -164,7 +164,7 @@ class Training:
             one.exception()
         if not self._sync(step):
             return False
-        scores = ranks.from_first(self.player.validate(self.prompts.validation) if self.player else None)
+        scores = process_group.broadcast(self.player.validate(self.prompts.validation) if self.player else None)
         if scores is None:
             return False
         found = validation.figures(scores, self.patients, self.ctx.seed)
@@ -188,7 +188,7 @@ class Training:
         """The experience of step `number` on all ranks, launched now if it was not before."""
         self._launch(number)
         found = self._coming.pop(number).result() if self.player else None
-        found = ranks.from_first(found)
+        found = process_group.broadcast(found)
         self.phases.took("rollout_s")
         if found is not None:
             self.phases.moved("rollout_s", "reward_s", found.waited_s)
@@ -201,7 +201,7 @@ class Training:
         """
         if self._asleep:
             torch.cuda.empty_cache()
-            ranks.wait()
+            process_group.barrier()
             if self.crew:
                 self.crew.post("/wake_up")
         self._asleep = False
@@ -210,7 +210,7 @@ class Training:
         self._served = step
         if self.settings.async_rollouts and self._probed != step:
             sample = self.prompts.prompts[0]
-            rollouts = ranks.from_first(self.player.probe(sample, self.ctx.world_size) if self.player else None)
+            rollouts = process_group.broadcast(self.player.probe(sample, self.ctx.world_size) if self.player else None)
             if rollouts is None:
                 return False
             self._gap, self._probed = self.policy.gap([sample], rollouts), step
@@ -231,7 +231,7 @@ class Training:
         counts |= {f"gate_{name}": gate.mean for name, gate in self.gates.items()}
         kept = int(self.best.get("step", self.steps))
         if self.settings.validation.prompts:
-            counts |= ranks.from_first(self.record.gain(kept) if self.ctx.rank == 0 else None)
+            counts |= process_group.broadcast(self.record.gain(kept) if self.ctx.rank == 0 else None)
         if kept == self.steps:
             return export.write(self.ctx, self.policy.engine, self.policy.processor, counts)
         return validation.export(self.ctx, {**counts, "best_step": kept})

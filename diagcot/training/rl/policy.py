@@ -13,7 +13,7 @@ from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.batch import IGNORED, Collator, Encoded
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import language
 from diagcot.training.models import freeze, model
 from diagcot.training.rl.objective import Objective, k3, logprobs, ratios, reduced, token_losses, whole
@@ -46,12 +46,12 @@ class Policy:
 
     def __init__(self, base: Path, settings: GrpoSettings, ctx: Context, steps: int) -> None:
         self.base, self.settings, self.ctx = base, settings, ctx
-        self.where = ranks.device(ctx)
+        self.where = process_group.device(ctx)
         clip = settings.clip
         self.objective = Objective(
             clip.low, clip.high, clip.dual, settings.ratio, settings.importance_cap, kl_coef=settings.kl_coef
         )
-        zero3 = ranks.zero3(settings.deepspeed, ctx)
+        zero3 = engine.zero3_config(settings.deepspeed, ctx)
         network = model.load(base, settings.deepspeed.precision, zero3)
         freeze.freeze(network, settings)
         self.counts = freeze.describe(network)
@@ -59,7 +59,7 @@ class Policy:
         self.banned = vision_tokens(self.processor.tokenizer)
         longest = settings.server.max_model_len
         self.collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb)
-        self.engine = ranks.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
+        self.engine = engine.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
         self.reference = None
         if settings.kl_coef > 0:
             self.reference = model.load(base, settings.deepspeed.precision).requires_grad_(False).eval().to(self.where)
@@ -133,7 +133,9 @@ class Policy:
         micro = self._micro(samples, [rollouts[self.ctx.rank]], [0.0])
         _, raw = self._logprobs(self.engine, micro)
         self.engine.train()
-        gap, tokens = ranks.agree([float(((raw - micro.engine).abs() * micro.mask).sum()), float(micro.mask.sum())])
+        gap, tokens = process_group.sum_values(
+            [float(((raw - micro.engine).abs() * micro.mask).sum()), float(micro.mask.sum())]
+        )
         return gap / tokens
 
     @torch.no_grad()
@@ -149,7 +151,7 @@ class Policy:
                 micro.reference, _ = self._logprobs(self.reference, micro)
             sums[0] += float(((raw - micro.engine).abs() * micro.mask).sum())
             sums[1] += float(micro.mask.sum())
-        gap, tokens = ranks.agree(sums)
+        gap, tokens = process_group.sum_values(sums)
         return gap / tokens
 
     def update(self, micros: Sequence[Micro], lengths: Sequence[int], max_gap: float) -> dict[str, float]:
@@ -175,7 +177,7 @@ class Policy:
             self.engine.backward(loss * passes)
             sums += self._sums(micro, logp.detach(), raw, old, float(loss.detach()))
             if at == len(micros) - 1:
-                figures = self._checked(ranks.agree(sums.tolist()), sum(lengths), max_gap)
+                figures = self._checked(process_group.sum_values(sums.tolist()), sum(lengths), max_gap)
             self.engine.step()
         return {**figures, "grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
 
@@ -210,7 +212,7 @@ class Policy:
 
         A collective; rank 0 writes.
         """
-        state = ranks.weights(self.engine)
+        state = engine.weights(self.engine)
         if state is None:
             return
         shutil.rmtree(folder, ignore_errors=True)

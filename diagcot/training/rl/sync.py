@@ -14,7 +14,7 @@ from diagcot.jobs import Context
 from diagcot.serving.server.engine import mark
 from diagcot.serving.server.weights import tied
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 from diagcot.training.rl.policy import Policy
 from diagcot.training.rl.rollout_pool import Crew
 
@@ -54,7 +54,7 @@ class Folder:
     def send(self, step: int) -> bool:
         folder = self.root / "ab"[step % 2]
         self._policy.publish(folder)
-        return bool(ranks.from_first(self._crew.load(folder) if self._crew else None))
+        return bool(process_group.broadcast(self._crew.load(folder) if self._crew else None))
 
     def close(self) -> None:
         if self._crew:

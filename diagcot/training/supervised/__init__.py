@@ -1,0 +1,1 @@
+"""The loop of supervised training and the alignment objective."""

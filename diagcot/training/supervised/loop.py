@@ -12,7 +12,7 @@ from diagcot.training.checkpoint import checkpoint
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.flops import WHOLE
 from diagcot.training.data.batch import Order, Prefetch
-from diagcot.training.distributed import engine as ranks
+from diagcot.training.distributed import process_group
 from diagcot.training.losses import language
 from diagcot.training.monitoring import log
 from diagcot.training.monitoring.step_timer import Clock
@@ -103,7 +103,7 @@ def _step(
         engine.backward(one)
         engine.step()
         loss += one.detach()
-    stop, total, *sums = ranks.agree([ctx.stopping(), float(loss) / len(batches), *meter.sums()])
+    stop, total, *sums = process_group.sum_values([ctx.stopping(), float(loss) / len(batches), *meter.sums()])
     return {
         "loss": total / ctx.world_size,
         "lr": engine.get_lr()[0],

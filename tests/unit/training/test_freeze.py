@@ -42,9 +42,9 @@ QWEN2_5_VL_32B: dict[str, Any] = {
 
 
 def on_meta(family: str, config: dict[str, Any]) -> Any:
-    from diagcot.training.distributed import library_setup as quiet
+    from diagcot.training.distributed import library_setup
 
-    quiet.libraries()
+    library_setup.configure()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
