@@ -45,7 +45,7 @@ class Prediction:
             id=sample.id,
             study=sample.study,
             task=sample.task,
-            dataset=sample.study.split("/")[0],
+            dataset=sample.dataset,
             model=model,
             output=output,
             answer=said(output),

@@ -8,8 +8,8 @@ of SII-WenjieLisjtu/CX-Mind.
 import re
 from collections.abc import Sequence
 
-from diagcot.metrics.meteor.porter import stem
 from diagcot.metrics.sets import f1
+from diagcot.metrics.stems import stem
 from diagcot.metrics.text import common_subsequence, sentence_bleu
 from diagcot.rewards import released as published
 from diagcot.rewards.score import Reference, Score

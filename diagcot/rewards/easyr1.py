@@ -1,9 +1,10 @@
 """This project's rewards for EasyR1: `reward_function: …/diagcot/rewards/easyr1.py:report`.
 
-A function takes EasyR1's present form, `(reward_inputs) -> [{"overall": …}]` with `response` and `ground_truth` in each
-input, and the one of DiagCoT's copy, `(predicts, ground_truths)`. Settings go into `reward_function_kwargs`: `mode`
+A function takes the call of current EasyR1, `(reward_inputs) -> [{"overall": …}]` with `response` and `ground_truth` in each
+input, and that of DiagCoT's copy, `(predicts, ground_truths)`. Settings go into `reward_function_kwargs`: `mode`
 (`diagcot.rewards.names`), `corpus`, a text file with a training reference on each line (the clinical report reward needs
-one), and `progress`. `closed` and `open` give the base reward, and their gated terms apart, as CX-Mind's manager adds them.
+one), and `progress`, 0 to 1. `closed` and `open` return the base reward and the gated terms separately, as CX-Mind's reward
+manager adds them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,24 +34,30 @@ def _scores(
 
 
 def report(reward_inputs: Any, ground_truths: Any = None, **settings: Any) -> list[Score]:
+    """Scores of reports."""
     return _scores("report", reward_inputs, ground_truths, **settings)
 
 
 def classification(reward_inputs: Any, ground_truths: Any = None, **settings: Any) -> list[Score]:
+    """Scores of lists of CheXpert labels."""
     return _scores("classification", reward_inputs, ground_truths, **settings)
 
 
 def grounding(reward_inputs: Any, ground_truths: Any = None, **settings: Any) -> list[Score]:
+    """Scores of boxes, 0 to 1000."""
     return _scores("grounding", reward_inputs, ground_truths, **settings)
 
 
 def grounding_pixels(reward_inputs: Any, ground_truths: Any = None, **settings: Any) -> list[Score]:
+    """Scores of boxes in pixels."""
     return _scores("grounding_pixels", reward_inputs, ground_truths, **settings)
 
 
 def closed(reward_inputs: Any, ground_truths: Any = None, **settings: Any) -> list[Score]:
+    """Base scores of interleaved traces about a closed question."""
     return _scores("closed", reward_inputs, ground_truths, **settings)
 
 
 def open(reward_inputs: Any, ground_truths: Any = None, **settings: Any) -> list[Score]:
+    """Base scores of interleaved traces about an open question."""
     return _scores("open", reward_inputs, ground_truths, **settings)

@@ -1,4 +1,4 @@
-"""The names of rewards and their modes, light enough for a settings module. The first mode is the default."""
+"""The names of rewards and their modes, cheap to import for settings. The first mode is the default."""
 
 MODES: dict[str, tuple[str, ...]] = {
     "report": ("clinical", "released", "whole", "repetition", "spine"),
@@ -10,7 +10,7 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 
 STYLES = ("trl", "easyr1")
-"""How a reward of another project, `file.py:function`, is called (diagcot.rewards.foreign)."""
+"""How the reward of another project, `file.py:function`, is called (`diagcot.rewards.external`)."""
 
 GATED = ("closed", "open")
-"""Rewards whose process and reasoning terms count only through the gate."""
+"""Rewards whose process and reason terms count only through the gate."""

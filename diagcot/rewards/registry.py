@@ -38,11 +38,11 @@ _CORPUS_LIMIT = 20_000  # references that CIDEr's word rarity is taken from; mor
 
 
 def reward(name: str, mode: str, corpus: Iterable[Reference] = ()) -> Reward:
-    """The reward `name` in `mode` (see `names.MODES`) as a batch function that pickles, so that a worker can hold it.
+    """The reward `name` in `mode` (see `names.MODES`) as a batch function that pickles, so that a worker process can hold it.
 
-    `corpus` are the training references; only the clinical report reward looks at them. A `name` like
+    `corpus` are the training references, which only the clinical report reward uses. A `name` like
     `file.py:function` is another project's reward, and `mode` the style in which it is called. Raises ValueError for an
-    unknown name or mode, MeteorError where a report reward cannot have METEOR, UserError for a foreign one.
+    unknown name or mode, MeteorError if a report reward cannot compute METEOR, UserError for an external reward that is unusable.
     """
     if mode in STYLES:
         return external.load(name, mode)

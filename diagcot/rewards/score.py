@@ -1,4 +1,4 @@
-"""What every reward takes and returns."""
+"""Types of every reward: references, scores and the call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ Score = dict[str, float]
 
 @dataclass(frozen=True)
 class Reference:
-    """The answer that a sample's author gave: a report, a label sentence, boxes, or a whole interleaved trace."""
+    """The expected answer of a sample: a report, a label sentence, boxes, or a whole interleaved trace."""
 
     answer: str
 
 
 class Reward(Protocol):
-    """A batch of outputs against their references; `progress` is the share of training done, 0 to 1."""
+    """Scores a batch of outputs against their references."""
 
-    def __call__(
-        self, outputs: Sequence[str], references: Sequence[Reference], progress: float = 0.0
-    ) -> list[Score]: ...
+    def __call__(self, outputs: Sequence[str], references: Sequence[Reference], progress: float = 0.0) -> list[Score]:
+        """A score for each output; `progress` is the share of training done, 0 to 1."""

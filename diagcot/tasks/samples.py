@@ -26,6 +26,7 @@ class Sample:
     images: tuple[ImageRef, ...]
     messages: tuple[tuple[str, str], ...]  # (role, text): an optional system text, then user and assistant in turn
     meta: dict[str, Any] = field(default_factory=dict)
+    dataset: str = ""  # the collection of the study; empty if the sample is not of one study's images
 
     @property
     def prompt(self) -> str:
@@ -47,6 +48,8 @@ class Sample:
         for image in row["images"]:
             if not image["change"]:
                 del image["change"]
+        if not self.dataset:
+            del row["dataset"]
         return json.dumps(row, ensure_ascii=False, sort_keys=True)
 
     @staticmethod
@@ -60,6 +63,7 @@ class Sample:
             images=tuple(ImageRef(**ref) for ref in row["images"]),
             messages=tuple((role, text) for role, text in row["messages"]),
             meta=row.get("meta", {}),
+            dataset=row.get("dataset", ""),
         )
 
 

@@ -43,6 +43,7 @@ class StudyView:
                 "phantom": any(shown.phantom for shown, _ in self.images),
                 **meta,
             },
+            dataset=self.study.dataset,
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagcot.metrics.meteor import alignment
-from diagcot.metrics.meteor.porter import stem
+from diagcot.metrics.stems import stem
 
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
 _PLAIN = re.compile(r"[0-9a-z ]*")  # nothing to normalise

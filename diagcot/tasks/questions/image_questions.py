@@ -134,6 +134,7 @@ def grounding(shard: "Shard", context: QuestionContext, ref_name: str, split: st
             images=sample.images,
             messages=(("user", prompt), ("assistant", sample.answer)),
             meta=sample.meta,
+            dataset=sample.dataset,
         )
 
 

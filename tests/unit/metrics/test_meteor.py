@@ -12,7 +12,7 @@ import pytest
 from diagcot.metrics import java
 from diagcot.metrics.meteor import meteor
 from diagcot.metrics.meteor.meteor import COUNTS, MeteorError, counts, meteor_of
-from diagcot.metrics.meteor.porter import stem
+from diagcot.metrics.stems import stem
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "metrics_aamn_r2gen590"
 _ODD = """the of no heart lungs enlarged a . .. ... .... 1.5 u.s. mr. no. no.5 p.m. i.e. x-ray -lrb- -rrb- -- – — 's n't ' ''
@@ -129,6 +129,7 @@ def test_every_kind_of_match(hyp, ref, kind):
     [
         *[("enlargement", "enlarg"), ("opacities", "opac"), ("hopping", "hop"), ("hoping", "hope"), ("skies", "sky")],
         *[("generically", "generic"), ("rational", "ration"), ("y", "y"), ("sayings", "say"), ("'s", "'s")],
+        *[("added", "ad"), ("evening", "even"), ("emergency", "emerg")],  # as in METEOR 1.5; Snowball 3 differs
     ],
 )
 def test_stems(word, expected):

@@ -1,4 +1,4 @@
-"""Our rewards in other trainers, and theirs in ours."""
+"""Exported rewards in other trainers, and external rewards in ours."""
 
 import importlib.util
 import pickle
@@ -117,7 +117,7 @@ def theirs(tmp_path):
         ("single.py:two", "easyr1", [1, 1]),
     ],
 )
-def test_their_rewards_in_ours(theirs, name, style, values):
+def test_external_rewards(theirs, name, style, values):
     chosen = RewardSettings(name=str(theirs / name), style=style)
     reward = registry.reward(chosen.name, chosen.chosen_mode)
     for one in (reward, pickle.loads(pickle.dumps(reward))):
@@ -126,8 +126,8 @@ def test_their_rewards_in_ours(theirs, name, style, values):
     assert reward([], []) == []
 
 
-def test_our_rewards_borrowed_back():
-    """A function lent to a trainer and borrowed again gives the same scores."""
+def test_an_exported_reward_loaded_back():
+    """A reward that is exported to a trainer and loaded as an external one gives the same scores."""
     back = registry.reward(f"{for_trl.__file__}:classification", "trl")(OUTPUTS, [Reference(TRUTH)] * 3, 1.0)
     late = registry.reward("classification", "curriculum")(OUTPUTS, [Reference(TRUTH)] * 3, 1.0)
     assert [score["overall"] for score in back] == [score["overall"] for score in late]
@@ -139,13 +139,16 @@ def test_our_rewards_borrowed_back():
     [
         ("none.py:f", "no Python file"),
         ("theirs.py:missing", "no function 'missing'"),
-        ("theirs.py:short", "gave 0 scores for 1 outputs"),
+        ("theirs.py:short", "returned 0 scores for 1 outputs"),
         ("theirs.py:broken", "without a finite"),
+        ("fails.py:f", "cannot be loaded \\(NameError"),
     ],
 )
-def test_what_is_wrong_with_theirs_is_told(theirs, name, message):
-    with pytest.raises(UserError, match=message):
+def test_what_is_wrong_with_an_external_reward_is_one_sentence(theirs, name, message):
+    (theirs / "fails.py").write_text("nothing\n")
+    with pytest.raises(UserError, match=message) as error:
         registry.reward(str(theirs / name), "easyr1")(["x"], [Reference("y")])
+    assert len(error.value.args) == 1 and str(error.value) == error.value.args[0] and ": " in str(error.value)
 
 
 @pytest.mark.parametrize(

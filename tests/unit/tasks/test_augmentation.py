@@ -12,6 +12,7 @@ from diagcot.metrics import boxes
 from diagcot.tasks import augmentation
 from diagcot.tasks.prompts import grounding_answer
 from diagcot.tasks.samples import ImageRef, Sample
+from diagcot.text.boxes import parse
 from diagcot.training.data.images import ShardSource
 
 SIZE = (300, 200)
@@ -70,7 +71,7 @@ def test_copies_of_what_has_boxes_alone() -> None:
     )
     for one in made:
         assert one.meta["patient"] == "rsna/p" and one.images[0].row == 3 and one.messages[0] == SAMPLE.messages[0]
-        found, _ = boxes.parse(one.answer), one.meta["boxes"]
+        found, _ = parse(one.answer), one.meta["boxes"]
         assert [found[0].x1, found[0].y2] == pytest.approx([one.meta["boxes"][0][0], one.meta["boxes"][0][3]], abs=1e-3)
         assert Sample.from_json(one.to_json()) == one
     clear = SAMPLE.with_meta(boxes=[])
