@@ -78,13 +78,13 @@ devcluster-down:  ## stop it
 	@$(BIN)/python slurm/devcluster/devcluster.py down
 
 test: env  ## all tests that this machine can run, those on a real Slurm included
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
 
 test-again: env  ## the tests that failed last, one after the other
 	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-fast: env  ## the tests that need no server, no training and no Slurm
-	@$(BIN)/python -m pytest tests/unit -n 2 --dist loadgroup -m "not heavy"
+	@$(BIN)/python -m pytest tests/unit -n 2 --dist loadgroup
 
 bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)

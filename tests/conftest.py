@@ -1,4 +1,4 @@
-"""Real Slurms for the tests: each in a folder and on ports of its own, and wiped at the end."""
+"""Which tests share a worker, and real Slurms for tests: each in its own folder, on its own ports, wiped at the end."""
 
 import getpass
 import os
@@ -20,6 +20,16 @@ DAEMONS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
 QUICK_TO_NOTICE = "SlurmdTimeout=4;MessageTimeout=5"
 # Half of what a task of no work costs is looking through /proc for the memory and the processes of all jobs.
 THROUGHPUT = "JobAcctGatherType=jobacct_gather/none;ProctrackType=proctrack/pgid"
+
+# Under `--dist loadgroup` a worker runs a whole group: a file, or the folders of unit tests that load the same library.
+LOADS = {"training": "torch", "shards": "torch", "evaluation": "METEOR", "metrics": "METEOR", "rewards": "METEOR"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        library = LOADS.get(path.parts[1]) if path.parts[0] == "unit" else None
+        item.add_marker(pytest.mark.xdist_group(library or str(path)))
 
 
 @dataclass(frozen=True)

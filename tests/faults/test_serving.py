@@ -22,7 +22,7 @@ from diagcot.serving.server import process
 from diagcot.serving.server.placement import Seat
 from diagcot.shards import Shard
 from tests.fakes.serving import COMMAND, fake, model_folder, settings, starts, write_script
-from tests.unit.serving.test_client import answered, ask
+from tests.integration.serving.test_client import answered, ask
 from tests.unit.shards import test_files as test_shards_files
 
 Patch = pytest.MonkeyPatch

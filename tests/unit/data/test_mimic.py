@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import struct
-import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -242,23 +241,6 @@ def large_tree(root: Path, count: int) -> Path:
     with zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_STORED) as out:
         out.writestr("files/p10/p10000000/s50000000.txt", REPORT)
     return root
-
-
-def test_memory_stays_flat_at_scale(tmp_path: Path) -> None:
-    """What each further study takes, kept and at the peak; all 227,835 are then 30 and 90 MB."""
-    used = []
-    for count in (100, 2_000, 8_000):  # the first for what is loaded once
-        root = large_tree(tmp_path / str(count), count)
-        tracemalloc.start()
-        reader = MimicCxr(root)
-        reader._films, reader._labels, reader._report  # noqa: B018  what stays, without the mapping that patients() returns
-        used.append(tracemalloc.get_traced_memory())
-        tracemalloc.stop()
-    held, peak = ((large - small) / 6_000 for small, large in zip(*used[1:], strict=True))
-    print(f"{held:.0f} bytes a study are kept, {peak:.0f} at the peak")
-    assert held < 130 and peak < 450
-    study = next(reader.studies("10000001"))
-    assert (len(study.images), len(reader.labels(study)), len(reader.patients())) == (2, 14, 2_000)
 
 
 def test_a_phantom_tree_reads_as_it_was_written(tmp_path: Path) -> None:

@@ -139,18 +139,6 @@ def test_r2gens_annotation_is_enough(tmp_path: Path) -> None:
 
 
 @needs_reports
-def test_r2gens_split_of_the_xmls_and_of_its_own_films(tmp_path: Path) -> None:
-    studies = reached(IuXray(REPORTS, annotation=REPORTS / ANNOTATION))
-    assert Counter(study.split for study in studies) == {"train": 2069, "validate": 296, "test": 590}
-    assert all(study.images[0].id.startswith("CXR") and "/" not in study.images[0].id for study in studies)
-    (tmp_path / "CXR2384_IM-0942").mkdir()
-    (tmp_path / "CXR2384_IM-0942" / "0.png").touch()
-    studies = reached(IuXray(REPORTS, images=tmp_path, annotation=REPORTS / ANNOTATION))
-    assert sum(len(study.images) for study in studies if study.split == "test") == 1180
-    assert sum(bool(study.impression) for study in studies) > 2900  # which the annotation alone does not have
-
-
-@needs_reports
 def test_sizes_from_the_table_of_dicom_headers(reports: IuXray) -> None:
     images = {image.id: image for study in reports._studies.values() for image in study.images}
     assert (images["CXR1000_IM-0003-2001"].width, images["CXR1000_IM-0003-2001"].height) == (2320, 2828)

@@ -1,8 +1,6 @@
 """Runs that grow: packing, what may be added and what is refused, what runs then, on this machine."""
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.console.state import run_files
-from diagcot.console.state.status import snapshot
 from diagcot.jobs import Plan, UserError, pipeline
 from diagcot.jobs.execution import local
 from diagcot.jobs.plans import plan as plans
@@ -179,31 +176,3 @@ def test_a_run_that_is_worked_on_grows_later(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
     held.close()
     assert grid(tmp_path, "local", ["a", "b"]).write()[-1].tasks == 2
-
-
-def test_on_this_machine_a_run_grows_while_a_task_of_it_has_failed(tmp_path: Path) -> None:
-    """Units that are open, units that are new, and an edge that is followed unit by unit."""
-    flag = tmp_path / "mended"
-    more: dict[str, Any] = {"settings": {"fail_until": str(flag)}}
-    flow = grid(tmp_path, "local", ["a"], **more)
-    flow.submit()
-    ended(flow.run_dir, 1)
-    assert json.loads((flow.run_dir / "cells" / "summary.json").read_text())["state"] == "failed"
-    flag.touch()
-    flow = grid(tmp_path, "local", ["a", "b"], **more)
-    flow.submit()
-    ended(flow.run_dir, 0)
-    assert len(table(tmp_path)) == 1 + 6 * 3
-    summary = json.loads((flow.run_dir / "cells" / "summary.json").read_text())
-    assert (summary["state"], summary["units"], summary["attempts"]) == ("done", 6, 2)
-    seen = snapshot(flow.run_dir)
-    assert [stage.name for stage in seen.stages] == ["a", "b", "cells", "checks", "table"]  # as the recipe has them
-    assert {stage.state for stage in seen.stages} == {"done"} and seen.stages[2].units == seen.stages[2].done == 6
-
-
-def ended(run_dir: Path, code: int) -> None:
-    end = time.monotonic() + 90
-    while not (run_dir / "runner.json").exists() or local.runner_pid(run_dir):
-        assert time.monotonic() < end, (run_dir / "runner.log").read_text()
-        time.sleep(0.1)
-    assert json.loads((run_dir / "runner.json").read_text())["code"] == code, os.listdir(run_dir)

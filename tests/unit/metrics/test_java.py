@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from diagcot.metrics import java, text
-from diagcot.metrics.tokens import words
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "metrics_aamn_r2gen590"
 
@@ -25,27 +24,6 @@ def test_published_predictions_to_the_last_digit(published):
     np.testing.assert_allclose(text.bleu(hyps, refs), expected, atol=1e-12, rtol=0)
     assert text.rouge_l(hyps, refs).mean() == pytest.approx(0.3579692959728304, abs=1e-12, rel=0)
     assert text.cider(hyps, refs).mean() == pytest.approx(0.3367191843236283, abs=1e-12, rel=0)
-
-
-@pytest.mark.heavy
-def test_tokens_of_the_treebank():
-    texts = [
-        "The patient's heart (big) isn't normal.",
-        "",
-        "Two\nlines\u2028and\x0b three",
-        "<unk> 12/24; 2.5 cm",
-        "cannot exclude",
-    ]
-    expected = [
-        "the patient 's heart -lrb- big -rrb- is n't normal",
-        "",
-        "two lines and three",
-        "<unk> 12/24 2.5 cm",
-        "can not exclude",
-    ]
-    assert java.tokenize(texts) == expected
-    assert [words(text) for text in texts] == expected
-    assert java.tokenize([]) == []
 
 
 def fake_java(tmp_path, monkeypatch, script):

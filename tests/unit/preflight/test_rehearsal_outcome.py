@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from diagcot.jobs import Cluster, Plan, testing
+from diagcot.jobs import Cluster, Plan
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.finding import bad, good, note
 from diagcot.preflight.rehearsal import chain as rehearsals
-from diagcot.preflight.rehearsal import collective, command, rows, table, wait
+from diagcot.preflight.rehearsal import rows, table, wait
 from diagcot.preflight.rehearsal.rows import Row
 from diagcot.preflight.rehearsal.stage import RehearsedStage
 from launchers.chain import open_chain
@@ -200,22 +199,6 @@ def test_the_rehearsals_cluster_is_the_real_one_but_for_time() -> None:
     assert made.roots.models == made.roots.shards and made.roots.logs != real.roots.logs
 
 
-@pytest.mark.heavy
-def test_ranks_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "0")
-    told = RehearsedStage(output=tmp_path, workspace=tmp_path, probe="p", nodes=2, ranks=2)
-    began = time.monotonic()
-    (found,) = collective.check(told, testing.context(tmp_path, world_size=2, nodes=2), 1)
-    assert (
-        found.level == "bad"
-        and "2 ranks did not meet within 1 s" in found.text
-        and "rank 0" not in found.text
-        and "NCCL_SOCKET_IFNAME" in found.remedy
-    )
-    assert time.monotonic() - began < 30
-
-
 def test_launchers_name_known_needs() -> None:
     made = open_chain("tiny", "laptop", "real")
     needs = {spec.kind: getattr(made.launcher(spec), "NEEDS", ()) for spec in made.recipe.stages}
@@ -256,27 +239,3 @@ def test_plans_of_a_rehearsal_stay_in_its_own_folders(tmp_path: Path) -> None:
 def test_the_command_never_imports_torch() -> None:
     told = "import sys; import diagcot.preflight.rehearsal.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", told], cwd=chains.ROOT).returncode == 0
-
-
-@pytest.mark.heavy
-def test_a_rehearsal_without_slurm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stages = [
-        {"name": "phantoms", "kind": "phantoms", "stage": 0, "settings": {"studies": 20, "size": 64}},
-        {"name": "model", "kind": "model", "stage": 1, "settings": {"pretrained": str(tmp_path / "qwen")}},
-        {"name": "joined", "kind": "merge", "stage": 1, "inputs": {"model": "model", "adapter": "model"}},
-    ]
-    (tmp_path / "few.yaml").write_text(json.dumps({"name": "few", "stages": stages}))
-    roots = {name: str(tmp_path / "roots" / name) for name in ("logs", "shards", "models")}
-    here = {"name": "here", "executor": "local", "roots": roots, "resource_profiles": {"cpu": {"tasks_per_node": 2}}}
-    (tmp_path / "here.yaml").write_text(json.dumps(here))
-    made = open_chain(str(tmp_path / "few.yaml"), str(tmp_path / "here.yaml"), "real")
-    assert command.main(made) == 1
-    said = capsys.readouterr().out
-    result = json.loads((tmp_path / "roots" / "logs" / "rehearsals" / "real.rehearsal1" / "findings.json").read_text())
-    wrong = [row for row in result["rows"] if row["level"] == "bad"]
-    assert [(row["stage"], row["subject"]) for row in wrong] == [("model", "model")]  # told once, by the node
-    assert str(tmp_path / "qwen") in wrong[0]["text"]
-    assert {row["stage"] for row in result["rows"] if row["subject"] == "imports"} == {"phantoms", "model", "joined"}
-    assert any(row["text"] == "2 on 1 node" for row in result["rows"])
-    assert "rehearsed 3 of 3 stages" in said and "1 to mend" in said
-    assert sorted(path.name for path in (tmp_path / "roots").rglob("*") if "real" in path.name) == ["real.rehearsal1"]

@@ -4,7 +4,6 @@ import importlib.util
 import pickle
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -44,32 +43,6 @@ def test_easyr1_gives_the_corpus_as_a_file(tmp_path):
     output = reasoned("well", "the heart is large .")
     (score,) = function([{"response": output, "response_length": 9, "ground_truth": "the heart is large ."}])
     assert score["overall"] == pytest.approx(1, abs=1e-6)
-
-
-@pytest.mark.heavy
-def test_trl_itself_calls_our_rewards():
-    """TRL's own loop over reward functions, on a trainer of which there is only what that loop reads."""
-    import torch
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    logged = {}
-    trainer = SimpleNamespace(
-        accelerator=SimpleNamespace(device=torch.device("cpu"), gather=lambda value: value, is_main_process=True),
-        args=SimpleNamespace(report_to=[]),
-        state=SimpleNamespace(global_step=100, max_steps=100),
-        reward_funcs=[for_trl.classification],
-        reward_func_names=[for_trl.classification.__name__],
-        reward_processing_classes=[None],
-        environments=None,
-        _has_async_funcs=False,
-        _log_completion_extra=None,
-        _log_metric=logged.__setitem__,
-    )
-    inputs = [{"prompt": "p", "answer": TRUTH} for _ in OUTPUTS]
-    got = GRPOTrainer._calculate_rewards(trainer, inputs, ["p"] * 3, OUTPUTS, [[1]] * 3)
-    late = registry.reward("classification", "curriculum")(OUTPUTS, [Reference(TRUTH)] * 3, 1.0)
-    assert got[:, 0].tolist() == pytest.approx([score["overall"] for score in late])
-    assert logged["classification/labels"] == pytest.approx(sum(score["labels"] for score in late) / 3)
 
 
 def test_conversations_and_a_gate_of_its_own():

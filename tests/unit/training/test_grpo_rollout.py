@@ -230,24 +230,6 @@ def test_only_rank_0_sweeps_the_workspace_of_what_killed_attempts_left(tmp_path)
     assert list(ctx.workspace.glob("diagcot-weights-*")) == [made.root] and made.root.stat().st_mode & 0o077 == 0
 
 
-def test_every_server_gets_ranks_of_its_own_in_a_transfer():
-    pytest.importorskip("vllm")
-
-    class Posts:
-        engines = (1, 2, 3)
-
-        def post(self, *paths, bodies):
-            self.sent = paths, bodies
-
-    posts = Posts()
-    client = sync.routes(posts, 3, 2)
-    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
-    assert posts.sent[0] == ("/init_weight_transfer_engine",)
-    assert [body["init_info"]["rank_offset"] for body in posts.sent[1]] == [1, 3, 5]
-    client.start_weight_update()
-    assert posts.sent == (("/start_weight_update",), [None])
-
-
 def test_gpus_of_a_node_are_shared_out():
     assert devices("4,5,6,7", 4, 1, 2) == ["6", "7"]
     assert devices(None, 2, 0, 1) == ["0", "1"]

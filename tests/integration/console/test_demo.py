@@ -52,7 +52,7 @@ def test_a_runner_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from diagcot.console.screens import demo\n"
-        "from tests.unit.console.test_demo import Chain\n"
+        "from tests.integration.console.test_demo import Chain\n"
         f"sys.exit(demo.run(Chain(Path({str(tmp_path / 'r')!r}), seconds=0.2, records=12)))"
     )
     env = os.environ | {"PYTHONPATH": str(chains.ROOT)}

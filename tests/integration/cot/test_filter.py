@@ -18,8 +18,8 @@ from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.prompts import REPORT
 from diagcot.tasks.samples import read_samples
 from tests.fakes.serving import prompts_seen, starts, write_script
+from tests.integration.cot.test_stages import SERVER, UNIT, rows, run_folder, scripted, shards, stage  # noqa: F401
 from tests.unit.cot.cot_traces import closed, trace
-from tests.unit.cot.test_stages import SERVER, UNIT, rows, run_folder, scripted, shards, stage  # noqa: F401
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>' onmouseover='alert(3)"
 

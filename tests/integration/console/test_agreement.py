@@ -16,8 +16,8 @@ from diagcot.console.screens.watch import Lines, Watch
 from diagcot.console.state.executor import ask
 from diagcot.console.state.status import Run, snapshot
 from diagcot.evaluation.report import history, report
+from tests import chains
 from tests.grids import grid
-from tests.unit.jobs.test_growth import ended
 
 # Of the first model a unit raises once, of the second one ends without a word and another raises for ever.
 MORE: dict[str, Any] = {
@@ -33,10 +33,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     flow = grid(root, "local", ["a"], **MORE)
     flow.submit()
-    ended(flow.run_dir, 0)
+    chains.wait_for_end(flow.run_dir, 0)
     flow = grid(root, "local", ["a", "b"], **MORE)
     flow.submit()
-    ended(flow.run_dir, 1)
+    chains.wait_for_end(flow.run_dir, 1)
     return flow.run_dir
 
 

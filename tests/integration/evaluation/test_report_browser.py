@@ -14,7 +14,6 @@ from diagcot.jobs.testing import run_unit
 from tests.unit.evaluation.evaluated_run import write_run
 from tests.unit.evaluation.test_table import UNIT, ctx
 
-pytestmark = pytest.mark.heavy
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -4,13 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from diagcot.jobs import Pipeline, UserError, pipeline
-from diagcot.jobs.execution import local
 from diagcot.jobs.plans.plan import read
 from tests import chains, documented
 
@@ -40,10 +38,7 @@ def test_the_documented_pipeline_is_short_and_runs_on_this_machine(tmp_path: Pat
     for _ in range(2):  # the second time there is nothing left to do
         done = run(tmp_path, "local")
         assert done.returncode == 0, done.stderr
-        end = time.monotonic() + 60
-        while local.runner_pid(tmp_path / "logs" / "words") or not (tmp_path / "logs/words/runner.json").exists():
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        chains.wait_for_end(tmp_path / "logs" / "words", 0)
     assert total(tmp_path) == TOTAL
     assert "state='complete'" in done.stdout and "submitted" not in done.stdout
 
@@ -62,7 +57,7 @@ def test_retry_says_what_it_cannot_do_and_takes_up_new_code(tmp_path: Path) -> N
     flow.submit()
     with pytest.raises(UserError, match="no stage 'frist'; it has first"):
         pipeline.retry_stage(flow.run_dir, "frist")
-    assert _ended(flow.run_dir) == 1
+    chains.wait_for_end(flow.run_dir, 1)
     before = {path.name for path in (flow.run_dir / "code").iterdir()}
     mended = tmp_path / "tests"
     (mended / "kinds").mkdir(parents=True)
@@ -72,15 +67,8 @@ def test_retry_says_what_it_cannot_do_and_takes_up_new_code(tmp_path: Path) -> N
     (mended / "kinds" / "count.py").write_text(text.replace("raise RuntimeError", "print"))
     told = pipeline.retry_stage(flow.run_dir, "first", code=[chains.ROOT / "diagcot", mended])
     assert [(row.stage, row.state) for row in told] == [("first", "submitted")]
-    assert _ended(flow.run_dir) == 0 and not read(flow.run_dir / "first").missing()
+    chains.wait_for_end(flow.run_dir, 0)
+    assert not read(flow.run_dir / "first").missing()
     assert len({path.name for path in (flow.run_dir / "code").iterdir()} - before) == 1
     with pytest.raises(UserError, match="stage first is complete"):
         pipeline.retry_stage(flow.run_dir, "first")
-
-
-def _ended(run_dir: Path) -> int:
-    end = time.monotonic() + 60
-    while not (run_dir / "runner.json").exists() or local.runner_pid(run_dir):
-        assert time.monotonic() < end, (run_dir / "runner.log").read_text()
-        time.sleep(0.1)
-    return int(json.loads((run_dir / "runner.json").read_text())["code"])

@@ -211,7 +211,7 @@ def test_a_stop_and_a_resume_lose_and_repeat_nothing(run_folder, monkeypatch):
 def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_folder, monkeypatch):
     script = write_script(run_folder, monkeypatch, delay_s=0.05)
     code = (
-        "import sys; from pathlib import Path; from tests.unit.cot import test_stages as t\n"
+        "import sys; from pathlib import Path; from tests.integration.cot import test_stages as t\n"
         "from diagcot.serving.server import process; import diagcot.cot.search.collect as c\n"
         "start = process.Process.start.__func__\n"
         "process.Process.start = classmethod(lambda cls, *a, **k: start(cls, *(*a[:6], t.COMMAND), **k))\n"
