@@ -1,0 +1,1 @@
+"""Chains of thought: their search, their filtration, and the synthetic conversations for tiny models."""

@@ -186,7 +186,7 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
         return {row["id"]: row for row in rows}
 
     good = traces("good")
-    samples = collect.chosen(shard, tmp_path / "shards", CollectSettings())
+    samples = collect.select_samples(shard, tmp_path / "shards", CollectSettings())
     long, deadly, silent = samples[:3]
     script = {"refuse": {long.reference: [400] * 99}, "die_on": deadly.reference, "hang_on": silent.reference}
     found = traces("poisoned", **script)

@@ -1,4 +1,4 @@
-"""How far repeated judgements agree: raw, and corrected for chance (Fleiss 1971, doi:10.1037/h0031619)."""
+"""Agreement of repeated judgements: raw, and corrected for chance (Fleiss 1971, doi:10.1037/h0031619)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ class Agreement:
 
     votes: int = 0
     yes: int = 0
-    pairs: int = 0  # of votes on one item
-    agreeing: int = 0  # of those pairs
+    pairs: int = 0  # pairs of votes on the same item
+    agreeing: int = 0  # pairs whose votes agree
 
     @staticmethod
     def of(votes: Sequence[bool]) -> "Agreement":
-        """The votes on one item; a single vote agrees with nobody and counts for nothing."""
+        """The votes on one item; a single vote has no pair and contributes nothing."""
         n, yes = len(votes), sum(votes)
         if n < 2:
             return Agreement()
@@ -36,9 +36,9 @@ class Agreement:
 
     @property
     def kappa(self) -> float | None:
-        """Fleiss' kappa, at most 1, 0 at chance; None where all votes are the same, which leaves nothing to correct.
+        """Fleiss' kappa, at most 1, 0 at chance level; None if all votes are equal, because then the chance is 1.
 
-        Items with equally many votes count alike, as Fleiss has it; where some have more, each counts by its pairs.
+        With equally many votes for every item this is Fleiss' definition; otherwise each item is weighted by its pairs.
         """
         if self.raw is None:
             return None

@@ -1,4 +1,4 @@
-"""From a trace to the sample that it trains on (method.md 4.3, 7.3): films by reference, the question of evaluation."""
+"""Training samples from traces: images by reference, the question as in evaluation, reasoning and answer."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from diagcot.tasks.samples import ImageRef, Sample
 
 
 def sample(trace: dict[str, Any]) -> Sample:
-    """One thinking and one answer, or the pairs of an interleaved trace. `meta` tells what was forced and verified."""
+    """One reasoning and one answer, or the pairs of an interleaved trace; `meta` records `forced` and `verified`."""
     return Sample(
         id=f"{trace['id']}:cot",
         task=trace["task"],

@@ -1,4 +1,4 @@
-"""Kind: which traces become training samples. Rules decide first, since they cost nothing; then the judge."""
+"""Kind `filter`: which traces become training samples. Rules decide first, because they cost nothing; then the judge."""
 
 import contextlib
 import json
@@ -21,6 +21,7 @@ from diagcot.tasks.samples import write_samples
 
 @contextlib.contextmanager
 def prepare(ctx: Context) -> Iterator[Server | None]:
+    """Start the judge's server, if there is a judge."""
     settings = FilterSettings.model_validate(ctx.settings)
     if not settings.judge:
         yield None
@@ -30,14 +31,14 @@ def prepare(ctx: Context) -> Iterator[Server | None]:
 
 
 def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
-    """Verdicts on the traces of unit `unit.key`, and the samples of those that are kept. No trace is left out."""
+    """Write a verdict for every trace of unit `unit.key`, and the training samples of those that are kept."""
     settings = FilterSettings.model_validate(ctx.settings)
     path = Path(ctx.inputs["traces"][0]) / f"{unit.key}.jsonl"
     with path.open(encoding="utf-8") as lines:
         traces = {row["id"]: row for row in map(json.loads, lines)}
     records = ctx.records(unit)
     try:
-        judged = []
+        unjudged = []
         for trace in traces.values():
             if trace["id"] in records:
                 continue
@@ -45,16 +46,16 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
             if fault or shared is None:
                 records.append(verdict(trace["id"], fault))
             else:
-                judged.append(trace)
-        if judged and shared is not None:
+                unjudged.append(trace)
+        if unjudged and shared is not None:
             kept = sum(row["kept"] for row in records.rows())
 
             def progress(flow: Flow) -> None:
                 ctx.progress(len(records), len(traces), **flow.figures(), kept=kept)
 
-            requests = (_request(trace, settings, ctx) for trace in judged)
+            requests = (_request(trace, settings, ctx) for trace in unjudged)
             for trace_id, reply in shared.complete(requests, ctx.stopping, progress):
-                row = verdict(trace_id, None) | judged_as(reply, settings)
+                row = verdict(trace_id, None) | judgement_fields(reply, settings)
                 records.append(row)
                 kept += row["kept"]
         if len(records) < len(traces):
@@ -65,7 +66,7 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
 
 
 def verdict(trace_id: str, fault: rules.Fault | None) -> dict[str, Any]:
-    """The verdict on a trace that no judge has seen: the rules' own."""
+    """The verdict of the rules on a trace that the judge has not seen."""
     return {
         "id": trace_id,
         "kept": fault is None,
@@ -80,16 +81,16 @@ def verdict(trace_id: str, fault: rules.Fault | None) -> dict[str, Any]:
     }
 
 
-def judged_as(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
-    """What a judge's reply adds to a verdict: the judgements, how far they agree, and what the majority decides."""
-    made = judge.read(reply, settings)
-    rows = [asdict(one) for one in made]
-    agreed = {name: agreement.raw for name, agreement in agreements(rows).items()}
+def judgement_fields(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
+    """The fields of a verdict that the judge's reply decides: judgements, their agreement, and the majority's decision."""
+    judgements = judge.parse(reply, settings)
+    rows = [asdict(judgement) for judgement in judgements]
+    raw_agreement = {name: agreement.raw for name, agreement in agreements(rows).items()}
     return {
-        "kept": judge.keeps(made, settings),
+        "kept": judge.keeps(judgements, settings),
         "judgements": rows,
-        "agreement": agreed if settings.repeats > 1 else None,
-        "error": made[0].error if all(one.error for one in made) else None,
+        "agreement": raw_agreement if settings.repeats > 1 else None,
+        "error": judgements[0].error if all(judgement.error for judgement in judgements) else None,
         "calls": 1,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
@@ -97,9 +98,9 @@ def judged_as(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
 
 
 def agreements(judgements: Sequence[dict[str, Any]]) -> dict[str, Agreement]:
-    """Agreement of the judgements of one trace: on keeping it, and on each criterion of those that could be read."""
-    scored = [one["held"] for one in judgements if one["scores"]]
-    return {"keep": Agreement.of([one["keep"] for one in judgements])} | {
+    """Agreement of the judgements of one trace: on keeping it, and on each criterion of the parsed judgements."""
+    scored = [judgement["held"] for judgement in judgements if judgement["scores"]]
+    return {"keep": Agreement.of([judgement["keep"] for judgement in judgements])} | {
         name: Agreement.of([name in held for held in scored]) for name in judge.CRITERIA if scored
     }
 
@@ -110,13 +111,15 @@ def _shard(path: Path) -> Shard:
 
 
 def _request(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
-    films = [_shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"] if settings.image]
+    images = [
+        _shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"] if settings.image
+    ]
     seed = seeded.rank(ctx.seed, trace["id"], separator=":", bits=32) >> 1
-    return judge.request(trace, films, settings, seed)
+    return judge.request(trace, images, settings, seed)
 
 
 def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]], ctx: Context) -> Result:
-    # The verdicts have a folder of their own: training reads every *.jsonl beside the samples.
+    # Verdicts have a separate folder, because training reads every *.jsonl next to the samples.
     samples, table = ctx.output / f"{unit.key}.jsonl", ctx.output / "verdicts" / f"{unit.key}.jsonl"
     outputs = {samples: ctx.staged(samples), table: ctx.staged(table)}
     with outputs[table].open("w", encoding="utf-8") as out:
@@ -126,15 +129,17 @@ def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]],
 
 
 def dropped_by(row: dict[str, Any]) -> str:
-    """What a verdict dropped its trace for: the rule's name, `judge`, or `unreadable` replies."""
+    """Why a verdict dropped its trace: the name of the rule, `judge`, or `unreadable` for replies that cannot be parsed."""
     return row["rule"] or ("unreadable" if row["error"] else "judge")
 
 
 def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, int]:
-    """Sums that add up over units: what came and was kept, what the judge cost, how far its judgements agree, and why
-    the rest was dropped. `judge_<criterion>_no`: traces whose judgements did not mostly find that it holds."""
+    """Sums that add up over units: traces, kept traces, cost and agreement of the judge, and reasons for dropping.
+
+    `judge_<criterion>_no`: traces for which no majority of the judgements passed the criterion.
+    """
     kept = [row for row in verdicts if row["kept"]]
-    found = {
+    sums = {
         "traces": len(verdicts),
         "kept": len(kept),
         "kept_forced": sum(traces[row["id"]]["forced"] for row in kept),
@@ -144,13 +149,13 @@ def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, 
     }
     votes = sum((agreements(row["judgements"])["keep"] for row in verdicts), Agreement())
     if votes.pairs:
-        found |= {"votes": votes.votes, "votes_keep": votes.yes, "pairs": votes.pairs, "pairs_agreeing": votes.agreeing}
-    why = Counter(f"dropped_{dropped_by(row)}" for row in verdicts if not row["kept"])
+        sums |= {"votes": votes.votes, "votes_keep": votes.yes, "pairs": votes.pairs, "pairs_agreeing": votes.agreeing}
+    dropped = Counter(f"dropped_{dropped_by(row)}" for row in verdicts if not row["kept"])
     failed = Counter(f"judge_{name}_no" for row in verdicts for name in failed_criteria(row))
-    return found | dict(sorted((why + failed).items()))
+    return sums | dict(sorted((dropped + failed).items()))
 
 
 def failed_criteria(row: dict[str, Any]) -> list[str]:
-    """The criteria that no more than half of a verdict's readable judgements found to hold."""
-    scored = [one["held"] for one in row["judgements"] if one["scores"]]
+    """The criteria that at most half of the parsed judgements of a verdict passed."""
+    scored = [judgement["held"] for judgement in row["judgements"] if judgement["scores"]]
     return [name for name in judge.CRITERIA if scored and 2 * sum(name in held for held in scored) <= len(scored)]

@@ -1,0 +1,1 @@
+"""Statistics and a page of traces for review."""

@@ -1,4 +1,4 @@
-"""A page of traces for a person to read: one HTML file that works offline, films and all."""
+"""A page of traces for review: one HTML file that works offline and contains the images."""
 
 import base64
 import io
@@ -18,14 +18,14 @@ from diagcot.tasks.prompts import IMAGE
 from diagcot.text import boxes
 from diagcot.text.options import RIGHT, WRONG
 
-SIDE = 420  # pixels of the longer side of a film on the page
-_MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # few machines of a cluster have a font with the others
+SIDE = 420  # pixels of the longer side of an image on the page
+_MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # many cluster machines have no font with the others
 BINS = 24  # of the histogram of lengths
 
 
 @dataclass(frozen=True)
-class Film:
-    """A film as a data URI; empty where it is not to be had."""
+class PageImage:
+    """An image as a data URI; empty if its shard cannot be read."""
 
     uri: str
     width: int
@@ -33,37 +33,39 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A trace on the page: its rows, its films, and, of grounding, the boxes of both answers."""
+class Example:
+    """A trace on the page: its records, its images, and for grounding the boxes of both answers."""
 
     trace: dict[str, Any]
     verdict: dict[str, Any]
-    films: tuple[Film, ...]
-    truth: tuple[Box, ...] = ()
-    guess: tuple[Box, ...] = ()
+    images: tuple[PageImage, ...]
+    gold_boxes: tuple[Box, ...] = ()
+    predicted_boxes: tuple[Box, ...] = ()
 
     @staticmethod
-    def of(trace: dict[str, Any], verdict: dict[str, Any], shards_root: Path) -> "Shown":
-        films = tuple(_film(shards_root / image["shard"], image["row"]) for image in trace["images"])
+    def of(trace: dict[str, Any], verdict: dict[str, Any], shards_root: Path) -> "Example":
+        """The trace with its images read from their shards."""
+        images = tuple(_page_image(shards_root / image["shard"], image["row"]) for image in trace["images"])
         if trace["task"] != "grounding":
-            return Shown(trace, verdict, films)
-        guess = tuple(box for box in boxes.parse(trace["answer"]) if boxes.is_well_formed(box))
-        return Shown(trace, verdict, films, tuple(boxes.parse(trace["reference"])), guess)
+            return Example(trace, verdict, images)
+        predicted = tuple(box for box in boxes.parse(trace["answer"]) if boxes.is_well_formed(box))
+        return Example(trace, verdict, images, tuple(boxes.parse(trace["reference"])), predicted)
 
     @property
-    def why(self) -> str:
-        """In a few words why it was kept or dropped."""
+    def reason(self) -> str:
+        """Why it was kept or dropped, in a few words."""
         if self.verdict["kept"]:
             return "kept by rules and judge" if self.verdict["judgements"] else "kept by the rules"
         return f"dropped: {dropped_by(self.verdict).replace('_', ' ')}"
 
     @property
     def found_by(self) -> str:
+        """The step that led to the conclusion."""
         return found_by(self.trace)
 
 
-def html(told: Mapping[str, Any], shown: Sequence[Shown], lengths: Mapping[str, Sequence[int]]) -> str:
-    """The page without scripts or requests. told: `statistics.Statistics.told` with run, stage and time."""
+def html(figures: Mapping[str, Any], examples: Sequence[Example], lengths: Mapping[str, Sequence[int]]) -> str:
+    """The page, without scripts or requests. figures: `Statistics.figures` with run, stage and time."""
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -74,8 +76,8 @@ def html(told: Mapping[str, Any], shown: Sequence[Shown], lengths: Mapping[str, 
     page.filters["words"] = lambda name: name.replace("_", " ")
     page.filters["share"] = lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "–"
     page.filters["figure"] = _figure
-    page.filters["shown"] = lambda text: text.replace(IMAGE, "").translate(_MARKS)
-    return page.get_template("traces.html.j2").render(told=told, shown=shown, histogram=_histogram(lengths))
+    page.filters["plain"] = lambda text: text.replace(IMAGE, "").translate(_MARKS)
+    return page.get_template("traces.html.j2").render(figures=figures, examples=examples, histogram=_histogram(lengths))
 
 
 def _figure(value: float | None, digits: int = 2) -> str:
@@ -83,9 +85,9 @@ def _figure(value: float | None, digits: int = 2) -> str:
 
 
 def _histogram(lengths: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Words of the reasoning in `BINS` bins from 0: (kept, dropped) of each, the most in one, and the last bin's end."""
-    every = [value for values in lengths.values() for value in values]
-    width = max(1, -(-(max(every, default=0) + 1) // BINS))
+    """Words of the reasoning in `BINS` bins from 0: (kept, dropped) of each, the largest bin, and the end of the last."""
+    values = [value for values in lengths.values() for value in values]
+    width = max(1, -(-(max(values, default=0) + 1) // BINS))
     bins = [
         [sum(i * width <= v < (i + 1) * width for v in lengths[name]) for name in ("kept", "dropped")]
         for i in range(BINS)
@@ -93,12 +95,12 @@ def _histogram(lengths: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     return {"bins": bins, "most": max(map(sum, bins)), "end": width * BINS}
 
 
-def _film(path: Path, row: int) -> Film:
+def _page_image(path: Path, row: int) -> PageImage:
     try:
         picture = Shard(path).pixels(row)
     except DataError:
-        return Film("", 1, 1)
+        return PageImage("", 1, 1)
     picture.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     picture.convert("L").save(data, "JPEG", quality=80)
-    return Film(f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", *picture.size)
+    return PageImage(f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}", *picture.size)

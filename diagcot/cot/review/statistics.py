@@ -1,4 +1,4 @@
-"""What a filter stage did, in numbers: sums over its traces and verdicts, which are read one after the other."""
+"""Statistics of a filter stage: sums over its traces and verdicts, which are read one after the other."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,57 +17,58 @@ _COSTS = ("calls", "prompt_tokens", "completion_tokens")
 
 @dataclass
 class Statistics:
-    """Fed with `add`; `told` gives all of it as JSON."""
+    """Sums that `add` updates; `figures` returns them for JSON."""
 
-    kept: Counter[str] = field(default_factory=Counter)  # by all | forced | verified
-    came: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)  # all, forced, verified, phantom
+    total: Counter[str] = field(default_factory=Counter)
     tasks: dict[str, Counter[str]] = field(default_factory=dict)  # task -> traces, kept, forced
     dropped: Counter[str] = field(default_factory=Counter)  # by rule, judge, unreadable
     failed: Counter[str] = field(default_factory=Counter)  # by criterion
     scores: dict[str, Counter[int]] = field(default_factory=dict)  # criterion -> score -> judgements
-    agreed: dict[str, Agreement] = field(default_factory=dict)
-    found: dict[str, Counter[str]] = field(default_factory=dict)  # what led to the conclusion -> traces, kept
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+    steps: dict[str, Counter[str]] = field(default_factory=dict)  # step that led to the conclusion -> traces, kept
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"kept": [], "dropped": []})
     cost: dict[str, Counter[str]] = field(default_factory=lambda: {"search": Counter(), "judge": Counter()})
 
     def add(self, trace: Trace, verdict: dict[str, Any]) -> None:
+        """Count one trace and its verdict."""
         kept = verdict["kept"]
-        for table in (self.came, self.kept) if kept else (self.came,):
+        for table in (self.total, self.kept) if kept else (self.total,):
             table["all"] += 1
             table["forced"] += bool(trace["forced"])
             table["verified"] += bool(trace["verified"])
             table["phantom"] += bool(trace["meta"].get("phantom"))
-        for name, group in ((trace["task"], self.tasks), (found_by(trace), self.found)):
+        for name, group in ((trace["task"], self.tasks), (found_by(trace), self.steps)):
             group.setdefault(name, Counter()).update(traces=1, kept=int(kept), forced=int(trace["forced"]))
         if not kept:
             self.dropped[dropped_by(verdict)] += 1
         self.failed.update(failed_criteria(verdict))
-        for one in verdict["judgements"]:
-            for name, score in one["scores"].items():
+        for judgement in verdict["judgements"]:
+            for name, score in judgement["scores"].items():
                 self.scores.setdefault(name, Counter())[score] += 1
         for name, agreement in agreements(verdict["judgements"]).items():
             if agreement.pairs:
-                self.agreed[name] = self.agreed.get(name, Agreement()) + agreement
+                self.agreement[name] = self.agreement.get(name, Agreement()) + agreement
         if not trace["error"]:
             self.lengths["kept" if kept else "dropped"].append(len(thinking(trace).split()))
         for name, row in (("search", trace), ("judge", verdict)):
             self.cost[name].update({key: row[key] for key in _COSTS})
 
-    def told(self) -> dict[str, Any]:
-        """Counts, shares (0 to 1, null where there is nothing to share), and quartiles of words of the reasoning."""
+    def figures(self) -> dict[str, Any]:
+        """Counts, shares (0 to 1, null without a denominator), and quartiles of the words of the reasoning."""
         count = self.kept["all"]
         total = self.cost["search"] + self.cost["judge"]
         return {
-            "traces": self.came["all"],
+            "traces": self.total["all"],
             "kept": count,
-            "phantom": self.came["phantom"],
-            "forced": {"traces": self.came["forced"], "kept": self.kept["forced"]},
-            "verified": {"traces": self.came["verified"], "kept": self.kept["verified"]},
+            "phantom": self.total["phantom"],
+            "forced": {"traces": self.total["forced"], "kept": self.kept["forced"]},
+            "verified": {"traces": self.total["verified"], "kept": self.kept["verified"]},
             "tasks": {name: dict(row) for name, row in sorted(self.tasks.items())},
             "dropped": dict(self.dropped.most_common()),
             "criteria": [self._criterion(name) for name in judge.CRITERIA if name in self.scores],
-            "agreement": _agreement(self.agreed.get("keep", Agreement())),
-            "found_by": {name: dict(row) for name, row in sorted(self.found.items())},
+            "agreement": _agreement(self.agreement.get("keep", Agreement())),
+            "found_by": {name: dict(row) for name, row in sorted(self.steps.items())},
             "words": {name: _quartiles(values) for name, values in self.lengths.items()},
             "cost": {name: {key: row[key] for key in _COSTS} for name, row in self.cost.items()},
             "per_kept": {
@@ -85,12 +86,12 @@ class Statistics:
             "scores": [scores[score] for score in judge.SCORES],
             "mean": sum(score * count for score, count in scores.items()) / total,
             "failed": self.failed[name],
-            **_agreement(self.agreed.get(name, Agreement())),
+            **_agreement(self.agreement.get(name, Agreement())),
         }
 
 
 def found_by(trace: Trace) -> str:
-    """What led to the conclusion of a trace: init, a strategy, label where it was given, failed."""
+    """The step that led to the conclusion of a trace: init, a strategy, label if the answer was given, or failed."""
     if trace["error"]:
         return "failed"
     if trace["forced"]:

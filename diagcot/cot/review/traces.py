@@ -1,7 +1,7 @@
-"""Kind: statistics of a collect and a filter stage, and a page of their traces for a person to read.
+"""Kind `traces`: statistics of a collect and a filter stage, and a page of their traces for review.
 
-Writes `<stage>.json`, numbers alone, and `<stage>.html` into the run's folder, readable by their owner alone: the page
-shows films and report texts.
+Writes `<stage>.json`, which contains only numbers, and `<stage>.html` into the run's folder. Only their owner can read
+them, because the page shows images and report texts.
 """
 
 import heapq
@@ -24,32 +24,35 @@ Pair = tuple[dict[str, Any], dict[str, Any]]  # a trace and the verdict on it
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[TracesSettings]:
+    """Parse the settings."""
     yield TracesSettings.model_validate(ctx.settings)
 
 
 def run(unit: Unit, shared: TracesSettings, ctx: Context) -> Result | None:
-    """Reads every trace once; what the page shows is a choice by hash, the same for the same seed."""
+    """Read every trace once; the traces on the page are selected by hash, the same for the same seed."""
     statistics = Statistics()
-    chosen = {True: _Lowest(shared.kept), False: _Lowest(shared.dropped)}
+    selected = {True: _Lowest(shared.kept), False: _Lowest(shared.dropped)}
     for trace, verdict in pairs(Path(ctx.inputs["traces"][0]), Path(ctx.inputs["verdicts"][0])):
         statistics.add(trace, verdict)
-        chosen[verdict["kept"]].offer(_order(ctx.seed, trace["id"]), (trace, verdict))
+        selected[verdict["kept"]].add(_order(ctx.seed, trace["id"]), (trace, verdict))
         if ctx.stopping():
             return None
-    told = {"run": ctx.run, "stage": ctx.stage, "time": time.time(), **statistics.told()}
-    shown = [
-        page.Shown.of(*pair, ctx.shards_root) for found in (chosen[True], chosen[False]) for pair in found.sorted()
+    figures = {"run": ctx.run, "stage": ctx.stage, "time": time.time(), **statistics.figures()}
+    examples = [
+        page.Example.of(*pair, ctx.shards_root)
+        for group in (selected[True], selected[False])
+        for pair in group.in_order()
     ]
     outputs = {
-        f"{ctx.stage}.json": json.dumps(told, indent=1, ensure_ascii=False) + "\n",
-        f"{ctx.stage}.html": page.html(told, shown, statistics.lengths),
+        f"{ctx.stage}.json": json.dumps(figures, indent=1, ensure_ascii=False) + "\n",
+        f"{ctx.stage}.html": page.html(figures, examples, statistics.lengths),
     }
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
-    return Result(staged, {"traces": told["traces"], "kept": told["kept"], "shown": len(shown)})
+    return Result(staged, {"traces": figures["traces"], "kept": figures["kept"], "shown": len(examples)})
 
 
 def pairs(traces: Path, verdicts: Path) -> Iterator[Pair]:
-    """Every verdict with its trace, unit by unit. Raises UserError for a verdict on a trace that is not there."""
+    """Every verdict with its trace, unit by unit. Raises UserError for a verdict whose trace is missing."""
     for path in sorted((verdicts / "verdicts").glob("[!.]*.jsonl")):
         with (traces / path.name).open(encoding="utf-8") as lines:
             known = {row["id"]: row for row in map(json.loads, lines)}
@@ -57,23 +60,24 @@ def pairs(traces: Path, verdicts: Path) -> Iterator[Pair]:
             for verdict in map(json.loads, lines):
                 if verdict["id"] not in known:
                     raise UserError(
-                        f"{path} judges {verdict['id']}, which {traces / path.name} lacks: run the filter again"
+                        f"{path} has a verdict on {verdict['id']}, which is not in {traces / path.name}:"
+                        " run the filter stage again"
                     )
                 yield known[verdict["id"]], verdict
 
 
 class _Lowest:
-    """The `count` pairs of the lowest orders, in memory that does not grow with the traces."""
+    """The `count` pairs with the lowest order, in memory that does not grow with the number of traces."""
 
     def __init__(self, count: int) -> None:
         self._count, self._heap = count, list[tuple[int, str, Pair]]()
 
-    def offer(self, order: int, pair: Pair) -> None:
+    def add(self, order: int, pair: Pair) -> None:
         if self._count:
             push = heapq.heappush if len(self._heap) < self._count else heapq.heappushpop
             push(self._heap, (-order, pair[0]["id"], pair))
 
-    def sorted(self) -> list[Pair]:
+    def in_order(self) -> list[Pair]:
         return [pair for *_, pair in sorted(self._heap, key=lambda entry: -entry[0])]
 
 

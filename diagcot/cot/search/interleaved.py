@@ -1,7 +1,7 @@
-"""CX-Mind's interleaved traces under report supervision (method.md 7.3): one generation, checked by rule.
+"""CX-Mind's interleaved traces under report supervision (arXiv:2508.03733): one generation, checked by rule.
 
-A closed question fixes its options, each of which is judged once; of an open one the model lists what it weighs. A
-reply that breaks a rule is asked for again with the fault named; after `attempts` of them the gold answer is given.
+A closed question fixes its options, each of which is assessed once; for an open one the model lists its hypotheses. A
+reply that breaks a rule is requested again with the reason; after `attempts` such replies the gold answer is given.
 """
 
 import re
@@ -9,9 +9,9 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from diagcot.cot.search import prompts, replies, schemas
-from diagcot.cot.search.calls import Answer, Caller, Failed, Question, Search, Trace
-from diagcot.cot.search.case import Case
-from diagcot.cot.search.replies import Step, Unreadable
+from diagcot.cot.search.calls import Answer, Caller, Question, Search, SearchError, Trace
+from diagcot.cot.search.replies import Step, UnreadableReplyError
+from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.settings import SearchSettings
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
@@ -21,128 +21,136 @@ _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
 _SEPARATOR = re.compile(rf"[,;:\[\]()\n{RIGHT}{WRONG}]")
 
 
-def interleave(case: Case, settings: SearchSettings, seed: int = 0) -> Search:
-    """Drive with `next` and `send(Answer)`; the Trace is the generator's return value."""
+def interleave(sample: CoTSample, settings: SearchSettings, seed: int = 0) -> Search:
+    """A generator to drive with `next` and `send(Answer)`; its return value is the Trace."""
     trace = Trace()
     try:
-        yield from _main(case, settings, Caller(case.id, settings, seed, trace), trace)
-    except Failed as failure:
-        trace.error = str(failure)
+        yield from _main(sample, settings, Caller(sample.id, settings, seed, trace), trace)
+    except SearchError as error:
+        trace.error = str(error)
     return trace
 
 
-def _main(case: Case, settings: SearchSettings, caller: Caller, trace: Trace) -> Generator[Question, Answer, None]:
+def _main(
+    sample: CoTSample, settings: SearchSettings, caller: Caller, trace: Trace
+) -> Generator[Question, Answer, None]:
     limits = settings.reply.limits()
-    head = prompts.head(len(case.images), case.guide, case.question)
-    letters = LETTERS[: len(case.meta.get("options", ()))]
-    ask = prompts.closed if letters else prompts.opened
-    schema = schemas.closed(limits, letters) if letters else schemas.opened(limits)
+    head = prompts.head(len(sample.images), sample.reference_report, sample.question)
+    letters = LETTERS[: len(sample.meta.get("options", ()))]
+    make_prompt = prompts.closed_question if letters else prompts.open_question
+    schema = schemas.closed_question(limits, letters) if letters else schemas.open_question(limits)
 
     def read(row: dict[str, Any]) -> list[Step]:
-        found = closed(row, letters) if letters else opened(row)
-        fault = broken(found, case, settings.hide_reference)
+        parsed = closed_pairs(row, letters) if letters else open_pairs(row)
+        fault = broken_rule(parsed, sample, settings.hide_reference)
         step = "init" if not trace.verdicts else "again"
         trace.verdicts.append({"step": step, "verdict": not fault, "reason": fault or "by rule"})
         if fault:
-            trace.failed.append({"attempt": len(trace.verdicts) - 1, "pairs": found})
-            raise Unreadable(fault)
-        return found
+            trace.failed.append({"attempt": len(trace.verdicts) - 1, "pairs": parsed})
+            raise UnreadableReplyError(fault)
+        return parsed
 
-    found: list[Step] | None = None
+    pairs: list[Step] | None = None
     if settings.attempts:
         try:
-            found = yield from caller.json("pairs", ask(head), schema, read, settings.attempts - 1)
-        except Failed:
+            pairs = yield from caller.json("pairs", make_prompt(head), schema, read, settings.attempts - 1)
+        except SearchError:
             if not settings.label_forced:
                 raise
-    if found is None:
-        found = yield from caller.json("label", ask(head, told(case)), schema, read)
+    if pairs is None:
+        pairs = yield from caller.json("label", make_prompt(head, gold_answer(sample)), schema, read)
         trace.forced = True
     trace.verified = not trace.forced or settings.forced_is_verified
-    trace.pairs, trace.answer = found, found[-1][1]
-    trace.conclusion = found[-1][0]
+    trace.pairs, trace.answer = pairs, pairs[-1][1]
+    trace.conclusion = pairs[-1][0]
 
 
-def told(case: Case) -> str:
-    """The gold answer as the last prompt gives it: the option with its text, or the findings that are there."""
-    options = case.meta.get("options")
-    return f"{case.meta['option']}) {options[LETTERS.index(case.meta['option'])]}" if options else case.reference
+def gold_answer(sample: CoTSample) -> str:
+    """The gold answer as the last prompt gives it: the option with its text, or the findings that are present."""
+    options = sample.meta.get("options")
+    return f"{sample.meta['option']}) {options[LETTERS.index(sample.meta['option'])]}" if options else sample.reference
 
 
-def closed(row: dict[str, Any], letters: Sequence[str]) -> list[Step]:
-    """The pairs of a closed question from the judgements by letter. Raises Unreadable for what is missing."""
-    judged = {letter: replies.part(row, letter) for letter in letters}
-    marks = {letter: _mark(one) for letter, one in judged.items()}
-    pairs = [(_think(one), f"{letter}) {RIGHT if marks[letter] else WRONG}") for letter, one in judged.items()]
-    right = [letter for letter in letters if marks[letter]]
-    # The last pair concludes what the marks say; with none or several right, `broken` finds fault with the marks.
-    last = f"{right[0]}) {RIGHT}" if right else WRONG
-    return [*pairs, (replies.line(replies.part(row, "summary"), "the summary"), last)]
-
-
-def opened(row: dict[str, Any]) -> list[Step]:
-    """The pairs of an open question: what is weighed, the judgement of each, and those that are there."""
-    weighed = replies.part(row, "weighed")
-    if not isinstance(weighed, list) or not weighed:
-        raise Unreadable("'weighed' is not a list")
-    names = [named(replies.line(replies.part(one, "name"), "a name")) for one in weighed]
-    marks = [_mark(one) for one in weighed]
+def closed_pairs(row: dict[str, Any], letters: Sequence[str]) -> list[Step]:
+    """The pairs of a closed question from the assessments by letter. Raises UnreadableReplyError if a member is missing."""
+    assessments = {letter: replies.member(row, letter) for letter in letters}
+    marks = {letter: _mark(assessment) for letter, assessment in assessments.items()}
     pairs = [
-        (_think(one), f"{name} {RIGHT if mark else WRONG}")
-        for one, name, mark in zip(weighed, names, marks, strict=True)
+        (_think(assessment), f"{letter}) {RIGHT if marks[letter] else WRONG}")
+        for letter, assessment in assessments.items()
     ]
-    first = (replies.line(replies.part(row, "observed"), "'observed'"), f"Differential Diagnoses: [{', '.join(names)}]")
-    summary = replies.line(replies.part(row, "summary"), "the summary")
+    right = [letter for letter in letters if marks[letter]]
+    # The last pair concludes from the marks; with none or several correct, `broken_rule` rejects the marks.
+    last = f"{right[0]}) {RIGHT}" if right else WRONG
+    return [*pairs, (replies.line(replies.member(row, "summary"), "the summary"), last)]
+
+
+def open_pairs(row: dict[str, Any]) -> list[Step]:
+    """The pairs of an open question: the hypotheses, the assessment of each, and those that are present."""
+    hypotheses = replies.member(row, "hypotheses")
+    if not isinstance(hypotheses, list) or not hypotheses:
+        raise UnreadableReplyError("'hypotheses' is not a list")
+    names = [standard_name(replies.line(replies.member(hypothesis, "name"), "a name")) for hypothesis in hypotheses]
+    marks = [_mark(hypothesis) for hypothesis in hypotheses]
+    pairs = [
+        (_think(hypothesis), f"{name} {RIGHT if mark else WRONG}")
+        for hypothesis, name, mark in zip(hypotheses, names, marks, strict=True)
+    ]
+    observation = replies.line(replies.member(row, "observed"), "'observed'")
+    first = (observation, f"Differential Diagnoses: [{', '.join(names)}]")
+    summary = replies.line(replies.member(row, "summary"), "the summary")
     return [first, *pairs, (summary, ", ".join(name for name, mark in zip(names, marks, strict=True) if mark))]
 
 
-def named(text: str) -> str:
-    """A hypothesis by the name that the gold answers use, where it means one of them: pulmonary edema is Edema."""
+def standard_name(text: str) -> str:
+    """A hypothesis by the name that the gold answers use, if it means one of them: pulmonary edema is Edema."""
     text = text.strip(" .")
     if text.lower() in _NAMES:
         return _NAMES[text.lower()]
-    meant = [name for name, value in label(f"{text}.").items() if value == 1 and name != "No Finding"]
-    return meant[0] if len(meant) == 1 else text
+    labels = [name for name, value in label(f"{text}.").items() if value == 1 and name != "No Finding"]
+    return labels[0] if len(labels) == 1 else text
 
 
-def broken(pairs: Sequence[Step], case: Case, hide_reference: bool) -> str:
-    """The first rule that the pairs break, in words for the model; empty where they keep all.
+def broken_rule(  # noqa: PLR0911  one return for each rule
+    pairs: Sequence[Step], sample: CoTSample, hide_reference: bool
+) -> str:
+    """The first rule that the pairs break, as a clause that completes "because …"; empty if they break none.
 
-    Every mark is right and every gold answer is judged; of hypotheses one is refuted and none is named twice; every
-    think has words of its own, no tags, and (if `hide_reference`) does not speak of the reference.
+    Every mark is correct and every gold answer is assessed; at least one hypothesis is refuted and none is named twice;
+    no thought is repeated, has tags, or (with `hide_reference`) mentions the reference.
     """
-    options = case.meta.get("options")
-    judged = pairs[:-1] if options else pairs[1:-1]
-    marks = {answer.rstrip(RIGHT + WRONG + " )"): answer.endswith(RIGHT) for _, answer in judged}
-    gold = {case.meta["option"]} if options else {name.strip() for name in case.reference.split(",")}
-    right = {name for name, mark in marks.items() if mark}
-    if len(marks) < len(judged):
-        return "something is named twice"
+    options = sample.meta.get("options")
+    assessed = pairs[:-1] if options else pairs[1:-1]
+    marks = {answer.rstrip(RIGHT + WRONG + " )"): answer.endswith(RIGHT) for _, answer in assessed}
+    gold = {sample.meta["option"]} if options else {name.strip() for name in sample.reference.split(",")}
+    correct = {name for name, mark in marks.items() if mark}
+    if len(marks) < len(assessed):
+        return "a name occurs twice"
     if any(_SEPARATOR.search(name) for name in marks):
-        return "a name holds more than a name; give each its own"
-    if right - gold:
-        return f"{', '.join(sorted(right - gold))} is not right"
-    if gold - right:
-        return f"{', '.join(sorted(gold - right))} is right"
-    if not options and right == marks.keys():
-        return "nothing is weighed that is not there"
+        return "a name contains more than one finding; list each finding separately"
+    if correct - gold:
+        return f"{', '.join(sorted(correct - gold))} is not correct"
+    if gold - correct:
+        return f"{', '.join(sorted(gold - correct))} is correct"
+    if not options and correct == marks.keys():
+        return "no absent finding is considered"
     thinks = [" ".join(think.lower().split()) for think, _ in pairs]
     if len(set(thinks)) < len(thinks):
         return "two thoughts are the same"
     for think, _ in pairs:
         try:
-            replies.clean(think, case, hide_reference)
-        except Unreadable as fault:
+            replies.clean(think, sample, hide_reference)
+        except UnreadableReplyError as fault:
             return str(fault)
     return ""
 
 
-def _think(one: Any) -> str:
-    return replies.line(replies.part(one, "think"), "a thought")
+def _think(assessment: Any) -> str:
+    return replies.line(replies.member(assessment, "think"), "a thought")
 
 
-def _mark(one: Any) -> bool:
-    mark = replies.part(one, "right")
+def _mark(assessment: Any) -> bool:
+    mark = replies.member(assessment, "correct")
     if not isinstance(mark, bool):
-        raise Unreadable("'right' is neither true nor false")
+        raise UnreadableReplyError("'correct' is neither true nor false")
     return mark

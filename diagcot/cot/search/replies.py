@@ -1,11 +1,15 @@
-"""What models reply: JSON that may need mending, verdicts, and prose. All raise Unreadable with what is wrong."""
+"""Parsers of model replies: JSON, which may need repair, verdicts, and prose. All raise UnreadableReplyError with the reason.
+
+JSON repair is our own because a repaired reply becomes training data: libraries such as json-repair complete a value
+that was cut off; here a value that was cut off is dropped, and no value is ever shortened or invented.
+"""
 
 import json
 import re
 from typing import Any
 
-from diagcot.cot.filtration.rules import mention
-from diagcot.cot.search.case import Case
+from diagcot.cot.search.mentions import reference_mention
+from diagcot.cot.search.sample import CoTSample
 from diagcot.tasks.prompts import IMAGE, report_answer
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
@@ -15,42 +19,42 @@ _WORDS = {"True": "true", "False": "false", "None": "null"}
 Step = tuple[str, str]
 
 
-class Unreadable(ValueError):
-    """A reply cannot be used; the message says why, in words that the model is shown."""
+class UnreadableReplyError(ValueError):
+    """A reply cannot be used. The message gives the reason as a clause that completes "because …", for the model."""
 
 
-def read(text: str, mend: bool) -> dict[str, Any]:
-    """The JSON object of a reply: from its first brace to its last, raw line breaks in strings taken as such.
+def read_json(text: str, repair: bool) -> dict[str, Any]:
+    """The JSON object of a reply, from its first brace to its last; raw line breaks in strings are allowed.
 
-    mend: also without fences, with stray commas, Python's constants, text behind the object, and a cut tail, of which
-    whole values are kept and the one that was cut is left out: no value is ever shortened or made up.
+    repair: also accept code fences, stray commas, Python's constants, text after the object, and a cut-off tail, of
+    which whole values are kept and the incomplete one is dropped. Raises UnreadableReplyError.
     """
     body = text[max(text.find("{"), 0) :]
     try:
         row = json.loads(body[: body.rfind("}") + 1] or body, strict=False)
     except (ValueError, RecursionError) as error:  # not JSON, a number too long, brackets too deep
-        if not mend:
-            raise Unreadable(f"it is not JSON: {error}") from error
+        if not repair:
+            raise UnreadableReplyError(f"it is not JSON: {error}") from error
         try:
-            row = json.loads(mended(_FENCE.sub("", text)), strict=False)
+            row = json.loads(repaired(_FENCE.sub("", text)), strict=False)
         except (ValueError, RecursionError):
-            raise Unreadable(f"it is not JSON: {error}") from error
+            raise UnreadableReplyError(f"it is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise Unreadable("it is not a JSON object")
+        raise UnreadableReplyError("it is not a JSON object")
     return row
 
 
-def mended(text: str) -> str:
-    """The first object of `text` as JSON, see `read`. What cannot be mended comes back as it is."""
+def repaired(text: str) -> str:
+    """The first object of `text` as JSON, see `read_json`. Text that cannot be repaired is returned unchanged."""
     out: list[str] = []
-    stack: list[str] = []  # the closing brackets that are due
-    whole: tuple[int, str] = (0, "")  # length of `out` after the last whole value, and what closes it
+    stack: list[str] = []  # closing brackets that are still missing
+    whole: tuple[int, str] = (0, "")  # length of `out` after the last whole value, and the brackets that close it
     key = False  # whether the next string of an object is a key
     at = text.find("{")
     while 0 <= at < len(text):
         sign = text[at]
         token = _token(text, at)
-        if token is None:  # the tail is cut within a string or a word
+        if token is None:  # the tail is cut off within a string or a word
             break
         at += len(token)
         if sign in "{[":
@@ -79,7 +83,7 @@ def mended(text: str) -> str:
 
 
 def _token(text: str, at: int) -> str | None:
-    """The sign, white space, string or bare word at `at`; None if the text ends within it."""
+    """The bracket, comma, colon, white space, string or bare word at `at`; None if the text ends within it."""
     if text[at] in "{}[],:":
         return text[at]
     if text[at].isspace():
@@ -89,61 +93,64 @@ def _token(text: str, at: int) -> str | None:
 
 
 def line(text: Any, name: str = "a text") -> str:
-    """One line of text, words kept apart, without marks that stand for films. Raises Unreadable if there is none."""
-    told = " ".join(_plain(text).split()) if isinstance(text, str) else ""
-    if not told:
-        raise Unreadable(f"{name} is empty or no text")
-    return told
+    """Text as one line with single spaces, without image placeholders. Raises UnreadableReplyError if it is empty."""
+    words = " ".join(_plain(text).split()) if isinstance(text, str) else ""
+    if not words:
+        raise UnreadableReplyError(f"{name} is empty or not text")
+    return words
 
 
-def part(row: Any, name: str) -> Any:
-    """A member of an object. Raises Unreadable if it has none of that name."""
+def member(row: Any, name: str) -> Any:
+    """The member `name` of a JSON object. Raises UnreadableReplyError if it is missing."""
     if not isinstance(row, dict) or name not in row:
-        raise Unreadable(f"{name!r} is missing")
+        raise UnreadableReplyError(f"{name!r} is missing")
     return row[name]
 
 
 def thinking(row: dict[str, Any]) -> tuple[tuple[Step, ...], str, str]:
     """Steps (title, content), conclusion and check; a check that was cut off is empty."""
-    told = part(row, "thinking")
-    if not isinstance(told, list) or not told:
-        raise Unreadable("'thinking' is not a list of steps")
-    steps = tuple((line(part(step, "title"), "a title"), line(part(step, "content"), "a content")) for step in told)
+    entries = member(row, "thinking")
+    if not isinstance(entries, list) or not entries:
+        raise UnreadableReplyError("'thinking' is not a list of steps")
+    steps = tuple(
+        (line(member(step, "title"), "a title"), line(member(step, "content"), "a content")) for step in entries
+    )
     check = line(row["check"], "the check") if "check" in row else ""
-    return steps, line(part(row, "conclusion"), "the conclusion"), check
+    return steps, line(member(row, "conclusion"), "the conclusion"), check
 
 
 def verdict(row: dict[str, Any]) -> tuple[bool, str]:
-    said = part(row, "verdict")
-    if not isinstance(said, bool):
-        raise Unreadable("'verdict' is neither true nor false")
-    return said, line(part(row, "reason"), "the reason")
+    """The verifier's verdict and its reason. Raises UnreadableReplyError."""
+    accepted = member(row, "verdict")
+    if not isinstance(accepted, bool):
+        raise UnreadableReplyError("'verdict' is neither true nor false")
+    return accepted, line(member(row, "reason"), "the reason")
 
 
-def natural(text: str) -> str:
-    """Prose, line by line."""
-    lines = [" ".join(one.split()) for one in _plain(text).splitlines()]
-    told = "\n".join(one for one in lines if one)
-    if not told:
-        raise Unreadable("it is empty")
-    return told
+def prose(text: str) -> str:
+    """Prose with single spaces, empty lines removed. Raises UnreadableReplyError if nothing is left."""
+    lines = [" ".join(row.split()) for row in _plain(text).splitlines()]
+    text = "\n".join(row for row in lines if row)
+    if not text:
+        raise UnreadableReplyError("it is empty")
+    return text
 
 
 def report(row: dict[str, Any], names: tuple[str, ...] = ("findings", "impression")) -> str:
-    """The sections in DiagCoT's layout. A model may repeat the section's name inside the section."""
-    parts = {name: _NAMED.sub("", line(part(row, name), name)) for name in names}
+    """The sections in DiagCoT's report layout. A model may repeat a section's name inside the section: it is removed."""
+    parts = {name: _NAMED.sub("", line(member(row, name), name)) for name in names}
     return report_answer(parts.get("findings", ""), parts.get("impression", ""))
 
 
-def clean(text: str, case: Case, hide_reference: bool) -> str:
-    """A thought as it is. Raises Unreadable if it has tags of the layout or, if it must not, speaks of a reference."""
+def clean(text: str, case: CoTSample, hide_reference: bool) -> str:
+    """The thought itself. Raises UnreadableReplyError if it has think or answer tags or, with `hide_reference`, mentions a reference."""
     if _TAG.search(text):
-        raise Unreadable("it has think or answer tags")
-    if hide_reference and mention(text, case.task, f"{case.guide}\n{case.question}"):
-        raise Unreadable("it speaks of a reference; speak of the X-ray alone")
+        raise UnreadableReplyError("it has think or answer tags")
+    if hide_reference and reference_mention(text, case.task, f"{case.reference_report}\n{case.question}"):
+        raise UnreadableReplyError("it mentions a reference; refer only to the X-ray")
     return text
 
 
 def _plain(text: str) -> str:
-    """Text that can be written and asked again: no half characters of an escape, no mark that stands for a film."""
+    """Text that can be stored and sent again: no lone surrogates of an escape, no image placeholders."""
     return text.encode(errors="replace").decode().replace(IMAGE, " ")

@@ -1,0 +1,1 @@
+"""Training data written by rule: question answering, and example conversations for tiny models."""

@@ -1,4 +1,4 @@
-"""Kind: question answering data for CX-Mind from the labels, boxes and reports of one shard."""
+"""Kind `questions`: question-answering data for CX-Mind from the labels, boxes and reports of one shard."""
 
 import contextlib
 from collections import Counter
@@ -18,11 +18,12 @@ from diagcot.text import layout
 
 @contextlib.contextmanager
 def prepare(ctx: Context) -> Iterator[QuestionSettings]:
+    """Parse the settings."""
     yield QuestionSettings.model_validate(ctx.settings)
 
 
 def run(unit: Unit, shared: QuestionSettings, ctx: Context) -> Result | None:
-    """Questions of shard `unit.key` as samples, and how many of each task."""
+    """Write the questions of shard `unit.key` as samples, and count them by task."""
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
     name = str(shard.path.relative_to(ctx.shards_root))
     samples = sorted(
@@ -38,7 +39,7 @@ def run(unit: Unit, shared: QuestionSettings, ctx: Context) -> Result | None:
 
 
 def single(sample: Sample) -> Sample:
-    """The sample with one think, of all thinks of its interleaved answer, and one answer, the last."""
+    """The sample with one reasoning, all thoughts of its interleaved answer, and one answer, the last."""
     steps = layout.pairs(sample.answer)
     if not steps:
         return sample

@@ -11,7 +11,7 @@ import pytest
 from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.review import page, traces
 from diagcot.cot.review.statistics import Statistics
-from diagcot.cot.synthetic import lessons
+from diagcot.cot.synthetic import conversations
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard
 from diagcot.tasks.diagnosis import report_samples
@@ -34,7 +34,7 @@ def collected(run_folder: Path) -> list[dict[str, Any]]:  # noqa: F811
         images = [{"shard": image.shard, "row": image.row} for image in sample.images]
         about = {"id": sample.id, "study": sample.study, "images": images, "meta": sample.meta}
         texts = {"reference": sample.answer, "guide": sample.answer, "answer": sample.answer}
-        reasoning = lessons.Reading.of(study.findings, study.impression).reasoning
+        reasoning = conversations.Reading.of(study.findings, study.impression).reasoning
         found.append(trace(**about, **texts, reasoning=reasoning))
     write(run_folder, found)
     return found

@@ -1,4 +1,4 @@
-"""Collect, filter and primer on real shards of phantoms, with a model that answers by script."""
+"""Collect, filter and synthetic-sft on real shards of phantoms, with a model that answers by script."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.filtration import judge
 from diagcot.cot.search import collect, prompts, schemas
 from diagcot.cot.settings import CollectSettings
-from diagcot.cot.synthetic import lessons, primer, questions
+from diagcot.cot.synthetic import conversations, questions, synthetic_sft
 from diagcot.jobs import Context, Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving.server import process
@@ -130,19 +130,21 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
     run_unit(questions, UNIT, stage(run_folder, "questions", {}, shards="shard"))
     asked = {sample.id: sample for sample in read_samples(run_folder / "shards/test/questions/00000.jsonl")}
     settings = {"tasks": ["report", "classification", "grounding", "closed", "open"], "samples_per_shard": 6}
-    cases = collect.chosen(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
+    cases = collect.select_samples(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
     assert len(cases) == 30
     told: dict[str, str] = {}
     for case in cases:
-        head = prompts.head(len(case.images), case.guide, case.question).replace("<image>", "")
-        if case.form == "interleaved":
-            told[head] = lessons.pairs(case, asked[case.id].answer)[1]
+        head = prompts.head(len(case.images), case.reference_report, case.question).replace("<image>", "")
+        if case.trace_format == "interleaved":
+            told[head] = conversations.pairs(case, asked[case.id].answer)[1]
         elif case.task != "report":
             step = {"title": "film", "content": "i see it"}
             told[f"{head}Read this"] = json.dumps(
                 {"thinking": [step], "conclusion": case.reference, "check": "it fits"}
             )
-    told.pop(prompts.head(1, cases[-1].guide, cases[-1].question).replace("<image>", ""))  # one that cannot be answered
+    told.pop(
+        prompts.head(1, cases[-1].reference_report, cases[-1].question).replace("<image>", "")
+    )  # one that cannot be answered
     text = "i look at all of the film, its middle and its edges, and i see what is there to see"
     write_script(run_folder, monkeypatch, replies=told, text=text)
     ctx = stage(run_folder, "cot", settings | {"server": SERVER}, shards="shard", samples="questions", model=".")
@@ -154,19 +156,19 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
     kept = run_unit(filtration, UNIT, stage(run_folder, "filter", {"judge": False}, traces="cot")).counts
     assert kept["kept"] == 29 and kept["dropped_search_failed"] == 1
     samples = {sample.id: sample for sample in read_samples(run_folder / "shards/test/filter/00000.jsonl")}
-    for case in (case for case in cases[:-1] if case.form == "interleaved"):
+    for case in (case for case in cases[:-1] if case.trace_format == "interleaved"):
         assert samples[f"{case.id}:cot"].answer == asked[case.id].answer
         assert samples[f"{case.id}:cot"].prompt == asked[case.id].prompt
 
 
 def test_samples_are_the_same_choice_of_the_training_split(run_folder):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    some = collect.chosen(shard, run_folder / "shards", CollectSettings(samples_per_shard=5))
-    every = collect.chosen(shard, run_folder / "shards", CollectSettings())
+    some = collect.select_samples(shard, run_folder / "shards", CollectSettings(samples_per_shard=5))
+    every = collect.select_samples(shard, run_folder / "shards", CollectSettings())
     assert [s.id for s in some] == [s.id for s in every][:5]
     train = {sample.id for sample in report_samples(shard, "test/shard/00000.h5", "train")}
     films = {
-        views: {s.id for s in collect.chosen(shard, run_folder / "shards", CollectSettings(views=views))}
+        views: {s.id for s in collect.select_samples(shard, run_folder / "shards", CollectSettings(views=views))}
         for views in ("all", "frontal", "first")
     }
     assert films["frontal"] < films["all"] == train and films["first"] < train
@@ -178,7 +180,7 @@ def test_samples_are_the_same_choice_of_the_training_split(run_folder):
 
 def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    reference = collect.chosen(shard, run_folder / "shards", CollectSettings())[0].reference
+    reference = collect.select_samples(shard, run_folder / "shards", CollectSettings())[0].reference
     write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
@@ -232,16 +234,16 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
     found = [row["id"] for row in rows(ctx.output / "00000.jsonl")]
-    expected = collect.chosen(
+    expected = collect.select_samples(
         Shard(run_folder / "shards/test/shard/00000.h5"), run_folder / "shards", CollectSettings()
     )
     assert sorted(found) == sorted(s.id for s in expected) and result.counts["samples"] == len(expected)
 
 
 def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
-    weights = dict.fromkeys([*lessons.EXAMPLES, "report", "grounding", "closed", "open"], 1.0)
-    ctx = stage(run_folder, "primer", {"tasks": weights}, shards="shard")
-    result = run_unit(primer, UNIT, ctx)
+    weights = dict.fromkeys([*conversations.CONVERSATIONS, "report", "grounding", "closed", "open"], 1.0)
+    ctx = stage(run_folder, "synthetic", {"tasks": weights}, shards="shard")
+    result = run_unit(synthetic_sft, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))
     assert set(result.counts) == set(weights)
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
@@ -275,7 +277,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
             assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
             answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
             letters = [name for name in answer if name != "summary"]
-            schema = schemas.closed(limits, letters) if sample.task == "closed" else schemas.opened(limits)
+            schema = schemas.closed_question(limits, letters) if sample.task == "closed" else schemas.open_question(limits)
             assert list(answer) == list(schema["properties"])
             known.add((sample.task, told))
     assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}
@@ -284,9 +286,9 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
 def test_weights_of_the_primer_are_averages(run_folder):
     counts = {}
     for weight in (0.0, 0.5, 2.0):
-        ctx = stage(run_folder, f"primer{weight}", {"tasks": {"report": weight}}, shards="shard")
-        counts[weight] = run_unit(primer, UNIT, ctx).counts.get("report", 0)
+        ctx = stage(run_folder, f"synthetic{weight}", {"tasks": {"report": weight}}, shards="shard")
+        counts[weight] = run_unit(synthetic_sft, UNIT, ctx).counts.get("report", 0)
     films = len(list(report_samples(Shard(run_folder / "shards/test/shard/00000.h5"), "x", "train")))
     assert counts[0.0] == 0 and counts[2.0] == 2 * films and 0.2 * films < counts[0.5] < 0.8 * films
-    with pytest.raises(ValueError, match="unknown tasks of the primer: raport"):
-        run_unit(primer, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))
+    with pytest.raises(ValueError, match="unknown tasks of synthetic-sft: raport"):
+        run_unit(synthetic_sft, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from diagcot.cot.search.calls import Answer, Question, Trace
-from diagcot.cot.search.case import Case, chosen
-from diagcot.cot.search.interleaved import interleave, named
+from diagcot.cot.search.interleaved import interleave, standard_name
+from diagcot.cot.search.sample import CoTSample, select_samples
 from diagcot.cot.settings import CollectSettings, SearchSettings
-from diagcot.cot.synthetic import lessons
+from diagcot.cot.synthetic import conversations
 from diagcot.data.phantom.tree import write_tree
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
@@ -45,14 +45,14 @@ def samples(shard: Shard) -> dict[str, Sample]:
 
 
 @pytest.fixture(scope="module")
-def cases(shard: Shard, samples: dict[str, Sample]) -> list[Case]:
+def cases(shard: Shard, samples: dict[str, Sample]) -> list[CoTSample]:
     """Some of each task."""
-    every = chosen(shard, shard.path.parents[2], SETTINGS, samples.values())
+    every = select_samples(shard, shard.path.parents[2], SETTINGS, samples.values())
     return [case for task in ASKED for case in [case for case in every if case.task == task][:8]]
 
 
 def drive(
-    case: Case, answer: Callable[[Question, int], str], using: SearchSettings | None = None
+    case: CoTSample, answer: Callable[[Question, int], str], using: SearchSettings | None = None
 ) -> tuple[list[Question], Trace]:
     run, asked = interleave(case, using or SearchSettings(), 7), list[Question]()
     try:
@@ -64,18 +64,18 @@ def drive(
         return asked, end.value
 
 
-def one(cases: list[Case], samples: dict[str, Sample], task: str) -> tuple[Case, dict[str, Any], str]:
+def one(cases: list[CoTSample], samples: dict[str, Sample], task: str) -> tuple[CoTSample, dict[str, Any], str]:
     """A case of the task, the right reply to it, and its gold trace."""
     case = next(case for case in cases if case.task == task)
     gold = samples[case.id].answer
-    return case, json.loads(lessons.pairs(case, gold)[1]), gold
+    return case, json.loads(conversations.pairs(case, gold)[1]), gold
 
 
-def test_the_rewards_pay_in_full_for_what_the_rules_accept(cases: list[Case], samples: dict[str, Sample]) -> None:
+def test_the_rewards_pay_in_full_for_what_the_rules_accept(cases: list[CoTSample], samples: dict[str, Sample]) -> None:
     assert {case.task for case in cases} == set(ASKED)
     for case in cases:
         gold = samples[case.id].answer
-        reply = lessons.pairs(case, gold)[1]
+        reply = conversations.pairs(case, gold)[1]
         asked, trace = drive(case, lambda q, n, reply=reply: reply)  # type: ignore[misc]
         assert trace.error is None and len(asked) == 1 == trace.calls and trace.by == "init"
         assert trace.verified and not trace.forced and trace.answer == case.reference
@@ -88,13 +88,15 @@ def test_the_rewards_pay_in_full_for_what_the_rules_accept(cases: list[Case], sa
         assert text == gold
 
 
-def test_prompts_begin_with_films_and_report_and_hold_no_tags(cases: list[Case], samples: dict[str, Sample]) -> None:
+def test_prompts_begin_with_films_and_report_and_hold_no_tags(
+    cases: list[CoTSample], samples: dict[str, Sample]
+) -> None:
     for case in cases:
         asked, _ = drive(case, lambda q, n: "{}")
         films = "<image>" * len(case.images)
         assert len(asked) == 3 + 3  # three tries, then the gold answer is given: once, and twice again
         for question in asked:
-            assert question.prompt.startswith(f"{films}Reference report: {case.guide}\nQuestion: ")
+            assert question.prompt.startswith(f"{films}Reference report: {case.reference_report}\nQuestion: ")
             assert "<think>" not in question.prompt and question.prompt.count("<image>") == len(case.images)
             options = case.meta.get("options", ())
             assert all(f"{letter}) {text}" in question.prompt for letter, text in zip("ABCDEFG", options, strict=False))
@@ -102,7 +104,7 @@ def test_prompts_begin_with_films_and_report_and_hold_no_tags(cases: list[Case],
         answer = case.reference.split(")")[0]
         assert "The right answer is" not in asked[0].prompt and f"The right answer is {answer}" in asked[-1].prompt
     two = next(case for case in cases if case.task == "progression")
-    assert len(two.images) == 2 and " Later: " in two.guide
+    assert len(two.images) == 2 and " Later: " in two.reference_report
 
 
 Spoil = Callable[[dict[str, Any]], Any]
@@ -115,26 +117,26 @@ def last(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (lambda row: row["A"].update(right=not row["A"]["right"]), "A is (not )?right"),
+        (lambda row: row["A"].update(correct=not row["A"]["correct"]), "A is (not )?correct"),
         (lambda row: row.pop("A"), "'A' is missing"),
         (lambda row: row[last(row)].update(think=" "), "a thought is empty"),
         (lambda row: row["A"].update(think=row["summary"]), "two thoughts are the same"),
-        (lambda row: row.update(summary="The reference report says so."), "it speaks of a reference"),
+        (lambda row: row.update(summary="The reference report says so."), "it mentions a reference"),
         (lambda row: row.update(summary="So </think> it is."), "tags"),
-        (lambda row: row["A"].update(right="yes"), "neither true nor false"),
+        (lambda row: row["A"].update(correct="yes"), "neither true nor false"),
         (lambda row: row.pop("summary"), "'summary' is missing"),
     ],
 )
 def test_a_closed_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
-    cases: list[Case], samples: dict[str, Sample], spoil: Spoil, fault: str
+    cases: list[CoTSample], samples: dict[str, Sample], spoil: Spoil, fault: str
 ) -> None:
     case, right, gold = one(cases, samples, "single")
     wrong = copy.deepcopy(right)
     spoil(wrong)
     asked, trace = drive(case, lambda q, n: json.dumps(wrong if n == 1 else right))
     assert len(asked) == 2 and trace.verified and "\n".join(trace_step(*step) for step in trace.pairs) == gold
-    assert asked[1].again is not None
-    shown, why = asked[1].again
+    assert asked[1].rejected is not None
+    shown, why = asked[1].rejected
     assert shown == json.dumps(wrong)[:2000] and asked[1].messages[2][1].startswith("That cannot be used: ")
     assert re.search(fault, why)
 
@@ -142,33 +144,33 @@ def test_a_closed_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (lambda row: row["weighed"][0].update(right=not row["weighed"][0]["right"]), "is (not )?right"),
-        (lambda row: row["weighed"].append(dict(row["weighed"][0], think="once more")), "named twice"),
-        (lambda row: row["weighed"][0].update(name="Asthma, Gout"), "more than a name"),
-        (lambda row: row.update(weighed=[one for one in row["weighed"] if one["right"]]), "not there"),
-        (lambda row: row.update(weighed=[one for one in row["weighed"] if not one["right"]]), "is right"),
-        (lambda row: row.update(weighed=[]), "'weighed' is not a list"),
+        (lambda row: row["hypotheses"][0].update(correct=not row["hypotheses"][0]["correct"]), "is (not )?correct"),
+        (lambda row: row["hypotheses"].append(dict(row["hypotheses"][0], think="once more")), "occurs twice"),
+        (lambda row: row["hypotheses"][0].update(name="Asthma, Gout"), "more than one finding"),
+        (lambda row: row.update(hypotheses=[one for one in row["hypotheses"] if one["correct"]]), "no absent finding"),
+        (lambda row: row.update(hypotheses=[one for one in row["hypotheses"] if not one["correct"]]), "is correct"),
+        (lambda row: row.update(hypotheses=[]), "'hypotheses' is not a list"),
         (lambda row: row.pop("observed"), "'observed' is missing"),
-        (lambda row: row["weighed"][0].update(think="as the ground truth has it"), "it speaks of a reference"),
+        (lambda row: row["hypotheses"][0].update(think="as the ground truth has it"), "it mentions a reference"),
     ],
 )
 def test_an_open_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
-    cases: list[Case], samples: dict[str, Sample], spoil: Spoil, fault: str
+    cases: list[CoTSample], samples: dict[str, Sample], spoil: Spoil, fault: str
 ) -> None:
     case, right, gold = one(cases, samples, "open")
     wrong = copy.deepcopy(right)
     spoil(wrong)
     asked, trace = drive(case, lambda q, n: json.dumps(wrong if n == 1 else right))
     assert len(asked) == 2 and trace.verified and "\n".join(trace_step(*step) for step in trace.pairs) == gold
-    assert asked[1].again is not None and re.search(fault, asked[1].again[1])
+    assert asked[1].rejected is not None and re.search(fault, asked[1].rejected[1])
 
 
 def test_after_three_faults_the_answer_is_given_and_the_trace_is_forced(
-    cases: list[Case], samples: dict[str, Sample]
+    cases: list[CoTSample], samples: dict[str, Sample]
 ) -> None:
     case, right, _ = one(cases, samples, "single")
     wrong = copy.deepcopy(right)
-    wrong["A"]["right"] = not right["A"]["right"]
+    wrong["A"]["correct"] = not right["A"]["correct"]
     asked, trace = drive(case, lambda q, n: json.dumps(wrong if q.name == "pairs" else right))
     assert [q.name for q in asked] == ["pairs"] * 3 + ["label"] and trace.calls == 4
     assert trace.forced and not trace.verified and trace.by == "label" and trace.pairs
@@ -180,27 +182,29 @@ def test_after_three_faults_the_answer_is_given_and_the_trace_is_forced(
 
 
 def test_a_hypothesis_goes_by_the_name_that_gold_answers_use() -> None:
-    assert named("pulmonary edema") == "Edema" and named("Pleural effusion.") == "Pleural Effusion"
-    assert named("no finding") == "No Finding"
-    assert named("Sarcoidosis") == "Sarcoidosis" and named("normal lungs") == "normal lungs"
+    assert standard_name("pulmonary edema") == "Edema" and standard_name("Pleural effusion.") == "Pleural Effusion"
+    assert standard_name("no finding") == "No Finding"
+    assert standard_name("Sarcoidosis") == "Sarcoidosis" and standard_name("normal lungs") == "normal lungs"
 
 
 def test_questions_of_another_split_or_shard_are_refused(shard: Shard, samples: dict[str, Sample]) -> None:
     root = shard.path.parents[2]
     first = next(iter(samples.values()))
     with pytest.raises(UserError, match="split: train"):
-        chosen(shard, root, SETTINGS, [first.with_meta(split="validate")])
+        select_samples(shard, root, SETTINGS, [first.with_meta(split="validate")])
     other = Sample.from_json(first.to_json().replace("00000.h5", "00001.h5"))
     with pytest.raises(UserError, match="same shards"):
-        chosen(shard, root, SETTINGS, [other])
+        select_samples(shard, root, SETTINGS, [other])
 
 
 def test_tasks_and_numbers_choose_the_cases(shard: Shard, samples: dict[str, Sample]) -> None:
     root = shard.path.parents[2]
-    some = chosen(shard, root, CollectSettings(tasks=("open", "classification"), samples_per_shard=3), samples.values())
+    some = select_samples(
+        shard, root, CollectSettings(tasks=("open", "classification"), samples_per_shard=3), samples.values()
+    )
     assert [case.task for case in some] == ["open"] * 3 + ["classification"] * 3
-    again = chosen(shard, root, CollectSettings(tasks=("open",)), reversed(list(samples.values())))
+    again = select_samples(shard, root, CollectSettings(tasks=("open",)), reversed(list(samples.values())))
     assert again[:3] == some[:3]
-    every = chosen(shard, root, CollectSettings(tasks=("grounding", "report"), views="all"))
+    every = select_samples(shard, root, CollectSettings(tasks=("grounding", "report"), views="all"))
     assert len({case.id for case in every}) == len(every) and {case.task for case in every} == {"grounding", "report"}
-    assert all(case.guide.startswith("findings : ") for case in every if case.task == "grounding")
+    assert all(case.reference_report.startswith("findings : ") for case in every if case.task == "grounding")

@@ -22,7 +22,7 @@ def told(*scores: int) -> str:
 
 
 def read(*texts: str, finish: str = "stop", **settings: object) -> list[judge.Judgement]:
-    return judge.read(Reply(list(texts), [finish] * len(texts)), FilterSettings(repeats=len(texts), **settings))
+    return judge.parse(Reply(list(texts), [finish] * len(texts)), FilterSettings(repeats=len(texts), **settings))
 
 
 def test_the_judge_sees_the_films_unless_it_is_not_to():
@@ -39,8 +39,8 @@ def test_repeated_judgements_are_one_request_with_a_seed():
 
 
 def test_of_a_question_the_judge_is_told_question_right_answer_and_all_pairs():
-    asked = judge.about(closed(), FilterSettings())
-    assert "Question: Does this chest X-ray show edema?\nA) No\nB) Yes\nRight answer: B) ✅\n" in asked
+    asked = judge.trace_prompt(closed(), FilterSettings())
+    assert "Question: Does this chest X-ray show edema?\nA) No\nB) Yes\nCorrect answer: B) ✅\n" in asked
     assert "<think>" not in asked and asked.count("<image>") == 1 and "So: A) ❌" in asked
 
 
@@ -76,14 +76,14 @@ def test_thresholds_decide(scores, settings, keep):
 )  # fmt: skip
 def test_what_cannot_be_read_keeps_nothing(text):
     (found,) = read(text)
-    assert not found.keep and found.error == "the reply is not as asked" and not found.scores
+    assert not found.keep and found.error == "the reply does not follow the schema" and not found.scores
     (cut,) = read(told(5), finish="length")
     assert not cut.keep and "cut" in str(cut.error)
     assert judge.keeps([found], FilterSettings(criteria=0))  # such a judge is heard, not obeyed
 
 
 def test_an_error_of_the_server_is_that_of_every_judgement():
-    found = judge.read(Reply(error="HTTP 400: no"), FilterSettings(repeats=3))
+    found = judge.parse(Reply(error="HTTP 400: no"), FilterSettings(repeats=3))
     assert [one.error for one in found] == ["HTTP 400: no"] * 3 and not judge.keeps(found, FilterSettings(repeats=3))
 
 
@@ -107,7 +107,7 @@ def test_as_released_one_word_without_films_decides(text, keep, error):
     settings = FilterSettings(preset="as-released")
     asked = judge.request(trace(), FILM, settings, 3)
     assert (asked.images, asked.schema, asked.max_tokens, asked.temperature, asked.n) == ((), None, 20, 0.0, 1)
-    (found,) = judge.read(Reply([text], ["length"]), settings)
+    (found,) = judge.parse(Reply([text], ["length"]), settings)
     assert found.keep is keep and bool(found.error) is error and judge.keeps([found], settings) is keep
 
 

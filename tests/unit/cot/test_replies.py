@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagcot.cot.search import replies
-from diagcot.cot.search.case import Case
-from diagcot.cot.search.replies import Unreadable
+from diagcot.cot.search.replies import UnreadableReplyError
+from diagcot.cot.search.sample import CoTSample
 
-CASE = Case("a", "report", "d/1", (), "<image>Report.", "findings : clear .", "findings : clear .")
+CASE = CoTSample("a", "report", "d/1", (), "<image>Report.", "findings : clear .", "findings : clear .")
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 LEAF = st.one_of(TEXT, st.booleans(), st.integers(-99, 99), st.none())
 VALUE = st.recursive(
@@ -23,7 +23,7 @@ OBJECT = st.dictionaries(TEXT, VALUE, min_size=1, max_size=4)
 @given(OBJECT, st.sampled_from([None, 1]), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_a_whole_object_is_read_as_it_is(row: dict[str, Any], indent: int | None, mend: bool) -> None:
-    assert replies.read(json.dumps(row, indent=indent, ensure_ascii=False), mend) == row
+    assert replies.read_json(json.dumps(row, indent=indent, ensure_ascii=False), mend) == row
 
 
 @given(OBJECT, st.sampled_from(["", "Here it is:\n", "<think>well</think> "]), st.sampled_from(["", "\nThat is all."]))
@@ -33,9 +33,9 @@ def test_fences_prose_and_stray_commas_are_mended(row: dict[str, Any], before: s
     for mark in "}]":  # json.dumps with an indent ends every member by a line break, never a string's inside
         text = text.replace(f"\n{mark}", f",\n{mark}")
     fenced = f"{before}```json\n{text}\n```{after}"
-    assert replies.read(fenced, True) == row
-    with pytest.raises(Unreadable):
-        replies.read(fenced, False)
+    assert replies.read_json(fenced, True) == row
+    with pytest.raises(UnreadableReplyError):
+        replies.read_json(fenced, False)
 
 
 def within(part: Any, whole: Any) -> bool:
@@ -52,8 +52,8 @@ def within(part: Any, whole: Any) -> bool:
 def test_a_cut_reply_keeps_whole_values_and_invents_none(row: dict[str, Any], share: float, indent: int | None) -> None:
     text = json.dumps(row, indent=indent, ensure_ascii=False)
     try:
-        kept = replies.read(text[: int(share * len(text))], True)
-    except Unreadable:
+        kept = replies.read_json(text[: int(share * len(text))], True)
+    except UnreadableReplyError:
         return
     assert within(kept, row)
 
@@ -63,8 +63,8 @@ def test_a_cut_reply_keeps_whole_values_and_invents_none(row: dict[str, Any], sh
 def test_no_reply_is_an_error_of_another_kind(text: str) -> None:
     for mend in (True, False):
         try:
-            assert isinstance(replies.read(text, mend), dict)
-        except Unreadable as error:
+            assert isinstance(replies.read_json(text, mend), dict)
+        except UnreadableReplyError as error:
             assert str(error)
 
 
@@ -84,27 +84,27 @@ def test_no_reply_is_an_error_of_another_kind(text: str) -> None:
 )
 def test_faults_that_models_make(text: str, row: Any) -> None:
     if row is None:
-        steps, conclusion, check = replies.thinking(replies.read(text, True))
+        steps, conclusion, check = replies.thinking(replies.read_json(text, True))
         assert steps == (("heart", "large"),) and conclusion == "x" and check == ""
     elif isinstance(row, dict):
-        assert replies.read(text, True) == row
+        assert replies.read_json(text, True) == row
     else:
-        with pytest.raises(Unreadable, match=row):
-            replies.read(text, True)
+        with pytest.raises(UnreadableReplyError, match=row):
+            replies.read_json(text, True)
 
 
 def test_a_cut_verdict_is_none_and_a_cut_section_is_missing() -> None:
-    with pytest.raises(Unreadable, match="'verdict' is missing"):
-        replies.verdict(replies.read('{"reason": "all agree", "verdict": tr', True))
-    with pytest.raises(Unreadable, match="'impression' is missing"):
-        replies.report(replies.read('{"findings": "the lungs are clear", "impression": "no acute', True))
+    with pytest.raises(UnreadableReplyError, match="'verdict' is missing"):
+        replies.verdict(replies.read_json('{"reason": "all agree", "verdict": tr', True))
+    with pytest.raises(UnreadableReplyError, match="'impression' is missing"):
+        replies.report(replies.read_json('{"findings": "the lungs are clear", "impression": "no acute', True))
 
 
 def test_messages_hold_no_word_of_the_reply() -> None:
     for text in ('{"findings": "secret" "x"}', '{"thinking": "secret"}', '{"verdict": "secret", "reason": "secret"}'):
         for read in (replies.thinking, replies.verdict, replies.report):
-            with pytest.raises(Unreadable) as caught:
-                read(replies.read(text, True))
+            with pytest.raises(UnreadableReplyError) as caught:
+                read(replies.read_json(text, True))
             assert "secret" not in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_thoughts_have_no_tags_and_speak_of_no_reference(text: str, fine: bool) 
     if fine:
         replies.clean(text, CASE, True)
     else:
-        with pytest.raises(Unreadable):
+        with pytest.raises(UnreadableReplyError):
             replies.clean(text, CASE, True)
     if "<" not in text:
         replies.clean(text, CASE, False)
@@ -131,7 +131,7 @@ def test_thoughts_have_no_tags_and_speak_of_no_reference(text: str, fine: bool) 
 
 def test_marks_of_films_in_a_reply_stand_for_none() -> None:
     assert replies.line("the <image> heart") == "the heart"
-    assert replies.natural("the heart <image>\n\n is large") == "the heart\nis large"
+    assert replies.prose("the heart <image>\n\n is large") == "the heart\nis large"
 
 
 def test_half_characters_deep_brackets_and_long_numbers_end_no_unit() -> None:
@@ -139,5 +139,5 @@ def test_half_characters_deep_brackets_and_long_numbers_end_no_unit() -> None:
     assert told.encode() and told.startswith("the ") and told.endswith(" heart")
     for text in ('{"a": ' + "[" * 100_000, '{"a": ' + "[" * 5000 + "]" * 5000 + "}", '{"a": ' + "9" * 5000 + "}"):
         for mend in (True, False):
-            with pytest.raises(Unreadable, match="not JSON"):
-                replies.read(text, mend)
+            with pytest.raises(UnreadableReplyError, match="not JSON"):
+                replies.read_json(text, mend)

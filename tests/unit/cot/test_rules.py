@@ -4,7 +4,7 @@ import pytest
 
 from diagcot.cot.filtration import dataset, rules
 from diagcot.cot.settings import FilterSettings
-from diagcot.cot.synthetic import lessons
+from diagcot.cot.synthetic import conversations
 from diagcot.tasks import prompts
 from diagcot.tasks.samples import Sample
 from diagcot.text.layout import first_answer
@@ -107,7 +107,7 @@ def test_label_agreement_is_what_the_filter_asks_for():
 
 
 def test_what_the_primer_teaches_keeps_the_rules():
-    reading = lessons.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
+    reading = conversations.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
     told = trace(reasoning=reading.reasoning, answer=reading.report, reference=reading.report, guide=reading.report)
     assert rules.fault(told, FilterSettings()) is None
 

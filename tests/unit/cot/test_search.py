@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diagcot.cot.search import prompts, schemas
 from diagcot.cot.search.calls import Answer, Question, Trace
-from diagcot.cot.search.case import Case
+from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings, SearchSettings
 from diagcot.tasks.prompts import CLASSIFICATION, GROUNDING, REPORT
@@ -21,9 +21,9 @@ ONCE = SearchSettings(parse_retries=0)
 RELEASED = CollectSettings.model_validate({"preset": "as-released"}).search
 
 
-def report_case(name: str = "a", films: int = 1) -> Case:
+def report_case(name: str = "a", films: int = 1) -> CoTSample:
     images = tuple(ImageRef("s.h5", row) for row in range(films))
-    return Case(name, "report", "d/1", images, "<image>" * (films - 1) + REPORT, REFERENCE, REFERENCE)
+    return CoTSample(name, "report", "d/1", images, "<image>" * (films - 1) + REPORT, REFERENCE, REFERENCE)
 
 
 def good(question: Question, verdict: bool = True, number: int = 0) -> str:
@@ -39,10 +39,10 @@ def good(question: Question, verdict: bool = True, number: int = 0) -> str:
 
 
 def drive(
-    answer: Any, sample: str | Case = "a", using: SearchSettings = ONCE, seed: int = 0
+    answer: Any, sample: str | CoTSample = "a", using: SearchSettings = ONCE, seed: int = 0
 ) -> tuple[list[Question], Trace]:
     """Questions asked and the trace, with `answer(question, number)` as the model."""
-    case = sample if isinstance(sample, Case) else report_case(sample)
+    case = sample if isinstance(sample, CoTSample) else report_case(sample)
     run, asked = search(case, using, seed), []
     try:
         question = next(run)
@@ -135,16 +135,18 @@ def shared(texts: list[str]) -> int:
     return next((at for at, signs in enumerate(zip(*texts, strict=False)) if len(set(signs)) > 1), min(map(len, texts)))
 
 
-def labels_case(films: int = 1) -> Case:
+def labels_case(films: int = 1) -> CoTSample:
     images = tuple(ImageRef("s.h5", row) for row in range(films))
     meta = {"labels": {"Cardiomegaly": 1, "Edema": -1}}
     gold = "The label of this X-ray image is: Cardiomegaly"
-    return Case("a:classification", "classification", "d/1", images, CLASSIFICATION, gold, REFERENCE, meta)
+    return CoTSample("a:classification", "classification", "d/1", images, CLASSIFICATION, gold, REFERENCE, meta)
 
 
-def boxes_case(gold: str = "The detected cardiomegaly regions are: <box>(100,200),(500,600)</box>") -> Case:
+def boxes_case(gold: str = "The detected cardiomegaly regions are: <box>(100,200),(500,600)</box>") -> CoTSample:
     images = (ImageRef("s.h5", 0),)
-    return Case("a:Cardiomegaly", "grounding", "d/1", images, GROUNDING.format(label="cardiomegaly"), gold, REFERENCE)
+    return CoTSample(
+        "a:Cardiomegaly", "grounding", "d/1", images, GROUNDING.format(label="cardiomegaly"), gold, REFERENCE
+    )
 
 
 @given(st.integers(0, 2**32), st.sampled_from([report_case("a", 3), labels_case(2), boxes_case()]))
@@ -154,10 +156,10 @@ def test_all_calls_of_a_sample_share_films_report_and_question(seed, case):
     asked, _ = drive(lambda q, n: Answer(good(q, verdict=False, number=n)), case, seed=seed)
     prompts_ = [q.prompt for q in asked]
     question = "" if case.task == "report" else f"Question: {case.question.removeprefix('<image>')}\n"
-    head = f"{'<image>' * len(case.images)}Reference report: {case.guide}\n{question}"
+    head = f"{'<image>' * len(case.images)}Reference report: {case.reference_report}\n{question}"
     assert shared(prompts_) >= len(head) and all(text.startswith(head) for text in prompts_)
     # Nothing that all calls share is left behind: no line of the head stands in a tail again.
-    assert all(case.guide not in text[len(head) :] for text in prompts_)
+    assert all(case.reference_report not in text[len(head) :] for text in prompts_)
     # Thinking again goes on from the thinking that was shown before, and the strategy is the last thing said.
     again = [q for q in asked if q.name.startswith("rethink")]
     for one, two in zip(again[::2], again[1::2], strict=True):
@@ -173,7 +175,7 @@ def test_what_is_asked_again_goes_on_from_what_was_asked():
     asked, trace = drive(reply, using=SearchSettings())
     first, second = asked[0].messages, asked[1].messages
     assert second[0] == first[0] and second[1] == ("assistant", '{"thinking": 7}')
-    assert second[2] == ("user", "That cannot be used: 'thinking' is not a list of steps. Answer again, as asked.")
+    assert second[2] == ("user", "Your reply was rejected because 'thinking' is not a list of steps. Answer again in the requested format.")
     assert trace.error is None and len(asked[2].messages) == 1
 
 
@@ -189,9 +191,9 @@ def test_the_reviewers_reason_is_told_to_who_thinks_again():
     [
         ("Cardiomegaly", ""),
         ("cardiomegaly, edema", ""),  # edema is in doubt
-        ("Cardiomegaly, Fracture", "it has fracture too many"),
-        ("Edema", "it misses cardiomegaly"),
-        ("No Finding", "it misses cardiomegaly and it has no finding too many"),
+        ("Cardiomegaly, Fracture", "it adds fracture"),
+        ("Edema", "it omits cardiomegaly"),
+        ("No Finding", "it omits cardiomegaly and it adds no finding"),
     ],
 )
 def test_labels_are_verified_by_rule(conclusion, fault):
@@ -206,16 +208,16 @@ def test_labels_are_verified_by_rule(conclusion, fault):
     assert names(asked)[:2] == (["init", "rewrite"] if not fault else ["init", "rethink"])
     if fault:
         assert f"wrong: {fault}." in asked[1].prompt
-        assert f"The answer that it gives is: {trace.answer}." in asked[-2].prompt and asked[-2].name == "label"
+        assert f"Its answer to the question is: {trace.answer}." in asked[-2].prompt and asked[-2].name == "label"
 
 
 @pytest.mark.parametrize(
     ("gold", "conclusion", "fault"),
     [
         (boxes_case().reference, "<box>(110,200),(500,600)</box>", ""),
-        (boxes_case().reference, "<box>(400,200),(900,600)</box>", "to 12%, and there are 1"),
-        (boxes_case().reference, "no cardiomegaly regions detected", "to 0%, and there are 1"),
-        (boxes_case().reference, "in the middle", "to 0%, and there are 1"),
+        (boxes_case().reference, "<box>(400,200),(900,600)</box>", "by 12%, and there are 1"),
+        (boxes_case().reference, "no cardiomegaly regions detected", "by 0%, and there are 1"),
+        (boxes_case().reference, "in the middle", "by 0%, and there are 1"),
         ("No cardiomegaly regions detected.", "No cardiomegaly regions detected.", ""),
         ("No cardiomegaly regions detected.", "<box>(1,1),(9,9)</box>", "there is no such region"),
     ],
@@ -240,7 +242,7 @@ def test_as_released_does_what_the_release_does():
     assert all(q.schema is None and q.max_tokens == 8192 and q.temperature == 0 for q in asked)
     assert all(q.prompt.endswith("<image>") and q.prompt.count("<image>") == 1 for q in asked)
     assert trace.verified and not trace.forced  # "not true" holds the word
-    assert "Keep to this layout:" in asked[0].prompt and '"thinking"' in asked[0].prompt
+    assert "Use this layout:" in asked[0].prompt and '"thinking"' in asked[0].prompt
     assert "found the conclusion wrong. First" in asked[2].prompt and REFERENCE in asked[2].prompt.splitlines()[0]
     # The whole reference is copied into the impression.
     assert trace.answer == f"findings : the heart is large . impression : {REFERENCE}"
@@ -248,7 +250,7 @@ def test_as_released_does_what_the_release_does():
     asked, trace = drive(lambda q, n: Answer("False" if q.name == "verify" else good(q)), using=RELEASED)
     assert len(asked) == 17 and trace.verified and trace.forced
     asked, trace = drive(lambda q, n: Answer("```json {,}"), using=RELEASED)
-    assert len(asked) == 1 and trace.error.startswith("init: the reply is not as asked")
+    assert len(asked) == 1 and trace.error.startswith("init: the reply cannot be used")
 
 
 def test_a_preset_gives_defaults_that_a_recipe_may_override():
@@ -286,7 +288,7 @@ def test_an_unreadable_reply_is_asked_again_with_another_seed():
 
 def test_the_cause_of_a_failure_is_kept():
     _, trace = drive(lambda q, n: Answer("{", "length"))
-    assert trace.error == "init: cut at 1024 tokens" and trace.calls == 1
+    assert trace.error == "init: cut off at 1024 tokens" and trace.calls == 1
     _, trace = drive(lambda q, n: Answer(error="HTTP 400: too long"))
     assert trace.error == "init: HTTP 400: too long"
 
@@ -324,9 +326,9 @@ def test_every_string_and_array_of_every_schema_is_bounded():
 
     limits = schemas.Limits()
     check(schemas.thinking(limits))
-    check(schemas.thinking(limits, again=True))
+    check(schemas.thinking(limits, check_first=True))
     for make in (schemas.verdict, schemas.final, schemas.opened):
         check(make(limits))
-    check(schemas.closed(limits, "ABC"))
-    assert list(schemas.closed(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]
-    assert next(iter(schemas.thinking(limits, again=True)["properties"])) == "check"
+    check(schemas.closed_question(limits, "ABC"))
+    assert list(schemas.closed_question(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]
+    assert next(iter(schemas.thinking(limits, check_first=True)["properties"])) == "check"

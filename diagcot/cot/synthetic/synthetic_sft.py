@@ -1,8 +1,8 @@
-"""Kind: worked examples of every conversation of the suite, written by rule from the training reports of phantoms.
+"""Kind `synthetic-sft`: examples of every conversation of the suite, written by rule from the training reports of phantoms.
 
-A tiny model from random weights cannot follow an instruction that it never saw. Pre-trained on these examples it plays
-teacher, verifier and judge with the very prompts and JSON layouts that the search and the filter use, so that the whole
-chain runs for real at a size of minutes. A model that follows instructions needs no primer.
+A tiny model with random weights cannot follow an instruction that it has never seen. Pre-trained on these examples it
+acts as teacher, verifier and judge with the same prompts and JSON layouts that the search and the filter use, so that
+the whole chain runs in minutes. A model that follows instructions does not need them.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diagcot.cot.search.case import chosen
+from diagcot.cot.search.sample import select_samples
 from diagcot.cot.settings import CollectSettings, PrimerSettings
-from diagcot.cot.synthetic.lessons import EXAMPLES, Lesson, Reading, chance, pairs
+from diagcot.cot.synthetic.conversations import CONVERSATIONS, Material, Reading, chance, pairs
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
@@ -22,23 +22,28 @@ from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 
 SPLIT = "train"
-_KNOWN = ("report", "grounding", *EXAMPLES, "closed", "open")
+_KNOWN = ("report", "grounding", *CONVERSATIONS, "closed", "open")
 
 
 @contextlib.contextmanager
 def prepare(ctx: Context) -> Iterator[PrimerSettings]:
+    """Parse the settings."""
     yield PrimerSettings.model_validate(ctx.settings)
 
 
 def run(unit: Unit, shared: PrimerSettings, ctx: Context) -> Result | None:
-    """Examples of shard `unit.key`. Raises ValueError if a task of the settings is not known."""
+    """Write the examples of shard `unit.key`. Raises ValueError for an unknown task in the settings."""
     unknown = sorted(set(shared.tasks) - set(_KNOWN))
     if unknown:
-        raise ValueError(f"unknown tasks of the primer: {', '.join(unknown)}; known: {', '.join(_KNOWN)}")
+        raise ValueError(f"unknown tasks of synthetic-sft: {', '.join(unknown)}; known: {', '.join(_KNOWN)}")
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
     name = str(shard.path.relative_to(ctx.shards_root))
-    found = [*_direct(shard, name, shared), *_conversations(shard, name, shared), *_questions(shard, name, shared, ctx)]
-    samples = sorted(found, key=lambda sample: (sample.id, sample.task))
+    samples = [
+        *_direct(shard, name, shared),
+        *_conversations(shard, name, shared),
+        *_questions(shard, name, shared, ctx),
+    ]
+    samples.sort(key=lambda sample: (sample.id, sample.task))
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     write_samples(staged, samples)
@@ -53,23 +58,23 @@ def _direct(shard: Shard, name: str, settings: PrimerSettings) -> Iterator[Sampl
 
 
 def _conversations(shard: Shard, name: str, settings: PrimerSettings) -> Iterator[Sample]:
-    found: list[tuple[Sample, Reading]] = []
+    readings: list[tuple[Sample, Reading]] = []
     for sample in tasks.report_samples(shard, name, SPLIT):
         short = len(sample.answer.split()) <= settings.max_words
         if short and sample.meta.get("phantom") and sample.meta.get("view") not in ("LATERAL", "LL"):
             study = shard.study(shard.study_of(sample.images[0].row))
             reading = Reading.of(study.findings, study.impression)
             if reading.regions and reading.impression:
-                found.append((sample, reading))
-    for index, (sample, right) in enumerate(found):
-        other = _other(found, index)
+                readings.append((sample, reading))
+    for index, (sample, correct) in enumerate(readings):
+        other = _other(readings, index)
         if other is None:
             continue
-        # Half of the wrong conclusions miss one region, half are another patient's altogether.
-        wrong = other if chance(sample.id, "wrong") < 0.5 else right.spoiled(other)
-        lesson = Lesson(sample.answer, right, wrong if right.unlike(wrong) else other)
-        for task, write in EXAMPLES.items():
-            prompt, answer = write(lesson, sample.id)
+        # Half of the wrong readings have an error in one region, half are another patient's entirely.
+        wrong = other if chance(sample.id, "wrong") < 0.5 else correct.with_error(other)
+        material = Material(sample.answer, correct, wrong if correct.difference(wrong) else other)
+        for task, write in CONVERSATIONS.items():
+            prompt, answer = write(material, sample.id)
             example = Sample(
                 id=f"{sample.id}:{task}",
                 task=task,
@@ -82,32 +87,33 @@ def _conversations(shard: Shard, name: str, settings: PrimerSettings) -> Iterato
 
 
 def _questions(shard: Shard, name: str, settings: PrimerSettings, ctx: Context) -> Iterator[Sample]:
-    """One closed and one open question about a film, of those that there are, chosen by hash."""
+    """At most one closed and one open question about each image, selected by hash."""
     wanted = [kind for kind in ("closed", "open") if settings.tasks.get(kind)]
     if not wanted:
         return
     shares = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)
-    asked = {one.id: one for one in question_samples(shard, name, SPLIT, shares, Wording(), ctx.seed, "image")}
-    about = CollectSettings(tasks=tuple(wanted), views="all", max_reference_chars=1_000_000)
-    met: set[tuple[str, int]] = set()
-    for case in chosen(shard, ctx.shards_root, about, asked.values()):  # in the order of their hashes
-        kind = "open" if case.task == "open" else "closed"
-        film = (kind, case.images[-1].row)
-        short = len(case.guide.split()) <= settings.max_words
-        if film not in met and short and case.meta.get("phantom"):
-            met.add(film)
-            prompt, answer = pairs(case, asked[case.id].answer)
+    asked = question_samples(shard, name, SPLIT, shares, Wording(), ctx.seed, "image")
+    questions = {sample.id: sample for sample in asked}
+    selection = CollectSettings(tasks=tuple(wanted), views="all", max_reference_chars=1_000_000)
+    used: set[tuple[str, int]] = set()
+    for sample in select_samples(shard, ctx.shards_root, selection, questions.values()):  # in the order of their hashes
+        kind = "open" if sample.task == "open" else "closed"
+        image = (kind, sample.images[-1].row)
+        short = len(sample.reference_report.split()) <= settings.max_words
+        if image not in used and short and sample.meta.get("phantom"):
+            used.add(image)
+            prompt, answer = pairs(sample, questions[sample.id].answer)
             messages = (("user", prompt), ("assistant", answer))
-            example = Sample(f"{case.id}:{kind}", kind, case.study, case.images, messages, {"phantom": True})
+            example = Sample(f"{sample.id}:{kind}", kind, sample.study, sample.images, messages, {"phantom": True})
             yield from _repeated(example, settings.tasks[kind])
 
 
-def _other(found: Sequence[tuple[Sample, Reading]], index: int) -> Reading | None:
-    """Another patient's reading that differs, chosen by the sample's hash."""
-    sample, right = found[index]
-    start = int(chance(sample.id, "other") * len(found))
-    rows = (found[(start + step) % len(found)][1] for step in range(len(found)))
-    return next((reading for reading in rows if right.unlike(reading)), None)
+def _other(readings: Sequence[tuple[Sample, Reading]], index: int) -> Reading | None:
+    """Another patient's reading that differs, selected by the sample's hash."""
+    sample, correct = readings[index]
+    start = int(chance(sample.id, "other") * len(readings))
+    others = (readings[(start + step) % len(readings)][1] for step in range(len(readings)))
+    return next((reading for reading in others if correct.difference(reading)), None)
 
 
 def _repeated(sample: Sample, weight: float) -> Iterator[Sample]:
