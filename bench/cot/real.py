@@ -116,7 +116,7 @@ def _vllm_bench(folder: Path, server: Server, requests: list[Request]) -> float:
     folder.mkdir()
     with (folder / "prompts.jsonl").open("w") as out:
         for request in requests:
-            out.write(json.dumps({"content": released.parts(request, film_first=True)}) + "\n")
+            out.write(json.dumps({"content": released.parts(request, image_first=True)}) + "\n")
     options = {
         "--backend": "openai-chat",
         "--base-url": "http://server",

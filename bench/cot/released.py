@@ -26,13 +26,13 @@ class Done(NamedTuple):
     tokens: int  # most that the model may have said in them
 
 
-def parts(request: Request, film_first: bool = False) -> list[dict[str, Any]]:
+def parts(request: Request, image_first: bool = False) -> list[dict[str, Any]]:
     """The same words as ours, and the film."""
     (film,) = request.images
     url = "data:image/jpeg;base64," + base64.b64encode(film).decode()
     told: list[dict[str, Any]] = [{"type": "text", "text": request.messages[0][1].replace("<image>", "")}]
     shown: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
-    return shown + told if film_first else told + shown
+    return shown + told if image_first else told + shown
 
 
 def body(request: Request) -> dict[str, Any]:

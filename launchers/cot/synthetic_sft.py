@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from diagcot.cot.settings import PrimerSettings
+from diagcot.cot.settings import SyntheticSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.recipe import StageSpec
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
 
-KIND = "diagcot.cot.synthetic.primer"
-SETTINGS = PrimerSettings
+KIND = "diagcot.cot.synthetic.synthetic_sft"
+SETTINGS = SyntheticSettings
 SIZE = "cpu"
 PRODUCT = "data"
 STARTUP_S, UNIT_S = 5, 20

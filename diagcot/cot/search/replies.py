@@ -143,7 +143,10 @@ def report(row: dict[str, Any], names: tuple[str, ...] = ("findings", "impressio
 
 
 def clean(text: str, case: CoTSample, hide_reference: bool) -> str:
-    """The thought itself. Raises UnreadableReplyError if it has think or answer tags or, with `hide_reference`, mentions a reference."""
+    """The thought itself. Raises UnreadableReplyError if it has think or answer tags.
+
+    With `hide_reference` it also raises if the thought mentions a reference.
+    """
     if _TAG.search(text):
         raise UnreadableReplyError("it has think or answer tags")
     if hide_reference and reference_mention(text, case.task, f"{case.reference_report}\n{case.question}"):

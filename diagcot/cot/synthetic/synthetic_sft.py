@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diagcot.cot.search.sample import select_samples
-from diagcot.cot.settings import CollectSettings, PrimerSettings
+from diagcot.cot.settings import CollectSettings, SyntheticSettings
 from diagcot.cot.synthetic.conversations import CONVERSATIONS, Material, Reading, chance, pairs
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
@@ -26,12 +26,12 @@ _KNOWN = ("report", "grounding", *CONVERSATIONS, "closed", "open")
 
 
 @contextlib.contextmanager
-def prepare(ctx: Context) -> Iterator[PrimerSettings]:
+def prepare(ctx: Context) -> Iterator[SyntheticSettings]:
     """Parse the settings."""
-    yield PrimerSettings.model_validate(ctx.settings)
+    yield SyntheticSettings.model_validate(ctx.settings)
 
 
-def run(unit: Unit, shared: PrimerSettings, ctx: Context) -> Result | None:
+def run(unit: Unit, shared: SyntheticSettings, ctx: Context) -> Result | None:
     """Write the examples of shard `unit.key`. Raises ValueError for an unknown task in the settings."""
     unknown = sorted(set(shared.tasks) - set(_KNOWN))
     if unknown:
@@ -50,14 +50,14 @@ def run(unit: Unit, shared: PrimerSettings, ctx: Context) -> Result | None:
     return Result({final: staged}, dict(sorted(Counter(sample.task for sample in samples).items())))
 
 
-def _direct(shard: Shard, name: str, settings: PrimerSettings) -> Iterator[Sample]:
+def _direct(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
     for task, make in (("report", tasks.report_samples), ("grounding", tasks.grounding_samples)):
         for sample in make(shard, name, SPLIT):
             if sample.meta.get("phantom"):
                 yield from _repeated(sample, settings.tasks.get(task, 0.0))
 
 
-def _conversations(shard: Shard, name: str, settings: PrimerSettings) -> Iterator[Sample]:
+def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
     readings: list[tuple[Sample, Reading]] = []
     for sample in tasks.report_samples(shard, name, SPLIT):
         short = len(sample.answer.split()) <= settings.max_words
@@ -86,7 +86,7 @@ def _conversations(shard: Shard, name: str, settings: PrimerSettings) -> Iterato
             yield from _repeated(example, settings.tasks.get(task, 0.0))
 
 
-def _questions(shard: Shard, name: str, settings: PrimerSettings, ctx: Context) -> Iterator[Sample]:
+def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Context) -> Iterator[Sample]:
     """At most one closed and one open question about each image, selected by hash."""
     wanted = [kind for kind in ("closed", "open") if settings.tasks.get(kind)]
     if not wanted:

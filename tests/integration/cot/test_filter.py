@@ -82,7 +82,7 @@ def test_a_judge_that_says_no_or_nothing_readable_keeps_nothing(run_folder, monk
     write_script(run_folder, monkeypatch, verdict=False)
     counts, verdicts = filtered(run_folder)
     assert counts["kept"] == 0 and counts["dropped_judge"] == counts["traces"] == counts["judge_location_no"]
-    write_script(run_folder, monkeypatch, refuse={"Thinking under review": [400] * 999})
+    write_script(run_folder, monkeypatch, refuse={"Reasoning under review": [400] * 999})
     counts, verdicts = filtered(run_folder, "filter2")
     assert counts["kept"] == 0 and counts["dropped_unreadable"] == counts["traces"]
     assert {row["error"] for row in verdicts.values()} == {"HTTP 400: refused by script"}
@@ -188,9 +188,9 @@ def test_a_film_that_is_gone_leaves_its_trace_on_the_page(run_folder, collected)
         row["images"] = [{"shard": "test/shard/gone.h5", "row": 0}]
     write(run_folder, collected)
     _, page = reviewed(run_folder, kept=2)
-    assert page.count("the film is not in its shard any more") == 2
+    assert page.count("this image is no longer in its shard") == 2
 
 
 def test_a_stage_without_traces_has_a_page_too():
-    told = {"run": "r", "stage": "traces", "time": 0.0, **Statistics().told()}
+    told = {"run": "r", "stage": "traces", "time": 0.0, **Statistics().figures()}
     assert "0 of 0 traces" in page.html(told, [], Statistics().lengths)

@@ -254,7 +254,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     layouts = {
         "init": schemas.thinking(limits),
         "label": schemas.thinking(limits),
-        "rethink": schemas.thinking(limits, again=True),
+        "rethink": schemas.thinking(limits, check_first=True),
         "final": schemas.final(limits),
         "verify_true": schemas.verdict(limits),
         "verify_false": schemas.verdict(limits),
@@ -275,9 +275,11 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     for sample in samples:
         if sample.task in ("closed", "open"):
             assert sample.prompt.startswith("<image>") and sample.prompt.endswith("Answer in JSON.")
-            answer, told = json.loads(sample.answer), "The right answer is" in sample.prompt
+            answer, told = json.loads(sample.answer), "The correct answer is" in sample.prompt
             letters = [name for name in answer if name != "summary"]
-            schema = schemas.closed_question(limits, letters) if sample.task == "closed" else schemas.open_question(limits)
+            schema = (
+                schemas.closed_question(limits, letters) if sample.task == "closed" else schemas.open_question(limits)
+            )
             assert list(answer) == list(schema["properties"])
             known.add((sample.task, told))
     assert known == {(task, told) for task in ("closed", "open") for told in (True, False)}

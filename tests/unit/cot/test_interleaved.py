@@ -102,7 +102,7 @@ def test_prompts_begin_with_films_and_report_and_hold_no_tags(
             assert all(f"{letter}) {text}" in question.prompt for letter, text in zip("ABCDEFG", options, strict=False))
             assert question.schema is not None
         answer = case.reference.split(")")[0]
-        assert "The right answer is" not in asked[0].prompt and f"The right answer is {answer}" in asked[-1].prompt
+        assert "The correct answer is" not in asked[0].prompt and f"The correct answer is {answer}" in asked[-1].prompt
     two = next(case for case in cases if case.task == "progression")
     assert len(two.images) == 2 and " Later: " in two.reference_report
 
@@ -137,7 +137,7 @@ def test_a_closed_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
     assert len(asked) == 2 and trace.verified and "\n".join(trace_step(*step) for step in trace.pairs) == gold
     assert asked[1].rejected is not None
     shown, why = asked[1].rejected
-    assert shown == json.dumps(wrong)[:2000] and asked[1].messages[2][1].startswith("That cannot be used: ")
+    assert shown == json.dumps(wrong)[:2000] and asked[1].messages[2][1].startswith("Your reply was rejected because ")
     assert re.search(fault, why)
 
 

@@ -107,7 +107,9 @@ def test_label_agreement_is_what_the_filter_asks_for():
 
 
 def test_what_the_primer_teaches_keeps_the_rules():
-    reading = conversations.Reading.of("The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly.")
+    reading = conversations.Reading.of(
+        "The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly."
+    )
     told = trace(reasoning=reading.reasoning, answer=reading.report, reference=reading.report, guide=reading.report)
     assert rules.fault(told, FilterSettings()) is None
 

@@ -92,7 +92,7 @@ def test_the_reference_stands_where_the_reference_belongs():
         assert question.prompt.startswith(f"<image>Reference report: {REFERENCE}\n")
     for question in asked:
         if question.name.startswith("rethink"):
-            assert question.prompt.index("Thinking:\nheart: thought") > question.prompt.index(REFERENCE)
+            assert question.prompt.index("Reasoning so far:\nheart: thought") > question.prompt.index(REFERENCE)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**6).map(str))
@@ -175,7 +175,10 @@ def test_what_is_asked_again_goes_on_from_what_was_asked():
     asked, trace = drive(reply, using=SearchSettings())
     first, second = asked[0].messages, asked[1].messages
     assert second[0] == first[0] and second[1] == ("assistant", '{"thinking": 7}')
-    assert second[2] == ("user", "Your reply was rejected because 'thinking' is not a list of steps. Answer again in the requested format.")
+    assert second[2] == (
+        "user",
+        "Your reply was rejected because 'thinking' is not a list of steps. Answer again in the requested format.",
+    )
     assert trace.error is None and len(asked[2].messages) == 1
 
 
@@ -327,7 +330,7 @@ def test_every_string_and_array_of_every_schema_is_bounded():
     limits = schemas.Limits()
     check(schemas.thinking(limits))
     check(schemas.thinking(limits, check_first=True))
-    for make in (schemas.verdict, schemas.final, schemas.opened):
+    for make in (schemas.verdict, schemas.final, schemas.open_question):
         check(make(limits))
     check(schemas.closed_question(limits, "ABC"))
     assert list(schemas.closed_question(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]
