@@ -9,11 +9,11 @@ from typing import Any
 from diagcot.cot.settings import CollectSettings
 from diagcot.data import seeded
 from diagcot.jobs import UserError
-from diagcot.text.layout import pairs
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.prompts import IMAGE
 from diagcot.tasks.samples import ImageRef, Sample
+from diagcot.text.layout import pairs
 
 SPLIT = "train"
 THINK = ("report", "classification", "grounding")

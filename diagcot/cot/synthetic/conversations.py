@@ -14,8 +14,8 @@ from diagcot.cot.search import prompts
 from diagcot.cot.search.interleaved import gold_answer
 from diagcot.cot.search.sample import CoTSample
 from diagcot.data import seeded
-from diagcot.text import layout
 from diagcot.tasks.prompts import report_answer
+from diagcot.text import layout
 from diagcot.text.options import RIGHT, WRONG
 
 _REGIONS = {  # region of a sentence: the first whose words occur in it; all other sentences are about the lungs
