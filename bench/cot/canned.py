@@ -86,7 +86,7 @@ class Canned:
                 self.asked.setdefault(request.id, []).append(request)
             reply = await chat(client, replace(request, schema=None)) if self.send else Reply()
             self.calls += 1
-            return reply if reply.error else replace(reply, texts=[self.text(request)], finish=["stop"])
+            return reply if reply.error else replace(reply, texts=[self.text(request)], finish_reasons=["stop"])
 
         Client.chat = canned  # type: ignore[method-assign, assignment]
         try:

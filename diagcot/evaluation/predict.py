@@ -11,7 +11,7 @@ from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction, order
 from diagcot.evaluation.settings import ASKED, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.serving import Client, Film, Reply, Request, Server, serve
+from diagcot.serving import Client, EncodedImage, Reply, Request, Server, serve
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
@@ -71,7 +71,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
             if error := next((reply.error for reply in replies if reply.error), None):
                 failed[sample.id] = error
                 continue
-            finish = replies[0].finish[0] if replies[0].finish else "stop"
+            finish = replies[0].finish_reasons[0] if replies[0].finish_reasons else "stop"
             said = Prediction.of(
                 sample,
                 unit.params["model"],
@@ -146,7 +146,7 @@ def requests_of(
             (("user", prompts.with_image_tags(prompts.PRESENCE.format(label=label.lower()), len(films))),),
             films,
             max_tokens=1,
-            weighed=words,
+            scored_tokens=words,
         )
         for label in (CHEXPERT_LABELS if words else ())
     ]
@@ -157,7 +157,7 @@ def probabilities(replies: Sequence[Reply], words: tuple[int, ...]) -> dict[str,
     if not words:
         return {}
     yes, no = words
-    odds = (reply.weight(yes) - reply.weight(no) for reply in replies)
+    odds = (reply.first_token_logprob(yes) - reply.first_token_logprob(no) for reply in replies)
     return {
         label: 1 / (1 + math.exp(-max(-700.0, min(700.0, value))))
         for label, value in zip(CHEXPERT_LABELS, odds, strict=True)
@@ -170,4 +170,4 @@ def _root(ctx: Context, role: str, stage: str) -> Path:
 
 
 def _films(shard: Shard, sample: Sample) -> tuple[bytes, ...]:
-    return tuple(Film(shard.jpeg(image.row)) for image in sample.images)
+    return tuple(EncodedImage(shard.jpeg(image.row)) for image in sample.images)

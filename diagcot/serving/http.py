@@ -1,7 +1,7 @@
-"""HTTP/1.1 over kept connections, for the one thing that a task does a million times: ask its server.
+"""HTTP/1.1 over persistent connections, for the call that a task makes a million times: a request to its server.
 
-No proxy is read from the environment and no redirect is followed, so nothing goes anywhere but to the address. General
-HTTP clients take four times the CPU of this one a request, and more (docs/serving.md); the parsing is httptools'.
+No proxy is read from the environment and no redirect is followed, so nothing is sent anywhere but to the address. General
+HTTP clients need at least four times the CPU of this one per request (docs/serving.md). httptools parses the responses.
 """
 
 import asyncio
@@ -16,21 +16,23 @@ import httptools
 import httpx
 
 IDLE_S = 2.0
-"""A connection that rested longer is not used again: servers close idle ones (uvicorn after 5 s), and a request that
-meets the closing looks like a death."""
+"""A connection that was idle for longer is not used again. Servers close idle connections (uvicorn after 5 s), and a
+request that meets the closing would look like the death of the server."""
+CONNECT_S = 10.0
+"""Time limit for a connection."""
 
 
-class Lost(Exception):
-    """The connection ended before the reply was whole."""
+class ConnectionLostError(Exception):
+    """The connection ended before the response was complete."""
 
 
-class Unreachable(Exception):
-    """No connection could be made: the request was sent to nobody."""
+class UnreachableError(Exception):
+    """No connection could be made: the request was not sent."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server answers, and as what. `socket` or `host` and `port`; `prefix` is put before every path."""
+    """Address of a server: `socket`, or `host` and `port`. `prefix` is put before every path."""
 
     socket: Path | None = None
     host: str = "server"
@@ -39,7 +41,7 @@ class Address:
     prefix: str = ""
     key: str | None = field(default=None, repr=False)  # sent as a bearer token
 
-    def head(self) -> bytes:
+    def headers(self) -> bytes:
         """The header lines of every request, from Host on."""
         lines = [f"host: {self.host}", "content-type: application/json", "accept: application/json"]
         if self.key:
@@ -47,7 +49,7 @@ class Address:
         return ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
     def connect(self, timeout_s: float) -> httpx.Client:
-        """A plain client for the few calls that are no completions."""
+        """A plain client for the few calls that are not completions."""
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.socket) if self.socket else None, trust_env=False),
             base_url=f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.prefix}",
@@ -59,31 +61,36 @@ class Address:
 
 @dataclass(frozen=True)
 class Response:
+    """Status and body of an HTTP response."""
+
     status: int
     body: bytes
 
 
 class _Connection(asyncio.Protocol):
-    """One exchange at a time. The callbacks named on_* are the parser's."""
+    """One exchange at a time. The methods named on_* are called by the parser."""
 
     def __init__(self) -> None:
         self._reply: asyncio.Future[Response] | None = None
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)  # of one response after the other
+        self._parser = httptools.HttpResponseParser(self)  # parses one response after the other
         self._parts: list[bytes] = []
-        self.reusable, self.rested = True, 0.0
+        self.reusable, self.idle_since = True, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    async def exchange(self, request: Sequence[bytes], deadline_s: float) -> Response:
-        """Raises Lost, or TimeoutError. The connection is of no use after either: the reply may still come."""
+    async def exchange(self, request: Sequence[bytes], timeout_s: float) -> Response:
+        """Send a request and wait for its response.
+
+        Raises ConnectionLostError or TimeoutError. The connection cannot be used after either: the response may still come.
+        """
         if self._transport is None or not self.reusable:
-            raise Lost("the connection was closed")
+            raise ConnectionLostError("the connection was closed")
         self._parts.clear()
         loop = asyncio.get_running_loop()
         self._reply = loop.create_future()
-        late = loop.call_later(deadline_s, self._late, deadline_s)
+        timer = loop.call_later(timeout_s, self._time_out, timeout_s)
         try:
             self._transport.writelines(request)
             return await self._reply
@@ -91,16 +98,16 @@ class _Connection(asyncio.Protocol):
             self.close()
             raise
         finally:
-            late.cancel()
+            timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._reply is None or self._reply.done():  # nothing was asked
+        if self._reply is None or self._reply.done():  # no request is open
             self.close()
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(Lost(f"not HTTP: {error}"))
+            self._fail(ConnectionLostError(f"not HTTP: {error}"))
 
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
@@ -108,16 +115,16 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if not self._parser.should_keep_alive():
             self.close()
-        self.rested = time.monotonic()
+        self.idle_since = time.monotonic()
         if self._reply is not None and not self._reply.done():
             self._reply.set_result(Response(self._parser.get_status_code(), b"".join(self._parts)))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._fail(Lost("the server closed the connection"))
+        self._fail(ConnectionLostError("the server closed the connection"))
 
-    def _late(self, deadline_s: float) -> None:
-        self._fail(TimeoutError(f"no reply in {deadline_s:.0f} s"))
+    def _time_out(self, timeout_s: float) -> None:
+        self._fail(TimeoutError(f"no reply in {timeout_s:.0f} s"))
 
     def _fail(self, error: Exception) -> None:
         self.close()
@@ -130,60 +137,62 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class Pool:
-    """The connections to one address, kept between requests. The newest is used first, so that the others rest."""
+class ConnectionPool:
+    """The connections to one address, kept between requests. The newest is used first, so that the others become idle."""
 
-    def __init__(self, address: Address, deadline_s: float) -> None:
-        self._address, self._deadline = address, deadline_s
-        self._head = address.head()
-        self._resting: list[_Connection] = []
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._headers = address.headers()
+        self._idle: list[_Connection] = []
         self._tls = ssl.create_default_context() if address.tls else None
 
     async def post(self, path: str, body: bytes) -> Response:
-        """Raises Unreachable, Lost, or TimeoutError if there is no reply within the deadline."""
+        """Raises UnreachableError, ConnectionLostError, or TimeoutError if there is no reply within the time limit."""
         start = f"POST {self._address.prefix}{path} HTTP/1.1\r\ncontent-length: {len(body)}\r\n".encode()
-        return await self._exchange((start, self._head, b"\r\n", body), self._deadline)
+        return await self._exchange((start, self._headers, b"\r\n", body), self._timeout_s)
 
-    async def get(self, path: str, deadline_s: float) -> Response:
+    async def get(self, path: str, timeout_s: float) -> Response:
+        """Raises UnreachableError, ConnectionLostError, or TimeoutError if there is no reply within `timeout_s`."""
         start = f"GET {self._address.prefix}{path} HTTP/1.1\r\n".encode()
-        return await self._exchange((start, self._head, b"\r\n"), deadline_s)
+        return await self._exchange((start, self._headers, b"\r\n"), timeout_s)
 
-    async def _exchange(self, request: Sequence[bytes], deadline_s: float) -> Response:
-        connection = self._rested() or await self._open()
-        response = await connection.exchange(request, deadline_s)
+    async def _exchange(self, request: Sequence[bytes], timeout_s: float) -> Response:
+        connection = self._idle_connection() or await self._new_connection()
+        response = await connection.exchange(request, timeout_s)
         if connection.reusable:
-            self._resting.append(connection)
+            self._idle.append(connection)
         return response
 
-    def _rested(self) -> _Connection | None:
+    def _idle_connection(self) -> _Connection | None:
         oldest = time.monotonic() - IDLE_S
-        while self._resting:
-            connection = self._resting.pop()
-            if connection.reusable and connection.rested >= oldest:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable and connection.idle_since >= oldest:
                 return connection
             connection.close()
         return None
 
-    async def _open(self) -> _Connection:
+    async def _new_connection(self) -> _Connection:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(CONNECT_S):
                 while True:
                     try:
                         return await self._connect()
-                    except BlockingIOError:  # the socket's queue is full: a busy server, not an absent one
+                    except BlockingIOError:  # the socket's queue is full: the server is busy, not absent
                         await asyncio.sleep(0.02)
         except (OSError, TimeoutError) as error:
-            raise Unreachable(str(error)) from error
+            raise UnreachableError(str(error)) from error
 
     async def _connect(self) -> _Connection:
         loop, address = asyncio.get_running_loop(), self._address
         if address.socket is not None:
-            _, made = await loop.create_unix_connection(_Connection, str(address.socket))
+            _, connection = await loop.create_unix_connection(_Connection, str(address.socket))
         else:
-            _, made = await loop.create_connection(_Connection, address.host, address.port, ssl=self._tls)
-        return made
+            _, connection = await loop.create_connection(_Connection, address.host, address.port, ssl=self._tls)
+        return connection
 
     def close(self) -> None:
-        for connection in self._resting:
+        """Close the idle connections."""
+        for connection in self._idle:
             connection.close()
-        self._resting.clear()
+        self._idle.clear()

@@ -1,4 +1,7 @@
-"""A request and its reply, and their form on the wire (OpenAI's chat completions, with vLLM's additions)."""
+"""A request and its reply, and their JSON form: OpenAI's chat completions with vLLM's additions.
+
+The additions are fields of vLLM 0.32's `ChatCompletionRequest` (vllm/entrypoints/openai/chat_completion/protocol.py).
+"""
 
 import base64
 import json
@@ -11,18 +14,19 @@ from typing import Any
 from diagcot.jobs import UserError
 
 MODEL_NAME = "model"
-"""The name under which every server of ours serves its model."""
+"""Name under which every server that we start serves its model."""
 
 _TOKEN = secrets.token_hex(8)
-_MARK = re.compile(f"{_TOKEN}-(\\d+)-".encode())
-"""Stands for an image in the JSON of a request, by its index, until the bytes are put together."""
+_PLACEHOLDER = re.compile(f"{_TOKEN}-(\\d+)-".encode())
+"""Stands for image number N in the JSON of a request until the bytes are joined."""
 
 
-class Film(bytes):
-    """A JPEG that is sent with several requests: its text form is made once, and lives as long as it does."""
+class EncodedImage(bytes):
+    """A JPEG that is sent with several requests; its base64 text is computed once."""
 
     @cached_property
     def base64(self) -> bytes:
+        """The base64 text of the image."""
         return base64.b64encode(self)
 
 
@@ -35,7 +39,7 @@ class Request:
 
     id: str
     messages: tuple[tuple[str, str], ...]  # (role, text), roles system, user, assistant
-    images: tuple[bytes, ...] = ()  # JPEG; `Film` where a sample is asked about more than once
+    images: tuple[bytes, ...] = ()  # JPEG; `EncodedImage` where several requests send the same image
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
@@ -43,24 +47,24 @@ class Request:
     schema: dict[str, Any] | None = None  # at most one of schema, choice, regex
     choice: list[str] | None = None
     regex: str | None = None
-    logprobs: int | None = None  # k >= 0: log-probabilities of the chosen tokens, and the k best of the first
+    logprobs: int | None = None  # k >= 0: log-probabilities of the sampled tokens, and of the k best first tokens
     seed: int | None = None
     logit_bias: dict[int, float] | None = None
     return_token_ids: bool = False
-    weighed: tuple[int, ...] = ()  # ids of tokens whose log-probabilities as the first token are asked for
+    scored_tokens: tuple[int, ...] = ()  # ids of tokens whose log-probabilities as the first token are returned
 
     def encode(self, model: str = MODEL_NAME, vllm: bool = True) -> bytes:
-        """The JSON body of POST /v1/chat/completions. The pixels are copied once, and never looked at.
+        """The JSON body of POST /v1/chat/completions. The images are copied once and not decoded.
 
-        vllm: whether the server knows vLLM's additions to OpenAI's interface. Raises ValueError for a request that
-        cannot be written, UserError for one that needs an addition which the server does not have.
+        vllm: whether the server supports vLLM's additions to OpenAI's interface. Raises ValueError for an invalid request,
+        UserError for one that needs an addition which the server does not support.
         """
-        pieces = _MARK.split(json.dumps(self.body(model, vllm)).encode())
+        pieces = _PLACEHOLDER.split(json.dumps(self.body(model, vllm)).encode())
         pieces[1::2] = [_base64(self.images[int(index)]) for index in pieces[1::2]]
         return b"".join(pieces)
 
     def body(self, model: str = MODEL_NAME, vllm: bool = True) -> dict[str, Any]:
-        """The body as a value, with a mark in the place of each image's data."""
+        """The body before encoding, with a placeholder for the data of each image."""
         body: dict[str, Any] = {
             "model": model,
             "messages": _messages(self.messages, len(self.images)),
@@ -77,92 +81,96 @@ class Request:
             body["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
         if self.return_token_ids:
             body["return_token_ids"] = True
-        if self.weighed:
-            body |= {"logprobs": True, "logprob_token_ids": list(self.weighed), "return_tokens_as_token_ids": True}
-        form = {"json": self.schema, "choice": self.choice, "regex": self.regex}
-        form = {key: value for key, value in form.items() if value is not None}
-        if vllm and form:
-            body["structured_outputs"] = form
+        if self.scored_tokens:
+            body |= {
+                "logprobs": True,
+                "logprob_token_ids": list(self.scored_tokens),
+                "return_tokens_as_token_ids": True,
+            }
+        constraint = {"json": self.schema, "choice": self.choice, "regex": self.regex}
+        constraint = {key: value for key, value in constraint.items() if value is not None}
+        if vllm and constraint:
+            body["structured_outputs"] = constraint
         elif self.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "schema": self.schema, "strict": True},
             }
-        if not vllm and (self.choice or self.regex or self.return_token_ids or self.weighed):
+        if not vllm and (self.choice or self.regex or self.return_token_ids or self.scored_tokens):
             raise UserError(
-                "this stage needs what only vLLM's server can do (replies by choice or pattern, token ids), and"
-                " `endpoint` of its server settings names another kind of server"
+                "this stage needs features that only vLLM's server has (replies by choice or pattern, token ids), but"
+                " `endpoint` in its server settings is another kind of server: remove `endpoint`"
             )
         return body
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back: one text for each of the request's n, or `error` and no text."""
+    """The reply to a request: one text for each of its `n` samples, or `error` and no text."""
 
     texts: list[str] = field(default_factory=list)
-    finish: list[str] = field(default_factory=list)  # stop or length
+    finish_reasons: list[str] = field(default_factory=list)  # stop or length
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cached_tokens: int | None = None  # of the prompt's, those that the server had computed before; None: not told
+    cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None: not reported
     token_ids: list[list[int]] | None = None
     prompt_token_ids: list[int] | None = None
-    logprobs: list[list[float]] | None = None  # of the chosen tokens, one list a text
+    logprobs: list[list[float]] | None = None  # of the sampled tokens, one list per text
     top_logprobs: list[dict[str, float]] | None = None  # the best first tokens of each text
 
     error: str | None = None
 
-    def weight(self, token: int) -> float:
-        """Log-probability of a `weighed` token as the first one, in nats. Raises LookupError if it was not told."""
+    def first_token_logprob(self, token: int) -> float:
+        """Log-probability of one of the `scored_tokens` as the first token, in nats. Raises LookupError if it is missing."""
         return (self.top_logprobs or [{}])[0][f"token_id:{token}"]
 
     @property
     def text(self) -> str:
-        """The first text; empty where there is none."""
+        """The first text; empty if there is none."""
         return self.texts[0] if self.texts else ""
 
     @staticmethod
     def from_body(body: dict[str, Any]) -> "Reply":
-        """Raises KeyError, TypeError or IndexError if the body is not a chat completion."""
+        """Parse a response body. Raises KeyError, TypeError or IndexError if it is not a chat completion."""
         choices = sorted(body["choices"], key=lambda choice: choice["index"])
         usage = body["usage"]
         tokens = [(c.get("logprobs") or {}).get("content") or [] for c in choices]
         scored = any(tokens)
         return Reply(
             texts=[c["message"]["content"] or "" for c in choices],
-            finish=[c["finish_reason"] for c in choices],
+            finish_reasons=[c["finish_reason"] for c in choices],
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
             cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
             token_ids=[c["token_ids"] for c in choices] if choices[0].get("token_ids") is not None else None,
             prompt_token_ids=body.get("prompt_token_ids"),
             logprobs=[[t["logprob"] for t in row] for row in tokens] if scored else None,
-            top_logprobs=[_top(row) for row in tokens] if scored else None,
+            top_logprobs=[_first_token_logprobs(row) for row in tokens] if scored else None,
         )
 
 
-def _top(row: list[dict[str, Any]]) -> dict[str, float]:
+def _first_token_logprobs(row: list[dict[str, Any]]) -> dict[str, float]:
     return {best["token"]: best["logprob"] for best in row[0].get("top_logprobs", [])} if row else {}
 
 
 def _messages(messages: tuple[tuple[str, str], ...], images: int) -> list[dict[str, Any]]:
     placed = sum(text.count("<image>") for _, text in messages)
     if placed > images:
-        raise ValueError(f"the conversation has {placed} <image> and the request {images} images")
-    left = iter(range(images - placed, images))
-    loose = [_image(index) for index in range(images - placed)]
+        raise ValueError(f"the conversation has {placed} <image> placeholders but the request has {images} images")
+    placed_indices = iter(range(images - placed, images))
+    leading = [_image(index) for index in range(images - placed)]
     rows = []
     for role, text in messages:
         parts: list[dict[str, Any]] = []
-        if role == "user" and loose:
-            parts, loose = loose, []
+        if role == "user" and leading:
+            parts, leading = leading, []
         for number, piece in enumerate(text.split("<image>")):
             if number:
-                parts.append(_image(next(left)))
+                parts.append(_image(next(placed_indices)))
             if piece:
                 parts.append({"type": "text", "text": piece})
-        plain = len(parts) == 1 and parts[0]["type"] == "text"
-        rows.append({"role": role, "content": parts[0]["text"] if plain else parts})
+        text_only = len(parts) == 1 and parts[0]["type"] == "text"
+        rows.append({"role": role, "content": parts[0]["text"] if text_only else parts})
     return rows
 
 
@@ -170,5 +178,5 @@ def _image(index: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_TOKEN}-{index}-"}}
 
 
-def _base64(film: bytes) -> bytes:
-    return film.base64 if isinstance(film, Film) else base64.b64encode(film)
+def _base64(image: bytes) -> bytes:
+    return image.base64 if isinstance(image, EncodedImage) else base64.b64encode(image)

@@ -1,61 +1,105 @@
-"""Settings of a server: what vLLM is started with, and how long we are patient with it."""
+"""Settings of a model server and its client."""
 
 import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.jobs.settings import Settings
+from diagcot.recipe import Settings
 
 
 class ServerSettings(Settings):
-    """One vLLM server. The pixel budget of images is the model directory's own, so training and serving agree."""
+    """One vLLM server. The pixel budget of images comes from the model directory, so training and serving agree."""
 
-    max_model_len: int = Field(default=4096, ge=16)  # tokens of prompt and reply together, image tokens included
-    max_num_seqs: int = Field(default=64, ge=1)  # sequences decoded at once
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = (
-        "auto"  # auto: on GPU the model's own; on CPU float32, twice as fast there
+    max_model_len: int = Field(
+        default=4096, ge=16, description="Maximum number of tokens of prompt and reply together, image tokens included."
     )
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    # Servers of one model, each with its own GPUs, and GPUs of each. None: what the other leaves of the task's GPUs; with
-    # neither given, one server over all of them. A model that fits on one GPU is served fastest with tensor_parallel 1.
-    data_parallel: int | None = Field(default=None, ge=1)
-    tensor_parallel: int | None = Field(default=None, ge=1)
-    pipeline_parallel: int = Field(default=1, ge=1)  # nodes that one server spans, for a model that no node can hold
-    images: int = Field(default=4, ge=0)  # at most this many in a request
-    enforce_eager: bool | None = None  # None: on CPU only, where compiling costs more than it gains
-    kv_cache_gb: int = Field(default=1, ge=1)  # CPU only; on GPU gpu_memory_utilization decides
-    cpu_threads: int = Field(default=1, ge=1)  # CPU only: OpenMP threads of the engine
-    quantization: str | None = None  # of the weights on disk (awq, gptq …), or while loading (fp8 …)
-    seed: int = 0
-    extra: tuple[str, ...] = ()  # further arguments of `vllm serve`
+    max_num_seqs: int = Field(default=64, ge=1, description="Maximum number of sequences decoded at the same time.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto",
+        description="Data type of weights and activations. auto: the model's own on GPU; float32 on CPU, where it is twice"
+        " as fast.",
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of each GPU's memory that the server may use, above 0 and up to 1."
+    )
+    data_parallel: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of servers of this model in a task, each with its own GPUs. If not set: the task's GPUs divided"
+        " by tensor_parallel, or one server if that is not set either.",
+    )
+    tensor_parallel: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of GPUs per server. If not set: the task's GPUs divided by data_parallel. 1 is fastest for a"
+        " model that fits on one GPU.",
+    )
+    pipeline_parallel: int = Field(
+        default=1, ge=1, description="Number of nodes that one server spans, for a model that does not fit on one node."
+    )
+    images: int = Field(default=4, ge=0, description="Maximum number of images in one request. 0: a text-only model.")
+    enforce_eager: bool | None = Field(
+        default=None, description="Do not compile the model. If not set: true on CPU, where compiling does not pay off."
+    )
+    kv_cache_gb: int = Field(
+        default=1, ge=1, description="Size of the KV cache in GB, on CPU only. On GPU gpu_memory_utilization sets it."
+    )
+    cpu_threads: int = Field(default=1, ge=1, description="Number of OpenMP threads of the server, on CPU only.")
+    quantization: str | None = Field(
+        default=None,
+        description="Quantisation method: that of the weights on disk (awq, gptq, ...), or one applied while loading (fp8,"
+        " ...). If not set: vLLM reads it from the model directory.",
+    )
+    seed: int = Field(default=0, description="Random seed of the server.")
+    extra: tuple[str, ...] = Field(default=(), description="Further command line arguments of `vllm serve`.")
 
-    startup_timeout_s: float = Field(default=1800, gt=0)
-    shutdown_timeout_s: float = Field(default=20, ge=0)
-    request_timeout_s: float = Field(default=900, gt=0)
-    restarts: int = Field(default=3, ge=0)  # in a row, with no reply in between
-    retries: int = Field(default=6, ge=0)  # of one request after 429 or 5xx
-    in_flight: int | None = Field(default=None, ge=1)  # most requests in flight at a server; None: 1.5 x max_num_seqs
+    startup_timeout_s: float = Field(default=1800, gt=0, description="Seconds until a server must be ready.")
+    shutdown_timeout_s: float = Field(
+        default=20, ge=0, description="Seconds that a server gets to finish its requests before it is killed."
+    )
+    request_timeout_s: float = Field(default=900, gt=0, description="Seconds until a reply to a request must arrive.")
+    restarts: int = Field(
+        default=3, ge=0, description="Maximum number of restarts of a server in a row without a reply in between."
+    )
+    retries: int = Field(
+        default=6, ge=0, description="Maximum number of retries of a request after HTTP status 429 or 5xx."
+    )
+    in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of requests in flight at one server. If not set: 1.5 times max_num_seqs.",
+    )
 
-    # An OpenAI-compatible server that runs already, instead of one of our own: http://host:port or unix:/path, the name of
-    # its model, and the environment variable that holds its key. Other machines than the job's own must be allowed.
-    endpoint: str | None = None
-    endpoint_model: str | None = None
-    api_key_env: str | None = None
-    data_may_leave_the_allocation: bool = False
+    endpoint: str | None = Field(
+        default=None,
+        description="Address of a running OpenAI-compatible server to use instead of starting one: http://host:port,"
+        " https://host or unix:/path.",
+    )
+    endpoint_model: str | None = Field(default=None, description="Name by which the endpoint knows its model.")
+    api_key_env: str | None = Field(
+        default=None, description="Name of the environment variable of the job that holds the endpoint's key."
+    )
+    data_may_leave_the_allocation: bool = Field(
+        default=False,
+        description="Allow an endpoint outside the job's nodes, to which reports and images would be sent. Never set it for"
+        " credentialed data.",
+    )
 
     @model_validator(mode="after")
-    def _endpoint(self) -> "ServerSettings":
+    def _check_endpoint(self) -> "ServerSettings":
         if self.endpoint is None:
             if self.endpoint_model or self.api_key_env or self.data_may_leave_the_allocation:
-                raise ValueError("endpoint_model, api_key_env and data_may_leave_the_allocation belong to `endpoint`")
+                raise ValueError(
+                    "endpoint_model, api_key_env and data_may_leave_the_allocation need `endpoint`, which is not set"
+                )
         elif not re.match(r"(https?://[^/\s]+|unix:/)", self.endpoint):
-            raise ValueError("endpoint is http://host:port, https://host or unix:/path")
+            raise ValueError("endpoint must be http://host:port, https://host or unix:/path")
         elif not self.endpoint_model:
-            raise ValueError("endpoint_model is missing: the name by which the endpoint knows its model")
+            raise ValueError("endpoint_model is missing: set it to the name by which the endpoint knows its model")
         return self
 
     @property
     def window(self) -> int:
-        """Most requests in flight at one server: some more than it decodes at once, so that it never waits for us."""
+        """Maximum number of requests in flight at one server: some more than it decodes at once, so that it is never idle."""
         return self.in_flight or max(2, self.max_num_seqs * 3 // 2)

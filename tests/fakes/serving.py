@@ -57,14 +57,14 @@ def starts(root: Path) -> int:
     return (root / "script.log").read_text().splitlines().count("start")
 
 
-class Engine:
+class QueueingServer:
     """An OpenAI-compatible server in a thread of the test, with vLLM's queue and metrics: `slots` requests are computed
     at once for `delay_s` each, the rest waits. With `vllm=False` it has no /metrics and knows no additions."""
 
     def __init__(self, socket: Path | None = None, *, slots: int = 8, delay_s: float = 0.01, vllm: bool = True) -> None:
         self.socket, self.slots, self.delay_s, self.vllm = socket, slots, delay_s, vllm
         self.running = self.waiting = self.preemptions = 0
-        self.kv: float | None = None  # told in place of the share of slots in use
+        self.kv: float | None = None  # reported instead of the share of slots in use
         self.port = 0
         self.most_waiting = 0
         self.bodies: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class Engine:
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._main(),), daemon=True)
 
-    def __enter__(self) -> "Engine":
+    def __enter__(self) -> "QueueingServer":
         self._thread.start()
         assert self._ready.wait(10)
         return self

@@ -19,7 +19,7 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import ServerError
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server import process
-from diagcot.serving.server.placement import Seat
+from diagcot.serving.server.placement import Placement
 from diagcot.shards import Shard
 from tests.fakes.serving import COMMAND, fake, model_folder, settings, starts, write_script
 from tests.integration.serving.test_client import answered, ask
@@ -143,9 +143,9 @@ def test_row_25_a_socket_that_is_taken(tmp_path: Path, monkeypatch: Patch) -> No
         stranger.listen()
         threading.Thread(target=_swallow, args=(stranger,), daemon=True).start()
         server = process.Process.start(
-            model_folder(tmp_path), settings(), Seat(), folder, tmp_path / "server.log", command=COMMAND
+            model_folder(tmp_path), settings(), Placement(), folder, tmp_path / "server.log", command=COMMAND
         )
-        assert process.served(server.socket) == MODEL_NAME and server.ready_s < 15
+        assert process.served_model(server.socket) == MODEL_NAME and server.ready_s < 15
         server.stop(0)
 
 

@@ -65,6 +65,6 @@ def test_every_conversation_of_every_task_is_answered_as_its_schema_says(server:
         else:
             # Random marks may be right: every reply could be read, and the rules said yes or why not.
             assert 1 <= row["calls"] == len(row["verdicts"]) <= 1 + 2 and bool(row["pairs"]) is (row["error"] is None)
-    flow = server.flow
-    assert flow.requests == sum(row["calls"] for row in found) and flow.completion_tokens > 0
+    stats = server.stats
+    assert stats.requests == sum(row["calls"] for row in found) and stats.completion_tokens > 0
     assert ctx.stage_dir.joinpath("progress/0.json").exists()

@@ -1,4 +1,4 @@
-"""A real vLLM: films, constraints, log-probabilities, exchange of weights, death, standby."""
+"""A real vLLM: films, constraints, log-probabilities, exchange of weights, death, warm."""
 
 import asyncio
 import io
@@ -15,9 +15,8 @@ from diagcot.cot.filtration import judge
 from diagcot.cot.search import schemas
 from diagcot.evaluation.predict import first_tokens
 from diagcot.jobs.testing import context
-from diagcot.serving import Flow, Reply, Request, Server, serve
-from diagcot.serving.server import warm as standby
-from diagcot.serving.server import weights
+from diagcot.serving import Reply, Request, Server, ServingStats, serve
+from diagcot.serving.server import warm, weights
 from tests.serving.conftest import SETTINGS
 
 pytestmark = pytest.mark.heavy
@@ -65,7 +64,7 @@ def test_several_replies_are_seeded(server):
 
 def test_choices_are_scored_by_their_first_token(server):
     reply = one(server, choice=["yes", "no"], logprobs=5, max_tokens=8)
-    assert reply.text in ("yes", "no") and reply.finish == ["stop"]
+    assert reply.text in ("yes", "no") and reply.finish_reasons == ["stop"]
     assert {"y", "n"} <= set(reply.top_logprobs[0])
 
 
@@ -82,25 +81,30 @@ def test_choices_are_scored_by_their_first_token(server):
 )
 def test_schemas_hold_even_for_random_weights_without_white_space(server, schema):
     reply = one(server, schema=schema, max_tokens=900, temperature=1.0, seed=3, logprobs=None)
-    assert reply.finish == ["stop"]
+    assert reply.finish_reasons == ["stop"]
     value = json.loads(reply.text, strict=False)  # the constraint lets control characters into strings
     assert list(value) == list(schema["properties"])
     assert reply.text.startswith("{" + json.dumps(next(iter(value))) + ":")
     assert not reply.text.startswith("{" + json.dumps(next(iter(value))) + ": ")  # the layout that the primer teaches
 
 
-def test_weighed_tokens_have_the_probability_that_the_free_model_gives_them(server, models):
+def test_scored_tokens_have_the_probability_that_the_free_model_gives_them(server, models):
     """What the evaluation's label probabilities stand on, also for tokens that are far from the best."""
     yes, no = first_tokens(models["a"])
     free = one(server, max_tokens=1, logprobs=5, return_token_ids=True)
     best = free.token_ids[0][0]
-    reply = one(server, max_tokens=1, logprobs=None, weighed=(best, yes, no))
-    assert reply.weight(best) == pytest.approx(free.logprobs[0][0], abs=1e-3)
-    assert max(reply.weight(yes), reply.weight(no)) <= reply.weight(best) < 0
+    reply = one(server, max_tokens=1, logprobs=None, scored_tokens=(best, yes, no))
+    assert reply.first_token_logprob(best) == pytest.approx(free.logprobs[0][0], abs=1e-3)
+    assert max(reply.first_token_logprob(yes), reply.first_token_logprob(no)) <= reply.first_token_logprob(best) < 0
     shown = one(
-        server, max_tokens=1, logprobs=None, weighed=(yes,), messages=(("user", "<image>look"),), images=(film(9),)
+        server,
+        max_tokens=1,
+        logprobs=None,
+        scored_tokens=(yes,),
+        messages=(("user", "<image>look"),),
+        images=(film(9),),
     )
-    assert shown.weight(yes) not in (0.0, reply.weight(yes))
+    assert shown.first_token_logprob(yes) not in (0.0, reply.first_token_logprob(yes))
 
 
 def test_banned_tokens_are_not_sampled(server):
@@ -148,7 +152,7 @@ def test_two_replicas_share_the_samples_and_one_is_enough(server, models):
     assert not [reply.error for _, reply in server.complete(requests[:60]) if reply.error]
     halves = [_answered(replica) - was for replica, was in zip((first, second), before, strict=True)]
     assert sum(halves) == 60 and min(halves) >= SETTINGS.window  # however quick one is, the other had its window full
-    seen: list[Flow] = []
+    seen: list[ServingStats] = []
     replies = {}
     for request_id, reply in server.complete(requests, progress=seen.append):
         replies[request_id] = reply
@@ -178,9 +182,9 @@ def test_tied_embeddings_are_never_exchanged_in_place(models):
     )
 
 
-def test_a_standby_server_is_taken_over_and_replaced_when_dead(models, tmp_path, monkeypatch):
-    monkeypatch.setenv(standby.FOLDER, str(tmp_path / "s"))
-    monkeypatch.setenv(standby.OWNER, str(os.getpid()))
+def test_a_warm_server_is_taken_over_and_replaced_when_dead(models, tmp_path, monkeypatch):
+    monkeypatch.setenv(warm.FOLDER, str(tmp_path / "s"))
+    monkeypatch.setenv(warm.OWNER, str(os.getpid()))
     try:
         with serve(models["a"], SETTINGS, context(tmp_path)) as first:
             pid, reply = first.process.pid, one(first)
@@ -193,4 +197,4 @@ def test_a_standby_server_is_taken_over_and_replaced_when_dead(models, tmp_path,
             assert third.process.pid != pid and one(third).logprobs == reply.logprobs
             assert Path(third.process.folder).parent == tmp_path / "s"
     finally:
-        standby.stop(tmp_path / "s")
+        warm.stop(tmp_path / "s")

@@ -16,7 +16,7 @@ from diagcot.jobs.cluster import Size
 from diagcot.jobs.execution import local
 from diagcot.jobs.plans import plan
 from diagcot.serving.server import warm as servers
-from diagcot.serving.server.engine import mark
+from diagcot.serving.server.owner import process_identity
 from diagcot.tasks.samples import write_samples
 from tests import chains
 from tests.faults import runs
@@ -210,12 +210,12 @@ def kill(root: int, what: str) -> None:
 
     family = psutil.Process(root).children(recursive=True)
     (found,) = [one for one in family if what in " ".join(one.cmdline()[:1]) or what == one.name()]
-    rays = {mark(one.pid) for one in family if "ray" in one.name() or one.name() == "gcs_server"}
+    rays = {process_identity(one.pid) for one in family if "ray" in one.name() or one.name() == "gcs_server"}
     began = time.monotonic()
     found.kill()
     if "Worker" in what:
         return
-    while left := [one for one in rays if mark(int(one.split(":")[0])) == one]:
+    while left := [one for one in rays if process_identity(int(one.split(":")[0])) == one]:
         assert time.monotonic() < began + BOUND_S, left
         time.sleep(0.2)
     print(f"{what} killed: all of Ray gone after {time.monotonic() - began:.1f} s")

@@ -14,7 +14,7 @@ from diagcot.cot.filtration.agreement import Agreement
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
-from diagcot.serving import Flow, Reply, Request, Server, serve
+from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
 from diagcot.tasks.samples import write_samples
 
@@ -50,8 +50,8 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
         if unjudged and shared is not None:
             kept = sum(row["kept"] for row in records.rows())
 
-            def progress(flow: Flow) -> None:
-                ctx.progress(len(records), len(traces), **flow.figures(), kept=kept)
+            def progress(stats: ServingStats) -> None:
+                ctx.progress(len(records), len(traces), **stats.figures(), kept=kept)
 
             requests = (_request(trace, settings, ctx) for trace in unjudged)
             for trace_id, reply in shared.complete(requests, ctx.stopping, progress):

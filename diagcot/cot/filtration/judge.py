@@ -94,7 +94,7 @@ def parse(reply: Reply, settings: FilterSettings) -> list[Judgement]:
     if reply.error:
         return [Judgement(False, error=reply.error)] * settings.repeats
     parse_text = _word if settings.verdict == "word" else _scored
-    return [parse_text(text, finish, settings) for text, finish in zip(reply.texts, reply.finish, strict=True)]
+    return [parse_text(text, finish, settings) for text, finish in zip(reply.texts, reply.finish_reasons, strict=True)]
 
 
 def _word(text: str, finish: str, settings: FilterSettings) -> Judgement:

@@ -14,7 +14,7 @@ from diagcot.cot.search.sample import CoTSample, select_samples
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Context, Records, Result, Unit
-from diagcot.serving import Client, Film, Flow, Request, Server, serve
+from diagcot.serving import Client, EncodedImage, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
 from diagcot.tasks.samples import read_samples
 
@@ -63,7 +63,7 @@ def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
         open_samples = sorted((row for row in samples if row.id not in records), key=lambda row: (row.study, row.id))
         if open_samples and not ctx.stopping():
             _Collection(shared, shard, settings, records, ctx, len(samples)).run(open_samples)
-            counted = shared.teacher.flow.counts()
+            counted = shared.teacher.stats.counts()
             served = {name: counted[name] for name in ("cached_tokens", "told_tokens")}  # of this execution only
         if len(records) < len(samples):
             return None
@@ -119,7 +119,7 @@ class _Collection:
         return self._verifier
 
     async def _search(self, teacher: Client, verifier: Client, sample: CoTSample) -> dict[str, Any]:
-        images = tuple(Film(self.shard.jpeg(image.row)) for image in sample.images)
+        images = tuple(EncodedImage(self.shard.jpeg(image.row)) for image in sample.images)
         steps = (search if sample.trace_format == "think" else interleave)(sample, self.settings.search, self.ctx.seed)
         used = {"prompt_tokens": 0, "completion_tokens": 0}
         try:
@@ -129,7 +129,7 @@ class _Collection:
                 reply = await client.chat(self._request(sample, question, images))
                 used["prompt_tokens"] += reply.prompt_tokens
                 used["completion_tokens"] += reply.completion_tokens
-                finish = reply.finish[0] if reply.finish else "stop"
+                finish = reply.finish_reasons[0] if reply.finish_reasons else "stop"
                 question = steps.send(Answer(reply.text, finish, reply.error))
         except StopIteration as end:
             return _row(sample, end.value) | used
@@ -146,9 +146,9 @@ class _Collection:
             seed=question.seed,
         )
 
-    def _progress(self, flow: Flow) -> None:
+    def _progress(self, stats: ServingStats) -> None:
         counts = {name: self.counts[name] for name in ("verified", "forced", "failed")}
-        self.ctx.progress(len(self.records), self.total, **flow.figures(), **counts)
+        self.ctx.progress(len(self.records), self.total, **stats.figures(), **counts)
 
 
 def _row(sample: CoTSample, trace: Trace) -> dict[str, Any]:

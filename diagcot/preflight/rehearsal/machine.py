@@ -146,7 +146,8 @@ def limits(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 
 def sockets(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Whether Unix sockets can be made where vLLM (its own and between its processes) and Ray will make them."""
-    from diagcot.serving.server.process import ServerError, private_folder
+    from diagcot.serving.errors import ServerError
+    from diagcot.serving.server.process import private_folder
 
     remedy = "a line of setup such as `export TMPDIR=/tmp`: a short path on the node's own disk"
     given = os.environ.get("TMPDIR")

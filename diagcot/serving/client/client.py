@@ -1,4 +1,4 @@
-"""The asynchronous client: keeps a server busy, retries what may be retried, and records what may not."""
+"""The asynchronous client: keeps a server busy, retries temporary failures, and returns permanent ones as error replies."""
 
 import asyncio
 import contextlib
@@ -6,48 +6,34 @@ import json
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
 
-from diagcot.serving.client.throttle import Load, Throttle
-from diagcot.serving.http import Address, Lost, Pool, Response, Unreachable
+from diagcot.serving.client.connection import ModelServer, ReplicaConnection
+from diagcot.serving.client.throttle import Load
+from diagcot.serving.errors import ServerError
+from diagcot.serving.http import ConnectionLostError, Response, UnreachableError
 from diagcot.serving.request import Reply, Request
-from diagcot.serving.server.process import ServerError
-from diagcot.serving.settings import ServerSettings
 
-LOSSES = 3
-"""A request whose connection was lost this often, the last times alone in flight, is given up as the cause."""
+MAX_LOSSES = 3
+"""A request whose connection was lost this often is given up. Before the last retry it is sent without other suspects."""
 
-KNOWN = 20_000
-"""Samples whose replica is remembered; far more than are in flight."""
-
-
-class Replica(Protocol):
-    """What a client needs of a server, ours or another's."""
-
-    settings: ServerSettings
-    generation: int
-    model: str
-    vllm: bool
-
-    @property
-    def address(self) -> Address: ...
-    def revive(self, generation: int) -> None: ...
-    def replied(self) -> None: ...
+MAX_REMEMBERED = 20_000
+"""Number of samples whose replica is remembered; far more than are in flight."""
 
 
 @dataclass
 class Totals:
-    """What a client has been answered so far. Tokens of prompts count at each call that sent them."""
+    """Sums over all replies so far. Prompt tokens count at each request that sent them."""
 
     requests: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    told_tokens: int = 0  # of the prompts', those whose reply told how many were cached
+    told_tokens: int = 0  # prompt tokens of the replies that report their cached tokens
 
     def add(self, reply: Reply) -> None:
+        """Count a reply."""
         self.requests += 1
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
@@ -56,169 +42,157 @@ class Totals:
             self.told_tokens += reply.prompt_tokens
 
 
-class _Lane:
-    """One replica as the client sees it: its connections, its load, and whether it still lives."""
+@dataclass
+class _Failures:
+    """What has failed so far for one request."""
 
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
-        self.throttle: Throttle | None = Throttle(replica.settings.window)
-        self.in_flight = 0
-        self.gone: ServerError | None = None  # why it cannot be had again
-        self.window = asyncio.Semaphore(replica.settings.window)
-        self.pool = Pool(replica.address, replica.settings.request_timeout_s)
-        self._reviving: asyncio.Task[None] | None = None
+    losses: int = 0  # deaths of servers and overdue replies
+    retries: int = 0  # after refusals and invalid replies
+    processes: set[tuple[int, int]] = field(default_factory=set)  # (replica, generation) that it was lost with
 
     @property
-    def limit(self) -> int:
-        return self.throttle.limit if self.throttle else self.replica.settings.window
-
-    async def revive(self, generation: int) -> None:
-        """However many ask at once, one thread looks after it. Raises ServerError."""
-        if self.gone:
-            raise self.gone
-        if self._reviving is None or self._reviving.done():
-            self._reviving = asyncio.create_task(asyncio.to_thread(self.replica.revive, generation))
-        try:
-            await asyncio.shield(self._reviving)
-        except ServerError as error:
-            self.gone = error
-            raise
-
-    async def look(self) -> None:
-        """Steer by /metrics; a server that has none keeps its whole window."""
-        if self.throttle is None or self.gone:
-            return
-        try:
-            answer = await self.pool.get("/metrics", 10)
-        except (Lost, Unreachable, TimeoutError):  # whoever has a request there looks after it
-            return
-        load = Load.read(answer.body) if answer.status == 200 else None
-        if load is not None:
-            self.throttle.see(load, self.in_flight)
-        elif answer.status in (200, 401, 403, 404, 405):
-            self.throttle = None
+    def suspect(self) -> bool:
+        """True if the request may be what kills the servers."""
+        return self.losses >= MAX_LOSSES - 1
 
 
 class Client:
-    """Sends requests to the replicas of a server. All requests of one id go to the same replica, which knows its prefix.
+    """Sends requests to the replicas of a server. All requests with one id go to the same replica, which caches their prefix.
 
-    After a lost connection or an overdue reply it has the replica revived (in a thread), then tries again.
+    After a lost connection or an overdue reply the replica is revived in a thread, and the request is sent again.
     """
 
-    def __init__(self, replicas: Sequence[Replica]) -> None:
-        self._lanes = [_Lane(replica) for replica in replicas]
-        self._settings = replicas[0].settings
-        self._homes: OrderedDict[str, _Lane] = OrderedDict()
+    def __init__(self, servers: Sequence[ModelServer]) -> None:
+        self._replicas = [ReplicaConnection(server) for server in servers]
+        self._settings = servers[0].settings
+        self._model, self._vllm = servers[0].model, servers[0].vllm
+        self._assigned: OrderedDict[str, ReplicaConnection] = OrderedDict()
         self._suspects = asyncio.Lock()
         self.totals = Totals()
 
     async def __aenter__(self) -> "Client":
         return self
 
-    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for lane in self._lanes:
-            lane.pool.close()
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for replica in self._replicas:
+            replica.close()
 
     @property
     def limit(self) -> int:
-        """So many requests may be in flight now, over all replicas; at least one, which then tells that none is left.
+        """Maximum number of requests in flight now, over all replicas. At least 1, so that a request finds out if none is left.
 
-        What a slow replica has beyond its own limit, since that sank, is not taken from what the others may have.
+        Requests that a slow replica has beyond its own limit, since that was lowered, do not reduce the limit of the others.
         """
-        return max(1, sum(max(lane.limit, lane.in_flight) for lane in self._lanes if not lane.gone))
+        return max(1, sum(max(replica.limit, replica.in_flight) for replica in self._replicas if not replica.failure))
 
     @property
     def loads(self) -> list[Load]:
-        """The last known state of each replica that tells one."""
-        return [lane.throttle.load for lane in self._lanes if lane.throttle and lane.throttle.load]
+        """The last known load of each replica that reports one."""
+        return [replica.throttle.load for replica in self._replicas if replica.throttle and replica.throttle.load]
 
-    async def look(self) -> None:
-        """Read the servers' metrics, by which `limit` is steered."""
-        await asyncio.gather(*(lane.look() for lane in self._lanes))
+    async def read_metrics(self) -> None:
+        """Read the metrics of all replicas, which adjust `limit`."""
+        await asyncio.gather(*(replica.read_metrics() for replica in self._replicas))
 
     async def chat(self, request: Request) -> Reply:
-        """The reply, which has `error` set where the request itself is at fault or was given up.
+        """The reply; its `error` is set if the request is invalid or was given up.
 
-        Raises ServerError only if there is no server any more, UserError if the kind of server cannot serve it.
+        Raises ServerError if no server is left, UserError if this kind of server does not support the request.
         """
         try:
-            body = request.encode(self._lanes[0].replica.model, self._lanes[0].replica.vllm)
+            body = request.encode(self._model, self._vllm)
         except ValueError as error:
             return Reply(error=str(error))
-        losses = busy = 0
-        deaths: set[tuple[int, int]] = set()  # the processes that it was lost with
+        failures = _Failures()
         while True:
-            lane = self._lane(request.id)
-            # One that was in flight at two deaths of a server is tried alone among its kind, and the next one when the
-            # server is back: so the request that kills servers is told from those that only stood beside it.
-            async with self._suspects if losses >= LOSSES - 1 else contextlib.nullcontext():
-                generation = lane.replica.generation
-                try:
-                    response = await self._send(lane, body)
-                except Unreachable:  # sent to nobody: no fault of this request
-                    await self._revive(lane, generation)
-                    await asyncio.sleep(0.05)
-                    continue
-                except (Lost, TimeoutError) as error:
-                    process = (id(lane), generation)
-                    if isinstance(error, Lost) and process in deaths and busy < self._settings.retries:
-                        busy += 1  # a dying process still accepted it: that is one death, not two
-                        await asyncio.sleep(0.05 * 2**busy)
-                    else:
-                        losses += 1
-                    deaths.add(process)
-                    await self._revive(lane, generation)
-                    if losses >= LOSSES:
-                        limit = self._settings.request_timeout_s
-                        what = f"no reply in {limit:.0f} s" if isinstance(error, TimeoutError) else "the server died"
-                        return Reply(error=f"{what} at each of {losses} tries")
-                    continue
-            if response.status == 429 or response.status >= 500:
-                busy += 1
-                if busy > self._settings.retries:
-                    return Reply(error=f"HTTP {response.status} at each of {busy} tries: {_message(response)}")
-                await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.25 * 2**busy, 15.0))
-                if response.status >= 500:
-                    await self._revive(lane, generation)
-                continue
-            if response.status != 200:
-                return Reply(error=f"HTTP {response.status}: {_message(response)}")
+            reply = await self._send(request.id, body, failures)
+            if reply is not None:
+                return reply
+
+    async def _send(self, sample: str, body: bytes, failures: _Failures) -> Reply | None:
+        """Send a request once; None if it is to be sent again."""
+        replica = self._replica(sample)
+        # A request that was in flight at two deaths of a server is sent while no other such request is. So the request
+        # that kills servers can be distinguished from those that were only in flight at the same time.
+        async with self._suspects if failures.suspect else contextlib.nullcontext():
+            generation = replica.server.generation
             try:
-                reply = Reply.from_body(json.loads(response.body.decode()))
-            except (ValueError, LookupError, TypeError) as error:
-                busy += 1
-                if busy > self._settings.retries:
-                    return Reply(error=f"the server's reply is not a completion ({type(error).__name__})")
-                continue
-            lane.replica.replied()
-            self.totals.add(reply)
-            return reply
+                response = await replica.send(body)
+            except UnreachableError:  # it was not sent, so it cannot be the cause
+                await self._revive(replica, generation)
+                await asyncio.sleep(0.05)
+                return None
+            except (ConnectionLostError, TimeoutError) as error:
+                return await self._after_loss(replica, generation, error, failures)
+        if response.status == 429 or response.status >= 500:
+            return await self._after_refusal(replica, generation, response, failures)
+        if response.status != 200:
+            return Reply(error=f"HTTP {response.status}: {_message(response)}")
+        return self._read(replica, response, failures)
 
-    def _lane(self, sample: str) -> _Lane:
-        """The replica of a sample: a new one's is the least busy. Raises ServerError if none is left."""
-        home = self._homes.get(sample)
-        if home is None or home.gone:
-            living = [lane for lane in self._lanes if not lane.gone]
-            if not living:
-                raise self._lanes[0].gone or ServerError("there is no server")
-            home = min(living, key=lambda lane: lane.in_flight / lane.limit)
-            self._homes[sample] = home
-            if len(self._homes) > KNOWN:
-                self._homes.popitem(last=False)
-        return home
+    async def _after_loss(
+        self, replica: ReplicaConnection, generation: int, error: Exception, failures: _Failures
+    ) -> Reply | None:
+        lost = isinstance(error, ConnectionLostError)
+        process = (id(replica), generation)
+        if lost and process in failures.processes and failures.retries < self._settings.retries:
+            failures.retries += 1  # a dying process had accepted it again: that is one death, not two
+            await asyncio.sleep(0.05 * 2**failures.retries)
+        else:
+            failures.losses += 1
+        failures.processes.add(process)
+        await self._revive(replica, generation)
+        if failures.losses < MAX_LOSSES:
+            return None
+        cause = "the server died" if lost else f"no reply in {self._settings.request_timeout_s:.0f} s"
+        return Reply(error=f"{cause} at each of {failures.losses} tries")
 
-    async def _revive(self, lane: _Lane, generation: int) -> None:
-        """A replica that cannot be had again is left to the others, while there are any."""
-        with contextlib.suppress(ServerError):
-            await lane.revive(generation)
+    async def _after_refusal(
+        self, replica: ReplicaConnection, generation: int, response: Response, failures: _Failures
+    ) -> Reply | None:
+        failures.retries += 1
+        if failures.retries > self._settings.retries:
+            return Reply(error=f"HTTP {response.status} at each of {failures.retries} tries: {_message(response)}")
+        await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.25 * 2**failures.retries, 15.0))
+        if response.status >= 500:
+            await self._revive(replica, generation)
+        return None
 
-    async def _send(self, lane: _Lane, body: bytes) -> Response:
-        lane.in_flight += 1
+    def _read(self, replica: ReplicaConnection, response: Response, failures: _Failures) -> Reply | None:
         try:
-            async with lane.window:
-                return await lane.pool.post("/v1/chat/completions", body)
-        finally:
-            lane.in_flight -= 1
+            reply = Reply.from_body(json.loads(response.body.decode()))
+        except (ValueError, LookupError, TypeError) as error:
+            failures.retries += 1
+            if failures.retries > self._settings.retries:
+                return Reply(error=f"the server's reply is not a completion ({type(error).__name__})")
+            return None
+        replica.server.replied()
+        self.totals.add(reply)
+        return reply
+
+    def _replica(self, sample: str) -> ReplicaConnection:
+        """The replica of a sample; a new sample goes to the least busy one. Raises ServerError if none is left."""
+        replica = self._assigned.get(sample)
+        if replica is None or replica.failure:
+            available = [replica for replica in self._replicas if not replica.failure]
+            if not available:
+                raise self._replicas[0].failure or ServerError("there is no server")
+            replica = min(available, key=lambda candidate: candidate.in_flight / candidate.limit)
+            self._assigned[sample] = replica
+            if len(self._assigned) > MAX_REMEMBERED:
+                self._assigned.popitem(last=False)
+        return replica
+
+    async def _revive(self, replica: ReplicaConnection, generation: int) -> None:
+        """Revive a replica. If that fails, its samples go to the others as long as there are any."""
+        with contextlib.suppress(ServerError):
+            await replica.revive(generation)
 
 
 def _message(response: Response) -> str:

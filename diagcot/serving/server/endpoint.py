@@ -1,32 +1,32 @@
-"""A server that somebody else runs: any OpenAI-compatible one, on this allocation unless the recipe says otherwise."""
+"""A running OpenAI-compatible server that we did not start, on this allocation unless the recipe allows another place."""
 
 import ipaddress
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from diagcot.jobs import UserError
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.serving.errors import ServerError
 from diagcot.serving.http import Address
-from diagcot.serving.server.process import ServerError
 from diagcot.serving.settings import ServerSettings
+
+MAX_PAUSE_S = 15
 
 
 class Endpoint:
-    """Takes a replica's place. It is neither started nor ended by us, and serves the one model it has."""
+    """Takes the place of a replica. We neither start nor end it, and it serves the one model that it has."""
 
     generation = 0
     load_s = 0.0
 
     def __init__(self, settings: ServerSettings) -> None:
-        """Raises UserError for an address that may not be talked to, ServerError if it does not answer as it should."""
+        """Raises UserError for an address that is not allowed, ServerError if the server does not answer as expected."""
         self.settings = settings
         self.address = address(settings)
         self.model = settings.endpoint_model or ""
@@ -34,7 +34,7 @@ class Endpoint:
         self.vllm = self._identify()
 
     def _identify(self) -> bool:
-        """Wait until it answers; whether it is vLLM."""
+        """Wait until it answers; True if it is vLLM."""
         end, pause = time.monotonic() + self.settings.startup_timeout_s, 0.2
         while True:
             try:
@@ -44,16 +44,16 @@ class Endpoint:
                 break
             except httpx.HTTPStatusError as error:
                 if error.response.status_code in (401, 403):
-                    raise ServerError(f"{self.settings.endpoint} refuses us: check api_key_env") from error
+                    raise ServerError(f"{self.settings.endpoint} refuses access: check api_key_env") from error
                 cause = f"HTTP {error.response.status_code}"
             except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 cause = type(error).__name__
             if time.monotonic() + pause > end or self._closed.wait(pause):
                 raise ServerError(
-                    f"{self.settings.endpoint} gave no list of models within {self.settings.startup_timeout_s:.0f} s"
+                    f"{self.settings.endpoint} returned no list of models within {self.settings.startup_timeout_s:.0f} s"
                     f" (startup_timeout_s): {cause}"
                 )
-            pause = min(2 * pause, 15)
+            pause = min(2 * pause, MAX_PAUSE_S)
         if self.model not in names:
             raise ServerError(f"{self.settings.endpoint} serves {', '.join(names) or 'no model'}, not {self.model}")
         return names[self.model] == "vllm"
@@ -63,13 +63,13 @@ class Endpoint:
         self._identify()
 
     def replied(self) -> None:
-        pass
+        """Nothing to do."""
 
     def load(self, model_dir: Path) -> None:
-        """Raises UserError: its weights are not ours to change."""
+        """Raises UserError: we cannot change its weights."""
         raise UserError(
-            f"{self.settings.endpoint} serves one model, and this stage asks for the weights of {model_dir} too:"
-            " leave `endpoint` out of its server settings"
+            f"{self.settings.endpoint} serves one model, but this stage also needs the weights of {model_dir}:"
+            " remove `endpoint` from its server settings"
         )
 
     def metrics(self) -> bytes:
@@ -78,11 +78,12 @@ class Endpoint:
             return http.get("/metrics").raise_for_status().content
 
     def close(self) -> None:
+        """Cancel a wait for the server."""
         self._closed.set()
 
 
 def address(settings: ServerSettings) -> Address:
-    """Where `settings.endpoint` is. Raises UserError if that is outside the allocation and was not allowed."""
+    """The address in `settings.endpoint`. Raises UserError if it is outside the allocation and that is not allowed."""
     endpoint = settings.endpoint or ""
     key = None
     if settings.api_key_env:
@@ -93,30 +94,33 @@ def address(settings: ServerSettings) -> Address:
         return Address(Path(endpoint.removeprefix("unix:").removeprefix("//")), key=key)
     url = urlsplit(endpoint)
     host, tls = url.hostname or "", url.scheme == "https"
-    if not settings.data_may_leave_the_allocation and not inside(host):
+    if not settings.data_may_leave_the_allocation and not inside_allocation(host):
         raise UserError(
-            f"{endpoint} is outside this job's machines, and reports and films would be sent there. Credentialed data"
-            " must not be; where yours may, say `data_may_leave_the_allocation: true` in the server settings"
+            f"{endpoint} is outside this job's nodes, so reports and images would leave them. This is not allowed for"
+            " credentialed data. If your data may leave, set `data_may_leave_the_allocation: true` in the server settings"
         )
-    # A path such as /v1 is part of OpenAI's interface; what comes before it is the site's.
+    # A path such as /v1 is part of OpenAI's interface; what comes before it belongs to the site.
     prefix = url.path.rstrip("/").removesuffix("/v1")
     return Address(host=host, port=url.port or (443 if tls else 80), tls=tls, prefix=prefix, key=key)
 
 
-def inside(host: str, environment: dict[str, str] | None = None) -> bool:
-    """Whether every address of `host` is this machine's or one of the job's nodes'. Raises UserError for no address."""
-    there = _addresses(host)
-    if not there:
-        raise UserError(f"{host} (endpoint) has no address: is the name right?")
+def inside_allocation(host: str, environment: dict[str, str] | None = None) -> bool:
+    """True if every address of `host` belongs to this machine or to a node of the job.
+
+    Raises UserError if the host has no address.
+    """
+    addresses = _addresses(host)
+    if not addresses:
+        raise UserError(f"{host} (endpoint) has no address: check the name")
     nodes = (os.environ if environment is None else environment).get("SLURM_JOB_NODELIST")
     names = [socket.gethostname(), *(slurm.hostnames(nodes) if nodes else [])]
-    here = {found for name in names for found in _addresses(name)}
-    return all(found in here or ipaddress.ip_address(found).is_loopback for found in there)
+    inside = {node_address for name in names for node_address in _addresses(name)}
+    return all(item in inside or ipaddress.ip_address(item).is_loopback for item in addresses)
 
 
 def _addresses(host: str) -> set[str]:
     try:
-        found: Iterable[Any] = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return set()
-    return {str(row[4][0]).split("%")[0] for row in found}
+    return {str(row[4][0]).split("%")[0] for row in rows}

@@ -1,4 +1,4 @@
-"""How the GPUs of a task are dealt to its servers."""
+"""Assigns the GPUs of a task to its servers."""
 
 import os
 from collections.abc import Mapping
@@ -9,43 +9,46 @@ from diagcot.serving.settings import ServerSettings
 
 
 @dataclass(frozen=True)
-class Seat:
-    """The place of one server process in a task. `number` tells it from the task's other ones."""
+class Placement:
+    """The devices of one server process. `index` is unique among the servers of a task."""
 
-    number: int = 0
-    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; none: a CPU
-    ranks: int = 1  # tensor parallel
-    memory: float = 1.0  # share of each GPU's memory that this server may count on
-    nodes: int = 1  # pipeline parallel: each node has some of the layers, on `ranks` GPUs
+    index: int = 0
+    gpus: tuple[str, ...] = ()  # names as in CUDA_VISIBLE_DEVICES; empty: a CPU
+    tensor_parallel: int = 1  # GPUs on each node
+    memory_share: float = 1.0  # share of each GPU's memory that this server may use, 0 to 1
+    nodes: int = 1  # pipeline parallel: each node holds some of the layers, on `tensor_parallel` GPUs
     node_rank: int = 0
-    master: tuple[str, int] = ("", 0)  # address and port at which the nodes find each other
+    master: tuple[str, int] = ("", 0)  # address and port where the nodes find each other
 
 
-def deal(
+def place(
     settings: ServerSettings, gpus: int, share: tuple[int, int], environment: Mapping[str, str] = os.environ
-) -> list[Seat]:
-    """The seats of share i of n of a task's `gpus` GPUs; 0 GPUs: on CPU.
+) -> list[Placement]:
+    """Placements of the servers in share i of n of a task's `gpus` GPUs; 0 GPUs: on CPU.
 
-    Where there are fewer GPUs than shares, several shares sit on one GPU and divide its memory. Raises UserError if
+    If there are fewer GPUs than shares, several shares use one GPU and divide its memory. Raises UserError if
     `data_parallel` servers of `tensor_parallel` GPUs each do not fit into the share.
     """
     index, shares = share
     if not gpus:
-        count, ranks = settings.data_parallel or 1, settings.tensor_parallel or 1
-        return [Seat(index * count + number, (), ranks) for number in range(count)]
+        count, tensor_parallel = settings.data_parallel or 1, settings.tensor_parallel or 1
+        return [Placement(index * count + number, (), tensor_parallel) for number in range(count)]
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     names = (visible or [str(number) for number in range(gpus)])[:gpus]
-    each, memory = len(names) // shares, 1.0
-    mine = names[index * each : (index + 1) * each]
-    if not each:
-        mine, memory = [names[index % len(names)]], 1 / -(-shares // len(names))
-    ranks = settings.tensor_parallel or max(1, len(mine) // (settings.data_parallel or 1))
-    count = settings.data_parallel or max(1, len(mine) // ranks)
-    if count * ranks > len(mine):
-        of = f"share {index + 1} of {shares} of the task's {gpus}" if shares > 1 else "the task"
+    per_share, memory_share = len(names) // shares, 1.0
+    own = names[index * per_share : (index + 1) * per_share]
+    if not per_share:
+        own, memory_share = [names[index % len(names)]], 1 / -(-shares // len(names))
+    tensor_parallel = settings.tensor_parallel or max(1, len(own) // (settings.data_parallel or 1))
+    count = settings.data_parallel or max(1, len(own) // tensor_parallel)
+    needed = count * tensor_parallel
+    if needed > len(own):
+        owner = f"share {index + 1} of {shares} of the task's {gpus}" if shares > 1 else "the task"
         raise UserError(
-            f"{count} servers (data_parallel) of {ranks} GPUs each (tensor_parallel) need {count * ranks} GPUs, and {of}"
-            f" has {len(mine)}: lower one of them in the recipe's server settings, or give the stage more GPUs"
+            f"{count} servers (data_parallel) of {tensor_parallel} GPUs each (tensor_parallel) need {needed} GPUs, but"
+            f" {owner} has {len(own)}: lower one of the two in the recipe's server settings, or give the stage more GPUs"
         )
-    dealt = [tuple(mine[number * ranks : (number + 1) * ranks]) for number in range(count)]
-    return [Seat(index * count + number, names, ranks, memory) for number, names in enumerate(dealt)]
+    groups = [tuple(own[number * tensor_parallel : (number + 1) * tensor_parallel]) for number in range(count)]
+    return [
+        Placement(index * count + number, group, tensor_parallel, memory_share) for number, group in enumerate(groups)
+    ]

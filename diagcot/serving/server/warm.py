@@ -1,7 +1,7 @@
-"""Servers that outlive a task: on a laptop the tasks of a run take turns with one server, and save its start each time.
+"""Warm servers: on a laptop the tasks of a run take turns with one server, which saves its start each time.
 
-A folder named by the environment variable DIAGCOT_STANDBY holds one folder for each set of engine arguments, with the
-server's socket, its log, its process and a lock that the task using it holds.
+The folder that the environment variable DIAGCOT_STANDBY names holds one folder per set of server arguments, with the
+server's socket, its log, its process and a lock that is held by the task that uses it.
 """
 
 import contextlib
@@ -13,61 +13,70 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs.state.files import write_json
-from diagcot.serving.server.engine import mark
-from diagcot.serving.server.placement import Seat
-from diagcot.serving.server.process import Process, ServerError, arguments, served
+from diagcot.serving.errors import ServerError
+from diagcot.serving.server.owner import process_identity
+from diagcot.serving.server.placement import Placement
+from diagcot.serving.server.process import Process, arguments, served_model
 from diagcot.serving.settings import ServerSettings
 
 FOLDER = "DIAGCOT_STANDBY"
 OWNER = "DIAGCOT_STANDBY_OWNER"
-"""Process id without which standby servers end themselves: the chain's, or the task's where unset."""
+"""Process id without which warm servers end themselves: the runner's, or this task's if the variable is not set."""
 
 
-class Slot:
-    """The place of one standby server, held by this process."""
+class WarmServer:
+    """A warm server, or the place for one, held by this process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.owner = mark(int(os.environ.get(OWNER) or os.getpid()))
+        self.owner = process_identity(int(os.environ.get(OWNER) or os.getpid()))
         self.process: Process | None = None
         self.architecture = ""
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            about = json.loads((folder / "server.json").read_text(encoding="utf-8"))
-            process = Process(about["process"], folder, Path(about["log"]))
-            if process.alive() and served(process.socket):
-                self.process, self.architecture = process, about["architecture"]
+            record = json.loads((folder / "server.json").read_text(encoding="utf-8"))
+            process = Process(record["process"], folder, Path(record["log"]))
+            if process.alive() and served_model(process.socket):
+                self.process, self.architecture = process, record["architecture"]
             else:
                 process.stop(0)
 
     def log(self) -> Path:
+        """Path of the log of the next process."""
         return self.folder / f"server.{len(list(self.folder.glob('server.*.log')))}.log"
 
     def record(self, process: Process, architecture: str) -> None:
-        about = {"process": process.name, "log": str(process.log), "architecture": architecture}
-        write_json(self.folder / "server.json", about)
+        """Write down which process runs here now, for the next task."""
+        record = {"process": process.identity, "log": str(process.log), "architecture": architecture}
+        write_json(self.folder / "server.json", record)
 
 
 @contextlib.contextmanager
-def borrow(root: Path, settings: ServerSettings, seat: Seat) -> Iterator[Slot]:
-    """The slot of the server with these engine arguments in this seat; waits while another task holds it."""
-    key = json.dumps([arguments(settings, seat), settings.kv_cache_gb, settings.cpu_threads, seat.number, seat.gpus])
-    folder = root / hashlib.sha256(key.encode()).hexdigest()[:10]
+def acquire(root: Path, settings: ServerSettings, placement: Placement) -> Iterator[WarmServer]:
+    """The warm server with these server arguments and placement; waits while another task uses it."""
+    parts = [
+        arguments(settings, placement),
+        settings.kv_cache_gb,
+        settings.cpu_threads,
+        placement.index,
+        placement.gpus,
+    ]
+    folder = root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
     if len(str(folder).encode()) > 100:
-        raise ServerError(f"the path of {FOLDER} is too long for a socket ({root}); name a shorter one")
+        raise ServerError(f"the path in {FOLDER} is too long for a socket ({root}): choose a shorter one")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Slot(folder)
+        yield WarmServer(folder)
 
 
 def stop(root: Path) -> int:
-    """End all standby servers of `root`; returns how many there were."""
+    """End all warm servers under `root`; returns their number."""
     count = 0
-    for record in sorted(root.glob("*/server.json")):
+    for path in sorted(root.glob("*/server.json")):
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            about = json.loads(record.read_text(encoding="utf-8"))
-            process = Process(about["process"], record.parent, Path(about["log"]))
+            record = json.loads(path.read_text(encoding="utf-8"))
+            process = Process(record["process"], path.parent, Path(record["log"]))
             count += process.alive()
             process.stop(5)
-            record.unlink()
+            path.unlink()
     return count

@@ -1,39 +1,42 @@
-"""What a model folder holds, as far as a running server cares: is it the same model, and are its weights the same?"""
+"""Compares model folders: the same architecture, the same weights."""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures_version"}
+_IGNORED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures_version"}
 _PROCESSING = ("tokenizer.json", "preprocessor_config.json", "processor_config.json", "chat_template.jinja")
 
 
 def architecture(model_dir: Path) -> str:
-    """Digest of all but the weights: configuration, tokenizer, image processor and chat template.
+    """Digest of everything except the weights: configuration, tokenizer, image processor and chat template.
 
-    A server can change over only to a folder with the same digest.
+    A running server can load the weights of a folder only if the digest is the same.
     """
-    total = hashlib.sha256(json.dumps(_settled(_config(model_dir)), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(_comparable(_config(model_dir)), sort_keys=True).encode())
     for name in _PROCESSING:
         path = model_dir / name
         if path.exists():
             data = path.read_bytes()
             if name.endswith("_config.json"):
-                data = json.dumps(_settled(json.loads(data)), sort_keys=True).encode()
-            total.update(name.encode() + b"\0" + data)
-    return total.hexdigest()
+                data = json.dumps(_comparable(json.loads(data)), sort_keys=True).encode()
+            digest.update(name.encode() + b"\0" + data)
+    return digest.hexdigest()
 
 
 def tied(model_dir: Path) -> bool:
-    """Whether input and output embeddings are one matrix, which vLLM's reload leaves stale (silently)."""
+    """True if input and output embeddings are one matrix, whose output side vLLM's `reload_weights` leaves unchanged."""
     config = _config(model_dir)
     text = config.get("text_config") or {}
     return bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
 
 
 def stamp(model_dir: Path) -> tuple[Any, ...]:
-    """Tells two states of a model folder apart without reading the weights."""
+    """Path, names, sizes and times of the weight files; equal only if the folder has not changed.
+
+    Raises FileNotFoundError if there are no weight files.
+    """
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"no *.safetensors in {model_dir}")
@@ -41,11 +44,11 @@ def stamp(model_dir: Path) -> tuple[Any, ...]:
 
 
 def _config(model_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    return found
+    config: dict[str, Any] = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
-def _settled(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _settled(v) for k, v in value.items() if k not in _VOLATILE and v is not None}
-    return [_settled(v) for v in value] if isinstance(value, list) else value
+        return {k: _comparable(v) for k, v in value.items() if k not in _IGNORED and v is not None}
+    return [_comparable(v) for v in value] if isinstance(value, list) else value

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context
-from diagcot.serving.server.engine import mark
+from diagcot.serving.server.owner import process_identity
 
 _ROOT = Path(__file__).parents[3]
 _LOOK_S = 1.0  # between looks at the head's processes
@@ -68,7 +68,7 @@ class Head:
         import psutil
 
         self.rendezvous, self._folder, self._lost, self._over = rendezvous, folder, "", threading.Event()
-        own = [(one.name(), mark(one.pid)) for one in psutil.Process().children()]
+        own = [(one.name(), process_identity(one.pid)) for one in psutil.Process().children()]
         self._parts = {name: process for name, process in own if name in ("gcs_server", "raylet")}
         assert len(self._parts) == 2, own
         self._before = signal.signal(signal.SIGUSR1, lambda *_: self.check())
@@ -90,7 +90,9 @@ class Head:
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOK_S):
-            gone = [name for name, process in self._parts.items() if mark(int(process.split(":")[0])) != process]
+            gone = [
+                name for name, process in self._parts.items() if process_identity(int(process.split(":")[0])) != process
+            ]
             if gone and not self._over.is_set():
                 self._lost = " and its ".join(gone)
                 _kill_all(self._folder)

@@ -65,7 +65,9 @@ def group_of(index: int, sample: Sample, reply: Reply, n: int) -> list[Rollout]:
         raise RuntimeError(f"rollout of {sample.id} failed: {reply.error or f'{len(reply.texts)} of {n} answers'}")
     assert reply.token_ids is not None and reply.logprobs is not None
     found = []
-    for text, tokens, logprobs, finish in zip(reply.texts, reply.token_ids, reply.logprobs, reply.finish, strict=True):
+    for text, tokens, logprobs, finish in zip(
+        reply.texts, reply.token_ids, reply.logprobs, reply.finish_reasons, strict=True
+    ):
         if len(tokens) != len(logprobs):
             raise RuntimeError(
                 f"the server gave {len(tokens)} tokens of {sample.id} but {len(logprobs)} log-probabilities"

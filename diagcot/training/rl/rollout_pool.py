@@ -10,7 +10,7 @@ from typing import Any
 from diagcot.jobs import Context
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request, ServerSettings
-from diagcot.serving.server.process import on_cpu
+from diagcot.serving.server.command import on_cpu
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import ray_cluster as raycluster
 from diagcot.training.rl.actors import Output, RewardWorker, RolloutEngine, surroundings

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diagcot.jobs import Context
-from diagcot.serving.server.engine import mark
+from diagcot.serving.server.owner import process_identity
 from diagcot.serving.server.weights import tied
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
@@ -46,7 +46,9 @@ class Folder:
         memory = Path("/dev/shm")
         needed = 4 * int(policy.counts["parameters"])
         roomy = ctx.nodes == 1 and memory.is_dir() and shutil.disk_usage(memory).free > 3 * needed
-        self.root = (memory if roomy else ctx.workspace) / f"diagcot-weights-{mark(os.getpid()).replace(':', '-')}"
+        self.root = (
+            memory if roomy else ctx.workspace
+        ) / f"diagcot-weights-{process_identity(os.getpid()).replace(':', '-')}"
         if ctx.rank == 0:
             _sweep(self.root.parent, alone=not roomy)
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def _sweep(root: Path, alone: bool) -> None:
     """
     for left in root.glob("diagcot-weights-*"):
         process = left.name.removeprefix("diagcot-weights-").replace("-", ":")
-        if alone or (mark(int(process.split(":")[0])) != process and os.access(left, os.W_OK)):
+        if alone or (process_identity(int(process.split(":")[0])) != process and os.access(left, os.W_OK)):
             shutil.rmtree(left, ignore_errors=True)
 
 

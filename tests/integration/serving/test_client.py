@@ -14,8 +14,7 @@ import pytest
 from diagcot.jobs import UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Reply, Request, ServerError, serve
-from diagcot.serving.server import process
-from diagcot.serving.server import warm as standby
+from diagcot.serving.server import owner, process, warm
 from tests.fakes.serving import COMMAND, fake, model_folder, prompts_seen, settings, starts, write_script
 
 
@@ -107,7 +106,7 @@ def test_two_models_of_a_task_have_servers_of_their_own(tmp_path, monkeypatch):
                 pairs = list(teacher.each(range(5), work))
         assert ctx.startup_s > 0
     finally:
-        standby.stop(tmp_path / "s")
+        warm.stop(tmp_path / "s")
     assert len(pairs) == 5 and not [reply.error for pair in pairs for reply in pair if reply.error]
 
 
@@ -145,7 +144,9 @@ def test_the_request_to_stop_drains_what_is_in_flight(tmp_path, monkeypatch):
 
 
 def test_a_server_that_never_stays_up_is_an_error_that_names_its_log(tmp_path, monkeypatch):
-    with pytest.raises(ServerError, match=r"ended while it started: ValueError: the script says so \(log: .*\.log\)"):
+    with pytest.raises(
+        ServerError, match=r"ended while it was starting: ValueError: the script says so \(log: .*\.log\)"
+    ):
         with fake(tmp_path, monkeypatch, die_at_start=True):
             pass
 
@@ -174,7 +175,7 @@ def test_restarts_are_bounded(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_no_model_says_so(tmp_path):
-    with pytest.raises(UserError, match="no model folder"):
+    with pytest.raises(UserError, match="not a model folder"):
         with serve(tmp_path, settings(), context(tmp_path), command=COMMAND):
             pass
 
@@ -188,16 +189,16 @@ def test_the_socket_is_private_and_the_log_too(tmp_path, monkeypatch):
 
 def test_the_server_ends_when_its_owner_is_killed(tmp_path, monkeypatch):
     write_script(tmp_path, monkeypatch)
-    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     code = (
-        "import sys, time, threading; from diagcot.serving.server.engine import _follow\n"
-        "threading.Thread(target=_follow, args=(sys.argv[1], 0.1), daemon=True).start(); time.sleep(60)"
+        "import sys, time, threading; from diagcot.serving.server.owner import follow_owner\n"
+        "threading.Thread(target=follow_owner, args=(sys.argv[1], 0.1), daemon=True).start(); time.sleep(60)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, process.mark(owner.pid)], start_new_session=True)
+    child = subprocess.Popen([sys.executable, "-c", code, owner.process_identity(parent.pid)], start_new_session=True)
     time.sleep(0.5)
     assert child.poll() is None
-    owner.kill()
-    owner.wait()
+    parent.kill()
+    parent.wait()
     assert child.wait(10) == -signal.SIGTERM
 
 
@@ -211,7 +212,7 @@ def test_the_wire_form_places_images(tmp_path):
     assert body["messages"][0]["content"] == "s" and body["structured_outputs"] == {"json": {"type": "object"}}
     loose = Request("a", (("user", "look"),), (b"x",)).body()["messages"][0]["content"]
     assert [part["type"] for part in loose] == ["image_url", "text"]
-    with pytest.raises(ValueError, match="1 <image> and the request 0 images"):
+    with pytest.raises(ValueError, match="1 <image> placeholders but the request has 0 images"):
         Request("a", (("user", "<image>"),)).body()
 
 
@@ -221,14 +222,14 @@ def test_a_request_that_cannot_be_written_is_an_error_reply(tmp_path, monkeypatc
     assert re.search("0 images", replies["a"].error or "") and replies["0"].error is None
 
 
-def test_standby_servers_are_shared_and_stopped(tmp_path, monkeypatch):
+def test_warm_servers_are_shared_and_stopped(tmp_path, monkeypatch):
     write_script(tmp_path, monkeypatch)
-    monkeypatch.setenv(standby.FOLDER, str(tmp_path / "s"))
+    monkeypatch.setenv(warm.FOLDER, str(tmp_path / "s"))
     pids = []
     for _ in range(2):
         with serve(model_folder(tmp_path), settings(), context(tmp_path), command=COMMAND) as server:
             pids.append(server.process.pid)
             assert len(answered(dict(server.complete(ask(3))))) == 3
     assert starts(tmp_path) == 2 and pids[0] != pids[1]  # the fake cannot exchange weights: it is restarted in place
-    assert standby.stop(Path(tmp_path / "s")) == 1
-    assert standby.stop(Path(tmp_path / "s")) == 0
+    assert warm.stop(Path(tmp_path / "s")) == 1
+    assert warm.stop(Path(tmp_path / "s")) == 0

@@ -34,8 +34,8 @@ class Server:
         self.asked.append(request)
         if self.fails(request):
             return Reply(error="HTTP 400")
-        if request.weighed:  # Yes is the likelier the longer the label's name, as any rule would do
-            yes, no = request.weighed
+        if request.scored_tokens:  # Yes is the likelier the longer the label's name, as any rule would do
+            yes, no = request.scored_tokens
             odds = {f"token_id:{yes}": -1.0, f"token_id:{no}": -len(request.messages[0][1]) / 50}
             return Reply(["Perhaps"], ["length"], top_logprobs=[odds])
         text = reasoned("looked at", f"no regions detected by {self.models[-1].parent.name}")
@@ -169,8 +169,8 @@ def test_labels_get_probabilities_from_the_first_tokens_of_yes_and_no(root, tmp_
     run_unit(predict, unit(task="classification", max_tokens=40), ctx)
     found = rows(ctx, unit(task="classification"))
     asked = server.asked[:15]
-    assert len({request.id for request in asked}) == 1 and not asked[0].weighed and asked[0].max_tokens == 40
-    assert {request.weighed for request in asked[1:]} == {(3, 4)} and asked[1].max_tokens == 1
+    assert len({request.id for request in asked}) == 1 and not asked[0].scored_tokens and asked[0].max_tokens == 40
+    assert {request.scored_tokens for request in asked[1:]} == {(3, 4)} and asked[1].max_tokens == 1
     assert "no finding" in asked[1].messages[0][1] and len({request.images for request in asked}) == 1
     assert set(found[0]["scores"]) == set(CHEXPERT_LABELS) == set(found[0]["about"]["labels"]) | set(found[0]["scores"])
     odds = len(prompts.PRESENCE.format(label="edema")) / 50 - 1

@@ -12,31 +12,33 @@ from pydantic import ValidationError
 from diagcot.jobs import HeadlessWorkerEnded, UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Request, ServerError, ServerSettings, serve
-from diagcot.serving.server import check, compiled, endpoint, process
-from diagcot.serving.server.placement import Seat, deal
-from tests.fakes.serving import COMMAND, Engine, model_folder, settings, write_script
+from diagcot.serving.server import check, command, compile_cache, endpoint
+from diagcot.serving.server.placement import Placement, place
+from tests.fakes.serving import COMMAND, QueueingServer, model_folder, settings, write_script
 
 
-def seats(gpus: int, share: tuple[int, int] = (0, 1), visible: str = "", **given: int) -> list[tuple[str, ...]]:
-    dealt = deal(ServerSettings(**given), gpus, share, {"CUDA_VISIBLE_DEVICES": visible})  # type: ignore[arg-type]
-    return [seat.gpus for seat in dealt]
+def gpus_of(gpus: int, share: tuple[int, int] = (0, 1), visible: str = "", **given: int) -> list[tuple[str, ...]]:
+    placements = place(ServerSettings(**given), gpus, share, {"CUDA_VISIBLE_DEVICES": visible})  # type: ignore[arg-type]
+    return [placement.gpus for placement in placements]
 
 
 def test_gpus_are_dealt_to_replicas_and_shares() -> None:
-    assert seats(4) == [("0", "1", "2", "3")]
-    assert seats(4, tensor_parallel=1) == [("0",), ("1",), ("2",), ("3",)]
-    assert seats(8, data_parallel=2) == [("0", "1", "2", "3"), ("4", "5", "6", "7")]
-    assert seats(4, (1, 2), "4,5,6,7", tensor_parallel=1) == [("6",), ("7",)]
-    assert seats(4, visible="GPU-a,GPU-b,GPU-c,GPU-d", data_parallel=1, tensor_parallel=2) == [("GPU-a", "GPU-b")]
-    with pytest.raises(UserError, match=r"4 servers .* need 8 GPUs, and share 1 of 2 .* has 4"):
-        seats(8, (0, 2), data_parallel=4, tensor_parallel=2)
+    assert gpus_of(4) == [("0", "1", "2", "3")]
+    assert gpus_of(4, tensor_parallel=1) == [("0",), ("1",), ("2",), ("3",)]
+    assert gpus_of(8, data_parallel=2) == [("0", "1", "2", "3"), ("4", "5", "6", "7")]
+    assert gpus_of(4, (1, 2), "4,5,6,7", tensor_parallel=1) == [("6",), ("7",)]
+    assert gpus_of(4, visible="GPU-a,GPU-b,GPU-c,GPU-d", data_parallel=1, tensor_parallel=2) == [("GPU-a", "GPU-b")]
+    with pytest.raises(UserError, match=r"4 servers .* need 8 GPUs, but share 1 of 2 .* has 4"):
+        gpus_of(8, (0, 2), data_parallel=4, tensor_parallel=2)
 
 
 def test_two_models_on_one_gpu_divide_its_memory_and_every_server_has_its_own_number() -> None:
-    first, second = (deal(ServerSettings(), 1, (index, 2), {}) for index in range(2))
-    assert [seat.memory for seat in first + second] == [0.5, 0.5] and first[0].gpus == second[0].gpus == ("0",)
-    many = [seat for index in range(2) for seat in deal(ServerSettings(data_parallel=3), 0, (index, 2))]
-    assert [seat.number for seat in many] == list(range(6)) and not any(seat.gpus for seat in many)
+    first, second = (place(ServerSettings(), 1, (index, 2), {}) for index in range(2))
+    assert [placement.memory_share for placement in first + second] == [0.5, 0.5] and first[0].gpus == second[
+        0
+    ].gpus == ("0",)
+    many = [placement for index in range(2) for placement in place(ServerSettings(data_parallel=3), 0, (index, 2))]
+    assert [placement.index for placement in many] == list(range(6)) and not any(placement.gpus for placement in many)
 
 
 CONFIG: dict[str, Any] = {
@@ -48,18 +50,18 @@ AWQ = {"quantization_config": {"quant_method": "awq"}}
 
 
 @pytest.mark.parametrize(
-    ("config", "given", "seat", "message"),
+    ("config", "given", "placement", "message"),
     [
-        ({}, {"max_model_len": 8192}, Seat(), r"max_model_len 8192 is more than the 4096 tokens"),
-        ({}, {}, Seat(ranks=8), r"tensor_parallel 8 does not divide .* one of 1, 2, 4, 28"),
-        ({}, {"quantization": "awq"}, Seat(), "are not quantised"),
-        (AWQ, {"quantization": "gptq"}, Seat(), "quantised by awq"),
-        ({"vision_config": None}, {}, Seat(), "set `images: 0`"),
-        ({}, {}, Seat(gpus=("0",)), r"take 3 GB on each of 1 GPUs .* leave 2 of 2 GB"),
+        ({}, {"max_model_len": 8192}, Placement(), r"max_model_len 8192 is more than the 4096 tokens"),
+        ({}, {}, Placement(tensor_parallel=8), r"tensor_parallel 8 does not divide .* one of 1, 2, 4, 28"),
+        ({}, {"quantization": "awq"}, Placement(), "are not quantised"),
+        (AWQ, {"quantization": "gptq"}, Placement(), "quantised by awq"),
+        ({"vision_config": None}, {}, Placement(), "set `images: 0`"),
+        ({}, {}, Placement(gpus=("0",)), r"take 3 GB on each of 1 GPUs .* but only 2 of 2 GB"),
     ],
 )
 def test_a_model_that_cannot_be_served_so_is_refused_before_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any, given: Any, seat: Seat, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any, given: Any, placement: Placement, message: str
 ) -> None:
     merged = {key: value for key, value in (CONFIG | config).items() if value is not None}
     (tmp_path / "config.json").write_text(json.dumps(merged))
@@ -67,30 +69,30 @@ def test_a_model_that_cannot_be_served_so_is_refused_before_the_start(
         out.truncate(3 * 10**9)  # a hole: no disk is used
     monkeypatch.setattr(check, "gpu_memory", lambda names: 2 * 10**9)
     with pytest.raises(UserError, match=message):
-        check.check(tmp_path, ServerSettings(**given), seat)
+        check.check(tmp_path, ServerSettings(**given), placement)
 
 
 def test_what_fits_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
     monkeypatch.setattr(check, "gpu_memory", lambda names: 200)
     yarn = {"text_config": {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 4}}}
-    for config, given, seat in [
-        (CONFIG, {"max_model_len": 4096}, Seat(gpus=("0",), ranks=4)),
-        (CONFIG | yarn, {"max_model_len": 16384}, Seat()),
-        (CONFIG | AWQ, {"quantization": "awq_marlin"}, Seat()),
-        (CONFIG, {"quantization": "fp8"}, Seat(gpus=("0",))),
+    for config, given, placement in [
+        (CONFIG, {"max_model_len": 4096}, Placement(gpus=("0",), tensor_parallel=4)),
+        (CONFIG | yarn, {"max_model_len": 16384}, Placement()),
+        (CONFIG | AWQ, {"quantization": "awq_marlin"}, Placement()),
+        (CONFIG, {"quantization": "fp8"}, Placement(gpus=("0",))),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(config))
-        check.check(tmp_path, ServerSettings(**given), seat)  # type: ignore[arg-type]
+        check.check(tmp_path, ServerSettings(**given), placement)  # type: ignore[arg-type]
 
 
 def test_one_server_compiles_and_the_others_wait_for_it(tmp_path: Path) -> None:
     order: list[str] = []
 
     def start(name: str, fails: bool = False) -> None:
-        with compiled.filling(tmp_path, "key", 10) as mine:
-            order.append(f"{name} {'fills' if mine else 'finds'}")
-            if mine:
+        with compile_cache.exclusive_fill(tmp_path, "key", 10) as filling:
+            order.append(f"{name} {'fills' if filling else 'finds'}")
+            if filling:
                 time.sleep(0.2)
             if fails:
                 raise ServerError("no")
@@ -113,8 +115,11 @@ def test_one_server_compiles_and_the_others_wait_for_it(tmp_path: Path) -> None:
 
 
 def test_patience_with_another_ones_compiling_ends(tmp_path: Path) -> None:
-    with compiled.filling(tmp_path, "key", 10), compiled.filling(tmp_path, "key", 0.1) as mine:
-        assert not mine
+    with (
+        compile_cache.exclusive_fill(tmp_path, "key", 10),
+        compile_cache.exclusive_fill(tmp_path, "key", 0.1) as filling,
+    ):
+        assert not filling
 
 
 def test_the_compile_cache_is_the_runs_and_only_where_something_is_compiled(
@@ -147,17 +152,22 @@ def test_no_host_outside_the_allocation_unless_the_recipe_says_so(monkeypatch: p
     monkeypatch.setattr(endpoint.socket, "gethostname", lambda: "me")
     monkeypatch.setattr(endpoint.slurm, "hostnames", lambda names: ["me", "gpu07"])
     job = {"SLURM_JOB_NODELIST": "me,gpu07"}
-    assert [endpoint.inside(name, {}) for name in ("127.0.0.1", "10.0.0.1", "gpu07", "away")] == [
+    assert [endpoint.inside_allocation(name, {}) for name in ("127.0.0.1", "10.0.0.1", "gpu07", "away")] == [
         True,
         True,
         False,
         False,
     ]
-    assert [endpoint.inside(name, job) for name in ("gpu07", "10.0.0.7", "away", "both")] == [True, True, False, False]
+    assert [endpoint.inside_allocation(name, job) for name in ("gpu07", "10.0.0.7", "away", "both")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     with pytest.raises(UserError, match="has no address"):
-        endpoint.inside("nowhere", job)
+        endpoint.inside_allocation("nowhere", job)
     away = ServerSettings(endpoint="http://192.0.2.9:8000/v1", endpoint_model="m")
-    with pytest.raises(UserError, match="outside this job's machines"):
+    with pytest.raises(UserError, match="outside this job's nodes"):
         endpoint.address(away)
     told = endpoint.address(away.model_copy(update={"data_may_leave_the_allocation": True}))
     assert (told.host, told.port, told.prefix, told.tls) == ("192.0.2.9", 8000, "", False)
@@ -167,20 +177,20 @@ def test_an_endpoint_is_served_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("OUR_KEY", "secret")
     monkeypatch.setenv("HTTP_PROXY", "http://localhost:1")
     monkeypatch.setenv("ALL_PROXY", "http://localhost:1")
-    with Engine(vllm=False) as engine:
+    with QueueingServer(vllm=False) as queueing:
         given = ServerSettings(
-            endpoint=f"http://localhost:{engine.port}/v1", endpoint_model="local", api_key_env="OUR_KEY"
+            endpoint=f"http://localhost:{queueing.port}/v1", endpoint_model="local", api_key_env="OUR_KEY"
         )
         with serve(tmp_path / "none", given, context(tmp_path)) as server:
             schema = {"type": "object", "properties": {}}
             asked = [Request(str(n), (("user", "look"),), schema=schema, seed=n) for n in range(20)]
             assert {reply.text for _, reply in server.complete(asked)} == {"told"}
-            with pytest.raises(UserError, match="only vLLM's server can do"):
+            with pytest.raises(UserError, match="only vLLM's server has"):
                 list(server.complete([Request("a", (("user", "look"),), choice=["yes", "no"])]))
-            with pytest.raises(UserError, match="leave `endpoint` out"):
+            with pytest.raises(UserError, match="remove `endpoint`"):
                 server.load(tmp_path)
-        assert all(b"authorization: Bearer secret" in head for head in engine.heads)
-        body = engine.bodies[0]
+        assert all(b"authorization: Bearer secret" in head for head in queueing.heads)
+        body = queueing.bodies[0]
         assert body["model"] == "local" and body["response_format"]["json_schema"]["schema"] == schema
         assert "structured_outputs" not in body and "secret" not in repr(server.replicas[0].address)
         with pytest.raises(ServerError, match="serves local, not other"):
@@ -210,7 +220,7 @@ def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkey
     ctx = context(tmp_path, **around)
     with serve(folder, spanning, ctx, command=COMMAND) as server:
         assert [reply.error for _, reply in server.complete([Request("a", (("user", "x"),))])] == [None]
-        seat = server.replicas[0].seat
+        placement = server.replicas[0].placement
         log = ctx.workspace / "server.7.node1.0.log"
         end = time.monotonic() + 10
         while not log.exists() and time.monotonic() < end:
@@ -218,8 +228,8 @@ def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkey
         assert thread.is_alive() and log.exists()
     thread.join(10)
     assert isinstance(ended[0], HeadlessWorkerEnded)
-    told = " ".join(process.arguments(spanning, seat))
+    told = " ".join(command.arguments(spanning, placement))
     assert "--nnodes 2 --node-rank 0 --pipeline-parallel-size 2 --master-addr 127.0.0.1" in told and "uni" not in told
-    with pytest.raises(UserError, match="give the stage's size `nodes: 2`"):
+    with pytest.raises(UserError, match="give the stage a resource profile with `nodes: 2`"):
         with serve(folder, spanning, context(tmp_path), command=COMMAND):
             pass

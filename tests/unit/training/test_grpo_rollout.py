@@ -79,7 +79,7 @@ def test_a_failed_rollout_is_named():
 def reply(*texts):
     return Reply(
         texts=list(texts),
-        finish=["stop"] * (len(texts) - 1) + ["length"],
+        finish_reasons=["stop"] * (len(texts) - 1) + ["length"],
         prompt_tokens=9,
         token_ids=[[5, 2]] * len(texts),
         logprobs=[[-1.0, -2.0]] * len(texts),

