@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.recipe import Settings
+from diagcot.jobs.settings import Settings
 
 
 class ServerSettings(Settings):
