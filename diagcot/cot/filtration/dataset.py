@@ -1,12 +1,11 @@
 """Training samples from traces: images by reference, the question as in evaluation, reasoning and answer."""
 
-from typing import Any
-
 from diagcot.cot.filtration.rules import written
+from diagcot.cot.records import TraceRecord
 from diagcot.tasks.samples import ImageRef, Sample
 
 
-def sample(trace: dict[str, Any]) -> Sample:
+def sample(trace: TraceRecord) -> Sample:
     """One reasoning and one answer, or the pairs of an interleaved trace; `meta` records `forced` and `verified`."""
     return Sample(
         id=f"{trace['id']}:cot",

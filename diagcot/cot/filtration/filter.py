@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diagcot.cot.filtration import dataset, judge, rules
 from diagcot.cot.filtration.agreement import Agreement
+from diagcot.cot.records import JudgementRecord, TraceRecord, VerdictRecord
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
@@ -65,7 +66,7 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
         records.close()
 
 
-def verdict(trace_id: str, fault: rules.Fault | None) -> dict[str, Any]:
+def verdict(trace_id: str, fault: rules.Fault | None) -> VerdictRecord:
     """The verdict of the rules on a trace that the judge has not seen."""
     return {
         "id": trace_id,
@@ -84,7 +85,7 @@ def verdict(trace_id: str, fault: rules.Fault | None) -> dict[str, Any]:
 def judgement_fields(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
     """The fields of a verdict that the judge's reply decides: judgements, their agreement, and the majority's decision."""
     judgements = judge.parse(reply, settings)
-    rows = [asdict(judgement) for judgement in judgements]
+    rows = [cast(JudgementRecord, asdict(judgement)) for judgement in judgements]
     raw_agreement = {name: agreement.raw for name, agreement in agreements(rows).items()}
     return {
         "kept": judge.keeps(judgements, settings),
@@ -97,7 +98,7 @@ def judgement_fields(reply: Reply, settings: FilterSettings) -> dict[str, Any]:
     }
 
 
-def agreements(judgements: Sequence[dict[str, Any]]) -> dict[str, Agreement]:
+def agreements(judgements: Sequence[JudgementRecord]) -> dict[str, Agreement]:
     """Agreement of the judgements of one trace: on keeping it, and on each criterion of the parsed judgements."""
     scored = [judgement["held"] for judgement in judgements if judgement["scores"]]
     return {"keep": Agreement.of([judgement["keep"] for judgement in judgements])} | {
@@ -110,7 +111,7 @@ def _shard(path: Path) -> Shard:
     return Shard(path)
 
 
-def _request(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> Request:
+def _request(trace: TraceRecord, settings: FilterSettings, ctx: Context) -> Request:
     images = [
         _shard(ctx.shards_root / image["shard"]).jpeg(image["row"]) for image in trace["images"] if settings.image
     ]
@@ -118,7 +119,7 @@ def _request(trace: dict[str, Any], settings: FilterSettings, ctx: Context) -> R
     return judge.request(trace, images, settings, seed)
 
 
-def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]], ctx: Context) -> Result:
+def _publish(unit: Unit, traces: dict[str, TraceRecord], verdicts: list[VerdictRecord], ctx: Context) -> Result:
     # Verdicts have a separate folder, because training reads every *.jsonl next to the samples.
     samples, table = ctx.output / f"{unit.key}.jsonl", ctx.output / "verdicts" / f"{unit.key}.jsonl"
     outputs = {samples: ctx.staged(samples), table: ctx.staged(table)}
@@ -128,12 +129,12 @@ def _publish(unit: Unit, traces: dict[str, Any], verdicts: list[dict[str, Any]],
     return Result(outputs, counts(traces, verdicts))
 
 
-def dropped_by(row: dict[str, Any]) -> str:
+def dropped_by(row: VerdictRecord) -> str:
     """Why a verdict dropped its trace: the name of the rule, `judge`, or `unreadable` for replies that cannot be parsed."""
     return row["rule"] or ("unreadable" if row["error"] else "judge")
 
 
-def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, int]:
+def counts(traces: dict[str, TraceRecord], verdicts: list[VerdictRecord]) -> dict[str, int]:
     """Sums that add up over units: traces, kept traces, cost and agreement of the judge, and reasons for dropping.
 
     `judge_<criterion>_no`: traces for which no majority of the judgements passed the criterion.
@@ -155,7 +156,7 @@ def counts(traces: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, 
     return sums | dict(sorted((dropped + failed).items()))
 
 
-def failed_criteria(row: dict[str, Any]) -> list[str]:
+def failed_criteria(row: VerdictRecord) -> list[str]:
     """The criteria that at most half of the parsed judgements of a verdict passed."""
     scored = [judgement["held"] for judgement in row["judgements"] if judgement["scores"]]
     return [name for name in judge.CRITERIA if scored and 2 * sum(name in held for held in scored) <= len(scored)]

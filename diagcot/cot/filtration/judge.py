@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diagcot.cot.records import TraceRecord
 from diagcot.cot.search import prompts
 from diagcot.cot.settings import FilterSettings
 from diagcot.serving import Reply, Request
@@ -54,7 +55,7 @@ def prompt(head: str, reasoning: str, name: str, answer: str, verdict: str = "sc
     return head + reviewed + (_WORD if verdict == "word" else _SCORED.format(image=image))
 
 
-def trace_prompt(trace: dict[str, Any], settings: FilterSettings) -> str:
+def trace_prompt(trace: TraceRecord, settings: FilterSettings) -> str:
     """The judge's prompt about a trace; for an answer that is not a report it contains the question and the gold answer."""
     report = trace["task"] == "report"
     head = prompts.head(len(trace["images"]), trace["guide"], "" if report else trace["question"])
@@ -74,7 +75,7 @@ def schema(reason_chars: int) -> dict[str, Any]:
     return _object(dict.fromkeys(CRITERIA, criterion))
 
 
-def request(trace: dict[str, Any], images: Sequence[bytes], settings: FilterSettings, seed: int) -> Request:
+def request(trace: TraceRecord, images: Sequence[bytes], settings: FilterSettings, seed: int) -> Request:
     """All judgements of a trace in one request. images: JPEG, sent only if the judge sees images."""
     repeated = settings.repeats > 1
     return Request(

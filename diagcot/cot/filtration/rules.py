@@ -5,9 +5,10 @@ interleaved traces: CX-Mind, arXiv:2508.03733.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from diagcot.cot.records import TraceRecord
 from diagcot.cot.search.mentions import reference_mention
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.reports.labeler import label
@@ -20,8 +21,6 @@ from diagcot.rewards.score import Reference, Score
 from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.questions.worked_answers import trace_step
 from diagcot.text import boxes, labels, layout, options
-
-Trace = Mapping[str, Any]
 
 CLOSED = ("closed", "binary", "single", "multi", "view", "matching", "progression")
 """Tasks whose answer is one option."""
@@ -43,10 +42,10 @@ class Fault(NamedTuple):
     detail: str
 
 
-Check = Callable[[Trace, FilterSettings], str | None]  # the detail if the rule is broken, else None
+Check = Callable[[TraceRecord, FilterSettings], str | None]  # the detail if the rule is broken, else None
 
 
-def fault(trace: Trace, settings: FilterSettings) -> Fault | None:
+def fault(trace: TraceRecord, settings: FilterSettings) -> Fault | None:
     """The first rule that a trace breaks (docs/filtration.md lists them), or None."""
     if trace["error"]:
         return Fault("search_failed", trace["error"])
@@ -60,14 +59,14 @@ def fault(trace: Trace, settings: FilterSettings) -> Fault | None:
     return None
 
 
-def written(trace: Trace) -> str:
+def written(trace: TraceRecord) -> str:
     """The text that a training sample teaches: one reasoning and one answer, or the pairs of an interleaved trace."""
     if trace["form"] == "interleaved":
         return "\n".join(trace_step(think, answer) for think, answer in trace["pairs"])
     return reasoned(trace["reasoning"], trace["answer"])
 
 
-def thinking(trace: Trace) -> str:
+def thinking(trace: TraceRecord) -> str:
     """The reasoning of a trace, without the answers."""
     if trace["form"] == "interleaved":
         return "\n".join(think for think, _ in trace["pairs"])
@@ -80,7 +79,7 @@ def label_f1(report: str, reference: str) -> float:
     return float(micro_f1(agreement([label(report)], [label(reference)]))[0])
 
 
-def _format(trace: Trace, settings: FilterSettings) -> str | None:
+def _format(trace: TraceRecord, settings: FilterSettings) -> str | None:
     interleaved = trace["form"] == "interleaved"
     parts = [text for both in trace["pairs"] for text in both] if interleaved else [trace["reasoning"], trace["answer"]]
     if not all(part.strip() for part in parts):
@@ -91,42 +90,42 @@ def _format(trace: Trace, settings: FilterSettings) -> str | None:
     return None if well_formed(written(trace)) else "no pairs, or the same reasoning twice"
 
 
-def _short(trace: Trace, settings: FilterSettings) -> str | None:
+def _short(trace: TraceRecord, settings: FilterSettings) -> str | None:
     words = len(thinking(trace).split())
     return None if words >= settings.min_words else f"{words} words, at least {settings.min_words} required"
 
 
-def _long(trace: Trace, settings: FilterSettings) -> str | None:
+def _long(trace: TraceRecord, settings: FilterSettings) -> str | None:
     words = len(thinking(trace).split())
     return None if words <= settings.max_words else f"{words} words, at most {settings.max_words} allowed"
 
 
-def _mention(trace: Trace, settings: FilterSettings) -> str | None:
+def _mention(trace: TraceRecord, settings: FilterSettings) -> str | None:
     words = reference_mention(thinking(trace), trace["task"], f"{trace['guide']}\n{trace['question']}")
     return f"“{words}”" if words else None
 
 
-def _leak(trace: Trace, settings: FilterSettings) -> str | None:
+def _leak(trace: TraceRecord, settings: FilterSettings) -> str | None:
     match = _LEAK.search(written(trace))
     return f"“{match.group()}”" if match else None
 
 
-def _repeats(trace: Trace, settings: FilterSettings) -> str | None:
+def _repeats(trace: TraceRecord, settings: FilterSettings) -> str | None:
     value = variety(thinking(trace))
     return None if value >= settings.variety else f"variety {value:.2f} of {settings.variety:g}"
 
 
-def _sections(trace: Trace, settings: FilterSettings) -> str | None:
+def _sections(trace: TraceRecord, settings: FilterSettings) -> str | None:
     ours, theirs = ({m.group(1) for m in _SECTION.finditer(trace[name])} for name in ("answer", "reference"))
     return None if ours >= theirs else f"no {' and no '.join(sorted(theirs - ours))}"
 
 
-def _labels(trace: Trace, settings: FilterSettings) -> str | None:
+def _labels(trace: TraceRecord, settings: FilterSettings) -> str | None:
     value = label_f1(trace["answer"], trace["reference"])
     return None if value >= settings.label_f1 else f"label F1 {value:.2f} of {settings.label_f1:g}"
 
 
-def _label_set(trace: Trace, settings: FilterSettings) -> str | None:
+def _label_set(trace: TraceRecord, settings: FilterSettings) -> str | None:
     uncertain = {name for name, value in trace["meta"].get("labels", {}).items() if value == -1}
     theirs = labels.chexpert(trace["reference"])
     ours = labels.chexpert(trace["answer"]) - (uncertain - theirs)  # an uncertain label may be present or absent
@@ -138,29 +137,29 @@ def _label_set(trace: Trace, settings: FilterSettings) -> str | None:
     )
 
 
-def _boxes(trace: Trace, settings: FilterSettings) -> str | None:
+def _boxes(trace: TraceRecord, settings: FilterSettings) -> str | None:
     value = matched_iou(boxes.claimed(trace["answer"]), boxes.parse(trace["reference"]))
     return None if value >= settings.iou else f"matched IoU {value:.2f} of {settings.iou:g}"
 
 
-def _interleaved(trace: Trace, settings: FilterSettings) -> str | None:
+def _interleaved(trace: TraceRecord, settings: FilterSettings) -> str | None:
     return None if trace["form"] == "interleaved" else "the answer to a question must consist of pairs"
 
 
-def _options(trace: Trace, settings: FilterSettings) -> str | None:
+def _options(trace: TraceRecord, settings: FilterSettings) -> str | None:
     listed = options.listed(trace["question"])
     assessed = [options.judged(answer) or "?" for _, answer in trace["pairs"][:-1]]
     return None if assessed == listed else f"assessed {_names(assessed)} of {_names(listed)}"
 
 
-def _hypotheses(trace: Trace, settings: FilterSettings) -> str | None:
+def _hypotheses(trace: TraceRecord, settings: FilterSettings) -> str | None:
     first, *middle = [answer for _, answer in trace["pairs"][:-1]] or [""]
     listed = sorted(labels.findings(first))
     assessed = sorted(labels.finding(answer) or "?" for answer in middle)
     return None if assessed == listed else f"assessed {_names(assessed)} of {_names(listed)}"
 
 
-def _option_score(trace: Trace) -> Score:
+def _option_score(trace: TraceRecord) -> Score:
     letter = options.named(trace["reference"])
     steps = [
         trace_step(f"gold {option}", f"{option}) {options.RIGHT if option == letter else options.WRONG}")
@@ -169,23 +168,23 @@ def _option_score(trace: Trace) -> Score:
     return _scored("closed", trace, "\n".join([*steps, trace_step("gold", f"{letter}) {options.RIGHT}")]))
 
 
-def _disease_score(trace: Trace) -> Score:
+def _disease_score(trace: TraceRecord) -> Score:
     return _scored("open", trace, trace_step("gold", trace["reference"]))
 
 
-def _scored(name: str, trace: Trace, gold: str) -> Score:
+def _scored(name: str, trace: TraceRecord, gold: str) -> Score:
     return reward(name, "checked")([written(trace)], [Reference(gold)])[0]
 
 
-def _final(score: Callable[[Trace], Score]) -> Check:
-    def check(trace: Trace, settings: FilterSettings) -> str | None:
+def _final(score: Callable[[TraceRecord], Score]) -> Check:
+    def check(trace: TraceRecord, settings: FilterSettings) -> str | None:
         return None if score(trace)["accuracy"] == 1 else "the last answer is not the correct one"
 
     return check
 
 
-def _marks(score: Callable[[Trace], Score]) -> Check:
-    def check(trace: Trace, settings: FilterSettings) -> str | None:
+def _marks(score: Callable[[TraceRecord], Score]) -> Check:
+    def check(trace: TraceRecord, settings: FilterSettings) -> str | None:
         return None if score(trace)["process"] > 0 else "a step is marked incorrectly"
 
     return check

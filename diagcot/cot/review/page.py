@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from diagcot.cot.filtration.filter import dropped_by
+from diagcot.cot.records import TraceRecord, VerdictRecord
 from diagcot.cot.review.statistics import found_by
 from diagcot.data.errors import DataError
 from diagcot.data.study import Box
@@ -36,14 +37,14 @@ class PageImage:
 class Example:
     """A trace on the page: its records, its images, and for grounding the boxes of both answers."""
 
-    trace: dict[str, Any]
-    verdict: dict[str, Any]
+    trace: TraceRecord
+    verdict: VerdictRecord
     images: tuple[PageImage, ...]
     gold_boxes: tuple[Box, ...] = ()
     predicted_boxes: tuple[Box, ...] = ()
 
     @staticmethod
-    def of(trace: dict[str, Any], verdict: dict[str, Any], shards_root: Path) -> "Example":
+    def of(trace: TraceRecord, verdict: VerdictRecord, shards_root: Path) -> "Example":
         """The trace with its images read from their shards."""
         images = tuple(_page_image(shards_root / image["shard"], image["row"]) for image in trace["images"])
         if trace["task"] != "grounding":

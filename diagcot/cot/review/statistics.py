@@ -10,8 +10,8 @@ from diagcot.cot.filtration import judge
 from diagcot.cot.filtration.agreement import Agreement
 from diagcot.cot.filtration.filter import agreements, dropped_by, failed_criteria
 from diagcot.cot.filtration.rules import thinking
+from diagcot.cot.records import TraceRecord, VerdictRecord
 
-Trace = Mapping[str, Any]
 _COSTS = ("calls", "prompt_tokens", "completion_tokens")
 
 
@@ -30,7 +30,7 @@ class Statistics:
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"kept": [], "dropped": []})
     cost: dict[str, Counter[str]] = field(default_factory=lambda: {"search": Counter(), "judge": Counter()})
 
-    def add(self, trace: Trace, verdict: dict[str, Any]) -> None:
+    def add(self, trace: TraceRecord, verdict: VerdictRecord) -> None:
         """Count one trace and its verdict."""
         kept = verdict["kept"]
         for table in (self.total, self.kept) if kept else (self.total,):
@@ -51,8 +51,9 @@ class Statistics:
                 self.agreement[name] = self.agreement.get(name, Agreement()) + agreement
         if not trace["error"]:
             self.lengths["kept" if kept else "dropped"].append(len(thinking(trace).split()))
-        for name, row in (("search", trace), ("judge", verdict)):
-            self.cost[name].update({key: row[key] for key in _COSTS})
+        records: dict[str, Mapping[str, Any]] = {"search": trace, "judge": verdict}
+        for name, record in records.items():
+            self.cost[name].update({key: record[key] for key in _COSTS})
 
     def figures(self) -> dict[str, Any]:
         """Counts, shares (0 to 1, null without a denominator), and quartiles of the words of the reasoning."""
@@ -90,7 +91,7 @@ class Statistics:
         }
 
 
-def found_by(trace: Trace) -> str:
+def found_by(trace: TraceRecord) -> str:
     """The step that led to the conclusion of a trace: init, a strategy, label if the answer was given, or failed."""
     if trace["error"]:
         return "failed"

@@ -11,15 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from diagcot.cot.records import TraceRecord, VerdictRecord
 from diagcot.cot.review import page
 from diagcot.cot.review.statistics import Statistics
 from diagcot.cot.settings import TracesSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
 
-Pair = tuple[dict[str, Any], dict[str, Any]]  # a trace and the verdict on it
+Pair = tuple[TraceRecord, VerdictRecord]  # a trace and the verdict on it
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from diagcot.cot.records import TraceRecord
 from diagcot.cot.search.calls import Answer, Question, Trace
 from diagcot.cot.search.interleaved import interleave
 from diagcot.cot.search.sample import CoTSample, select_samples
@@ -102,7 +103,7 @@ class _Collection:
             self.records.append(row)
             self.counts.update(_counts(row))
 
-    async def _collect(self, teacher: Client, sample: CoTSample) -> dict[str, Any]:
+    async def _collect(self, teacher: Client, sample: CoTSample) -> TraceRecord:
         self._running += 1
         try:
             return await self._search(teacher, self._verifier_client() or teacher, sample)
@@ -118,7 +119,7 @@ class _Collection:
             self._verifier = self.servers.verifier.client()
         return self._verifier
 
-    async def _search(self, teacher: Client, verifier: Client, sample: CoTSample) -> dict[str, Any]:
+    async def _search(self, teacher: Client, verifier: Client, sample: CoTSample) -> TraceRecord:
         images = tuple(EncodedImage(self.shard.jpeg(image.row)) for image in sample.images)
         steps = (search if sample.trace_format == "think" else interleave)(sample, self.settings.search, self.ctx.seed)
         used = {"prompt_tokens": 0, "completion_tokens": 0}
@@ -132,7 +133,7 @@ class _Collection:
                 finish = reply.finish_reasons[0] if reply.finish_reasons else "stop"
                 question = steps.send(Answer(reply.text, finish, reply.error))
         except StopIteration as end:
-            return _row(sample, end.value) | used
+            return cast(TraceRecord, _row(sample, end.value) | used)
 
     def _request(self, sample: CoTSample, question: Question, images: tuple[bytes, ...]) -> Request:
         return Request(
@@ -168,7 +169,7 @@ def _row(sample: CoTSample, trace: Trace) -> dict[str, Any]:
     }
 
 
-def _counts(row: dict[str, Any]) -> Counter[str]:
+def _counts(row: TraceRecord) -> Counter[str]:
     """What one trace adds to the counts of its unit; `by_<step>` names the step that succeeded."""
     failed = row["error"] is not None
     counts = {

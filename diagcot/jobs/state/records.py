@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Records:
     def __len__(self) -> int:
         return len(self._places)
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Keep a finished record. A second one with the same id is ignored."""
         if row["id"] in self._places:
             return
@@ -69,7 +69,7 @@ class Records:
         self._places[row["id"]] = (self._mine, self._end)
         self._end += len(line.encode())
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Any]:
         """All records, sorted by id, so that the order of finishing leaves no trace in the output."""
         with contextlib.ExitStack() as stack:
             files = {path: stack.enter_context(path.open("rb")) for path in [*self._earlier, self._mine]}
