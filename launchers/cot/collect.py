@@ -1,46 +1,46 @@
-"""Kind `collect`: an array over shards; each task starts one server and searches a chain of thought for each film."""
-
-from typing import TYPE_CHECKING
+"""Kind `collect`: an array over shards; each task starts one server and searches a chain of thought for each study."""
 
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
+from launchers.inputs import single
+from launchers.stage_kind import ChainView, Stage, StageKind
 
-if TYPE_CHECKING:
-    from launchers.chain import Chain
-
-KIND = "diagcot.cot.search.collect"
-SETTINGS = CollectSettings
-SIZE = "server"
-PRODUCT = "data"
-STARTUP_S, UNIT_S = 180, 1800
-NEEDS = ("vllm",)  # see diagcot.preflight.rehearsal.stage
-_ALONE = "the teacher verifies its own conclusions; an input verifier names an independent model"
+_SELF_VERIFIED = "the teacher verifies its own conclusions; an input verifier names an independent model"
 
 
-def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
+def units(stage: Stage[CollectSettings], chain: ChainView) -> list[Unit]:
     """Unit k is shard k. Raises UserError if the stage lacks an input, or its questions are of other shards."""
-    if len(stage.inputs.get("shards", [])) != 1 or len(stage.inputs.get("model", [])) != 1:
-        raise UserError(f"stage {stage.name} needs two inputs: shards, and model (the teacher)")
+    shards = single(stage, "shards", "two inputs: shards, and model (the teacher)")
+    single(stage, "model", "two inputs: shards, and model (the teacher)")
     if len(stage.inputs.get("verifier", [])) > 1:
         raise UserError(f"stage {stage.name} takes one input verifier")
-    found = chain.units_of(stage.inputs["shards"][0])
-    samples = stage.inputs.get("samples", [])
-    if CollectSettings.model_validate(stage.settings).questions:
-        if len(samples) != 1:
-            raise UserError(f"stage {stage.name} needs the input samples (a questions stage) for closed and open tasks")
-        if [unit.key for unit in chain.units_of(samples[0])] != [unit.key for unit in found]:
+    shard_units = chain.units_of(shards)
+    if stage.settings.questions:
+        samples = single(stage, "samples", "the input samples (a questions stage) for closed and open tasks")
+        if [unit.key for unit in chain.units_of(samples)] != [unit.key for unit in shard_units]:
             raise UserError(
-                f"stage {stage.name}: {samples[0]} asks about other shards than {stage.inputs['shards'][0]}; "
+                f"stage {stage.name}: {samples} asks about other shards than {shards}; "
                 "give both stages the same input shards"
             )
-    elif samples:
+    elif stage.inputs.get("samples"):
         raise UserError(f"stage {stage.name} reads samples only for the tasks closed and open: name them in its tasks")
-    return found
+    return shard_units
 
 
-def notes(stage: StageSpec, chain: "Chain") -> list[str]:
-    """What a plan says about the stage beside what it costs."""
-    settings = CollectSettings.model_validate(stage.settings)
-    verified = "report" in settings.tasks and not stage.inputs.get("verifier")
-    return [f"{stage.name}: {_ALONE}"] if verified and settings.preset == "better" else []
+def notes(stage: Stage[CollectSettings], chain: ChainView) -> list[str]:
+    """Whether the teacher is its own verifier."""
+    own_verifier = "report" in stage.settings.tasks and not stage.inputs.get("verifier")
+    return [f"{stage.name}: {_SELF_VERIFIED}"] if own_verifier and stage.settings.preset == "better" else []
+
+
+KIND = StageKind(
+    work="diagcot.cot.search.collect",
+    settings=CollectSettings,
+    resource_profile="server",
+    product="data",
+    startup_s=180,
+    unit_s=1800,
+    units=units,
+    notes=notes,
+    needs=("vllm",),
+)

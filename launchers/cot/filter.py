@@ -1,27 +1,27 @@
 """Kind `filter`: an array over the collected traces; rules and a judge decide what becomes training samples."""
 
-from typing import TYPE_CHECKING
-
 from diagcot.cot.settings import FilterSettings
-from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
-
-if TYPE_CHECKING:
-    from launchers.chain import Chain
-
-KIND = "diagcot.cot.filtration.filter"
-SETTINGS = FilterSettings
-SIZE = "server"
-PRODUCT = "data"
-STARTUP_S, UNIT_S = 180, 300
-YIELDS = ("kept", "traces")  # the count that GPU-hours are told for, and the input whose GPU-hours are part of them
-NEEDS = ("vllm",)  # see diagcot.preflight.rehearsal.stage
+from diagcot.jobs import Unit
+from launchers.inputs import single
+from launchers.stage_kind import ChainView, Headline, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
+def units(stage: Stage[FilterSettings], chain: ChainView) -> list[Unit]:
     """Unit k is the traces of unit k. Raises UserError if the stage lacks an input."""
-    if len(stage.inputs.get("traces", [])) != 1:
-        raise UserError(f"stage {stage.name} needs the input traces (a collect stage)")
-    if FilterSettings.model_validate(stage.settings).judge and len(stage.inputs.get("model", [])) != 1:
-        raise UserError(f"stage {stage.name} needs the input model (the judge), or `judge: false` in its settings")
-    return chain.units_of(stage.inputs["traces"][0])
+    traces = single(stage, "traces", "the input traces (a collect stage)")
+    if stage.settings.judge:
+        single(stage, "model", "the input model (the judge), or `judge: false` in its settings")
+    return chain.units_of(traces)
+
+
+KIND = StageKind(
+    work="diagcot.cot.filtration.filter",
+    settings=FilterSettings,
+    resource_profile="server",
+    product="data",
+    startup_s=180,
+    unit_s=300,
+    units=units,
+    needs=("vllm",),
+    headline=Headline("kept", inputs="traces"),
+)

@@ -1,25 +1,24 @@
 """Kind `traces`: one job that reads what was collected and filtered, and writes statistics and a page of samples."""
 
-from typing import TYPE_CHECKING
-
 from diagcot.cot.settings import TracesSettings
-from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
-
-if TYPE_CHECKING:
-    from launchers.chain import Chain
-
-KIND = "diagcot.cot.review.traces"
-SETTINGS = TracesSettings
-SIZE = "cpu"
-PRODUCT = "report"
-STARTUP_S, UNIT_S = 5, 60
+from diagcot.jobs import Unit
+from launchers.inputs import single
+from launchers.stage_kind import ChainView, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
-    """Raises UserError if the stage lacks an input."""
-    if len(stage.inputs.get("traces", [])) != 1 or len(stage.inputs.get("verdicts", [])) != 1:
-        raise UserError(
-            f"stage {stage.name} needs two inputs: traces (a collect stage), and verdicts (its filter stage)"
-        )
+def units(stage: Stage[TracesSettings], chain: ChainView) -> list[Unit]:
+    """The one unit. Raises UserError if the stage lacks an input."""
+    for role in ("traces", "verdicts"):
+        single(stage, role, "two inputs: traces (a collect stage), and verdicts (its filter stage)")
     return [Unit("traces")]
+
+
+KIND = StageKind(
+    work="diagcot.cot.review.traces",
+    settings=TracesSettings,
+    resource_profile="cpu",
+    product="report",
+    startup_s=5,
+    unit_s=60,
+    units=units,
+)

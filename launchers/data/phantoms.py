@@ -1,20 +1,21 @@
 """Kind `phantoms`: one short task draws a tree of invented patients in MIMIC-CXR-JPG's layout."""
 
-from typing import TYPE_CHECKING
-
 from diagcot.data.phantom.settings import PhantomsSettings
 from diagcot.jobs import Unit
-from diagcot.recipe import StageSpec
-
-if TYPE_CHECKING:
-    from launchers.chain import Chain
-
-KIND = "diagcot.data.phantom.build"
-SETTINGS = PhantomsSettings
-SIZE = "cpu"
-PRODUCT = "data"
-STARTUP_S, UNIT_S = 2, 30
+from launchers.stage_kind import ChainView, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
+def units(stage: Stage[PhantomsSettings], chain: ChainView) -> list[Unit]:
+    """The one unit: the whole tree."""
     return [Unit("tree")]
+
+
+KIND = StageKind(
+    work="diagcot.data.phantom.build",
+    settings=PhantomsSettings,
+    resource_profile="cpu",
+    product="data",
+    startup_s=2,
+    unit_s=30,
+    units=units,
+)

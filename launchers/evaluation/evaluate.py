@@ -1,28 +1,19 @@
-"""Evaluation: an array over model x task x shard. An array task keeps one server and gives it model after model."""
+"""Kind `evaluate`: an array over model x task x shard. A task keeps one server and loads model after model into it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
-from launchers.chain import Chain
-
-KIND = "diagcot.evaluation.predict"
-SETTINGS = EvaluateSettings
-SIZE = "server"
-PRODUCT = "data"
-STARTUP_S, UNIT_S = 90, 60
-GROWS = "units"  # a model, a task or a source of shards that is added later is evaluated alone, see diagcot.jobs.plans.growth
-LISTED = ("tasks", "max_tokens")
-NEEDS = ("vllm",)  # see diagcot.preflight.rehearsal.stage
+from launchers.inputs import single
+from launchers.stage_kind import ChainView, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: Chain) -> list[Unit]:
-    """Ordered by model, so that a server changes its weights as seldom as it can."""
+def units(stage: Stage[EvaluateSettings], chain: ChainView) -> list[Unit]:
+    """Ordered by model, so that a server changes its weights as seldom as possible."""
     models, sources = stage.inputs.get("models", []), stage.inputs.get("shards", [])
     if not models or not sources:
         raise UserError(f"stage {stage.name} needs two inputs: models (in the order of the table) and shards")
-    settings = EvaluateSettings.model_validate(stage.settings)
     return [
         Unit(
             ".".join([model, task, source, shard.key]),
@@ -31,24 +22,37 @@ def units(stage: StageSpec, chain: Chain) -> list[Unit]:
                 "task": task,
                 "source": source,
                 "shard": shard.key,
-                "max_tokens": settings.tokens(task),
+                "max_tokens": stage.settings.tokens(task),
             },
         )
         for model in models
-        for task in settings.tasks
+        for task in stage.settings.tasks
         for source in sources
         for shard in chain.units_of(source)
     ]
 
 
-def answered(stage: StageSpec, chain: Chain, tasks: Sequence[str]) -> list[Unit]:
-    """Units of the evaluation that `stage` reads whose task is one of `tasks`. Raises UserError where there are none."""
-    sources = stage.inputs.get("predictions", [])
-    if len(sources) != 1:
-        raise UserError(f"stage {stage.name} needs the input predictions: an evaluation")
-    found = [unit for unit in chain.units_of(sources[0]) if unit.params["task"] in tasks]
-    if not found:
+def answered(stage: Stage[Any], chain: ChainView, tasks: Sequence[str]) -> list[Unit]:
+    """Units of the evaluation that `stage` reads whose task is one of `tasks`. Raises UserError if there are none."""
+    source = single(stage, "predictions", "the input predictions: an evaluation")
+    units = [unit for unit in chain.units_of(source) if unit.params["task"] in tasks]
+    if not units:
         raise UserError(
-            f"stage {stage.name} reads the answers to {', '.join(tasks)}, which {sources[0]} does not ask; see its `tasks`"
+            f"stage {stage.name} reads the answers to {', '.join(tasks)}, but {source} does not ask for them; see its"
+            " `tasks`"
         )
-    return found
+    return units
+
+
+KIND = StageKind(
+    work="diagcot.evaluation.predict",
+    settings=EvaluateSettings,
+    resource_profile="server",
+    product="data",
+    startup_s=90,
+    unit_s=60,
+    units=units,
+    grows="units",  # only what is added is evaluated: a model, a task or a source of shards
+    selector_settings=("tasks", "max_tokens"),
+    needs=("vllm",),
+)

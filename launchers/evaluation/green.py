@@ -3,25 +3,31 @@
 from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs import Unit
-from diagcot.recipe import StageSpec
-from launchers.chain import Chain
 from launchers.evaluation.evaluate import answered
-
-KIND = "diagcot.evaluation.clinical.green"
-SETTINGS = GreenSettings
-SIZE = "server"
-PRODUCT = "data"
-STARTUP_S, UNIT_S = 90, 60
-GROWS, LISTED = "units", ("tasks",)
-NEEDS = ("vllm",)  # see diagcot.preflight.rehearsal.stage
+from launchers.stage_kind import ChainView, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: Chain) -> list[Unit]:
-    """The units of the evaluation whose task is scored. Raises UserError where the input lacks or nothing is scored."""
-    return answered(stage, chain, GreenSettings.model_validate(stage.settings).tasks)
+def units(stage: Stage[GreenSettings], chain: ChainView) -> list[Unit]:
+    """The units of the evaluation whose task is scored. Raises UserError if the input is missing or nothing is scored."""
+    return answered(stage, chain, stage.settings.tasks)
 
 
-def notes(stage: StageSpec, chain: Chain) -> list[str]:
+def notes(stage: Stage[GreenSettings], chain: ChainView) -> list[str]:
     """Whether the model is there."""
-    why = weights.lacking("green", GreenSettings.model_validate(stage.settings).weights)
+    why = weights.lacking("green", stage.settings.weights)
     return [f"{stage.name}: no GREEN: {why} (docs/evaluation.md)" if why else f"{stage.name}: found green"]
+
+
+KIND = StageKind(
+    work="diagcot.evaluation.clinical.green",
+    settings=GreenSettings,
+    resource_profile="server",
+    product="data",
+    startup_s=90,
+    unit_s=60,
+    units=units,
+    notes=notes,
+    grows="units",
+    selector_settings=("tasks",),
+    needs=("vllm",),
+)

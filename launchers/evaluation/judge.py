@@ -1,22 +1,27 @@
-"""Judging: an array over the evaluation's units of the judged tasks; each task keeps one server of the judge."""
+"""Kind `judge`: an array over the evaluation's units of the judged tasks; each task keeps one server of the judge."""
 
 from diagcot.evaluation.settings import JudgeSettings
-from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
-from launchers.chain import Chain
+from diagcot.jobs import Unit
 from launchers.evaluation.evaluate import answered
-
-KIND = "diagcot.evaluation.judge"
-SETTINGS = JudgeSettings
-SIZE = "server"
-PRODUCT = "data"
-STARTUP_S, UNIT_S = 90, 30
-GROWS, LISTED = "units", ("tasks",)
-NEEDS = ("vllm",)  # see diagcot.preflight.rehearsal.stage
+from launchers.inputs import single
+from launchers.stage_kind import ChainView, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: Chain) -> list[Unit]:
-    """The units of the evaluation whose task is judged. Raises UserError if an input lacks or nothing is judged."""
-    if len(stage.inputs.get("model", [])) != 1:
-        raise UserError(f"stage {stage.name} needs the input model: the judge")
-    return answered(stage, chain, JudgeSettings.model_validate(stage.settings).tasks)
+def units(stage: Stage[JudgeSettings], chain: ChainView) -> list[Unit]:
+    """The units of the evaluation whose task is judged. Raises UserError if an input is missing or nothing is judged."""
+    single(stage, "model", "the input model: the judge")
+    return answered(stage, chain, stage.settings.tasks)
+
+
+KIND = StageKind(
+    work="diagcot.evaluation.judge",
+    settings=JudgeSettings,
+    resource_profile="server",
+    product="data",
+    startup_s=90,
+    unit_s=30,
+    units=units,
+    grows="units",
+    selector_settings=("tasks",),
+    needs=("vllm",),
+)

@@ -1,56 +1,60 @@
 """Kind `grpo`: one multi-node job of reinforcement learning: DeepSpeed ranks, and Ray with vLLM servers."""
 
-from typing import TYPE_CHECKING
-
-from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
+from diagcot.jobs import UserError
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.cost import storage as sizes
+from diagcot.training.cost import storage as weight_storage
 from diagcot.training.cost.estimate import Estimate, Load
-from launchers.training import model
-from launchers.training.model import parameters
+from launchers import model_size
+from launchers.inputs import one_training
+from launchers.stage_kind import ChainView, Stage, StageKind
 
-if TYPE_CHECKING:
-    from launchers.chain import Chain
-
-KIND = "diagcot.training.kinds.grpo"
-SETTINGS = GrpoSettings
-SIZE = "grpo"
-PRODUCT = "weights"
-STARTUP_S, UNIT_S = 90, 600
-NEEDS = ("vllm", "ray", "deepspeed", "collective", "java")  # see diagcot.preflight.rehearsal.stage
+PROMPT_TOKENS = 100  # text of a prompt
 
 
-def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
-    """The whole training is one unit, run by all ranks and resumed from its checkpoints."""
-    return [Unit("model")]
-
-
-def check(stage: StageSpec, chain: "Chain") -> None:
-    """Raises UserError where the batches do not divide among the policy's ranks, or no node is left for it."""
-    resources, settings = chain.cluster.resources(SIZE, stage.name), GrpoSettings.model_validate(stage.settings)
+def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
+    """Raises UserError if the batches do not divide among the policy's ranks, or no node is left for it."""
+    resources, settings = chain.resources(stage.name), stage.settings
     if settings.mix and "mix" not in stage.inputs:
         raise UserError(f"stage {stage.name} mixes prompts and has no input of role mix")
-    try:
-        settings.deepspeed.accumulation(settings.trainers(resources.ranks, resources.nodes))
-    except ValueError as error:
-        raise UserError(f"stage {stage.name}: {error}") from error
+    model_size.check_batches(stage, settings.deepspeed, settings.trainers(resources.ranks, resources.nodes))
 
 
-def storage(stage: StageSpec, chain: "Chain") -> int | None:
-    """Bytes of the weights, of the best ones and of the checkpoints that are kept; None where the model is not known."""
-    settings, count = GrpoSettings.model_validate(stage.settings), parameters(stage, chain)
-    if not count:
+def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
+    """Bytes of the weights, of the best ones and of the checkpoints that are kept; None if the model is not known."""
+    settings, count = stage.settings, model_size.parameters(stage, chain)
+    total = model_size.training_bytes(stage, chain, settings, settings.deepspeed)
+    if total is None or count is None:
         return None
-    best = count * sizes.BYTES[settings.deepspeed.precision] if settings.best else 0
-    return sizes.training(count, settings.trainable, settings.deepspeed) + best
+    return total + (count * weight_storage.BYTES[settings.deepspeed.precision] if settings.best else 0)
 
 
-def estimate(stage: StageSpec, chain: "Chain") -> Estimate | None:
-    """Of the policy's training, rollouts apart: every answer as long as it may be, scored twice more without gradients."""
-    settings = GrpoSettings.model_validate(stage.settings)
-    each, steps = settings.prompts_per_step * settings.group_size, settings.deepspeed.steps
+def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
+    """Memory and GPU-hours of the policy's training without the rollouts.
+
+    Every answer is taken to be as long as it may be. It is scored twice more without gradients.
+    """
+    settings = stage.settings
+    rollouts, steps = settings.prompts_per_step * settings.group_size, settings.deepspeed.steps
     load = Load(
-        model.visual(stage, chain), 100 + settings.max_tokens, settings.max_tokens, steps * each if steps else None, 2
+        model_size.visual_tokens(stage, chain),
+        PROMPT_TOKENS + settings.max_tokens,
+        settings.max_tokens,
+        steps * rollouts if steps else None,
+        2,
     )
-    return model.expect(stage, chain, SIZE, settings, load)
+    return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load)
+
+
+KIND = StageKind(
+    work="diagcot.training.kinds.grpo",
+    settings=GrpoSettings,
+    resource_profile="grpo",
+    product="weights",
+    startup_s=90,
+    unit_s=600,
+    units=one_training,
+    check=check,
+    storage=storage,
+    estimate=estimate,
+    needs=("vllm", "ray", "deepspeed", "collective", "java"),
+)

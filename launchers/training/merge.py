@@ -1,27 +1,25 @@
 """Kind `merge`: one task joins a LoRA adapter with its base."""
 
-from typing import TYPE_CHECKING
-
-from diagcot.jobs import Unit
-from diagcot.recipe import StageSpec
 from diagcot.training.config.settings import MergeSettings
-from launchers.training import model
-
-if TYPE_CHECKING:
-    from launchers.chain import Chain
-
-KIND = "diagcot.training.kinds.merge"
-SETTINGS = MergeSettings
-SIZE = "cpu"
-PRODUCT = "weights"
-STARTUP_S, UNIT_S = 60, 600
+from diagcot.training.cost import storage as weight_storage
+from launchers import model_size
+from launchers.inputs import one_training
+from launchers.stage_kind import ChainView, Stage, StageKind
 
 
-def units(stage: StageSpec, chain: "Chain") -> list[Unit]:
-    return [Unit("model")]
-
-
-def storage(stage: StageSpec, chain: "Chain") -> int | None:
+def storage(stage: Stage[MergeSettings], chain: ChainView) -> int | None:
     """Bytes of a whole model, as those of its base."""
-    base = model.base_of(stage, chain)
-    return model.storage(base, chain) if base else None
+    base = model_size.base_of(stage, chain)
+    return weight_storage.base(base.settings) if base else None
+
+
+KIND = StageKind(
+    work="diagcot.training.kinds.merge",
+    settings=MergeSettings,
+    resource_profile="cpu",
+    product="weights",
+    startup_s=60,
+    unit_s=600,
+    units=one_training,
+    storage=storage,
+)

@@ -4,9 +4,7 @@ import fcntl
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -39,10 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """The stage `shard` of a run, done by its worker from phantoms."""
     root = tmp_path_factory.mktemp("shards") / "run"
     settings: dict[str, Any] = {"studies": 12, "size": 48}
-    spec: Any = SimpleNamespace(name="phantoms", settings=settings, inputs={})
-    drawn = phantoms.units(spec, None)  # type: ignore[arg-type]
-    tree = chains.plan(root, "phantoms", len(drawn), kind=phantoms.KIND, settings=settings)
-    tree = replace(tree, units=Units(drawn))
+    tree = chains.plan(root, "phantoms", 1, kind=phantoms.KIND.work, settings=settings, units=Units(["tree"]))
     settings = {"sources": [{"kind": "mimic_cxr", "input": "tree"}], "shards": SHARDS, "image_size": 48}
     plan = chains.plan(
         root, "shard", SHARDS, kind="diagcot.shards.build", settings=settings, inputs={"tree": [tree.output]}

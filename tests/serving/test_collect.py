@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,6 @@ from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Server
 from diagcot.shards import build
-from launchers.data import phantoms as launcher
 
 pytestmark = pytest.mark.heavy
 
@@ -33,8 +31,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("collect")
     shards = root / "shards" / "test"
     settings = {"studies": 24, "size": 56}
-    for unit in launcher.units(SimpleNamespace(name="phantoms", settings=settings, inputs={}), None):  # type: ignore[arg-type]
-        run_unit(phantoms, unit, context(root, settings, stage="phantoms"))
+    run_unit(phantoms, Unit("tree"), context(root, settings, stage="phantoms"))
     settings = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1, "image_size": 56}
     run_unit(build, UNIT, context(root, settings, stage="shard", inputs={"phantoms": [str(shards / "phantoms")]}))
     run_unit(questions, UNIT, context(root, {}, stage="questions", inputs={"shards": [str(shards / "shard")]}))

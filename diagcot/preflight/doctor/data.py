@@ -43,13 +43,10 @@ def stages(chain: "Chain") -> Iterator[Finding]:
     lacking: dict[str, list[str]] = {}  # message -> stages; what one stage lacks, those after it often lack too
     for spec in chain.recipe.stages:
         try:
-            launcher = chain.launcher(spec)
-            chain.settings(spec)
-            chain.cluster.resources(launcher.SIZE, spec.name)
+            chain.stage(spec.name)
+            chain.resources(spec.name)
             chain.units_of(spec.name)
-            check = getattr(launcher, "check", None)
-            if check:
-                check(spec, chain)
+            chain.check(spec.name)
         except UserError as error:
             lacking.setdefault(str(error), []).append(spec.name)
     for message, names in lacking.items():

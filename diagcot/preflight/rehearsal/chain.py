@@ -150,20 +150,20 @@ def _declare(rehearsal: Rehearsal) -> None:
     weights = _weights_gb(chain)
     for plan in chain.plans:
         spec = chain.spec(plan.stage)
-        launcher = chain.launcher(spec)
+        kind = chain.kind(spec)
         told = RehearsedStage(
-            kind=launcher.KIND,
-            needs=getattr(launcher, "NEEDS", ()),
+            kind=kind.work,
+            needs=kind.needs,
             settings=plan.settings,
             nodes=plan.resources.nodes,
             ranks=plan.resources.ranks,
             output=Path(plan.output),
             workspace=Path(plan.workspace),
-            weights_gb=weights if launcher.PRODUCT == "weights" else 0,
+            weights_gb=weights if kind.product == "weights" else 0,
             **common,
         )
         settings = told.model_dump(mode="json")
-        made.stage(spec.name, KIND, ["check"], launcher.SIZE, settings=settings, number=spec.number)
+        made.stage(spec.name, KIND, ["check"], kind.resource_profile, settings=settings, number=spec.number)
     if chain.cluster.executor == "slurm" and FINALISER not in [plan.stage for plan in chain.plans]:
         size = chain.cluster.resources("small", FINALISER)
         told = RehearsedStage(
@@ -204,13 +204,11 @@ def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
 
 
 def _look(rehearsal: Rehearsal) -> None:
-    """What this host alone can tell: each launcher's own check, and the real time limits against the partitions'."""
+    """What this host alone can tell: each kind's own check, and the real time limits against the partitions'."""
     chain = rehearsal.chain
     for spec in chain.recipe.stages:
-        check = getattr(chain.launcher(spec), "check", None)
         try:
-            if check:
-                check(spec, chain)
+            chain.check(spec.name)
         except UserError as error:
             rehearsal.rows.append(Row(spec.name, bad("settings", " ".join(str(error).split()))))
     if chain.cluster.executor != "slurm":

@@ -1,13 +1,10 @@
 """What a rehearsed stage is told: where its real counterpart will read and write, and what that one needs."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diagcot.jobs.settings import Settings
-
-Need = Literal["vllm", "deepspeed", "ray", "java", "collective", "model", "data", "submit"]
-"""What a launcher's NEEDS may name beside what every job needs: programs to import or to run, a group of all ranks
-(`collective`), the model or the collections that the settings name on disk, the right to submit jobs (`submit`)."""
+from launchers.stage_kind import Need
 
 
 class RehearsedStage(Settings):

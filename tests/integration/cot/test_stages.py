@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,13 +38,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with phantoms of 24 studies in one shard."""
     from diagcot.data.phantom import build as phantoms
     from diagcot.shards import build
-    from launchers.data import phantoms as launcher
 
     root = tmp_path_factory.mktemp("run")
     settings = {"studies": 24, "size": 56}
     ctx = stage(root, "phantoms", settings)
-    for unit in launcher.units(SimpleNamespace(name="phantoms", settings=settings, inputs={}), None):  # type: ignore[arg-type]
-        run_unit(phantoms, unit, ctx)
+    run_unit(phantoms, Unit("tree"), ctx)
     settings = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1, "image_size": 56}
     run_unit(build, UNIT, stage(root, "shard", settings, phantoms="phantoms"))
     return root

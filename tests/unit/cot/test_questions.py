@@ -11,13 +11,13 @@ from diagcot.cot.synthetic import questions as stage
 from diagcot.data.phantom.tree import write_tree
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
-from diagcot.recipe import StageSpec
 from diagcot.shards import Shard, build, shard_paths
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import DEFAULTS, PLACEHOLDERS, TASKS, Wording
 from diagcot.tasks.samples import read_samples
 from diagcot.text import layout as layouts
 from launchers.data import questions as launcher
+from tests import stages
 
 
 @pytest.fixture(scope="module")
@@ -99,4 +99,4 @@ def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) 
 
 def test_the_launcher_wants_shards() -> None:
     with pytest.raises(UserError, match="needs the input shards"):
-        launcher.units(StageSpec(name="questions", kind="questions", number="0"), None)  # type: ignore[arg-type]
+        launcher.KIND.units(stages.stage("questions", {}), None)  # type: ignore[arg-type]

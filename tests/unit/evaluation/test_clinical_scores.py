@@ -69,19 +69,17 @@ def test_the_units_of_a_shard_stand_side_by_side(tmp_path):
     from launchers.evaluation import aggregate as table
     from launchers.evaluation import clinical
     from launchers.evaluation.green import units as green_units
+    from tests.stages import stage
 
     chain = open_chain("tiny", "laptop", None)
-    spec = chain.spec("evaluate").model_copy(
-        update={"name": "clinical", "kind": "clinical", "settings": {}, "inputs": {"predictions": ["evaluate"]}}
-    )
-    units = clinical.units(spec, chain)
+    units = clinical.units(stage("clinical", {}, predictions=["evaluate"]), chain)
     assert [unit.key for unit in units] == [f"{model}.report.shard.0000{k}" for k in range(2) for model in MODELS]
-    asked = spec.model_copy(update={"name": "green", "kind": "green", "settings": {"words": 200}})
+    asked = stage("green", {"words": 200}, predictions=["evaluate"])
     assert {unit.params["task"] for unit in green_units(asked, chain)} == {"report"}  # by settings of its own
     with pytest.raises(UserError, match="does not ask"):
-        clinical.units(spec.model_copy(update={"settings": {"tasks": ["fg"]}}), chain)
-    report = chain.spec("report")
-    with_scores = report.model_copy(update={"inputs": {**report.inputs, "clinical": ["evaluate"]}})
+        clinical.units(stage("clinical", {"tasks": ["fg"]}, predictions=["evaluate"]), chain)
+    report = chain.stage("report")
+    with_scores = stage("aggregate", {}, **report.inputs, clinical=["evaluate"])
     assert table.units(report, chain)[0].key != table.units(with_scores, chain)[0].key
 
 

@@ -198,7 +198,7 @@ def test_the_table_and_the_report_show_all_models_and_old_predictions_are_not_to
         units = [Unit(f"{model}.open", {"from": str(ready / f"{model}.open.00000.jsonl")}) for model in models]
         grid = flow.stage("evaluate", "tests.kinds.copied:run", units, "small", grows="units")
         flow.stage(
-            "table", aggregate.KIND, [Unit(f"metrics.{len(models)}", {"models": list(models)})], "small",
+            "table", aggregate.KIND.work, [Unit(f"metrics.{len(models)}", {"models": list(models)})], "small",
             settings={"draws": 100, "examples": 1}, inputs={"predictions": [grid]}, product="report", grows="anew",
         )  # fmt: skip
         flow.submit()

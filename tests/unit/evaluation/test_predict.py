@@ -17,6 +17,7 @@ from diagcot.serving import Reply
 from diagcot.tasks import prompts
 from diagcot.tasks.prompts import reasoned
 from launchers.evaluation import evaluate
+from tests import stages
 from tests.unit.evaluation.evaluated_run import write_shard
 
 
@@ -140,10 +141,8 @@ def test_a_server_that_answers_nothing_is_an_error(root, tmp_path, server):
 
 def test_the_grid_is_ordered_by_model():
     chain = SimpleNamespace(units_of=lambda name: [Unit("00000"), Unit("00001")])
-    stage = SimpleNamespace(
-        name="evaluate", inputs={"models": ["base", "grpo"], "shards": ["shard"]}, settings={"tasks": ["report"]}
-    )
-    units = evaluate.units(stage, chain)
+    report = {"tasks": ["report"]}
+    units = evaluate.units(stages.stage("evaluate", report, models=["base", "grpo"], shards=["shard"]), chain)
     assert [u.key for u in units] == [
         "base.report.shard.00000",
         "base.report.shard.00001",
@@ -157,11 +156,10 @@ def test_the_grid_is_ordered_by_model():
         "shard": "00000",
         "max_tokens": 1024,
     }
-    stage.inputs = {"models": ["base"], "shards": ["mimic", "iu"]}
-    assert [u.key for u in evaluate.units(stage, chain)][1:3] == ["base.report.mimic.00001", "base.report.iu.00000"]
-    stage.inputs = {"models": ["base"]}
+    two = stages.stage("evaluate", report, models=["base"], shards=["mimic", "iu"])
+    assert [u.key for u in evaluate.units(two, chain)][1:3] == ["base.report.mimic.00001", "base.report.iu.00000"]
     with pytest.raises(UserError, match="two inputs"):
-        evaluate.units(stage, chain)
+        evaluate.units(stages.stage("evaluate", report, models=["base"]), chain)
 
 
 def test_labels_get_probabilities_from_the_first_tokens_of_yes_and_no(root, tmp_path, server):

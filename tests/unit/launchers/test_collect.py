@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 
 from diagcot.jobs import Unit, UserError
-from diagcot.recipe import StageSpec
 from launchers.cot import collect as launcher
+from launchers.stage_kind import Stage
+from tests import stages
 
 UNITS = {"shard": [Unit("00000"), Unit("00001")], "asked": [Unit("00000"), Unit("00001")], "others": [Unit("00000")]}
 CHAIN: Any = SimpleNamespace(units_of=UNITS.__getitem__)
 
 
-def spec(settings: dict[str, Any], **inputs: list[str]) -> StageSpec:
-    return StageSpec(name="cot", kind="collect", number="2", inputs=inputs, settings=settings)
+def spec(settings: dict[str, Any], **inputs: list[str]) -> Stage[Any]:
+    return stages.stage("collect", settings, **inputs)
 
 
 def test_a_unit_is_a_shard() -> None:

@@ -201,7 +201,7 @@ def test_the_rehearsals_cluster_is_the_real_one_but_for_time() -> None:
 
 def test_launchers_name_known_needs() -> None:
     made = open_chain("tiny", "laptop", "real")
-    needs = {spec.kind: getattr(made.launcher(spec), "NEEDS", ()) for spec in made.recipe.stages}
+    needs = {spec.kind: made.kind(spec).needs for spec in made.recipe.stages}
     assert "collective" in needs["sft"] and "ray" in needs["grpo"] and "java" in needs["aggregate"]
     for given in needs.values():
         RehearsedStage(output=Path(), workspace=Path(), probe="", needs=given)

@@ -28,6 +28,7 @@ from diagcot.tasks.diagnosis import classification_samples, grounding_samples, r
 from diagcot.tasks.samples import Sample
 from launchers.data import phantoms as phantoms_launcher
 from launchers.data import shard as shard_launcher
+from tests import stages
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 REPORTS, IMAGES = SHARED / "openi_reports", SHARED / "openi_images"
@@ -285,11 +286,10 @@ def test_places_are_settled_at_submission(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_launchers_know_their_units() -> None:
-    from diagcot.recipe import StageSpec
-
-    spec = StageSpec(name="shard", kind="shard", number="0", inputs={"tree": ["phantoms"]}, settings=settings(shards=3))
-    assert [u.key for u in shard_launcher.units(spec, None)] == ["00000", "00001", "00002"]  # type: ignore[arg-type]
-    assert [u.key for u in phantoms_launcher.units(spec, None)] == ["tree"]  # type: ignore[arg-type]
+    chain: Any = None
+    built = stages.stage("shard", settings(shards=3), tree=["phantoms"])
+    assert [u.key for u in shard_launcher.units(built, chain)] == ["00000", "00001", "00002"]
+    assert [u.key for u in phantoms_launcher.units(stages.stage("phantoms", {}), chain)] == ["tree"]
 
 
 def samples_of(shards: list[Shard], task: Any, **options: Any) -> list[Sample]:

@@ -1,0 +1,95 @@
+"""The model that a stage of training descends from, the samples it sees, and what both cost."""
+
+from typing import Any
+
+from diagcot.cot.settings import CollectSettings
+from diagcot.jobs import UserError
+from diagcot.shards.settings import BuildSettings
+from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy, LoraSettings, ModelSettings
+from diagcot.training.cost import estimate as estimates
+from diagcot.training.cost import shape, storage
+from diagcot.training.cost.estimate import Estimate, Load
+from launchers.stage_kind import ChainView, Stage
+
+
+def base_of(stage: Stage[Any], chain: ChainView) -> Stage[ModelSettings] | None:
+    """The stage of kind `model` that a stage of training descends from; None if there is none."""
+    while not isinstance(stage.settings, ModelSettings):
+        if not stage.inputs.get("model"):
+            return None
+        stage = chain.stage(stage.inputs["model"][0])
+    return stage
+
+
+def parameters(stage: Stage[Any], chain: ChainView) -> int | None:
+    """Parameters of the model that a stage descends from; None if it descends from none."""
+    base = base_of(stage, chain)
+    return storage.parameters(base.settings) if base else None
+
+
+def check_batches(stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int) -> None:
+    """Raises UserError if the batches do not divide among `ranks` ranks."""
+    try:
+        deepspeed.accumulation(ranks)
+    except ValueError as error:
+        raise UserError(f"stage {stage.name}: {error}") from error
+
+
+def training_bytes(
+    stage: Stage[Any], chain: ChainView, policy: FreezePolicy, deepspeed: DeepSpeedSettings
+) -> int | None:
+    """Bytes of the weights and of the checkpoints that are kept; None if the model is not known."""
+    count = parameters(stage, chain)
+    return storage.training(count, policy.trainable, deepspeed) if count else None
+
+
+def training_estimate(
+    stage: Stage[Any],
+    chain: ChainView,
+    policy: FreezePolicy,
+    deepspeed: DeepSpeedSettings,
+    load: Load,
+    lora: LoraSettings | None = None,
+) -> Estimate | None:
+    """Memory and GPU-hours of training; None without GPUs. Raises UserError if the model is missing."""
+    base, resources = base_of(stage, chain), chain.resources(stage.name)
+    if base is None or not resources.gpus:
+        return None
+    return estimates.estimate(shape.of(base.settings), policy.trainable, lora, deepspeed, load, resources.ranks)
+
+
+def visual_tokens(stage: Stage[Any], chain: ChainView) -> int:
+    """Most visual tokens of an image, by the model's pixel budget and by the side of the images in the shards."""
+    base = base_of(stage, chain)
+    settings = base.settings if base else ModelSettings()
+    built = (chain.stage(spec.name).settings for spec in chain.recipe.stages if spec.kind == "shard")
+    side = max((settings.image_size for settings in built), default=0)
+    token = shape.of(settings).patch * 2
+    return min(settings.max_pixels or side**2, side**2) // token**2
+
+
+def training_images(stage: Stage[Any], chain: ChainView) -> int | None:
+    """Training images of the stage's shards; None if that is not known beforehand."""
+    total = 0
+    for name in stage.inputs.get("shards", []):
+        settings = chain.stage(name).settings
+        assert isinstance(settings, BuildSettings)
+        for source in settings.sources:
+            if source.kind != "mimic_cxr" or source.path is None or source.max_studies or source.frontal_only:
+                return None
+            total += estimates.FILMS[source.only_fi]
+    return total
+
+
+def trace_samples(stage: Stage[Any], chain: ChainView) -> int | None:
+    """Samples of the stage's filtered traces; None if that is not known beforehand, or there are other samples."""
+    total = 0.0
+    for name in stage.inputs.get("samples", []):
+        source = chain.stage(name)
+        if source.spec.kind != "filter":
+            return None
+        collect = chain.stage(source.inputs["traces"][0])
+        if not isinstance(collect.settings, CollectSettings) or collect.settings.samples_per_shard is None:
+            return None
+        total += estimates.KEPT * collect.settings.samples_per_shard * len(chain.units_of(collect.name))
+    return round(total)
