@@ -1,0 +1,15 @@
+"""What the how-to pages say is done as they say it."""
+
+from pathlib import Path
+
+import yaml
+
+from diagcot.training.config.grpo_settings import GrpoSettings
+from tests import pages
+
+
+def test_add_a_reward(tmp_path: Path) -> None:
+    assert pages.write("how-to/add-a-reward.md", tmp_path) == ["brevity.py", "recipe-part.yaml", "test_brevity.py"]
+    settings = GrpoSettings.model_validate(yaml.safe_load((tmp_path / "recipe-part.yaml").read_text()))
+    assert settings.reward.name == "/path/to/brevity.py:brevity"
+    pages.run_tests(tmp_path, "test_brevity.py")
