@@ -6,11 +6,13 @@ RECIPE ?= tiny
 CLUSTER ?= laptop
 RUN ?=
 LOCK ?= cpu
+SLURM_WORKERS ?= 4
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest --dist loadgroup
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo test-again
+.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
@@ -77,14 +79,15 @@ devcluster-up:  ## start a real Slurm of several nodes on this machine
 devcluster-down:  ## stop it
 	@$(BIN)/python slurm/devcluster/devcluster.py down
 
-test: env  ## all tests that this machine can run, those on a real Slurm included
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
+test: env  ## all tests that this machine can run, those on a real Slurm included; the slowest are listed
+	@failed=0; \
+	 $(PYTEST) tests/unit --cache-clear -n 2 $(if $(COVERAGE),--cov --cov-report=) || failed=1; \
+	 $(PYTEST) --ignore tests/unit -m "not slurm" -n 2 --durations=20 || failed=1; \
+	 $(PYTEST) --ignore tests/unit -m slurm -n $(SLURM_WORKERS) --durations=20 || failed=1; \
+	 exit $$failed
 
-test-again: env  ## the tests that failed last, one after the other
-	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
-
-test-fast: env  ## the tests that need no server, no training and no Slurm
-	@$(BIN)/python -m pytest tests/unit -n 2 --dist loadgroup
+test-fast: env  ## the tests that need no server, no training and no Slurm (a minute)
+	@$(PYTEST) tests/unit -n 2
 
 bench-shards: env  ## writing and reading shards beside plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
@@ -116,6 +119,7 @@ bench-grpo: env  ## a step of GRPO, where its seconds go and what it gains, besi
 bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes)
 	@$(BIN)/python -u -m bench.scale
 
-check: env  ## ruff, mypy (strict for diagcot/jobs), shellcheck
+check: env  ## ruff, mypy, spelling, links of the documentation, shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy
+	@$(BIN)/codespell $$(git ls-files) && $(BIN)/python -m pytest tests/unit/test_docs_links.py
 	@shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch')

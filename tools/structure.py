@@ -23,7 +23,7 @@ MEDIAN_LINES = 150
 DOMAIN = ("training", "cot", "evaluation")
 LIBRARY = ("rewards", "serving", "tasks", "shards", "text", "metrics", "data", "jobs")
 PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "cli": ("preflight", "console", "launchers", *DOMAIN, *LIBRARY),
+    "cli": ("extras", "preflight", "console", "launchers", *DOMAIN, *LIBRARY),
     "preflight": ("console", "launchers", "training", "serving", "shards", "data", "jobs"),
     "console": ("shards", "data", "jobs"),
     "launchers": ("recipe", *DOMAIN, *LIBRARY),
@@ -39,6 +39,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "data": ("jobs",),
     "recipe": ("jobs",),
     "jobs": (),
+    "extras": (),
     "environment": LIBRARY,
 }
 """Package -> packages that its modules may import. A later package of this list never imports an earlier one."""

@@ -6,6 +6,7 @@ import sys
 
 from diagcot.cli.options import Call
 from diagcot.cli.parser import command_parser
+from diagcot.extras import missing_module
 from diagcot.jobs import UserError
 
 
@@ -19,6 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if message := missing_module(error):
+            print(f"error: {message}", file=sys.stderr)
+            return 1
+        raise
     except KeyboardInterrupt:
         return 130
 

@@ -72,7 +72,7 @@ def test_choices_are_scored_by_their_first_token(server):
     "schema",
     [
         schemas.thinking(schemas.Limits(3, 30, 60)),
-        schemas.thinking(schemas.Limits(3, 30, 60), again=True),
+        schemas.thinking(schemas.Limits(3, 30, 60), check_first=True),
         schemas.verdict(schemas.Limits()),
         schemas.final(schemas.Limits(3, 30, 60)),
         judge.schema(30),

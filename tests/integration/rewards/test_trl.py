@@ -7,7 +7,7 @@ import pytest
 from diagcot.rewards import registry
 from diagcot.rewards import trl as for_trl
 from diagcot.rewards.score import Reference
-from tests.unit.rewards.test_lent import OUTPUTS, TRUTH
+from tests.unit.rewards.test_exchange import OUTPUTS, TRUTH
 
 
 def test_trl_itself_calls_our_rewards():
