@@ -274,13 +274,16 @@ def main(argv: list[str]) -> int:
     runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot)
     code = 1
     shared = Path(tempfile.mkdtemp(prefix="diagcot-"))  # where tasks of this run may leave a server for the next one
-    os.environ["DIAGCOT_STANDBY"] = str(shared)
-    os.environ["DIAGCOT_OWNER"] = os.environ["DIAGCOT_STANDBY_OWNER"] = str(os.getpid())
+    pid = str(os.getpid())
+    variables = {"DIAGCOT_STANDBY": str(shared), "DIAGCOT_OWNER": pid, "DIAGCOT_STANDBY_OWNER": pid}
+    os.environ.update(variables)  # for the tasks; not for whatever this process does after the run
     try:
         code = runner.run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
+        for name in variables:
+            os.environ.pop(name, None)
         shutil.rmtree(shared, ignore_errors=True)
         write_json(run_dir / "runner.json", {"code": code, "failed": sorted(runner.failed), "time": time.time()})
     return code

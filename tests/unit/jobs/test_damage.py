@@ -74,7 +74,9 @@ def test_a_damaged_list_of_units_is_never_done(
     ):
         with pytest.raises(UserError, match=where):
             act()
+    environment = dict(os.environ)
     assert local.main([str(made.run_dir)]) == 1 and not (plan.path / "summary.json").exists()
+    assert dict(os.environ) == environment  # the runner's variables do not outlive the run
     said = capsys.readouterr().err
     assert "error: " in said and "Traceback" not in said
     code = cli.main(["status", "--logs", str(made.run_dir.parent), "--run", "run"])

@@ -1,4 +1,4 @@
-"""Items in flight: how many, for how long, and what is told of them. The server is a thread that queues as vLLM does."""
+"""Items in flight: their number, their order and their statistics. The server is a thread that queues as vLLM does."""
 
 import time
 from collections.abc import Iterator
@@ -24,36 +24,44 @@ def asks(count: int) -> Iterator[Request]:
     return (Request(str(number), (("user", "look"),)) for number in range(count))
 
 
-@pytest.mark.parametrize("slots", [2, 16])
-def test_the_number_in_flight_follows_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
+@pytest.mark.parametrize("slots", [2, 16, 64])
+@pytest.mark.parametrize("finished", [1.0, 4.0])
+def test_a_short_queue_is_kept_at_the_server(slots: int, finished: float) -> None:
+    """The server computes `slots` requests at once and finishes `finished` times as many between two looks."""
+    throttle, in_flight = Throttle(3 * slots + 16), 3 * slots + 16  # it starts with the whole window
+    limits, queues = [], []
+    for _ in range(80):
+        running = min(slots, in_flight)
+        queues.append(in_flight - running)
+        throttle.update(Load(running, in_flight - running), in_flight)
+        limits.append(throttle.limit)
+        in_flight = max(throttle.limit, in_flight - int(finished * slots))
+    assert max(limits[40:]) <= 2 * slots + 8  # few requests wait
+    assert min(queues[40:]) > 0  # but the queue is never empty
+
+
+def test_the_number_in_flight_follows_the_metrics_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "INTERVAL_S", 0.05)
-    seen: list[ServingStats] = []
-    with QueueingServer(tmp_path / "s", slots=slots, delay_s=0.02) as queueing:
-        served = server(queueing, in_flight=64)
-        started = time.monotonic()
-        assert (
-            sum(reply.error is None for _, reply in served.complete(asks(60 * slots), progress=seen.append))
-            == 60 * slots
-        )
-        took = time.monotonic() - started
-    assert queueing.most_waiting >= 64 - slots  # it starts with the whole window
-    settled = seen[len(seen) // 2 : -2]
-    assert settled and max(stats.limit for stats in settled) <= 2 * slots + 8  # then few wait …
-    assert min(stats.limit for stats in settled) > slots  # … but never none
-    assert took < 3 * 60 * 0.02
-    last = seen[-1]
-    assert (last.done, last.requests, last.completion_tokens) == (60 * slots, 60 * slots, 300 * slots)
+    reports: list[ServingStats] = []
+    with QueueingServer(tmp_path / "s", slots=4, delay_s=0.02) as queueing:
+        replies = [reply for _, reply in server(queueing, in_flight=64).complete(asks(240), progress=reports.append)]
+    assert len(replies) == 240 and not [reply.error for reply in replies if reply.error]
+    assert min(report.limit for report in reports) < 64 == ServerSettings(in_flight=64).window
+    last = reports[-1]
+    assert (last.done, last.requests, last.completion_tokens) == (240, 240, 1200)
     assert last.cache_hit_rate == 0.4 and last.figures()["cache hits %"] == 40
     assert last.counts()["cached_tokens"] * 10 == last.counts()["told_tokens"] * 4
 
 
-def test_a_full_cache_and_requests_pushed_out_lessen_what_is_sent() -> None:
+def test_a_full_cache_and_evicted_requests_lower_the_limit() -> None:
     throttle = Throttle(96)
     throttle.update(Load(64, 9), 73)
     assert throttle.limit == 96
     throttle.update(Load(64, 9, kv_cache_use=0.97), 73)
     assert throttle.limit == 58
-    for in_flight in (73, 66, 59):  # until the step has shown its effect there is no other
+    for in_flight in (73, 66, 59):  # no further step before this one has taken effect
         throttle.update(Load(in_flight, 0, kv_cache_use=0.97), in_flight)
         assert throttle.limit == 58
     throttle.update(Load(50, 8, 0.5, preemptions=0), 58)
@@ -69,10 +77,10 @@ def test_a_full_cache_and_requests_pushed_out_lessen_what_is_sent() -> None:
 
 def test_a_server_without_metrics_gets_its_whole_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "INTERVAL_S", 0.05)
-    seen: list[ServingStats] = []
-    with QueueingServer(tmp_path / "s", slots=2, vllm=False) as queueing:
-        assert len(list(server(queueing, in_flight=12).complete(asks(100), progress=seen.append))) == 100
-    assert {stats.limit for stats in seen} == {12} and seen[-1].waiting is None
+    reports: list[ServingStats] = []
+    with QueueingServer(tmp_path / "s", slots=2, delay_s=0.05, vllm=False) as queueing:
+        assert len(list(server(queueing, in_flight=12).complete(asks(40), progress=reports.append))) == 40
+    assert {stats.limit for stats in reports} == {12} and reports[-1].waiting is None
     assert queueing.most_waiting >= 10
 
 
@@ -84,9 +92,9 @@ def test_all_requests_of_a_sample_go_to_one_replica_and_the_samples_to_all(tmp_p
     with QueueingServer(tmp_path / "a", slots=4) as one, QueueingServer(tmp_path / "b", slots=4) as other:
         both = Server([*server(one, in_flight=6).replicas, *server(other, in_flight=6).replicas])
         assert len(list(both.each(range(60), work))) == 60
-    told = [[body["messages"][0]["content"] for body in queueing.bodies] for queueing in (one, other)]
-    samples = [{text.split()[0] for text in texts} for texts in told]
-    assert not samples[0] & samples[1] and sum(map(len, told)) == 240
+    texts = [[body["messages"][0]["content"] for body in queueing.bodies] for queueing in (one, other)]
+    samples = [{text.split()[0] for text in own} for own in texts]
+    assert not samples[0] & samples[1] and sum(map(len, texts)) == 240
     assert min(map(len, samples)) > 15
 
 
@@ -96,20 +104,16 @@ def test_replicas_get_work_as_fast_as_each_does_it(tmp_path: Path) -> None:
         QueueingServer(tmp_path / "b", slots=4, delay_s=0.25) as slow,
     ):
         both = Server([*server(quick, in_flight=6).replicas, *server(slow, in_flight=6).replicas])
-        started = time.monotonic()
         assert len(list(both.complete(asks(240)))) == 240
-        took = time.monotonic() - started
-    done = len(quick.bodies), len(slow.bodies)
-    assert 3 < done[0] / done[1] < 6  # five times as fast
-    assert took < 2 * 240 / (4 / 0.05 + 4 / 0.25)  # neither waited for the other
+    assert len(quick.bodies) > 1.5 * len(slow.bodies)  # the slow one does not hold up the quick one
 
 
-def test_what_a_replica_has_beyond_its_limit_is_not_taken_from_another(tmp_path: Path) -> None:
+def test_requests_beyond_the_limit_of_a_replica_do_not_reduce_that_of_another(tmp_path: Path) -> None:
     with QueueingServer(tmp_path / "a") as one, QueueingServer(tmp_path / "b") as other:
         client = Server([*server(one, in_flight=16).replicas, *server(other, in_flight=16).replicas]).client()
     slow = client._replicas[1]
     assert client.limit == 32 and slow.throttle is not None
-    slow.in_flight, slow.throttle.limit = 12, 4  # it sank while twelve were on their way
+    slow.in_flight, slow.throttle.limit = 12, 4  # lowered while twelve were in flight
     assert client.limit == 16 + 12
     slow.in_flight = 3
     assert client.limit == 16 + 4
@@ -124,15 +128,15 @@ def test_a_stop_gives_what_is_in_flight_its_grace_and_no_more(tmp_path: Path) ->
             yield number
 
     async def work(client: Client, number: int) -> int:
-        for _ in range(1 if number % 2 else 1000):  # every second one takes for ever
+        for _ in range(1 if number % 2 else 1000):  # every second one takes 20 s
             assert (await client.chat(Request(str(number), (("user", "look"),)))).error is None
         return number
 
     with QueueingServer(tmp_path / "s", slots=8, delay_s=0.02) as queueing:
         started = time.monotonic()
-        for number in server(queueing, in_flight=8).each(source(), work, stopping=lambda: bool(finished), grace_s=0.3):
+        for number in server(queueing, in_flight=8).each(source(), work, stopping=lambda: bool(finished), grace_s=1.0):
             finished.append(number)
-        assert 0.25 < time.monotonic() - started < 3
+        assert 0.9 < time.monotonic() - started < 15  # the others would take 20 s
     assert len(pulled) == 8 and set(finished) == {1, 3, 5, 7}
 
 
@@ -147,7 +151,7 @@ def test_an_error_of_the_work_ends_the_rest_and_is_raised(tmp_path: Path) -> Non
         list(server(queueing, in_flight=4).each(range(10**9), work))
 
 
-def test_a_film_is_encoded_once_for_all_requests_of_its_sample() -> None:
+def test_an_image_is_encoded_once_for_all_requests_of_its_sample() -> None:
     image = EncodedImage(b"\xff\xd8" * 1000)
     first, again = (Request("a", (("user", f"<image>{text}"),), (image,)).encode() for text in ("one", "two"))
     assert image.base64 in first and image.base64 in again and image.__dict__["base64"] is image.base64
