@@ -8,10 +8,10 @@ from typing import Any
 
 from diagcot.jobs import Cluster, Plan
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.execution import local
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.plan import Edge
 from diagcot.jobs.plans.units import Units
+from diagcot.jobs.state import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +57,7 @@ def write(root: Path, chain: list[Plan], on: Cluster) -> Path:
 def wait_for_end(run_dir: Path, code: int, seconds: float = 90) -> None:
     """Wait until the run's runner on this machine has ended, with this exit code."""
     end = time.monotonic() + seconds
-    while not (run_dir / "runner.json").exists() or local.runner_pid(run_dir):
+    while not (run_dir / "runner.json").exists() or runner.process_id(run_dir):
         assert time.monotonic() < end, (run_dir / "runner.log").read_text()
         time.sleep(0.1)
     assert json.loads((run_dir / "runner.json").read_text())["code"] == code, os.listdir(run_dir)

@@ -1,23 +1,20 @@
 """Why a task ended without finishing its units, and what follows from it (design: causes decide)."""
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.worker import LOST_PEER, PARKED, UpstreamIncomplete
+from diagcot.jobs.execution.worker import PARKED
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Attempt
+from diagcot.jobs.state.failures import LOST_PEER, UPSTREAM_INCOMPLETE
 from diagcot.jobs.state.progress import Progress
 
 MAX_FAILURES = 2  # the same failure of one task this often: stop and show it
-MEMORY_FACTOR = 1.5
-TIME_FACTOR = 1.5
 LAG_S = 15  # accounting was seen up to 4 s behind the queue
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "RESIZING", "SUSPENDED")
 # How a job ends that the kernel or Slurm killed for its memory; srun reports a task that Slurm killed as 9.
@@ -68,12 +65,6 @@ class Verdict:
         """Each cause with the number of its tasks: `3 × preempted: runs again, free of charge`."""
         told = Counter(rule.say for rule in self.again.values()) if self.again else Counter(self.stopped.values())
         return "; ".join(f"{count} × {say}" if count > 1 else say for say, count in told.most_common())
-
-
-def failures(stage_dir: Path) -> list[dict[str, Any]]:
-    """What workers wrote when a kind raised, oldest first."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in (stage_dir / "failed").glob("*.json")]
-    return sorted(rows, key=lambda row: row["time"])
 
 
 def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
@@ -140,7 +131,7 @@ def judge(plan: Plan, max_attempts: int) -> Verdict:
         same = Counter(
             (row["type"], row["message"] if row["for_user"] else tuple(row["where"]))
             for row in rows
-            if row["type"] != UpstreamIncomplete.__name__
+            if row["type"] != UPSTREAM_INCOMPLETE
         )
         if any(row["for_user"] for row in rows):
             stopped[slot] = next(row["message"] for row in reversed(rows) if row["for_user"])
@@ -164,7 +155,7 @@ def _told(plan: Plan, made: list[Attempt]) -> dict[int, list[dict[str, Any]]]:
     first = max((index for index, attempt in enumerate(made) if attempt.by == "person"), default=0)
     jobs = {job for attempt in made[first:] for job in attempt.jobs}
     rows: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in failures(plan.path):
+    for row in failures.read(plan.path):
         if row["type"] != LOST_PEER and row["attempt"].split("_")[0].split("-")[0] in jobs:
             rows.setdefault((int(row["task"]), row["attempt"]), row)
     told: dict[int, list[dict[str, Any]]] = {}
@@ -176,7 +167,7 @@ def _told(plan: Plan, made: list[Attempt]) -> dict[int, list[dict[str, Any]]]:
 def _state(job: slurm.Job, rows: list[dict[str, Any]]) -> str:
     """Slurm's state of a task's last job, where an exit code says more than the state it goes with."""
     last = next((row for row in reversed(rows) if row["attempt"].split("-")[0] == job.id), None)
-    if last and last["type"] == UpstreamIncomplete.__name__:
+    if last and last["type"] == UPSTREAM_INCOMPLETE:
         return "DEPENDENCY"
     if job.state == "FAILED" and job.exit.startswith(f"{PARKED}:"):
         return "TIMEOUT"

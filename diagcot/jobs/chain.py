@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.causes import MEMORY_FACTOR, TIME_FACTOR, Rule, Verdict
+from diagcot.jobs.causes import Rule, Verdict
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.lease import lease
@@ -14,7 +14,7 @@ from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit
 from diagcot.jobs.state import attempts
-from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.attempts import RETRY_FACTOR, Array, Attempt
 from diagcot.jobs.summary import check, summarise
 
 ROOM_S = 1200
@@ -283,9 +283,9 @@ def _escalated(before: Size, planned: Size, rule: Rule, exclude: str, bounds: sl
     """What a task gets that ran with `before`: more memory up to the largest node's, more time once."""
     changes: dict[str, Any] = {}
     if rule.more_memory and before.mem_gb:
-        changes["mem_gb"] = min(before.mem_gb * MEMORY_FACTOR, max(bounds.mem_gb or 1e9, before.mem_gb))
+        changes["mem_gb"] = min(before.mem_gb * RETRY_FACTOR, max(bounds.mem_gb or 1e9, before.mem_gb))
     if rule.more_time and before.minutes == planned.minutes:
-        changes["minutes"] = min(int(before.minutes * TIME_FACTOR) + 1, bounds.minutes or 1 << 30)
+        changes["minutes"] = min(int(before.minutes * RETRY_FACTOR) + 1, bounds.minutes or 1 << 30)
     if exclude:
         changes["exclude"] = ",".join(
             dict.fromkeys(filter(None, [*(before.exclude or "").split(","), *exclude.split(",")]))

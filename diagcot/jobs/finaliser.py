@@ -10,7 +10,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans.plan import read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.summary import check, summarise
 
 VISIBLE_S = 10  # what another node has just written may show up here this late (NFS keeps listings and misses)
@@ -43,7 +43,7 @@ def finalise(stage_dir: Path | str) -> str:
 def _finalise(stage_dir: Path) -> str:
     mine = os.environ["SLURM_JOB_ID"]
     plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
-    told, left = {int(row["task"]) for row in causes.failures(plan.path)}, set(plan.open_slots())
+    told, left = {int(row["task"]) for row in failures.read(plan.path)}, set(plan.open_slots())
     missing = check(plan, 0 if left and left <= told else VISIBLE_S)  # a task that raised is not merely late
     if not missing:
         summarise(plan, missing)

@@ -18,6 +18,7 @@ from pathlib import Path
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.files import create_exclusively, write_json
+from diagcot.jobs.state.processes import start_time
 
 SILENCE_S = 60
 BEAT_S = 10  # how often a holder touches its lease
@@ -77,16 +78,7 @@ def _newest(path: Path) -> tuple[int, Path | None]:
 
 def _myself() -> dict[str, object]:
     job = os.environ.get("SLURM_JOB_ID", "")
-    return {"host": os.uname().nodename, "pid": os.getpid(), "born": born(os.getpid()), "job": job}
-
-
-def born(pid: int) -> str:
-    """When a process of this machine started, in ticks since boot; empty if there is none. Tells reused ids apart."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return "" if fields[0] in "ZX" else fields[19]  # killed, and only its parent has not heard of it yet
-    except (OSError, IndexError):
-        return ""
+    return {"host": os.uname().nodename, "pid": os.getpid(), "born": start_time(os.getpid()), "job": job}
 
 
 def _said(holder: Path) -> str:
@@ -106,7 +98,7 @@ def _lives(holder: Path) -> bool:
     if "free" in row:
         return False
     if row["host"] == os.uname().nodename:
-        return bool(row["born"]) and born(row["pid"]) == row["born"]
+        return bool(row["born"]) and start_time(row["pid"]) == row["born"]
     if row["job"] and row["job"] == os.environ.get("SLURM_JOB_ID"):
         return False
     if row["job"]:

@@ -20,14 +20,14 @@ from diagcot.jobs.execution import debug, local
 from diagcot.jobs.lease import lease
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.owners import require_own
-from diagcot.jobs.plans import growth
+from diagcot.jobs.plans import growth, segments
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans import segments as parts
 from diagcot.jobs.plans.growth import Growth
 from diagcot.jobs.plans.plan import Edge, Grows, Plan
+from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, runner
 from diagcot.jobs.state.files import create_exclusively
 
 
@@ -195,7 +195,7 @@ class Pipeline:
                     if attempts.intended(self.run_dir / stage) or chain.alive(self.run_dir / stage):
                         raise UserError(_not_now(self.run, f"stage {stage} is queued or running"))
                 yield
-        elif (held := local.lock(self.run_dir)) is None:
+        elif (held := runner.lock(self.run_dir)) is None:
             raise UserError(_not_now(self.run, "it is being worked on"))
         else:
             with held:
@@ -251,9 +251,9 @@ def retry_stage(
     target = run_dir / "code" / codes.digest(code) if code else None
     if target:
         codes.snapshot(code, target)
-    found = [plans.read(run_dir / name) for name in growth.stages(run_dir)]
+    found = [plans.read(run_dir / name) for name in stages(run_dir)]
     for one in found:
-        parts.verify(one.path, one.parts)
+        segments.verify(one.path, one.segments)
         growth.close(one)
     plan = next((plan for plan in found if plan.stage == stage), None)
     if plan is None:

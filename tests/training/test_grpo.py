@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import causes
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.execution import local
 from diagcot.jobs.plans import plan
+from diagcot.jobs.state import failures, runner
 from diagcot.serving.server import warm as servers
 from diagcot.serving.server.owner import process_identity
 from diagcot.tasks.samples import write_samples
@@ -174,14 +174,14 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, w
     )  # fmt: skip
     run_dir = chains.write(warm, [stage], chains.cluster())
     assert local.start(run_dir, ["again"])
-    runner = local.runner_pid(run_dir) or 0
+    runner_id = runner.process_id(run_dir) or 0
     try:
         job.reach(3)
-        kill(runner, "gcs_server")
-        runs.until(lambda: not local.runner_pid(run_dir), "the end of the run")
+        kill(runner_id, "gcs_server")
+        runs.until(lambda: not runner.process_id(run_dir), "the end of the run")
     finally:
         local.stop(run_dir)
-    (told,) = [row["message"] for row in causes.failures(stage.path) if row["rank"] == 0]
+    (told,) = [row["message"] for row in failures.read(stage.path) if row["rank"] == 0]
     assert "its gcs_server has died; the next attempt resumes" in told
     assert [row["step"] for row in job.events("resumed")] == [2]
     assert not stage.missing()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import causes
-from diagcot.jobs.execution.worker import LOST_PEER
+from diagcot.jobs.state import failures
+from diagcot.jobs.state.failures import LOST_PEER
 from tests.conftest import DevCluster
 from tests.faults import runs
 from tests.training import two_nodes
@@ -39,7 +39,7 @@ def test_row_35_a_rank_killed_on_one_of_two_nodes(
     assert len(runs.executions(plan, 0)) == 2
     # Who killed it is not known; the kernel does it to those that are out of memory.
     assert runs.why(plan)[1] == "out of memory: runs again with more"
-    (lost,) = causes.failures(plan.path)
+    (lost,) = failures.read(plan.path)
     assert (lost["rank"], lost["type"]) == (1, LOST_PEER)
     events = [json.loads(line) for line in (plan.path / "events.jsonl").read_text().splitlines()]
     (resumed,) = [row for row in events if row["event"] == "resumed"]

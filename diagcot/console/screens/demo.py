@@ -1,9 +1,7 @@
 """`make demo`: runs a chain on this machine behind a live screen, then shows its table."""
 
 import contextlib
-import json
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -13,9 +11,7 @@ from rich.live import Live
 from diagcot.console import text
 from diagcot.console.screens.status import render
 from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
-from diagcot.jobs import UserError
-
-START_S = 30  # a runner that has not taken its lock by then never will
+from diagcot.jobs.state import runner
 
 
 class Chain(Protocol):
@@ -35,7 +31,7 @@ def run(chain: Chain) -> int:
     if any(row.state == "submitted" for row in submitted):
         try:
             with ChainScreen(chain.run_dir):
-                code = _wait(chain.run_dir)
+                code = runner.wait(chain.run_dir)
         except KeyboardInterrupt:
             screen.print("stopping; what is done is kept …")
             local.stop(chain.run_dir)
@@ -47,22 +43,6 @@ def run(chain: Chain) -> int:
             failures.show(chain.run_dir)
             return 1
     return _results(chain.run_dir)
-
-
-def _wait(run_dir: Path) -> int:
-    """Wait for the runner; its exit code. Raises UserError if it never began or died."""
-    from diagcot.jobs.execution import local
-
-    verdict, began, seen = run_dir / "runner.json", time.monotonic(), False
-    while not verdict.exists():
-        lives = local.runner_pid(run_dir) is not None
-        if (seen and not lives and not verdict.exists()) or (not seen and time.monotonic() - began > START_S):
-            raise UserError(
-                f"the runner of this run {'died' if seen else 'did not start'}: see {run_dir / 'runner.log'}"
-            )
-        seen = seen or lives
-        time.sleep(0.2)
-    return int(json.loads(verdict.read_bytes())["code"])
 
 
 def _results(run_dir: Path) -> int:

@@ -1,7 +1,6 @@
 """`make failures`: each distinct failure of a run once, how many units it holds up, and the command that retries them."""
 
 import errno
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,8 +15,10 @@ from diagcot.console.screens.status import require
 from diagcot.console.state.executor import ask
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
-from diagcot.console.state.run_files import attempts_of
 from diagcot.console.state.status import Run, Stage, snapshot
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state import failures as raised
+from diagcot.jobs.state.attempts import RETRY_FACTOR
 
 REMEDIES = {
     errno.ENOSPC: "the disk, or its number of files, is used up: free some, or change `roots` in the cluster file",
@@ -28,7 +29,6 @@ REMEDIES = {
 """What to do about an error of the system, by its number."""
 
 MESSAGE = 300  # characters of a message that are shown
-FACTOR = 1.5  # how much more memory or time a retry is advised to ask for, as finalisers do
 MEMORY = ("OUT_OF_MEMORY", "MemoryError", "OutOfMemoryError")
 
 
@@ -75,7 +75,9 @@ def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
     """What tasks raised, with the tasks."""
     broken = {f"{task.slot:05d}": task for task in stage.live if task.state == "failed"}
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in _rows(stage.path / "failed", broken.keys()):
+    for row in raised.read(stage.path):
+        if row["task"] not in broken:
+            continue
         where = row.get("where") or [""]
         # The line that raised tells failures apart; messages differ by file and number.
         rows.setdefault((row["type"], row["message"] if row.get("for_user") else where[-1]), []).append(row)
@@ -112,13 +114,6 @@ def _ended(stage: Stage, told: set[str]) -> Iterator[tuple[Failure, set[str]]]:
         )
 
 
-def _rows(folder: Path, tasks: Any) -> list[dict[str, Any]]:
-    """What these tasks' executions wrote, oldest first."""
-    paths = [path for path in folder.glob("[!.]*.json") if path.name.partition(".")[0] in tasks]
-    rows = [json.loads(path.read_bytes()) for path in paths]
-    return sorted(rows, key=lambda row: (row["time"], row.get("rank", 0)))
-
-
 def _rank(row: dict[str, Any]) -> str:
     return f".r{row['rank']}" if row.get("rank") else ""
 
@@ -129,11 +124,11 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
     said = failure.message.lower()
     if failure.kind in MEMORY or "out of memory" in said:
         if size["mem_gb"] and "cuda" not in said:
-            options.append(f"MEM={int(size['mem_gb'] * FACTOR + 0.999)}")
+            options.append(f"MEM={int(size['mem_gb'] * RETRY_FACTOR + 0.999)}")
         else:
             first = "lower the batch in the recipe under another RUN=, or use nodes with more memory"
     elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in said:
-        options.append(f"TIME={int(size['minutes'] * FACTOR)}")
+        options.append(f"TIME={int(size['minutes'] * RETRY_FACTOR)}")
     elif remedy(failure.message):
         first = "mend that"
     elif failure.where:
@@ -146,7 +141,7 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
 def _largest(stage: Stage) -> dict[str, Any]:
     """The most memory and time that the stage's tasks were given so far."""
     sizes = [stage.resources]
-    sizes += [array.get("resources", {}) for attempt in attempts_of(stage.path) for array in attempt.get("arrays", ())]
+    sizes += [array.resources for attempt in attempts.read(stage.path) for array in attempt.arrays]
     return {name: max((size.get(name) or 0 for size in sizes), default=0) for name in ("mem_gb", "minutes")}
 
 

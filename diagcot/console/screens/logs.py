@@ -6,9 +6,8 @@ from pathlib import Path
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
-from diagcot.console.state import run_files
 from diagcot.jobs import UserError
-from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.state.executions import logs_of
 
 LINES = 40
@@ -60,7 +59,7 @@ def _stages(run_dir: Path) -> list[str]:
 
 def _stage_of(run_dir: Path, unit: str) -> str:
     """The only stage that has a unit of that name. Raises UserError if there is none, or if there are several."""
-    found = [name for name in _stages(run_dir) if run_files.index_of(run_dir / name, unit) is not None]
+    found = [name for name in _stages(run_dir) if stored.unit_index(run_dir / name, unit) is not None]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -78,12 +77,12 @@ def _newest(run_dir: Path) -> Path:
 
 
 def _task(folder: Path, unit: str) -> str:
-    plan = run_files.plan(folder)
-    at = run_files.index_of(folder, unit)
+    plan = stored.plan(folder)
+    at = stored.unit_index(folder, unit)
     if at is None:
-        some = ", ".join(run_files.first_keys(folder, 3)) + (", …" if plan["units"] > 3 else "")
+        some = ", ".join(stored.first_keys(folder, 3)) + (", …" if plan["units"] > 3 else "")
         raise UserError(f"stage {folder.name} has no unit {unit!r}; its {plan['units']} units are: {some}")
-    return f"{parts.slot_of(parts.parts(plan), at):05d}"
+    return f"{segments.task_of(segments.of_plan(plan), at):05d}"
 
 
 def tail(path: Path, lines: int) -> list[str]:

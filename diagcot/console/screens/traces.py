@@ -10,10 +10,11 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
-from diagcot.console.state import run_files
 from diagcot.console.state.status import snapshot
 from diagcot.console.state.yields import Yield, yields
 from diagcot.jobs import UserError
+from diagcot.jobs.plans import stored
+from diagcot.jobs.state.files import read_json
 
 KIND = "diagcot.cot.review.traces"
 
@@ -21,8 +22,8 @@ KIND = "diagcot.cot.review.traces"
 def show(run_dir: Path) -> int:
     """Print the traces of a run. Raises UserError if no stage of it has written their numbers yet."""
     require(run_dir)
-    plans = {plan["stage"]: plan for plan in run_files.plans(run_dir) if plan.get("kind") == KIND}
-    found = [(name, told) for name in sorted(plans) if (told := run_files.read_json(run_dir / f"{name}.json"))]
+    plans = {plan["stage"]: plan for plan in stored.plans(run_dir) if plan.get("kind") == KIND}
+    found = [(name, told) for name in sorted(plans) if (told := read_json(run_dir / f"{name}.json"))]
     if not found:
         has = (
             "its stage of kind `traces` has not ended (make status)"

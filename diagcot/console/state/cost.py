@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.console import text
-from diagcot.console.state.run_files import read_json
-from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans import segments
+from diagcot.jobs.state.files import read_json
 
 Plan = Mapping[str, Any]  # the content of a plan.json
 BRIEF_S = 10  # start-up of all tasks of a stage together that is not worth a word
@@ -71,7 +71,7 @@ def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def compared(run_dir: Path, spent: Mapping[str, float]) -> Iterator[str]:
     """Stages of training that are done beside what was estimated. spent: their GPU-hours."""
     estimates = read_json(run_dir / "estimates.json") or {}
-    for number in range(1, parts.times(run_dir) + 1):
+    for number in range(1, segments.count_growths(run_dir) + 1):
         estimates |= read_json(run_dir / "grown" / str(number) / "estimates.json") or {}
     for stage, hours in spent.items():
         row = estimates.get(stage)

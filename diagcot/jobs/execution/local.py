@@ -3,7 +3,6 @@
 The runner is a process of its own session, so it outlives the terminal. Same worker, same files as on Slurm.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -13,53 +12,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from diagcot.jobs import causes
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.worker import LOST_PEER
 from diagcot.jobs.plans.plan import Plan, read
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Array, Attempt
-from diagcot.jobs.state.files import append_line, write_json
+from diagcot.jobs.state.failures import LOST_PEER
+from diagcot.jobs.state.files import append_line
+from diagcot.jobs.state.runner import POLL_S, lock, process_id, report, sign
 from diagcot.jobs.summary import check, summarise
 
-POLL_S = 0.2
 GRACE_S = 20  # between the warning and the kill when the runner is told to stop
-
-
-def lock(run_dir: Path) -> IO[str] | None:
-    """The right to run this run's chain on this machine, or None while another runner has it."""
-    handle = (run_dir / "runner.lock").open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        return None
-    _sign(handle, os.getpid())
-    return handle
-
-
-def _sign(handle: IO[str], pid: int) -> None:
-    handle.truncate(0)
-    handle.write(str(pid))
-    handle.flush()
-
-
-def runner_pid(run_dir: Path) -> int | None:
-    """The process id of the runner that holds the lock, if there is one."""
-    try:
-        with (run_dir / "runner.lock").open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                return int(handle.read() or 0) or None
-    except OSError:
-        return None
-    return None
 
 
 @dataclass
@@ -184,7 +151,7 @@ class Runner:
 
     def _ended_short(self, plan: Plan, slot: int) -> None:
         """A task ended with units left: again, unless it fails for a reason that will come again."""
-        told = [row for row in causes.failures(plan.path) if row["type"] != LOST_PEER]
+        told = [row for row in failures.read(plan.path) if row["type"] != LOST_PEER]
         mine = [row for row in told if row["task"] == f"{slot:05d}" and row["rank"] == 0]
         recent = [row for row in mine if row["attempt"].startswith(f"{len(attempts.read(plan.path))}.")]
         same = [row for row in recent if row["message"] == recent[-1]["message"]] if recent else []
@@ -234,19 +201,19 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
         child = subprocess.Popen(
             command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[held.fileno()]
         )
-        _sign(held, child.pid)
+        sign(held, child.pid)
     os.close(log)
     return child.pid
 
 
 def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
     """Ask the runner to stop and wait for it; False if there was none."""
-    pid = runner_pid(run_dir)
+    pid = process_id(run_dir)
     if pid is None:
         return False
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + deadline_s
-    while runner_pid(run_dir) and time.monotonic() < end:
+    while process_id(run_dir) and time.monotonic() < end:
         time.sleep(POLL_S)
     return True
 
@@ -285,7 +252,7 @@ def main(argv: list[str]) -> int:
         for name in variables:
             os.environ.pop(name, None)
         shutil.rmtree(shared, ignore_errors=True)
-        write_json(run_dir / "runner.json", {"code": code, "failed": sorted(runner.failed), "time": time.time()})
+        report(run_dir, code, sorted(runner.failed))
     return code
 
 

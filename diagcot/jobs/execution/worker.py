@@ -22,8 +22,11 @@ from diagcot.jobs.execution.ranks import Ranks, address, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import failures
+from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
+from diagcot.jobs.state.processes import is_alive
 from diagcot.jobs.state.progress import Progress
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
@@ -31,7 +34,6 @@ PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could
 STUCK = 3  # executions that reach their time limit without progress: no further one is asked for
 HUNG = 3  # executions that hang
 LAG_S = 30  # how long a file that another node has written may take to be seen (NFS attribute caches)
-LOST_PEER = "LostPeer"  # the type of a failure that says no more than that another rank is gone
 # What gloo and NCCL say then.
 _GONE = re.compile(r"Connection (reset|closed) by peer|Broken pipe|remote process exited")
 EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
@@ -273,9 +275,7 @@ def _listen(stop: threading.Event) -> threading.Event:
 
 def _follow(owner: int, stop: threading.Event) -> None:
     while not stop.is_set():
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
+        if not is_alive(owner):
             stop.set()
         time.sleep(1)
 
@@ -294,23 +294,9 @@ def _distribute(ranks: Ranks) -> None:
 
 
 def _record_failure(ctx: Context, error: BaseException) -> None:
-    frames = traceback.extract_tb(error.__traceback__)
-    row: dict[str, Any] = {
-        "task": ctx.task,
-        "unit": ctx._unit,
-        "attempt": ctx.attempt,
-        "rank": ctx.rank,
-        "host": os.uname().nodename,
-        "time": time.time(),
-        "type": LOST_PEER if ctx.world_size > 1 and _peer_is_gone(error) else type(error).__name__,
-        "message": str(error)[:2000],
-        "for_user": isinstance(error, UserError),
-        "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-6:]],
-    }
-    folder = ctx.stage_dir / "failed"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / f"{ctx.task}.{ctx.attempt}.r{ctx.rank}.json", row)
-    ctx.event("failed", type=row["type"])
+    kind = LOST_PEER if ctx.world_size > 1 and _peer_is_gone(error) else type(error).__name__
+    failures.write(ctx.stage_dir, ctx.task, ctx.attempt, ctx.rank, ctx._unit, error, kind)
+    ctx.event("failed", type=kind)
 
 
 def _peer_is_gone(error: BaseException) -> bool:

@@ -15,8 +15,9 @@ from typing import Any
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.state.files import create_exclusively, fsync_tree
 from diagcot.jobs.state.ledger import supersede
@@ -55,7 +56,7 @@ class Growth:
 
     @property
     def number(self) -> int:
-        return len(parts.growths(self.run_dir)) + 1
+        return len(segments.growths(self.run_dir)) + 1
 
     def commit(self, keep: Mapping[str, str], code: str) -> None:
         """Record it, for good. keep: files of the run's folder as they are now; code: the launcher's version."""
@@ -93,21 +94,15 @@ def growth(run_dir: Path, listed: Sequence[Plan]) -> Growth:
     for plan in listed:
         if (plan.path / "plan.json").exists():
             found = plan.updated(plans.read(plan.path))
-            parts.verify(found.path, found.parts)
+            segments.verify(found.path, found.segments)
             more = addition(found, plan, additions)
             if more is not None:
                 additions[plan.stage] = more
     _check_followers(listed, additions)
-    told = {name for _, growth in parts.growths(run_dir) for name in growth["joined"]}
+    told = {name for _, growth in segments.growths(run_dir) for name in growth["joined"]}
     began = _began_with(run_dir)
     joined = [plan.stage for plan in listed if began is not None and plan.stage not in began | told]
     return Growth(run_dir, tuple(joined), additions)
-
-
-def stages(run_dir: Path) -> list[str]:
-    """Names of the run's stages in order; none for a new run."""
-    path = run_dir / "stages"
-    return path.read_text(encoding="utf-8").split() if path.exists() else []
 
 
 def _began_with(run_dir: Path) -> set[str] | None:
@@ -197,6 +192,6 @@ def _check_followers(listed: Sequence[Plan], additions: Mapping[str, Addition]) 
 def close(plan: Plan) -> None:
     """End the units of a stage that is made anew whose place others have taken. Safe to repeat."""
     if plan.grows == "anew" and plan.grown:
-        first = len(plan.units) - plan.parts[-1].units
+        first = len(plan.units) - plan.segments[-1].units
         for key in plan.keys[:first]:
             supersede(plan.path, key, plan.keys[first])

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import check_stage, require_inside
-from diagcot.jobs.plans import segments as parts
-from diagcot.jobs.plans.segments import Part
+from diagcot.jobs.plans import segments
+from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
 from diagcot.jobs.state.files import create_exclusively
 from diagcot.jobs.state.ledger import done_keys
@@ -69,7 +69,7 @@ class Plan:
     yields_from: tuple[str, ...] = ()  # stages whose GPU-hours are part of that
     grows: Grows = ""
     listed: tuple[str, ...] = ()  # settings that only say which units there are and what stands in their parameters
-    grown: tuple[Part, ...] = ()  # parts of `units` and `tasks` that came after those of plan.json
+    grown: tuple[Segment, ...] = ()  # parts of `units` and `tasks` that came after those of plan.json
     units: Units | Listing = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
@@ -89,21 +89,21 @@ class Plan:
         return self.resources.gpus * self.resources.ranks
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         header = {"units": len(self.units), "tasks": self.tasks, "grown": self.grown, "units_sha256": self.units_sha256}
-        return parts.parts(header)
+        return segments.of_plan(header)
 
     def alike(self, other: "Plan") -> bool:
         """Whether both plans cut as many units into tasks alike, so that task k of one can follow task k of the other."""
-        return [part[:2] for part in self.parts] == [part[:2] for part in other.parts]
+        return [segment[:2] for segment in self.segments] == [segment[:2] for segment in other.segments]
 
     def bounds(self, slot: int) -> tuple[int, int]:
         """[first, last) of the units of task `slot`."""
-        return parts.bounds(self.parts, slot)
+        return segments.bounds(self.segments, slot)
 
-    def slot_of(self, index: int) -> int:
+    def task_of(self, unit_index: int) -> int:
         """The task that unit number `index` belongs to."""
-        return parts.slot_of(self.parts, index)
+        return segments.task_of(self.segments, unit_index)
 
     def units_of(self, slot: int) -> Sequence[Unit]:
         first, last = self.bounds(slot)
@@ -147,7 +147,7 @@ class Plan:
             first, keys = (0, self.keys) if only is None else (self.bounds(only)[0], self.keys_of(only))
         for index, key in enumerate(keys, first):
             if key in done or key in sizes:
-                count = counts.setdefault(self.slot_of(index), [0, 0, 0])
+                count = counts.setdefault(self.task_of(index), [0, 0, 0])
                 count[0] += key in done
                 count[1] += sizes.get(key, 0)
         for slot, steps in reported_steps(self.path).items():
@@ -201,7 +201,7 @@ def taken_up(plan: Plan) -> Plan:
     Raises UserError if its list of units is damaged.
     """
     found = read(plan.path)
-    parts.verify(found.path, found.parts)
+    segments.verify(found.path, found.segments)
     return replace(found, resources=plan.resources, units=found.units if found.grows else plan.units)
 
 
@@ -210,7 +210,7 @@ def create(plan: Plan) -> None:
     plan.path.mkdir(parents=True, exist_ok=True)
     staged = plan.path / f".units.{os.getpid()}"
     total = write_units(plan, staged)
-    os.replace(staged, plan.path / parts.UNITS)
+    os.replace(staged, plan.path / segments.UNITS)
     header = plan.header() | {"units_sha256": total, "created": time.time()}
     create_exclusively(plan.path / "plan.json", json.dumps(header, indent=1) + "\n")
 
@@ -271,10 +271,10 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def read(stage_dir: Path) -> Plan:
     """The plan of a stage folder, with all that it has grown by. Raises UserError if there is none."""
     try:
-        row = parts.header(stage_dir)
+        row = segments.header(stage_dir)
     except FileNotFoundError as error:
         raise UserError(f"{stage_dir} holds no plan: the stage was never submitted in this run") from error
-    row["units"] = Listing(stage_dir, parts.parts(row))
+    row["units"] = Listing(stage_dir, segments.of_plan(row))
     row["after"] = tuple(Edge(**edge) for edge in row["after"])
     row["resources"] = Size.model_validate(row["resources"])
     row["setup"] = tuple(row["setup"])

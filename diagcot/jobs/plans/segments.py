@@ -1,8 +1,8 @@
 """A stage's plan as it stands: `plan.json`, the lists of its units, and what its run has grown by since.
 
-A run grows by `grown/<n>/growth.json`, which is created last and once for all stages: before it is there nothing has
-grown. Units that a stage gets stand in `grown/<n>/<stage>.jsonl`, come after all that it had, and have tasks of their
-own after all others: no unit changes its number and no task its units.
+A run grows by `grown/<n>/growth.json`, which is created last and once for all stages: before it exists nothing has
+grown. Units that a stage gets are listed in `grown/<n>/<stage>.jsonl`. They come after all that it had and have tasks
+of their own after all others: no unit changes its number and no task its units.
 """
 
 import functools
@@ -18,84 +18,94 @@ from diagcot.jobs.state.files import digest
 UNITS = "units.jsonl"
 
 
-class Part(NamedTuple):
-    """Units that were planned together, cut evenly into so many tasks; `path`: their file, from the stage's folder."""
+class Segment(NamedTuple):
+    """Units that were planned together, cut evenly into `tasks` array tasks."""
 
     units: int
     tasks: int
     path: str = UNITS
-    time: float = 0  # when the run grew by them
-    sha256: str = ""  # of their file
+    """The file that lists the units, relative to the stage's folder."""
+    time: float = 0
+    """When the run grew by them, in seconds since the epoch."""
+    sha256: str = ""
+    """The digest of that file; empty in plans of the first version."""
 
 
 def growths(run_dir: Path) -> list[tuple[int, dict[str, Any]]]:
     """(number, content) of every growth.json of the run, first to last."""
     return [
         (number, json.loads((run_dir / "grown" / str(number) / "growth.json").read_bytes()))
-        for number in range(1, times(run_dir) + 1)
+        for number in range(1, count_growths(run_dir) + 1)
     ]
 
 
-def times(run_dir: Path) -> int:
+def count_growths(run_dir: Path) -> int:
     """How often the run has grown."""
     return next(n for n in itertools.count() if not (run_dir / "grown" / str(n + 1) / "growth.json").exists())
 
 
 def header(stage_dir: Path) -> dict[str, Any]:
-    """plan.json with all that was added since; `grown` holds the further parts. Raises FileNotFoundError without one."""
+    """plan.json with all that was added since; `grown` holds the further segments.
+
+    Raises FileNotFoundError if the stage has no plan.
+    """
     row: dict[str, Any] = json.loads((stage_dir / "plan.json").read_bytes())
     row["grown"] = []
     for number, growth in growths(stage_dir.parent):
-        more = growth["stages"].get(stage_dir.name)
-        if more is None:
+        addition = growth["stages"].get(stage_dir.name)
+        if addition is None:
             continue
-        row |= {name: more[name] for name in ("inputs", "after", "settings")}
-        if more["units"]:
+        row |= {name: addition[name] for name in ("inputs", "after", "settings")}
+        if addition["units"]:
             path = f"../grown/{number}/{stage_dir.name}.jsonl"
-            row["grown"].append(Part(more["units"], more["tasks"], path, growth["time"], more.get("units_sha256", "")))
-            row["units"] += more["units"]
-            row["tasks"] += more["tasks"]
+            sha256 = addition.get("units_sha256", "")
+            row["grown"].append(Segment(addition["units"], addition["tasks"], path, growth["time"], sha256))
+            row["units"] += addition["units"]
+            row["tasks"] += addition["tasks"]
     return row
 
 
-def parts(header: Mapping[str, Any]) -> tuple[Part, ...]:
-    """All parts of a plan, the one it began with first."""
-    grown = [Part(*part) for part in header.get("grown", ())]
-    units = header["units"] - sum(part.units for part in grown)
-    tasks = header["tasks"] - sum(part.tasks for part in grown)
-    return Part(units, tasks, sha256=header.get("units_sha256", "")), *grown
+def of_plan(header: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """All segments of a plan, the one it began with first."""
+    grown = [Segment(*segment) for segment in header.get("grown", ())]
+    units = header["units"] - sum(segment.units for segment in grown)
+    tasks = header["tasks"] - sum(segment.tasks for segment in grown)
+    return Segment(units, tasks, sha256=header.get("units_sha256", "")), *grown
 
 
-def bounds(of: Sequence[Part], slot: int) -> tuple[int, int]:
-    """[first, last) of the units of task `slot`, counted over all parts. Raises IndexError if there is no such task."""
-    first, at = 0, slot
-    for part in of:
-        if at < part.tasks:
-            return first + at * part.units // part.tasks, first + (at + 1) * part.units // part.tasks
-        first, at = first + part.units, at - part.tasks
-    raise IndexError(f"there are {sum(part.tasks for part in of)} tasks and no task {slot}")
+def bounds(planned: Sequence[Segment], task_index: int) -> tuple[int, int]:
+    """[first, last) of the units of a task, counted over all segments. Raises IndexError if there is no such task."""
+    first, index = 0, task_index
+    for segment in planned:
+        if index < segment.tasks:
+            return (
+                first + index * segment.units // segment.tasks,
+                first + (index + 1) * segment.units // segment.tasks,
+            )
+        first, index = first + segment.units, index - segment.tasks
+    raise IndexError(f"there are {sum(segment.tasks for segment in planned)} tasks and no task {task_index}")
 
 
-def slot_of(of: Sequence[Part], index: int) -> int:
-    """The task that unit number `index` belongs to. Raises IndexError if there is no such unit."""
-    first, at = 0, index
-    for part in of:
-        if at < part.units:
-            return first + ((at + 1) * part.tasks - 1) // part.units
-        first, at = first + part.tasks, at - part.units
-    raise IndexError(f"there are {sum(part.units for part in of)} units and no number {index}")
+def task_of(planned: Sequence[Segment], unit_index: int) -> int:
+    """The task that a unit belongs to, by its position. Raises IndexError if there is no such unit."""
+    first, index = 0, unit_index
+    for segment in planned:
+        if index < segment.units:
+            return first + ((index + 1) * segment.tasks - 1) // segment.units
+        first, index = first + segment.tasks, index - segment.units
+    raise IndexError(f"there are {sum(segment.units for segment in planned)} units and no number {unit_index}")
 
 
-def verify(stage_dir: Path, of: Sequence[Part]) -> None:
+def verify(stage_dir: Path, planned: Sequence[Segment]) -> None:
     """Raise UserError if a list of units is not what was planned. Each file is read once, unless it changes."""
-    for part in of:
-        path = stage_dir / part.path
+    for segment in planned:
+        path = stage_dir / segment.path
         try:
-            seen = path.stat()
-            whole = not part.sha256 or _digest(path, seen.st_ino, seen.st_size, seen.st_mtime_ns) == part.sha256
+            stat = path.stat()
+            intact = not segment.sha256 or _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns) == segment.sha256
         except OSError as error:
             raise UserError(_damaged(path, f"cannot be read ({error.strerror})")) from error
-        if not whole:
+        if not intact:
             raise UserError(_damaged(path, "is damaged: it is not the list of units that was planned"))
 
 
@@ -104,19 +114,22 @@ def _digest(path: Path, inode: int, size: int, changed: int) -> str:
     return digest(path)
 
 
-def _damaged(path: Path, what: str) -> str:
-    return f"{path} {what}. Put a copy of it back, or start anew under another RUN=name; nothing was changed"
+def _damaged(path: Path, fault: str) -> str:
+    return f"{path} {fault}. Restore it from a copy, or start again under another RUN=name; nothing was changed"
 
 
-def lines(stage_dir: Path, of: Sequence[Part], first: int, last: int) -> list[bytes]:
-    """Lines [first, last) of the lists of units, which begin with {"key": "…"."""
-    found: list[bytes] = []
-    for part in of:
-        if first < min(last, part.units):
-            verify(stage_dir, [part])
-            with (stage_dir / part.path).open("rb") as rows:
-                found += itertools.islice(rows, first, min(last, part.units))
-        first, last = max(0, first - part.units), last - part.units
+def lines(stage_dir: Path, planned: Sequence[Segment], first: int, last: int) -> list[bytes]:
+    """Lines [first, last) of the lists of units, each of which begins with {"key": "…".
+
+    Raises UserError if a list is not what was planned.
+    """
+    selected: list[bytes] = []
+    for segment in planned:
+        if first < min(last, segment.units):
+            verify(stage_dir, [segment])
+            with (stage_dir / segment.path).open("rb") as rows:
+                selected += itertools.islice(rows, first, min(last, segment.units))
+        first, last = max(0, first - segment.units), last - segment.units
         if last <= 0:
             break
-    return found
+    return selected

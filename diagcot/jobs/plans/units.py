@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, overload
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans import segments
-from diagcot.jobs.plans.segments import Part
+from diagcot.jobs.plans.segments import Segment
 
 BLOCK = 10_000  # units written at once
 KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
@@ -62,8 +62,8 @@ class Listing(Sequence[Unit]):
     Raises UserError where these are not what was planned.
     """
 
-    def __init__(self, stage_dir: Path, of: Sequence[Part]) -> None:
-        self._folder, self._parts, self._count = stage_dir, of, sum(part.units for part in of)
+    def __init__(self, stage_dir: Path, planned: Sequence[Segment]) -> None:
+        self._folder, self._segments, self._count = stage_dir, planned, sum(segment.units for segment in planned)
 
     def __len__(self) -> int:
         return self._count
@@ -76,12 +76,12 @@ class Listing(Sequence[Unit]):
         if isinstance(at, int):
             return self[at : at + 1 or None][0]
         first, last, step = at.indices(self._count)
-        return tuple(_unit(line) for line in segments.lines(self._folder, self._parts, first, last))[::step]
+        return tuple(_unit(line) for line in segments.lines(self._folder, self._segments, first, last))[::step]
 
     @cached_property
     def keys(self) -> list[str]:
-        segments.verify(self._folder, self._parts)
-        return [key for part in self._parts for key in _keys(self._folder / part.path)]
+        segments.verify(self._folder, self._segments)
+        return [key for segment in self._segments for key in _keys(self._folder / segment.path)]
 
 
 def _keys(path: Path) -> list[str]:

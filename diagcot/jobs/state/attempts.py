@@ -4,6 +4,7 @@ Before the first sbatch the same record, without job ids, is written as `<n>.int
 between leaves it behind, and whoever submits next finds by the jobs' names which of them Slurm had accepted.
 """
 
+import functools
 import json
 import os
 import time
@@ -14,6 +15,8 @@ from typing import Any
 
 from diagcot.jobs.state.files import create_exclusively, write_json
 from diagcot.jobs.state.progress import Progress
+
+RETRY_FACTOR = 1.5  # a task that lacked memory or time asks for this many times as much at its next attempt
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Attempt:
     progress: dict[int, Progress] = field(default_factory=dict)  # task -> how far it was then
     time: float = 0
 
+    def task_jobs(self) -> Iterator[tuple[int, str]]:
+        """(task, its job's id) of each task that was submitted."""
+        for array in self.arrays:
+            yield from array.ids()
+
     @property
     def names(self) -> dict[str, str]:
         """Job id -> name of all its jobs."""
@@ -58,17 +66,27 @@ class Attempt:
 
 
 def read(stage_dir: Path) -> list[Attempt]:
-    """All submissions of the stage, first to last."""
-    paths = sorted((stage_dir / "attempts").glob("*.json"), key=lambda path: int(path.stem))
-    return [_read(path) for path in paths]
+    """All submissions of the stage, first to last. Their files never change: each is read once."""
+    try:
+        names = os.listdir(stage_dir / "attempts")
+    except FileNotFoundError:
+        return []
+    numbers = sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+    files = [stage_dir / "attempts" / f"{number}.json" for number in numbers]
+    return [_known(path, stat.st_ino, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
+
+
+@functools.lru_cache(maxsize=512)
+def _known(path: Path, inode: int, changed: int) -> Attempt:
+    return _read(path)
 
 
 def _read(path: Path) -> Attempt:
-    row = json.loads(path.read_text(encoding="utf-8"))
+    row = json.loads(path.read_bytes())
     row["arrays"] = tuple(Array(**array | {"slots": tuple(array["slots"])}) for array in row["arrays"])
-    row["spent"] = {int(slot): count for slot, count in row["spent"].items()}
-    row["progress"] = {int(slot): Progress(*figures) for slot, figures in row.pop("marks").items()}
-    return Attempt(**row)
+    row["spent"] = {int(task): count for task, count in row.get("spent", {}).items()}
+    row["progress"] = {int(task): Progress(*figures) for task, figures in row.pop("marks", {}).items()}
+    return Attempt(**{"number": int(path.stem), "why": "", **row})
 
 
 def _row(attempt: Attempt) -> dict[str, Any]:
@@ -116,3 +134,17 @@ def write(stage_dir: Path, attempt: Attempt) -> None:
     if not create_exclusively(folder / f"{attempt.number}.json", json.dumps(row, indent=1) + os.linesep):
         raise FileExistsError(f"{folder}/{attempt.number}.json: two launchers submit the same stage at once")
     (folder / f"{attempt.number}.intent").unlink(missing_ok=True)
+
+
+def job_names(run_dir: Path) -> dict[str, str]:
+    """Id -> name of every job and array that was ever submitted for a run, finalisers included.
+
+    A name is unique for ever, an id is not (MaxJobId): a row of Slurm's that has another name is another job's.
+    """
+    folders = sorted(path.parent for path in run_dir.glob("*/attempts"))
+    return {job: name for folder in folders for attempt in read(folder) for job, name in attempt.names.items()}
+
+
+def is_submitting(run_dir: Path) -> bool:
+    """True while a launcher is, or was killed, in the middle of a submission."""
+    return any(True for _ in run_dir.glob("*/attempts/*.intent"))

@@ -10,6 +10,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from diagcot.jobs.state import failures
+
 Logs = dict[str, list[tuple[str, float]]]
 
 
@@ -26,20 +28,11 @@ class Executions:
 def executions(stage_dir: Path, gpus: int) -> Executions:
     """What a stage on which nothing runs has taken. gpus: of one task."""
     logs = logs_of(stage_dir)
-    return Executions(retries(logs), len(failed(stage_dir)), gpu_hours(stage_dir, gpus, logs))
+    return Executions(retries(logs), len(failures.executions(stage_dir)), gpu_hours(stage_dir, gpus, logs))
 
 
 def retries(logs: Logs) -> int:
     return sum(len(mine) - 1 for mine in logs.values())
-
-
-def failed(stage_dir: Path) -> set[tuple[str, str]]:
-    """(task, attempt) of the executions of which a rank has left a message."""
-    try:
-        names = [name for name in os.listdir(stage_dir / "failed") if name.endswith(".json") and name[0] != "."]
-    except FileNotFoundError:
-        return set()
-    return {(task, attempt) for name in names for task, _, attempt in [name.split(".r")[0].partition(".")]}
 
 
 def logs_of(stage_dir: Path) -> Logs:
@@ -56,6 +49,15 @@ def logs_of(stage_dir: Path) -> Logs:
     for logs in found.values():
         logs.sort(key=lambda log: log[1])
     return found
+
+
+def first_event(stage_dir: Path) -> float | None:
+    """When the first task of a stage began, in seconds since the epoch; None before."""
+    try:
+        with (stage_dir / "events.jsonl").open("rb") as lines:
+            return float(json.loads(lines.readline())["time"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
 
 
 def begun(stage_dir: Path) -> dict[tuple[str, str], float]:

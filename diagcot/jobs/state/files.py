@@ -31,6 +31,23 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(staged, path)
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None if there is no file, or only half of one."""
+    try:
+        row: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return row
+
+
+def changed_at(path: Path) -> float | None:
+    """When a file or the entries of a folder last changed, in seconds since the epoch; None if it does not exist."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
 def create_exclusively(path: Path, text: str) -> bool:
     """Create `path` with `text`, whole and durable, unless it exists. Returns whether this call created it.
 

@@ -6,15 +6,18 @@ renamed to its final name. Whoever finds a manifest whose renames were cut short
 between the two loses nothing, and of two executions of a unit only the one that created the manifest publishes.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.state.files import create_exclusively, digest, fsync_path, fsync_tree, write_json
+
+SETTLED_S = 2.0  # a folder that has not changed for so long has no entry that its time stamp does not reflect
 
 
 def done_keys(stage_dir: Path) -> set[str]:
@@ -23,6 +26,41 @@ def done_keys(stage_dir: Path) -> set[str]:
         return {name[:-5] for name in os.listdir(stage_dir / "done") if name.endswith(".json") and name[0] != "."}
     except FileNotFoundError:
         return set()
+
+
+_listings: dict[Path, tuple[int, frozenset[bytes]]] = {}
+
+
+def done_manifests(stage_dir: Path) -> frozenset[bytes]:
+    """File names of all manifests of a stage, by one listing, which is reused while the folder has not changed."""
+    folder = stage_dir / "done"
+    try:
+        changed = folder.stat().st_mtime_ns
+        if stage_dir in _listings and _listings[stage_dir][0] == changed:
+            return _listings[stage_dir][1]
+        names = _complete(os.listdir(os.fsencode(folder)))
+    except FileNotFoundError:
+        return frozenset()
+    _listings.pop(stage_dir, None)
+    if time.time() - changed / 1e9 > SETTLED_S:
+        _listings[stage_dir] = changed, names
+    return names
+
+
+def _complete(names: list[bytes]) -> frozenset[bytes]:
+    """Those that are manifests, and not files that are being written."""
+    together = b"\n".join([b"", *names, b""])  # a look at each of a million would take longer than all else
+    if together.count(b".json\n") < len(names) or b"\n." in together:
+        names = [name for name in names if name.endswith(b".json") and not name.startswith(b".")]
+    return frozenset(names)
+
+
+def written_at(stage_dir: Path, manifests: Iterable[bytes]) -> Iterator[float]:
+    """When these manifests of a stage were written, in seconds since the epoch."""
+    folder = os.fsencode(stage_dir / "done") + b"/"
+    for name in manifests:
+        with contextlib.suppress(FileNotFoundError):
+            yield os.stat(folder + name).st_mtime  # noqa: PTH116  (a Path for each of thousands is what takes long)
 
 
 def manifest(stage_dir: Path, key: str) -> dict[str, Any] | None:

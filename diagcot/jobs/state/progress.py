@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from diagcot.jobs.state.files import read_json
 
 
 class Progress(NamedTuple):
@@ -39,3 +41,8 @@ def reported_steps(stage_dir: Path) -> dict[int, int]:
         with contextlib.suppress(ValueError, OSError):
             steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
     return steps
+
+
+def last_report(stage_dir: Path, task_index: int) -> dict[str, Any] | None:
+    """What a task last wrote by `Context.progress`; None if it has written nothing."""
+    return read_json(stage_dir / "progress" / f"{task_index:05d}.json")

@@ -1,20 +1,21 @@
 """Waits for the jobs of a rehearsal; a job that cannot start is given up, so that what follows it goes on."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diagcot.console.state.reasons import sentence
-from diagcot.jobs import Plan
+from diagcot.jobs import Plan, UserError
 from diagcot.jobs import chain as chains
 from diagcot.jobs.execution import local
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import runner
 from diagcot.preflight.finding import Finding, bad
 from diagcot.preflight.rehearsal.chain import MINUTES, Rehearsal
 from diagcot.preflight.rehearsal.rows import Row, of_stage, read, whole
 
 POLL_S = 1.0
-START_S = 30  # a runner that has not taken its lock by then never will
 OVERTIME_S = 300  # beyond its time limit a job may be ending; longer than this its node is lost
 LAG_S = 10  # how long the last words of a job on another node may take to be seen here
 PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -54,15 +55,14 @@ def stop(rehearsal: Rehearsal) -> None:
 
 def _wait_here(rehearsal: Rehearsal, tell: Tell) -> None:
     """The runner of this machine, until it has written its verdict or is gone."""
-    began, seen, total = time.monotonic(), False, len(rehearsal.plans)
-    while not (rehearsal.run_dir / "runner.json").exists():
-        lives = local.runner_pid(rehearsal.run_dir) is not None
-        if not lives and (seen or time.monotonic() - began > START_S):
-            break
-        seen = seen or lives
+    total = len(rehearsal.plans)
+
+    def show() -> None:
         over = sum(whole(plan, read(plan)) for plan in rehearsal.plans)
         tell(f"rehearsed {over} of {total} stages")
-        time.sleep(POLL_S)
+
+    with contextlib.suppress(UserError):  # a runner that died: the rows say what is missing
+        runner.wait(rehearsal.run_dir, show, POLL_S)
     for plan in rehearsal.plans:
         rehearsal.rows += of_stage(plan)
     tell(f"rehearsed {total} of {total} stages")

@@ -7,7 +7,7 @@ from typing import Any
 
 from diagcot.jobs import Pipeline, summary
 from diagcot.jobs.execution.worker import work
-from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.plan import read
 from diagcot.jobs.state import ledger
 from tests import grids
@@ -60,9 +60,9 @@ def outcome(root: Path) -> Any:
     products = {str(path.relative_to(folder)): path.read_text() for path in files}
     folder = root / "logs" / root.name
     plans = [read(path.parent) for path in sorted(folder.glob("*/plan.json"))]
-    units = {plan.stage: [plan.keys, [part[:2] for part in plan.parts]] for plan in plans}
+    units = {plan.stage: [plan.keys, [segment[:2] for segment in plan.segments]] for plan in plans}
     done = {plan.stage: sorted(ledger.done_keys(plan.path)) for plan in plans}
-    grown = [[sorted(growth["stages"]), growth["joined"]] for _, growth in parts.growths(folder)]
+    grown = [[sorted(growth["stages"]), growth["joined"]] for _, growth in segments.growths(folder)]
     listed = (folder / "stages").read_text() if (folder / "stages").exists() else ""
     return json.loads(
         json.dumps({"products": products, "units": units, "done": done, "grown": grown, "listed": listed})

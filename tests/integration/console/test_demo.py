@@ -13,6 +13,7 @@ from diagcot.console.screens import demo, watch
 from diagcot.console.state.executor import ask
 from diagcot.jobs import Submitted, UserError
 from diagcot.jobs.execution import local
+from diagcot.jobs.state import runner
 from tests import chains
 from tests.chains import Edge
 
@@ -43,7 +44,7 @@ def test_a_failure_ends_it_with_the_reason(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_runner_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(tmp_path / "r")
-    monkeypatch.setattr(demo, "START_S", 0.5)
+    monkeypatch.setattr(runner, "START_S", 0.5)
     monkeypatch.setattr(local, "start", lambda *_: None)
     with pytest.raises(UserError, match=r"did not start: see .*runner\.log"):
         demo.run(chain)

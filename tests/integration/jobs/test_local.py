@@ -13,7 +13,7 @@ import pytest
 from diagcot.console.state.status import snapshot
 from diagcot.console.state.yields import yields
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.execution import local
+from diagcot.jobs.state import runner
 from diagcot.jobs.state.executions import gpu_hours, logs_of
 from tests import chains
 from tests.chains import Edge
@@ -107,10 +107,10 @@ def test_a_rank_that_fails_ends_those_that_wait_for_it(tmp_path: Path) -> None:
 
 def test_only_one_runner_at_a_time(tmp_path: Path) -> None:
     run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "first", 1)], chains.cluster())
-    held = local.lock(run_dir)
+    held = runner.lock(run_dir)
     assert held is not None
-    assert local.runner_pid(run_dir) == os.getpid()
+    assert runner.process_id(run_dir) == os.getpid()
     assert run(run_dir).returncode == 0
     assert not (run_dir / "first" / "done").exists()
     held.close()
-    assert local.runner_pid(run_dir) is None
+    assert runner.process_id(run_dir) is None

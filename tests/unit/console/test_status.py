@@ -15,8 +15,8 @@ from diagcot.console import text
 from diagcot.console.screens.status import render
 from diagcot.console.state import status
 from diagcot.console.state.executor import Answer
-from diagcot.console.state.run_files import job_names
 from diagcot.console.state.status import Stage, snapshot
+from diagcot.jobs.state.attempts import job_names
 from tests.unit.console.console_run import FakeStage, typical_run
 
 
@@ -140,7 +140,7 @@ def test_a_task_that_ends_while_one_looks_is_done(tmp_path: Path, monkeypatch: p
         stage.done(0, 1)
         return False
 
-    monkeypatch.setattr(status, "_alive", gone)
+    monkeypatch.setattr(status, "is_alive", gone)
     assert only(tmp_path / "r").state == "done"
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from diagcot.jobs import Plan, causes
 from diagcot.jobs.execution import worker
-from diagcot.jobs.execution.worker import LOST_PEER
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.testing import context
 from tests import chains
 

@@ -12,7 +12,7 @@ from diagcot.console.screens import logs
 from diagcot.jobs import Pipeline, Plan, UserError, pipeline, summary
 from diagcot.jobs.execution import local, worker
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.plan import read
 from tests import chains
 
@@ -60,7 +60,7 @@ def test_a_damaged_list_of_units_is_never_done(
     made = flow(tmp_path)
     (plan,) = made.write()
     done(plan, count)
-    harm(plan.path / parts.UNITS)
+    harm(plan.path / segments.UNITS)
     where = r"first/units\.jsonl (is damaged|cannot be read)"
     for act in (
         lambda: summary.check(read(plan.path)),
@@ -87,7 +87,7 @@ def test_a_damaged_list_of_units_is_never_done(
 
 def test_a_worker_does_not_begin_with_a_damaged_list(tmp_path: Path) -> None:
     (plan,) = flow(tmp_path).write()
-    cut(plan.path / parts.UNITS)
+    cut(plan.path / segments.UNITS)
     before = os.dup(1), os.dup(2)
     try:
         with pytest.raises(UserError, match="is damaged"):
@@ -131,10 +131,10 @@ def test_a_list_is_on_disk_before_its_plan_is(tmp_path: Path, monkeypatch: pytes
 
 def test_a_list_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (plan,) = flow(tmp_path).write()
-    parts._digest.cache_clear()
+    segments._digest.cache_clear()
     read_now: list[Path] = []
-    real = parts.digest
-    monkeypatch.setattr(parts, "digest", lambda path: (read_now.append(path), real(path))[1])
+    real = segments.digest
+    monkeypatch.setattr(segments, "digest", lambda path: (read_now.append(path), real(path))[1])
     for _ in range(3):
         assert len(read(plan.path).keys) == 6 and read(plan.path).units_of(0)
-    assert read_now == [plan.path / parts.UNITS]
+    assert read_now == [plan.path / segments.UNITS]

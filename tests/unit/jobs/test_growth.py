@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.console.state import run_files
 from diagcot.jobs import Plan, UserError, pipeline
-from diagcot.jobs.execution import local
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans import segments as parts
+from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.plans.plan import read
-from diagcot.jobs.plans.segments import Part
+from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Units
-from diagcot.jobs.state import ledger
+from diagcot.jobs.state import ledger, runner
 from tests import chains
 from tests.grids import grid, table
 
@@ -24,18 +22,18 @@ from tests.grids import grid, table
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 300), st.floats(0.01, 1), st.integers(1, 90)), min_size=1, max_size=6))
 def test_whatever_comes_later_tasks_and_units_keep_their_places(grown: list[tuple[int, float, int]]) -> None:
-    cut: list[Part] = []
+    cut: list[Segment] = []
     before: list[tuple[int, int]] = []
     for units, seconds, minutes in grown:
-        cut.append(Part(units, plans.pack(units, 1, seconds * 60, minutes)))
+        cut.append(Segment(units, plans.pack(units, 1, seconds * 60, minutes)))
         tasks, count = sum(part.tasks for part in cut), sum(part.units for part in cut)
-        bounds = [parts.bounds(cut, slot) for slot in range(tasks)]
+        bounds = [segments.bounds(cut, slot) for slot in range(tasks)]
         assert bounds[: len(before)] == before
         assert [index for first, last in bounds for index in range(first, last)] == list(range(count))
-        assert [parts.slot_of(cut, index) for index in range(count)] == [
+        assert [segments.task_of(cut, index) for index in range(count)] == [
             slot for slot, (first, last) in enumerate(bounds) for _ in range(first, last)
         ]
-        for past in (parts.bounds, parts.slot_of):
+        for past in (segments.bounds, segments.task_of):
             with pytest.raises(IndexError):
                 past(cut, max(tasks, count))
         before = bounds
@@ -56,13 +54,13 @@ def test_screens_and_jobs_read_the_same_units_of_each_task(
         (folder / "s.jsonl").write_text("".join(json.dumps({"key": key}) + "\n" for key in keys[number]))
         more = {"units": len(keys[number]), "tasks": tasks, "inputs": {}, "after": [], "settings": {}}
         (folder / "growth.json").write_text(json.dumps({"time": 0, "stages": {"s": more}}))
-    found, listing = read(made.path), run_files.listing_of(made.path, run_files.plan(made.path))
+    found, listing = read(made.path), stored.task_lines(made.path, stored.plan(made.path))
     assert found.keys == [key for some in keys for key in some] == [unit.key for unit in found.units[:]]
     for slot in range(found.tasks):
         assert [f"{key}.json".encode() for key in found.keys_of(slot)] == listing.manifests(slot)
         assert listing.last[slot] == listing.manifests(slot)[-1]
-    assert [run_files.index_of(made.path, key) for key in found.keys] == list(range(len(found.keys)))
-    assert run_files.first_keys(made.path, 3) == found.keys[:3]
+    assert [stored.unit_index(made.path, key) for key in found.keys] == list(range(len(found.keys)))
+    assert stored.first_keys(made.path, 3) == found.keys[:3]
 
 
 def stages(root: Path) -> dict[str, Plan]:
@@ -91,7 +89,9 @@ def test_only_what_is_new_is_run_and_the_table_is_made_anew(tmp_path: Path) -> N
     }  # fmt: skip
     after, made = tree(tmp_path), stages(tmp_path)
     assert made["cells"].keys == ["a.0", "a.1", "a.2", "b.0", "b.1", "b.2", "new.0", "new.1", "new.2"]
-    assert [part[:2] for part in made["cells"].parts] == [(6, 3), (3, 2)] and made["cells"].alike(made["checks"])
+    assert [segment[:2] for segment in made["cells"].segments] == [(6, 3), (3, 2)] and made["cells"].alike(
+        made["checks"]
+    )
     assert [Path(root).name for root in made["cells"].inputs["models"]] == ["a", "new", "b"]
     same = [name for name in before if "/cells/" in name or "/checks/" in name]
     same = [name for name in same if not name.endswith(("summary.json", "events.jsonl"))]
@@ -101,14 +101,14 @@ def test_only_what_is_new_is_run_and_the_table_is_made_anew(tmp_path: Path) -> N
         rows[1:]
     )
     assert all(not plan.missing() for plan in made.values())
-    (growth,) = [content for _, content in parts.growths(flow.run_dir)]
+    (growth,) = [content for _, content in segments.growths(flow.run_dir)]
     assert growth["joined"] == ["new"] and growth["code"] == flow.code.name and set(growth["stages"]) == {
         "cells", "checks", "table",
     }  # fmt: skip
     assert (flow.run_dir / "recipe.yaml").read_text() == "a b\n"
     assert (flow.run_dir / "grown" / "1" / "recipe.yaml").read_text() == "a new b\n"
     assert {row.state for row in grid(tmp_path, "debug", ["a", "new", "b"]).submit()} == {"complete"}
-    assert len(parts.growths(flow.run_dir)) == 1
+    assert len(segments.growths(flow.run_dir)) == 1
     grid(tmp_path, "debug", ["a", "new", "b"], shards=4).submit()  # and once more, in the other dimension
     assert stages(tmp_path)["cells"].keys[9:] == ["a.3", "new.3", "b.3"] and len(table(tmp_path)) == 1 + 12 * 3
 
@@ -168,7 +168,7 @@ def test_a_unit_whose_place_another_took_is_neither_run_nor_published(tmp_path: 
 
 def test_a_run_that_is_worked_on_grows_later(tmp_path: Path) -> None:
     run_dir = grid(tmp_path, "local", ["a"]).write()[0].path.parent
-    held = local.lock(run_dir)
+    held = runner.lock(run_dir)
     assert held is not None
     before = tree(tmp_path)
     with pytest.raises(UserError, match=r"cannot grow now: it is being worked on.*make cancel"):

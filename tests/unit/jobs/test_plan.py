@@ -27,7 +27,7 @@ def test_packing_covers_every_unit_once_and_evenly(units: int, startup: float, s
     made = chains.plan(Path("nowhere"), "s", units, tasks=plans.pack(units, startup, seconds, minutes))
     bounds = [made.bounds(slot) for slot in range(made.tasks)]
     assert [k for first, last in bounds for k in range(first, last)] == list(range(units))
-    assert all(made.slot_of(k) == slot for slot, (first, last) in enumerate(bounds) for k in (first, last - 1))
+    assert all(made.task_of(k) == slot for slot, (first, last) in enumerate(bounds) for k in (first, last - 1))
     sizes = [last - first for first, last in bounds]
     assert not sizes or max(sizes) - min(sizes) <= 1
     if sizes and max(sizes) > 1:  # a task of several units fits the time limit

@@ -1,0 +1,117 @@
+"""The plans of a run as their files say, for screens: plain JSON, read once, nothing of it imported or written.
+
+`diagcot.jobs.plans.plan` reads one plan as a typed object; a screen that looks at all stages every second does not need
+that, nor the time that it takes.
+"""
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.plans import segments
+from diagcot.jobs.plans.segments import Segment
+
+
+def plans(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The plan of every stage of a run as it stands, in the order of the run's list of stages."""
+    try:
+        folders = [folder for folder in run_dir.iterdir() if (folder / "plan.json").is_file()]
+    except FileNotFoundError:
+        return
+    growths = segments.count_growths(run_dir)
+    rows = [_header(folder, (folder / "plan.json").stat().st_ino, growths) for folder in folders]
+    place = {name: number for number, name in enumerate(stages(run_dir))}
+    yield from sorted(rows, key=lambda row: (place.get(row["stage"], len(place)), row.get("created", 0), row["stage"]))
+
+
+def stages(run_dir: Path) -> list[str]:
+    """Names of a run's stages in order; none for a new run."""
+    try:
+        return (run_dir / "stages").read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
+
+
+def plan(stage_dir: Path) -> dict[str, Any]:
+    """The plan of one stage as it stands. Raises FileNotFoundError if there is none."""
+    return _header(stage_dir, (stage_dir / "plan.json").stat().st_ino, segments.count_growths(stage_dir.parent))
+
+
+@functools.lru_cache(maxsize=256)
+def _header(stage_dir: Path, inode: int, growths: int) -> dict[str, Any]:
+    # Plans only grow; a run that was removed and planned again has another inode.
+    return segments.header(stage_dir)
+
+
+def damage(stage_dir: Path, plan: Mapping[str, Any]) -> str:
+    """What is wrong with the lists of a stage's units, or nothing. They are read once, unless they change."""
+    try:
+        segments.verify(stage_dir, segments.of_plan(plan))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def unit_index(stage_dir: Path, key: str) -> int | None:
+    """The position of unit `key` in a stage's plan, or None if there is no such unit."""
+    before, head = 0, b'{"key": "%s"' % key.encode()
+    for segment in segments.of_plan(plan(stage_dir)):
+        segments.verify(stage_dir, [segment])
+        data = (stage_dir / segment.path).read_bytes()
+        at = 0 if data.startswith(head) else data.find(b"\n" + head) + 1
+        if at or data.startswith(head):
+            return before + data.count(b"\n", 0, at)
+        before += segment.units
+    return None
+
+
+def first_keys(stage_dir: Path, count: int) -> list[str]:
+    """Keys of the first units of a stage's plan, at most `count`."""
+    lines = segments.lines(stage_dir, segments.of_plan(plan(stage_dir)), 0, count)
+    return [json.loads(line)["key"] for line in lines]
+
+
+@dataclass(frozen=True)
+class TaskLines:
+    """Where the units of each task stand in their files: of a million lines only those of a few tasks are parsed."""
+
+    places: tuple[tuple[Path, int, int], ...]  # file, first byte and end of each task's lines
+    last: tuple[bytes, ...]  # the name of the manifest of each task's last unit
+
+    def manifests(self, task_index: int, first: int = 0, step: int = 1) -> list[bytes]:
+        """Names of the manifests (`<key>.json`) of a task's units, or of every n-th (`step`) from `first`."""
+        path, begin, end = self.places[task_index]
+        with path.open("rb") as lines:
+            lines.seek(begin)
+            block = lines.read(end - begin)
+        return [_manifest(line) for line in block.splitlines()[first::step]]
+
+
+def _manifest(line: bytes) -> bytes:
+    return line.split(b'"', 4)[3] + b".json"  # each line begins with {"key": "…
+
+
+def task_lines(stage_dir: Path, plan: Mapping[str, Any]) -> TaskLines:
+    """The places of the units of a stage's tasks. Raises UserError if a list of units is damaged."""
+    inode = (stage_dir / segments.UNITS).stat().st_ino
+    return _task_lines(stage_dir, inode, segments.of_plan(plan))
+
+
+@functools.lru_cache(maxsize=64)
+def _task_lines(stage_dir: Path, inode: int, planned: tuple[Segment, ...]) -> TaskLines:
+    segments.verify(stage_dir, planned)
+    places, last = [], []
+    for segment in planned:
+        path, at = stage_dir / segment.path, 0
+        with path.open("rb", buffering=1 << 20) as lines:
+            for task_index in range(segment.tasks):
+                first, end = segments.bounds([segment], task_index)
+                block = list(itertools.islice(lines, end - first))
+                places.append((path, at, at := at + sum(map(len, block))))
+                last.append(_manifest(block[-1]))
+    return TaskLines(tuple(places), tuple(last))

@@ -1,0 +1,80 @@
+"""The runner of a run without Slurm, as other processes see it: `runner.lock`, and `runner.json` when it has ended."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.state.files import write_json
+from diagcot.jobs.state.processes import is_alive
+
+START_S = 30  # a runner that has not taken its lock by then never will
+POLL_S = 0.2
+
+
+def lock(run_dir: Path) -> IO[str] | None:
+    """The right to run this run's chain on this machine, or None while another runner has it."""
+    handle = (run_dir / "runner.lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        return None
+    sign(handle, os.getpid())
+    return handle
+
+
+def sign(handle: IO[str], pid: int) -> None:
+    """Write into the lock which process holds it."""
+    handle.truncate(0)
+    handle.write(str(pid))
+    handle.flush()
+
+
+def process_id(run_dir: Path) -> int | None:
+    """The process id of the runner that holds the lock, if there is one on this machine. Writes nothing."""
+    try:
+        with (run_dir / "runner.lock").open() as handle:
+            pid = int(handle.read() or 0)
+            # The lock is tried only where a process of this id exists: for a moment it would keep a runner from starting.
+            if not pid or not is_alive(pid):
+                return None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return pid
+    except (OSError, ValueError):
+        return None
+    return None  # the id is another process's now
+
+
+def is_working(run_dir: Path) -> bool:
+    """True while a runner of this machine starts and watches tasks of the run."""
+    return not (run_dir / "runner.json").exists() and process_id(run_dir) is not None
+
+
+def report(run_dir: Path, code: int, failed: list[str]) -> None:
+    """Write how the runner has ended. code: its exit status; failed: the stages that failed."""
+    write_json(run_dir / "runner.json", {"code": code, "failed": failed, "time": time.time()})
+
+
+def wait(run_dir: Path, on_poll: Callable[[], Any] = lambda: None, poll_s: float = POLL_S) -> int:
+    """Wait until the runner has ended; returns its exit status.
+
+    on_poll: called at each look. Raises UserError if the runner never started or died without a report.
+    """
+    path, began, seen = run_dir / "runner.json", time.monotonic(), False
+    while not path.exists():
+        on_poll()
+        alive = process_id(run_dir) is not None
+        if not alive and not path.exists() and (seen or time.monotonic() - began > START_S):
+            raise UserError(
+                f"the runner of run {run_dir.name} {'died' if seen else 'did not start'}: see {run_dir / 'runner.log'}"
+            )
+        seen = seen or alive
+        time.sleep(poll_s)
+    return int(json.loads(path.read_bytes())["code"])
