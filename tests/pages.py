@@ -5,6 +5,7 @@ A page names a file in a line that ends with a colon, such as "`brevity.py`:", d
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,20 +29,10 @@ def write(page: str, folder: Path) -> list[str]:
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of the checkout in which a page may add files: its sources by link, its folders writable."""
-    for name in ("diagcot", "launchers", "slurm", "recipes", "pyproject.toml"):
-        _link(ROOT / name, folder / name)
+    """A copy of the checkout's sources, to which a page may add files."""
+    for name in ("diagcot", "launchers", "slurm", "recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
-
-
-def _link(source: Path, target: Path) -> None:
-    if source.is_dir():
-        target.mkdir(parents=True)
-        for child in source.iterdir():
-            if child.name != "__pycache__":
-                _link(child, target / child.name)
-    else:
-        target.symlink_to(source)
 
 
 def run_tests(folder: Path, *tests: str) -> None:

@@ -13,3 +13,9 @@ def test_add_a_reward(tmp_path: Path) -> None:
     settings = GrpoSettings.model_validate(yaml.safe_load((tmp_path / "recipe-part.yaml").read_text()))
     assert settings.reward.name == "/path/to/brevity.py:brevity"
     pages.run_tests(tmp_path, "test_brevity.py")
+
+
+def test_add_a_kind_of_stage(tmp_path: Path) -> None:
+    *_, recipe, test = pages.write("how-to/add-a-kind-of-stage.md", pages.checkout(tmp_path))
+    assert (recipe, test) == ("lengths.yaml", "test_lengths.py")
+    pages.run_tests(tmp_path, test)
