@@ -61,12 +61,12 @@ def _deepspeed(trained: Any, ctx: Any) -> Callable[[int], None]:
     return save
 
 
-def _ours(behind: bool) -> Callable[[Any, Any], Callable[[int], None]]:
+def _ours(async_save: bool) -> Callable[[Any, Any], Callable[[int], None]]:
     def way(trained: Any, ctx: Any) -> Callable[[int], None]:
         from diagcot.training.checkpoint.checkpoint import Checkpoints
 
-        checkpoints = Checkpoints(ctx, trained, keep=1, behind=behind)
-        return lambda step: checkpoints.save(step, {}) if step <= SAVES else checkpoints.settle()
+        checkpoints = Checkpoints(ctx, trained, keep=1, async_save=async_save)
+        return lambda step: checkpoints.save(step, {}) if step <= SAVES else checkpoints.wait()
 
     return way
 

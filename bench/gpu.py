@@ -181,10 +181,14 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
     config = AutoConfig.for_model("qwen2_5_vl", **SHAPES[name], **ids)
     torch.manual_seed(0)
 
+    attention = model.attention_implementation(precision)
+
     def built() -> Any:
         with torch.device(where):
             network = AutoModelForImageTextToText.from_config(
-                config, dtype=torch.bfloat16 if card else torch.float32, attn_implementation=model.attention(precision)
+                config,
+                dtype=torch.bfloat16 if card else torch.float32,
+                attn_implementation=attention,
             )
         network.config.use_cache = False
         return network.train()
@@ -241,7 +245,7 @@ def _batch(name: str, micro: int, where: Any) -> dict[str, Any]:
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": (ids == 10).int(),
         "labels": labels,
-        "films": torch.ones(micro, dtype=torch.long),
+        "image_counts": torch.ones(micro, dtype=torch.long),
         "pixel_values": torch.randn(micro * height * width, 3 * 2 * 14 * 14),
         "image_grid_thw": torch.tensor([[1, height, width]] * micro),
     }
@@ -255,7 +259,7 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     from diagcot.training.losses import contrastive, language
     from diagcot.training.rl import objective
 
-    inputs, micro = language.inputs_of(batch), len(batch["input_ids"])
+    inputs, micro = language.model_inputs(batch), len(batch["input_ids"])
 
     def sft() -> Any:
         return language.summed_loss(trained(**inputs).logits, batch["labels"]) / (micro * LEARNED)
@@ -265,9 +269,9 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     keys = torch.arange(micro, device=reports.device)[:, None] + 1000 * int(os.environ["RANK"])
 
     def align() -> Any:
-        films, scale, loss = trained(batch, "films and language")
-        slopes = contrastive.slopes(films, reports, keys, scale)
-        return loss / (micro * LEARNED) + slopes.surrogate(films, scale, 1)
+        images, scale, loss = trained(batch, "images and language")
+        gradients = contrastive.cached_gradients(images, reports, keys, scale)
+        return loss / (micro * LEARNED) + gradients.surrogate(images, scale, 1)
 
     targets = batch["labels"][:, -LEARNED:]
     advantage = torch.linspace(-1, 1, micro + 1, device=targets.device)[1:]

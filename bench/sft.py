@@ -176,7 +176,8 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
 
     from diagcot.training.config.settings import SftSettings
     from diagcot.training.data import dataset
-    from diagcot.training.data.batch import Collator, Order
+    from diagcot.training.data.collator import Collator
+    from diagcot.training.data.order import BatchOrder
     from diagcot.training.distributed import engine, process_group
     from diagcot.training.models import freeze, model
     from diagcot.training.models.inputs import model_input
@@ -185,11 +186,11 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
     steps = settings.deepspeed.steps or STEPS
     process_group.connect(ctx)
     base = model_input(ctx)
-    processor = model.processor_of(base)
+    processor = model.load_processor(base)
     collator = Collator(processor, ctx.shards_root, settings.max_length)
-    data = dataset.gather(ctx, settings.tasks, 1.0, settings.validation)
-    lengths, _, _ = dataset.measure(ctx, data.train, collator)
-    order = Order(lengths, MICRO * WORLD, MICRO, ctx.seed)
+    data = dataset.load(ctx, settings.tasks, 1.0, settings.validation)
+    lengths = dataset.measure(ctx, data.train, collator)
+    order = BatchOrder(lengths.tokens, MICRO * WORLD, MICRO, ctx.seed)
     assert order.steps_per_epoch >= steps, f"{len(data.train)} samples are fewer than {steps} steps take"
     samples = [data.train[index] for step in range(steps) for index in order.batch(step)]
     network = model.load(base, "fp32")
@@ -206,7 +207,7 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
 
     def ours(rows: list[Any]) -> dict[str, Any]:
         batch = collator(rows)
-        batch.pop("films", None)
+        batch.pop("image_counts", None)
         return batch
 
     arguments = TrainingArguments(
@@ -234,12 +235,13 @@ class _Usual:
         self.source: Any = None
 
     def __call__(self, samples: list[Any]) -> Any:
-        from diagcot.training.data.batch import ShardSource, parts_of
+        from diagcot.training.data.collator import message_parts
+        from diagcot.training.data.images import ShardImages
 
-        self.source = self.source or ShardSource(self.shards_root)  # a file is opened in the process that reads it
+        self.source = self.source or ShardImages(self.shards_root)  # a file is opened in the process that reads it
         texts = [
             self.processor.apply_chat_template(
-                [{"role": role, "content": parts_of(text)} for role, text in sample.messages], tokenize=False
+                [{"role": role, "content": message_parts(text)} for role, text in sample.messages], tokenize=False
             ).rstrip("\n")
             for sample in samples
         ]

@@ -16,12 +16,12 @@ from trl import GRPOConfig, GRPOTrainer
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
 from diagcot.tasks.samples import Sample, read_samples
-from diagcot.training.data.images import ShardSource
+from diagcot.training.data.images import ShardImages
 
 spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
 torch.set_num_threads(spec["threads"])
 samples = list(read_samples(Path(spec["prompts"])))
-source = ShardSource(Path(spec["shards_root"]))
+source = ShardImages(Path(spec["shards_root"]))
 reward = registry.reward("report", "clinical", [Reference(sample.answer) for sample in samples])
 
 

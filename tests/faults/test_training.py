@@ -106,7 +106,7 @@ def test_row_04_a_checkpoint_that_does_not_fit_costs_itself_alone(tmp_path: Path
                     ["fallocate", "-l", str(free - (300_000 if step == 2 else 0)), place / "full"], check=True
                 )
             made.save(step, {"epoch": step})
-            made.settle()
+            made.wait()
             steps = [path.name for path in (place / "work" / "checkpoints").iterdir()]
             assert steps == ["step-00000004" if step == 4 else "step-00000001"]
             (place / "full").unlink(missing_ok=True)

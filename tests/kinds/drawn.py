@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from diagcot.jobs import Context, Result, Unit
-from diagcot.training.data import batch
+from diagcot.training.data import collator
 from diagcot.training.kinds import sft
 from tests.training import images as films
 
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[Any]:
-    batch.ShardSource = films.DrawnSource  # type: ignore[misc,assignment]
+    collator.ShardImages = films.DrawnImages  # type: ignore[misc,assignment]
     with sft.prepare(ctx) as settings:
         yield settings
 

@@ -1,4 +1,4 @@
-"""Small drawn films and their reports, for tests that need no shard."""
+"""Small drawn images and their reports, for tests that need no shard."""
 
 import io
 import random
@@ -17,8 +17,8 @@ _FINDINGS = (
 )
 
 
-class DrawnSource:
-    """Films whose content follows the bits of their row."""
+class DrawnImages:
+    """Images whose content follows the bits of their row."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root
@@ -27,16 +27,16 @@ class DrawnSource:
         return SIDE, SIDE
 
     def pixels(self, ref: ImageRef) -> Image.Image:
-        chance = random.Random(ref.row)
-        film = Image.new("RGB", (SIDE, SIDE), (40 + chance.randrange(10),) * 3)
-        pen = ImageDraw.Draw(film)
+        generator = random.Random(ref.row)
+        image = Image.new("RGB", (SIDE, SIDE), (40 + generator.randrange(10),) * 3)
+        pen = ImageDraw.Draw(image)
         radius = 30 if ref.row & 1 else 14
         pen.ellipse((56 - radius, 66 - radius, 56 + radius, 66 + radius), fill=(200, 200, 200))
         if ref.row & 2:
             pen.rectangle((70, 85, 112, 112), fill=(230, 230, 230))
         if ref.row & 4:
             pen.ellipse((10, 10, 40, 40), fill=(170, 170, 170))
-        return film
+        return image
 
     def jpeg(self, ref: ImageRef) -> bytes:
         data = io.BytesIO()

@@ -24,11 +24,11 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
     os.dup2(handle, 2)
     from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
-    from diagcot.training.data import batch
+    from diagcot.training.data import collator
     from tests.training import images as films
 
     if job.get("drawn", True):
-        batch.ShardSource = films.DrawnSource  # type: ignore[misc,assignment]
+        collator.ShardImages = films.DrawnImages  # type: ignore[misc,assignment]
     kind = importlib.import_module(job["kind"])
     print(f"imports {time.monotonic() - started:.1f} s", flush=True)
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}

@@ -17,15 +17,15 @@ pytestmark = pytest.mark.heavy
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """(model, collator)."""
     from diagcot.training.config.settings import ModelSettings, TinySettings
-    from diagcot.training.data.batch import Collator
-    from diagcot.training.models import model
+    from diagcot.training.data.collator import Collator
+    from diagcot.training.models import model, tiny
 
     directory = tmp_path_factory.mktemp(request.param)
-    tiny = TinySettings(hidden=64, layers=2, vision_hidden=32, intermediate=128, vocabulary=400)
-    model.build(
-        ModelSettings(family=request.param, tiny=tiny), [t for s in films.samples(8) for _, t in s.messages], directory
+    sizes = TinySettings(hidden=64, layers=2, vision_hidden=32, intermediate=128, vocabulary=400)
+    tiny.build(
+        ModelSettings(family=request.param, tiny=sizes), [t for s in films.samples(8) for _, t in s.messages], directory
     )
-    collator = Collator(model.processor_of(directory), Path(), 512, source=films.DrawnSource())
+    collator = Collator(model.load_processor(directory), Path(), 512, source=films.DrawnImages())
     return model.load(directory), collator
 
 
@@ -48,13 +48,13 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
 
     vlm, collator = family
     batch = collator([*films.samples(2), several(3)])
-    assert batch["films"].tolist() == [1, 1, 3]
+    assert batch["image_counts"].tolist() == [1, 1, 3]
     with torch.no_grad():
-        seen, _, loss = contrastive.Aligner(vlm, 0.07)(batch, "films and language")
-        assert seen.shape == (3, 64) and torch.allclose(seen.norm(dim=-1), torch.ones(3))
-        alone = contrastive.Aligner(vlm, 0.07)(collator([several(3)]), "films")[0]
-        plain = language.summed_loss(vlm(**language.inputs_of(batch)).logits, batch["labels"])
-    torch.testing.assert_close(seen[2:], alone, atol=1e-5, rtol=1e-4)
+        embeddings, _, loss = contrastive.Aligner(vlm, 0.07)(batch, "images and language")
+        assert embeddings.shape == (3, 64) and torch.allclose(embeddings.norm(dim=-1), torch.ones(3))
+        alone = contrastive.Aligner(vlm, 0.07)(collator([several(3)]), "images").embeddings
+        plain = language.summed_loss(vlm(**language.model_inputs(batch)).logits, batch["labels"])
+    torch.testing.assert_close(embeddings[2:], alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(loss, plain, atol=1e-3, rtol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family:
             [TEXT, replace(TEXT, id="u", messages=(*TEXT.messages, ("user", "So?"), ("assistant", "x .")))]
         )
         vlm.zero_grad(set_to_none=True)
-        loss = language.summed_loss(vlm(**language.inputs_of(batch)).logits, batch["labels"])
+        loss = language.summed_loss(vlm(**language.model_inputs(batch)).logits, batch["labels"])
         loss.backward()
         found.append((float(loss.detach()), vlm.model.language_model.embed_tokens.weight.grad.clone()))
         parts = [parameter.grad for parameter in vlm.model.visual.parameters()]
@@ -92,7 +92,7 @@ def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any]) -> No
             vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             vlm.enable_input_require_grads()
         vlm.zero_grad(set_to_none=True)
-        language.summed_loss(vlm(**language.inputs_of(batch)).logits, batch["labels"]).backward()
+        language.summed_loss(vlm(**language.model_inputs(batch)).logits, batch["labels"]).backward()
         found.append([p.grad.clone() for p in vlm.parameters() if p.grad is not None])
     vlm.gradient_checkpointing_disable()
     for plain, again in zip(*found, strict=True):

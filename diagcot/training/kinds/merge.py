@@ -1,4 +1,7 @@
-"""Kind `merge`: a LoRA adapter and its base model become one model that a server loads (method.md 3.2)."""
+"""Kind `merge`: a LoRA adapter and its base model become one model that a server loads.
+
+DiagCoT's teacher is such a model (TMLSIAT/DiagCoT-main merges it by `llamafactory-cli export`).
+"""
 
 import json
 import shutil
@@ -11,15 +14,16 @@ from diagcot.training.config.settings import MergeSettings
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[MergeSettings]:
+    """The stage's settings."""
     yield MergeSettings.model_validate(ctx.settings)
 
 
 def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
-    """Merge on the CPU in the base's precision. Inputs: role `model` the base, role `adapter` the LoRA stage."""
+    """Merge on the CPU in the base's precision. Inputs: role `model` is the base, role `adapter` the LoRA stage."""
     if ctx.rank:
         return Result()
     from diagcot.training.models import model
-    from diagcot.training.models.inputs import model_input
+    from diagcot.training.models.inputs import model_input, write_counts
 
     base, adapter = model_input(ctx), model_input(ctx, "adapter")
     if not (adapter / "adapter_config.json").is_file():
@@ -32,8 +36,8 @@ def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
     final = ctx.output / "model"
     staged = ctx.staged(final)
     shutil.rmtree(staged, ignore_errors=True)
-    model.save(merged, model.processor_of(base), staged, shard_size=settings.shard_size)
-    counts = {"parameters": sum(p.numel() for p in merged.parameters())}
-    (staged / "diagcot.json").write_text(json.dumps({"stage": ctx.stage, "run": ctx.run, **counts}, indent=1))
+    model.save(merged, model.load_processor(base), staged, shard_size=settings.shard_size)
+    counts = {"parameters": sum(parameter.numel() for parameter in merged.parameters())}
+    write_counts(ctx, staged, counts)
     ctx.progress(1, 1)
     return Result(outputs={final: staged}, counts=counts)

@@ -1,6 +1,5 @@
-"""Kind `model`: the base model of a chain."""
+"""Kind `model`: the base model of a chain, a downloaded one or a tiny one."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +10,25 @@ from diagcot.training.config.settings import ModelSettings
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[ModelSettings]:
+    """The stage's settings."""
     yield ModelSettings.model_validate(ctx.settings)
 
 
 def run(unit: Unit, settings: ModelSettings, ctx: Context) -> Result | None:
-    """Take over a model on disk, or make a tiny one whose tokenizer knows the words of the inputs."""
+    """Link to a model on disk, or build a tiny one whose tokenizer knows the texts of the inputs."""
     if ctx.rank:
         return Result()
     from diagcot.training.data import dataset
-    from diagcot.training.models import model
+    from diagcot.training.models import model, tiny
+    from diagcot.training.models.inputs import write_counts
 
     final = ctx.output / "model"
     staged = ctx.staged(final)
     shutil.rmtree(staged, ignore_errors=True)
     if settings.pretrained is not None:
-        counts = model.adopt(settings, staged)
+        counts = model.link_pretrained(settings, staged)
     else:
-        counts = model.build(settings, dataset.texts(ctx), staged, ctx.seed)
-    (staged / "diagcot.json").write_text(json.dumps({"stage": ctx.stage, "run": ctx.run, **counts}, indent=1))
+        counts = tiny.build(settings, dataset.corpus(ctx), staged, ctx.seed)
+    write_counts(ctx, staged, counts)
     ctx.progress(1, 1)
     return Result(outputs={final: staged}, counts=counts)

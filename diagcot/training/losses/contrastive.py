@@ -1,8 +1,11 @@
-"""The image-report contrastive loss of DiagCoT's stage 1 as its abstract describes it (method.md 1), and retrieval.
+"""The image-report contrastive loss of DiagCoT's first stage, and retrieval.
 
-The films of a sample are the mean of their visual tokens after the merger; a report is the mean of the frozen language model's
-last hidden states over its tokens, so reports are embedded once. Both are centred on the reports' mean
-(hidden states of a decoder share one large direction) and scaled to length 1.
+DiagCoT's abstract (arXiv:2509.06409) names "contrastive image-report tuning"; its released code trains with the
+language-model loss alone. So this is the loss as described, and its details are ours.
+
+The embedding of a sample's images is the mean of their visual tokens after the merger. The embedding of a report is the
+mean of the frozen language model's last hidden states over its tokens, so reports are embedded once. Both are centred
+on the reports' mean (hidden states of a decoder share one large direction) and scaled to length 1.
 """
 
 import math
@@ -14,116 +17,127 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from diagcot.training.losses.language import inputs_of, summed_loss
+from diagcot.training.data.collator import Batch
+from diagcot.training.losses.language import model_inputs, summed_loss
+
+Outputs = Literal["images", "images and language", "reports"]
+
+
+class AlignerOutput(NamedTuple):
+    """Result of a forward pass: embeddings (rows, hidden) float32, log(1 / temperature) (1,), summed language loss."""
+
+    embeddings: torch.Tensor
+    log_scale: torch.Tensor
+    language_loss: torch.Tensor | None = None
 
 
 class Aligner(nn.Module):
     """A vision-language model with a learned temperature."""
 
     def __init__(self, vlm: nn.Module, temperature: float) -> None:
+        """temperature: the initial value, over 0."""
         super().__init__()
         self.vlm = vlm
         dtype = next(vlm.parameters()).dtype
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / temperature)], dtype=dtype))
-        self.centre: torch.Tensor | float = 0.0  # the reports' mean, once they are embedded
+        self.centre: torch.Tensor | float = 0.0  # the reports' mean (hidden,), once they are embedded
 
-    def forward(
-        self, batch: dict[str, torch.Tensor], want: Literal["films", "films and language", "reports"]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Embeddings (rows, hidden), the logarithm of 1 / temperature, and the summed language-model loss if wanted.
+    def forward(self, batch: Batch, outputs: Outputs) -> AlignerOutput:
+        """Embeddings of the batch's images (normalised) or of its texts (raw), and the language loss if wanted.
 
-        One door for everything, since ZeRO-3 has parameters only inside of the engine's own forward pass.
+        One method computes everything, since ZeRO-3 has parameters only inside the engine's own forward pass.
         """
-        inner: Any = self.vlm
+        network: Any = self.vlm
         scale = self.log_scale.float() * 1.0  # a view of the parameter would outlive ZeRO-3's gathering
-        if want == "reports":
-            hidden = inner.model.language_model(
+        if outputs == "reports":
+            hidden = network.model.language_model(
                 batch["input_ids"], attention_mask=batch["attention_mask"]
             ).last_hidden_state
             mask = batch["attention_mask"][..., None].float()
-            return (hidden.float() * mask).sum(1) / mask.sum(1), scale, None
-        seen = inner.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
-        tokens = iter(seen.pooler_output)
-        films = torch.stack(
-            [torch.cat([next(tokens) for _ in range(n)]).float().mean(0) for n in batch["films"].tolist()]
-        )
-        if want == "films":
-            return self.place(films), scale, None
-        known = {name: value for name, value in inputs_of(batch).items() if name != "pixel_values"}
-        logits = inner(**known, mm_encoder_outputs={"image": seen}).logits
-        return self.place(films), scale, summed_loss(logits, batch["labels"])
+            return AlignerOutput((hidden.float() * mask).sum(1) / mask.sum(1), scale)
+        visual = network.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
+        tokens = iter(visual.pooler_output)
+        means = [torch.cat([next(tokens) for _ in range(n)]).float().mean(0) for n in batch["image_counts"].tolist()]
+        embeddings = self.normalize(torch.stack(means))
+        if outputs == "images":
+            return AlignerOutput(embeddings, scale)
+        inputs = {name: value for name, value in model_inputs(batch).items() if name != "pixel_values"}
+        logits = network(**inputs, mm_encoder_outputs={"image": visual}).logits
+        return AlignerOutput(embeddings, scale, summed_loss(logits, batch["labels"]))
 
-    def place(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Centred and of length 1."""
+    def normalize(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings (rows, hidden), centred and of length 1."""
         return F.normalize(embeddings.float() - self.centre, dim=-1)
 
 
-def info_nce(films: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) of a whole batch.
+def info_nce(images: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) of a whole batch, a scalar in nats.
 
-    films, reports: (pairs, hidden), length 1; keys: (pairs, kinds of likeness). Pairs that agree in any column are no
-    negatives of each other. The temperature is exp(-log_scale), at least 0.01.
+    images, reports: (pairs, hidden), length 1. keys: (pairs, columns); pairs that agree in any column are not negatives
+    of each other. log_scale: (1,), log(1 / temperature); the temperature is at least 0.01.
     """
-    own = torch.arange(len(films), device=films.device)
+    diagonal = torch.arange(len(images), device=images.device)
     same = (keys[:, None, :] == keys[None, :, :]).any(-1)
-    same[own, own] = False
+    same[diagonal, diagonal] = False
     scale = log_scale.float().clamp(max=math.log(100)).exp()
-    near = scale * films @ reports.T
-    to_reports, to_films = near.masked_fill(same, -torch.inf), near.T.masked_fill(same, -torch.inf)
-    return (F.cross_entropy(to_reports, own) + F.cross_entropy(to_films, own)) / 2
+    similarity = scale * images @ reports.T
+    to_reports, to_images = similarity.masked_fill(same, -torch.inf), similarity.T.masked_fill(same, -torch.inf)
+    return (F.cross_entropy(to_reports, diagonal) + F.cross_entropy(to_images, diagonal)) / 2
 
 
-class Slopes(NamedTuple):
-    """InfoNCE of a batch, and its gradient at this rank's embeddings (pairs, hidden) and at the scale (1,)."""
+class CachedGradients(NamedTuple):
+    """InfoNCE of a batch, and its gradient at this rank's image embeddings (pairs, hidden) and at log_scale (1,)."""
 
-    near: torch.Tensor
-    to_films: torch.Tensor
-    to_scale: torch.Tensor
+    contrastive_loss: torch.Tensor
+    image_gradient: torch.Tensor
+    scale_gradient: torch.Tensor
 
-    def surrogate(self, films: torch.Tensor, log_scale: torch.Tensor, passes: int) -> torch.Tensor:
+    def surrogate(self, images: torch.Tensor, log_scale: torch.Tensor, passes: int) -> torch.Tensor:
         """A scalar for one of `passes` forward passes over all ranks, from outputs that carry a graph.
 
         Its mean over the passes has the loss's value and its exact gradient.
         """
-        linear = passes * (films * self.to_films).sum() + (log_scale * self.to_scale).sum()
-        return linear - linear.detach() + self.near
+        linear = passes * (images * self.image_gradient).sum() + (log_scale * self.scale_gradient).sum()
+        return linear - linear.detach() + self.contrastive_loss
 
 
-def slopes(films: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor) -> Slopes:
-    """The loss over the pairs of all ranks, and its slopes at this rank's (Gao et al. 2021, arXiv:2101.06983).
+def cached_gradients(
+    images: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor
+) -> CachedGradients:
+    """The loss over the pairs of all ranks, and its gradient at this rank's (Gao et al. 2021, arXiv:2101.06983).
 
-    films, reports, keys: of this rank, all ranks having equally many. Every rank computes the whole loss: next to
-    a model's forward pass a product of two tables of embeddings is nothing, and no gradient has to travel. A collective.
+    images, reports: (pairs, hidden), keys: (pairs, columns), of this rank; all ranks have equally many pairs. Every rank
+    computes the whole loss: compared with a model's forward pass, a product of two tables of embeddings costs nothing,
+    and no gradient has to be exchanged. A collective.
     """
     with torch.enable_grad():
-        everyone = gathered(films.detach()).requires_grad_()
+        all_images = gather_rows(images.detach()).requires_grad_()
         scale = log_scale.detach().clone().requires_grad_()
-        loss = info_nce(everyone, gathered(reports), gathered(keys), scale)
-        to_films, to_scale = torch.autograd.grad(loss, (everyone, scale))
-    first = dist.get_rank() * len(films) if dist.is_initialized() else 0
-    return Slopes(loss.detach(), to_films[first : first + len(films)], to_scale)
+        loss = info_nce(all_images, gather_rows(reports), gather_rows(keys), scale)
+        image_gradient, scale_gradient = torch.autograd.grad(loss, (all_images, scale))
+    first = dist.get_rank() * len(images) if dist.is_initialized() else 0
+    return CachedGradients(loss.detach(), image_gradient[first : first + len(images)], scale_gradient)
 
 
-def gathered(mine: torch.Tensor) -> torch.Tensor:
-    """Rows of all ranks in rank order, without gradients."""
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of all ranks in rank order, without gradients. A collective."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return mine.clone()
-    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, mine.contiguous())
+        return rows.clone()
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
 
 
-def recall(
-    films: torch.Tensor, reports: torch.Tensor, keys: Sequence[int], at: Sequence[int] = (1, 5, 10)
+def retrieval_recall(
+    images: torch.Tensor, reports: torch.Tensor, keys: Sequence[int], cutoffs: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
-    """Share of films whose own report, or one with the same words, is among the k nearest of all held-out reports.
+    """Share of images (0 to 1) whose own report, or one of the same words, is among the k nearest of all reports.
 
-    Each distinct report counts once as a candidate.
+    images, reports: (pairs, hidden). keys: equal for reports of the same words. Each distinct report is one candidate.
     """
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     distinct = sorted(first.values())
-    wanted = torch.tensor([distinct.index(first[key]) for key in keys])
-    order = (films @ reports[distinct].T).argsort(dim=1, descending=True, stable=True)
-    return {f"recall_at_{k}": float((order[:, :k] == wanted[:, None]).any(1).float().mean()) for k in at} | {
-        "candidates": float(len(distinct))
-    }
+    targets = torch.tensor([distinct.index(first[key]) for key in keys])
+    order = (images @ reports[distinct].T).argsort(dim=1, descending=True, stable=True)
+    shares = {f"recall_at_{k}": float((order[:, :k] == targets[:, None]).any(1).float().mean()) for k in cutoffs}
+    return shares | {"candidates": float(len(distinct))}

@@ -1,9 +1,9 @@
 """Components of a vision-language model by parameter name, and the freeze policy over them.
 
-Names of Qwen2-VL, Qwen2.5-VL and Qwen3-VL agree where it matters: `visual` holds the vision tower, its `merger` (and
-Qwen3's `deepstack_merger_list`) the projector, `language_model` the decoder with its input embeddings,
-`lm_head` the output.
-DiagCoT chose its trainable parts by editing source (method.md 12.3); here they are declared, counted and asserted.
+The parameter names of Qwen2-VL, Qwen2.5-VL and Qwen3-VL agree where it matters: `visual` holds the vision tower, its
+`merger` (and Qwen3's `deepstack_merger_list`) the projector, `language_model` the decoder with its input embeddings,
+`lm_head` the output. DiagCoT's release chooses trainable parts by editing the source (model/loader.py of the
+LLaMA-Factory copy in TMLSIAT/DiagCoT-main); here they are declared, counted and asserted.
 """
 
 from collections.abc import Iterable
@@ -18,16 +18,15 @@ COMPONENTS = ("vision", "merger", "language_model", "lm_head", "lora")
 
 
 def component_of(name: str) -> str:
-    """The component that the parameter `name` belongs to. Raises ValueError for a name of no known family."""
+    """The component that the parameter `name` belongs to. Raises ValueError for a name of an unknown family."""
     parts = name.split(".")
     if any(part.startswith("lora_") for part in parts):
         return "lora"
     if "visual" in parts:
         return "merger" if {"merger", "deepstack_merger_list"} & set(parts) else "vision"
-    if "lm_head" in parts:
-        return "lm_head"
-    if "language_model" in parts:
-        return "language_model"
+    for component in ("lm_head", "language_model"):
+        if component in parts:
+            return component
     raise ValueError(f"parameter {name} belongs to no known component; supported: Qwen2-VL, Qwen2.5-VL, Qwen3-VL")
 
 
@@ -37,17 +36,17 @@ def size_of(parameter: "torch.nn.Parameter") -> int:
 
 
 def counts(named: Iterable[tuple[str, "torch.nn.Parameter"]]) -> dict[str, int]:
-    """Parameters of each component present, in the order of COMPONENTS."""
-    found = dict.fromkeys(COMPONENTS, 0)
+    """Parameters of each component that is present, in the order of COMPONENTS."""
+    sizes = dict.fromkeys(COMPONENTS, 0)
     for name, parameter in named:
-        found[component_of(name)] += size_of(parameter)
-    return {name: count for name, count in found.items() if count}
+        sizes[component_of(name)] += size_of(parameter)
+    return {name: count for name, count in sizes.items() if count}
 
 
 def freeze(model: "torch.nn.Module", policy: FreezePolicy) -> dict[str, int]:
     """Let only `policy.trainable` train; returns trainable parameters by component.
 
-    Raises ValueError where a wanted component does not exist, where tied embeddings would thaw a frozen part,
+    Raises ValueError where a wanted component does not exist, where tied embeddings would unfreeze a frozen part,
     or where the count differs from `policy.expect_trainable`.
     """
     present = counts(model.named_parameters())
@@ -62,9 +61,9 @@ def freeze(model: "torch.nn.Module", policy: FreezePolicy) -> dict[str, int]:
             trainable[component] = trainable.get(component, 0) + size_of(parameter)
     total = sum(trainable.values())
     if policy.expect_trainable is not None and total != policy.expect_trainable:
-        listed = ", ".join(f"{name} {count:,}" for name, count in trainable.items())
+        parts = ", ".join(f"{name} {count:,}" for name, count in trainable.items())
         raise ValueError(
-            f"{total:,} parameters would train ({listed}), the recipe expects {policy.expect_trainable:,};"
+            f"{total:,} parameters would train ({parts}), the recipe expects {policy.expect_trainable:,};"
             " correct `trainable` or `expect_trainable`"
         )
     return trainable
@@ -73,6 +72,7 @@ def freeze(model: "torch.nn.Module", policy: FreezePolicy) -> dict[str, int]:
 def describe(model: "torch.nn.Module") -> dict[str, int | float | str]:
     """Counts of a frozen model for logs and `diagcot.json`."""
     named = list(model.named_parameters())
-    total = sum(size_of(p) for _, p in named)
-    free = counts((n, p) for n, p in named if p.requires_grad)
-    return {"parameters": total, "trainable": sum(free.values()), **{f"trainable_{n}": c for n, c in free.items()}}
+    total = sum(size_of(parameter) for _, parameter in named)
+    trainable = counts((name, parameter) for name, parameter in named if parameter.requires_grad)
+    parts = {f"trainable_{name}": count for name, count in trainable.items()}
+    return {"parameters": total, "trainable": sum(trainable.values()), **parts}

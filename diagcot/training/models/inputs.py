@@ -1,6 +1,8 @@
-"""Where a stage finds the model of an input stage."""
+"""The model directory of an input stage, and the `diagcot.json` of a model that a stage writes."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from diagcot.jobs import Context, UserError
 
@@ -14,3 +16,9 @@ def model_input(ctx: Context, role: str = "model") -> Path:
     if not directory.is_dir():
         raise UserError(f"no model in {directory}; run that stage first")
     return directory
+
+
+def write_counts(ctx: Context, directory: Path, counts: dict[str, Any]) -> None:
+    """Write `diagcot.json`: the stage, the run, and the counts and final figures of the model in `directory`."""
+    row = {"stage": ctx.stage, "run": ctx.run, **counts}
+    (directory / "diagcot.json").write_text(json.dumps(row, indent=1), encoding="utf-8")

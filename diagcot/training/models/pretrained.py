@@ -1,4 +1,4 @@
-"""A downloaded model's directory, checked without loading it; used while planning, so nothing heavy is imported."""
+"""Checks of a downloaded model's directory without loading it. Used while planning: nothing heavy is imported."""
 
 import json
 from pathlib import Path

@@ -1,15 +1,14 @@
 """A byte-level BPE with Qwen's interface, trained on the corpus of a tiny model.
 
-Same special tokens and chat layout as Qwen2, so that everything above the tokenizer is the code that runs with the real
-models. Bytes are the alphabet: any text encodes. Digits stay single, which keeps boxes regular. Unlike Qwen's, a token
-may span the words of a clause: instructions and stock phrases, which repeat to the letter in a tiny corpus, become a few
-tokens in place of dozens, and a model that trains for two minutes on a CPU sees four times as many samples.
+It has the special tokens and the chat layout of Qwen2, so all code above the tokenizer is the code that runs with the
+real models. Bytes are the alphabet: any text can be encoded. Digits stay single, which keeps boxes regular. Unlike
+Qwen's, a token may span the words of a clause. Instructions and stock phrases, which repeat exactly in a tiny corpus,
+become a few tokens instead of dozens, and a model that trains for two minutes on a CPU sees four times as many samples.
 """
 
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers import Regex as Pattern
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = (
@@ -26,7 +25,7 @@ SPECIAL = (
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<box>", "</box>")
 
 # Punctuation takes the space that follows it, so that a clause is the same token in a report, in JSON and after a colon:
-# what a model has read it can then simply repeat.
+# a model can then repeat what it has read.
 _CLAUSES = r"\p{L}+(?: \p{L}+)*|\p{N}| ?[^\s\p{L}\p{N}]+(?: |[\r\n]+)?|\s+"
 
 CHAT_TEMPLATE = (
@@ -44,12 +43,12 @@ CHAT_TEMPLATE = (
 
 
 def train(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of exactly `vocabulary` ids or fewer where the corpus gives no more merges."""
+    """A tokenizer of `vocabulary` ids, or fewer where the corpus gives no more merges."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Pattern(_CLAUSES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_CLAUSES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -1,32 +1,42 @@
-"""What a stage tells of its steps: a line of `train.jsonl`, TensorBoard, wandb if asked for, progress, the curves."""
+"""The log of a training stage: a line of `train.jsonl` for each step, TensorBoard, wandb on request, progress, curves."""
 
 import contextlib
 import json
 import resource
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from diagcot.jobs import Context, UserError
 from diagcot.training.monitoring import curves
 
-SHOWN = ("loss", "reward", "kl", "gap", "tokens_per_s", "mfu")  # beside the bar, where a stage has them
+SHOWN = ("loss", "reward", "kl", "gap", "tokens_per_s", "mfu")  # next to the progress bar, where a stage has them
 
 
-class Log:
-    """The log of a stage that goes on after step `first` of `steps`. Only rank 0 writes; `path` is its file.
+class Board(Protocol):
+    """Where figures are drawn while the stage runs."""
 
-    A context manager: at its end it draws the curves, however the stage ends. Raises UserError where wandb is asked for
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Add a point."""
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+
+
+class TrainingLog:
+    """The log of a stage that continues after step `first` of `steps`. Only rank 0 writes; `path` is its file.
+
+    A context manager: at its end it draws the curves, however the stage ends. Raises UserError where wandb is requested
     and not installed.
     """
 
     def __init__(self, ctx: Context, first: int, steps: int, wandb: bool = False) -> None:
         self._ctx, self._steps = ctx, steps
         self.path = ctx.workspace / "train.jsonl"
-        self._late: list[str] = []  # lines that a full disk did not take
-        self._boards: list[Any] = []
+        self._unwritten: list[str] = []  # lines that a full disk did not take
+        self._boards: list[Board] = []
         if ctx.rank:
             return
         rewind(self.path, first)
@@ -34,10 +44,12 @@ class Log:
         if wandb:
             self._boards.append(_Wandb(ctx))
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> "TrainingLog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._ctx.rank:
             return
         for board in self._boards:
@@ -47,12 +59,12 @@ class Log:
             curves.draw(self.path, self._ctx.stage_dir / "curves.png", f"{self._ctx.run} / {self._ctx.stage}")
 
     def step(self, step: int, figures: dict[str, Any]) -> None:
-        """Tell of a step (1-based) that is done."""
+        """Log the figures of a finished step (1-based)."""
         if self._ctx.rank == 0:
-            self._late.append(json.dumps({"step": step, **figures}) + "\n")
+            self._unwritten.append(json.dumps({"step": step, **figures}) + "\n")
             with contextlib.suppress(OSError):
-                append(self.path, "".join(self._late))
-                self._late.clear()
+                append(self.path, "".join(self._unwritten))
+                self._unwritten.clear()
             with contextlib.suppress(OSError):
                 for board in self._boards:
                     for name, value in figures.items():
@@ -63,7 +75,7 @@ class Log:
 
 
 def append(log: Path, text: str) -> None:
-    """Add lines, all or none: half a line that a full disk took is cut off again."""
+    """Add lines, all or none: half a line that a full disk took is removed. Raises OSError."""
     with log.open("ab", buffering=0) as out:
         end = out.tell()
         try:
@@ -76,7 +88,7 @@ def append(log: Path, text: str) -> None:
 
 
 def rewind(log: Path, step: int) -> None:
-    """Keep the lines up to `step`: what came after the checkpoint is done again."""
+    """Keep the lines up to `step`: what came after the checkpoint is computed again."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     kept = []
     for line in lines:
@@ -84,7 +96,7 @@ def rewind(log: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError):
-            continue  # torn by a kill
+            continue  # cut short by a kill
     log.parent.mkdir(parents=True, exist_ok=True)
     staged = log.with_name(f".{log.name}")
     staged.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
@@ -92,33 +104,36 @@ def rewind(log: Path, step: int) -> None:
 
 
 def memory_gb(device: torch.device) -> float:
-    """Most memory that this process held so far: of its GPU, else of the machine. GiB."""
+    """Peak memory of this process so far, GiB: of its GPU, or of the host where it has none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
 
 
-def _tensorboard(folder: Path, first: int) -> Any:
+def _tensorboard(folder: Path, first: int) -> Board:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=first + 1, flush_secs=30)
+    board: Board = SummaryWriter(str(folder), purge_step=first + 1, flush_secs=30)
+    return board
 
 
 class _Wandb:
-    """An offline run of wandb, which a person may upload later; nothing leaves the machine by itself."""
+    """An offline run of wandb, which a person may upload later; nothing leaves the machine on its own."""
 
     def __init__(self, ctx: Context) -> None:
         try:
             import wandb
         except ImportError as error:
-            raise UserError("`wandb: true` needs the package wandb: pip install wandb, or leave it out") from error
+            raise UserError("`wandb: true` needs the package wandb: pip install wandb, or remove the key") from error
         name = f"{ctx.run}-{ctx.stage}"
         self._run = wandb.init(
             mode="offline", project=ctx.run, id=name, name=name, dir=str(ctx.stage_dir), resume="allow"
         )
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Add a point."""
         self._run.log({name: value}, step=step)
 
     def close(self) -> None:
+        """End the run."""
         self._run.finish()

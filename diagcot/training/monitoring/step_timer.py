@@ -11,38 +11,42 @@ from diagcot.training.distributed import process_group
 from diagcot.training.monitoring import log
 
 
-class Clock:
-    """Measures one step after the other: `start`, `have_data`, `count` for each pass, `figures`."""
+class StepTimer:
+    """Measures one step after the other: `start`, `data_ready`, `count` for each pass, `figures`.
+
+    components: those that a forward pass runs through.
+    """
 
     def __init__(
-        self, ctx: Context, engine: Any, settings: DeepSpeedSettings, runs: Sequence[str] = flops.WHOLE
+        self, ctx: Context, engine: Any, settings: DeepSpeedSettings, components: Sequence[str] = flops.WHOLE
     ) -> None:
         self.device = process_group.device(ctx)
         self._ranks = ctx.world_size
-        self._work = flops.Work(engine.module, runs)
+        self._work = flops.Work(engine.module, components)
         self._peak = flops.peak(self.device, settings.precision)
         self.start()
 
     def start(self) -> None:
+        """A step begins."""
         self._began = time.monotonic()
         self._waited = self._tokens = self._flops = 0.0
 
-    def have_data(self) -> None:
-        """The step's batches are there."""
+    def data_ready(self) -> None:
+        """The step's batches have arrived."""
         self._waited = time.monotonic() - self._began
 
     def count(self, inputs: Mapping[str, Any]) -> None:
-        """A forward and backward pass over the model's `inputs`."""
+        """Count a forward and backward pass over the model's `inputs`."""
         self._tokens += float(inputs["attention_mask"].sum())
         if self._peak:
             self._flops += self._work.of(inputs)
 
     def sums(self) -> list[float]:
-        """This rank's tokens, FLOPs and seconds of waiting, to be added over the ranks for `figures`."""
+        """This rank's tokens, FLOPs and seconds of waiting, to be summed over the ranks for `figures`."""
         return [self._tokens, self._flops, self._waited]
 
     def figures(self, sums: Sequence[float]) -> dict[str, float]:
-        """tokens_per_s, mfu (0..1, where the peak is known), memory_gb, data_wait (0..1), seconds."""
+        """tokens_per_s, mfu (0 to 1, where the peak is known), memory_gb (GiB), data_wait (0 to 1), seconds."""
         tokens, work, waited = sums
         seconds = time.monotonic() - self._began
         return {

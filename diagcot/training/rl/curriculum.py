@@ -13,7 +13,7 @@ from diagcot.tasks import augmentation
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data import dataset
-from diagcot.training.data.images import ShardSource
+from diagcot.training.data.images import ShardImages
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def gather(ctx: Context, settings: GrpoSettings) -> Curriculum:
         mixed = [sample for sample in mixed if patient(sample) not in out]
         validation = sorted(validation, key=lambda sample: _rank(ctx.seed, sample.id))[: rule.prompts]
     if settings.augment:
-        size = ShardSource(ctx.shards_root).size
+        size = ShardImages(ctx.shards_root).size
         training += [
             copy for one in training for copy in augmentation.augmented_copies(one, settings.augment, ctx.seed, size)
         ]

@@ -16,8 +16,8 @@ from diagcot.training.checkpoint import checkpoint, export
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
 from diagcot.training.models.inputs import model_input
-from diagcot.training.monitoring import log
-from diagcot.training.monitoring.step_timer import Clock
+from diagcot.training.monitoring.log import TrainingLog
+from diagcot.training.monitoring.step_timer import StepTimer
 from diagcot.training.rl import curriculum, sync, validation
 from diagcot.training.rl import rollout_page as page
 from diagcot.training.rl.curriculum import Curriculum
@@ -69,8 +69,8 @@ class Training:
         self.best = state["best"]
         if ctx.rank == 0:
             self.record.rewind(self.first)
-        self.log = stack.enter_context(log.Log(ctx, self.first, self.steps, saves.wandb))
-        self.meter = Clock(ctx, self.policy.engine, saves)
+        self.log = stack.enter_context(TrainingLog(ctx, self.first, self.steps, saves.wandb))
+        self.meter = StepTimer(ctx, self.policy.engine, saves)
         self._coming: dict[int, Future[Experience | None]] = {}  # step -> its experience; rank 0's
 
     def run(self) -> Result | None:
@@ -115,7 +115,7 @@ class Training:
             found = self._collect(number) if self._sync(number) else None
         if found is None:
             return None
-        self.meter.have_data()
+        self.meter.data_ready()
         self._sleep()
         scores = process_group.broadcast(rewarded(found, settings, self.gates) if self.crew else None)
         rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)

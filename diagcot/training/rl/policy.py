@@ -12,7 +12,7 @@ import torch
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.data.batch import IGNORED, Collator, Encoded
+from diagcot.training.data.collator import IGNORED, Collator, EncodedSample
 from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import language
 from diagcot.training.models import freeze, model
@@ -55,7 +55,7 @@ class Policy:
         network = model.load(base, settings.deepspeed.precision, zero3)
         freeze.freeze(network, settings)
         self.counts = freeze.describe(network)
-        self.processor = model.processor_of(base)
+        self.processor = model.load_processor(base)
         self.banned = vision_tokens(self.processor.tokenizer)
         longest = settings.server.max_model_len
         self.collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb)
@@ -66,7 +66,7 @@ class Policy:
 
     def films(self, sample: Sample) -> tuple[bytes, ...]:
         """The sample's films as a server takes them."""
-        return tuple(map(self.collator.films.source.jpeg, sample.images))
+        return tuple(map(self.collator.images.source.jpeg, sample.images))
 
     def prompt(self, sample: Sample) -> tuple[int, ...]:
         """Token ids of a sample's prompt, image tokens included."""
@@ -111,9 +111,9 @@ class Policy:
             ids = torch.tensor(prompt + one.tokens)
             labels = ids.clone()
             labels[: len(prompt)] = IGNORED
-            encoded.append(Encoded(ids, labels))
+            encoded.append(EncodedSample(ids, labels))
         batch = {name: value.to(self.where) for name, value in self.collator.pad(encoded, mine).items()}
-        inputs = language.inputs_of(batch)
+        inputs = language.model_inputs(batch)
         targets = batch["labels"][:, 1:][:, -(inputs["logits_to_keep"] - 1) :]
         mask = targets != IGNORED
         engine = torch.zeros(mask.shape, device=self.where)

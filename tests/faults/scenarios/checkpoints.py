@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from diagcot.jobs import Context
 from diagcot.jobs.testing import context
-from diagcot.training.checkpoint import shard as part
+from diagcot.training.checkpoint import shard
 from diagcot.training.checkpoint.checkpoint import Checkpoints
 
 KEEP = 1
@@ -63,7 +63,7 @@ def run(root: Path) -> None:
             engine.weights.fill_(step)
             checkpoints.save(step, {"epoch": step})
             engine.weights.fill_(-1)  # the training goes on: what is written is what was there
-            checkpoints.settle()
+            checkpoints.wait()
             (root / f"saved-{step}").mkdir()
 
 
@@ -79,4 +79,4 @@ def load(root: Path) -> tuple[int, float]:
 
 def outcome(root: Path) -> Any:
     """The newest whole checkpoint. Called without a process group."""
-    return [path.name for path in sorted((root / "checkpoints").glob("step-*")) if part.read(path)][-1:]
+    return [path.name for path in sorted((root / "checkpoints").glob("step-*")) if shard.read(path)][-1:]

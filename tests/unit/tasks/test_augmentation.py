@@ -13,7 +13,7 @@ from diagcot.tasks import augmentation
 from diagcot.tasks.prompts import grounding_answer
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.text.boxes import parse
-from diagcot.training.data.images import ShardSource
+from diagcot.training.data.images import ShardImages
 
 SIZE = (300, 200)
 BOX = Box("Lung Opacity", 0.2, 0.5, 0.3, 0.8)
@@ -82,7 +82,7 @@ def test_training_sees_what_the_server_sees(film: bytes, monkeypatch: pytest.Mon
     class Shard:
         jpeg: Callable[[int], bytes] = staticmethod(lambda row: film)
 
-    monkeypatch.setattr(ShardSource, "_shard", lambda self, ref: Shard)
-    source, ref = ShardSource(None), ImageRef("a.h5", 3, "flip")  # type: ignore[arg-type]
+    monkeypatch.setattr(ShardImages, "_shard", lambda self, ref: Shard)
+    source, ref = ShardImages(None), ImageRef("a.h5", 3, "flip")  # type: ignore[arg-type]
     shown = Image.open(io.BytesIO(source.jpeg(ref))).convert("RGB")
     assert np.array_equal(np.asarray(source.pixels(ref)), np.asarray(shown))

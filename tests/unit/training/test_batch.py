@@ -24,40 +24,40 @@ from tests.training import images as films
 def test_an_epoch_sees_every_sample_on_any_number_of_ranks(
     lengths: list[int], micro: int, accumulation: int, seed: int
 ) -> None:
-    from diagcot.training.data.batch import Order
+    from diagcot.training.data.order import BatchOrder
 
     world = 2
-    order = Order(lengths, micro * world * accumulation, micro, seed)
+    order = BatchOrder(lengths, micro * world * accumulation, micro, seed)
     for epoch in range(2):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         seen = [index for step in steps for index in order.batch(step)]
         assert set(seen) == set(range(len(lengths)))
         assert len(seen) == order.steps_per_epoch * order.global_batch
         for step in steps:
-            spread = [order.micro(step, rank, world) for rank in range(world)]
+            spread = [order.micro_batches(step, rank, world) for rank in range(world)]
             assert all(len(mine) == accumulation and all(len(one) == micro for one in mine) for mine in spread)
             assert sorted(i for mine in spread for one in mine for i in one) == sorted(order.batch(step))
 
 
 def test_order_depends_on_seed_and_step_alone() -> None:
-    from diagcot.training.data.batch import Order
+    from diagcot.training.data.order import BatchOrder
 
     lengths = [7 * i % 50 + 1 for i in range(100)]
-    first = [Order(lengths, 8, 4, 1).batch(step) for step in (3, 40)]
-    again = Order(lengths, 8, 2, 1)
+    first = [BatchOrder(lengths, 8, 4, 1).batch(step) for step in (3, 40)]
+    again = BatchOrder(lengths, 8, 2, 1)
     assert [again.batch(40), again.batch(3)] == first[::-1]
-    assert Order(lengths, 8, 4, 2).batch(3) != first[0]
+    assert BatchOrder(lengths, 8, 4, 2).batch(3) != first[0]
 
 
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from diagcot.training.config.settings import ModelSettings
-    from diagcot.training.models import model
+    from diagcot.training.models import model, tiny
 
     directory = tmp_path_factory.mktemp("model")
     texts = [text for sample in films.samples(16) for _, text in sample.messages]
-    model.build(ModelSettings(), texts, directory)
-    return model.processor_of(directory)
+    tiny.build(ModelSettings(), texts, directory)
+    return model.load_processor(directory)
 
 
 def study(count: int) -> Sample:
@@ -69,10 +69,10 @@ def study(count: int) -> Sample:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: int) -> None:
-    from diagcot.training.data.batch import IGNORED, Collator
+    from diagcot.training.data.collator import IGNORED, Collator
 
     sample = study(count)
-    source = films.DrawnSource()
+    source = films.DrawnImages()
     batch = Collator(processor, Path(), 512, source=source)([sample])
     content = [
         *({"type": "image", "image": source.pixels(ref)} for ref in sample.images),
@@ -97,11 +97,11 @@ def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: 
 def test_every_film_of_a_study_counts(processor: Any) -> None:
     import torch
 
-    from diagcot.training.data.batch import Collator
+    from diagcot.training.data.collator import Collator
     from diagcot.training.models import model
 
     vlm = model.load(Path(processor.tokenizer.name_or_path), "fp32", None)
-    collator, sample = Collator(processor, Path(), 512, source=films.DrawnSource()), study(3)
+    collator, sample = Collator(processor, Path(), 512, source=films.DrawnImages()), study(3)
     losses = []
     for last in (ImageRef("drawn.h5", 2), ImageRef("drawn.h5", 5)):
         other = replace(sample, id=str(last.row), images=(*sample.images[:2], last))
@@ -111,11 +111,11 @@ def test_every_film_of_a_study_counts(processor: Any) -> None:
 
 
 def test_every_turn_is_learned(processor: Any) -> None:
-    from diagcot.training.data.batch import IGNORED, Collator
+    from diagcot.training.data.collator import IGNORED, Collator
 
     sample = films.samples(1)[0]
     turns = (("user", "<image>What?"), ("assistant", "the heart ."), ("user", "And?"), ("assistant", "no effusion ."))
-    one = Collator(processor, Path(), 512, source=films.DrawnSource()).encode(replace(sample, messages=turns))
+    one = Collator(processor, Path(), 512, source=films.DrawnImages()).encode(replace(sample, messages=turns))
     learned = processor.tokenizer.decode(one.labels[one.labels != IGNORED])
     assert learned == "the heart .<|im_end|>no effusion .<|im_end|>"
 
@@ -123,44 +123,46 @@ def test_every_turn_is_learned(processor: Any) -> None:
 def test_padding_learns_nothing_and_long_answers_are_cut(processor: Any) -> None:
     from dataclasses import replace
 
-    from diagcot.training.data.batch import IGNORED, Collator
+    from diagcot.training.data.collator import IGNORED, Collator
 
     short, long = films.samples(2)
     long = replace(long, id="long", messages=(long.messages[0], ("assistant", "the heart is enlarged . " * 50)))
-    collator = Collator(processor, Path(), 128, source=films.DrawnSource())
+    collator = Collator(processor, Path(), 128, source=films.DrawnImages())
     batch = collator([short, long])
     size = len(collator.encode(short).ids)
-    assert batch["input_ids"].shape[1] == 128 and collator.encode(long).cut and not collator.encode(short).cut
+    assert (
+        batch["input_ids"].shape[1] == 128 and collator.encode(long).truncated and not collator.encode(short).truncated
+    )
     assert (batch["labels"][0, size:] == IGNORED).all() and not batch["attention_mask"][0, size:].any()
 
 
 def test_prompt_that_does_not_fit_is_refused(processor: Any) -> None:
-    from diagcot.training.data.batch import Collator
+    from diagcot.training.data.collator import Collator
 
     with pytest.raises(ValueError, match="raise max_length"):
-        Collator(processor, Path(), 32, source=films.DrawnSource()).encode(films.samples(1)[0])
+        Collator(processor, Path(), 32, source=films.DrawnImages()).encode(films.samples(1)[0])
 
 
 def test_marks_and_films_must_agree(processor: Any) -> None:
     from dataclasses import replace
 
-    from diagcot.training.data.batch import Collator
+    from diagcot.training.data.collator import Collator
 
-    collator, sample = Collator(processor, Path(), 512, source=films.DrawnSource()), films.samples(1)[0]
-    with pytest.raises(ValueError, match="more films"):
+    collator, sample = Collator(processor, Path(), 512, source=films.DrawnImages()), films.samples(1)[0]
+    with pytest.raises(ValueError, match="more images"):
         collator.encode(replace(sample, messages=(("user", "What?"), ("assistant", "x"))))
     with pytest.raises(ValueError, match="more <image>"):
         collator.encode(replace(sample, images=()))
 
 
 def test_films_leave_the_cache_but_stay_the_same(processor: Any) -> None:
-    from diagcot.training.data.images import Films
+    from diagcot.training.data.images import PreparedImages
 
     refs = [sample.images[0] for sample in films.samples(8)]
-    small, large = (Films(processor.image_processor, films.DrawnSource(), room) for room in (0, 64))
+    small, large = (PreparedImages(processor.image_processor, films.DrawnImages(), room) for room in (0, 64))
     for _ in range(2):
         assert small.batch(refs)["pixel_values"].equal(large.batch(refs)["pixel_values"])
-    assert len(small._kept) == 1 and len(large._kept) == 8
+    assert len(small._cache) == 1 and len(large._cache) == 8
 
 
 def test_tags_are_single_tokens_that_stay_in_the_text(processor: Any) -> None:

@@ -51,7 +51,7 @@ def test_counts_of_the_paper() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_a_tiny_model_has_the_counts_of_its_settings(family: Any) -> None:
-    from diagcot.training.models import freeze, model
+    from diagcot.training.models import freeze, tiny
 
     class Tokenizer:
         def __len__(self) -> int:
@@ -65,7 +65,7 @@ def test_a_tiny_model_has_the_counts_of_its_settings(family: Any) -> None:
 
     settings = ModelSettings(family=family, tiny=TinySettings(vocabulary=800))
     with torch.device("meta"):
-        made = AutoModelForImageTextToText.from_config(model._config(family, settings.tiny, Tokenizer()))
+        made = AutoModelForImageTextToText.from_config(tiny.configuration(family, settings.tiny, Tokenizer()))
     assert shape.of(settings).counts == freeze.counts(made.named_parameters())
 
 

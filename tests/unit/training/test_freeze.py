@@ -75,10 +75,9 @@ def test_language_model_and_merger_of_qwen2_vl_7b(qwen2_vl_7b: Any) -> None:
 
 def test_lora_of_qwen2_5_vl_32b() -> None:
     from diagcot.training.config.settings import LoraSettings
-    from diagcot.training.kinds import sft
-    from diagcot.training.models import freeze
+    from diagcot.training.models import freeze, lora
 
-    network = sft.adapted(on_meta("qwen2_5_vl", QWEN2_5_VL_32B), LoraSettings(rank=8, alpha=16))
+    network = lora.add_adapter(on_meta("qwen2_5_vl", QWEN2_5_VL_32B), LoraSettings(rank=8, alpha=16))
     policy = FreezePolicy(trainable=("lora",), expect_trainable=67_108_864)
     assert freeze.freeze(network, policy) == {"lora": 67_108_864}
     assert freeze.describe(network)["parameters"] == 33_519_827_200

@@ -59,7 +59,7 @@ def gathered(tmp_path, rows, mixed=(), **changes):
 
 
 def test_changed_copies_are_trained_on_and_never_validated_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(curriculum.ShardSource, "size", lambda self, ref: (64, 64))
+    monkeypatch.setattr(curriculum.ShardImages, "size", lambda self, ref: (64, 64))
     boxes = {"label": "Edema", "boxes": [[0.1, 0.1, 0.5, 0.5]]}
     rows = many(20, task="grounding", meta=boxes) + many(20, "clear", task="grounding", meta={**boxes, "boxes": []})
     found = gathered(tmp_path, rows, augment=3, validation={"prompts": 8, "share": 0.2})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.training.monitoring import curves
+from diagcot.metrics import curves
 from tests import lazy
 
 torch, flops, log = (
@@ -110,5 +110,5 @@ def test_a_log_is_cut_at_the_step_that_training_goes_on_from(tmp_path: Path) -> 
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps({"step": n, "loss": 1 / n}) + "\n" for n in range(1, 6)) + '{"step": 6, "lo')
     log.rewind(path, 3)
-    assert curves.series(path) == {"loss": [(1.0, 1.0), (2.0, 0.5), (3.0, 1 / 3)]}
+    assert curves.read(path) == {"loss": [(1.0, 1.0), (2.0, 0.5), (3.0, 1 / 3)]}
     assert os.listdir(tmp_path) == ["train.jsonl"]

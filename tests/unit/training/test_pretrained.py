@@ -23,17 +23,17 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_adopted_model_is_linked_and_loads(tmp_path: Path) -> None:
-    from diagcot.training.models import model
+    from diagcot.training.models import model, tiny
 
     texts = [text for sample in films.samples(8) for _, text in sample.messages]
-    model.build(ModelSettings(), texts, tmp_path / "source")
+    tiny.build(ModelSettings(), texts, tmp_path / "source")
     settings = ModelSettings(pretrained=tmp_path / "source", min_pixels=28 * 28, max_pixels=56 * 56)
-    model.adopt(settings, tmp_path / "mine")
+    model.link_pretrained(settings, tmp_path / "mine")
     assert (tmp_path / "mine" / "model.safetensors").is_symlink()
-    assert model.processor_of(tmp_path / "mine").image_processor.size["longest_edge"] == 56 * 56
+    assert model.load_processor(tmp_path / "mine").image_processor.size["longest_edge"] == 56 * 56
     assert model.load(tmp_path / "mine").config.model_type == "qwen2_5_vl"
     with pytest.raises(UserError, match="family: qwen3_vl"):
-        model.adopt(settings.model_copy(update={"family": "qwen3_vl"}), tmp_path / "other")
+        model.link_pretrained(settings.model_copy(update={"family": "qwen3_vl"}), tmp_path / "other")
 
 
 def test_batches_must_divide_among_ranks() -> None:
@@ -59,11 +59,14 @@ def test_flash_attention_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> Non
     there, card = {"flash_attn"}, [True]
     monkeypatch.setattr(model.torch.cuda, "is_available", lambda: card[0])
     monkeypatch.setattr(model, "find_spec", lambda name: name in there or None)
-    assert [model.attention(precision) for precision in ("bf16", "fp32")] == ["flash_attention_2", "sdpa"]
+    assert [model.attention_implementation(precision) for precision in ("bf16", "fp32")] == [
+        "flash_attention_2",
+        "sdpa",
+    ]
     there.clear()
-    assert model.attention("bf16") == "sdpa"
+    assert model.attention_implementation("bf16") == "sdpa"
     card[0] = False
-    assert model.attention("bf16") == "eager"
+    assert model.attention_implementation("bf16") == "eager"
 
 
 def test_the_contrastive_loss_keeps_reports_as_they_are() -> None:

@@ -1,0 +1,172 @@
+"""Samples to batches: tokens with the prompt masked, and images by reference."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diagcot.tasks.samples import ImageRef, Sample
+from diagcot.training.data.images import ImageSource, PreparedImages, ShardImages
+
+IGNORED = -100  # label of a token that is not learned
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """Token ids and labels (IGNORED outside the assistant's turns) of one sample, both int64 of shape (tokens,)."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    truncated: bool = False
+
+    @property
+    def learned_tokens(self) -> int:
+        """Number of tokens that are predicted and learned."""
+        return int((self.labels[1:] != IGNORED).sum())
+
+
+class Collator:
+    """Makes right-padded batches of samples.
+
+    A batch holds input_ids, attention_mask, mm_token_type_ids and labels (samples, tokens), image_counts (samples,),
+    and, if there are images, pixel_values (patches, values) and image_grid_thw (images, 3).
+
+    The chat template is the model's own; each assistant turn and its end token are learned. The prompt is tokenised
+    separately, as a server does, so that training and generation see the same ids.
+    """
+
+    CACHED = 20_000  # encoded samples kept in memory
+
+    def __init__(
+        self,
+        processor: Any,
+        shards_root: Path,
+        max_length: int,
+        cache_mb: int = 1024,
+        source: ImageSource | None = None,
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.max_length = max_length
+        # Where some passes have images and others none, all run the vision tower: ranks that train or gather it
+        # must meet there.
+        self.show_blank = False
+        self.images = PreparedImages(processor.image_processor, source or ShardImages(shards_root), cache_mb)
+        self.image_token = processor.image_token
+        self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self._cache: dict[tuple[str, str], EncodedSample] = {}
+
+    def encode(self, sample: Sample) -> EncodedSample:
+        """Tokens of a sample, cut at `max_length`.
+
+        Raises ValueError if its prompt alone is longer, or if its images and its <image> marks differ in number.
+        """
+        cached = self._cache.get((sample.task, sample.id))
+        if cached is not None:
+            return cached
+        ids: list[int] = []
+        labels: list[int] = []
+        refs = iter(sample.images)
+        for text, learned in self._turns(sample):
+            tokens = self._tokens(text, refs, sample)
+            ids += tokens
+            labels += tokens if learned else [IGNORED] * len(tokens)
+        if next(refs, None) is not None:
+            raise ValueError(f"sample {sample.id} has more images than <image> marks")
+        truncated = len(ids) > self.max_length
+        encoded = EncodedSample(
+            torch.tensor(ids[: self.max_length]), torch.tensor(labels[: self.max_length]), truncated
+        )
+        if not encoded.learned_tokens or (truncated and self.image_id in ids[self.max_length :]):
+            raise ValueError(
+                f"sample {sample.id} has a prompt of over max_length {self.max_length} tokens; raise max_length"
+                " or lower the pixel budget"
+            )
+        if len(self._cache) >= self.CACHED:
+            self._cache.pop(next(iter(self._cache)), None)
+        self._cache[sample.task, sample.id] = encoded
+        return encoded
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of these samples."""
+        return self.pad([self.encode(sample) for sample in samples], samples)
+
+    def pad(self, encoded: Sequence[EncodedSample], samples: Sequence[Sample]) -> Batch:
+        """The batch of sequences that are encoded already, with the images of their samples."""
+        width = max(len(sequence.ids) for sequence in encoded)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.full((len(encoded), width), pad, dtype=torch.long)
+        labels = torch.full((len(encoded), width), IGNORED, dtype=torch.long)
+        mask = torch.zeros((len(encoded), width), dtype=torch.long)
+        for row, sequence in enumerate(encoded):
+            size = len(sequence.ids)
+            ids[row, :size] = sequence.ids
+            labels[row, :size] = sequence.labels
+            mask[row, :size] = 1
+        images = self.images.batch([ref for sample in samples for ref in sample.images])
+        if not images and self.show_blank:
+            ids, labels, mask, images = self._with_blank(ids, labels, mask)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (ids == self.image_id).int(),
+            "labels": labels,
+            "image_counts": torch.tensor([len(sample.images) for sample in samples]),
+            **images,
+        }
+
+    def _with_blank(
+        self, ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Batch]:
+        """The first sequence followed by a blank image that no token sees, the others by padding."""
+        images = self.images.blank()
+        size = int(images["image_grid_thw"][0].prod()) // int(self.processor.image_processor.merge_size) ** 2
+        fills = ((ids, self.tokenizer.pad_token_id), (labels, IGNORED), (mask, 0))
+        ids, labels, mask = (torch.cat([rows, rows.new_full((len(rows), size), fill)], 1) for rows, fill in fills)
+        ids[0, -size:] = self.image_id
+        return ids, labels, mask, images
+
+    def _turns(self, sample: Sample) -> Iterator[tuple[str, bool]]:
+        """Pieces of the rendered conversation, and whether each is learned."""
+        messages = [{"role": role, "content": message_parts(text)} for role, text in sample.messages]
+        rendered = ""
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._render(messages[:index], True)
+            turn = self._render(messages[: index + 1], False).rstrip("\n")
+            if not (prompt.startswith(rendered) and turn.startswith(prompt)):
+                raise ValueError("the model's chat template rewrites earlier turns; it cannot be trained turn by turn")
+            yield prompt[len(rendered) :], False
+            yield turn[len(prompt) :], True
+            rendered = turn
+        if not rendered:
+            raise ValueError(f"sample {sample.id} has no assistant turn to learn")
+
+    def _render(self, messages: list[dict[str, Any]], prompt: bool) -> str:
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+
+    def _tokens(self, text: str, refs: Iterator[ImageRef], sample: Sample) -> list[int]:
+        """Ids of a piece, each image mark as many times as its image has visual tokens."""
+        pieces = text.split(self.image_token)
+        for index in range(1, len(pieces)):
+            ref = next(refs, None)
+            if ref is None:
+                raise ValueError(f"sample {sample.id} has more <image> marks than images")
+            pieces[index] = self.image_token * self.images.tokens(ref) + pieces[index]
+        return list(self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"])
+
+
+def message_parts(text: str) -> list[dict[str, str]]:
+    """Content parts of a chat message: an image part for each <image> mark, a text part for what lies between."""
+    parts: list[dict[str, str]] = []
+    for index, piece in enumerate(text.split("<image>")):
+        if index:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
