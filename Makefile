@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest --dist loadgroup
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ demo: env  ## run the whole chain on this machine, then show its table
 
 plan:  ## what would be submitted: stages, GPU-hours, space, expected start, and what will not work
 	@$(BIN)/diagcot plan $(CHAIN)
+
+scripts:  ## write a batch script for each stage into logs/<run>/scripts, to submit by hand with sbatch
+	@$(BIN)/diagcot scripts $(CHAIN)
 
 submit-%:
 	@$(BIN)/diagcot submit $(CHAIN) --stage $(patsubst stage%,%,$*) $(if $(DRY),--dry)
@@ -122,4 +125,4 @@ bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 min
 check: env  ## ruff, mypy, spelling, links of the documentation, shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy
 	@$(BIN)/codespell $$(git ls-files) && $(BIN)/python -m pytest tests/unit/test_docs_links.py
-	@shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch')
+	@shellcheck .ci/run $$(git ls-files '*.sh')

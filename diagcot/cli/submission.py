@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add submit, plan, demo, retry, cancel and worker."""
+    """Add submit, plan, scripts, demo, retry, cancel and worker."""
     parser = verbs.add("submit", "submit stages of a run", _submit)
     add_chain_options(parser)
     add_stage_number_option(parser)
@@ -28,6 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
     add_chain_options(parser)
     add_stage_number_option(parser)
 
+    add_chain_options(verbs.add("scripts", "write a batch script for each stage, to submit by hand", _scripts))
     add_chain_options(verbs.add("demo", "run the whole chain on this machine and show its metrics", _demo))
 
     parser = verbs.add("retry", "resubmit unfinished tasks of a stage, and the stages that follow it", _retry)
@@ -73,6 +74,25 @@ def _plan(args: argparse.Namespace) -> int:
 
     chain = open_chain(args.recipe, args.cluster, args.run)
     return _show_plan(chain, chain.selected(args.stage), scripts=False)
+
+
+def _scripts(args: argparse.Namespace) -> int:
+    from diagcot.jobs.slurm import commands, scripts
+    from diagcot.jobs.slurm.limits import ARRAY_SIZE, limits
+    from launchers.chain import open_chain
+
+    chain = open_chain(args.recipe, args.cluster, args.run)
+    if chain.cluster.executor != "slurm":
+        raise UserError(f"cluster {chain.cluster.name} does not use Slurm: name one with `executor: slurm` (CLUSTER=…)")
+    chain.checks()
+    try:
+        array_size = limits().array_size
+    except commands.SlurmError as error:
+        array_size = ARRAY_SIZE
+        print(f"arrays have at most {ARRAY_SIZE} tasks, Slurm's default, because Slurm was not asked: {error}")
+    for path in scripts.write(chain.write(), chain.cluster, array_size):
+        print(path)
+    return 0
 
 
 def _show_plan(chain: "Chain", selected: set[str], scripts: bool) -> int:

@@ -1,5 +1,6 @@
 """Links the stages of a run as Slurm jobs: what is complete, queued or to be submitted, and what waits for what."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.lease import lease
 from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.slurm import submit
+from diagcot.jobs.slurm import limits as slurm_limits
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import RETRY_FACTOR, Array, Attempt
 from diagcot.jobs.summary import check, summarise
@@ -35,13 +37,13 @@ class Submitted:
 class Room:
     """How many more jobs Slurm takes of this user."""
 
-    limits: slurm.Limits
+    limits: slurm_limits.Limits
     left: int
 
     @classmethod
     def ask(cls, cluster: Cluster, sizes: Sequence[Size]) -> "Room":
         partition = next((size.partition for size in sizes if size.partition), cluster.slurm.partition)
-        limits = slurm.limits(cluster.slurm.account, cluster.slurm.qos, partition)
+        limits = slurm_limits.limits(cluster.slurm.account, cluster.slurm.qos, partition)
         return cls(limits, limits.submit - len(slurm.queue()))
 
     @classmethod
@@ -256,11 +258,12 @@ def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
     room = Room.wait(cluster, plan.resources)
     slots = list(verdict.again)[: room.take(plan.stage, len(verdict.again), 0)]
     newest = attempts.newest_arrays(plan.path)
-    bounds = slurm.partition(plan.resources.partition or cluster.slurm.partition)
+    known = capacity.partitions()
     groups: dict[str, tuple[Size, list[int]]] = {}
     for slot in slots:
         before = Size.model_validate(newest[slot][1].resources) if slot in newest else plan.resources
-        size = _escalated(before, plan.resources, verdict.again[slot], verdict.exclude, bounds)
+        size = _escalated(before, plan.resources, verdict.again[slot], cluster.slurm.partition, known)
+        size = _without(size, verdict.exclude)
         groups.setdefault(size.model_dump_json(), (size, []))[1].append(slot)
     arrays = [
         Array("", part, resources=size.model_dump())
@@ -279,18 +282,29 @@ def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
     return made
 
 
-def _escalated(before: Size, planned: Size, rule: Rule, exclude: str, bounds: slurm.Partition) -> Size:
-    """What a task gets that ran with `before`: more memory up to the largest node's, more time once."""
-    changes: dict[str, Any] = {}
-    if rule.more_memory and before.mem_gb:
-        changes["mem_gb"] = min(before.mem_gb * RETRY_FACTOR, max(bounds.mem_gb or 1e9, before.mem_gb))
-    if rule.more_time and before.minutes == planned.minutes:
-        changes["minutes"] = min(int(before.minutes * RETRY_FACTOR) + 1, bounds.minutes or 1 << 30)
-    if exclude:
-        changes["exclude"] = ",".join(
-            dict.fromkeys(filter(None, [*(before.exclude or "").split(","), *exclude.split(",")]))
+def _escalated(
+    before: Size, planned: Size, rule: Rule, default: str | None, known: Mapping[str, capacity.Partition]
+) -> Size:
+    """What a task gets that ran with `before`: more memory up to the largest node's, more time once.
+
+    default: the partition of a size that names none.
+    """
+    size, partition = before, before.partition or default
+    if rule.more_memory and size.mem_gb:
+        most = capacity.most_memory(size, partition, known) or math.inf
+        size = size.model_copy(update={"mem_gb": min(size.mem_gb * RETRY_FACTOR, max(most, size.mem_gb))})
+    if rule.more_time and size.minutes == planned.minutes:
+        longest = capacity.most_minutes(size, partition, known) or math.inf
+        size = size.model_copy(
+            update={"minutes": int(min(size.minutes * RETRY_FACTOR + 1, max(longest, size.minutes)))}
         )
-    return before.model_copy(update=changes)
+    return size
+
+
+def _without(size: Size, nodes: str) -> Size:
+    """The same resources on other nodes than these, a list separated by commas."""
+    names = dict.fromkeys(filter(None, [*(size.exclude or "").split(","), *nodes.split(",")]))
+    return size.model_copy(update={"exclude": ",".join(names) or None})
 
 
 def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) -> None:

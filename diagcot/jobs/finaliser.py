@@ -33,7 +33,7 @@ def finalise(stage_dir: Path | str) -> str:
         try:
             return _finalise(Path(stage_dir))
         except slurm.SlurmError as error:
-            if not submit.passing(str(error)) or time.monotonic() > end:
+            if not slurm.transient(str(error)) or time.monotonic() > end:
                 raise
             print(f"{time.strftime('%F %T')} {error}: once more in {wait:.0f} s", flush=True)
             time.sleep(wait)

@@ -7,7 +7,7 @@ from diagcot.jobs.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 LONGEST = 64  # characters of a stage's name
-FOLDERS = frozenset({"code", "grown", "stages", "submit", "write"})  # of a run, beside those of its stages
+FOLDERS = frozenset({"code", "grown", "scripts", "stages", "submit", "write"})  # of a run, beside those of its stages
 FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")  # how its files end
 
 

@@ -33,6 +33,13 @@ def check(plan: Plan, patience_s: float = 0) -> list[str]:
     return left
 
 
+def summarise_if_complete(stage_dir: Path | str) -> None:
+    """End a stage whose tasks were submitted by hand, once all of its units are done."""
+    plan = read(Path(stage_dir))
+    if not plan.missing():
+        summarise(plan, check(plan))
+
+
 def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
     """Add up the manifests into `summary.json`; `why`: what stopped the stage. Every submission is told with its cause."""
     counts: dict[str, float] = {}

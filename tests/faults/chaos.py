@@ -71,7 +71,7 @@ class Chaos:
 
     # -- faults ------------------------------------------------------------------------------------------------------
     def kill_worker(self) -> None:
-        self._kill("a worker", lambda line: "submitit.core._submit" in line and str(self.root) in line)
+        self._kill("a worker", lambda line: "diagcot.jobs.entrypoints work" in line and str(self.root) in line)
 
     def kill_step(self) -> None:
         self._kill("a step", lambda line: line.startswith("slurmstepd: [") and ".batch" not in line)

@@ -76,7 +76,7 @@ def test_row_33_the_id_is_found_in_what_sbatch_prints(tmp_path: Path, sbatch: Pa
     made = submission.submit(plan, runs.CLUSTER, [array], "submitted", None)
     assert made.arrays[0].job == job
     assert attempts.read(plan.path)[0].arrays[0].job == job
-    assert (plan.path / "submitit" / f"{job}_submitted.pkl").exists()
+    assert (plan.path / "slurm" / f"{made.arrays[0].name}.sbatch").read_text() == (plan.path / "job.sbatch").read_text()
 
 
 @pytest.mark.row(

@@ -100,7 +100,10 @@ def test_one_rehearsal_tells_all_that_would_fail(
     assert "did you mean 'cpu'" in bad["shard", "submission"]["remedy"]
     assert f"cannot write to {roots}/models: Read-only file system" in bad["base", "folders"]["text"]
     assert sorted(bad["base", "folders"]["hosts"]) == ["gpu1", "gpu2"]
-    assert "PartitionNodeLimit" in bad["wide", "start"]["text"] and "9 nodes of 2" in bad["wide", "size"]["text"]
+    assert (
+        "PartitionNodeLimit" in bad["wide", "start"]["text"]
+        and "asks for 9 nodes, cpu has 2" in bad["wide", "size"]["text"]
+    )
     assert "cpus" in said and "Read-only" in said and "4 to mend before" in said
 
     # All others were rehearsed to their end, those behind a stage that failed included.

@@ -14,5 +14,5 @@ def run(plans: Sequence[Plan]) -> None:
     for plan in plans:
         executor = submitit.DebugExecutor(folder=plan.path / "submitit")
         for slot in plan.open_slots():
-            executor.submit(TaskEntry(str(plan.path), (slot,))).result()
+            executor.submit(TaskEntry(str(plan.path), slot)).result()
         summarise(plan, check(plan))

@@ -134,7 +134,7 @@ class Runner:
             signal_delay_s=min(self.cluster.warning_seconds, size.minutes * 30),
             stderr_to_stdout=True,
         )
-        return _Task(plan, slot, executor.submit(TaskEntry(str(plan.path), (slot,))), cores, attempt)
+        return _Task(plan, slot, executor.submit(TaskEntry(str(plan.path), slot)), cores, attempt)
 
     def _reap(self) -> None:
         for task in self.running:

@@ -1,4 +1,4 @@
-"""The only door to Slurm's commands. Every call has a deadline; a command that fails says so in one sentence."""
+"""Every call of a Slurm command goes through here: with a deadline, and with one sentence when it fails."""
 
 import os
 import pwd
@@ -13,46 +13,25 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60
-UNLIMITED = 1 << 40
-AWAY = (
-    "unable to contact",
-    "connection refused",
-    "connect failure",
-    "timed out",
-    "communication",
-    "configuration source",
-)
+# Parts of the messages of a command that did not reach slurmctld, or not for certain.
+TRANSIENT = ("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication")
+UNREACHABLE = (*TRANSIENT, "connect failure", "configuration source")
 
 
 class SlurmError(UserError):
-    """A Slurm command failed, timed out or is not there."""
+    """A Slurm command failed, timed out or is not installed."""
 
 
 def available() -> bool:
+    """Whether Slurm's commands are on PATH."""
     return shutil.which("sbatch") is not None
 
 
-def call(*command: str, timeout: float = TIMEOUT_S) -> str:
-    """Run a Slurm command and return its standard output. Raises SlurmError."""
-    done = _run(command, timeout)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise SlurmError(f"{command[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
-    return done.stdout
-
-
-def said(*command: str, timeout: float = TIMEOUT_S) -> str:
-    """What a Slurm command says, also of a request that it refuses. Raises SlurmError if slurmctld gave no answer."""
-    done = _run(command, timeout)
-    text = (done.stderr + done.stdout).strip()
-    if done.returncode and any(word in text.lower() for word in AWAY):
-        raise SlurmError(f"{command[0]} failed: {text.splitlines()[-1]}")
-    return text
-
-
-def _run(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    # SLURM_* variables of the job that we may run in must not shape a query or a new job.
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_")) or k == "SLURM_CONF"}
+def run(*command: str, timeout: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command, whatever its exit status. Raises SlurmError if it is missing or does not end in time."""
+    # Variables of the job that we may run in (a finaliser, an salloc shell) must not shape a query or a new job.
+    inherited = ("SLURM_", "SBATCH_", "SUBMITIT_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(inherited) or k == "SLURM_CONF"}
     if why := distrust(Path(env["SLURM_CONF"])) if env.get("SLURM_CONF") else "":  # it names code that is loaded
         raise SlurmError(f"SLURM_CONF={env['SLURM_CONF']} is not used, because {why}")
     try:
@@ -65,8 +44,31 @@ def _run(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[
         ) from error
 
 
-def _user() -> str:
-    """The name that Slurm knows this user by; $USER may be unset in a container or a job, or another's."""
+def call(*command: str, timeout: float = TIMEOUT_S) -> str:
+    """Run a Slurm command and return its standard output. Raises SlurmError if it fails."""
+    done = run(*command, timeout=timeout)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise SlurmError(f"{command[0]} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def answer(*command: str, timeout: float = TIMEOUT_S) -> str:
+    """What a command prints, also when Slurm refuses the request. Raises SlurmError if slurmctld did not answer."""
+    done = run(*command, timeout=timeout)
+    text = (done.stderr + done.stdout).strip()
+    if done.returncode and any(word in text.lower() for word in UNREACHABLE):
+        raise SlurmError(f"{command[0]} failed: {text.splitlines()[-1]}")
+    return text
+
+
+def transient(error: str) -> bool:
+    """Whether the error is no refusal: Slurm may accept the same request later, or may have accepted it already."""
+    return any(word in error.lower() for word in TRANSIENT)
+
+
+def user() -> str:
+    """The name by which Slurm knows this user. $USER may be unset or wrong in a container or a job."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -86,49 +88,52 @@ class Job:
 
 
 def queue(timeout: float = TIMEOUT_S) -> list[Job]:
-    """This user's jobs that are queued or running, one row an array element (squeue -r)."""
-    user = _user()
-    text = call("squeue", "-r", "-h", "-u", user, "-o", "%i|%T|%r|%j", timeout=timeout)
+    """This user's queued and running jobs, one row for each array task."""
+    text = call("squeue", "-r", "-h", "-u", user(), "-o", "%i|%T|%r|%j", timeout=timeout)
     return [Job(*row.split("|", 3)) for row in text.splitlines() if row.count("|") >= 3]
 
 
 def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job]:
-    """Last known state of jobs by id from accounting. Raises SlurmError where there is no accounting.
+    """Last known state of jobs, by id, from accounting. Raises SlurmError where there is no accounting.
 
-    A start is given in so many words: sacct's own default is midnight. Ids may be reused: compare the names. Slurm calls
-    a job FAILED whose step ran out of memory; here it is OUT_OF_MEMORY.
+    Ids may be reused: compare the names. Slurm calls a job FAILED whose step ran out of memory; here it is
+    OUT_OF_MEMORY.
     """
     if not job_ids:
         return {}
     columns = "JobID,State,Reason,JobName,NodeList,ExitCode"
+    # The start is explicit because sacct's default is the last midnight.
     text = call("sacct", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
-    found: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}
     for row in text.splitlines():
         fields = row.split("|")
         job, dot, _ = fields[0].partition(".")
-        if dot and fields[1:2] == ["OUT_OF_MEMORY"] and job in found and found[job].state == "FAILED":
-            found[job] = replace(found[job], state="OUT_OF_MEMORY")
+        if dot and fields[1:2] == ["OUT_OF_MEMORY"] and job in jobs and jobs[job].state == "FAILED":
+            jobs[job] = replace(jobs[job], state="OUT_OF_MEMORY")
         elif not dot and len(fields) == 6 and fields[1]:
-            found |= {job: Job(job, _state(fields[1]), *fields[2:]) for job in _elements(fields[0])}
-    return found
+            jobs |= {job: Job(job, _state(fields[1]), *fields[2:]) for job in _array_tasks(fields[0])}
+    return jobs
 
 
-def _elements(job_id: str) -> list[str]:
-    """The ids that a row of sacct speaks of: elements which never started share one, such as `7_[0-2,5%4]`."""
-    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
-    if found is None:
+def _array_tasks(job_id: str) -> list[str]:
+    """The ids that a row of sacct stands for: array tasks that never started share one, such as `7_[0-2,5%4]`."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job_id)
+    if match is None:
         return [job_id]
-    bounds = [[int(bound) for bound in part.split("-")] for part in found[2].split(",")]
-    return [f"{found[1]}_{index}" for part in bounds for index in range(part[0], part[-1] + 1)]
+    bounds = [[int(bound) for bound in part.split("-")] for part in match[2].split(",")]
+    return [f"{match[1]}_{index}" for part in bounds for index in range(part[0], part[-1] + 1)]
 
 
 def _state(text: str) -> str:
-    """Slurm's own cancelling (a dependency that can never be met) is told from a person's, `CANCELLED by 1000`."""
+    """Slurm's state. A job that Slurm itself cancelled, because its dependency can never be met, is DEPENDENCY.
+
+    A person's cancellation reads `CANCELLED by 1000`.
+    """
     return "DEPENDENCY" if text == "CANCELLED" else text.split()[0]
 
 
 def alive(names: Mapping[str, str]) -> set[str]:
-    """Which of these jobs or arrays (id -> name, empty if any will do) still have something queued or running."""
+    """Which of these jobs or arrays are still queued or running. names: id -> name, empty if any name will do."""
     if not names:
         return set()
     try:
@@ -146,26 +151,25 @@ def alive(names: Mapping[str, str]) -> set[str]:
 
 def named(name: str) -> list[str]:
     """Ids of the jobs or arrays of that name, oldest first: queued and running ones, else those of accounting."""
-    user = _user()
-    found = call("squeue", "-h", "-u", user, "-n", name, "-o", "%F").split()
-    if not found:
+    jobs = call("squeue", "-h", "-u", user(), "-n", name, "-o", "%F").split()
+    if not jobs:
         try:
             rows = call("sacct", "-X", "-n", "-P", "-S", "now-2days", f"--name={name}", "-o", "JobID").split()
-            found = [row.split("_")[0] for row in rows]
+            jobs = [row.split("_")[0] for row in rows]
         except SlurmError:
             pass
-    return sorted(set(found), key=int)
+    return sorted(set(jobs), key=int)
 
 
 def requeue(job_id: str) -> None:
-    """Put this element back into the queue, named `<array>_<index>`: a placeholder's plain id means the whole array."""
+    """Put an array task back into the queue. Name it `<array>_<index>`: a plain id may mean the whole array."""
     call("scontrol", "requeue", job_id)
 
 
-def depend(job_id: str, gone: str, new: Sequence[str]) -> bool:
-    """Let a pending job follow `new` (such as `afterok:12`) and no longer job `gone`; False if it never followed it.
+def depend(job_id: str, old: str, new: Sequence[str]) -> bool:
+    """Let a pending job follow `new` (such as `afterok:12`) instead of job `old`; False if it never followed `old`.
 
-    What else it follows is kept. With an empty `gone`, `new` is added.
+    Other dependencies are kept. With an empty `old`, `new` is added.
     """
     try:
         text = call("scontrol", "show", "job", "-o", job_id)
@@ -173,17 +177,18 @@ def depend(job_id: str, gone: str, new: Sequence[str]) -> bool:
         if "Invalid job id" in str(error):  # forgotten: it ended long ago
             return False
         raise
-    found = re.search(r"\bDependency=(\S+)", text)
-    old = [part.split("(")[0] for part in re.split("[,?]", found.group(1))] if found else []
-    old = [part for part in old if part]  # `(null)` where it follows nothing
-    kept = [part for part in old if part.split(":")[-1].split("_")[0] != gone]
-    if gone and len(kept) == len(old):
+    match = re.search(r"\bDependency=(\S+)", text)
+    parts = [part.split("(")[0] for part in re.split("[,?]", match.group(1))] if match else []
+    parts = [part for part in parts if part]  # `(null)` where it follows nothing
+    kept = [part for part in parts if part.split(":")[-1].split("_")[0] != old]
+    if old and len(kept) == len(parts):
         return False
     call("scontrol", "update", f"JobId={job_id}", f"Dependency={','.join([*kept, *new])}")
     return True
 
 
 def cancel(job_ids: Sequence[str]) -> None:
+    """Cancel jobs, arrays or array tasks."""
     if job_ids:
         call("scancel", *job_ids)
 
@@ -202,90 +207,5 @@ def config(timeout: float = TIMEOUT_S) -> dict[str, str]:
 
 
 def release(job_id: str) -> None:
-    """Let a held job go."""
+    """Release a held job."""
     call("scontrol", "release", job_id)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much Slurm takes: elements of an array; jobs that this user may have in the queue, array elements counted
-    one by one; and which limit that is."""
-
-    array_size: int
-    submit: int
-    name: str
-
-
-def limits(
-    account: str | None = None, qos: str | None = None, partition: str | None = None, timeout: float = TIMEOUT_S
-) -> Limits:
-    """Read from `scontrol show config` and, where limits are enforced, from the user's association and QOS.
-
-    Raises SlurmError if slurmctld does not answer; limits that accounting does not tell do not count.
-    """
-    found = config(timeout)
-    bounds = [(_number(found.get("MaxJobCount", ""), 10000), "MaxJobCount")]
-    if "limits" in found.get("AccountingStorageEnforce", ""):
-        bounds += _enforced(account, qos, partition, timeout)
-    submit, name = min(bounds)
-    return Limits(_number(found.get("MaxArraySize", ""), 1001), submit, name)
-
-
-def _enforced(account: str | None, qos: str | None, partition: str | None, timeout: float) -> list[tuple[int, str]]:
-    user = _user()
-    bounds = []
-    try:
-        columns = "Account,Partition,DefaultQOS,QOS,MaxSubmitJobs,GrpSubmitJobs,User"
-        rows = [row.split("|") for row in _accounting("assoc", f"format={columns}", timeout=timeout)]
-        mine = [row for row in rows if row[6] == user and row[0] == (account or row[0])]
-        mine = [row for row in mine if row[1] in ("", partition)] or mine
-        names = {qos} if qos else {row[2] or row[3].split(",")[0] for row in mine}
-        for row in mine:
-            bounds += [(_number(row[4]), f"MaxSubmitJobs of account {row[0]}")]
-        for row in rows:
-            if row[0] in {own[0] for own in mine} and row[6] in ("", user):
-                bounds += [(_number(row[5]), f"GrpSubmitJobs of account {row[0]}")]
-        for row in (
-            text.split("|")
-            for text in _accounting("qos", "format=Name,MaxSubmitPU,MaxSubmitPA,GrpSubmit", timeout=timeout)
-        ):
-            if row[0] in names:
-                bounds += [(_number(value), f"the submit limit of QOS {row[0]}") for value in row[1:4]]
-    except SlurmError:
-        pass
-    return [bound for bound in bounds if bound[0] < UNLIMITED]
-
-
-def _accounting(*question: str, timeout: float) -> list[str]:
-    return call("sacctmgr", "-n", "-P", "show", *question, timeout=timeout).splitlines()
-
-
-def _number(text: str, default: int = UNLIMITED) -> int:
-    return int(text) if text.isdigit() else default
-
-
-@dataclass(frozen=True)
-class Partition:
-    """What the largest node and the longest job of a partition may be; None where Slurm sets no bound."""
-
-    mem_gb: float | None
-    minutes: int | None
-
-
-def partition(name: str | None) -> Partition:
-    """The bounds of a partition, of the default one if `name` is None (sinfo). Raises SlurmError."""
-    rows = [row.split("|") for row in call("sinfo", "-h", "-e", "-o", "%P|%m|%l").splitlines()]
-    mine = [row for row in rows if len(row) == 3 and (row[0].strip("*") == name if name else row[0].endswith("*"))]
-    memory = [int(row[1].strip("+")) / 1024 for row in mine if row[1].strip("+").isdigit()]
-    times = [minutes(row[2]) for row in mine]
-    bounded = [time for time in times if time is not None]
-    return Partition(max(memory, default=None), max(bounded, default=None))
-
-
-def minutes(text: str) -> int | None:
-    """A time as sinfo prints it: `10:00`, `1:00:00`, `2-00:00:00`, `infinite`."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
-    if found is None:
-        return None
-    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
-    return days * 1440 + hours * 60 + minutes

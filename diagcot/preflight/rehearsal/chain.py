@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from diagcot.jobs import Cluster, Pipeline, Plan, UserError
 from diagcot.jobs.cluster import Roots
 from diagcot.jobs.execution import local
-from diagcot.jobs.settings import near
+from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.slurm import submit
 from diagcot.jobs.state.attempts import Array
-from diagcot.preflight.doctor import slurm as doctor
+from diagcot.preflight.doctor.slurm import fits
 from diagcot.preflight.finding import bad
 from diagcot.preflight.rehearsal.machine import refused
 from diagcot.preflight.rehearsal.rows import Row
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KIND = "diagcot.preflight.rehearsal.node"
 MINUTES = 2
+SINFO_S = 30
 WARNING_SECONDS = 5  # the warning of a real job would come as soon as one of two minutes begins
 FOLDER = "rehearsals"  # in the folder of logs, one level below the runs, so that no verb takes one for a run
 FINALISER = "finaliser"  # one stands for those of all stages: they are alike
@@ -213,13 +214,14 @@ def _look(rehearsal: Rehearsal) -> None:
             rehearsal.rows.append(Row(spec.name, bad("settings", " ".join(str(error).split()))))
     if chain.cluster.executor != "slurm":
         return
-    there = doctor.ask(30)
+    known = capacity.partitions(SINFO_S)
     for plan in chain.plans:
         partition = plan.resources.partition or chain.cluster.slurm.partition
-        if partition in there:  # one that is not there is refused by sbatch in its own words
-            for finding in doctor.fits(plan.stage, plan.resources, partition, there):
-                if finding.level == "bad":
-                    rehearsal.rows.append(Row(plan.stage, bad("size", finding.text, finding.remedy)))
+        if partition and not set(partition.split(",")) <= known.keys():
+            continue  # sbatch refuses it, see `_refused`
+        finding = fits("size", plan.resources, partition, known)
+        if finding.level == "bad":
+            rehearsal.rows.append(Row(plan.stage, finding))
 
 
 def start(rehearsal: Rehearsal) -> None:
@@ -233,7 +235,7 @@ def start(rehearsal: Rehearsal) -> None:
         local.start(rehearsal.run_dir, [plan.stage for plan in rehearsal.plans])
         return
     edges = {plan.stage: [edge.stage for edge in plan.after] for plan in rehearsal.chain.plans}
-    there = doctor.ask(30)
+    known = capacity.partitions(SINFO_S)
     for plan in rehearsal.plans:
         before = [rehearsal.jobs[name] for name in edges.get(plan.stage, ()) if name in rehearsal.jobs]
         after = f"afterany:{':'.join(before)}" if before else ""
@@ -241,20 +243,19 @@ def start(rehearsal: Rehearsal) -> None:
         try:
             made = submit.submit(plan, rehearsal.pipeline.cluster, arrays, "rehearsal", None)
         except slurm.SlurmError as error:
-            rehearsal.rows.append(_refused(rehearsal, plan, error, list(there)))
+            rehearsal.rows.append(_refused(rehearsal, plan, error, known))
         else:
             rehearsal.jobs[plan.stage] = made.jobs[0]
 
 
-def _refused(rehearsal: Rehearsal, plan: Plan, error: Exception, there: list[str]) -> Row:
+def _refused(rehearsal: Rehearsal, plan: Plan, error: Exception, known: Mapping[str, capacity.Partition]) -> Row:
     partition = plan.resources.partition or rehearsal.chain.cluster.slurm.partition
     said = str(error).partition(f"stage {plan.stage}: ")[2] or str(error)
     said = said.removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
     what = f"sbatch refused it: {said}"
-    if partition and partition not in there:
-        told = f"partition {partition!r} does not exist{near(partition, there)}; mend the cluster file"
-        return Row(plan.stage, bad("submission", what, told))
-    remedy = "mend partition, account, qos, constraint or the size in the cluster file"
+    remedy = "correct partition, account, qos, constraint or the size in the cluster file"
+    if (fault := capacity.misfit(plan.resources, partition, known)).startswith("partition"):
+        remedy = f"{fault}; correct the cluster file"
     return Row(plan.stage, bad("submission", what, remedy))
 
 

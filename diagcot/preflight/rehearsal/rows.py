@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import Plan
+from diagcot.jobs import Plan, entrypoints
+from diagcot.jobs.slurm import sbatch
 from diagcot.preflight.finding import Finding, bad, note
 
 # What shells, `module` and loaders say of a setup line that failed; the script goes on all the same.
 FAILED = re.compile(r"command not found|No such file|cannot |[Ee]rror|[Uu]nable to|not found", re.ASCII)
 SCRIPT = re.compile(r"^\S*slurm_script: line \d+: ")  # another path and number for each job
 OURS = re.compile(r"^(srun|slurmstepd|submitit)\b|Traceback|^\s")
+# The first line of the suite's own: on Slurm, and of the local executor.
+STARTED = (entrypoints.STARTED, "submitit INFO")
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,15 @@ def _cut(plan: Plan, ranks: list[dict[str, Any]], ended: str) -> Row:
         text = f"ended{how} before its first check"
     last = _last_line(plan)
     if last:
-        return Row(plan.stage, bad("job", f"{text}: {last}", f"its logs are in {plan.path / 'submitit'}"))
+        return Row(plan.stage, bad("job", f"{text}: {last}", f"its logs are in {plan.path}"))
     remedy = f"nothing was written to {plan.path}: do the nodes share that folder and can they write there?"
     return Row(plan.stage, bad("job", text, remedy))
 
 
 def _logs(plan: Plan) -> list[Path]:
-    return sorted((plan.path / "submitit").glob("*_log.out")) + sorted((plan.path / "submitit").glob("*_log.err"))
+    local = plan.path / "submitit"  # of submitit's local executor
+    patterns = [(plan.path / sbatch.FOLDER, "*.log"), (local, "*_log.out"), (local, "*_log.err")]
+    return [path for folder, pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _lines(path: Path) -> list[str]:
@@ -98,7 +103,7 @@ def _setup(plan: Plan) -> str:
     """The first complaint of the batch script before Python began."""
     for path in _logs(plan):
         for line in _lines(path)[:50]:
-            if "submitit INFO" in line:
+            if any(mark in line for mark in STARTED):
                 break
             if FAILED.search(line) and not OURS.search(line):
                 return SCRIPT.sub("", line.strip())[:300]

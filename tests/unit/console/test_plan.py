@@ -35,7 +35,7 @@ def test_space_starts_and_warnings_are_sentences() -> None:
         free=dict.fromkeys(("shard", "cot", "sft"), 78_000_000_000),
         starts={"shard": "2026-01-02T05:00:00", "sft": "2026-01-02T03:00:10", "cot": ""},
         warnings=["cot: too short"],
-        notes=["cot: 3000 tasks go as 3 arrays"],
+        notes=["cot: 3000 tasks are split into 3 arrays"],
         unknown=["limits of the queue: no answer"],
     )
     now = time.mktime((2026, 1, 2, 3, 0, 0, 0, 0, -1))
@@ -45,7 +45,7 @@ def test_space_starts_and_warnings_are_sentences() -> None:
         "/m: about 6.4 MB will be written (sft 6.4 MB); 78 GB free",
         "shard would start in 2:00:00, at 2026-01-02 05:00:00",
         "sft would start at once",
-        "cot: 3000 tasks go as 3 arrays",
+        "cot: 3000 tasks are split into 3 arrays",
         "! cot: too short",
         "? limits of the queue: no answer",
     ]
@@ -109,7 +109,7 @@ def test_without_slurm_the_plan_is_shown_with_what_could_not_be_asked(tmp_path: 
     away = "!error: Unable to contact slurm controller (connect failure)\n"
     commands = fake_slurm(tmp_path / "bin", **dict.fromkeys(("sinfo", "scontrol", "squeue", "sbatch"), away))
     plain, seconds = diagcot("plan", "--cluster", "example", path=str(commands))
-    assert "? Slurm was asked in vain" in plain.stdout
+    assert "? Slurm did not answer" in plain.stdout
     assert "phantoms" in plain.stdout and "nothing was submitted" in plain.stdout
     assert "\x1b" not in plain.stdout and "#SBATCH" not in plain.stdout
     assert seconds < 1

