@@ -97,9 +97,9 @@ def main(argv: list[str]) -> int:
             print("a rank failed; what it said stands above", file=sys.stderr)
             return 1
         rows = json.loads((Path(folder) / "rows.json").read_text())
-    from diagcot.training.cost.flops import peak_of
+    from diagcot.training.cost import peak_flops
 
-    figures, peak = Figures("gpu"), peak_of(device)
+    figures, peak = Figures("gpu"), peak_flops(device)
     for step, row in rows.items():
         figures.add(f"{args.shape}_{step}_tokens_per_s", row["tokens_per_s"], "1/s")
         figures.add(f"{args.shape}_{step}_tflops_per_gpu", row["flops"] / world / 1e12, "TFLOP/s")
@@ -147,8 +147,8 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    from diagcot.training import cost
     from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy
-    from diagcot.training.cost import estimate, shape
     from diagcot.training.distributed import engine, process_group
     from diagcot.training.losses import contrastive
     from diagcot.training.models import freeze, model
@@ -158,8 +158,12 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
     precision = "bf16" if card else "fp32"
     trainable = ("merger",) if step == "align" else ("language_model", "merger")
     micro, passes = (1, 4) if step == "grpo" else (2, 2)
-    size = shape.read({"model_type": "qwen2_5_vl", **SHAPES[name]})
-    load = estimate.Load(_visual(name), TEXT, LEARNED, 1, forwards=2 if step == "grpo" else 0)
+    size = cost.parse_config({"model_type": "qwen2_5_vl", **SHAPES[name]})
+    policy = step == "grpo"
+    load = cost.Workload(
+        _visual(name), TEXT, LEARNED, 1, scoring_passes=2 * policy, reference=policy,
+        logit_bytes=cost.POLICY_BYTES if policy else cost.CROSS_ENTROPY_BYTES,
+    )  # fmt: skip
 
     def settings(offload: bool) -> DeepSpeedSettings:
         batch = {"micro_batch": micro, "global_batch": micro * passes * ctx.world_size}
@@ -167,12 +171,12 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
             stage=2, steps=warm + timed, precision=precision, gradient_checkpointing=True, offload=offload, **batch
         )
 
-    made = estimate.estimate(size, trainable, None, settings(False), load, ctx.world_size)
+    made = cost.estimate(size, trainable, None, settings(False), load, ctx.world_size)
     room = torch.cuda.get_device_properties(where).total_memory if card else float("inf")
-    expected = made.memory + (sum(size.counts.values()) * 2 if step == "grpo" else 0)  # and the reference
+    expected = made.memory
     deepspeed = settings(offload=expected > room)
     if deepspeed.offload:
-        lower = estimate.estimate(size, trainable, None, deepspeed, load, ctx.world_size).memory
+        lower = cost.estimate(size, trainable, None, deepspeed, load, ctx.world_size).memory
         expected -= made.memory - lower
         if ctx.rank == 0:
             print(f"{step}: the optimiser is offloaded, {made.memory / 1e9:.0f} GB do not fit", flush=True)
@@ -218,8 +222,8 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
     seconds = (time.perf_counter() - began) / timed
     samples = deepspeed.global_batch
     row = {
-        "tokens_per_s": samples * (load.visual + load.text) / seconds,
-        "flops": samples * estimate.flops(size, set(trainable), made.trained, load) / seconds,
+        "tokens_per_s": samples * load.tokens / seconds,
+        "flops": samples * cost.sequence_flops(size, set(trainable), made.trained, load) / seconds,
         "memory_gb": torch.cuda.max_memory_allocated(where) / 1e9 if card else 0.0,
         "estimated_gb": expected / 1e9,
     }

@@ -6,10 +6,15 @@ from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import UserError
 from diagcot.shards.settings import BuildSettings
 from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy, LoraSettings, ModelSettings
-from diagcot.training.cost import estimate as estimates
-from diagcot.training.cost import shape, storage
-from diagcot.training.cost.estimate import Estimate, Load
+from diagcot.training.cost import Estimate, ModelShape, Workload, estimate, shape_of, training_storage
 from launchers.stage_kind import ChainView, Stage
+
+MIMIC_TRAINING_IMAGES = {True: 223_049, False: 368_960}
+"""`only_fi` -> training images of MIMIC-CXR: those whose report has findings and impression (arXiv:2509.06409), and all
+(physionet.org)."""
+KEPT_TRACES = 0.91  # share of the collected traces that become samples (arXiv:2509.06409)
+REPORT_TOKENS, TRACE_TOKENS = (175, 160), (760, 740)
+"""Text tokens of a sample, and those of them that are learned, in DiagCoT's published runs (arXiv:2509.06409)."""
 
 
 def base_of(stage: Stage[Any], chain: ChainView) -> Stage[ModelSettings] | None:
@@ -21,10 +26,10 @@ def base_of(stage: Stage[Any], chain: ChainView) -> Stage[ModelSettings] | None:
     return stage
 
 
-def parameters(stage: Stage[Any], chain: ChainView) -> int | None:
-    """Parameters of the model that a stage descends from; None if it descends from none."""
+def shape(stage: Stage[Any], chain: ChainView) -> ModelShape | None:
+    """Shape of the model that a stage descends from; None if it descends from none. Raises UserError if it is missing."""
     base = base_of(stage, chain)
-    return storage.parameters(base.settings) if base else None
+    return shape_of(base.settings) if base else None
 
 
 def check_batches(stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int) -> None:
@@ -36,11 +41,15 @@ def check_batches(stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int) -
 
 
 def training_bytes(
-    stage: Stage[Any], chain: ChainView, policy: FreezePolicy, deepspeed: DeepSpeedSettings
+    stage: Stage[Any],
+    chain: ChainView,
+    policy: FreezePolicy,
+    deepspeed: DeepSpeedSettings,
+    lora: LoraSettings | None = None,
 ) -> int | None:
     """Bytes of the weights and of the checkpoints that are kept; None if the model is not known."""
-    count = parameters(stage, chain)
-    return storage.training(count, policy.trainable, deepspeed) if count else None
+    model = shape(stage, chain)
+    return training_storage(model, policy.trainable, lora, deepspeed) if model else None
 
 
 def training_estimate(
@@ -48,14 +57,14 @@ def training_estimate(
     chain: ChainView,
     policy: FreezePolicy,
     deepspeed: DeepSpeedSettings,
-    load: Load,
+    load: Workload,
     lora: LoraSettings | None = None,
 ) -> Estimate | None:
     """Memory and GPU-hours of training; None without GPUs. Raises UserError if the model is missing."""
-    base, resources = base_of(stage, chain), chain.resources(stage.name)
-    if base is None or not resources.gpus:
+    model, resources = shape(stage, chain), chain.resources(stage.name)
+    if model is None or not resources.gpus:
         return None
-    return estimates.estimate(shape.of(base.settings), policy.trainable, lora, deepspeed, load, resources.ranks)
+    return estimate(model, policy.trainable, lora, deepspeed, load, resources.ranks)
 
 
 def visual_tokens(stage: Stage[Any], chain: ChainView) -> int:
@@ -64,7 +73,7 @@ def visual_tokens(stage: Stage[Any], chain: ChainView) -> int:
     settings = base.settings if base else ModelSettings()
     built = (chain.stage(spec.name).settings for spec in chain.recipe.stages if spec.kind == "shard")
     side = max((settings.image_size for settings in built), default=0)
-    token = shape.of(settings).patch * 2
+    token = shape_of(settings).patch * 2
     return min(settings.max_pixels or side**2, side**2) // token**2
 
 
@@ -77,7 +86,7 @@ def training_images(stage: Stage[Any], chain: ChainView) -> int | None:
         for source in settings.sources:
             if source.kind != "mimic_cxr" or source.path is None or source.max_studies or source.frontal_only:
                 return None
-            total += estimates.FILMS[source.only_fi]
+            total += MIMIC_TRAINING_IMAGES[source.only_fi]
     return total
 
 
@@ -91,5 +100,5 @@ def trace_samples(stage: Stage[Any], chain: ChainView) -> int | None:
         collect = chain.stage(source.inputs["traces"][0])
         if not isinstance(collect.settings, CollectSettings) or collect.settings.samples_per_shard is None:
             return None
-        total += estimates.KEPT * collect.settings.samples_per_shard * len(chain.units_of(collect.name))
+        total += KEPT_TRACES * collect.settings.samples_per_shard * len(chain.units_of(collect.name))
     return round(total)

@@ -13,7 +13,7 @@ from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans.plan import Grows
 from diagcot.jobs.settings import Settings
 from diagcot.recipe import Recipe, StageSpec
-from diagcot.training.cost.estimate import Estimate
+from diagcot.training.cost import Estimate
 
 S = TypeVar("S", bound=Settings)
 Product = Literal["data", "weights", "report"]

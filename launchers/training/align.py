@@ -1,8 +1,7 @@
 """Kind `align`: one multi-node job that trains the projector."""
 
 from diagcot.training.config.settings import AlignSettings
-from diagcot.training.cost import estimate as estimates
-from diagcot.training.cost.estimate import Estimate, Load
+from diagcot.training.cost import Estimate, Workload
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -21,9 +20,9 @@ def storage(stage: Stage[AlignSettings], chain: ChainView) -> int | None:
 def estimate(stage: Stage[AlignSettings], chain: ChainView) -> Estimate | None:
     """Memory on a GPU and GPU-hours; None if there is no GPU."""
     deepspeed = stage.settings.deepspeed
-    text, learned = estimates.REPORT
+    text, learned = model_size.REPORT_TOKENS
     sequences = deepspeed.sequences(model_size.training_images(stage, chain))
-    load = Load(model_size.visual_tokens(stage, chain), text, learned, sequences)
+    load = Workload(model_size.visual_tokens(stage, chain), text, learned, sequences)
     return model_size.training_estimate(stage, chain, stage.settings, deepspeed, load)
 
 

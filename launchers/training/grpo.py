@@ -2,8 +2,7 @@
 
 from diagcot.jobs import UserError
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.cost import storage as weight_storage
-from diagcot.training.cost.estimate import Estimate, Load
+from diagcot.training.cost import POLICY_BYTES, Estimate, Workload, weights_storage
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -21,26 +20,30 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
 
 def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
     """Bytes of the weights, of the best ones and of the checkpoints that are kept; None if the model is not known."""
-    settings, count = stage.settings, model_size.parameters(stage, chain)
+    settings, shape = stage.settings, model_size.shape(stage, chain)
     total = model_size.training_bytes(stage, chain, settings, settings.deepspeed)
-    if total is None or count is None:
+    if total is None or shape is None:
         return None
-    return total + (count * weight_storage.BYTES[settings.deepspeed.precision] if settings.best else 0)
+    return total + (weights_storage(shape, settings.deepspeed) if settings.best else 0)
 
 
 def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
     """Memory and GPU-hours of the policy's training without the rollouts.
 
-    Every answer is taken to be as long as it may be. It is scored twice more without gradients.
+    Every answer is taken to be as long as it may be. Without gradients it is scored once more by the policy of the step's
+    beginning, if the step has several updates, and once by the reference, if there is a KL term.
     """
     settings = stage.settings
     rollouts, steps = settings.prompts_per_step * settings.group_size, settings.deepspeed.steps
-    load = Load(
+    reference = settings.kl_coef > 0
+    load = Workload(
         model_size.visual_tokens(stage, chain),
         PROMPT_TOKENS + settings.max_tokens,
         settings.max_tokens,
         steps * rollouts if steps else None,
-        2,
+        scoring_passes=(settings.updates > 1) + reference,
+        reference=reference,
+        logit_bytes=POLICY_BYTES,
     )
     return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load)
 

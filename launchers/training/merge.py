@@ -1,7 +1,7 @@
 """Kind `merge`: one task joins a LoRA adapter with its base."""
 
 from diagcot.training.config.settings import MergeSettings
-from diagcot.training.cost import storage as weight_storage
+from diagcot.training.cost import model_storage
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -10,7 +10,7 @@ from launchers.stage_kind import ChainView, Stage, StageKind
 def storage(stage: Stage[MergeSettings], chain: ChainView) -> int | None:
     """Bytes of a whole model, as those of its base."""
     base = model_size.base_of(stage, chain)
-    return weight_storage.base(base.settings) if base else None
+    return model_storage(base.settings) if base else None
 
 
 KIND = StageKind(

@@ -1,7 +1,7 @@
 """Kind `model`: the base model of a chain, taken over from disk or built tiny."""
 
 from diagcot.training.config.settings import ModelSettings
-from diagcot.training.cost import storage as weight_storage
+from diagcot.training.cost import model_storage
 from diagcot.training.models.pretrained import weights_of
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -15,7 +15,7 @@ def check(stage: Stage[ModelSettings], chain: ChainView) -> None:
 
 def storage(stage: Stage[ModelSettings], chain: ChainView) -> int:
     """Bytes of the weights."""
-    return weight_storage.base(stage.settings)
+    return model_storage(stage.settings)
 
 
 KIND = StageKind(

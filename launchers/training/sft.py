@@ -1,8 +1,7 @@
 """Kind `sft`: one multi-node DeepSpeed job of supervised fine-tuning (pre-training, teacher, chain of thought)."""
 
 from diagcot.training.config.settings import SftSettings
-from diagcot.training.cost import estimate as estimates
-from diagcot.training.cost.estimate import Estimate, Load
+from diagcot.training.cost import Estimate, Workload
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -17,7 +16,7 @@ def check(stage: Stage[SftSettings], chain: ChainView) -> None:
 
 def storage(stage: Stage[SftSettings], chain: ChainView) -> int | None:
     """Bytes of the weights and of the checkpoints that are kept; None if the model is not known."""
-    return model_size.training_bytes(stage, chain, stage.settings, stage.settings.deepspeed)
+    return model_size.training_bytes(stage, chain, stage.settings, stage.settings.deepspeed, stage.settings.lora)
 
 
 def estimate(stage: Stage[SftSettings], chain: ChainView) -> Estimate | None:
@@ -27,8 +26,8 @@ def estimate(stage: Stage[SftSettings], chain: ChainView) -> Estimate | None:
     visual = (
         0 if {kind for kind in sources if kind in DATA_KINDS} <= {"texts"} else model_size.visual_tokens(stage, chain)
     )
-    text, learned = estimates.REASONED if stage.inputs.get("samples") else estimates.REPORT
-    load = Load(visual, text, learned, settings.deepspeed.sequences(_samples(stage, chain)))
+    text, learned = model_size.TRACE_TOKENS if stage.inputs.get("samples") else model_size.REPORT_TOKENS
+    load = Workload(visual, text, learned, settings.deepspeed.sequences(_samples(stage, chain)))
     return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load, settings.lora)
 
 

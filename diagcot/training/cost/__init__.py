@@ -1,0 +1,37 @@
+"""Costs of training: parameters, bytes on a GPU and on disk, floating-point operations and GPU-hours.
+
+Everything here is computed from config.json and the recipe, without torch. The one exception is `step_flops`, which
+counts the operations of passes that are really made and is imported by the jobs alone.
+"""
+
+from diagcot.training.cost.compute import HIGH_UTILISATION, LOW_UTILISATION, gpu_hours, sequence_flops
+from diagcot.training.cost.estimate import Estimate, estimate
+from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES, peak_flops
+from diagcot.training.cost.memory import BASE_BYTES, GpuMemory, gpu_memory
+from diagcot.training.cost.shape import ModelShape, parse_config, shape_of
+from diagcot.training.cost.storage import model_storage, training_storage, weights_storage
+from diagcot.training.cost.workload import CROSS_ENTROPY_BYTES, POLICY_BYTES, Workload
+
+__all__ = [
+    "BASE_BYTES",
+    "CROSS_ENTROPY_BYTES",
+    "HIGH_UTILISATION",
+    "LOW_UTILISATION",
+    "OPTIMIZER_BYTES",
+    "POLICY_BYTES",
+    "VALUE_BYTES",
+    "Estimate",
+    "GpuMemory",
+    "ModelShape",
+    "Workload",
+    "estimate",
+    "gpu_hours",
+    "gpu_memory",
+    "model_storage",
+    "parse_config",
+    "peak_flops",
+    "sequence_flops",
+    "shape_of",
+    "training_storage",
+    "weights_storage",
+]

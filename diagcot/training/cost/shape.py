@@ -1,6 +1,7 @@
 """Parameters of a vision-language model by component, from its config.json alone: no weights, no torch."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,12 @@ _VISION: dict[str, dict[str, Any]] = {
         "num_position_embeddings": 2304, "deepstack_visual_indexes": (8, 16, 24),
     },
 }  # fmt: skip
-MERGE = 4  # patches a visual token
+PATCHES_PER_TOKEN = 4  # of the vision tower, merged into one visual token
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a model; parameters are exact for the three families."""
+class ModelShape:
+    """Sizes of a model. The counts of parameters are exact for the three families."""
 
     family: Family
     hidden: int
@@ -42,13 +43,13 @@ class Shape:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Component -> parameters, as `freeze.counts` finds them in the model."""
+        """Component -> parameters, as `diagcot.training.models.freeze.counts` finds them in the model."""
         qwen3, wide, mlp = self.family == "qwen3_vl", self.vision_hidden, self.vision_intermediate
         norm = wide if self.family == "qwen2_5_vl" else 2 * wide  # RMS norms have no bias
         patches = 3 * 2 * self.patch**2 * wide + (wide if qwen3 else 0) + self.positions * wide
         ends = 3 * wide * mlp + 2 * mlp + wide if self.family == "qwen2_5_vl" else 2 * wide * mlp + mlp + wide
         vision = patches + self.vision_depth * (2 * norm + 4 * wide**2 + 4 * wide + ends)
-        merged = MERGE * wide
+        merged = PATCHES_PER_TOKEN * wide
         projection = merged**2 + merged + merged * self.hidden + self.hidden
         merger = norm + projection + self.deepstack * (2 * merged + projection)
         query, key = self.heads * self.head, self.kv_heads * self.head
@@ -56,11 +57,16 @@ class Shape:
         attention = 2 * self.hidden * query + 2 * self.hidden * key + extra
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
         words = self.vocabulary * self.hidden
-        found = {
+        components = {
             "vision": vision, "merger": merger, "language_model": self.layers * layer + self.hidden + words,
             "lm_head": 0 if self.tied else words,
         }  # fmt: skip
-        return {name: count for name, count in found.items() if count}
+        return {name: count for name, count in components.items() if count}
+
+    def trained(self, trainable: Iterable[str], lora: LoraSettings | None) -> int:
+        """Parameters that train: those of the components in `trainable`, or of the adapter."""
+        counts = self.counts
+        return sum(counts.get(name, 0) for name in set(trainable)) + (self.lora(lora) if lora else 0)
 
     def lora(self, settings: LoraSettings) -> int:
         """Parameters of an adapter on the language model's projections."""
@@ -73,24 +79,24 @@ class Shape:
         return self.layers * settings.rank * sum(sum(ends.get(name, (0, 0))) for name in settings.targets)
 
 
-def of(settings: ModelSettings) -> Shape:
-    """Of the model that kind `model` takes over or builds. Raises UserError if it is not there or not understood."""
+def shape_of(settings: ModelSettings) -> ModelShape:
+    """Shape of the model that kind `model` takes over or builds. Raises UserError if it is missing or of another family."""
     if settings.pretrained is None:
         return _tiny(settings)
     family_of(settings.pretrained)
     path = settings.pretrained / "config.json"
-    return read(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return parse_config(json.loads(path.read_text(encoding="utf-8")), str(path))
 
 
-def read(config: dict[str, Any], where: str = "config.json") -> Shape:
-    """Of a config.json, the language model's sizes at its top (as first published) or in `text_config`."""
+def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelShape:
+    """Shape by a config.json, whose language model stands at its top (as first published) or in `text_config`."""
     family, text = config.get("model_type"), {**config, **config.get("text_config", {})}
     if family not in _VISION:
         raise UserError(f"{where}: model_type {family!r} is none of {', '.join(_VISION)}")
     vision = _VISION[family] | config.get("vision_config", {})
     wide = vision["embed_dim"] if family == "qwen2_vl" else vision["hidden_size"]
     try:
-        return Shape(
+        return ModelShape(
             family=family,
             hidden=text["hidden_size"],
             intermediate=text["intermediate_size"],
@@ -113,10 +119,10 @@ def read(config: dict[str, Any], where: str = "config.json") -> Shape:
         raise UserError(f"{where} has no {error}") from error
 
 
-def _tiny(settings: ModelSettings) -> Shape:
-    """As `model.build` makes it, if the corpus fills the vocabulary."""
+def _tiny(settings: ModelSettings) -> ModelShape:
+    """Shape of the model that `diagcot.training.models.tiny` builds if the corpus fills the vocabulary."""
     tiny, qwen3 = settings.tiny, settings.family == "qwen3_vl"
-    return Shape(
+    return ModelShape(
         family=settings.family,
         hidden=tiny.hidden,
         intermediate=tiny.intermediate,

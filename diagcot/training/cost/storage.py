@@ -1,45 +1,34 @@
-"""How many bytes the weights of a stage take: those it publishes, and the checkpoints that it keeps."""
+"""Bytes on disk of the weights that a stage publishes and of the checkpoints that it keeps."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from diagcot.training.config.settings import DeepSpeedSettings, ModelSettings, TinySettings
+from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings
+from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
+from diagcot.training.cost.shape import ModelShape, shape_of
 from diagcot.training.models.pretrained import weights_of
 
-BYTES = {"fp32": 4, "bf16": 2}
-OPTIMIZER = 12  # bytes a trained parameter: ZeRO's master copy and Adam's two moments, fp32
-PART = 0.1  # share of the parameters that train where the language model does not; rather too much than too little
 
-
-def parameters(settings: ModelSettings) -> int:
-    """Of the model that kind `model` takes over (its files hold bf16) or builds. Raises UserError if it is not there."""
+def model_storage(settings: ModelSettings) -> int:
+    """Bytes that kind `model` writes. Raises UserError if the model is missing."""
     if settings.pretrained is None:
-        return _tiny(settings.tiny)
+        return sum(shape_of(settings).counts.values()) * VALUE_BYTES["fp32"]
     root = Path(settings.pretrained)
-    return sum((root / name).stat().st_size for name in weights_of(root)) // BYTES["bf16"]
+    return sum((root / name).stat().st_size for name in weights_of(root))
 
 
-def base(settings: ModelSettings) -> int:
-    """Bytes that kind `model` writes."""
-    return parameters(settings) * BYTES["fp32" if settings.pretrained is None else "bf16"]
+def weights_storage(shape: ModelShape, settings: DeepSpeedSettings) -> int:
+    """Bytes of the whole model at the stage's precision."""
+    return sum(shape.counts.values()) * VALUE_BYTES[settings.precision]
 
 
-def training(count: int, trainable: Iterable[str], deepspeed: DeepSpeedSettings) -> int:
-    """Bytes of a training stage on a model of `count` parameters: its product, `keep` checkpoints and a coming one.
+def training_storage(
+    shape: ModelShape, trainable: Iterable[str], lora: LoraSettings | None, settings: DeepSpeedSettings
+) -> int:
+    """Bytes of a training stage: its product, `keep` checkpoints, and the one that is being written.
 
-    A resumption on another number of ranks needs up to 24 bytes a trained parameter more, for a while.
+    A resumption on another number of ranks needs up to 24 bytes for each trained parameter more, for a while.
     """
-    weight = BYTES[deepspeed.precision]
-    trained = count if "language_model" in trainable else int(count * PART)
-    product = trained if "lora" in trainable else count
-    return product * weight + (deepspeed.keep + 1) * trained * (weight + OPTIMIZER)
-
-
-def _tiny(tiny: TinySettings) -> int:
-    """Close to what `diagcot.training.kinds.model` makes: 1.6 million for the tiny recipe's 1,557,952."""
-    words = 2 * tiny.vocabulary * tiny.hidden
-    attention = 2 * tiny.hidden**2 * (1 + tiny.kv_heads / tiny.heads)
-    language = tiny.layers * (attention + 3 * tiny.hidden * tiny.intermediate)
-    wide = tiny.vision_hidden
-    vision = 3 * 2 * 14**2 * wide + tiny.vision_depth * 16 * wide**2 + (4 * wide) ** 2 + 4 * wide * tiny.hidden
-    return int(words + language + vision)
+    size, trained = VALUE_BYTES[settings.precision], shape.trained(trainable, lora)
+    product = trained * size if lora else weights_storage(shape, settings)
+    return product + (settings.keep + 1) * trained * (size + OPTIMIZER_BYTES)

@@ -6,7 +6,7 @@ from typing import Any
 
 from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
-from diagcot.training.cost import flops
+from diagcot.training.cost import step_flops
 from diagcot.training.distributed import process_group
 from diagcot.training.monitoring import log
 
@@ -18,12 +18,16 @@ class StepTimer:
     """
 
     def __init__(
-        self, ctx: Context, engine: Any, settings: DeepSpeedSettings, components: Sequence[str] = flops.WHOLE
+        self,
+        ctx: Context,
+        engine: Any,
+        settings: DeepSpeedSettings,
+        components: Sequence[str] = step_flops.ALL_COMPONENTS,
     ) -> None:
         self.device = process_group.device(ctx)
         self._ranks = ctx.world_size
-        self._work = flops.Work(engine.module, components)
-        self._peak = flops.peak(self.device, settings.precision)
+        self._work = step_flops.StepFlops(engine.module, components)
+        self._peak = step_flops.peak(self.device, settings.precision)
         self.start()
 
     def start(self) -> None:

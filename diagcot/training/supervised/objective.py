@@ -8,7 +8,7 @@ import torch
 
 from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
-from diagcot.training.cost.flops import WHOLE
+from diagcot.training.cost.step_flops import ALL_COMPONENTS
 from diagcot.training.data.collator import Batch, Collator
 from diagcot.training.data.dataset import Dataset, Lengths
 from diagcot.training.data.order import BatchOrder
@@ -18,7 +18,7 @@ from diagcot.training.losses import language
 class TrainingObjective(ABC):
     """One stage's data and loss. `components`: those that a forward pass runs through."""
 
-    components: Sequence[str] = WHOLE
+    components: Sequence[str] = ALL_COMPONENTS
 
     def __init__(
         self,

@@ -16,8 +16,8 @@ from diagcot.console.screens import plan as plan_screen
 from diagcot.jobs.forecast import Forecast
 from diagcot.shards import storage as shard_storage
 from diagcot.shards.settings import BuildSettings
-from diagcot.training.config.settings import DeepSpeedSettings, ModelSettings
-from diagcot.training.cost import storage
+from diagcot.training import cost
+from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings
 from tests.unit.console.console_run import SIZE, fake_slurm
 
 ROOT = Path(__file__).parents[3]
@@ -82,13 +82,15 @@ def test_space_for_shards_is_that_of_their_films() -> None:
 
 
 def test_space_for_weights_is_that_of_checkpoints_too(tmp_path: Path) -> None:
-    assert storage.base(ModelSettings()) == pytest.approx(4 * 1_000_000, rel=0.6)
+    tiny = cost.shape_of(ModelSettings())
+    assert cost.model_storage(ModelSettings()) == 4 * sum(tiny.counts.values())
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     (tmp_path / "model.safetensors").write_bytes(b"x" * 2000)
-    assert storage.base(ModelSettings(pretrained=tmp_path)) == 2000
-    assert storage.training(1000, ["language_model"], DEEPSPEED) == 1000 * 2 + 3 * 1000 * 14
-    assert storage.training(1000, ["lora"], DEEPSPEED) == 100 * 2 + 3 * 100 * 14
-    assert storage.training(1000, ["merger"], DEEPSPEED) == 1000 * 2 + 3 * 100 * 14
+    assert cost.model_storage(ModelSettings(pretrained=tmp_path)) == 2000
+    whole, merger, adapter = sum(tiny.counts.values()), tiny.counts["merger"], tiny.lora(LoraSettings())
+    assert cost.training_storage(tiny, list(tiny.counts), None, DEEPSPEED) == whole * 2 + 3 * whole * 14
+    assert cost.training_storage(tiny, ["merger"], None, DEEPSPEED) == whole * 2 + 3 * merger * 14
+    assert cost.training_storage(tiny, ["lora"], LoraSettings(), DEEPSPEED) == adapter * 2 + 3 * adapter * 14
 
 
 def diagcot(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], float]:

@@ -13,7 +13,7 @@ from diagcot.metrics import curves
 from tests import lazy
 
 torch, flops, log = (
-    lazy.Module(name) for name in ("torch", "diagcot.training.cost.flops", "diagcot.training.monitoring.log")
+    lazy.Module(name) for name in ("torch", "diagcot.training.cost.step_flops", "diagcot.training.monitoring.log")
 )
 
 SIZES = {
@@ -52,13 +52,13 @@ def net(trained: str, sizes: dict[str, int]) -> Any:
     ],
 )
 def test_flops_are_those_that_are_computed(trained: str, expected: float) -> None:
-    assert flops.Work(net(trained, SIZES)).of(inputs()) == expected
+    assert flops.StepFlops(net(trained, SIZES)).of(inputs()) == expected
 
 
 def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() -> None:
     tied = {name: size for name, size in SIZES.items() if name != "lm_head.weight"}
-    assert flops.Work(net("", tied)).of(inputs()) == flops.Work(net("", SIZES)).of(inputs())
-    films = flops.Work(net("merger", SIZES), ("vision", "merger"))
+    assert flops.StepFlops(net("", tied)).of(inputs()) == flops.StepFlops(net("", SIZES)).of(inputs())
+    films = flops.StepFlops(net("merger", SIZES), ("vision", "merger"))
     assert films.of(inputs()) == 2 * 1000 * 32 + 6 * 200 * 8
 
 

@@ -1,55 +1,36 @@
-"""Model FLOPs of a training step, and what share of the GPUs' peak they are (MFU)."""
+"""Model FLOPs of the passes that a training step really makes, counted from the module and its inputs."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from diagcot.training.cost.hardware import peak_flops
 from diagcot.training.models.freeze import component_of, size_of
 
-WHOLE = ("vision", "merger", "language_model", "lm_head")
-
-PEAKS = (
-    (r"\bB200\b", 2250e12),
-    (r"\bH100 PCIe\b", 756e12),
-    (r"\bH100 NVL\b", 835e12),
-    (r"\b(H100|H200|H800|GH200)\b", 989e12),
-    (r"\bH20\b", 148e12),
-    (r"\b(A100|A800)\b", 312e12),
-    (r"\bA30\b", 165e12),
-    (r"\bA40\b", 150e12),
-    (r"\bL40S\b", 362e12),
-    (r"\bL4\b", 121e12),
-)
-"""bf16 tensor FLOP/s without sparsity, of NVIDIA's data sheets, by the device's name."""
+ALL_COMPONENTS = ("vision", "merger", "language_model", "lm_head")
 
 
 def peak(device: torch.device, precision: str) -> float | None:
-    """FLOP/s of the device at `precision`; None for one that the table does not hold, and for a CPU."""
+    """FLOP/s of the device at `precision`; None for a CPU and for a device that is not in the table."""
     if device.type != "cuda" or precision != "bf16":
         return None
-    return peak_of(torch.cuda.get_device_name(device))
+    return peak_flops(torch.cuda.get_device_name(device))
 
 
-def peak_of(name: str) -> float | None:
-    """bf16 FLOP/s of the GPU of that name, None for one that is not in the table."""
-    return next((flops for pattern, flops in PEAKS if re.search(pattern, name)), None)
-
-
-class Work:
+class StepFlops:
     """FLOPs of one forward and backward pass over a batch.
 
-    After PaLM (Chowdhery et al. 2022, appendix B): 2 a parameter and token forward, 2 backward for the gradient of the
-    inputs and 2 for that of the weights, 6 in all; attention 4, 4 and 4 a layer, width and pair of tokens. Left out is
-    what is not computed: weight gradients of frozen parameters, and input gradients below all that trains. A vision
-    parameter sees every patch, a merger parameter every fourth, the head the tokens whose logits are asked for.
-    Recomputation (gradient checkpointing) and attention in the vision tower are not counted: rather too little.
+    After PaLM (Chowdhery et al. 2022, appendix B): for each parameter and token 2 forward, 2 backward for the gradient of
+    the inputs and 2 for that of the weights, 6 in all; attention 4, 4 and 4 for each layer, width and pair of tokens. Not
+    counted is what is not computed: weight gradients of frozen parameters, and input gradients below all that trains. A
+    vision parameter sees every patch, a merger parameter every fourth, the head the tokens whose logits are needed.
+    Recomputation (gradient checkpointing) and attention in the vision tower are not counted, so the result is rather low.
     """
 
-    def __init__(self, module: torch.nn.Module, runs: Sequence[str] = WHOLE) -> None:
-        self._sizes = dict.fromkeys(WHOLE, 0)
-        self._trained = dict.fromkeys(WHOLE, 0)
+    def __init__(self, module: torch.nn.Module, runs: Sequence[str] = ALL_COMPONENTS) -> None:
+        self._sizes = dict.fromkeys(ALL_COMPONENTS, 0)
+        self._trained = dict.fromkeys(ALL_COMPONENTS, 0)
         embedding = embedding_trained = 0
         for name, parameter in module.named_parameters():
             try:
@@ -65,7 +46,7 @@ class Work:
             self._trained[component] += trained
         if not self._sizes["lm_head"]:
             self._sizes["lm_head"], self._trained["lm_head"] = embedding, embedding_trained
-        self._runs = [name for name in WHOLE if name in runs]
+        self._runs = [name for name in ALL_COMPONENTS if name in runs]
         text = getattr(module, "vlm", module).config.text_config
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self._attention = 4.0 * text.num_hidden_layers * text.num_attention_heads * head

@@ -1,0 +1,75 @@
+"""Bytes on a GPU while a stage trains."""
+
+from dataclasses import dataclass, fields
+
+from diagcot.training.config.settings import DeepSpeedSettings
+from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
+from diagcot.training.cost.shape import PATCHES_PER_TOKEN, ModelShape
+from diagcot.training.cost.workload import Workload
+
+BASE_BYTES = 3e9  # CUDA context, NCCL, DeepSpeed's buckets, fragmentation
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes on the fullest GPU, by what takes them."""
+
+    weights: float  # of the trained model; with ZeRO-3 this GPU's part and the layers that are gathered
+    reference: float  # of the frozen copy that GRPO's KL term needs
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    base: float = BASE_BYTES
+
+    @property
+    def total(self) -> float:
+        """The sum of all parts."""
+        return float(sum(getattr(self, part.name) for part in fields(self)))
+
+
+def gpu_memory(
+    shape: ModelShape, trainable: set[str], adapter: int, settings: DeepSpeedSettings, load: Workload, ranks: int
+) -> GpuMemory:
+    """Model states as ZeRO divides them over `ranks` GPUs (Rajbhandari et al. 2020, arXiv:1910.02054), and a micro batch.
+
+    adapter: parameters of a LoRA adapter, which then are those that train. Attention is assumed to keep no matrix of all
+    pairs of tokens.
+    """
+    size = VALUE_BYTES[settings.precision]
+    whole = sum(shape.counts.values())
+    trained = sum(count for name, count in shape.counts.items() if name in trainable) + adapter
+    divided = settings.stage == 3
+    return GpuMemory(
+        weights=_divided_weights(shape, whole + adapter, settings, ranks) if divided else (whole + adapter) * size,
+        reference=whole * size if load.reference else 0.0,  # not divided, whatever the stage of ZeRO
+        gradients=trained * size / ranks,
+        optimizer=0.0 if settings.offload else trained * OPTIMIZER_BYTES / ranks,
+        activations=_activations(shape, trainable, settings, load) * size,
+        logits=settings.micro_batch * load.learned_tokens * shape.vocabulary * _logit_bytes(load, size),
+    )
+
+
+def _divided_weights(shape: ModelShape, parameters: int, settings: DeepSpeedSettings, ranks: int) -> float:
+    """ZeRO-3: this GPU's part, the layer that is gathered, and the next one."""
+    size = VALUE_BYTES[settings.precision]
+    embeddings = shape.vocabulary * shape.hidden
+    layer = (shape.counts["language_model"] - embeddings) / shape.layers
+    own = 0.0 if settings.offload else parameters * size / ranks
+    return own + 2 * max(layer, embeddings) * size
+
+
+def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSettings, load: Workload) -> float:
+    """Values that a micro batch keeps for the backward pass."""
+    inside = 6 * shape.hidden + 2 * shape.kv_heads * shape.head + 3 * shape.intermediate  # of one layer and token
+    kept = shape.layers * (shape.hidden if settings.gradient_checkpointing else inside) + inside
+    inside_vision = 6 * shape.vision_hidden + 3 * shape.vision_intermediate
+    kept_vision = inside_vision
+    if "vision" in trainable:
+        kept_vision += shape.vision_depth * (shape.vision_hidden if settings.gradient_checkpointing else inside_vision)
+    return settings.micro_batch * (load.tokens * kept + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
+
+
+def _logit_bytes(load: Workload, size: int) -> int:
+    """Peak bytes of one logit; `logit_bytes` is for bf16, whose logits and their gradient take half of fp32's."""
+    return load.logit_bytes + (size - VALUE_BYTES["bf16"])

@@ -1,0 +1,253 @@
+"""Costs of training: counts are those of the models, bytes are those of hand arithmetic, and hours lie around those that
+DiagCoT's published runs took (arXiv:2509.06409)."""
+
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from diagcot.console.state import cost as cost_lines
+from diagcot.training import cost
+from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings, TinySettings
+from diagcot.training.losses import language
+from diagcot.training.rl import objective
+from launchers.chain import open_chain
+from tests.unit.training.test_freeze import QWEN2_5_VL_32B, QWEN2_VL_7B, on_meta
+
+QWEN3_VL: dict[str, Any] = {
+    "text_config": {
+        "vocab_size": 1000, "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 3, "head_dim": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [24, 20, 20]},
+    },
+    "vision_config": {
+        "depth": 5, "hidden_size": 96, "intermediate_size": 200, "num_heads": 4, "out_hidden_size": 256,
+        "num_position_embeddings": 64, "deepstack_visual_indexes": [1, 3],
+    },
+}  # fmt: skip
+SEVEN = cost.parse_config({"model_type": "qwen2_vl", **QWEN2_VL_7B})
+THIRTY_TWO = cost.parse_config({"model_type": "qwen2_5_vl", **QWEN2_5_VL_32B})
+
+
+@pytest.mark.parametrize(
+    ("family", "config"), [("qwen2_vl", QWEN2_VL_7B), ("qwen2_5_vl", QWEN2_5_VL_32B), ("qwen3_vl", QWEN3_VL)]
+)
+def test_counts_are_the_models_own(family: str, config: dict[str, Any]) -> None:
+    from diagcot.training.models import freeze
+
+    for tied in (False, True) if family == "qwen3_vl" else (False,):
+        config = config | {"tie_word_embeddings": tied}
+        model = on_meta(family, config)
+        if tied:
+            model.tie_weights()
+        assert cost.parse_config({"model_type": family, **config}).counts == freeze.counts(model.named_parameters())
+
+
+def test_counts_of_the_paper() -> None:
+    assert SEVEN.counts["merger"] == 44_575_744 and sum(SEVEN.counts.values()) == 8_291_375_616
+    assert SEVEN.counts["merger"] + SEVEN.counts["language_model"] == 7_115_194_880
+    assert THIRTY_TWO.lora(LoraSettings()) == 67_108_864
+    flat = {"model_type": "qwen2_vl", **QWEN2_VL_7B["text_config"], "vision_config": {}}  # as first published
+    assert cost.parse_config(flat) == SEVEN
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_tiny_model_has_the_counts_of_its_settings(family: Any) -> None:
+    from diagcot.training.models import freeze, tiny
+
+    class Tokenizer:
+        def __len__(self) -> int:
+            return 800
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return 1
+
+    from transformers import AutoModelForImageTextToText
+
+    settings = ModelSettings(family=family, tiny=TinySettings(vocabulary=800))
+    with torch.device("meta"):
+        made = AutoModelForImageTextToText.from_config(tiny.configuration(family, settings.tiny, Tokenizer()))
+    assert cost.shape_of(settings).counts == freeze.counts(made.named_parameters())
+
+
+# name, shape, trainable, LoRA, samples, tokens of a sample, learned ones of them, hours of 2 A800, utilisation found
+RUNS = [
+    ("align", SEVEN, {"merger"}, None, 223_049, 927, 160, 48.1, 0.059),
+    ("teacher", THIRTY_TWO, {"lora"}, LoraSettings(), 1_742 * 128, 950, 160, 94.9, 0.129),
+    ("cot-sft", SEVEN, {"language_model", "merger"}, None, 2 * 9_095, 1_510, 700, 11.3, 0.047),
+]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run[0])
+def test_published_runs_lie_where_the_estimate_says(run: Any) -> None:
+    """Their utilisation, by our count of operations, is that of the last column."""
+    _, model, trainable, lora, samples, tokens, learned, hours, found = run
+    load = cost.Workload(752, tokens - 752, learned, samples)
+    settings = DeepSpeedSettings(steps=1, gradient_checkpointing=True, stage=3, micro_batch=4)
+    made = cost.estimate(model, trainable, lora, settings, load, ranks=2)
+    assert made.sound is not None and made.modest is not None
+    taken = 2 * hours
+    assert made.sound * cost.HIGH_UTILISATION / taken == pytest.approx(found, abs=0.002)
+    assert made.modest / taken == pytest.approx({"align": 0.84, "teacher": 1.84, "cot-sft": 0.67}[run[0]], abs=0.01)
+    assert made.sound < taken
+    assert made.memory < 80e9  # they ran on GPUs of 80 GB
+
+
+def test_memory_follows_what_divides_it() -> None:
+    load = cost.Workload(752, 175, 160)
+
+    def needed(ranks: int = 8, trainable: tuple[str, ...] = ("language_model", "merger"), **changes: Any) -> float:
+        settings = DeepSpeedSettings(steps=1, **{"micro_batch": 2, "gradient_checkpointing": True} | changes)
+        return cost.estimate(SEVEN, trainable, None, settings, load, ranks).memory
+
+    assert needed() == pytest.approx(
+        16.6e9 + 7.1e9 * 14 / 8 + cost.BASE_BYTES, rel=0.25
+    )  # weights whole, the rest shared
+    assert needed(stage=3) < needed() - 10e9  # the weights are shared too
+    assert needed(stage=3, offload=True) < needed(stage=3) - 10e9
+    assert needed(ranks=16) < needed() < needed(micro_batch=8) < needed(micro_batch=8, gradient_checkpointing=False)
+    assert needed(trainable=("merger",)) < 30e9
+    assert needed(ranks=1, precision="fp32") > 2 * needed(ranks=2) - 20e9
+
+
+def memory(settings: DeepSpeedSettings, ranks: int = 8, adapter: int = 0, **load: Any) -> cost.GpuMemory:
+    trainable = set() if adapter else {"language_model", "merger"}
+    return cost.gpu_memory(SEVEN, trainable, adapter, settings, cost.Workload(752, 1124, 1024, **load), ranks)
+
+
+BF16 = DeepSpeedSettings(steps=1, gradient_checkpointing=True, micro_batch=1)
+ZERO3 = BF16.model_copy(update={"stage": 3})
+
+
+def test_memory_by_hand() -> None:
+    """8,291,375,616 parameters of which 7,115,194,880 train, on 8 GPUs, one sequence of 752 + 1,124 tokens."""
+    found = memory(BF16)
+    assert found.weights == 8_291_375_616 * 2 and found.reference == 0
+    assert found.gradients == 7_115_194_880 * 2 / 8
+    assert found.optimizer == 7_115_194_880 * 12 / 8
+    assert found.logits == 1024 * 152_064 * 12
+    # hidden 3584, 4 key and value heads of 128, intermediate 18944; 28 layers keep their input, one is computed again
+    language = 1876 * (28 * 3584 + 6 * 3584 + 2 * 4 * 128 + 3 * 18944) * 2
+    vision = 4 * 752 * (6 * 1280 + 3 * 5120) * 2
+    assert found.activations == language + vision
+    assert found.total == sum(
+        (found.weights, found.gradients, found.optimizer, found.logits, found.activations, cost.BASE_BYTES)
+    )
+
+
+@pytest.mark.parametrize("settings", [BF16, ZERO3], ids=["ZeRO-2", "ZeRO-3"])
+def test_a_reference_is_whole_on_every_gpu(settings: DeepSpeedSettings) -> None:
+    for ranks in (1, 8, 64):
+        more = memory(settings, ranks, reference=True).total - memory(settings, ranks).total
+        assert more == 8_291_375_616 * 2
+    fp32 = settings.model_copy(update={"precision": "fp32"})
+    assert memory(fp32, reference=True).total - memory(fp32).total == 8_291_375_616 * 4
+
+
+def test_an_adapter_is_what_trains() -> None:
+    adapter = SEVEN.lora(LoraSettings())
+    found = memory(BF16, adapter=adapter)
+    assert found.weights == (8_291_375_616 + adapter) * 2
+    assert (found.gradients, found.optimizer) == (adapter * 2 / 8, adapter * 12 / 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "reference", "passes"),
+    [({"kl_coef": 0.0}, 0, 1), ({"kl_coef": 0.05}, 1, 2), ({"deepspeed": {"global_batch": 32}}, 1, 1)],
+)
+def test_the_estimate_of_grpo_counts_the_reference_model(
+    change: dict[str, Any], reference: int, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 rollouts a step, four updates of 8, or one of 32, for which the policy is not scored beforehand."""
+    models(tmp_path, monkeypatch)
+    extension = {"name": "mine", "extends": "diagcot-7b", "change": {"grpo": {"settings": change}}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(extension))
+    chain = open_chain(str(tmp_path / "mine.yaml"), "example", None)
+    found = chain.estimates()["grpo"]
+    settings, trainable = chain.stage("grpo").settings.deepspeed, {"language_model", "lm_head"}
+    load = cost.Workload(752, 1124, 1024, 400 * 32, passes, bool(reference), cost.POLICY_BYTES)
+    by_hand = cost.gpu_memory(SEVEN, trainable, 0, settings, load, 8)
+    assert found["memory"] == by_hand.total and by_hand.reference == reference * 8_291_375_616 * 2
+    assert by_hand.logits == 1024 * 152_064 * 20
+    flops = cost.sequence_flops(SEVEN, trainable, found["trained"], load)
+    assert found["sound"] == pytest.approx(400 * 32 * flops / 312e12 / 3600 / 0.35)
+
+
+class Live(TorchDispatchMode):
+    """Follows the bytes of all tensors that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def _add(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and (storage := value.untyped_storage())._cdata not in self.sizes:
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.peak = max(self.peak, sum(self.sizes.values()))
+            weakref.finalize(storage, self.sizes.pop, storage._cdata, None)
+        return value
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return tree_map(self._add, function(*args, **(kwargs or {})))
+
+
+def test_bytes_of_a_logit_are_those_that_the_losses_keep() -> None:
+    """On tensors without data: the peak of forward and backward pass, for each token and word of the vocabulary."""
+    tokens = torch.zeros(1, 1000, dtype=torch.long, device="meta")
+
+    def supervised(logits: torch.Tensor) -> torch.Tensor:
+        return language.summed_loss(logits, tokens)
+
+    def policy(logits: torch.Tensor) -> torch.Tensor:
+        return objective.logprobs(logits[:, :-1], tokens[:, :-1], 0.9, [3])[0].sum()
+
+    for loss, expected in ((supervised, cost.CROSS_ENTROPY_BYTES), (policy, cost.POLICY_BYTES)):
+        hidden = torch.zeros(1, 1000, 4, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        head = torch.zeros(4, 5000, dtype=torch.bfloat16, device="meta")
+        live = Live()
+        with live:
+            loss(hidden @ head).backward()
+        assert live.peak / (1000 * 5000) == pytest.approx(expected, rel=0.01)
+
+
+def models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configurations of the recipe's models, without weights."""
+    for name, family, config in (
+        ("Qwen2-VL-7B-Instruct", "qwen2_vl", QWEN2_VL_7B),
+        ("Qwen2.5-VL-32B-Instruct", "qwen2_5_vl", QWEN2_5_VL_32B),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"model_type": family, **config}))
+    monkeypatch.setenv("MODELS_DIR", str(folder))
+
+
+def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published alignment: 206,716,352 tokens."""
+    models(tmp_path, monkeypatch)
+    chain = open_chain("diagcot-7b", "example", None)
+    found = chain.estimates()
+    assert set(found) == {"align", "teacher-lora", "cot-sft", "grpo"}
+    assert found["align"]["tokens"] == pytest.approx(206_716_352, rel=0.001)
+    assert found["cot-sft"]["tokens"] == pytest.approx(2 * 9_095 * 1_510, rel=0.002)
+    assert [found[name]["trained"] for name in ("align", "teacher-lora", "cot-sft")] == [
+        44_575_744, 67_108_864, 7_115_194_880,
+    ]  # fmt: skip
+    assert json.loads(chain.pipeline.keep["estimates.json"]) == found
+    lines = list(cost_lines.planned(found))
+    assert "align: 8.29 billion parameters, 44.6 million of them trained; about 9 GB on a GPU; 16.2 to 80.8" in lines[0]
+    monkeypatch.delenv("MODELS_DIR")
+    assert open_chain("diagcot-7b", "example", None).estimates() == {}  # no model to look at, no estimate
+
+    (tmp_path / "estimates.json").write_text(json.dumps(found))
+    (tmp_path / "align").mkdir()
+    (tmp_path / "align" / "summary.json").write_text(json.dumps({"counts": {"gpu_memory_gb": 11.04}}))
+    assert list(cost_lines.compared(tmp_path, {"align": 31.26, "shard": 2.0})) == [
+        "align took 31.3 GPU-hours; estimated: 16.2 to 80.8 GPU-hours for 206.8 million tokens; 11 GB on a GPU,"
+        " estimated 9 GB"
+    ]
