@@ -1,0 +1,1 @@
+"""Chest X-ray collections as typed studies: readers, reports, labels, and phantoms."""

@@ -1,11 +1,11 @@
-"""The error of bad or missing input data."""
+"""The errors of missing or unusable input data."""
 
 from diagcot.jobs import UserError
 
 
 class DataError(UserError):
-    """Input data that cannot be used: what, where, and what to do next."""
+    """Input data that cannot be used; the message says what, where, and what to do next."""
 
 
 class ImageError(DataError):
-    """A film that cannot be decoded."""
+    """An image file that cannot be decoded."""

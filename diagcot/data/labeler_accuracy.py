@@ -1,4 +1,4 @@
-"""The rule labeler against NegBio's gold labels of IU-Xray reports.
+"""Accuracy of the rule-based labeler on NegBio's gold labels of IU-Xray reports.
 
 `python -m diagcot.data.labeler_accuracy --gold FOLDER --reports FOLDER` prints the table of docs/data.md.
 """
@@ -28,26 +28,27 @@ GOLD_CLASSES: dict[str, tuple[str, ...]] = {
 def measure(
     gold: Mapping[str, Mapping[str, str]], reports: Mapping[str, str], labeled: Callable[[str], dict[str, int]] = label
 ) -> dict[str, tuple[int, float, float, float]]:
-    """Label -> (positives in gold, precision, recall, F1); in doubt counts as absent, as in the gold."""
-    guesses = {uid: labeled(reports[uid]) for uid in gold}
+    """Label -> (positives in gold, precision, recall, F1); a label in doubt counts as absent, as in the gold labels."""
+    predictions = {uid: labeled(reports[uid]) for uid in gold}
     scores = {}
     for name, classes in GOLD_CLASSES.items():
         true = {uid for uid, row in gold.items() if any(row[c] == "1" for c in classes)}
-        said = {uid for uid, labels in guesses.items() if labels.get(name) == 1}
-        hit = len(true & said)
-        precision, recall = hit / max(len(said), 1), hit / max(len(true), 1)
-        scores[name] = (len(true), precision, recall, 2 * hit / max(len(true) + len(said), 1))
+        predicted = {uid for uid, labels in predictions.items() if labels.get(name) == 1}
+        hit = len(true & predicted)
+        precision, recall = hit / max(len(predicted), 1), hit / max(len(true), 1)
+        scores[name] = (len(true), precision, recall, 2 * hit / max(len(true) + len(predicted), 1))
     return scores
 
 
 def read_gold(folder: Path, ids: Iterable[str] | None = None) -> dict[str, dict[str, str]]:
-    """NegBio's gold table, all of it or only `ids`."""
+    """Report id -> its row in NegBio's gold table, for all reports or only `ids`."""
     with (folder / "openi_gld_std14.csv").open(encoding="utf-8", newline="") as rows:
         gold = {row["filename"]: row for row in csv.DictReader(rows)}
     return gold if ids is None else {uid: gold[uid] for uid in ids if uid in gold}
 
 
 def main() -> None:
+    """Print the table of precision, recall and F1."""
     parser = argparse.ArgumentParser(description="Measure the labeler against NegBio's gold labels of IU-Xray reports.")
     parser.add_argument("--gold", type=Path, required=True, help="folder of openi_gld_std14.csv")
     parser.add_argument("--reports", type=Path, required=True, help="folder with NLMCXR_reports.tgz")

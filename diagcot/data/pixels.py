@@ -1,4 +1,4 @@
-"""Films as files become small grey JPEGs: PNG (8 and 16 bit, grey, RGB, RGBA), JPEG and DICOM (also JPEG 2000)."""
+"""Converts image files to small grey JPEGs: PNG (8 and 16 bit, grey, RGB, RGBA), JPEG and DICOM (also JPEG 2000)."""
 
 import io
 import warnings
@@ -17,67 +17,65 @@ if TYPE_CHECKING:
     from pydicom import FileDataset
 
 PHANTOM_COMMENT = "phantom: drawn by diagcot, not a film of a person"
-"""The JPEG comment of every phantom; an image that carries it is never taken for a person's."""
+"""The JPEG comment of every phantom; an image with this comment is never used as that of a person."""
 
 MAX_PIXELS = 120_000_000
-"""More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header that claims more lies or is no film."""
+"""More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header with more is wrong or not of an image."""
 
 MIN_SIDE = 8
-warnings.filterwarnings(
-    "ignore", category=Pillow.DecompressionBombWarning
-)  # of Pillow's own limit, which is below ours
+warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)  # Pillow's limit is below MAX_PIXELS
 _RESAMPLE = Pillow.Resampling.LANCZOS
-_DICOM_MARK = slice(128, 132)
+_DICOM_MAGIC = slice(128, 132)
 _DICOM_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """An encoded film and the size of its pixels."""
+    """An encoded image and its size in pixels."""
 
     data: bytes
     width: int
     height: int
     phantom: bool
-    sha256: bytes = field(default=b"", compare=False, repr=False)  # of the file it was made from; b"" where not asked
+    sha256: bytes = field(default=b"", compare=False, repr=False)  # of the original file; b"" if it was not computed
 
 
 def convert(source: Path | bytes, longest: int, quality: int, name: str = "") -> Jpeg:
-    """Decode a film, bring its longest side down to `longest` pixels (never up), encode as grey JPEG.
+    """Decode an image, reduce its longest side to `longest` pixels (never enlarge it), and encode it as a grey JPEG.
 
-    The orientation that EXIF claims is ignored: detectors write none, and films are stored as they are read.
-    A phantom's comment is kept. A grey JPEG that is already small enough is passed on byte for byte.
-    Raises ImageError that names the film (`name`, or the path): missing, damaged, of an absurd size, or blank.
+    The orientation of EXIF is ignored: detectors do not write it, and images are stored as they are read. The comment of
+    a phantom is kept. A grey JPEG that is small enough is returned byte for byte. quality: 1 to 95.
+    Raises ImageError that names the image (`name`, or the path) if it is missing, damaged, blank, or too large or small.
     """
-    name = name or str(source if isinstance(source, Path) else "film")
+    name = name or str(source if isinstance(source, Path) else "image")
     try:
         raw = source.read_bytes() if isinstance(source, Path) else source
         if _is_dicom(raw, source):
-            film = from_dicom(raw)
+            image = from_dicom(raw)
         else:
-            film = _opened(io.BytesIO(raw))
-            if film.format == "JPEG" and film.mode == "L" and max(film.size) <= longest:
-                _not_blank(film)
-                return Jpeg(raw, film.width, film.height, is_phantom(film))
-            # A JPEG decodes straight to the next power of two above what is wanted: 1.6 times as fast on full films.
-            film.draft("L", (longest, longest))
-        phantom = is_phantom(film)
-        film = grey(film)
-        _not_blank(film)
-        film.thumbnail((longest, longest), _RESAMPLE)
+            image = _open_checked(io.BytesIO(raw))
+            if image.format == "JPEG" and image.mode == "L" and max(image.size) <= longest:
+                _not_blank(image)
+                return Jpeg(raw, image.width, image.height, is_phantom(image))
+            # The decoder reduces a JPEG to the next scale above the wanted size: 1.6 times as fast on full-size images.
+            image.draft("L", (longest, longest))
+        phantom = is_phantom(image)
+        image = grey(image)
+        _not_blank(image)
+        image.thumbnail((longest, longest), _RESAMPLE)
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: the file is not there") from error
+        raise ImageError(f"{name}: the file does not exist") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
-    except Exception as error:  # decoders raise whatever they like on damaged bytes
-        raise ImageError(f"{name} is not a readable film ({type(error).__name__}: {error})") from error
+    except Exception as error:  # decoders raise errors of any class on damaged bytes
+        raise ImageError(f"{name} is not a readable image ({type(error).__name__}: {error})") from error
     out = io.BytesIO()
-    film.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
-    return Jpeg(out.getvalue(), film.width, film.height, phantom)
+    image.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
+    return Jpeg(out.getvalue(), image.width, image.height, phantom)
 
 
 def transform(longest: int, quality: int) -> list[str]:
-    """The steps of `convert`, as a shard's provenance tells them."""
+    """The steps of `convert` in words, for the provenance of a shard."""
     return [
         "JPEG decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that is not below the size wanted",
         "DICOM through its modality and VOI look-up, MONOCHROME1 inverted, padding black",
@@ -89,61 +87,61 @@ def transform(longest: int, quality: int) -> list[str]:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what decides the bytes of a film."""
+    """Versions of the libraries that decide the bytes of an image."""
     return {"numpy": np.__version__, "Pillow": PIL.__version__, "libjpeg-turbo": str(features.version("libjpeg_turbo"))}
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height of a film, from its header alone. Raises ImageError that names it."""
+    """Width and height of an image, read from its header. Raises ImageError that names it."""
     try:
         with path.open("rb") as file:
             head = file.read(_DICOM_HEADER)
             if _is_dicom(head, path):
                 return _dicom_size(_dicom(head, header_only=True))
             file.seek(0)
-            return _opened(file).size
+            return _open_checked(file).size
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: the file is not there") from error
+        raise ImageError(f"{path}: the file does not exist") from error
     except Exception as error:
-        raise ImageError(f"{path} is not a readable film ({type(error).__name__}: {error})") from error
+        raise ImageError(f"{path} is not a readable image ({type(error).__name__}: {error})") from error
 
 
-def _opened(file: Any) -> Pillow.Image:
-    film = Pillow.open(file)
-    _sane(*film.size)
-    return film
+def _open_checked(file: Any) -> Pillow.Image:
+    image = Pillow.open(file)
+    _check_size(*image.size)
+    return image
 
 
-def _sane(width: int, height: int) -> None:
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
-        raise ImageError(f"the file claims {width} x {height} pixels, which no film has")
+        raise ImageError(f"the header says {width} x {height} pixels, which no X-ray image has")
 
 
-def _not_blank(film: Pillow.Image) -> None:
-    low, high = film.getextrema()
+def _not_blank(image: Pillow.Image) -> None:
+    low, high = image.getextrema()
     if low == high:
-        raise ImageError("every pixel of the film is the same")
+        raise ImageError("all pixels of the image are equal")
 
 
-def is_phantom(film: Pillow.Image) -> bool:
-    """Whether the film carries the comment of `diagcot.data.phantom`."""
-    return bool(film.info.get("comment") == PHANTOM_COMMENT.encode())
+def is_phantom(image: Pillow.Image) -> bool:
+    """Whether the image carries `PHANTOM_COMMENT`."""
+    return bool(image.info.get("comment") == PHANTOM_COMMENT.encode())
 
 
-def grey(film: Pillow.Image) -> Pillow.Image:
-    """Any mode of a PNG or JPEG to 8-bit grey. 16-bit films are stretched from their own darkest to brightest pixel."""
-    if film.mode == "L":
-        film.load()
-        return film
-    if film.mode.startswith("I") or film.mode == "F":
-        return stretched(np.asarray(film))
-    if film.mode in ("RGBA", "LA", "PA"):  # a film has no transparency: the alpha channel is dropped, not blended
-        film = film.convert("RGBA").convert("RGB")
-    return film.convert("L")
+def grey(image: Pillow.Image) -> Pillow.Image:
+    """Any mode of a PNG or JPEG as 8-bit grey. 16-bit images are stretched from their darkest to their brightest pixel."""
+    if image.mode == "L":
+        image.load()
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return stretched(np.asarray(image))
+    if image.mode in ("RGBA", "LA", "PA"):  # an X-ray has no transparency: the alpha channel is dropped, not blended
+        image = image.convert("RGBA").convert("RGB")
+    return image.convert("L")
 
 
 def stretched(values: np.ndarray, invert: bool = False) -> Pillow.Image:
-    """Darkest to brightest value, linearly, to 0 to 255."""
+    """Map the darkest to the brightest value linearly to 0 to 255; `invert` swaps black and white."""
     values = values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) * (255.0 / max(high - low, 1e-6))
@@ -151,71 +149,72 @@ def stretched(values: np.ndarray, invert: bool = False) -> Pillow.Image:
 
 
 def _is_dicom(raw: bytes, source: Path | bytes) -> bool:
-    """By its mark; old files without one are told by their name."""
-    named = isinstance(source, Path) and source.suffix.lower() in (".dcm", ".dicom")
-    return raw[_DICOM_MARK] == b"DICM" or (named and raw[:4] != b"\x89PNG" and raw[:2] != b"\xff\xd8")
+    """By the magic number; old files without it are recognised by their name."""
+    by_name = isinstance(source, Path) and source.suffix.lower() in (".dcm", ".dicom")
+    return raw[_DICOM_MAGIC] == b"DICM" or (by_name and raw[:4] != b"\x89PNG" and raw[:2] != b"\xff\xd8")
 
 
 def _dicom(raw: bytes, header_only: bool = False) -> "FileDataset":
     import pydicom
 
-    film = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
-    if "Rows" not in film or "Columns" not in film:
-        raise ImageError("a DICOM file without an image")
-    return film
+    dicom = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
+    if "Rows" not in dicom or "Columns" not in dicom:
+        raise ImageError("the DICOM file has no image")
+    return dicom
 
 
-def _dicom_size(film: "FileDataset") -> tuple[int, int]:
-    width, height = int(film.Columns), int(film.Rows)
-    _sane(width, height * max(1, int(film.get("NumberOfFrames") or 1)))
+def _dicom_size(dicom: "FileDataset") -> tuple[int, int]:
+    width, height = int(dicom.Columns), int(dicom.Rows)
+    _check_size(width, height * max(1, int(dicom.get("NumberOfFrames") or 1)))
     return width, height
 
 
 def from_dicom(raw: bytes) -> Pillow.Image:
     """First frame of a DICOM file, through its modality and VOI look-up, MONOCHROME1 inverted (DICOM PS3.3 C.7.6.3).
 
-    Of several windows the first is used (C.11.2.1.2), a VOI table before any window; a window narrower than PS3.3 allows
-    is passed over. Padding (C.7.5.1.1.2) becomes black, and takes no part in the stretch to 0 to 255.
+    The first of several windows is used (C.11.2.1.2), and a VOI table in preference to a window; a window narrower than
+    PS3.3 allows is ignored. Padding (C.7.5.1.1.2) becomes black and has no effect on the stretch to 0 to 255.
+    Raises ImageError for a colour image and for a header that differs from the image.
     """
     from pydicom.pixels.processing import apply_modality_lut
 
-    film = _dicom(raw)
-    size = _dicom_size(film)
-    if film.get("SamplesPerPixel", 1) != 1:
-        raise ImageError("a colour DICOM is not a radiograph")
-    stored = film.pixel_array
+    dicom = _dicom(raw)
+    size = _dicom_size(dicom)
+    if dicom.get("SamplesPerPixel", 1) != 1:
+        raise ImageError("a colour DICOM is not an X-ray image")
+    stored = dicom.pixel_array
     if stored.ndim == 3:
         stored = stored[0]
     if stored.shape[::-1] != size:
         raise ImageError(
-            f"the header claims {size[0]} x {size[1]} pixels, the image has {stored.shape[1]} x {stored.shape[0]}"
+            f"the header says {size[0]} x {size[1]} pixels, the image has {stored.shape[1]} x {stored.shape[0]}"
         )
-    values = _windowed(apply_modality_lut(stored, film), film)
-    padding = _padding(stored, film)
-    invert = film.PhotometricInterpretation == "MONOCHROME1"
+    values = _windowed(apply_modality_lut(stored, dicom), dicom)
+    padding = _padding(stored, dicom)
+    invert = dicom.PhotometricInterpretation == "MONOCHROME1"
     if padding is not None and not padding.all():
         shown = values[~padding]
         values = np.where(padding, shown.max() if invert else shown.min(), values)
     return stretched(values, invert)
 
 
-def _windowed(values: np.ndarray, film: "FileDataset") -> np.ndarray:
+def _windowed(values: np.ndarray, dicom: "FileDataset") -> np.ndarray:
     from pydicom.pixels.processing import apply_voi, apply_windowing
 
-    if film.get("VOILUTSequence"):
-        return apply_voi(values, film)
-    widths = film.get("WindowWidth")
+    if dicom.get("VOILUTSequence"):
+        return apply_voi(values, dicom)
+    widths = dicom.get("WindowWidth")
     width = widths[0] if isinstance(widths, list | tuple) or hasattr(widths, "append") else widths
-    least = 1 if film.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
-    if width is None or film.get("WindowCenter") is None or float(width) < least:
+    least = 1 if dicom.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
+    if width is None or dicom.get("WindowCenter") is None or float(width) < least:
         return values
-    return apply_windowing(values, film)
+    return apply_windowing(values, dicom)
 
 
-def _padding(stored: np.ndarray, film: "FileDataset") -> np.ndarray | None:
-    """Which pixels are padding; None where the file names no value for it."""
-    value = film.get("PixelPaddingValue")
+def _padding(stored: np.ndarray, dicom: "FileDataset") -> np.ndarray | None:
+    """Which pixels are padding; None if the file gives no padding value."""
+    value = dicom.get("PixelPaddingValue")
     if value is None:
         return None
-    other = film.get("PixelPaddingRangeLimit", value)
+    other = dicom.get("PixelPaddingRangeLimit", value)
     return (stored >= min(int(value), int(other))) & (stored <= max(int(value), int(other)))

@@ -1,4 +1,4 @@
-"""The typed record of one study, as every reader yields it and every shard stores it."""
+"""The typed record of one study, which every reader yields and every shard stores."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ CHEXPERT_LABELS = (
     "Fracture",
     "Support Devices",
 )
-"""The 14 classes in CheXpert's own order (method.md 2.3)."""
+"""The 14 classes in the order of CheXpert (Irvin et al. 2019, arXiv:1901.07031)."""
 
 SPLITS = ("train", "validate", "test")
 
@@ -36,28 +36,29 @@ class Box:
     y1: float
     x2: float
     y2: float
-    phrase: str = ""  # words of a report that the region grounds, where the collection gives them (MS-CXR)
+    phrase: str = ""  # the words of a report that the region shows, if the collection has them (MS-CXR)
 
 
 @dataclass(frozen=True)
 class Image:
-    """One film of a study, without its pixels."""
+    """One image of a study, without its pixels."""
 
     id: str
-    view: str = ""  # PA, AP, FRONTAL (one of the two), LATERAL, or "" where unknown
+    view: str = ""  # PA, AP, FRONTAL (PA or AP), LATERAL, or "" if unknown
     width: int = 0
     height: int = 0
     boxes: tuple[Box, ...] = ()
-    phantom: bool = False  # drawn by this project, not a film of a person
+    phantom: bool = False  # drawn by this project, not an image of a person
 
     @property
     def frontal(self) -> bool:
+        """Whether the projection is PA or AP."""
         return self.view.startswith(("PA", "AP", "FRONTAL"))
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study: its report's sections, labels and films. `key` names it in every record of the suite."""
+    """One study: sections of its report, labels and images. `key` names it in every record of the suite."""
 
     dataset: str
     id: str
@@ -67,21 +68,22 @@ class Study:
     impression: str = ""
     indication: str = ""
     comparison: str = ""
-    tags: tuple[str, ...] = ()  # the collection's own headings: MeSH, or its own names of labels that are present
+    tags: tuple[str, ...] = ()  # the collection's own terms: MeSH headings, or its own names of present labels
     labels: dict[str, int] = field(default_factory=dict)  # CheXpert label -> 1 present, 0 absent, -1 uncertain
     images: tuple[Image, ...] = ()
-    order: str = ""  # as text, puts a patient's studies in the order of time; "" where nothing is known
+    order: str = ""  # sorts, as text, the studies of a patient by time; "" if the time is unknown
 
     @property
     def key(self) -> str:
+        """dataset/study, unique over all collections."""
         return f"{self.dataset}/{self.id}"
 
 
 def pairs(studies: Iterable[Study]) -> Iterator[tuple[Study, Study]]:
-    """(prior, current) of each two studies of a patient that follow each other in time.
+    """(prior, current) of every two studies of a patient that follow each other in time.
 
-    `studies`: those of a patient, or of many with each patient's together. Studies whose `order` is unknown, or the same
-    as that of another of the patient, are in no pair: which of them came first cannot be said.
+    studies: those of one patient, or of several with the studies of each patient together. A study is in no pair if its
+    `order` is unknown or equal to that of another study of the patient, because it is unknown which came first.
     """
     for _, visits in groupby(studies, key=lambda study: (study.dataset, study.patient)):
         dated = sorted((study for study in visits if study.order), key=lambda study: study.order)
@@ -91,7 +93,7 @@ def pairs(studies: Iterable[Study]) -> Iterator[tuple[Study, Study]]:
 
 
 def ordinal(text: str) -> str:
-    """A number or date as text that sorts as it counts: digits with leading zeros. Other text is kept."""
+    """A number or date as text that sorts by value: digits with leading zeros. Other text is returned unchanged."""
     whole, dot, fraction = text.partition(".")
     return f"{int(whole):012d}{dot}{fraction}" if whole.isdecimal() else text
 
@@ -100,7 +102,7 @@ _LATERAL = {"L", "LL", "RL", "LATERAL", "LARGE LATERAL", "LLAT", "RLAT"}
 
 
 def view_of(text: str) -> str:
-    """PA, AP, FRONTAL, LATERAL from the words collections use (`LL`, `Frontal`, `AP_horizontal`); others in capitals."""
+    """PA, AP, FRONTAL or LATERAL from the terms of collections (`LL`, `Frontal`, `AP_horizontal`); others in capitals."""
     view = text.strip().upper()
     if view in _LATERAL:
         return "LATERAL"
@@ -111,15 +113,15 @@ _SPLITS = {"training": "train", "val": "validate", "valid": "validate", "validat
 
 
 def split_of(text: str) -> str:
-    """train, validate or test from its other names. Raises ValueError for anything else."""
+    """train, validate or test from one of their names. Raises ValueError for anything else."""
     split = _SPLITS.get(text.strip().lower(), text.strip().lower())
     if split not in SPLITS:
-        raise ValueError(f"{text!r} is no split ({', '.join(SPLITS)})")
+        raise ValueError(f"{text!r} is not a split ({', '.join(SPLITS)})")
     return split
 
 
-def hashed_split(name: str, shares: Mapping[str, float]) -> str:
-    """The split of a patient where the collection has none: by the hash of its name, in these shares of `SPLITS`."""
+def seeded_split(name: str, shares: Mapping[str, float]) -> str:
+    """The split of a patient of a collection without splits: fixed by its name. shares: split -> share, from 0 to 1."""
     fraction = seeded.uniform(name)
     for split in SPLITS:
         if fraction < shares.get(split, 0.0):

@@ -1,4 +1,4 @@
-"""The HDF5 shards that hold films and studies."""
+"""The HDF5 shards that hold studies and their images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Shard", "shard_paths"]
 
 
 def __getattr__(name: str) -> Any:
-    # Settings of this package are read by commands that only plan, which must not wait for h5py and numpy.
+    # Commands that only plan read the settings of this package, and must not wait for h5py and numpy.
     if name in __all__:
         from diagcot.shards import reader
 

@@ -1,4 +1,4 @@
-"""A contact sheet: films of some shards with their boxes and labels, for a person to look at before training."""
+"""A contact sheet: images of some shards with their boxes and labels, to look at before training."""
 
 import os
 from collections.abc import Sequence
@@ -18,53 +18,53 @@ COLOURS = ((255, 170, 0), (0, 200, 255), (255, 90, 120), (120, 230, 90), (200, 1
 
 
 def draw(paths: Sequence[Path], out: Path, count: int = 24, split: str | None = None, seed: int = 0) -> int:
-    """Draw up to `count` films into the PNG `out`, which only its owner may read; returns how many.
+    """Draw up to `count` images into the PNG `out`, which only its owner may read; returns their number.
 
-    Half of the films have boxes where there are so many; the same seed draws the same films. Raises DataError when
-    there is no film.
+    Half of the images have boxes, if the shards have enough of them. The same seed chooses the same images. Raises
+    DataError when there is no image.
     """
     chosen = _chosen([Shard(path) for path in paths], split, count, seed)
     if not chosen:
-        raise DataError(f"there is no film to show{f' in the split {split!r}' if split else ''}")
+        raise DataError(f"there is no image to show{f' in the split {split!r}' if split else ''}")
     columns = min(COLUMNS, len(chosen))
     lines = -(-len(chosen) // columns)
     step = SIDE + GAP
     sheet = Pillow.new("RGB", (columns * step + GAP, lines * (step + CAPTION) + GAP), GROUND)
     for place, (shard, row) in enumerate(chosen):
         line, column = divmod(place, columns)
-        _film(sheet, GAP + column * step, GAP + line * (step + CAPTION), shard, row)
+        _thumbnail(sheet, GAP + column * step, GAP + line * (step + CAPTION), shard, row)
     handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.fchmod(handle, 0o600)  # also where the file was there before
+    os.fchmod(handle, 0o600)  # also where the file existed before
     with os.fdopen(handle, "wb") as file:
         sheet.save(file, "PNG")
     return len(chosen)
 
 
 def _chosen(shards: Sequence[Shard], split: str | None, count: int, seed: int) -> list[tuple[Shard, int]]:
-    """Films by shard and row, in their order: half of them with boxes where there are so many, the others any."""
+    """Images by shard and row, in their order: up to half of them with boxes, then any others."""
     rng = np.random.default_rng(seed)
-    rows = [shard.films(split) for shard in shards]
-    boxed = [np.isin(mine, shard.numbers("boxes/image")) for mine, shard in zip(rows, shards, strict=True)]
+    rows = [shard.image_rows(split) for shard in shards]
+    boxed = [np.isin(part, shard.numbers("boxes/image")) for part, shard in zip(rows, shards, strict=True)]
     order = rng.permutation(sum(map(len, rows)))
     with_boxes = order[np.concatenate(boxed)[order]][: count // 2] if boxed else order[:0]
     others = order[~np.isin(order, with_boxes)][: count - len(with_boxes)]
     starts = np.cumsum([0, *map(len, rows)])
-    found = []
+    chosen = []
     for number in np.sort(np.concatenate([with_boxes, others])).tolist():
         k = int(np.searchsorted(starts, number, side="right")) - 1
-        found.append((shards[k], int(rows[k][number - starts[k]])))
-    return found
+        chosen.append((shards[k], int(rows[k][number - starts[k]])))
+    return chosen
 
 
-def _film(sheet: Pillow.Image, x: int, y: int, shard: Shard, row: int) -> None:
+def _thumbnail(sheet: Pillow.Image, x: int, y: int, shard: Shard, row: int) -> None:
     image, study = shard.image(row), shard.study(shard.study_of(row))
-    film = shard.pixels(row)
-    film.thumbnail((SIDE, SIDE))
-    left, top = x + (SIDE - film.width) // 2, y + (SIDE - film.height) // 2
-    sheet.paste(film, (left, top))
+    picture = shard.pixels(row)
+    picture.thumbnail((SIDE, SIDE))
+    left, top = x + (SIDE - picture.width) // 2, y + (SIDE - picture.height) // 2
+    sheet.paste(picture, (left, top))
     pen = ImageDraw.Draw(sheet)
     small = ImageFont.load_default(11)
-    _boxes(pen, image, left, top, film.size, small)
+    _boxes(pen, image, left, top, picture.size, small)
     present = [name for name, value in study.labels.items() if value == 1]
     kind = " phantom" if image.phantom else ""
     lines = (
@@ -89,7 +89,7 @@ def _boxes(
 
 
 def _cut(pen: ImageDraw.ImageDraw, line: str, font: ImageFont.FreeTypeFont) -> str:
-    """The line, shortened to the width of a film."""
+    """The line, shortened to the width of a thumbnail."""
     if pen.textlength(line, font) <= SIDE:
         return line
     while line and pen.textlength(line + "…", font) > SIDE:

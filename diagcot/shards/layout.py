@@ -1,25 +1,25 @@
 """The HDF5 layout of a shard: one blob of JPEGs with offsets, columns for everything else.
 
-    images/jpeg       uint8 [bytes]     all films, one after the other, contiguous on disk
-    images/offset     int64 [films + 1] film i is jpeg[offset[i]:offset[i + 1]]
-    images/crc32      uint32 [films]    checksum of each film's bytes
-    images/sha256     uint8 [films, 32] digest of the file that the film was made from
-    images/study      int32 [films]     row of its study
-    images/width, height  uint16 [films] pixels in the shard (a JPEG has at most 65,535 a side)
-    images/phantom    bool [films]
+    images/jpeg       uint8 [bytes]     all images, one after the other, contiguous on disk
+    images/offset     int64 [images + 1] image i is jpeg[offset[i]:offset[i + 1]]
+    images/crc32      uint32 [images]   checksum of each image's bytes
+    images/sha256     uint8 [images, 32] digest of the file that the image was made from
+    images/study      int32 [images]    row of its study
+    images/width, height  uint16 [images] pixels in the shard (a JPEG has at most 65,535 a side)
+    images/phantom    bool [images]
     images/id, view   text
-    studies/first     int32 [studies + 1]  study i has the films first[i] to first[i + 1] - 1
+    studies/first     int32 [studies + 1]  study i has the images first[i] to first[i + 1] - 1
     studies/labels    int8 [studies, 14]   1 present, 0 absent, -1 uncertain, -2 not mentioned; names in its attribute
     studies/dataset, id, patient, split, findings, impression, indication, comparison, order, tags   text
-    boxes/image       int32 [boxes]     row of its film
+    boxes/image       int32 [boxes]     row of its image
     boxes/corners     float64 [boxes, 4]   x1, y1, x2, y2 as fractions of width and height
     boxes/label, phrase   text
-    left_out/study, image, reason   text   films that could not be used, and why; study is its key
+    left_out/study, image, reason   text   images that could not be used, and why; study is the key of the study
 
 A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` uint32 [rows + 1]; tags are joined
 by "|".
 Every data set but the blob carries its own CRC-32 as the attribute `crc32`.
-Attributes of the file: format, schema, code (version and digest of the code that wrote it), and what the builder knows:
+Attributes of the file: format, schema, code (version and digest of the code that wrote it), and what the builder adds:
 part, parts, image_size, jpeg_quality, seed, sources, transform, libraries (the last three JSON).
 """
 

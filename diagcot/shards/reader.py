@@ -1,4 +1,4 @@
-"""Reads a shard. Columns are loaded when they are first needed, everything by offset, so that forks are safe."""
+"""Reads a shard. Columns are loaded when they are first needed; all reads are by offset, so that forks are safe."""
 
 import io
 import json
@@ -18,12 +18,12 @@ from diagcot.data.errors import DataError
 from diagcot.data.study import Box, Image, Study
 from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
 
-AGAIN = "run `diagcot shards rebuild` on it, and submit again"
+REBUILD = "run `diagcot shards rebuild` on it, and submit again"
 _BLOCK = 4 << 20
 
 
 def shard_paths(root: Path) -> list[Path]:
-    """The shards under `root`, sorted by name; files still being written start with a dot and are left out."""
+    """The shards under `root`, sorted by name; files that are still being written start with a dot and are left out."""
     return sorted(path for path in Path(root).glob("*.h5") if not path.name.startswith("."))
 
 
@@ -37,19 +37,21 @@ class _Column(NamedTuple):
     crc32: int
 
 
-class _Opened(NamedTuple):
+class _Header(NamedTuple):
+    """What the HDF5 file says about its contents."""
+
     columns: dict[str, _Column]
     attrs: dict[str, Any]
     labels: list[str]
-    blob: int  # place of the films in the file
+    blob: int  # place of the images in the file
 
 
 class Shard:
     """A shard, opened on first use in each process; it pickles as its path.
 
-    Numbers are kept in memory once they were needed, about 28 bytes a film and 54 a study when all of them were; texts
-    are read where they lie. A film and a column are checked when a process first reads them.
-    Rows of films and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard.
+    Numbers are kept in memory once they were needed: about 28 bytes for each image and 54 for each study if all are.
+    Texts are read from the file each time. An image and a column are checked when a process first reads them.
+    Rows of images and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -65,63 +67,63 @@ class Shard:
 
     @property
     def images(self) -> int:
-        """Number of films."""
+        """Number of images."""
         return len(self._numbers("images/offset")) - 1
 
     @property
     def attrs(self) -> dict[str, Any]:
         """Attributes of the file: schema, code version, sources."""
-        return self._opened.attrs
+        return self._header.attrs
 
     def study(self, i: int) -> Study:
-        """Study `i` with its films."""
+        """Study `i` with its images."""
         tags = self._text("studies/tags", i)
         labels = self._numbers("studies/labels")[i].tolist()
         return Study(
             **{name: self._text(f"studies/{name}", i) for name in STUDY_TEXTS},
             tags=tuple(tags.split("|")) if tags else (),
-            labels={n: v for n, v in zip(self._opened.labels, labels, strict=True) if v != NOT_MENTIONED},
+            labels={n: v for n, v in zip(self._header.labels, labels, strict=True) if v != NOT_MENTIONED},
             images=tuple(self.image(row) for row in self.rows(i)),
         )
 
     def split(self, i: int) -> str:
-        """Split of study `i`, without building the rest of it."""
+        """Split of study `i`, without reading the rest of the study."""
         return self._text("studies/split", i)
 
     def texts(self, name: str) -> list[str]:
-        """A whole text column, such as `studies/split`; it is not kept."""
+        """A whole text column, such as `studies/split`; it is not kept in memory."""
         ends = self._numbers(f"{name}/offset").tolist()
         data = b"".join(self._checked(f"{name}/text"))
         return [data[start:end].decode() for start, end in pairwise(ends)]
 
     def numbers(self, name: str) -> np.ndarray:
-        """A whole column of numbers, such as `studies/labels` [studies, 14] or `images/width`. Not to be changed."""
+        """A whole column of numbers, such as `studies/labels` [studies, 14] or `images/width`. Do not change it."""
         return self._numbers(name)
 
     def left_out(self) -> list[tuple[str, str, str]]:
-        """(study's key, film's id, reason) of each film that could not be used when the shard was built."""
+        """(key of the study, id of the image, reason) of each image that could not be used when the shard was built."""
         return list(zip(*(self.texts(f"left_out/{name}") for name in LEFT_OUT_TEXTS), strict=True))
 
     def rows(self, i: int) -> range:
-        """Rows of the films of study `i`."""
+        """Rows of the images of study `i`."""
         first = self._numbers("studies/first")
         return range(int(first[i]), int(first[i + 1]))
 
-    def films(self, split: str | None = None) -> np.ndarray:
-        """Rows of the films of a split, or of all, uint32."""
+    def image_rows(self, split: str | None = None) -> np.ndarray:
+        """Rows of the images of a split, or of all images, uint32."""
         if split is None:
             return np.arange(self.images, dtype=np.uint32)
         wanted = np.array([name == split for name in self.texts("studies/split")], np.bool_)
         return np.flatnonzero(np.repeat(wanted, np.diff(self._numbers("studies/first")))).astype(np.uint32)
 
     def study_of(self, row: int) -> int:
-        """Row of the study that film `row` belongs to."""
+        """Row of the study that image `row` belongs to. Raises IndexError."""
         if not 0 <= row < self.images:
-            raise IndexError(f"{self.path} has {self.images} films; there is no row {row}")
+            raise IndexError(f"{self.path} has {self.images} images; there is no row {row}")
         return int(np.searchsorted(self._numbers("studies/first"), row, side="right")) - 1
 
     def image(self, row: int) -> Image:
-        """Film `row` without its pixels; width and height are those in the shard."""
+        """Image `row` without its pixels; width and height are those in the shard."""
         return Image(
             **{name: self._text(f"images/{name}", row) for name in IMAGE_TEXTS},
             width=int(self._numbers("images/width")[row]),
@@ -131,41 +133,41 @@ class Shard:
         )
 
     def jpeg(self, row: int) -> bytes:
-        """The JPEG file of film `row`. Raises DataError naming shard, film and study if it is damaged.
+        """The JPEG file of image `row`. Raises DataError that names shard, image and study if it is damaged.
 
-        The checksum costs more than the read, so a film that this process found whole is not checked again.
+        The checksum takes longer than the read, so each process checks an image only once.
         """
-        offset, blob = self._films
+        offset, blob = self._jpegs
         if not 0 <= row < len(offset) - 1:
-            raise IndexError(f"{self.path} has {self.images} films; there is no row {row}")
+            raise IndexError(f"{self.path} has {self.images} images; there is no row {row}")
         start, end = int(offset[row]), int(offset[row + 1])
         data = os.pread(self._handle, end - start, blob + start)
-        if not self._whole[row]:
-            self._check_film(row, data)
+        if not self._intact[row]:
+            self._check_image(row, data)
         return data
 
-    def _check_film(self, row: int, data: bytes) -> None:
+    def _check_image(self, row: int, data: bytes) -> None:
         if zlib.crc32(data) != self._numbers("images/crc32")[row]:
             study = self.study(self.study_of(row))
-            raise DataError(f"{self.path}: film {self.image(row).id} of {study.key} (row {row}) is damaged; {AGAIN}")
-        self._whole[row] = 1
+            raise DataError(f"{self.path}: image {self.image(row).id} of {study.key} (row {row}) is damaged; {REBUILD}")
+        self._intact[row] = 1
 
     def pixels(self, row: int) -> Pillow.Image:
-        """Film `row` decoded, mode RGB."""
+        """Image `row` decoded, mode RGB."""
         return Pillow.open(io.BytesIO(self.jpeg(row))).convert("RGB")
 
     def check_columns(self) -> None:
         """Read every column. Raises DataError for the first that is damaged."""
-        for name in self._opened.columns:
+        for name in self._header.columns:
             for _ in self._checked(name):
                 pass
 
     @cached_property
-    def _opened(self) -> _Opened:
-        """What the file says about itself. Columns are read by their places later, and the HDF5 file is closed."""
+    def _header(self) -> _Header:
+        """The contents of the file. Columns are read by their places later, and the HDF5 file is closed."""
         columns: dict[str, _Column] = {}
         try:
-            # No lock: a published shard never changes, and some network file systems know no locks.
+            # No lock: a published shard never changes, and some network file systems do not support locks.
             with h5py.File(self.path, "r", locking=False) as file:
                 attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
                 if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
@@ -173,72 +175,72 @@ class Shard:
                         f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
                     )
 
-                def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+                def add_column(name: str, item: h5py.Group | h5py.Dataset) -> None:
                     if isinstance(item, h5py.Dataset) and name != "images/jpeg":
-                        # h5py gives no place for a data set without rows.
+                        # h5py has no place for a data set without rows.
                         place = item.id.get_offset() if item.size else 0
                         size = int(item.size) * item.dtype.itemsize
                         columns[name] = _Column(int(place), size, item.shape, item.dtype, int(item.attrs["crc32"]))
 
-                file.visititems(note)
-                films = file["images/jpeg"]
-                opened = _Opened(
-                    columns, attrs, json.loads(file["studies/labels"].attrs["names"]), films.id.get_offset() or 0
+                file.visititems(add_column)
+                blob = file["images/jpeg"]
+                header = _Header(
+                    columns, attrs, json.loads(file["studies/labels"].attrs["names"]), blob.id.get_offset() or 0
                 )
-                size = len(films)
-            self._opened = opened  # _numbers needs it
+                size = len(blob)
+            self._header = header  # _numbers needs it
             if self._numbers("images/offset")[-1] != size:
-                raise DataError(f"{self.path}: offsets do not fit the films; {AGAIN}")
+                raise DataError(f"{self.path}: offsets do not fit the images; {REBUILD}")
         except FileNotFoundError as error:
             raise DataError(f"{self.path} does not exist; build the shards first (`make submit-stage0`)") from error
         except DataError:
-            self.__dict__.pop("_opened", None)
+            self.__dict__.pop("_header", None)
             raise
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # h5py has no error of its own
-            raise DataError(f"{self.path} is not a whole shard ({error}); {AGAIN}") from error
-        return opened
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # h5py has no error class
+            raise DataError(f"{self.path} is not a whole shard ({error}); {REBUILD}") from error
+        return header
 
     def _checked(self, name: str) -> Iterator[bytes]:
-        """The bytes of a column. Raises DataError at their end if they are not what was written."""
-        column, crc = self._opened.columns[name], 0
+        """The bytes of a column. Raises DataError after the last one if the checksum is wrong."""
+        column, crc = self._header.columns[name], 0
         for at in range(0, column.size, _BLOCK):
             block = os.pread(self._handle, min(_BLOCK, column.size - at), column.place + at)
             crc = zlib.crc32(block, crc)
             yield block
         if crc != column.crc32:
-            raise DataError(f"{self.path}: the column {name} is damaged; {AGAIN}")
+            raise DataError(f"{self.path}: the column {name} is damaged; {REBUILD}")
 
     def _numbers(self, name: str) -> np.ndarray:
-        """A column of numbers, kept."""
-        found = self._loaded.get(name)
-        if found is None:
-            column = self._opened.columns[name]
-            found = np.frombuffer(b"".join(self._checked(name)), column.dtype).reshape(column.shape)
-            self._loaded[name] = found
-        return found
+        """A column of numbers, kept in memory."""
+        values = self._loaded.get(name)
+        if values is None:
+            column = self._header.columns[name]
+            values = np.frombuffer(b"".join(self._checked(name)), column.dtype).reshape(column.shape)
+            self._loaded[name] = values
+        return values
 
     def _text(self, name: str, row: int) -> str:
-        """One text of a column, which is checked as a whole when it is first met."""
-        if name not in self._read:
+        """One text of a column. The column is checked as a whole when this process first reads it."""
+        if name not in self._intact_texts:
             for _ in self._checked(f"{name}/text"):
                 pass
-            self._read.add(name)
+            self._intact_texts.add(name)
         offset = self._numbers(f"{name}/offset")
         start, end = int(offset[row]), int(offset[row + 1])
-        return os.pread(self._handle, end - start, self._opened.columns[f"{name}/text"].place + start).decode()
+        return os.pread(self._handle, end - start, self._header.columns[f"{name}/text"].place + start).decode()
 
     @cached_property
-    def _read(self) -> set[str]:
-        """Text columns that were found whole."""
+    def _intact_texts(self) -> set[str]:
+        """Text columns whose checksum this process has found right."""
         return set()
 
     @cached_property
-    def _films(self) -> tuple[np.ndarray, int]:
-        return self._numbers("images/offset"), self._opened.blob
+    def _jpegs(self) -> tuple[np.ndarray, int]:
+        return self._numbers("images/offset"), self._header.blob
 
     @cached_property
-    def _whole(self) -> bytearray:
-        """1 for each film that was found whole."""
+    def _intact(self) -> bytearray:
+        """1 for each image whose checksum this process has found right."""
         return bytearray(self.images)
 
     @cached_property

@@ -1,10 +1,11 @@
-"""Settings of the stage that builds shards; read by commands that only plan."""
+"""Settings of the stage that builds shards; commands that only plan read them too."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from diagcot.data.readers import registry
 from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables
@@ -19,41 +20,74 @@ ROOT = Path(__file__).resolve().parents[2]
 class Source(Settings):
     """One collection of studies.
 
-    Paths may hold $VARIABLES, and one that is not absolute starts at the project's root. Both are settled when the
-    settings are first read, which is at submission: the jobs run from a copy of the code and may lack the variables.
-    So is the registry's entry, which the settings carry from then on.
+    Paths may contain $VARIABLES; a relative path starts at the project's root. Paths and the registry's entry are
+    resolved when the settings are first read, which is at submission, because jobs run from a copy of the code and may
+    not have the variables.
     """
 
-    entry: Dataset | None = None  # not for recipes: what the registry says of `kind`
-    kind: str  # a name of the registry (diagcot/data/readers/datasets/), or the YAML file of an entry of one's own
-    path: str | None = None  # the collection's folder …
-    input: str | None = None  # … or the role of an input stage that wrote it (phantoms)
-    tables: str | None = None  # MIMIC-CXR as DICOM: the folder of MIMIC-CXR-JPG's tables
-    reports: str | None = None  # MIMIC-CXR: the reports' zip or folder, where it is not under `path`
-    labels: Literal["chexpert", "negbio", "radiologist"] = "chexpert"  # MIMIC-CXR: which table of labels
-    images: str | None = None  # the folder of films, where it is not `path`; IU-Xray: empty or unset variable: no films
-    annotation: str | None = None  # IU-Xray: R2Gen's annotation.json, for its split
-    splits: list[Literal["train", "validate", "test"]] = ["train", "validate", "test"]
-    only_fi: bool = (
-        True  # of reports in sections, only those with both findings and impression (DiagCoT, method.md 2.1)
+    renamed: ClassVar[Mapping[str, str]] = {"phantom_films": "phantom_images"}
+
+    entry: Dataset | None = Field(
+        None, description="The registry's entry of `kind`; filled in at submission, not meant for recipes."
     )
-    transforms: list[str] = []  # changes of the reports by name and in order, see diagcot.data.reports.transforms
-    section_overrides: str | None = None  # MIMIC-CXR: JSON of reports that cannot be cut by rule (docs/data.md)
-    max_studies: int | None = None
-    frontal_only: bool = False  # leave laterals out; a study of which nothing else is left is left out, too
-    phantom_films: bool = False  # draw phantoms, from the report's tags, for studies of which no film is there
+    kind: str = Field(
+        description="Name of a collection in the registry (diagcot/data/readers/datasets/), or path of the YAML file of"
+        " your own entry."
+    )
+    path: str | None = Field(None, description="Folder of the collection. Give either `path` or `input`.")
+    input: str | None = Field(
+        None, description="Role of an input stage of kind `phantoms` that writes the collection. Replaces `path`."
+    )
+    tables: str | None = Field(
+        None, description="Folder of MIMIC-CXR-JPG's tables, for the DICOM edition of MIMIC-CXR, which has none."
+    )
+    reports: str | None = Field(
+        None, description="MIMIC-CXR: zip file or folder of the reports, if they are not under `path`."
+    )
+    labels: Literal["chexpert", "negbio", "radiologist"] = Field(
+        "chexpert", description="MIMIC-CXR: the table that labels are read from. `radiologist` labels 687 test studies."
+    )
+    images: str | None = Field(
+        None,
+        description="Folder of the images, if it is not `path`. IU-Xray: an empty value or an unset variable means that"
+        " there are no images.",
+    )
+    annotation: str | None = Field(
+        None, description="IU-Xray: R2Gen's annotation.json, whose split is used instead of a split by hash."
+    )
+    splits: list[Literal["train", "validate", "test"]] = Field(
+        ["train", "validate", "test"], description="Splits whose studies are used."
+    )
+    only_fi: bool = Field(
+        True,
+        description="Use only studies with both findings and impression, as DiagCoT does (arXiv:2509.06409). No effect on"
+        " collections whose reports are not in sections.",
+    )
+    transforms: list[str] = Field(
+        [], description="Changes of the reports by name, applied in this order; docs/data.md lists them."
+    )
+    section_overrides: str | None = Field(
+        None, description="MIMIC-CXR: JSON file of the reports whose sections cannot be found by rule (docs/data.md)."
+    )
+    max_studies: int | None = Field(None, ge=0, description="Largest number of studies to use, 0 or more; null: all.")
+    frontal_only: bool = Field(
+        False, description="Leave lateral images out; a study that has no other image is left out too."
+    )
+    phantom_images: bool = Field(
+        False, description="Draw phantoms from the report's tags for studies that have no image."
+    )
 
     @field_validator("transforms")
     @classmethod
-    def _transforms_known(cls, names: list[str]) -> list[str]:
-        transforms.spelled_out(names)
+    def _transforms_usable(cls, names: list[str]) -> list[str]:
+        transforms.single_transforms(names)
         return names
 
     @field_validator("path", "tables", "reports", "images", "annotation", "section_overrides")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
-        """None for an empty path; a path with a variable that is not set stays as it is."""
-        return settled(path)
+        """None for an empty path; a path with an unset variable stays as it is."""
+        return resolved(path)
 
     @model_validator(mode="before")
     @classmethod
@@ -63,12 +97,12 @@ class Source(Settings):
         try:
             entry = _entry(value["kind"])
         except UserError:
-            return value  # told by the check of `kind`, which knows its line
+            return value  # reported by the check of `kind`, which knows its line
         return {**value, "kind": entry.name, "entry": entry}
 
     @field_validator("kind")
     @classmethod
-    def _known(cls, kind: str, info: ValidationInfo) -> str:
+    def _usable(cls, kind: str, info: ValidationInfo) -> str:
         if info.data.get("entry") is None:
             try:
                 _entry(kind)
@@ -77,72 +111,78 @@ class Source(Settings):
         return kind
 
     @model_validator(mode="after")
-    def _one_known(self) -> "Source":
+    def _one_origin(self) -> "Source":
         if (self.path is None) == (self.input is None):
             raise ValueError("a source has either `path` or `input`")
         return self
 
     @property
     def dataset(self) -> Dataset:
-        assert self.entry is not None  # _registered sees to it
+        """The registry's entry of the source."""
+        assert self.entry is not None  # filled in by _registered
         return self.entry
 
 
 def _entry(kind: str) -> Dataset:
-    return registry.find((settled(kind) or kind) if kind.endswith((".yaml", ".yml")) else kind)
+    return registry.find((resolved(kind) or kind) if kind.endswith((".yaml", ".yml")) else kind)
 
 
-def settled(path: str | None) -> str | None:
-    """An absolute path without variables; as it is where a variable is not set, None where it is empty."""
+def resolved(path: str | None) -> str | None:
+    """An absolute path without variables; unchanged if a variable is not set, None if it is empty."""
     filled = os.path.expandvars(path or "")
     if not filled or "$" in filled:
         return filled or None
     return str(ROOT / Path(filled).expanduser())
 
 
-def known(path: str | None) -> Path | None:
-    """The path, unless it is empty or holds a variable that is not set."""
+def usable(path: str | None) -> Path | None:
+    """The path, or None if it is empty or contains an unset variable."""
     return Path(path) if path and "$" not in path else None
 
 
 class BuildSettings(Settings):
-    """sources are mixed into the same shards, each dealt evenly over them."""
+    """Settings of kind `shard`: the sources, which are mixed into the same shards, and the format of the images."""
 
-    sources: list[Source]
-    shards: int = 1
-    image_size: int = 512  # pixels of the longest side; films are never enlarged
-    jpeg_quality: int = 90
-    on_bad_image: Literal["skip", "fail"] = "skip"
-    on_bad_report: Literal["skip", "fail"] = "skip"
-
-    @model_validator(mode="after")
-    def _positive(self) -> "BuildSettings":
-        if not self.sources or self.shards < 1 or self.image_size < 16 or not 1 <= self.jpeg_quality <= 95:
-            raise ValueError("needs a source, shards >= 1, image_size >= 16 and jpeg_quality of 1 to 95")
-        return self
+    sources: list[Source] = Field(
+        min_length=1, description="Collections to read; each is distributed evenly over all shards."
+    )
+    shards: int = Field(1, ge=1, description="Number of shards, 1 or more. All images of a patient are in one shard.")
+    image_size: int = Field(
+        512, ge=16, description="Longest side of an image in pixels, 16 or more; images are never enlarged."
+    )
+    jpeg_quality: int = Field(90, ge=1, le=95, description="JPEG quality of the images, 1 to 95.")
+    on_bad_image: Literal["skip", "fail"] = Field(
+        "skip", description="`skip` leaves an unusable image out and records it; `fail` ends the unit."
+    )
+    on_bad_report: Literal["skip", "fail"] = Field(
+        "skip",
+        description="`skip` leaves an unusable report or row of a table out and records it; `fail` ends the unit.",
+    )
 
 
 def check(settings: BuildSettings) -> None:
-    """Look, by names only, whether each source outside the run is whole. Raises UserError that lists what is not."""
-    lacking: list[str] = []
+    """Check by file names whether each source outside the run is complete. Raises UserError that lists what is missing."""
+    missing: list[str] = []
     for source in settings.sources:
         if source.path is None:
             continue
-        root = known(source.path)
+        root = usable(source.path)
         if root is None:
-            lacking.append(f"{source.kind}: the variable in {source.path!r} is not set")
+            missing.append(f"{source.kind}: the variable in {source.path!r} is not set")
         elif source.dataset.reader == "mimic_cxr":
-            missing = missing_mimic(root, known(source.reports), known(source.tables))
-            lacking += [f"{source.kind}: {root}: {what}" for what in missing]
-            overrides = known(source.section_overrides)
+            parts = missing_mimic(root, usable(source.reports), usable(source.tables))
+            missing += [f"{source.kind}: {root}: {part}" for part in parts]
+            overrides = usable(source.section_overrides)
             if overrides is not None and not overrides.is_file():
-                lacking.append(f"{source.kind}: {overrides} (the list of `section_overrides`)")
+                missing.append(f"{source.kind}: {overrides} (the list of `section_overrides`)")
         elif source.dataset.reader == "iu_xray":
-            images = known(source.images)
-            lacking += [f"{source.kind}: {what}" for what in missing_iu(root, images, known(source.annotation))]
-            if images is None and not source.phantom_films:
-                lacking.append(f"{source.kind}: films; set IU_XRAY_DIR, or `phantom_films: true` in the recipe")
+            images = usable(source.images)
+            missing += [f"{source.kind}: {what}" for what in missing_iu(root, images, usable(source.annotation))]
+            if images is None and not source.phantom_images:
+                missing.append(f"{source.kind}: images; set IU_XRAY_DIR, or `phantom_images: true` in the recipe")
         else:
-            lacking += [f"{source.kind}: {what}" for what in missing_tables(source.dataset, root, known(source.images))]
-    if lacking:
-        raise UserError("The data is not complete; missing:\n  " + "\n  ".join(lacking))
+            missing += [
+                f"{source.kind}: {what}" for what in missing_tables(source.dataset, root, usable(source.images))
+            ]
+    if missing:
+        raise UserError("The data is not complete; missing:\n  " + "\n  ".join(missing))

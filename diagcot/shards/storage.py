@@ -1,34 +1,34 @@
-"""How many bytes a stage of shards will write, by the sizes that films had when they were measured."""
+"""An estimate of the bytes that a stage of shards will write, from measured sizes of images."""
 
 from collections.abc import Mapping
 
 from diagcot.jobs import UserError
 from diagcot.shards.settings import BuildSettings, Source
 
-# (studies, films, share of frontal films). MIMIC-CXR-JPG: https://physionet.org/content/mimic-cxr-jpg/;
-# IU-Xray: 3,955 reports with 7,470 films (Open-I). Studies without findings or impression are counted too.
+# (studies, images, share of frontal images). MIMIC-CXR-JPG: https://physionet.org/content/mimic-cxr-jpg/;
+# IU-Xray: 3,955 reports with 7,470 images (Open-I). Studies without findings or impression are counted too.
 COLLECTIONS = {"mimic_cxr": (227_827, 377_110, 0.65), "iu_xray": (3_955, 7_470, 0.51)}
-# Measured on 24 films of Open-I and NIH CXR-14, grey JPEG of quality 90: 3.1 kB at 112 pixels, 8.8 at 224, 33.3 at 512.
-FILM_BYTES, PIXELS, POWER = 33_300, 512, 1.56
+# Measured on 24 images of Open-I and NIH CXR-14, grey JPEG of quality 90: 3.1 kB at 112 pixels, 8.8 at 224, 33.3 at 512.
+IMAGE_BYTES, PIXELS, POWER = 33_300, 512, 1.56
 STUDY_BYTES = 1_500  # report, labels, boxes
 
 
 def shards(settings: BuildSettings, phantoms: Mapping[str, int]) -> int:
-    """Bytes of all shards, rather too many than too few. phantoms: role of an input -> studies of two films each."""
-    film = FILM_BYTES * (settings.image_size / PIXELS) ** POWER
+    """Bytes of all shards, too many rather than too few. phantoms: role of an input -> studies of two images each."""
+    image = IMAGE_BYTES * (settings.image_size / PIXELS) ** POWER
     total = 0.0
     for source in settings.sources:
-        studies, films = _counts(source, phantoms)
-        total += films * film + studies * STUDY_BYTES
+        studies, images = _counts(source, phantoms)
+        total += images * image + studies * STUDY_BYTES
     return int(total)
 
 
 def _counts(source: Source, phantoms: Mapping[str, int]) -> tuple[float, float]:
-    """(studies, films) of a source."""
+    """(studies, images) of a source. Raises UserError for a collection whose size is not known."""
     if source.kind not in COLLECTIONS:
-        raise UserError(f"how many films {source.kind} has is not known")
-    studies, films, frontal = COLLECTIONS[source.kind]
+        raise UserError(f"the number of images of {source.kind} is not known")
+    studies, images, frontal = COLLECTIONS[source.kind]
     if source.input is not None and source.input in phantoms:
-        studies, films, frontal = phantoms[source.input], 2 * phantoms[source.input], 0.5
-    taken = min(studies, source.max_studies or studies)
-    return taken, films * taken / studies * (frontal if source.frontal_only else 1) if studies else 0
+        studies, images, frontal = phantoms[source.input], 2 * phantoms[source.input], 0.5
+    used = min(studies, source.max_studies or studies)
+    return used, images * used / studies * (frontal if source.frontal_only else 1) if studies else 0

@@ -1,4 +1,4 @@
-"""Checks shards against their own checksums, and sets damaged ones aside so that they, and no others, are built again.
+"""Checks shards against their checksums, and sets damaged shards aside so that only these are built again.
 
 `diagcot shards verify FOLDER_OR_SHARD…`, `diagcot shards rebuild FOLDER_OR_SHARD…`.
 """
@@ -15,7 +15,7 @@ from diagcot.shards.reader import Shard, shard_paths
 
 
 def faults(path: Path) -> Iterator[str]:
-    """One line for each fault, with the shard and the record; nothing for a shard that is whole."""
+    """One line for each fault, with the shard and the record; nothing for an intact shard."""
     shard = Shard(path)
     try:
         shard.check_columns()
@@ -35,43 +35,43 @@ def faults(path: Path) -> Iterator[str]:
 
 
 def check(paths: Sequence[Path]) -> int:
-    """Say of every shard, or of every shard in a folder, whether it is whole; 1 if one is not or there is none."""
-    wrong = total = 0
+    """Print for every shard, or every shard in a folder, whether it is intact; 1 if one is not, or if there is none."""
+    damaged = total = 0
     for path in paths:
         for shard in shard_paths(path) if path.is_dir() else [path]:
-            found = list(faults(shard))
-            print("\n".join(found) or f"{shard}: whole, {len(Shard(shard))} studies, {Shard(shard).images} films")
-            total, wrong = total + 1, wrong + bool(found)
+            lines = list(faults(shard))
+            print("\n".join(lines) or f"{shard}: intact, {len(Shard(shard))} studies, {Shard(shard).images} images")
+            total, damaged = total + 1, damaged + bool(lines)
     if total == 0:
-        print("no shards there", file=sys.stderr)
-    return 1 if wrong or not total else 0
+        print("no shards found", file=sys.stderr)
+    return 1 if damaged or not total else 0
 
 
 def rebuild(paths: Sequence[Path], logs: Path) -> int:
-    """Set every damaged shard aside, as `.<name>.damaged`, which no reader sees, and take back that it is done.
+    """Rename every damaged shard to `.<name>.damaged`, which readers ignore, and withdraw its manifest.
 
-    Raises UserError if no ledger under `logs` knows the shard.
+    The next submission then builds these shards again. Raises UserError if no ledger under `logs` lists the shard.
     """
     damaged = [
-        (shard, found)
+        (shard, lines)
         for path in paths
         for shard in (shard_paths(path) if path.is_dir() else [path])
-        if (found := list(faults(shard)))
+        if (lines := list(faults(shard)))
     ]
-    for shard, found in damaged:
+    for shard, lines in damaged:
         stage = _stage_of(shard, logs)
-        print("\n".join(found))
+        print("\n".join(lines))
         shard.replace(shard.with_name(f".{shard.name}.damaged"))
         ledger.withdraw(stage, shard.stem)
-        print(f"{shard}: set aside; `make submit-stage0` with RUN={stage.parent.name} builds it again, and it alone")
+        print(f"{shard}: set aside; `make submit-stage0` with RUN={stage.parent.name} builds only this shard again")
     if not damaged:
         print("no shard is damaged")
     return 0
 
 
 def _stage_of(shard: Path, logs: Path) -> Path:
-    """The stage folder whose ledger says that it made this shard."""
+    """The stage folder whose ledger lists this shard as its output."""
     for manifest in sorted(logs.glob(f"*/*/done/{shard.stem}.json")):
         if str(shard.resolve()) in (str(Path(name).resolve()) for name in json.loads(manifest.read_text())["outputs"]):
             return manifest.parents[1]
-    raise UserError(f"no run under {logs} has made {shard}: name its folder of runs with --logs")
+    raise UserError(f"no run under {logs} made {shard}: give the folder of its run with --logs")

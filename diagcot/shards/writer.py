@@ -1,4 +1,4 @@
-"""Writes a shard: films stream through a scratch file, columns are kept in memory, the same input is the same bytes."""
+"""Writes a shard: images stream through a scratch file, columns stay in memory; the same input gives the same bytes."""
 
 import hashlib
 import json
@@ -24,22 +24,22 @@ _BLOCK = 16 << 20
 
 @cache
 def code() -> str:
-    """The version of the code, and a digest of all of it that has a part in what a shard holds."""
+    """The version of the code, and a digest of all modules that a shard's contents depend on."""
     root = Path(__file__).parents[1]
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted([*(root / "data").rglob("*.py"), *(root / "shards").glob("*.py")]):
-        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"{__version__}+{found.hexdigest()[:12]}"
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
 class ShardWriter:
-    """A context manager; the file is written when the block ends without an error, and removed when it does not."""
+    """A context manager that writes the file when its block ends without an error, and writes nothing otherwise."""
 
     def __init__(self, path: Path, **provenance: Any) -> None:
         """`provenance` becomes attributes of the file; a value that is not a number or text is kept as JSON."""
         self.path = path
         self._provenance = provenance
-        self._films = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by __exit__
+        self._jpegs = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by __exit__
         self._discarded = False
         self._offsets = [0]
         self._crcs: list[int] = []
@@ -48,20 +48,20 @@ class ShardWriter:
         self._studies: list[Study] = []
         self._left_out: list[tuple[str, str, str]] = []
 
-    def add(self, study: Study, films: Sequence[Jpeg]) -> None:
-        """Add a study and the films of `study.images`, in their order."""
+    def add(self, study: Study, jpegs: Sequence[Jpeg]) -> None:
+        """Add a study and the JPEGs of `study.images`, in their order."""
         row = len(self._studies)
         self._studies.append(study)
-        for image, film in zip(study.images, films, strict=True):
-            self._films.write(film.data)
-            self._offsets.append(self._offsets[-1] + len(film.data))
-            self._crcs.append(zlib.crc32(film.data))
-            self._digests.append(film.sha256 or hashlib.sha256(film.data).digest())
-            stored = Image(image.id, image.view, film.width, film.height, image.boxes, image.phantom or film.phantom)
+        for image, jpeg in zip(study.images, jpegs, strict=True):
+            self._jpegs.write(jpeg.data)
+            self._offsets.append(self._offsets[-1] + len(jpeg.data))
+            self._crcs.append(zlib.crc32(jpeg.data))
+            self._digests.append(jpeg.sha256 or hashlib.sha256(jpeg.data).digest())
+            stored = Image(image.id, image.view, jpeg.width, jpeg.height, image.boxes, image.phantom or jpeg.phantom)
             self._images.append((row, stored))
 
     def leave_out(self, study: str, image: str, reason: str) -> None:
-        """Record a film, by its study's key and its own id, that could not be used."""
+        """Record an image that could not be used, by the key of its study and its id."""
         self._left_out.append((study, image, reason))
 
     def discard(self) -> None:
@@ -74,13 +74,13 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._films:
+        with self._jpegs:
             if kind is None and not self._discarded:
                 self._write()
 
     def _write(self) -> None:
         # v110 rather than "latest", so that older h5py and other tools can read it, and rather than "earliest", since
-        # its metadata have checksums. No lock: the file is ours alone, and some network file systems know no locks.
+        # its metadata has checksums. No lock: no other process opens the file, and some network file systems have no locks.
         with h5py.File(self.path, "w", libver=("v110", "v110"), locking=False) as file:
             about = {"format": FORMAT, "schema": SCHEMA, "code": code()} | dict(sorted(self._provenance.items()))
             for name, value in about.items():
@@ -95,9 +95,9 @@ class ShardWriter:
     def _write_images(self, group: h5py.Group) -> None:
         images = [image for _, image in self._images]
         blob = group.create_dataset("jpeg", (self._offsets[-1],), np.uint8, track_times=False)
-        self._films.seek(0)
+        self._jpegs.seek(0)
         at = 0
-        while block := self._films.read(_BLOCK):
+        while block := self._jpegs.read(_BLOCK):
             blob[at : at + len(block)] = np.frombuffer(block, np.uint8)
             at += len(block)
         _column(group, "offset", np.array(self._offsets, np.int64))
@@ -133,7 +133,7 @@ class ShardWriter:
 
 
 def _attribute(place: h5py.HLObject, name: str, value: Any) -> None:
-    """Texts have a fixed length, which keeps them in the checksummed header; HDF5's heap of others has no checksum."""
+    """Texts get a fixed length, which keeps them in the header with its checksum; HDF5's heap has no checksum."""
     if not isinstance(value, int | float):
         value = np.bytes_(value if isinstance(value, str) else json.dumps(value, sort_keys=True))  # ASCII
     place.attrs[name] = value

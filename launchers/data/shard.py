@@ -34,7 +34,7 @@ def obtain(stage: Stage[BuildSettings], chain: ChainView) -> None:
     from diagcot.data.readers import fetch
 
     for source in stage.settings.sources:
-        if source.kind == "iu_xray" and source.path == str(fetch.PLACE) and fetch.lacking(fetch.PLACE):
+        if source.kind == "iu_xray" and source.path == str(fetch.PLACE) and fetch.missing(fetch.PLACE):
             print("fetching the IU-Xray reports from the package index", flush=True)
             fetch.fetch(fetch.PLACE)
 

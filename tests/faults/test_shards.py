@@ -50,9 +50,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 def content(path: Path) -> list[Any]:
     shard = Shard(path)
-    films = [shard.jpeg(row) for row in range(shard.images)]
+    images = [shard.jpeg(row) for row in range(shard.images)]
     columns = [shard.numbers(f"images/{name}").tolist() for name in ("sha256", "study")]
-    return [*(shard.study(i) for i in range(len(shard))), films, columns, shard.left_out(), shard.attrs]
+    return [*(shard.study(i) for i in range(len(shard))), images, columns, shard.left_out(), shard.attrs]
 
 
 def places(size: int, count: int) -> Iterator[tuple[int, int]]:
@@ -65,11 +65,11 @@ def places(size: int, count: int) -> Iterator[tuple[int, int]]:
 @pytest.mark.heavy
 @pytest.mark.row(
     3,
-    promise="the reader names the shard, and the film where it is one; what is not told reads as before",
+    promise="the reader names the shard, and the image where it is one; what is not told reads as before",
     injected="one bit at 160 places over the whole file",
     daemons="real",
 )
-def test_row_03_a_flipped_bit_is_told_or_harmless(built: Plan, tmp_path: Path) -> None:
+def test_row_03_a_flipped_bit_is_reported_or_harmless(built: Plan, tmp_path: Path) -> None:
     source = shard_paths(Path(built.output))[0]
     data, good, told = source.read_bytes(), content(source), 0
     with h5py.File(source, locking=False) as file:
@@ -92,7 +92,7 @@ def test_row_03_a_flipped_bit_is_told_or_harmless(built: Plan, tmp_path: Path) -
             row = int((offsets <= position).sum()) - 1
             shard = Shard(source)
             (fault,) = found
-            assert f"film {shard.image(row).id} of {shard.study(shard.study_of(row)).key} (row {row})" in fault
+            assert f"image {shard.image(row).id} of {shard.study(shard.study_of(row)).key} (row {row})" in fault
     assert told > 120
 
 
@@ -102,7 +102,7 @@ def test_row_03_a_flipped_bit_is_told_or_harmless(built: Plan, tmp_path: Path) -
     injected="the file cut at 60 lengths",
     daemons="real",
 )
-def test_row_03_a_shard_cut_short_is_told(built: Plan, tmp_path: Path) -> None:
+def test_row_03_a_shard_cut_short_is_reported(built: Plan, tmp_path: Path) -> None:
     source = shard_paths(Path(built.output))[0]
     data, copy = source.read_bytes(), tmp_path / "copy.h5"
     for length in [0, 1, *(position for position, _ in places(len(data), 57)), len(data) - 1]:
@@ -115,7 +115,7 @@ def test_row_03_a_shard_cut_short_is_told(built: Plan, tmp_path: Path) -> None:
 @pytest.mark.row(
     3,
     promise="`diagcot shards rebuild` sets the damaged shard aside; the next submission builds it alone, the same bytes",
-    injected="one bit of a film of one shard",
+    injected="one bit of an image of one shard",
     daemons="real",
 )
 def test_row_03_only_the_damaged_shard_is_built_again(
@@ -146,7 +146,7 @@ def test_row_03_only_the_damaged_shard_is_built_again(
 
 
 def _opened(shard: Shard, row: int) -> tuple[str, int, bytes]:
-    """In a worker: the film, and how many HDF5 files this process holds open."""
+    """In a worker: the image, and how many HDF5 files this process holds open."""
     return shard.image(row).id, h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE), shard.jpeg(row)
 
 
@@ -154,7 +154,7 @@ def _opened(shard: Shard, row: int) -> tuple[str, int, bytes]:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # four workers are the point, however few the cores
 @pytest.mark.row(
     31,
-    promise="every film arrives once and whole; no process holds an HDF5 file open",
+    promise="every image arrives once and whole; no process holds an HDF5 file open",
     injected="DataLoader with 4 forked workers over shards that the parent has read from, two passes",
     daemons="real",
 )
@@ -167,7 +167,7 @@ def test_row_31_forked_workers_read_shards_that_their_parent_has_open(built: Pla
         sampler.set_epoch(epoch)
         read = list(loader)
         assert {count for _, count, _ in read} == {0} == {h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)}
-        assert len(read) == len(expected) and {name: film for name, _, film in read} == expected
+        assert len(read) == len(expected) and {name: image for name, _, image in read} == expected
 
 
 @pytest.mark.row(

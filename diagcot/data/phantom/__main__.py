@@ -12,11 +12,14 @@ from diagcot.data.phantom.tree import write_tree
 
 
 def main() -> int:
+    """Write the tree of the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Draw phantoms in the layout of MIMIC-CXR-JPG.")
-    parser.add_argument("folder", type=Path, help="a folder that does not exist yet, or is empty")
-    parser.add_argument("--studies", type=int, default=1500)
-    parser.add_argument("--size", type=int, default=SIZE, help="pixels of both sides of a film")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="an empty folder, or one that does not exist yet")
+    parser.add_argument("--studies", type=int, default=1500, help="number of studies (default 1500)")
+    parser.add_argument(
+        "--size", type=int, default=SIZE, help=f"width and height of an image in pixels (default {SIZE})"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients (default 0)")
     options = parser.parse_args()
     if options.folder.is_dir() and any(options.folder.iterdir()):
         print(f"{options.folder} is not empty; name another folder", file=sys.stderr)

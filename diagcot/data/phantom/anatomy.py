@@ -1,4 +1,4 @@
-"""The build of one invented patient: measures that vary from person to person, shared by both films of a study."""
+"""The build of one invented patient: measures that vary from person to person, shared by both views of a study."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ HEART_RATIO = {"normal": (0.40, 0.45), "mild": (0.56, 0.60), "severe": (0.70, 0.
 
 @dataclass(frozen=True)
 class Build:
-    """Fractions of the film, but for the brightnesses of 0 to 1."""
+    """Measures of a patient: lengths as fractions of the image, brightness and contrast from 0 to 1."""
 
     middle: float  # x of the spine
     top: float  # y of the apices
@@ -21,10 +21,11 @@ class Build:
     bone: float  # contrast of ribs
     tissue: float  # brightness of soft tissue
     air: float  # brightness of lungs
-    noise: float
+    noise: float  # standard deviation of the brightness
 
     @staticmethod
     def draw(rng: np.random.Generator, heart: str) -> "Build":
+        """The build of a random patient; `heart` is a key of `HEART_RATIO`."""
         return Build(
             middle=rng.uniform(0.485, 0.515),
             top=rng.uniform(0.10, 0.14),

@@ -1,4 +1,4 @@
-"""The kind `phantoms`: its one unit writes a tree of invented patients, `<output>/tree`."""
+"""The kind `phantoms`: its only unit writes a tree of invented patients, `<output>/tree`."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ from diagcot.jobs import Context, Result, Unit
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[PhantomsSettings]:
+    """Read the settings; units share nothing else."""
     yield PhantomsSettings(**ctx.settings)
 
 
 def run(unit: Unit, shared: PhantomsSettings, ctx: Context) -> Result | None:
-    """Write the tree; an interrupted one is thrown away and drawn again, since that takes seconds."""
+    """Write the tree; an interrupted tree is deleted and drawn again, which takes seconds."""
     final = ctx.output / unit.key
     staged = ctx.staged(final)
     staged.mkdir()

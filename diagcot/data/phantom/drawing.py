@@ -1,4 +1,4 @@
-"""Phantom films of a study: pixels and exact boxes from findings, the same for the same study id and seed."""
+"""Phantom images of a study: pixels and exact boxes from findings, fixed by the study id and the seed."""
 
 import io
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ _DRAW = {"PA": frontal.draw, "LATERAL": lateral.draw}
 
 
 @dataclass(frozen=True)
-class Film:
-    """A drawn film: a grey image of size x size pixels and the boxes of its findings."""
+class PhantomImage:
+    """A drawn X-ray: a grey image of size x size pixels and the boxes of its findings."""
 
     view: str
     image: Pillow.Image
@@ -34,18 +34,16 @@ class Film:
         return out.getvalue()
 
 
-def draw(study: str, findings: Findings, view: str = "PA", size: int = SIZE, seed: int = 0) -> Film:
+def draw(study: str, findings: Findings, view: str = "PA", size: int = SIZE, seed: int = 0) -> PhantomImage:
     """Draw the `view` (one of `VIEWS`) of `study`; both views of a study show the same invented patient."""
     build = Build.draw(generator("build", seed, study), findings.heart)
-    rng = generator("film", seed, study, view)
-    film, masks = _DRAW[view](size, build, findings, rng)
-    film += (3.46 * build.noise) * (
-        rng.random((size, size), dtype=np.float32) - 0.5
-    )  # a uniform's deviation is 1 / sqrt(12)
-    pixels = (unit(film) * 255).astype(np.uint8)
+    rng = generator("film", seed, study, view)  # the word decides the noise of all phantoms drawn so far
+    brightness, masks = _DRAW[view](size, build, findings, rng)
+    noise = rng.random((size, size), dtype=np.float32) - 0.5
+    brightness += (3.46 * build.noise) * noise  # the standard deviation of uniform noise is 1 / sqrt(12)
     boxes = []
     for label, mask in masks:
         corners = bounds(mask)
         if corners:
             boxes.append(Box(label, *corners))
-    return Film(view, Pillow.fromarray(pixels), tuple(boxes))
+    return PhantomImage(view, Pillow.fromarray((unit(brightness) * 255).astype(np.uint8)), tuple(boxes))

@@ -1,7 +1,7 @@
-"""The findings of a phantom: a small record, its sentences, its CheXpert labels, and its MeSH-style tags both ways.
+"""The findings of a phantom: their sentences, their CheXpert labels, and conversion to and from MeSH-style tags.
 
-Tags use IU-Xray's own vocabulary (heading/qualifier/qualifier…, in any order), so that one parser reads
-real IU-Xray tags and the tags of invented patients.
+Tags use the vocabulary of IU-Xray (heading/qualifier/qualifier…, in any order), so one parser reads the tags of
+IU-Xray and those of invented patients.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ _DEVICE_WORDS = {
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where in the lungs: the patient's side, and the zone from apex to base."""
+    """A place in the lungs: the patient's side, and the zone (upper, mid or lower)."""
 
     side: str
     zone: str
@@ -44,13 +44,15 @@ class Place:
 
 @dataclass(frozen=True, order=True)
 class Effusion:
+    """A pleural effusion on one side."""
+
     side: str
     size: str  # small or large
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a phantom shows. The default is a normal film."""
+    """What a phantom shows. The default is a normal chest."""
 
     heart: str = "normal"  # normal, mild or severe enlargement
     opacities: tuple[Place, ...] = ()
@@ -58,30 +60,33 @@ class Findings:
     atelectasis: tuple[str, ...] = ()  # sides, always at the base
     edema: bool = False
     effusions: tuple[Effusion, ...] = ()
-    pneumothorax: str = ""  # a side, or none
-    device: str = ""  # pacemaker, line, tube, or none
+    pneumothorax: str = ""  # a side, or ""
+    device: str = ""  # pacemaker, line, tube, or ""
 
     @property
     def normal(self) -> bool:
+        """Whether nothing but a device is shown."""
         return self == Findings(device=self.device)
 
     def statements(self) -> dict[str, str]:
-        """Finding -> its one sentence, in the order of a report; absent devices are not mentioned."""
+        """Finding -> its sentence, in the order of a report. Absent devices are not mentioned."""
         lungs = self._lungs()
-        said = {"heart": _HEART[self.heart] + "."}
-        said |= lungs or {"lungs": "the lungs are clear."}
-        said["effusion"] = f"there {_are(self._effusion())}." if self.effusions else "there is no pleural effusion."
-        said["pneumothorax"] = f"there is a {self.pneumothorax or 'no'} pneumothorax.".replace("a no", "no")
+        sentences = {"heart": _HEART[self.heart] + "."}
+        sentences |= lungs or {"lungs": "the lungs are clear."}
+        sentences["effusion"] = (
+            f"there {_are(self._effusion())}." if self.effusions else "there is no pleural effusion."
+        )
+        sentences["pneumothorax"] = f"there is a {self.pneumothorax or 'no'} pneumothorax.".replace("a no", "no")
         if self.device:
-            said["device"] = _DEVICE_WORDS[self.device] + "."
-        return said
+            sentences["device"] = _DEVICE_WORDS[self.device] + "."
+        return sentences
 
     def sentences(self) -> list[str]:
-        """The findings section, sentence by sentence."""
+        """The sentences of the findings section."""
         return list(self.statements().values())
 
     def impression(self) -> str:
-        """The impression section: one sentence that lists what is abnormal."""
+        """The impression section: one sentence that lists the abnormal findings."""
         parts = []
         if self.heart != "normal":
             parts.append(_HEART_NOUN[self.heart])
@@ -97,8 +102,8 @@ class Findings:
         return " ".join(s[0].upper() + s[1:] for s in self.sentences()), self.impression().capitalize()
 
     def labels(self) -> dict[str, int]:
-        """CheXpert labels: 1 for what is shown, 0 for what the sentences deny; others are not mentioned."""
-        found = {
+        """CheXpert labels: 1 for what is shown, 0 for what the sentences deny. Other labels are left out."""
+        labels = {
             "Cardiomegaly": int(self.heart != "normal"),
             "Pleural Effusion": int(bool(self.effusions)),
             "Pneumothorax": int(bool(self.pneumothorax)),
@@ -110,11 +115,11 @@ class Findings:
             "Edema": self.edema,
             "Support Devices": self.device,
         }
-        found |= {label: 1 for label, there in shown.items() if there}
-        return ({"No Finding": 1} if self.normal else {}) | found
+        labels |= {label: 1 for label, present in shown.items() if present}
+        return ({"No Finding": 1} if self.normal else {}) | labels
 
     def tags(self) -> tuple[str, ...]:
-        """MeSH-style tags from which `from_tags` recovers exactly this record."""
+        """MeSH-style tags; `from_tags` makes the same findings of them."""
         tags = [] if self.heart == "normal" else [f"Cardiomegaly/{self.heart}"]
         tags += [f"Opacity/lung/{_ZONE_TAG[p.zone]}/{p.side}" for p in self.opacities]
         tags += [f"Nodule/lung/{_ZONE_TAG[p.zone]}/{p.side}" for p in self.nodules]
@@ -129,8 +134,8 @@ class Findings:
     def from_tags(tags: Iterable[str]) -> "Findings":
         """Findings from MeSH tags of IU-Xray or of a phantom.
 
-        Headings that no phantom draws (bones, aorta, calcinosis …) are passed over; where a tag gives no side or
-        zone, it is the right side and the lower zone. Of contradicting tags the more severe wins.
+        Headings that phantoms do not draw (bones, aorta, calcinosis …) are ignored. A tag without a side or zone means the
+        right side and the lower zone. Of contradicting tags the more severe counts.
         """
         heart, device, pneumothorax, edema = "normal", "", "", False
         opacities: set[Place] = set()
@@ -174,16 +179,16 @@ class Findings:
         )
 
     def _lungs(self) -> dict[str, str]:
-        said = {}
+        sentences = {}
         if self.opacities:
-            said["opacity"] = "there is an opacity in the " + _listed([str(p) for p in self.opacities]) + "."
+            sentences["opacity"] = "there is an opacity in the " + _listed([str(p) for p in self.opacities]) + "."
         if self.nodules:
-            said["nodule"] = "there is a nodule in the " + _listed([str(p) for p in self.nodules]) + "."
+            sentences["nodule"] = "there is a nodule in the " + _listed([str(p) for p in self.nodules]) + "."
         if self.atelectasis:
-            said["atelectasis"] = f"there is atelectasis at the {_sides(self.atelectasis)} base."
+            sentences["atelectasis"] = f"there is atelectasis at the {_sides(self.atelectasis)} base."
         if self.edema:
-            said["edema"] = "there is pulmonary edema."
-        return said
+            sentences["edema"] = "there is pulmonary edema."
+        return sentences
 
     def _effusion(self) -> str:
         sizes = {e.size for e in self.effusions}

@@ -1,4 +1,4 @@
-"""The frontal film. As on a real one, the patient's right is on the left of the film."""
+"""The frontal phantom. As on a real image, the patient's right is on the left."""
 
 from functools import lru_cache
 
@@ -10,56 +10,56 @@ from diagcot.data.phantom.findings import Findings, Place
 
 _SIGN = {"right": -1.0, "left": 1.0}
 _DEPTH = {"upper": 0.22, "mid": 0.50, "lower": 0.80}  # of the lung's height
-_LATERAL = {"upper": 0.50, "mid": 0.58, "lower": 0.66}  # of the half width; further out at the base, beside the heart
+_LATERAL = {"upper": 0.50, "mid": 0.58, "lower": 0.66}  # of the half width; further out at the base, next to the heart
 
 
 def draw(
     size: int, build: Build, findings: Findings, rng: np.random.Generator
 ) -> tuple[Field, list[tuple[str, Field]]]:
-    """A film and the mask of each finding by CheXpert label, masks in 0 to 1, all of shape (size, size)."""
+    """An image and (CheXpert label, mask) of each finding; values from 0 to 1, all of shape (size, size)."""
     _, gy = grid(size)
     masks: list[tuple[str, Field]] = []
-    film = _torso(size, build)
+    image = _torso(size, build)
     lungs = {side: _lung(size, build, side) for side in _SIGN}
     both = np.maximum(lungs["right"], lungs["left"])
-    paint(film, both, build.air + 0.10 * gy)
-    film += both * _vessels(size)
-    film += _ribs(size, build) * (0.35 + 0.65 * both)
-    _skeleton(film, size, build)
+    paint(image, both, build.air + 0.10 * gy)
+    image += both * _vessels(size)
+    image += _ribs(size, build) * (0.35 + 0.65 * both)
+    _skeleton(image, size, build)
     heart = _heart(size, build)
-    paint(film, heart, 0.70, 0.94)
+    paint(image, heart, 0.70, 0.94)
     if findings.heart != "normal":
         masks.append(("Cardiomegaly", heart))
     if findings.edema:
         for side, sign in _SIGN.items():
             haze = lungs[side] * np.minimum(1.0, 1.2 * blob(size, build.middle + sign * 0.17, 0.50, 0.15, 0.26))
-            paint(film, haze, 0.66, 0.85)
+            paint(image, haze, 0.66, 0.85)
             masks.append(("Edema", haze))
     for place in findings.opacities:
         cloud = lungs[place.side] * _cloud(size, build, place, rng)
-        paint(film, cloud, 0.80, 0.95)
+        paint(image, cloud, 0.80, 0.95)
         masks.append(("Lung Opacity", cloud))
     for side in findings.atelectasis:
         band = lungs[side] * _plate(size, build, side, rng)
-        paint(film, band, 0.85, 0.9)
+        paint(image, band, 0.85, 0.9)
         masks.append(("Atelectasis", band))
     for place in findings.nodules:
         x, y = _centre(build, place)
         x, y = x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.03, 0.03)
         disc = ellipse(size, x, y, rng.uniform(0.036, 0.046), rng.uniform(0.036, 0.046))
-        paint(film, disc, 0.92, 0.95)
+        paint(image, disc, 0.92, 0.95)
         masks.append(("Lung Lesion", disc))
     if findings.pneumothorax:
-        masks.append(("Pneumothorax", _pneumothorax(film, size, build, findings.pneumothorax, lungs)))
+        masks.append(("Pneumothorax", _pneumothorax(image, size, build, findings.pneumothorax, lungs)))
     for effusion in findings.effusions:
         fluid = _chest(size, build, effusion.side) * _fluid(size, build, effusion.side, effusion.size, rng)
-        paint(film, fluid, 0.82, 0.96)
+        paint(image, fluid, 0.82, 0.96)
         masks.append(("Pleural Effusion", fluid))
     if findings.device:
         device = _device(size, build, findings.device)
-        paint(film, device, 1.0)
+        paint(image, device, 1.0)
         masks.append(("Support Devices", device))
-    return film, masks
+    return image, masks
 
 
 def _torso(size: int, build: Build) -> Field:
@@ -68,20 +68,20 @@ def _torso(size: int, build: Build) -> Field:
     half = build.half_width + 0.075 + 0.03 * gy
     trunk = soft(np.abs(gx - build.middle) - half, 0.04) * soft(shoulder - gy, 0.05)
     neck = soft(np.abs(gx - build.middle) - 0.11, 0.05) * soft(gy - 0.3, 0.05)
-    film = np.full((size, size), 0.03, np.float32)
-    paint(film, np.maximum(trunk, neck), build.tissue)
-    return film
+    image = np.full((size, size), 0.03, np.float32)
+    paint(image, np.maximum(trunk, neck), build.tissue)
+    return image
 
 
 def _dome(size: int, build: Build, side: str) -> Field:
-    """Height of the diaphragm at each column, falling to the outer angle."""
+    """Height of the diaphragm in each column, lower towards the outer angle."""
     gx, _ = grid(size)
     out = (gx - build.middle) * _SIGN[side] / build.half_width
     return build.base - (build.dome if side == "right" else 0.0) + 0.30 * np.maximum(out - 0.45, 0.0) ** 2 * 1.6
 
 
 def _chest(size: int, build: Build, side: str) -> Field:
-    """One half of the chest cavity, above the diaphragm's lowest angle, mediastinum left out."""
+    """One half of the chest cavity above the lowest angle of the diaphragm, without the mediastinum."""
     gx, gy = grid(size)
     sign = _SIGN[side]
     inner = soft(0.055 - (gx - build.middle) * sign, 0.02)
@@ -96,7 +96,7 @@ def _lung(size: int, build: Build, side: str) -> Field:
 
 @lru_cache(maxsize=8)
 def _vessels(size: int) -> Field:
-    """Markings that fan out from the hila; the same in every patient, as drawing them is slow."""
+    """Vessels that fan out from the hila; the same in every patient, because drawing them is slow."""
     gx, gy = grid(size)
     out = np.abs(gx - 0.5)
     fan = np.arctan2(gy - 0.47, out - 0.05)
@@ -119,19 +119,19 @@ def _ribs(size: int, build: Build) -> Field:
     return ribs
 
 
-def _skeleton(film: Field, size: int, build: Build) -> None:
+def _skeleton(image: Field, size: int, build: Build) -> None:
     gx, gy = grid(size)
     middle = build.middle
     spine = soft(np.abs(gx - middle) - 0.05, 0.04)
-    paint(film, spine, 0.62 + 0.04 * np.sin(2 * np.pi * gy / 0.075), 0.8)
-    paint(film, ellipse(size, middle + 0.045, 0.32, 0.05, 0.045), 0.64, 0.8)  # aortic knob
-    paint(film, soft(np.abs(gx - middle) - 0.018, 0.02) * soft(gy - 0.36, 0.03), 0.34, 0.8)  # trachea
+    paint(image, spine, 0.62 + 0.04 * np.sin(2 * np.pi * gy / 0.075), 0.8)
+    paint(image, ellipse(size, middle + 0.045, 0.32, 0.05, 0.045), 0.64, 0.8)  # aortic knob
+    paint(image, soft(np.abs(gx - middle) - 0.018, 0.02) * soft(gy - 0.36, 0.03), 0.34, 0.8)  # trachea
     for sign in _SIGN.values():
-        paint(film, segment(size, (middle + sign * 0.06, 0.205), (middle + sign * 0.36, 0.135), 0.03), 0.70, 0.5)
+        paint(image, segment(size, (middle + sign * 0.06, 0.205), (middle + sign * 0.36, 0.135), 0.03), 0.70, 0.5)
 
 
 def _heart(size: int, build: Build) -> Field:
-    """An ellipse as wide as the cardiothoracic ratio asks, two thirds of it left of the spine."""
+    """An ellipse of the width that the cardiothoracic ratio gives, two thirds of it left of the spine."""
     width = build.heart_ratio * 2 * build.half_width
     ry = 0.13 + 0.16 * (build.heart_ratio - 0.4)
     x = build.middle + 0.15 * width
@@ -161,24 +161,24 @@ def _plate(size: int, build: Build, side: str, rng: np.random.Generator) -> Fiel
 
 
 def _fluid(size: int, build: Build, side: str, amount: str, rng: np.random.Generator) -> Field:
-    """Fluid fills the angle and climbs the chest wall: a meniscus."""
+    """Fluid that fills the angle and rises along the chest wall, a meniscus."""
     gx, gy = grid(size)
     out = (gx - build.middle) * _SIGN[side] / build.half_width
     level = build.base - (rng.uniform(0.00, 0.03) if amount == "small" else rng.uniform(0.20, 0.27))
     return soft(level - 0.16 * unit(out) ** 3 + 0.03 - gy, 0.02)
 
 
-def _pneumothorax(film: Field, size: int, build: Build, side: str, lungs: dict[str, Field]) -> Field:
-    """The lung falls away from the wall: black air without markings outside a thin white pleural line."""
+def _pneumothorax(image: Field, size: int, build: Build, side: str, lungs: dict[str, Field]) -> Field:
+    """A collapsed lung: black air without vessels outside a thin white pleural line."""
     sign = _SIGN[side]
     x, y = build.middle + sign * 0.07, 0.68
     rx, ry = build.half_width - 0.165, 0.68 - build.top - 0.11
     collapsed = ellipse(size, x, y, rx, ry, power=2.3)
     _, gy = grid(size)
     air = lungs[side] * (1.0 - collapsed) * soft(gy - 0.68, 0.1)
-    paint(film, air, 0.0, 0.97)
+    paint(image, air, 0.0, 0.97)
     rim = ellipse(size, x, y, rx + 0.012, ry + 0.012, power=2.3) - collapsed
-    paint(film, unit(rim) * lungs[side] * soft(gy - 0.68, 0.1), 0.75, 0.9)
+    paint(image, unit(rim) * lungs[side] * soft(gy - 0.68, 0.1), 0.75, 0.9)
     return air
 
 

@@ -2,13 +2,17 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from diagcot.jobs.settings import Settings
 
 
 class PhantomsSettings(Settings):
-    """A tree of invented patients in MIMIC-CXR-JPG's layout."""
+    """Settings of kind `phantoms`: a tree of invented patients in the layout of MIMIC-CXR-JPG."""
 
-    studies: int = 1500
-    size: int = 112  # pixels of both sides of a film
-    views: list[Literal["PA", "LATERAL"]] = ["PA", "LATERAL"]
-    held_out: float = 0.1  # share of each of validate and test
+    studies: int = Field(1500, description="Number of studies, of about two thirds as many patients.")
+    size: int = Field(112, description="Width and height of an image in pixels.")
+    views: list[Literal["PA", "LATERAL"]] = Field(["PA", "LATERAL"], description="The images of each study.")
+    held_out: float = Field(
+        0.1, description="Share of the patients in each of the splits validate and test, from 0 to 0.5."
+    )

@@ -1,7 +1,7 @@
-"""A tree of invented patients in the exact layout of MIMIC-CXR-JPG 2.0.0, with MIMIC-CXR's `mimic-cxr-reports.zip`.
+"""A tree of invented patients in the layout of MIMIC-CXR-JPG 2.0.0, with MIMIC-CXR's `mimic-cxr-reports.zip`.
 
-Two more files, which the real data set does not have, hold what the phantoms show: `phantom-findings.csv.gz` (tags)
-and `phantom-boxes.csv.gz`. Their presence is what tells every reader that the tree is a phantom.
+Two additional files hold what the phantoms show: `phantom-findings.csv.gz` (tags) and `phantom-boxes.csv.gz`. Readers
+recognise a tree of phantoms by them.
 """
 
 import csv
@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from diagcot.data.phantom.drawing import SIZE, VIEWS, Film, draw
+from diagcot.data.phantom.drawing import SIZE, VIEWS, PhantomImage, draw
 from diagcot.data.phantom.patients import Visit, visits
 from diagcot.data.readers.layouts import PREFIX, REPORTS_ZIP, folder
 from diagcot.data.readers.mimic_cxr import BOXES, BOXES_FILE, FINDINGS, FINDINGS_FILE, LABELS, METADATA, SPLIT
@@ -29,9 +29,10 @@ def write_tree(
     held_out: float = 0.1,
     advance: Callable[[int], bool] = lambda done: True,
 ) -> bool:
-    """Write `studies` studies under `root`, the same bytes for the same arguments.
+    """Write `studies` studies under `root`, the same bytes for the same arguments; returns whether the tree is complete.
 
-    `advance(done)` is called after each study; when it returns false the tree is left unfinished, the result is False.
+    size: width and height of an image in pixels. held_out: share of the patients in each of validate and test.
+    advance: called with the number of studies written; when it returns false, the tree stays incomplete.
     """
     rows: dict[str, list[Sequence[object]]] = {
         name: [] for name in ("metadata", "split", "labels", "findings", "boxes")
@@ -40,7 +41,7 @@ def write_tree(
         for done, visit in enumerate(visits(studies, seed, held_out), 1):
             _write_study(root, visit, seed, size, views, rows)
             name = folder(Path("mimic-cxr-reports"), visit.subject, visit.study).with_suffix(".txt")
-            entry = zipfile.ZipInfo(str(name))  # ZipInfo's own date, 1980, so that the same tree is the same bytes
+            entry = zipfile.ZipInfo(str(name))  # its date is always 1980, so the same tree gives the same bytes
             reports.writestr(entry, _report(visit), zipfile.ZIP_DEFLATED)
             if not advance(done):
                 return False
@@ -60,13 +61,13 @@ def _write_study(
     place.mkdir(parents=True, exist_ok=True)
     ids = generator("dicom", seed, visit.study)
     for view in views:
-        film = draw(str(visit.study), visit.findings, view, size, seed)
+        phantom = draw(str(visit.study), visit.findings, view, size, seed)
         dicom = _dicom_id(ids.bytes(20))
-        (place / f"{dicom}.jpg").write_bytes(film.jpeg())
-        rows["metadata"].append(_metadata(dicom, visit, film))
+        (place / f"{dicom}.jpg").write_bytes(phantom.jpeg())
+        rows["metadata"].append(_metadata(dicom, visit, phantom))
         rows["split"].append((dicom, visit.study, visit.subject, visit.split))
         rows["boxes"] += [
-            (dicom, b.label, f"{b.x1:.6f}", f"{b.y1:.6f}", f"{b.x2:.6f}", f"{b.y2:.6f}") for b in film.boxes
+            (dicom, b.label, f"{b.x1:.6f}", f"{b.y1:.6f}", f"{b.x2:.6f}", f"{b.y2:.6f}") for b in phantom.boxes
         ]
     labels = visit.findings.labels()
     values = [f"{labels[name]:.1f}" if name in labels else "" for name in LABELS[2:]]
@@ -75,7 +76,7 @@ def _write_study(
 
 
 def _report(visit: Visit) -> str:
-    """The text in MIMIC-CXR's form."""
+    """The report in the layout of MIMIC-CXR."""
     findings, impression = visit.findings.report()
     return (
         " " * 33 + "FINAL REPORT\n"
@@ -89,16 +90,16 @@ def _dicom_id(token: bytes) -> str:
     return "-".join(digits[i : i + 8] for i in range(0, 40, 8))
 
 
-def _metadata(dicom: str, visit: Visit, film: Film) -> tuple[object, ...]:
-    width, height = film.image.size
-    meaning = _VIEW_MEANING[film.view]
+def _metadata(dicom: str, visit: Visit, phantom: PhantomImage) -> tuple[object, ...]:
+    width, height = phantom.image.size
+    meaning = _VIEW_MEANING[phantom.view]
     date = 21_500_101 + visit.study % 28
-    return (dicom, visit.subject, visit.study, "CHEST (PHANTOM)", film.view, height, width, date, "120000.000",
+    return (dicom, visit.subject, visit.study, "CHEST (PHANTOM)", phantom.view, height, width, date, "120000.000",
             "CHEST (PHANTOM)", meaning, "Erect")  # fmt: skip
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A gzipped CSV without a time stamp, so that the same rows are the same bytes."""
+    """Write a gzipped CSV without a time stamp, so that the same rows give the same bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

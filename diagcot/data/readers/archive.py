@@ -1,7 +1,7 @@
-"""Texts of a zip, read by number without unpacking; the list of 227,835 reports takes 16 bytes for each.
+"""Reports of a zip file, read by study number without unpacking; the list of 227,835 reports takes 16 bytes for each.
 
-The standard library's `zipfile` keeps an object of half a kilobyte for each member, in every task of an array. The layout
-is that of PKWARE's APPNOTE 6.3.10, 4.3.
+The standard library's `zipfile` keeps an object of half a kilobyte for each member, in every array task. The layout is
+that of PKWARE's APPNOTE 6.3.10, section 4.3.
 """
 
 import re
@@ -20,7 +20,7 @@ _STORED, _DEFLATED = 0, 8
 
 
 class ReportZip:
-    """The members `…/s<number>.txt` of a zip. Raises DataError for a file that is damaged or no zip."""
+    """The members `…/s<number>.txt` of a zip file. Raises DataError for a file that is damaged or not a zip file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class ReportZip:
                 sizes.append(packed)
             at += 46 + name + extra + comment
         if at != len(directory):
-            raise self._damaged("its list of members ends early")
+            raise self._damaged("its list of members is incomplete")
         order = np.argsort(np.frombuffer(numbers, np.uint32), kind="stable")
         self._numbers = np.frombuffer(numbers, np.uint32)[order]
         self._offsets = np.frombuffer(offsets, np.uint64)[order]
@@ -55,7 +55,7 @@ class ReportZip:
         return len(self._numbers)
 
     def read(self, number: int) -> bytes | None:
-        """The text of `s<number>.txt`; None where the zip has none."""
+        """The bytes of `s<number>.txt`; None if there is no such member. Raises DataError for a damaged member."""
         at = int(np.searchsorted(self._numbers, number))
         if at == len(self._numbers) or self._numbers[at] != number:
             return None
@@ -79,12 +79,12 @@ class ReportZip:
         return text
 
     def _directory(self, read, seek, size: int) -> tuple[int, int]:  # type: ignore[no-untyped-def]
-        """Where the list of members starts, and its length."""
+        """Start and length of the list of members, in bytes."""
         seek(max(0, size - (1 << 16) - 22))
         tail = read()
         end = tail.rfind(_END)
         if end < 0:
-            raise self._damaged("it has no end: the download stopped early, or it is not a zip")
+            raise self._damaged("its end is missing: the download stopped early, or it is not a zip file")
         length, start = struct.unpack_from("<II", tail, end + 12)
         (count,) = struct.unpack_from("<H", tail, end + 10)
         if count == 0xFFFF or start == 0xFFFFFFFF:  # more than 65,535 members: the zip64 record has the numbers
@@ -94,10 +94,10 @@ class ReportZip:
                 seek(place)
                 record = read(56)
                 if record[:4] != _END64:
-                    raise self._damaged("its zip64 record is not where it should be")
+                    raise self._damaged("its zip64 record is not in its place")
                 length, start = struct.unpack_from("<QQ", record, 40)
         if start + length > size - len(tail) + end:
-            raise self._damaged("its list of members is cut short")
+            raise self._damaged("its list of members is incomplete")
         return start, length
 
     def _damaged(self, why: object) -> DataError:

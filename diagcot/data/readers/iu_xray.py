@@ -1,6 +1,6 @@
 """IU-Xray (Open-I, Indiana University) in its three forms: NLM's 3,955 XMLs, Kaggle's two tables, R2Gen's annotation.
 
-Source: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080; licence CC BY-NC-ND 4.0, which stays with the data.
+Source: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080; licence CC BY-NC-ND 4.0.
 """
 
 import gzip
@@ -27,22 +27,22 @@ from diagcot.data.readers.layouts import (
     missing_iu,
 )
 from diagcot.data.reports.labeler import label
-from diagcot.data.study import Image, Study, hashed_split, view_of
+from diagcot.data.study import Image, Study, seeded_split, view_of
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
-"""Of studies, as in R2Gen's split (2,069 / 296 / 590)."""
+"""Shares of the studies, as in R2Gen's split (2,069 / 296 / 590; Chen et al. 2020, arXiv:2010.16056)."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 _R2GEN_FOLDER = re.compile(r"CXR\d+_IM-[\d-]+")
 
 
 class IuXray:
-    """The reports of Open-I, each a study of a patient of its own (the collection names no patients).
+    """The reports of Open-I. Each is a study and a patient, because the collection does not name patients.
 
-    root: the folder with NLM's archive or what was in it, else with Kaggle's two tables, else with R2Gen's
-    `annotation.json`. images: a folder with the films under any sub-folders, found by their ids.
-    annotation: R2Gen's `annotation.json`; then its split is taken and studies that it leaves out are left out. Where
-    `images` holds its films (`CXR1_IM-0001/0.png`), or `root` no other form, they are those that it names.
-    on_bad_report: "skip" collects bad reports in `bad`; "fail" raises DataError for the first.
+    root: the folder with NLM's archive or its contents, with Kaggle's two tables, or with R2Gen's `annotation.json`.
+    images: a folder with the images in any sub-folders; they are found by their ids. annotation: R2Gen's
+    `annotation.json`, whose split is then used; studies that it does not list are left out. If `images` has R2Gen's own
+    images (`CXR1_IM-0001/0.png`), or `root` has no other form, the images are those that the annotation names.
+    on_bad_report: "skip" collects bad reports in `bad`; "fail" raises DataError for the first one.
     """
 
     dataset = "iu-xray"
@@ -54,31 +54,34 @@ class IuXray:
         annotation: Path | None = None,
         on_bad_report: Literal["skip", "fail"] = "skip",
     ) -> None:
-        lacking = missing_iu(root, images, annotation)
-        if lacking:
-            raise DataError(f"IU-Xray is not complete; missing: {'; '.join(lacking)}")
+        missing = missing_iu(root, images, annotation)
+        if missing:
+            raise DataError(f"IU-Xray is not complete; missing: {'; '.join(missing)}")
         self.root, self._folder, self._on_bad = root, images, on_bad_report
         self._xml = (root / IU_ARCHIVE).is_file() or (root / IU_FOLDER).is_dir()
         self._kaggle = not self._xml and (root / IU_REPORTS).is_file()
         self._annotation = annotation or (None if self._xml or self._kaggle else root / IU_ANNOTATION)
         self.bad: list[tuple[str, str]] = []  # (report, what is wrong)
-        self.automatic: dict[str, tuple[str, ...]] = {}  # report id -> automatic terms; people's are `Study.tags`
+        self.automatic: dict[
+            str, tuple[str, ...]
+        ] = {}  # report id -> automatic terms; `Study.tags` are those of people
 
     @cached_property
     def _studies(self) -> dict[str, Study]:
-        found: dict[str, Study] = {}
-        given = self._from_xml() if self._xml else self._from_kaggle() if self._kaggle else self._from_r2gen()
-        for where, study in given:
-            if study.id in found:
+        studies: dict[str, Study] = {}
+        reports = self._from_xml() if self._xml else self._from_kaggle() if self._kaggle else self._from_r2gen()
+        for where, study in reports:
+            if study.id in studies:
                 self._fault(where, f"a second report {study.id}")
             elif self._split is None or study.id in self._split:
-                found[study.id] = study
+                studies[study.id] = study
         if self._folder is not None:
-            lost = [image.id for study in found.values() for image in study.images if image.id not in self._files]
-            if lost:
-                count = sum(len(study.images) for study in found.values())
-                self.bad.append((str(self._folder), f"{len(lost)} of {count} films are not there, the first {lost[0]}"))
-        return dict(sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
+            missing = [image.id for study in studies.values() for image in study.images if image.id not in self._files]
+            if missing:
+                count = sum(len(study.images) for study in studies.values())
+                what = f"{len(missing)} of {count} images are missing, the first is {missing[0]}"
+                self.bad.append((str(self._folder), what))
+        return dict(sorted(studies.items(), key=lambda item: (len(item[0]), item[0])))
 
     def _fault(self, where: str, what: str, error: Exception | None = None) -> None:
         if self._on_bad == "fail":
@@ -101,7 +104,7 @@ class IuXray:
                 yield str(path), path.read_bytes()
             return
         try:
-            # All at once (20 MB), since a stream that is cut short would only look like a shorter archive.
+            # Decompressed as a whole (20 MB): an incomplete stream would look like a shorter archive.
             with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive.read_bytes()))) as members:
                 for member in members:
                     if member.isfile() and member.name.endswith(".xml"):
@@ -123,10 +126,10 @@ class IuXray:
         return self._study(name, parts, tags, [_image_id(str(e.get("id"))) for e in root.findall("parentImage")])
 
     def _from_kaggle(self) -> Iterator[tuple[str, Study]]:
-        films: dict[str, list[str]] = {}
+        images: dict[str, list[str]] = {}
         for line, (uid, name) in tables.rows(self.root / IU_PROJECTIONS, ("uid", "filename"), fault=self._fault):
             tables.identifier(name, f"{IU_PROJECTIONS}:{line}", "filename")
-            films.setdefault(uid, []).append(_image_id(name))
+            images.setdefault(uid, []).append(_image_id(name))
         columns = ("uid", "MeSH", "indication", "comparison", "findings", "impression")
         for line, (uid, mesh, *texts) in tables.rows(self.root / IU_REPORTS, columns, fault=self._fault):
             where = f"{self.root / IU_REPORTS}:{line}"
@@ -134,20 +137,20 @@ class IuXray:
                 self._fault(where, f"uid is {uid!r}, not a number")
                 continue
             parts = {name: " ".join(text.split()) for name, text in zip(columns[2:], texts, strict=True)}
-            yield where, self._study(f"CXR{uid}", parts, mesh.split(";"), films.get(uid, []))
+            yield where, self._study(f"CXR{uid}", parts, mesh.split(";"), images.get(uid, []))
 
     def _from_r2gen(self) -> Iterator[tuple[str, Study]]:
         for name, record in self._records.items():
             yield record["id"], self._study(name, {"findings": " ".join(str(record.get("report", "")).split())}, [], [])
 
     def _study(self, name: str, parts: dict[str, str], tags: list[str], images: list[str]) -> Study:
-        if self._r2gen_films:
+        if self._r2gen_images:
             images = [str(Path(path).with_suffix("")) for path in self._records.get(name, {}).get("image_path", [])]
         return Study(
             dataset=self.dataset,
             id=name,
             patient=name,
-            split=split_of(name) if self._split is None else self._split.get(name, ""),
+            split=default_split(name) if self._split is None else self._split.get(name, ""),
             findings=parts.get("findings", ""),
             impression=parts.get("impression", ""),
             indication=parts.get("indication", ""),
@@ -158,21 +161,21 @@ class IuXray:
 
     @cached_property
     def _headers(self) -> dict[str, tuple[str, int, int]]:
-        """Film -> view, width and height by its DICOM header, from the table of NLM's headers where it is there."""
+        """Image -> view, width and height of its DICOM header, from NLM's table of headers if it exists."""
         path = self.root / IU_METADATA
         if not path.is_file():
             return {}
-        wanted = ("imageid", "View Position", "Columns", "Rows")
+        columns = ("imageid", "View Position", "Columns", "Rows")
         return {
             _image_id(name): (view_of(view), int(float(width or 0)), int(float(height or 0)))
-            for _, (name, view, width, height) in tables.rows(path, wanted, fault=self._fault)
+            for _, (name, view, width, height) in tables.rows(path, columns, fault=self._fault)
         }
 
     @cached_property
     def _views(self) -> dict[str, str]:
-        """Film -> view. Kaggle's table decides between frontal and lateral, DICOM headers between PA and AP.
+        """Image -> view. Kaggle's table decides between frontal and lateral, DICOM headers between PA and AP.
 
-        Headers say PA of 1,368 laterals (and of 2,222 frontals): without Kaggle's table only LATERAL is believed.
+        Headers say PA for 1,368 lateral images (and 2,222 frontal ones), so without Kaggle's table only LATERAL is used.
         """
         headers = {name: view for name, (view, _, _) in self._headers.items()}
         if not (self.root / IU_PROJECTIONS).is_file():
@@ -180,13 +183,13 @@ class IuXray:
         rows = tables.rows(self.root / IU_PROJECTIONS, ("filename", "projection"), fault=self._fault)
         lateral = {_image_id(name): projection == "Lateral" for _, (name, projection) in rows}
         return {
-            name: "LATERAL" if aside else {"PA": "PA", "AP": "AP"}.get(headers.get(name, ""), "FRONTAL")
-            for name, aside in lateral.items()
+            name: "LATERAL" if is_lateral else {"PA": "PA", "AP": "AP"}.get(headers.get(name, ""), "FRONTAL")
+            for name, is_lateral in lateral.items()
         }
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:
-        """Report id -> R2Gen's record of it."""
+        """Report id -> its record in R2Gen's annotation."""
         return {} if self._annotation is None else r2gen_records(self._annotation)
 
     @cached_property
@@ -199,65 +202,65 @@ class IuXray:
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         if self._folder is not None:
             for path in files(self._folder):
                 if path.suffix.lower() in _SUFFIXES:
-                    ours = _R2GEN_FOLDER.fullmatch(path.parent.name) and path.stem.isdecimal()
-                    found.setdefault(f"{path.parent.name}/{path.stem}" if ours else _image_id(path.name), path)
-        return found
+                    r2gen = _R2GEN_FOLDER.fullmatch(path.parent.name) and path.stem.isdecimal()
+                    paths.setdefault(f"{path.parent.name}/{path.stem}" if r2gen else _image_id(path.name), path)
+        return paths
 
     @cached_property
-    def _r2gen_films(self) -> bool:
-        """Whether studies have the films that the annotation names, rather than those of the report."""
+    def _r2gen_images(self) -> bool:
+        """Whether the images of a study are those that the annotation names, not those of the report."""
         return self._annotation is not None and (
             not (self._xml or self._kaggle) or any("/" in name for name in self._files)
         )
 
     def patients(self) -> dict[str, int]:
-        """Report id -> number of its films (at least 1, for the phantom of a study without films)."""
+        """Report id -> number of its images (at least 1, for the phantom of a study without images)."""
         return {name: max(1, len(study.images)) for name, study in self._studies.items()}
 
     def studies(self, patient: str) -> Iterator[Study]:
-        """The one study of a report id, without labels."""
+        """The study of a report id, without labels."""
         yield self._studies[patient]
 
     def labels(self, study: Study) -> dict[str, int]:
-        """CheXpert labels of the report by the rule-based labeler, since the collection has none."""
+        """CheXpert labels of the report by the rule-based labeler, because the collection has none."""
         return label(f"{study.findings}\n{study.impression}")
 
-    def film(self, study: Study, image: Image) -> Path | None:
-        """The film's file in the folder of images; None where it is not there."""
+    def image_file(self, study: Study, image: Image) -> Path | None:
+        """The file in the folder of images; None if it does not exist."""
         return self._files.get(image.id)
 
 
-def split_of(uid: str) -> str:
-    """The split of a report where no annotation is given: by the hash of its id, in the shares of `SHARES`."""
-    return hashed_split(f"iu-xray/{uid}", SHARES)
+def default_split(uid: str) -> str:
+    """The split of a report without an annotation: fixed by its id, in the shares of `SHARES`."""
+    return seeded_split(f"iu-xray/{uid}", SHARES)
 
 
 def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
     """Report id -> record (id, report, image_path, split) of R2Gen's annotation.
 
-    Each record's own `split` counts, since a copy in circulation has four blanks for the key of its test split.
+    The `split` of each record is used, because a copy in circulation has four blanks as the key of its test split.
     Raises DataError for a file of another shape.
     """
     try:
         records = [record for part in json.loads(path.read_text(encoding="utf-8-sig")).values() for record in part]
-        found = {record["id"].split("_")[0]: record for record in records}
+        by_id = {record["id"].split("_")[0]: record for record in records}
         if not {record["split"] for record in records} <= {"train", "val", "test"}:
-            raise ValueError("a record's split is none of train, val and test")
+            raise ValueError("the split of a record is not train, val or test")
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not R2Gen's IU-Xray annotation ({error!r})") from error
-    if len(found) != len(records):
-        raise DataError(f"{path} has {len(records) - len(found)} reports twice; is it the published annotation?")
-    return found
+    if len(by_id) != len(records):
+        raise DataError(f"{path} has {len(records) - len(by_id)} reports twice; is it the published annotation?")
+    return by_id
 
 
 def _image_id(filename: str) -> str:
     """`CXR7_IM-2263-1001.png` (NLM) and `7_IM-2263-1001.dcm.png` (Kaggle) are both the XML's `CXR7_IM-2263-1001`.
 
-    The XML of report 1 alone repeats its number, `CXR1_1_IM-0001-3001`, which the two tables do not.
+    Only the XML of report 1 repeats its number, `CXR1_1_IM-0001-3001`; the two tables do not.
     """
     stem = Path(filename).stem.removesuffix(".dcm")
     return re.sub(r"^(?:CXR)?(\d+)_(?:\1_)?(?=IM)", r"CXR\1_", stem)

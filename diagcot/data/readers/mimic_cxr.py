@@ -1,6 +1,6 @@
-"""MIMIC-CXR-JPG 2.0.0 and 2.1.0, and MIMIC-CXR's DICOM (PhysioNet, credentialed), exactly as downloaded.
+"""MIMIC-CXR-JPG 2.0.0 and 2.1.0, and MIMIC-CXR as DICOM (PhysioNet, credentialed), exactly as downloaded.
 
-Source: method.md 2.1; https://physionet.org/content/mimic-cxr-jpg/ (films, tables) and
+Source: https://physionet.org/content/mimic-cxr-jpg/ (images, tables; Johnson et al. 2019, arXiv:1901.07042) and
 https://physionet.org/content/mimic-cxr/ (DICOM, `mimic-cxr-reports.zip`).
 """
 
@@ -35,13 +35,13 @@ METADATA = (
 )  # fmt: skip
 SPLIT = ("dicom_id", "study_id", "subject_id", "split")
 LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
-FINDINGS_FILE = "phantom-findings.csv.gz"  # of phantom trees alone; its presence is what tells that a tree is one
+FINDINGS_FILE = "phantom-findings.csv.gz"  # only in trees of phantoms, which are recognised by it
 FINDINGS = ("subject_id", "study_id", "tags")
 BOXES_FILE = "phantom-boxes.csv.gz"
 BOXES = ("dicom_id", "label", "x1", "y1", "x2", "y2")
 
 _DICOM_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
-_FILM = np.dtype(
+_IMAGE_ROW = np.dtype(
     [("subject", "<u4"), ("study", "<u4"), ("dicom", "V20"), ("view", "u1"), ("rows", "<u2"), ("columns", "<u2"),
      ("date", "<u4"), ("time", "<f8")]
 )  # fmt: skip
@@ -49,16 +49,17 @@ _NOT_MENTIONED = -2
 
 
 class MimicCxr:
-    """The studies of a MIMIC-CXR-JPG or MIMIC-CXR tree, real or phantom; films are .jpg or .dcm, as they are there.
+    """The studies of a MIMIC-CXR-JPG or MIMIC-CXR tree, real or phantom; images are .jpg or .dcm files.
 
-    reports: where the report texts are if not under `root`: the zip, or a folder that holds `files/`.
-    labels: the table of labels: CheXpert's, NegBio's, or 2.1.0's of radiologists (687 studies of the test split alone).
-    tables: the folder of the tables if not `root`, as for the DICOM tree, which has none.
-    overrides: JSON of the studies whose reports cannot be cut by rule, see `diagcot.data.reports.sections`.
-    on_bad_row: "skip" takes note of rows that cannot be used in `bad`; "fail" raises DataError for the first.
-    Raises DataError, naming everything that is missing, when the tree is not whole.
+    reports: the zip file of the reports, or a folder that holds `files/`, if they are not under `root`.
+    labels: the table of labels: CheXpert's, NegBio's, or that of radiologists in 2.1.0 (687 studies of the test split).
+    tables: the folder of the tables if it is not `root`, as for the DICOM tree, which has no tables.
+    overrides: JSON file of the studies whose sections cannot be found by rule, see `diagcot.data.reports.sections`.
+    on_bad_row: "skip" records rows that cannot be used in `bad`; "fail" raises DataError for the first one.
+    Raises DataError that names all missing parts if the tree is not complete.
 
-    In memory: 45 bytes a film, 5 a study for its split, 18 for its labels and 16 for the place of its report in the zip.
+    Memory: 45 bytes for each image; for each study 5 bytes for its split, 18 for its labels and 16 for the place of its
+    report in the zip file.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class MimicCxr:
         on_bad_row: Literal["skip", "fail"] = "skip",
         overrides: Path | None = None,
     ) -> None:
-        lacking = missing_mimic(root, reports, tables)
-        if lacking:
+        missing = missing_mimic(root, reports, tables)
+        if missing:
             raise DataError(
-                f"{root} is not a whole MIMIC-CXR tree; missing: {'; '.join(lacking)}. "
-                "Finish the download from PhysioNet, or point the recipe's `path`, `reports` and `tables` at the right folders."
+                f"{root} is not a complete MIMIC-CXR tree; missing: {'; '.join(missing)}. "
+                "Finish the download from PhysioNet, or give the right folders as `path`, `reports` and `tables` in the recipe."
             )
         self.root = root
         self.phantom = (root / FINDINGS_FILE).is_file()
@@ -88,8 +89,8 @@ class MimicCxr:
         self._views: list[str] = []
 
     @cached_property
-    def _films(self) -> np.ndarray:
-        """Every film, by subject and study and then as in the table; those whose study has no split are left out."""
+    def _images(self) -> np.ndarray:
+        """All images by subject and study, then in the order of the table; those of studies without a split are left out."""
         path, packed, seen = self._path("metadata"), bytearray(), set[bytes]()
         columns = ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns")
         for line, row in tables.rows(path, columns, ("StudyDate", "StudyTime"), fault=self._fault):
@@ -100,7 +101,7 @@ class MimicCxr:
                     raise ValueError(f"dicom_id is {dicom!r}")
                 name = bytes.fromhex(dicom.replace("-", ""))
                 if name in seen:
-                    raise ValueError(f"a second row of film {dicom}; the first one counts")
+                    raise ValueError(f"a second row of image {dicom}; the first one is used")
                 if view not in self._views:
                     self._views.append(view)
                 subject, study = (
@@ -112,20 +113,18 @@ class MimicCxr:
                 seen.add(name)
             except (ValueError, struct.error) as error:
                 self._fault(where, str(error))
-        films = np.frombuffer(packed, _FILM)
-        if not len(films):
-            raise DataError(
-                f"{path} holds no film that can be used: {self.bad[0][1] if self.bad else 'it has no rows'}"
-            )
-        films = films[np.lexsort((films["study"], films["subject"]))]
-        split = np.isin(films["study"], self._splits[0])
-        for study in np.unique(films["study"][~split]):
+        images = np.frombuffer(packed, _IMAGE_ROW)
+        if not len(images):
+            raise DataError(f"{path} has no image that can be used: {self.bad[0][1] if self.bad else 'it has no rows'}")
+        images = images[np.lexsort((images["study"], images["subject"]))]
+        split = np.isin(images["study"], self._splits[0])
+        for study in np.unique(images["study"][~split]):
             self._fault(f"study {study}", f"{self._path('split').name} has no row for it; it is left out")
-        return films[split]
+        return images[split]
 
     @cached_property
     def _splits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Studies in order, and the place of each one's split in SPLITS."""
+        """Sorted study numbers, and for each the position of its split in SPLITS."""
         path, packed = self._path("split"), bytearray()
         for line, (study, split) in tables.rows(path, ("study_id", "split"), fault=self._fault):
             try:
@@ -134,37 +133,37 @@ class MimicCxr:
                 )
             except ValueError as error:
                 self._fault(f"{path}:{line}", str(error))
-        found = np.unique(np.frombuffer(packed, np.dtype([("study", "<u4"), ("split", "u1")])))
-        studies, counts = np.unique(found["study"], return_counts=True)
+        rows = np.unique(np.frombuffer(packed, np.dtype([("study", "<u4"), ("split", "u1")])))
+        studies, counts = np.unique(rows["study"], return_counts=True)
         if (counts > 1).any():
             raise DataError(f"{path}: study {studies[counts > 1][0]} is in two splits; download the table again")
-        return studies, found["split"]
+        return studies, rows["split"]
 
     @cached_property
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Studies in order, and [studies, 14] labels."""
-        path, own = self._path(self._labels_table), list(CHEXPERT_LABELS)
+        """Sorted study numbers, and their labels [studies, 14]."""
+        path, names = self._path(self._labels_table), list(CHEXPERT_LABELS)
         if self._labels_table == "radiologist":
-            own[own.index("Lung Opacity")] = "Airspace Opacity"
+            names[names.index("Lung Opacity")] = "Airspace Opacity"
         studies, values = bytearray(), bytearray()
-        optional = own if self._labels_table == "radiologist" else ()
+        optional = names if self._labels_table == "radiologist" else ()
         for line, (study, *row) in tables.rows(
-            path, ("study_id", *(() if optional else own)), optional, fault=self._fault
+            path, ("study_id", *(() if optional else names)), optional, fault=self._fault
         ):
             try:
                 number = _number(study, f"{path}:{line}", "study_id")
-                found = [int(float(value)) if value else _NOT_MENTIONED for value in row]
-                if not {-2, -1, 0, 1} >= set(found):
-                    raise ValueError("a label is none of 1, 0, -1 or blank")
+                labels = [int(float(value)) if value else _NOT_MENTIONED for value in row]
+                if not {-2, -1, 0, 1} >= set(labels):
+                    raise ValueError("a label is not 1, 0, -1 or blank")
             except ValueError as error:
                 self._fault(f"{path}:{line}", str(error))
                 continue
             studies += struct.pack("<I", number)
-            values += struct.pack("14b", *found)
-        names = np.frombuffer(studies, "<u4")
-        first = np.unique(names, return_index=True)
-        for study in np.unique(names[np.setdiff1d(np.arange(len(names)), first[1])]):
-            self._fault(f"{path}: study {study}", "has a second row; the first one counts")
+            values += struct.pack("14b", *labels)
+        numbers = np.frombuffer(studies, "<u4")
+        first = np.unique(numbers, return_index=True)
+        for study in np.unique(numbers[np.setdiff1d(np.arange(len(numbers)), first[1])]):
+            self._fault(f"{path}: study {study}", "has a second row; the first one is used")
         return first[0], np.frombuffer(values, np.int8).reshape(-1, len(CHEXPERT_LABELS))[first[1]]
 
     @cached_property
@@ -198,19 +197,21 @@ class MimicCxr:
         return lambda subject, study: archive.read(study)
 
     def patients(self) -> dict[str, int]:
-        """Patient -> number of films, for every patient of the tree."""
-        subjects, counts = np.unique(self._films["subject"], return_counts=True)
-        self._labels  # noqa: B018  so that what is wrong in any table is known from here on
+        """Patient -> number of images, for every patient of the tree."""
+        subjects, counts = np.unique(self._images["subject"], return_counts=True)
+        self._labels  # noqa: B018  reads the table, so that `bad` is complete after this call
         return dict(zip(map(str, subjects.tolist()), counts.tolist(), strict=True))
 
     def studies(self, patient: str) -> Iterator[Study]:
-        """The studies of one patient by number, without labels; of one without a report, the sections are empty."""
-        films = _rows_of(self._films["subject"], int(patient))
-        for study in np.unique(self._films["study"][films]).tolist():
-            mine = [film for film in self._films[films].tolist() if film[1] == study]
+        """The studies of one patient by number, without labels; a study without a report has empty sections."""
+        rows = _rows_of(self._images["subject"], int(patient))
+        for study in np.unique(self._images["study"][rows]).tolist():
+            images = [image for image in self._images[rows].tolist() if image[1] == study]
             text = sections(self._text(int(patient), study), self._overrides.get(str(study)))
-            concluded = "" if "findings" in text else text.get("conclusion", "")  # a last paragraph, or an override's
-            date, time = mine[0][6:8]
+            concluded = (
+                "" if "findings" in text else text.get("conclusion", "")
+            )  # a last paragraph, or that of an override
+            date, time = images[0][6:8]
             yield Study(
                 dataset=self.dataset,
                 id=str(study),
@@ -221,15 +222,15 @@ class MimicCxr:
                 indication=text.get("indication", ""),
                 comparison=text.get("comparison", ""),
                 tags=self._tags.get(str(study), ()),
-                images=tuple(self._image(film) for film in mine),
+                images=tuple(self._image(image) for image in images),
                 order=f"{date:08d} {time:010.3f}" if date else "",
             )
 
-    def _image(self, film: tuple[Any, ...]) -> Image:
-        token = film[2].hex()
+    def _image(self, row: tuple[Any, ...]) -> Image:
+        token = row[2].hex()
         dicom = "-".join(token[i : i + 8] for i in range(0, 40, 8))
         boxes = tuple(self._boxes.get(dicom, ()))
-        return Image(dicom, self._views[film[3]], film[5], film[4], boxes, self.phantom)
+        return Image(dicom, self._views[row[3]], row[5], row[4], boxes, self.phantom)
 
     def _text(self, subject: int, study: int) -> str:
         raw = self._report(subject, study) or b""
@@ -240,15 +241,15 @@ class MimicCxr:
             return raw.decode("latin-1")
 
     def labels(self, study: Study) -> dict[str, int]:
-        """CheXpert labels of the study's row in the table; none where it has no row."""
+        """The CheXpert labels of the study in the table; none if the table has no row for it."""
         studies, values = self._labels
         rows = values[_rows_of(studies, int(study.id))]
-        found = zip(CHEXPERT_LABELS, rows[0].tolist() if len(rows) else (), strict=False)
-        return {name: value for name, value in found if value != _NOT_MENTIONED}
+        pairs = zip(CHEXPERT_LABELS, rows[0].tolist() if len(rows) else (), strict=False)
+        return {name: value for name, value in pairs if value != _NOT_MENTIONED}
 
     @cached_property
     def _suffix(self) -> str:
-        """Of the films: what the first folders of the tree hold."""
+        """The suffix of the images, from the first folders of the tree."""
         for patient in islice((self.root / "files").glob("p*/p*"), 20):
             if next(patient.glob("s*/*.dcm"), None):
                 return ".dcm"
@@ -256,15 +257,15 @@ class MimicCxr:
                 return ".jpg"
         return ".jpg"
 
-    def film(self, study: Study, image: Image) -> Path | None:
-        """The film's file (which may turn out to be missing when it is opened)."""
+    def image_file(self, study: Study, image: Image) -> Path | None:
+        """The file of an image, which may turn out to be missing when it is opened."""
         return folder(self.root, study.patient, study.id) / f"{image.id}{self._suffix}"
 
     def _path(self, name: str) -> Path:
         path = mimic_table(self._tables, name)
         if path is None:
             wanted = RADIOLOGISTS if name == "radiologist" else f"{PREFIX}{name}.csv.gz"
-            raise DataError(f"{self._tables / wanted} is not there; finish the download from PhysioNet")
+            raise DataError(f"{self._tables / wanted} does not exist; finish the download from PhysioNet")
         return path
 
     def _fault(self, where: str, what: str) -> None:
@@ -274,7 +275,7 @@ class MimicCxr:
 
 
 def _number(text: str, where: str, column: str) -> int:
-    """A subject or study: eight digits. Raises ValueError, or DataError for what a spreadsheet has made of it."""
+    """A subject or study: eight digits. Raises ValueError, or DataError for an id that a spreadsheet changed."""
     tables.identifier(text, where, column)
     if not (text.isdecimal() and len(text) == 8):
         raise ValueError(f"{column} is {text!r}, not a number of eight digits")
@@ -282,6 +283,6 @@ def _number(text: str, where: str, column: str) -> int:
 
 
 def _rows_of(column: np.ndarray, value: int) -> slice:
-    """Where a sorted column has this value."""
+    """The rows of a sorted column that have this value."""
     first, end = np.searchsorted(column, (value, value + 1))
     return slice(int(first), int(end))

@@ -1,15 +1,15 @@
-"""The registry of collections: a YAML entry each, in `diagcot/data/readers/datasets/` or a file of the user's own.
+"""The registry of collections: one YAML entry each, in `diagcot/data/readers/datasets/` or in a file of your own.
 
-An entry says where the collection comes from and, for the reader `table`, which files and columns hold what. How its
-conventions are read stands in the fields below; docs/data.md shows a whole entry.
+An entry says where the collection comes from and, for the reader `table`, which files and columns hold what.
+docs/how-to/add-a-collection.md builds one step by step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs import UserError
@@ -21,52 +21,71 @@ FOLDER = Path(__file__).resolve().parent / "datasets"
 class Column(Settings):
     """Where a value comes from."""
 
-    column: str | list[str] = ""  # of several, the first that is not empty
-    value: str = ""  # the same for every row, in place of a column
-    pattern: str = ""  # the value must match it whole; its first group is taken where it has one
-    map: dict[str, str] = {}  # spelling in the table -> value; spellings that are not here stay
-    optional: bool = False  # the table may lack the column
+    column: str | list[str] = Field(
+        "", description="Name of the column; of several, the first that is not empty in a row is used."
+    )
+    value: str = Field("", description="A value for every row, instead of a column.")
+    pattern: str = Field(
+        "",
+        description="Regular expression that the whole value must match; if it has a group, the first group is the value.",
+    )
+    map: dict[str, str] = Field(
+        {}, description="Spelling in the table -> value; spellings that are not listed stay as they are."
+    )
+    optional: bool = Field(False, description="The table may lack the column.")
 
     @model_validator(mode="after")
-    def _one(self) -> "Column":
+    def _check_origin(self) -> "Column":
         if bool(self.column) == bool(self.value):
             raise ValueError("needs either `column` or `value`")
         return self
 
     @property
     def names(self) -> list[str]:
+        """The names of the columns, none for a fixed value."""
         return [self.column] if isinstance(self.column, str) and self.column else list(self.column)
 
 
-Field = str | list[str] | Column | None
+ColumnSpec = str | list[str] | Column | None
 
 
 class Labels(Settings):
-    """Labels in one column (names of what is present), or in a column for each class (1, 0, -1 in doubt, or blank)."""
+    """Labels of a row: names in one column, or one column for each label (1, 0, -1 in doubt, or blank)."""
 
-    column: str = ""
-    separator: str = ""  # between the names in `column`; "list" for ['a', 'b']
-    columns: list[str] = []
+    column: str = Field("", description="Column with the names of the labels that are present.")
+    separator: str = Field(
+        "", description="Text between the names in `column`; `list` for a list such as ['a', 'b']; empty: one name."
+    )
+    columns: list[str] = Field(
+        [], description="Columns named as the labels: 1 present, 0 absent, -1 in doubt, blank not mentioned."
+    )
 
     @model_validator(mode="after")
-    def _one(self) -> "Labels":
+    def _check_origin(self) -> "Labels":
         if bool(self.column) == bool(self.columns):
             raise ValueError("needs either `column` or `columns`")
         return self
 
 
 class Boxes(Settings):
-    """A box a row. Rows in which all numbers are blank have none."""
+    """The box of a row. A row whose numbers are all blank has none."""
 
-    label: Field  # what the box shows
-    phrase: Field = None  # words of the report that it grounds
-    corners: list[str] = []  # columns of x1, y1, x2, y2, or one column that holds all four …
-    extent: list[str] = []  # … or of x, y, width, height
-    size: list[int] | list[str] = []  # width and height of the image the numbers count in, or their columns;
-    # none: the film's own pixels. [1, 1] where they are fractions
+    label: ColumnSpec = Field(description="The finding that the box shows.")
+    phrase: ColumnSpec = Field(None, description="The words of the report that the box shows.")
+    corners: list[str] = Field(
+        [], description="Columns of x1, y1, x2 and y2, or one column with all four. Give `corners` or `extent`."
+    )
+    extent: list[str] = Field(
+        [], description="Columns of x, y, width and height, or one column with all four. Give `corners` or `extent`."
+    )
+    size: list[int] | list[str] = Field(
+        [],
+        description="Width and height of the image that the numbers refer to, in pixels, or the two columns that have"
+        " them; [1, 1] for fractions; empty: the size of the image file.",
+    )
 
     @model_validator(mode="after")
-    def _one(self) -> "Boxes":
+    def _check_numbers(self) -> "Boxes":
         if bool(self.corners) == bool(self.extent) or len(self.corners or self.extent) not in (1, 4):
             raise ValueError("needs either `corners` or `extent`, each of four columns or one")
         if self.size and len(self.size) != 2:
@@ -75,77 +94,103 @@ class Boxes(Settings):
 
 
 class TableFile(Settings):
-    """A table. A plain string for a field is the name of its column."""
+    """A table of a collection. Text as the value of a field is the name of its column."""
 
-    file: str | list[str]  # patterns under the collection's folder; of several, the first that is there, newest name
-    join: Literal["", "image", "study"] = ""  # "": the table names the films; else it adds to films that others name
-    optional: bool = False  # the collection is whole without it
-    repeats: bool = False  # several rows an image are meant, each with labels or boxes of its own
-    delimiter: str = ""  # by the suffix where nothing is said; semicolons and tabs are found out
-    header: list[str] = []  # names of the columns of a table without a first line of names
-    encoding: str = "utf-8"
-    explode: list[str] = []  # JSON: columns that hold lists of the same length
-    image: Field = None
-    study: Field = None  # none: every film is a study of its own
-    patient: Field = None  # none: every study is a patient of its own
-    order: Field = None  # date, or number, by which a patient's studies follow each other
-    view: Field = None
-    split: Field = None
-    folder: Field = None  # free for use in the collection's `films`
-    path: Field = None  # the film's path
-    width: Field = None
-    height: Field = None
-    report: Field = None  # free text, of which the sections are found …
-    findings: Field = None  # … or the sections
-    impression: Field = None
-    indication: Field = None
-    comparison: Field = None
-    rater: Field = None  # who read the film, where several did
-    labels: Labels | None = None
-    boxes: Boxes | None = None
+    file: str | list[str] = Field(
+        description="Pattern of the file's path under the collection's folder; of several patterns, the first that"
+        " matches. Of several matches the last by name is used, and `.gz` may follow."
+    )
+    join: Literal["", "image", "study"] = Field(
+        "", description="Empty: the table names the images. `image` or `study`: it adds to what other tables name."
+    )
+    optional: bool = Field(False, description="The collection is complete without this table.")
+    repeats: bool = Field(
+        False, description="Several rows of an image are expected, each with labels or boxes of its own."
+    )
+    delimiter: str = Field(
+        "", description="Text between fields; empty: by the file's suffix, and semicolons and tabs are recognised."
+    )
+    header: list[str] = Field([], description="Names of the columns, for a table without a header line.")
+    encoding: str = Field("utf-8", description="Encoding of the text; UTF-8 and UTF-16 marks are recognised.")
+    explode: list[str] = Field(
+        [], description="JSON: columns that hold lists of the same length; each position becomes a row."
+    )
+    image: ColumnSpec = Field(None, description="Id of the image; required unless `join` is `study`.")
+    study: ColumnSpec = Field(None, description="Id of the study; without it every image is a study.")
+    patient: ColumnSpec = Field(None, description="Id of the patient; without it every study is a patient.")
+    order: ColumnSpec = Field(None, description="Date or number that sorts the studies of a patient by time.")
+    view: ColumnSpec = Field(None, description="Projection: PA, AP, LATERAL or one of their common names.")
+    split: ColumnSpec = Field(None, description="Split: train, validate or test, or one of their common names.")
+    folder: ColumnSpec = Field(None, description="A value for {folder} in the collection's `images`.")
+    path: ColumnSpec = Field(None, description="The path of the image, for {path} in the collection's `images`.")
+    width: ColumnSpec = Field(None, description="Width of the original image in pixels.")
+    height: ColumnSpec = Field(None, description="Height of the original image in pixels.")
+    report: ColumnSpec = Field(None, description="The report as free text, in which the sections are found.")
+    findings: ColumnSpec = Field(None, description="The findings section, if the table has sections.")
+    impression: ColumnSpec = Field(None, description="The impression section, if the table has sections.")
+    indication: ColumnSpec = Field(None, description="The indication section, if the table has sections.")
+    comparison: ColumnSpec = Field(None, description="The comparison section, if the table has sections.")
+    rater: ColumnSpec = Field(None, description="Who read the image, if several persons did.")
+    labels: Labels | None = Field(None, description="Labels of the row.")
+    boxes: Boxes | None = Field(None, description="The box of the row.")
 
     @property
     def patterns(self) -> list[str]:
+        """The patterns of `file`."""
         return [self.file] if isinstance(self.file, str) else self.file
 
     @model_validator(mode="after")
-    def _keyed(self) -> "TableFile":
+    def _check_key(self) -> "TableFile":
         if getattr(self, self.join or "image") is None:
             raise ValueError(f"needs the column of `{self.join or 'image'}`")
         return self
 
 
 class Dataset(Settings):
-    """An entry of the registry."""
+    """An entry of the registry: one collection."""
 
-    name: str
-    title: str
-    url: str
-    licence: str
-    reader: Literal["table", "mimic_cxr", "iu_xray"] = "table"
-    tables: list[TableFile] = []
-    films: list[str] = []  # patterns under the collection's folder with {image}, {study}, {patient}, {folder}, {path}
-    classes: list[str] = []  # labels that every film was read for: one that is not given is absent
-    rename: dict[str, str] = {}  # other spelling -> the collection's own name of a label; "" drops it
-    chexpert: dict[str, str] = {}  # own name -> CheXpert label; names of CheXpert's own need none
-    agree: int = 1  # how many of several raters must give a label or a box
-    held_out: dict[Literal["validate", "test"], float] = {}  # shares of patients, by hash, of tables without a split
-    from_report: bool = False  # label reports with the rule-based labeler
+    renamed: ClassVar[Mapping[str, str]] = {"films": "images"}
+
+    name: str = Field(description="Name of the collection; the first part of the key of its studies.")
+    title: str = Field(description="Full name of the collection, for messages.")
+    url: str = Field(description="Where to get the collection.")
+    licence: str = Field(description="The licence of the collection.")
+    reader: Literal["table", "mimic_cxr", "iu_xray"] = Field(
+        "table", description="`table` reads the collection by this entry; the others are written in Python."
+    )
+    tables: list[TableFile] = Field([], description="The tables of the collection.")
+    images: list[str] = Field(
+        [],
+        description="Patterns of image paths under the collection's folder, with {image}, {study}, {patient}, {folder}"
+        " and {path}; `*` stands for any text in the name of a folder.",
+    )
+    classes: list[str] = Field([], description="Labels that every image was read for; one that is not given is absent.")
+    rename: dict[str, str] = Field(
+        {}, description="Other spelling -> the collection's name of a label; an empty name drops the label."
+    )
+    chexpert: dict[str, str] = Field(
+        {}, description="The collection's name of a label -> CheXpert label; names of CheXpert need no entry."
+    )
+    agree: int = Field(1, description="How many of several raters must give a label or a box, 1 or more.")
+    held_out: dict[Literal["validate", "test"], float] = Field(
+        {}, description="Share of the patients in each split, from 0 to 1, chosen by hash; for tables without `split`."
+    )
+    from_report: bool = Field(False, description="Label the reports with the rule-based labeler.")
 
     @model_validator(mode="after")
-    def _whole(self) -> "Dataset":
-        if self.reader == "table" and (not self.films or not any(not table.join for table in self.tables)):
-            raise ValueError("the reader `table` needs `films`, and a table without `join` that names them")
+    def _check_entry(self) -> "Dataset":
+        if self.reader == "table" and (not self.images or not any(not table.join for table in self.tables)):
+            raise ValueError("the reader `table` needs `images`, and a table without `join` that names them")
         for name, label in self.chexpert.items():
             if label not in CHEXPERT_LABELS:
-                raise ValueError(f"chexpert: {name}: {label!r} is no CheXpert label{near(label, CHEXPERT_LABELS)}")
+                raise ValueError(f"chexpert: {name}: {label!r} is not a CheXpert label{near(label, CHEXPERT_LABELS)}")
         for table in self.tables:
             if isinstance(table.split, Column) and table.split.value and table.split.value not in SPLITS:
                 raise ValueError(f"{table.patterns[0]}: split {table.split.value!r}{near(table.split.value, SPLITS)}")
         return self
 
     def has(self, section: str) -> bool:
-        """Whether studies may have this section of a report."""
+        """Whether the reports may have this section."""
         if self.reader != "table":
             return True
         return any(table.report or getattr(table, section) for table in self.tables)
@@ -162,13 +207,13 @@ def _shipped(name: str) -> Dataset:
 
 
 def find(kind: str) -> Dataset:
-    """The entry of a name, or of the YAML file at a path. Raises UserError with the nearest name, or file and line."""
+    """The entry of a name, or of the YAML file at a path. Raises UserError with the nearest name, or with file and line."""
     if kind.endswith((".yaml", ".yml")):
         return load(Path(kind), Dataset)
     if kind not in names():
         raise UserError(
-            f"no collection is called {kind!r}{near(kind, names())}\n"
-            "For one of your own write an entry (docs/data.md) and give the path of its YAML file"
+            f"no collection has the name {kind!r}{near(kind, names())}\n"
+            "For a collection of your own, write an entry (docs/how-to/add-a-collection.md) and give the path of its YAML file"
         )
     return _shipped(kind)
 

@@ -1,7 +1,7 @@
 """Rows of tables as collections publish them: CSV, TSV, JSON, JSON lines and COCO, gzipped or not.
 
-Rows stream, except those of JSON and COCO files, which are read whole. What spreadsheets, editors and broken downloads do
-to a table is either undone without loss (byte order marks, Windows newlines, semicolons) or told by file and line.
+Rows are streamed, except those of JSON and COCO files. The changes that spreadsheets, editors and broken downloads make
+to a table are either undone without loss (byte order marks, Windows newlines, semicolons) or reported with file and line.
 """
 
 import csv
@@ -19,7 +19,7 @@ from diagcot.jobs.settings import near
 
 Row = tuple[str, ...]
 Fault = Callable[[str, str], None]
-"""Takes note of a row that cannot be used: (file:line, what is wrong with it)."""
+"""Receives (file:line, reason) of a row that cannot be used."""
 
 _FIELD_LIMIT = 16 << 20
 _SUFFIXES = {".tsv": "\t", ".csv": ",", ".txt": ","}
@@ -27,13 +27,13 @@ _NUMBERED = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d+")
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _DATED = re.compile(rf"\d{{1,2}}-{_MONTH}(?:-\d{{2,4}})?|{_MONTH}-\d{{2,4}}|\d{{1,2}}/\d{{1,2}}/\d{{2,4}}")
 SPREADSHEET = (
-    "a spreadsheet program rewrote the table when it was opened and saved there, and the number is lost: "
-    "download the table again and open it with nothing but text tools"
+    "a spreadsheet program changed the table when it was opened and saved there, and the value is lost: "
+    "download the table again and open it only with text tools"
 )
 
 csv.field_size_limit(
     _FIELD_LIMIT
-)  # the module's own limit of 128 KiB refuses long reports; there is one for all readers
+)  # the default limit of 128 KiB refuses long reports; it is one limit for the whole process
 
 
 def rows(
@@ -47,15 +47,15 @@ def rows(
     explode: Sequence[str] = (),
     fault: Fault | None = None,
 ) -> Iterator[tuple[int, Row]]:
-    """(line, the named columns followed by the optional ones) of each row; an optional column that is absent is "".
+    """(line, values of `columns` followed by those of `optional`) of each row; a missing optional column gives "".
 
-    header: names of the columns of a table that has no first line for them. explode: columns of a JSON record that hold
-    lists of the same length; the record becomes a row for each place in them, or one row with empty ones.
-    fault: called for a row that cannot be used, which is then left out; without it such a row raises.
-    Raises DataError that names the file, the line and a remedy: missing columns, a gzip file cut short, text in another
-    encoding, a quote that is never closed.
+    header: names of the columns, for a table without a header line. explode: columns of a JSON record that hold lists of
+    the same length; each position becomes a row, and a record with empty lists becomes one row.
+    fault: called for a row that cannot be used, which is then left out; without it such a row raises an error.
+    Raises DataError that names the file, the line and a remedy for missing columns, an incomplete gzip file, text in
+    another encoding, and a quote that is never closed.
     """
-    at = [0]
+    at = [0]  # the last line that was read
     try:
         with _text(path, encoding) as text:
             kind = Path(path.name.removesuffix(".gz")).suffix
@@ -70,7 +70,7 @@ def rows(
             "or name its `encoding` in the collection's entry"
         ) from error
     except (EOFError, zlib.error) as error:
-        raise DataError(f"{path} ends in the middle, after line {at[0]}: download it again") from error
+        raise DataError(f"{path} is incomplete after line {at[0]}: download it again") from error
     except csv.Error as error:
         raise DataError(
             f"{path}:{at[0] + 1}: not a row of a table ({error}); usually a quote that is not closed in this row or "
@@ -81,7 +81,7 @@ def rows(
 
 
 def _text(path: Path, encoding: str) -> TextIO:
-    """The decompressed text, without a byte order mark and with its newlines untouched."""
+    """The decompressed text, without a byte order mark and with its original newlines."""
     raw: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  closed with the wrapper
     try:
         start = raw.peek(4)[:4]
@@ -96,7 +96,7 @@ def _text(path: Path, encoding: str) -> TextIO:
 
 
 def _undecodable(path: Path, encoding: str) -> int:
-    """The first line that is not text of this encoding."""
+    """The first line that cannot be decoded."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw:
         for number, line in enumerate(raw, 1):
             try:
@@ -121,7 +121,7 @@ def _fields(
     if not names:
         first = text.readline()
         at[0] = 1
-        for candidate in dict.fromkeys((delimiter, ",", ";", "\t")):  # spreadsheets of many countries save semicolons
+        for candidate in dict.fromkeys((delimiter, ",", ";", "\t")):  # spreadsheets of many countries write semicolons
             names = [name.strip() for name in next(csv.reader([first], delimiter=candidate), [])]
             if set(columns) <= set(names):
                 delimiter = candidate
@@ -162,8 +162,8 @@ def _records(
     explode: Sequence[str],
     at: list[int],
 ) -> Iterator[tuple[int, Row]]:
-    found: Iterator[tuple[int, dict[str, Any]]] = _json_lines(path, text) if kind == ".jsonl" else _json(path, text)
-    for at[0], record in found:
+    records: Iterator[tuple[int, dict[str, Any]]] = _json_lines(path, text) if kind == ".jsonl" else _json(path, text)
+    for at[0], record in records:
         if any(name not in record for name in columns):
             _require(Path(f"{path}:{at[0]}"), columns, list(record))
         lists = [record.get(name) or [] for name in explode]
@@ -187,7 +187,7 @@ def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _json(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of a list, of the lists of an object, or of a COCO file (a row an annotation, or one a bare image)."""
+    """Records of a list, of the lists in an object, or of a COCO file (a row for each annotation, or for a bare image)."""
     try:
         value = json.load(text)
     except ValueError as error:
@@ -232,14 +232,14 @@ def _cell(value: Any) -> str:
 
 
 def _require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
-    lacking = [column for column in columns if column not in names]
-    if lacking:
-        hint = near(lacking[0], [name for name in names if name])
-        raise DataError(f"{path} lacks the columns {', '.join(lacking)}{hint}. Is it the official table?")
+    missing = [column for column in columns if column not in names]
+    if missing:
+        hint = near(missing[0], [name for name in names if name])
+        raise DataError(f"{path} has no columns {', '.join(missing)}{hint}. Is it the published table?")
 
 
 def identifier(value: str, where: str, column: str) -> str:
-    """`value` as the name of a patient, study or film. Raises DataError where a spreadsheet made a number or date of it."""
+    """`value` as the id of a patient, study or image. Raises DataError if a spreadsheet turned it into a number or date."""
     if _NUMBERED.fullmatch(value) or _DATED.fullmatch(value):
         raise DataError(f"{where}: {column} is {value!r}: {SPREADSHEET}")
     return value

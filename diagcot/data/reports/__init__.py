@@ -1,0 +1,1 @@
+"""The text of reports: sections, labels by rule, and transforms."""

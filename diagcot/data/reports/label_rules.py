@@ -1,7 +1,7 @@
-"""Phrases of the rule-based labeler: what mentions a label, and what denies or doubts a mention.
+"""Phrases of the rule-based labeler: mentions of a label, and words that negate a mention or express doubt.
 
-`MENTIONS[label]` are regular expressions for the finding itself; `NORMAL[label]` are phrases that say by themselves
-that it is absent ("heart size is normal"). All are matched on lower-case sentences.
+`MENTIONS[label]` are regular expressions of the finding itself. `NORMAL[label]` are phrases that state its absence
+("heart size is normal"). All are matched on lower-case sentences.
 """
 
 import re
@@ -96,37 +96,37 @@ ENDS = re.compile(
     r"|with (?:mild|small|stable|left|right|bilateral|associated|subsegmental|patchy))\b"
     r"|[;:]|, (?:the |and )?(?:heart|lungs?|cardiac|mediastin\w+|there|left|right|mild|stable)\b"
 )
-"""Ends the reach of any cue: what lies behind it is another statement."""
+"""Ends the scope of every cue: the text after it is another statement."""
 
-DENIAL_ENDS = re.compile(r"\b(?:secondary to|due to|consistent with|compatible with|representing|which)\b")
-"""Ends the reach of a denial too, but not that of a doubt ("may be compatible with edema")."""
+NEGATION_ENDS = re.compile(r"\b(?:secondary to|due to|consistent with|compatible with|representing|which)\b")
+"""Ends the scope of a negation, but not that of a doubt ("may be compatible with edema")."""
 
 NO_CHANGE = re.compile(
     r"\b(?:no|without|not)(?: \w+){0,2}"
     r" (?:change|changed|interval change|increase|decrease|improvement|progression)\b|\bnot only\b"
     r"|\bno (?:previous|prior|comparison)\b"
 )
-"""Looks like a denial but denies a change, not the finding."""
+"""Looks like a negation, but negates a change, not the finding."""
 
-DENIED_BEFORE = re.compile(
+NEGATED_BEFORE = re.compile(
     r"\b(?:no|not|without|never|nor|neither|negative for|free of|clear of|absence of|absent|lack of|resolution of"
     r"|resolved|resolving of|rather than|instead of|interval removal of|removal of|no longer|exclude[sd]?)\b"
 )
-DENIED_AFTER = re.compile(
+NEGATED_AFTER = re.compile(
     r"\b(?:(?:is|are|was|were|has|have)(?: been)? (?:not|no longer|never)\b"
     r"(?! (?:excluded|changed|significantly|entirely))"
     r"|(?:has|have)(?: \w+)? (?:resolved|cleared)|resolved|(?:is|are) (?:absent|excluded|negative|unlikely)"
     r"|not (?:seen|identified|visualized|appreciated|evident)|ruled out|unlikely)\b"
 )
-DOUBTED_BEFORE = re.compile(
+UNCERTAIN_BEFORE = re.compile(
     r"\b(?:may|maybe|might|could|possib\w+|question\w*|suspect\w*|suspicious|suspicion|concern\w*|cannot"
     r"|can not|versus|vs|likely|differential|equivocal|rule out|rule-out|r/o|evaluate|consider\w*|would|if|suggest\w*"
     r"|perhaps|presum\w+|whether|not excluded|favor\w*|correlate|clinical setting|indicate)\b"
 )
 SURE = re.compile(r"\b(?:most|highly|strongly|very) (?:\w+ )?suggestive of\b")
-"""Holds the words of a doubt but states the finding."""
+"""Contains words of doubt, but states the finding."""
 
-DOUBTED_AFTER = re.compile(
+UNCERTAIN_AFTER = re.compile(
     r"\b(?:(?:can ?not|could not|can't) (?:be )?(?:\w+ )?(?:excluded?|ruled out)"
     r"|(?:is|are) (?:not excluded|possible|suspected|questioned|suggested|considered)|suspected"
     r"|not (?:be )?(?:entirely |completely )?excluded|possible|difficult to (?:\w+ )?exclude)\b"

@@ -1,10 +1,10 @@
 """Sections of a free-text MIMIC-CXR report, by the rules that MIT-LCP published with the collection.
 
-The rules as facts: a heading is a line that starts with one blank, then capitals, blanks and `()/,-`, then a colon and
-white space; headings are brought to common names; of a name met twice the last counts; what a report concludes is its
-impression, else its findings, else its last paragraph, else its comparison. Source: `txt/section_parser.py` and
-`txt/create_section_files.py` of MIT-LCP/mimic-cxr. A few reports cannot be cut by rule; a user who has the list of them
-gives it as a file (`read_overrides`).
+The rules: a heading is a line that starts with one blank, then capitals, blanks and `()/,-`, then a colon and white
+space. Headings are mapped to common names; if a name occurs twice, the last section is used. The conclusion of a report
+is its impression, else its findings, else its last paragraph, else its comparison. Source: `txt/section_parser.py` and
+`txt/create_section_files.py` of github.com/MIT-LCP/mimic-cxr. The rules fail for a few reports; a user who has their
+list gives it as a file (`read_overrides`).
 """
 
 import json
@@ -17,13 +17,13 @@ from diagcot.data.errors import DataError
 
 PREAMBLE, WHOLE, LAST = "preamble", "full report", "last_paragraph"
 CONCLUDING = ("impression", "findings", LAST, "comparison")
-"""Where a report's conclusion is looked for, in this order."""
+"""The sections that may be the conclusion of a report, in order of preference."""
 
 _HEADING = re.compile(r"\n ([A-Z ()/,-]+):\s")
 _PARAGRAPH = "\n \n"
 
-# Heading in small letters -> section. Misspellings are those that occur in the collection; `ndication` as an impression
-# and two misspelt conclusions that nothing reads are so in the published table, and counts depend on it.
+# Heading in lower case -> section. The misspellings occur in the collection. In the published table `ndication` is an
+# impression, and two misspelt conclusions belong to no section that is read; the published counts depend on this.
 _NAMES: dict[str, tuple[str, ...]] = {
     "impression": (
         "impression", "conclusion", "findings and impression", "findings/impression", "findings/ impression",
@@ -57,8 +57,8 @@ _WITHIN = (
     "history",
     "comparison",
     "addendum",
-)  # a heading that holds the word, in this order
-_VIEWS = (  # a heading that names the films is one of findings
+)  # a heading that contains the word; the first match decides
+_VIEWS = (  # a heading that names the views starts the findings
     "chest", "portable", "pa and lateral", "lateral and pa", "ap and lateral", "lateral and ap", "frontal and",
     "two views", "frontal view", "pa view", "ap view", "one view", "lateral view", "bone window", "frontal upright",
     "frontal semi-upright", "ribs", "pa and lat",
@@ -67,7 +67,7 @@ _VIEWS = (  # a heading that names the films is one of findings
 
 @dataclass(frozen=True)
 class Section:
-    """A section as it stands: its common name, the place of its text in the report, and the text."""
+    """A section: its common name, the position of its text in the report, and its text."""
 
     name: str
     start: int
@@ -76,20 +76,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Override:
-    """What a user knows better about one report than the rules do.
+    """A correction of the rules for one report.
 
     span: the conclusion is these characters of the report, and nothing else is read. section: the conclusion is the
-    last section of this name. replace: whole words put right before the report is cut.
+    last section of this name. replace: (wrong, right) words, replaced before the sections are found.
     """
 
     span: tuple[int, int] | None = None
     section: str | None = None
     replace: tuple[tuple[str, str], ...] = ()
-    where: str = "an override"  # its file and study, for messages
+    where: str = "an override"  # file and study, for messages
 
 
 def common_name(heading: str) -> str:
-    """The section that a heading stands for: by the table, by a word in it, by views; else itself in small letters."""
+    """The section of a heading: by the table, by a word in it, or by views; otherwise the heading in lower case."""
     name = heading.lower().strip()
     if name in _SECTION:
         return _SECTION[name]
@@ -102,22 +102,22 @@ def common_name(heading: str) -> str:
 def split(report: str) -> list[Section]:
     """All sections in their order, with the text before the first heading as `preamble`.
 
-    Empty findings and impressions are dropped: they are titles. Where neither is left, what follows the first blank
-    line of the last section becomes `last_paragraph`. A report without headings is one `full report`.
+    Empty findings and impressions are titles and are left out. Without findings and impression, the text after the first
+    blank line of the last section becomes `last_paragraph`. A report without headings is one `full report`.
     """
-    report = _laid_out(report)
-    found = list(_cut(report)) or [Section(WHOLE, 0, report)]
-    found = [s for s in found if s.name not in ("impression", "findings") or s.text.strip()]
-    if not any(s.name in ("impression", "findings") for s in found) and found:
-        last = found[-1]
+    report = _normalized(report)
+    parts = list(_split_at_headings(report)) or [Section(WHOLE, 0, report)]
+    parts = [s for s in parts if s.name not in ("impression", "findings") or s.text.strip()]
+    if not any(s.name in ("impression", "findings") for s in parts) and parts:
+        last = parts[-1]
         head, gap, rest = last.text.partition(_PARAGRAPH)
         if gap:
-            found[-1] = Section(last.name, last.start, head)
-            found.append(Section(LAST, last.start + len(head) + len(gap), rest))
-    return found
+            parts[-1] = Section(last.name, last.start, head)
+            parts.append(Section(LAST, last.start + len(head) + len(gap), rest))
+    return parts
 
 
-def _cut(report: str) -> Iterator[Section]:
+def _split_at_headings(report: str) -> Iterator[Section]:
     heading = _HEADING.search(report)
     if heading is None:
         return
@@ -131,8 +131,8 @@ def _cut(report: str) -> Iterator[Section]:
         heading = following
 
 
-def _laid_out(report: str) -> str:
-    """The report with plain newlines; one whose lines do not start with a blank, as MIMIC's do, gets these blanks."""
+def _normalized(report: str) -> str:
+    """The report with plain newlines, and with a blank at the start of each line, as in MIMIC-CXR."""
     report = report.replace("\r\n", "\n").replace("\r", "\n")
     if "\n " in report:
         return report
@@ -140,7 +140,7 @@ def _laid_out(report: str) -> str:
 
 
 def conclusion(report: str, override: Override | None = None) -> str:
-    """What the report concludes, as it stands: the text that labelers of the collection read. May be empty.
+    """The conclusion of a report, unchanged: the text that the labelers of the collection read. It may be empty.
 
     Raises DataError if the override names a section that the report does not have.
     """
@@ -151,7 +151,7 @@ def conclusion(report: str, override: Override | None = None) -> str:
     if override.section is not None:
         if override.section not in last:
             raise DataError(
-                f"{override.where} asks for the section {override.section!r}, which the report does not have;"
+                f"{override.where} names the section {override.section!r}, which the report does not have;"
                 f" it has {', '.join(last)}"
             )
         return last[override.section]
@@ -159,24 +159,24 @@ def conclusion(report: str, override: Override | None = None) -> str:
 
 
 def sections(report: str, override: Override | None = None) -> dict[str, str]:
-    """findings, impression, indication, comparison, last_paragraph and conclusion; one that is not there is absent.
+    """Name -> text of findings, impression, indication, comparison, last_paragraph and conclusion, where present.
 
-    White space is single blanks. Of a name met twice the last text that is not empty counts; a history stands in for an
-    indication. A report whose conclusion an override points at has that alone: the published table leaves its
-    sections out, too, so it has not "both findings and impression".
+    White space becomes single blanks. If a name occurs twice, the last text that is not empty is used; a history is used
+    as the indication if there is none. A report whose conclusion comes from an override has only that, because the
+    published table has no sections for it either; so it does not count as having both findings and impression.
     """
     override = override or Override()
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     if override.span is None and override.section is None:
         for section in split(_corrected(report, override)):
             if text := " ".join(section.text.split()):
-                found[section.name] = text
-        if "indication" not in found and "history" in found:
-            found["indication"] = found["history"]
-        found = {name: text for name, text in found.items() if name in (*CONCLUDING, "indication")}
+                texts[section.name] = text
+        if "indication" not in texts and "history" in texts:
+            texts["indication"] = texts["history"]
+        texts = {name: text for name, text in texts.items() if name in (*CONCLUDING, "indication")}
     if text := " ".join(conclusion(report, override).split()):
-        found["conclusion"] = text
-    return found
+        texts["conclusion"] = text
+    return texts
 
 
 def _corrected(report: str, override: Override) -> str:
@@ -188,7 +188,7 @@ def _corrected(report: str, override: Override) -> str:
 def read_overrides(path: Path) -> dict[str, Override]:
     """Study number -> override, from a JSON file of `{"s12345678": {"span": [0, 120]}, ...}` (docs/data.md).
 
-    Raises DataError that names the file and the study of a record of another shape.
+    Raises DataError that names the file and the study of a record that has another shape.
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
@@ -205,9 +205,9 @@ def _override(path: Path, study: str, record: object) -> Override:
         raise DataError(f"{where} needs an object of span, section or replace")
     span, section, replace = record.get("span"), record.get("section"), record.get("replace", {})
     if span is not None:
-        whole = isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
-        if not whole or not 0 <= span[0] <= span[1]:
-            raise DataError(f"{where}: span must be [first, end], two places in the report, 0 <= first <= end")
+        valid = isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)
+        if not valid or not 0 <= span[0] <= span[1]:
+            raise DataError(f"{where}: span must be [first, end], two positions in the report, 0 <= first <= end")
     if section is not None and not isinstance(section, str):
         raise DataError(f"{where}: section must be a name such as recommendations")
     if not isinstance(replace, dict) or not all(isinstance(word, str) for word in replace.values()):

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
-from diagcot.shards.settings import settled
+from diagcot.shards.settings import resolved
 
 
 class TextsSettings(Settings):
@@ -25,7 +25,7 @@ class TextsSettings(Settings):
     @field_validator("files")
     @classmethod
     def _absolute(cls, files: list[str]) -> list[str]:
-        return [settled(path) or path for path in files]
+        return [resolved(path) or path for path in files]
 
     def paths(self) -> list[Path]:
         """The files, sorted within each pattern. Raises UserError that lists what is not there."""

@@ -14,7 +14,7 @@ def test_memory_stays_flat_at_scale(tmp_path: Path) -> None:
         root = large_tree(tmp_path / str(count), count)
         tracemalloc.start()
         reader = MimicCxr(root)
-        reader._films, reader._labels, reader._report  # noqa: B018  what stays, without the mapping that patients() returns
+        reader._images, reader._labels, reader._report  # noqa: B018  what stays, without the mapping that patients() returns
         used.append(tracemalloc.get_traced_memory())
         tracemalloc.stop()
     held, peak = ((large - small) / 6_000 for small, large in zip(*used[1:], strict=True))

@@ -1,4 +1,4 @@
-"""The registry's collections, each from a small copy of its official layout, and NIH's from real films and tables."""
+"""The registry's collections, each from a small copy of its official layout, and NIH's from real images and tables."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError
 from diagcot.data.readers import registry
-from diagcot.data.readers.collection import Collection
+from diagcot.data.readers.collection import TableCollection
 from diagcot.data.study import CHEXPERT_LABELS, Box, Study
 from diagcot.jobs import UserError
 
@@ -22,13 +22,13 @@ def put(path: Path, *lines: str) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def film(path: Path, width: int = 40, height: int = 20) -> None:
+def write_image(path: Path, width: int = 40, height: int = 20) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Pillow.fromarray(np.arange(width * height, dtype=np.uint16).reshape(height, width)).save(path, "PNG")
 
 
-def read(kind: str, root: Path, **options: Any) -> tuple[Collection, dict[str, Study]]:
-    reader = Collection(registry.find(kind), root, **options)
+def read(kind: str, root: Path, **options: Any) -> tuple[TableCollection, dict[str, Study]]:
+    reader = TableCollection(registry.find(kind), root, **options)
     return reader, {study.id: study for patient in reader.patients() for study in reader.studies(patient)}
 
 
@@ -46,7 +46,7 @@ needs_nih = pytest.mark.skipif(not (SHARED / "nih_cxr14").is_dir(), reason="no .
 
 
 @needs_nih
-def test_nih_real_tables_and_films() -> None:
+def test_nih_real_tables_and_images() -> None:
     reader, studies = read("nih_cxr14", SHARED / "nih_cxr14")
     assert (len(studies), sum(reader.patients().values()), reader.bad) == (33, 33, [])
     boxed = {s.images[0].id: s.images[0].boxes for s in studies.values() if s.images[0].boxes}
@@ -61,17 +61,17 @@ def test_nih_real_tables_and_films() -> None:
     assert study.labels["Pneumothorax"] == study.labels["No Finding"] == 0
     assert "Fracture" not in study.labels  # not one of NIH's classes: not read for
     assert (study.patient, study.images[0].view, study.order) == ("26911", "AP", "000000000000")
-    assert all(reader.film(s, s.images[0]).is_file() for s in studies.values())  # type: ignore[union-attr]
+    assert all(reader.image_file(s, s.images[0]).is_file() for s in studies.values())  # type: ignore[union-attr]
 
 
 @needs_nih
-def test_nih_all_984_boxes_fit_their_films() -> None:
-    from diagcot.data.readers.records import Layout
+def test_nih_all_984_boxes_fit_their_images() -> None:
+    from diagcot.data.readers.records import TableLayout
 
     entry = registry.find("nih_cxr14")
     faults: list[tuple[str, str]] = []
     path = SHARED / "nih_cxr14" / "BBox_List_2017.csv.gz"
-    records = [record for _, record in Layout(entry.tables[1], entry).records(path, lambda *f: faults.append(f))]
+    records = [record for _, record in TableLayout(entry.tables[1], entry).records(path, lambda *f: faults.append(f))]
     assert (len(records), len({r["image"] for r in records}), faults) == (984, 880, [])
     assert {r["boxes"][0].label for r in records} <= set(entry.classes)
 
@@ -86,8 +86,8 @@ def nih(root: Path) -> Path:
         "00000002_000.png,No Finding,0,2,81,M,PA,2500,2048,0.171,0.171")  # fmt: skip
     put(root / "train_val_list.txt", "00000002_000.png")
     put(root / "test_list.txt", *(f"00000001_{n}.png" for n in ("000", "001", "010")))
-    film(root / "images_001" / "images" / "00000001_000.png")
-    film(root / "images_002" / "images" / "00000002_000.png")
+    write_image(root / "images_001" / "images" / "00000001_000.png")
+    write_image(root / "images_002" / "images" / "00000002_000.png")
     return root
 
 
@@ -95,10 +95,10 @@ def test_nih_split_lists_folders_and_order(tmp_path: Path) -> None:
     reader, studies = read("nih_cxr14", nih(tmp_path))
     assert {s.patient: s.split for s in studies.values()} == {"1": "test", "2": "train"}
     assert [s.id for s in reader.studies("1")] == ["00000001_000.png", "00000001_001.png", "00000001_010.png"]
-    assert reader.film(studies["00000002_000.png"], studies["00000002_000.png"].images[0]) == (
+    assert reader.image_file(studies["00000002_000.png"], studies["00000002_000.png"].images[0]) == (
         tmp_path / "images_002" / "images" / "00000002_000.png"
     )
-    lost = reader.film(studies["00000001_001.png"], studies["00000001_001.png"].images[0])
+    lost = reader.image_file(studies["00000001_001.png"], studies["00000001_001.png"].images[0])
     assert lost is not None and not lost.exists()  # told when it is opened
 
 
@@ -114,7 +114,7 @@ def test_chexpert(tmp_path: Path) -> None:
         "CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg,Male,73,Frontal,AP" + ",0.0" * 14)  # fmt: skip
     put(tmp_path / "test_labels.csv", "Path," + ",".join(CHEXPERT_LABELS),
         "test/patient64741/study1/view1_frontal.jpg," + ",".join(["1.0"] * 14))  # fmt: skip
-    film(tmp_path / "train/patient00001/study2/view1_frontal.jpg")
+    write_image(tmp_path / "train/patient00001/study2/view1_frontal.jpg")
     reader, studies = read("chexpert", tmp_path)
     assert [s.split for s in studies.values()] == ["train", "train", "validate", "test"]
     first, second = reader.studies("patient00001")
@@ -122,7 +122,7 @@ def test_chexpert(tmp_path: Path) -> None:
     assert [i.view for i in first.images] == ["AP", "LATERAL"]
     assert first.labels == {"Cardiomegaly": 1, "Lung Opacity": -1, "Edema": 0, "Support Devices": 1}
     assert (second.labels, first.tags) == ({"No Finding": 1}, ())
-    assert reader.film(first, first.images[0]).is_file()  # type: ignore[union-attr]
+    assert reader.image_file(first, first.images[0]).is_file()  # type: ignore[union-attr]
     assert studies["patient64741/study1"].images[0].view == "FRONTAL"
 
 
@@ -161,7 +161,7 @@ def test_ms_cxr_table_and_coco_say_the_same(tmp_path: Path) -> None:
     put(tmp_path / "coco" / "MS_CXR_Local_Alignment_v1.0.0.json",
         json.dumps({"info": {}, "licenses": [], "images": [image], "annotations": notes, "categories": names}))  # fmt: skip
     mimic = tmp_path / "mimic"
-    film(mimic / MS_PATH)
+    write_image(mimic / MS_PATH)
     (reader, table), (_, coco) = (read("ms_cxr", tmp_path / form, images=mimic) for form in ("csv", "coco"))
     (study,) = table.values()
     assert (study.id, study.patient, study.split, study.images[0].id) == ("50414267", "10000032", "validate", DICOM)
@@ -170,7 +170,7 @@ def test_ms_cxr_table_and_coco_say_the_same(tmp_path: Path) -> None:
         ("patchy, left base", (0.1, 0.1, 0.15, 0.13)), ("small effusion", (0.0, 0.95, 0.5, 1.0)),
     ]  # fmt: skip
     assert coco["50414267"].images == study.images
-    assert reader.film(study, study.images[0]) == mimic / MS_PATH
+    assert reader.image_file(study, study.images[0]) == mimic / MS_PATH
 
 
 def vindr(root: Path) -> Path:
@@ -190,16 +190,16 @@ def vindr(root: Path) -> Path:
         f"{'a' * 32},R9,Pleural effusion,30,10,38,18", f"{'a' * 32},R10,No finding,,,,")  # fmt: skip
     put(root / "annotations/annotations_test.csv", "image_id,class_name,x_min,y_min,x_max,y_max",
         f"{'b' * 32},Nodule/Mass,10,10,20,20")  # fmt: skip
-    film(root / "train" / f"{'a' * 32}.png")
-    film(root / "test" / f"{'b' * 32}.png")
+    write_image(root / "train" / f"{'a' * 32}.png")
+    write_image(root / "test" / f"{'b' * 32}.png")
     return root
 
 
-def test_vindr_takes_what_two_of_three_readers_say_and_the_size_from_the_film(tmp_path: Path) -> None:
+def test_vindr_takes_what_two_of_three_readers_say_and_the_size_from_the_image(tmp_path: Path) -> None:
     _, studies = read("vindr_cxr", vindr(tmp_path))
     train, test = studies["a" * 32], studies["b" * 32]
     assert (train.labels["Cardiomegaly"], train.labels["Pleural Effusion"], train.tags) == (1, 0, ())
-    (box,) = train.images[0].boxes  # one of the two of R8 and R9; film of 40 x 20
+    (box,) = train.images[0].boxes  # one of the two of R8 and R9; image of 40 x 20
     assert (box.label, corners(box)) == ("Cardiomegaly", (0.1, 0.2, 0.35, 0.4))
     assert (test.split, test.labels["Lung Lesion"], test.tags) == ("test", 1, ("Nodule/Mass",))
     assert [(b.label, corners(b)) for b in test.images[0].boxes] == [("Nodule/Mass", (0.25, 0.5, 0.5, 1.0))]
@@ -209,7 +209,7 @@ def test_vinbigdata(tmp_path: Path) -> None:
     rows = [f"{'a' * 32},Aortic enlargement,0,R{n},4,4,12,8" for n in (8, 9)]
     put(tmp_path / "train.csv", "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", *rows,
         f"{'a' * 32},No finding,14,R10,,,,", *(f"{'b' * 32},No finding,14,R{n},,,," for n in (1, 2, 3)))  # fmt: skip
-    film(tmp_path / "train" / f"{'a' * 32}.png")
+    write_image(tmp_path / "train" / f"{'a' * 32}.png")
     reader, studies = read("vinbigdata", tmp_path)
     assert studies["a" * 32].tags == ("Aortic enlargement",) and studies["a" * 32].labels["No Finding"] == 0
     assert len(studies["a" * 32].images[0].boxes) == 1
@@ -240,14 +240,14 @@ def test_padchest(tmp_path: Path) -> None:
         padchest(f"{study}_k6ga29.png", study, "20140915", "PA", "['COPD signs', 'pleural effusion ']"),
         padchest(f"{study}_k6ga30.png", study, "20140915", "L", "['COPD signs', 'pleural effusion ']"),
         padchest("1_x.png", "135803415504923515076821959678074435083", "20120101", "AP_horizontal", "['normal']"))  # fmt: skip
-    film(tmp_path / "0" / f"{study}_k6ga29.png")
+    write_image(tmp_path / "0" / f"{study}_k6ga29.png")
     reader, studies = read("padchest", tmp_path)
     (patient,) = reader.patients()
     assert [s.order for s in reader.studies(patient)] == ["000020120101", "000020140915"]
     assert [i.view for i in studies[study].images] == ["PA", "LATERAL"]
     assert (studies[study].labels, studies[study].tags) == ({"Pleural Effusion": 1}, ("COPD signs", "pleural effusion"))
     assert studies[study].findings == "sin hallazgos patológicos, torax"
-    assert reader.film(studies[study], studies[study].images[0]).is_file()  # type: ignore[union-attr]
+    assert reader.image_file(studies[study], studies[study].images[0]).is_file()  # type: ignore[union-attr]
 
 
 def test_covidx(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_covidx(tmp_path: Path) -> None:
         "12 b.png positive ricord",
     )
     put(tmp_path / "test.txt", "MIDRC-RICORD-1C-1 c.png positive ricord")
-    film(tmp_path / "test" / "c.png")
+    write_image(tmp_path / "test" / "c.png")
     _, studies = read("covidx_cxr3", tmp_path)
     assert [(s.patient, s.split, s.tags) for s in studies.values()] == [
         ("379", "train", ()), ("12", "train", ("COVID-19",)), ("MIDRC-RICORD-1C-1", "test", ("COVID-19",)),
@@ -284,12 +284,12 @@ def test_chestx_det_real_annotations(tmp_path: Path) -> None:
 
 MINE = """
 name: clinic
-title: Films of our clinic
+title: Images of our clinic
 url: https://example.org
 licence: none
-films: ["png/{image}.png"]
+images: ["png/{image}.png"]
 tables:
-  - file: films.jsonl
+  - file: images.jsonl
     image: id
     patient: who
     study: visit
@@ -306,8 +306,8 @@ def test_a_collection_of_ones_own_needs_a_yaml_alone(tmp_path: Path) -> None:
     put(tmp_path / "clinic.yaml", MINE)
     row = {"id": "a", "who": "p", "visit": "v", "view": "pa", "found": ["Nodule"], "box": [0.1, 0.2, 0.3, 0.4],
            "text": "FINDINGS: A nodule.\nNo effusion.\n\nIMPRESSION: Nodule."}  # fmt: skip
-    put(tmp_path / "films.jsonl", json.dumps(row), json.dumps({**row, "id": "b", "box": None}))
-    film(tmp_path / "png" / "a.png")
+    put(tmp_path / "images.jsonl", json.dumps(row), json.dumps({**row, "id": "b", "box": None}))
+    write_image(tmp_path / "png" / "a.png")
     _, studies = read(str(tmp_path / "clinic.yaml"), tmp_path)
     study = studies["v"]
     assert (study.findings, study.impression) == ("A nodule. No effusion.", "Nodule.")
@@ -318,11 +318,11 @@ def test_a_collection_of_ones_own_needs_a_yaml_alone(tmp_path: Path) -> None:
 def test_the_entry_in_the_docs_works(tmp_path: Path) -> None:
     docs = Path(__file__).resolve().parents[3] / "docs" / "data.md"
     put(tmp_path / "clinic.yaml", "name: clinic" + docs.read_text().split("```yaml\nname: clinic")[1].split("```")[0])
-    put(tmp_path / "films.csv", "Path,year,mrn,accession,date,view,part,text,labels",
+    put(tmp_path / "images.csv", "Path,year,mrn,accession,date,view,part,text,labels",
         '/old/f1.png,2020,p,s2,20200102,LL,dev,"FINDINGS: Fluid.\n\nIMPRESSION: Fluid.",pleural fluid;wires',
         "/old/f2.png,2020,p,s1,20190102,PA,train,FINDINGS: Clear.,")  # fmt: skip
     put(tmp_path / "boxes.csv", "image,finding,x,y,w,h", "f1,pleural fluid,512,0,256,1024", "f1,wires,0,0,1,1")
-    film(tmp_path / "png" / "2020" / "f1.png")
+    write_image(tmp_path / "png" / "2020" / "f1.png")
     reader, studies = read(str(tmp_path / "clinic.yaml"), tmp_path)
     assert list(studies) == ["s1", "s2"]
     study = studies["s2"]
@@ -330,18 +330,18 @@ def test_the_entry_in_the_docs_works(tmp_path: Path) -> None:
     assert [(b.label, corners(b)) for b in study.images[0].boxes] == [
         ("Pleural Effusion", (0.5, 0.0, 0.75, 1.0)), ("wires", (0.0, 0.0, 0.001, 0.001)),
     ]  # fmt: skip
-    assert reader.film(study, study.images[0]) == tmp_path / "png" / "2020" / "f1.png"
+    assert reader.image_file(study, study.images[0]) == tmp_path / "png" / "2020" / "f1.png"
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (("image: id", "imagee: id"), r"clinic\.yaml:9: unknown key 'imagee'; did you mean 'image'"),
-        (("films: [", "from_report: true\nfilm: ["), r"unknown key 'film'; did you mean 'films'"),
+        (("images: [", "from_report: true\nimagess: ["), r"unknown key 'imagess'; did you mean 'images'"),
         (("{value: Nodule}", "{value: Nodule, column: x}"), "needs either `column` or `value`"),
         (("corners: [box]", "corners: [a, b]"), "each of four columns or one"),
         (("found, separator: list", "''"), r"clinic\.yaml:15: .*needs either `column` or `columns`"),
-        (("from_report: true", "chexpert: {Nodule: Lung Lesions}"), "no CheXpert label; did you mean 'Lung Lesion'"),
+        (("from_report: true", "chexpert: {Nodule: Lung Lesions}"), "not a CheXpert label; did you mean 'Lung Lesion'"),
     ],
 )  # fmt: skip
 def test_faults_of_an_entry_are_told_by_line(change: tuple[str, str], told: str, tmp_path: Path) -> None:
@@ -354,6 +354,6 @@ def test_unknown_collection_and_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'padchest'"):
         registry.find("padchst")
     with pytest.raises(DataError) as error:
-        Collection(registry.find("rsna_pneumonia"), tmp_path)
+        TableCollection(registry.find("rsna_pneumonia"), tmp_path)
     for word in ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv", "stage_2_train_images", "kaggle.com"):
         assert word in str(error.value)

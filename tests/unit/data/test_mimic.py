@@ -29,17 +29,17 @@ def name(number: int) -> str:
 
 
 def row(
-    subject: int, study: int, film: int, view: str = "PA", date: str = "21800506", time: str = "213014.531"
+    subject: int, study: int, image: int, view: str = "PA", date: str = "21800506", time: str = "213014.531"
 ) -> list[object]:
-    return [name(film), subject, study, "CHEST (PA AND LAT)", view, 3056, 2544, date, time, "", "", "Erect"]
+    return [name(image), subject, study, "CHEST (PA AND LAT)", view, 3056, 2544, date, time, "", "", "Erect"]
 
 
-def tree(root: Path, films: Sequence[Sequence[object]], split: str = "train", reports: bool = True) -> Path:
-    """The official tables of these films, and a report for each study."""
+def tree(root: Path, images: Sequence[Sequence[object]], split: str = "train", reports: bool = True) -> Path:
+    """The official tables of these images, and a report for each study."""
     (root / "files").mkdir(parents=True)
-    studies = dict.fromkeys((subject, study) for _, subject, study, *_ in films)
-    write_csv(root / f"{PREFIX}metadata.csv.gz", METADATA, films)
-    write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, [(f[0], f[2], f[1], split) for f in films])
+    studies = dict.fromkeys((subject, study) for _, subject, study, *_ in images)
+    write_csv(root / f"{PREFIX}metadata.csv.gz", METADATA, images)
+    write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, [(f[0], f[2], f[1], split) for f in images])
     write_csv(root / f"{PREFIX}chexpert.csv.gz", LABELS, [(*s, *["1.0", "-1.0", "0.0"], *[""] * 11) for s in studies])
     if reports:
         with zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_DEFLATED) as out:
@@ -48,7 +48,7 @@ def tree(root: Path, films: Sequence[Sequence[object]], split: str = "train", re
     return root
 
 
-FILMS = [
+IMAGES = [
     row(10000032, 53911762, 1, "AP", "21800723"),
     row(10000032, 50414267, 2, "PA"),
     row(10000032, 50414267, 3, "LL"),
@@ -61,7 +61,7 @@ def studies(reader: MimicCxr) -> list[Study]:
 
 
 def test_several_views_a_study_and_the_order_of_a_patients_studies(tmp_path: Path) -> None:
-    reader = MimicCxr(tree(tmp_path / "t", FILMS))
+    reader = MimicCxr(tree(tmp_path / "t", IMAGES))
     assert reader.patients() == {"10000032": 3, "10000764": 1}
     first, later, other = studies(reader)
     assert [(i.id, i.view, i.width, i.height) for i in first.images] == [
@@ -74,13 +74,13 @@ def test_several_views_a_study_and_the_order_of_a_patients_studies(tmp_path: Pat
 
 
 def test_two_studies_at_the_same_time_are_no_pair(tmp_path: Path) -> None:
-    films = [row(10000032, 50000001, 1), row(10000032, 50000002, 2), row(10000032, 50000003, 3, date="21900101")]
-    found = studies(MimicCxr(tree(tmp_path / "t", films)))
+    images = [row(10000032, 50000001, 1), row(10000032, 50000002, 2), row(10000032, 50000003, 3, date="21900101")]
+    found = studies(MimicCxr(tree(tmp_path / "t", images)))
     assert [(prior.id, now.id) for prior, now in pairs(found)] == [("50000002", "50000003")]
 
 
 def test_the_dicom_tree_takes_its_tables_from_the_other(tmp_path: Path) -> None:
-    jpg = tree(tmp_path / "jpg", FILMS, reports=False)
+    jpg = tree(tmp_path / "jpg", IMAGES, reports=False)
     root = tmp_path / "dicom"
     path = folder(root, 10000032, 50414267) / f"{name(2)}.dcm"
     path.parent.mkdir(parents=True)
@@ -91,12 +91,12 @@ def test_the_dicom_tree_takes_its_tables_from_the_other(tmp_path: Path) -> None:
         MimicCxr(root)
     reader = MimicCxr(root, tables=jpg)
     study = next(reader.studies("10000032"))
-    assert reader.film(study, study.images[0]) == path
+    assert reader.image_file(study, study.images[0]) == path
     assert study.findings == "Clear."
 
 
 def test_the_table_that_2_1_0_added(tmp_path: Path) -> None:
-    root = tree(tmp_path / "t", FILMS)
+    root = tree(tmp_path / "t", IMAGES)
     (root / RADIOLOGISTS).write_text("study_id,Airspace Opacity,Edema,Pneumonia\n50414267,1.0,0.0,-1.0\n")
     reader = MimicCxr(root, labels="radiologist")
     first, later, _ = studies(reader)
@@ -108,7 +108,7 @@ def test_the_table_that_2_1_0_added(tmp_path: Path) -> None:
 
 
 def test_tables_may_be_unpacked_or_of_another_version(tmp_path: Path) -> None:
-    root = tree(tmp_path / "t", FILMS)
+    root = tree(tmp_path / "t", IMAGES)
     metadata, split = root / f"{PREFIX}metadata.csv.gz", root / f"{PREFIX}split.csv.gz"
     metadata.with_suffix("").write_bytes(gzip.decompress(metadata.read_bytes()))
     metadata.unlink()
@@ -117,16 +117,16 @@ def test_tables_may_be_unpacked_or_of_another_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("films", "told"),
+    ("images", "told"),
     [
-        ([*FILMS, row(10000032, 50414267, 2)], "a second row of film"),
-        ([*FILMS, row(1000003, 50414267, 9)], "subject_id is '1000003', not a number of eight digits"),
-        ([*FILMS, [name(9)[:-1], *row(10000032, 50414267, 9)[1:]]], "dicom_id is "),
-        ([*FILMS, [*row(10000032, 50414267, 9)[:5], "3O56", *row(1, 1, 9)[6:]]], "could not convert"),
+        ([*IMAGES, row(10000032, 50414267, 2)], "a second row of image"),
+        ([*IMAGES, row(1000003, 50414267, 9)], "subject_id is '1000003', not a number of eight digits"),
+        ([*IMAGES, [name(9)[:-1], *row(10000032, 50414267, 9)[1:]]], "dicom_id is "),
+        ([*IMAGES, [*row(10000032, 50414267, 9)[:5], "3O56", *row(1, 1, 9)[6:]]], "could not convert"),
     ],
 )
-def test_bad_rows_are_noted_or_fatal(films: list[Sequence[object]], told: str, tmp_path: Path) -> None:
-    root = tree(tmp_path / "t", films)
+def test_bad_rows_are_noted_or_fatal(images: list[Sequence[object]], told: str, tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", images)
     reader = MimicCxr(root)
     assert sum(reader.patients().values()) == 4
     ((where, what),) = [fault for fault in reader.bad if "metadata" in fault[0]]
@@ -136,27 +136,27 @@ def test_bad_rows_are_noted_or_fatal(films: list[Sequence[object]], told: str, t
 
 
 def test_a_spreadsheets_numbers_are_fatal(tmp_path: Path) -> None:
-    root = tree(tmp_path / "t", [["8.4E+35", *FILMS[0][1:]]])
+    root = tree(tmp_path / "t", [["8.4E+35", *IMAGES[0][1:]]])
     with pytest.raises(DataError, match=r"metadata\.csv\.gz:2: dicom_id is '8\.4E\+35'.*spreadsheet"):
         MimicCxr(root).patients()
 
 
 def test_a_study_without_a_split_is_left_out_and_noted(tmp_path: Path) -> None:
-    root = tree(tmp_path / "t", FILMS)
-    write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, [(f[0], f[2], f[1], "validate") for f in FILMS[:3]])
+    root = tree(tmp_path / "t", IMAGES)
+    write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, [(f[0], f[2], f[1], "validate") for f in IMAGES[:3]])
     reader = MimicCxr(root)
     assert [(s.id, s.split) for s in studies(reader)] == [("50414267", "validate"), ("53911762", "validate")]
     assert reader.bad == [("study 57375967", f"{PREFIX}split.csv.gz has no row for it; it is left out")]
-    rows = [(f[0], f[2], f[1], "train" if i else "test") for i, f in enumerate(FILMS[1:3])]
+    rows = [(f[0], f[2], f[1], "train" if i else "test") for i, f in enumerate(IMAGES[1:3])]
     write_csv(root / f"{PREFIX}split.csv.gz", SPLIT, rows)
     with pytest.raises(DataError, match="study 50414267 is in two splits"):
         MimicCxr(root).patients()
 
 
 def test_a_report_that_is_not_utf8_is_read_and_noted(tmp_path: Path) -> None:
-    root = tree(tmp_path / "t", FILMS, reports=False)
-    for film in FILMS:
-        path = folder(root, film[1], film[2]).with_suffix(".txt")  # type: ignore[arg-type]
+    root = tree(tmp_path / "t", IMAGES, reports=False)
+    for image in IMAGES:
+        path = folder(root, image[1], image[2]).with_suffix(".txt")  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"FINDINGS: Caf\xe9.\n\nIMPRESSION: x.")
     reader = MimicCxr(root)
@@ -202,19 +202,19 @@ def test_the_form_for_more_than_65535_members_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda raw: raw[: len(raw) // 2], "it has no end: the download stopped early"),
-        (lambda raw: raw[:-30] + raw[-22:], "its list of members is cut short"),
-        (lambda raw: b"", "it has no end"),
+        (lambda raw: raw[: len(raw) // 2], "its end is missing: the download stopped early"),
+        (lambda raw: raw[:-30] + raw[-22:], "its list of members is incomplete"),
+        (lambda raw: b"", "its end is missing"),
     ],
 )
-def test_a_damaged_zip_is_told(spoil: Callable[[bytes], bytes], told: str, tmp_path: Path) -> None:
+def test_a_damaged_zip_is_reported(spoil: Callable[[bytes], bytes], told: str, tmp_path: Path) -> None:
     path = tmp_path / "r.zip"
     path.write_bytes(spoil(zipped(20)))
     with pytest.raises(DataError, match=rf"r\.zip is damaged \({told}.*download it again"):
         ReportZip(path)
 
 
-def test_a_damaged_report_is_told(tmp_path: Path) -> None:
+def test_a_damaged_report_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "r.zip"
     raw = bytearray(zipped(3, zipfile.ZIP_STORED))
     raw[raw.index(b"report 1")] ^= 1
@@ -231,12 +231,12 @@ def table(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]])
 
 
 def large_tree(root: Path, count: int) -> Path:
-    """Tables of so many studies, with 1.65 films each, as MIMIC-CXR has."""
+    """Tables of so many studies, with 1.65 images each, as MIMIC-CXR has."""
     (root / "files").mkdir(parents=True)
     keys = [(10_000_000 + n // 4, 50_000_000 + n) for n in range(count)]
-    films = [(s, n, f) for f, (s, n) in enumerate([*keys, *keys[: int(count * 0.65)]])]
-    table(root / f"{PREFIX}metadata.csv.gz", METADATA, (row(s, n, f) for s, n, f in films))
-    table(root / f"{PREFIX}split.csv.gz", SPLIT, ((name(f), n, s, "train") for s, n, f in films))
+    images = [(s, n, f) for f, (s, n) in enumerate([*keys, *keys[: int(count * 0.65)]])]
+    table(root / f"{PREFIX}metadata.csv.gz", METADATA, (row(s, n, f) for s, n, f in images))
+    table(root / f"{PREFIX}split.csv.gz", SPLIT, ((name(f), n, s, "train") for s, n, f in images))
     table(root / f"{PREFIX}chexpert.csv.gz", LABELS, ((*key, *["1.0"] * 14) for key in keys))
     with zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_STORED) as out:
         out.writestr("files/p10/p10000000/s50000000.txt", REPORT)
@@ -248,5 +248,5 @@ def test_a_phantom_tree_reads_as_it_was_written(tmp_path: Path) -> None:
     reader = MimicCxr(tmp_path)
     found = studies(reader)
     assert len(found) == 6 and all(s.dataset == "phantom" and s.order for s in found)
-    assert all(reader.film(s, i).is_file() for s in found for i in s.images)
+    assert all(reader.image_file(s, i).is_file() for s in found for i in s.images)
     assert mimic_cxr.FINDINGS_FILE in {path.name for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""Phantoms: films follow findings, the same study is the same film, and the tree is MIMIC-CXR-JPG's."""
+"""Phantoms: images follow findings, the same study is the same image, and the tree is MIMIC-CXR-JPG's."""
 
 import csv
 import gzip
@@ -96,30 +96,30 @@ def test_a_patient_stays_in_one_split() -> None:
     assert {split for found in splits.values() for split in found} == {"train", "validate", "test"}
 
 
-def test_same_study_same_film() -> None:
+def test_same_study_same_image() -> None:
     first, again = (draw("50000001", NORMAL, "PA", 112, seed=1).jpeg() for _ in range(2))
     assert first == again
     assert first != draw("50000001", NORMAL, "PA", 112, seed=2).jpeg()
     assert first != draw("50000002", NORMAL, "PA", 112, seed=1).jpeg()
 
 
-def test_films_say_that_they_are_phantoms() -> None:
-    film = Pillow.open(io.BytesIO(draw("1", NORMAL).jpeg()))
-    assert film.info["comment"] == PHANTOM_COMMENT.encode()
-    assert film.size == (112, 112)
+def test_images_say_that_they_are_phantoms() -> None:
+    image = Pillow.open(io.BytesIO(draw("1", NORMAL).jpeg()))
+    assert image.info["comment"] == PHANTOM_COMMENT.encode()
+    assert image.size == (112, 112)
 
 
 @settings(max_examples=25, deadline=None)
 @given(FINDINGS, st.sampled_from(["PA", "LATERAL"]), st.sampled_from([64, 112, 200]))
-def test_boxes_lie_on_the_film_and_follow_the_findings(findings: Findings, view: str, size: int) -> None:
-    film = draw("1", findings, view, size)
-    for box in film.boxes:
+def test_boxes_lie_on_the_image_and_follow_the_findings(findings: Findings, view: str, size: int) -> None:
+    image = draw("1", findings, view, size)
+    for box in image.boxes:
         assert 0 <= box.x1 < box.x2 <= 1
         assert 0 <= box.y1 < box.y2 <= 1
     if view == "PA":
         shown = {label for label, value in findings.labels().items() if value == 1} - {"No Finding"}
         # A basal band can drown in the fluid of the same side; everything else is always drawn.
-        assert shown - {"Atelectasis"} <= {box.label for box in film.boxes} <= shown
+        assert shown - {"Atelectasis"} <= {box.label for box in image.boxes} <= shown
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_signal_is_inside_its_box(findings: Findings, label: str, brighter: 
         inside = change[rows, columns].mean()
         assert (inside > 15) if brighter else (inside < -8)
         side = [getattr(p, "side", p) for p in (*findings.opacities, *findings.effusions, findings.pneumothorax) if p]
-        for name in side:  # the patient's right is on the left of the film
+        for name in side:  # the patient's right is on the left of the image
             assert ((box.x1 + box.x2) / 2 < 0.5) == (name == "right")
 
 
@@ -173,8 +173,8 @@ def test_tree_has_the_official_layout_and_is_reproducible(tmp_path: Path) -> Non
     for table, columns in (("metadata", METADATA), ("split", SPLIT), ("chexpert", LABELS), ("negbio", LABELS)):
         with gzip.open(roots[0] / f"mimic-cxr-2.0.0-{table}.csv.gz", "rt") as rows:
             assert tuple(next(csv.reader(rows))) == columns
-    for film in (name for name in files[0] if name.suffix == ".jpg"):
-        assert film.match("files/p10/p10??????/s5???????/????????-????????-????????-????????-????????.jpg")
+    for image in (name for name in files[0] if name.suffix == ".jpg"):
+        assert image.match("files/p10/p10??????/s5???????/????????-????????-????????-????????-????????.jpg")
 
 
 def test_reader_gives_back_what_was_drawn(tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_reader_gives_back_what_was_drawn(tmp_path: Path) -> None:
         assert frontal.phantom and frontal.frontal
         drawn = draw(study.id, findings, "PA", seed=5)
         assert [b.label for b in frontal.boxes] == [b.label for b in drawn.boxes]
-        path = reader.film(study, frontal)
+        path = reader.image_file(study, frontal)
         assert path is not None and path.read_bytes() == drawn.jpeg()
 
 
-def test_interrupted_tree_is_told(tmp_path: Path) -> None:
+def test_interrupted_tree_is_reported(tmp_path: Path) -> None:
     assert not write_tree(tmp_path, 5, advance=lambda done: done < 2)
     assert not list(tmp_path.glob("*.csv.gz"))

@@ -1,4 +1,4 @@
-"""Decoding: every kind of film that the data sets hold becomes a small grey JPEG, or an error that names it."""
+"""Decoding: every kind of image that the data sets hold becomes a small grey JPEG, or an error that names it."""
 
 import csv
 import io
@@ -24,9 +24,9 @@ def needs(folder: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not (SHARED / folder).is_dir(), reason=f"no ../shared/data/{folder}")
 
 
-def decoded(film: Jpeg) -> Pillow.Image:
-    image = Pillow.open(io.BytesIO(film.data))
-    assert (image.format, image.mode, image.size) == ("JPEG", "L", (film.width, film.height))
+def decoded(jpeg: Jpeg) -> Pillow.Image:
+    image = Pillow.open(io.BytesIO(jpeg.data))
+    assert (image.format, image.mode, image.size) == ("JPEG", "L", (jpeg.width, jpeg.height))
     return image
 
 
@@ -49,10 +49,10 @@ def png(values: np.ndarray, mode: str | None = None) -> bytes:
     ],
     ids=["grey", "rgb", "rgba", "grey-alpha", "16-bit", "12-bit"],
 )
-def test_all_modes_give_the_same_film(raw: bytes) -> None:
-    film = decoded(convert(raw, 100, 95))
-    assert film.size == (80, 60)
-    assert np.abs(np.asarray(film, float) - RAMP * 255).mean() < 3
+def test_all_modes_give_the_same_image(raw: bytes) -> None:
+    image = decoded(convert(raw, 100, 95))
+    assert image.size == (80, 60)
+    assert np.abs(np.asarray(image, float) - RAMP * 255).mean() < 3
 
 
 def test_transparency_is_dropped_not_blended() -> None:
@@ -75,59 +75,61 @@ def test_a_small_grey_jpeg_is_passed_on_and_stays_a_phantom() -> None:
     assert convert(smaller.data, 56, 90).phantom
 
 
-@pytest.mark.parametrize("raw", [b"", b"not a film", draw("1", Findings()).jpeg()[:900]], ids=["empty", "text", "torn"])
-def test_unreadable_film_is_named(raw: bytes) -> None:
-    with pytest.raises(ImageError, match="study/film"):
-        convert(raw, 112, 90, "study/film")
+@pytest.mark.parametrize(
+    "raw", [b"", b"not an image", draw("1", Findings()).jpeg()[:900]], ids=["empty", "text", "torn"]
+)
+def test_unreadable_image_is_named(raw: bytes) -> None:
+    with pytest.raises(ImageError, match="study/image"):
+        convert(raw, 112, 90, "study/image")
 
 
-def test_missing_film_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"s1/a\.jpg: the file is not there"):
+def test_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"s1/a\.jpg: the file does not exist"):
         convert(tmp_path / "s1" / "a.jpg", 112, 90)
 
 
 @needs("openi_images")
-def test_the_13_films_of_iu_xray() -> None:
-    films = sorted((SHARED / "openi_images").rglob("*.png"))
-    assert len(films) == 13
-    for path in films:
-        film = decoded(convert(path, 256, 90))
-        assert max(film.size) == 256
-        assert np.asarray(film).std() > 20
+def test_the_13_images_of_iu_xray() -> None:
+    images = sorted((SHARED / "openi_images").rglob("*.png"))
+    assert len(images) == 13
+    for path in images:
+        image = decoded(convert(path, 256, 90))
+        assert max(image.size) == 256
+        assert np.asarray(image).std() > 20
 
 
 @needs("nih_cxr14")
-def test_the_33_films_of_nih_two_of_them_rgba() -> None:
-    films = sorted((SHARED / "nih_cxr14" / "images").glob("*.png"))
-    assert len(films) == 33
+def test_the_33_images_of_nih_two_of_them_rgba() -> None:
+    images = sorted((SHARED / "nih_cxr14" / "images").glob("*.png"))
+    assert len(images) == 33
     modes = []
-    for path in films:
+    for path in images:
         with Pillow.open(path) as source:
             modes.append(source.mode)
-        film = decoded(convert(path, 128, 90))
-        assert film.size == (128, 128)
-        assert np.asarray(film).std() > 20
+        image = decoded(convert(path, 128, 90))
+        assert image.size == (128, 128)
+        assert np.asarray(image).std() > 20
     assert sorted(modes) == ["L"] * 31 + ["RGBA"] * 2
 
 
 @needs("nih_cxr14")
-def test_nih_boxes_lie_on_their_films() -> None:
+def test_nih_boxes_lie_on_their_images() -> None:
     with (SHARED / "nih_cxr14" / "BBox_subset.csv").open() as rows:
         table = list(csv.reader(rows))[1:]
     for name, _, *corners in table:
         x, y, w, h = map(float, corners[:4])
-        film = convert(SHARED / "nih_cxr14" / "images" / name, 2048, 90)
-        assert 0 <= x < x + w <= film.width
-        assert 0 <= y < y + h <= film.height
+        image = convert(SHARED / "nih_cxr14" / "images" / name, 2048, 90)
+        assert 0 <= x < x + w <= image.width
+        assert 0 <= y < y + h <= image.height
 
 
 @needs("dicom_cr")
 def test_dicom_is_brightest_in_the_bones() -> None:
     (path,) = (SHARED / "dicom_cr").glob("*.dcm")
-    film = decoded(convert(path, 256, 90))
-    values = np.asarray(film, float)
+    image = decoded(convert(path, 256, 90))
+    values = np.asarray(image, float)
     height, width = values.shape
-    assert max(film.size) == 256
+    assert max(image.size) == 256
     # MONOCHROME1 stores black as high numbers: not inverted, the air of the lungs would be brighter than the spine.
     spine = values[height // 4 : height // 2, width // 2 - 8 : width // 2 + 8].mean()
     lungs = values[height // 4 : height // 2, width // 5 : width // 3].mean()
@@ -140,20 +142,20 @@ def dicom(values: np.ndarray, mark: bool = True, **fields: Any) -> bytes:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    film = pydicom.Dataset()
-    film.Rows, film.Columns, film.SamplesPerPixel, film.PixelRepresentation = (*values.shape[-2:], 1, 0)
-    film.BitsAllocated = film.BitsStored = 8 * values.dtype.itemsize
-    film.HighBit, film.PhotometricInterpretation = film.BitsStored - 1, "MONOCHROME2"
-    film.PixelData = values.tobytes()
+    dicom = pydicom.Dataset()
+    dicom.Rows, dicom.Columns, dicom.SamplesPerPixel, dicom.PixelRepresentation = (*values.shape[-2:], 1, 0)
+    dicom.BitsAllocated = dicom.BitsStored = 8 * values.dtype.itemsize
+    dicom.HighBit, dicom.PhotometricInterpretation = dicom.BitsStored - 1, "MONOCHROME2"
+    dicom.PixelData = values.tobytes()
     for name, value in fields.items():
-        setattr(film, name, value)
-    film["PixelData"].VR = "OW"
-    film.file_meta = FileMetaDataset()
-    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    film.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    film.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        setattr(dicom, name, value)
+    dicom["PixelData"].VR = "OW"
+    dicom.file_meta = FileMetaDataset()
+    dicom.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dicom.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dicom.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     out = io.BytesIO()
-    pydicom.dcmwrite(out, film, enforce_file_format=True)
+    pydicom.dcmwrite(out, dicom, enforce_file_format=True)
     return out.getvalue() if mark else out.getvalue()[132:]
 
 
@@ -200,7 +202,7 @@ def test_a_voi_table_comes_before_a_window() -> None:
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_is_black_and_does_not_dim_the_film(photometric: str) -> None:
+def test_padding_is_black_and_does_not_dim_the_image(photometric: str) -> None:
     padded = STEPS.copy()
     padded[:, :20] = 65535
     values = shown(dicom(padded, PixelPaddingValue=65535, PhotometricInterpretation=photometric))
@@ -254,29 +256,29 @@ def lying_png(width: int, height: int) -> bytes:
     ],
     ids=["bomb", "large", "sliver", "dicom", "frames", "rows", "colour", "blank", "blank-dicom", "torn"],
 )
-def test_absurd_films_are_refused_without_decoding_them(raw: bytes) -> None:
+def test_absurd_images_are_refused_without_decoding_them(raw: bytes) -> None:
     import tracemalloc
 
     tracemalloc.start()
-    with pytest.raises(ImageError, match="study/film"):
-        convert(raw, 112, 90, "study/film")
+    with pytest.raises(ImageError, match="study/image"):
+        convert(raw, 112, 90, "study/image")
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
 
 
-def test_a_film_behind_a_loop_of_links_is_named(tmp_path: Path) -> None:
+def test_an_image_behind_a_loop_of_links_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png"):
         convert(tmp_path / "a.png", 112, 90)
 
 
-def test_exif_does_not_turn_a_film() -> None:
+def test_exif_does_not_turn_a_image() -> None:
     out = io.BytesIO()
     exif = Pillow.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Pillow.fromarray((RAMP * 255).astype(np.uint8)).save(out, "JPEG", exif=exif, quality=95)
     for longest in (200, 40):
-        film = decoded(convert(out.getvalue(), longest, 95))
-        assert film.width > film.height
-        assert np.asarray(film)[:5].mean() < np.asarray(film)[-5:].mean()
+        image = decoded(convert(out.getvalue(), longest, 95))
+        assert image.width > image.height
+        assert np.asarray(image)[:5].mean() < np.asarray(image)[-5:].mean()

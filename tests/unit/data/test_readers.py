@@ -52,8 +52,8 @@ def test_all_reports_of_iu_xray(reports: IuXray) -> None:
     assert sum(bool(s.findings and s.impression) for s in studies) == 3419
     assert Counter(len(s.images) for s in studies) == {0: 104, 1: 446, 2: 3208, 3: 181, 4: 15, 5: 1}
     assert sum(len(s.images) for s in studies) == 7470
-    films = [what for _, what in reports.bad]  # 13 are here, and that the others are not is told once
-    assert films == (["7457 of 7470 films are not there, the first CXR1_IM-0001-3001"] if IMAGES.is_dir() else [])
+    images = [what for _, what in reports.bad]  # 13 are here, and that the others are not is told once
+    assert images == (["7457 of 7470 images are missing, the first is CXR1_IM-0001-3001"] if IMAGES.is_dir() else [])
     assert sum("normal" in s.tags for s in studies) == 1391
     assert len(reports.patients()) == 3955
     assert all(reports.patients().values())
@@ -63,7 +63,7 @@ def test_all_reports_of_iu_xray(reports: IuXray) -> None:
 def test_views_of_iu_xray(reports: IuXray) -> None:
     views = Counter(image.view for study in reports._studies.values() for image in study.images)
     assert sum(views.values()) == 7470
-    assert views["LATERAL"] == 3648  # all of Kaggle's; of 4 films that it does not have no view is known
+    assert views["LATERAL"] == 3648  # all of Kaggle's; of 4 images that it does not have no view is known
     assert views[""] == 4
 
 
@@ -79,16 +79,16 @@ def test_automatic_terms_are_kept_apart(reports: IuXray) -> None:
 
 @needs_reports
 @pytest.mark.skipif(not IMAGES.is_dir(), reason="no ../shared/data/openi_images")
-def test_all_13_films_find_their_study(reports: IuXray) -> None:
+def test_all_13_images_find_their_study(reports: IuXray) -> None:
     found = {
         image.id: path
         for study in reports._studies.values()
         for image in study.images
-        if (path := reports.film(study, image))
+        if (path := reports.image_file(study, image))
     }
     assert len(found) == 13
     (pair,) = reports.studies("CXR1000")
-    assert [reports.film(pair, image) is not None for image in pair.images] == [True, True, True]
+    assert [reports.image_file(pair, image) is not None for image in pair.images] == [True, True, True]
 
 
 @needs_reports
@@ -126,16 +126,16 @@ def test_kaggles_two_tables_are_enough(reports: IuXray, tmp_path: Path) -> None:
 @needs_reports
 def test_r2gens_annotation_is_enough(tmp_path: Path) -> None:
     (tmp_path / "annotation.json").symlink_to(REPORTS / ANNOTATION)
-    film = tmp_path / "images" / "CXR2384_IM-0942" / "1.png"
-    film.parent.mkdir(parents=True)
-    film.touch()
+    image = tmp_path / "images" / "CXR2384_IM-0942" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.touch()
     reader = IuXray(tmp_path, images=tmp_path / "images")
     studies = reached(reader)
     assert Counter(study.split for study in studies) == {"train": 2069, "validate": 296, "test": 590}
     assert sum(len(study.images) for study in studies if study.split == "test") == 1180
     (study,) = reader.studies("CXR2384")
     assert [image.id for image in study.images] == ["CXR2384_IM-0942/0", "CXR2384_IM-0942/1"]
-    assert [reader.film(study, image) for image in study.images] == [None, film]
+    assert [reader.image_file(study, image) for image in study.images] == [None, image]
 
 
 @needs_reports
@@ -162,11 +162,11 @@ def test_studies_outside_the_annotation_are_left_out(tmp_path: Path) -> None:
 
 
 @needs_reports
-def test_hashed_split_is_stable_and_near_its_shares(reports: IuXray) -> None:
+def test_seeded_split_is_stable_and_near_its_shares(reports: IuXray) -> None:
     splits = Counter(s.split for s in reports._studies.values())
     assert abs(splits["train"] / 3955 - 0.7) < 0.02
     assert abs(splits["validate"] / 3955 - 0.1) < 0.02
-    assert iu_xray.split_of("CXR1") == iu_xray.split_of("CXR1")
+    assert iu_xray.default_split("CXR1") == "train"
 
 
 def test_bad_report_is_named_and_skipped_or_fatal(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_damaged_tables_are_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metadata.*download it again"):
         MimicCxr(broken).patients()
     shutil.copy(broken / "mimic-cxr-2.0.0-chexpert.csv.gz", table)
-    with pytest.raises(DataError, match="lacks the columns dicom_id"):
+    with pytest.raises(DataError, match="has no columns dicom_id"):
         MimicCxr(broken).patients()
 
 
@@ -268,14 +268,14 @@ def wheel(path: Path, data: bytes) -> Path:
 def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="sha256 differs"):
         fetch.unpack(wheel(tmp_path / "w.whl", b"other"), tmp_path, list(fetch.FILES))
-    assert fetch.lacking(tmp_path) == list(fetch.FILES)
+    assert fetch.missing(tmp_path) == list(fetch.FILES)
 
 
 @needs_reports
 def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(REPORTS / "NLMCXR_reports.tgz", tmp_path)
     shutil.copy(REPORTS / "nlmcxr_dicom_metadata.csv.gz", tmp_path)
-    assert fetch.lacking(tmp_path) == ["BBox_List_2017.csv.gz"]
+    assert fetch.missing(tmp_path) == ["BBox_List_2017.csv.gz"]
     shutil.copy(SHARED / "nih_cxr14" / "BBox_List_2017.csv.gz", tmp_path)
     monkeypatch.setattr(fetch, "_download", lambda scratch: pytest.fail("downloaded again"))
     assert fetch.fetch(tmp_path) == []

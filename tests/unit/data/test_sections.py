@@ -189,7 +189,7 @@ def test_overrides_of_a_file_reach_the_studies(tmp_path: Path) -> None:
     after = read(section_overrides=str(file))
     assert after[first][0] == "" and after[first][1]
     file.write_text(json.dumps({f"s{first}": {"section": "gossip"}}))
-    with pytest.raises(DataError, match=rf"overrides.json: study s{first} asks for the section 'gossip'.*findings"):
+    with pytest.raises(DataError, match=rf"overrides.json: study s{first} names the section 'gossip'.*findings"):
         read(section_overrides=str(file))
     assert after[second][0].startswith("Zebra")
     assert {s: t for s, t in after.items() if s not in (first, second)} == {

@@ -12,7 +12,7 @@ from diagcot.jobs.settings import load
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build
 from diagcot.shards.settings import BuildSettings, Source, check
-from tests.unit.data.test_collections import MINE, MS_PATH, film, needs_nih, put
+from tests.unit.data.test_collections import MINE, MS_PATH, needs_nih, put, write_image
 from tests.unit.data.test_collections import SHARED as DATA
 
 
@@ -26,7 +26,7 @@ def built(root: Path, *sources: dict[str, Any], **more: Any) -> tuple[Shard, dic
 
 
 @needs_nih
-def test_nihs_films_with_labels_and_boxes_become_a_shard_without_a_report(tmp_path: Path) -> None:
+def test_nihs_images_with_labels_and_boxes_become_a_shard_without_a_report(tmp_path: Path) -> None:
     shard, counts, _ = built(tmp_path, {"kind": "nih_cxr14", "path": str(DATA / "nih_cxr14")})
     assert (counts["studies"], counts["images"], counts["bad_images"]) == (33, 33, 0)
     found = {study.id: study for study in map(shard.study, range(len(shard)))}
@@ -58,15 +58,15 @@ def test_phrases_and_order_reach_the_shard(tmp_path: Path) -> None:
     put(tmp_path / "MS_CXR_Local_Alignment_v1.1.0.csv",
         "category_name,label_text,path,x,y,w,h,image_width,image_height,dicom_id,split",
         f"Pneumonia,left base,{MS_PATH},1,2,5,6,40,20,{Path(MS_PATH).stem},val")  # fmt: skip
-    film(tmp_path / MS_PATH)
+    write_image(tmp_path / MS_PATH)
     put(
         tmp_path / "clinic.yaml",
         MINE.replace("visit: visit", "").replace("    view: view", "    view: view\n    order: day"),
     )
     row = {"id": "a", "who": "p", "visit": "v", "view": "pa", "found": [], "box": None, "day": 7,
            "text": "FINDINGS: Clear.\n\nIMPRESSION: Normal."}  # fmt: skip
-    put(tmp_path / "films.jsonl", json.dumps(row))
-    film(tmp_path / "png" / "a.png")
+    put(tmp_path / "images.jsonl", json.dumps(row))
+    write_image(tmp_path / "png" / "a.png")
     sources = [
         {"kind": "ms_cxr", "path": str(tmp_path)},
         {"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)},
@@ -77,40 +77,40 @@ def test_phrases_and_order_reach_the_shard(tmp_path: Path) -> None:
     assert second.order == "000000000007"
 
 
-def test_what_is_wrong_in_a_collection_is_told_in_events(tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_collection_is_reported_in_events(tmp_path: Path) -> None:
     put(tmp_path / "clinic.yaml", MINE)
     row = {"id": "a", "who": "p", "visit": "v", "view": "pa", "found": [], "box": None,
            "text": "FINDINGS: Clear.\n\nIMPRESSION: Normal."}  # fmt: skip
     lost = {**row, "id": "b", "visit": "w"}
     bad = {**row, "id": "c", "visit": "x", "box": [3, 3, 1, 1]}
-    put(tmp_path / "films.jsonl", *map(json.dumps, (row, lost, bad)))
-    film(tmp_path / "png" / "a.png")
+    put(tmp_path / "images.jsonl", *map(json.dumps, (row, lost, bad)))
+    write_image(tmp_path / "png" / "a.png")
     source = {"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)}
     _, counts, events = built(tmp_path, source)
     assert (counts["studies"], counts["bad_images"], counts["bad_reports"]) == (1, 1, 1)
     told = {event["event"]: event for event in events}
-    assert "b.png" in told["bad_image"]["what"] and "is not there" in told["bad_image"]["what"]
-    assert told["bad_report"]["report"].endswith("films.jsonl:3")
-    with pytest.raises(UserError, match=r"films\.jsonl:3: a box"):
+    assert "b.png" in told["bad_image"]["what"] and "does not exist" in told["bad_image"]["what"]
+    assert told["bad_report"]["report"].endswith("images.jsonl:3")
+    with pytest.raises(UserError, match=r"images\.jsonl:3: a box"):
         built(tmp_path / "again", source, on_bad_report="fail")
 
 
-def test_each_fault_is_told_once_whatever_the_number_of_shards(tmp_path: Path) -> None:
+def test_each_fault_is_reported_once_whatever_the_number_of_shards(tmp_path: Path) -> None:
     put(tmp_path / "clinic.yaml", MINE)
     rows = [{"id": f"f{n}", "who": f"p{n}", "visit": f"v{n}", "view": "pa", "found": [], "box": [2, 2, 3, 3],
              "text": "FINDINGS: Clear.\n\nIMPRESSION: Normal."} for n in range(8)]  # fmt: skip
-    put(tmp_path / "films.jsonl", *map(json.dumps, [*rows, {**rows[0], "id": "x", "box": [3, 3, 1, 1]}]))
+    put(tmp_path / "images.jsonl", *map(json.dumps, [*rows, {**rows[0], "id": "x", "box": [3, 3, 1, 1]}]))
     for n in range(8):
-        film(tmp_path / "png" / f"f{n}.png")
+        write_image(tmp_path / "png" / f"f{n}.png")
     sources = [{"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)}]
     ctx = context(tmp_path, {"sources": sources, "shards": 3, "image_size": 64}, stage="shard")
     results = [run_unit(build, Unit(f"{part:05d}"), ctx) for part in range(3)]
     told = [json.loads(line)["report"] for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines()]
-    assert sorted(told) == sorted([*(f"clinic/v{n}/f{n}" for n in range(8)), f"{tmp_path / 'films.jsonl'}:9"])
+    assert sorted(told) == sorted([*(f"clinic/v{n}/f{n}" for n in range(8)), f"{tmp_path / 'images.jsonl'}:9"])
     assert sum(result.counts["bad_reports"] for result in results if result) == 9
 
 
-def test_a_recipe_that_names_no_collection_is_told_by_line(tmp_path: Path) -> None:
+def test_a_recipe_that_names_no_collection_is_reported_by_line(tmp_path: Path) -> None:
     put(
         tmp_path / "stage.yaml",
         "shards: 1",
@@ -120,7 +120,7 @@ def test_a_recipe_that_names_no_collection_is_told_by_line(tmp_path: Path) -> No
         "    kind: nih_cxr41",
     )
     with pytest.raises(
-        UserError, match=r"stage\.yaml:5: .*no collection is called 'nih_cxr41'; did you mean 'nih_cxr14'"
+        UserError, match=r"stage\.yaml:5: .*no collection has the name 'nih_cxr41'; did you mean 'nih_cxr14'"
     ):
         load(tmp_path / "stage.yaml", BuildSettings)
     put(tmp_path / "stage.yaml", "sources:", f"  - kind: {tmp_path / 'mine.yaml'}", "    path: b")
@@ -131,7 +131,7 @@ def test_a_recipe_that_names_no_collection_is_told_by_line(tmp_path: Path) -> No
         load(tmp_path / "stage.yaml", BuildSettings)
 
 
-def test_what_is_missing_of_every_source_is_told_before_submission(tmp_path: Path) -> None:
+def test_what_is_missing_of_every_source_is_reported_before_submission(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     sources = [
         {"kind": "padchest", "path": str(tmp_path)},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diagcot.data.errors import DataError
 from diagcot.data.readers import layouts, registry
-from diagcot.data.readers.collection import Collection
+from diagcot.data.readers.collection import TableCollection
 from diagcot.data.readers.iu_xray import IuXray
 from diagcot.data.readers.tables import identifier, rows
 
@@ -75,8 +75,8 @@ def test_a_long_report_is_read_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b"idd,text\n1,x\n", r"t\.csv lacks the columns id; did you mean 'idd'"),
-        (b"", r"lacks the columns id, text"),
+        (b"idd,text\n1,x\n", r"t\.csv has no columns id; did you mean 'idd'"),
+        (b"", r"has no columns id, text"),
         (b"id,text\n1,x\n2,caf\xe9\n", r"t\.csv:3 is not utf-8 text; .*iconv"),
         (b'id,text\n1,x\n2,"never closed\n3,y\n', r"t\.csv:3: .*quote that is not closed"),
         (b'id,text\n1,x\n2,"' + b"y" * (17 << 20), r"t\.csv:3: .*quote that is not closed"),
@@ -85,7 +85,7 @@ def test_a_long_report_is_read_whole(tmp_path: Path) -> None:
     ],
     ids=["columns", "empty", "latin-1", "quote", "huge", "short", "long"],
 )
-def test_damage_is_told_by_file_and_line(raw: bytes, told: str, tmp_path: Path) -> None:
+def test_damage_is_reported_by_file_and_line(raw: bytes, told: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=told):
         read(table(tmp_path / "t.csv", raw))
 
@@ -94,10 +94,10 @@ def test_another_encoding_can_be_named(tmp_path: Path) -> None:
     assert read(table(tmp_path / "t.csv", b"id,text\n2,caf\xe9\n"), encoding="latin-1") == [("2", "café")]
 
 
-def test_a_torn_download_is_told_with_the_line_it_reached(tmp_path: Path) -> None:
+def test_a_torn_download_is_reported_with_the_line_it_reached(tmp_path: Path) -> None:
     whole = gzip.compress("".join(["id,text\n", *(f"{n},{os.urandom(8).hex()}\n" for n in range(20_000))]).encode())
     path = table(tmp_path / "t.csv.gz", whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"t\.csv\.gz ends in the middle, after line \d{4,}: download it again"):
+    with pytest.raises(DataError, match=r"t\.csv\.gz is incomplete after line \d{4,}: download it again"):
         read(path)
     table(path, b"<html>404</html>")
     with pytest.raises(DataError, match=r"cannot be read .*download it again"):
@@ -124,13 +124,13 @@ def test_other_names_are_left_alone(value: str) -> None:
     [
         ("t.jsonl", '{"id": 1, "text": "a"}\n{"id": 2\n', r"t\.jsonl:2 is not JSON"),
         ("t.jsonl", '{"id": 1, "text": "a"}\n[1]\n', r"t\.jsonl:2 is not a JSON object"),
-        ("t.jsonl", '{"id": 1, "txt": "a"}\n', r"t\.jsonl:1 lacks the columns text; did you mean 'txt'"),
+        ("t.jsonl", '{"id": 1, "txt": "a"}\n', r"t\.jsonl:1 has no columns text; did you mean 'txt'"),
         ("t.json", "[1, 2]", "neither a list of records nor COCO"),
         ("t.json", "{", "is not JSON"),
         ("t.json", '{"images": [], "annotations": [{"image_id": 1}]}', "1 annotated images are not in its list"),
     ],
 )
-def test_damaged_json_is_told(name: str, text: str, told: str, tmp_path: Path) -> None:
+def test_damaged_json_is_reported(name: str, text: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=told):
         read(table(tmp_path / name, text))
 
@@ -140,12 +140,12 @@ NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,View Position\n"
 ROWS = [f"0000000{n}_000.png,No Finding,0,{n},PA" for n in range(1, 7)]
 
 
-def nih(root: Path, *lines: str, boxes: str = "", **options: str) -> Collection:
+def nih(root: Path, *lines: str, boxes: str = "", **options: str) -> TableCollection:
     table(root / "Data_Entry_2017.csv", NIH + "\n".join(lines) + "\n")
     (root / "images").mkdir(exist_ok=True)
     if boxes:
         table(root / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,\n" + boxes)
-    reader = Collection(registry.find("nih_cxr14"), root, **options)  # type: ignore[arg-type]
+    reader = TableCollection(registry.find("nih_cxr14"), root, **options)  # type: ignore[arg-type]
     reader.patients()
     return reader
 
@@ -153,7 +153,7 @@ def nih(root: Path, *lines: str, boxes: str = "", **options: str) -> Collection:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        (ROWS[0], "a second row of film 00000001_000.png; the first one counts"),
+        (ROWS[0], "a second row of image 00000001_000.png; the first one is used"),
         ("284_0.png,No Finding,0,7,PA", "Image Index is '284_0.png', not of the form"),
         (",No Finding,0,7,PA", "the row names no image"),
         ("00000007_000.png,No Finding,0,7,PA,x", "6 fields where the header has 5"),
@@ -177,33 +177,33 @@ def test_a_bad_box_is_noted(box: str, tmp_path: Path) -> None:
     assert len(study.images[0].boxes) == 1
 
 
-def test_a_box_beyond_its_film_is_noted(tmp_path: Path) -> None:
+def test_a_box_beyond_its_image_is_noted(tmp_path: Path) -> None:
     reader = nih(
         tmp_path, *ROWS, boxes="00000001_000.png,Mass,2000,2000,20,30,,,\n00000001_000.png,Mass,1000,0,100,9,,,\n"
     )
     (study,) = reader.studies("1")
     assert [box.x2 for box in study.images[0].boxes] == [1.0]  # the second is cut at the edge
-    assert [what for _, what in reader.bad] == ["a box lies outside its film; are the sizes those of this edition?"]
+    assert [what for _, what in reader.bad] == ["a box lies outside its image; are the sizes those of this edition?"]
 
 
 def test_a_table_of_nothing_but_bad_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"3 of 4 rows cannot be used; the first is .*\.csv:2: Image Index is '1\.png'"):
         nih(tmp_path, "1.png,,0,1,PA", "2.png,,0,2,PA", "3.png,,0,3,PA", ROWS[0])
-    with pytest.raises(DataError, match="names a film"):
+    with pytest.raises(DataError, match="names an image"):
         nih(tmp_path)
     with pytest.raises(DataError, match=r"\.csv:2: Patient ID is '1\.2E\+08'.*spreadsheet"):
         nih(tmp_path, ROWS[0].replace(",1,", ",1.2E+08,"))
 
 
 def test_links_that_form_a_loop_end_and_linked_folders_are_read(tmp_path: Path) -> None:
-    films = tmp_path / "films"
-    (films / "a").mkdir(parents=True)
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "CXR1_IM-1.png").touch()
-    (films / "a" / "up").symlink_to(films)
-    (films / "b").symlink_to(tmp_path / "elsewhere")
-    (films / "self").symlink_to("self")
-    names = [path.name for path in layouts.files(films)]
+    (images / "a" / "up").symlink_to(images)
+    (images / "b").symlink_to(tmp_path / "elsewhere")
+    (images / "self").symlink_to("self")
+    names = [path.name for path in layouts.files(images)]
     assert names.count("CXR1_IM-1.png") == 1 and "self" in names
 
 
@@ -223,7 +223,7 @@ def test_readers_leave_a_read_only_folder_as_it_is(tmp_path: Path) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
         assert len(list(IuXray(root).studies("CXR1"))) == 1
-        assert len(Collection(registry.find("nih_cxr14"), nih_root).patients()) == 6
+        assert len(TableCollection(registry.find("nih_cxr14"), nih_root).patients()) == 6
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     finally:
         for path in before:

@@ -14,7 +14,7 @@ from diagcot.data.reports.transforms import (
     clean_mimic,
     findings_alone,
     one_line,
-    spelled_out,
+    single_transforms,
     tokens_apart,
 )
 from diagcot.data.study import Study
@@ -121,11 +121,11 @@ def test_vocabulary_and_length_come_from_the_training_reports() -> None:
 
 
 def test_names() -> None:
-    assert spelled_out(["fi", "r2gen_mimic"]) == ["fi", "clean_mimic", "vocabulary:10", "words:99"]
+    assert single_transforms(["fi", "r2gen_mimic"]) == ["fi", "clean_mimic", "vocabulary:10", "words:99"]
     assert findings_alone(["r2gen_iu"]) and not findings_alone(["fi", "one_line"])
     for wrong in ("r2gen", "vocabulary", "words:0", "words:x", "fi:2"):
         with pytest.raises(ValueError, match="known: fi, one_line"):
-            spelled_out([wrong])
+            single_transforms([wrong])
         with pytest.raises(ValueError, match="unknown transform"):
             Source(kind="mimic_cxr", path="x", transforms=[wrong])
 
@@ -158,7 +158,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
     return Shard(shard_paths(ctx.output)[0])
 
 
-def test_one_sample_of_a_study_shows_all_its_films(shard: Shard) -> None:
+def test_one_sample_of_a_study_shows_all_its_images(shard: Shard) -> None:
     by_image = list(report_samples(shard, "x", "train"))
     by_study = list(report_samples(shard, "x", "train", "study"))
     assert len({sample.study for sample in by_image}) == len(by_study) < len(by_image)

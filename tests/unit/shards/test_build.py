@@ -99,7 +99,7 @@ def test_splits_limits_and_frontals(tree: Path, tmp_path: Path) -> None:
 
 
 def spoilt(tree: Path, to: Path) -> Path:
-    """A copy of the tree with one torn film and one film missing."""
+    """A copy of the tree with one torn image and one image missing."""
     shutil.copytree(tree, to)
     first, second, *_ = sorted((to / "tree" / "files").rglob("*.jpg"))
     first.write_bytes(first.read_bytes()[:500])
@@ -107,7 +107,7 @@ def spoilt(tree: Path, to: Path) -> Path:
     return to
 
 
-def test_bad_films_are_named_counted_and_skipped(tree: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_counted_and_skipped(tree: Path, tmp_path: Path) -> None:
     ctx = shard_context(tmp_path, spoilt(tree, tmp_path / "bad"), shards=1)
     (result,) = built(ctx)
     assert result is not None
@@ -115,7 +115,7 @@ def test_bad_films_are_named_counted_and_skipped(tree: Path, tmp_path: Path) -> 
     events = [json.loads(line) for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines()]
     told = [event["what"] for event in events if event["event"] == "bad_image"]
     assert len(told) == 2
-    assert any("not a readable film" in what for what in told) and any("is not there" in what for what in told)
+    assert any("not a readable image" in what for what in told) and any("does not exist" in what for what in told)
     assert all("phantom/5" in what and ".jpg" in what for what in told)
     left_out = Shard(ctx.output / "00000.h5").left_out()
     assert [f"{study}/{image}" for study, image, _ in left_out] == [what.split(" ")[0] for what in told]
@@ -150,18 +150,18 @@ def test_an_interrupted_unit_goes_on_where_it_was(tree: Path, tmp_path: Path, mo
     killed.progress = lambda done, *a, **b: kill({"done": done})  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         built(killed)
-    torn = max(killed.workspace.glob("*.films"), key=lambda path: path.stat().st_size)
+    torn = max(killed.workspace.glob("*.images"), key=lambda path: path.stat().st_size)
     torn.write_bytes(torn.read_bytes()[:-100])  # as a crashed node may leave it
     before = len(converted)
     ctx = shard_context(tmp_path, tmp_path / "bad", shards=1)
     (result,) = built(ctx)
     assert result is not None and 10 < result.counts["resumed"] < 40
-    assert 80 - len(converted) + before > 20  # films that were not converted again
+    assert 80 - len(converted) + before > 20  # images that were not converted again
     assert (ctx.output / "00000.h5").read_bytes() == (alone.output / "00000.h5").read_bytes()
     assert list(ctx.workspace.iterdir()) == []
 
 
-def test_films_of_other_settings_are_not_used(tree: Path, tmp_path: Path) -> None:
+def test_images_of_other_settings_are_not_used(tree: Path, tmp_path: Path) -> None:
     ctx = shard_context(tmp_path, tree, shards=1)
     ctx.on_progress = lambda row: ctx.stop.set()
     assert built(ctx) == [None]
@@ -169,7 +169,7 @@ def test_films_of_other_settings_are_not_used(tree: Path, tmp_path: Path) -> Non
     assert result is not None and result.counts["resumed"] == 0
 
 
-def test_bad_films_are_fatal_when_asked(tree: Path, tmp_path: Path) -> None:
+def test_bad_images_are_fatal_when_asked(tree: Path, tmp_path: Path) -> None:
     ctx = shard_context(tmp_path, spoilt(tree, tmp_path / "bad"), shards=1, on_bad_image="fail")
     with pytest.raises(ImageError, match="phantom/5"):
         built(ctx)
@@ -188,7 +188,7 @@ def test_a_stop_leaves_nothing_behind(tree: Path, tmp_path: Path) -> None:
 
 
 def iu_reports(root: Path) -> Path:
-    """An archive of ten reports without films in IU-Xray's form."""
+    """An archive of ten reports without images in IU-Xray's form."""
     with tarfile.open(root / "NLMCXR_reports.tgz", "w:gz") as out:
         for number in range(10):
             text = f"""<eCitation><uId id="CXR{number}"/><AbstractText Label="FINDINGS">No effusion.</AbstractText>
@@ -202,7 +202,7 @@ def iu_reports(root: Path) -> Path:
 
 
 def test_phantoms_are_drawn_from_reports_and_mixed_in(tree: Path, tmp_path: Path) -> None:
-    iu = {"kind": "iu_xray", "path": str(iu_reports(tmp_path)), "images": "", "phantom_films": True, "max_studies": 7}
+    iu = {"kind": "iu_xray", "path": str(iu_reports(tmp_path)), "images": "", "phantom_images": True, "max_studies": 7}
     ctx = shard_context(tmp_path, tree, sources=[*settings()["sources"], iu], shards=1)
     (result,) = built(ctx)
     shard = Shard(ctx.output / "00000.h5")
@@ -217,21 +217,21 @@ def test_phantoms_are_drawn_from_reports_and_mixed_in(tree: Path, tmp_path: Path
 
 
 def test_decoding_at_a_dct_scale_is_as_good_as_decoding_all(tmp_path: Path) -> None:
-    """At least 40 dB beside a film that was decoded whole; errors of JPEG of quality 90 itself are of that size."""
+    """At least 40 dB beside an image that was decoded whole; errors of JPEG of quality 90 itself are of that size."""
     drawn = Pillow.open(io.BytesIO(draw("1", Findings(), "PA", 512).jpeg())).convert("L").resize((1250, 1500))
     noise = np.random.default_rng(0).normal(0, 3, (1500, 1250))
     whole = Pillow.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8))
     raw = io.BytesIO()
     whole.save(raw, "JPEG", quality=95)
     for size in (224, 336, 512, 740):
-        film = Pillow.open(io.BytesIO(convert(raw.getvalue(), size, 95).data))
-        best = Pillow.open(raw).convert("L").resize(film.size, Pillow.Resampling.LANCZOS)
-        error = np.mean((np.asarray(film, float) - np.asarray(best, float)) ** 2)
+        image = Pillow.open(io.BytesIO(convert(raw.getvalue(), size, 95).data))
+        best = Pillow.open(raw).convert("L").resize(image.size, Pillow.Resampling.LANCZOS)
+        error = np.mean((np.asarray(image, float) - np.asarray(best, float)) ** 2)
         assert 10 * np.log10(255**2 / error) > 40, size
 
 
 @needs_iu
-def test_real_films_are_used_where_they_are_there(tmp_path: Path) -> None:
+def test_real_images_are_used_where_they_are_there(tmp_path: Path) -> None:
     source = {"kind": "iu_xray", "path": str(REPORTS), "images": str(IMAGES)}
     ctx = context(tmp_path, {"sources": [source], "shards": 1, "image_size": 64}, stage="shard")
     (result,) = built(ctx)
@@ -242,7 +242,7 @@ def test_real_films_are_used_where_they_are_there(tmp_path: Path) -> None:
     assert len(ids) == result.counts["images"] <= 13
 
 
-def test_missing_data_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_reported_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IU_XRAY_DIR", raising=False)
     (tmp_path / "files").mkdir()
     sources = [
@@ -254,7 +254,7 @@ def test_missing_data_is_told_before_anything_is_built(tmp_path: Path, monkeypat
         check(BuildSettings(sources=sources))  # type: ignore[arg-type]
     for word in ("metadata.csv.gz", "make data-iu", "IU_XRAY_DIR", "$NOWHERE_SET"):
         assert word in str(error.value)
-    with pytest.raises(DataError, match="no input is called 'tree'"):
+    with pytest.raises(DataError, match="no input has the role 'tree'"):
         run_unit(build, Unit("00000"), context(tmp_path, settings()))
 
 
@@ -275,14 +275,14 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_places_are_settled_at_submission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IU_XRAY_DIR", "/films")
+    monkeypatch.setenv("IU_XRAY_DIR", "/images")
     monkeypatch.delenv("R2GEN", raising=False)
     source = {"kind": "iu_xray", "path": "data/iu_xray", "images": "$IU_XRAY_DIR", "annotation": "$R2GEN/a.json"}
     (first,) = BuildSettings(**settings(sources=[source])).sources
     monkeypatch.setenv("IU_XRAY_DIR", "/elsewhere")
     (again,) = BuildSettings(**settings(sources=[first.model_dump(mode="json")])).sources
     assert again == first
-    assert (first.path, first.images, first.annotation) == (str(fetch.PLACE), "/films", "$R2GEN/a.json")
+    assert (first.path, first.images, first.annotation) == (str(fetch.PLACE), "/images", "$R2GEN/a.json")
 
 
 def test_launchers_know_their_units() -> None:
@@ -298,8 +298,8 @@ def samples_of(shards: list[Shard], task: Any, **options: Any) -> list[Sample]:
 
 def test_report_samples(shards: list[Shard]) -> None:
     samples = samples_of(shards, report_samples)
-    films = sum(len(s.rows(i)) for s in shards for i in range(len(s)) if s.split(i) == "train")
-    assert len(samples) == films == len({sample.id for sample in samples})
+    images = sum(len(s.rows(i)) for s in shards for i in range(len(s)) if s.split(i) == "train")
+    assert len(samples) == images == len({sample.id for sample in samples})
     shard, sample = shards[0], samples[0]
     ref = sample.images[0]
     study = shard.study(shard.study_of(ref.row))
@@ -331,7 +331,7 @@ def test_grounding_samples_are_frontal_and_balanced(shards: list[Shard]) -> None
 
 
 @pytest.mark.parametrize(("labels", "asked"), [({"Edema": 0}, True), ({"Edema": -1}, False), ({}, False)])
-def test_a_real_film_without_boxes_is_asked_about_what_is_known_to_be_absent(
+def test_a_real_image_without_boxes_is_asked_about_what_is_known_to_be_absent(
     labels: dict[str, int], asked: bool
 ) -> None:
     boxed = Image("a", "PA", boxes=(Box("Edema", 0.1, 0.1, 0.2, 0.2),))

@@ -30,10 +30,10 @@ dataset, loading = lazy.Module("diagcot.shards.dataset"), lazy.Module("torch.uti
 
 
 def made(number: int) -> tuple[Study, list[Jpeg]]:
-    """A study of one to two phantom films, with text outside ASCII."""
+    """A study of one to two phantom images, with text outside ASCII."""
     findings = Findings(effusions=(Effusion("left", "small"),)) if number % 2 else Findings()
-    films = [draw(str(number), findings, view, 64) for view in VIEWS[: 1 + number % 2]]
-    images = tuple(Image(f"{number}-{f.view}", f.view, 64, 64, f.boxes, phantom=True) for f in films)
+    drawn = [draw(str(number), findings, view, 64) for view in VIEWS[: 1 + number % 2]]
+    images = tuple(Image(f"{number}-{d.view}", d.view, 64, 64, d.boxes, phantom=True) for d in drawn)
     study = Study(
         dataset="phantom",
         id=str(number),
@@ -45,7 +45,7 @@ def made(number: int) -> tuple[Study, list[Jpeg]]:
         labels=findings.labels() | {"Edema": -1},
         images=images,
     )
-    return study, [Jpeg(f.jpeg(), 64, 64, True) for f in films]
+    return study, [Jpeg(phantom.jpeg(), 64, 64, True) for phantom in drawn]
 
 
 STUDIES = [made(number) for number in range(9)]
@@ -53,8 +53,8 @@ STUDIES = [made(number) for number in range(9)]
 
 def write(path: Path, studies: list[tuple[Study, list[Jpeg]]] = STUDIES) -> Path:
     with ShardWriter(path, part=0, sources=[{"dataset": "phantom"}]) as writer:
-        for study, films in studies:
-            writer.add(study, films)
+        for study, jpegs in studies:
+            writer.add(study, jpegs)
     return path
 
 
@@ -66,7 +66,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_was_written_is_read(path: Path) -> None:
     shard = Shard(path)
     assert [shard.study(i) for i in range(len(shard))] == [study for study, _ in STUDIES]
-    jpegs = [film.data for _, films in STUDIES for film in films]
+    jpegs = [jpeg.data for _, jpegs in STUDIES for jpeg in jpegs]
     assert [shard.jpeg(row) for row in range(shard.images)] == jpegs
     for i, (study, _) in enumerate(STUDIES):
         assert [shard.image(row) for row in shard.rows(i)] == list(study.images)
@@ -86,7 +86,7 @@ def test_plain_h5py_needs_the_five_lines_of_the_documentation(path: Path, monkey
     monkeypatch.chdir(path.parent)
     found: dict[str, Any] = {}
     exec(lines, found)
-    assert found["film"].size == (64, 64) and found["film"].convert("RGB") == Shard(path).pixels(3)
+    assert found["image"].size == (64, 64) and found["image"].convert("RGB") == Shard(path).pixels(3)
     assert found["findings"] == STUDIES[2][0].findings == "Größe unauffällig."
 
 
@@ -109,7 +109,7 @@ def test_the_documented_loader_goes_on_within_an_epoch(path: Path) -> None:
     found: dict[str, Any] = {}
     exec(lines.replace("num_workers=8", "num_workers=0"), {"shard_paths": shard_paths} | known, found)
     train = [image for study, _ in STUDIES if study.split == "train" for image in study.images]
-    assert [film.size for batch in found["loader"] for film in batch] == [(64, 64)] * (len(train) - 2)
+    assert [image.size for batch in found["loader"] for image in batch] == [(64, 64)] * (len(train) - 2)
 
 
 def test_same_studies_same_bytes(path: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_whole_shard_has_no_faults(path: Path) -> None:
     assert list(faults(path)) == []
 
 
-def test_a_flipped_byte_is_found_in_its_film(path: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_in_its_image(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
     copy.write_bytes(path.read_bytes())
     with h5py.File(copy, "a") as f:
@@ -220,8 +220,8 @@ def test_parts_differ_from_their_share_by_less_than_two_patients(patients: dict[
     share = sum(patients.values()) / parts
     most = max(patients.values(), default=0)
     for part in range(parts):
-        films = sum(patients[patient] for patient in partition(patients, part, parts))
-        assert abs(films - share) <= most
+        images = sum(patients[patient] for patient in partition(patients, part, parts))
+        assert abs(images - share) <= most
 
 
 @settings(max_examples=25, deadline=None)
@@ -233,15 +233,15 @@ def test_the_order_of_reading_does_not_matter(patients: dict[str, int], parts: i
 
 @pytest.fixture(scope="module")
 def collection() -> tuple[dict[str, int], dict[str, float]]:
-    """Films and kilobytes of 65,379 patients: 3.5 studies each on average but a few with 174, and 1 to 4 films a study."""
+    """Images and kilobytes of 65,379 patients: 3.5 studies each on average but a few with 174, and 1 to 4 images a study."""
     rng = np.random.default_rng(0)
     studies = np.minimum(np.ceil(rng.pareto(1.3, 65_379) * 1.2), 174).astype(int).clip(1)
     more = rng.choice(4, studies.sum(), p=[0.5, 0.37, 0.11, 0.02])
-    films = studies + np.add.reduceat(more, np.cumsum(studies) - studies)
-    assert films.max() > 250 and 350_000 < films.sum() < 420_000
-    bytes_ = np.add.reduceat(rng.lognormal(4.5, 0.3, films.sum()), np.cumsum(films) - films)
-    names = [str(k) for k in range(len(films))]
-    return dict(zip(names, films.tolist(), strict=True)), dict(zip(names, bytes_.tolist(), strict=True))
+    images = studies + np.add.reduceat(more, np.cumsum(studies) - studies)
+    assert images.max() > 250 and 350_000 < images.sum() < 420_000
+    bytes_ = np.add.reduceat(rng.lognormal(4.5, 0.3, images.sum()), np.cumsum(images) - images)
+    names = [str(k) for k in range(len(images))]
+    return dict(zip(names, images.tolist(), strict=True)), dict(zip(names, bytes_.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("parts", [16, 64, 256, 1000])
@@ -267,7 +267,7 @@ def row(shard: Shard, row: int) -> str:
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (3, 0), (2, 2)])
-def test_ranks_and_workers_share_the_films(paths: list[Path], world: int, workers: int) -> None:
+def test_ranks_and_workers_share_the_images(paths: list[Path], world: int, workers: int) -> None:
     data, met = dataset.ShardDataset(paths, transform=row), []
     for rank in range(world):
         sampler = dataset.ShardSampler(len(data), rank=rank, world_size=world)
@@ -280,7 +280,7 @@ def test_ranks_and_workers_share_the_films(paths: list[Path], world: int, worker
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject) -> None:
-    films, seed, epoch = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+    images, seed, epoch = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
     before, after = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
     position = data.draw(st.integers(0, 12)) * before
     shuffle = data.draw(st.booleans())
@@ -288,18 +288,18 @@ def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject)
     def ranks(count: int, position: int = 0) -> list[list[int]]:
         found = []
         for rank in range(count):
-            sampler = dataset.ShardSampler(films, seed, shuffle, rank, count)
+            sampler = dataset.ShardSampler(images, seed, shuffle, rank, count)
             sampler.set_epoch(epoch, position)
             found.append(list(sampler))
             assert len(found[-1]) == len(sampler)
         return found
 
     whole = ranks(before)
-    assert sorted(n for rank in whole for n in rank) == list(range(films))
+    assert sorted(n for rank in whole for n in rank) == list(range(images))
     assert max(map(len, whole)) - min(map(len, whole)) <= 1
     first = [rank[: position // before] for rank in whole]  # stopped here, and continued on other ranks
     rest = ranks(after, position)
-    assert sorted(n for rank in first + rest for n in rank) == list(range(films))
+    assert sorted(n for rank in first + rest for n in rank) == list(range(images))
     (one,) = ranks(1)
     assert [rank[k] for k in range(len(whole[0])) for rank in whole if k < len(rank)] == one
 
@@ -343,4 +343,4 @@ def test_splits_and_default_items(paths: list[Path]) -> None:
     data = dataset.ShardDataset(paths, split="test")
     keys = {key for key, _, _ in data}
     assert keys == {study.key for study, _ in STUDIES if study.split == "test"}
-    assert all(film.mode == "RGB" for _, _, film in data)
+    assert all(image.mode == "RGB" for _, _, image in data)

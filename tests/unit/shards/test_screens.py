@@ -30,20 +30,20 @@ STUDIES = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards; study k has k words of findings, every third an effusion with its box, one film was left out."""
+    """Two shards; study k has k words of findings, every third an effusion with its box, one image was left out."""
     root = tmp_path_factory.mktemp("shards")
     for part in range(2):
         with ShardWriter(root / f"{part:05d}.h5", image_size=96) as writer:
             for k in range(part, STUDIES, 2):
                 findings = Findings(effusions=(Effusion("left", "large"),)) if k % 3 == 0 else Findings()
-                film = draw(str(k), findings, "PA", 96)
+                image = draw(str(k), findings, "PA", 96)
                 study = Study(
                     dataset="phantom", id=f"s{k}", patient=f"p{k}", split=SPLITS[k % 10 % 3], findings="word " * k,
-                    labels=findings.labels() | {"Edema": -1}, images=(Image(f"f{k}", "PA", 96, 96, film.boxes, True),),
+                    labels=findings.labels() | {"Edema": -1}, images=(Image(f"f{k}", "PA", 96, 96, image.boxes, True),),
                 )  # fmt: skip
-                writer.add(study, [Jpeg(film.jpeg(), 96, 96, True)])
+                writer.add(study, [Jpeg(image.jpeg(), 96, 96, True)])
             if part:
-                writer.leave_out("phantom/s99", "f99", "it is not a readable film (OSError: image file is truncated)")
+                writer.leave_out("phantom/s99", "f99", "it is not a readable image (OSError: image file is truncated)")
     return root
 
 
@@ -66,7 +66,7 @@ def test_info_counts_what_the_shards_hold(folder: Path) -> None:
     words = {"none": 1, "1-9": 9, "10-19": 10, "20-39": 10, "40-59": 0}
     for name, count in words.items():
         assert re.search(rf"^{name} +{count}\b", screen, re.M), name
-    assert "films left out: 1\n  1: it is not a readable film" in screen
+    assert "films left out: 1\n  1: it is not a readable image" in screen
     assert "boxes: Pleural Effusion 10" in screen and "phantoms (drawn, not films of persons): 30" in screen
     assert max(map(len, screen.splitlines())) <= 80
 
@@ -77,11 +77,12 @@ def test_info_is_plain_when_piped_and_does_not_wait_for_torch(folder: Path) -> N
         command = [sys.executable, "-c", code, "shards", *action, str(folder)]
         environment = os.environ | {"PYTHONPATH": str(REPO), "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
         done = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=120)
-        assert b"\x1b" not in done.stdout and max(map(len, done.stdout.splitlines())) <= 120
+        lines = done.stdout.replace(str(folder).encode(), b"").splitlines()
+        assert b"\x1b" not in done.stdout and max(map(len, lines)) <= 120
     (folder / "x.png").unlink()
 
 
-def test_nothing_to_show_is_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_show_is_reported(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for action in ("info", "show"):
         assert cli.main(["shards", action, str(tmp_path)]) == 1
         assert "error: " in capsys.readouterr().err
@@ -91,7 +92,7 @@ def test_nothing_to_show_is_told(tmp_path: Path, folder: Path, capsys: pytest.Ca
     assert "--out" in capsys.readouterr().err
 
 
-def test_the_contact_sheet_shows_films_and_boxes_to_the_user_alone(folder: Path, tmp_path: Path) -> None:
+def test_the_contact_sheet_shows_images_and_boxes_to_the_user_alone(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     out.touch(0o644)
     assert cli.main(["shards", "show", str(folder), "--out", str(out), "--count", "12"]) == 0
@@ -99,9 +100,9 @@ def test_the_contact_sheet_shows_films_and_boxes_to_the_user_alone(folder: Path,
     with Pillow.open(out) as sheet:
         values = np.asarray(sheet.convert("RGB")).astype(int)
     assert values.shape == (2 * (240 + 8 + 46) + 8, 6 * (240 + 8) + 8, 3)
-    films = [values[y : y + 240, x : x + 240] for y in (8, 302) for x in range(8, 6 * 248, 248)]
-    assert all(film.std() > 20 for film in films)
-    orange = [bool((np.abs(film - [255, 170, 0]).sum(2) == 0).sum() > 100) for film in films]
+    images = [values[y : y + 240, x : x + 240] for y in (8, 302) for x in range(8, 6 * 248, 248)]
+    assert all(image.std() > 20 for image in images)
+    orange = [bool((np.abs(image - [255, 170, 0]).sum(2) == 0).sum() > 100) for image in images]
     assert sum(orange) >= 6
     first = out.read_bytes()
     cli.main(["shards", "show", str(folder), "--out", str(out), "--count", "12"])
@@ -113,7 +114,7 @@ def test_the_contact_sheet_shows_films_and_boxes_to_the_user_alone(folder: Path,
     (folder / "contact.png").unlink()
 
 
-def test_a_patient_in_two_splits_is_told(tmp_path: Path) -> None:
+def test_a_patient_in_two_splits_is_reported(tmp_path: Path) -> None:
     study = Study("phantom", "1", "p", "train", images=(Image("f"),))
     with ShardWriter(tmp_path / "a.h5") as writer:
         writer.add(study, [Jpeg(b"", 1, 1, False)])

@@ -1,4 +1,4 @@
-"""Changed copies of films: where a bright rectangle goes, its box goes too."""
+"""Changed copies of images: where a bright rectangle goes, its box goes too."""
 
 import io
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SAMPLE = Sample(
 
 
 @pytest.fixture
-def film() -> bytes:
+def image() -> bytes:
     pixels = np.full((SIZE[1], SIZE[0]), 90, np.uint8)
     pixels[round(BOX.y1 * 200) : round(BOX.y2 * 200), round(BOX.x1 * 300) : round(BOX.x2 * 300)] = 200
     out = io.BytesIO()
@@ -41,12 +41,12 @@ def seen(jpeg: bytes) -> Box:
 
 
 @pytest.mark.parametrize("change", augmentation.CHANGES)
-def test_the_box_follows_the_film(film: bytes, change: str) -> None:
-    changed = augmentation.augmented_jpeg(film, change)
+def test_the_box_follows_the_image(image: bytes, change: str) -> None:
+    changed = augmentation.augmented_jpeg(image, change)
     assert (
-        changed != film
+        changed != image
         and Image.open(io.BytesIO(changed)).size == SIZE
-        and augmentation.augmented_jpeg(film, change) == changed
+        and augmentation.augmented_jpeg(image, change) == changed
     )
     moved = augmentation.augmented_box(BOX, change, *SIZE)
     assert boxes.iou([seen(changed)], [moved])[0, 0] > 0.9
@@ -54,7 +54,7 @@ def test_the_box_follows_the_film(film: bytes, change: str) -> None:
     assert (boxes.iou([BOX], [moved])[0, 0] < 0.8) == turned
 
 
-def test_a_box_at_the_edge_stays_on_the_film() -> None:
+def test_a_box_at_the_edge_stays_on_the_image() -> None:
     for change in augmentation.CHANGES:
         moved = augmentation.augmented_box(Box("x", 0.0, 0.0, 0.1, 1.0), change, *SIZE)
         assert 0 <= moved.x1 < moved.x2 <= 1 and 0 <= moved.y1 < moved.y2 <= 1
@@ -78,9 +78,9 @@ def test_copies_of_what_has_boxes_alone() -> None:
     assert not list(augmentation.augmented_copies(clear, 3, 7, size)) and "change" not in clear.to_json()
 
 
-def test_training_sees_what_the_server_sees(film: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_sees_what_the_server_sees(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     class Shard:
-        jpeg: Callable[[int], bytes] = staticmethod(lambda row: film)
+        jpeg: Callable[[int], bytes] = staticmethod(lambda row: image)
 
     monkeypatch.setattr(ShardImages, "_shard", lambda self, ref: Shard)
     source, ref = ShardImages(None), ImageRef("a.h5", 3, "flip")  # type: ignore[arg-type]

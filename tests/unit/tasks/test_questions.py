@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = {"kind": "mimic_cxr", "path": str(root / "tree")}
     ctx = context(root, {"sources": [source], "image_size": 48}, stage="shard")
     run_unit(build, Unit("00000"), ctx)
-    film = convert((next((root / "tree" / "files").rglob("*.jpg"))), 16, 90, "a film")
+    image = convert((next((root / "tree" / "files").rglob("*.jpg"))), 16, 90, "an image")
     with ShardWriter(root / "doubts.h5") as writer:
         for number in range(300):
             stated = {
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 indication="Cough.", order=f"{number:04d}", labels=stated,
                 images=(Image(f"i{number}", ("PA", "AP", "LATERAL")[number % 3]),),
             )  # fmt: skip
-            writer.add(study, [film])
+            writer.add(study, [image])
     return root
 
 
@@ -306,10 +306,10 @@ def test_the_course_in_words(sentence: str, course: str) -> None:
 
 def test_grounding_in_pixels_is_the_box(phantoms: Shard) -> None:
     for sample in asked(phantoms, {"grounding_pixels": 1}):
-        film = phantoms.image(sample.images[0].row)
-        [box] = [box for box in film.boxes if box.label == sample.meta["label"]]
+        image = phantoms.image(sample.images[0].row)
+        [box] = [box for box in image.boxes if box.label == sample.meta["label"]]
         corners = json.loads(sample.answer)
-        scale = (film.width, film.height) * 2
+        scale = (image.width, image.height) * 2
         for corner, side, fraction in zip(corners, scale, (box.x1, box.y1, box.x2, box.y2), strict=True):
             assert abs(corner - side * fraction) <= 0.5
 
@@ -324,7 +324,7 @@ def test_parts_of_reports(phantoms: Shard) -> None:
         assert (study.findings.lower() in sample.prompt) == (sample.task == "fs")
 
 
-def test_one_question_shows_all_films_of_a_study(phantoms: Shard) -> None:
+def test_one_question_shows_all_images_of_a_study(phantoms: Shard) -> None:
     found = asked(phantoms, {"binary": 1, "fg": 1, "open": 1}, views="study")
     studies = {(s := phantoms.study(i)).key: s for i in range(len(phantoms))}
     assert {len(s.images) for s in found} == {2}
