@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tests import lazy
-
-torch, transformers = lazy.Module("torch"), lazy.Module("transformers")
-
 HIDDEN, WIDTH, FEATURE, FORWARD = 16, 6, 4, 12
 WORDS = re.split(
     " ",
@@ -23,6 +19,8 @@ RELATIONS = ("modify", "located_at", "suggestive_of")
 
 def numbers(shape: tuple[int, ...], turn: int, scale: float = 1.0) -> Any:
     """Normal numbers from the generator whose stream NumPy has frozen for good."""
+    import torch
+
     return torch.from_numpy(scale * np.random.RandomState(turn).standard_normal(shape)).float()
 
 
@@ -35,6 +33,8 @@ def settle(model: Any, scale: float) -> Any:
 
 
 def bert_config(positions: int = 512) -> Any:
+    import transformers
+
     return transformers.BertConfig(
         vocab_size=len(WORDS),
         hidden_size=HIDDEN,
@@ -54,6 +54,9 @@ def write_vocabulary(folder: Path, words: list[str] = WORDS) -> None:
 
 def write_chexbert(root: Path) -> Path:
     """chexbert.pth as published: `model_state_dict` under DataParallel's names, a buffer of old transformers included."""
+    import torch
+    import transformers
+
     folder = root / "chexbert"
     write_vocabulary(folder)
     config = bert_config()
@@ -72,6 +75,7 @@ def write_chexbert(root: Path) -> Path:
 
 def write_roberta(root: Path) -> Path:
     """A RoBERTa of six layers under the name of distilroberta-base, its words in bytes and a few merges."""
+    import transformers
     from tokenizers.pre_tokenizers import ByteLevel
 
     folder = root / "distilroberta-base"
@@ -100,6 +104,9 @@ def write_roberta(root: Path) -> Path:
 
 def write_radgraph(root: Path, name: str, folded: int = 16) -> Path:
     """An archive of DyGIE++ as AllenNLP writes it, unpacked, whose transformer reads `folded` pieces at once."""
+    import torch
+    import transformers
+
     folder = root / name
     write_vocabulary(folder / "encoder")
     config = bert_config(64)
@@ -159,6 +166,8 @@ def write_radgraph(root: Path, name: str, folded: int = 16) -> Path:
 
 def write_ratescore(root: Path, python: str) -> Path:
     """A token classifier and an encoder as RaTEScore loads them, and the Python that has the package."""
+    import transformers
+
     folder = root / "ratescore"
     for part in ("ner", "synonyms"):
         write_vocabulary(folder / part)

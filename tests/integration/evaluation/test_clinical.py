@@ -22,11 +22,9 @@ from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics.graphs import Graph
 from diagcot.metrics.radcliq import radcliq_v1
-from tests import lazy
 from tests.integration.evaluation import report_models
 from tests.unit.evaluation.evaluated_run import MODELS, write_run
 
-torch, transformers = lazy.Module("torch"), lazy.Module("transformers")
 PUBLISHED = json.loads((Path(__file__).parent / "report_models.json").read_text())
 TEXTS = PUBLISHED["texts"]
 
@@ -76,6 +74,9 @@ def test_bertscore_is_that_of_the_package(models):
 
 def test_chexbert_reads_the_published_checkpoint(models):
     """The same labels and vectors as a BERT and heads put together by hand, whatever stands beside a text."""
+    import torch
+    import transformers
+
     texts = [*TEXTS, "", "left " * 700]
     reader = CheXbert(models / "chexbert", "cpu")
     read = reader.read(texts)
@@ -101,6 +102,8 @@ def test_chexbert_reads_the_published_checkpoint(models):
 
 
 def test_a_checkpoint_that_does_not_fit_is_told(models, tmp_path):
+    import transformers
+
     folder = report_models.write_chexbert(tmp_path)
     (folder / "config.json").write_text(
         transformers.BertConfig(vocab_size=5, hidden_size=16, num_attention_heads=2).to_json_string()

@@ -93,31 +93,28 @@ def test_space_for_weights_is_that_of_checkpoints_too(tmp_path: Path) -> None:
     assert cost.training_storage(tiny, ["lora"], LoraSettings(), DEEPSPEED) == adapter * 2 + 3 * adapter * 14
 
 
-def diagcot(*arguments: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], float]:
-    """The command without torch, at 80 columns; and its seconds of CPU."""
+def diagcot(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """The command at 80 columns, which must not import torch."""
     code = (
-        "import sys, time; from diagcot.cli import main as cli; end = cli.main(sys.argv[1:]);"
-        "sys.exit(f'torch: {time.process_time()}' if 'torch' in sys.modules else print(time.process_time()) or end)"
+        "import sys; from diagcot.cli import main as cli; end = cli.main(sys.argv[1:]);"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else end)"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PATH": f"{path}:{os.environ['PATH']}"}
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown, _, seconds = done.stdout.rstrip().rpartition("\n")
-    return subprocess.CompletedProcess(command, 0, shown, done.stderr), float(seconds)
+    return done
 
 
 def test_without_slurm_the_plan_is_shown_with_what_could_not_be_asked(tmp_path: Path) -> None:
     away = "!error: Unable to contact slurm controller (connect failure)\n"
     commands = fake_slurm(tmp_path / "bin", **dict.fromkeys(("sinfo", "scontrol", "squeue", "sbatch"), away))
-    plain, seconds = diagcot("plan", "--cluster", "example", path=str(commands))
+    plain = diagcot("plan", "--cluster", "example", path=str(commands))
     assert "? Slurm did not answer" in plain.stdout
     assert "phantoms" in plain.stdout and "nothing was submitted" in plain.stdout
     assert "\x1b" not in plain.stdout and "#SBATCH" not in plain.stdout
-    assert seconds < 1
-    dry, seconds = diagcot("submit", "--dry", "--cluster", "example", "--stage", "2", path=str(commands))
+    dry = diagcot("submit", "--dry", "--cluster", "example", "--stage", "2", path=str(commands))
     assert dry.stdout.count("#SBATCH --job-name=tiny.") == 4
-    assert seconds < 1
     calls = (commands / "calls").read_text().splitlines()
     assert all("--test-only" in line for line in calls if line.startswith("sbatch"))
 
@@ -125,6 +122,6 @@ def test_without_slurm_the_plan_is_shown_with_what_could_not_be_asked(tmp_path: 
 def test_what_is_lacking_is_a_warning_of_the_plan(tmp_path: Path) -> None:
     recipe = (ROOT / "recipes" / "tiny.yaml").read_text().replace("path: data/iu_xray", f"path: {tmp_path}/none")
     (tmp_path / "r.yaml").write_text(recipe)
-    shown, _ = diagcot("plan", "--recipe", str(tmp_path / "r.yaml"))
+    shown = diagcot("plan", "--recipe", str(tmp_path / "r.yaml"))
     assert "! The data is not complete" in shown.stdout and f"{tmp_path}/none" in shown.stdout
     assert not list((ROOT / "logs").glob("r/run.json"))

@@ -17,6 +17,7 @@ from diagcot.console.state import status
 from diagcot.console.state.executor import Answer
 from diagcot.console.state.status import Stage, snapshot
 from diagcot.jobs.state.attempts import job_names
+from tests import audit
 from tests.unit.console.console_run import FakeStage, typical_run
 
 
@@ -213,49 +214,43 @@ def test_what_is_done_is_listed_again_when_it_changed(tmp_path: Path, first: flo
 
 
 def test_a_hundred_thousand_units_of_four_thousand_tasks(tmp_path: Path) -> None:
-    """Parses the keys of tasks at work alone; the whole file's would take as long again for each look."""
+    """Opens the files of tasks at work alone, and the list of units once."""
     stage = FakeStage(tmp_path / "r", "a", 100_000, 4_000)
     stage.done(0, 1, time.time() - 60)
     for key in stage.keys[1:12_510]:
         os.link(stage.path / "done" / "00000.json", stage.path / "done" / f"{key}.json")
     for slot in range(564):
         stage.log(slot, f"5_{slot}-0")
-    began = time.process_time()
-    found = only(tmp_path / "r")
-    took = time.process_time() - began
+    with audit.counted("open") as opened:
+        found = only(tmp_path / "r")
     assert (found.done, sum(task.left for task in found.live), len(found.live)) == (12_510, 87_490, 3500)
-    assert took < 0.5, f"{took * 1000:.0f} ms"
+    assert opened["open"] < 300  # of some of the 500 tasks at work, and none of the 12,510 manifests
 
 
-def test_ten_thousand_units_in_a_tenth_of_a_second(tmp_path: Path) -> None:
-    stage = FakeStage(tmp_path / "r", "a", 10_000, 1_000)
-    stage.done(0, 6_000)
-    for slot in range(600, 664):
+@pytest.mark.parametrize("units", [1_000, 10_000])
+def test_a_look_costs_what_is_at_work_however_many_units_there_are(tmp_path: Path, units: int) -> None:
+    stage = FakeStage(tmp_path / "r", "a", units, units // 10)
+    stage.done(0, units // 2)
+    first = units // 20
+    for slot in range(first, first + 32):
         stage.log(slot, f"5_{slot}-0")
         stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), loss=1.0)
     snapshot(tmp_path / "r")
-    best = min(_seconds(tmp_path / "r") for _ in range(5))
-    assert best < 0.1, f"{best * 1000:.0f} ms"
+    with audit.counted("open", "os.listdir", "os.scandir") as looked:
+        assert snapshot(tmp_path / "r").stages[0].running == 32
+    assert looked["open"] < 32 + 50 and looked["os.listdir"] + looked["os.scandir"] < 50
 
 
-def _seconds(run: Path) -> float:
-    began = time.process_time()  # of this process: other work on the machine does not count
-    assert snapshot(run).stages[0].running == 64
-    return time.process_time() - began
-
-
-def test_screens_start_fast_and_without_the_domain() -> None:
+def test_screens_start_without_the_domain() -> None:
     code = (
-        "import time; began = time.process_time()\n"  # of this process: other work on the machine does not count
         "from diagcot.console.screens import failures, logs, plan as plan_screen, watch\n"
         "import sys, json\n"
         "heavy = [m for m in ('torch', 'transformers', 'vllm', 'h5py', 'numpy', 'pydantic') if m in sys.modules]\n"
         "ours = [m for m in sys.modules if m.startswith('diagcot.') and m.split('.')[1] not in ('console', 'jobs')]\n"
-        "print(json.dumps([time.process_time() - began, heavy, ours]))"
+        "print(json.dumps([heavy, ours, len(sys.modules)]))"
     )
-    runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
-    assert runs[0][1:] == [[], []]
-    assert min(run[0] for run in runs) < 0.3
+    heavy, ours, modules = json.loads(subprocess.check_output([sys.executable, "-c", code]))
+    assert heavy == ours == [] and modules < 500
 
 
 def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path: Path) -> None:

@@ -24,9 +24,6 @@ from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap
 from diagcot.metrics.labels import kappa
 from diagcot.serving import Reply
-from tests import lazy
-
-parquet, sklearn = lazy.Module("pyarrow.parquet"), lazy.Module("sklearn.metrics")
 
 OPTIONS = ["Edema", "Pleural Effusion", "No Finding"]
 
@@ -150,6 +147,8 @@ def test_closed_questions_in_the_table():
 
 
 def test_parquet_holds_every_prediction(tmp_path):
+    from pyarrow import parquet
+
     rows = labelled(3, "base", 0.5)
     path = predictions.write_parquet(tmp_path / "all.parquet", rows)
     back = parquet.read_table(path).to_pylist()
@@ -172,6 +171,8 @@ def test_reports_by_the_protocol_of_r2gen():
 
 
 def test_kappa_is_that_of_scikit_learn():
+    from sklearn import metrics as sklearn
+
     rng = np.random.default_rng(0)
     one, two = rng.random(200) < 0.4, rng.random(200) < 0.5
     counts = np.array([(one & two).sum(), (one & ~two).sum(), (~one & two).sum(), (~one & ~two).sum()], dtype=float)

@@ -113,6 +113,14 @@ def test_only_what_is_new_is_run_and_the_table_is_made_anew(tmp_path: Path) -> N
     assert stages(tmp_path)["cells"].keys[9:] == ["a.3", "new.3", "b.3"] and len(table(tmp_path)) == 1 + 12 * 3
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run that no test changes."""
+    root = tmp_path_factory.mktemp("finished")
+    grid(root, "debug", ["a", "b"]).submit()
+    return root
+
+
 @pytest.mark.parametrize(
     ("models", "more", "said"),
     [
@@ -126,14 +134,13 @@ def test_only_what_is_new_is_run_and_the_table_is_made_anew(tmp_path: Path) -> N
     ids=["stage gone", "order", "unit gone", "parameters", "settings", "a follower that cannot grow"],
 )
 def test_what_is_not_only_more_is_refused_and_changes_nothing(
-    tmp_path: Path, models: list[str], more: dict[str, Any], said: str
+    finished: Path, models: list[str], more: dict[str, Any], said: str
 ) -> None:
-    grid(tmp_path, "debug", ["a", "b"]).submit()
-    before = tree(tmp_path)
+    before = tree(finished)
     with pytest.raises(UserError) as error:
-        grid(tmp_path, "debug", models, **more).submit()
+        grid(finished, "debug", models, **more).submit()
     assert any(part in str(error.value) for part in said.split("|")) and "RUN=" in str(error.value)
-    assert tree(tmp_path) == before
+    assert tree(finished) == before
 
 
 def test_a_stage_that_cannot_grow_holds_back_what_it_was_made_from(tmp_path: Path) -> None:

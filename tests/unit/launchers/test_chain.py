@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -131,12 +130,10 @@ def diagcot(*arguments: str) -> subprocess.CompletedProcess[str]:
     "arguments", [("--help",), ("submit", "--dry", "--recipe", "tiny"), ("status", "--logs", "tests")]
 )
 def test_commands_that_plan_or_watch_never_import_torch(arguments: tuple[str, ...]) -> None:
-    started = time.monotonic()
     done = diagcot(*arguments)
-    seconds = time.monotonic() - started
     modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "diagcot" in modules and not modules & {"torch", "vllm", "transformers", "ray", "deepspeed"}
-    assert seconds < 10, "generous, for a loaded machine; the goal is 1 s"
+    assert not modules & {"numpy", "h5py", "PIL", "scipy"}  # a login node reads them slowly too
     assert "Traceback" not in done.stderr
 
 

@@ -7,9 +7,6 @@ from hypothesis import strategies as st
 
 from diagcot.metrics import labels, ranking
 from diagcot.metrics.intervals import Bootstrap
-from tests import lazy
-
-reference = lazy.Module("sklearn.metrics")
 
 
 def cases(seed, samples=60, columns=3, levels=6):
@@ -26,6 +23,8 @@ def cases(seed, samples=60, columns=3, levels=6):
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000))
 def test_areas_are_those_of_scikit_learn(seed):
+    from sklearn import metrics as reference
+
     scores, truth = cases(seed)
     times = np.random.default_rng(seed).integers(0, 4, (3, len(scores))).astype(float)
     times[:, :2] = 1
@@ -64,6 +63,8 @@ def test_a_rank_of_chance_is_a_half():
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000))
 def test_no_other_threshold_is_better(seed):
+    from sklearn import metrics as reference
+
     scores, truth = cases(seed)
     at = ranking.thresholds(scores, truth)
     for column in range(3):
@@ -75,6 +76,8 @@ def test_no_other_threshold_is_better(seed):
 
 
 def test_hard_decisions():
+    from sklearn import metrics as reference
+
     scores, truth = cases(3)
     claimed = scores >= 0.5
     counts = ranking.confusion(claimed, truth)

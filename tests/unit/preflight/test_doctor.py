@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -131,16 +130,12 @@ def test_unknown_cluster_is_bad_and_names_the_near_one() -> None:
     assert "did you mean 'laptop'?" in found[0].text
 
 
-def test_quick_and_without_torch() -> None:
+def test_it_never_imports_what_is_slow() -> None:
     code = (
         "import sys, json; from diagcot.preflight.doctor import main; main('tiny', 'laptop');"
         "print(json.dumps([m for m in ('torch', 'transformers', 'vllm', 'ray', 'deepspeed') if m in sys.modules]))"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # CPU time, its own children's included: other work on the machine does not count.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [], done.stderr
 
 

@@ -24,9 +24,6 @@ from diagcot.shards import Shard, shard_paths
 from diagcot.shards.partition import partition, partitions
 from diagcot.shards.verify import faults
 from diagcot.shards.writer import ShardWriter
-from tests import lazy
-
-dataset, loading = lazy.Module("diagcot.shards.dataset"), lazy.Module("torch.utils.data")
 
 
 def made(number: int) -> tuple[Study, list[Jpeg]]:
@@ -91,6 +88,10 @@ def test_plain_h5py_needs_the_five_lines_of_the_documentation(path: Path, monkey
 
 
 def test_the_documented_loader_goes_on_within_an_epoch(path: Path) -> None:
+    from torch.utils import data as loading
+
+    from diagcot.shards import dataset
+
     text = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text()
     (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "ShardSampler" in block]
     known: dict[str, Any] = {
@@ -268,6 +269,10 @@ def row(shard: Shard, row: int) -> str:
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (3, 0), (2, 2)])
 def test_ranks_and_workers_share_the_images(paths: list[Path], world: int, workers: int) -> None:
+    from torch.utils import data as loading
+
+    from diagcot.shards import dataset
+
     data, met = dataset.ShardDataset(paths, transform=row), []
     for rank in range(world):
         sampler = dataset.ShardSampler(len(data), rank=rank, world_size=world)
@@ -280,6 +285,8 @@ def test_ranks_and_workers_share_the_images(paths: list[Path], world: int, worke
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject) -> None:
+    from diagcot.shards import dataset
+
     images, seed, epoch = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
     before, after = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
     position = data.draw(st.integers(0, 12)) * before
@@ -308,6 +315,10 @@ def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject)
 def test_batches_do_not_depend_on_workers_and_go_on_where_they_stopped(
     paths: list[Path], method: str, workers: int
 ) -> None:
+    from torch.utils import data as loading
+
+    from diagcot.shards import dataset
+
     data = dataset.ShardDataset(paths, transform=row)
     sampler = dataset.ShardSampler(len(data), seed=5)
     alone = list(loading.DataLoader(data, batch_size=3, sampler=sampler))
@@ -320,6 +331,8 @@ def test_batches_do_not_depend_on_workers_and_go_on_where_they_stopped(
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
+    from diagcot.shards import dataset
+
     first, again, other = (dataset.ShardSampler(20, seed) for seed in (1, 1, 2))
     assert list(first) == list(again)
     assert list(first) != list(other)
@@ -330,6 +343,8 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_an_open_dataset_pickles_as_its_places(paths: list[Path]) -> None:
+    from diagcot.shards import dataset
+
     data = dataset.ShardDataset(paths)
     first = data[0]
     again = pickle.loads(pickle.dumps(data))
@@ -340,6 +355,8 @@ def test_an_open_dataset_pickles_as_its_places(paths: list[Path]) -> None:
 
 
 def test_splits_and_default_items(paths: list[Path]) -> None:
+    from diagcot.shards import dataset
+
     data = dataset.ShardDataset(paths, split="test")
     keys = {key for key, _, _ in data}
     assert keys == {study.key for study, _ in STUDIES if study.split == "test"}

@@ -13,7 +13,6 @@ from diagcot.tasks import augmentation
 from diagcot.tasks.prompts import grounding_answer
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.text.boxes import parse
-from diagcot.training.data.images import ShardImages
 
 SIZE = (300, 200)
 BOX = Box("Lung Opacity", 0.2, 0.5, 0.3, 0.8)
@@ -81,6 +80,8 @@ def test_copies_of_what_has_boxes_alone() -> None:
 def test_training_sees_what_the_server_sees(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     class Shard:
         jpeg: Callable[[int], bytes] = staticmethod(lambda row: image)
+
+    from diagcot.training.data.images import ShardImages
 
     monkeypatch.setattr(ShardImages, "_shard", lambda self, ref: Shard)
     source, ref = ShardImages(None), ImageRef("a.h5", 3, "flip")  # type: ignore[arg-type]

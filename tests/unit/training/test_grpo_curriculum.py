@@ -9,9 +9,6 @@ from hypothesis import strategies as st
 from diagcot.jobs.testing import context
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
-from tests import lazy
-
-curriculum = lazy.Module("diagcot.training.rl.curriculum")
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 
@@ -22,6 +19,8 @@ def many(count, name="d", **changes):
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(0, 5))
 def test_every_prompt_has_its_turn_once_an_epoch(count, per_step, seed):
+    from diagcot.training.rl import curriculum
+
     steps = -(-3 * count // per_step)
     stream = [
         index for step in range(steps) for index in curriculum.choose(count, step * per_step, per_step, str(seed))
@@ -32,6 +31,8 @@ def test_every_prompt_has_its_turn_once_an_epoch(count, per_step, seed):
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.1, 1), st.integers(1, 6), st.integers(1, 20))
 def test_a_mix_keeps_its_share_and_both_streams_their_turns(start, end, until, per_step, steps):
+    from diagcot.training.rl import curriculum
+
     settings = GrpoSettings().model_copy(
         update={"prompts_per_step": per_step, "mix": MixSettings(start=start, end=end, until=until)}
     )
@@ -48,6 +49,8 @@ def test_a_mix_keeps_its_share_and_both_streams_their_turns(start, end, until, p
 
 
 def gathered(tmp_path, rows, mixed=(), **changes):
+    from diagcot.training.rl import curriculum
+
     inputs = {}
     for role, mine in (("samples", rows), ("mix", mixed)):
         if mine:
@@ -59,6 +62,8 @@ def gathered(tmp_path, rows, mixed=(), **changes):
 
 
 def test_changed_copies_are_trained_on_and_never_validated_on(tmp_path, monkeypatch):
+    from diagcot.training.rl import curriculum
+
     monkeypatch.setattr(curriculum.ShardImages, "size", lambda self, ref: (64, 64))
     boxes = {"label": "Edema", "boxes": [[0.1, 0.1, 0.5, 0.5]]}
     rows = many(20, task="grounding", meta=boxes) + many(20, "clear", task="grounding", meta={**boxes, "boxes": []})
@@ -70,6 +75,8 @@ def test_changed_copies_are_trained_on_and_never_validated_on(tmp_path, monkeypa
 
 
 def test_held_out_patients_are_whole_and_in_no_other_part(tmp_path):
+    from diagcot.training.rl import curriculum
+
     rows = [sample.with_meta(patient=f"d/p{number // 2}") for number, sample in enumerate(many(40))]
     mixed = [replace(sample, id=f"{sample.id}:asked") for sample in rows]
     found = gathered(
@@ -110,6 +117,8 @@ def test_samples_of_the_test_split_are_refused(tmp_path):
 
 
 def test_references_go_to_the_reward_of_their_task():
+    from diagcot.training.rl import curriculum
+
     settings = GrpoSettings().model_copy(update={"rewards": {"binary": RewardSettings(name="closed")}})
     made = curriculum.Curriculum(settings, 7, 1, many(3), many(2, "m", task="binary"), many(1, "v"))
     assert {key: len(references) for key, references in made.corpus().items()} == {"": 4, "binary": 2}

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import lazy
-
-torch, objective = lazy.Module("torch"), lazy.Module("diagcot.training.rl.objective")
-
 GROUPS = st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=3)
 
 
 @given(GROUPS)
 def test_advantages_are_centred_with_unit_spread_or_zero(rewards):
+    import torch
+
+    from diagcot.training.rl import objective
+
     values = torch.tensor(rewards, dtype=torch.float64)
     result = objective.advantages(values)
     assert torch.isfinite(result).all()
@@ -22,31 +22,55 @@ def test_advantages_are_centred_with_unit_spread_or_zero(rewards):
 
 
 def test_equal_rewards_have_exactly_no_advantage():
+    import torch
+
+    from diagcot.training.rl import objective
+
     assert (objective.advantages(torch.full((2, 7), 0.1)) == 0).all()
 
 
 def test_the_standard_deviation_is_unbiased():
+    import torch
+
+    from diagcot.training.rl import objective
+
     assert objective.advantages(torch.tensor([[0.0, 1.0]])).tolist() == [
         pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-5)
     ]
 
 
 def test_unscaled_advantages_are_differences_from_the_mean():
+    import torch
+
+    from diagcot.training.rl import objective
+
     assert objective.advantages(torch.tensor([[0.0, 1.0, 2.0]]), scaled=False).tolist() == [[-1.0, 0.0, 1.0]]
 
 
 def test_a_group_of_one_is_refused():
+    import torch
+
+    from diagcot.training.rl import objective
+
     with pytest.raises(ValueError, match="n >= 2"):
         objective.advantages(torch.ones(4, 1))
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=8))
 def test_k3_is_never_negative_and_bounded(difference):
+    import torch
+
+    from diagcot.training.rl import objective
+
     value = objective.k3(torch.zeros(len(difference)), torch.tensor(difference))
     assert (value >= 0).all() and (value <= 10).all()
 
 
 def test_logprobs_are_those_of_the_sampled_distribution():
+    import torch
+
+    from diagcot.training.rl import objective
+
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 11, requires_grad=True)
     tokens = torch.randint(0, 8, (2, 3))
@@ -72,6 +96,10 @@ def test_logprobs_are_those_of_the_sampled_distribution():
     ],
 )
 def test_clipping_by_hand(ratio, advantage, loss):
+    import torch
+
+    from diagcot.training.rl import objective
+
     old, mask = torch.zeros(1, 1), torch.ones(1, 1)
     value = objective.token_losses(
         old + torch.tensor(ratio).log(), old, torch.tensor([advantage]), mask, objective.Objective(kl_coef=0.0)
@@ -80,6 +108,10 @@ def test_clipping_by_hand(ratio, advantage, loss):
 
 
 def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
+    import torch
+
+    from diagcot.training.rl import objective
+
     logp = torch.tensor([[0.1, 0.3, 50.0]]).log()
     old = torch.tensor([[0.2, 0.2, 1.0]]).log()
     mask = torch.tensor([[1.0, 1.0, 0.0]])
@@ -91,6 +123,10 @@ def test_a_sequence_has_one_ratio_and_masked_tokens_no_part_in_it():
 
 @pytest.mark.parametrize(("drawn", "weight"), [(0.4, 0.5), (0.1, 2.0), (0.01, 2.0)])
 def test_the_importance_weight_is_capped(drawn, weight):
+    import torch
+
+    from diagcot.training.rl import objective
+
     logp = torch.full((1, 1), 0.2).log()
     engine = torch.full((1, 1), drawn).log()
     value = objective.token_losses(
@@ -100,6 +136,10 @@ def test_the_importance_weight_is_capped(drawn, weight):
 
 
 def test_an_option_without_its_tensor_is_refused():
+    import torch
+
+    from diagcot.training.rl import objective
+
     zero = torch.zeros(1, 1)
     for options in ({"importance_cap": 2.0, "kl_coef": 0.0}, {"kl_coef": 0.1}):
         with pytest.raises(ValueError, match="needs the log-probabilities"):
@@ -107,12 +147,18 @@ def test_an_option_without_its_tensor_is_refused():
 
 
 def test_the_penalty_of_length_is_linear_up_to_the_limit():
+    from diagcot.training.rl import objective
+
     assert [objective.overlong(length, 100, 20) for length in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
     assert objective.overlong(100, 100, 0) == 0
 
 
 @given(st.sampled_from(["token", "sequence", "constant"]), st.integers(1, 6), st.integers(0, 99))
 def test_passes_add_up_to_the_whole_update(by, size, seed):
+    import torch
+
+    from diagcot.training.rl import objective
+
     torch.manual_seed(seed)
     values, mask = torch.randn(6, 9), (torch.arange(9) < torch.randint(1, 10, (6, 1))).float()
     lengths = mask.sum(1).int().tolist()

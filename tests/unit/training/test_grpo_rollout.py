@@ -19,10 +19,6 @@ from diagcot.training.rl.actors import devices, surroundings
 from diagcot.training.rl.rollout import Rollout, Sampling
 from diagcot.training.rl.rollout_pool import Played
 from diagcot.training.rl.step_breakdown import Phases
-from tests import lazy
-
-sync, validation = lazy.Module("diagcot.training.rl.sync"), lazy.Module("diagcot.training.rl.validation")
-curricula, experience = lazy.Module("diagcot.training.rl.curriculum"), lazy.Module("diagcot.training.rl.experience")
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 SETTINGS = GrpoSettings()
@@ -107,6 +103,9 @@ class Scorer:
 
 
 def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
+    from diagcot.training.rl import curriculum as curricula
+    from diagcot.training.rl import experience
+
     settings = SETTINGS.model_copy(
         update={
             "prompts_per_step": 2,
@@ -126,6 +125,8 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
 
 
 def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
+    from diagcot.training.rl import experience
+
     settings = SETTINGS.model_copy(
         update={
             "group_size": 2,
@@ -160,6 +161,8 @@ def test_a_page_is_private_and_escapes_what_the_model_wrote(tmp_path):
 
 
 def test_the_record_pairs_what_training_gained(tmp_path):
+    from diagcot.training.rl import validation
+
     ctx = context(tmp_path)
     record = validation.Record(ctx, ["a", "b", "c"], 7)
     record.add(0, [{"overall": value} for value in (0.1, 0.2, 0.3)])
@@ -172,6 +175,8 @@ def test_the_record_pairs_what_training_gained(tmp_path):
 
 
 def test_a_figure_that_validation_does_not_have_is_named():
+    from diagcot.training.rl import validation
+
     found = validation.figures([{"overall": 1.0, "clinical": 0.5}], ["a"], 0)
     assert validation.named(found, "clinical") == 0.5
     with pytest.raises(ValueError, match=r"best: f1 .* reward, low, high, clinical"):
@@ -220,6 +225,8 @@ def test_the_cpu_build_never_sleeps_whatever_gpus_slurm_names(tmp_path, monkeypa
 
 
 def test_only_rank_0_sweeps_the_workspace_of_what_killed_attempts_left(tmp_path):
+    from diagcot.training.rl import sync
+
     policy = SimpleNamespace(counts={"parameters": 1})
     ctx = context(tmp_path, nodes=2, world_size=2, rank=1)
     killed = ctx.workspace / "diagcot-weights-1-2"

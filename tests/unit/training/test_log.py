@@ -10,11 +10,6 @@ from typing import Any
 import pytest
 
 from diagcot.metrics import curves
-from tests import lazy
-
-torch, flops, log = (
-    lazy.Module(name) for name in ("torch", "diagcot.training.cost.step_flops", "diagcot.training.monitoring.log")
-)
 
 SIZES = {
     "model.visual.blocks.0.weight": 1000,
@@ -29,6 +24,8 @@ ATTENTION = 4 * 2 * 32 * (10**2 + 6**2)
 
 def inputs() -> dict[str, Any]:
     """Two sequences of 10 and 6 tokens; 32 patches, so 8 visual tokens; logits of the last 5 columns."""
+    import torch
+
     return {
         "attention_mask": torch.tensor([[1] * 10, [1] * 6 + [0] * 4]),
         "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
@@ -37,6 +34,8 @@ def inputs() -> dict[str, Any]:
 
 
 def net(trained: str, sizes: dict[str, int]) -> Any:
+    import torch
+
     named = [(n, torch.nn.Parameter(torch.zeros(s), requires_grad=trained in n)) for n, s in sizes.items()]
     return SimpleNamespace(config=SimpleNamespace(text_config=TEXT), named_parameters=lambda: iter(named))
 
@@ -52,10 +51,14 @@ def net(trained: str, sizes: dict[str, int]) -> Any:
     ],
 )
 def test_flops_are_those_that_are_computed(trained: str, expected: float) -> None:
+    from diagcot.training.cost import step_flops as flops
+
     assert flops.StepFlops(net(trained, SIZES)).of(inputs()) == expected
 
 
 def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() -> None:
+    from diagcot.training.cost import step_flops as flops
+
     tied = {name: size for name, size in SIZES.items() if name != "lm_head.weight"}
     assert flops.StepFlops(net("", tied)).of(inputs()) == flops.StepFlops(net("", SIZES)).of(inputs())
     films = flops.StepFlops(net("merger", SIZES), ("vision", "merger"))
@@ -77,6 +80,10 @@ def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() ->
 def test_the_peak_is_that_of_the_device_or_unknown(
     name: str, expected: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
+    from diagcot.training.cost import step_flops as flops
+
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert flops.peak(torch.device("cuda", 0), "bf16") == expected
     assert flops.peak(torch.device("cuda", 0), "fp32") is None
@@ -84,6 +91,8 @@ def test_the_peak_is_that_of_the_device_or_unknown(
 
 
 def test_lines_that_a_full_disk_does_not_take_are_cut_off_whole(tmp_path: Path) -> None:
+    from diagcot.training.monitoring import log
+
     path = tmp_path / "train.jsonl"
     log.append(path, '{"step": 1}\n')
     with pytest.raises(OSError) as caught:
@@ -107,6 +116,8 @@ def resource_limit(path: Path, call: Any) -> None:
 
 
 def test_a_log_is_cut_at_the_step_that_training_goes_on_from(tmp_path: Path) -> None:
+    from diagcot.training.monitoring import log
+
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps({"step": n, "loss": 1 / n}) + "\n" for n in range(1, 6)) + '{"step": 6, "lo')
     log.rewind(path, 3)
