@@ -112,15 +112,15 @@ class Chain:
                 settings=stage.settings,
                 inputs={role: [plans[name] for name in names] for role, names in spec.inputs.items()},
                 after=[plans[name] for name in spec.follows],
-                each=[plans[name] for name in spec.inputs[spec.elementwise]] if spec.elementwise else (),
+                elementwise=[plans[name] for name in spec.inputs[spec.elementwise]] if spec.elementwise else (),
                 product=kind.product,
                 number=spec.number,
                 startup_s=kind.startup_s,
                 unit_s=spec.unit_seconds or kind.unit_s,
-                yields=kind.headline.count if kind.headline else "",
-                yields_from=[plans[name] for name in counted],
+                headline_count=kind.headline.count if kind.headline else "",
+                headline_stages=[plans[name] for name in counted],
                 grows=kind.grows,
-                listed=kind.selector_settings,
+                selector_settings=kind.selector_settings,
             )
         return made
 

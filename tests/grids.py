@@ -25,11 +25,13 @@ def grid(root: Path, executor: str, models: Sequence[str], tokens: int = 1, **mo
     built = [flow.stage(model, "tests.kinds.count", ["model"], size, number="1") for model in models]
     units = [Unit(f"{model}.{k}", {"tokens": tokens}) for model in models for k in range(more.get("shards", SHARDS))]
     settings = {"records": 3, "tokens": tokens} | more.get("settings", {})
-    growing: dict[str, Any] = {"grows": "units", "listed": ["tokens"], "startup_s": 10, "unit_s": 120}
+    growing: dict[str, Any] = {"grows": "units", "selector_settings": ["tokens"], "startup_s": 10, "unit_s": 120}
     cells = flow.stage(
         "cells", "tests.kinds.count", units, size, settings=settings, inputs={"models": built}, **growing
     )
-    checks = flow.stage("checks", "tests.kinds.relay", units, size, each=[cells], inputs={"source": [cells]}, **growing)
+    checks = flow.stage(
+        "checks", "tests.kinds.relay", units, size, elementwise=[cells], inputs={"source": [cells]}, **growing
+    )
     content = hashlib.sha256(" ".join(unit.key for unit in units).encode()).hexdigest()[:8]
     flow.stage(
         "table",

@@ -20,7 +20,7 @@ before: list[Plan] = []
 for stage in range(stages):
     keys = (f"s{50_000_000 + k}" for k in range(studies))
     plan = flow.stage(
-        f"cot{stage}", "studies", keys, "node", settings=settings, each=before, startup_s=START_S, unit_s=STUDY_S
+        f"cot{stage}", "studies", keys, "node", settings=settings, elementwise=before, startup_s=START_S, unit_s=STUDY_S
     )
     before = [plan]
 told = flow.submit()

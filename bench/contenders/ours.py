@@ -20,5 +20,5 @@ for stage in range(spec["stages"]):
         units = [f"{k:07d}" for k in range(spec["units"])]
     each, after = (before, []) if spec["each"] else ([], before)
     settings = {"out": spec["out"]}
-    before = [flow.stage(str(stage), "kind:run", units, "small", settings=settings, each=each, after=after)]
+    before = [flow.stage(str(stage), "kind:run", units, "small", settings=settings, elementwise=each, after=after)]
 flow.submit()

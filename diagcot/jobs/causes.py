@@ -113,7 +113,7 @@ def upstream_complete(plan: Plan) -> bool:
 
 def judge(plan: Plan, max_attempts: int) -> Verdict:
     """Decide for each open task by itself: one that may not run again does not hold up the others."""
-    slots = plan.open_slots()
+    slots = plan.open_tasks()
     made = attempts.read(plan.path)
     jobs = last_jobs(plan, slots)
     last = made[-1] if made else Attempt(0, "")

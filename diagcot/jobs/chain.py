@@ -119,10 +119,10 @@ def submit_chain(
                 continue
             assert room is not None
             size = (sizes or {}).get(plan.stage, plan.resources)
-            slots, reserve = plan.open_slots(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
+            slots, reserve = plan.open_tasks(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
             some = slots[: room.take(plan.stage, len(slots), reserve)]
             before = [
-                (edge.each and plan.alike(known[edge.stage]), live[edge.stage])
+                (edge.elementwise and plan.packed_like(known[edge.stage]), live[edge.stage])
                 for edge in plan.after
                 if edge.stage in live
             ]
@@ -312,10 +312,12 @@ def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) 
     queued = {job.id for job in slurm.queue()}
     for folder in _followers(plan):
         partner = read(folder)
-        if not any(edge.each and edge.stage == plan.stage for edge in partner.after) or not partner.alike(plan):
+        if not any(edge.elementwise and edge.stage == plan.stage for edge in partner.after) or not partner.packed_like(
+            plan
+        ):
             continue
         finaliser = live_attempt(partner)
-        left, given = set(partner.open_slots()), attempts.newest_arrays(folder)
+        left, given = set(partner.open_tasks()), attempts.newest_arrays(folder)
         gone = {slot for slot in left if slot not in given or given[slot][2] not in queued}
         last = partner.resources.model_dump() | _last_resources(partner)
         arrays = [

@@ -43,7 +43,7 @@ def finalise(stage_dir: Path | str) -> str:
 def _finalise(stage_dir: Path) -> str:
     mine = os.environ["SLURM_JOB_ID"]
     plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
-    told, left = {int(row["task"]) for row in failures.read(plan.path)}, set(plan.open_slots())
+    told, left = {int(row["task"]) for row in failures.read(plan.path)}, set(plan.open_tasks())
     missing = check(plan, 0 if left and left <= told else VISIBLE_S)  # a task that raised is not merely late
     if not missing:
         summarise(plan, missing)

@@ -44,7 +44,7 @@ class Forecast:
 def forecast(plans: Sequence[Plan], cluster: Cluster, storage: Mapping[str, int | None]) -> Forecast:
     """The forecast of these plans. storage: stage -> bytes that it will write, None if that is not known."""
     warnings = [*too_short(plans), *too_little_space(plans, storage)]
-    free = {plan.stage: free_bytes(Path(plan.output)) for plan in plans}
+    free = {plan.stage: free_bytes(plan.output) for plan in plans}
     if cluster.executor != "slurm":
         return Forecast(storage, free, warnings=warnings)
     if not slurm.available():
@@ -124,7 +124,7 @@ def too_little_space(plans: Sequence[Plan], storage: Mapping[str, int | None]) -
     rows_of: dict[int, list[tuple[str, int]]] = {}
     place_of: dict[int, Path] = {}
     for plan in plans:
-        place = existing(Path(plan.output))
+        place = existing(plan.output)
         device = place.stat().st_dev
         place_of.setdefault(device, place)
         rows_of.setdefault(device, []).append((plan.stage, storage.get(plan.stage) or 0))

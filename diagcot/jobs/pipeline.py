@@ -23,7 +23,7 @@ from diagcot.jobs.owners import require_own
 from diagcot.jobs.plans import growth, segments
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.growth import Growth
-from diagcot.jobs.plans.plan import Edge, Grows, Plan
+from diagcot.jobs.plans.plan import Edge, Grows, Headline, Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
@@ -84,16 +84,16 @@ class Pipeline:
         *,
         settings: Mapping[str, Any] | BaseModel | None = None,
         after: Sequence[Plan] = (),
-        each: Sequence[Plan] = (),
+        elementwise: Sequence[Plan] = (),
         inputs: Mapping[str, Sequence[Plan]] | None = None,
         product: str = "data",
         number: str = "0",
         startup_s: float = 0,
         unit_s: float = 60,
-        yields: str = "",
-        yields_from: Sequence[Plan] = (),
+        headline_count: str = "",
+        headline_stages: Sequence[Plan] = (),
         grows: Grows = "",
-        listed: Sequence[str] = (),
+        selector_settings: Sequence[str] = (),
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
@@ -111,10 +111,10 @@ class Pipeline:
         units_listed = Units(units)
         resources = self.cluster.resources(size, name)
         read = [plan for role in (inputs or {}).values() for plan in role]
-        for pair in each:
+        for pair in elementwise:
             if pair.keys != units_listed.keys:
                 raise UserError(f"stage {name} follows {pair.stage} unit by unit, but their units differ")
-        follows = dict.fromkeys(plan.stage for plan in [*after, *read, *each])
+        follows = dict.fromkeys(plan.stage for plan in [*after, *read, *elementwise])
         plan = Plan(
             run=self.run,
             stage=name,
@@ -122,24 +122,25 @@ class Pipeline:
             kind=kind,
             settings=settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings or {}),
             settings_model=type(settings) if isinstance(settings, BaseModel) else None,
-            inputs={role: [plan.output for plan in sources] for role, sources in (inputs or {}).items()},
-            output=str(self.output(name, product)),
-            workspace=str(self._path(self.cluster.roots.models) / self.run / ".work" / name),
-            shards_root=str(self._path(self.cluster.roots.shards)),
+            inputs={role: [str(plan.output) for plan in sources] for role, sources in (inputs or {}).items()},
+            output=self.output(name, product),
+            workspace=self._path(self.cluster.roots.models) / self.run / ".work" / name,
+            shards_root=self._path(self.cluster.roots.shards),
             seed=self.seed,
-            after=tuple(Edge(stage, stage in [pair.stage for pair in each]) for stage in follows),
+            after=tuple(Edge(stage, stage in [pair.stage for pair in elementwise]) for stage in follows),
             resources=resources,
-            tasks=each[0].tasks if each else plans.pack(len(units_listed), startup_s, unit_s, resources.minutes),
-            stage_dir=str(self.run_dir / name),
+            tasks=elementwise[0].tasks
+            if elementwise
+            else plans.pack(len(units_listed), startup_s, unit_s, resources.minutes),
+            path=self.run_dir / name,
             startup_s=startup_s,
             unit_s=unit_s,
             code=str(self.code),
             cluster=self.cluster.name,
             setup=tuple(self.cluster.setup),
-            yields=yields,
-            yields_from=tuple(plan.stage for plan in yields_from),
+            headline=Headline(headline_count, tuple(plan.stage for plan in headline_stages)),
             grows=grows,
-            listed=tuple(listed),
+            selector_settings=tuple(selector_settings),
             units=units_listed,
         )
         self.plans.append(plan)
@@ -176,7 +177,7 @@ class Pipeline:
                 self.grew = more.told()
                 if more:
                     more.commit(self.keep, self.code.name)
-                written = [plans.taken_up(plan) for plan in self.plans]
+                written = [plans.with_resources(plan) for plan in self.plans]
                 for plan in written:
                     growth.close(plan)
         return written
@@ -219,7 +220,7 @@ class Pipeline:
         mine = [plan for plan in written if plan.stage in selected]
         todo = [plan for plan in mine if plan.missing()]
         told = [
-            Submitted(plan.stage, "submitted" if plan in todo else "complete", (), len(plan.open_slots()))
+            Submitted(plan.stage, "submitted" if plan in todo else "complete", (), len(plan.open_tasks()))
             for plan in mine
         ]
         if self.cluster.executor == "debug":
@@ -266,4 +267,4 @@ def retry_stage(
     later = [stage, *chain.downstream(found, stage)]
     if not local.start(run_dir, later, new):
         raise UserError(f"run {run_dir.name} is being worked on: `make watch` shows it, `make cancel` stops it")
-    return [Submitted(p.stage, "submitted", (), len(p.open_slots())) for p in found if p.stage in later]
+    return [Submitted(p.stage, "submitted", (), len(p.open_tasks())) for p in found if p.stage in later]

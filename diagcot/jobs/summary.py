@@ -84,11 +84,12 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
 
 def _priced(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
     """GPU-hours for a thousand of what the stage yields, all executions counted; nothing where no GPU was used."""
-    if not counts.get(plan.yields):
+    headline = plan.headline
+    if not counts.get(headline.count):
         return {}
-    made_by = [plan, *(read(plan.path.parent / stage) for stage in plan.yields_from)]
+    made_by = [plan, *(read(plan.path.parent / stage) for stage in headline.stages)]
     hours = sum(gpu_hours(one.path, one.gpus, logs_of(one.path)) for one in made_by)
-    return {f"gpu_hours_per_1000_{plan.yields}": 1000 * hours / counts[plan.yields]} if hours else {}
+    return {f"gpu_hours_per_1000_{headline.count}": 1000 * hours / counts[headline.count]} if hours else {}
 
 
 def _told(attempt: attempts.Attempt) -> dict[str, Any]:
@@ -106,6 +107,6 @@ def clean(plan: Plan) -> None:
     shutil.rmtree(plan.path / "partial", ignore_errors=True)
     logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
     tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
-    for path in Path(plan.output).glob(".*.*"):
+    for path in plan.output.glob(".*.*"):
         if path.name.endswith(tokens):
             remove(path)

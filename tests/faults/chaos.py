@@ -40,7 +40,14 @@ def declare(root: Path, executor: str) -> Pipeline:
     first = flow.stage("first", "tests.kinds.count", pairs, "spot", settings=work, unit_s=20)
     relay = {"seconds": work["seconds"]}
     second = flow.stage(
-        "second", "tests.kinds.relay", pairs, "cpu", settings=relay, each=[first], inputs={"source": [first]}, unit_s=20
+        "second",
+        "tests.kinds.relay",
+        pairs,
+        "cpu",
+        settings=relay,
+        elementwise=[first],
+        inputs={"source": [first]},
+        unit_s=20,
     )
     singles = [f"{k:02d}" for k in range(40)]
     flow.stage("third", "tests.kinds.relay", singles, "spot", settings=relay, inputs={"source": [second]}, unit_s=10)

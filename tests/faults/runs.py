@@ -59,7 +59,7 @@ def whole(*plans: Plan) -> None:
         records = plan.settings.get("records", 3)
         for key in plan.keys:
             text = "".join(f"{key}-{n:04d} {n * n}\n" for n in range(records))
-            assert (Path(plan.output) / f"{key}.txt").read_text() == text
+            assert (plan.output / f"{key}.txt").read_text() == text
         assert sorted(os.listdir(plan.output)) == sorted(f"{key}.txt" for key in plan.keys)
         assert sorted(os.listdir(plan.path / "done")) == sorted(f"{key}.json" for key in plan.keys)
         assert summary(plan)["state"] == "done"

@@ -97,7 +97,7 @@ def finished(plan: Plan) -> Counter[str]:
 
 def outcome(plan: Plan) -> tuple[bytes, Any, list[str]]:
     """The product's bytes, and what the ledger says of it."""
-    (path,) = [path for path in Path(plan.output).iterdir()]
+    (path,) = [path for path in plan.output.iterdir()]
     row = ledger.manifest(plan.path, "00000") or {}
     # What a server's cache held is told of the last execution alone.
     counts = {name: count for name, count in row["counts"].items() if name not in ("cached_tokens", "told_tokens")}

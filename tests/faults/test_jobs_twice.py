@@ -44,7 +44,7 @@ def test_row_15_of_copies_of_a_task_one_publishes(tmp_path: Path) -> None:
     copies = [subprocess.Popen(command, cwd=chains.ROOT) for _ in range(4)]
     assert [copy.wait(120) for copy in copies] == [0] * 4
     for key in plan.keys:
-        assert (Path(plan.output) / f"{key}.txt").read_text().count("\n") == 4
+        assert (plan.output / f"{key}.txt").read_text().count("\n") == 4
     assert sorted(os.listdir(plan.output)) == [f"{key}.txt" for key in plan.keys]  # nothing staged is left
     assert len(os.listdir(plan.path / "done")) == 3
     assert lost(plan) and "another execution" in runs.log(plan, 0)

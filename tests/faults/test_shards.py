@@ -27,7 +27,7 @@ SHARDS = 3
 
 
 def build(plan: Plan) -> None:
-    for slot in plan.open_slots():
+    for slot in plan.open_tasks():
         assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
     assert summary.check(plan) == []
 

@@ -37,7 +37,7 @@ def test_row_18_a_stage_is_cut_into_arrays_that_slurm_takes(tmp_path: Path, devc
     for count in (4, 5, 6, 23):
         root = tmp_path / f"n{count}"
         plans = [chains.plan(root, "first", count, resources=runs.SIZE)]
-        plans.append(chains.plan(root, "pairs", count, resources=runs.SIZE, after=(Edge("first", each=True),)))
+        plans.append(chains.plan(root, "pairs", count, resources=runs.SIZE, after=(Edge("first", elementwise=True),)))
         plans.append(chains.plan(root, "last", 1, resources=runs.SIZE, after=(Edge("pairs"),)))
         runs.submit(root, plans)
         made.append(plans)
@@ -87,7 +87,7 @@ def test_row_18_more_tasks_than_may_be_submitted_run_in_waves(
         cluster.qos("narrow", MaxSubmitJobsPerUser=qos)
     on = chains.cluster("slurm", resource_profiles={"small": runs.SMALL}, slurm={"qos": "narrow"} if qos else {})
     plans = [chains.plan(tmp_path, "first", 12, resources=runs.SIZE)]
-    plans.append(chains.plan(tmp_path, "pairs", 12, resources=runs.SIZE, after=(Edge("first", each=True),)))
+    plans.append(chains.plan(tmp_path, "pairs", 12, resources=runs.SIZE, after=(Edge("first", elementwise=True),)))
     plans.append(chains.plan(tmp_path, "last", 1, resources=runs.SIZE, after=(Edge("pairs"),)))
     try:
         told = runs.submit(tmp_path, plans, on)
@@ -130,7 +130,7 @@ def test_row_18_no_room_is_told_before_anything_is_submitted(tmp_path: Path, dev
 )
 def test_row_19_what_cannot_run_any_more_is_cancelled_and_told(tmp_path: Path, devcluster: DevCluster) -> None:
     plans = [chains.plan(tmp_path, "first", 2, resources=runs.SIZE, settings={"mishaps": {"00001": ["exit 3"] * 2}})]
-    plans.append(chains.plan(tmp_path, "pairs", 2, resources=runs.SIZE, after=(Edge("first", each=True),)))
+    plans.append(chains.plan(tmp_path, "pairs", 2, resources=runs.SIZE, after=(Edge("first", elementwise=True),)))
     plans.append(chains.plan(tmp_path, "last", 1, resources=runs.SIZE, after=(Edge("pairs"),)))
     on = runs.CLUSTER.model_copy(update={"max_attempts": 2})
     runs.submit(tmp_path, plans, on)

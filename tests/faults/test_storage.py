@@ -108,7 +108,7 @@ def test_row_04_a_disk_that_fills_up_anywhere(disk: Mount, expected: Any, limit:
 )
 def test_row_04_a_full_disk_is_told_and_earlier_output_stays(disk: Mount, tmp_path: Path) -> None:
     out = disk(size="1m")
-    plan = chains.plan(tmp_path, "count", 2, output=str(out), settings={"records": 200})
+    plan = chains.plan(tmp_path, "count", 2, output=out, settings={"records": 200})
     run_dir = chains.write(tmp_path, [plan], chains.cluster())
     assert forked(lambda: worker.work(plan.path, 0)) == 0
     earlier = (out / "00000.txt").read_bytes()
@@ -197,7 +197,7 @@ def test_row_05_a_folder_of_another_user_is_told_before_submission(submission: A
 )
 def test_row_05_a_disk_that_becomes_read_only_fails_the_task(disk: Mount, tmp_path: Path) -> None:
     out = disk(size="1m")
-    plan = chains.plan(tmp_path, "count", 2, output=str(out))
+    plan = chains.plan(tmp_path, "count", 2, output=out)
     plans.write(plan)
     assert forked(lambda: worker.work(plan.path, 0)) == 0
     mount("-o", "remount,ro", str(out))
@@ -235,7 +235,7 @@ def test_row_22_files_that_show_up_late_are_not_missing(tmp_path: Path, pattern:
     assert time.monotonic() - started < finaliser.VISIBLE_S
     assert json.loads((plan.path / "summary.json").read_text())["state"] == "done"
     assert {path.name: path.stat().st_ino for path in (plan.path / "done").iterdir()} == marks
-    assert len(list(Path(plan.output).glob("*.txt"))) == 3 and not (plan.path / "attempts").exists()
+    assert len(list(plan.output.glob("*.txt"))) == 3 and not (plan.path / "attempts").exists()
 
 
 @pytest.mark.row(
@@ -249,7 +249,7 @@ def test_row_22_what_never_shows_up_is_missing_after_the_deadline(tmp_path: Path
     plans.write(plan)
     for slot in range(2):
         assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
-    (Path(plan.output) / "00001.txt").unlink()
+    (plan.output / "00001.txt").unlink()
     started = time.monotonic()
     assert check(plan, 1) == ["00001"] == plan.missing()
     assert 1 <= time.monotonic() - started < 5
@@ -292,14 +292,14 @@ def test_row_23_clocks_that_differ_change_nothing(tmp_path: Path, seed: int) -> 
             codes.append(forked(at_another_time(stage, slot)))
             shake()
         assert sorted(codes) == ([0, 0, 0, 1] if stage is plan else [0, 0, 0, 0])
-        for slot in stage.open_slots():
+        for slot in stage.open_tasks():
             assert forked(at_another_time(stage, slot)) == 0
             shake()
         assert check(stage) == []
         summary = summarise(stage, [])
         assert (summary["state"], summary["failures"]) == ("done", int(stage is plan))
         lines = [f"{k}-{n:04d} {n * n}\n" for k in stage.keys for n in range(stage.settings.get("records", 3))]
-        assert "".join(p.read_text() for p in sorted(Path(stage.output).glob("*.txt"))) == "".join(lines)
+        assert "".join(p.read_text() for p in sorted(stage.output.glob("*.txt"))) == "".join(lines)
     for number in rng.sample(range(1, 12), 11):
         attempts.write(plan.path, attempts.Attempt(number, "submitted"))
     shake()

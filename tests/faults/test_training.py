@@ -142,7 +142,7 @@ def together(root: Path, **settings: Any) -> tuple[Plan, list[dict[str, Any]], f
     done = subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(path.read_text()) for path in (plan.path / "failed").glob("*.json")]
-    assert (Path(plan.output) / "00000.txt").read_text() == "3.0\n"  # 1 + 2 over the ranks
+    assert (plan.output / "00000.txt").read_text() == "3.0\n"  # 1 + 2 over the ranks
     assert _alive(str(plan.path)) == []
     return plan, rows, time.monotonic() - started
 

@@ -43,7 +43,7 @@ def summary(plan: Plan) -> dict[str, object]:
 
 def test_a_chain_of_arrays_runs_by_dependencies_alone(shared_path: Path) -> None:
     first = chains.plan(shared_path, "first", 3, resources=SIZE)
-    second = chains.plan(shared_path, "second", 3, resources=SIZE, after=(Edge("first", each=True),))
+    second = chains.plan(shared_path, "second", 3, resources=SIZE, after=(Edge("first", elementwise=True),))
     third = chains.plan(shared_path, "third", 1, resources=SIZE, after=(Edge("second"),))
     told = submit(shared_path, [first, second, third])
     assert [row.state for row in told] == ["submitted"] * 3
@@ -71,7 +71,7 @@ def test_a_failed_stage_is_tried_again_then_stops_the_chain(shared_path: Path) -
 
 def test_after_a_retry_the_element_wise_dependents_run_too(shared_path: Path) -> None:
     first = chains.plan(shared_path, "first", 3, resources=SIZE, settings={"fail_once": "00001"})
-    second = chains.plan(shared_path, "second", 3, resources=SIZE, after=(Edge("first", each=True),))
+    second = chains.plan(shared_path, "second", 3, resources=SIZE, after=(Edge("first", elementwise=True),))
     third = chains.plan(shared_path, "third", 1, resources=SIZE, after=(Edge("second"),))
     submit(shared_path, [first, second, third])
     finished([first, second, third], 150)
@@ -112,7 +112,7 @@ def test_the_warning_signal_parks_and_requeues_this_element_only(shared_path: Pa
     assert sorted(p.name.split(".")[1] for p in (plan.path / "out").glob("*.log")) == sorted(
         [f"{array}_0-0", f"{array}_1-0", f"{array}_2-0", f"{array}_2-1"]
     )
-    lines = (Path(plan.output) / "00002.txt").read_text().splitlines()
+    lines = (plan.output / "00002.txt").read_text().splitlines()
     assert len(lines) == len(set(lines)) == 30
 
 

@@ -75,7 +75,7 @@ def test_a_stage_that_is_retried_takes_along_what_follows_it(shared_path: Path) 
     first = flow.stage(
         "first", "tests.kinds.count", ["a", "b"], "small", settings={"fail_until": str(shared_path / "go")}
     )
-    second = flow.stage("second", "tests.kinds.count", ["a", "b"], "small", each=[first])
+    second = flow.stage("second", "tests.kinds.count", ["a", "b"], "small", elementwise=[first])
     flow.stage("third", "tests.kinds.count", ["all"], "small", after=[second])
     flow.submit()
     plans = [read(flow.run_dir / name) for name in ("first", "second", "third")]

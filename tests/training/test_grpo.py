@@ -168,9 +168,9 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, w
     job = Job(warm, "again", [], warm / "logs/test/runner.log")
     stage = chains.plan(
         warm, "again", 1, run="test", kind="diagcot.training.kinds.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
-        output=str(job.output), workspace=str(job.workspace), shards_root=str(warm / "shards"), seed=7,
+        output=job.output, workspace=job.workspace, shards_root=warm / "shards", seed=7,
         units=plan.Units(["model"]), resources=Size(cpus=1, tasks_per_node=2, minutes=20),
-        stage_dir=str(warm / "logs/test/again"),
+        path=warm / "logs/test/again",
     )  # fmt: skip
     run_dir = chains.write(warm, [stage], chains.cluster())
     assert local.start(run_dir, ["again"])

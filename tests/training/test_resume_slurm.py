@@ -47,6 +47,6 @@ def test_row_35_a_rank_killed_on_one_of_two_nodes(
     starts = [row["time"] for row in events if row["event"] == "started"]
     last = max(row["time"] for row in events if row.get("attempt", resumed["attempt"]) != resumed["attempt"])
     assert len(starts) == 2 and starts[1] - last < 120
-    rows = [json.loads(line) for line in (Path(plan.output) / "train.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (plan.output / "train.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 11))
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in whole.rows()], rel=1e-5)

@@ -80,7 +80,7 @@ class Runner:
         self.stop = True
 
     def _attempt(self, plan: Plan) -> None:
-        slots = tuple(plan.open_slots())
+        slots = tuple(plan.open_tasks())
         if slots:
             (plan.path / "summary.json").unlink(missing_ok=True)  # it told of what was there before
             number = len(attempts.read(plan.path)) + 1
@@ -95,7 +95,7 @@ class Runner:
             if edge.stage in self.finished:
                 continue
             source = next(p for p in self.plans if p.stage == edge.stage)
-            if not (edge.each and source.alike(plan) and slot not in source.open_slots()):
+            if not (edge.elementwise and source.packed_like(plan) and slot not in source.open_tasks()):
                 return False
         return True
 
@@ -105,7 +105,7 @@ class Runner:
             if plan.stage in self.finished | self.failed:
                 continue
             busy = {task.slot for task in self.running if task.plan is plan}
-            for slot in plan.open_slots():
+            for slot in plan.open_tasks():
                 cores = min(self.cluster.parallel, plan.resources.cpus * plan.resources.ranks)
                 room = self.cluster.parallel - sum(task.cores for task in self.running)
                 if slot not in busy and cores <= room and self._ready(plan, slot):
@@ -146,7 +146,7 @@ class Runner:
         for task in [task for task in self.running if task.job.done()]:
             self.running.remove(task)
             plan, slot = task.plan, task.slot
-            if slot in plan.open_slots() and not self.stop:
+            if slot in plan.open_tasks() and not self.stop:
                 self._ended_short(plan, slot)
 
     def _ended_short(self, plan: Plan, slot: int) -> None:

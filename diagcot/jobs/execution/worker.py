@@ -120,7 +120,7 @@ def _await_upstream(plan: Plan, slot: int) -> None:
     end = time.monotonic() + LAG_S
     for edge in plan.after:
         source = read(plan.path.parent / edge.stage)
-        alike = edge.each and source.alike(plan)
+        alike = edge.elementwise and source.packed_like(plan)
         keys = source.keys_of(slot) if alike else source.keys
         # A whole stage was settled by its finaliser; a partner may have been killed just before its last rename.
         while missing := set(keys) - done_keys(source.path) or {k for k in keys if alike and settle(source.path, k)}:
@@ -221,8 +221,8 @@ def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
         stage=plan.stage,
         settings=plan.settings,
         inputs=plan.inputs,
-        output=Path(plan.output),
-        workspace=Path(plan.workspace),
+        output=plan.output,
+        workspace=plan.workspace,
         stage_dir=plan.path,
         shards_root=Path(plan.shards_root),
         seed=plan.seed,

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def addition(found: Plan, plan: Plan, beside: Mapping[str, Addition]) -> Additio
         return None
     units = Units(new)
     # A stage that follows another unit by unit is cut as that one is, so that their tasks stay pairs.
-    pairs = [beside[edge.stage] for edge in plan.after if edge.each and edge.stage in beside]
+    pairs = [beside[edge.stage] for edge in plan.after if edge.elementwise and edge.stage in beside]
     tasks = next((pair.tasks for pair in pairs if pair.units.keys == units.keys), None)
     if tasks is None:
         tasks = plans.pack(len(units), plan.startup_s, plan.unit_s, plan.resources.minutes)
@@ -160,13 +160,13 @@ def _text(unit: Unit) -> str:
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
     """What differs beside the units, and is no mere addition."""
-    before, after = (_fixed(one, plan.listed) for one in (found, plan))
+    before, after = (_fixed(one, plan.selector_settings) for one in (found, plan))
     told = plans.compare(before, after)
     for role in found.inputs:
         old, new = found.inputs[role], plan.inputs.get(role, [])
         if [root for root in new if root in old] != old:
             told.append(f"inputs.{role}: {_names(old)} in the run, {_names(new)} now")
-    told += [f"after: {asdict(edge)} in the run, not so now" for edge in found.after if edge not in plan.after]
+    told += [f"after: {edge.stage} in the run, not so now" for edge in found.after if edge not in plan.after]
     return told
 
 

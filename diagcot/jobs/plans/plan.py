@@ -1,6 +1,6 @@
 """The plan of one stage: its units, how they are packed into tasks, its edges and resources.
 
-A plan that was written never changes. It may grow (see `diagcot.jobs.plans.growth`): further units come after those it has.
+A stored plan never changes, but it may grow (see `diagcot.jobs.plans.growth`): further units come after those it has.
 """
 
 import hashlib
@@ -8,8 +8,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,61 +26,85 @@ from diagcot.jobs.state.files import create_exclusively
 from diagcot.jobs.state.ledger import done_keys
 from diagcot.jobs.state.progress import Progress, record_bytes, reported_steps
 
-STARTUP_SHARE = 0.05  # start-up may cost this share of a task's life
-TASK_START_S = 2  # what any task costs before its kind begins: Slurm's launch, Python, the plan
-MOST_TASKS = 4000  # more would only cost scheduler records (MaxJobCount is 10,000 by default) and submitit's files
-FREE = ("created", "code", "resources", "yields", "yields_from", "grows", "listed")  # what a relaunch may see differ
-NOT_STORED = ("units", "settings_model")
+STARTUP_SHARE = 0.05  # start-up may take this share of a task's life
+TASK_START_S = 2  # what any task takes before its kind begins: Slurm's launch, Python, the plan
+MOST_TASKS = 4000  # more would only burden the scheduler (MaxJobCount is 10,000 by default)
+# What may differ when a run is submitted again, by its name in plan.json.
+MUTABLE_FIELDS = ("created", "code", "resources", "yields", "yields_from", "grows", "listed")
 Grows = Literal["", "units", "anew"]
-"""Whether a stage may grow: not at all; by further units; or by making its product anew, where the units, whose keys tell
-what it is made of, take the place of all earlier ones."""
+"""Whether a stage of an existing run may grow: "": it may not. "units": it may get further units. "anew": its product is
+made again, by units that replace all earlier ones; their keys name what the product is made of."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """This stage follows `stage`; with `each`, unit k follows unit k."""
+    """This stage follows `stage`; elementwise, unit k follows unit k."""
 
     stage: str
-    each: bool = False
+    elementwise: bool = False
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The counter that a stage is run for: its GPU-hours are reported for a thousand of it."""
+
+    count: str = ""
+    """Its name in the counts of the manifests; empty if the stage has none."""
+    stages: tuple[str, ...] = ()
+    """Earlier stages whose GPU-hours are included."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """What a stage is: written once as `plan.json`, and read by everybody who works on the stage."""
+
     run: str
     stage: str
     number: str
-    kind: str  # import path of the module that does the work
+    """What `make submit-stage…` selects it by: `0` to `3`, or `eval`."""
+    kind: str
+    """Import path of what does the work, a module or `module:function`."""
     settings: dict[str, Any]
     inputs: dict[str, list[str]]
-    output: str
-    workspace: str
-    shards_root: str
+    """Role -> folders of the products that the stage reads."""
+    output: Path
+    """The folder of the stage's own product."""
+    workspace: Path
+    """A private folder that is kept between attempts and removed when the stage is done."""
+    shards_root: Path
     seed: int
     after: tuple[Edge, ...]
     resources: Size
-    tasks: int  # the units of each part are cut evenly into its share of so many array tasks, see `bounds`
-    stage_dir: str
+    """Of one task."""
+    tasks: int
+    """Array tasks; the units of each segment are cut evenly into its share of them."""
+    path: Path
+    """The stage's folder, `logs/<run>/<stage>`."""
     startup_s: float = 0
+    """Seconds before a task can begin with its first unit, as declared."""
     unit_s: float = 1
-    code: str = ""  # the snapshot of the code that the jobs run
+    """Seconds for one unit, as declared."""
+    code: str = ""
+    """The snapshot of the code that the jobs run."""
     cluster: str = ""
     setup: tuple[str, ...] = ()
-    yields: str = ""  # the count of what the stage is for: GPU-hours are told for a thousand of it
-    yields_from: tuple[str, ...] = ()  # stages whose GPU-hours are part of that
+    """Shell lines that a job runs before its work."""
+    headline: Headline = Headline()
     grows: Grows = ""
-    listed: tuple[str, ...] = ()  # settings that only say which units there are and what stands in their parameters
-    grown: tuple[Segment, ...] = ()  # parts of `units` and `tasks` that came after those of plan.json
+    selector_settings: tuple[str, ...] = ()
+    """Settings that only select units and fill their parameters; they may differ when the stage grows."""
+    grown: tuple[Segment, ...] = ()
+    """Units that came after those of plan.json."""
     units: Units | Listing = field(default_factory=lambda: Units(()), repr=False)
     units_sha256: str = ""
     created: float = 0
-    settings_model: type[BaseModel] | None = field(default=None, repr=False, compare=False)  # not stored
-
-    @property
-    def path(self) -> Path:
-        return Path(self.stage_dir)
+    """Seconds since the epoch."""
+    settings_model: type[BaseModel] | None = field(default=None, repr=False, compare=False)
+    """The type of `settings` at submission; not stored."""
 
     @property
     def keys(self) -> list[str]:
+        """Keys of all units, in order."""
         return self.units.keys
 
     @property
@@ -90,50 +114,43 @@ class Plan:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
+        """The units as they were planned: those of plan.json, then those of each growth."""
         header = {"units": len(self.units), "tasks": self.tasks, "grown": self.grown, "units_sha256": self.units_sha256}
         return segments.of_plan(header)
 
-    def alike(self, other: "Plan") -> bool:
-        """Whether both plans cut as many units into tasks alike, so that task k of one can follow task k of the other."""
+    def packed_like(self, other: "Plan") -> bool:
+        """True if both plans cut as many units into as many tasks, so that task k of one can follow task k of the other."""
         return [segment[:2] for segment in self.segments] == [segment[:2] for segment in other.segments]
 
-    def bounds(self, slot: int) -> tuple[int, int]:
-        """[first, last) of the units of task `slot`."""
-        return segments.bounds(self.segments, slot)
+    def bounds(self, task_index: int) -> tuple[int, int]:
+        """[first, last) of the units of a task. Raises IndexError if there is no such task."""
+        return segments.bounds(self.segments, task_index)
 
     def task_of(self, unit_index: int) -> int:
-        """The task that unit number `index` belongs to."""
+        """The task that a unit belongs to, by its position. Raises IndexError if there is no such unit."""
         return segments.task_of(self.segments, unit_index)
 
-    def units_of(self, slot: int) -> Sequence[Unit]:
-        first, last = self.bounds(slot)
+    def units_of(self, task_index: int) -> Sequence[Unit]:
+        """The units of a task."""
+        first, last = self.bounds(task_index)
         return self.units[first:last]
 
-    def keys_of(self, slot: int) -> list[str]:
-        return [unit.key for unit in self.units_of(slot)]  # a task does not read all other tasks' keys
+    def keys_of(self, task_index: int) -> list[str]:
+        """Keys of the units of a task; the keys of other tasks are not read."""
+        return [unit.key for unit in self.units_of(task_index)]
 
     def missing(self) -> list[str]:
         """Keys of the units that are not done, in plan order."""
         done = done_keys(self.path)
         return [key for key in self.keys if key not in done] if done else self.keys
 
-    def open_slots(self) -> list[int]:
-        """Tasks that have units left, in order."""
+    def open_tasks(self) -> list[int]:
+        """Indices of the tasks that have units left, in order."""
         done = done_keys(self.path)
         if not done:
             return list(range(self.tasks))
         keys = self.keys
-        return [slot for slot in range(self.tasks) if not done.issuperset(keys[slice(*self.bounds(slot))])]
-
-    def updated(self, stored: "Plan") -> "Plan":
-        """`stored`, this stage's plan in an existing run, with its settings under today's keys."""
-        if self.settings_model is None:
-            return stored
-        try:
-            settings = self.settings_model.model_validate(stored.settings).model_dump(mode="json")
-        except ValidationError:  # the comparison names the difference
-            return stored
-        return replace(stored, settings=settings)
+        return [index for index in range(self.tasks) if not done.issuperset(keys[slice(*self.bounds(index))])]
 
     def progress(self, only: int | None = None) -> dict[int, Progress]:
         """Task index -> how far the task has come; tasks that have not begun are left out.
@@ -145,31 +162,96 @@ class Plan:
         first, keys = 0, list[str]()
         if done or sizes:
             first, keys = (0, self.keys) if only is None else (self.bounds(only)[0], self.keys_of(only))
-        for index, key in enumerate(keys, first):
+        for unit_index, key in enumerate(keys, first):
             if key in done or key in sizes:
-                count = counts.setdefault(self.task_of(index), [0, 0, 0])
+                count = counts.setdefault(self.task_of(unit_index), [0, 0, 0])
                 count[0] += key in done
                 count[1] += sizes.get(key, 0)
-        for slot, steps in reported_steps(self.path).items():
-            counts.setdefault(slot, [0, 0, 0])[2] = steps
-        return {slot: Progress(*count) for slot, count in counts.items()}
+        for task_index, steps in reported_steps(self.path).items():
+            counts.setdefault(task_index, [0, 0, 0])[2] = steps
+        return {task_index: Progress(*count) for task_index, count in counts.items()}
+
+    def updated(self, stored: "Plan") -> "Plan":
+        """`stored`, this stage's plan in an existing run, with its settings under today's keys."""
+        if self.settings_model is None:
+            return stored
+        try:
+            settings = self.settings_model.model_validate(stored.settings).model_dump(mode="json")
+        except ValidationError:  # the comparison names the difference
+            return stored
+        return replace(stored, settings=settings)
 
     def header(self) -> dict[str, Any]:
-        """The content of plan.json, and `grown` where there is more."""
-        row = {name: getattr(self, name) for name in (item.name for item in fields(self)) if name not in NOT_STORED}
-        if not self.grown:
-            del row["grown"]
-        row["after"] = [asdict(edge) for edge in self.after]
-        row["resources"] = self.resources.model_dump()
-        row["units"] = len(self.units)
-        return row
+        """The content of plan.json, whose keys are those of the first version, and `grown` if the stage has grown."""
+        row = {
+            "run": self.run,
+            "stage": self.stage,
+            "number": self.number,
+            "kind": self.kind,
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "output": str(self.output),
+            "workspace": str(self.workspace),
+            "shards_root": str(self.shards_root),
+            "seed": self.seed,
+            "after": [{"stage": edge.stage, "each": edge.elementwise} for edge in self.after],
+            "resources": self.resources.model_dump(),
+            "tasks": self.tasks,
+            "stage_dir": str(self.path),
+            "startup_s": self.startup_s,
+            "unit_s": self.unit_s,
+            "code": self.code,
+            "cluster": self.cluster,
+            "setup": self.setup,
+            "yields": self.headline.count,
+            "yields_from": self.headline.stages,
+            "grows": self.grows,
+            "listed": self.selector_settings,
+            "units_sha256": self.units_sha256,
+            "created": self.created,
+            "units": len(self.units),
+        }
+        return row | {"grown": self.grown} if self.grown else row
+
+    @classmethod
+    def from_header(cls, row: Mapping[str, Any], units: Units | Listing) -> "Plan":
+        """The plan of the content of a plan.json."""
+        return cls(
+            run=row["run"],
+            stage=row["stage"],
+            number=row["number"],
+            kind=row["kind"],
+            settings=row["settings"],
+            inputs=row["inputs"],
+            output=Path(row["output"]),
+            workspace=Path(row["workspace"]),
+            shards_root=Path(row["shards_root"]),
+            seed=row["seed"],
+            after=tuple(Edge(edge["stage"], edge["each"]) for edge in row["after"]),
+            resources=Size.model_validate(row["resources"]),
+            tasks=row["tasks"],
+            path=Path(row["stage_dir"]),
+            startup_s=row["startup_s"],
+            unit_s=row["unit_s"],
+            code=row["code"],
+            cluster=row["cluster"],
+            setup=tuple(row["setup"]),
+            headline=Headline(row.get("yields", ""), tuple(row.get("yields_from", ()))),
+            grows=row.get("grows", ""),
+            selector_settings=tuple(row.get("listed", ())),
+            grown=tuple(row.get("grown", ())),
+            units=units,
+            units_sha256=row.get("units_sha256", ""),
+            created=row["created"],
+        )
 
 
 def pack(units: int, startup_s: float, unit_s: float, minutes: float) -> int:
-    """Into how many tasks to cut `units`.
+    """The number of tasks to cut `units` into.
 
-    Start-up is to cost at most 5 % of a task's life, a task to last at most 80 % of the time limit, and the tasks to
-    be at most `MOST_TASKS`; where these disagree the time limit rules.
+    Start-up takes at most 5 % of a task's life, a task lasts at most 80 % of its time limit (`minutes`), and there are at
+    most `MOST_TASKS` tasks; where these disagree the time limit decides. startup_s, unit_s: seconds before the first
+    unit, and for each unit.
 
     >>> pack(10, startup_s=0, unit_s=60, minutes=60), pack(1000, startup_s=180, unit_s=60, minutes=600)
     (10, 17)
@@ -184,29 +266,32 @@ def pack(units: int, startup_s: float, unit_s: float, minutes: float) -> int:
 
 
 def write(plan: Plan) -> Plan:
-    """Create the plan's files, or return the plan that is there if it says the same.
+    """Create the plan's files, or return the stored plan if it says the same.
 
-    Raises UserError with the differences if another plan stands under the same run and stage, or if a key is no name.
+    Raises UserError with the differences if the run has another plan for this stage, or if a key cannot name a file.
     """
     if not (plan.path / "plan.json").exists():
         create(plan)
-    found = plan.updated(read(plan.path))
-    refuse(found, compare(found.header(), plan.header() | {"units_sha256": digest(plan)}))
-    return taken_up(plan)
+    stored = plan.updated(read(plan.path))
+    refuse(stored, compare(stored.header(), plan.header() | {"units_sha256": digest(plan)}))
+    return with_resources(plan)
 
 
-def taken_up(plan: Plan) -> Plan:
-    """The plan that was written, of which `plan` says the same, with the resources of `plan`: a cluster's may change.
+def with_resources(plan: Plan) -> Plan:
+    """The stored plan, which says the same as `plan`, with the resources of `plan`: those of a cluster may change.
 
     Raises UserError if its list of units is damaged.
     """
-    found = read(plan.path)
-    segments.verify(found.path, found.segments)
-    return replace(found, resources=plan.resources, units=found.units if found.grows else plan.units)
+    stored = read(plan.path)
+    segments.verify(stored.path, stored.segments)
+    return replace(stored, resources=plan.resources, units=stored.units if stored.grows else plan.units)
 
 
 def create(plan: Plan) -> None:
-    """Create the plan's files; another launcher may be first. Raises UserError if a key is no name, or comes twice."""
+    """Create the plan's files; another launcher may be first.
+
+    Raises UserError if a key cannot name a file, or comes twice.
+    """
     plan.path.mkdir(parents=True, exist_ok=True)
     staged = plan.path / f".units.{os.getpid()}"
     total = write_units(plan, staged)
@@ -216,7 +301,10 @@ def create(plan: Plan) -> None:
 
 
 def write_units(plan: Plan, path: Path) -> str:
-    """Write the list of the plan's units; returns its digest. Raises UserError if a key is no name, or comes twice."""
+    """Write the list of the plan's units; returns its sha256.
+
+    Raises UserError if a key cannot name a file, or comes twice.
+    """
     check_keys(plan.keys, plan.stage)
     with path.open("wb") as out:
         total = hashlib.sha256()
@@ -236,18 +324,18 @@ def digest(plan: Plan) -> str:
     return total.hexdigest()
 
 
-def refuse(found: Plan, differences: Sequence[str]) -> None:
-    """Raise a UserError that tells what differs from the plan that was found, if anything does."""
+def refuse(stored: Plan, differences: Sequence[str]) -> None:
+    """Raise UserError with the differences from the stored plan, if there are any."""
     if differences:
         raise UserError(
-            f"run {found.run} has another plan for stage {found.stage} ({found.path / 'plan.json'}):\n  "
+            f"run {stored.run} has another plan for stage {stored.stage} ({stored.path / 'plan.json'}):\n  "
             + "\n  ".join(differences)
-            + "\nUse another RUN=name, or remove the run's folder to start it anew."
+            + "\nUse another RUN=name, or remove the run's folder to start again."
         )
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each difference of two plan.json that matters: `settings.lr: 0.1 in the run, 0.2 now`."""
+    """One line for each difference between two headers that matters, such as `settings.lr: 0.1 in the run, 0.2 now`."""
     before, after = _flat(old), _flat(new)
     units = "the keys or parameters of the units differ"
     return [
@@ -255,7 +343,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if name == "units_sha256"
         else f"{name}: {before.get(name, 'absent')} in the run, {after.get(name, 'absent')} now"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and name.split(".")[0] not in FREE
+        if before.get(name) != after.get(name) and name.split(".")[0] not in MUTABLE_FIELDS
     ]
 
 
@@ -269,25 +357,20 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def read(stage_dir: Path) -> Plan:
-    """The plan of a stage folder, with all that it has grown by. Raises UserError if there is none."""
+    """The plan in a stage's folder, with all that it has grown by. Raises UserError if there is none."""
     try:
         row = segments.header(stage_dir)
     except FileNotFoundError as error:
         raise UserError(f"{stage_dir} holds no plan: the stage was never submitted in this run") from error
-    row["units"] = Listing(stage_dir, segments.of_plan(row))
-    row["after"] = tuple(Edge(**edge) for edge in row["after"])
-    row["resources"] = Size.model_validate(row["resources"])
-    row["setup"] = tuple(row["setup"])
-    row["yields_from"] = tuple(row.get("yields_from", ()))
-    for name in ("setup", "listed", "grown"):
-        row[name] = tuple(row.get(name, ()))
-    return Plan(**row)
+    return Plan.from_header(row, Listing(stage_dir, segments.of_plan(row)))
 
 
 def require_own_folders(plan: Plan) -> None:
-    """Raise UserError unless the stage's workspace is a folder of the run's own, `models/<run>/.work/<stage>`."""
+    """Raise UserError unless the stage's workspace is `models/<run>/.work/<stage>` and its folder `<run>/<stage>`."""
     check_stage(plan.stage)
-    root = Path(plan.workspace).parent
+    root = plan.workspace.parent
     if root.parts[-2:] != (plan.run, ".work") or plan.path.parts[-2:] != (plan.run, plan.stage):
-        raise UserError(f"{plan.workspace} and {plan.path} are not of run {plan.run}, so nothing is written or removed")
-    require_inside(Path(plan.workspace), root)
+        raise UserError(
+            f"{plan.workspace} and {plan.path} do not belong to run {plan.run}, so nothing is written or removed"
+        )
+    require_inside(plan.workspace, root)

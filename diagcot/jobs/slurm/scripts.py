@@ -53,7 +53,7 @@ def _follows(plan: Plan, index: int, known: Mapping[str, Plan], names: Mapping[s
     """What the script follows, as sbatch options with a place for each job id."""
     for edge in plan.after:
         sources = names[edge.stage]
-        if edge.each and plan.alike(known[edge.stage]):
+        if edge.elementwise and plan.packed_like(known[edge.stage]):
             how = "aftercorr" if plan.tasks > 1 else "afterok"
             yield f"Follows {edge.stage} task by task: --dependency={how}:<job of {sources[index]}>"
         elif sources:

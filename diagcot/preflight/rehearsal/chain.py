@@ -158,8 +158,8 @@ def _declare(rehearsal: Rehearsal) -> None:
             settings=plan.settings,
             nodes=plan.resources.nodes,
             ranks=plan.resources.ranks,
-            output=Path(plan.output),
-            workspace=Path(plan.workspace),
+            output=plan.output,
+            workspace=plan.workspace,
             weights_gb=weights if kind.product == "weights" else 0,
             **common,
         )

@@ -43,7 +43,7 @@ def _submit(made: Pipeline) -> None:
     code = 1
     try:
         for plan in plans:
-            for slot in plan.open_slots():
+            for slot in plan.open_tasks():
                 work(plan.path, slot)
             missing = summary.check(plan)
             summary.summarise(plan, missing)

@@ -24,7 +24,7 @@ def run(root: Path) -> None:
     if not (stage(root).path / "plan.json").exists():
         plans.write(stage(root))  # whose own faults are row 32's
     plan = plans.read(stage(root).path)
-    for slot in plan.open_slots():
+    for slot in plan.open_tasks():
         work(plan.path, slot)
     missing = summary.check(plan)
     summary.summarise(plan, missing)
@@ -34,7 +34,7 @@ def run(root: Path) -> None:
 def outcome(root: Path) -> Any:
     """The product's bytes, what the ledger says of them, and the sums of the stage."""
     plan = stage(root)
-    product = {path.name: path.read_text() for path in Path(plan.output).glob("[!.]*")}
+    product = {path.name: path.read_text() for path in plan.output.glob("[!.]*")}
     marks = {}
     for key in sorted(ledger.done_keys(plan.path)):
         row = ledger.manifest(plan.path, key) or {}

@@ -33,7 +33,7 @@ class Chain:
         if todo:
             local.start(self.run_dir, [plan.stage for plan in self.plans])
         return [
-            Submitted(p.stage, "submitted" if p in todo else "complete", (), len(p.open_slots())) for p in self.plans
+            Submitted(p.stage, "submitted" if p in todo else "complete", (), len(p.open_tasks())) for p in self.plans
         ]
 
 

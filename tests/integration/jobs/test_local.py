@@ -13,6 +13,7 @@ import pytest
 from diagcot.console.state.status import snapshot
 from diagcot.console.state.yields import yields
 from diagcot.jobs.cluster import Size
+from diagcot.jobs.plans.plan import Headline
 from diagcot.jobs.state import runner
 from diagcot.jobs.state.executions import gpu_hours, logs_of
 from tests import chains
@@ -26,7 +27,7 @@ def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
     first = chains.plan(tmp_path, "first", 2)
-    second = chains.plan(tmp_path, "second", 2, after=(Edge("first", each=True),))
+    second = chains.plan(tmp_path, "second", 2, after=(Edge("first", elementwise=True),))
     slow = {"startup": 0.4, "late_startup": 0.3, "seconds": 0.2}
     third = chains.plan(tmp_path, "third", 1, after=(Edge("second"),), settings=slow)
     run_dir = chains.write(tmp_path, [first, second, third], chains.cluster())
@@ -50,8 +51,8 @@ def test_the_price_of_a_thousand_is_in_the_summary_failed_attempts_and_the_stage
     first = chains.plan(tmp_path, "first", 2, settings=failing, resources=size)
     teacher = chains.plan(tmp_path, "teacher", 1, settings={"startup": 0.4}, resources=size)
     after = (Edge("first"), Edge("teacher"))
-    second = chains.plan(tmp_path, "second", 1, after=after, resources=size, yields="records", yields_from=("first",))
-    on_cpu = chains.plan(tmp_path, "third", 1, after=(Edge("second"),), yields="records")
+    second = chains.plan(tmp_path, "second", 1, after=after, resources=size, headline=Headline("records", ("first",)))
+    on_cpu = chains.plan(tmp_path, "third", 1, after=(Edge("second"),), headline=Headline("records"))
     run_dir = chains.write(tmp_path, [first, teacher, second, on_cpu], chains.cluster())
     assert run(run_dir).returncode == 0
     summary = json.loads((second.path / "summary.json").read_text())

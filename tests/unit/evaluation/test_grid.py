@@ -97,8 +97,8 @@ def test_a_model_a_task_a_source_and_a_judge_are_added_one_after_the_other(desk:
     def added() -> list[str]:
         plans = desk.write()
         tables.append(plans["table"].keys[-1])
-        assert len(plans["table"].keys) == len(tables) + 1 and plans["table"].open_slots() == [len(tables)]
-        newest = plans["evaluate"].parts[-1]
+        assert len(plans["table"].keys) == len(tables) + 1 and plans["table"].open_tasks() == [len(tables)]
+        newest = plans["evaluate"].segments[-1]
         return plans["evaluate"].keys[-newest.units :]
 
     desk.before("evaluate", three=desk.model(3))

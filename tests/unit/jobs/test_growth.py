@@ -89,7 +89,7 @@ def test_only_what_is_new_is_run_and_the_table_is_made_anew(tmp_path: Path) -> N
     }  # fmt: skip
     after, made = tree(tmp_path), stages(tmp_path)
     assert made["cells"].keys == ["a.0", "a.1", "a.2", "b.0", "b.1", "b.2", "new.0", "new.1", "new.2"]
-    assert [segment[:2] for segment in made["cells"].segments] == [(6, 3), (3, 2)] and made["cells"].alike(
+    assert [segment[:2] for segment in made["cells"].segments] == [(6, 3), (3, 2)] and made["cells"].packed_like(
         made["checks"]
     )
     assert [Path(root).name for root in made["cells"].inputs["models"]] == ["a", "new", "b"]
@@ -162,10 +162,10 @@ def test_a_unit_whose_place_another_took_is_neither_run_nor_published(tmp_path: 
     old = stages(tmp_path)["table"]
     grid(tmp_path, "debug", ["a", "b"]).write()
     made = stages(tmp_path)["table"]
-    assert made.open_slots() == [1] and made.missing() == made.keys[1:]
+    assert made.open_tasks() == [1] and made.missing() == made.keys[1:]
     late = tmp_path / "late"
     late.write_text("of an execution that somebody forgot")
-    final = Path(made.output) / "table.txt"
+    final = made.output / "table.txt"
     assert not ledger.publish(made.path, old.keys[0], {final: late}, {}, {}) and not late.exists()
     grid(tmp_path, "debug", ["a", "b"]).submit()
     assert table(tmp_path)[0] == made.keys[1] and len(table(tmp_path)) == 1 + 6 * 3

@@ -89,10 +89,10 @@ def test_records_of_several_executions_come_out_once_and_sorted(writes: list[tup
 
 def test_a_task_requeued_between_mark_and_rename_finishes_the_rename(tmp_path: Path) -> None:
     plan = chains.plan(tmp_path, "first", 2, tasks=1)
-    follower = chains.plan(tmp_path, "second", 2, tasks=1, after=(plans.Edge("first", each=True),))
+    follower = chains.plan(tmp_path, "second", 2, tasks=1, after=(plans.Edge("first", elementwise=True),))
     plans.write(plan)
     plans.write(follower)
-    final, staged = Path(plan.output) / "00000.txt", Path(plan.output) / ".00000.txt.7_0-0"
+    final, staged = plan.output / "00000.txt", plan.output / ".00000.txt.7_0-0"
     staged.parent.mkdir(parents=True)
     staged.write_text("whole")
     (plan.path / "done").mkdir()
@@ -105,7 +105,7 @@ def test_a_task_requeued_between_mark_and_rename_finishes_the_rename(tmp_path: P
 def test_what_killed_executions_had_staged_goes_when_the_stage_is_done(tmp_path: Path) -> None:
     plan = chains.plan(tmp_path, "first", 1)
     plans.write(plan)
-    output = Path(plan.output)
+    output = plan.output
     output.mkdir(parents=True)
     (plan.path / "out").mkdir()
     for token in ("7_0-0", "1.2-0"):

@@ -42,7 +42,7 @@ def test_every_recipe_has_such_names() -> None:
     "where", ["elsewhere", "models/run/.work", "models/run/.work/../..", "models/other/.work/stage"]
 )
 def test_a_worker_removes_and_writes_only_inside_its_own_workspace(tmp_path: Path, where: str) -> None:
-    made = chains.plan(tmp_path / "run", "stage", 1, workspace=str(tmp_path / where))
+    made = chains.plan(tmp_path / "run", "stage", 1, workspace=tmp_path / where)
     kept = tmp_path / where / "kept"
     (tmp_path / "models/run/.work").mkdir(parents=True)
     kept.mkdir(parents=True)
@@ -60,7 +60,7 @@ def test_a_link_out_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
     root.mkdir(parents=True)
     (root / "stage").symlink_to(kept.parent)
     with pytest.raises(UserError, match="not inside"):
-        summary.clean(chains.plan(tmp_path / "run", "stage", 1, workspace=str(root / "stage")))
+        summary.clean(chains.plan(tmp_path / "run", "stage", 1, workspace=root / "stage"))
     assert kept.is_dir()
 
 
@@ -69,5 +69,5 @@ def test_a_plan_of_an_earlier_version_with_a_path_for_a_name_removes_nothing(tmp
     kept.mkdir()
     made = chains.plan(tmp_path / "run", "stage", 1)
     with pytest.raises(UserError, match="stage name="):
-        summary.clean(dataclasses.replace(made, stage=str(kept), workspace=str(kept)))
+        summary.clean(dataclasses.replace(made, stage=str(kept), workspace=kept))
     assert kept.is_dir()

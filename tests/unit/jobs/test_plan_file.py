@@ -8,13 +8,13 @@ from pathlib import Path
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.units import Units
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden_run"
 STAGE_DIR = "/data/logs/golden/cells"  # what the golden file says; a test has its own folder
 
 
 def golden_run(root: Path) -> Path:
     """A copy of the run of the first version under `root`; returns its stage's folder."""
-    run_dir = root / "golden"
+    run_dir = root / "golden_run"
     shutil.copytree(GOLDEN, run_dir)
     path = run_dir / "cells" / "plan.json"
     path.write_text(path.read_text().replace(STAGE_DIR, str(path.parent)))

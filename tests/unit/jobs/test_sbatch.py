@@ -96,7 +96,7 @@ def test_options_of_the_site_win() -> None:
 
 def write(root: Path, array_size: int) -> list[Path]:
     first = chains.plan(root, "first", 5, tasks=5)
-    second = chains.plan(root, "second", 5, tasks=5, after=(Edge("first", each=True),))
+    second = chains.plan(root, "second", 5, tasks=5, after=(Edge("first", elementwise=True),))
     third = chains.plan(root, "third", 1, after=(Edge("first"), Edge("second")))
     chains.write(root, [first, second, third], cluster())
     return scripts.write([first, second, third], cluster(), array_size)

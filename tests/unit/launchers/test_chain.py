@@ -42,9 +42,9 @@ def recipe(tmp_path: Path) -> Path:
 def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
     chain = open_chain(str(recipe), "laptop", "trial")
     plans = {plan.stage: plan for plan in chain.plans}
-    assert [(e.stage, e.each) for e in plans["primer"].after] == [("shard", True)]
-    assert [(e.stage, e.each) for e in plans["shard"].after] == [("phantoms", False)]
-    assert plans["primer"].inputs == {"shards": [plans["shard"].output]}
+    assert [(e.stage, e.elementwise) for e in plans["primer"].after] == [("shard", True)]
+    assert [(e.stage, e.elementwise) for e in plans["shard"].after] == [("phantoms", False)]
+    assert plans["primer"].inputs == {"shards": [str(plans["shard"].output)]}
     assert plans["primer"].tasks == plans["shard"].tasks and len(plans["primer"].units) == 3
     assert chain.selected("0") == {"phantoms", "shard"} and len(chain.selected("all")) == 3
 
