@@ -179,7 +179,7 @@ def find(name: str, root: Path, kind_of: KindOf) -> tuple[Recipe, Document]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
         known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
-        raise UserError(f"unknown recipe {name!r}: it is no file in {folder.relative_to(root)}/{near(name, known)}")
+        raise UserError(f"unknown recipe {name!r}: it is not a file in {folder.relative_to(root)}/{near(name, known)}")
     document = _document(path, folder, kind_of)
     return document.check(Recipe, document.value or {}), document
 

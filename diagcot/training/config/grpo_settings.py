@@ -14,17 +14,22 @@ from diagcot.training.config.settings import Component, DeepSpeedSettings, Freez
 
 
 class RewardSettings(Settings):
-    """Which reward, see `diagcot.rewards.names`. `alpha` and `margin` are the gate's (closed and open only).
+    """A reward of this project (`diagcot.rewards.names`) or of another one."""
 
-    A `name` like `path/to/file.py:function` is a reward of another project, called in `style`.
-    """
-
-    name: str = "report"
-    mode: str = ""
-    style: Literal["", "trl", "easyr1"] = ""
-    alpha: float = Field(0.2, gt=0, le=1)
-    margin: float = 0.0
-    workers: int = Field(1, ge=1, description="processes that score rollouts")
+    name: str = Field(
+        "report", description="Name of a reward of this project, or path/to/file.py:function of an external one."
+    )
+    mode: str = Field("", description="Variant of the reward; empty takes its first one.")
+    style: Literal["", "trl", "easyr1"] = Field(
+        "", description="How an external reward is called: as TRL or as EasyR1 does. Empty for rewards of this project."
+    )
+    alpha: float = Field(
+        0.2, gt=0, le=1, description="Rewards closed and open: weight of the newest batch in the gate's mean accuracy."
+    )
+    margin: float = Field(
+        0.0, description="Rewards closed and open: by how much a batch's accuracy must exceed the gate's mean."
+    )
+    workers: int = Field(1, ge=1, description="Number of processes that score rollouts.")
 
     @field_validator("name")
     @classmethod
@@ -53,40 +58,47 @@ class RewardSettings(Settings):
 
 
 class ClipSettings(Settings):
-    """Bounds of the policy ratio (method.md 5.1)."""
+    """Bounds of the policy ratio (DiagCoT, arXiv:2509.06409; dual clipping: Ye et al. 2020, arXiv:1912.09729)."""
 
-    low: float = Field(0.2, gt=0, lt=1)
-    high: float = Field(0.3, gt=0)
-    dual: float | None = Field(3.0, gt=1, description="a negative advantage costs at most this often; null: no bound")
+    low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below 1 - low.")
+    high: float = Field(0.3, gt=0, description="The ratio is clipped above 1 + high.")
+    dual: float | None = Field(
+        3.0, gt=1, description="A negative advantage costs at most this multiple of itself; null: no bound."
+    )
 
 
 class MixSettings(Settings):
-    """Share of a step's prompts that come from role `mix`: `start` at first, `end` from the part `until` of the run."""
+    """Share of a step's prompts that come from the input `mix`; it changes along a straight line."""
 
-    start: float = Field(0.0, ge=0, le=1)
-    end: float = Field(0.0, ge=0, le=1)
-    until: float = Field(1.0, gt=0, le=1)
+    start: float = Field(0.0, ge=0, le=1, description="Share at the first step.")
+    end: float = Field(0.0, ge=0, le=1, description="Share from `until` on.")
+    until: float = Field(1.0, gt=0, le=1, description="Part of the steps after which the share is `end`.")
 
     def share(self, progress: float) -> float:
-        """At `progress`, 0 to 1; a straight line in between."""
+        """The share at `progress`, which runs from 0 to 1."""
         return self.start + (self.end - self.start) * min(1.0, progress / self.until)
 
 
 class ValidationSettings(Settings):
-    """Prompts that are rolled out and scored and never trained on; of CX-Mind's sampling (method.md 8.2)."""
+    """Prompts that are rolled out and scored and never trained on. Sampling is CX-Mind's (arXiv:2508.03733)."""
 
-    prompts: int = Field(0, ge=0, description="how many at most; 0 validates nothing")
+    prompts: int = Field(0, ge=0, description="Most prompts of a validation; 0 validates nothing.")
     split: Literal["held_out", "train", "validate"] = Field(
-        "held_out", description="held_out: patients of `split` that are then left out of training; or another split"
+        "held_out",
+        description="held_out: patients of the training split who are then left out of training; or another split.",
     )
-    share: float = Field(0.1, gt=0, lt=1, description="of the patients, held out by the hash of their name")
-    every: int | None = Field(None, ge=1, description="steps; None validates before the first step and after the last")
-    temperature: float = Field(0.5, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
+    share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the patients that is held out, chosen by the hash of their name."
+    )
+    every: int | None = Field(
+        None, ge=1, description="Steps between validations; null validates before the first step and after the last."
+    )
+    temperature: float = Field(0.5, ge=0, description="Sampling temperature of the answers.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Probability mass that answers are sampled from.")
 
 
 class GrpoSettings(FreezePolicy):
-    """Kind `grpo` (method.md 5.1, 8.2). Defaults are DiagCoT's report run.
+    """Kind `grpo`: reinforcement learning; the defaults are those of DiagCoT's report run (arXiv:2509.06409).
 
     A step rolls out `group_size` answers to each of `prompts_per_step` prompts and updates the policy once for every
     `deepspeed.global_batch` of them; `deepspeed.steps`, `epochs` (over the prompts) and `save_every` count these steps.
@@ -101,68 +113,99 @@ class GrpoSettings(FreezePolicy):
         "overlap": "async_rollouts",
         "kl": "kl_coef",
         "resample": "max_resample_rounds",
+        "clip": "ratio_clipping",
     }
 
-    trainable: tuple[Component, ...] = ("language_model",)
-    reward: RewardSettings = RewardSettings()
-    rewards: dict[str, RewardSettings] = Field({}, description="reward of the samples of a task, where not `reward`")
-    carry_gate: bool = Field(False, description="start from the gate of the GRPO stage that made the model")
-    task: str = Field("report", description="prompts made from role `shards`; role `samples` brings its own")
-    split: str = Field("train", description="split of the shards that prompts are taken from: train or validate")
-    views: Literal["image", "study"] = Field("image", description="a prompt for each film, or one for all of a study")
-    augment: int = Field(
-        0, ge=0, le=10, description="changed copies of each grounding prompt with boxes (method.md 2.4)"
+    trainable: tuple[Component, ...] = Field(
+        ("language_model",), min_length=1, description="Components of the model that train; all others are frozen."
     )
-    mix: MixSettings | None = Field(None, description="other prompts among these, from role `mix`")
-    prompts_per_step: int = Field(4, ge=1, description="prompts a step")
-    group_size: int = Field(8, ge=2, description="rollouts of each prompt, the group")
-    max_tokens: int = Field(1024, ge=1, description="tokens of a rollout")
-    temperature: float = Field(0.9, gt=0)
-    top_p: float = Field(0.99, gt=0, le=1)
-    kl_coef: float = Field(0.05, ge=0, description="weight of the k3 term; 0 needs no reference model")
-    clip: ClipSettings = ClipSettings()
-    ratio: Literal["token", "sequence"] = Field("token", description="what is clipped; sequence is GSPO")
+    reward: RewardSettings = Field(RewardSettings(), description="Reward of all samples that `rewards` does not name.")
+    rewards: dict[str, RewardSettings] = Field({}, description="Task and the reward of its samples.")
+    carry_gate: bool = Field(False, description="Start from the gate of the GRPO stage that made the model.")
+    task: str = Field(
+        "report", description="Task of the prompts made from the input `shards`; the input `samples` brings its own."
+    )
+    split: str = Field("train", description="Split of the shards that prompts are taken from: train or validate.")
+    views: Literal["image", "study"] = Field(
+        "image", description="image: a prompt for each image of a study; study: one prompt with all of them."
+    )
+    augment: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Changed copies of each grounding prompt that has boxes (DiagCoT, arXiv:2509.06409).",
+    )
+    mix: MixSettings | None = Field(None, description="Share of other prompts, from the input `mix`.")
+    prompts_per_step: int = Field(4, ge=1, description="Prompts of a step.")
+    group_size: int = Field(8, ge=2, description="Rollouts of each prompt.")
+    max_tokens: int = Field(1024, ge=1, description="Most tokens of a rollout.")
+    temperature: float = Field(0.9, gt=0, description="Sampling temperature of the rollouts.")
+    top_p: float = Field(0.99, gt=0, le=1, description="Probability mass that rollouts are sampled from.")
+    kl_coef: float = Field(
+        0.05, ge=0, description="Weight of the KL term (k3) in the loss; above 0 every GPU holds a reference model."
+    )
+    ratio_clipping: ClipSettings = Field(ClipSettings(), description="Bounds of the policy ratio.")
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="Policy ratio of each token, or of the whole sequence as in GSPO."
+    )
     loss_aggregation: Literal["token", "sequence", "constant"] = Field(
-        "token", description="mean over tokens (DAPO), over sequences' means (GRPO), or over max_tokens (Dr. GRPO)"
+        "token",
+        description="token: mean over all tokens (DAPO); sequence: mean over the sequences' means (GRPO); constant: over"
+        " max_tokens (Dr. GRPO).",
     )
     normalize_advantages: bool = Field(
-        True, description="divide advantages by the group's standard deviation; Dr. GRPO does not"
+        True, description="Divide advantages by the standard deviation of their group; Dr. GRPO does not."
     )
     importance_cap: float | None = Field(
-        None, gt=0, description="cap of the importance weight of tokens that another policy or engine drew; None: 1"
+        None,
+        gt=0,
+        description="Cap of the importance weight p(policy) / p(server) of a token; null: all weights are 1.",
     )
     max_resample_rounds: int = Field(
-        0, ge=0, description="rounds of further prompts in place of groups of equal rewards (DAPO)"
+        0, ge=0, description="Rounds in which groups of equal rewards are replaced by further prompts (DAPO)."
     )
-    overlong: int = Field(0, ge=0, description="last tokens before max_tokens that cost reward, down to -1 (DAPO)")
-    async_rollouts: bool = Field(False, description="roll out the next step while this one trains: one step off-policy")
-    validation: ValidationSettings = ValidationSettings()
-    best: str | None = Field(None, description="figure of validation whose highest value is exported; None: the last")
-    page_every: int | None = Field(None, ge=1, description="steps between private pages of rollouts in the workspace")
-    deepspeed: DeepSpeedSettings = DeepSpeedSettings(
-        global_batch=8, learning_rate=1e-6, schedule="constant", weight_decay=1e-2, epochs=1, save_every=50, keep=3
+    overlong: int = Field(
+        0, ge=0, description="Last tokens before max_tokens that cost reward, down to -1 at the limit (DAPO)."
     )
-    server: ServerSettings = ServerSettings(gpu_memory_utilization=0.5)
-    engines: int = Field(1, ge=1, description="vLLM servers a node that has any; its GPUs are shared out among them")
+    async_rollouts: bool = Field(
+        False, description="Roll out the next step while this one trains, one step off-policy; needs importance_cap."
+    )
+    validation: ValidationSettings = Field(ValidationSettings(), description="Prompts that measure progress.")
+    best: str | None = Field(
+        None, description="Validation figure whose highest value decides which weights are exported; null: the last."
+    )
+    page_every: int | None = Field(
+        None, ge=1, description="Steps between private pages of rollouts in the stage's workspace; null writes none."
+    )
+    deepspeed: DeepSpeedSettings = Field(
+        DeepSpeedSettings(
+            global_batch=8, learning_rate=1e-6, schedule="constant", weight_decay=1e-2, epochs=1, save_every=50, keep=3
+        ),
+        description="Optimisation and its distribution; global_batch rollouts make one update.",
+    )
+    server: ServerSettings = Field(
+        ServerSettings(gpu_memory_utilization=0.5), description="vLLM servers that draw the rollouts."
+    )
+    engines: int = Field(
+        1, ge=1, description="vLLM servers on each node that has servers; its GPUs are divided among them."
+    )
     rollout_nodes: int = Field(
-        0, ge=0, description="nodes, the last ones, for servers alone; 0: servers and policy share all nodes"
+        0, ge=0, description="Number of nodes, the last ones, for servers only; 0: servers and policy share all nodes."
     )
     sync: Literal["folder", "device"] = Field(
-        "folder", description="weights reach the servers as files in memory, or from GPU to GPU (NCCL or CUDA IPC)"
+        "folder", description="Weights reach the servers as files in memory, or from GPU to GPU (NCCL or CUDA IPC)."
     )
     max_gap: float = Field(
         0.02,
         gt=0,
-        description="largest mean |log p(policy) - log p(engine)| of rollout tokens, nats; more ends the stage",
+        description="Largest mean |log p(policy) - log p(server)| of rollout tokens in nats; more ends the stage.",
     )
-    object_store_mb: int = Field(
-        80, ge=76, description="Ray's shared memory a node; rollouts are text, so little is enough"
-    )
-    start_timeout_s: float = Field(1800, gt=0, description="deadline for Ray and the servers to be ready")
+    object_store_mb: int = Field(80, ge=76, description="Ray's shared memory on a node, in MB.")
+    start_timeout_s: float = Field(1800, gt=0, description="Seconds until Ray and the servers must be ready.")
     step_timeout_s: float = Field(
-        1500, gt=0, le=1700, description="deadline for one rollout with its scores, and for one change of weights"
+        1500, gt=0, le=1700, description="Seconds for one rollout with its scores, and for one change of weights."
     )
-    image_cache_mb: int = Field(1024, ge=0, description="host memory a rank for prepared films")
+    image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
 
     @field_validator("split")
     @classmethod
@@ -201,7 +244,7 @@ class GrpoSettings(FreezePolicy):
                 "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0"
             )
         if self.server.endpoint:
-            raise ValueError("server.endpoint cannot follow the policy: rollouts need servers of the stage's own")
+            raise ValueError("server.endpoint cannot follow the policy: rollouts need the stage's own servers")
         if self.best is not None and not self.validation.prompts:
             raise ValueError(f"best: {self.best} needs validation.prompts")
         if self.validation.prompts and self.validation.split == self.split:
@@ -212,11 +255,11 @@ class GrpoSettings(FreezePolicy):
 
     @property
     def updates(self) -> int:
-        """Optimiser steps in a step."""
+        """Optimiser steps for the rollouts of one step."""
         return self.prompts_per_step * self.group_size // self.deepspeed.global_batch
 
     def trainers(self, ranks: int, nodes: int) -> int:
-        """How many of the ranks, the first ones, hold the policy. Raises UserError if no node is left for it."""
+        """How many of the ranks, the first ones, hold the policy. Raises UserError if no node is left."""
         if self.rollout_nodes >= nodes:
             raise UserError(
                 f"rollout_nodes {self.rollout_nodes} of {nodes} nodes leaves none for the policy; give the stage more"

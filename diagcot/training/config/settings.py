@@ -16,65 +16,84 @@ Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 class TinySettings(Settings):
     """A model from configuration with random weights, small enough to train on a CPU in minutes."""
 
-    hidden: int = Field(128, ge=32, description="width of the language model")
-    layers: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    kv_heads: int = Field(2, ge=1)
-    intermediate: int = Field(384, ge=32)
-    vision_depth: int = Field(2, ge=1)
-    vision_hidden: int = Field(64, ge=16)
-    vision_heads: int = Field(4, ge=1)
-    vocabulary: int = Field(800, ge=320, description="tokens of the trained BPE, special ones included")
-    context: int = Field(4096, ge=256, description="longest sequence in tokens")
+    hidden: int = Field(128, ge=32, description="Width of the language model.")
+    layers: int = Field(4, ge=1, description="Layers of the language model.")
+    heads: int = Field(4, ge=1, description="Attention heads of the language model.")
+    kv_heads: int = Field(2, ge=1, description="Key and value heads of the language model.")
+    intermediate: int = Field(384, ge=32, description="Width of the language model's MLP.")
+    vision_depth: int = Field(2, ge=1, description="Layers of the vision tower.")
+    vision_hidden: int = Field(64, ge=16, description="Width of the vision tower.")
+    vision_heads: int = Field(4, ge=1, description="Attention heads of the vision tower.")
+    vocabulary: int = Field(800, ge=320, description="Tokens of the BPE that is trained, special ones included.")
+    context: int = Field(4096, ge=256, description="Longest sequence in tokens.")
 
 
 class ModelSettings(Settings):
     """Kind `model`: the base of a chain, either a model on disk or a tiny one from configuration."""
 
-    family: Family = "qwen2_5_vl"
-    pretrained: Path | None = Field(None, description="directory of a downloaded model; None builds a tiny one")
-    tiny: TinySettings = TinySettings()
-    min_pixels: int | None = Field(None, description="pixel budget of an image, here for the whole chain")
-    max_pixels: int | None = None
+    family: Family = Field("qwen2_5_vl", description="Architecture of the model.")
+    pretrained: Path | None = Field(
+        None, description="Folder of a downloaded model; $VARIABLES are replaced. null builds a tiny model."
+    )
+    tiny: TinySettings = Field(TinySettings(), description="Sizes of the tiny model.")
+    min_pixels: int | None = Field(
+        None, description="Fewest pixels that an image is resized to, for the whole chain; null keeps the model's own."
+    )
+    max_pixels: int | None = Field(
+        None, description="Most pixels that an image is resized to, for the whole chain; null keeps the model's own."
+    )
 
     @field_validator("pretrained", mode="before")
     @classmethod
     def _settled(cls, path: str | None) -> str | None:
-        """Without variables: the jobs may lack them. One that is not set stays, and is told when it is looked for."""
+        """Variables are replaced now, since jobs may lack them. An unset one stays and is reported when it is needed."""
         return os.path.expandvars(path) if isinstance(path, str) else path
 
 
 class LoraSettings(Settings):
-    """DiagCoT's adapter of the teacher (method.md 3.2)."""
+    """A LoRA adapter on the language model. The defaults are those of DiagCoT's teacher (arXiv:2509.06409)."""
 
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
+    alpha: int = Field(16, ge=1, description="Scale of the adapter's output; it is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs that are dropped in training.")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="Projections of the language model that get an adapter.",
+    )
 
 
 class DeepSpeedSettings(Settings):
     """Optimisation and its distribution. Steps are optimiser steps over `global_batch` samples."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"save_behind": "async_save"}
+    renamed: ClassVar[Mapping[str, str]] = {"save_behind": "async_save", "clip": "gradient_clipping"}
 
-    stage: Literal[2, 3] = 2
-    offload: bool = Field(False, description="optimiser state (and parameters at stage 3) in host memory")
-    micro_batch: int = Field(1, ge=1, description="samples a rank in one forward pass")
-    global_batch: int = Field(64, ge=1, description="samples a step over all ranks")
-    learning_rate: float = Field(1e-5, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, ge=0)
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, ge=1)
-    precision: Literal["fp32", "bf16"] = "bf16"
-    gradient_checkpointing: bool = False
-    save_every: int = Field(100, ge=1, description="steps between checkpoints")
-    keep: int = Field(2, ge=1, description="checkpoints kept")
-    async_save: bool = Field(True, description="write checkpoints behind the training; takes host memory for one")
-    wandb: bool = Field(False, description="also log to an offline run of wandb, which must be installed")
+    stage: Literal[2, 3] = Field(
+        2, description="ZeRO stage: 2 divides gradients and optimiser state among the ranks, 3 also the weights."
+    )
+    offload: bool = Field(
+        False, description="Keep the optimiser state, and at stage 3 also the parameters, in host memory."
+    )
+    micro_batch: int = Field(1, ge=1, description="Samples in one forward pass of a rank.")
+    global_batch: int = Field(64, ge=1, description="Samples in one optimiser step over all ranks.")
+    learning_rate: float = Field(1e-5, gt=0, description="Highest learning rate.")
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the learning rate rises from 0.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Course of the learning rate after the warm-up."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    gradient_clipping: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0 does not clip.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the data; give either epochs or steps.")
+    steps: int | None = Field(None, ge=1, description="Optimiser steps; give either epochs or steps.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Type of the weights in forward and backward pass.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass instead of keeping them."
+    )
+    save_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=1, description="Number of checkpoints that are kept.")
+    async_save: bool = Field(
+        True, description="Write checkpoints while training goes on; takes host memory for one checkpoint."
+    )
+    wandb: bool = Field(False, description="Also log to an offline run of wandb, which must be installed.")
 
     @model_validator(mode="after")
     def _one_length(self) -> "DeepSpeedSettings":
@@ -83,43 +102,54 @@ class DeepSpeedSettings(Settings):
         return self
 
     def accumulation(self, world_size: int) -> int:
-        """Forward passes a rank for one step. Raises ValueError where the batches do not divide."""
+        """Forward passes of a rank in one step. Raises ValueError if the batches do not divide."""
         micro = self.micro_batch * world_size
         if self.global_batch % micro:
             raise ValueError(
-                f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch} x {world_size}"
+                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x {world_size}"
                 " ranks; change one of them in the recipe or the number of ranks in the cluster file"
             )
         return self.global_batch // micro
 
     def sequences(self, samples: int | None) -> int | None:
-        """Samples that the whole stage sees, of `samples` an epoch; None where that is not known."""
+        """Samples that the whole stage sees if an epoch has `samples`; None if that is not known."""
         if self.steps is not None:
             return self.steps * self.global_batch
         return None if samples is None else max(1, round(samples * (self.epochs or 0)))
 
 
 class FreezePolicy(Settings):
-    """Which components train; everything else is frozen. `expect_trainable` parameters are asserted."""
+    """Which components train; everything else is frozen."""
 
-    trainable: tuple[Component, ...] = Field(min_length=1)
-    expect_trainable: int | None = None
+    trainable: tuple[Component, ...] = Field(
+        min_length=1, description="Components of the model that train; all others are frozen."
+    )
+    expect_trainable: int | None = Field(
+        None, ge=0, description="Number of parameters that must train; another number is an error. null does not check."
+    )
 
 
 class SftSettings(FreezePolicy):
-    """Kind `sft`: causal language modelling on the assistant's turns (method.md 3 and 4.3)."""
+    """Kind `sft`: causal language modelling on the assistant's turns (DiagCoT, arXiv:2509.06409)."""
 
-    deepspeed: DeepSpeedSettings
-    lora: LoraSettings | None = None
+    deepspeed: DeepSpeedSettings = Field(description="Optimisation and its distribution over the ranks.")
+    lora: LoraSettings | None = Field(None, description="The adapter that trains; goes with `trainable: [lora]`.")
     tasks: dict[str, float] = Field(
-        default={"report": 1.0}, description="tasks made from shards and their weight: 2 = each sample twice an epoch"
+        {"report": 1.0},
+        description="Tasks made from the input `shards`, and how often each of their samples is seen in an epoch.",
     )
-    views: Literal["image", "study"] = Field("image", description="a sample for each film, or one for all of a study")
-    samples_weight: float = Field(1.0, ge=0, description="the same for the samples of role `samples`")
-    max_length: int = Field(4096, ge=32, description="tokens of a sample; longer answers are cut and counted")
-    validation: int = Field(64, ge=0, description="held-out samples for the validation loss")
-    validate_every: int | None = Field(None, ge=1, description="steps; None validates at the end only")
-    image_cache_mb: int = Field(1024, ge=0, description="host memory a rank for prepared films")
+    views: Literal["image", "study"] = Field(
+        "image", description="image: a sample for each image of a study; study: one sample with all of them."
+    )
+    samples_weight: float = Field(
+        1.0, ge=0, description="How often each sample of the input `samples` is seen in an epoch."
+    )
+    max_length: int = Field(4096, ge=32, description="Most tokens of a sample; longer answers are cut and counted.")
+    validation: int = Field(64, ge=0, description="Number of held-out samples for the validation loss.")
+    validate_every: int | None = Field(
+        None, ge=1, description="Steps between validations; null validates only at the end."
+    )
+    image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
 
     @model_validator(mode="after")
     def _lora_agrees(self) -> "SftSettings":
@@ -131,20 +161,25 @@ class SftSettings(FreezePolicy):
 
 
 class AlignSettings(FreezePolicy):
-    """Kind `align`: the projector learns to speak the language model's language (method.md 3.1).
+    """Kind `align`: the projector learns to map images to the language model's space (DiagCoT, arXiv:2509.06409)."""
 
-    `lm` is the loss of the released code, `contrastive` the one that the paper describes, `combined` their sum.
-    """
-
-    trainable: tuple[Component, ...] = ("merger",)
-    deepspeed: DeepSpeedSettings
-    loss: Literal["lm", "contrastive", "combined"] = "lm"
-    contrastive_weight: float = Field(1.0, gt=0)
-    temperature: float = Field(0.07, gt=0, description="where the learned temperature starts")
-    max_length: int = Field(4096, ge=32)
-    validation: int = Field(64, ge=0, description="held-out pairs for loss and retrieval")
-    validate_every: int | None = Field(100, ge=1, description="steps; None validates at the end only")
-    image_cache_mb: int = Field(1024, ge=0)
+    trainable: tuple[Component, ...] = Field(
+        ("merger",), min_length=1, description="Components of the model that train; all others are frozen."
+    )
+    deepspeed: DeepSpeedSettings = Field(description="Optimisation and its distribution over the ranks.")
+    loss: Literal["lm", "contrastive", "combined"] = Field(
+        "lm",
+        description="lm: language-model loss, as in the released code; contrastive: as the paper describes it; combined:"
+        " their sum.",
+    )
+    contrastive_weight: float = Field(1.0, gt=0, description="Weight of the contrastive loss in the combined one.")
+    temperature: float = Field(0.07, gt=0, description="Initial value of the learned temperature.")
+    max_length: int = Field(4096, ge=32, description="Most tokens of a sample; longer answers are cut and counted.")
+    validation: int = Field(64, ge=0, description="Number of held-out pairs for loss and retrieval.")
+    validate_every: int | None = Field(
+        100, ge=1, description="Steps between validations; null validates only at the end."
+    )
+    image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
 
     @model_validator(mode="after")
     def _reports_stay(self) -> "AlignSettings":
@@ -156,4 +191,4 @@ class AlignSettings(FreezePolicy):
 class MergeSettings(Settings):
     """Kind `merge`: adapter and base become one model."""
 
-    shard_size: str = Field("5GB", description="largest weight file")
+    shard_size: str = Field("5GB", description="Largest size of one weight file, such as 5GB.")

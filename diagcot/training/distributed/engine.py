@@ -28,7 +28,7 @@ def config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": settings.micro_batch,
         "gradient_accumulation_steps": settings.accumulation(world_size),
         "train_batch_size": settings.global_batch,
-        "gradient_clipping": settings.clip,
+        "gradient_clipping": settings.gradient_clipping,
         "bf16": {"enabled": settings.precision == "bf16"},
         "zero_optimization": zero,
         # torch's own AdamW: DeepSpeed's needs a compiler on the node.

@@ -47,7 +47,7 @@ class Policy:
     def __init__(self, base: Path, settings: GrpoSettings, ctx: Context, steps: int) -> None:
         self.base, self.settings, self.ctx = base, settings, ctx
         self.where = process_group.device(ctx)
-        clip = settings.clip
+        clip = settings.ratio_clipping
         self.objective = Objective(
             clip.low, clip.high, clip.dual, settings.ratio, settings.importance_cap, kl_coef=settings.kl_coef
         )

@@ -39,7 +39,7 @@ def test_adopted_model_is_linked_and_loads(tmp_path: Path) -> None:
 def test_batches_must_divide_among_ranks() -> None:
     settings = DeepSpeedSettings(steps=1, micro_batch=4, global_batch=32)
     assert settings.accumulation(2) == 4
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         settings.accumulation(3)
     with pytest.raises(ValueError, match="either epochs or steps"):
         DeepSpeedSettings()
