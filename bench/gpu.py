@@ -290,7 +290,7 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
         losses = objective.token_losses(
             scores(trained), old, advantage, mask, objective.Objective(kl_coef=0.01), reference=base
         )
-        return objective.reduced(losses, mask, "token", mask.numel())
+        return objective.aggregate(losses, mask, "token", mask.numel())
 
     return {"sft": sft, "align": align, "grpo": grpo}[step]
 

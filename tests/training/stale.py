@@ -1,8 +1,8 @@
-"""Kind `grpo` with servers that say they have taken over new weights and have not."""
+"""Kind `grpo` with servers that report new weights and keep the old ones."""
 
 from diagcot.training.kinds.grpo import prepare, run
-from diagcot.training.rl.rollout_pool import Crew
+from diagcot.training.rl.rollout_pool import RolloutPool
 
 __all__ = ["prepare", "run"]
 
-Crew.load = lambda self, model_dir: True  # type: ignore[method-assign]
+RolloutPool.load = lambda self, model_dir: True  # type: ignore[method-assign]

@@ -194,7 +194,7 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, w
 
 @pytest.mark.parametrize(
     ("victim", "said"),
-    [("raylet", "its raylet has died"), ("ray::RolloutEngine", "a rollout engine or reward worker died")],
+    [("raylet", "its raylet has died"), ("ray::RolloutServer", "a rollout server or reward worker died")],
 )
 def test_a_dead_raylet_or_engine_ends_the_stage_soon(warm: Path, standby: None, victim: str, said: str) -> None:
     lost = grpo(warm, victim.rpartition(":")[2], world=1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from diagcot.training.rl.objective import Objective, advantages, logprobs, reduced, token_losses, whole
+from diagcot.training.rl.objective import Objective, advantages, aggregate, divisor, logprobs, token_losses
 
 pytestmark = pytest.mark.heavy
 
@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_trls(case: str, trainer_of: Any) -> None:
     mask = (torch.arange(LIMIT) < torch.randint(3, LIMIT + 1, (6, 1))).float()
     rewards = torch.rand(2, 3)
     # TRL adds 1e-4 to the standard deviation, EasyR1 (and we) 1e-6; advantages are inputs of the loss here.
-    advantage = advantages(rewards, scaled=options.get("scale_rewards") != "none").flatten()
+    advantage = advantages(rewards, normalize=options.get("scale_rewards") != "none").flatten()
 
     def policy() -> torch.Tensor:
         ids = torch.cat([prompt, completion], 1)
@@ -111,7 +111,7 @@ def test_loss_and_gradients_equal_trls(case: str, trainer_of: Any) -> None:
     their_gradients = torch.autograd.grad(theirs, weights)
 
     values = token_losses(policy(), old, advantage, mask, objective, engine, reference)
-    ours = reduced(values, mask, by, whole(mask.sum(1).int().tolist(), by, LIMIT))  # type: ignore[arg-type]
+    ours = aggregate(values, mask, by, divisor(mask.sum(1).int().tolist(), by, LIMIT))  # type: ignore[arg-type]
     gradients = torch.autograd.grad(ours, weights)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
     assert max(float(one.abs().max()) for one in gradients) > 1e-3

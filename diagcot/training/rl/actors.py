@@ -1,4 +1,4 @@
-"""What runs in Ray's workers: a vLLM server that rolls out, and the rewards. No torch is imported here."""
+"""What runs in Ray's workers: a vLLM server for rollouts, and the rewards. No torch is imported here."""
 
 import contextlib
 import os
@@ -17,37 +17,38 @@ from diagcot.serving import Reply, Request, ServerSettings, serve
 from diagcot.serving.server.process import connect
 
 
-def surroundings(ctx: Context) -> dict[str, Any]:
-    """The parts of a context that travel to another process."""
+def context_fields(ctx: Context) -> dict[str, Any]:
+    """The fields of a context that can be sent to another process."""
     local = {"stop", "on_progress"}
-    return {one.name: getattr(ctx, one.name) for one in fields(ctx) if one.name not in local and one.init}
+    return {field.name: getattr(ctx, field.name) for field in fields(ctx) if field.name not in local and field.init}
 
 
-def devices(visible: str | None, gpus: int, engine: int, engines: int) -> list[str]:
-    """GPUs of engine `engine` out of `engines` on a node of `gpus` GPUs, `visible` being CUDA_VISIBLE_DEVICES there."""
+def server_gpus(visible: str | None, gpus: int, server: int, servers: int) -> list[str]:
+    """GPUs of server number `server` of `servers` on a node of `gpus` GPUs. visible: CUDA_VISIBLE_DEVICES there."""
     names = [name for name in visible.split(",") if name] if visible else [str(number) for number in range(gpus)]
-    share = max(1, len(names) // engines)
-    return names[engine * share : (engine + 1) * share] or names[-share:]
+    share = max(1, len(names) // servers)
+    return names[server * share : (server + 1) * share] or names[-share:]
 
 
-class RolloutEngine:
-    """One server and its weights; number `engine` of `engines` on its node."""
+class RolloutServer:
+    """One vLLM server and its weights; number `server` of `servers` on its node. context: see `context_fields`."""
 
     def __init__(
-        self, model_dir: Path, settings: ServerSettings, around: dict[str, Any], engine: int, engines: int
+        self, model_dir: Path, settings: ServerSettings, context: dict[str, Any], server: int, servers: int
     ) -> None:
-        around = {**around, "rank": 0, "attempt": f"{around['attempt']}-{around['node_rank']}-{engine}"}
-        if around["gpus"]:
-            mine = devices(
-                os.environ.get("CUDA_VISIBLE_DEVICES"), around["gpus"] * around["local_world_size"], engine, engines
+        context = {**context, "rank": 0, "attempt": f"{context['attempt']}-{context['node_rank']}-{server}"}
+        if context["gpus"]:
+            own_gpus = server_gpus(
+                os.environ.get("CUDA_VISIBLE_DEVICES"), context["gpus"] * context["local_world_size"], server, servers
             )
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-            around["gpus"] = len(mine)
-        self._open = contextlib.ExitStack()
-        self._server = self._open.enter_context(serve(model_dir, settings, Context(**around)))
-        self._pushed: int | None = None  # generation of the process that holds weights which came by device
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus)
+            context["gpus"] = len(own_gpus)
+        self._stack = contextlib.ExitStack()
+        self._server = self._stack.enter_context(serve(model_dir, settings, Context(**context)))
+        self._pushed: int | None = None  # generation of the process that holds weights sent from GPU to GPU
 
     def ready(self) -> bool:
+        """True; the call waits for the server to start."""
         return True
 
     def load(self, model_dir: Path) -> float:
@@ -55,10 +56,10 @@ class RolloutEngine:
         self._server.load(model_dir)
         return self._server.load_s
 
-    def roll(self, requests: Sequence[Request]) -> Iterator[tuple[str, Reply]]:
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Reply]]:
         """(request id, reply) as they finish.
 
-        Raises RuntimeError if the server was started anew and what it held had come from GPU to GPU: it is lost.
+        Raises RuntimeError if the server restarted and its weights had been sent from GPU to GPU: they are lost.
         """
         yield from self._server.complete(requests)
         if self._pushed not in (None, self._server.generation):
@@ -67,7 +68,7 @@ class RolloutEngine:
             )
 
     def post(self, paths: Sequence[str], bodies: Sequence[Any], timeout_s: float) -> None:
-        """Call vLLM's control routes in turn, all replicas at once, each with its own JSON body or the only one."""
+        """Call vLLM's control routes in turn, all replicas at once; each with its own JSON body or the only one."""
 
         def call(replica: Any, body: Any) -> None:
             with connect(replica.process.socket, timeout_s) as http:
@@ -78,18 +79,18 @@ class RolloutEngine:
         with ThreadPoolExecutor(len(replicas)) as pool:
             list(pool.map(call, replicas, cycle(bodies)))
 
-    def pushed(self) -> None:
-        """The server as it runs now holds the policy's weights."""
+    def mark_pushed(self) -> None:
+        """The process that runs now holds the policy's weights."""
         self._pushed = self._server.generation
 
     def close(self) -> None:
-        """End the server (a standby server goes on)."""
-        self._open.close()
+        """End the server (a warm server goes on)."""
+        self._stack.close()
 
 
 @dataclass(frozen=True)
 class Output:
-    """A rollout's text, what it is held against, and the key of its reward."""
+    """A rollout's text, the reference that it is scored against, and the key of its reward."""
 
     text: str
     reference: Reference
@@ -97,7 +98,7 @@ class Output:
 
 
 class RewardWorker:
-    """Rewards by key, (name, mode), and what each learned from the references of its own prompts."""
+    """Rewards by key. table: key -> (name, mode); corpus: key -> references of all prompts that the reward may score."""
 
     def __init__(self, table: Mapping[str, tuple[str, str]], corpus: Mapping[str, Sequence[Reference]]) -> None:
         self._rewards = {
@@ -107,14 +108,12 @@ class RewardWorker:
         }
 
     def score(self, outputs: Sequence[Output], progress: float) -> list[Score]:
-        """Scores in order. Outputs of one reward are scored together."""
-        places = defaultdict(list)
-        for place, output in enumerate(outputs):
-            places[output.reward].append(place)
-        found: dict[int, Score] = {}
-        for key, mine in places.items():
-            scores = self._rewards[key](
-                [outputs[at].text for at in mine], [outputs[at].reference for at in mine], progress
-            )
-            found.update(zip(mine, scores, strict=True))
-        return [found[place] for place in range(len(outputs))]
+        """Scores in order; outputs of one reward are scored together. progress: share of training done, 0 to 1."""
+        positions = defaultdict(list)
+        for position, output in enumerate(outputs):
+            positions[output.reward].append(position)
+        scores: dict[int, Score] = {}
+        for key, own in positions.items():
+            texts, references = [outputs[at].text for at in own], [outputs[at].reference for at in own]
+            scores.update(zip(own, self._rewards[key](texts, references, progress), strict=True))
+        return [scores[position] for position in range(len(outputs))]

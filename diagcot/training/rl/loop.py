@@ -1,9 +1,9 @@
-"""The loop of kind `grpo` on one rank: roll out, score, compare, update, hand over the weights."""
+"""The loop of kind `grpo` on one rank: roll out, score, compare, update, send the weights."""
 
 import contextlib
 import json
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,237 +12,227 @@ import torch
 from diagcot.jobs import Context, Result
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
-from diagcot.training.checkpoint import checkpoint, export
+from diagcot.rewards.score import Score
+from diagcot.training.checkpoint import export
+from diagcot.training.checkpoint.checkpoint import Checkpoints
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
 from diagcot.training.models.inputs import model_input
 from diagcot.training.monitoring.log import TrainingLog
 from diagcot.training.monitoring.step_timer import StepTimer
-from diagcot.training.rl import curriculum, sync, validation
-from diagcot.training.rl import rollout_page as page
-from diagcot.training.rl.curriculum import Curriculum
-from diagcot.training.rl.experience import Experience, Player, rewarded, statistics
+from diagcot.training.rl import rollout_page, validation, weight_transfer
+from diagcot.training.rl.curriculum import Curriculum, patient
+from diagcot.training.rl.experience import Experience, final_scores, statistics
+from diagcot.training.rl.micro_batches import MicroBatch
 from diagcot.training.rl.objective import advantages
-from diagcot.training.rl.policy import Policy, stale
-from diagcot.training.rl.rollout_pool import Crew, sleeps
-from diagcot.training.rl.step_breakdown import Phases
+from diagcot.training.rl.policy import Policy, check_gap
+from diagcot.training.rl.rollout_collector import PendingRollouts, RolloutCollector
+from diagcot.training.rl.rollout_pool import RolloutPool
+from diagcot.training.rl.served_weights import ServedWeights
+from diagcot.training.rl.step_breakdown import StepBreakdown
 
 
 @dataclass
-class Team:
-    """What the unit's ranks share: settings, prompts, and on rank 0 the servers and reward workers."""
+class LoopState:
+    """What a rank brings to the loop: settings, prompts, and on rank 0 the servers and reward workers."""
 
     settings: GrpoSettings
-    prompts: Curriculum
-    crew: Crew | None
+    curriculum: Curriculum
+    pool: RolloutPool | None
 
 
-class Training:
-    """The loop of a stage on one rank. Methods without an underscore are collectives."""
+class GrpoLoop:
+    """The loop of a stage on one rank. Methods without an underscore, and the constructor, are collectives."""
 
-    def __init__(self, team: Team, ctx: Context, stack: contextlib.ExitStack) -> None:
-        self.settings, self.prompts, self.crew, self.ctx = team.settings, team.prompts, team.crew, ctx
-        self.steps = self.prompts.steps
+    def __init__(self, state: LoopState, ctx: Context, stack: contextlib.ExitStack) -> None:
+        """stack: ends with the stage; it closes what is opened here."""
+        self.settings, self.curriculum, self.pool, self.ctx = state.settings, state.curriculum, state.pool, ctx
+        self.steps = self.curriculum.steps
         self.policy = Policy(model_input(ctx), self.settings, ctx, self.steps)
-        ctx.event("training", prompts=len(self.prompts.prompts), steps=self.steps, **self.policy.counts)
-        self.gates = _gates(self.settings, ctx)
-        self.channel = sync.channel(self.policy, self.crew, self.settings, ctx)
-        self.player = None
-        if self.crew:
-            self.player = Player(self.crew, self.settings, self.policy.films, self.policy.banned, ctx.seed)
-        self.patients = [curriculum.patient(sample) for sample in self.prompts.validation]
-        self.record = validation.Record(ctx, self.patients, ctx.seed)
-        self.best: dict[str, float] = {}
-        self.phases = Phases()
-        self._served = 0  # the step whose weights the servers hold
-        self._probed, self._gap = -1, 0.0  # the step whose weights a probe has compared, and what it found
-        self._asleep = False
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-        stack.callback(self.channel.close)
-        stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
-        saves = self.settings.deepspeed
-        self.checkpoints = stack.enter_context(
-            checkpoint.Checkpoints(ctx, self.policy.engine, saves.keep, saves.async_save)
+        ctx.event("training", prompts=len(self.curriculum.prompts), steps=self.steps, **self.policy.counts)
+        transfer = weight_transfer.create(self.policy, self.pool, self.settings, ctx)
+        stack.callback(transfer.close)
+        self.collector, self.pending = None, None
+        if self.pool:
+            batcher = self.policy.batcher
+            self.collector = RolloutCollector(self.pool, self.settings, batcher.images, batcher.banned, ctx.seed)
+            self.pending = PendingRollouts(self.collector, self.curriculum)
+            stack.callback(self.pending.close)
+        self.served = ServedWeights(
+            self.policy, transfer, self.curriculum, self.settings, ctx, self.pool, self.collector
         )
-        self.first, state = self.checkpoints.resume() or (0, {"gates": {}, "best": {}})
-        self.gates |= {name: Gate.of(one) for name, one in state["gates"].items() if name in self.gates}
-        self.best = state["best"]
+        self.patients = [patient(sample) for sample in self.curriculum.validation]
+        self.record = validation.ValidationRecord(ctx, self.patients, ctx.seed)
+        self.breakdown = StepBreakdown()
+        deepspeed = self.settings.deepspeed
+        self.checkpoints = stack.enter_context(
+            Checkpoints(ctx, self.policy.engine, deepspeed.keep, deepspeed.async_save)
+        )
+        self.first, saved = self.checkpoints.resume() or (0, {"gates": {}, "best": {}})
+        self.gates = _initial_gates(self.settings, ctx)
+        self.gates |= {name: Gate.of(gate) for name, gate in saved["gates"].items() if name in self.gates}
+        self.best: dict[str, float] = saved["best"]  # step and value of the best validation, empty before one
         if ctx.rank == 0:
             self.record.rewind(self.first)
-        self.log = stack.enter_context(TrainingLog(ctx, self.first, self.steps, saves.wandb))
-        self.meter = StepTimer(ctx, self.policy.engine, saves)
-        self._coming: dict[int, Future[Experience | None]] = {}  # step -> its experience; rank 0's
+        self.log = stack.enter_context(TrainingLog(ctx, self.first, self.steps, deepspeed.wandb))
+        self.timer = StepTimer(ctx, self.policy.engine, deepspeed)
 
     def run(self) -> Result | None:
-        """The steps that are left; the model, or None when stopped before the end."""
+        """Run the remaining steps; the published model, or None when stopped before the end."""
         rule, every = self.settings.validation, self.settings.deepspeed.save_every
-        first, figures = self.first, dict[str, float]()
+        first, last_figures = self.first, dict[str, float]()
         if rule.prompts and first == 0 and not self.validate(0):
             return None
-        self.phases.reset()
+        self.breakdown.reset()
         for number in range(first, self.steps):
-            made = self.step(number)
-            stop = process_group.sum_values([self.ctx.stopping() or made is None])[0] > 0
-            completed = number + (made is not None)
-            if made is not None:
-                figures = made
+            figures = self.step(number)
+            stop = process_group.sum_values([self.ctx.stopping() or figures is None])[0] > 0
+            completed = number + (figures is not None)
+            if figures is not None:
+                last_figures = figures
                 self.log.step(completed, figures)
                 if rule.every and completed % rule.every == 0 and completed < self.steps and not stop:
                     stop = not self.validate(completed)
             if completed > first and (stop or completed == self.steps or completed % every == 0):
-                gates = process_group.broadcast({name: gate.state() for name, gate in self.gates.items()})
-                self.checkpoints.save(completed, {"gates": gates, "best": self.best})
-                self.phases.reset()
+                self._save(completed)
             if stop and completed < self.steps:
                 self.ctx.event("stopped", step=completed)
                 return None
         if rule.prompts and not self.validate(self.steps):
             return None
-        return self._result(figures)
+        return self._result(last_figures)
 
     def step(self, number: int) -> dict[str, float] | None:
-        """Step `number` (0-based); returns its figures, None if a stop was asked for before the update."""
-        settings, phases = self.settings, self.phases
-        overlap = settings.async_rollouts
-        self.meter.start()
-        if overlap:
-            found = self._collect(number)
-            if found is None or not self._sync(number):
-                return None
-            if number + 1 < self.steps:
-                self._launch(number + 1)
-        else:
-            found = self._collect(number) if self._sync(number) else None
-        if found is None:
+        """Step `number` (0-based); returns its figures, None if a stop was requested before the update."""
+        self.timer.start()
+        experience = self._experience(number)
+        if experience is None:
             return None
-        self.meter.data_ready()
-        self._sleep()
-        scores = process_group.broadcast(rewarded(found, settings, self.gates) if self.crew else None)
-        rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
-        if self.crew:
-            self.policy.check(found.samples, found.rollouts)
-        phases.skip()
-        updates = self.policy.micros(
-            found.samples, found.rollouts, advantages(rewards, settings.normalize_advantages).flatten().tolist()
-        )
-        max_gap = float("inf") if overlap else settings.max_gap
-        looked = {}
-        if len(updates) > 1:
-            looked["gap"] = self.policy.look([micro for micros in updates for micro in micros])
-            if not looked["gap"] <= max_gap:
-                raise stale(looked["gap"], max_gap)
-            max_gap = float("inf")
-        lengths, size = [len(one.tokens) for one in found.rollouts], settings.deepspeed.global_batch
-        learned = [
-            self.policy.update(micros, lengths[at : at + size], max_gap)
-            for at, micros in zip(range(0, len(lengths), size), updates, strict=True)
-        ]
-        for micros in updates:
-            for micro in micros:
-                self.meter.count(micro.inputs)
-        phases.took("train_s")
-        means = {name: sum(one[name] for one in learned) / len(learned) for name in learned[0]} | looked
-        if overlap:  # the rollouts are of the step before: their distance is no fault, the probe's would be
-            means |= {"drift": means["gap"], "gap": self._gap}
-        if self.crew and settings.page_every and (number + 1) % settings.page_every == 0:
-            page.write(self.ctx.workspace / "pages", number + 1, found.samples, found.rollouts, scores)
+        self.timer.data_ready()
+        self.served.sleep()
+        scores = process_group.broadcast(final_scores(experience, self.settings, self.gates) if self.pool else None)
+        if self.pool:
+            self.policy.batcher.check(experience.samples, experience.rollouts)
+        self.breakdown.skip()
+        means = self._update(experience, scores)
+        if self.pool and self.settings.page_every and (number + 1) % self.settings.page_every == 0:
+            pages = self.ctx.workspace / "pages"
+            rollout_page.write(pages, number + 1, experience.samples, experience.rollouts, scores)
         return {
-            **statistics(found, scores, settings),
+            **statistics(experience, scores, self.settings),
             **means,
             "lr": self.policy.engine.get_lr()[0],
-            **self.meter.figures(process_group.sum_values(self.meter.sums())),
-            **phases.shares(),
+            **self.timer.figures(process_group.sum_values(self.timer.sums())),
+            **self.breakdown.figures(),
         }
 
     def validate(self, step: int) -> bool:
-        """Log the figures of the held-out prompts after `step` steps, and keep the weights if they are the best yet.
+        """Log the figures of the held-out prompts after `step` steps, and keep the weights if they are the best so far.
 
-        False if a stop was asked for.
+        False if a stop was requested.
         """
         began = time.monotonic()
-        for one in self._coming.values():  # weights change only while no server is busy
-            one.exception()
-        if not self._sync(step):
+        if self.pending:
+            self.pending.wait()  # weights change only while no server is busy
+        if not self._update_servers(step):
             return False
-        scores = process_group.broadcast(self.player.validate(self.prompts.validation) if self.player else None)
+        scores = process_group.broadcast(
+            self.collector.validate(self.curriculum.validation) if self.collector else None
+        )
         if scores is None:
             return False
-        found = validation.figures(scores, self.patients, self.ctx.seed)
-        if self.settings.best and (value := validation.named(found, self.settings.best)) > self.best.get(
-            "value", float("-inf")
-        ):
-            self.best = {"step": step, "value": value}
-            self.policy.publish(validation.best_folder(self.ctx))
-        self.ctx.event("validated", step=step, **{name: round(value, 4) for name, value in found.items()})
+        figures = validation.figures(scores, self.patients, self.ctx.seed)
+        if self.settings.best:
+            value = validation.figure(figures, self.settings.best)
+            if value > self.best.get("value", float("-inf")):
+                self.best = {"step": step, "value": value}
+                self.policy.write_weights(validation.best_folder(self.ctx))
+        self.ctx.event("validated", step=step, **{name: round(value, 4) for name, value in figures.items()})
         if self.ctx.rank == 0:
             self.record.add(step, scores)
-        self.log.step(step, {**found, "validation_s": round(time.monotonic() - began, 4)})
-        self.phases.reset()
+        self.log.step(step, {**figures, "validation_s": round(time.monotonic() - began, 4)})
+        self.breakdown.reset()
         return True
 
-    def _launch(self, number: int) -> None:
-        if self.player and number not in self._coming:
-            self._coming[number] = self._pool.submit(self.player.step, number, self.prompts)
+    def _experience(self, number: int) -> Experience | None:
+        """Rollouts of a step; with asynchronous rollouts those of the next step are launched."""
+        if not self.settings.async_rollouts:
+            return self._collect(number) if self._update_servers(number) else None
+        experience = self._collect(number)
+        if experience is None or not self._update_servers(number):
+            return None
+        if self.pending and number + 1 < self.steps:
+            self.pending.launch(number + 1)
+        return experience
 
     def _collect(self, number: int) -> Experience | None:
-        """The experience of step `number` on all ranks, launched now if it was not before."""
-        self._launch(number)
-        found = self._coming.pop(number).result() if self.player else None
-        found = process_group.broadcast(found)
-        self.phases.took("rollout_s")
-        if found is not None:
-            self.phases.moved("rollout_s", "reward_s", found.waited_s)
-        return found
+        """The experience of step `number` on all ranks."""
+        collected = self.pending.collect(number) if self.pending else None
+        experience: Experience | None = process_group.broadcast(collected)
+        self.breakdown.add("rollout_s")
+        if experience is not None:
+            self.breakdown.move("rollout_s", "reward_s", experience.waited_s)
+        return experience
 
-    def _sync(self, step: int) -> bool:
-        """Bring the servers the weights after `step` steps, where they hold others; False if a stop was asked for.
+    def _update_servers(self, step: int) -> bool:
+        updated = self.served.update(step)
+        if updated:
+            self.breakdown.add("sync_s")
+        return updated
 
-        With `async_rollouts` the rollouts cannot tell whether it worked: a short probe does, once for each weights.
-        """
-        if self._asleep:
-            torch.cuda.empty_cache()
-            process_group.barrier()
-            if self.crew:
-                self.crew.post("/wake_up")
-        self._asleep = False
-        if self._served != step and not self.channel.send(step):
-            return False
-        self._served = step
-        if self.settings.async_rollouts and self._probed != step:
-            sample = self.prompts.prompts[0]
-            rollouts = process_group.broadcast(self.player.probe(sample, self.ctx.world_size) if self.player else None)
-            if rollouts is None:
-                return False
-            self._gap, self._probed = self.policy.gap([sample], rollouts), step
-            if not self._gap <= self.settings.max_gap:
-                raise stale(self._gap, self.settings.max_gap)
-        self.phases.took("sync_s")
-        return True
+    def _update(self, experience: Experience, scores: Sequence[Score]) -> dict[str, float]:
+        """Update the policy; returns the mean figures over the step's updates."""
+        settings, rollouts = self.settings, experience.rollouts
+        rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
+        advantage = advantages(rewards, settings.normalize_advantages).flatten().tolist()
+        updates = self.policy.batcher.updates(experience.samples, rollouts, advantage)
+        # Asynchronous rollouts are from the weights before: only the probe's gap shows a fault of the servers.
+        max_gap = float("inf") if settings.async_rollouts else settings.max_gap
+        before = {}
+        if len(updates) > 1:
+            before["gap"] = self.policy.score_before_updates([batch for batches in updates for batch in batches])
+            check_gap(before["gap"], max_gap)
+            max_gap = float("inf")
+        lengths, size = [len(rollout.tokens) for rollout in rollouts], settings.deepspeed.global_batch
+        figures = [
+            self.policy.update(batches, lengths[index * size : (index + 1) * size], max_gap)
+            for index, batches in enumerate(updates)
+        ]
+        self._count(updates)
+        self.breakdown.add("train_s")
+        means = {name: sum(row[name] for row in figures) / len(figures) for name in figures[0]} | before
+        if settings.async_rollouts:
+            means |= {"drift": means["gap"], "gap": self.served.gap}
+        return means
 
-    def _sleep(self) -> None:
-        """Servers on the policy's GPUs leave it their memory until the next weights."""
-        if sleeps(self.settings, self.ctx):
-            if self.crew:
-                self.crew.post("/sleep?level=1")
-            self._asleep = True
+    def _count(self, updates: Sequence[Sequence[MicroBatch]]) -> None:
+        for batches in updates:
+            for batch in batches:
+                self.timer.count(batch.inputs)
+
+    def _save(self, completed: int) -> None:
+        gates = process_group.broadcast({name: gate.state() for name, gate in self.gates.items()})
+        self.checkpoints.save(completed, {"gates": gates, "best": self.best})
+        self.breakdown.reset()
 
     def _result(self, figures: dict[str, float]) -> Result:
         counts: dict[str, Any] = {**self.policy.counts, "steps": self.steps, **figures}
         counts |= {f"gate_{name}": gate.mean for name, gate in self.gates.items()}
-        kept = int(self.best.get("step", self.steps))
+        exported = int(self.best.get("step", self.steps))
         if self.settings.validation.prompts:
-            counts |= process_group.broadcast(self.record.gain(kept) if self.ctx.rank == 0 else None)
-        if kept == self.steps:
+            counts |= process_group.broadcast(self.record.gain(exported) if self.ctx.rank == 0 else None)
+        if exported == self.steps:
             return export.write(self.ctx, self.policy.engine, self.policy.processor, counts)
-        return validation.export(self.ctx, {**counts, "best_step": kept})
+        return export.copy(self.ctx, validation.best_folder(self.ctx), {**counts, "best_step": exported})
 
 
-def _gates(settings: GrpoSettings, ctx: Context) -> dict[str, Gate]:
+def _initial_gates(settings: GrpoSettings, ctx: Context) -> dict[str, Gate]:
     """Gates by the names of the gated rewards; with `carry_gate`, as the GRPO stage that made the model left them."""
-    gates = {one.name: Gate(one.alpha, one.margin) for one in settings.reward_table.values() if one.name in GATED}
-    about = model_input(ctx) / "diagcot.json"
-    if settings.carry_gate and about.is_file():
-        known = json.loads(about.read_text(encoding="utf-8"))
+    rewards = [reward for reward in settings.reward_table.values() if reward.name in GATED]
+    gates = {reward.name: Gate(reward.alpha, reward.margin) for reward in rewards}
+    counts = model_input(ctx) / "diagcot.json"
+    if settings.carry_gate and counts.is_file():
+        previous = json.loads(counts.read_text(encoding="utf-8"))
         for name, gate in gates.items():
-            gate.mean = known.get(f"gate_{name}")
+            gate.mean = previous.get(f"gate_{name}")
     return gates

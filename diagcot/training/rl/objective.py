@@ -1,10 +1,15 @@
-"""GRPO's objective and its named relatives, as pure functions on tensors (method.md 5.1).
+"""GRPO's objective and its variants, as pure functions on tensors.
 
-Group-normalised advantages (Shao et al. 2024), clipped and dual-clipped policy ratios of tokens (Ye et al. 2020) or whole
-sequences (GSPO, Zheng et al. 2025), the k3 estimate of the KL term, DAPO's bounds, token mean and overlong penalty
-(Yu et al. 2025), Dr. GRPO's constant length and unscaled advantages (Liu et al. 2025), and the truncated importance
-correction for rollouts of another policy or engine (Yao et al. 2025). B sequences, T response tokens, V vocabulary
-entries. Logits come in any float type and are reduced in float32.
+Sources: group-normalised advantages (GRPO: Shao et al. 2024, arXiv:2402.03300, section 4.1), clipped ratios of tokens
+(PPO: Schulman et al. 2017, arXiv:1707.06347, section 3), dual clipping (Ye et al. 2020, arXiv:1912.09729),
+ratios of whole sequences (GSPO: Zheng et al. 2025, arXiv:2507.18071), asymmetric bounds, token mean and overlong penalty
+(DAPO: Yu et al. 2025, arXiv:2503.14476, section 3), constant length and unscaled advantages (Dr. GRPO: Liu et al. 2025,
+arXiv:2503.20783), and the capped importance weight for rollouts of another policy or server (Yao et al. 2025, "Your
+efficient RL framework secretly brings you off-policy RL training"). DiagCoT trains with EasyR1, whose formulas these
+are (verl/trainer/core_algos.py).
+
+Shapes: B sequences, T response tokens, V vocabulary entries. Log-probabilities are in nats. Logits come in any float
+type and are reduced in float32.
 """
 
 from collections.abc import Sequence
@@ -14,38 +19,39 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-_LOG_RATIO_LIMIT = 20.0  # exp() stays finite; far outside every clip, so no gradient that counts is lost
+_LOG_RATIO_LIMIT = 20.0  # keeps exp() finite; far outside every bound, so no gradient that counts is lost
 _KL_LIMIT = 10.0
 
-Reduction = Literal["token", "sequence", "constant"]
+Aggregation = Literal["token", "sequence", "constant"]
+Level = Literal["token", "sequence"]
 
 
-def advantages(rewards: Tensor, scaled: bool = True) -> Tensor:
-    """(r - mean) / (std + 1e-6) inside each group, with the unbiased standard deviation; r - mean if not `scaled`.
+def advantages(rewards: Tensor, normalize: bool = True) -> Tensor:
+    """(r - mean) / (std + 1e-6) inside each group, with the unbiased standard deviation; r - mean if not `normalize`.
 
-    `rewards` and the result have shape (groups, n), n >= 2. A group of equal rewards says nothing about its members:
-    its advantages are exactly 0, also where the mean of equal floats is off by a rounding error.
+    `rewards` and the result have shape (groups, n), n >= 2; raises ValueError for another shape. A group of equal rewards
+    says nothing about its members: its advantages are exactly 0, also where the mean of equal floats is off by rounding.
     """
     if rewards.dim() != 2 or rewards.shape[1] < 2:
         raise ValueError(f"advantages need (groups, n >= 2) rewards, not a shape of {tuple(rewards.shape)}")
     rewards = rewards.double()
-    found = rewards - rewards.mean(1, keepdim=True)
-    if scaled:
-        found = found / (rewards.std(1, keepdim=True) + 1e-6)
-    return found.masked_fill(rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True), 0.0).float()
+    values = rewards - rewards.mean(1, keepdim=True)
+    if normalize:
+        values = values / (rewards.std(1, keepdim=True) + 1e-6)
+    return values.masked_fill(rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True), 0.0).float()
 
 
-def overlong(length: int, limit: int, margin: int) -> float:
-    """DAPO's penalty of a rollout's length: 0 up to limit - margin tokens, then linear down to -1 at the limit."""
+def overlong_penalty(length: int, limit: int, margin: int) -> float:
+    """DAPO's penalty of a rollout's length in tokens: 0 up to limit - margin, then linear down to -1 at the limit."""
     return -max(0.0, length - (limit - margin)) / margin if margin else 0.0
 
 
 def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` (B, T) under `logits` (B, T, V): (sampled, raw), each (B, T) in nats.
+    """Log-probabilities of `tokens` (B, T) under `logits` (B, T, V): (sampled, raw), each (B, T).
 
     `sampled` is the distribution that rollouts are drawn from, which the objective needs: the banned ids masked,
-    logits divided by `temperature`. `raw` is the model's own distribution, which is what vLLM reports in its default
-    `raw_logprobs` mode, before bias and temperature: the two engines are compared on it.
+    logits divided by `temperature`. `raw` (no gradient) is the model's own distribution, which is what vLLM reports in
+    its default `raw_logprobs` mode, before bias and temperature: policy and servers are compared on it.
     """
     logits = logits.float()
     chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
@@ -63,74 +69,79 @@ def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequenc
 class Objective:
     """Bounds and options of the loss.
 
-    The ratio stays in [1 - low, 1 + high]; a negative advantage costs at most `dual` times itself (None: no bound).
-    `kl_coef` weighs k3. `ratio`: of each token, or of the sequence (the geometric mean of its tokens'). `importance_cap`: the
-    highest importance weight of a token that another policy or engine drew (None: none).
+    low, high: the ratio stays in [1 - low, 1 + high]. dual: a negative advantage costs at most this many times itself
+    (None: no bound). kl_coef: weight of k3. ratio: of each token, or of the sequence (the geometric mean of its tokens').
+    importance_cap: cap on the importance weights of tokens that another policy or server drew; None disables them.
     """
 
     low: float = 0.2
     high: float = 0.3
     dual: float | None = 3.0
     kl_coef: float = field(kw_only=True)
-    ratio: Literal["token", "sequence"] = "token"
+    ratio: Level = "token"
     importance_cap: float | None = None
 
 
-def k3(logp: Tensor, reference: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) of each token: e^d - d - 1, 0 to 10, d = reference - logp."""
-    difference = (reference - logp).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
-    return (difference.expm1() - difference).clamp(0.0, _KL_LIMIT)  # below 0 is rounding alone
+def k3(policy: Tensor, reference: Tensor) -> Tensor:
+    """Schulman's k3 estimate of KL(policy || reference) for each token, from log-probabilities of any shape.
+
+    e^d - d - 1 with d = reference - policy, clamped to 0 to 10 nats ("Approximating KL divergence", joschu.net, 2020).
+    """
+    difference = (reference - policy).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
+    return (difference.expm1() - difference).clamp(0.0, _KL_LIMIT)  # values below 0 are rounding errors
 
 
-def ratios(logp: Tensor, old: Tensor, mask: Tensor, level: str = "token") -> Tensor:
-    """Policy ratio: (B, T) of tokens, or (B, 1) of sequences."""
-    difference = logp - old
+def ratios(policy: Tensor, old: Tensor, mask: Tensor, level: Level = "token") -> Tensor:
+    """Probability ratio of policy and old policy: (B, T) of tokens, or (B, 1) of sequences. All arguments are (B, T)."""
+    difference = policy - old
     if level == "sequence":
         difference = (difference * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     return difference.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
 
 
 def token_losses(
-    logp: Tensor,
+    policy: Tensor,
     old: Tensor,
     advantage: Tensor,
     mask: Tensor,
     objective: Objective,
-    engine: Tensor | None = None,
+    rollout: Tensor | None = None,
     reference: Tensor | None = None,
 ) -> Tensor:
     """Loss of each response token, (B, T), to be masked by the caller.
 
-    `logp` (with gradient), `old`, `mask`, `engine` (log-probabilities when it was drawn) and `reference` are (B, T);
-    `advantage` is (B,), one for all tokens of a sequence. Raises ValueError where an option lacks its tensor.
+    policy (with gradient), old, rollout (when the token was drawn) and reference: log-probabilities (B, T). mask: (B, T),
+    1 for tokens of the rollout. advantage: (B,), one for all tokens of a sequence. Raises ValueError where an option
+    lacks its tensor.
     """
     advantage = advantage.unsqueeze(1)
-    ratio = ratios(logp, old, mask, objective.ratio)
+    ratio = ratios(policy, old, mask, objective.ratio)
     loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - objective.low, 1 + objective.high))
     if objective.dual is not None:
         loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * objective.dual), loss)
     if objective.importance_cap is not None:
-        if engine is None:
-            raise ValueError("the importance correction needs the log-probabilities of the engine that drew the tokens")
-        loss = loss * ratios(old, engine, mask).clamp(max=objective.importance_cap).detach()
+        if rollout is None:
+            raise ValueError("importance_cap needs the log-probabilities of the server that drew the tokens")
+        loss = loss * ratios(old, rollout, mask).clamp(max=objective.importance_cap).detach()
     if objective.kl_coef > 0:
         if reference is None:
             raise ValueError("kl_coef > 0 needs the log-probabilities of a reference policy")
-        loss = loss + objective.kl_coef * k3(logp, reference)
+        loss = loss + objective.kl_coef * k3(policy, reference)
     return loss.expand_as(mask)
 
 
-def whole(lengths: Sequence[int], by: Reduction, limit: int) -> float:
-    """What `reduced` divides by for an update of rollouts of these lengths; `limit` is the longest there can be."""
-    return float({"token": max(1, sum(lengths)), "sequence": len(lengths), "constant": len(lengths) * limit}[by])
+def divisor(lengths: Sequence[int], aggregation: Aggregation, limit: int) -> float:
+    """What `aggregate` divides by, for an update of rollouts of these lengths in tokens; `limit` is the longest possible."""
+    divisors = {"token": max(1, sum(lengths)), "sequence": len(lengths), "constant": len(lengths) * limit}
+    return float(divisors[aggregation])
 
 
-def reduced(values: Tensor, mask: Tensor, by: Reduction, whole: float) -> Tensor:
-    """This pass's share of an update's loss; the shares of all passes and ranks add up to the loss.
+def aggregate(losses: Tensor, mask: Tensor, aggregation: Aggregation, divided_by: float) -> Tensor:
+    """This pass's share of an update's loss, a scalar; the shares of all passes and ranks add up to the loss.
 
-    token: mean over all tokens; sequence: mean over sequences of their own means; constant: sum over the tokens there
-    could be, so that a long rollout weighs no less a token than a short one (Dr. GRPO).
+    losses, mask: (B, T). token: mean over all tokens; sequence: mean over sequences of their own means; constant: sum
+    over the longest possible number of tokens, so that a token of a long rollout weighs no less (Dr. GRPO).
     """
-    if by == "sequence":
-        return ((values * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / whole
-    return (values * mask).sum() / whole
+    if aggregation == "sequence":
+        return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / divided_by
+    return (losses * mask).sum() / divided_by

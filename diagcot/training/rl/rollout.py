@@ -1,4 +1,4 @@
-"""A rollout: what is asked of a server, and what comes back."""
+"""A rollout: the requests that are sent to a server, and what comes back."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diagcot.serving import Reply, Request
 from diagcot.tasks.samples import Sample
 
-_BAN = -100.0
+_BAN = -100.0  # logit bias that excludes a token
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn: `n` of each prompt, at most `max_tokens` long."""
+    """How answers are drawn: `n` for each prompt, at most `max_tokens` long."""
 
     n: int
     max_tokens: int
@@ -35,17 +35,20 @@ class Sampling:
 
 def requests_of(
     samples: Sequence[Sample],
-    films: Callable[[Sample], tuple[bytes, ...]],
+    images: Callable[[Sample], tuple[bytes, ...]],
     sampling: Sampling,
     seed: str,
     banned: Iterable[int],
 ) -> list[Request]:
-    """One request for each prompt, named by its place, with a seed of its own."""
+    """One request for each prompt, named by its position, with its own seed.
+
+    images: the JPEG files of a sample. banned: ids of tokens that must not be drawn.
+    """
     return [
         Request(
             id=str(index),
             messages=sample.messages[:-1],
-            images=films(sample),
+            images=images(sample),
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -64,7 +67,8 @@ def group_of(index: int, sample: Sample, reply: Reply, n: int) -> list[Rollout]:
     if reply.error or len(reply.texts) != n:
         raise RuntimeError(f"rollout of {sample.id} failed: {reply.error or f'{len(reply.texts)} of {n} answers'}")
     assert reply.token_ids is not None and reply.logprobs is not None
-    found = []
+    prompt_tokens = tuple(reply.prompt_token_ids or ())
+    rollouts = []
     for text, tokens, logprobs, finish in zip(
         reply.texts, reply.token_ids, reply.logprobs, reply.finish_reasons, strict=True
     ):
@@ -72,8 +76,6 @@ def group_of(index: int, sample: Sample, reply: Reply, n: int) -> list[Rollout]:
             raise RuntimeError(
                 f"the server gave {len(tokens)} tokens of {sample.id} but {len(logprobs)} log-probabilities"
             )
-        seen = tuple(reply.prompt_token_ids or ())
-        found.append(
-            Rollout(index, text, tuple(tokens), tuple(logprobs), finish == "length", seen, reply.prompt_tokens)
-        )
-    return found
+        cut = finish == "length"
+        rollouts.append(Rollout(index, text, tuple(tokens), tuple(logprobs), cut, prompt_tokens, reply.prompt_tokens))
+    return rollouts

@@ -11,7 +11,7 @@ from diagcot.tasks.samples import Sample
 from diagcot.training.rl.rollout import Rollout
 
 SHOWN = 4
-"""Rollouts of each prompt: the best, the worst, and what lies between."""
+"""Rollouts of each prompt: the best, the worst, and two between."""
 
 _PAGE = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
     """<!doctype html>
@@ -22,7 +22,7 @@ pre {white-space: pre-wrap; font: inherit; background: #f4f4f2; padding: .6rem .
 small {color: #595959} h2 {font-size: 1.05rem; margin: 2rem 0 .3rem} .reference {background: #e9f1ea}
 </style>
 <h1>Rollouts of step {{ step }}</h1>
-<p>Holds texts of studies: not to be passed on.</p>
+<p>Contains texts of studies: do not share.</p>
 {% for sample, rollouts in groups %}
 <h2>{{ sample.id }} <small>{{ sample.task }}</small></h2>
 <pre>{{ sample.prompt }}</pre>
@@ -44,9 +44,9 @@ def write(
     """Write `rollouts-<step>.html` (mode 0600), groups in the order of `samples`; returns its path."""
     size = len(rollouts) // len(samples)
     groups = []
-    for at, sample in enumerate(samples):
-        mine = slice(at * size, (at + 1) * size)
-        ranked = sorted(zip(rollouts[mine], scores[mine], strict=True), key=lambda pair: -pair[1]["overall"])
+    for index, sample in enumerate(samples):
+        group = slice(index * size, (index + 1) * size)
+        ranked = sorted(zip(rollouts[group], scores[group], strict=True), key=lambda pair: -pair[1]["overall"])
         places = sorted({round(place * (size - 1) / max(1, SHOWN - 1)) for place in range(SHOWN)})
         groups.append((sample, [ranked[place] for place in places]))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

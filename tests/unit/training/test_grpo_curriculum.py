@@ -37,7 +37,7 @@ def test_a_mix_keeps_its_share_and_both_streams_their_turns(start, end, until, p
         update={"prompts_per_step": per_step, "mix": MixSettings(start=start, end=end, until=until)}
     )
     made = curriculum.Curriculum(settings, 7, steps, many(10), many(5, "other", task="closed"), [])
-    found = [made.of(step) for step in range(steps)]
+    found = [made.step_prompts(step) for step in range(steps)]
     assert all(len(step) == per_step for step in found)
     mixed = [sample.id for step in found for sample in step if sample.task == "closed"]
     wanted = sum(settings.mix.share(step / steps) for step in range(steps)) * per_step
@@ -58,7 +58,7 @@ def gathered(tmp_path, rows, mixed=(), **changes):
             write_samples(tmp_path / role / "0.jsonl", mine)
             inputs[role] = [str(tmp_path / role)]
     settings = GrpoSettings.model_validate({"deepspeed": {"global_batch": 8, "epochs": 1}, **changes})
-    return curriculum.gather(context(tmp_path, inputs=inputs), settings)
+    return curriculum.load(context(tmp_path, inputs=inputs), settings)
 
 
 def test_changed_copies_are_trained_on_and_never_validated_on(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def test_unscaled_advantages_are_differences_from_the_mean():
 
     from diagcot.training.rl import objective
 
-    assert objective.advantages(torch.tensor([[0.0, 1.0, 2.0]]), scaled=False).tolist() == [[-1.0, 0.0, 1.0]]
+    assert objective.advantages(torch.tensor([[0.0, 1.0, 2.0]]), normalize=False).tolist() == [[-1.0, 0.0, 1.0]]
 
 
 def test_a_group_of_one_is_refused():
@@ -149,8 +149,8 @@ def test_an_option_without_its_tensor_is_refused():
 def test_the_penalty_of_length_is_linear_up_to_the_limit():
     from diagcot.training.rl import objective
 
-    assert [objective.overlong(length, 100, 20) for length in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
-    assert objective.overlong(100, 100, 0) == 0
+    assert [objective.overlong_penalty(length, 100, 20) for length in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
+    assert objective.overlong_penalty(100, 100, 0) == 0
 
 
 @given(st.sampled_from(["token", "sequence", "constant"]), st.integers(1, 6), st.integers(0, 99))
@@ -162,8 +162,8 @@ def test_passes_add_up_to_the_whole_update(by, size, seed):
     torch.manual_seed(seed)
     values, mask = torch.randn(6, 9), (torch.arange(9) < torch.randint(1, 10, (6, 1))).float()
     lengths = mask.sum(1).int().tolist()
-    total = objective.whole(lengths, by, 9)
-    parts = [objective.reduced(values[at : at + size], mask[at : at + size], by, total) for at in range(0, 6, size)]
+    total = objective.divisor(lengths, by, 9)
+    parts = [objective.aggregate(values[at : at + size], mask[at : at + size], by, total) for at in range(0, 6, size)]
     expected = {
         "token": (values * mask).sum() / mask.sum(),
         "sequence": torch.stack([row[keep > 0].mean() for row, keep in zip(values, mask, strict=True)]).mean(),

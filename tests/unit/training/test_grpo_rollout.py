@@ -12,13 +12,11 @@ from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
-from diagcot.training.rl import rollout
-from diagcot.training.rl import rollout_page as page
-from diagcot.training.rl import rollout_pool as crew
-from diagcot.training.rl.actors import devices, surroundings
+from diagcot.training.rl import rollout, rollout_page, rollout_pool
+from diagcot.training.rl.actors import context_fields, server_gpus
 from diagcot.training.rl.rollout import Rollout, Sampling
-from diagcot.training.rl.rollout_pool import Played
-from diagcot.training.rl.step_breakdown import Phases
+from diagcot.training.rl.rollout_pool import RolloutBatch
+from diagcot.training.rl.step_breakdown import StepBreakdown
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 SETTINGS = GrpoSettings()
@@ -93,18 +91,18 @@ class Scorer:
     def __init__(self):
         self.asked = []
 
-    def play(self, requests, outputs, progress):
+    def roll_out(self, requests, outputs, progress):
         replies = [reply("a", "b") for _ in requests]
         items = [outputs(at, one) for at, one in enumerate(replies)]
         self.asked.append(items)
         fresh = len(self.asked) > 1
         scores = [[{"overall": 0.5}, {"overall": 0.5 + fresh * (at % 2)}] for at, _ in enumerate(requests)]
-        return Played(replies, scores, 1.0, 1.25)
+        return RolloutBatch(replies, scores, 1.0, 1.25)
 
 
 def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     from diagcot.training.rl import curriculum as curricula
-    from diagcot.training.rl import experience
+    from diagcot.training.rl import rollout_collector
 
     settings = SETTINGS.model_copy(
         update={
@@ -118,7 +116,7 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     mixed = [replace(SAMPLE, id=f"mix/{n}", task="other") for n in range(9)]
     curriculum = curricula.Curriculum(settings, 7, 4, prompts, mixed, [])
     scorer = Scorer()
-    found = experience.Player(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
+    found = rollout_collector.RolloutCollector(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
     assert [len(asked) for asked in scorer.asked] == [2, 2, 1] and found.replaced == 3
     assert [sample.task for sample in found.samples] == ["report", "other"]
     assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
@@ -141,7 +139,7 @@ def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
     part = {"accuracy": 0.5, "process": 0.1, "reason": 0.2}
     scores = [{"overall": 0.5, **part}] * 4 + [{"overall": 0.5}] * 2
     gates = {"open": Gate(mean=0.9), "closed": Gate(mean=0.1)}
-    found = experience.rewarded(experience.Experience(samples, rollouts, scores), settings, gates)
+    found = experience.final_scores(experience.Experience(samples, rollouts, scores), settings, gates)
     assert [round(score["overall"], 6) for score in found] == [0.0, 0.0, 0.3, 0.3, 0.0, 0.0]
     assert gates["open"].mean == pytest.approx(0.82) and gates["closed"].mean == pytest.approx(0.18)
     figures = experience.statistics(experience.Experience(samples, rollouts, scores), found, settings)
@@ -153,7 +151,7 @@ def test_a_page_is_private_and_escapes_what_the_model_wrote(tmp_path):
         Rollout(0, "<script>x</script>", (1,), (-1.0,), False, (), 9),
         Rollout(0, "b", (1,), (-1.0,), True, (), 9),
     ]
-    path = page.write(tmp_path / "pages", 3, [SAMPLE], rollouts, [{"overall": 0.1}, {"overall": 0.2}])
+    path = rollout_page.write(tmp_path / "pages", 3, [SAMPLE], rollouts, [{"overall": 0.1}, {"overall": 0.2}])
     text = path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
     assert "<script>" not in text and "&lt;script&gt;" in text and "&lt;image&gt;Look." in text
@@ -164,7 +162,7 @@ def test_the_record_pairs_what_training_gained(tmp_path):
     from diagcot.training.rl import validation
 
     ctx = context(tmp_path)
-    record = validation.Record(ctx, ["a", "b", "c"], 7)
+    record = validation.ValidationRecord(ctx, ["a", "b", "c"], 7)
     record.add(0, [{"overall": value} for value in (0.1, 0.2, 0.3)])
     record.add(4, [{"overall": value} for value in (0.3, 0.4, 0.5)])
     found = record.gain(4)
@@ -178,20 +176,20 @@ def test_a_figure_that_validation_does_not_have_is_named():
     from diagcot.training.rl import validation
 
     found = validation.figures([{"overall": 1.0, "clinical": 0.5}], ["a"], 0)
-    assert validation.named(found, "clinical") == 0.5
+    assert validation.figure(found, "clinical") == 0.5
     with pytest.raises(ValueError, match=r"best: f1 .* reward, low, high, clinical"):
-        validation.named(found, "f1")
+        validation.figure(found, "f1")
 
 
-def test_the_shares_of_a_step_add_up():
-    phases = Phases()
-    phases.took("rollout_s")
-    phases.moved("rollout_s", "reward_s", 99.0)
-    phases.skip()
-    phases.took("train_s")
-    shares = phases.shares()
-    assert shares["rollout_s"] == 0 and all(value >= 0 for value in shares.values())
-    assert sum(shares.values()) - shares["seconds"] == pytest.approx(shares["seconds"], abs=5e-4)
+def test_the_seconds_of_a_step_add_up():
+    breakdown = StepBreakdown()
+    breakdown.add("rollout_s")
+    breakdown.move("rollout_s", "reward_s", 99.0)
+    breakdown.skip()
+    breakdown.add("train_s")
+    seconds = breakdown.figures()
+    assert seconds["rollout_s"] == 0 and all(value >= 0 for value in seconds.values())
+    assert sum(seconds.values()) - seconds["seconds"] == pytest.approx(seconds["seconds"], abs=5e-4)
 
 
 @pytest.mark.parametrize(("nodes", "alone", "trainers"), [(1, 0, 4), (3, 1, 8), (4, 3, 4)])
@@ -215,32 +213,34 @@ def test_a_node_is_left_for_the_policy():
     ],
 )
 def test_servers_are_started_for_their_placement(tmp_path, monkeypatch, changes, gpus, flags):
-    monkeypatch.setattr(crew, "on_cpu", lambda: not gpus)
-    assert crew.server_of(SETTINGS.model_copy(update=changes), context(tmp_path, gpus=gpus)).extra == flags
+    monkeypatch.setattr(rollout_pool, "on_cpu", lambda: not gpus)
+    assert (
+        rollout_pool.server_settings(SETTINGS.model_copy(update=changes), context(tmp_path, gpus=gpus)).extra == flags
+    )
 
 
 def test_the_cpu_build_never_sleeps_whatever_gpus_slurm_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(crew, "on_cpu", lambda: True)  # as on the development cluster, whose GPUs are names
-    assert not crew.sleeps(SETTINGS, context(tmp_path, gpus=1))
+    monkeypatch.setattr(rollout_pool, "on_cpu", lambda: True)  # as on the development cluster, whose GPUs are names
+    assert not rollout_pool.sleeps(SETTINGS, context(tmp_path, gpus=1))
 
 
 def test_only_rank_0_sweeps_the_workspace_of_what_killed_attempts_left(tmp_path):
-    from diagcot.training.rl import sync
+    from diagcot.training.rl import weight_transfer
 
     policy = SimpleNamespace(counts={"parameters": 1})
     ctx = context(tmp_path, nodes=2, world_size=2, rank=1)
     killed = ctx.workspace / "diagcot-weights-1-2"
     killed.mkdir(parents=True)
-    sync.Folder(policy, None, SETTINGS, ctx)
+    weight_transfer.FolderTransfer(policy, None, SETTINGS, ctx)
     assert killed.exists()  # rank 1 may stand on another machine: to it, rank 0's living folder looks like this one
-    made = sync.Folder(policy, None, SETTINGS, replace(ctx, rank=0))
+    made = weight_transfer.FolderTransfer(policy, None, SETTINGS, replace(ctx, rank=0))
     assert list(ctx.workspace.glob("diagcot-weights-*")) == [made.root] and made.root.stat().st_mode & 0o077 == 0
 
 
 def test_gpus_of_a_node_are_shared_out():
-    assert devices("4,5,6,7", 4, 1, 2) == ["6", "7"]
-    assert devices(None, 2, 0, 1) == ["0", "1"]
-    assert devices("3", 1, 1, 2) == ["3"]
+    assert server_gpus("4,5,6,7", 4, 1, 2) == ["6", "7"]
+    assert server_gpus(None, 2, 0, 1) == ["0", "1"]
+    assert server_gpus("3", 1, 1, 2) == ["3"]
 
 
 def test_a_context_travels(tmp_path):
@@ -248,5 +248,5 @@ def test_a_context_travels(tmp_path):
 
     from diagcot.jobs import Context
 
-    around = pickle.loads(pickle.dumps(surroundings(context(tmp_path, rank=0, gpus=2))))
+    around = pickle.loads(pickle.dumps(context_fields(context(tmp_path, rank=0, gpus=2))))
     assert Context(**around).gpus == 2

@@ -1,0 +1,118 @@
+"""Rollouts as forward passes: prompts as training sees them, checked against the servers', and padded batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diagcot.jobs import Context
+from diagcot.tasks.samples import Sample
+from diagcot.training.config.settings import DeepSpeedSettings
+from diagcot.training.data.collator import IGNORED, Collator, EncodedSample
+from diagcot.training.distributed import process_group
+from diagcot.training.losses import language
+from diagcot.training.rl.rollout import Rollout
+
+_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
+def vision_tokens(tokenizer: Any) -> list[int]:
+    """Ids that a rollout must not contain: the model would expect an image after them."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary[name] for name in _VISION_TOKENS if name in vocabulary)
+
+
+@dataclass
+class MicroBatch:
+    """One forward pass: B rollouts, T columns from the first response token on. Log-probabilities are (B, T), nats.
+
+    tokens (B, T). mask (B, T): 1 for tokens of the rollout. advantage (B,). rollout: the server's log-probabilities.
+    old: those before the first update of the step; None where the step has only one. reference: the frozen model's.
+    """
+
+    inputs: dict[str, Any]
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    advantage: torch.Tensor
+    rollout: torch.Tensor
+    old: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
+
+
+class MicroBatcher:
+    """Makes this rank's forward passes of rollouts. `banned`: ids of tokens that no rollout may contain."""
+
+    def __init__(self, collator: Collator, settings: DeepSpeedSettings, ctx: Context) -> None:
+        self.collator, self._settings, self._ctx = collator, settings, ctx
+        self._device = process_group.device(ctx)
+        self.banned = vision_tokens(collator.tokenizer)
+
+    def images(self, sample: Sample) -> tuple[bytes, ...]:
+        """The sample's images as JPEG files, as a server takes them."""
+        return tuple(map(self.collator.images.source.jpeg, sample.images))
+
+    def prompt(self, sample: Sample) -> tuple[int, ...]:
+        """Token ids of a sample's prompt, image tokens included."""
+        encoded = self.collator.encode(sample)
+        return tuple(encoded.ids[: int((encoded.labels != IGNORED).int().argmax())].tolist())
+
+    def check(self, samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> None:
+        """Raises ValueError unless the servers saw the prompts that training sees, and drew no banned token."""
+        group = len(rollouts) // len(samples)
+        for sample, rollout in zip(samples, rollouts[::group], strict=True):
+            prompt = self.prompt(sample)
+            if rollout.prompt_length != len(prompt) or (
+                rollout.prompt_tokens
+                and _collapsed(rollout.prompt_tokens, self.banned) != _collapsed(prompt, self.banned)
+            ):
+                raise ValueError(
+                    f"the server sees the prompt of {sample.id} as {rollout.prompt_length} tokens, training as"
+                    f" {len(prompt)}, or as different ones; chat template and pixel budget must be those of the model"
+                    " directory on both sides"
+                )
+        banned = set(self.banned)
+        if any(banned.intersection(rollout.tokens) for rollout in rollouts):
+            raise ValueError(
+                "a rollout contains a vision token in spite of its logit bias; the server ignores logit_bias"
+            )
+
+    def updates(
+        self, samples: Sequence[Sample], rollouts: Sequence[Rollout], advantages: Sequence[float]
+    ) -> list[list[MicroBatch]]:
+        """This rank's forward passes, one list for each update of the step. advantages: one for each rollout."""
+        size, world, rank = self._settings.micro_batch, self._ctx.world_size, self._ctx.rank
+        update = self._settings.global_batch
+        return [
+            [
+                self.micro_batch(samples, rollouts[at + rank * size :][:size], advantages[at + rank * size :][:size])
+                for at in range(first, first + update, size * world)
+            ]
+            for first in range(0, len(rollouts), update)
+        ]
+
+    def micro_batch(
+        self, samples: Sequence[Sample], rollouts: Sequence[Rollout], advantages: Sequence[float]
+    ) -> MicroBatch:
+        """One forward pass. samples: the prompts of the step, which the rollouts name by index."""
+        encoded, prompts = [], [samples[rollout.prompt] for rollout in rollouts]
+        for sample, rollout in zip(prompts, rollouts, strict=True):
+            prompt = self.prompt(sample)
+            ids = torch.tensor(prompt + rollout.tokens)
+            labels = ids.clone()
+            labels[: len(prompt)] = IGNORED
+            encoded.append(EncodedSample(ids, labels))
+        batch = {name: value.to(self._device) for name, value in self.collator.pad(encoded, prompts).items()}
+        inputs = language.model_inputs(batch)
+        targets = batch["labels"][:, 1:][:, -(inputs["logits_to_keep"] - 1) :]
+        mask = targets != IGNORED
+        drawn = torch.zeros(mask.shape, device=self._device)
+        values = [value for rollout in rollouts for value in rollout.logprobs]
+        drawn[mask] = torch.tensor(values, device=self._device)
+        advantage = torch.tensor(advantages, device=self._device)
+        return MicroBatch(inputs, targets.clamp(min=0), mask.float(), advantage, drawn)
+
+
+def _collapsed(ids: Sequence[int], vision: Sequence[int]) -> list[int]:
+    """Ids with each run of a vision token as one: a server may report an image by its placeholder alone."""
+    return [token for at, token in enumerate(ids) if not (at and token == ids[at - 1] and token in vision)]

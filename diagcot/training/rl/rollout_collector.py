@@ -1,0 +1,129 @@
+"""Experience from the rollout pool, one step at a time or one step ahead of training."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from diagcot.rewards.score import Reference, Score
+from diagcot.serving import Reply
+from diagcot.tasks.samples import Sample
+from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.rl.actors import Output
+from diagcot.training.rl.curriculum import Curriculum
+from diagcot.training.rl.experience import Experience
+from diagcot.training.rl.rollout import Rollout, Sampling, group_of, requests_of
+from diagcot.training.rl.rollout_pool import RolloutBatch, RolloutPool
+
+_PROBE_TOKENS = 8
+
+Group = tuple[Sample, list[Rollout], list[Score]]
+
+
+class RolloutCollector:
+    """Rolls out and scores prompts. For rank 0; each call may run in a thread while training goes on.
+
+    images: the JPEG files of a sample. banned: ids of tokens that must not be drawn.
+    """
+
+    def __init__(
+        self,
+        pool: RolloutPool,
+        settings: GrpoSettings,
+        images: Callable[[Sample], tuple[bytes, ...]],
+        banned: Sequence[int],
+        seed: int,
+    ) -> None:
+        self._pool, self._settings, self._images, self._banned, self._seed = pool, settings, images, banned, seed
+        self._sampling = Sampling(settings.group_size, settings.max_tokens, settings.temperature, settings.top_p)
+
+    def step(self, number: int, curriculum: Curriculum) -> Experience | None:
+        """The experience of step `number` (0-based); None if a stop was requested.
+
+        With `max_resample_rounds`, further prompts replace groups of equal rewards, up to that many times (DAPO, Yu et
+        al. 2025, arXiv:2503.14476, section 3.2). Groups that are still flat after the last round stay in the batch, where
+        their advantages are 0.
+        """
+        groups: dict[int, Group] = {}  # by position in the step
+        positions, waited_s, replaced = list(range(self._settings.prompts_per_step)), 0.0, 0
+        for resample_round in range(self._settings.max_resample_rounds + 1):
+            prompts = curriculum.step_prompts(number, resample_round)
+            samples = [prompts[position] for position in positions]
+            seed = f"{number}/{resample_round}" if resample_round else str(number)
+            batch = self._roll_out(samples, self._sampling, seed, number / curriculum.steps)
+            if batch is None:
+                return None
+            waited_s += batch.scored_at - batch.rolled_out_at
+            replaced += len(positions) if resample_round else 0
+            for index, position in enumerate(positions):
+                rollouts = group_of(position, samples[index], batch.replies[index], self._settings.group_size)
+                groups[position] = samples[index], rollouts, batch.scores[index]
+            positions = [position for position in positions if _flat(groups[position])]
+            if not positions:
+                break
+        ordered = [groups[position] for position in range(self._settings.prompts_per_step)]
+        return Experience(
+            [sample for sample, _, _ in ordered],
+            [rollout for _, rollouts, _ in ordered for rollout in rollouts],
+            [score for _, _, scores in ordered for score in scores],
+            replaced,
+            waited_s,
+        )
+
+    def validate(self, samples: Sequence[Sample]) -> list[Score] | None:
+        """Scores of one answer to each of `samples`, with the same seeds every time; None if a stop was requested."""
+        rule = self._settings.validation
+        sampling = Sampling(1, self._settings.max_tokens, rule.temperature, rule.top_p)
+        batch = self._roll_out(samples, sampling, "validation", 1.0)
+        return None if batch is None else [scores[0] for scores in batch.scores]
+
+    def probe(self, sample: Sample, count: int) -> list[Rollout] | None:
+        """`count` short answers, unscored: enough to see whether servers hold the policy's weights."""
+        sampling = Sampling(count, _PROBE_TOKENS, 1.0)
+        requests = requests_of([sample], self._images, sampling, f"{self._seed}/probe", self._banned)
+        batch = self._pool.roll_out(requests, lambda index, reply: [], 0.0)
+        return None if batch is None else group_of(0, sample, batch.replies[0], count)
+
+    def _roll_out(
+        self, samples: Sequence[Sample], sampling: Sampling, seed: str, progress: float
+    ) -> RolloutBatch | None:
+        requests = requests_of(samples, self._images, sampling, f"{self._seed}/{seed}", self._banned)
+
+        def outputs(index: int, reply: Reply) -> list[Output]:
+            sample = samples[index]
+            group_of(index, sample, reply, sampling.n)  # raises for a failed request
+            key = self._settings.reward_of(sample.task)
+            return [Output(text, Reference(sample.answer), key) for text in reply.texts]
+
+        return self._pool.roll_out(requests, outputs, progress)
+
+
+class PendingRollouts:
+    """Rollouts of coming steps, collected in a thread. For rank 0."""
+
+    def __init__(self, collector: RolloutCollector, curriculum: Curriculum) -> None:
+        self._collector, self._curriculum = collector, curriculum
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._futures: dict[int, Future[Experience | None]] = {}  # by step
+
+    def launch(self, number: int) -> None:
+        """Begin to roll out step `number`, unless it was launched before."""
+        if number not in self._futures:
+            self._futures[number] = self._thread.submit(self._collector.step, number, self._curriculum)
+
+    def collect(self, number: int) -> Experience | None:
+        """The experience of step `number`; None if a stop was requested. Raises what the rollouts raised."""
+        self.launch(number)
+        return self._futures.pop(number).result()
+
+    def wait(self) -> None:
+        """Until no server is busy."""
+        for future in self._futures.values():
+            future.exception()
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _flat(group: Group) -> bool:
+    """Whether all rewards of a group are equal."""
+    return len({score["overall"] for score in group[2]}) == 1

@@ -1,0 +1,71 @@
+"""Which weights the rollout servers hold, and whether they are awake."""
+
+import torch
+
+from diagcot.jobs import Context
+from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.distributed import process_group
+from diagcot.training.rl.curriculum import Curriculum
+from diagcot.training.rl.policy import Policy, check_gap
+from diagcot.training.rl.rollout_collector import RolloutCollector
+from diagcot.training.rl.rollout_pool import RolloutPool, sleeps
+from diagcot.training.rl.weight_transfer import WeightTransfer
+
+
+class ServedWeights:
+    """Keeps the servers' weights up to date. `pool` and `collector` are rank 0's. Methods are collectives.
+
+    gap: mean |log p(policy) - log p(server)| that the last probe measured, in nats a token.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        transfer: WeightTransfer,
+        curriculum: Curriculum,
+        settings: GrpoSettings,
+        ctx: Context,
+        pool: RolloutPool | None,
+        collector: RolloutCollector | None,
+    ) -> None:
+        self._policy, self._transfer, self._settings, self._ctx = policy, transfer, settings, ctx
+        self._pool, self._collector = pool, collector
+        self._probe_prompt = curriculum.prompts[0]
+        self._served_step = 0  # the servers start with the weights before the first step
+        self._probed_step = -1
+        self._asleep = False
+        self.gap = 0.0
+
+    def update(self, step: int) -> bool:
+        """Send the weights after `step` steps, unless the servers hold them; False if a stop was requested.
+
+        With asynchronous rollouts the rollouts of a step cannot show whether that worked: a short probe does, once for
+        each step. Raises FloatingPointError if the probe's gap is above `max_gap`.
+        """
+        if self._asleep:
+            torch.cuda.empty_cache()
+            process_group.barrier()
+            if self._pool:
+                self._pool.post("/wake_up")
+        self._asleep = False
+        if self._served_step != step and not self._transfer.send(step):
+            return False
+        self._served_step = step
+        return not self._settings.async_rollouts or self._probed_step == step or self._probe(step)
+
+    def sleep(self) -> None:
+        """Let servers on the policy's GPUs give up their memory until the next weights."""
+        if sleeps(self._settings, self._ctx):
+            if self._pool:
+                self._pool.post("/sleep?level=1")
+            self._asleep = True
+
+    def _probe(self, step: int) -> bool:
+        rollouts = process_group.broadcast(
+            self._collector.probe(self._probe_prompt, self._ctx.world_size) if self._collector else None
+        )
+        if rollouts is None:
+            return False
+        self.gap, self._probed_step = self._policy.probe_gap([self._probe_prompt], rollouts), step
+        check_gap(self.gap, self._settings.max_gap)
+        return True

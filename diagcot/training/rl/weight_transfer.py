@@ -1,0 +1,167 @@
+"""How the policy's weights reach the rollout servers: as files in memory, or from GPU to GPU.
+
+Either way the result is checked afterwards: the log-probabilities of policy and servers must agree.
+"""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from diagcot.jobs import Context
+from diagcot.serving.server.owner import process_identity
+from diagcot.serving.server.weights import tied
+from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.distributed import process_group
+from diagcot.training.rl.policy import Policy
+from diagcot.training.rl.rollout_pool import RolloutPool
+
+_PREFIX = "diagcot-weights-"
+
+
+class WeightTransfer(Protocol):
+    """The interface between training and serving."""
+
+    def send(self, step: int) -> bool:
+        """Send the weights after `step` steps to all servers, idle now; False if a stop was requested. A collective."""
+        ...
+
+    def close(self) -> None:
+        """Remove files or connections."""
+
+
+def create(policy: Policy, pool: RolloutPool | None, settings: GrpoSettings, ctx: Context) -> WeightTransfer:
+    """The transfer that the settings name; `pool` is rank 0's, None on other ranks."""
+    return (DeviceTransfer if settings.sync == "device" else FolderTransfer)(policy, pool, settings, ctx)
+
+
+class FolderTransfer:
+    """Model directories, loaded in place (`Server.load`; a model with tied embeddings restarts its servers).
+
+    They are in memory (/dev/shm) where everything is on one machine and there is enough of it, else in the workspace.
+    Two folders take turns, so that a server never restarts from a folder that is being written.
+    """
+
+    def __init__(self, policy: Policy, pool: RolloutPool | None, settings: GrpoSettings, ctx: Context) -> None:
+        self._policy, self._pool = policy, pool
+        memory = Path("/dev/shm")
+        needed = 4 * int(policy.counts["parameters"])
+        in_memory = ctx.nodes == 1 and memory.is_dir() and shutil.disk_usage(memory).free > 3 * needed
+        parent = memory if in_memory else ctx.workspace
+        self.root = parent / f"{_PREFIX}{process_identity(os.getpid()).replace(':', '-')}"
+        if ctx.rank == 0:
+            _remove_left_over(parent, all_of_them=not in_memory)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def send(self, step: int) -> bool:
+        """See `WeightTransfer.send`."""
+        folder = self.root / "ab"[step % 2]
+        self._policy.write_weights(folder)
+        return bool(process_group.broadcast(self._pool.load(folder) if self._pool else None))
+
+    def close(self) -> None:
+        """Remove the folders."""
+        if self._pool:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _remove_left_over(parent: Path, all_of_them: bool) -> None:
+    """Remove the folders of killed attempts: in a machine's memory those whose process is gone, in a workspace all.
+
+    A workspace is seen by nodes that know nothing about each other's processes, but only one attempt uses it.
+    """
+    for folder in parent.glob(f"{_PREFIX}*"):
+        process = folder.name.removeprefix(_PREFIX).replace("-", ":")
+        if all_of_them or (process_identity(int(process.split(":")[0])) != process and os.access(folder, os.W_OK)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class DeviceTransfer:
+    """vLLM's weight transfer: NCCL to servers on separate nodes, CUDA IPC to servers on the policy's GPUs."""
+
+    def __init__(self, policy: Policy, pool: RolloutPool | None, settings: GrpoSettings, ctx: Context) -> None:
+        if tied(policy.base):
+            raise ValueError("sync: device leaves the output of a model with tied embeddings stale; use sync: folder")
+        self._policy, self._pool, self._settings, self._ctx = policy, pool, settings, ctx
+        self._sender: Any = None
+
+    def send(self, step: int) -> bool:
+        """See `WeightTransfer.send`."""
+        if self._sender is None:
+            self._sender = self._connect()
+        self._sender.send_weights()
+        if self._pool:
+            self._pool.post("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache")
+            self._pool.mark_pushed()
+        return True
+
+    def _connect(self) -> Any:
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+
+        server, rank = self._settings.server, self._ctx.rank
+        gpus = self._ctx.gpus * self._ctx.local_world_size // self._settings.engines
+        width = server.tensor_parallel or max(1, gpus // (server.data_parallel or 1))  # GPUs of a replica
+        replicas = (server.data_parallel or max(1, gpus // width)) * (len(self._pool.servers) if self._pool else 0)
+        client = transfer_client(self._pool, replicas, width) if self._pool else None
+        source = weight_source(self._policy.engine.module)
+        if not self._settings.rollout_nodes:
+            return IPCTrainerWeightTransferEngine.trainer_init(
+                IPCTrainerInitInfo(rank=rank), client=client, source=source
+            )
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        init = NCCLTrainerInitInfo(
+            rank=rank,
+            master_address=socket.gethostbyname(socket.gethostname()),
+            master_port=port,
+            world_size=1 + width * replicas,
+        )
+        return NCCLTrainerWeightTransferEngine.trainer_init(init, client=client, source=source)
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._sender is not None:
+            self._sender.shutdown()
+
+
+def transfer_client(pool: RolloutPool, replicas: int, width: int) -> Any:
+    """vLLM's client of its transfer routes, over the sockets of all `replicas`, each of `width` GPUs."""
+    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
+
+    class PoolClient(HTTPVLLMWeightSyncClient):
+        def _post(self, path: str, json: Any = None) -> None:
+            bodies = [json]
+            if json and "rank_offset" in json.get("init_info", {}):  # every replica has different ranks
+                first = json["init_info"]["rank_offset"]
+                bodies = [
+                    {"init_info": {**json["init_info"], "rank_offset": first + index * width}}
+                    for index in range(replicas)
+                ]
+            pool.post(f"/{path}", bodies=bodies)
+
+    return PoolClient("")  # type: ignore[no-untyped-call]
+
+
+def weight_source(module: Any) -> Any:
+    """The module's parameters as vLLM's transfer reads them, gathered one by one where ZeRO-3 has divided them."""
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+    class Parameters(WeightSource):
+        def metadata(self) -> list[Any]:
+            return [
+                ParamMeta(name, parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+                for name, parameter in module.named_parameters()
+            ]
+
+        def __iter__(self) -> Iterator[tuple[str, Any]]:
+            import deepspeed
+
+            for name, parameter in module.named_parameters():
+                with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                    yield name, parameter.data
+
+    return Parameters()
