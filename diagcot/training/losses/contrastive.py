@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from diagcot.training.data.collator import Batch
 from diagcot.training.losses.language import model_inputs, summed_loss
@@ -67,7 +67,7 @@ class Aligner(nn.Module):
 
     def normalize(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings (rows, hidden), centred and of length 1."""
-        return F.normalize(embeddings.float() - self.centre, dim=-1)
+        return functional.normalize(embeddings.float() - self.centre, dim=-1)
 
 
 def info_nce(images: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def info_nce(images: torch.Tensor, reports: torch.Tensor, keys: torch.Tensor, lo
     scale = log_scale.float().clamp(max=math.log(100)).exp()
     similarity = scale * images @ reports.T
     to_reports, to_images = similarity.masked_fill(same, -torch.inf), similarity.T.masked_fill(same, -torch.inf)
-    return (F.cross_entropy(to_reports, diagonal) + F.cross_entropy(to_images, diagonal)) / 2
+    return (functional.cross_entropy(to_reports, diagonal) + functional.cross_entropy(to_images, diagonal)) / 2
 
 
 class CachedGradients(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
@@ -31,7 +31,7 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits (samples, kept, vocabulary) of the last `kept` positions, labels (samples, tokens).
     """
     targets = labels[:, 1:][:, -(logits.shape[1] - 1) :]
-    return F.cross_entropy(
+    return functional.cross_entropy(
         logits[:, :-1].float().reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
     )
 

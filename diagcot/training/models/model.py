@@ -57,7 +57,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
         raise FileNotFoundError(f"no model in {directory}; run the stage that makes it")
     keep_alive: Any = None
     if zero3 is not None:
-        import transformers.integrations as integrations
+        from transformers import integrations
 
         keep_alive = integrations.HfDeepSpeedConfig(zero3)  # type: ignore[attr-defined]
     model = AutoModelForImageTextToText.from_pretrained(

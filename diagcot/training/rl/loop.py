@@ -19,6 +19,7 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
 from diagcot.training.models.inputs import model_input
 from diagcot.training.monitoring.log import TrainingLog
+from diagcot.training.monitoring.step_breakdown import StepBreakdown
 from diagcot.training.monitoring.step_timer import StepTimer
 from diagcot.training.rl import rollout_page, validation, weight_transfer
 from diagcot.training.rl.curriculum import Curriculum, patient
@@ -29,7 +30,6 @@ from diagcot.training.rl.policy import Policy, check_gap
 from diagcot.training.rl.rollout_collector import PendingRollouts, RolloutCollector
 from diagcot.training.rl.rollout_pool import RolloutPool
 from diagcot.training.rl.served_weights import ServedWeights
-from diagcot.training.rl.step_breakdown import StepBreakdown
 
 
 @dataclass

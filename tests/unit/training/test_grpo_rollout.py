@@ -12,11 +12,11 @@ from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from diagcot.training.monitoring.step_breakdown import StepBreakdown
 from diagcot.training.rl import rollout, rollout_page, rollout_pool
 from diagcot.training.rl.actors import context_fields, server_gpus
 from diagcot.training.rl.rollout import Rollout, Sampling
 from diagcot.training.rl.rollout_pool import RolloutBatch
-from diagcot.training.rl.step_breakdown import StepBreakdown
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 SETTINGS = GrpoSettings()
