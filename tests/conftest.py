@@ -3,6 +3,7 @@
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,12 @@ THROUGHPUT = "JobAcctGatherType=jobacct_gather/none;ProctrackType=proctrack/pgid
 
 # Under `--dist loadgroup` a worker runs a whole group: a file, or the folders of unit tests that load the same library.
 LOADS = {"training": "torch", "shards": "torch", "evaluation": "METEOR", "metrics": "METEOR", "rewards": "METEOR"}
+
+
+def pytest_configure() -> None:
+    """Processes that tests start obey Ctrl-C, even if this one was started by `nohup` or in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

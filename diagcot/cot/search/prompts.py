@@ -43,7 +43,7 @@ _RETHINK = (
     "A reviewer found the conclusion wrong{reason}. First explain what went wrong. Then give new reasoning steps (title, "
     "content) and a new conclusion ({conclusion}). Do not mention the reference report. Answer in JSON. {strategy}"
 )
-_STRATEGY = {
+STRATEGY_INSTRUCTIONS = {
     "new_paths": "Explore a new line of reasoning that you have not tried yet.",
     "verification": "Verify each of your statements against the X-ray.",
     "correction": "Find the exact mistakes and correct them.",
@@ -102,7 +102,7 @@ def rethink(head: str, thinking: str, strategy: str, reason: str = "", task: str
     """Ask for another attempt by a strategy. reason: why the verifier refused the conclusion, if it said so."""
     stated = f": {reason.rstrip('. ')}" if reason else ""
     return head + _RETHINK.format(
-        thinking=thinking, reason=stated, conclusion=_CONCLUSION[task], strategy=_STRATEGY[strategy]
+        thinking=thinking, reason=stated, conclusion=_CONCLUSION[task], strategy=STRATEGY_INSTRUCTIONS[strategy]
     )
 
 

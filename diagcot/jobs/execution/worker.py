@@ -64,7 +64,7 @@ def work(stage_dir: Path | str, slot: int) -> str:
     watch = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
     before, began = _progress(plan, slot), time.monotonic()
     try:
-        _await_upstream(plan, slot)
+        await_upstream(plan, slot)
         try:
             state = _run(plan, slot, ctx)
         except HeadlessWorkerEnded:
@@ -115,7 +115,7 @@ def _count_stuck(ctx: Context, stuck: bool) -> None:
         write_json(path, {"times": times})
 
 
-def _await_upstream(plan: Plan, slot: int) -> None:
+def await_upstream(plan: Plan, slot: int) -> None:
     """Raise UpstreamIncomplete if a unit that this task follows is not done (files of other nodes may show up late)."""
     end = time.monotonic() + LAG_S
     for edge in plan.after:

@@ -66,11 +66,11 @@ def counts(hyps: Sequence[str], refs: Sequence[str]) -> Array:
 def load() -> "Lexicon":
     """What METEOR knows of words, once for a process: some seconds the first time. Raises MeteorError."""
     with _loading:
-        return _lexicon()
+        return _cached_lexicon()
 
 
-@cache
-def _lexicon() -> "Lexicon":
+def read_lexicon() -> "Lexicon":
+    """Read METEOR's tables of words and compile its code. Raises MeteorError if a part is missing or damaged."""
     try:
         from diagcot.metrics.meteor.lexicon import (
             Lexicon,  # compiles: some ten seconds the first time after an installation
@@ -85,6 +85,9 @@ def _lexicon() -> "Lexicon":
     else:
         return found
     raise MeteorError(f"METEOR cannot be computed ({reason[:300]}): install pycocoevalcap again (`make env` does)")
+
+
+_cached_lexicon = cache(read_lexicon)
 
 
 def _clean(text: str) -> str:

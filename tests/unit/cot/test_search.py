@@ -165,7 +165,7 @@ def test_all_calls_of_a_sample_share_films_report_and_question(seed, case):
     for one, two in zip(again[::2], again[1::2], strict=True):
         assert one.prompt.index("conclusion: ") <= shared([one.prompt, two.prompt]) + len("conclusion: ")
     for one in again:
-        assert one.prompt.endswith(prompts._STRATEGY[one.name.split(":")[1]])
+        assert one.prompt.endswith(prompts.STRATEGY_INSTRUCTIONS[one.name.split(":")[1]])
 
 
 def test_what_is_asked_again_goes_on_from_what_was_asked():

@@ -98,7 +98,7 @@ def test_a_task_requeued_between_mark_and_rename_finishes_the_rename(tmp_path: P
     (plan.path / "done").mkdir()
     for key, outputs in (("00000", {str(final): {"staged": str(staged), "sha256": ""}}), ("00001", {})):
         (plan.path / "done" / f"{key}.json").write_text(json.dumps({"unit": key, "outputs": outputs, "counts": {}}))
-    worker._await_upstream(follower, 0)  # whoever comes first finishes it: the follower, or the task itself
+    worker.await_upstream(follower, 0)  # whoever comes first finishes it: the follower, or the task itself
     assert final.read_text() == "whole"
 
 

@@ -62,14 +62,14 @@ def test_broken_files_are_told(tmp_path, monkeypatch):
     (tmp_path / "meteor-1.5.jar").write_bytes(b"no jar")
     monkeypatch.setattr(meteor, "jar", lambda name: tmp_path / "meteor-1.5.jar")
     with pytest.raises(MeteorError, match="make env"):
-        meteor._lexicon.__wrapped__()
+        meteor.read_lexicon()
 
     def missing(name):
         raise java.JavaError("meteor-1.5.jar of the pycocoevalcap wheel is missing")
 
     monkeypatch.setattr(meteor, "jar", missing)
     with pytest.raises(MeteorError, match="wheel is missing"):
-        meteor._lexicon.__wrapped__()
+        meteor.read_lexicon()
 
 
 def test_a_whole_match_is_not_fragmented_in_sums_either():
