@@ -54,5 +54,5 @@ def test_files_become_samples(tmp_path: Path) -> None:
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     settings = texts.TextsSettings(files=["$NO_SUCH_VARIABLE/x.jsonl", str(tmp_path / "gone.jsonl")])
-    with pytest.raises(UserError, match=r"NO_SUCH_VARIABLE.*is not set; .*gone\.jsonl is not there"):
+    with pytest.raises(UserError, match=r"NO_SUCH_VARIABLE.*is not set; .*gone\.jsonl does not exist"):
         settings.paths()
