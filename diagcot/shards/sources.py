@@ -80,20 +80,20 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
     if source.max_studies is not None:
         remaining = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
     for patient in partition(reader.patients(), part, parts):
-        for study in reader.studies(patient):
+        for original in reader.studies(patient):
             if remaining == 0:
                 return
-            if study.split not in source.splits or (any(sections) and not (study.findings or study.impression)):
+            empty = not (original.findings or original.impression)
+            if original.split not in source.splits or (any(sections) and empty):
                 continue
-            changed = change(study)
-            if changed is None:
+            study = change(original)
+            if study is None:
                 continue
-            labels, study = reader.labels(study), changed
             if source.frontal_only:
                 study = replace(study, images=tuple(image for image in study.images if image.frontal))
             if not source.phantom_images and all(reader.image_file(study, image) is None for image in study.images):
                 continue
-            yield replace(study, labels=labels)
+            yield replace(study, labels=reader.labels(original))
             remaining = None if remaining is None else remaining - 1
 
 

@@ -24,6 +24,12 @@ _DEVICE_TAG = {
     "line": "Catheters, Indwelling/right",
     "tube": "Tube, Inserted",
 }
+_DEVICE_OF = {
+    "Implanted Medical Device": "pacemaker",
+    "Medical Device": "pacemaker",
+    "Catheters, Indwelling": "line",
+    "Tube, Inserted": "tube",
+}
 _DEVICE_WORDS = {
     "pacemaker": "a left pacemaker is in place",
     "line": "a right central line is in place",
@@ -137,45 +143,29 @@ class Findings:
         Headings that phantoms do not draw (bones, aorta, calcinosis …) are ignored. A tag without a side or zone means the
         right side and the lower zone. Of contradicting tags the more severe counts.
         """
-        heart, device, pneumothorax, edema = "normal", "", "", False
-        opacities: set[Place] = set()
-        nodules: set[Place] = set()
-        atelectasis: set[str] = set()
-        effusions: dict[str, str] = {}
-        for tag in tags:
-            head, *words = [part.strip() for part in tag.split("/")]
-            if head == "Cardiomegaly" or (head == "Cardiac Shadow" and "enlarged" in words):
-                severe = "severe" in words or "moderate" in words or heart == "severe"
-                heart = "severe" if severe else "mild"
-            elif head in _OPACITIES:
-                opacities |= _places(words)
-            elif head in _NODULES:
-                nodules |= _places(words)
-            elif head == "Pulmonary Atelectasis":
-                atelectasis |= set(_tag_sides(words))
-            elif head in ("Pulmonary Edema", "Pulmonary Congestion"):
-                edema = True
-            elif head == "Pleural Effusion":
-                size = "large" if {"large", "moderate"} & set(words) else "small"
-                for side in _tag_sides(words):
-                    effusions[side] = "large" if effusions.get(side) == "large" else size
-            elif head in ("Pneumothorax", "Hydropneumothorax"):
-                pneumothorax = _tag_sides(words)[0]
-            elif head in ("Implanted Medical Device", "Medical Device"):
-                device = "pacemaker"
-            elif head == "Catheters, Indwelling":
-                device = device or "line"
-            elif head == "Tube, Inserted":
-                device = device or "tube"
+        parsed = [(head.strip(), [word.strip() for word in words]) for head, *words in (tag.split("/") for tag in tags)]
+
+        def words_of(*headings: str) -> list[list[str]]:
+            return [words for head, words in parsed if head in headings]
+
+        enlarged = words_of("Cardiomegaly") + [words for words in words_of("Cardiac Shadow") if "enlarged" in words]
+        severe = any({"severe", "moderate"} & set(words) for words in enlarged)
+        effusions = words_of("Pleural Effusion")
+        large = {side for words in effusions if {"large", "moderate"} & set(words) for side in _tag_sides(words)}
+        sides = sorted({side for words in effusions for side in _tag_sides(words)})
+        pneumothoraces = [_tag_sides(words)[0] for words in words_of("Pneumothorax", "Hydropneumothorax")]
+        devices = [_DEVICE_OF[head] for head, _ in parsed if head in _DEVICE_OF]
         return Findings(
-            heart,
-            tuple(sorted(opacities)),
-            tuple(sorted(nodules)),
-            tuple(sorted(atelectasis)),
-            edema,
-            tuple(Effusion(side, size) for side, size in sorted(effusions.items())),
-            pneumothorax,
-            device,
+            heart=("severe" if severe else "mild") if enlarged else "normal",
+            opacities=tuple(sorted({place for words in words_of(*_OPACITIES) for place in _places(words)})),
+            nodules=tuple(sorted({place for words in words_of(*_NODULES) for place in _places(words)})),
+            atelectasis=tuple(
+                sorted({side for words in words_of("Pulmonary Atelectasis") for side in _tag_sides(words)})
+            ),
+            edema=bool(words_of("Pulmonary Edema", "Pulmonary Congestion")),
+            effusions=tuple(Effusion(side, "large" if side in large else "small") for side in sides),
+            pneumothorax=pneumothoraces[-1] if pneumothoraces else "",
+            device="pacemaker" if "pacemaker" in devices else next(iter(devices), ""),
         )
 
     def _lungs(self) -> dict[str, str]:

@@ -118,8 +118,8 @@ class TableCollection:
         of_study = list(_lines(self._joined.get(("study", name), b"")))
         images, labels = [], defaultdict[str, int](lambda: -2)
         all_records = list(of_study)
-        for image, of_image in records.items():
-            of_image = [*of_image, *_lines(self._joined.get(("image", image), b""))]
+        for image, rows in records.items():
+            of_image = [*rows, *_lines(self._joined.get(("image", image), b""))]
             all_records += of_image
             images.append(self._image(patient, name, image, of_image))
             self._vote([*of_image, *of_study], labels)

@@ -8,11 +8,11 @@ import io
 import json
 import re
 import tarfile
-import xml.etree.ElementTree as xml
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 from diagcot.data.errors import DataError
 from diagcot.data.readers import tables
@@ -92,7 +92,7 @@ class IuXray:
         for name, text in self._members():
             try:
                 study = self._parse(text)
-            except (xml.ParseError, ValueError) as error:
+            except (ElementTree.ParseError, ValueError) as error:
                 self._fault(name, f"is not a report ({error})", error)
                 continue
             yield name, study
@@ -115,7 +115,7 @@ class IuXray:
             raise DataError(f"{archive} is damaged ({error}); delete it and run `make data-iu`") from error
 
     def _parse(self, text: bytes) -> Study:
-        root = xml.fromstring(text)
+        root = ElementTree.fromstring(text)
         uid = root.find("uId")
         if uid is None or not uid.get("id"):
             raise ValueError("no uId")

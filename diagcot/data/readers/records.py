@@ -3,7 +3,7 @@
 import ast
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,16 +83,9 @@ class TableLayout:
         key = self.table.join or "image"
         if key not in record:
             raise RowError(f"the row names no {key}")
-        if "view" in record:
-            record["view"] = view_of(record["view"])
-        if "split" in record:
-            try:
-                record["split"] = split_of(record["split"])
-            except ValueError as error:
-                raise RowError(str(error)) from error
-        for side in ("width", "height"):
-            if side in record:
-                record[side] = int(_number(record[side], side))
+        for name, convert in _CONVERTED.items():
+            if name in record:
+                record[name] = convert(record[name], name)
         if self._labels:
             record["labels"] = dict(self._labels_of(row))
         if self._boxes and (box := self._box(self._boxes, row, where, record.get("rater", ""))):
@@ -139,6 +132,25 @@ class TableLayout:
             return None
         phrase = _value(self._phrase_of, row, where) if self._phrase_of else ""
         return RawBox(label, (x1, y1, x2, y2), (width, height), phrase, rater)
+
+
+def _split(text: str, what: str) -> str:
+    try:
+        return split_of(text)
+    except ValueError as error:
+        raise RowError(str(error)) from error
+
+
+def _pixels(text: str, what: str) -> int:
+    return int(_number(text, what))
+
+
+_CONVERTED: dict[str, Callable[[str, str], Any]] = {
+    "view": lambda text, what: view_of(text),
+    "split": _split,
+    "width": _pixels,
+    "height": _pixels,
+}
 
 
 def _column(field: ColumnSpec) -> Column | None:

@@ -47,7 +47,7 @@ def test_wordings_of_a_recipe(phantoms: Shard) -> None:
         ({"binari": ["x"]}, "unknown wording 'binari'"),
         ({"binary": []}, "no text"),
         ({"binary": ["<image>{finding}?\n{options}"]}, "lacks {steps}"),
-        ({"binary": ["<image>{finding}? {options} {steps} {label}"]}, "not known"),
+        ({"binary": ["<image>{finding}? {options} {steps} {label}"]}, "unknown placeholder"),
         ({"fg": ["Write."]}, "start with 1 <image>"),
         ({"progression": ["<image>{finding}{options}{steps}"]}, "start with 2 <image>"),
     ],

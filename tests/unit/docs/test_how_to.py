@@ -19,3 +19,9 @@ def test_add_a_kind_of_stage(tmp_path: Path) -> None:
     *_, recipe, test = pages.write("how-to/add-a-kind-of-stage.md", pages.checkout(tmp_path))
     assert (recipe, test) == ("lengths.yaml", "test_lengths.py")
     pages.run_tests(tmp_path, test)
+
+
+def test_add_a_collection(tmp_path: Path) -> None:
+    *names, test = pages.write("how-to/add-a-collection.md", pages.checkout(tmp_path))
+    assert names == ["clinic/images.csv", "clinic/boxes.csv", "clinic/clinic.yaml", "clinic.yaml"]
+    pages.run_tests(tmp_path, test)
