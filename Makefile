@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest --dist loadgroup
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 
-.PHONY: help env demo plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
@@ -40,11 +40,13 @@ submit-stage3:  ## submit the stages numbered 3: GRPO
 submit-eval:  ## submit evaluation and its table
 submit-all:  ## submit the whole chain; DRY=1 shows it, its scripts too
 
-doctor:  ## check machine, cluster, data, models and Java, and say what to mend
+doctor:  ## check machine, cluster, data, models and Java, and say what to fix
 	@$(BIN)/diagcot doctor $(CHAIN)
 
-rehearse:  ## run two-minute jobs of every stage on the cluster that only check what it will need (PATIENCE=minutes)
+rehearse:  ## run a two-minute job for each stage on the cluster that only checks what it will need (PATIENCE=minutes)
 	@$(BIN)/diagcot rehearse $(CHAIN) $(if $(PATIENCE),--patience $(PATIENCE))
+
+preflight: rehearse  ## another name of rehearse
 
 status:  ## where every stage of a run stands
 	@$(BIN)/diagcot status $(RUNOPT)

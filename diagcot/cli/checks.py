@@ -6,11 +6,14 @@ from diagcot.cli.options import Verbs, add_chain_options
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add doctor and rehearse."""
+    """Add doctor and rehearse, which is also called preflight."""
     add_chain_options(verbs.add("doctor", "check this machine, the cluster, data, models and Java", _doctor))
 
     parser = verbs.add(
-        "rehearse", "submit two-minute jobs that check, on the nodes, what each stage will need", _rehearse
+        "rehearse",
+        "submit two-minute jobs that check, on the nodes, what each stage will need",
+        _rehearse,
+        ["preflight"],
     )
     add_chain_options(parser)
     parser.add_argument(

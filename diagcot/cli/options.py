@@ -1,7 +1,7 @@
 """What the verbs of the command share: how one is added, and the options that choose a recipe, a cluster or a run."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,9 +16,11 @@ class Verbs:
     def __init__(self, subparsers: "SubParsers") -> None:
         self._subparsers = subparsers
 
-    def add(self, name: str, summary: str, call: Call) -> argparse.ArgumentParser:
-        """A verb that runs `call` with the parsed arguments; `call` returns the exit code."""
-        parser = self._subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    def add(self, name: str, summary: str, call: Call, aliases: Sequence[str] = ()) -> argparse.ArgumentParser:
+        """A verb that runs `call` with the parsed arguments; `call` returns the exit code. aliases: its other names."""
+        parser = self._subparsers.add_parser(
+            name, aliases=aliases, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
         parser.set_defaults(call=call)
         return parser
 

@@ -1,0 +1,1 @@
+"""Checks before anything is submitted: on this host (doctor) and on the nodes (rehearsal)."""

@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""The result of one check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Level = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and what to do."""
+    """What was checked, the result, and what to do about it."""
 
     level: Level
     subject: str
@@ -17,14 +17,15 @@ class Finding:
 
 
 def good(subject: str, text: str) -> Finding:
+    """The check passed."""
     return Finding("good", subject, text)
 
 
 def note(subject: str, text: str, remedy: str = "") -> Finding:
-    """Works, but a person may want to know or mend it."""
+    """It works, but a person may want to know about it or change it."""
     return Finding("note", subject, text, remedy)
 
 
 def bad(subject: str, text: str, remedy: str = "") -> Finding:
-    """Something that the chain needs would fail; without a remedy, the text itself says what to do."""
+    """Something that the chain needs would fail. Without a remedy, the text itself says what to do."""
     return Finding("bad", subject, text, remedy)

@@ -104,14 +104,16 @@ def test_one_rehearsal_tells_all_that_would_fail(
         "PartitionNodeLimit" in bad["wide", "start"]["text"]
         and "asks for 9 nodes, cpu has 2" in bad["wide", "size"]["text"]
     )
-    assert "cpus" in said and "Read-only" in said and "4 to mend before" in said
+    assert "cpus" in said and "Read-only" in said and "4 problems to fix before submitting" in said
 
     # All others were rehearsed to their end, those behind a stage that failed included.
     for stage in ("phantoms", "primer", "model", "evaluate", "report", "finaliser"):
         assert any(row["stage"] == stage and row["subject"] == "folders" for row in rows), stage
         assert not any(row["stage"] == stage and row["level"] == "bad" for row in rows)
     (collective,) = [row for row in rows if row["subject"] == "collective"]
-    assert collective["stage"] == "base" and "2 ranks met in" in collective["text"] and "gloo" in collective["text"]
+    assert (
+        collective["stage"] == "base" and "2 ranks connected in" in collective["text"] and "gloo" in collective["text"]
+    )
     assert any(row["stage"] == "evaluate" and row["subject"] == "sockets" for row in rows)
     assert all(row["level"] == "note" for row in rows if row["stage"] == "evaluate" and row["subject"] == "GPUs")
 

@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from diagcot.jobs.slurm import commands as slurm
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -52,19 +54,14 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
             local_world_size=max(1, size // nodes),
             node_rank=int(env.get("SLURM_NODEID", 0)),
             nodes=nodes,
-            master_addr=first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "localhost"))),
+            master_addr=_first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "localhost")), nodes),
         )
     return Ranks(f"hand-{os.getpid()}", 0, 0, 1, 0, 1, 0, 1, "127.0.0.1")
 
 
-def first_host(nodelist: str) -> str:
-    """The first name of a Slurm host list such as `gpu[03-05,9],x1`."""
-    head, bracket, rest = nodelist.partition("[")
-    if not bracket or "," in head:
-        return nodelist.split(",")[0]
-    first = rest.split("]")[0].split(",")[0].split("-")[0]
-    tail = rest.partition("]")[2].split(",")[0]
-    return f"{head}{first}{tail}"
+def _first_host(nodelist: str, nodes: int) -> str:
+    """The name of the first of these nodes; one node stands in Slurm's list by its own name."""
+    return nodelist if nodes == 1 else slurm.hostnames(nodelist)[0]
 
 
 def address(host: str) -> str:

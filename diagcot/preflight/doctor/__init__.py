@@ -1,4 +1,4 @@
-"""`make doctor`: looks at machine, environment, cluster, data and models, and says of each what to mend."""
+"""`make doctor`: checks machine, environment, cluster, data and models, and says what to fix."""
 
 from diagcot.preflight.doctor.report import main
 

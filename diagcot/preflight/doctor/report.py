@@ -1,42 +1,41 @@
-"""Collects the findings of all parts, side by side, and prints them."""
+"""`make doctor`: runs all checks of this host at the same time, and shows their findings."""
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
-from diagcot.jobs import UserError
+from diagcot.jobs import UserError, find_cluster
+from diagcot.preflight import checks
+from diagcot.preflight import screen as screens
 from diagcot.preflight.doctor import data, machine
 from diagcot.preflight.doctor import slurm as slurm_check
 from diagcot.preflight.finding import Finding, bad, good
 
 ROOT = Path(__file__).resolve().parents[3]
-MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 
 
 def main(recipe: str, cluster: str) -> int:
     """Print every finding. Returns 1 if one is bad, else 0."""
-    found = findings(recipe, cluster)
+    rows = findings(recipe, cluster)
     screen = text.console()
-    screen.print(render(found, lambda mark: text.fits(screen, mark)))
-    return int(any(finding.level == "bad" for finding in found))
+    screen.print(render(rows, screen))
+    return int(any(finding.level == "bad" for finding in rows))
 
 
 def findings(recipe: str, cluster: str) -> list[Finding]:
-    """All findings in the order of the report; what waits for other programs runs side by side."""
-    kind = _kind()
+    """All findings in the order of the report."""
     parts: list[Callable[[], Iterable[Finding]]] = [
         machine.python,
-        lambda: machine.environment(ROOT, Path(sys.prefix)),
+        lambda: machine.environment(ROOT),
         lambda: machine.resources(ROOT),
-        lambda: machine.gpus(kind),
-        machine.java,
-        machine.sockets,
+        machine.gpus,
+        checks.java,
+        checks.sockets,
         data.folders,
         lambda: _chain(recipe, cluster),
     ]
@@ -45,27 +44,26 @@ def findings(recipe: str, cluster: str) -> list[Finding]:
 
 
 def _guarded(part: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
-    """A check that fails itself is a finding, not the end of the report."""
+    """A check that fails itself is a finding, and the report goes on."""
     try:
         yield from part()
     except (OSError, ImportError) as error:
-        yield bad("doctor", f"could not look: {error}", "run `make env`, then `make doctor` again")
+        yield bad("doctor", f"a check failed: {error}", "run `make env`, then `make doctor` again")
 
 
 def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
-    from diagcot.jobs import cluster as clusters
     from launchers.chain import open_chain
 
     try:
-        found = clusters.find_cluster(cluster, ROOT)
+        site = find_cluster(cluster, ROOT)
     except UserError as error:
         yield bad("cluster", str(error), "write it from slurm/clusters/example.yaml (docs/cluster.md)")
         return
-    yield good("cluster", f"{found.name}: executor {found.executor}, sizes {', '.join(found.resource_profiles)}")
-    if found.executor == "slurm":
-        yield from slurm_check.answers(found)
-    roots = [found.roots.logs, found.roots.shards, found.roots.models]
-    yield from machine.privacy([root if root.is_absolute() else ROOT / root for root in roots])
+    yield good("cluster", f"{site.name}: executor {site.executor}, sizes {', '.join(site.resource_profiles)}")
+    if site.executor == "slurm":
+        yield from slurm_check.answers(site)
+    roots = [site.roots.logs, site.roots.shards, site.roots.models]
+    yield from machine.outputs([root if root.is_absolute() else ROOT / root for root in roots])
     try:
         chain = open_chain(recipe, cluster, None)
     except UserError as error:
@@ -74,23 +72,12 @@ def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
     yield from data.stages(chain)
 
 
-def _kind() -> str:
-    stamp = Path(sys.prefix) / "lock"
-    return stamp.read_text().split()[0] if stamp.exists() else "cpu"
-
-
-def render(found: list[Finding], fits: Callable[[str], str]) -> RenderableType:
-    """One row a finding, its remedy below it, and a last line that says whether the chain would run."""
+def render(rows: Sequence[Finding], screen: Console) -> RenderableType:
+    """One row for each finding, its remedy below it, and the verdict."""
     grid = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for finding in found:
-        mark, style = MARKS[finding.level]
-        body = Text(fits(finding.text))
-        if finding.remedy:
-            body.append(fits(f"\n→ {finding.remedy}"), style)
-        grid.add_row(Text(fits(mark), style), finding.subject, body)
-    count = sum(finding.level == "bad" for finding in found)
-    end = Text(f"{count} to mend before anything is submitted", "red") if count else Text("ready", "green")
-    return Group(grid, Text(""), end)
+    for finding in rows:
+        grid.add_row(screens.mark(screen, finding.level), finding.subject, screens.body(screen, finding))
+    return Group(grid, Text(""), screens.verdict(rows))

@@ -1,11 +1,11 @@
 """Checks of the cluster: whether Slurm answers, and whether every size of the cluster file could start on it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from diagcot.jobs import Cluster
-from diagcot.jobs.cluster import Size
 from diagcot.jobs.slurm import capacity
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.preflight.checks import fits
 from diagcot.preflight.finding import Finding, bad, good, note
 
 TIMEOUT_S = 5
@@ -35,10 +35,3 @@ def answers(cluster: Cluster) -> Iterator[Finding]:
         yield note("accounting", str(error), NO_ACCOUNTING)
     for name, size in cluster.resource_profiles.items():
         yield fits(f"size {name}", size, size.partition or cluster.slurm.partition, known)
-
-
-def fits(subject: str, size: Size, partition: str | None, known: Mapping[str, capacity.Partition]) -> Finding:
-    """Whether a job of this size could ever start; Slurm itself accepts many that never can."""
-    if fault := capacity.misfit(size, partition, known):
-        return bad(subject, f"could never start: {fault}", "change it in the cluster file, or name another partition")
-    return good(subject, f"fits {partition or 'the default partition'}")

@@ -1,5 +1,5 @@
-"""`make rehearse`: every job of a chain on the user's own cluster, but with a body of two minutes that only looks.
+"""`make rehearse`: a two-minute job for each stage of a chain, on the user's own cluster, that only checks.
 
-Each stage is submitted with its real partition, account, environment, size and dependencies; on the compute node it
-checks what the stage will need, and one table says what would have failed.
+Each job has the stage's real partition, account, environment, size and dependencies. On the node it checks what the stage
+will need, and one table lists what would have failed.
 """

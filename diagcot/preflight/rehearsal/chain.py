@@ -1,4 +1,4 @@
-"""Declares and submits a rehearsal: a second pipeline of the same chain whose jobs only look."""
+"""Declares and submits a rehearsal: a second pipeline of the same chain, whose jobs only check."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagcot.jobs import Cluster, Pipeline, Plan, UserError
+from diagcot.jobs import Cluster, Pipeline, Plan
 from diagcot.jobs.cluster import Roots
 from diagcot.jobs.execution import local
 from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.attempts import Array
-from diagcot.preflight.doctor.slurm import fits
+from diagcot.preflight import checks
 from diagcot.preflight.finding import bad
 from diagcot.preflight.rehearsal.machine import refused
 from diagcot.preflight.rehearsal.rows import Row
@@ -38,37 +38,39 @@ RESULT = "findings.json"
 
 @dataclass
 class Rehearsal:
-    """A chain's rehearsal: its pipeline, the jobs that were accepted, and what is known already."""
+    """A rehearsal of a chain: its pipeline, the jobs that Slurm accepted, and the findings so far."""
 
     chain: "Chain"
     pipeline: Pipeline
     probe: str
     written: tuple[str, ...]  # roots that hold this host's probe file
-    made: list[Path]  # folders that had to be made for that
+    created: list[Path]  # folders that had to be created for that
     plans: list[Plan] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     @property
     def run_dir(self) -> Path:
+        """The folder of the rehearsal."""
         return self.pipeline.run_dir
 
     def clean(self) -> None:
-        """Remove the probe files, and the roots that were made for them."""
+        """Remove the probe files, and the roots that were created for them."""
         for root in roots(self.chain).values():
             shutil.rmtree(root / self.probe, ignore_errors=True)
-        for folder in reversed(self.made):
+        for folder in reversed(self.created):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
 
 def roots(chain: "Chain") -> dict[str, Path]:
+    """The folders of logs, shards and models of the real chain."""
     given = chain.cluster.roots
     return {name: chain.root / getattr(given, name) for name in ("logs", "shards", "models")}
 
 
 def rehearsed(cluster: Cluster) -> Cluster:
-    """The same cluster, on which jobs last two minutes, are not tried again, and keep what they write to themselves."""
+    """The same cluster, where jobs last two minutes, are not retried, and write to the folder of rehearsals alone."""
     folder = cluster.roots.logs / FOLDER
     return cluster.model_copy(
         update={
@@ -84,7 +86,7 @@ def rehearsed(cluster: Cluster) -> Cluster:
 
 
 def prepare(chain: "Chain") -> Rehearsal:
-    """Everything up to submission: the pipeline declared, probe files written, and what this host can tell.
+    """Prepare the submission: declare the pipeline, write probe files, and make the checks of this host.
 
     Raises UserError where the chain itself is wrong or Slurm gives no answer; then nothing has been written.
     """
@@ -97,11 +99,11 @@ def prepare(chain: "Chain") -> Rehearsal:
     pipeline.reachable()
     os.umask(0o077)
     probe = f".{run}.{os.getpid()}"
-    written, made, rows = _probe(roots(chain), probe)
-    rehearsal = Rehearsal(chain, pipeline, probe, written, made, rows=rows)
+    written, created, rows = _probe(roots(chain), probe)
+    rehearsal = Rehearsal(chain, pipeline, probe, written, created, rows=rows)
     try:
         _declare(rehearsal)
-        _look(rehearsal)
+        _check_here(rehearsal)
     except BaseException:
         rehearsal.clean()
         raise
@@ -121,38 +123,37 @@ def _number(chain: "Chain") -> int:
 
 
 def _probe(folders: dict[str, Path], probe: str) -> tuple[tuple[str, ...], list[Path], list[Row]]:
-    """Put this host's probe file into each root; (roots that took it, folders made, complaints)."""
+    """Put this host's probe file into each root; (roots that accepted it, folders created, problems)."""
     written: list[str] = []
-    made: list[Path] = []
+    created: list[Path] = []
     rows = []
     for name, root in folders.items():
         missing = [path for path in (root, *root.parents) if not path.exists()]
         try:
             (root / probe).mkdir(parents=True)
-            made += reversed(missing)
+            created += reversed(missing)
             (root / probe / HOST).write_text(socket.gethostname())
             written.append(name)
         except OSError as error:
             text = f"{name}: cannot write to {root} on this host: {error.strerror or error}"
-            rows.append(Row("(this host)", bad("folders", text, "mend `roots` of the cluster file")))
-    return tuple(written), made, rows
+            rows.append(Row("(this host)", bad("folders", text, "correct `roots` in the cluster file")))
+    return tuple(written), created, rows
 
 
 def _declare(rehearsal: Rehearsal) -> None:
-    chain, made = rehearsal.chain, rehearsal.pipeline
-    stamp = Path(sys.prefix) / "lock"
+    chain, pipeline = rehearsal.chain, rehearsal.pipeline
     common: dict[str, Any] = {
         "roots": roots(chain),
         "probe": rehearsal.probe,
         "written": rehearsal.written,
         "python": sys.executable,
-        "lock": stamp.read_text().strip() if stamp.exists() else "",
+        "lock": checks.lock_stamp(),
     }
     weights = _weights_gb(chain)
     for plan in chain.plans:
         spec = chain.spec(plan.stage)
         kind = chain.kind(spec)
-        told = RehearsedStage(
+        rehearsed_stage = RehearsedStage(
             kind=kind.work,
             needs=kind.needs,
             settings=plan.settings,
@@ -163,11 +164,11 @@ def _declare(rehearsal: Rehearsal) -> None:
             weights_gb=weights if kind.product == "weights" else 0,
             **common,
         )
-        settings = told.model_dump(mode="json")
-        made.stage(spec.name, KIND, ["check"], kind.resource_profile, settings=settings, number=spec.number)
+        settings = rehearsed_stage.model_dump(mode="json")
+        pipeline.stage(spec.name, KIND, ["check"], kind.resource_profile, settings=settings, number=spec.number)
     if chain.cluster.executor == "slurm" and FINALISER not in [plan.stage for plan in chain.plans]:
         size = chain.cluster.resources("small", FINALISER)
-        told = RehearsedStage(
+        rehearsed_stage = RehearsedStage(
             needs=("submit",),
             nodes=size.nodes,
             ranks=size.ranks,
@@ -176,7 +177,7 @@ def _declare(rehearsal: Rehearsal) -> None:
             asks=_asks(chain),
             **common,
         )
-        made.stage(FINALISER, KIND, ["check"], "small", settings=told.model_dump(mode="json"))
+        pipeline.stage(FINALISER, KIND, ["check"], "small", settings=rehearsed_stage.model_dump(mode="json"))
 
 
 def _weights_gb(chain: "Chain") -> float:
@@ -186,12 +187,12 @@ def _weights_gb(chain: "Chain") -> float:
 
 
 def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
-    """The distinct sbatch options of the chain's jobs, as far as they decide whether a job is let in.
+    """The distinct sbatch options of the chain's jobs that decide whether Slurm accepts a job.
 
-    Without those that this host is refused: sbatch will say so of the stages themselves.
+    Options that this host is refused are left out: sbatch will refuse the stages themselves.
     """
     general = chain.cluster.slurm
-    found: list[dict[str, str]] = []
+    distinct: list[dict[str, str]] = []
     for plan in chain.plans:
         options = {
             "partition": plan.resources.partition or general.partition,
@@ -200,18 +201,15 @@ def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
             "constraint": general.constraint,
         }
         given = {name: value for name, value in options.items() if value}
-        found += [given] if given not in found else []
-    return tuple(options for options in found if not refused(options))
+        distinct += [given] if given not in distinct else []
+    return tuple(options for options in distinct if not refused(options))
 
 
-def _look(rehearsal: Rehearsal) -> None:
-    """What this host alone can tell: each kind's own check, and the real time limits against the partitions'."""
+def _check_here(rehearsal: Rehearsal) -> None:
+    """The checks of this host: those of each stage, and whether its real size could ever start."""
     chain = rehearsal.chain
-    for spec in chain.recipe.stages:
-        try:
-            chain.check(spec.name)
-        except UserError as error:
-            rehearsal.rows.append(Row(spec.name, bad("settings", " ".join(str(error).split()))))
+    for message, names in checks.stage_faults(chain).items():
+        rehearsal.rows += [Row(name, bad("settings", " ".join(message.split()))) for name in names]
     if chain.cluster.executor != "slurm":
         return
     known = capacity.partitions(SINFO_S)
@@ -219,7 +217,7 @@ def _look(rehearsal: Rehearsal) -> None:
         partition = plan.resources.partition or chain.cluster.slurm.partition
         if partition and not set(partition.split(",")) <= known.keys():
             continue  # sbatch refuses it, see `_refused`
-        finding = fits("size", plan.resources, partition, known)
+        finding = checks.fits("size", plan.resources, partition, known)
         if finding.level == "bad":
             rehearsal.rows.append(Row(plan.stage, finding))
 
@@ -227,8 +225,8 @@ def _look(rehearsal: Rehearsal) -> None:
 def start(rehearsal: Rehearsal) -> None:
     """Write the rehearsal's folder and submit it: to this machine's runner, or stage by stage to Slurm.
 
-    A stage follows the jobs of those that its real counterpart follows, but however they end: what one stage lacks must
-    not hide what a later one lacks. A stage that Slurm refuses is a row; those behind it go without it.
+    A stage follows the jobs that its real counterpart follows, but starts however they end, so that a problem of one
+    stage does not hide those of later ones. A stage that Slurm refuses is a row; later stages do not follow it.
     """
     rehearsal.plans = rehearsal.pipeline.write()
     if rehearsal.chain.cluster.executor == "local":
@@ -241,18 +239,18 @@ def start(rehearsal: Rehearsal) -> None:
         after = f"afterany:{':'.join(before)}" if before else ""
         arrays = [Array("", (0,), after=after, resources=plan.resources.model_dump())]
         try:
-            made = submit.submit(plan, rehearsal.pipeline.cluster, arrays, "rehearsal", None)
+            attempt = submit.submit(plan, rehearsal.pipeline.cluster, arrays, "rehearsal", None)
         except slurm.SlurmError as error:
             rehearsal.rows.append(_refused(rehearsal, plan, error, known))
         else:
-            rehearsal.jobs[plan.stage] = made.jobs[0]
+            rehearsal.jobs[plan.stage] = attempt.jobs[0]
 
 
 def _refused(rehearsal: Rehearsal, plan: Plan, error: Exception, known: Mapping[str, capacity.Partition]) -> Row:
     partition = plan.resources.partition or rehearsal.chain.cluster.slurm.partition
-    said = str(error).partition(f"stage {plan.stage}: ")[2] or str(error)
-    said = said.removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
-    what = f"sbatch refused it: {said}"
+    message = str(error).partition(f"stage {plan.stage}: ")[2] or str(error)
+    message = message.removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
+    what = f"sbatch refused it: {message}"
     remedy = "correct partition, account, qos, constraint or the size in the cluster file"
     if (fault := capacity.misfit(plan.resources, partition, known)).startswith("partition"):
         remedy = f"{fault}; correct the cluster file"
@@ -260,11 +258,11 @@ def _refused(rehearsal: Rehearsal, plan: Plan, error: Exception, known: Mapping[
 
 
 def record(rehearsal: Rehearsal) -> None:
-    """Keep the findings beside the jobs' logs; marks the rehearsal as ended."""
+    """Write `findings.json`, which also marks the rehearsal as ended."""
     on_nodes = {(row.stage, row.finding.text) for row in rehearsal.rows if row.hosts}
-    # What a node lacks as this host does is told once.
+    # What a node and this host both lack is reported once.
     rehearsal.rows = [row for row in rehearsal.rows if row.hosts or (row.stage, row.finding.text) not in on_nodes]
-    rows = [row.plain() for row in rehearsal.rows]
+    rows = [row.to_json() for row in rehearsal.rows]
     path = rehearsal.run_dir / RESULT
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"time": time.time(), "rows": rows}, indent=1) + "\n")

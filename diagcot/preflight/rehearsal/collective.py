@@ -49,8 +49,10 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
         dist.all_reduce(clocks)
         skew = float(clocks.max() - clocks.min())
     except (RuntimeError, ValueError) as error:
-        said = str(error.__cause__ or error).splitlines()[0][:200]  # the cause names no rank, so rows are joined
-        yield bad("collective", f"the {ctx.world_size} ranks did not meet within {deadline_s:.0f} s: {said}", REMEDY)
+        message = str(error.__cause__ or error).splitlines()[0][:200]  # the cause names no rank, so rows are joined
+        yield bad(
+            "collective", f"the {ctx.world_size} ranks did not connect within {deadline_s:.0f} s: {message}", REMEDY
+        )
         return
     finally:
         if dist.is_initialized():
@@ -59,7 +61,7 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
         yield note("clock", f"the clocks of the nodes differ by {skew:.0f} s", "ask the administrators")
     if ctx.rank == 0:  # the figures of one rank stand for all
         rate = 4 * LARGE / large / 1e9
-        text = f"{ctx.world_size} ranks met in {met:.1f} s; all-reduce {small * 1e3:.1f} ms, 16 MiB at {rate:.1f} GB/s"
+        text = f"{ctx.world_size} ranks connected in {met:.1f} s; all-reduce {small * 1e3:.1f} ms, 16 MiB at {rate:.1f} GB/s"
         yield good("collective", f"{text} ({backend})")
 
 

@@ -24,16 +24,18 @@ PATIENCE_MINUTES = 10.0
 def main(chain: "Chain", patience_minutes: float = PATIENCE_MINUTES) -> int:
     """Rehearse the chain. Returns 1 if anything would fail, else 0. Ctrl-C cancels the rehearsal's jobs."""
     if chain.cluster.executor == "debug":
-        raise UserError(f"CLUSTER={chain.cluster.name} runs in this process and has nothing to rehearse: `make doctor`")
+        raise UserError(
+            f"CLUSTER={chain.cluster.name} runs in this process and has no nodes to check: use `make doctor`"
+        )
     screen = text.console()
-    with _ended_like_ctrl_c():
+    with _signals_as_ctrl_c():
         rehearsal = rehearsals.prepare(chain)
         try:
             rehearsals.start(rehearsal)
-            with _progress(screen) as tell:
-                wait.wait(rehearsal, patience_minutes * 60, tell)
+            with _progress(screen) as report:
+                wait.wait(rehearsal, patience_minutes * 60, report)
         except BaseException:
-            screen.print("cancelling the rehearsal's jobs")
+            screen.print("cancelling the jobs of the rehearsal")
             wait.stop(rehearsal)
             rehearsals.record(rehearsal)
             raise
@@ -46,7 +48,7 @@ def main(chain: "Chain", patience_minutes: float = PATIENCE_MINUTES) -> int:
 
 
 @contextlib.contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
+def _signals_as_ctrl_c() -> Iterator[None]:
     """A terminal that is closed, or a plain kill, cancels the jobs as well."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -60,18 +62,18 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(screen: "Console") -> Iterator[wait.Tell]:
-    """A line that changes in place on a terminal; elsewhere one line for each change."""
+def _progress(screen: "Console") -> Iterator[wait.Report]:
+    """Reports one line of progress: in place on a terminal, elsewhere a new line for each change."""
     if screen.is_terminal:
         with screen.status("submitted") as status:
             yield lambda line: status.update(Text(line))
         return
     last = ""
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         nonlocal last
         if line != last:
             screen.print(line, soft_wrap=True, markup=False)
             last = line
 
-    yield tell
+    yield report

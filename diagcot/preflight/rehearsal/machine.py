@@ -6,22 +6,19 @@ import resource
 import shutil
 import socket
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs import Context, UserError
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.preflight.doctor import machine as doctor
+from diagcot.preflight import checks
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage
 
 OPEN_FILES = 4096  # a server with its clients, or Ray's processes, hold some thousands
 SHARED_MEMORY_GB = 1  # vLLM's and NCCL's buffers between processes take some hundred MB
 SLOW_IMPORT_S = 60
-SOCKET_BYTES = 107  # unix(7): the longest path of a Unix socket
 # What a server imports, since vLLM's own package imports nothing until it is used; the others are whole.
 MODULES = {"deepspeed": "deepspeed", "vllm": "vllm.engine.arg_utils", "ray": "ray"}
 MOST_MEMORY = 0.9  # of a GPU: vLLM's default gpu_memory_utilization
@@ -32,8 +29,8 @@ def ranks(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     if (ctx.world_size, ctx.nodes) != (stage.ranks, stage.nodes) and "SLURM_JOB_ID" in os.environ:
         yield bad(
             "ranks",
-            f"{ctx.world_size} ranks on {ctx.nodes} nodes, where the size asks for {stage.ranks} on {stage.nodes}",
-            "does `setup` or `slurm: extra` of the cluster file change tasks or nodes?",
+            f"{ctx.world_size} ranks on {ctx.nodes} nodes, the size asks for {stage.ranks} on {stage.nodes}",
+            "do `setup` or `slurm: extra` in the cluster file change tasks or nodes?",
         )
         return
     if stage.nodes > 1:
@@ -49,15 +46,13 @@ def ranks(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 def python(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Whether the job runs the interpreter and the environment that it was submitted from."""
     if stage.python and Path(sys.executable) != Path(stage.python):
-        remedy = "does a line of `setup` activate another environment? Leave that to the suite"
+        remedy = "does a line of `setup` activate another environment? The suite does that itself"
         yield bad("environment", f"runs {sys.executable}, not {stage.python}", remedy)
         return
-    stamp = Path(sys.prefix) / "lock"
-    lock = stamp.read_text().strip() if stamp.exists() else ""
-    if lock != stage.lock:
+    if checks.lock_stamp() != stage.lock:
         yield bad(
             "environment",
-            f"{sys.prefix} is here another environment than on the host that submitted",
+            f"{sys.prefix} is a different environment here and on the submitting host",
             "put the project on storage that all nodes share",
         )
         return
@@ -65,56 +60,56 @@ def python(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 
 
 def imports(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
-    """Import what the stage imports, with the seconds that it took."""
+    """Import what the stage imports, and report the seconds that it takes."""
     modules = [module for need, module in MODULES.items() if need in stage.needs]
     took = []
     for name in [*modules, *filter(None, [stage.kind.partition(":")[0]])]:
         began = time.monotonic()
         try:
             importlib.import_module(name)
-        except Exception as error:  # a broken library raises whatever it likes
-            said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-            yield bad("imports", f"{name} cannot be imported: {said}", "`make env` again; is `setup` right for it?")
+        except Exception as error:  # a broken library may raise anything
+            message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            yield bad("imports", f"{name} cannot be imported: {message}", "`make env` again; is `setup` right for it?")
             continue
         took.append((name, time.monotonic() - began))
-    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took if seconds >= 1) or "under a second"
+    summary = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took if seconds >= 1) or "under a second"
     if sum(seconds for _, seconds in took) > SLOW_IMPORT_S:
-        yield note("imports", told, "every task waits so long: put .venv on a faster file system")
+        yield note("imports", summary, "every task waits this long: put .venv on a faster file system")
     elif took:
-        yield good("imports", told)
+        yield good("imports", summary)
 
 
 def gpus(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """GPUs asked for against those that CUDA_VISIBLE_DEVICES names, and, where torch can, against those it can use."""
-    asked = ctx.gpus * ctx.local_world_size
-    if not asked:
-        yield good("GPUs", "none asked for")
+    requested = ctx.gpus * ctx.local_world_size
+    if not requested:
+        yield good("GPUs", "none requested")
         return
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     # Slurm shows a rank all GPUs of its node, or its own alone.
-    if len(named) not in (asked, ctx.gpus):
+    if len(named) not in (requested, ctx.gpus):
         yield bad(
             "GPUs",
-            f"asked for {asked} a node, CUDA_VISIBLE_DEVICES names {len(named)}",
+            f"requested {requested} per node, CUDA_VISIBLE_DEVICES names {len(named)}",
             "compare gpus and the partition with `sinfo -o '%P %G'`",
         )
         return
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
-        text = f"{len(named)} given by name (CUDA_VISIBLE_DEVICES), none tried: torch is built for CPUs here"
-        yield note("GPUs", text, "`make env LOCK=gpu`, unless these GPUs are pretended")
+        text = f"{len(named)} named by CUDA_VISIBLE_DEVICES, none tested: torch is built for CPUs here"
+        yield note("GPUs", text, "`make env LOCK=gpu`, unless these GPUs are simulated")
         return
     yield from _usable(len(named), ctx)
 
 
 def _usable(wanted: int, ctx: Context) -> Iterator[Finding]:
-    """Try the GPUs of this rank: what all ranks did on all of a node's would be taken for somebody else's use."""
+    """Test the GPUs of this rank only: the memory that other ranks use would look like that of other jobs."""
     import torch
 
     seen = torch.cuda.device_count()
     if seen != wanted:
-        yield bad("GPUs", f"{wanted} given, torch sees {seen}", "does the driver suit this torch? See `nvidia-smi`")
+        yield bad("GPUs", f"{wanted} given, torch sees {seen}", "does the driver fit this torch? See `nvidia-smi`")
         return
     first = ctx.local_rank * ctx.gpus if seen > ctx.gpus else 0
     for index in range(first, first + ctx.gpus):
@@ -126,7 +121,7 @@ def _usable(wanted: int, ctx: Context) -> Iterator[Finding]:
             return
         if free < MOST_MEMORY * total:
             text = f"GPU {index}: {free / 1e9:.0f} of {total / 1e9:.0f} GB are free before we begin"
-            yield note("GPUs", text, "somebody else computes on it: is it given to jobs exclusively?")
+            yield note("GPUs", text, "another process uses it: are GPUs assigned to one job each?")
             return
     yield good("GPUs", f"{seen} × {torch.cuda.get_device_name(first)} a node, each computes")
 
@@ -138,54 +133,19 @@ def limits(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     if 0 <= files < OPEN_FILES:
         yield note("limits", f"only {files} open files (ulimit -n)", f"`ulimit -n {OPEN_FILES}` as a line of setup")
     elif stage.nodes > 1 and Path("/sys/class/infiniband").exists() and locked >= 0:
-        text = f"{locked >> 20} MB of locked memory (ulimit -l), and InfiniBand wants it unlimited"
+        text = f"{locked >> 20} MB of locked memory (ulimit -l), InfiniBand needs it unlimited"
         yield note("limits", text, "ask the administrators (PropagateResourceLimits, LimitMEMLOCK of slurmd)")
     else:
         yield good("limits", f"{files if files >= 0 else 'any number of'} open files")
 
 
 def sockets(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
-    """Whether Unix sockets can be made where vLLM (its own and between its processes) and Ray will make them."""
-    from diagcot.serving.errors import ServerError
-    from diagcot.serving.server.process import private_folder
-
-    remedy = "a line of setup such as `export TMPDIR=/tmp`: a short path on the node's own disk"
-    given = os.environ.get("TMPDIR")
-    between = Path(tempfile.gettempdir())
-    if given and not os.access(given, os.W_OK | os.X_OK):
-        yield note("sockets", f"TMPDIR={given} is not writable here; {between} is used instead", remedy)
-    try:
-        ours = private_folder()
-    except ServerError as error:
-        yield bad("sockets", str(error), remedy)
-        return
-    try:
-        # vLLM's processes talk over sockets named by a uuid in the temporary folder (VLLM_RPC_BASE_PATH).
-        for path in (ours / "s", Path(os.environ.get("VLLM_RPC_BASE_PATH", between)) / str(uuid.uuid4())):
-            problem = _bind(path)
-            if problem:
-                yield bad("sockets", f"no Unix socket in {path.parent}: {problem}", remedy)
-                return
-    finally:
-        shutil.rmtree(ours, ignore_errors=True)
-    yield good("sockets", f"in {' and '.join(dict.fromkeys(map(str, (ours.parent, between))))}")
-
-
-def _bind(path: Path) -> str:
-    """Make a socket and remove it; what went wrong."""
-    length = len(str(path).encode())
-    if length > SOCKET_BYTES:
-        return f"its path has {length} bytes, {SOCKET_BYTES} is the most"
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(str(path))
-        path.unlink()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+    """Whether Unix sockets can be created on this node."""
+    yield from checks.sockets()
 
 
 def shared_memory(stage: RehearsedStage, ctx: Context, place: Path = Path("/dev/shm")) -> Iterator[Finding]:
+    """Whether shared memory is writable and large enough for vLLM and NCCL."""
     if not os.access(place, os.W_OK):
         yield bad("memory", f"{place} is not writable", "ask the administrators: NCCL and vLLM need it")
         return
@@ -197,33 +157,34 @@ def shared_memory(stage: RehearsedStage, ctx: Context, place: Path = Path("/dev/
 
 
 def java(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
-    yield from doctor.java()
+    """Whether Java runs on this node."""
+    yield from checks.java()
 
 
 def commands(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Slurm's commands inside the job: a worker requeues itself, a finaliser submits."""
     wanted = ["scontrol"] + (["sbatch", "squeue", "sacct"] if "submit" in stage.needs else [])
-    lacking = [name for name in wanted if shutil.which(name) is None]
-    if lacking:
-        why = "finalisers submit what is to be tried again" if len(wanted) > 1 else "a job that is preempted requeues"
+    missing = [name for name in wanted if shutil.which(name) is None]
+    if missing:
+        why = "finalisers resubmit tasks" if len(wanted) > 1 else "a job that is preempted requeues"
         remedy = f"{why}: load your site's Slurm in `setup` of the cluster file"
-        yield bad("Slurm", f"{', '.join(lacking)}: not on PATH in the job", remedy)
+        yield bad("Slurm", f"{', '.join(missing)}: not on PATH in the job", remedy)
         return
     try:
         slurm.call("scontrol", "show", "job", "-o", os.environ["SLURM_JOB_ID"], timeout=30)
     except UserError as error:
-        yield bad("Slurm", str(error), "the node cannot ask the controller: is SLURM_CONF set in the job?")
+        yield bad("Slurm", str(error), "the node cannot reach the controller: is SLURM_CONF set in the job?")
         return
     for options in stage.asks:
-        if said := refused(options):
-            told = " ".join(f"--{name}={value}" for name, value in options.items()) or "the default partition"
-            yield bad("Slurm", f"this node may not submit to {told}: {said}", "ask the administrators (AllocNodes)")
+        if refusal := refused(options):
+            flags = " ".join(f"--{name}={value}" for name, value in options.items()) or "the default partition"
+            yield bad("Slurm", f"this node may not submit to {flags}: {refusal}", "ask the administrators (AllocNodes)")
             return
-    yield good("Slurm", f"{', '.join(wanted)}: there, and the controller answers")
+    yield good("Slurm", f"{', '.join(wanted)}: available, and the controller answers")
 
 
 def refused(options: dict[str, str]) -> str:
-    """What Slurm has against a job with these options, by `sbatch --test-only`, which submits nothing."""
+    """Why Slurm refuses a job with these options, by `sbatch --test-only`, which submits nothing; empty if it does not."""
     flags = [f"--{name}={value}" for name, value in options.items()]
     try:
         slurm.call("sbatch", "--test-only", "--time=2", "--mem=100M", *flags, "--wrap=true", timeout=30)

@@ -1,6 +1,6 @@
 """The kind of every rehearsed stage: on the compute node, each rank checks and writes `checks/<rank>.json`.
 
-What is found never fails the job, so that one rehearsal tells everything.
+A problem never fails the job, so that one rehearsal reports all of them.
 """
 
 import json
@@ -28,7 +28,7 @@ def prepare(ctx: Context) -> Iterator[RehearsedStage]:
 
 
 def run(unit: Unit, stage: RehearsedStage, ctx: Context) -> Result:
-    """Every check in order. After each one the findings are on disk: a job that is killed leaves what it knew."""
+    """Run every check in order. Findings are written after each one, so a job that is killed keeps those it has."""
     row: dict[str, Any] = {
         "rank": ctx.rank,
         "host": os.uname().nodename,
@@ -47,24 +47,24 @@ def run(unit: Unit, stage: RehearsedStage, ctx: Context) -> Result:
     row |= {"doing": "", "ended": time.time()}
     write_json(path, row)
     if ctx.rank == 0 and "SLURM_JOB_ID" not in os.environ:
-        _others(path.parent, ctx)  # a laptop's runner takes rank 0's end for the end of all
+        _wait_for_others(path.parent, ctx)  # a laptop's runner takes the end of rank 0 for the end of all
     return Result(counts={"findings": len(row["findings"])})
 
 
-def _others(folder: Path, ctx: Context) -> None:
+def _wait_for_others(folder: Path, ctx: Context) -> None:
     """Wait until the other ranks have ended too, or the request to stop."""
-    left = {folder / f"{rank}.json" for rank in range(1, ctx.world_size)}
+    running = {folder / f"{rank}.json" for rank in range(1, ctx.world_size)}
     end = time.monotonic() + OTHERS_S
-    while left and not ctx.stopping() and time.monotonic() < end:
-        left -= {path for path in left if path.exists() and json.loads(path.read_bytes())["ended"]}
+    while running and not ctx.stopping() and time.monotonic() < end:
+        running -= {path for path in running if path.exists() and json.loads(path.read_bytes())["ended"]}
         time.sleep(0.1)
 
 
 def checks(stage: RehearsedStage, ctx: Context) -> list[tuple[str, Check]]:
-    """The checks of this rank, quick ones first. What is the same for all ranks of a node is left to its first one."""
+    """The checks of this rank, quick ones first. Only the first rank of a node makes those that concern the node."""
     needs, first = set(stage.needs), ctx.local_rank == 0
     serves, together = bool(needs & {"vllm", "ray"}), "collective" in needs and ctx.world_size > 1
-    asked: list[tuple[bool, str, Check]] = [
+    possible: list[tuple[bool, str, Check]] = [
         (True, "ranks", machine.ranks),
         (first, "environment", machine.python),
         (first, "limits", machine.limits),
@@ -75,21 +75,21 @@ def checks(stage: RehearsedStage, ctx: Context) -> list[tuple[str, Check]]:
         (first and "model" in needs, "model", storage.model),
         (first and "data" in needs, "data", storage.data),
         (True, "GPUs", machine.gpus),
-        # Before what may take long on some ranks only: each waits for the others no longer than its deadline.
+        # Before checks that may take long on some ranks only: each rank waits for the others until a deadline.
         (together, "collective", collective.check),
         (first, "folders", storage.folders),
         (first, "privacy", storage.privacy),
         (first, "space", storage.space),
         (first, "imports", machine.imports),
     ]
-    return [(name, check) for wanted, name, check in asked if wanted]
+    return [(name, check) for wanted, name, check in possible if wanted]
 
 
 def guarded(name: str, check: Check, stage: RehearsedStage, ctx: Context) -> list[Finding]:
-    """A check that fails itself is a finding, and not the end of the others."""
-    found: list[Finding] = []
+    """The findings of one check. A check that fails itself is a finding, and the others go on."""
+    findings: list[Finding] = []
     try:
-        found += check(stage, ctx)
+        findings += check(stage, ctx)
     except Exception as error:
-        found.append(bad(name, f"could not look: {type(error).__name__}: {error}"[:300]))
-    return found
+        findings.append(bad(name, f"the check failed: {type(error).__name__}: {error}"[:300]))
+    return findings

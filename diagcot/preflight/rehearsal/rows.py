@@ -1,4 +1,4 @@
-"""What became of a rehearsed stage: the findings of its ranks, joined, and how its job ended where they are not whole."""
+"""The findings of a rehearsed stage: those of its ranks, joined, and how its job ended where they are not complete."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from diagcot.jobs import Plan, entrypoints
 from diagcot.jobs.slurm import sbatch
 from diagcot.preflight.finding import Finding, bad, note
 
-# What shells, `module` and loaders say of a setup line that failed; the script goes on all the same.
+# What shells, `module` and loaders print when a setup line fails; the script continues all the same.
 FAILED = re.compile(r"command not found|No such file|cannot |[Ee]rror|[Uu]nable to|not found", re.ASCII)
 SCRIPT = re.compile(r"^\S*slurm_script: line \d+: ")  # another path and number for each job
 OURS = re.compile(r"^(srun|slurmstepd|submitit)\b|Traceback|^\s")
@@ -26,51 +26,51 @@ class Row:
     finding: Finding
     hosts: tuple[str, ...] = ()
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """The row of `findings.json`."""
         return {"stage": self.stage, "hosts": list(self.hosts), **asdict(self.finding)}
 
 
 def read(plan: Plan) -> list[dict[str, Any]]:
     """What each rank wrote, by rank."""
-    found = [json.loads(path.read_bytes()) for path in (plan.path / "checks").glob("[0-9]*.json")]
-    return sorted(found, key=lambda row: int(row["rank"]))
+    ranks = [json.loads(path.read_bytes()) for path in (plan.path / "checks").glob("[0-9]*.json")]
+    return sorted(ranks, key=lambda row: int(row["rank"]))
 
 
-def whole(plan: Plan, ranks: list[dict[str, Any]]) -> bool:
+def complete(plan: Plan, ranks: list[dict[str, Any]]) -> bool:
+    """Whether every rank has finished its checks."""
     return len(ranks) == plan.resources.ranks and all(row["ended"] for row in ranks)
 
 
 def of_stage(plan: Plan, ended: str = "") -> list[Row]:
-    """All rows of a stage whose job is over. `ended`: what the executor says of its end, such as `TIMEOUT`."""
+    """All rows of a stage whose job has ended. ended: how, as the executor reports it, such as `TIMEOUT`."""
     ranks = read(plan)
     hosts: dict[Finding, list[str]] = {}
     for row in ranks:
         for finding in row["findings"]:
             hosts.setdefault(Finding(**finding), []).append(row["host"])
     rows = [Row(plan.stage, finding, tuple(dict.fromkeys(names))) for finding, names in hosts.items()]
-    if not whole(plan, ranks):
-        rows.append(_cut(plan, ranks, ended))
-    said = _setup(plan)
-    if said:
-        rows.append(
-            Row(plan.stage, note("setup", f"before the work began: {said}", "mend `setup` in the cluster file"))
-        )
+    if not complete(plan, ranks):
+        rows.append(_interrupted(plan, ranks, ended))
+    if complaint := _setup_complaint(plan):
+        remedy = "correct `setup` in the cluster file"
+        rows.append(Row(plan.stage, note("setup", f"before the work began: {complaint}", remedy)))
     return rows
 
 
-def _cut(plan: Plan, ranks: list[dict[str, Any]], ended: str) -> Row:
-    """The row of a job that did not get to the end of its checks."""
+def _interrupted(plan: Plan, ranks: list[dict[str, Any]], ended: str) -> Row:
+    """The row of a job that ended before its checks did."""
     how = f" ({ended})" if ended else ""
     doing = {row["doing"]: row["host"] for row in ranks if not row["ended"]}
     if doing:
         name, host = next(iter(doing.items()))
-        text = f"ended{how} while it looked at {name}"
+        text = f"ended{how} during the check of {name}"
         if ended == "TIMEOUT":
-            text += f": {plan.resources.minutes} minutes did not suffice"
+            text += f": {plan.resources.minutes} minutes were not enough"
         return Row(plan.stage, bad("job", text, f"its log is in {plan.path / 'out'}"), (host,))
     if ranks:
         missing = sorted(set(range(plan.resources.ranks)) - {row["rank"] for row in ranks})
-        text = f"ended{how} before rank {', '.join(map(str, missing[:8]))} of {plan.resources.ranks} looked at anything"
+        text = f"ended{how} before rank {', '.join(map(str, missing[:8]))} of {plan.resources.ranks} began its checks"
     else:
         text = f"ended{how} before its first check"
     last = _last_line(plan)
@@ -94,12 +94,12 @@ def _last_line(plan: Plan) -> str:
     """The last line of the job's own logs that names an error, else the last one."""
     lines = [line for path in [*_logs(plan), *sorted((plan.path / "out").glob("*.log"))] for line in _lines(path)]
     errors = [line for line in lines if re.search(r"[Ee]rror|not found|denied|No such", line)]
-    # Slurm's own last words ("Exited with exit code 1") say less than what came before them.
+    # Slurm's own last lines ("Exited with exit code 1") say less than the lines before them.
     own = [line for line in errors if not line.startswith(("srun:", "slurmstepd:"))]
     return (own or errors or lines or [""])[-1].strip()[:300]
 
 
-def _setup(plan: Plan) -> str:
+def _setup_complaint(plan: Plan) -> str:
     """The first complaint of the batch script before Python began."""
     for path in _logs(plan):
         for line in _lines(path)[:50]:

@@ -1,7 +1,9 @@
-"""What a rehearsed stage is told: where its real counterpart will read and write, and what that one needs."""
+"""Settings of a rehearsed stage: where its real counterpart will read and write, and what it needs."""
 
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from diagcot.jobs.settings import Settings
 from launchers.stage_kind import Need
@@ -10,17 +12,19 @@ from launchers.stage_kind import Need
 class RehearsedStage(Settings):
     """Settings of the kind `diagcot.preflight.rehearsal.node`."""
 
-    kind: str = ""  # import path of the real stage's kind; empty: nothing to import
-    needs: tuple[Need, ...] = ()
-    settings: dict[str, Any] = {}  # the real stage's
-    nodes: int = 1
-    ranks: int = 1
-    output: Path  # the real stage's; only looked at
-    workspace: Path
-    roots: dict[str, Path] = {}  # logs, shards, models
-    probe: str  # name of the folder in each root that probe files go to
-    written: tuple[str, ...] = ()  # roots that the submitting host has put its own probe file into
-    python: str = ""  # the interpreter that the jobs are to run
-    lock: str = ""  # the lock's stamp of its environment
-    weights_gb: float = 0  # of the chain's base model; 0 where it is not known
-    asks: tuple[dict[str, str], ...] = ()  # `submit`: sbatch options of each distinct kind of job
+    kind: str = Field("", description="Import path of the real stage's kind; empty: nothing to import.")
+    needs: tuple[Need, ...] = Field((), description="What the real stage needs on its nodes.")
+    settings: dict[str, Any] = Field({}, description="Settings of the real stage.")
+    nodes: int = Field(1, description="Nodes that the job should get.")
+    ranks: int = Field(1, description="Processes that the job should get.")
+    output: Path = Field(description="Where the real stage will write its product; not written to.")
+    workspace: Path = Field(description="Where the real stage will write checkpoints and caches; not written to.")
+    roots: dict[str, Path] = Field({}, description="Folders of logs, shards and models.")
+    probe: str = Field(description="Name of the folder in each root that holds the probe files.")
+    written: tuple[str, ...] = Field((), description="Roots in which the submitting host has written its probe file.")
+    python: str = Field("", description="Interpreter that the jobs should run.")
+    lock: str = Field("", description="Stamp of the lock from which the submitting host's environment was built.")
+    weights_gb: float = Field(0, description="Size of the chain's base model in GB; 0 where it is not known.")
+    asks: tuple[dict[str, str], ...] = Field(
+        (), description="sbatch options that the finaliser must be allowed to use."
+    )

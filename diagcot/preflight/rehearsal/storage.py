@@ -11,9 +11,9 @@ from diagcot.jobs.execution.worker import LAG_S
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage
 
-HOST = "host"  # the probe file of the host that submitted
-PROBE_BYTES = 1 << 20  # enough for a quota that is used up to say so
-SLOW_S = 5  # a file of another node that shows up later than this is worth knowing
+HOST = "host"  # the probe file of the submitting host
+PROBE_BYTES = 1 << 20  # large enough to fail where a quota is used up
+SLOW_S = 5  # a file of another node that becomes visible later than this is reported
 SKEW_S = 5
 SMALLEST_GB = 1
 STATE_RATIO = 7  # a checkpoint holds 14 bytes a parameter (bf16 weights, fp32 copy, two moments), the model 2
@@ -41,8 +41,8 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
     for name in dict.fromkeys(path.name for path in unseen):
         problems = True
         places = ", ".join(str(path.parent.parent) for path in unseen if path.name == name)
-        whose = "the host that submitted" if name == HOST else f"node {name.rpartition('.')[2]} of this job"
-        yield bad("folders", f"a file of {whose} was not seen here within {lag_s:.0f} s: {places}", SHARED)
+        whose = "the submitting host" if name == HOST else f"node {name.rpartition('.')[2]} of this job"
+        yield bad("folders", f"a file of {whose} was not visible here within {lag_s:.0f} s: {places}", SHARED)
     for path in unseen:
         if path.name == HOST:
             shutil.rmtree(path.parent, ignore_errors=True)  # a folder of this node alone, which nobody else removes
@@ -52,11 +52,11 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
             problems = True
             yield bad("folders", f"{nearest} is not writable here, where {target} belongs", SHARED)
     if not problems:
-        told = f"{', '.join(stage.roots)}: shared and writable"
+        summary = f"{', '.join(stage.roots)}: shared and writable"
         if waited > SLOW_S:
-            yield note("folders", f"{told}, but files of other nodes show up only after {waited:.0f} s")
+            yield note("folders", f"{summary}, but files of other nodes become visible only after {waited:.0f} s")
         else:
-            yield good("folders", told)
+            yield good("folders", summary)
 
 
 def _write(folder: Path, name: str) -> float:
@@ -73,7 +73,7 @@ def _write(folder: Path, name: str) -> float:
 
 def _why(root: Path, error: OSError) -> str:
     if not root.exists():
-        return f"{root} is not there on this node"
+        return f"{root} does not exist on this node"
     return f"cannot write to {root}: {error.strerror or error}"
 
 
@@ -88,7 +88,7 @@ def _wait(paths: list[Path], lag_s: float) -> tuple[float, list[Path]]:
 
 
 def space(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
-    """Free space where the stage writes, against what it will write as far as that can be told beforehand."""
+    """Free space where the stage writes, compared with what it will write as far as that is known beforehand."""
     place = next(path for path in (stage.output, *stage.output.parents) if path.exists())
     free = shutil.disk_usage(place).free / 1e9
     least, wanted = SMALLEST_GB + stage.weights_gb, SMALLEST_GB + stage.weights_gb
@@ -98,7 +98,9 @@ def space(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
         wanted += stage.weights_gb * STATE_RATIO * (int(training.get("keep", 0)) + 1)
     if free < least:
         yield bad(
-            "space", f"{free:.1f} GB free at {place}, {least:.1f} is the least", "remove old runs, or ask for more"
+            "space",
+            f"{free:.1f} GB free at {place}, at least {least:.1f} are needed",
+            "remove old runs, or ask for more",
         )
     elif free < wanted:
         text = f"{free:.0f} GB free at {place}; with all weights trained, model and checkpoints take {wanted:.0f}"
@@ -151,4 +153,4 @@ def data(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     except (UserError, OSError) as error:
         yield bad("data", " ".join(str(error).split()), "the folders have to be readable on the compute nodes")
         return
-    yield good("data", "every collection is whole")
+    yield good("data", "every collection is complete")

@@ -6,8 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from diagcot.console import text
-from diagcot.preflight.doctor.report import MARKS
+from diagcot.preflight import screen as screens
 from diagcot.preflight.finding import Finding
 from diagcot.preflight.rehearsal.rows import Row
 
@@ -15,36 +14,30 @@ MOST_HOSTS = 4
 
 
 def render(screen: Console, stages: Sequence[str], rows: Sequence[Row]) -> RenderableType:
-    """One row for each thing that is bad or notable, with all stages that it was found in; then what is all good."""
+    """One row for each problem or note, with the stages that have it; then one for each stage without any."""
     grid = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold", max_width=16)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    told: dict[Finding, list[Row]] = {}
+    rows_of: dict[Finding, list[Row]] = {}
     for row in rows:
         if row.finding.level != "good":
-            told.setdefault(row.finding, []).append(row)
-    for finding, found in sorted(told.items(), key=lambda item: item[0].level != "bad"):
-        mark, style = MARKS[finding.level]
-        body = Text(text.fits(screen, _on(finding.text, found)))
-        if finding.remedy:
-            body.append(text.fits(screen, f"\n→ {finding.remedy}"), style)
-        names = ", ".join(dict.fromkeys(row.stage for row in found))
-        grid.add_row(Text(text.fits(screen, mark), style), names, finding.subject, body)
-    mark, style = MARKS["good"]
-    seen = {row.stage for found in told.values() for row in found}
+            rows_of.setdefault(row.finding, []).append(row)
+    for finding, same in sorted(rows_of.items(), key=lambda item: item[0].level != "bad"):
+        names = ", ".join(dict.fromkeys(row.stage for row in same))
+        body = screens.body(screen, finding, _hosts(same))
+        grid.add_row(screens.mark(screen, finding.level), names, finding.subject, body)
+    noted = {row.stage for same in rows_of.values() for row in same}
     for stage in stages:
-        good = [row for row in rows if row.stage == stage]
-        if stage not in seen and good:
-            line = f"{len({row.finding.subject for row in good})} checks{_on('', good)}"
-            grid.add_row(Text(text.fits(screen, mark), style), stage, "all good", Text(line))
-    count = sum(finding.level == "bad" for finding in told)
-    end = Text(f"{count} to mend before the chain is submitted", "red") if count else Text("ready", "green")
-    return Group(grid, Text(""), end)
+        passed = [row for row in rows if row.stage == stage]
+        if stage not in noted and passed:
+            line = f"{len({row.finding.subject for row in passed})} checks{_hosts(passed)}"
+            grid.add_row(screens.mark(screen, "good"), stage, "all good", Text(line))
+    return Group(grid, Text(""), screens.verdict(rows_of))
 
 
-def _on(said: str, rows: Sequence[Row]) -> str:
+def _hosts(rows: Sequence[Row]) -> str:
     hosts = dict.fromkeys(host for row in rows for host in row.hosts)
     more = f" and {len(hosts) - MOST_HOSTS} more" if len(hosts) > MOST_HOSTS else ""
-    return f"{said} [{', '.join(sorted(hosts)[:MOST_HOSTS])}{more}]" if hosts else said
+    return f" [{', '.join(sorted(hosts)[:MOST_HOSTS])}{more}]" if hosts else ""

