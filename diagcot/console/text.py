@@ -1,4 +1,4 @@
-"""How figures, times and bars look on every screen."""
+"""Formats of figures, times and bars, the same on every screen."""
 
 import io
 import math
@@ -28,21 +28,21 @@ PLAIN = {
 
 
 def console(width: int | None = None) -> Console:
-    """Standard output; without colour where it is piped, with substitutes where it cannot show a character."""
+    """Standard output; without colour in a pipe, with replacements for characters that it cannot show."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     return Console(width=width, highlight=False, soft_wrap=False)
 
 
 def fits(screen: Console, text: str) -> str:
-    """`text` as the terminal's encoding can show it."""
+    """`text` with ASCII replacements if the terminal's encoding needs them."""
     if "utf" in (screen.encoding or "").lower():
         return text
     return "".join(PLAIN.get(char, char) for char in text)
 
 
 def duration(seconds: float | None) -> str:
-    """`0:42`, `12:03`, `3:04:05`, `2d 03h`; empty where it is not known."""
+    """`0:42`, `12:03`, `3:04:05`, `2d 03h`; empty if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return ""
     whole = int(seconds)
@@ -53,7 +53,7 @@ def duration(seconds: float | None) -> str:
 
 
 def number(value: Any) -> str:
-    """Three or four significant digits, thousands as k."""
+    """Three or four significant digits, with k or M for large numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if not math.isfinite(value):
@@ -68,7 +68,7 @@ def number(value: Any) -> str:
 
 
 def count(value: int) -> str:
-    """A number of things; from a hundred thousand on with k or M."""
+    """A count; from a hundred thousand on with k or M."""
     if value < 100_000:
         return str(value)
     return f"{value // 1000}k" if value < 1_000_000 else f"{value / 1e6:.4g}M"
@@ -86,7 +86,7 @@ def _figure(name: str, value: str) -> str:
 
 
 def bar(screen: Console, width: int, done: float, running: float, state: str) -> Text:
-    """A bar whose parts differ without colour too; `done` and `running` are fractions of the whole."""
+    """A progress bar, readable without colour. done, running: shares of the whole, 0 to 1."""
     full = min(width, int(done * width + 1e-9))
     part = min(width - full, math.ceil(running * width - 1e-9)) if running > 0 else 0
     text = Text()
@@ -106,7 +106,7 @@ def size(count: float) -> str:
 
 
 def home(path: Path) -> str:
-    """A path as a person would type it from here."""
+    """A path relative to the working directory, if it is inside."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Two runs side by side in the terminal."""
+"""`make compare`: the metrics and costs of two runs in one table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from diagcot.console.text import duration
 def render(
     metrics: Mapping[str, Any], costs: Sequence[Mapping[str, Any]], notes: Sequence[str], screen: Console
 ) -> RenderableType:
-    """The table of both runs' models in pairs, B marked where it differs from A, then what each run took."""
+    """The metrics of both runs' models in pairs, marked where B differs from A, then the cost of each run."""
     grid = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for heading in ("", "run", "stages", "work", "GPU-hours", "failed tasks", "recipe"):
         grid.add_column(heading, justify="left" if heading in ("", "run", "recipe") else "right", no_wrap=True)
@@ -28,5 +28,4 @@ def render(
             str(cost["failures"]),
             cost["recipe"],
         )
-    said = [Text(note, "yellow") for note in notes]
-    return Group(metrics_table.render(metrics, screen), "", grid, *said)
+    return Group(metrics_table.render(metrics, screen), "", grid, *(Text(note, "yellow") for note in notes))

@@ -92,9 +92,9 @@ class ChainScreen:
                 ended = self._end.wait(REFRESH_S)
                 # A file that is being replaced right now is read again a second later.
                 with contextlib.suppress(OSError, ValueError):
-                    live.update(render(self._watch.look(), self._screen, self._screen.height - 1), refresh=True)
+                    live.update(render(self._watch.snapshot(), self._screen, self._screen.height - 1), refresh=True)
 
     def _print(self, lines: Lines) -> None:
         with contextlib.suppress(OSError, ValueError):
-            for line in lines.changes(self._watch.look()):
+            for line in lines.changes(self._watch.snapshot()):
                 self._screen.print(line, soft_wrap=True)

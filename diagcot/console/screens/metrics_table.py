@@ -1,4 +1,7 @@
-"""The metrics table of a run: `python -m diagcot.console.screens.metrics_table logs/<run>/metrics.json`."""
+"""`make table`: the metrics of a run.
+
+`python -m diagcot.console.screens.metrics_table logs/<run>/metrics.json` shows any metrics file.
+"""
 
 import json
 import sys
@@ -26,16 +29,16 @@ def show(path: Path, screen: Console | None = None) -> None:
         screen = screen or text.console()
         screen.print(render(metrics, screen))
     except FileNotFoundError:
-        raise UserError(f"{path} is not there: the run's last stage writes it (`make submit-eval`)") from None
+        raise UserError(f"{path} does not exist: the run's last stage writes it (`make submit-eval`)") from None
     except (ValueError, LookupError, TypeError, OSError) as error:
         what = type(error).__name__
-        raise UserError(f"{path} is not a metrics file ({what}): remove it and run `make submit-eval`") from error
+        raise UserError(f"{path} is not a valid metrics file ({what}): remove it and run `make submit-eval`") from error
 
 
 def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
-    """One row a model: values with intervals below, marked where they differ from the row above, and what that means.
+    """One row per model: values with their intervals, marked where they differ from the row above, and a legend.
 
-    Where the run has several datasets the rows are those of all of them together.
+    If the run has several datasets, the rows are those of all datasets together.
     """
     wide = screen.width >= WIDE
     datasets = list(dict.fromkeys(row["dataset"] for row in metrics["rows"]))
@@ -46,25 +49,25 @@ def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
         "all datasets" if datasets[:1] == ["all"] else ", ".join(datasets[:1])
     )
     if phantom:
-        title.append(" (phantom films)", "yellow")
+        title.append(" (phantom images)", "yellow")
     grids: list[RenderableType] = []
     for part in _parts(columns, screen.width, wide):
         grids += [_grid(part, rows, wide, screen), ""]
     notes = [Text(_fits(screen, line), "dim") for line in _notes(metrics, rows, wide)]
-    shown = _steps([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
-    lost = [Text(f"no {name}: {why}", "yellow") for name, why in metrics["missing"].items()]
-    return Group(title, "", *grids, *shown, *lost, *notes)
+    comparisons = _comparisons([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
+    missing = [Text(f"no {name}: {reason}", "yellow") for name, reason in metrics["missing"].items()]
+    return Group(title, "", *grids, *comparisons, *missing, *notes)
 
 
 def _parts(columns: Sequence[Mapping[str, Any]], width: int, wide: bool) -> list[list[Mapping[str, Any]]]:
-    """The columns of one table after another: those of a family of tasks together, no more than the screen holds."""
+    """Columns of each table: those of a family of tasks together, not more than fit the screen."""
     most = (width - 20) // 14 if wide else max(3, (width - 16) // 7)
     families: dict[str, list[Mapping[str, Any]]] = {}
     for column in columns:
         families.setdefault(column.get("family", ""), []).append(column)
     if len(columns) <= most:
         return [list(columns)]
-    return [mine[at : at + most] for mine in families.values() for at in range(0, len(mine), most)]
+    return [columns[at : at + most] for columns in families.values() for at in range(0, len(columns), most)]
 
 
 def _grid(
@@ -80,8 +83,8 @@ def _grid(
     tasks = {column["task"] for column in columns}
     for row in rows:
         cells = [_cell(row["scores"].get(column["name"]), wide, screen) for column in columns]
-        asked = sum(count for task, count in row["samples"].items() if task in tasks)
-        grid.add_row(Text(row["model"], "bold"), *cells, str(asked))
+        samples = sum(count for task, count in row["samples"].items() if task in tasks)
+        grid.add_row(Text(row["model"], "bold"), *cells, str(samples))
     return grid
 
 
@@ -96,18 +99,18 @@ def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:
     return Text(f"{cell['value']:.3f}", style).append(_fits(screen, mark)).append("\n" + _fits(screen, width), "dim")
 
 
-def _steps(verdicts: Sequence[Mapping[str, Any]], screen: Console) -> list[Text]:
-    """One line for each model: against the row above, and against the first row where that is another one."""
+def _comparisons(verdicts: Sequence[Mapping[str, Any]], screen: Console) -> list[Text]:
+    """One line per model: compared with the row above, and with the first row if that is another one."""
     lines: dict[str, Text] = {}
     for verdict in verdicts:
         line = lines.setdefault(verdict["model"], Text(f"{verdict['model']}: ", "bold"))
         if len(line) > len(verdict["model"]) + 2:
             line.append("; ", "not bold")
-        line.append_text(_step(verdict, screen))
+        line.append_text(_comparison(verdict, screen))
     return list(lines.values())
 
 
-def _step(verdict: Mapping[str, Any], screen: Console) -> Text:
+def _comparison(verdict: Mapping[str, Any], screen: Console) -> Text:
     better, worse = len(verdict["better"]), len(verdict["worse"])
     total = better + worse + len(verdict["unclear"])
     line = Text(style="not bold")
@@ -121,20 +124,21 @@ def _step(verdict: Mapping[str, Any], screen: Console) -> Text:
 def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: bool) -> list[str]:
     parts = {" + ".join(f"{count} {task}" for task, count in row["samples"].items()) for row in rows}
     failed = sum(sum(counts.values()) for row in rows for counts in row["failures"].values())
-    below = "below each value its 95 % interval" if wide else "±: half of the 95 % interval"
+    interval = "below each value: its 95 % interval" if wide else "±: half of the 95 % interval"
     return [
-        "▲▼: differs from the row above by more than the interval of the difference",
-        f"{below}, bootstrap over studies; words: {metrics['tokenizer']}",
-        f"samples: {' or '.join(sorted(parts))}; answers cut or unreadable: {failed}, all scored",
+        "▲▼: difference to the row above whose 95 % interval excludes zero",
+        f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
+        f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",
     ]
 
 
 def _fits(screen: Console, line: str) -> str:
-    """The marks as the terminal's encoding can show them."""
+    """The marks, with ASCII replacements if the terminal's encoding needs them."""
     return line if "utf" in (screen.encoding or "").lower() else line.translate(PLAIN)
 
 
 def main(argv: list[str]) -> int:
+    """Show one metrics file. Returns 1 if it cannot be shown, 2 for wrong arguments."""
     if len(argv) != 1:
         print("usage: python -m diagcot.console.screens.metrics_table logs/<run>/metrics.json", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""`make plan` and `DRY=1`: what would be submitted: stages, arrays, resources, GPU-hours, space, starts, scripts."""
+"""`make plan` and `DRY=1`: what would be submitted, with resources, GPU-hours, disk space, expected start and scripts."""
 
 import datetime
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diagcot.jobs.forecast import Forecast
 
 WIDE = 110
-ARRAY_SIZE = 1001  # Slurm's default of MaxArraySize
+ARRAY_SIZE = 1001  # default of MaxArraySize (slurm.conf manual page)
 
 
 def show(
@@ -29,9 +29,9 @@ def show(
     scripts: Mapping[str, str] | None = None,
     estimates: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Print the plans in the order in which they would be submitted, and what is to be expected of them.
+    """Print the plans in the order of submission, and their forecast.
 
-    `scripts`: stage -> text of its job script. `estimates`: stage -> what `diagcot.training.cost.estimate` says of it.
+    scripts: stage -> text of its job script. estimates: stage -> result of `diagcot.training.cost.estimate`.
     """
     screen = text.console()
     screen.print(render(plans, screen, forecast.limits.array_size if forecast.limits else ARRAY_SIZE))
@@ -44,11 +44,11 @@ def show(
             screen.print(Syntax(script.rstrip(), "bash", theme="ansi_dark", background_color="default", word_wrap=True))
         else:
             print(script.rstrip(), flush=True)
-    screen.print(Text("\nnothing was submitted: `make submit-all` does that", "dim"), soft_wrap=True)
+    screen.print(Text("\nnothing was submitted; to submit: `make submit-all`", "dim"), soft_wrap=True)
 
 
 def expected(plans: Sequence[Plan], forecast: "Forecast", now: float | None = None) -> Iterator[str]:
-    """Space, starts, limits; warnings begin with `!`, what could not be asked with `?`."""
+    """Lines about disk space, starts and limits; warnings begin with `!`, failed queries with `?`."""
     roots: dict[str, list[str]] = {}
     for plan in plans:
         roots.setdefault(str(Path(plan["output"]).parent), []).append(plan["stage"])
@@ -67,34 +67,42 @@ def _writes(stages: Sequence[str], forecast: "Forecast") -> str:
     known = {stage: size for stage in stages if (size := forecast.storage.get(stage)) is not None}
     parts = []
     if known:
-        most = ", ".join(f"{stage} {text.size(size)}" for stage, size in known.items())
-        parts.append(f"about {text.size(sum(known.values()))} will be written ({most})")
+        sizes = ", ".join(f"{stage} {text.size(size)}" for stage, size in known.items())
+        parts.append(f"about {text.size(sum(known.values()))} will be written ({sizes})")
     if unknown := [stage for stage in stages if stage not in known]:
-        parts.append(f"not known: {', '.join(unknown)}")
+        parts.append(f"unknown for {', '.join(unknown)}")
     return "; ".join([*parts, f"{text.size(forecast.free[stages[0]])} free"])
 
 
 def start(when: str, now: float) -> str:
-    """`2026-01-02T03:04:05` as Slurm says it, in words."""
+    """Slurm's `2026-01-02T03:04:05` as a waiting time."""
     try:
         wait = datetime.datetime.fromisoformat(when).timestamp() - now
     except ValueError:
         return f"at {when}"
-    return "at once" if wait < 60 else f"in {text.duration(wait)}, at {when.replace('T', ' ')}"
+    return "immediately" if wait < 60 else f"in {text.duration(wait)}, at {when.replace('T', ' ')}"
 
 
 def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE) -> RenderableType:
-    """A table of the stages, their edges, and the sum of what they may cost."""
+    """A table of the stages and their dependencies, and their total cost."""
     wide = screen.width >= WIDE
-    heads = ["#", "stage", "follows", "units", "tasks", *(["arrays"] if wide else []), "each task" if wide else "task"]
-    heads += ["limit", "GPU-h", *(["partition"] if wide else [])]
+    headings = [
+        "#",
+        "stage",
+        "follows",
+        "units",
+        "tasks",
+        *(["arrays"] if wide else []),
+        "each task" if wide else "task",
+    ]
+    headings += ["limit", "GPU-h", *(["partition"] if wide else [])]
     rows = [[text.fits(screen, cell) for cell in _cells(plan, wide, array_size)] for plan in plans]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     widths[1] = min(widths[1], 24 if wide else 20)
-    room = screen.width - sum(widths) - len(widths)  # what the edges, the longest, have to give
-    widths[2] = max(10, widths[2] + min(0, room))
+    spare = screen.width - sum(widths) - len(widths)  # if negative, the column of dependencies is cut
+    widths[2] = max(10, widths[2] + min(0, spare))
     grid = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
-    for name, width in zip(heads, widths, strict=True):
+    for name, width in zip(headings, widths, strict=True):
         right = name in ("units", "tasks", "arrays", "limit", "GPU-h")
         grid.add_column(
             name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis", min_width=width,
@@ -102,11 +110,13 @@ def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE)
         )  # fmt: skip
     for row in rows:
         grid.add_row(*row)
-    likely, most = (sum(costs) for costs in zip(*(declared(plan) for plan in plans), strict=True)) if plans else (0, 0)
+    declared_hours, limit_hours = (
+        (sum(costs) for costs in zip(*(declared(plan) for plan in plans), strict=True)) if plans else (0, 0)
+    )
     units, tasks = sum(plan["units"] for plan in plans), sum(plan["tasks"] for plan in plans)
-    total = f"{len(plans)} stages, {units} units in {tasks} tasks; GPU-hours: {text.number(round(likely, 2))}"
-    total += f" by the declared durations, {text.number(round(most, 2))} if every task ran to its limit"
-    legend = "→ follows the whole stage, ⇒ unit by unit"
+    total = f"{len(plans)} stages, {units} units in {tasks} tasks; GPU-hours: {text.number(round(declared_hours, 2))}"
+    total += f" at the declared durations, {text.number(round(limit_hours, 2))} if every task used its full time limit"
+    legend = "→ starts after the whole stage, ⇒ unit by unit"
     return Group(grid, Text(""), Text(text.fits(screen, legend), "dim"), Text(total))
 
 
@@ -119,20 +129,20 @@ def _cells(plan: Plan, wide: bool, array_size: int) -> list[str]:
         text.count(plan["units"]),
         str(tasks),
         *([str(math.ceil(tasks / array_size) if tasks > 1 else "-")] if wide else []),
-        each(size, wide),
-        limit(size["minutes"]),
+        task_resources(size, wide),
+        time_limit(size["minutes"]),
         text.number(round(declared(plan)[1], 2)) if size["gpus"] else "-",
         *([size.get("partition") or "-"] if wide else []),
     ]
 
 
 def follows(plan: Plan) -> str:
-    """`⇒ cot → shard`, or `-` for a stage that follows none."""
+    """`⇒ cot → shard`, or `-` for a stage without dependencies."""
     edges = [f"{'⇒' if edge.get('each') else '→'} {edge['stage']}" for edge in plan.get("after", ())]
     return " ".join(edges) or "-"
 
 
-def each(size: Plan, wide: bool) -> str:
+def task_resources(size: Plan, wide: bool) -> str:
     """Resources of one task: `2 × 8 GPU` on a narrow screen, with CPUs and memory on a wide one."""
     ranks = f"{size['tasks_per_node']} ranks, " if size["tasks_per_node"] > 1 else ""
     gpus, cpus = size["gpus"] * size["tasks_per_node"], size["cpus"] * size["tasks_per_node"]
@@ -143,8 +153,8 @@ def each(size: Plan, wide: bool) -> str:
     return f"{nodes}({ranks}{f'{gpus} GPU, ' if gpus else ''}{cpus} CPU{memory})"
 
 
-def limit(minutes: float) -> str:
-    """`10 m`, `1.5 h`, `2 d`."""
+def time_limit(minutes: float) -> str:
+    """A time limit as `10 m`, `1.5 h`, `2 d`."""
     for name, length in (("d", 1440), ("h", 60)):
         if minutes >= length:
             return f"{text.number(round(minutes / length, 1))} {name}"

@@ -1,4 +1,4 @@
-"""`diagcot shards info`: what some shards hold, on one screen of 80 columns."""
+"""`diagcot shards info`: what shards hold, on one screen of 80 columns."""
 
 import bisect
 import math
@@ -20,19 +20,19 @@ from diagcot.shards.reader import Shard
 
 BAR = 18
 WORDS = (0, 1, 10, 20, 40, 60, 100, 150, 200)
-"""Lower ends of the histogram's bins, in words; the first holds empty texts alone."""
+"""Lower bounds of the histogram's bins, in words; the first bin holds empty texts only."""
 SECTIONS = ("findings", "impression")
 REASONS = 5
 
 
 @dataclass
 class Content:
-    """What was counted; nothing grows with the films but the patients."""
+    """Counts over shards. Only the sets of patients grow with the size of the shards."""
 
-    sizes: list[int] = field(default_factory=list)  # films of each shard
+    sizes: list[int] = field(default_factory=list)  # images of each shard
     bytes: int = 0
     studies: Counter[str] = field(default_factory=Counter)  # split -> number
-    films: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
     patients: dict[str, set[str]] = field(default_factory=dict)
     datasets: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
@@ -41,17 +41,18 @@ class Content:
     words: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in SECTIONS})
     boxes: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
-    made: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)  # image size, schema and code that wrote the shards
 
     def add(self, shard: Shard) -> None:
-        splits, films = shard.texts("studies/split"), np.diff(shard.numbers("studies/first")).tolist()
+        """Count the contents of a shard."""
+        splits, images = shard.texts("studies/split"), np.diff(shard.numbers("studies/first")).tolist()
         self.sizes.append(shard.images)
         self.bytes += shard.path.stat().st_size
         self.studies.update(splits)
         for split, dataset, patient, count in zip(
-            splits, shard.texts("studies/dataset"), shard.texts("studies/patient"), films, strict=True
+            splits, shard.texts("studies/dataset"), shard.texts("studies/patient"), images, strict=True
         ):
-            self.films[split] += count
+            self.images[split] += count
             self.patients.setdefault(split, set()).add(f"{dataset}/{patient}")
         self.datasets.update(shard.texts("studies/dataset"))
         self.views.update(view or "unknown" for view in shard.texts("images/view"))
@@ -63,15 +64,15 @@ class Content:
             self.words[name].update(_bin(length) for length in lengths)
         self.boxes.update(shard.texts("boxes/label"))
         self.left_out.update(reason.split(" (")[0] for *_, reason in shard.left_out())
-        about = shard.attrs
-        longest = f"{about['image_size']} pixels, " if "image_size" in about else ""
-        self.made.add(f"{longest}schema {about['schema']}, code {about['code']}")
+        attributes = shard.attrs
+        size = f"{attributes['image_size']} pixels, " if "image_size" in attributes else ""
+        self.versions.add(f"{size}schema {attributes['schema']}, code {attributes['code']}")
 
 
 def show(paths: Sequence[Path], screen: Console | None = None) -> int:
-    """Print what the shards hold. Raises UserError if there are none, DataError for one that is damaged."""
+    """Print the contents of shards. Raises UserError if there are none, DataError for a damaged one."""
     if not paths:
-        raise UserError("no shards there; name a shard, or a folder of shards such as shards/RUN/shard")
+        raise UserError("no shards found: name a shard, or a folder of shards such as shards/RUN/shard")
     content = Content()
     for path in paths:
         content.add(Shard(path))
@@ -82,23 +83,23 @@ def show(paths: Sequence[Path], screen: Console | None = None) -> int:
 
 def render(content: Content, screen: Console) -> RenderableType:
     """All tables, one below the other."""
-    total, films = sum(content.studies.values()), sum(content.sizes)
+    total, images = sum(content.studies.values()), sum(content.sizes)
     least, most = min(content.sizes), max(content.sizes)
     head = [
-        f"{len(content.sizes)} shard{'s' * (len(content.sizes) != 1)}, {content.bytes / 1e6:,.1f} MB, {films:,} films"
-        f" of {total:,} studies; {least:,} to {most:,} films a shard",
-        *sorted(content.made),
+        f"{len(content.sizes)} shard{'s' * (len(content.sizes) != 1)}, {content.bytes / 1e6:,.1f} MB, {images:,} images"
+        f" of {total:,} studies; {least:,} to {most:,} images per shard",
+        *sorted(content.versions),
         f"datasets: {_counts(content.datasets)}",
         f"views: {_counts(content.views)}",
     ]
     if content.phantoms:
-        head.append(f"phantoms (drawn, not films of persons): {content.phantoms:,}")
+        head.append(f"phantoms (drawn images, not of patients): {content.phantoms:,}")
     if content.boxes:
         head.append(f"boxes: {_counts(content.boxes)}")
     if content.left_out:
-        named = content.left_out.most_common(REASONS)
-        head.append(f"films left out: {sum(content.left_out.values()):,}")
-        head += [f"  {count:,}: {reason}" for reason, count in named]
+        reasons = content.left_out.most_common(REASONS)
+        head.append(f"images left out: {sum(content.left_out.values()):,}")
+        head += [f"  {count:,}: {reason}" for reason, count in reasons]
     shared = sum(map(len, content.patients.values())) - len(set().union(*content.patients.values()))
     if shared:
         head.append(f"patients in more than one split: {shared:,}")
@@ -119,19 +120,19 @@ def _table(*columns: str) -> Table:
 
 
 def _splits(content: Content) -> Table:
-    table = _table("split", "patients", "studies", "films")
+    table = _table("split", "patients", "studies", "images")
     for split in sorted(content.studies, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s)):
-        numbers = (len(content.patients[split]), content.studies[split], content.films[split])
+        numbers = (len(content.patients[split]), content.studies[split], content.images[split])
         table.add_row(split, *(f"{number:,}" for number in numbers))
     return table
 
 
 def _labels(content: Content, total: int) -> Table:
-    table = _table("label", "present", "share", "absent", "in doubt", "not mentioned")
-    for name, (present, absent, doubt) in zip(CHEXPERT_LABELS, content.labels.tolist(), strict=True):
-        rest = total - present - absent - doubt
+    table = _table("label", "present", "share", "absent", "uncertain", "not mentioned")
+    for name, (present, absent, uncertain) in zip(CHEXPERT_LABELS, content.labels.tolist(), strict=True):
+        rest = total - present - absent - uncertain
         share = f"{present / max(total, 1):.1%}"
-        table.add_row(name, f"{present:,}", share, f"{absent:,}", f"{doubt:,}", f"{rest:,}")
+        table.add_row(name, f"{present:,}", share, f"{absent:,}", f"{uncertain:,}", f"{rest:,}")
     return table
 
 
@@ -152,5 +153,5 @@ def _lengths(content: Content, screen: Console) -> Table:
 
 
 def _bin(words: int) -> int:
-    """The number of the bin."""
+    """Index of the bin."""
     return bisect.bisect_right(WORDS, words) - 1

@@ -1,4 +1,4 @@
-"""`make status`: the stages of a run in one table, printed once. The same table is the heart of the live screens."""
+"""`make status`: the stages of a run in one table. The live screens show the same table."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ WIDE = 110
 
 
 def show(run_dir: Path) -> int:
-    """Print the run once. Returns 1 if something failed, else 0; a UserError names the runs that exist."""
+    """Print the run once. Returns 1 if something failed, else 0. Raises UserError if there is no such run."""
     require(run_dir)
     answer, screen = ask(run_dir), text.console()
     run = snapshot(run_dir, answer)
@@ -28,24 +28,24 @@ def show(run_dir: Path) -> int:
 
 
 def require(run_dir: Path) -> None:
-    """Raise UserError where there is no such run, naming those that there are."""
+    """Raises UserError that lists the existing runs if there is no such run."""
     if run_dir.is_dir():
         return
     known = sorted(path.name for path in run_dir.parent.glob("*") if path.is_dir()) if run_dir.parent.is_dir() else []
-    there = f"there are: {', '.join(known)}" if known else "none was started yet: `make demo` starts one"
-    raise UserError(f"no run {run_dir.name!r} in {text.home(run_dir.parent)}; {there}")
+    existing = f"existing runs: {', '.join(known)}" if known else "none was started yet: `make demo` starts one"
+    raise UserError(f"no run {run_dir.name!r} in {text.home(run_dir.parent)}; {existing}")
 
 
 def render(run: Run, screen: Console, lines: int | None = None) -> RenderableType:
-    """Heading, one row a stage, then what a person should know: why tasks wait, what failed, what to type.
+    """Heading, one row per stage, then remarks: why units wait, what failed, which command to type.
 
-    lines: of the screen, if it has to fit: stages that are done, then those that wait, are then told in one row each.
+    lines: height of the screen, if the output must fit. Then finished stages, and after them waiting ones, share a row.
     """
-    said = [Text(text.fits(screen, line), "yellow") for line in [*_figures(run, screen), *remarks(run), *_costs(run)]]
-    below = [Text(""), *said] if said else []
+    notes = [Text(text.fits(screen, line), "yellow") for line in [*_figures(run, screen), *remarks(run), *_costs(run)]]
+    below = [Text(""), *notes] if notes else []
     room = None
     if lines is not None:
-        head = 2  # heading of the run and of the table
+        head = 2  # heading of the run and heading of the table
         least = min(len(run.stages), 3)
         while below and lines - head - _height(below, screen) < least:
             below.pop()
@@ -66,7 +66,7 @@ def heading(run: Run) -> Text:
     spent = round(sum(stage.gpu_spent for stage in run.stages), 2)
     left = round(sum(stage.gpu_left for stage in run.stages), 2)
     if spent or left:
-        rest = f", about {text.number(left)} left" if left else ""
+        rest = f", about {text.number(left)} remaining" if left else ""
         line.append(f"; {text.number(spent)} GPU-hours spent{rest}")
     return line
 
@@ -98,21 +98,21 @@ def table(run: Run, screen: Console, room: int | None = None) -> Table:
         else:
             state, many = entry
             mark = Text(text.fits(screen, text.MARKS[state]), text.STYLES[state])
-            grid.add_row(mark, Text(f"{many} {'stages done' if state == 'done' else 'more wait'}", "dim"))
+            grid.add_row(mark, Text(f"{many} {'stages done' if state == 'done' else 'more waiting'}", "dim"))
     return grid
 
 
 def folded(stages: Sequence[Stage], room: int | None) -> list[Stage | tuple[str, int]]:
-    """The rows of a table of at most `room` rows: (state, number) stands for stages of that state, in their place."""
+    """The rows of a table of at most `room` rows: (state, number) replaces that many stages of one state."""
     rows: list[Stage | tuple[str, int]] = list(stages)
     for state in ("done", "pending"):
         over = len(rows) - room if room is not None else 0
-        mine = [stage for stage in stages if stage.state == state]
-        gone = mine[: over + 1] if state == "done" else mine[-over - 1 :]
-        if over > 0 and len(gone) > 1:
-            at = rows.index(gone[0])
-            rows = [row for row in rows if row not in gone]
-            rows.insert(at, (state, len(gone)))
+        candidates = [stage for stage in stages if stage.state == state]
+        hidden = candidates[: over + 1] if state == "done" else candidates[-over - 1 :]
+        if over > 0 and len(hidden) > 1:
+            at = rows.index(hidden[0])
+            rows = [row for row in rows if row not in hidden]
+            rows.insert(at, (state, len(hidden)))
     return rows
 
 
@@ -140,15 +140,15 @@ def gpu_hours(stage: Stage) -> str:
 
 
 def figures(stage: Stage) -> str:
-    """How many of its units are retried and how often tasks were, its throughput, and what it last said of itself."""
-    again = f"{text.count(stage.retrying)} retrying" if stage.retrying else ""
-    often = f"{text.count(stage.retries)} {'retry' if stage.retries == 1 else 'retries'}" if stage.retries else ""
+    """Retried units and number of retries, throughput, and the last figures that the stage reported."""
+    retrying = f"{text.count(stage.retrying)} retrying" if stage.retrying else ""
+    retries = f"{text.count(stage.retries)} {'retry' if stage.retries == 1 else 'retries'}" if stage.retries else ""
     rate = f"{text.number(stage.rate * 60)}/min" if stage.rate and stage.units > 1 else ""
-    return ", ".join(part for part in (again, often, rate, text.figures(stage.figures)) if part)
+    return ", ".join(part for part in (retrying, retries, rate, text.figures(stage.figures)) if part)
 
 
 def now(stage: Stage) -> Text:
-    """What the units that are not done are doing, in words: `2 run 1 fail 5 wait`; what matters least is cut first."""
+    """States of the unfinished units: `2 run 1 fail 5 wait`. A narrow screen cuts the end, which matters least."""
     words = (("running", "run"), ("failed", "fail"), ("unknown", "unknown"), ("pending", "wait"))
     line = Text()
     for state, word in words:
@@ -158,9 +158,9 @@ def now(stage: Stage) -> Text:
 
 
 def _costs(run: Run) -> Iterator[str]:
-    """The share of start-up, what a thousand good products cost so far, and training beside its estimate."""
+    """Share of start-up, GPU-hours per thousand outputs, and actual compared with estimated cost of training."""
     if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup]:
-        yield f"start-up in the tasks' time: {', '.join(shares)}"
+        yield f"share of start-up in task time: {', '.join(shares)}"
     for one in yields(run):
         if one.per_thousand is not None:
             yield f"{one.stage}: {text.number(one.per_thousand)} GPU-hours for 1,000 {one.name}"
@@ -168,11 +168,11 @@ def _costs(run: Run) -> Iterator[str]:
 
 
 def _figures(run: Run, screen: Console) -> list[str]:
-    """Figures of running stages where the table has no room for them."""
+    """Figures of running stages, if the table is too narrow for them."""
     if screen.width >= WIDE:
         return []
     return [
-        f"{stage.name}: {said}"
+        f"{stage.name}: {shown}"
         for stage in run.stages
-        if (stage.running or stage.retrying or stage.retries) and (said := figures(stage))
+        if (stage.running or stage.retrying or stage.retries) and (shown := figures(stage))
     ]

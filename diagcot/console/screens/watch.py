@@ -1,4 +1,4 @@
-"""`make watch`: all stages of a run, live. Looking never touches the jobs; q or Ctrl-C leaves them as they are."""
+"""`make watch`: all stages of a run, updated each second. Watching never changes the jobs, nor does leaving (q, Ctrl-C)."""
 
 import contextlib
 import re
@@ -22,45 +22,47 @@ from diagcot.console.state.remarks import remarks
 from diagcot.console.state.status import Run, snapshot
 
 REFRESH_S = 1.0
-REST = 4  # a look that took long (millions of units) is followed by a rest of so many times its length
-SLURM_S = 15.0  # a shared slurmctld is asked no oftener than this
-LINE_S = 30.0  # where lines are printed, a stage that only crept on is told no oftener than this
+PAUSE_FACTOR = 4  # a slow snapshot (millions of units) is followed by a pause of this many times its duration
+SLURM_S = 15.0  # minimum time between two queries of a shared slurmctld
+LINE_S = 30.0  # minimum time between two lines about a stage that has only progressed
 
 
 class Watch:
-    """Snapshots of a run, with its executor asked now and then."""
+    """Takes snapshots of a run, and queries its executor at intervals."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self._asked = float("-inf")
+        self._queried = float("-inf")
         self._answer = Answer()
-        self.rest = REFRESH_S  # seconds until the next look is due
+        self.pause_s = REFRESH_S  # time until the next snapshot is due
 
-    def look(self) -> Run:
-        began = time.monotonic()
-        if self._answer.local or began - self._asked > SLURM_S:
-            self._answer, self._asked = ask(self.run_dir), time.monotonic()
+    def snapshot(self) -> Run:
+        """The run now."""
+        started = time.monotonic()
+        if self._answer.local or started - self._queried > SLURM_S:
+            self._answer, self._queried = ask(self.run_dir), time.monotonic()
         run = snapshot(self.run_dir, self._answer)
-        self.rest = max(REFRESH_S, REST * (time.monotonic() - began))
+        self.pause_s = max(REFRESH_S, PAUSE_FACTOR * (time.monotonic() - started))
         return run
 
 
 class Lines:
-    """The screen of those who pipe: one line whenever a stage has changed."""
+    """Output into a pipe: one line whenever a stage has changed."""
 
     def __init__(self) -> None:
-        self._said: dict[str, tuple[Any, float]] = {}
+        self._printed: dict[str, tuple[Any, float]] = {}
         self._remarks: set[str] = set()
 
     def changes(self, run: Run) -> Iterator[str]:
+        """One line for each stage that has changed."""
         for stage in run.stages:
             state = (stage.state, stage.done, stage.failed, stage.retrying)
-            before, when = self._said.get(stage.name, (None, 0.0))
-            crept = stage.state == "running" and run.time - when >= LINE_S
+            before, when = self._printed.get(stage.name, (None, 0.0))
+            progressed = stage.state == "running" and run.time - when >= LINE_S
             if stage.state == "pending" and before is None:
                 continue
-            if state != before or crept:
-                self._said[stage.name] = (state, run.time)
+            if state != before or progressed:
+                self._printed[stage.name] = (state, run.time)
                 clock = time.strftime("%H:%M:%S", time.localtime(run.time))
                 parts = [f"{stage.done}/{stage.units} done", now(stage).plain, figures(stage)]
                 if stage.eta is not None:
@@ -68,7 +70,7 @@ class Lines:
                 yield f"{clock} {stage.name}: {', '.join(part for part in parts if part and part != 'done')}"
 
     def remarks(self, run: Run) -> Iterator[str]:
-        """What a person should know, each thing once, however many units it is about by now."""
+        """Each remark once, even if its number of units changes."""
         for line in remarks(run):
             if (about := re.sub(r"\d+", "", line)) not in self._remarks:
                 self._remarks.add(about)
@@ -76,7 +78,7 @@ class Lines:
 
 
 def show(run_dir: Path) -> int:
-    """Watch until the run has ended or the person leaves. Returns 1 if something failed, else 0."""
+    """Watch until the run has ended or the user leaves. Returns 1 if something failed, else 0."""
     require(run_dir)
     watch, screen = Watch(run_dir), text.console()
     try:
@@ -87,41 +89,41 @@ def show(run_dir: Path) -> int:
 
 
 def _live(watch: Watch, screen: Console) -> Run:
-    run = watch.look()
+    run = watch.snapshot()
     with _keys() as pressed, Live(_frame(run, screen), console=screen, auto_refresh=False) as live:
         while not over(run):
-            if pressed(watch.rest) == "q":
+            if pressed(watch.pause_s) == "q":
                 break
-            run = watch.look()
+            run = watch.snapshot()
             live.update(_frame(run, screen), refresh=True)
         live.update(render(run, screen), refresh=True)
     return run
 
 
 def over(run: Run) -> bool:
-    """Whether watching on would show nothing new. Where Slurm may still retry, only its empty queue counts."""
+    """True if the run cannot change any more: no job is queued or running, or all that is left has failed."""
     return run.ended or (run.state == "failed" and not any(stage.pending for stage in run.stages))
 
 
 def _frame(run: Run, screen: Console) -> RenderableType:
-    lines = screen.height - 3  # two for the line below, one for the cursor
-    return Group(render(run, screen, lines), Text("\nq leaves; the jobs go on", "dim"))
+    lines = screen.height - 3  # two for the hint below, one for the cursor
+    return Group(render(run, screen, lines), Text("\nq quits; the jobs continue", "dim"))
 
 
 def _lines(watch: Watch, screen: Console) -> Run:
     lines = Lines()
     while True:
-        run = watch.look()
+        run = watch.snapshot()
         for line in [*lines.changes(run), *lines.remarks(run)]:
             screen.print(Text(text.fits(screen, line)), soft_wrap=True)
         if over(run):
             return run
-        time.sleep(watch.rest)
+        time.sleep(watch.pause_s)
 
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """A function that waits up to some seconds for a key; without a keyboard it only waits."""
+    """A function that waits for a key, up to a number of seconds; without a keyboard it only waits."""
     if not sys.stdin.isatty():
         yield lambda seconds: time.sleep(seconds)
         return

@@ -1,4 +1,4 @@
-"""What a person should know of a run besides its table: why units wait, what stopped a stage, and what to type."""
+"""Remarks below the table of a run: why units wait, what stopped a stage, and which command to type."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +8,17 @@ from diagcot.console.state.executor import ALIVE, QUEUED
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.status import WAITING, Run, Stage
 
-MESSAGE = 200  # characters of what stopped a stage; `make failures` shows all
-USUAL = {"Dependency", "DEPENDENCY"}  # the rule, not news, while the stage before is told
+MESSAGE = 200  # characters of the reason for which a stage stopped; `make failures` shows all
+USUAL = {"Dependency", "DEPENDENCY"}  # not worth a remark: the table shows the stage that is waited for
 
 
 def retry(run_dir: Path, stage: str, *options: str) -> str:
-    """The command that runs what is not done of a stage again."""
+    """The command that resubmits unfinished tasks of a stage."""
     return " ".join(["make retry", f"STAGE={stage}", *options, f"RUN={run_dir.name}"])
 
 
 def remarks(run: Run) -> list[str]:
-    """One sentence each, the stages in order."""
+    """One sentence per remark, in the order of the stages."""
     lines = [f"{stage.name}: {line}" for stage in run.stages for line in _stage(run, stage)]
     if run.note and run.state != "done":
         lines.append(run.note)
@@ -27,50 +27,51 @@ def remarks(run: Run) -> list[str]:
         lines.append(f"`make failures RUN={run.name}` shows why {names} failed")
     elif run.ended and run.state != "done" and run.stages:
         first = next(stage.name for stage in run.stages if stage.state != "done")
-        lines.append(f"nothing of it is queued or running: `{retry(run.path, first)}` goes on")
+        lines.append(f"no job of this run is queued or running: `{retry(run.path, first)}` continues it")
     return lines
 
 
 def _stage(run: Run, stage: Stage) -> Iterator[str]:
-    again = retry(run.path, stage.name)
-    if stage.state == "done":  # what follows waits for its finaliser all the same
+    command = retry(run.path, stage.name)
+    if stage.state == "done":  # the next stages still wait for its finaliser
         if stage.finaliser is not None and stage.finaliser.state in QUEUED:
             yield from _finaliser(stage, f"scontrol release {stage.finaliser_id}")
         return
     waiting = {job for job in stage.reasons if reasons.code(job) not in USUAL}
     for reason in sorted(waiting):
         count = stage.reasons[reason]
-        held = "" if reason != WAITING or not run.ended else f"; that one is gone: `{again}`"
-        yield f"{units(count)}: {sentence(reason, again)}{held}"
+        lost = "" if reason != WAITING or not run.ended else f"; that finaliser is gone: `{command}`"
+        yield f"{units(count)}: {sentence(reason, command)}{lost}"
     if "DEPENDENCY" in stage.reasons and not any(s.failed for s in run.stages):
-        yield f"{units(stage.reasons['DEPENDENCY'])}: {sentence('DEPENDENCY')}: `{again}`"
+        yield f"{units(stage.reasons['DEPENDENCY'])}: {sentence('DEPENDENCY')}: `{command}`"
     if stage.unknown:
-        yield f"{units(stage.unknown)} unknown, their tasks ended without a word (killed, or not told): {_then(stage, again)}"
+        yield f"{units(stage.unknown)} unknown, their tasks ended without a message (killed, or not reported): {_next(stage, command)}"
     if stage.why and not run.blocked(stage):
         yield "stopped: " + (stage.why if len(stage.why) <= MESSAGE else f"{stage.why[:MESSAGE]}…")
-    elif stage.failed and not stage.why and _lives(stage):
-        yield "its finaliser tries again what may be tried again"
-    yield from _finaliser(stage, again)
+    elif stage.failed and not stage.why and _finaliser_alive(stage):
+        yield "its finaliser resubmits the tasks that may be retried"
+    yield from _finaliser(stage, command)
 
 
-def _lives(stage: Stage) -> bool:
+def _finaliser_alive(stage: Stage) -> bool:
     return stage.finaliser is not None and stage.finaliser.state in ALIVE | QUEUED
 
 
-def _then(stage: Stage, again: str) -> str:
-    return "its finaliser will decide" if _lives(stage) else f"`{again}` goes on"
+def _next(stage: Stage, command: str) -> str:
+    return "its finaliser will decide" if _finaliser_alive(stage) else f"`{command}` continues"
 
 
-def _finaliser(stage: Stage, again: str) -> Iterator[str]:
-    """What keeps the job from ending the stage, if something does."""
+def _finaliser(stage: Stage, command: str) -> Iterator[str]:
+    """What keeps the finaliser from ending the stage, if anything does."""
     job = stage.finaliser
     if job is None or stage.why:
         return
     if job.state in QUEUED and reasons.code(job.reason) not in USUAL | {"None", "", "Priority", "Resources"}:
-        yield f"its finaliser: {sentence(job.reason, again)}"
+        yield f"its finaliser: {sentence(job.reason, command)}"
     elif job.state not in ALIVE | QUEUED and job.state not in ("DEPENDENCY", "COMPLETED"):
-        yield f"its finaliser ended without a verdict ({job.state}): `{again}`"
+        yield f"its finaliser ended without a decision ({job.state}): `{command}`"
 
 
 def units(count: int) -> str:
+    """`1 unit`, `5 units`."""
     return f"{count} {'unit' if count == 1 else 'units'}"

@@ -76,7 +76,7 @@ def test_the_screens_and_the_report_say_the_same(run: Run, run_dir: Path) -> Non
     screen = Console(width=160, record=True, file=io.StringIO())
     screen.print(status_screen.render(run, screen))
     status = screen.export_text()
-    watched = Watch(run_dir).look()
+    watched = Watch(run_dir).snapshot()
     lines = "\n".join(Lines().changes(watched))
     nothing = {"samples": 0}
     metrics = {"run": "r", "rows": [], "columns": [], "verdicts": [], "missing": {}, "interval": "", "tokenizer": ""}
