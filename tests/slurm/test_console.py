@@ -65,7 +65,7 @@ def test_what_is_held_is_told_and_let_go_by_a_retry(shared_path: Path) -> None:
     finally:
         slurm.call("scontrol", "update", "PartitionName=cpu", "State=UP")
     run = until(run_dir, lambda run: run.stages[0].done == 1)
-    assert f"`make retry STAGE=first RUN={shared_path.name}` lets it go (JobHeldAdmin)" in "\n".join(remarks(run))
+    assert f"`make retry STAGE=first RUN={shared_path.name}` releases it (JobHeldAdmin)" in "\n".join(remarks(run))
     (released,) = pipeline.retry_stage(run_dir, "first")
     assert released.state == "released"
     until(run_dir, lambda run: run.state == "done")

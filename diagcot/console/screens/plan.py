@@ -110,9 +110,8 @@ def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE)
         )  # fmt: skip
     for row in rows:
         grid.add_row(*row)
-    declared_hours, limit_hours = (
-        (sum(costs) for costs in zip(*(declared(plan) for plan in plans), strict=True)) if plans else (0, 0)
-    )
+    hours = [declared(plan) for plan in plans]
+    declared_hours, limit_hours = (sum(column) for column in zip(*hours, strict=True)) if hours else (0, 0)
     units, tasks = sum(plan["units"] for plan in plans), sum(plan["tasks"] for plan in plans)
     total = f"{len(plans)} stages, {units} units in {tasks} tasks; GPU-hours: {text.number(round(declared_hours, 2))}"
     total += f" at the declared durations, {text.number(round(limit_hours, 2))} if every task used its full time limit"

@@ -45,7 +45,8 @@ def _stage(run: Run, stage: Stage) -> Iterator[str]:
     if "DEPENDENCY" in stage.reasons and not any(s.failed for s in run.stages):
         yield f"{units(stage.reasons['DEPENDENCY'])}: {sentence('DEPENDENCY')}: `{command}`"
     if stage.unknown:
-        yield f"{units(stage.unknown)} unknown, their tasks ended without a message (killed, or not reported): {_next(stage, command)}"
+        ended = "their tasks ended without a message (killed, or not reported)"
+        yield f"{units(stage.unknown)} unknown, {ended}: {_next(stage, command)}"
     if stage.why and not run.blocked(stage):
         yield "stopped: " + (stage.why if len(stage.why) <= MESSAGE else f"{stage.why[:MESSAGE]}…")
     elif stage.failed and not stage.why and _finaliser_alive(stage):

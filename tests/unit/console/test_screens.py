@@ -215,7 +215,7 @@ def test_logs_say_what_there_is(tmp_path: Path, stage: str, unit: str | None, wo
 
 def test_an_unknown_run_names_the_others(tmp_path: Path) -> None:
     typical_run(tmp_path)
-    with pytest.raises(UserError, match=r"no run 'dmo'.*there are: demo"):
+    with pytest.raises(UserError, match=r"no run 'dmo'.*existing runs: demo"):
         status_screen.show(tmp_path / "dmo")
 
 
@@ -231,7 +231,7 @@ def test_plan_shows_edges_and_cost(tmp_path: Path, width: int) -> None:
     assert max(map(len, shown.splitlines())) <= width
     for word in ("⇒ shard", "→ cot", "2500", "12 h", "384", "4 × "):
         assert word in shown
-    assert "GPU-hours: 32 by the declared durations, 384 if" in " ".join(shown.split())
+    assert "GPU-hours: 32 at the declared durations, 384 if" in " ".join(shown.split())
     if width == 140:
         assert re.search(r"2500\s+2500\s+3\s", shown)
 

@@ -113,14 +113,14 @@ def test_held_jobs_are_told_with_what_releases_them(stage: FakeStage) -> None:
         "6": Row("PENDING", "JobHeldUser"),
     }
     _, shown = see(stage, jobs)
-    assert shown.count("`make retry STAGE=cot RUN=r` lets it go") == 4
-    assert "cot: its finaliser: was held by a person" in shown
+    assert shown.count("`make retry STAGE=cot RUN=r` releases it") == 4
+    assert "cot: its finaliser: is held by a user" in shown
 
 
 def test_in_a_pipe_a_remark_comes_once(stage: FakeStage) -> None:
     lines, jobs = Lines(), {f"5_{slot}": Row("PENDING", "JobHeldAdmin") for slot in range(4)}
     (first,) = lines.remarks(see(stage, jobs)[0])
-    assert first.startswith("cot: 8 units: was held by Slurm")
+    assert first.startswith("cot: 8 units: is held by Slurm")
     assert list(lines.remarks(see(stage, jobs | {"5_0": Row("RUNNING")})[0])) == []  # of fewer units now
 
 
@@ -128,8 +128,8 @@ def test_a_dependency_that_can_never_be_met(stage: FakeStage) -> None:
     jobs = {f"5_{slot}": Row("PENDING", "DependencyNeverSatisfied") for slot in range(4)}
     run, shown = see(stage, jobs | {"6": Row("PENDING", "DependencyNeverSatisfied")})
     assert run.stages[0].pending == 8
-    assert "cot: 8 units: what it follows failed, so it can never start" in shown
-    assert "cot: its finaliser: what it follows failed" in shown
+    assert "cot: 8 units: an earlier stage failed, so it can never start" in shown
+    assert "cot: its finaliser: an earlier stage failed" in shown
 
 
 def test_tasks_that_a_submit_limit_left_over(stage: FakeStage) -> None:
@@ -137,20 +137,20 @@ def test_tasks_that_a_submit_limit_left_over(stage: FakeStage) -> None:
     jobs = {"5_0": Row("RUNNING"), "5_1": Row("RUNNING"), "6": Row("PENDING", "Dependency")}
     run, shown = see(stage, jobs)
     assert run.stages[0].reasons == {"WAITING": 4}
-    assert "cot: 4 units: no room under the submit limit yet" in shown
+    assert "cot: 4 units: the submit limit is reached" in shown
     assert "is gone" not in shown
-    assert "that one is gone: `make retry STAGE=cot RUN=r`" in see(stage, {}, ended=True)[1]
+    assert "that finaliser is gone: `make retry STAGE=cot RUN=r`" in see(stage, {}, ended=True)[1]
 
 
 def test_a_finaliser_that_died(stage: FakeStage) -> None:
     _, shown = see(stage, {"6": Row("OUT_OF_MEMORY")}, ended=True)
-    assert "its finaliser ended without a verdict (OUT_OF_MEMORY): `make retry STAGE=cot RUN=r`" in shown
+    assert "its finaliser ended without a decision (OUT_OF_MEMORY): `make retry STAGE=cot RUN=r`" in shown
 
 
 def test_a_held_finaliser_of_a_stage_that_is_done(stage: FakeStage) -> None:
     stage.done(0, 8)
     _, shown = see(stage, {"6": Row("PENDING", "JobHeldUser")})
-    assert shown == "cot: its finaliser: was held by a person: `scontrol release 6` lets it go (JobHeldUser)"
+    assert shown == "cot: its finaliser: is held by a user: `scontrol release 6` releases it (JobHeldUser)"
     assert see(stage, {"6": Row("PENDING", "Dependency")})[1] == ""
     assert see(stage, {"6": Row("COMPLETED")})[1] == ""
 
@@ -171,7 +171,7 @@ def test_why_a_stage_was_stopped(stage: FakeStage) -> None:
 def test_what_slurm_cancelled_behind_a_failure_waits(stage: FakeStage) -> None:
     run, shown = see(stage, {f"5_{slot}": Row("DEPENDENCY") for slot in range(4)}, ended=True)
     assert (run.stages[0].pending, run.stages[0].failed) == (8, 0)
-    assert "runs again when that one is retried" in shown
+    assert "it runs again when that stage is retried" in shown
 
 
 def test_retrying_tasks_are_counted(stage: FakeStage) -> None:
@@ -227,7 +227,7 @@ def test_the_retry_that_a_failure_asks_for(
         ("ReqNodeNotAvail, UnavailableNodes:gpu1", "down or reserved"),
         ("QOSGrpGRES", "until other jobs end"),
         ("AssocGrpGRESMinutes", "used up"),
-        ("QOSMaxSubmitJobPerUserLimit", "no more queued jobs"),
+        ("QOSMaxSubmitJobPerUserLimit", "maximum number of queued jobs"),
         ("QOSMaxCpuPerJobLimit", "more than one job may"),
     ],
 )

@@ -274,7 +274,7 @@ def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path:
         screen = Console(width=width, color_system=None)
         with screen.capture() as shown:
             screen.print(render(snapshot(tmp_path / "r"), screen))
-        assert "start-up in the tasks' time: 10.0% of cot" in shown.get()
+        assert "share of start-up in task time: 10.0% of cot" in shown.get()
 
 
 def test_a_stage_that_has_grown_is_reckoned_by_what_it_does_now(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_make_traces_shows_shares_costs_rules_and_where_the_page_is(
         statistics.add(trace(id=str(number), forced=number < 4), verdict(True, {"location": 5}))
     for number in range(8):
         statistics.add(trace(id=f"x{number}"), verdict(False) | {"rule": "labels_differ"})
-    (run / "traces.json").write_text(json.dumps({"run": "r", "stage": "traces", "time": 0, **statistics.told()}))
+    (run / "traces.json").write_text(json.dumps({"run": "r", "stage": "traces", "time": 0, **statistics.figures()}))
     assert traces_screen.show(run) == 0
     told = capsys.readouterr().out
     assert "40 of 48 traces kept (83%); of the kept, the answer of 4 was given" in told

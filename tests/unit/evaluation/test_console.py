@@ -61,13 +61,13 @@ def test_many_tasks_become_several_tables(metrics, width):
 def test_the_table_fits_and_says_what_matters(metrics, width):
     text = shown(metrics, width)
     assert max(map(len, text.splitlines())) <= width
-    assert "phantom films" in text and "…" not in text
+    assert "phantom images" in text and "…" not in text
     for model in MODELS:
         assert model in text
     assert "0.200▲" in text and "0.300▼" in text and "0.400 " in text and "n/a" in text
     assert "no meteor: no Java" in text
     assert "cot-sft: not better than base" in text and f"worse on {len(metrics['columns']) - 1}" in text
-    assert "cut or unreadable: 15, all scored" in text
+    assert "truncated or unreadable answers: 15, all scored" in text
     assert ("±.025" in text) == (width == 80) and ("0.480–0.530" in text) == (width == 160)
 
 
@@ -92,5 +92,5 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     broken = tmp_path / "metrics.json"
     broken.write_text("{}")
     assert metrics_table.main([str(broken)]) == 1
-    assert "is not a metrics file" in capsys.readouterr().err
+    assert "is not a valid metrics file" in capsys.readouterr().err
     assert metrics_table.main([]) == 2

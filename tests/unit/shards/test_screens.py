@@ -55,7 +55,7 @@ def printed(folder: Path, width: int = 80) -> str:
 
 def test_info_counts_what_the_shards_hold(folder: Path) -> None:
     screen = printed(folder)
-    assert "2 shards" in screen and "30 films of 30 studies; 15 to 15 films a shard" in screen
+    assert "2 shards" in screen and "30 images of 30 studies; 15 to 15 images per shard" in screen
     assert "96 pixels, schema 2, code " in screen
     splits = [SPLITS[k % 10 % 3] for k in range(STUDIES)]
     for split in SPLITS:
@@ -66,8 +66,8 @@ def test_info_counts_what_the_shards_hold(folder: Path) -> None:
     words = {"none": 1, "1-9": 9, "10-19": 10, "20-39": 10, "40-59": 0}
     for name, count in words.items():
         assert re.search(rf"^{name} +{count}\b", screen, re.M), name
-    assert "films left out: 1\n  1: it is not a readable image" in screen
-    assert "boxes: Pleural Effusion 10" in screen and "phantoms (drawn, not films of persons): 30" in screen
+    assert "images left out: 1\n  1: it is not a readable image" in screen
+    assert "boxes: Pleural Effusion 10" in screen and "phantoms (drawn images, not of patients): 30" in screen
     assert max(map(len, screen.splitlines())) <= 80
 
 
