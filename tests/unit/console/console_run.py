@@ -118,6 +118,12 @@ def typical_run(root: Path) -> Path:
     return run
 
 
+def built_at(run: Path) -> float:
+    """When `typical_run` wrote the run; its times are relative to this."""
+    first_event = json.loads((run / "shard" / "events.jsonl").read_text())
+    return float(first_event["time"]) + 400.01
+
+
 def fake_slurm(folder: Path, **said: str) -> Path:
     """Commands of Slurm that print what is given, or fail with what follows `!`; calls are counted in `calls`."""
     folder.mkdir()

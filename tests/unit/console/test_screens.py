@@ -21,7 +21,7 @@ from diagcot.console.state.executor import Answer
 from diagcot.console.state.reasons import SENTENCES, sentence
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import UserError
-from tests.unit.console.console_run import SIZE, FakeStage, typical_run
+from tests.unit.console.console_run import SIZE, FakeStage, built_at, typical_run
 
 REPO = Path(__file__).parents[3]
 
@@ -41,7 +41,8 @@ def flat(shown: str) -> str:
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_status_fits_and_tells_each_state_in_words(tmp_path: Path, width: int) -> None:
-    run = snapshot(typical_run(tmp_path))
+    path = typical_run(tmp_path)
+    run = snapshot(path, now=built_at(path))
     shown = drawn(width, lambda screen: status_screen.render(run, screen))
     assert max(map(len, shown.splitlines())) <= width
     for word in ("shard", "8/8", "1 run 3 fail 4 wait", "12 wait", "loss 1.32", "5123 tokens/s", "7:30"):
@@ -67,8 +68,7 @@ cot: 2.17/min, 14.2 req/s
 
 def test_status_at_80_columns_is_this(tmp_path: Path) -> None:
     path = typical_run(tmp_path)
-    began = json.loads((path / "shard" / "events.jsonl").read_text())["time"]
-    run = snapshot(path, now=began + 400.01)
+    run = snapshot(path, now=built_at(path))
     shown = drawn(80, lambda screen: status_screen.render(run, screen))
     assert [" ".join(line.split()) for line in shown.splitlines()] == [
         " ".join(line.split()) for line in GOLDEN.splitlines()

@@ -18,7 +18,7 @@ from diagcot.console.state.executor import Answer
 from diagcot.console.state.status import Stage, snapshot
 from diagcot.jobs.state.attempts import job_names
 from tests import audit
-from tests.unit.console.console_run import FakeStage, typical_run
+from tests.unit.console.console_run import FakeStage, built_at, typical_run
 
 
 @dataclass
@@ -38,7 +38,8 @@ def only(run: Path, jobs: dict[str, Row] | None = None) -> Stage:
 
 
 def test_typical_run(tmp_path: Path) -> None:
-    run = snapshot(typical_run(tmp_path))
+    path = typical_run(tmp_path)
+    run = snapshot(path, now=built_at(path))
     assert [(s.name, s.state) for s in run.stages] == [
         ("shard", "done"),
         ("teacher", "running"),
