@@ -1,111 +1,70 @@
 """METEOR's alignment of two texts (Denkowski and Lavie 2014): all possible matches, and a beam search for the best.
 
-Compiled by numba. Texts are arrays of word numbers into the tables of `diagcot.metrics.meteor.lexicon.Lexicon`.
+Compiled by numba. Texts are arrays of word numbers into the tables of `diagcot.metrics.meteor.lexicon.Lexicon`. In METEOR's
+terms the hypothesis is what is scored and the reference what it is scored against.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from diagcot.metrics.meteor.compiled import compiled
+from diagcot.metrics.meteor.phrases import BUCKET_BITS, FILTER_BITS, phrases
 
 BEAM = 40
 FORM, STEM, SYNONYM, PARAPHRASE = range(4)
-_BUCKETS = 22  # bits of a phrase's hash that find its bucket
-_SEEN = 12  # bits of a phrase's hash that tell in one look whether a text has it at all
+START, LENGTH, OTHER, OTHER_LENGTH, KIND = range(5)
+"""Columns of a match: first word and words in the reference, first word and words in the hypothesis, kind."""
+TOTAL, CHUNKS, NEXT, LAST, DISTANCE, CHOICE, PARENT, MATCH = range(8)
+"""Columns of a path: weighted matches, chunks, next free word of the reference, end of its last match in the hypothesis or
+-1, distance, last choice; and while it is new, the row of the path that it continues and the match that it adds or -1."""
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def joined(phrase: Any, word: Any) -> Any:
-    """Hash of a phrase and one word more, 64 bits."""
-    mixed = (phrase ^ word) * np.uint64(0x9E3779B97F4A7C15)
-    return mixed ^ (mixed >> np.uint64(32))
+@compiled()
+def counts(
+    hyps: Any, hyp_ends: Any, refs: Any, ref_ends: Any, words: Any, begins: Any, synsets: Any, table: Any
+) -> Any:
+    """METEOR's additive counts of texts laid end to end, (texts, 23)."""
+    totals = np.zeros((len(hyp_ends), 23), np.float64)
+    for text in range(len(hyp_ends)):
+        hyp = hyps[hyp_ends[text - 1] if text else 0 : hyp_ends[text]]
+        ref = refs[ref_ends[text - 1] if text else 0 : ref_ends[text]]
+        matches = _all_matches(hyp, ref, words, begins, synsets, table)
+        _count(hyp, ref, matches, _best(len(hyp), len(ref), matches), words[2], totals[text])
+    return totals
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def word_hash(letters: Any) -> Any:
-    """Hash of a word's UTF-8 bytes, 64 bits (FNV-1a)."""
-    found = np.uint64(0xCBF29CE484222325)
-    for letter in letters:
-        found = (found ^ np.uint64(letter)) * np.uint64(0x100000001B3)
-    return found
+@compiled()
+def _all_matches(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: Any) -> Any:
+    """All possible matches, (matches, 5), in the order in which METEOR finds those that start at the same word."""
+    forms, stems, _, masks, hashes = words
+    same = len(hyp) == len(ref)
+    for word in range(len(hyp)):
+        same = same and forms[hyp[word]] == forms[ref[word]]
+    matches, number = np.empty((64, 5), np.int32), 0
+    for kind in range(1 if same else 3):  # FORM, STEM, SYNONYM
+        for start in range(len(ref)):
+            for at in range(len(hyp)):
+                ours, theirs = hyp[at], ref[start]
+                matched = forms[ours] == forms[theirs]
+                if kind == STEM:
+                    matched = not matched and stems[ours] == stems[theirs]
+                elif kind == SYNONYM:
+                    matched = not matched and masks[ours] & masks[theirs] != 0
+                    matched = matched and _share_synset(ours, theirs, begins, synsets)
+                if matched:
+                    matches = _with_match(matches, number, start, 1, at, 1, kind)
+                    number += 1
+    if same:
+        return matches[:number]
+    return _with_paraphrases(matches, number, hyp, ref, hashes, table)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def scan(text: Any, keys: Any, values: Any, lengths: Any) -> Any:
-    """Read a paraphrase table: records of three lines, a probability, a phrase, and what it may be put as.
-
-    Fills the hashes of both phrases and the second one's length in words; returns how many records there are and the
-    most words of a phrase.
-    """
-    line, record, most, count = 0, 0, 0, 0
-    inside = False
-    phrase, word = np.uint64(0), np.uint64(0)
-    for letter in text:
-        if letter > 32:
-            if line:
-                if not inside:
-                    word, inside = np.uint64(0xCBF29CE484222325), True
-                word = (word ^ np.uint64(letter)) * np.uint64(0x100000001B3)
-            continue
-        if inside:
-            phrase, inside = joined(phrase, word), False
-            count += 1
-        if letter != 10:
-            continue
-        if line == 1:
-            keys[record] = phrase
-        elif line == 2:
-            values[record], lengths[record] = phrase, count
-            record += 1
-        most = max(most, count)
-        line, phrase, count = (line + 1) % 3, np.uint64(0), 0
-    return record, most
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def buckets(keys: Any) -> Any:
-    """Where each bucket of the sorted hashes begins, (2**22 + 1,)."""
-    begins = np.zeros((1 << _BUCKETS) + 1, np.int32)
-    for key in keys:
-        begins[(key >> np.uint64(64 - _BUCKETS)) + np.uint64(1)] += 1
-    for place in range(1 << _BUCKETS):
-        begins[place + 1] += begins[place]
-    return begins
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add(matches: Any, number: int, start: int, length: int, other: int, other_length: int, kind: int) -> Any:
-    """Append (start and length in the reference, start and length in the hypothesis, kind)."""
-    if number == len(matches):
-        grown = np.empty((2 * number, 5), np.int32)
-        for row in range(number):
-            for column in range(5):
-                grown[row, column] = matches[row, column]
-        matches = grown
-    matches[number, 0], matches[number, 1] = start, length
-    matches[number, 2], matches[number, 3], matches[number, 4] = other, other_length, kind
-    return matches
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _phrases(text: Any, hashes: Any, most: int) -> Any:
-    """Hashes of all phrases of up to `most` words, (most, words), and a table that tells which may occur."""
-    found = np.zeros((most, len(text)), np.uint64)
-    seen = np.zeros(1 << _SEEN, np.bool_)
-    for start in range(len(text)):
-        phrase = np.uint64(0)
-        for length in range(min(most, len(text) - start)):
-            phrase = joined(phrase, hashes[text[start + length]])
-            found[length, start] = phrase
-            seen[phrase >> np.uint64(64 - _SEEN)] = True
-    return found, seen
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _share(one: int, two: int, begins: Any, synsets: Any) -> bool:
-    """Whether two words have a synset in common; each word's synsets are sorted."""
-    at, to = begins[one], begins[two]
-    while at < begins[one + 1] and to < begins[two + 1]:
+@compiled()
+def _share_synset(ours: int, theirs: int, begins: Any, synsets: Any) -> bool:
+    """True if two words have a synset in common; each word's synsets are sorted."""
+    at, to = begins[ours], begins[theirs]
+    while at < begins[ours + 1] and to < begins[theirs + 1]:
         if synsets[at] == synsets[to]:
             return True
         if synsets[at] < synsets[to]:
@@ -115,152 +74,205 @@ def _share(one: int, two: int, begins: Any, synsets: Any) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _matches(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: Any) -> Any:
-    """All possible matches, (number, 5), in the order in which METEOR finds those that start at the same word."""
-    forms, stems, _, masks, hashes = words
+@compiled()
+def _with_paraphrases(matches: Any, number: int, hyp: Any, ref: Any, hashes: Any, table: Any) -> Any:
+    """The matches, and those of phrases of one text that the table puts as phrases of the other."""
     keys, firsts, values, lengths, most = table
-    matches, number = np.empty((64, 5), np.int32), 0
-    same = len(hyp) == len(ref)
-    for word in range(len(hyp)):
-        same = same and forms[hyp[word]] == forms[ref[word]]
-    for kind in range(1 if same else 3):
-        for start in range(len(ref)):
-            for at in range(len(hyp)):
-                one, two = hyp[at], ref[start]
-                fits = forms[one] == forms[two]
-                if kind == STEM:
-                    fits = not fits and stems[one] == stems[two]
-                elif kind == SYNONYM:
-                    fits = not fits and masks[one] & masks[two] != 0 and _share(one, two, begins, synsets)
-                if fits:
-                    matches = _add(matches, number, start, 1, at, 1, kind)
-                    number += 1
-    if same:
-        return matches[:number]
-    ours, ours_seen = _phrases(hyp, hashes, most)
-    theirs, theirs_seen = _phrases(ref, hashes, most)
-    for side in range(2):
-        source, target, seen = (theirs, ours, ours_seen) if side == 0 else (ours, theirs, theirs_seen)
+    ours, our_filter = phrases(hyp, hashes, most)
+    theirs, their_filter = phrases(ref, hashes, most)
+    for from_reference in (True, False):
+        source, target, known = (theirs, ours, our_filter) if from_reference else (ours, theirs, their_filter)
         for start in range(source.shape[1]):
             for length in range(1, min(most, source.shape[1] - start) + 1):
                 phrase = source[length - 1, start]
-                bucket = phrase >> np.uint64(64 - _BUCKETS)
+                bucket = phrase >> np.uint64(64 - BUCKET_BITS)
                 for record in range(firsts[bucket], firsts[bucket + np.uint64(1)]):
-                    if keys[record] != phrase or not seen[values[record] >> np.uint64(64 - _SEEN)]:
+                    if keys[record] != phrase or not known[values[record] >> np.uint64(64 - FILTER_BITS)]:
                         continue
                     put = lengths[record]
                     for at in range(target.shape[1] - put + 1):
                         if target[put - 1, at] != values[record]:
                             continue
-                        here, there = (start, at) if side == 0 else (at, start)
-                        long, other = (length, put) if side == 0 else (put, length)
-                        matches = _add(matches, number, here, long, there, other, PARAPHRASE)
+                        if from_reference:
+                            matches = _with_match(matches, number, start, length, at, put, PARAPHRASE)
+                        else:
+                            matches = _with_match(matches, number, at, put, start, length, PARAPHRASE)
                         number += 1
     return matches[:number]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
+def _with_match(matches: Any, number: int, start: int, length: int, other: int, other_length: int, kind: int) -> Any:
+    """The table with a match in row `number`; a larger table if it was full."""
+    if number == len(matches):
+        larger = np.empty((2 * number, 5), np.int32)
+        for row in range(number):
+            for column in range(5):
+                larger[row, column] = matches[row, column]
+        matches = larger
+    matches[number, START], matches[number, LENGTH] = start, length
+    matches[number, OTHER], matches[number, OTHER_LENGTH], matches[number, KIND] = other, other_length, kind
+    return matches
+
+
+@compiled()
 def _best(hyp_length: int, ref_length: int, matches: Any) -> Any:
     """The match that METEOR's beam search chooses at each word of the reference, (ref_length,), or -1.
 
-    A partial alignment is better by weighted matches (those that are not of the same form weigh half, rounded down),
-    then by fewer chunks, then by a smaller distance; among equals the earlier found stays ahead.
+    A partial alignment is better by weighted matches (those of another form weigh half, rounded down), then by fewer chunks,
+    then by a smaller distance; among equals the one found first stays ahead.
     """
-    # One word more, where nothing matches, closes the last chunk.
-    firsts, order = np.zeros(ref_length + 2, np.int64), np.empty(len(matches), np.int64)
-    covered, other_covered = np.zeros(ref_length, np.int64), np.zeros(hyp_length, np.int64)
-    for number in range(len(matches)):
-        firsts[matches[number, 0] + 1] += 1
-        for at in range(matches[number, 1]):
-            covered[matches[number, 0] + at] += 1
-        for at in range(matches[number, 3]):
-            other_covered[matches[number, 2] + at] += 1
-    for word in range(ref_length + 1):
-        firsts[word + 1] += firsts[word]
-    for number in range(len(matches) - 1, -1, -1):  # from the back: afterwards firsts[word + 1] is where word begins
-        start = matches[number, 0]
-        firsts[start + 1] -= 1
-        order[firsts[start + 1]] = number
-    # A row for each path: weighted matches, chunks, next word, end of its last match or -1, distance, last choice; and
-    # while it is new, the row it comes from and the match it chose or -1. Its used words of the hypothesis are bits.
+    order, begins = _by_start(ref_length, matches)
+    # The words of the hypothesis that a path has used, as bits.
+    used = np.zeros((BEAM, (hyp_length + 63) // 64), np.uint64)
+    used_next = np.zeros_like(used)
+    chosen, certain = _certain(hyp_length, ref_length, matches, order, begins, used)
     paths, coming = np.zeros((BEAM, 8), np.int64), np.zeros((BEAM, 8), np.int64)
-    size = (hyp_length + 63) // 64
-    used, used_next = np.zeros((BEAM, size), np.uint64), np.zeros((BEAM, size), np.uint64)
-    ranks, ranks_next = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)  # rows, the best first
+    ranks, ranks_next = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)  # rows of the paths, the best first
     choices, choice_count = np.zeros((BEAM * ref_length + 1, 2), np.int64), 1  # match, and the choice before it
-    chosen, certain = np.full(ref_length, -1, np.int64), np.zeros(ref_length + 1, np.bool_)
-    for start in range(ref_length):  # a match that competes with no other is certain
-        if firsts[start + 2] - firsts[start + 1] != 1:
-            continue
-        index = order[firsts[start + 1]]
-        alone = True
-        for at in range(matches[index, 1]):
-            alone = alone and covered[start + at] == 1
-        for at in range(matches[index, 3]):
-            alone = alone and other_covered[matches[index, 2] + at] == 1
-        if alone:
-            chosen[start] = index
-            certain[start] = True
-            _use(used, 0, matches[index, 2], matches[index, 3])
-    paths[0, 3], alive = -1, 1
-    for word in range(ref_length + 1):
+    candidate = np.zeros(8, np.int64)
+    paths[0, LAST], alive = -1, 1
+    for word in range(ref_length + 1):  # one word more, where nothing matches, closes the last chunk
         number = 0
-        begin, end = firsts[word + 1], firsts[min(word + 2, ref_length + 1)]
         for rank in range(alive):
-            row = ranks[rank]
-            distance = paths[row, 4]
-            # Each match that starts here, then none; inside a match, and at a certain one, there is nothing to choose.
-            inside = word < paths[row, 2]
-            for place in range(end if inside else begin, end if certain[word] and not inside else end + 1):
-                total, chunks, following, last = paths[row, 0], paths[row, 1], paths[row, 2], paths[row, 3]
-                after, index, moved = distance, -1, 0
-                if place < end:
-                    index = order[place]
-                    length, other, other_length = matches[index, 1], matches[index, 2], matches[index, 3]
-                    if not certain[word] and _is_used(used, row, other, other_length):
-                        continue
-                    whole = matches[index, 4] == FORM
-                    total += length + other_length if whole else length // 2 + other_length // 2
-                    chunks += last != -1 and other != last
-                    following, last = word + length, other + other_length
-                    moved = abs(word - other)
-                    after += moved if certain[word] else 0
-                elif not inside:
-                    chunks += last != -1
-                    following, last = word + 1, -1
-                number = _rank(
-                    coming, ranks_next, number, total, chunks, following, last, after, paths[row, 5], row,
-                    -1 if certain[word] else index,
-                )  # fmt: skip
-                # The release adds the distance of a choice to the path it left, so to all that follow from there.
-                distance += moved
+            number = _continue(
+                paths, ranks[rank], word, order, begins, certain[word], matches, used,
+                candidate, coming, ranks_next, number,
+            )  # fmt: skip
         for rank in range(number):
             row = ranks_next[rank]
-            for part in range(size):
-                used_next[row, part] = used[coming[row, 6], part]
-            index = coming[row, 7]
-            if index >= 0:
-                _use(used_next, row, matches[index, 2], matches[index, 3])
-                choices[choice_count, 0], choices[choice_count, 1] = index, coming[row, 5]
-                coming[row, 5] = choice_count
+            for part in range(used.shape[1]):
+                used_next[row, part] = used[coming[row, PARENT], part]
+            match = coming[row, MATCH]
+            if match >= 0:
+                _use(used_next, row, matches[match, OTHER], matches[match, OTHER_LENGTH])
+                choices[choice_count, 0], choices[choice_count, 1] = match, coming[row, CHOICE]
+                coming[row, CHOICE] = choice_count
                 choice_count += 1
         paths, coming, ranks, ranks_next, used, used_next = coming, paths, ranks_next, ranks, used_next, used
         alive = number
-    choice = paths[ranks[0], 5]
+    choice = paths[ranks[0], CHOICE]
     while choice > 0:
-        chosen[matches[choices[choice, 0], 0]] = choices[choice, 0]
+        match = choices[choice, 0]
+        chosen[matches[match, START]] = match
         choice = choices[choice, 1]
     return chosen
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
+def _by_start(ref_length: int, matches: Any) -> Any:
+    """Match numbers in the order of their first word, and where each word's begin, (ref_length + 2,)."""
+    begins = np.zeros(ref_length + 2, np.int64)
+    for match in range(len(matches)):
+        begins[matches[match, START] + 1] += 1
+    for word in range(ref_length + 1):
+        begins[word + 1] += begins[word]
+    order, free = np.empty(len(matches), np.int64), begins.copy()
+    for match in range(len(matches)):
+        start = matches[match, START]
+        order[free[start]] = match
+        free[start] += 1
+    return order, begins
+
+
+@compiled()
+def _certain(hyp_length: int, ref_length: int, matches: Any, order: Any, begins: Any, used: Any) -> Any:
+    """Matches that compete with no other, by word of the reference or -1, and whether a word has one.
+
+    Their words of the hypothesis are marked as used in the first row of `used`.
+    """
+    covered, other_covered = np.zeros(ref_length, np.int64), np.zeros(hyp_length, np.int64)
+    for match in range(len(matches)):
+        for word in range(matches[match, START], matches[match, START] + matches[match, LENGTH]):
+            covered[word] += 1
+        for word in range(matches[match, OTHER], matches[match, OTHER] + matches[match, OTHER_LENGTH]):
+            other_covered[word] += 1
+    chosen, certain = np.full(ref_length, -1, np.int64), np.zeros(ref_length + 1, np.bool_)
+    for start in range(ref_length):
+        if begins[start + 1] - begins[start] != 1:
+            continue
+        match = order[begins[start]]
+        alone = True
+        for word in range(start, start + matches[match, LENGTH]):
+            alone = alone and covered[word] == 1
+        for word in range(matches[match, OTHER], matches[match, OTHER] + matches[match, OTHER_LENGTH]):
+            alone = alone and other_covered[word] == 1
+        if alone:
+            chosen[start], certain[start] = match, True
+            _use(used, 0, matches[match, OTHER], matches[match, OTHER_LENGTH])
+    return chosen, certain
+
+
+@compiled()
+def _continue(
+    paths: Any, row: int, word: int, order: Any, begins: Any, certain: bool, matches: Any, used: Any,
+    candidate: Any, coming: Any, ranks: Any, number: int,
+) -> int:  # fmt: skip
+    """Rank all paths that continue the path in `row` at a word, where the matches `starting` begin; returns their number.
+
+    coming, ranks, number: the paths ranked so far. candidate: room for one path.
+    """
+    for column in range(PARENT):
+        candidate[column] = paths[row, column]
+    candidate[PARENT], candidate[MATCH] = row, -1
+    if word < paths[row, NEXT]:  # inside a match there is nothing to choose
+        return _rank(coming, ranks, number, candidate)
+    last, distance = paths[row, LAST], paths[row, DISTANCE]
+    for place in range(begins[word], begins[word + 1]):
+        match = order[place]
+        length, other, other_length = matches[match, LENGTH], matches[match, OTHER], matches[match, OTHER_LENGTH]
+        if not certain and _is_used(used, row, other, other_length):
+            continue
+        moved = abs(word - other)
+        weight = length + other_length if matches[match, KIND] == FORM else length // 2 + other_length // 2
+        candidate[TOTAL] = paths[row, TOTAL] + weight
+        candidate[CHUNKS] = paths[row, CHUNKS] + (last != -1 and other != last)
+        candidate[NEXT], candidate[LAST] = word + length, other + other_length
+        candidate[DISTANCE] = distance + moved if certain else distance
+        candidate[MATCH] = -1 if certain else match
+        number = _rank(coming, ranks, number, candidate)
+        # The release adds the distance of a choice to the path it left, so to all that follow from there.
+        distance += moved
+    if certain:
+        return number
+    candidate[TOTAL], candidate[CHUNKS] = paths[row, TOTAL], paths[row, CHUNKS] + (last != -1)
+    candidate[NEXT], candidate[LAST], candidate[DISTANCE], candidate[MATCH] = word + 1, -1, distance, -1
+    return _rank(coming, ranks, number, candidate)
+
+
+@compiled()
+def _rank(paths: Any, ranks: Any, number: int, candidate: Any) -> int:
+    """Insert a path among the best, behind its equals; returns how many there are."""
+    place = number
+    while place > 0 and _is_better(candidate, paths, ranks[place - 1]):
+        place -= 1
+    if place == BEAM:
+        return number
+    row = number if number < BEAM else ranks[BEAM - 1]
+    for rank in range(min(number, BEAM - 1), place, -1):
+        ranks[rank] = ranks[rank - 1]
+    ranks[place] = row
+    for column in range(8):
+        paths[row, column] = candidate[column]
+    return min(number + 1, BEAM)
+
+
+@compiled()
+def _is_better(candidate: Any, paths: Any, row: int) -> bool:
+    if candidate[TOTAL] != paths[row, TOTAL]:
+        return candidate[TOTAL] > paths[row, TOTAL]
+    if candidate[CHUNKS] != paths[row, CHUNKS]:
+        return candidate[CHUNKS] < paths[row, CHUNKS]
+    return candidate[DISTANCE] < paths[row, DISTANCE]
+
+
+@compiled()
 def _use(bits: Any, row: int, start: int, length: int) -> None:
     for word in range(start, start + length):
         bits[row, word >> 6] |= np.uint64(1) << np.uint64(word & 63)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _is_used(bits: Any, row: int, start: int, length: int) -> bool:
     found = False
     for word in range(start, start + length):
@@ -268,71 +280,29 @@ def _is_used(bits: Any, row: int, start: int, length: int) -> bool:
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _rank(
-    paths: Any, ranks: Any, number: int, total: int, chunks: int, following: int, last: int, distance: int,
-    choice: int, parent: int, match: int,
-) -> int:  # fmt: skip
-    """Put a path among the best, behind its equals; returns how many there are."""
-    place = number
-    while place > 0:
-        rival = ranks[place - 1]
-        gain = total - paths[rival, 0]
-        if gain == 0:
-            gain = paths[rival, 1] - chunks
-        if gain == 0:
-            gain = paths[rival, 4] - distance
-        if gain <= 0:
-            break
-        place -= 1
-    if place == BEAM:
-        return number
-    row = number if number < BEAM else ranks[BEAM - 1]
-    for at in range(min(number, BEAM - 1), place, -1):
-        ranks[at] = ranks[at - 1]
-    ranks[place] = row
-    paths[row, 0], paths[row, 1], paths[row, 2], paths[row, 3] = total, chunks, following, last
-    paths[row, 4], paths[row, 5], paths[row, 6], paths[row, 7] = distance, choice, parent, match
-    return min(number + 1, BEAM)
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def counts(
-    hyps: Any, hyp_ends: Any, refs: Any, ref_ends: Any, words: Any, begins: Any, synsets: Any, table: Any
-) -> Any:
-    """METEOR's additive counts of texts laid end to end, (texts, 23)."""
-    found = np.zeros((len(hyp_ends), 23), np.float64)
-    for number in range(len(hyp_ends)):
-        hyp = hyps[hyp_ends[number - 1] if number else 0 : hyp_ends[number]]
-        ref = refs[ref_ends[number - 1] if number else 0 : ref_ends[number]]
-        matches = _matches(hyp, ref, words, begins, synsets, table)
-        _sum(hyp, ref, matches, _best(len(hyp), len(ref), matches), words[2], found[number])
-    return found
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _sum(hyp: Any, ref: Any, matches: Any, chosen: Any, function: Any, counts: Any) -> None:
-    """Sum the chosen matches up into `counts`, (23,)."""
-    counts[0], counts[1] = len(hyp), len(ref)
+@compiled()
+def _count(hyp: Any, ref: Any, matches: Any, chosen: Any, function: Any, totals: Any) -> None:
+    """Add the chosen matches up in `totals`, (23,): see `diagcot.metrics.meteor.meteor`."""
+    totals[0], totals[1] = len(hyp), len(ref)
     for word in hyp:
-        counts[2] += function[word]
+        totals[2] += function[word]
     for word in ref:
-        counts[3] += function[word]
+        totals[3] += function[word]
     at, last = 0, -1
     while at < len(ref):
-        index = chosen[at]
-        if index < 0:
-            counts[20] += last != -1
+        match = chosen[at]
+        if match < 0:
+            totals[20] += last != -1
             at, last = at + 1, -1
             continue
-        length, other, other_length = matches[index, 1], matches[index, 2], matches[index, 3]
-        kind = 4 + 4 * matches[index, 4]
-        for word in range(other, other + other_length):
-            counts[kind + 2 * function[hyp[word]]] += 1
-        for word in range(at, at + length):
-            counts[kind + 1 + 2 * function[ref[word]]] += 1
-        counts[20] += last != -1 and other != last
-        counts[21] += other_length
-        counts[22] += length
+        length, other, other_length = matches[match, LENGTH], matches[match, OTHER], matches[match, OTHER_LENGTH]
+        kind = 4 + 4 * matches[match, KIND]
+        for word in hyp[other : other + other_length]:
+            totals[kind + 2 * function[word]] += 1
+        for word in ref[at : at + length]:
+            totals[kind + 1 + 2 * function[word]] += 1
+        totals[20] += last != -1 and other != last
+        totals[21] += other_length
+        totals[22] += length
         at, last = at + length, other + other_length
-    counts[20] += last != -1
+    totals[20] += last != -1

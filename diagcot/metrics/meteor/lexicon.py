@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diagcot.metrics.meteor import alignment
+from diagcot.metrics.meteor import alignment, phrases
 from diagcot.metrics.stems import stem
 
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
@@ -175,7 +175,7 @@ class Lexicon:
             forms, stems, function, masks, hashes = self._words
         forms[number], stems[number] = _java_hash(word), _java_hash(stem(word))
         function[number] = word in self._function
-        hashes[number] = alignment.word_hash(np.frombuffer(word.encode("utf-8", "replace"), np.uint8))
+        hashes[number] = phrases.word_hash(np.frombuffer(word.encode("utf-8", "replace"), np.uint8))
         sets = sorted(self._all_synsets(word))
         begin = self._begins[number]
         while begin + len(sets) > len(self._sets):
@@ -211,7 +211,7 @@ class Lexicon:
             text = np.frombuffer(file.read(), np.uint8)
         room = np.count_nonzero(text == 10) // 3 + 1
         keys, values, lengths = np.zeros(room, np.uint64), np.zeros(room, np.uint64), np.zeros(room, np.uint8)
-        records, most = alignment.scan(text, keys, values, lengths)
+        records, most = phrases.scan(text, keys, values, lengths)
         order = np.argsort(keys[:records], kind="stable")
         keys = keys[order]
-        return keys, alignment.buckets(keys), values[order], lengths[order], int(most)
+        return keys, phrases.buckets(keys), values[order], lengths[order], int(most)
