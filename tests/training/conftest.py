@@ -3,28 +3,28 @@ from typing import Any
 
 import pytest
 
-from tests.training import images as films
+from tests.training import images
 from tests.training.ranks import Job, start
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def training_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 64 samples and a tiny model whose tokenizer knows their words."""
     root = tmp_path_factory.mktemp("training")
     from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.kinds import model as build
 
-    films.write(root / "shards" / "test" / "samples", 64)
+    images.write(root / "shards" / "test" / "samples", 64)
     ctx = context(root, TINY, inputs={"samples": [str(root / "shards/test/samples")]}, stage="base")
     assert run_unit(build, Unit("model"), ctx) is not None
     return root
 
 
 @pytest.fixture(scope="session")
-def whole(made: Path) -> Job:
+def undisturbed(training_root: Path) -> Job:
     """An uninterrupted run of kind `sft` on two ranks at ZeRO-2."""
-    job = start(made, SFT, "whole", everything(), inputs(made))
+    job = start(training_root, SFT, "whole", everything(), inputs(training_root))
     job.wait()
     return job
 

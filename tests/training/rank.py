@@ -25,10 +25,10 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
     from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.data import collator
-    from tests.training import images as films
+    from tests.training import images
 
     if job.get("drawn", True):
-        collator.ShardImages = films.DrawnImages  # type: ignore[misc,assignment]
+        collator.ShardImages = images.DrawnImages  # type: ignore[misc,assignment]
     kind = importlib.import_module(job["kind"])
     print(f"imports {time.monotonic() - started:.1f} s", flush=True)
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}

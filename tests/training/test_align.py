@@ -10,7 +10,7 @@ from tests.training.ranks import start
 pytestmark = pytest.mark.heavy
 
 
-def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
+def test_two_ranks_compute_the_loss_of_one(training_root: Path) -> None:
     """One global batch as one pass of one rank, and as two passes of two ranks: the same losses, gradients and merger.
 
     The contrastive loss is over all its pairs either way, and nothing but the merger changes.
@@ -27,11 +27,11 @@ def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
 
     jobs = [
         start(
-            made,
+            training_root,
             "diagcot.training.kinds.align",
             f"align{world}",
             settings({1: 8, 2: 2}[world]),
-            inputs(made),
+            inputs(training_root),
             world,
         )
         for world in (2, 1)
@@ -43,12 +43,12 @@ def test_two_ranks_compute_the_loss_of_one(made: Path) -> None:
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
     assert two[-1]["loss"] < two[0]["loss"]
     for row in (two[1], two[3]):
-        found = [row[f"validation_recall_at_{k}"] for k in (1, 5, 10)]
-        assert found == sorted(found) and found[0] >= 0 and found[-1] <= 1
+        recall = [row[f"validation_recall_at_{k}"] for k in (1, 5, 10)]
+        assert recall == sorted(recall) and recall[0] >= 0 and recall[-1] <= 1
     assert "validation_recall_at_1" not in two[2]
     base, trained, alone = (
         load_file(root / "model" / "model.safetensors")
-        for root in (made / "shards/test/base", jobs[0].output, jobs[1].output)
+        for root in (training_root / "shards/test/base", jobs[0].output, jobs[1].output)
     )
     assert base.keys() == trained.keys()  # a server refuses weights that the model does not have
     changed = {name for name in base if not base[name].equal(trained[name])}

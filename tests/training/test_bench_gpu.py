@@ -20,15 +20,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_a_gpu_it_says_so() -> None:
-    said = run("--shape", "7b")
-    assert said.returncode == 1 and said.stdout == ""
-    assert said.stderr.strip() == "no GPU here: 7b is measured on one; SHAPE=tiny runs on a CPU"
+    process = run("--shape", "7b")
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr.strip() == "no GPU here: 7b is measured on one; SHAPE=tiny runs on a CPU"
 
 
 def test_every_step_runs_at_the_tiny_shape() -> None:
-    said = run("--shape", "tiny")
-    assert said.returncode == 0, said.stderr
-    figures = json.loads(said.stdout.splitlines()[-1])["figures"]
+    process = run("--shape", "tiny")
+    assert process.returncode == 0, process.stderr
+    figures = json.loads(process.stdout.splitlines()[-1])["figures"]
     speeds = [figures[f"tiny_{step}_tokens_per_s"]["value"] for step in ("sft", "align", "grpo")]
     assert all(math.isfinite(speed) and speed > 0 for speed in speeds)
     assert "mfu" not in str(figures)  # a CPU has no peak to compare with

@@ -1,4 +1,4 @@
-"""Every family of models trains on films, several films, and text alone."""
+"""Every family of models trains on one image, several images, and text alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from diagcot.tasks.prompts import with_image_tags
 from diagcot.tasks.samples import Sample
-from tests.training import images as films
+from tests.training import images
 
 pytestmark = pytest.mark.heavy
 
@@ -23,15 +23,17 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     directory = tmp_path_factory.mktemp(request.param)
     sizes = TinySettings(hidden=64, layers=2, vision_hidden=32, intermediate=128, vocabulary=400)
     tiny.build(
-        ModelSettings(family=request.param, tiny=sizes), [t for s in films.samples(8) for _, t in s.messages], directory
+        ModelSettings(family=request.param, tiny=sizes),
+        [t for s in images.samples(8) for _, t in s.messages],
+        directory,
     )
-    collator = Collator(model.load_processor(directory), Path(), 512, source=films.DrawnImages())
+    collator = Collator(model.load_processor(directory), Path(), 512, source=images.DrawnImages())
     return model.load(directory), collator
 
 
 def several(count: int) -> Sample:
-    one = films.samples(count)[-1]
-    refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
+    one = images.samples(count)[-1]
+    refs = tuple(ref for sample in images.samples(count) for ref in sample.images)
     return replace(
         one, id=f"several/{count}", images=refs, messages=(("user", with_image_tags("Look.", count)), *one.messages[1:])
     )
@@ -41,13 +43,13 @@ TEXT = Sample("t", "text", "t", (), (("system", "Be brief."), ("user", "Why?"), 
 
 
 def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
-    """One pass gives the embeddings of samples with one film and with three, and the model's own loss."""
+    """One pass gives the embeddings of samples with one image and with three, and the model's own loss."""
     import torch
 
     from diagcot.training.losses import contrastive, language
 
     vlm, collator = family
-    batch = collator([*films.samples(2), several(3)])
+    batch = collator([*images.samples(2), several(3)])
     assert batch["image_counts"].tolist() == [1, 1, 3]
     with torch.no_grad():
         embeddings, _, loss = contrastive.Aligner(vlm, 0.07)(batch, "images and language")
@@ -58,7 +60,7 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
     torch.testing.assert_close(loss, plain, atol=1e-3, rtol=1e-5)
 
 
-def test_a_blank_film_lets_text_run_the_vision_tower_and_changes_nothing(family: tuple[Any, Any]) -> None:
+def test_a_blank_image_lets_text_run_the_vision_tower_and_changes_nothing(family: tuple[Any, Any]) -> None:
     import torch
 
     from diagcot.training.losses import language
@@ -86,7 +88,7 @@ def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any]) -> No
     from diagcot.training.losses import language
 
     vlm, collator = family
-    batch, found = collator([*films.samples(2), several(2)]), []
+    batch, found = collator([*images.samples(2), several(2)]), []
     for checkpointing in (False, True):
         if checkpointing:
             vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -55,7 +55,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def standby() -> Iterator[None]:
+def warm_server() -> Iterator[None]:
     """One server for all runs, as on a laptop."""
     with tempfile.TemporaryDirectory(prefix="dc-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv(servers.FOLDER, folder)
@@ -65,7 +65,7 @@ def standby() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(warm: Path, standby: None) -> Job:
+def undisturbed(warm: Path, warm_server: None) -> Job:
     """A run that nothing disturbs."""
     job = grpo(warm, "whole", **OPTIONS)
     job.wait()
@@ -92,8 +92,8 @@ def validations(job: Job) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in job.rows() if "validation_reward" in row}
 
 
-def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, whole: Job) -> None:
-    rows = steps(whole)
+def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, undisturbed: Job) -> None:
+    rows = steps(undisturbed)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["gap"] < 0.02 for row in rows), [row["gap"] for row in rows]
     assert max(row["spread"] for row in rows) > 0 and max(row["grad_norm"] for row in rows) > 0
@@ -101,30 +101,30 @@ def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, wh
     for row in rows:
         parts = sum(row[name] for name in ("sync_s", "rollout_s", "reward_s", "train_s", "idle_s"))
         assert parts == pytest.approx(row["seconds"], abs=1e-3) and row["idle_s"] >= 0
-    about = json.loads((whole.output / "model" / "diagcot.json").read_text())
-    assert about["steps"] == 4 and (whole.output / "model" / "model.safetensors").is_file()
-    held = validations(whole)
+    about = json.loads((undisturbed.output / "model" / "diagcot.json").read_text())
+    assert about["steps"] == 4 and (undisturbed.output / "model" / "model.safetensors").is_file()
+    held = validations(undisturbed)
     assert list(held) == [0, 2, 4]
     best = max(held, key=lambda step: (held[step]["validation_clinical"], -step))
     assert about.get("best_step", 4) == best
     assert about["validation_before"] == held[0]["validation_reward"]
     assert about["gain_low"] <= about["gain"] <= about["gain_high"]
-    pages = sorted((whole.workspace / "pages").iterdir())
+    pages = sorted((undisturbed.workspace / "pages").iterdir())
     assert [page.name for page in pages] == ["rollouts-00000002.html", "rollouts-00000004.html"]
 
     killed = grpo(warm, "killed", **OPTIONS)
     killed.kill_after(3)
     assert [path.name for path in (killed.workspace / "checkpoints").iterdir()] == ["step-00000002"]
     grpo(warm, "killed", **OPTIONS).wait()
-    again = steps(killed)
-    assert [row["step"] for row in again] == [1, 2, 3, 4] and list(validations(killed)) == [0, 2, 4]
+    resumed = steps(killed)
+    assert [row["step"] for row in resumed] == [1, 2, 3, 4] and list(validations(killed)) == [0, 2, 4]
     events = (warm / "logs/test/killed/events.jsonl").read_text()
     assert '"resumed"' in events
     # Sampling on the same seeds from the same weights: equal up to rounding of batched sums.
-    assert again[2]["reward"] == pytest.approx(rows[2]["reward"], abs=0.05)
+    assert resumed[2]["reward"] == pytest.approx(rows[2]["reward"], abs=0.05)
 
 
-def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path, standby: None) -> None:
+def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path, warm_server: None) -> None:
     """All that changes the order of things at once: overlap, a mix of two rewards, dynamic sampling, two updates."""
     from diagcot.shards import Shard, shard_paths
     from diagcot.tasks.diagnosis import classification_samples
@@ -147,7 +147,7 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
     assert not (ahead.workspace / "ray.one.json").exists()
 
 
-def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby: None) -> None:
+def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, warm_server: None) -> None:
     hurt = grpo(warm, "hurt", world=1)
     hurt.reach(1)
     kill(hurt.processes[0].pid or 0, "ray::RewardWorker")
@@ -164,7 +164,7 @@ def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, standby
     injected="SIGKILL of the gcs_server of rank 0's Ray in the middle of GRPO",
     daemons="real",
 )
-def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, whole: Job) -> None:
+def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, undisturbed: Job) -> None:
     job = Job(warm, "again", [], warm / "logs/test/runner.log")
     stage = chains.plan(
         warm, "again", 1, run="test", kind="diagcot.training.kinds.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
@@ -181,47 +181,47 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, w
         runs.until(lambda: not runner.process_id(run_dir), "the end of the run")
     finally:
         local.stop(run_dir)
-    (told,) = [row["message"] for row in failures.read(stage.path) if row["rank"] == 0]
-    assert "its gcs_server has died; the next attempt resumes" in told
+    (message,) = [row["message"] for row in failures.read(stage.path) if row["rank"] == 0]
+    assert "its gcs_server has died; the next attempt resumes" in message
     assert [row["step"] for row in job.events("resumed")] == [2]
     assert not stage.missing()
     published = map(json.loads, (job.output / "train.jsonl").read_text().splitlines())
-    rows, undisturbed = [row for row in published if "loss" in row], steps(whole)
+    rows, expected = [row for row in published if "loss" in row], steps(undisturbed)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for name in ("loss", "reward"):  # sampling on the same seeds: equal up to rounding of batched sums
-        assert [row[name] for row in rows] == pytest.approx([row[name] for row in undisturbed], abs=0.05)
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected], abs=0.05)
 
 
 @pytest.mark.parametrize(
-    ("victim", "said"),
+    ("victim", "message"),
     [("raylet", "its raylet has died"), ("ray::RolloutServer", "a rollout server or reward worker died")],
 )
-def test_a_dead_raylet_or_engine_ends_the_stage_soon(warm: Path, standby: None, victim: str, said: str) -> None:
+def test_a_dead_raylet_or_server_ends_the_stage_soon(warm: Path, warm_server: None, victim: str, message: str) -> None:
     lost = grpo(warm, victim.rpartition(":")[2], world=1)
     lost.reach(1)
     kill(lost.processes[0].pid or 0, victim)
     assert lost.ended(BOUND_S) != [0]
-    assert said in lost.log.read_text()
+    assert message in lost.log.read_text()
 
 
-def kill(root: int, what: str) -> None:
-    """SIGKILL the process of that name among those below process `root`; all of that Ray is gone within BOUND_S."""
+def kill(root: int, name: str) -> None:
+    """SIGKILL the process of that name below process `root`; all of that Ray must be gone within BOUND_S."""
     import psutil
 
     family = psutil.Process(root).children(recursive=True)
-    (found,) = [one for one in family if what in " ".join(one.cmdline()[:1]) or what == one.name()]
-    rays = {process_identity(one.pid) for one in family if "ray" in one.name() or one.name() == "gcs_server"}
+    (victim,) = [process for process in family if name in " ".join(process.cmdline()[:1]) or name == process.name()]
+    ray = {process_identity(p.pid) for p in family if "ray" in p.name() or p.name() == "gcs_server"}
     began = time.monotonic()
-    found.kill()
-    if "Worker" in what:
+    victim.kill()
+    if "Worker" in name:
         return
-    while left := [one for one in rays if process_identity(int(one.split(":")[0])) == one]:
-        assert time.monotonic() < began + BOUND_S, left
+    while alive := [process for process in ray if process_identity(int(process.split(":")[0])) == process]:
+        assert time.monotonic() < began + BOUND_S, alive
         time.sleep(0.2)
-    print(f"{what} killed: all of Ray gone after {time.monotonic() - began:.1f} s")
+    print(f"{name} killed: all of Ray gone after {time.monotonic() - began:.1f} s")
 
 
-def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, standby: None) -> None:
+def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, warm_server: None) -> None:
     fooled = grpo(warm, "fooled", "tests.training.stale", world=1)
     assert fooled.ended(400) != [0]
     assert "do not hold the policy's weights" in fooled.log.read_text()
@@ -230,25 +230,25 @@ def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, standby: Non
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """No Ray process and no weights of ours outlive their rank."""
-    before = _ours()
+    """No Ray process and no folder of weights outlives its rank."""
+    before = _ray_processes()
     yield
     until = time.monotonic() + 15
-    while (found := _ours() - before) and time.monotonic() < until:
+    while (processes := _ray_processes() - before) and time.monotonic() < until:
         time.sleep(0.5)
-    assert not found
+    assert not processes
 
 
-def _ours() -> set[str]:
-    """Ray's processes that this worker's tests started; those of another worker's are its own affair."""
+def _ray_processes() -> set[str]:
+    """Ray's processes and folders of weights of this worker's tests, without those of other workers."""
     import psutil
 
-    found: set[str] = set()
+    processes: set[str] = set()
     for process in psutil.process_iter(["pid", "cmdline", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
         worker = (process.info["environ"] or {}).get("PYTEST_XDIST_WORKER")
         if ("gcs_server" in line or "raylet/raylet" in line) and worker == os.environ.get("PYTEST_XDIST_WORKER"):
-            found.add(f"{process.info['pid']} {line[:100]}")
+            processes.add(f"{process.info['pid']} {line[:100]}")
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        found |= {str(path) for path in Path("/dev/shm").glob("diagcot-weights-*")}
-    return found
+        processes |= {str(path) for path in Path("/dev/shm").glob("diagcot-weights-*")}
+    return processes

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")
-def adapter(made: Path) -> Path:
+def adapter(training_root: Path) -> Path:
     from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.data import collator
@@ -26,10 +26,14 @@ def adapter(made: Path) -> Path:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collator, "ShardImages", DrawnImages)
-        assert run_unit(sft, Unit("model"), context(made, settings, inputs=inputs(made), stage="teacher"))
-    sources = {**inputs(made), "adapter": [str(made / "shards/test/teacher")]}
-    assert run_unit(merge, Unit("model"), context(made, {"shard_size": "200KB"}, inputs=sources, stage="merged"))
-    return made / "shards/test/teacher/model"
+        assert run_unit(
+            sft, Unit("model"), context(training_root, settings, inputs=inputs(training_root), stage="teacher")
+        )
+    sources = {**inputs(training_root), "adapter": [str(training_root / "shards/test/teacher")]}
+    assert run_unit(
+        merge, Unit("model"), context(training_root, {"shard_size": "200KB"}, inputs=sources, stage="merged")
+    )
+    return training_root / "shards/test/teacher/model"
 
 
 def test_adapter_is_on_the_language_model_alone(adapter: Path) -> None:
@@ -41,22 +45,22 @@ def test_adapter_is_on_the_language_model_alone(adapter: Path) -> None:
     assert about["trainable"] == about["trainable_lora"]
 
 
-def test_merged_logits_equal_the_adapters(adapter: Path, made: Path) -> None:
+def test_merged_logits_equal_the_adapters(adapter: Path, training_root: Path) -> None:
     import torch
     from peft import PeftModel
 
     from diagcot.training.data.collator import Collator
     from diagcot.training.losses import language
     from diagcot.training.models import model
-    from tests.training import images as films
+    from tests.training import images
 
-    base, merged = made / "shards/test/base/model", made / "shards/test/merged/model"
+    base, merged = training_root / "shards/test/base/model", training_root / "shards/test/merged/model"
     index = json.loads(
         (merged / "model.safetensors.index.json").read_text()
     )  # more than one file, as a large model has
     assert len(set(index["weight_map"].values())) > 1
-    collator = Collator(model.load_processor(merged), made, 4096, source=films.DrawnImages())
-    batch = language.model_inputs(collator(films.samples(4)))
+    collator = Collator(model.load_processor(merged), training_root, 4096, source=images.DrawnImages())
+    batch = language.model_inputs(collator(images.samples(4)))
     with torch.no_grad():
         plain = model.load(base).eval()(**batch).logits
         adapted = PeftModel.from_pretrained(model.load(base), str(adapter)).eval()(**batch).logits

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.tasks.samples import Sample, write_samples
-from tests.training import images as films
+from tests.training import images
 from tests.training.conftest import deepspeed, inputs
 from tests.training.ranks import Job, start
 
@@ -25,10 +25,10 @@ MODES = {
 
 
 @pytest.fixture(scope="module")
-def runs(made: Path) -> dict[str, Job]:
-    """Films, several films and text alone in one data set: ranks meet in passes that have films and that have none."""
+def runs(training_root: Path) -> dict[str, Job]:
+    """One image, several images and text alone in one data set, so that passes have images or none."""
     mixed = [text(row) if row % 3 else several(row) for row in range(24)]
-    root = made / "shards/test/mixed"
+    root = training_root / "shards/test/mixed"
     root.mkdir()
     write_samples(root / "00000.jsonl", mixed)
     further = {name: {"deepspeed": deepspeed(**LENGTH, micro_batch=1, **mode)} for name, mode in MODES.items()}
@@ -40,24 +40,24 @@ def runs(made: Path) -> dict[str, Job]:
         }
         further[f"lora{stage}"] = lora
     settings = {"trainable": EVERYTHING, "deepspeed": deepspeed(**LENGTH, micro_batch=1), "validation": 2}
-    sources = {**inputs(made), "samples": [str(root)]}
-    first = start(made, "diagcot.training.kinds.sft", "zero2", settings, sources, further=further)
+    sources = {**inputs(training_root), "samples": [str(root)]}
+    first = start(training_root, "diagcot.training.kinds.sft", "zero2", settings, sources, further=further)
     first.wait()
-    return {"zero2": first} | {name: Job(made, name, [], first.log) for name in further}
+    return {"zero2": first} | {name: Job(training_root, name, [], first.log) for name in further}
 
 
 def text(row: int) -> Sample:
-    one = films.samples(row + 1)[-1]
+    sample = images.samples(row + 1)[-1]
     return replace(
-        one, id=f"text/{row}", study=f"text/{row}", images=(), messages=(("user", "Say it."), one.messages[1])
+        sample, id=f"text/{row}", study=f"text/{row}", images=(), messages=(("user", "Say it."), sample.messages[1])
     )
 
 
 def several(row: int) -> Sample:
-    ours = films.samples(row + 2)[-2:]
+    pair = images.samples(row + 2)[-2:]
     prompt = ("user", "<image><image>Write a report.")
     return replace(
-        ours[0], id=f"two/{row}", images=tuple(s.images[0] for s in ours), messages=(prompt, ours[0].messages[1])
+        pair[0], id=f"two/{row}", images=tuple(s.images[0] for s in pair), messages=(prompt, pair[0].messages[1])
     )
 
 
@@ -75,10 +75,10 @@ def test_an_adapter_is_the_same_where_the_base_is_in_parts(runs: dict[str, Job])
 
     two, three = runs["lora2"], runs["lora3"]
     assert [row["loss"] for row in three.rows()] == pytest.approx([row["loss"] for row in two.rows()], rel=1e-3)
-    mine, other = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (three, two))
-    assert mine.keys() == other.keys() and all(mine[name].shape == other[name].shape for name in mine)
-    assert max(float((mine[name] - other[name]).abs().max()) for name in mine) < 1e-3
-    assert any(float(mine[name].abs().max()) > 0 for name in mine if "lora_B" in name)
+    divided, plain = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (three, two))
+    assert divided.keys() == plain.keys() and all(divided[name].shape == plain[name].shape for name in plain)
+    assert max(float((divided[name] - plain[name]).abs().max()) for name in plain) < 1e-3
+    assert any(float(divided[name].abs().max()) > 0 for name in divided if "lora_B" in name)
 
 
 @pytest.mark.parametrize("mode", ["bf16", "zero3-bf16"])

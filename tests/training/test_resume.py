@@ -23,9 +23,9 @@ BOUND_S = 60  # a rank that has lost another ends by itself within this
     " signal, and another number of ranks each time",
     daemons="real",
 )
-def test_row_35_killed_damaged_and_on_other_ranks_it_ends_the_same(whole: Job, made: Path) -> None:
+def test_row_35_killed_damaged_and_on_other_ranks_it_ends_the_same(undisturbed: Job, training_root: Path) -> None:
     settings = everything(save_every=2)
-    killed = start(made, SFT, "killed", settings, inputs(made))
+    killed = start(training_root, SFT, "killed", settings, inputs(training_root))
     killed.reach(7)
     victim, other = killed.processes
     victim.kill()
@@ -40,7 +40,7 @@ def test_row_35_killed_damaged_and_on_other_ranks_it_ends_the_same(whole: Job, m
     data[len(data) // 2] ^= 1
     state.write_bytes(data)
 
-    alone = start(made, SFT, "killed", settings, inputs(made), world=1)
+    alone = start(training_root, SFT, "killed", settings, inputs(training_root), world=1)
     alone.kill_after(8, number=signal.SIGUSR2)
     assert alone.processes[0].exitcode == 0
     assert not (killed.output / "model").exists()
@@ -50,39 +50,39 @@ def test_row_35_killed_damaged_and_on_other_ranks_it_ends_the_same(whole: Job, m
     (resumed,) = killed.events("resumed")
     assert resumed["step"] == int(newest.name[-8:]) - 2 and (resumed["written_by"], resumed["ranks"]) == (2, 1)
 
-    last = start(made, SFT, "killed", settings, inputs(made))
+    last = start(training_root, SFT, "killed", settings, inputs(training_root))
     last.wait()
     assert [row["written_by"] for row in last.events("resumed")] == [2, 1]
     assert last.events("resumed")[-1]["step"] == stopped["step"]
     rows = last.rows()
     assert [row["step"] for row in rows] == list(range(1, 11))
     for name in ("loss", "lr", "grad_norm"):
-        assert [row[name] for row in rows] == pytest.approx([row[name] for row in whole.rows()], rel=1e-4)
-    mine, theirs = (load_file(job.output / "model" / "model.safetensors") for job in (last, whole))
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in undisturbed.rows()], rel=1e-4)
+    mine, theirs = (load_file(job.output / "model" / "model.safetensors") for job in (last, undisturbed))
     assert mine.keys() == theirs.keys()
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 1e-4
 
 
-def test_zero_3_stopped_and_resumed_on_one_rank_agrees_with_zero_2(whole: Job, made: Path) -> None:
-    first = start(made, SFT, "zero3", everything(stage=3), inputs(made), stop_after=5)
+def test_zero_3_stopped_and_resumed_on_one_rank_agrees_with_zero_2(undisturbed: Job, training_root: Path) -> None:
+    first = start(training_root, SFT, "zero3", everything(stage=3), inputs(training_root), stop_after=5)
     assert "stopped" in first.wait()
     assert not (first.output / "model").exists()
-    again = start(made, SFT, "zero3", everything(stage=3), inputs(made), world=1)
+    again = start(training_root, SFT, "zero3", everything(stage=3), inputs(training_root), world=1)
     again.wait()
-    assert [row["loss"] for row in again.rows()] == pytest.approx([row["loss"] for row in whole.rows()], rel=1e-3)
-    mine, theirs = (load_file(job.output / "model" / "model.safetensors") for job in (again, whole))
+    assert [row["loss"] for row in again.rows()] == pytest.approx([row["loss"] for row in undisturbed.rows()], rel=1e-3)
+    mine, theirs = (load_file(job.output / "model" / "model.safetensors") for job in (again, undisturbed))
     assert mine.keys() == theirs.keys()
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 2e-3
 
 
 @pytest.mark.parametrize(("stage", "precision", "tolerance"), [(2, "bf16", 2e-2), (3, "fp32", 1e-4)])
-def test_an_adapter_goes_on_on_other_ranks(made: Path, stage: int, precision: str, tolerance: float) -> None:
+def test_an_adapter_goes_on_on_other_ranks(training_root: Path, stage: int, precision: str, tolerance: float) -> None:
     """LoRA over frozen weights, which no checkpoint holds: a stage of one rank goes on on two."""
 
     def run(name: str, stage: int, **job: Any) -> Job:
         optimisation = deepspeed(weight_decay=0.1, steps=6, stage=stage, precision=precision)
         settings = {"trainable": ["lora"], "lora": {"rank": 4}, "deepspeed": optimisation}
-        started = start(made, SFT, name, settings, inputs(made), **job)
+        started = start(training_root, SFT, name, settings, inputs(training_root), **job)
         started.wait()
         return started
 

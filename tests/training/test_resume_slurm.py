@@ -28,11 +28,11 @@ pytestmark = [pytest.mark.slurm, pytest.mark.heavy]
     daemons="real",
 )
 def test_row_35_a_rank_killed_on_one_of_two_nodes(
-    devcluster_with: Callable[..., DevCluster], shared_path: Path, made: Path, whole: Job
+    devcluster_with: Callable[..., DevCluster], shared_path: Path, training_root: Path, undisturbed: Job
 ) -> None:
     cluster = devcluster_with(accounting=True, isolation="net", gpu_nodes=0, cpu_nodes=2)
     root, job = shared_path / "nodes", shared_path / "job.json"
-    job.write_text(json.dumps({"settings": everything(), "inputs": inputs(made)}))
+    job.write_text(json.dumps({"settings": everything(), "inputs": inputs(training_root)}))
     cluster("exec", sys.executable, "-m", "tests.training.two_nodes", str(root), str(job), seconds=400)
     plan = two_nodes.declare(root, job)
     assert runs.summary(plan)["state"] == "done"
@@ -49,4 +49,4 @@ def test_row_35_a_rank_killed_on_one_of_two_nodes(
     assert len(starts) == 2 and starts[1] - last < 120
     rows = [json.loads(line) for line in (plan.output / "train.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 11))
-    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in whole.rows()], rel=1e-5)
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in undisturbed.rows()], rel=1e-5)

@@ -29,6 +29,6 @@ def declare(root: Path, job: Path) -> plans.Plan:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    made = declare(root, Path(sys.argv[2]))
-    runs.submit(root, [made])
-    runs.finished([made])
+    plan = declare(root, Path(sys.argv[2]))
+    runs.submit(root, [plan])
+    runs.finished([plan])

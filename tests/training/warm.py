@@ -46,7 +46,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
 
 
 def reports(root: Path) -> Iterator[Sample]:
-    """The training split's films with their reports."""
+    """The training split's images with their reports."""
     from diagcot.shards import Shard, shard_paths
     from diagcot.tasks.diagnosis import report_samples
 

@@ -1,4 +1,4 @@
-"""Order of batches, masking of prompts and prepared films."""
+"""Order of batches, masking of prompts and prepared images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diagcot.tasks.prompts import with_image_tags
 from diagcot.tasks.samples import ImageRef, Sample
-from tests.training import images as films
+from tests.training import images
 
 
 @given(
@@ -35,8 +35,10 @@ def test_an_epoch_sees_every_sample_on_any_number_of_ranks(
         assert len(seen) == order.steps_per_epoch * order.global_batch
         for step in steps:
             spread = [order.micro_batches(step, rank, world) for rank in range(world)]
-            assert all(len(mine) == accumulation and all(len(one) == micro for one in mine) for mine in spread)
-            assert sorted(i for mine in spread for one in mine for i in one) == sorted(order.batch(step))
+            passes = [indices for rank in spread for indices in rank]
+            assert all(len(rank) == accumulation for rank in spread)
+            assert all(len(indices) == micro for indices in passes)
+            assert sorted(index for indices in passes for index in indices) == sorted(order.batch(step))
 
 
 def test_order_depends_on_seed_and_step_alone() -> None:
@@ -44,8 +46,8 @@ def test_order_depends_on_seed_and_step_alone() -> None:
 
     lengths = [7 * i % 50 + 1 for i in range(100)]
     first = [BatchOrder(lengths, 8, 4, 1).batch(step) for step in (3, 40)]
-    again = BatchOrder(lengths, 8, 2, 1)
-    assert [again.batch(40), again.batch(3)] == first[::-1]
+    other = BatchOrder(lengths, 8, 2, 1)
+    assert [other.batch(40), other.batch(3)] == first[::-1]
     assert BatchOrder(lengths, 8, 4, 2).batch(3) != first[0]
 
 
@@ -55,16 +57,16 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from diagcot.training.models import model, tiny
 
     directory = tmp_path_factory.mktemp("model")
-    texts = [text for sample in films.samples(16) for _, text in sample.messages]
+    texts = [text for sample in images.samples(16) for _, text in sample.messages]
     tiny.build(ModelSettings(), texts, directory)
     return model.load_processor(directory)
 
 
 def study(count: int) -> Sample:
-    """A sample of the first films together, as `views: study` makes them."""
-    one = films.samples(count)[-1]
-    refs = tuple(ref for sample in films.samples(count) for ref in sample.images)
-    return replace(one, images=refs, messages=(("user", with_image_tags(one.prompt, count)), one.messages[1]))
+    """A sample of the first images together, as `views: study` makes them."""
+    last = images.samples(count)[-1]
+    refs = tuple(ref for sample in images.samples(count) for ref in sample.images)
+    return replace(last, images=refs, messages=(("user", with_image_tags(last.prompt, count)), last.messages[1]))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -72,7 +74,7 @@ def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: 
     from diagcot.training.data.collator import IGNORED, Collator
 
     sample = study(count)
-    source = films.DrawnImages()
+    source = images.DrawnImages()
     batch = Collator(processor, Path(), 512, source=source)([sample])
     content = [
         *({"type": "image", "image": source.pixels(ref)} for ref in sample.images),
@@ -94,14 +96,14 @@ def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: 
     assert processor.tokenizer.decode(batch["labels"][0, length:]) == sample.answer + "<|im_end|>"
 
 
-def test_every_film_of_a_study_counts(processor: Any) -> None:
+def test_every_image_of_a_study_counts(processor: Any) -> None:
     import torch
 
     from diagcot.training.data.collator import Collator
     from diagcot.training.models import model
 
     vlm = model.load(Path(processor.tokenizer.name_or_path), "fp32", None)
-    collator, sample = Collator(processor, Path(), 512, source=films.DrawnImages()), study(3)
+    collator, sample = Collator(processor, Path(), 512, source=images.DrawnImages()), study(3)
     losses = []
     for last in (ImageRef("drawn.h5", 2), ImageRef("drawn.h5", 5)):
         other = replace(sample, id=str(last.row), images=(*sample.images[:2], last))
@@ -113,10 +115,12 @@ def test_every_film_of_a_study_counts(processor: Any) -> None:
 def test_every_turn_is_learned(processor: Any) -> None:
     from diagcot.training.data.collator import IGNORED, Collator
 
-    sample = films.samples(1)[0]
+    sample = images.samples(1)[0]
     turns = (("user", "<image>What?"), ("assistant", "the heart ."), ("user", "And?"), ("assistant", "no effusion ."))
-    one = Collator(processor, Path(), 512, source=films.DrawnImages()).encode(replace(sample, messages=turns))
-    learned = processor.tokenizer.decode(one.labels[one.labels != IGNORED])
+    labels = (
+        Collator(processor, Path(), 512, source=images.DrawnImages()).encode(replace(sample, messages=turns)).labels
+    )
+    learned = processor.tokenizer.decode(labels[labels != IGNORED])
     assert learned == "the heart .<|im_end|>no effusion .<|im_end|>"
 
 
@@ -125,9 +129,9 @@ def test_padding_learns_nothing_and_long_answers_are_cut(processor: Any) -> None
 
     from diagcot.training.data.collator import IGNORED, Collator
 
-    short, long = films.samples(2)
+    short, long = images.samples(2)
     long = replace(long, id="long", messages=(long.messages[0], ("assistant", "the heart is enlarged . " * 50)))
-    collator = Collator(processor, Path(), 128, source=films.DrawnImages())
+    collator = Collator(processor, Path(), 128, source=images.DrawnImages())
     batch = collator([short, long])
     size = len(collator.encode(short).ids)
     assert (
@@ -140,26 +144,26 @@ def test_prompt_that_does_not_fit_is_refused(processor: Any) -> None:
     from diagcot.training.data.collator import Collator
 
     with pytest.raises(ValueError, match="raise max_length"):
-        Collator(processor, Path(), 32, source=films.DrawnImages()).encode(films.samples(1)[0])
+        Collator(processor, Path(), 32, source=images.DrawnImages()).encode(images.samples(1)[0])
 
 
-def test_marks_and_films_must_agree(processor: Any) -> None:
+def test_marks_and_images_must_agree(processor: Any) -> None:
     from dataclasses import replace
 
     from diagcot.training.data.collator import Collator
 
-    collator, sample = Collator(processor, Path(), 512, source=films.DrawnImages()), films.samples(1)[0]
+    collator, sample = Collator(processor, Path(), 512, source=images.DrawnImages()), images.samples(1)[0]
     with pytest.raises(ValueError, match="more images"):
         collator.encode(replace(sample, messages=(("user", "What?"), ("assistant", "x"))))
     with pytest.raises(ValueError, match="more <image>"):
         collator.encode(replace(sample, images=()))
 
 
-def test_films_leave_the_cache_but_stay_the_same(processor: Any) -> None:
+def test_images_leave_the_cache_but_stay_the_same(processor: Any) -> None:
     from diagcot.training.data.images import PreparedImages
 
-    refs = [sample.images[0] for sample in films.samples(8)]
-    small, large = (PreparedImages(processor.image_processor, films.DrawnImages(), room) for room in (0, 64))
+    refs = [sample.images[0] for sample in images.samples(8)]
+    small, large = (PreparedImages(processor.image_processor, images.DrawnImages(), room) for room in (0, 64))
     for _ in range(2):
         assert small.batch(refs)["pixel_values"].equal(large.batch(refs)["pixel_values"])
     assert len(small._cache) == 1 and len(large._cache) == 8

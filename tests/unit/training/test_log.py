@@ -61,8 +61,8 @@ def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() ->
 
     tied = {name: size for name, size in SIZES.items() if name != "lm_head.weight"}
     assert flops.StepFlops(net("", tied)).of(inputs()) == flops.StepFlops(net("", SIZES)).of(inputs())
-    films = flops.StepFlops(net("merger", SIZES), ("vision", "merger"))
-    assert films.of(inputs()) == 2 * 1000 * 32 + 6 * 200 * 8
+    tower = flops.StepFlops(net("merger", SIZES), ("vision", "merger"))
+    assert tower.of(inputs()) == 2 * 1000 * 32 + 6 * 200 * 8
 
 
 @pytest.mark.parametrize(

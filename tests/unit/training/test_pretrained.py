@@ -8,7 +8,7 @@ import pytest
 from diagcot.jobs import UserError
 from diagcot.training.config.settings import AlignSettings, DeepSpeedSettings, ModelSettings, SftSettings
 from diagcot.training.models.pretrained import weights_of
-from tests.training import images as films
+from tests.training import images
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_adopted_model_is_linked_and_loads(tmp_path: Path) -> None:
     from diagcot.training.models import model, tiny
 
-    texts = [text for sample in films.samples(8) for _, text in sample.messages]
+    texts = [text for sample in images.samples(8) for _, text in sample.messages]
     tiny.build(ModelSettings(), texts, tmp_path / "source")
     settings = ModelSettings(pretrained=tmp_path / "source", min_pixels=28 * 28, max_pixels=56 * 56)
     model.link_pretrained(settings, tmp_path / "mine")
