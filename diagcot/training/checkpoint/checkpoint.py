@@ -17,6 +17,7 @@ from diagcot.jobs import Context
 from diagcot.training.checkpoint import shard, universal
 from diagcot.training.checkpoint.shard import CheckpointShard, Manifest
 from diagcot.training.distributed import process_group
+from diagcot.training.distributed.engine import Engine
 
 TAG = "state"
 
@@ -38,7 +39,7 @@ class Checkpoints:
     keep: how many stay. async_save: write in a thread from a copy in host memory; else training waits.
     """
 
-    def __init__(self, ctx: Context, engine: Any, keep: int, async_save: bool = True) -> None:
+    def __init__(self, ctx: Context, engine: Engine, keep: int, async_save: bool = True) -> None:
         self._ctx, self._engine, self._keep, self._async_save = ctx, engine, keep, async_save
         self._root = ctx.workspace / "checkpoints"
         self._writing: _Writing | None = None

@@ -8,11 +8,12 @@ import torch
 
 from diagcot.jobs import Context, Result
 from diagcot.training.distributed import engine
+from diagcot.training.distributed.engine import Engine
 from diagcot.training.models import model
 from diagcot.training.models.inputs import write_counts
 
 
-def write(ctx: Context, trained: Any, processor: Any, counts: dict[str, Any]) -> Result:
+def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any]) -> Result:
     """Write the weights of an engine, the processor, `diagcot.json` and the log to staged places. A collective."""
     if torch.cuda.is_available():
         counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0 stands for all

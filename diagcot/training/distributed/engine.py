@@ -1,6 +1,6 @@
 """The DeepSpeed engine of a stage: configuration, optimiser, learning-rate schedule, weights."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
@@ -13,6 +13,46 @@ import torch.distributed as dist  # noqa: E402
 from torch.optim import lr_scheduler  # noqa: E402
 
 from diagcot.training.distributed import process_group  # noqa: E402
+
+
+class Engine(Protocol):
+    """What training uses of DeepSpeed's engine (deepspeed/runtime/engine.py: DeepSpeedEngine)."""
+
+    module: Any
+    optimizer: Any
+    checkpoint_engine: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward pass."""
+
+    def backward(self, loss: torch.Tensor) -> Any:
+        """Gradients of a micro batch's loss, which the engine divides by the passes and ranks of a step."""
+
+    def step(self) -> Any:
+        """Update the weights after the last micro batch of a step; else nothing."""
+
+    def train(self) -> Any:
+        """Training mode."""
+
+    def eval(self) -> Any:
+        """Evaluation mode."""
+
+    def get_lr(self) -> list[float]:
+        """Learning rate of each parameter group."""
+        ...
+
+    def get_global_grad_norm(self) -> Any:
+        """Norm of the last step's gradients over all ranks, before clipping; None before a step."""
+
+    def save_checkpoint(self, save_dir: str, **options: Any) -> Any:
+        """Write the state of weights and optimiser. A collective."""
+
+    def load_checkpoint(self, load_dir: str, **options: Any) -> Any:
+        """Load the state of weights and optimiser. A collective."""
+
+    def zero_optimization_stage(self) -> int:
+        """2 or 3."""
+        ...
 
 
 def config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
@@ -63,7 +103,7 @@ def schedule(optimizer: torch.optim.Optimizer, settings: DeepSpeedSettings, step
     return lr_scheduler.SequentialLR(optimizer, [rise, decay], milestones=[warmup])
 
 
-def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context, steps: int) -> Any:
+def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context, steps: int) -> Engine:
     """A DeepSpeed engine over the trainable parameters of `model`, for `steps` optimiser steps in all. A collective."""
     import deepspeed
 
@@ -80,12 +120,12 @@ def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context
         lr=settings.learning_rate,
         fused=device.type == "cuda" and not settings.offload,
     )
-    engine, *_ = deepspeed.initialize(
+    engine: Engine = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=lambda wrapped: schedule(wrapped, settings, steps),
         config=config(settings, ctx.world_size),
-    )
+    )[0]
     return engine
 
 
@@ -98,10 +138,10 @@ def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def weights(engine: Any) -> dict[str, torch.Tensor] | None:
+def weights(engine: Engine) -> dict[str, torch.Tensor] | None:
     """All weights in rank 0's host memory, None on other ranks. A collective."""
     if engine.zero_optimization_stage() == 3:
-        state = engine._zero3_consolidated_16bit_state_dict()
+        state = engine._zero3_consolidated_16bit_state_dict()  # type: ignore[attr-defined]
         return {name: value.cpu() for name, value in state.items()} if dist.get_rank() == 0 else None
     if dist.get_rank():
         return None

@@ -8,6 +8,7 @@ from diagcot.jobs import Context
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost import step_flops
 from diagcot.training.distributed import process_group
+from diagcot.training.distributed.engine import Engine
 from diagcot.training.monitoring import log
 
 
@@ -20,7 +21,7 @@ class StepTimer:
     def __init__(
         self,
         ctx: Context,
-        engine: Any,
+        engine: Engine,
         settings: DeepSpeedSettings,
         components: Sequence[str] = step_flops.ALL_COMPONENTS,
     ) -> None:

@@ -1,7 +1,6 @@
 """The objective of alignment: language-model loss, contrastive loss, or both."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -10,6 +9,7 @@ from diagcot.training.config.settings import AlignSettings
 from diagcot.training.data.collator import Batch, Collator
 from diagcot.training.data.dataset import Dataset, Lengths
 from diagcot.training.distributed import process_group
+from diagcot.training.distributed.engine import Engine
 from diagcot.training.losses import contrastive, language
 from diagcot.training.losses.contrastive import CachedGradients, Outputs
 from diagcot.training.supervised import reports
@@ -26,7 +26,7 @@ class AlignmentObjective(TrainingObjective):
         self,
         ctx: Context,
         settings: AlignSettings,
-        engine: Any,
+        engine: Engine,
         data: Dataset,
         lengths: Lengths,
         collator: Collator,
@@ -49,7 +49,7 @@ class AlignmentObjective(TrainingObjective):
         rows = list(indices)
         return {"report": self._reports[rows], "key": self._keys.pairs[rows]}
 
-    def prepare(self, engine: Any, batches: list[Batch]) -> list[Batch]:
+    def prepare(self, engine: Engine, batches: list[Batch]) -> list[Batch]:
         """With several passes a step, embed all images once without gradients: the loss is over all of them."""
         if self._loss == "lm" or len(batches) == 1:
             return batches
@@ -62,7 +62,7 @@ class AlignmentObjective(TrainingObjective):
             for batch, part in zip(batches, parts, strict=True)
         ]
 
-    def loss(self, engine: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         """See `TrainingObjective.loss`."""
         output = engine(batch, self._outputs)
         images, scale = output.embeddings, output.log_scale
@@ -77,7 +77,7 @@ class AlignmentObjective(TrainingObjective):
             total = total + gradients.surrogate(images, scale, self.passes) * self._weight
         return total
 
-    def validate(self, engine: Any) -> dict[str, float]:
+    def validate(self, engine: Engine) -> dict[str, float]:
         """Language-model loss and retrieval on the held-out pairs, each rank computing its share. A collective."""
         samples, first = self.data.validation, len(self.data.train)
         if not samples:

@@ -12,6 +12,7 @@ from diagcot.training.data.collator import Batch
 from diagcot.training.data.order import BatchOrder
 from diagcot.training.data.prefetch import Prefetch
 from diagcot.training.distributed import process_group
+from diagcot.training.distributed.engine import Engine
 from diagcot.training.losses import language
 from diagcot.training.monitoring.log import TrainingLog
 from diagcot.training.monitoring.step_timer import StepTimer
@@ -24,7 +25,7 @@ def total_steps(settings: DeepSpeedSettings, order: BatchOrder) -> int:
 
 
 def train(
-    ctx: Context, engine: Any, settings: DeepSpeedSettings, objective: TrainingObjective, validate_every: int | None
+    ctx: Context, engine: Engine, settings: DeepSpeedSettings, objective: TrainingObjective, validate_every: int | None
 ) -> dict[str, Any] | None:
     """Train from the newest checkpoint to the last step; returns the final figures, None if stopped before. A collective.
 
@@ -61,7 +62,7 @@ def train(
     return {"steps": steps, **final}
 
 
-def _validate(engine: Any, objective: TrainingObjective) -> dict[str, float]:
+def _validate(engine: Engine, objective: TrainingObjective) -> dict[str, float]:
     engine.eval()
     with torch.no_grad():
         figures = {f"validation_{name}": value for name, value in objective.validate(engine).items()}
@@ -70,7 +71,7 @@ def _validate(engine: Any, objective: TrainingObjective) -> dict[str, float]:
 
 
 def _step(
-    ctx: Context, engine: Any, objective: TrainingObjective, prefetch: Prefetch[list[Batch]], timer: StepTimer
+    ctx: Context, engine: Engine, objective: TrainingObjective, prefetch: Prefetch[list[Batch]], timer: StepTimer
 ) -> tuple[dict[str, float], bool]:
     """One optimiser step: its figures, and whether a rank was asked to stop. A collective."""
     timer.start()

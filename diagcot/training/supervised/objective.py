@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from diagcot.training.cost.step_flops import ALL_COMPONENTS
 from diagcot.training.data.collator import Batch, Collator
 from diagcot.training.data.dataset import Dataset, Lengths
 from diagcot.training.data.order import BatchOrder
+from diagcot.training.distributed.engine import Engine
 from diagcot.training.losses import language
 
 
@@ -50,26 +50,26 @@ class TrainingObjective(ABC):
         """Further tensors of the batch of these training samples."""
         return {}
 
-    def prepare(self, engine: Any, batches: list[Batch]) -> list[Batch]:
+    def prepare(self, engine: Engine, batches: list[Batch]) -> list[Batch]:
         """The batches of a step to train on, for a loss that spans all of them. A collective."""
         return batches
 
     @abstractmethod
-    def loss(self, engine: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         """Loss of a batch on this rank's device, scaled so that the mean over all passes and ranks is the step's loss."""
 
     @abstractmethod
-    def validate(self, engine: Any) -> dict[str, float]:
+    def validate(self, engine: Engine) -> dict[str, float]:
         """Held-out figures. A collective."""
 
 
 class LanguageObjective(TrainingObjective):
     """The causal language-model loss: mean nats over the learned tokens of the global batch."""
 
-    def loss(self, engine: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         """See `TrainingObjective.loss`."""
         return language.summed_loss(engine(**language.model_inputs(batch)).logits, batch["labels"]) * batch["share"]
 
-    def validate(self, engine: Any) -> dict[str, float]:
+    def validate(self, engine: Engine) -> dict[str, float]:
         """Loss on the held-out samples. A collective."""
         return language.held_out_loss(engine, self.data.validation, self.collator, self.ctx, self.settings.micro_batch)

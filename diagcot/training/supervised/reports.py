@@ -11,6 +11,7 @@ from diagcot.data.reports import labeler
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.distributed import process_group
+from diagcot.training.distributed.engine import Engine
 
 NORMAL = -1  # key of all normal reports
 
@@ -27,7 +28,7 @@ class ReportKeys(NamedTuple):
     pairs: torch.Tensor
 
 
-def embed(engine: Any, samples: Sequence[Sample], processor: Any, ctx: Context, micro_batch: int) -> torch.Tensor:
+def embed(engine: Engine, samples: Sequence[Sample], processor: Any, ctx: Context, micro_batch: int) -> torch.Tensor:
     """Mean last hidden state of each sample's report, (samples, hidden) float32, on the CPU. A collective.
 
     Each distinct report is computed once.
