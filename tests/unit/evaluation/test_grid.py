@@ -132,8 +132,8 @@ def test_a_model_a_task_a_source_and_a_judge_are_added_one_after_the_other(desk:
     desk.before("evaluate", four=desk.model(4))
     evaluate["inputs"]["models"].append("four")
     plans = desk.write()
-    assert plans["evaluate"].parts[-1].units == 2 * 2 * 2
-    assert [plans[name].parts[-1].units for name in ("judge", "clinical", "green")] == [2 * 2] * 3
+    assert plans["evaluate"].segments[-1].units == 2 * 2 * 2
+    assert [plans[name].segments[-1].units for name in ("judge", "clinical", "green")] == [2 * 2] * 3
     assert len(set(plans["evaluate"].keys)) == len(plans["evaluate"].keys) == 4 * 2 * 2 * 2
 
 
