@@ -31,7 +31,7 @@ def durations() -> list[list[float]]:
 
 
 def critical(seconds: list[list[float]], each: bool) -> float:
-    """Length of the critical path where all tasks of a stage have a slot.
+    """Length of the critical path where all tasks of a stage have a task_index.
 
     >>> critical([[1, 5], [4, 1]], each=True), critical([[1, 5], [4, 1]], each=False)
     (6, 9)
@@ -46,7 +46,7 @@ def measure(folder: Path, figures: Figures) -> None:
     path, whole = critical(seconds, each=True), critical(seconds, each=False)
     total = sum(map(sum, seconds))
     print(
-        f"{STAGES} stages × {WIDTH} tasks that sleep {SHORTEST_S:.0f} to {LONGEST_S:.0f} s (seed {SEED}), a slot for each;"
+        f"{STAGES} stages × {WIDTH} tasks that sleep {SHORTEST_S:.0f} to {LONGEST_S:.0f} s (seed {SEED}), a task_index for each;"
         f" critical path {path:.1f} s element-wise, {whole:.1f} s by whole stages; {total:.0f} s of sleep in all"
     )
     found: dict[tuple[str, bool], float] = {}

@@ -67,7 +67,7 @@ class Verdict:
         return "; ".join(f"{count} × {say}" if count > 1 else say for say, count in told.most_common())
 
 
-def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
+def last_jobs(plan: Plan, tasks: list[int]) -> dict[int, slurm.Job]:
     """The newest job of each task as accounting has it, waited for as long as accounting may lag behind.
 
     A job that it does not know, or that is not over by then, is in state UNKNOWN; so are all without accounting. A task
@@ -76,8 +76,8 @@ def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
     reused) is not mixed up with it.
     """
     newest = attempts.newest_arrays(plan.path)
-    wanted = {slot: newest[slot][2] for slot in slots if slot in newest}
-    names = {slot: newest[slot][1].name for slot in wanted}
+    wanted = {task_index: newest[task_index][2] for task_index in tasks if task_index in newest}
+    names = {task_index: newest[task_index][1].name for task_index in wanted}
     end = time.monotonic() + LAG_S
     while True:
         try:
@@ -85,15 +85,18 @@ def last_jobs(plan: Plan, slots: list[int]) -> dict[int, slurm.Job]:
         except UserError:
             history, end = {}, 0.0
         found = {
-            slot: history[job]
-            for slot, job in wanted.items()
-            if job in history and history[job].state not in UNFINISHED and history[job].name in (names[slot], "")
+            task_index: history[job]
+            for task_index, job in wanted.items()
+            if job in history and history[job].state not in UNFINISHED and history[job].name in (names[task_index], "")
         }
         if time.monotonic() >= end or len(found) == len(wanted):
             known = {
                 job.split("_")[0] for job, row in history.items() if "_" in job and row.name in ("", *names.values())
             }
-            return {slot: found.get(slot) or _without_record(plan, wanted.get(slot, ""), known) for slot in slots}
+            return {
+                task_index: found.get(task_index) or _without_record(plan, wanted.get(task_index, ""), known)
+                for task_index in tasks
+            }
         time.sleep(1)
 
 
@@ -113,37 +116,41 @@ def upstream_complete(plan: Plan) -> bool:
 
 def judge(plan: Plan, max_attempts: int) -> Verdict:
     """Decide for each open task by itself: one that may not run again does not hold up the others."""
-    slots = plan.open_tasks()
+    tasks = plan.open_tasks()
     made = attempts.read(plan.path)
-    jobs = last_jobs(plan, slots)
+    jobs = last_jobs(plan, tasks)
     last = made[-1] if made else Attempt(0, "")
     told = _told(plan, made)
     progress = plan.progress()
     again, stopped, spent = {}, {}, {}
-    for slot in slots:
-        rows = told.get(slot, [])
-        state = _state(jobs[slot], rows)
-        before = next((attempt.progress[slot] for attempt in reversed(made) if slot in attempt.progress), Progress())
-        if state == "TIMEOUT" and not progress.get(slot, Progress()).exceeds(before):
+    for task_index in tasks:
+        rows = told.get(task_index, [])
+        state = _state(jobs[task_index], rows)
+        before = next(
+            (attempt.progress[task_index] for attempt in reversed(made) if task_index in attempt.progress), Progress()
+        )
+        if state == "TIMEOUT" and not progress.get(task_index, Progress()).exceeds(before):
             state = "STUCK"
         rule = RULES.get(state, RULES["UNKNOWN"])
-        spent[slot] = last.spent.get(slot, 0) + rule.counted
+        spent[task_index] = last.spent.get(task_index, 0) + rule.counted
         same = Counter(
             (row["type"], row["message"] if row["for_user"] else tuple(row["where"]))
             for row in rows
             if row["type"] != UPSTREAM_INCOMPLETE
         )
         if any(row["for_user"] for row in rows):
-            stopped[slot] = next(row["message"] for row in reversed(rows) if row["for_user"])
+            stopped[task_index] = next(row["message"] for row in reversed(rows) if row["for_user"])
         elif any(count >= MAX_FAILURES for count in same.values()):
-            stopped[slot] = f"The same {rows[-1]['type']} came twice: {rows[-1]['message'][:300]}"
+            stopped[task_index] = f"The same {rows[-1]['type']} came twice: {rows[-1]['message'][:300]}"
         elif not rule.retry:
-            stopped[slot] = rule.say
-        elif rule.counted and spent[slot] >= max_attempts:
-            stopped[slot] = f"{spent[slot]} attempts, the limit of this cluster, have not finished it (last: {state})."
+            stopped[task_index] = rule.say
+        elif rule.counted and spent[task_index] >= max_attempts:
+            stopped[task_index] = (
+                f"{spent[task_index]} attempts, the limit of this cluster, have not finished it (last: {state})."
+            )
         else:
-            again[slot] = rule
-    bad = {jobs[slot].nodes for slot, rule in again.items() if rule.exclude_node and jobs[slot].nodes}
+            again[task_index] = rule
+    bad = {jobs[task_index].nodes for task_index, rule in again.items() if rule.exclude_node and jobs[task_index].nodes}
     return Verdict(again, stopped, spent, ",".join(sorted(bad)))
 
 
@@ -159,8 +166,8 @@ def _told(plan: Plan, made: list[Attempt]) -> dict[int, list[dict[str, Any]]]:
         if row["type"] != LOST_PEER and row["attempt"].split("_")[0].split("-")[0] in jobs:
             rows.setdefault((int(row["task"]), row["attempt"]), row)
     told: dict[int, list[dict[str, Any]]] = {}
-    for (slot, _), row in rows.items():
-        told.setdefault(slot, []).append(row)
+    for (task_index, _), row in rows.items():
+        told.setdefault(task_index, []).append(row)
     return told
 
 

@@ -19,7 +19,7 @@ from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import RETRY_FACTOR, Array, Attempt
 from diagcot.jobs.summary import check, summarise
 
-ROOM_S = 1200
+QUOTA_S = 1200
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,32 @@ class Submitted:
 
 
 @dataclass
-class Room:
+class QueueQuota:
     """How many more jobs Slurm takes of this user."""
 
     limits: slurm_limits.Limits
     left: int
 
     @classmethod
-    def ask(cls, cluster: Cluster, sizes: Sequence[Size]) -> "Room":
+    def ask(cls, cluster: Cluster, sizes: Sequence[Size]) -> "QueueQuota":
         partition = next((size.partition for size in sizes if size.partition), cluster.slurm.partition)
         limits = slurm_limits.limits(cluster.slurm.account, cluster.slurm.qos, partition)
         return cls(limits, limits.submit - len(slurm.queue()))
 
     @classmethod
-    def wait(cls, cluster: Cluster, size: Size) -> "Room":
-        """Room for at least a task and its finaliser, waited for where the user's other jobs fill the queue."""
-        end = time.monotonic() + ROOM_S
-        while (room := cls.ask(cluster, [size])).left < 2 and time.monotonic() < end:
+    def wait(cls, cluster: Cluster, size: Size) -> "QueueQuota":
+        """QueueQuota for at least a task and its finaliser, waited for where the user's other jobs fill the queue."""
+        end = time.monotonic() + QUOTA_S
+        while (quota := cls.ask(cluster, [size])).left < 2 and time.monotonic() < end:
             time.sleep(5)
-        return room
+        return quota
 
     def take(self, stage: str, wanted: int, reserve: int) -> int:
-        """Room for some of `wanted` tasks and their finaliser, `reserve` being left over. Raises UserError if none."""
+        """QueueQuota for some of `wanted` tasks and their finaliser, `reserve` being left over. Raises UserError if none."""
         given = min(wanted, self.left - reserve - 1)
         if given < 1:
             raise UserError(
-                f"no room for stage {stage}: {self.limits.name} is {self.limits.submit}, and your queue leaves"
+                f"no quota for stage {stage}: {self.limits.name} is {self.limits.submit}, and your queue leaves"
                 f" {max(0, self.left)} of it. Wait until jobs have ended, or submit fewer stages at once"
             )
         self.left -= given + 1
@@ -94,7 +94,7 @@ def submit_chain(
 
     sizes: stage -> resources other than its plan's. code: a snapshot other than the plans'. Tasks beyond a submit limit
     are left to the stage's finaliser. Raises UserError if a stage follows one that is neither complete, queued nor
-    selected, or if there is no room at all.
+    selected, or if there is no quota at all.
     """
     with runs_lease(plans[0].path.parent):
         for plan in plans:
@@ -104,7 +104,7 @@ def submit_chain(
         todo = [plan for plan in plans if plan.stage in selected & open_now - live.keys()]
         known = {plan.stage: plan for plan in plans}
         _require(todo, live.keys() | (selected & open_now), open_now, known)
-        room = Room.ask(cluster, [plan.resources for plan in plans]) if todo else None
+        quota = QueueQuota.ask(cluster, [plan.resources for plan in plans]) if todo else None
         told = []
         for plan in plans:
             if plan.stage not in selected:
@@ -117,17 +117,19 @@ def submit_chain(
             if plan not in todo:
                 told.append(Submitted(plan.stage, "queued", tuple(live[plan.stage].jobs)))
                 continue
-            assert room is not None
+            assert quota is not None
             size = (sizes or {}).get(plan.stage, plan.resources)
-            slots, reserve = plan.open_tasks(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
-            some = slots[: room.take(plan.stage, len(slots), reserve)]
+            tasks, reserve = plan.open_tasks(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
+            some = tasks[: quota.take(plan.stage, len(tasks), reserve)]
             before = [
                 (edge.elementwise and plan.packed_like(known[edge.stage]), live[edge.stage])
                 for edge in plan.after
                 if edge.stage in live
             ]
-            arrays, after = _linked(some, size, before, room.limits.array_size)
-            progress = {slot: reached for slot, reached in plan.progress().items() if slot in set(some)}
+            arrays, after = _linked(some, size, before, quota.limits.array_size)
+            progress = {
+                task_index: reached for task_index, reached in plan.progress().items() if task_index in set(some)
+            }
             live[plan.stage] = made = submit.submit(
                 plan,
                 cluster,
@@ -137,12 +139,12 @@ def submit_chain(
                 code=code or attempts.last_code(plan.path, plan.code),
                 progress=progress,
             )
-            told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), _tasks(made), len(slots) - _tasks(made)))
+            told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), _tasks(made), len(tasks) - _tasks(made)))
     return told
 
 
 def _tasks(attempt: Attempt) -> int:
-    return sum(len(array.slots) for array in attempt.arrays)
+    return sum(len(array.tasks) for array in attempt.arrays)
 
 
 def _require(todo: Sequence[Plan], served: set[str], open_now: set[str], known: Mapping[str, Plan]) -> None:
@@ -167,18 +169,18 @@ def _never_submitted(plan: Plan, source: Plan) -> str:
     )
 
 
-def _chunks(slots: Sequence[int], chunk: int) -> Iterator[tuple[int, ...]]:
-    return (tuple(slots[i : i + chunk]) for i in range(0, len(slots), chunk))
+def _chunks(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, ...]]:
+    return (tuple(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
 
 
 def _linked(
-    slots: Sequence[int], size: Size, before: Sequence[tuple[bool, Attempt]], chunk: int
+    tasks: Sequence[int], size: Size, before: Sequence[tuple[bool, Attempt]], chunk: int
 ) -> tuple[list[Array], str]:
-    """The arrays of `slots`, each with its dependency, and what their finaliser follows beside them.
+    """The arrays of `tasks`, each with its dependency, and what their finaliser follows beside them.
 
     Element-wise only where both sides cut their tasks alike: element i of an array follows element i of its partner.
     """
-    parts = list(_chunks(slots, chunk))
+    parts = list(_chunks(tasks, chunk))
     pairs = [attempt for each, attempt in before if each and _alike(attempt, parts)]
     whole = [attempt for each, attempt in before if attempt not in pairs]
     arrays = []
@@ -190,7 +192,7 @@ def _linked(
 
 
 def _alike(attempt: Attempt, parts: Sequence[tuple[int, ...]]) -> bool:
-    partners = [array.slots for array in attempt.arrays]
+    partners = [array.tasks for array in attempt.arrays]
     return len(parts) <= len(partners) and all(
         part == partner[: len(part)] and (len(part) > 1) == (len(partner) > 1)  # an array of one is a plain job
         for part, partner in zip(parts, partners, strict=False)
@@ -198,7 +200,7 @@ def _alike(attempt: Attempt, parts: Sequence[tuple[int, ...]]) -> bool:
 
 
 def _element_wise(partner: Array) -> str:
-    return f"{'aftercorr' if len(partner.slots) > 1 else 'afterok'}:{partner.job}"
+    return f"{'aftercorr' if len(partner.tasks) > 1 else 'afterok'}:{partner.job}"
 
 
 def retry(
@@ -255,29 +257,29 @@ def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
     cancelled because their partner had failed are submitted again with their partner.
     """
     cluster = Cluster.read(plan.path.parent)
-    room = Room.wait(cluster, plan.resources)
-    slots = list(verdict.again)[: room.take(plan.stage, len(verdict.again), 0)]
+    quota = QueueQuota.wait(cluster, plan.resources)
+    tasks = list(verdict.again)[: quota.take(plan.stage, len(verdict.again), 0)]
     newest = attempts.newest_arrays(plan.path)
     known = capacity.partitions()
     groups: dict[str, tuple[Size, list[int]]] = {}
-    for slot in slots:
-        before = Size.model_validate(newest[slot][1].resources) if slot in newest else plan.resources
-        size = _escalated(before, plan.resources, verdict.again[slot], cluster.slurm.partition, known)
+    for task_index in tasks:
+        before = Size.model_validate(newest[task_index][1].resources) if task_index in newest else plan.resources
+        size = _escalated(before, plan.resources, verdict.again[task_index], cluster.slurm.partition, known)
         size = _without(size, verdict.exclude)
-        groups.setdefault(size.model_dump_json(), (size, []))[1].append(slot)
+        groups.setdefault(size.model_dump_json(), (size, []))[1].append(task_index)
     arrays = [
         Array("", part, resources=size.model_dump())
         for size, group in groups.values()
-        for part in _chunks(group, room.limits.array_size)
+        for part in _chunks(group, quota.limits.array_size)
     ]
     about: dict[str, Any] = {
         "by": "finaliser",
         "code": attempts.last_code(plan.path, plan.code),
         "spent": verdict.spent,
     }
-    progress = {slot: reached for slot, reached in plan.progress().items() if slot in verdict.again}
+    progress = {task_index: reached for task_index, reached in plan.progress().items() if task_index in verdict.again}
     made = submit.submit(plan, cluster, arrays, verdict.why, "", progress=progress, **about)
-    _resubmit_partners(plan, made, cluster, room)
+    _resubmit_partners(plan, made, cluster, quota)
     follow(plan, mine, made.finaliser)
     return made
 
@@ -307,7 +309,7 @@ def _without(size: Size, nodes: str) -> Size:
     return size.model_copy(update={"exclude": ",".join(names) or None})
 
 
-def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) -> None:
+def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, quota: QueueQuota) -> None:
     """Submit the cancelled elements that follow `made` unit by unit, and theirs; each stage's own finaliser waits."""
     queued = {job.id for job in slurm.queue()}
     for folder in _followers(plan):
@@ -318,16 +320,16 @@ def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) 
             continue
         finaliser = live_attempt(partner)
         left, given = set(partner.open_tasks()), attempts.newest_arrays(folder)
-        gone = {slot for slot in left if slot not in given or given[slot][2] not in queued}
+        gone = {task_index for task_index in left if task_index not in given or given[task_index][2] not in queued}
         last = partner.resources.model_dump() | _last_resources(partner)
         arrays = [
-            Array("", array.slots, after=_element_wise(array), resources=last)
+            Array("", array.tasks, after=_element_wise(array), resources=last)
             for array in made.arrays
-            if set(array.slots) <= gone and len(array.slots) <= room.left - 1
+            if set(array.tasks) <= gone and len(array.tasks) <= quota.left - 1
         ]
         if not arrays or finaliser is None:
             continue  # its own finaliser will submit what is left
-        room.left -= sum(len(array.slots) for array in arrays)
+        quota.left -= sum(len(array.tasks) for array in arrays)
         why = f"with its partner in {plan.stage}"
         again = submit.submit(
             partner,
@@ -340,7 +342,7 @@ def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, room: Room) 
             spent=finaliser.spent,
         )
         slurm.depend(finaliser.finaliser, "", [f"afterany:{array.job}" for array in again.arrays])
-        _resubmit_partners(partner, again, cluster, room)
+        _resubmit_partners(partner, again, cluster, quota)
 
 
 def _followers(plan: Plan) -> Iterator[Path]:

@@ -93,7 +93,7 @@ def _priced(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _told(attempt: attempts.Attempt) -> dict[str, Any]:
-    tasks = sum(len(array.slots) for array in attempt.arrays)
+    tasks = sum(len(array.tasks) for array in attempt.arrays)
     return {"number": attempt.number, "by": attempt.by, "why": attempt.why, "tasks": tasks, "time": attempt.time}
 
 

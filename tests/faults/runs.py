@@ -80,23 +80,23 @@ def why(plan: Plan) -> list[str]:
     return [attempt.why for attempt in attempts.read(plan.path)]
 
 
-def executions(plan: Plan, slot: int) -> list[str]:
+def executions(plan: Plan, task_index: int) -> list[str]:
     """The executions of a task, by job and restarts, in order."""
     tokens = [
-        path.name.split(".")[1] for path in (plan.path / "out").glob(f"{slot:05d}.*.log") if ".r" not in path.name
+        path.name.split(".")[1] for path in (plan.path / "out").glob(f"{task_index:05d}.*.log") if ".r" not in path.name
     ]
     return sorted(tokens, key=lambda token: [int(part) for part in token.replace("_", "-").split("-")])
 
 
-def log(plan: Plan, slot: int) -> str:
+def log(plan: Plan, task_index: int) -> str:
     """The logs of all executions of a task."""
-    return "".join(path.read_text() for path in sorted((plan.path / "out").glob(f"{slot:05d}.*.log")))
+    return "".join(path.read_text() for path in sorted((plan.path / "out").glob(f"{task_index:05d}.*.log")))
 
 
-def newest_log(plan: Plan, slot: int) -> str:
+def newest_log(plan: Plan, task_index: int) -> str:
     """The log of the task's last execution."""
-    token = executions(plan, slot)[-1]
-    return (plan.path / "out" / f"{slot:05d}.{token}.log").read_text()
+    token = executions(plan, task_index)[-1]
+    return (plan.path / "out" / f"{task_index:05d}.{token}.log").read_text()
 
 
 def records(plan: Plan) -> int:

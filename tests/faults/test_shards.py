@@ -27,8 +27,8 @@ SHARDS = 3
 
 
 def build(plan: Plan) -> None:
-    for slot in plan.open_tasks():
-        assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
+    for task_index in plan.open_tasks():
+        assert forked(lambda task_index=task_index: worker.work(plan.path, task_index)) == 0
     assert summary.check(plan) == []
 
 

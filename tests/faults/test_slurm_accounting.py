@@ -67,7 +67,7 @@ def test_row_11_without_slurmdbd_an_end_is_unknown(tmp_path: Path, devcluster: D
         devcluster("restart-dbd")
     runs.whole(*plans)
     first = attempts.read(plans[0].path)
-    assert len(first) == 2 and first[1].arrays[0].slots == (1, 2)
+    assert len(first) == 2 and first[1].arrays[0].tasks == (1, 2)
     assert first[1].why == "2 × Slurm does not tell why it ended"
 
 

@@ -233,7 +233,7 @@ def test_row_32_a_launcher_killed_anywhere_has_submitted_nothing_twice(held: Cal
         assert {row.state for row in told} <= {"queued", "submitted"}
         for plan in plans:
             (attempt,) = attempts.read(plan.path)
-            assert attempt.arrays[0].slots == (0, 1)
+            assert attempt.arrays[0].tasks == (0, 1)
         once(*plans)
         slurm.cancel([job.id for job in runs.queued(plans[0].run)])
         step += 1

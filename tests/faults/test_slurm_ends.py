@@ -89,13 +89,16 @@ def test_row_06_a_preempted_task_goes_on_from_its_last_record(tmp_path: Path) ->
     runs.finished([hears])
     runs.finished([deaf])
     runs.whole(hears, deaf)
-    assert sorted(len(runs.executions(hears, slot)) for slot in (0, 1)) == [1, 2]  # room for one job was enough
-    (twice,) = (slot for slot in (0, 1) if len(runs.executions(hears, slot)) == 2)
-    for plan, slot in ((hears, twice), (deaf, 0)):
-        first, second = runs.executions(plan, slot)
+    assert sorted(len(runs.executions(hears, task_index)) for task_index in (0, 1)) == [
+        1,
+        2,
+    ]  # room for one job was enough
+    (twice,) = (task_index for task_index in (0, 1) if len(runs.executions(hears, task_index)) == 2)
+    for plan, task_index in ((hears, twice), (deaf, 0)):
+        first, second = runs.executions(plan, task_index)
         assert (first.split("-")[0], first[-2:], second[-2:]) == (second.split("-")[0], "-0", "-1")
         assert runs.why(plan) == ["submitted"] and runs.summary(plan)["failures"] == 0
-        unit = runs.manifest(plan, plan.keys[slot])
+        unit = runs.manifest(plan, plan.keys[task_index])
         assert unit["seconds"] < plan.settings["records"] * plan.settings["seconds"]  # it did not begin anew
     assert "parked" in runs.log(hears, twice) and "parked" not in runs.log(deaf, 0)
 
@@ -118,7 +121,7 @@ def test_row_08_a_task_out_of_memory_gets_more(tmp_path: Path) -> None:
     runs.finished([plan])
     runs.whole(plan)
     second = attempts.read(plan.path)[1]
-    assert [array.slots for array in second.arrays] == [(1, 2, 3)]
+    assert [array.tasks for array in second.arrays] == [(1, 2, 3)]
     assert second.arrays[0].resources["mem_gb"] == pytest.approx(0.3)
     assert second.why == "3 × out of memory: runs again with more"
 
@@ -183,7 +186,7 @@ def test_row_10_an_error_in_user_code_is_tried_once_more_and_shown(tmp_path: Pat
     runs.submit(tmp_path, [plan])
     runs.finished([plan])
     assert plan.missing() == ["00001"] and runs.summary(plan)["state"] == "failed"
-    assert [len(runs.executions(plan, slot)) for slot in range(3)] == [1, 2, 1]
+    assert [len(runs.executions(plan, task_index)) for task_index in range(3)] == [1, 2, 1]
     assert "asked to fail at 00001" in runs.summary(plan)["why"]
     answer = executor.ask(plan.path.parent)
     shown = list(failures.failures(snapshot(plan.path.parent, answer).stages[0]))
@@ -208,7 +211,7 @@ def test_row_17_the_placeholder_of_an_array_requeues_itself_alone(tmp_path: Path
     runs.finished([plan])
     runs.whole(plan)
     expected = [[f"{array}_{k}-0"] + [f"{array}_{k}-1"] * (str(k) == placeholder) for k in range(3)]
-    assert [runs.executions(plan, slot) for slot in range(3)] == expected
+    assert [runs.executions(plan, task_index) for task_index in range(3)] == expected
     assert runs.why(plan) == ["submitted"]
 
 
@@ -224,8 +227,8 @@ def test_row_07_at_the_time_limit_a_task_goes_on_from_its_last_record(slow: Slow
         runs.finished([plan])
         runs.whole(plan)
         assert runs.summary(plan)["failures"] == 0
-    for slot in range(2):
-        ends = [token.rpartition("-")[2] for token in runs.executions(slow.parks, slot)]
+    for task_index in range(2):
+        ends = [token.rpartition("-")[2] for token in runs.executions(slow.parks, task_index)]
         assert ends == [str(k) for k in range(len(ends))] and len(ends) > 1  # the warning may come a minute early
     assert runs.why(slow.parks) == ["submitted"]
     for plan in (slow.unable, slow.deaf):
@@ -255,7 +258,7 @@ def test_row_30_a_hang_is_told_requeued_and_bounded(slow: Slow) -> None:
     assert len(runs.executions(plan, 2)) == 1
     assert [token[-2:] for token in runs.executions(plan, 1)] == ["-0", "-1"]
     assert 2 <= len(runs.executions(plan, 0)) <= 6
-    for slot in (0, 1):
-        log = runs.log(plan, slot)
+    for task_index in (0, 1):
+        log = runs.log(plan, task_index)
         assert "no sign of life" in log and "in mishap" in log  # where it sleeps
     assert "no sign of life" in runs.summary(plan)["why"]

@@ -43,8 +43,8 @@ def test_row_18_a_stage_is_cut_into_arrays_that_slurm_takes(tmp_path: Path, devc
         made.append(plans)
     for plans in made:
         first, pairs, _ = (attempts.read(plan.path)[0] for plan in plans)
-        slots = [slot for array in first.arrays for slot in array.slots]
-        assert slots == list(range(plans[0].tasks)) and max(len(array.slots) for array in first.arrays) <= 5
+        tasks = [task_index for array in first.arrays for task_index in array.tasks]
+        assert tasks == list(range(plans[0].tasks)) and max(len(array.tasks) for array in first.arrays) <= 5
         for one, partner in zip(pairs.arrays, first.arrays, strict=True):
             assert partner.job in one.after
     for plans in made:
@@ -67,7 +67,7 @@ def test_row_18_all_arrays_are_in_the_dependency(tmp_path: Path, devcluster_with
     (attempt,) = attempts.read(plan.path)
     told = slurm.call("scontrol", "show", "job", "-o", attempt.finaliser)
     chain.cancel(plan.path.parent)
-    assert [len(array.slots) for array in attempt.arrays] == [5, 5, 5, 5, 3]
+    assert [len(array.tasks) for array in attempt.arrays] == [5, 5, 5, 5, 3]
     assert all(f"afterany:{array.job}_*" in told for array in attempt.arrays)
 
 
@@ -97,8 +97,10 @@ def test_row_18_more_tasks_than_may_be_submitted_run_in_waves(
         cluster.limit(MaxSubmitJobs=-1)
     runs.whole(*plans)
     for plan in plans[:2]:
-        slots = [slot for attempt in attempts.read(plan.path) for array in attempt.arrays for slot in array.slots]
-        assert sorted(slots) == list(range(12))  # each once
+        tasks = [
+            task_index for attempt in attempts.read(plan.path) for array in attempt.arrays for task_index in array.tasks
+        ]
+        assert sorted(tasks) == list(range(12))  # each once
         assert set().union(*(attempt.spent.values() for attempt in attempts.read(plan.path))) <= {0}
     assert "the submit limit had no room for it before" in " ".join(runs.why(plans[0]))
 

@@ -218,8 +218,8 @@ def test_row_05_a_disk_that_becomes_read_only_fails_the_task(disk: Mount, tmp_pa
 def test_row_22_files_that_show_up_late_are_not_missing(tmp_path: Path, pattern: str) -> None:
     plan = chains.plan(tmp_path, "count", 3)
     chains.write(tmp_path, [plan], chains.cluster())
-    for slot in range(3):
-        assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
+    for task_index in range(3):
+        assert forked(lambda task_index=task_index: worker.work(plan.path, task_index)) == 0
     marks = {path.name: path.stat().st_ino for path in (plan.path / "done").iterdir()}
 
     def end() -> None:
@@ -247,8 +247,8 @@ def test_row_22_files_that_show_up_late_are_not_missing(tmp_path: Path, pattern:
 def test_row_22_what_never_shows_up_is_missing_after_the_deadline(tmp_path: Path) -> None:
     plan = chains.plan(tmp_path, "count", 2)
     plans.write(plan)
-    for slot in range(2):
-        assert forked(lambda slot=slot: worker.work(plan.path, slot)) == 0
+    for task_index in range(2):
+        assert forked(lambda task_index=task_index: worker.work(plan.path, task_index)) == 0
     (plan.output / "00001.txt").unlink()
     started = time.monotonic()
     assert check(plan, 1) == ["00001"] == plan.missing()
@@ -271,13 +271,13 @@ def test_row_23_clocks_that_differ_change_nothing(tmp_path: Path, seed: int) -> 
     following = chains.plan(root, "next", 4, after=(chains.Edge("count", True),))
     run_dir = chains.write(root, [plan, following], chains.cluster())
 
-    def at_another_time(stage: Plan, slot: int) -> Callable[[], None]:
+    def at_another_time(stage: Plan, task_index: int) -> Callable[[], None]:
         shift = rng.uniform(-1, 1) * 30 * 86400
 
         def work() -> None:
             clock = time.time
             time.time = lambda: clock() + shift
-            worker.work(stage.path, slot)
+            worker.work(stage.path, task_index)
 
         return work
 
@@ -288,12 +288,12 @@ def test_row_23_clocks_that_differ_change_nothing(tmp_path: Path, seed: int) -> 
 
     for stage in (plan, following):
         codes = []
-        for slot in rng.sample(range(4), 4):
-            codes.append(forked(at_another_time(stage, slot)))
+        for task_index in rng.sample(range(4), 4):
+            codes.append(forked(at_another_time(stage, task_index)))
             shake()
         assert sorted(codes) == ([0, 0, 0, 1] if stage is plan else [0, 0, 0, 0])
-        for slot in stage.open_tasks():
-            assert forked(at_another_time(stage, slot)) == 0
+        for task_index in stage.open_tasks():
+            assert forked(at_another_time(stage, task_index)) == 0
             shake()
         assert check(stage) == []
         summary = summarise(stage, [])

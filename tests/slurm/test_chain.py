@@ -77,7 +77,7 @@ def test_after_a_retry_the_element_wise_dependents_run_too(shared_path: Path) ->
     finished([first, second, third], 150)
     assert [plan.missing() for plan in (first, second, third)] == [[], [], []]
     assert [len(attempts.read(plan.path)) for plan in (first, second, third)] == [2, 2, 1]
-    assert attempts.read(second.path)[1].arrays[0].slots == (1,)  # only the element that was held back
+    assert attempts.read(second.path)[1].arrays[0].tasks == (1,)  # only the element that was held back
     assert attempts.read(second.path)[1].arrays[0].after == f"afterok:{attempts.read(first.path)[1].arrays[0].job}"
     assert "failed" in attempts.read(first.path)[1].why and "partner" in attempts.read(second.path)[1].why
 

@@ -43,14 +43,14 @@ def test_a_run_on_slurm_grows_when_it_has_ended(shared_path: Path) -> None:
         "checks": ("submitted", 3), "table": ("submitted", 1),
     }  # fmt: skip
     cells, checks = (attempts.read(again.run_dir / name) for name in ("cells", "checks"))
-    assert [array.slots for made in cells for array in made.arrays] == [(0, 1, 2, 3, 4, 5), (6, 7, 8)]
+    assert [array.tasks for made in cells for array in made.arrays] == [(0, 1, 2, 3, 4, 5), (6, 7, 8)]
     assert f"aftercorr:{cells[1].arrays[0].job}" in checks[1].arrays[0].after
     assert {row.state for row in again.submit()} <= {"complete", "queued"}
     finished(again)
     assert len(table(shared_path)) == 1 + 9 * 3 and table(shared_path)[0] == read(again.run_dir / "table").keys[1]
     for name in ("cells", "checks"):
         logs = sorted(path.name.split(".")[0] for path in (again.run_dir / name / "out").glob("*.log"))
-        assert logs == [f"{slot:05d}" for slot in range(9)]  # each task was run once
+        assert logs == [f"{task_index:05d}" for task_index in range(9)]  # each task was run once
         summary = json.loads((again.run_dir / name / "summary.json").read_text())
         assert (summary["state"], summary["units"], summary["attempts"]) == ("done", 9, 2)
     seen = snapshot(again.run_dir, ask(again.run_dir))

@@ -13,6 +13,6 @@ def run(plans: Sequence[Plan]) -> None:
 
     for plan in plans:
         executor = submitit.DebugExecutor(folder=plan.path / "submitit")
-        for slot in plan.open_tasks():
-            executor.submit(TaskEntry(str(plan.path), slot)).result()
+        for task_index in plan.open_tasks():
+            executor.submit(TaskEntry(str(plan.path), task_index)).result()
         summarise(plan, check(plan))

@@ -32,7 +32,7 @@ GRACE_S = 20  # between the warning and the kill when the runner is told to stop
 @dataclass
 class _Task:
     plan: Plan
-    slot: int
+    task_index: int
     job: Any
     cores: int
     attempt: str
@@ -80,22 +80,22 @@ class Runner:
         self.stop = True
 
     def _attempt(self, plan: Plan) -> None:
-        slots = tuple(plan.open_tasks())
-        if slots:
+        tasks = tuple(plan.open_tasks())
+        if tasks:
             (plan.path / "summary.json").unlink(missing_ok=True)  # it told of what was there before
             number = len(attempts.read(plan.path)) + 1
-            arrays = (Array(f"local-{os.getpid()}", slots, resources=plan.resources.model_dump()),)
+            arrays = (Array(f"local-{os.getpid()}", tasks, resources=plan.resources.model_dump()),)
             why = "retry" if self.code else "started" if number == 1 else "the run was started again"
             attempts.write(
                 plan.path, Attempt(number, why, arrays, code=self.code or attempts.last_code(plan.path, plan.code))
             )
 
-    def _ready(self, plan: Plan, slot: int) -> bool:
+    def _ready(self, plan: Plan, task_index: int) -> bool:
         for edge in plan.after:
             if edge.stage in self.finished:
                 continue
             source = next(p for p in self.plans if p.stage == edge.stage)
-            if not (edge.elementwise and source.packed_like(plan) and slot not in source.open_tasks()):
+            if not (edge.elementwise and source.packed_like(plan) and task_index not in source.open_tasks()):
                 return False
         return True
 
@@ -104,24 +104,24 @@ class Runner:
         for plan in self._mine():
             if plan.stage in self.finished | self.failed:
                 continue
-            busy = {task.slot for task in self.running if task.plan is plan}
-            for slot in plan.open_tasks():
+            busy = {task.task_index for task in self.running if task.plan is plan}
+            for task_index in plan.open_tasks():
                 cores = min(self.cluster.parallel, plan.resources.cpus * plan.resources.ranks)
                 room = self.cluster.parallel - sum(task.cores for task in self.running)
-                if slot not in busy and cores <= room and self._ready(plan, slot):
-                    self.running.append(self._start(plan, slot, cores))
+                if task_index not in busy and cores <= room and self._ready(plan, task_index):
+                    self.running.append(self._start(plan, task_index, cores))
                     started = True
         return started
 
-    def _start(self, plan: Plan, slot: int, cores: int) -> _Task:
+    def _start(self, plan: Plan, task_index: int, cores: int) -> _Task:
         import submitit
 
-        self.starts[plan.stage, slot] = self.starts.get((plan.stage, slot), 0) + 1
+        self.starts[plan.stage, task_index] = self.starts.get((plan.stage, task_index), 0) + 1
         count = len(attempts.read(plan.path))
-        attempt = f"{count}.{self.starts[plan.stage, slot]}"
+        attempt = f"{count}.{self.starts[plan.stage, task_index]}"
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
-            DIAGCOT_TASK=f"{plan.path}/{slot:05d}",
+            DIAGCOT_TASK=f"{plan.path}/{task_index:05d}",
             PYTHONSAFEPATH="1",  # the copy of the code, not what lies in the folder of submission
             PYTHONPATH=attempts.last_code(plan.path, plan.code),
         )
@@ -134,29 +134,29 @@ class Runner:
             signal_delay_s=min(self.cluster.warning_seconds, size.minutes * 30),
             stderr_to_stdout=True,
         )
-        return _Task(plan, slot, executor.submit(TaskEntry(str(plan.path), slot)), cores, attempt)
+        return _Task(plan, task_index, executor.submit(TaskEntry(str(plan.path), task_index)), cores, attempt)
 
     def _reap(self) -> None:
         for task in self.running:
             # Without srun nobody else ends the ranks that wait for one that has failed.
-            name = f"{task.slot:05d}.{task.attempt}-*.json"
+            name = f"{task.task_index:05d}.{task.attempt}-*.json"
             if task.plan.resources.ranks > 1 and not task.ended and any((task.plan.path / "failed").glob(name)):
                 task.ended = True
                 task.job.cancel()
         for task in [task for task in self.running if task.job.done()]:
             self.running.remove(task)
-            plan, slot = task.plan, task.slot
-            if slot in plan.open_tasks() and not self.stop:
-                self._ended_short(plan, slot)
+            plan, task_index = task.plan, task.task_index
+            if task_index in plan.open_tasks() and not self.stop:
+                self._ended_short(plan, task_index)
 
-    def _ended_short(self, plan: Plan, slot: int) -> None:
+    def _ended_short(self, plan: Plan, task_index: int) -> None:
         """A task ended with units left: again, unless it fails for a reason that will come again."""
         told = [row for row in failures.read(plan.path) if row["type"] != LOST_PEER]
-        mine = [row for row in told if row["task"] == f"{slot:05d}" and row["rank"] == 0]
+        mine = [row for row in told if row["task"] == f"{task_index:05d}" and row["rank"] == 0]
         recent = [row for row in mine if row["attempt"].startswith(f"{len(attempts.read(plan.path))}.")]
         same = [row for row in recent if row["message"] == recent[-1]["message"]] if recent else []
         hopeless = any(row["for_user"] for row in recent) or len(same) >= causes.MAX_FAILURES
-        if hopeless or self.starts[plan.stage, slot] >= self.cluster.max_attempts:
+        if hopeless or self.starts[plan.stage, task_index] >= self.cluster.max_attempts:
             self.failed.add(plan.stage)
 
     def _settle(self, plan: Plan) -> None:

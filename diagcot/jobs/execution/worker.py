@@ -43,35 +43,35 @@ class UpstreamIncomplete(Exception):
     """A job ran although what it follows is not done: slurmctld forgot a dependency, or was told none."""
 
 
-def work(stage_dir: Path | str, slot: int) -> str:
-    """Run the units of task `slot` that are not done. Returns "done" or "parked".
+def work(stage_dir: Path | str, task_index: int) -> str:
+    """Run the units of task `task_index` that are not done. Returns "done" or "parked".
 
     Parked means that a warning signal came first; on Slurm this element, and no other, has then been requeued.
     Raises what the kind raised, after writing it to `failed/<task>.<attempt>.json`.
     """
     os.umask(0o077)
     plan, ranks = read(Path(stage_dir)), from_environment()
-    ctx = _context(plan, slot, ranks)
+    ctx = _context(plan, task_index, ranks)
     debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person sits at this terminal and its Ctrl-C
     if not debugged:
         _redirect(ctx)
     warned = threading.Event() if debugged else _listen(ctx.stop)
     _distribute(ranks)
     print(
-        f"{time.strftime('%F %T')} task {slot} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
+        f"{time.strftime('%F %T')} task {task_index} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
         flush=True,
     )
     watch = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
-    before, began = _progress(plan, slot), time.monotonic()
+    before, began = _progress(plan, task_index), time.monotonic()
     try:
-        await_upstream(plan, slot)
+        await_upstream(plan, task_index)
         try:
-            state = _run(plan, slot, ctx)
+            state = _run(plan, task_index, ctx)
         except HeadlessWorkerEnded:
             state = "done"
         if state == "parked" and ctx.rank == 0 and warned.is_set():
             at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
-            _count_stuck(ctx, at_limit and not _progress(plan, slot).exceeds(before))
+            _count_stuck(ctx, at_limit and not _progress(plan, task_index).exceeds(before))
     except BaseException as error:
         traceback.print_exc()
         _record_failure(ctx, error)
@@ -96,8 +96,8 @@ def _requeue(job: str) -> None:
         sys.exit(PARKED)
 
 
-def _progress(plan: Plan, slot: int) -> Progress:
-    return plan.progress(slot).get(slot, Progress())
+def _progress(plan: Plan, task_index: int) -> Progress:
+    return plan.progress(task_index).get(task_index, Progress())
 
 
 def _count_stuck(ctx: Context, stuck: bool) -> None:
@@ -115,13 +115,13 @@ def _count_stuck(ctx: Context, stuck: bool) -> None:
         write_json(path, {"times": times})
 
 
-def await_upstream(plan: Plan, slot: int) -> None:
+def await_upstream(plan: Plan, task_index: int) -> None:
     """Raise UpstreamIncomplete if a unit that this task follows is not done (files of other nodes may show up late)."""
     end = time.monotonic() + LAG_S
     for edge in plan.after:
         source = read(plan.path.parent / edge.stage)
         alike = edge.elementwise and source.packed_like(plan)
-        keys = source.keys_of(slot) if alike else source.keys
+        keys = source.keys_of(task_index) if alike else source.keys
         # A whole stage was settled by its finaliser; a partner may have been killed just before its last rename.
         while missing := set(keys) - done_keys(source.path) or {k for k in keys if alike and settle(source.path, k)}:
             if time.monotonic() > end:
@@ -164,12 +164,12 @@ class Watchdog:
         os._exit(1)
 
 
-def _run(plan: Plan, slot: int, ctx: Context) -> str:
+def _run(plan: Plan, task_index: int, ctx: Context) -> str:
     done = done_keys(plan.path)
-    for key in plan.keys_of(slot):
+    for key in plan.keys_of(task_index):
         if key in done:
             settle(plan.path, key)
-    units = [unit for unit in plan.units_of(slot) if unit.key not in done]
+    units = [unit for unit in plan.units_of(task_index) if unit.key not in done]
     if not units:
         return "done"
     started = time.time()
@@ -213,7 +213,7 @@ def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Contex
         yield module.run, shared
 
 
-def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
+def _context(plan: Plan, task_index: int, ranks: Ranks) -> Context:
     require_own_folders(plan)
     size = plan.resources
     made = Context(
@@ -226,7 +226,7 @@ def _context(plan: Plan, slot: int, ranks: Ranks) -> Context:
         stage_dir=plan.path,
         shards_root=Path(plan.shards_root),
         seed=plan.seed,
-        task=f"{slot:05d}",
+        task=f"{task_index:05d}",
         attempt=ranks.attempt,
         rank=ranks.rank,
         world_size=ranks.world_size,
@@ -304,10 +304,10 @@ def _peer_is_gone(error: BaseException) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m diagcot.jobs.execution.worker STAGE_DIR [SLOT]`: by hand, or in an sbatch script (slot: SLURM_ARRAY_TASK_ID)."""
-    slot = int(argv[1]) if len(argv) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    """`python -m diagcot.jobs.execution.worker STAGE_DIR [SLOT]`: by hand, or in an sbatch script (task_index: SLURM_ARRAY_TASK_ID)."""
+    task_index = int(argv[1]) if len(argv) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
     try:
-        work(Path(argv[0]), slot)
+        work(Path(argv[0]), task_index)
     except UserError as error:
         print(json.dumps({"error": str(error)}), file=sys.stderr)
         return 1

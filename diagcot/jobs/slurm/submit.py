@@ -78,7 +78,7 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
     for array in attempt.arrays:
         size = Size.model_validate(array.resources)
         names = {"job_name": array.name, "dependency": array.after}
-        script = sbatch.work(plan, cluster, size, array.slots, attempt.code, **names)
+        script = sbatch.work(plan, cluster, size, array.tasks, attempt.code, **names)
         if not arrays:
             (plan.path / "job.sbatch").write_text(script)
         arrays.append(dataclasses.replace(array, job=_send(plan, array.name, script, adopt)))

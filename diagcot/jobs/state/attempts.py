@@ -21,18 +21,18 @@ RETRY_FACTOR = 1.5  # a task that lacked memory or time asks for this many times
 
 @dataclass(frozen=True)
 class Array:
-    """One sbatch: element i of `job` runs task `slots[i]`; a single task is a plain job."""
+    """One sbatch: element i of `job` runs task `tasks[i]`; a single task is a plain job."""
 
     job: str  # empty while Slurm has not accepted it
-    slots: tuple[int, ...]
+    tasks: tuple[int, ...]
     name: str = ""  # the job's name; unique for ever, which a job id is not (MaxJobId)
     after: str = ""  # its dependency
     resources: dict[str, Any] = field(default_factory=dict)
 
     def ids(self) -> Iterator[tuple[int, str]]:
         """(task, its job's id) of each element."""
-        for index, slot in enumerate(self.slots):
-            yield slot, f"{self.job}_{index}" if len(self.slots) > 1 else self.job
+        for index, task_index in enumerate(self.tasks):
+            yield task_index, f"{self.job}_{index}" if len(self.tasks) > 1 else self.job
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _known(path: Path, inode: int, changed: int) -> Attempt:
 
 def _read(path: Path) -> Attempt:
     row = json.loads(path.read_bytes())
-    row["arrays"] = tuple(Array(**array | {"slots": tuple(array["slots"])}) for array in row["arrays"])
+    row["arrays"] = tuple(_array(array) for array in row["arrays"])
     row["spent"] = {int(task): count for task, count in row.get("spent", {}).items()}
     row["progress"] = {int(task): Progress(*figures) for task, figures in row.pop("marks", {}).items()}
     return Attempt(**{"number": int(path.stem), "why": "", **row})
@@ -91,7 +91,15 @@ def _read(path: Path) -> Attempt:
 
 def _row(attempt: Attempt) -> dict[str, Any]:
     """The content of an attempt's file, whose keys are those of the first version."""
-    return {{"progress": "marks"}.get(name, name): value for name, value in asdict(attempt).items()}
+    row = {{"progress": "marks"}.get(name, name): value for name, value in asdict(attempt).items()}
+    row["arrays"] = [
+        {{"tasks": "slots"}.get(name, name): value for name, value in array.items()} for array in row["arrays"]
+    ]
+    return row
+
+
+def _array(row: dict[str, Any]) -> Array:
+    return Array(tasks=tuple(row["slots"]), **{name: value for name, value in row.items() if name != "slots"})
 
 
 def last_code(stage_dir: Path, planned: str) -> str:
@@ -103,10 +111,10 @@ def last_code(stage_dir: Path, planned: str) -> str:
 def newest_arrays(stage_dir: Path) -> dict[int, tuple[Attempt, Array, str]]:
     """Task -> the newest attempt and array that it was given to, and its job's id there."""
     return {
-        slot: (attempt, array, job)
+        task_index: (attempt, array, job)
         for attempt in read(stage_dir)
         for array in attempt.arrays
-        for slot, job in array.ids()
+        for task_index, job in array.ids()
     }
 
 

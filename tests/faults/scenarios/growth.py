@@ -43,8 +43,8 @@ def _submit(made: Pipeline) -> None:
     code = 1
     try:
         for plan in plans:
-            for slot in plan.open_tasks():
-                work(plan.path, slot)
+            for task_index in plan.open_tasks():
+                work(plan.path, task_index)
             missing = summary.check(plan)
             summary.summarise(plan, missing)
             assert not missing, missing

@@ -24,8 +24,8 @@ def run(root: Path) -> None:
     if not (stage(root).path / "plan.json").exists():
         plans.write(stage(root))  # whose own faults are row 32's
     plan = plans.read(stage(root).path)
-    for slot in plan.open_tasks():
-        work(plan.path, slot)
+    for task_index in plan.open_tasks():
+        work(plan.path, task_index)
     missing = summary.check(plan)
     summary.summarise(plan, missing)
     assert not missing, missing

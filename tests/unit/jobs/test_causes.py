@@ -32,13 +32,15 @@ def accounting(monkeypatch: pytest.MonkeyPatch, states: dict[str, str], exit_cod
     monkeypatch.setattr(slurm, "history", lambda jobs: rows)
 
 
-def failed(plan: Plan, slot: int, attempt: str, **more: object) -> None:
+def failed(plan: Plan, task_index: int, attempt: str, **more: object) -> None:
     (plan.path / "failed").mkdir(exist_ok=True)
     row = {
-        "task": f"{slot:05d}", "attempt": attempt, "type": "ValueError", "message": "no such label", "rank": 0,
+        "task": f"{task_index:05d}", "attempt": attempt, "type": "ValueError", "message": "no such label", "rank": 0,
         "for_user": False, "where": ["loop.py:3 run"], "time": float(len(list((plan.path / "failed").iterdir()))),
     }  # fmt: skip
-    (plan.path / "failed" / f"{slot:05d}.{attempt}.r{more.get('rank', 0)}.json").write_text(json.dumps(row | more))
+    (plan.path / "failed" / f"{task_index:05d}.{attempt}.r{more.get('rank', 0)}.json").write_text(
+        json.dumps(row | more)
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,11 +207,11 @@ def test_every_open_task_gets_exactly_one_verdict(plan: Plan, ends: list[tuple[s
         attempts.write(plan.path, Attempt(1, "again", (Array("7", (0, 1, 2)),), "8", by="finaliser", spent=spent))
         verdict = causes.judge(plan, limit)
     assert sorted([*verdict.again, *verdict.stopped]) == [0, 1, 2]
-    for slot, (state, count, _) in enumerate(ends):
-        assert count <= verdict.spent[slot] <= count + 1
+    for task_index, (state, count, _) in enumerate(ends):
+        assert count <= verdict.spent[task_index] <= count + 1
         if state in ("CANCELLED", "REMOVED", "DEADLINE"):
-            assert slot in verdict.stopped
+            assert task_index in verdict.stopped
         if state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEPENDENCY"):
-            assert slot in verdict.again and verdict.spent[slot] == count
-        if slot in verdict.again and verdict.again[slot].counted:
-            assert verdict.spent[slot] < limit
+            assert task_index in verdict.again and verdict.spent[task_index] == count
+        if task_index in verdict.again and verdict.again[task_index].counted:
+            assert verdict.spent[task_index] < limit

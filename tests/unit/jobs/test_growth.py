@@ -27,11 +27,11 @@ def test_whatever_comes_later_tasks_and_units_keep_their_places(grown: list[tupl
     for units, seconds, minutes in grown:
         cut.append(Segment(units, plans.pack(units, 1, seconds * 60, minutes)))
         tasks, count = sum(part.tasks for part in cut), sum(part.units for part in cut)
-        bounds = [segments.bounds(cut, slot) for slot in range(tasks)]
+        bounds = [segments.bounds(cut, task_index) for task_index in range(tasks)]
         assert bounds[: len(before)] == before
         assert [index for first, last in bounds for index in range(first, last)] == list(range(count))
         assert [segments.task_of(cut, index) for index in range(count)] == [
-            slot for slot, (first, last) in enumerate(bounds) for _ in range(first, last)
+            task_index for task_index, (first, last) in enumerate(bounds) for _ in range(first, last)
         ]
         for past in (segments.bounds, segments.task_of):
             with pytest.raises(IndexError):
@@ -56,9 +56,9 @@ def test_screens_and_jobs_read_the_same_units_of_each_task(
         (folder / "growth.json").write_text(json.dumps({"time": 0, "stages": {"s": more}}))
     found, listing = read(made.path), stored.task_lines(made.path, stored.plan(made.path))
     assert found.keys == [key for some in keys for key in some] == [unit.key for unit in found.units[:]]
-    for slot in range(found.tasks):
-        assert [f"{key}.json".encode() for key in found.keys_of(slot)] == listing.manifests(slot)
-        assert listing.last[slot] == listing.manifests(slot)[-1]
+    for task_index in range(found.tasks):
+        assert [f"{key}.json".encode() for key in found.keys_of(task_index)] == listing.manifests(task_index)
+        assert listing.last[task_index] == listing.manifests(task_index)[-1]
     assert [stored.unit_index(made.path, key) for key in found.keys] == list(range(len(found.keys)))
     assert stored.first_keys(made.path, 3) == found.keys[:3]
 

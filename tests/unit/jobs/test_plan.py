@@ -26,9 +26,11 @@ from tests import chains
 )
 def test_packing_covers_every_unit_once_and_evenly(units: int, startup: float, seconds: float, minutes: int) -> None:
     made = chains.plan(Path("nowhere"), "s", units, tasks=plans.pack(units, startup, seconds, minutes))
-    bounds = [made.bounds(slot) for slot in range(made.tasks)]
+    bounds = [made.bounds(task_index) for task_index in range(made.tasks)]
     assert [k for first, last in bounds for k in range(first, last)] == list(range(units))
-    assert all(made.task_of(k) == slot for slot, (first, last) in enumerate(bounds) for k in (first, last - 1))
+    assert all(
+        made.task_of(k) == task_index for task_index, (first, last) in enumerate(bounds) for k in (first, last - 1)
+    )
     sizes = [last - first for first, last in bounds]
     assert not sizes or max(sizes) - min(sizes) <= 1
     if sizes and max(sizes) > 1:  # a task of several units fits the time limit
@@ -47,8 +49,8 @@ def test_units_are_read_back_as_they_were_whatever_is_asked_of_them(tmp_path: Pa
     found = plans.read(plans.write(chains.plan(tmp_path, "s", 7, units=Units(units), tasks=3)).path)
     assert tuple(found.units) == units and found.units[-1] == units[-1] and found.units[2:5] == units[2:5]
     assert found.keys == [unit.key for unit in units]
-    assert [unit for slot in range(3) for unit in found.units_of(slot)] == list(units)
-    assert [key for slot in range(3) for key in found.keys_of(slot)] == found.keys
+    assert [unit for task_index in range(3) for unit in found.units_of(task_index)] == list(units)
+    assert [key for task_index in range(3) for key in found.keys_of(task_index)] == found.keys
 
 
 @pytest.mark.parametrize("keys", [["a/b"], [".hidden"], ["a b"], [""], ["a\n"], ["é"], ["one", "one"]])
