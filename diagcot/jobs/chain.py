@@ -1,8 +1,8 @@
 """Links the stages of a run as Slurm jobs: what is complete, queued or to be submitted, and what waits for what."""
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from diagcot.jobs.lease import lease
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.slurm import limits as slurm_limits
+from diagcot.jobs.slurm.quota import QueueQuota
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.attempts import RETRY_FACTOR, Array, Attempt
+from diagcot.jobs.state.progress import Progress
 from diagcot.jobs.summary import check, summarise
-
-QUOTA_S = 1200
 
 
 @dataclass(frozen=True)
@@ -33,53 +32,20 @@ class Submitted:
     later: int = 0  # tasks that a submit limit leaves to the finaliser
 
 
-@dataclass
-class QueueQuota:
-    """How many more jobs Slurm takes of this user."""
-
-    limits: slurm_limits.Limits
-    left: int
-
-    @classmethod
-    def ask(cls, cluster: Cluster, sizes: Sequence[Size]) -> "QueueQuota":
-        partition = next((size.partition for size in sizes if size.partition), cluster.slurm.partition)
-        limits = slurm_limits.limits(cluster.slurm.account, cluster.slurm.qos, partition)
-        return cls(limits, limits.submit - len(slurm.queue()))
-
-    @classmethod
-    def wait(cls, cluster: Cluster, size: Size) -> "QueueQuota":
-        """QueueQuota for at least a task and its finaliser, waited for where the user's other jobs fill the queue."""
-        end = time.monotonic() + QUOTA_S
-        while (quota := cls.ask(cluster, [size])).left < 2 and time.monotonic() < end:
-            time.sleep(5)
-        return quota
-
-    def take(self, stage: str, wanted: int, reserve: int) -> int:
-        """QueueQuota for some of `wanted` tasks and their finaliser, `reserve` being left over. Raises UserError if none."""
-        given = min(wanted, self.left - reserve - 1)
-        if given < 1:
-            raise UserError(
-                f"no quota for stage {stage}: {self.limits.name} is {self.limits.submit}, and your queue leaves"
-                f" {max(0, self.left)} of it. Wait until jobs have ended, or submit fewer stages at once"
-            )
-        self.left -= given + 1
-        return given
-
-
-def runs_lease(run_dir: Path) -> Any:
+def submit_lease(run_dir: Path) -> AbstractContextManager[None]:
     """The right to submit jobs of this run."""
     return lease(run_dir / "submit")
 
 
 def live_attempt(plan: Plan) -> Attempt | None:
-    """The newest submission of a stage that has a finaliser, if that one has not ended."""
-    made = [attempt for attempt in attempts.read(plan.path) if attempt.finaliser]
-    return made[-1] if made and slurm.alive({made[-1].finaliser: made[-1].finaliser_name}) else None
+    """The newest submission of a stage that has a finaliser, if the finaliser has not ended."""
+    newest = next((attempt for attempt in reversed(attempts.read(plan.path)) if attempt.finaliser), None)
+    return newest if newest and slurm.alive({newest.finaliser: newest.finaliser_name}) else None
 
 
 def alive(stage_dir: Path) -> set[str]:
     """Jobs and arrays of a stage that are queued or running, finalisers included."""
-    return slurm.alive({job: name for made in attempts.read(stage_dir) for job, name in made.names.items()})
+    return slurm.alive({job: name for attempt in attempts.read(stage_dir) for job, name in attempt.names.items()})
 
 
 def submit_chain(
@@ -94,71 +60,61 @@ def submit_chain(
 
     sizes: stage -> resources other than its plan's. code: a snapshot other than the plans'. Tasks beyond a submit limit
     are left to the stage's finaliser. Raises UserError if a stage follows one that is neither complete, queued nor
-    selected, or if there is no quota at all.
+    selected, or if the queue has no room at all.
     """
-    with runs_lease(plans[0].path.parent):
+    with submit_lease(plans[0].path.parent):
         for plan in plans:
             submit.recover(plan, cluster)
-        open_now = {plan.stage for plan in plans if plan.missing()}
-        live = {plan.stage: made for plan in plans if plan.stage in open_now and (made := live_attempt(plan))}
-        todo = [plan for plan in plans if plan.stage in selected & open_now - live.keys()]
+        incomplete = {plan.stage for plan in plans if plan.missing()}
+        live = {plan.stage: attempt for plan in plans if plan.stage in incomplete and (attempt := live_attempt(plan))}
+        todo = [plan for plan in plans if plan.stage in selected & incomplete - live.keys()]
         known = {plan.stage: plan for plan in plans}
-        _require(todo, live.keys() | (selected & open_now), open_now, known)
-        quota = QueueQuota.ask(cluster, [plan.resources for plan in plans]) if todo else None
-        told = []
-        for plan in plans:
-            if plan.stage not in selected:
-                continue
-            if plan.stage not in open_now:
+        _require(todo, live.keys() | (selected & incomplete), incomplete, known)
+        quota = QueueQuota.query(cluster, [plan.resources for plan in plans]) if todo else None
+        results = []
+        for plan in (plan for plan in plans if plan.stage in selected):
+            if plan.stage not in incomplete:
                 if not (plan.path / "summary.json").exists():  # its finaliser died after the last unit was done
                     summarise(plan, check(plan))
-                told.append(Submitted(plan.stage, "complete"))
-                continue
-            if plan not in todo:
-                told.append(Submitted(plan.stage, "queued", tuple(live[plan.stage].jobs)))
-                continue
-            assert quota is not None
-            size = (sizes or {}).get(plan.stage, plan.resources)
-            tasks, reserve = plan.open_tasks(), 2 * (len(todo) - 1 - todo.index(plan)) + 1
-            some = tasks[: quota.take(plan.stage, len(tasks), reserve)]
-            before = [
-                (edge.elementwise and plan.packed_like(known[edge.stage]), live[edge.stage])
-                for edge in plan.after
-                if edge.stage in live
-            ]
-            arrays, after = _linked(some, size, before, quota.limits.array_size)
-            progress = {
-                task_index: reached for task_index, reached in plan.progress().items() if task_index in set(some)
-            }
-            live[plan.stage] = made = submit.submit(
-                plan,
-                cluster,
-                arrays,
-                why,
-                after,
-                code=code or attempts.last_code(plan.path, plan.code),
-                progress=progress,
-            )
-            told.append(Submitted(plan.stage, "submitted", tuple(made.jobs), _tasks(made), len(tasks) - _tasks(made)))
-    return told
+                results.append(Submitted(plan.stage, "complete"))
+            elif plan not in todo:
+                results.append(Submitted(plan.stage, "queued", tuple(live[plan.stage].jobs)))
+            else:
+                assert quota is not None
+                size = (sizes or {}).get(plan.stage, plan.resources)
+                open_tasks, later_stages = plan.open_tasks(), len(todo) - 1 - todo.index(plan)
+                # A task and a finaliser of every later stage, and the replacement of this stage's finaliser.
+                tasks = open_tasks[: quota.take(plan.stage, len(open_tasks), 2 * later_stages + 1)]
+                upstream = [
+                    (edge.elementwise and plan.packed_like(known[edge.stage]), live[edge.stage])
+                    for edge in plan.after
+                    if edge.stage in live
+                ]
+                arrays, after = _linked(tasks, size, upstream, quota.limits.array_size)
+                about = {"code": code or attempts.last_code(plan.path, plan.code), "progress": _progress(plan, tasks)}
+                live[plan.stage] = attempt = submit.submit(plan, cluster, arrays, why, after, **about)
+                later = len(open_tasks) - len(tasks)
+                results.append(Submitted(plan.stage, "submitted", tuple(attempt.jobs), len(tasks), later))
+    return results
 
 
-def _tasks(attempt: Attempt) -> int:
-    return sum(len(array.tasks) for array in attempt.arrays)
+def _progress(plan: Plan, tasks: Iterable[int]) -> dict[int, Progress]:
+    """How far these tasks have come, for the record of their submission."""
+    return {task_index: reached for task_index, reached in plan.progress().items() if task_index in set(tasks)}
 
 
-def _require(todo: Sequence[Plan], served: set[str], open_now: set[str], known: Mapping[str, Plan]) -> None:
+def _require(todo: Sequence[Plan], available: set[str], incomplete: set[str], known: Mapping[str, Plan]) -> None:
     for plan in todo:
         for edge in plan.after:
-            if edge.stage in open_now and edge.stage not in served:
+            if edge.stage in incomplete and edge.stage not in available:
                 raise UserError(_never_submitted(plan, known[edge.stage]))
 
 
 def require_upstream(plans: Sequence[Plan], selected: set[str]) -> None:
     """Raise UserError if a selected stage follows one that is neither complete nor selected."""
-    open_now = {plan.stage for plan in plans if plan.missing()}
-    todo = [plan for plan in plans if plan.stage in selected & open_now]
-    _require(todo, selected, open_now, {plan.stage: plan for plan in plans})
+    incomplete = {plan.stage for plan in plans if plan.missing()}
+    todo = [plan for plan in plans if plan.stage in selected & incomplete]
+    _require(todo, selected, incomplete, {plan.stage: plan for plan in plans})
 
 
 def _never_submitted(plan: Plan, source: Plan) -> str:
@@ -174,32 +130,33 @@ def _chunks(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, ...]]:
 
 
 def _linked(
-    tasks: Sequence[int], size: Size, before: Sequence[tuple[bool, Attempt]], chunk: int
+    tasks: Sequence[int], size: Size, upstream: Sequence[tuple[bool, Attempt]], array_size: int
 ) -> tuple[list[Array], str]:
-    """The arrays of `tasks`, each with its dependency, and what their finaliser follows beside them.
+    """The arrays of `tasks`, each with its dependency, and what their finaliser follows in addition to them.
 
-    Element-wise only where both sides cut their tasks alike: element i of an array follows element i of its partner.
+    upstream: (whether elementwise, attempt) of each stage that is followed. Elementwise only where both sides have the
+    same arrays: element i of an array follows element i of its partner.
     """
-    parts = list(_chunks(tasks, chunk))
-    pairs = [attempt for each, attempt in before if each and _alike(attempt, parts)]
-    whole = [attempt for each, attempt in before if attempt not in pairs]
+    chunks = list(_chunks(tasks, array_size))
+    pairs = [attempt for elementwise, attempt in upstream if elementwise and _same_arrays(attempt, chunks)]
+    whole = [attempt for _, attempt in upstream if attempt not in pairs]
     arrays = []
-    for index, part in enumerate(parts):
+    for index, chunk in enumerate(chunks):
         after = [f"afterok:{attempt.finaliser}" for attempt in whole]
-        after += [_element_wise(attempt.arrays[index]) for attempt in pairs]
-        arrays.append(Array("", part, after=",".join(after), resources=size.model_dump()))
+        after += [_elementwise(attempt.arrays[index]) for attempt in pairs]
+        arrays.append(Array("", chunk, after=",".join(after), resources=size.model_dump()))
     return arrays, ",".join(f"afterany:{attempt.finaliser}" for attempt in pairs)
 
 
-def _alike(attempt: Attempt, parts: Sequence[tuple[int, ...]]) -> bool:
+def _same_arrays(attempt: Attempt, chunks: Sequence[tuple[int, ...]]) -> bool:
     partners = [array.tasks for array in attempt.arrays]
-    return len(parts) <= len(partners) and all(
-        part == partner[: len(part)] and (len(part) > 1) == (len(partner) > 1)  # an array of one is a plain job
-        for part, partner in zip(parts, partners, strict=False)
+    return len(chunks) <= len(partners) and all(
+        chunk == partner[: len(chunk)] and (len(chunk) > 1) == (len(partner) > 1)  # an array of one is a plain job
+        for chunk, partner in zip(chunks, partners, strict=False)
     )
 
 
-def _element_wise(partner: Array) -> str:
+def _elementwise(partner: Array) -> str:
     return f"{'aftercorr' if len(partner.tasks) > 1 else 'afterok'}:{partner.job}"
 
 
@@ -210,13 +167,13 @@ def retry(
     if live_attempt(plan) is not None:
         return [_release(plan)]
     size = Size.model_validate(plan.resources.model_dump() | _last_resources(plan) | dict(changes))
-    told = [f"{name}={value}" for name, value in changes.items()] + ([f"code={Path(code).name}"] if code else [])
+    reasons = [f"{name}={value}" for name, value in changes.items()] + ([f"code={Path(code).name}"] if code else [])
     selected = {plan.stage, *downstream(plans, plan.stage)}
-    return submit_chain(plans, selected, cluster, " ".join(["retry", *told]), {plan.stage: size}, code)
+    return submit_chain(plans, selected, cluster, " ".join(["retry", *reasons]), {plan.stage: size}, code)
 
 
 def _last_resources(plan: Plan) -> dict[str, Any]:
-    """What the stage's tasks were last given, the largest memory and time that any of them had."""
+    """The most memory and time that any task of the stage was given so far."""
     sizes = [array.resources for attempt in attempts.read(plan.path) for array in attempt.arrays]
     return {
         name: max((size[name] for size in sizes if size.get(name)), default=getattr(plan.resources, name))
@@ -226,11 +183,11 @@ def _last_resources(plan: Plan) -> dict[str, Any]:
 
 def downstream(plans: Sequence[Plan], stage: str) -> list[str]:
     """The stages that follow `stage`, directly or not, in order."""
-    found = [stage]
+    stages = [stage]
     for plan in plans:  # in order, so that one pass finds all
-        if any(edge.stage in found for edge in plan.after):
-            found.append(plan.stage)
-    return found[1:]
+        if any(edge.stage in stages for edge in plan.after):
+            stages.append(plan.stage)
+    return stages[1:]
 
 
 def _release(plan: Plan) -> Submitted:
@@ -250,44 +207,44 @@ def _is_held(job: slurm.Job) -> bool:
     return "held" in job.reason.lower() or job.reason.startswith("JobHold")
 
 
-def resubmit(plan: Plan, verdict: Verdict, mine: str) -> Attempt:
-    """Submit the tasks that may run again, with what their causes ask for; called by finaliser `mine` of the stage.
+def resubmit(plan: Plan, verdict: Verdict, finaliser: str) -> Attempt:
+    """Submit the tasks that may run again, with the resources that their causes ask for.
 
-    What waited for `mine` waits for the new finaliser. Of the stages that follow unit by unit, the elements that Slurm
-    cancelled because their partner had failed are submitted again with their partner.
+    finaliser: the job that calls this. What waited for it waits for the new finaliser. Of the stages that follow unit by
+    unit, the elements that Slurm cancelled because their partner had failed are submitted again with their partner.
     """
     cluster = Cluster.read(plan.path.parent)
     quota = QueueQuota.wait(cluster, plan.resources)
-    tasks = list(verdict.again)[: quota.take(plan.stage, len(verdict.again), 0)]
+    tasks = list(verdict.retries)[: quota.take(plan.stage, len(verdict.retries), 0)]
     newest = attempts.newest_arrays(plan.path)
     known = capacity.partitions()
     groups: dict[str, tuple[Size, list[int]]] = {}
     for task_index in tasks:
         before = Size.model_validate(newest[task_index][1].resources) if task_index in newest else plan.resources
-        size = _escalated(before, plan.resources, verdict.again[task_index], cluster.slurm.partition, known)
+        size = _escalated(before, plan.resources, verdict.retries[task_index], cluster.slurm.partition, known)
         size = _without(size, verdict.exclude)
         groups.setdefault(size.model_dump_json(), (size, []))[1].append(task_index)
     arrays = [
-        Array("", part, resources=size.model_dump())
+        Array("", chunk, resources=size.model_dump())
         for size, group in groups.values()
-        for part in _chunks(group, quota.limits.array_size)
+        for chunk in _chunks(group, quota.limits.array_size)
     ]
     about: dict[str, Any] = {
         "by": "finaliser",
         "code": attempts.last_code(plan.path, plan.code),
         "spent": verdict.spent,
+        "progress": _progress(plan, verdict.retries),
     }
-    progress = {task_index: reached for task_index, reached in plan.progress().items() if task_index in verdict.again}
-    made = submit.submit(plan, cluster, arrays, verdict.why, "", progress=progress, **about)
-    _resubmit_partners(plan, made, cluster, quota)
-    follow(plan, mine, made.finaliser)
-    return made
+    attempt = submit.submit(plan, cluster, arrays, verdict.why, "", **about)
+    _resubmit_partners(plan, attempt, cluster, quota)
+    follow(plan, finaliser, attempt.finaliser)
+    return attempt
 
 
 def _escalated(
     before: Size, planned: Size, rule: Rule, default: str | None, known: Mapping[str, capacity.Partition]
 ) -> Size:
-    """What a task gets that ran with `before`: more memory up to the largest node's, more time once.
+    """The resources of the next attempt of a task that had `before`: more memory up to the largest node's, more time once.
 
     default: the partition of a size that names none.
     """
@@ -309,40 +266,37 @@ def _without(size: Size, nodes: str) -> Size:
     return size.model_copy(update={"exclude": ",".join(names) or None})
 
 
-def _resubmit_partners(plan: Plan, made: Attempt, cluster: Cluster, quota: QueueQuota) -> None:
-    """Submit the cancelled elements that follow `made` unit by unit, and theirs; each stage's own finaliser waits."""
+def _resubmit_partners(plan: Plan, attempt: Attempt, cluster: Cluster, quota: QueueQuota) -> None:
+    """Submit the cancelled elements that follow `attempt` unit by unit, and those that follow them.
+
+    The finaliser of each of these stages waits for them too.
+    """
     queued = {job.id for job in slurm.queue()}
     for folder in _followers(plan):
         partner = read(folder)
-        if not any(edge.elementwise and edge.stage == plan.stage for edge in partner.after) or not partner.packed_like(
-            plan
-        ):
+        elementwise = any(edge.elementwise and edge.stage == plan.stage for edge in partner.after)
+        if not elementwise or not partner.packed_like(plan):
             continue
-        finaliser = live_attempt(partner)
-        left, given = set(partner.open_tasks()), attempts.newest_arrays(folder)
-        gone = {task_index for task_index in left if task_index not in given or given[task_index][2] not in queued}
+        live, newest = live_attempt(partner), attempts.newest_arrays(folder)
+        absent = {task for task in partner.open_tasks() if task not in newest or newest[task][2] not in queued}
         last = partner.resources.model_dump() | _last_resources(partner)
         arrays = [
-            Array("", array.tasks, after=_element_wise(array), resources=last)
-            for array in made.arrays
-            if set(array.tasks) <= gone and len(array.tasks) <= quota.left - 1
+            Array("", array.tasks, after=_elementwise(array), resources=last)
+            for array in attempt.arrays
+            if set(array.tasks) <= absent and len(array.tasks) <= quota.free - 1
         ]
-        if not arrays or finaliser is None:
+        if not arrays or live is None:
             continue  # its own finaliser will submit what is left
-        quota.left -= sum(len(array.tasks) for array in arrays)
+        quota.free -= sum(len(array.tasks) for array in arrays)
         why = f"with its partner in {plan.stage}"
-        again = submit.submit(
-            partner,
-            cluster,
-            arrays,
-            why,
-            None,
-            by="finaliser",
-            code=attempts.last_code(folder, partner.code),
-            spent=finaliser.spent,
-        )
-        slurm.depend(finaliser.finaliser, "", [f"afterany:{array.job}" for array in again.arrays])
-        _resubmit_partners(partner, again, cluster, quota)
+        about: dict[str, Any] = {
+            "by": "finaliser",
+            "code": attempts.last_code(folder, partner.code),
+            "spent": live.spent,
+        }
+        retry_attempt = submit.submit(partner, cluster, arrays, why, None, **about)
+        slurm.depend(live.finaliser, "", [f"afterany:{array.job}" for array in retry_attempt.arrays])
+        _resubmit_partners(partner, retry_attempt, cluster, quota)
 
 
 def _followers(plan: Plan) -> Iterator[Path]:
@@ -365,12 +319,12 @@ def follow(plan: Plan, old: str, new: str) -> list[str]:
 
 
 def cancel(run_dir: Path) -> list[str]:
-    """Cancel every queued or running job of a run, those of a submission that was cut short included; returns ids."""
-    with runs_lease(run_dir):
+    """Cancel every queued or running job of a run, also those of an interrupted submission; returns their ids."""
+    with submit_lease(run_dir):
         names: dict[str, str] = {}
         for folder in (folder for folder in run_dir.iterdir() if folder.is_dir()):
-            if cut := attempts.intended(folder):
-                _close(folder, cut)
+            if intent := attempts.intended(folder):
+                _close(folder, intent)
             for attempt in attempts.read(folder):
                 names |= attempt.names
         # A laptop's attempts have no job of Slurm's.
@@ -379,11 +333,9 @@ def cancel(run_dir: Path) -> list[str]:
     return live
 
 
-def _close(folder: Path, cut: Attempt) -> None:
-    """Record a submission that was cut short as far as it went, so that nobody completes it."""
-    arrays = [replace(array, job=found[0]) for array in cut.arrays if (found := slurm.named(array.name))]
-    finaliser = slurm.named(cut.finaliser_name) if cut.finaliser_name else []
-    attempts.write(
-        folder,
-        replace(cut, why=f"{cut.why}, cut short and cancelled", arrays=tuple(arrays), finaliser="".join(finaliser[:1])),
-    )
+def _close(folder: Path, intent: Attempt) -> None:
+    """Record an interrupted submission as far as it went, so that nobody completes it."""
+    arrays = tuple(replace(array, job=jobs[0]) for array in intent.arrays if (jobs := slurm.named(array.name)))
+    finaliser = slurm.named(intent.finaliser_name) if intent.finaliser_name else []
+    why = f"{intent.why}, interrupted and cancelled"
+    attempts.write(folder, replace(intent, why=why, arrays=arrays, finaliser="".join(finaliser[:1])))

@@ -1,4 +1,4 @@
-"""Ends a stage: checks its manifests, writes `summary.json`, submits again what may be retried, lets the next go."""
+"""Ends a stage: checks its manifests, writes `summary.json`, resubmits what may be retried, releases what follows."""
 
 import os
 import time
@@ -8,13 +8,14 @@ from diagcot.jobs import causes, chain
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans.plan import read
+from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit
 from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.summary import check, summarise
 
-VISIBLE_S = 10  # what another node has just written may show up here this late (NFS keeps listings and misses)
-AWAY_S = 1800  # how long a finaliser waits for a slurmctld that is away
+VISIBLE_S = 10  # a file that another node has just written may appear here this late (NFS caches listings and misses)
+AWAY_S = 1800  # how long a finaliser waits for slurmctld to answer
 
 
 class StageFailed(UserError):
@@ -22,10 +23,10 @@ class StageFailed(UserError):
 
 
 def finalise(stage_dir: Path | str) -> str:
-    """The finaliser's job. Returns "done", "retried" or "superseded"; raises StageFailed, which cancels what follows.
+    """Run the finaliser's job. Returns "done", "retried" or "superseded"; raises StageFailed, which cancels what follows.
 
-    It may itself be killed and requeued at any point: it then finds what it has submitted, and goes on from there. So
-    it does when slurmctld is away, for which it waits; to fail would cancel all that follows.
+    It may itself be killed and requeued at any point: it then finds what it has submitted, and continues. While
+    slurmctld does not answer it waits; failing would cancel all that follows.
     """
     os.umask(0o077)
     end, wait = time.monotonic() + AWAY_S, 1.0
@@ -35,16 +36,18 @@ def finalise(stage_dir: Path | str) -> str:
         except slurm.SlurmError as error:
             if not slurm.transient(str(error)) or time.monotonic() > end:
                 raise
-            print(f"{time.strftime('%F %T')} {error}: once more in {wait:.0f} s", flush=True)
+            print(f"{time.strftime('%F %T')} {error}: next try in {wait:.0f} s", flush=True)
             time.sleep(wait)
             wait = min(2 * wait, 60)
 
 
 def _finalise(stage_dir: Path) -> str:
-    mine = os.environ["SLURM_JOB_ID"]
+    job = os.environ["SLURM_JOB_ID"]
     plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
-    told, left = {int(row["task"]) for row in failures.read(plan.path)}, set(plan.open_tasks())
-    missing = check(plan, 0 if left and left <= told else VISIBLE_S)  # a task that raised is not merely late
+    failed, unfinished = {int(row["task"]) for row in failures.read(stage_dir)}, set(plan.open_tasks())
+    missing = check(
+        plan, 0 if unfinished and unfinished <= failed else VISIBLE_S
+    )  # what a task raised is not merely late
     if not missing:
         summarise(plan, missing)
         return "done"
@@ -52,17 +55,17 @@ def _finalise(stage_dir: Path) -> str:
         why = "it did not run to its end because a stage before it failed"
         summarise(plan, missing, why)
         raise StageFailed(f"stage {plan.stage}: {why}")
-    with chain.runs_lease(stage_dir.parent):
-        # What a killed launcher has left is finished first: a stage that waits for this job has to be known, to be told.
-        for name in (stage_dir.parent / "stages").read_text().split():
+    with chain.submit_lease(stage_dir.parent):
+        # First complete the submissions of a launcher that was killed: a stage that waits for this job must be known.
+        for name in stages(stage_dir.parent):
             submit.recover(read(stage_dir.parent / name), cluster)
         newest = [attempt for attempt in attempts.read(stage_dir) if attempt.finaliser][-1]
-        if newest.finaliser != mine:
-            chain.follow(plan, mine, newest.finaliser)
+        if newest.finaliser != job:
+            chain.follow(plan, job, newest.finaliser)
             return "superseded"
         verdict = causes.judge(plan, cluster.max_attempts)
-        if verdict.again:
-            chain.resubmit(plan, verdict, mine)
+        if verdict.retries:
+            chain.resubmit(plan, verdict, job)
             return "retried"
     summarise(plan, missing, verdict.why)
     raise StageFailed(f"stage {plan.stage}: {len(missing)} of {len(plan.keys)} units are not done. {verdict.why}")

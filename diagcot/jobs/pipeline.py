@@ -191,7 +191,7 @@ class Pipeline:
         if not more or self.cluster.executor == "debug":
             yield
         elif self.cluster.executor == "slurm":
-            with chain.runs_lease(self.run_dir):
+            with chain.submit_lease(self.run_dir):
                 for stage in more.additions:
                     if attempts.intended(self.run_dir / stage) or chain.alive(self.run_dir / stage):
                         raise UserError(_not_now(self.run, f"stage {stage} is queued or running"))

@@ -15,10 +15,10 @@ from diagcot.jobs.state.ledger import manifest, remove, settle, withdraw
 
 
 def check(plan: Plan, patience_s: float = 0) -> list[str]:
-    """Finish half-done publishing, take back units whose outputs are gone, and return the keys that are not done.
+    """Finish interrupted publishing, reopen units whose outputs are gone, and return the keys that are not done.
 
-    What seems to be missing is looked for again until `patience_s` have passed: where the units were done on other
-    nodes, it may only be late.
+    A unit that seems to be missing is looked for again until `patience_s` seconds have passed: files of another node may
+    appear late.
     """
     end, left = time.monotonic() + patience_s, list(plan.keys)
     while True:
@@ -41,7 +41,10 @@ def summarise_if_complete(stage_dir: Path | str) -> None:
 
 
 def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
-    """Add up the manifests into `summary.json`; `why`: what stopped the stage. Every submission is told with its cause."""
+    """Add up the manifests into `summary.json`, and return its content. Removes the workspace of a stage that is done.
+
+    missing: keys of the units that are not done. why: what stopped the stage.
+    """
     counts: dict[str, float] = {}
     left = set(missing)
     rows = [row for key in plan.keys if key not in left and (row := manifest(plan.path, key))]
@@ -49,7 +52,7 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
         for name, value in row["counts"].items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 counts[name] = counts.get(name, 0) + value
-    made, taken = attempts.read(plan.path), executions(plan.path, plan.gpus)
+    submissions, effort = attempts.read(plan.path), executions(plan.path, plan.gpus)
     startup = sum(row.get("startup_seconds", 0) for row in rows)
     seconds = startup + sum(row.get("seconds", 0) for row in rows)
     summary = {
@@ -59,20 +62,20 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
         "why": why,
         "units": len(plan.keys),
         "missing": missing[:1000],
-        "attempts": len(made),
-        "submissions": [_told(attempt) for attempt in made],
-        "retries": taken.retries,
-        "failures": taken.failures,
+        "attempts": len(submissions),
+        "submissions": [_submission(attempt) for attempt in submissions],
+        "retries": effort.retries,
+        "failures": effort.failures,
         "seconds": seconds,
         "startup_seconds": startup,
-        "gpu_hours": taken.gpu_hours,
+        "gpu_hours": effort.gpu_hours,
         "cpu_hours": seconds * plan.resources.cpus * plan.resources.ranks / 3600,
         "started": min(
             (row["started"] - row.get("startup_seconds", 0) for row in rows if "started" in row), default=None
         ),
         "ended": max((row["time"] for row in rows), default=None),
         "counts": counts,
-        **_priced(plan, counts),
+        **_headline_cost(plan, counts),
     }
     write_json(plan.path / "summary.json", summary)
     event = {"time": time.time(), "event": "finalised", "state": summary["state"], "missing": len(missing)}
@@ -82,25 +85,25 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
     return summary
 
 
-def _priced(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
-    """GPU-hours for a thousand of what the stage yields, all executions counted; nothing where no GPU was used."""
+def _headline_cost(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
+    """GPU-hours for a thousand of the headline count, all executions included; empty if no GPU was used."""
     headline = plan.headline
     if not counts.get(headline.count):
         return {}
-    made_by = [plan, *(read(plan.path.parent / stage) for stage in headline.stages)]
-    hours = sum(gpu_hours(one.path, one.gpus, logs_of(one.path)) for one in made_by)
+    stages = [plan, *(read(plan.path.parent / stage) for stage in headline.stages)]
+    hours = sum(gpu_hours(stage.path, stage.gpus, logs_of(stage.path)) for stage in stages)
     return {f"gpu_hours_per_1000_{headline.count}": 1000 * hours / counts[headline.count]} if hours else {}
 
 
-def _told(attempt: attempts.Attempt) -> dict[str, Any]:
+def _submission(attempt: attempts.Attempt) -> dict[str, Any]:
     tasks = sum(len(array.tasks) for array in attempt.arrays)
     return {"number": attempt.number, "by": attempt.by, "why": attempt.why, "tasks": tasks, "time": attempt.time}
 
 
 def clean(plan: Plan) -> None:
-    """Remove what only an unfinished stage needs, and what executions that were killed had staged.
+    """Remove what only an unfinished stage needs, and what killed executions had staged.
 
-    Raises UserError, and removes nothing, if a folder of the plan is not the run's own.
+    Raises UserError, and removes nothing, if a folder of the plan does not belong to the run.
     """
     require_own_folders(plan)
     shutil.rmtree(plan.workspace, ignore_errors=True)

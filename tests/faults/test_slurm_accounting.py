@@ -68,7 +68,7 @@ def test_row_11_without_slurmdbd_an_end_is_unknown(tmp_path: Path, devcluster: D
     runs.whole(*plans)
     first = attempts.read(plans[0].path)
     assert len(first) == 2 and first[1].arrays[0].tasks == (1, 2)
-    assert first[1].why == "2 × Slurm does not tell why it ended"
+    assert first[1].why == "2 × Slurm does not report why it ended"
 
 
 @pytest.mark.row(
@@ -148,4 +148,4 @@ def test_elements_that_a_person_cancels_before_they_start_stay_cancelled(
     slurm.release(attempt.finaliser)
     runs.finished([plan])
     assert runs.why(plan) == ["submitted"]
-    assert runs.summary(plan)["why"] == "4 × cancelled by a person: never retried by itself"
+    assert runs.summary(plan)["why"] == "4 × cancelled by a person: not retried automatically"

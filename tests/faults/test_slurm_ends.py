@@ -233,7 +233,7 @@ def test_row_07_at_the_time_limit_a_task_goes_on_from_its_last_record(slow: Slow
     assert runs.why(slow.parks) == ["submitted"]
     for plan in (slow.unable, slow.deaf):
         again = set(runs.why(plan)[1:])  # several times, as the warning may come a minute early
-        assert again == {"time limit: goes on from its last record or checkpoint"}
+        assert again == {"time limit: continues from its last record or checkpoint"}
         assert [attempt.spent for attempt in attempts.read(plan.path)[1:]] == [{0: 0}] * (len(runs.why(plan)) - 1)
         assert {token[-2:] for token in runs.executions(plan, 0)[:2]} == {"-0"}
     assert "not requeued" in runs.log(slow.unable, 0)

@@ -102,7 +102,7 @@ def test_row_18_more_tasks_than_may_be_submitted_run_in_waves(
         ]
         assert sorted(tasks) == list(range(12))  # each once
         assert set().union(*(attempt.spent.values() for attempt in attempts.read(plan.path))) <= {0}
-    assert "the submit limit had no room for it before" in " ".join(runs.why(plans[0]))
+    assert "the submit limit left no room for it before" in " ".join(runs.why(plans[0]))
 
 
 @pytest.mark.row(

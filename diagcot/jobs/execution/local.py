@@ -1,6 +1,6 @@
-"""Runs a chain on this machine without Slurm: submitit's local executor under our own bound on parallel tasks.
+"""Runs a chain on this machine without Slurm: submitit's local executor, with a bound on the cores in use.
 
-The runner is a process of its own session, so it outlives the terminal. Same worker, same files as on Slurm.
+The runner is a process in a session of its own, so it outlives the terminal. Workers and files are those of Slurm.
 """
 
 import os
@@ -26,7 +26,7 @@ from diagcot.jobs.state.files import append_line
 from diagcot.jobs.state.runner import POLL_S, lock, process_id, report, sign
 from diagcot.jobs.summary import check, summarise
 
-GRACE_S = 20  # between the warning and the kill when the runner is told to stop
+GRACE_S = 20  # between the warning and the kill when the runner is asked to stop
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Task:
     job: Any
     cores: int
     attempt: str
-    ended: bool = False  # told to end because one of its ranks has failed
+    cancelled: bool = False  # because one of its ranks has failed
 
 
 @dataclass
@@ -55,34 +55,34 @@ class Runner:
     code: str = ""  # a snapshot other than the one that the stages ran last
 
     def run(self) -> int:
-        """Returns 0 if every stage is done, 1 if one failed, 3 if stopped on request."""
+        """Run the selected stages. Returns 0 if every stage is done, 1 if one failed, 3 if stopped on request."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._ask_to_stop)
-        for plan in self._mine():
+            signal.signal(number, self._request_stop)
+        for plan in self._selected():
             self._attempt(plan)
         while not self.stop:
             self._reap()
             for plan in self.plans:
                 self._settle(plan)
-            if all(plan.stage in self.finished | self.failed for plan in self._mine()):
+            if all(plan.stage in self.finished | self.failed for plan in self._selected()):
                 break
             started = self._start_ready()
             if not self.running and not started:
                 break  # what is left follows a stage that failed
             time.sleep(POLL_S)
         self._drain()
-        return 3 if self.stop else int(not all(plan.stage in self.finished for plan in self._mine()))
+        return 3 if self.stop else int(not all(plan.stage in self.finished for plan in self._selected()))
 
-    def _mine(self) -> list[Plan]:
+    def _selected(self) -> list[Plan]:
         return [plan for plan in self.plans if plan.stage in self.selected]
 
-    def _ask_to_stop(self, *_: Any) -> None:
+    def _request_stop(self, *_: Any) -> None:
         self.stop = True
 
     def _attempt(self, plan: Plan) -> None:
         tasks = tuple(plan.open_tasks())
         if tasks:
-            (plan.path / "summary.json").unlink(missing_ok=True)  # it told of what was there before
+            (plan.path / "summary.json").unlink(missing_ok=True)  # it describes the stage as it was before
             number = len(attempts.read(plan.path)) + 1
             arrays = (Array(f"local-{os.getpid()}", tasks, resources=plan.resources.model_dump()),)
             why = "retry" if self.code else "started" if number == 1 else "the run was started again"
@@ -101,14 +101,14 @@ class Runner:
 
     def _start_ready(self) -> bool:
         started = False
-        for plan in self._mine():
+        for plan in self._selected():
             if plan.stage in self.finished | self.failed:
                 continue
             busy = {task.task_index for task in self.running if task.plan is plan}
             for task_index in plan.open_tasks():
                 cores = min(self.cluster.parallel, plan.resources.cpus * plan.resources.ranks)
-                room = self.cluster.parallel - sum(task.cores for task in self.running)
-                if task_index not in busy and cores <= room and self._ready(plan, task_index):
+                free_cores = self.cluster.parallel - sum(task.cores for task in self.running)
+                if task_index not in busy and cores <= free_cores and self._ready(plan, task_index):
                     self.running.append(self._start(plan, task_index, cores))
                     started = True
         return started
@@ -122,7 +122,7 @@ class Runner:
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
             DIAGCOT_TASK=f"{plan.path}/{task_index:05d}",
-            PYTHONSAFEPATH="1",  # the copy of the code, not what lies in the folder of submission
+            PYTHONSAFEPATH="1",  # import the snapshot, not the folder of submission
             PYTHONPATH=attempts.last_code(plan.path, plan.code),
         )
         executor = submitit.LocalExecutor(folder=plan.path / "submitit")
@@ -138,10 +138,10 @@ class Runner:
 
     def _reap(self) -> None:
         for task in self.running:
-            # Without srun nobody else ends the ranks that wait for one that has failed.
+            # Without srun nobody else ends the ranks that wait for a failed one.
             name = f"{task.task_index:05d}.{task.attempt}-*.json"
-            if task.plan.resources.ranks > 1 and not task.ended and any((task.plan.path / "failed").glob(name)):
-                task.ended = True
+            if task.plan.resources.ranks > 1 and not task.cancelled and any((task.plan.path / "failed").glob(name)):
+                task.cancelled = True
                 task.job.cancel()
         for task in [task for task in self.running if task.job.done()]:
             self.running.remove(task)
@@ -150,13 +150,15 @@ class Runner:
                 self._ended_short(plan, task_index)
 
     def _ended_short(self, plan: Plan, task_index: int) -> None:
-        """A task ended with units left: again, unless it fails for a reason that will come again."""
-        told = [row for row in failures.read(plan.path) if row["type"] != LOST_PEER]
-        mine = [row for row in told if row["task"] == f"{task_index:05d}" and row["rank"] == 0]
-        recent = [row for row in mine if row["attempt"].startswith(f"{len(attempts.read(plan.path))}.")]
-        same = [row for row in recent if row["message"] == recent[-1]["message"]] if recent else []
-        hopeless = any(row["for_user"] for row in recent) or len(same) >= causes.MAX_FAILURES
-        if hopeless or self.starts[plan.stage, task_index] >= self.cluster.max_attempts:
+        """A task ended with units left: it runs again, unless it would fail in the same way."""
+        attempt = f"{len(attempts.read(plan.path))}."
+        recent = [
+            row
+            for row in failures.read(plan.path)
+            if row["task"] == f"{task_index:05d}" and row["attempt"].startswith(attempt) and row["rank"] == 0
+            if row["type"] != LOST_PEER
+        ]
+        if causes.is_hopeless(recent) or self.starts[plan.stage, task_index] >= self.cluster.max_attempts:
             self.failed.add(plan.stage)
 
     def _settle(self, plan: Plan) -> None:
@@ -184,30 +186,42 @@ class Runner:
 def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     """Start a runner in a session of its own; returns its process id, or None if one is running already.
 
-    The runner inherits the lock, held from before this returns, so that whoever looks at once sees it at work.
+    The runner inherits the lock, which is lock_file before this returns, so that it counts as running at once.
     code: a snapshot for these stages other than the one that they ran last.
     """
     import subprocess
 
-    held = lock(run_dir)
-    if held is None:
+    lock_file = lock(run_dir)
+    if lock_file is None:
         return None
     (run_dir / "runner.json").unlink(missing_ok=True)
     log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [sys.executable, "-m", "diagcot.jobs.execution.local", str(run_dir), *stages, f"--lock={held.fileno()}"]
+    command = [
+        sys.executable,
+        "-m",
+        "diagcot.jobs.execution.local",
+        str(run_dir),
+        *stages,
+        f"--lock={lock_file.fileno()}",
+    ]
     if code:
         command.append(f"--code={code}")
-    with held:
+    with lock_file:
         child = subprocess.Popen(
-            command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[held.fileno()]
+            command,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock_file.fileno()],
         )
-        sign(held, child.pid)
+        sign(lock_file, child.pid)
     os.close(log)
     return child.pid
 
 
 def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
-    """Ask the runner to stop and wait for it; False if there was none."""
+    """Ask the runner to stop and wait for it, at most `deadline_s` seconds. Returns False if there was none."""
     pid = process_id(run_dir)
     if pid is None:
         return False
@@ -227,12 +241,12 @@ def main(argv: list[str]) -> int:
     run_dir, snapshot = Path(argv[0]), ""
     if argv[-1].startswith("--code="):
         snapshot = argv.pop().removeprefix("--code=")
-    if argv[-1].startswith("--lock="):  # `start` holds it already, for us
+    if argv[-1].startswith("--lock="):  # `start` holds it already for this process
         inherited = int(argv.pop().removeprefix("--lock="))
         os.set_inheritable(inherited, False)
     else:
-        held = lock(run_dir)
-        if held is None:
+        lock_file = lock(run_dir)
+        if lock_file is None:
             return 0
     cluster = Cluster.read(run_dir)
     names = (run_dir / "stages").read_text().split()

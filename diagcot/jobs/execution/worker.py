@@ -304,7 +304,7 @@ def _peer_is_gone(error: BaseException) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m diagcot.jobs.execution.worker STAGE_DIR [SLOT]`: by hand, or in an sbatch script (task_index: SLURM_ARRAY_TASK_ID)."""
+    """`python -m diagcot.jobs.execution.worker STAGE_DIR [TASK_INDEX]`: by hand; the default index is SLURM_ARRAY_TASK_ID."""
     task_index = int(argv[1]) if len(argv) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
     try:
         work(Path(argv[0]), task_index)

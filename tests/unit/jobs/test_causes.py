@@ -68,9 +68,9 @@ def test_each_state_has_its_rule(
         (plan.path / "done").mkdir(exist_ok=True)
         (plan.path / "done" / f"{key}.json").write_text("{}")
     verdict = causes.judge(plan, 3)
-    assert list(verdict.again) == [2] * retry and list(verdict.stopped) == [2] * (not retry) and verdict.why
+    assert list(verdict.retries) == [2] * retry and list(verdict.stopped) == [2] * (not retry) and verdict.why
     if retry:
-        assert (verdict.again[2].more_memory, verdict.exclude) == (memory, excluded)
+        assert (verdict.retries[2].more_memory, verdict.exclude) == (memory, excluded)
 
 
 def test_one_task_that_may_not_run_again_does_not_hold_up_the_others(
@@ -78,8 +78,8 @@ def test_one_task_that_may_not_run_again_does_not_hold_up_the_others(
 ) -> None:
     accounting(monkeypatch, {"7_0": "CANCELLED", "7_1": "PREEMPTED", "7_2": "OUT_OF_MEMORY"})
     verdict = causes.judge(plan, 3)
-    assert list(verdict.again) == [1, 2] and list(verdict.stopped) == [0]
-    assert not verdict.again[1].more_memory and verdict.again[2].more_memory  # only the one that ran out of it
+    assert list(verdict.retries) == [1, 2] and list(verdict.stopped) == [0]
+    assert not verdict.retries[1].more_memory and verdict.retries[2].more_memory  # only the one that ran out of it
 
 
 @pytest.mark.parametrize(("code", "memory"), [("137:0", True), ("0:9", True), ("0:125", True), ("1:0", False)])
@@ -87,9 +87,9 @@ def test_a_kill_for_memory_that_slurm_calls_a_failure(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, code: str, memory: bool
 ) -> None:
     accounting(monkeypatch, {f"7_{k}": "FAILED" for k in range(3)}, code)
-    assert {rule.more_memory for rule in causes.judge(plan, 3).again.values()} == {memory}
+    assert {rule.more_memory for rule in causes.judge(plan, 3).retries.values()} == {memory}
     failed(plan, 1, "7_1-0")  # an exception was told: it is no silent kill
-    assert not causes.judge(plan, 3).again[1].more_memory
+    assert not causes.judge(plan, 3).retries[1].more_memory
 
 
 def test_accounting_that_does_not_answer_is_no_verdict_of_failure(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,12 +97,12 @@ def test_accounting_that_does_not_answer_is_no_verdict_of_failure(plan: Plan, mo
         raise slurm.SlurmError("sacct failed")
 
     monkeypatch.setattr(slurm, "history", broken)
-    assert set(causes.judge(plan, 3).again.values()) == {causes.RULES["UNKNOWN"]}
+    assert set(causes.judge(plan, 3).retries.values()) == {causes.RULES["UNKNOWN"]}
 
 
 def test_a_job_of_another_name_under_the_same_id_is_not_ours(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     accounting(monkeypatch, {f"7_{k}": "CANCELLED" for k in range(3)}, name="somebody.elses")
-    assert set(causes.judge(plan, 3).again.values()) == {causes.RULES["UNKNOWN"]}
+    assert set(causes.judge(plan, 3).retries.values()) == {causes.RULES["UNKNOWN"]}
 
 
 def test_an_element_without_a_record_in_a_known_array_was_cancelled_while_pending(
@@ -112,7 +112,7 @@ def test_an_element_without_a_record_in_a_known_array_was_cancelled_while_pendin
     (plan.path / "out").mkdir()
     (plan.path / "out" / "00001.7_1-0.log").touch()  # this one had begun: accounting has lost it
     verdict = causes.judge(plan, 3)
-    assert verdict.again == {0: causes.RULES["PREEMPTED"], 1: causes.RULES["UNKNOWN"]}
+    assert verdict.retries == {0: causes.RULES["PREEMPTED"], 1: causes.RULES["UNKNOWN"]}
     assert list(verdict.stopped) == [2] and "scancel" in verdict.stopped[2]
 
 
@@ -120,17 +120,17 @@ def test_a_task_never_submitted_waits_for_room(plan: Plan, monkeypatch: pytest.M
     (plan.path / "attempts" / "1.json").unlink()
     attempts.write(plan.path, Attempt(1, "submitted", (Array("7", (0, 1)),), "8"))
     accounting(monkeypatch, {"7_0": "COMPLETED", "7_1": "COMPLETED"})
-    assert causes.judge(plan, 1).again == {2: causes.RULES["WAITING"]}
+    assert causes.judge(plan, 1).retries == {2: causes.RULES["WAITING"]}
 
 
 def test_counted_causes_end_and_free_ones_do_not(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts.write(plan.path, Attempt(2, "again", (Array("9", (0, 1, 2)),), "10", by="finaliser", spent={0: 1, 1: 1}))
     accounting(monkeypatch, {f"9_{k}": "FAILED" for k in range(3)})
     verdict = causes.judge(plan, 2)
-    assert list(verdict.stopped) == [0, 1] and list(verdict.again) == [2] and verdict.spent == {0: 2, 1: 2, 2: 1}
+    assert list(verdict.stopped) == [0, 1] and list(verdict.retries) == [2] and verdict.spent == {0: 2, 1: 2, 2: 1}
     accounting(monkeypatch, {f"9_{k}": "PREEMPTED" for k in range(3)})
     verdict = causes.judge(plan, 2)
-    assert len(verdict.again) == 3 and verdict.spent == {0: 1, 1: 1, 2: 0}
+    assert len(verdict.retries) == 3 and verdict.spent == {0: 1, 1: 1, 2: 0}
 
 
 def test_a_time_limit_counts_only_without_progress(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_time_limit_counts_only_without_progress(plan: Plan, monkeypatch: pyte
     (plan.path / "partial").mkdir()
     (plan.path / "partial" / f"{plan.keys[0]}.7_0-0.jsonl").write_text('{"id": "a"}\n')
     verdict = causes.judge(plan, 3)
-    assert verdict.again[0] is causes.RULES["TIMEOUT"] and verdict.again[1] is causes.RULES["STUCK"]
+    assert verdict.retries[0] is causes.RULES["TIMEOUT"] and verdict.retries[1] is causes.RULES["STUCK"]
     assert verdict.spent == {0: 0, 1: 1, 2: 1}
 
 
@@ -150,7 +150,7 @@ def test_the_same_exception_twice_or_a_users_mistake_stops(
     for time in range(times):
         failed(plan, 1, f"7_1-{time}", for_user=for_user, rank=1)  # whatever the rank that raised it
     verdict = causes.judge(plan, 3)
-    assert (1 in verdict.again) == retry and {0, 2} <= verdict.again.keys()
+    assert (1 in verdict.retries) == retry and {0, 2} <= verdict.retries.keys()
     assert retry or "no such label" in verdict.stopped[1]
 
 
@@ -160,9 +160,9 @@ def test_that_a_rank_lost_another_is_no_failure_of_its_own(plan: Plan, monkeypat
     for attempt in ("7_0-0", "7_0-1"):
         failed(plan, 0, attempt, type=LOST_PEER, rank=1)
     verdict = causes.judge(plan, 3)
-    assert verdict.again[0].more_memory and not verdict.stopped
+    assert verdict.retries[0].more_memory and not verdict.stopped
     failed(plan, 0, "7_0-2")
-    assert not causes.judge(plan, 3).again[0].more_memory  # an error of a rank's own says more than the exit code
+    assert not causes.judge(plan, 3).retries[0].more_memory  # an error of a rank's own says more than the exit code
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_what_failed_before_a_person_submitted_again_is_forgiven(plan: Plan, mon
         failed(plan, 1, f"7_1-{time}", for_user=True)
     attempts.write(plan.path, Attempt(2, "retry", (Array("9", (0, 1, 2)),), "10"))
     accounting(monkeypatch, {f"9_{k}": "PREEMPTED" for k in range(3)})
-    assert len(causes.judge(plan, 3).again) == 3
+    assert len(causes.judge(plan, 3).retries) == 3
 
 
 states = st.sampled_from([*causes.RULES, "REVOKED", "FAILED"])
@@ -206,12 +206,12 @@ def test_every_open_task_gets_exactly_one_verdict(plan: Plan, ends: list[tuple[s
         spent = {k: count for k, (_, count, _) in enumerate(ends)}
         attempts.write(plan.path, Attempt(1, "again", (Array("7", (0, 1, 2)),), "8", by="finaliser", spent=spent))
         verdict = causes.judge(plan, limit)
-    assert sorted([*verdict.again, *verdict.stopped]) == [0, 1, 2]
+    assert sorted([*verdict.retries, *verdict.stopped]) == [0, 1, 2]
     for task_index, (state, count, _) in enumerate(ends):
         assert count <= verdict.spent[task_index] <= count + 1
         if state in ("CANCELLED", "REMOVED", "DEADLINE"):
             assert task_index in verdict.stopped
         if state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEPENDENCY"):
-            assert task_index in verdict.again and verdict.spent[task_index] == count
-        if task_index in verdict.again and verdict.again[task_index].counted:
+            assert task_index in verdict.retries and verdict.spent[task_index] == count
+        if task_index in verdict.retries and verdict.retries[task_index].counted:
             assert verdict.spent[task_index] < limit
