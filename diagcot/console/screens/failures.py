@@ -16,6 +16,7 @@ from diagcot.console.state.executor import ask
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
 from diagcot.console.state.status import Run, Stage, snapshot
+from diagcot.jobs.plans import stored
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state import failures as raised
 from diagcot.jobs.state.attempts import RETRY_FACTOR
@@ -68,6 +69,9 @@ def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
     for failure, _ in found:
         yield _advised(stage, failure)
     if stage.why and not found and not blocked:
+        if stored.damage(stage.path, stored.plan(stage.path)):  # a retry would be refused; the message says what to do
+            yield Failure(stage.name, "damaged", stage.why, (), stage.units - stage.done, 1, None)
+            return
         yield _advised(stage, Failure(stage.name, "stopped", stage.why, (), stage.units - stage.done, 1, None))
 
 
@@ -161,8 +165,10 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
             parts.append(Text(f"  → {remedy(failure.message)}", "yellow"))
         if failure.log:
             parts.append(Text(f"  log: {text.home(failure.log)}", "dim"))
-        then = f"  {failure.first}; then:" if failure.first else "  to go on:"
-        parts += [Text.assemble((then, "dim"), " ", (failure.command, "bold")), Text("")]
+        if failure.command:
+            then = f"  {failure.first}; then:" if failure.first else "  to continue:"
+            parts.append(Text.assemble((then, "dim"), " ", (failure.command, "bold")))
+        parts.append(Text(""))
     parts.append(Text("A retry runs what is not done, and nothing twice; what follows the stage goes on with it."))
     return Group(*parts)
 

@@ -9,7 +9,7 @@ import pytest
 
 from diagcot.cli import main as cli
 from diagcot.console.screens import logs
-from diagcot.jobs import Pipeline, Plan, UserError, pipeline, summary
+from diagcot.jobs import Pipeline, Plan, UserError, entrypoints, pipeline, summary
 from diagcot.jobs.execution import local, worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import segments
@@ -55,7 +55,7 @@ def done(plan: Plan, count: int) -> None:
 @each_damage
 @pytest.mark.parametrize("count", [0, 3, 6])
 def test_a_damaged_list_of_units_is_never_done(
-    tmp_path: Path, harm: Damage, count: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, harm: Damage, count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = flow(tmp_path)
     (plan,) = made.write()
@@ -83,6 +83,11 @@ def test_a_damaged_list_of_units_is_never_done(
     shown = capsys.readouterr()
     if count < 6:
         assert code == 1 and "first: stopped: " in shown.out and "Traceback" not in shown.err
+        assert cli.main(["failures", "--logs", str(made.run_dir.parent), "--run", "run"]) == 1
+        assert "first: damaged" in (shown := capsys.readouterr().out) and "make retry" not in shown
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert entrypoints.main(["finalise", str(plan.path)]) == 1
+    assert "error: " in (message := capsys.readouterr().err) and "Traceback" not in message
 
 
 def test_a_worker_does_not_begin_with_a_damaged_list(tmp_path: Path) -> None:

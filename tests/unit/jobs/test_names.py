@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.cot.settings import TracesSettings
 from diagcot.jobs import Pipeline, UserError, summary
 from diagcot.jobs.execution import worker
-from diagcot.recipe import find
+from diagcot.recipe import StageSpec, find
 from launchers.chain import ROOT, settings_model
+from launchers.cot import traces
+from launchers.stage_kind import Stage
 from tests import chains
 
 BAD = ["", ".", "..", "../..", "/absolute", "a/b", "a b", "a\nb", "a\n", "-a", ".a", "é", "s" * 65, "s" * 300]
@@ -31,6 +34,13 @@ def test_a_stage_has_a_plain_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "0", "cot-sft", "v1.2_b", "s" * 64, "report", "codes"])
 def test_such_names_are_good(tmp_path: Path, name: str) -> None:
     assert Pipeline("run", chains.cluster(), tmp_path).stage(name, "tests.kinds.count", ["a"], "small").stage == name
+
+
+@pytest.mark.parametrize("name", ["run", "metrics", "runner", "Report", "estimates"])
+def test_a_page_of_traces_replaces_no_file_of_the_run(name: str) -> None:
+    spec = StageSpec(kind="traces", name=name, number="2", inputs={"traces": ["cot"], "verdicts": ["filter"]})
+    with pytest.raises(UserError, match=rf"writes {name}\.json and {name}\.html"):
+        traces.KIND.units(Stage(spec, TracesSettings()), None)
 
 
 def test_every_recipe_has_such_names() -> None:
