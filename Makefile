@@ -8,7 +8,7 @@ RUN ?=
 LOCK ?= cpu
 SLURM_WORKERS ?= 4
 BIN := .venv/bin
-PYTEST = $(BIN)/python -m pytest --dist loadgroup
+PYTEST = $(BIN)/python -m pytest
 RUNOPT := $(if $(RUN),--run $(RUN))
 CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ QUICK_TO_NOTICE = "SlurmdTimeout=4;MessageTimeout=5"
 # Half of what a task of no work costs is looking through /proc for the memory and the processes of all jobs.
 THROUGHPUT = "JobAcctGatherType=jobacct_gather/none;ProctrackType=proctrack/pgid"
 
-# Under `--dist loadgroup` a worker runs a whole group: a file, or the folders of unit tests that load the same library.
+# Folders of unit tests that load the same library; a worker of pytest-xdist runs all of them. Elsewhere it runs a file.
 LOADS = {"training": "torch", "shards": "torch", "evaluation": "METEOR", "metrics": "METEOR", "rewards": "METEOR"}
 
 
@@ -32,12 +33,18 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
-        library = LOADS.get(path.parts[1]) if path.parts[0] == "unit" else None
-        item.add_marker(pytest.mark.xdist_group(library or str(path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, or groups of LOADS (marks of xdist_group do nothing in xdist 3.8 under pytest 9.2)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Grouped(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            folders = path.split("/")
+            return LOADS.get(folders[2], path) if folders[:2] == ["tests", "unit"] else path
+
+    return Grouped(config, log)
 
 
 @dataclass(frozen=True)
