@@ -36,7 +36,7 @@ def missing(accounting: bool) -> list[str]:
 
 
 class Cluster:
-    """Started, stopped and asked as a whole. All that it writes lies under `settings.root`."""
+    """Starts, stops and queries the cluster. Everything that it writes is under `settings.root`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -77,48 +77,51 @@ class Cluster:
 
     def wipe(self) -> None:
         """Down, and forget everything."""
-        self.down(signal.SIGKILL)  # nothing is worth a last save
+        self.down(signal.SIGKILL)  # there is no state to save
         shutil.rmtree(self.settings.root)
 
     def status(self) -> str:
-        """One line a daemon, then Slurm's own view of the nodes."""
+        """One line for each daemon, then Slurm's own view of the nodes."""
         lines = [f"{name:16} {self.daemons.pid(name) or 'down'}" for name in self.names()]
-        if self.alive():  # else sinfo would wait long for an answer
+        if self.alive():  # without it sinfo would wait long for an answer
             lines.append(self._ask("sinfo", "-N", "-o", "%8N %10P %6t %14G %E").stdout.rstrip())
         return "\n".join(lines)
 
     def names(self) -> list[str]:
-        """All its daemons, in the order they start."""
+        """All its daemons, in the order in which they start."""
         names = ["munged", *(reversed(ACCOUNTING) if self.settings.accounting else []), "slurmctld"]
         return names + [f"slurmd-{node}" for node in self.settings.nodes]
 
     def alive(self) -> bool:
+        """Whether slurmctld is running."""
         return self.daemons.pid("slurmctld") is not None
 
-    def lives(self) -> bool:
-        """Whether any daemon of it is up, be it without slurmctld."""
+    def any_running(self) -> bool:
+        """Whether any of its daemons is running."""
         return any(self.daemons.pid(name) for name in self.names())
 
     def not_ready(self) -> list[str]:
+        """Nodes that do not accept jobs yet."""
         rows = (line.split() for line in self._ask("sinfo", "-N", "-h", "-o", "%N %t").stdout.splitlines())
         ready = {row[0] for row in rows if row[1] in READY_STATES}
         return [node for node in self.settings.nodes if node not in ready]
 
     # -- faults ------------------------------------------------------------------------------------------------------
     def kill_node(self, node: str, silent: bool) -> None:
-        """Kill slurmd and all jobs of the node. Unless `silent`, slurmctld is told; else it has to notice."""
+        """Kill slurmd and all jobs of the node. slurmctld is informed, unless `silent`: then it has to notice."""
         self.nodes.down([node])
         if not silent:
             self._must("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
     def restore_node(self, node: str) -> None:
+        """Undo any fault of the node."""
         self.nodes.restore(node)
         self._ask("scontrol", "update", f"nodename={node}", "state=resume")
-        # All nodes register again; else a job lost in a reboot that nobody noticed would stay RUNNING.
+        # All nodes register again; otherwise a job lost in an unnoticed reboot would stay RUNNING.
         self._must("scontrol", "reconfigure")
 
     def kill_daemon(self, name: str) -> None:
-        """SIGKILL slurmctld or slurmdbd, if it runs; `restart`, `restart-dbd` or `up` brings it back."""
+        """SIGKILL slurmctld or slurmdbd, if it runs; `restart`, `restart-dbd` or `up` starts it again."""
         self._accounts(name)
         self.daemons.stop(name, signal.SIGKILL)
 
@@ -138,7 +141,7 @@ class Cluster:
 
     def execute(self, command: Sequence[str]) -> int:
         """Run a command as a client of the cluster (isolation `net` can be reached in no other way)."""
-        return subprocess.run([*fabric(self.daemons), *command]).returncode
+        return subprocess.run([*fabric(self.daemons), *command], check=False).returncode
 
     # -- daemons -----------------------------------------------------------------------------------------------------
     def _start(self, name: str, command: Sequence[str | Path], ready: Callable[[], bool], seconds: float) -> None:
@@ -189,7 +192,7 @@ class Cluster:
     def _slurmdbd(self) -> None:
         if self.daemons.pid("slurmdbd") is None:
             self._start("slurmdbd", ["slurmdbd", "-D"], lambda: self._ok("sacctmgr", "-n", "-i", "show", "cluster"), 60)
-            self._ask("sacctmgr", "-i", "add", "cluster", "dev")  # fails where there is one already, as the others
+            self._ask("sacctmgr", "-i", "add", "cluster", "dev")  # fails if it exists already, as do the following
             if self.settings.enforce:  # a user without an association could submit nothing
                 user = f"name={self.settings.user}"
                 self._ask("sacctmgr", "-i", "add", "account", "name=dev", "cluster=dev")
@@ -200,7 +203,8 @@ class Cluster:
 
     def _ask(self, *command: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run([*fabric(self.daemons), *command], capture_output=True, text=True, timeout=seconds)
+            words = [*fabric(self.daemons), *command]
+            return subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"no answer in {seconds:.0f} s")
 

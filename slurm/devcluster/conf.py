@@ -74,29 +74,30 @@ def slurm_conf(s: Settings) -> str:
 
 
 def overridden(lines: list[str], extra: list[str]) -> list[str]:
-    """slurm.conf with `extra` in force: `Key=value` replaces the line of that key, `Key+=value` adds to its list.
+    """slurm.conf with the lines of `extra`: `Key=value` replaces the line of that key, `Key+=value` adds to its list.
 
-    Slurm itself takes the last of two lines of a key only for some keys, and complains of it for others.
+    Slurm itself takes the last of two lines of a key only for some keys, and complains for others.
     """
-    found = {_key(line): line for line in lines}
+    current = {_key(line): line for line in lines}
     new: dict[str, str] = {}
-    for line in extra:
-        key, plus, value = line.partition("+=")
+    for item in extra:
+        key, plus, value = item.partition("+=")
+        line = item
         if plus and " " not in key:
-            before = found.get(key.lower(), new.get(key.lower()))
+            before = current.get(key.lower(), new.get(key.lower()))
             line = f"{before},{value}" if before else f"{key}={value}"
-        (found if _key(line) in found else new)[_key(line)] = line
-    return [*new.values(), *found.values()]
+        (current if _key(line) in current else new)[_key(line)] = line
+    return [*new.values(), *current.values()]
 
 
 def _key(line: str) -> str:
-    """What there can be one line of: a key, or a key with its name; a comment counts as its own."""
+    """What identifies a line: its key, or its key with a name; a comment is its own key."""
     key = line.partition("=")[0].strip().lower()
-    return line.split()[0].lower() if key in NAMED else key
+    return line.split(maxsplit=1)[0].lower() if key in NAMED else key
 
 
 def _nodes(s: Settings, prefix: str, names: list[str]) -> list[str]:
-    """As few lines as addresses allow: every slurmstepd parses them, which with a line a node halves the throughput."""
+    """As few lines as the addresses allow: every slurmstepd parses them, and one line per node halves the throughput."""
     gres = f" Gres=gpu:h100:{s.gpus} Feature=h100" if prefix == "gpu" and s.gpus else ""
     host = f" NodeHostname={s.host}" if s.isolation == "none" else ""
     blocks: dict[str, list[tuple[int, int, int]]] = {}

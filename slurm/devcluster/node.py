@@ -1,4 +1,4 @@
-"""The virtual nodes: one slurmd each, and the faults that can be made to befall them."""
+"""The virtual nodes: one slurmd each, and the faults that can be injected."""
 
 import os
 import re
@@ -16,6 +16,8 @@ HERE = Path(__file__).resolve().parent
 
 
 class Nodes:
+    """Starts, ends and breaks the nodes of a cluster."""
+
     def __init__(self, settings: Settings, daemons: Daemons) -> None:
         self.settings, self.daemons = settings, daemons
 
@@ -39,7 +41,7 @@ class Nodes:
             self._plug(node)
 
     def down(self, nodes: Sequence[str], number: int = signal.SIGKILL) -> None:
-        """End slurmd and all that runs on the nodes. `number` is slurmd's signal where nodes have no namespace."""
+        """End slurmd and everything that runs on the nodes. `number` is slurmd's signal where nodes have no namespace."""
         if self.settings.isolation != "none":
             number = signal.SIGKILL  # the pid namespace dies with its init
         with ThreadPoolExecutor(32) as pool:
@@ -49,7 +51,7 @@ class Nodes:
                 kill([*offspring(pid), pid])
 
     def hang(self, node: str) -> None:
-        """Stop slurmd only: jobs on the node live on while Slurm declares it dead."""
+        """Freeze slurmd only: jobs on the node run on while Slurm declares it dead."""
         kill([self._slurmd(node)], signal.SIGSTOP)
 
     def cut(self, node: str) -> None:
@@ -76,13 +78,13 @@ class Nodes:
 
     def _stepds(self, nodes: Sequence[str]) -> list[int]:
         """Without a pid namespace, each slurmstepd is found by the Unix socket it holds in the node's spool folder."""
-        sockets = subprocess.run(["ss", "-xlpH"], capture_output=True, text=True).stdout
+        sockets = subprocess.run(["ss", "-xlpH"], capture_output=True, text=True, check=False).stdout
         held = re.compile(rf"{re.escape(str(self.settings.root))}/spool/([^/]+)/.*")
-        lines = [found for found in held.finditer(sockets) if found[1] in set(nodes)]
+        lines = [line for line in held.finditer(sockets) if line[1] in set(nodes)]
         return [int(pid) for line in lines for pid in re.findall(r"pid=(\d+)", line[0])]
 
     def _plug(self, node: str) -> None:
-        """Join the node's network namespace to the bridge, once it has left ours."""
+        """Connect the node's network namespace to the bridge, once it is separate from ours."""
         pid = self.daemons.pid(f"slurmd-{node}")
         here, end = Path("/proc/self/ns/net").readlink(), time.monotonic() + 5
         while pid is None or Path(f"/proc/{pid}/ns/net").readlink() == here:
@@ -90,12 +92,12 @@ class Nodes:
                 raise DaemonError(f"{node} did not start\n{self.daemons.tail(f'slurmd-{node}')}")
             time.sleep(0.01)
         link = f"v-{node}"
-        subprocess.run([*fabric(self.daemons), "ip", "link", "del", link], capture_output=True)
+        subprocess.run([*fabric(self.daemons), "ip", "link", "del", link], capture_output=True, check=False)
         self._fabric("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         self._fabric("ip", "link", "set", link, "master", "br0", "up")
 
     def _fabric(self, *command: str) -> None:
-        done = subprocess.run([*fabric(self.daemons), *command], capture_output=True, text=True)
+        done = subprocess.run([*fabric(self.daemons), *command], capture_output=True, text=True, check=False)
         if done.returncode:
             raise DaemonError(f"`{' '.join(command)}`: {done.stderr.strip()}")
 

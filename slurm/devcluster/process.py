@@ -1,4 +1,4 @@
-"""Daemons of the development cluster: start, find and stop them, never a stranger that took over a process id."""
+"""Daemons of the development cluster: start, find and stop them, but never another process that got the same id."""
 
 import contextlib
 import os
@@ -24,15 +24,16 @@ def start_time(pid: int) -> str | None:
 
 def offspring(pid: int) -> list[int]:
     """All descendants of a process, leaves first."""
-    found: list[int] = []
+    pids: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, task.read_text().split()):
-                found += [*offspring(child), child]
-    return found
+                pids += [*offspring(child), child]
+    return pids
 
 
 def kill(pids: Sequence[int], number: int = signal.SIGKILL) -> None:
+    """Signal these processes, those that have ended aside."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -45,6 +46,7 @@ class Daemons:
         self.run, self.log = root / "run", root / "log"
 
     def pid(self, name: str) -> int | None:
+        """The process id of a running daemon, else None."""
         try:
             pid, start = (self.run / f"{name}.id").read_text().split()
         except (OSError, ValueError):
@@ -52,7 +54,7 @@ class Daemons:
         return int(pid) if start_time(int(pid)) == start else None
 
     def start(self, name: str, command: Sequence[str | Path]) -> None:
-        """Start in a session of its own, so that it outlives the terminal; output goes to `log/<name>.out`."""
+        """Start in a separate session, so that it survives the terminal; output goes to `log/<name>.out`."""
         with (self.log / f"{name}.out").open("ab") as out:
             daemon = subprocess.Popen(
                 [str(word) for word in command],
@@ -74,6 +76,7 @@ class Daemons:
             time.sleep(0.05)
 
     def tail(self, name: str, lines: int = 6) -> str:
+        """The last lines of a daemon's logs."""
         text = ""
         for path in (self.log / f"{name}.log", self.log / f"{name}.out"):
             if path.exists():

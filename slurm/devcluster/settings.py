@@ -1,4 +1,4 @@
-"""Settings of the development cluster: given when it comes up, kept in its directory for every later verb."""
+"""Settings of the development cluster: given to `up`, kept in its directory for every later verb."""
 
 import dataclasses
 import getpass
@@ -15,7 +15,7 @@ ISOLATIONS = ("none", "ns", "net")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a cluster is made of.
+    """The parts of a cluster.
 
     `port` is the first of a range: slurmctld takes it, slurmdbd +2, MariaDB +3, node k +10+k.
     `isolation`: `none` (plain processes that share the host's name), `ns` (each node in its own uts, pid and mount
@@ -39,67 +39,77 @@ class Settings:
 
     @property
     def root(self) -> Path:
+        """The directory that holds everything."""
         return Path(self.directory)
 
     @property
     def conf(self) -> Path:
+        """slurm.conf."""
         return self.root / "etc" / "slurm.conf"
 
     @property
     def munge(self) -> Path:
+        """The socket of munged."""
         return self.root / "run" / "munge.socket"
 
     @property
     def controller(self) -> str:
+        """The address of slurmctld."""
         return "10.77.255.254" if self.isolation == "net" else "127.0.0.1"
 
     @property
     def user(self) -> str:
+        """The user who runs the daemons."""
         return getpass.getuser()
 
     @property
     def host(self) -> str:
+        """The short name of this machine."""
         return socket.gethostname().split(".")[0]
 
     @property
     def gpu_names(self) -> list[str]:
+        """Names of the nodes with simulated GPUs."""
         return [f"gpu{i}" for i in range(1, self.gpu_nodes + 1)]
 
     @cached_property
     def nodes(self) -> list[str]:
+        """Names of all nodes."""
         return self.gpu_names + [f"cpu{i}" for i in range(1, self.cpu_nodes + 1)]
 
     def number(self, node: str) -> int:
-        """Position of `node` in the cluster, from 1; a ValueError names the nodes there are."""
+        """Position of `node` in the cluster, from 1. Raises ValueError with the names of the nodes."""
         if node not in self.nodes:
             raise ValueError(f"no node {node!r}: this cluster has {' '.join(self.nodes)}")
         return self.nodes.index(node) + 1
 
     def address(self, node: str) -> str:
+        """The IPv4 address of a node."""
         high, low = divmod(self.number(node) - 1, 250)
         return f"{'10.77' if self.isolation == 'net' else '127.0'}.{high + 1}.{low + 1}"
 
     def save(self) -> None:
+        """Write the settings to the cluster's directory."""
         path = self.root / "etc" / "settings.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def default_directory() -> Path:
-    """Short, because Unix sockets inside it have to fit in 107 bytes."""
+    """The directory of a cluster that names none: short, because paths of Unix sockets have at most 107 bytes."""
     return Path(os.environ.get("DEVCLUSTER_DIR") or f"/tmp/devcluster-{getpass.getuser()}")
 
 
 def require_own(directory: Path) -> None:
-    """Raise ValueError if `directory` is there and another user made it or may write to it: its files are obeyed."""
-    for look in (directory.lstat, directory.stat):  # of a link, its own owner, too
+    """Raise ValueError if `directory` belongs to another user, or others may write to it: its files are executed."""
+    for look in (directory.lstat, directory.stat):  # the owner of a link, and of what it names
         try:
-            found = look()
+            status = look()
         except FileNotFoundError:
             return
-        if found.st_uid != os.getuid():
+        if status.st_uid != os.getuid():
             raise ValueError(f"{directory} belongs to another user: choose another --directory")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(f"other users may write to {directory}: chmod go-w it, or choose another --directory")
 
 

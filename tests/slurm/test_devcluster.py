@@ -84,7 +84,7 @@ def test_spot_jobs_are_warned_then_requeued(devcluster: DevCluster, shared_path:
     node = ["-w", "gpu3", "--gres=gpu:4"]
     job = submit(shared_path, script, "-p", "spot", "--signal=B:USR1@60", "--requeue", *node)
     log = shared_path / "log"
-    until(lambda: log.exists(), 20, "start")
+    until(log.exists, 20, "start")
     urgent = submit(shared_path, "sleep 1", "-p", "urgent", *node)
     until(lambda: not state(urgent), 60, "urgent job")
     assert log.read_text().split()[:2] == ["start", "warned"]

@@ -129,7 +129,7 @@ def _state(text: str) -> str:
 
     A person's cancellation reads `CANCELLED by 1000`.
     """
-    return "DEPENDENCY" if text == "CANCELLED" else text.split()[0]
+    return "DEPENDENCY" if text == "CANCELLED" else text.split(maxsplit=1)[0]
 
 
 def alive(names: Mapping[str, str]) -> set[str]:
@@ -180,7 +180,7 @@ def depend(job_id: str, old: str, new: Sequence[str]) -> bool:
     match = re.search(r"\bDependency=(\S+)", text)
     parts = [part.split("(")[0] for part in re.split("[,?]", match.group(1))] if match else []
     parts = [part for part in parts if part]  # `(null)` where it follows nothing
-    kept = [part for part in parts if part.split(":")[-1].split("_")[0] != old]
+    kept = [part for part in parts if part.rsplit(":", 1)[-1].partition("_")[0] != old]
     if old and len(kept) == len(parts):
         return False
     call("scontrol", "update", f"JobId={job_id}", f"Dependency={','.join([*kept, *new])}")

@@ -24,6 +24,7 @@ Check = Callable[[RehearsedStage, Context], Iterable[Finding]]
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[RehearsedStage]:
+    """The settings of the rehearsed stage, for its one unit."""
     yield RehearsedStage.model_validate(ctx.settings)
 
 

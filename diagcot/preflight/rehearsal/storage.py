@@ -22,12 +22,12 @@ SHARED = "`roots` of the cluster file have to lie on storage that all nodes and 
 
 
 def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterator[Finding]:
-    """Whether logs, shards and models are writable here, and what other nodes and the host write is seen in time."""
-    mine, problems = f"{ctx.stage}.{ctx.node_rank}", False
+    """Whether logs, shards and models are writable here, and files of other nodes and the host become visible in time."""
+    problems = False
     expected: list[Path] = []
     for name, root in stage.roots.items():
         try:
-            skew = _write(root / stage.probe, mine)
+            skew = _write(root / stage.probe, f"{ctx.stage}.{ctx.node_rank}")
         except OSError as error:
             problems = True
             yield bad("folders", f"{name}: {_why(root, error)}", SHARED)
@@ -38,20 +38,11 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
         expected += [root / stage.probe / HOST] if name in stage.written else []
         expected += [root / stage.probe / f"{ctx.stage}.{node}" for node in range(ctx.nodes)]
     waited, unseen = _wait(expected, lag_s)
-    for name in dict.fromkeys(path.name for path in unseen):
-        problems = True
-        places = ", ".join(str(path.parent.parent) for path in unseen if path.name == name)
-        whose = "the submitting host" if name == HOST else f"node {name.rpartition('.')[2]} of this job"
-        yield bad("folders", f"a file of {whose} was not visible here within {lag_s:.0f} s: {places}", SHARED)
-    for path in unseen:
-        if path.name == HOST:
-            shutil.rmtree(path.parent, ignore_errors=True)  # a folder of this node alone, which nobody else removes
-    for target in (stage.output, stage.workspace):
-        nearest = next(path for path in (target, *target.parents) if path.exists())
-        if not os.access(nearest, os.W_OK | os.X_OK) and not problems:
-            problems = True
-            yield bad("folders", f"{nearest} is not writable here, where {target} belongs", SHARED)
-    if not problems:
+    yield from _not_visible(unseen, lag_s)
+    target = _closed_target(stage)
+    if target and not problems and not unseen:
+        yield target
+    elif not problems and not unseen:
         summary = f"{', '.join(stage.roots)}: shared and writable"
         if waited > SLOW_S:
             yield note("folders", f"{summary}, but files of other nodes become visible only after {waited:.0f} s")
@@ -59,9 +50,29 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
             yield good("folders", summary)
 
 
+def _not_visible(paths: list[Path], lag_s: float) -> Iterator[Finding]:
+    """One finding for each host whose probe files were not visible in time."""
+    for name in dict.fromkeys(path.name for path in paths):
+        places = ", ".join(str(path.parent.parent) for path in paths if path.name == name)
+        whose = "the submitting host" if name == HOST else f"node {name.rpartition('.')[2]} of this job"
+        yield bad("folders", f"a file of {whose} was not visible here within {lag_s:.0f} s: {places}", SHARED)
+    for path in paths:
+        if path.name == HOST:
+            shutil.rmtree(path.parent, ignore_errors=True)  # a folder of this node alone, which nobody else removes
+
+
+def _closed_target(stage: RehearsedStage) -> Finding | None:
+    """The finding for a product or workspace that cannot be written here, if there is one."""
+    for target in (stage.output, stage.workspace):
+        nearest = next(path for path in (target, *target.parents) if path.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            return bad("folders", f"{nearest} is not writable here, where {target} belongs", SHARED)
+    return None
+
+
 def _write(folder: Path, name: str) -> float:
     """Write a probe file; how far this node's clock is ahead of the file system's, in seconds."""
-    folder.parent.stat()  # a root that is missing here is not to be made: it would be this node's own
+    folder.parent.stat()  # a root that is missing here must not be created: it would be visible on this node alone
     folder.mkdir(exist_ok=True)
     path = folder / name
     with path.open("wb") as out:
