@@ -23,7 +23,7 @@ MEDIAN_LINES = 150
 DOMAIN = ("training", "cot", "evaluation")
 LIBRARY = ("rewards", "serving", "tasks", "shards", "text", "metrics", "data", "jobs")
 PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "cli": ("extras", "preflight", "console", "launchers", *DOMAIN, *LIBRARY),
+    "cli": ("extras", "preflight", "console", "launchers", "recipe", *DOMAIN, *LIBRARY),
     "preflight": ("console", "launchers", "training", "serving", "shards", "data", "jobs"),
     "console": ("shards", "data", "jobs"),
     "launchers": ("recipe", *DOMAIN, *LIBRARY),

@@ -4,6 +4,7 @@ import argparse
 
 from diagcot.cli import checks, reading, shards, submission
 from diagcot.cli.options import Verbs
+from diagcot.cli.reference import verb as reference
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -14,6 +15,6 @@ def command_parser() -> argparse.ArgumentParser:
         epilog="`diagcot VERB --help` explains one verb; `make help` lists the make targets.",
     )
     verbs = Verbs(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
-    for subject in (submission, reading, checks, shards):
+    for subject in (submission, reading, checks, shards, reference):
         subject.add_verbs(verbs)
     return parser

@@ -26,15 +26,25 @@ _TOKENS = {"report": 1024}
 class EvaluateSettings(Settings):
     """Greedy predictions of every model on the test split."""
 
-    tasks: list[Task] = Field(["report", "grounding"], min_length=1)
-    views: Literal["image", "study"] = "image"  # a sample for each film, or one for all of a study
-    samples_per_shard: int | None = Field(None, ge=1)  # of each task: those with the smallest digests of their ids
-    max_tokens: dict[Task, PositiveInt] = {}  # that a model may write: 1024 for a report and 512 else
-    # Of classification: the probability of each label from Yes and No, 14 short requests a film, on the validate split, too,
-    # where the thresholds are chosen at which a label counts as present.
-    probabilities: bool = True
-    wording: dict[str, list[str]] = {}  # of the questions, as in the `questions` stage that trained the model
-    server: ServerSettings = ServerSettings()
+    tasks: list[Task] = Field(["report", "grounding"], min_length=1, description="Tasks that every model is asked.")
+    views: Literal["image", "study"] = Field(
+        "image", description="image: a sample for each image of a study; study: one sample with all of them."
+    )
+    samples_per_shard: int | None = Field(
+        None, ge=1, description="Most samples of each task in a shard, chosen by the digests of their ids; null: all."
+    )
+    max_tokens: dict[Task, PositiveInt] = Field(
+        {}, description="Task and most tokens of an answer; not named: 1024 for a report and 512 for other tasks."
+    )
+    probabilities: bool = Field(
+        True,
+        description="Classification: also measure the probability of each label by 14 short requests for an image, on"
+        " the validate split too, where the thresholds are chosen.",
+    )
+    wording: dict[str, list[str]] = Field(
+        {}, description="Wordings of questions, as in the `questions` stage that the model was trained on."
+    )
+    server: ServerSettings = Field(ServerSettings(), description="The vLLM server of each task.")
 
     @model_validator(mode="after")
     def _worded(self) -> "EvaluateSettings":
@@ -48,44 +58,48 @@ class EvaluateSettings(Settings):
 
 
 class JudgeSettings(Settings):
-    """A local model's word on whether an answer says what the reference says, at temperature 0."""
+    """A local model judges, at temperature 0, whether an answer says what the reference says."""
 
-    tasks: list[Task] = Field(["open"], min_length=1)
-    max_tokens: int = Field(32, ge=8)  # a verdict is {"same": false}
-    server: ServerSettings = ServerSettings()
+    tasks: list[Task] = Field(["open"], min_length=1, description="Tasks whose answers are judged.")
+    max_tokens: int = Field(32, ge=8, description='Most tokens of a verdict, which is such as {"same": false}.')
+    server: ServerSettings = Field(ServerSettings(), description="The vLLM server of the judge.")
 
 
 class ReadingSettings(Settings):
-    """What both kinds of models that read reports are told."""
+    """Settings that all models which read reports share."""
 
-    tasks: list[Literal["report", Written]] = Field(["report"], min_length=1)
-    weights: Path | None = None  # the folder of all their folders (docs/evaluation.md)
+    tasks: list[Literal["report", Written]] = Field(
+        ["report"], min_length=1, description="Tasks whose answers are scored."
+    )
+    weights: Path | None = Field(
+        None, description="Folder with a folder for each scoring model (docs/evaluation.md); $VARIABLES are replaced."
+    )
 
     @field_validator("weights", mode="before")
     @classmethod
     def _settled(cls, path: str | None) -> str | None:
-        """Without variables: the jobs may lack them. One that is not set stays, and is told when it is looked for."""
+        """Variables are replaced now, since jobs may lack them. An unset one stays and is reported when it is needed."""
         return os.path.expandvars(path) if isinstance(path, str) else path
 
 
 class ClinicalSettings(ReadingSettings):
-    """Scores by models that read reports, each where its folder is there."""
+    """Scores by models that read reports; a model whose folder is missing is left out."""
 
-    batch: int = Field(64, ge=1)  # answers between two looks at the clock
+    batch: int = Field(64, ge=1, description="Answers that are scored between two checks for a request to stop.")
 
 
 class GreenSettings(ReadingSettings):
     """Scores by GREEN's language model, at temperature 0."""
 
-    words: int = Field(300, ge=1)  # of each report that it is shown, as in RadEval
-    max_tokens: int = Field(1024, ge=16)
-    server: ServerSettings = ServerSettings()
+    words: int = Field(300, ge=1, description="Most words of each report that the model is shown, as in RadEval.")
+    max_tokens: int = Field(1024, ge=16, description="Most tokens of its analysis.")
+    server: ServerSettings = Field(ServerSettings(), description="The vLLM server of GREEN's model.")
 
 
 class AggregateSettings(Settings):
     """The metrics table and the report."""
 
-    draws: int = Field(1000, ge=100)  # of the bootstrap
-    examples: int = Field(6, ge=0)  # samples of each task shown in the report
-    r2gen: bool = False  # reports by R2Gen's protocol as well, under names of their own
-    java_s: float = Field(180, gt=0)  # how long the Java tokeniser may take
+    draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    examples: int = Field(6, ge=0, description="Samples of each task that the report shows.")
+    r2gen: bool = Field(False, description="Also score reports by R2Gen's protocol, under separate names.")
+    java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
