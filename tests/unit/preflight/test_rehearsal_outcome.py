@@ -144,7 +144,7 @@ def test_a_job_that_waits_for_another_is_given_time(tmp_path: Path, monkeypatch:
 def test_a_job_that_can_never_start_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Scripted(monkeypatch, [slurm.Job("7", "PENDING", "InvalidQOS")])
     (row,) = waited(plan(tmp_path), 600)
-    assert "can never start" in row.finding.text and "set another qos" in row.finding.text
+    assert "can never start" in row.finding.text and "correct qos" in row.finding.text
     assert fake.cancelled == ["7"]
 
 
