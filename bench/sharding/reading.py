@@ -22,7 +22,7 @@ from bench.figures import Figures
 from bench.sharding import tree
 from bench.sharding.writing import QUALITY, SIZE, least, processor
 from diagcot.data.pixels import Jpeg, convert
-from diagcot.data.study import Image as Film
+from diagcot.data.study import Image as StudyImage
 from diagcot.data.study import Study
 from diagcot.shards import Shard, shard_paths
 from diagcot.shards.dataset import ShardDataset, ShardSampler
@@ -36,7 +36,7 @@ Read = Callable[[Sequence[int]], int]
 
 
 def measure(folder: Path, figures: Figures, peers: bool) -> None:
-    made = [convert(raw, SIZE, QUALITY) for raw in tree.films(12)]
+    made = [convert(raw, SIZE, QUALITY) for raw in tree.images(12)]
     # Every film has its own bytes behind its end, where decoders do not look.
     films = [
         Jpeg(m.data + k.to_bytes(4), m.width, m.height, False) for k in range(FILMS) for m in [made[k % len(made)]]
@@ -139,7 +139,7 @@ def _write_ours(place: Path, films: list[Jpeg]) -> Ours:
         with ShardWriter(place / f"{part:05d}.h5") as writer:
             for k in range(part, FILMS, SHARDS):
                 film = films[k]
-                image = Film(f"{k}", "PA", film.width, film.height)
+                image = StudyImage(f"{k}", "PA", film.width, film.height)
                 report = tree.REPORT.format(k)
                 writer.add(Study("bench", str(k), str(k), "train", findings=report, images=(image,)), [film])
     return Ours(place)

@@ -26,7 +26,7 @@ EACH = 6_250
 
 def measure(folder: Path, figures: Figures) -> None:
     folder.mkdir(exist_ok=True)
-    films = tree.films(8, (64, 64))
+    films = tree.images(8, (64, 64))
     peaks: dict[int, float] = {}
     for studies in (FEW, MANY):
         began = time.monotonic()

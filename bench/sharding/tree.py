@@ -28,7 +28,7 @@ REPORT = """                                 FINAL REPORT
 """
 
 
-def films(count: int, size: tuple[int, int] = FULL, sigma: float = 3.0) -> list[bytes]:
+def images(count: int, size: tuple[int, int] = FULL, sigma: float = 3.0) -> list[bytes]:
     """Phantoms enlarged to `size`, with so much noise that a full one takes about 2.2 MB as a JPEG of quality 95."""
     made = []
     for seed in range(count):

@@ -34,14 +34,14 @@ PATIENCE = 10  # rounds at most where the machine is busy
 
 def measure(folder: Path, figures: Figures, peers: bool, count: int = 48) -> None:
     cores = os.cpu_count() or 1
-    root = tree.write(folder / "tree", tree.films(12), count * cores)
+    root = tree.write(folder / "tree", tree.images(12), count * cores)
     places = sorted(root.rglob("files/**/*.jpg"))
     mine = places[:count]
     size = statistics.mean(path.stat().st_size for path in mine) / 1e6
     print(f"{count} films of {tree.FULL[0]} × {tree.FULL[1]}, {size:.1f} MB each, to {SIZE} pixels, page cache warm")
     for path in mine:
         path.read_bytes()
-    one = tree.write(folder / "one", tree.films(12), count)
+    one = tree.write(folder / "one", tree.images(12), count)
     contenders: dict[str, Callable[[Path], None]] = {
         "ours": lambda out: _ours(out, one, 1),
         "plain loop": lambda out: plain(out, mine),

@@ -18,7 +18,7 @@ from diagcot.data.study import Study
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards.partial import Bad, Converted, Partial
 from diagcot.shards.settings import BuildSettings, Source, usable
-from diagcot.shards.sources import Reader, open_reader, phantom_images, studies
+from diagcot.shards.sources import CollectionReader, open_reader, phantom_images, studies
 from diagcot.shards.writer import ShardWriter, code
 
 _AHEAD = 4
@@ -33,7 +33,7 @@ class ShardBuilder:
 
     def __init__(self, ctx: Context) -> None:
         self.settings = BuildSettings(**ctx.settings)
-        self.readers: list[tuple[Source, Reader]] = [
+        self.readers: list[tuple[Source, CollectionReader]] = [
             (s, open_reader(s, self.settings, ctx)) for s in self.settings.sources
         ]
         self.pool = ThreadPoolExecutor(max(1, ctx.cpus))
@@ -141,7 +141,7 @@ def _converted(
 
 
 def _convert(
-    source: Source, reader: Reader, study: Study, settings: BuildSettings, seed: int
+    source: Source, reader: CollectionReader, study: Study, settings: BuildSettings, seed: int
 ) -> tuple[Study, Converted]:
     """The study and its images that could be read, or phantoms if it has none and the source asks for them."""
     files = [(image, reader.image_file(study, image)) for image in study.images]
@@ -177,7 +177,7 @@ def _content(path: Path) -> bytes:
         raise ImageError(f"the file cannot be read ({error.strerror})") from error
 
 
-def _origin(source: Source, reader: Reader) -> dict[str, Any]:
+def _origin(source: Source, reader: CollectionReader) -> dict[str, Any]:
     """What the shard was made from: the settings of the source without paths, and a digest of its patients."""
     ids = hashlib.sha256("\n".join(sorted(reader.patients())).encode()).hexdigest()
     kept = source.model_dump(exclude={"path", "input", "reports", "images", "annotation", "section_overrides"})

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from diagcot.data.readers import registry
 from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables
-from diagcot.data.readers.registry import Dataset
+from diagcot.data.readers.registry import CollectionEntry
 from diagcot.data.reports import transforms
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
@@ -27,7 +27,7 @@ class Source(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"phantom_films": "phantom_images"}
 
-    entry: Dataset | None = Field(
+    entry: CollectionEntry | None = Field(
         None, description="The registry's entry of `kind`; filled in at submission, not meant for recipes."
     )
     kind: str = Field(
@@ -117,13 +117,13 @@ class Source(Settings):
         return self
 
     @property
-    def dataset(self) -> Dataset:
+    def dataset(self) -> CollectionEntry:
         """The registry's entry of the source."""
         assert self.entry is not None  # filled in by _registered
         return self.entry
 
 
-def _entry(kind: str) -> Dataset:
+def _entry(kind: str) -> CollectionEntry:
     return registry.find((resolved(kind) or kind) if kind.endswith((".yaml", ".yml")) else kind)
 
 

@@ -19,7 +19,7 @@ from diagcot.shards.partition import partition
 from diagcot.shards.settings import BuildSettings, Source, usable
 
 
-class Reader(Protocol):
+class CollectionReader(Protocol):
     """What every reader of a collection offers."""
 
     dataset: str
@@ -44,7 +44,7 @@ class Reader(Protocol):
     def __hash__(self) -> int: ...
 
 
-def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader:
+def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> CollectionReader:
     """The reader of a source. Raises DataError when its data is not complete."""
     if source.input is not None:
         roots = ctx.inputs.get(source.input)
@@ -67,7 +67,7 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Reader
     return TableCollection(source.dataset, root, images, skip)
 
 
-def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[Study]:
+def studies(source: Source, reader: CollectionReader, part: int, parts: int) -> Iterator[Study]:
     """The labelled studies of one part of a source that have images, in an order that depends only on the patients.
 
     The labels are those of the report before its transforms.
@@ -98,7 +98,7 @@ def studies(source: Source, reader: Reader, part: int, parts: int) -> Iterator[S
 
 
 @lru_cache(maxsize=8)
-def _changes(reader: Reader, names: tuple[str, ...]) -> transforms.Transform:
+def _changes(reader: CollectionReader, names: tuple[str, ...]) -> transforms.Transform:
     """The chain of transforms, built once for all parts of an array task; it may read all training studies first."""
 
     def training() -> Iterator[Study]:

@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     tree = chains.plan(root, "phantoms", 1, kind=phantoms.KIND.work, settings=settings, units=Units(["tree"]))
     settings = {"sources": [{"kind": "mimic_cxr", "input": "tree"}], "shards": SHARDS, "image_size": 48}
     plan = chains.plan(
-        root, "shard", SHARDS, kind="diagcot.shards.build", settings=settings, inputs={"tree": [tree.output]}
+        root, "shard", SHARDS, kind="diagcot.shards.build", settings=settings, inputs={"tree": [str(tree.output)]}
     )
     chains.write(root, [tree, plan], chains.cluster())
     build(tree)
@@ -70,7 +70,7 @@ def places(size: int, count: int) -> Iterator[tuple[int, int]]:
     daemons="real",
 )
 def test_row_03_a_flipped_bit_is_reported_or_harmless(built: Plan, tmp_path: Path) -> None:
-    source = shard_paths(Path(built.output))[0]
+    source = shard_paths(built.output)[0]
     data, good, told = source.read_bytes(), content(source), 0
     with h5py.File(source, locking=False) as file:
         first = file["images/jpeg"].id.get_offset()
@@ -103,7 +103,7 @@ def test_row_03_a_flipped_bit_is_reported_or_harmless(built: Plan, tmp_path: Pat
     daemons="real",
 )
 def test_row_03_a_shard_cut_short_is_reported(built: Plan, tmp_path: Path) -> None:
-    source = shard_paths(Path(built.output))[0]
+    source = shard_paths(built.output)[0]
     data, copy = source.read_bytes(), tmp_path / "copy.h5"
     for length in [0, 1, *(position for position, _ in places(len(data), 57)), len(data) - 1]:
         copy.write_bytes(data[:length])
@@ -121,13 +121,13 @@ def test_row_03_a_shard_cut_short_is_reported(built: Plan, tmp_path: Path) -> No
 def test_row_03_only_the_damaged_shard_is_built_again(
     built: Plan, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    paths = shard_paths(Path(built.output))
+    paths = shard_paths(built.output)
     before = {path: (path.read_bytes(), path.stat().st_ino) for path in paths}
     damaged = bytearray(before[paths[1]][0])
     with h5py.File(paths[1], locking=False) as file:
         damaged[file["images/jpeg"].id.get_offset() + 30] ^= 4
     paths[1].write_bytes(damaged)
-    assert cli.main(["shards", "verify", built.output]) == 1
+    assert cli.main(["shards", "verify", str(built.output)]) == 1
     assert "(row 0) is damaged" in capsys.readouterr().out
 
     logs = str(built.path.parents[1])
@@ -135,12 +135,12 @@ def test_row_03_only_the_damaged_shard_is_built_again(
     assert cli.main(["shards", "rebuild", elsewhere, "--logs", logs]) == 1  # no run has made it: it stays
     assert Path(elsewhere).exists() and built.missing() == []
 
-    assert cli.main(["shards", "rebuild", built.output, "--logs", logs]) == 0
+    assert cli.main(["shards", "rebuild", str(built.output), "--logs", logs]) == 0
     assert built.missing() == ["00001"]
-    assert shard_paths(Path(built.output)) == [paths[0], paths[2]]
+    assert shard_paths(built.output) == [paths[0], paths[2]]
     assert (paths[1].with_name(".00001.h5.damaged")).read_bytes() == damaged
     build(built)
-    assert cli.main(["shards", "verify", built.output]) == 0
+    assert cli.main(["shards", "verify", str(built.output)]) == 0
     assert {path: path.read_bytes() for path in paths} == {path: data for path, (data, _) in before.items()}
     assert [path.stat().st_ino == before[path][1] for path in paths] == [True, False, True]
 
@@ -159,7 +159,7 @@ def _opened(shard: Shard, row: int) -> tuple[str, int, bytes]:
     daemons="real",
 )
 def test_row_31_forked_workers_read_shards_that_their_parent_has_open(built: Plan) -> None:
-    dataset = ShardDataset(shard_paths(Path(built.output)), transform=_opened)
+    dataset = ShardDataset(shard_paths(built.output), transform=_opened)
     expected = {shard.image(row).id: shard.jpeg(row) for shard in dataset.shards for row in range(shard.images)}
     sampler = ShardSampler(len(dataset), seed=3)
     loader = DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=4, multiprocessing_context="fork")
@@ -178,7 +178,7 @@ def test_row_31_forked_workers_read_shards_that_their_parent_has_open(built: Pla
 )
 def test_row_31_a_lock_on_a_shard_does_not_stop_its_readers(built: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
-    path = shard_paths(Path(built.output))[0]
+    path = shard_paths(built.output)[0]
     with path.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(OSError, match="unable to lock file"):

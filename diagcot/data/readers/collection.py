@@ -11,7 +11,7 @@ from diagcot.data import pixels
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.readers.layouts import image_places, missing_tables, table_file
 from diagcot.data.readers.records import RawBox, TableLayout, agreed
-from diagcot.data.readers.registry import Dataset, TableFile
+from diagcot.data.readers.registry import CollectionEntry, TableFile
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.sections import sections
 from diagcot.data.study import CHEXPERT_LABELS, Box, Image, Study, ordinal, seeded_split
@@ -31,7 +31,11 @@ class TableCollection:
     """
 
     def __init__(
-        self, entry: Dataset, root: Path, images: Path | None = None, on_bad_row: Literal["skip", "fail"] = "skip"
+        self,
+        entry: CollectionEntry,
+        root: Path,
+        images: Path | None = None,
+        on_bad_row: Literal["skip", "fail"] = "skip",
     ) -> None:
         missing = missing_tables(entry, root, images)
         if missing:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from diagcot.data.readers.registry import Dataset, TableFile
+from diagcot.data.readers.registry import CollectionEntry, TableFile
 
 PREFIX = "mimic-cxr-2.0.0-"
 """Prefix of the tables; MIMIC-CXR-JPG 2.1.0 kept it for all tables except the one that it added."""
@@ -94,7 +94,7 @@ def files(root: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in sorted(names))
 
 
-def missing_tables(entry: Dataset, root: Path, images: Path | None = None) -> list[str]:
+def missing_tables(entry: CollectionEntry, root: Path, images: Path | None = None) -> list[str]:
     """The parts of the collection that are missing, in words; empty if it can be read."""
     if not root.is_dir():
         return [f"the folder {root}"]
@@ -121,7 +121,7 @@ def table_file(root: Path, table: TableFile) -> Path | None:
     return None
 
 
-def image_places(entry: Dataset, folder: Path) -> list[tuple[Path, str]]:
+def image_places(entry: CollectionEntry, folder: Path) -> list[tuple[Path, str]]:
     """(existing folder, pattern of paths in it) of each image pattern of the entry."""
     places = []
     for pattern in entry.images:

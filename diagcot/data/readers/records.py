@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.data.readers import tables
-from diagcot.data.readers.registry import Boxes, Column, ColumnSpec, Dataset, TableFile
+from diagcot.data.readers.registry import Boxes, CollectionEntry, ColumnSpec, TableColumn, TableFile
 from diagcot.data.study import split_of, view_of
 
 NAMES = ("image", "study", "patient", "path")
@@ -39,7 +39,7 @@ class RowError(ValueError):
 class TableLayout:
     """How the rows of one table are read."""
 
-    def __init__(self, table: TableFile, dataset: Dataset) -> None:
+    def __init__(self, table: TableFile, dataset: CollectionEntry) -> None:
         self.table, self._rename = table, dataset.rename
         self.fields = {name: _column(getattr(table, name)) for name in (*NAMES, *SECTIONS, "order", "view", "split",
                        "folder", "width", "height", "rater")}  # fmt: skip
@@ -153,11 +153,11 @@ _CONVERTED: dict[str, Callable[[str, str], Any]] = {
 }
 
 
-def _column(field: ColumnSpec) -> Column | None:
-    return field if isinstance(field, Column) or field is None else Column(column=field)
+def _column(field: ColumnSpec) -> TableColumn | None:
+    return field if isinstance(field, TableColumn) or field is None else TableColumn(column=field)
 
 
-def _value(field: Column, row: Mapping[str, str], where: str, is_id: bool = False) -> str:
+def _value(field: TableColumn, row: Mapping[str, str], where: str, is_id: bool = False) -> str:
     name, value = next(((n, row[n]) for n in field.names if row[n]), ("", field.value))
     if is_id and value:
         tables.identifier(value, where, name)

@@ -18,7 +18,7 @@ from diagcot.jobs.settings import Settings, load, near
 FOLDER = Path(__file__).resolve().parent / "datasets"
 
 
-class Column(Settings):
+class TableColumn(Settings):
     """Where a value comes from."""
 
     column: str | list[str] = Field(
@@ -35,7 +35,7 @@ class Column(Settings):
     optional: bool = Field(False, description="The table may lack the column.")
 
     @model_validator(mode="after")
-    def _check_origin(self) -> "Column":
+    def _check_origin(self) -> "TableColumn":
         if bool(self.column) == bool(self.value):
             raise ValueError("needs either `column` or `value`")
         return self
@@ -46,7 +46,7 @@ class Column(Settings):
         return [self.column] if isinstance(self.column, str) and self.column else list(self.column)
 
 
-ColumnSpec = str | list[str] | Column | None
+ColumnSpec = str | list[str] | TableColumn | None
 
 
 class Labels(Settings):
@@ -146,7 +146,7 @@ class TableFile(Settings):
         return self
 
 
-class Dataset(Settings):
+class CollectionEntry(Settings):
     """An entry of the registry: one collection."""
 
     renamed: ClassVar[Mapping[str, str]] = {"films": "images"}
@@ -178,14 +178,14 @@ class Dataset(Settings):
     from_report: bool = Field(False, description="Label the reports with the rule-based labeler.")
 
     @model_validator(mode="after")
-    def _check_entry(self) -> "Dataset":
+    def _check_entry(self) -> "CollectionEntry":
         if self.reader == "table" and (not self.images or not any(not table.join for table in self.tables)):
             raise ValueError("the reader `table` needs `images`, and a table without `join` that names them")
         for name, label in self.chexpert.items():
             if label not in CHEXPERT_LABELS:
                 raise ValueError(f"chexpert: {name}: {label!r} is not a CheXpert label{near(label, CHEXPERT_LABELS)}")
         for table in self.tables:
-            if isinstance(table.split, Column) and table.split.value and table.split.value not in SPLITS:
+            if isinstance(table.split, TableColumn) and table.split.value and table.split.value not in SPLITS:
                 raise ValueError(f"{table.patterns[0]}: split {table.split.value!r}{near(table.split.value, SPLITS)}")
         return self
 
@@ -202,14 +202,14 @@ def names() -> list[str]:
 
 
 @cache
-def _shipped(name: str) -> Dataset:
-    return load(FOLDER / f"{name}.yaml", Dataset)
+def _shipped(name: str) -> CollectionEntry:
+    return load(FOLDER / f"{name}.yaml", CollectionEntry)
 
 
-def find(kind: str) -> Dataset:
+def find(kind: str) -> CollectionEntry:
     """The entry of a name, or of the YAML file at a path. Raises UserError with the nearest name, or with file and line."""
     if kind.endswith((".yaml", ".yml")):
-        return load(Path(kind), Dataset)
+        return load(Path(kind), CollectionEntry)
     if kind not in names():
         raise UserError(
             f"no collection has the name {kind!r}{near(kind, names())}\n"
@@ -218,6 +218,6 @@ def find(kind: str) -> Dataset:
     return _shipped(kind)
 
 
-def entries() -> Iterator[Dataset]:
+def entries() -> Iterator[CollectionEntry]:
     """All entries that come with the project."""
     return map(find, names())

@@ -83,27 +83,27 @@ def multiple_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
         if len(present) < 2 or sum(labels.values()) > len(present) or not absent:
             continue
         pick = context.pick(view, "multi")
-        asked = sorted([*present, *absent[: _MOST_IN_SET - len(present)]], key=CHEXPERT_LABELS.index)
+        choices = sorted([*present, *absent[: _MOST_IN_SET - len(present)]], key=CHEXPERT_LABELS.index)
         options = [Option(_joined(present), context.wording.text("right_set", pick, findings=_joined(present)))]
-        for chosen in _wrong_sets(asked, present, pick, context.seed):
+        for chosen in _wrong_sets(choices, present, pick, context.seed):
             missing = [name for name in present if name not in chosen]
             surplus = [name for name in chosen if name not in present]
             thought = context.wording.text(
                 "wrong_set", pick, findings=_joined(chosen), missing=_joined(missing), surplus=_joined(surplus)
             )
             options.append(Option(_joined(chosen), thought))
-        values = {"findings": ", ".join(map(in_words, asked))}
-        meta = {"labels_present": present, "labels_asked": asked}
+        values = {"findings": ", ".join(map(in_words, choices))}
+        meta = {"labels_present": present, "labels_asked": choices}
         yield ClosedQuestion("multi", view, "", tuple(options), values, meta)
 
 
-def _wrong_sets(asked: Sequence[str], present: Sequence[str], pick: int, seed: int) -> list[tuple[str, ...]]:
+def _wrong_sets(choices: Sequence[str], present: Sequence[str], pick: int, seed: int) -> list[tuple[str, ...]]:
     """Up to six other sets, of three sizes, of which the size of the right set is not always the middle one."""
     least = max(1, len(present) - pick % 3)
     sets = [
         chosen
         for size in range(least, least + 3)
-        for chosen in combinations(asked, size)
+        for chosen in combinations(choices, size)
         if set(chosen) != set(present)
     ]
     return sorted(sets, key=lambda chosen: seeded.rank(seed, pick, *chosen))[: len(LETTERS) - 1]

@@ -45,7 +45,7 @@ def reports() -> IuXray:
 
 @needs_reports
 def test_all_reports_of_iu_xray(reports: IuXray) -> None:
-    studies = list(reports._studies.values())
+    studies = list(reached(reports))
     assert len(studies) == 3955
     assert sum(bool(s.findings) for s in studies) == 3425
     assert sum(bool(s.impression) for s in studies) == 3921
@@ -61,7 +61,7 @@ def test_all_reports_of_iu_xray(reports: IuXray) -> None:
 
 @needs_reports
 def test_views_of_iu_xray(reports: IuXray) -> None:
-    views = Counter(image.view for study in reports._studies.values() for image in study.images)
+    views = Counter(image.view for study in reached(reports) for image in study.images)
     assert sum(views.values()) == 7470
     assert views["LATERAL"] == 3648  # all of Kaggle's; of 4 images that it does not have no view is known
     assert views[""] == 4
@@ -82,7 +82,7 @@ def test_automatic_terms_are_kept_apart(reports: IuXray) -> None:
 def test_all_13_images_find_their_study(reports: IuXray) -> None:
     found = {
         image.id: path
-        for study in reports._studies.values()
+        for study in reached(reports)
         for image in study.images
         if (path := reports.image_file(study, image))
     }
@@ -140,7 +140,7 @@ def test_r2gens_annotation_is_enough(tmp_path: Path) -> None:
 
 @needs_reports
 def test_sizes_from_the_table_of_dicom_headers(reports: IuXray) -> None:
-    images = {image.id: image for study in reports._studies.values() for image in study.images}
+    images = {image.id: image for study in reached(reports) for image in study.images}
     assert (images["CXR1000_IM-0003-2001"].width, images["CXR1000_IM-0003-2001"].height) == (2320, 2828)
     assert sum(not image.width for image in images.values()) == 1  # the table has 7,469 of 7,470
 
@@ -163,7 +163,7 @@ def test_studies_outside_the_annotation_are_left_out(tmp_path: Path) -> None:
 
 @needs_reports
 def test_seeded_split_is_stable_and_near_its_shares(reports: IuXray) -> None:
-    splits = Counter(s.split for s in reports._studies.values())
+    splits = Counter(s.split for s in reached(reports))
     assert abs(splits["train"] / 3955 - 0.7) < 0.02
     assert abs(splits["validate"] / 3955 - 0.1) < 0.02
     assert iu_xray.default_split("CXR1") == "train"

@@ -55,7 +55,7 @@ def test_fi_keeps_studies_with_both() -> None:
 
 
 def test_the_one_line_layout() -> None:
-    """Small letters, tokens apart, one point at the end of each part, no marks of de-identification (method.md 2.1)."""
+    """Lower case, tokens apart, one full stop at the end of each part, no de-identification marks (DiagCoT's layout)."""
     changed = one_line(study("Heart:  normal, 3.5 cm (PA).\nPort-A-Cath in   place...", "No change since ___."))
     assert changed is not None
     assert report_answer(changed.findings, changed.impression) == (
