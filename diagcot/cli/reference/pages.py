@@ -7,13 +7,13 @@ from pydantic import BaseModel
 
 from diagcot.cli.reference import run_files
 from diagcot.cli.reference.keys import keys, nested
-from diagcot.data.readers.registry import Dataset
+from diagcot.data.readers.registry import CollectionEntry
 from diagcot.jobs import Cluster
 from diagcot.recipe import Extension, Recipe
 from launchers import registry
 
 NOTE = "<!-- Written by `diagcot help --write docs/reference`; do not edit. -->\n"
-ELSEWHERE: dict[type[BaseModel], str] = {Dataset: "collections.md"}
+ELSEWHERE: dict[type[BaseModel], str] = {CollectionEntry: "collections.md"}
 """Models with a page of their own."""
 
 
@@ -23,7 +23,7 @@ def pages() -> dict[str, str]:
         "recipes.md": _page("Recipes", _recipes()),
         "clusters.md": _page("Cluster files", _models([Cluster])),
         "kinds.md": _page("Kinds of stages", _kinds()),
-        "collections.md": _page("Entries of the registry of collections", _models([Dataset])),
+        "collections.md": _page("Entries of the registry of collections", _models([CollectionEntry])),
         "events.md": _page("Events", _events()),
         "run-files.md": _page("Files of a run", _files()),
     }

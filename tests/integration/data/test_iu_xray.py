@@ -35,7 +35,7 @@ def test_shards_of_iu_xray_hold_the_590_references_and_their_provenance(tmp_path
 
 
 @needs_reports
-def test_r2gens_split_of_the_xmls_and_of_its_own_films(tmp_path: Path) -> None:
+def test_r2gens_split_of_the_xmls_and_of_its_own_images(tmp_path: Path) -> None:
     studies = reached(IuXray(REPORTS, annotation=REPORTS / ANNOTATION))
     assert Counter(study.split for study in studies) == {"train": 2069, "validate": 296, "test": 590}
     assert all(study.images[0].id.startswith("CXR") and "/" not in study.images[0].id for study in studies)
