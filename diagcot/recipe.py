@@ -55,6 +55,7 @@ class StageSpec(Settings):
 
     @property
     def follows(self) -> list[str]:
+        """Names of all stages that it reads, each once."""
         return list(dict.fromkeys(name for names in self.inputs.values() for name in names))
 
 
@@ -112,7 +113,7 @@ KindOf = Callable[[str], tuple[str, type[Settings]] | None]
 
 
 class Extended(Document):
-    """A recipe on top of the one it extends. Its value and text are the whole recipe; faults are told where they stand."""
+    """A recipe on top of the one it extends. Its value and text are the whole recipe; faults are reported where they stand."""
 
     def __init__(self, path: Path, base: Document, kind_of: KindOf) -> None:
         super().__init__(path)
@@ -121,44 +122,49 @@ class Extended(Document):
         for name, kind in kinds.items():
             if kind is not None:
                 self.rename(kind[1], ("change", name, "settings"))
-        asked = self.check(Extension, self.value)
+        extension = self.check(Extension, self.value)
         self._base = base
         stages = [dict(stage) for stage in base.value["stages"]]
         known = [str(stage["name"]) for stage in stages]
-        named: list[tuple[Loc, str]] = [(("drop", i), name) for i, name in enumerate(asked.drop)]
-        for at, name in [*named, *((("change", name), name) for name in asked.change)]:
+        named: list[tuple[Loc, str]] = [(("drop", i), name) for i, name in enumerate(extension.drop)]
+        for at, name in [*named, *((("change", name), name) for name in extension.change)]:
             if name not in known:
                 raise UserError(f"{super().where(at)}: {base.path.name} has no stage {name!r}{near(name, known)}")
-        self._numbers = [i for i, name in enumerate(known) if name not in asked.drop]
+        self._numbers = [i for i, name in enumerate(known) if name not in extension.drop]
         kept = []
         for number in self._numbers:
-            change = asked.change.get(known[number], Change()).model_dump(exclude_unset=True)
+            change = extension.change.get(known[number], Change()).model_dump(exclude_unset=True)
             stage = _merged(stages[number], change)
-            kept.append(stage | {"inputs": self._inputs(stage, asked.drop)})
+            kept.append(stage | {"inputs": self._inputs(stage, extension.drop)})
         self._names = [known[number] for number in self._numbers]
-        whole = {"name": asked.name, "seed": base.value.get("seed", 0) if asked.seed is None else asked.seed}
+        whole = {
+            "name": extension.name,
+            "seed": base.value.get("seed", 0) if extension.seed is None else extension.seed,
+        }
         self.value = whole | {"stages": kept}
-        self.text = f"# {asked.name}: {asked.extends} with changes\n" + yaml.safe_dump(self.value, sort_keys=False)
+        self.text = f"# {extension.name}: {extension.extends} with changes\n" + yaml.safe_dump(
+            self.value, sort_keys=False
+        )
 
     def _inputs(self, stage: dict[str, Any], dropped: list[str]) -> dict[str, list[str]]:
-        found = {}
+        inputs = {}
         for role, names in (stage.get("inputs") or {}).items():
             listed = [names] if isinstance(names, str) else names
-            found[role] = [name for name in listed if name not in dropped]
-            if not found[role]:
+            inputs[role] = [name for name in listed if name not in dropped]
+            if not inputs[role]:
                 where = super().where(("drop", dropped.index(listed[0])))
                 raise UserError(
                     f"{where}: stage {stage['name']!r} reads {listed[0]!r} as {role} and nothing else: say what it reads"
                     f" instead, as change: {{{stage['name']}: {{inputs: {{{role}: …}}}}}}"
                 )
-        return found
+        return inputs
 
     def where(self, loc: Loc) -> str:
         if len(loc) < 2 or loc[0] != "stages" or not isinstance(loc[1], int):
             return super().where(loc)
-        mine = ("change", self._names[loc[1]], *loc[2:])
-        if len(mine) > 2 and self.find(mine)[1] == len(mine):
-            return super().where(mine)
+        own = ("change", self._names[loc[1]], *loc[2:])
+        if len(own) > 2 and self.find(own)[1] == len(own):
+            return super().where(own)
         return self._base.where(("stages", self._numbers[loc[1]], *loc[2:]))
 
 
@@ -171,7 +177,7 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(name: str, root: Path, kind_of: KindOf) -> tuple[Recipe, Document]:
-    """The recipe `name` of recipes/, or a path to a file of one's own, with the document that knows its lines.
+    """The recipe `name` of recipes/, or that of a YAML file, with the document that knows its lines.
 
     Warns on stderr about old keys and kinds. Raises UserError if there is no such recipe or its stages are wrong.
     """

@@ -33,16 +33,19 @@ class Chain:
 
     @property
     def run_dir(self) -> Path:
+        """Folder of the run."""
         return self.pipeline.run_dir
 
     @property
     def shards_root(self) -> Path:
+        """Folder of the data that stages write."""
         return self._path(self.cluster.roots.shards)
 
     def _path(self, path: Path) -> Path:
         return path if path.is_absolute() else self.root / path
 
     def spec(self, name: str) -> StageSpec:
+        """The recipe's entry of the stage of that name."""
         return next(spec for spec in self.recipe.stages if spec.name == name)
 
     def kind(self, spec: StageSpec) -> StageKind[Any]:
@@ -83,6 +86,7 @@ class Chain:
         return {}
 
     def units_of(self, name: str) -> list[Unit]:
+        """Units of a stage. Raises UserError if the stage cannot run as the recipe says."""
         if name not in self._units:
             stage = self.stage(name)
             self._units[name] = self.kind(stage.spec).units(stage, self)
@@ -91,7 +95,7 @@ class Chain:
     @cached_property
     def pipeline(self) -> Pipeline:
         """All stages of the recipe, declared. Raises UserError before anything is written."""
-        made = Pipeline(
+        pipeline = Pipeline(
             self.run,
             self.cluster,
             self.root,
@@ -104,7 +108,7 @@ class Chain:
         for kind, stage in self.stages:
             spec = stage.spec
             counted = spec.inputs.get(kind.headline.inputs, []) if kind.headline else []
-            plans[spec.name] = made.stage(
+            plans[spec.name] = pipeline.stage(
                 spec.name,
                 kind.work,
                 self.units_of(spec.name),
@@ -122,7 +126,7 @@ class Chain:
                 grows=kind.grows,
                 selector_settings=kind.selector_settings,
             )
-        return made
+        return pipeline
 
     @property
     def plans(self) -> list[Plan]:
@@ -151,8 +155,8 @@ class Chain:
         """What is wrong with stages that make weights from data of the test split, which evaluation alone may read."""
         sources: dict[str, set[str]] = {}  # stage -> data stages of the test split that it was made from
         for index, spec in enumerate(self.recipe.stages):
-            mine = {spec.name} if spec.settings.get("split") == "test" else set()
-            sources[spec.name] = mine.union(*(sources[name] for name in spec.follows))
+            own = {spec.name} if spec.settings.get("split") == "test" else set()
+            sources[spec.name] = own.union(*(sources[name] for name in spec.follows))
             if sources[spec.name] and self.kind(spec).product == "weights":
                 where = self.document.where(("stages", index, "inputs"))
                 names = ", ".join(sorted(sources[spec.name]))
@@ -220,17 +224,17 @@ def settings_model(name: str) -> tuple[str, type[Settings]] | None:
 
 def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) -> Chain:
     """The chain of a recipe on a cluster. Raises UserError for anything a person may have mistyped."""
-    found, document = find_recipe(recipe, root, settings_model)
-    check_name(run or found.name)
-    on = find_cluster(cluster, root)
-    on.enter()
-    return Chain(found, document, on, run or found.name, root)
+    found_recipe, document = find_recipe(recipe, root, settings_model)
+    check_name(run or found_recipe.name)
+    on_cluster = find_cluster(cluster, root)
+    on_cluster.enter()
+    return Chain(found_recipe, document, on_cluster, run or found_recipe.name, root)
 
 
 def require_writable(folders: Iterable[Path]) -> None:
-    """Write a page into each folder, or where it will be made, and remove it; raise UserError if that fails.
+    """Raise UserError if a few kB cannot be written to each folder, or to the place where it will be made.
 
-    A job would find out hours later. Access bits do not tell of quotas, squashed roots and disks that are full.
+    A job would find out hours later. Permission bits do not show quotas, squashed roots and full disks.
     """
     for folder in folders:
         place = next(path for path in (folder, *folder.parents) if path.exists())
@@ -240,5 +244,5 @@ def require_writable(folders: Iterable[Path]) -> None:
         except OSError as error:
             raise UserError(
                 f"{place} cannot be written ({error.strerror}), and the jobs would write to {folder}: nothing was "
-                "submitted. Mend it, or change `roots` in the cluster file"
+                "submitted. Fix it, or change `roots` in the cluster file"
             ) from error

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from diagcot.cot.search.schemas import Limits
-from diagcot.jobs.settings import Settings
+from diagcot.jobs.settings import Settings, current_keys
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS
 from diagcot.tasks.questions.wording import Wording
@@ -141,6 +141,7 @@ class CollectSettings(Settings):
     def _preset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        given = current_keys(cls, given)  # before the preset is added, which uses today's keys
         tasks = {"tasks": [given["tasks"]]} if isinstance(given.get("tasks"), str) else {}
         return _with_defaults(PRESETS.get(given.get("preset", "better"), {}), given | tasks)
 

@@ -18,7 +18,7 @@ class Settings(BaseModel):
     """Base of all typed settings: immutable, and an unknown key is an error.
 
     A model that renames a key lists it in `renamed` (old key -> new key) for one release. The old key is accepted
-    without a word, so that the plans of existing runs can be read; `Document.rename` warns about it in files that
+    without a warning, so that the plans of existing runs can be read; `Document.rename` warns about it in files that
     people write.
     """
 
@@ -133,18 +133,18 @@ class Document:
         """Line, from 1, of the deepest part of `loc` that the file has, and how deep that is."""
         node, line, depth = self._root, 1, 0
         for part in loc:
-            found = None
+            child = None
             name = self._old_keys.get(loc[: depth + 1], str(part))
             if isinstance(node, yaml.MappingNode):
                 for key, value in node.value:
                     if key.value == name:
-                        found, line = value, key.start_mark.line + 1
+                        child, line = value, key.start_mark.line + 1
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-                found = node.value[part]
-                line = found.start_mark.line + 1
-            if found is None:
+                child = node.value[part]
+                line = child.start_mark.line + 1
+            if child is None:
                 break
-            node, depth = found, depth + 1
+            node, depth = child, depth + 1
         return line, depth
 
     def check(self, model: type[Model], value: Any, at: Loc = ()) -> Model:
@@ -152,10 +152,10 @@ class Document:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            faults = [self._tell(model, fault, at) for fault in error.errors()[:5]]
+            faults = [self._message(model, fault, at) for fault in error.errors()[:5]]
             raise UserError("\n".join(faults)) from error
 
-    def _tell(self, model: type[BaseModel], fault: Any, at: Loc) -> str:
+    def _message(self, model: type[BaseModel], fault: Any, at: Loc) -> str:
         loc: Loc = tuple(fault["loc"])
         where = self.where(at + loc)
         name = ".".join(str(part) for part in loc)

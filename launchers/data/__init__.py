@@ -1,0 +1,1 @@
+"""Kinds of stages that make data."""

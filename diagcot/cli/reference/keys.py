@@ -5,7 +5,6 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +81,6 @@ def _values(annotation: Any) -> str:
         return f"mapping of {_values(arguments[0])} to {_values(arguments[1])}"
     if origin in (list, tuple):
         return f"list of {_values(arguments[0])}" if arguments else "list"
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return " or ".join(f"`{member.value}`" for member in annotation)
     return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

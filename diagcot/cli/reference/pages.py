@@ -68,7 +68,7 @@ def _models(models: Iterable[type[BaseModel]]) -> Iterator[str]:
     seen: set[type[BaseModel]] = set()
     while queue:
         model = queue.pop(0)
-        if model in seen or (model in ELSEWHERE and len(seen)):
+        if model in seen or (model in ELSEWHERE and seen):
             continue
         seen.add(model)
         yield f"## {model.__name__}\n"

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 
+from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Cluster, Pipeline, UserError
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.settings import Document, Settings, load
@@ -72,6 +73,13 @@ def test_a_fault_below_an_old_key_names_its_line(tmp_path: Path) -> None:
 def test_settings_of_existing_runs_are_read_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     assert Outer.model_validate({"inside": {"many": 7}}).inner.count == 7
     assert capsys.readouterr().err == ""
+
+
+def test_a_preset_agrees_with_old_keys_of_an_existing_run() -> None:
+    made = CollectSettings(preset="as-released")
+    stored = made.model_dump(mode="json")
+    stored["search"]["film_first"] = stored["search"].pop("image_first")
+    assert CollectSettings.model_validate(stored) == made
 
 
 def test_a_run_that_was_planned_with_old_keys_is_the_same_run(
