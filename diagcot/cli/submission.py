@@ -112,7 +112,7 @@ def _show_plan(chain: "Chain", selected: set[str], scripts: bool) -> int:
     except UserError as error:
         problems += re.split(r"\n(?! )", str(error))
     try:
-        growth += [f"run {chain.run} would grow: {line}" for line in chain.pipeline.growth().told()]
+        growth += [f"run {chain.run} would grow: {line}" for line in chain.pipeline.growth().lines()]
     except UserError as error:
         problems.append(str(error))
     expected = dataclasses.replace(expected, warnings=[*problems, *expected.warnings, *chain.notes(), *growth])

@@ -1,10 +1,10 @@
-"""The right of one process at a time to submit jobs of a run, handed on safely when its holder dies.
+"""The right of one process at a time to submit jobs of a run, passed on safely when its holder dies.
 
-`<name>.<n>.lease` with the highest n is the holder's; n + 1 can be created by one process only, and no number is used
-again: the highest stays when it is given back. A lease is free when its holder says so in it, or is dead: its process
-on this machine is gone, the job it ran in is not alive, or is this very job, which Slurm has started anew. A holder
-that cannot be asked (a login node elsewhere) touches its lease every `BEAT_S`, and is believed dead after `SILENCE_S`
-without that, both by the file server's own clock.
+`<name>.<n>.lease` with the highest n belongs to the holder; n + 1 can be created by one process only, and no number is
+used twice: the highest stays when the lease is given back. A lease is free when its holder wrote so, or is dead: its
+process on this machine has ended, or the job that it ran in is not alive, or is this same job, which Slurm has restarted.
+A holder whose state cannot be queried (on another login node) touches its lease every `BEAT_S` seconds, and counts as
+dead after `SILENCE_S` seconds without that, both by the file server's clock.
 """
 
 import contextlib
@@ -29,37 +29,37 @@ POLL_S = 0.2
 @contextlib.contextmanager
 def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`."""
-    mine, over = _take(path, time.monotonic() + patience_s), threading.Event()
-    beating = threading.Thread(target=_beat, args=(mine, over), name="lease", daemon=True)
-    beating.start()
+    own, ended = _take(path, time.monotonic() + patience_s), threading.Event()
+    beat = threading.Thread(target=_beat, args=(own, ended), name="lease", daemon=True)
+    beat.start()
     try:
         yield
     finally:
-        over.set()
-        beating.join()
-        write_json(mine, {"free": True})
+        ended.set()
+        beat.join()
+        write_json(own, {"free": True})
 
 
-def _beat(mine: Path, over: threading.Event) -> None:
-    while not over.wait(BEAT_S):
+def _beat(own: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_S):
         with contextlib.suppress(OSError):
-            os.utime(mine)  # to the file server's time
+            os.utime(own)  # sets the file server's time
 
 
 def _take(path: Path, end: float) -> Path:
     while True:
         number, holder = _newest(path)
-        if holder is None or not _lives(holder):
-            mine = path.with_name(f"{path.name}.{number + 1}.lease")
-            if create_exclusively(mine, json.dumps(_myself())):
-                if _newest(path)[1] == mine:
+        if holder is None or not _is_alive(holder):
+            own = path.with_name(f"{path.name}.{number + 1}.lease")
+            if create_exclusively(own, json.dumps(_own_process())):
+                if _newest(path)[1] == own:
                     for old in _all(path)[:-1]:
                         old.unlink(missing_ok=True)
-                    return mine
-                mine.unlink(missing_ok=True)  # a number that was used and cleared away while we looked
+                    return own
+                own.unlink(missing_ok=True)  # a number that was used and removed in the meantime
             continue
         if time.monotonic() > end:
-            raise UserError(f"another process submits this run's jobs now: {_said(holder)} ({holder})")
+            raise UserError(f"another process submits this run's jobs now: {_describe(holder)} ({holder})")
         time.sleep(POLL_S)
 
 
@@ -72,24 +72,24 @@ def _number(path: Path) -> int:
 
 
 def _newest(path: Path) -> tuple[int, Path | None]:
-    found = _all(path)
-    return (_number(found[-1]), found[-1]) if found else (0, None)
+    leases = _all(path)
+    return (_number(leases[-1]), leases[-1]) if leases else (0, None)
 
 
-def _myself() -> dict[str, object]:
+def _own_process() -> dict[str, object]:
     job = os.environ.get("SLURM_JOB_ID", "")
     return {"host": os.uname().nodename, "pid": os.getpid(), "born": start_time(os.getpid()), "job": job}
 
 
-def _said(holder: Path) -> str:
+def _describe(holder: Path) -> str:
     try:
         row = json.loads(holder.read_text())
         return f"process {row['pid']} on {row['host']}" + (f", job {row['job']}" if row["job"] else "")
     except (OSError, ValueError, KeyError):
-        return "it"
+        return "its holder"
 
 
-def _lives(holder: Path) -> bool:
+def _is_alive(holder: Path) -> bool:
     try:
         row = json.loads(holder.read_text())
         held_for = _now(holder.parent) - holder.stat().st_mtime
@@ -108,7 +108,7 @@ def _lives(holder: Path) -> bool:
 
 
 def _now(folder: Path) -> float:
-    """The file server's time, which the ages of its files are to be compared with."""
+    """The file server's time, with which the ages of its files are compared."""
     probe = folder / f".clock.{os.getpid()}"
     probe.touch()
     try:

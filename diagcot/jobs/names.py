@@ -7,14 +7,14 @@ from diagcot.jobs.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 LONGEST = 64  # characters of a stage's name
-FOLDERS = frozenset({"code", "grown", "scripts", "stages", "submit", "write"})  # of a run, beside those of its stages
-FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")  # how its files end
+FOLDERS = frozenset({"code", "grown", "scripts", "stages", "submit", "write"})  # in a run's folder, not stages
+FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")  # suffixes of files in a run's folder
 
 
 def check_name(name: str, what: str = "RUN") -> None:
     """Raise UserError if `name` cannot name a folder and jobs."""
     if not NAME.fullmatch(name):
-        raise UserError(f"{what}={name[:LONGEST]!r} is a folder's name: use letters, digits, '-', '_' and '.'")
+        raise UserError(f"{what}={name[:LONGEST]!r} is the name of a folder: use letters, digits, '-', '_' and '.'")
 
 
 def check_stage(name: str) -> None:
@@ -22,13 +22,13 @@ def check_stage(name: str) -> None:
     check_name(name, "stage name")
     if not (name[0].isalnum() and len(name) <= LONGEST):
         raise UserError(
-            f"stage name={name[:LONGEST]!r} starts with a letter or a digit and has at most {LONGEST} characters"
+            f"stage name={name[:LONGEST]!r} must start with a letter or a digit and have at most {LONGEST} characters"
         )
     if name.lower() in FOLDERS or name.lower().endswith(FILES):
-        raise UserError(f"stage name={name!r} is taken: a run's folder keeps files of its own under such names")
+        raise UserError(f"stage name={name!r} is reserved: the folder of a run has other files under such names")
 
 
 def require_inside(path: Path, root: Path) -> None:
     """Raise UserError unless `path`, links followed, lies strictly inside `root`."""
     if root.resolve() not in path.resolve().parents:
-        raise UserError(f"{path} is not inside {root}, so nothing there is written or removed")
+        raise UserError(f"{path} is not inside {root}, so nothing is written or removed there")

@@ -1,4 +1,4 @@
-"""Whose a run is, and whether a file can be trusted: what other users wrote is shown, but never run or obeyed."""
+"""Who owns a run, and whether a file can be trusted: what other users wrote is shown, but never executed."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from diagcot.jobs.errors import UserError
 
 
 def other_owner(run_dir: Path) -> str:
-    """The name of the other user to whom a run's folder or its `cluster.yaml` belongs; empty if both are ours."""
+    """The name of the other user who owns a run's folder or its `cluster.yaml`; empty if both are ours."""
     for path in (run_dir, run_dir / "cluster.yaml"):
         if path.exists() and (uid := path.stat().st_uid) != os.geteuid():
             return _name(uid)
@@ -17,16 +17,16 @@ def other_owner(run_dir: Path) -> str:
 
 
 def require_own(run_dir: Path) -> None:
-    """Raise UserError if the run belongs to another user: to change it would run what they wrote there."""
+    """Raise UserError if the run belongs to another user: changing it would execute what they wrote there."""
     if owner := other_owner(run_dir):
-        raise UserError(f"run {run_dir.name} belongs to {owner}, who alone may change it: use a run of your own")
+        raise UserError(f"run {run_dir.name} belongs to {owner}, and only {owner} may change it: use your own run")
 
 
 def distrust(path: Path) -> str:
-    """Why `path` cannot be trusted, or nothing.
+    """Why `path` cannot be trusted; empty if it can.
 
-    In a folder that everybody may write to, such as /tmp, anybody may have put it there. All below such a folder has to
-    belong to us or to root, and no one else may write to it.
+    Anybody can create files in a folder that everybody may write to, such as /tmp. Everything below such a folder must
+    belong to us or to root, and nobody else may have the right to write to it.
     """
     return _distrust(path.absolute()) or _distrust(path.resolve())
 
@@ -44,7 +44,7 @@ def _distrust(path: Path) -> str:
             if owner not in (0, os.geteuid()):
                 return f"{part} belongs to {_name(owner)}"
         others = stat.S_IWGRP | stat.S_IWOTH if public else stat.S_IWOTH
-        if found.st_mode & others and not found.st_mode & stat.S_ISVTX:  # in a sticky folder each owns what is theirs
+        if found.st_mode & others and not found.st_mode & stat.S_ISVTX:  # sticky: only its owner changes a file
             return f"{part} can be changed by other users"
         public = public or bool(found.st_mode & stat.S_IWOTH)
     return ""

@@ -34,8 +34,9 @@ from diagcot.jobs.state.files import create_exclusively
 class Pipeline:
     """Stages in order, under the name of a run. Nothing is written before `write` or `submit`.
 
-    root: where relative roots of the cluster begin. code: packages and modules that the jobs run, beside this one;
-    a copy of them is made at submission. about: further fields of run.json. keep: further files of the run's folder.
+    root: the folder that relative roots of the cluster start from. code: packages and modules that the jobs run besides
+    diagcot; they are copied at submission. seed: of all stages. about: more fields of run.json. keep: more files of the
+    run's folder, name -> text.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Pipeline:
         self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **(about or {})}
         self.keep = dict(keep or {})
         self.plans: list[Plan] = []
-        self.grew: list[str] = []  # what the last `write` added to a run that was there
+        self.grew: list[str] = []  # what the last `write` added to an existing run
 
     @property
     def run_dir(self) -> Path:
+        """The run's folder, `logs/<run>`."""
         return self._path(self.cluster.roots.logs) / self.run
 
     def _path(self, path: Path) -> Path:
@@ -97,15 +99,16 @@ class Pipeline:
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
-        kind: import path of the module that does the work. settings: what the work is given; a typed model also lets an
-        existing run be compared whose settings have old keys. size: one of the cluster's. each: stages that this one
-        follows unit by unit. inputs: role -> stages whose products are read; they are followed too.
-        startup_s, unit_s: what a task and a unit cost, by which units are packed into tasks. yields: the count of what
-        the stage is for, of which a thousand are priced in GPU-hours, those of the stages `yields_from` included.
-        grows: whether the stage of a run that was written may grow (see `diagcot.jobs.plans.growth`); listed: settings that
-        may differ then, because they only say which units there are and what stands in their parameters.
-        Raises UserError if the cluster has no such size, if units are to follow others but differ from them, or if
-        `name` cannot be a stage's.
+        kind: import path of what does the work, `module` or `module:function`. size: a resource profile of the cluster.
+        settings: what the work is given; a typed model also lets an existing run be compared whose settings have old
+        keys. after: stages that this one follows as a whole; elementwise: those that it follows unit by unit; inputs:
+        role -> stages whose products it reads, and which it follows too. product: data, weights, or report, see
+        `output`. number: what `make submit-stage…` selects it by. startup_s, unit_s: seconds before the first unit of a
+        task and for each unit, by which units are packed into tasks. headline_count: the counter whose GPU-hours are
+        reported, those of `headline_stages` included. grows: whether a stage of an existing run may grow (see `Grows` in
+        `diagcot.jobs.plans.plan`); selector_settings may differ then, because they only select units.
+        Raises UserError if the cluster has no such profile, if the units of an elementwise stage differ, or if `name`
+        cannot name a stage.
         """
         check_stage(name)
         units_listed = Units(units)
@@ -147,22 +150,22 @@ class Pipeline:
         return plan
 
     def growth(self) -> Growth:
-        """What this pipeline has beyond the run as it was written. Writes nothing; raises as `write` does."""
+        """What this pipeline has beyond the stored run. Writes nothing; raises as `write` does."""
         return growth.growth(self.run_dir, self.plans)
 
     def write(self) -> list[Plan]:
         """Create the run's folder and plans, let them grow, or check that they say the same; returns the plans.
 
-        Raises UserError with the differences if the run was planned otherwise, if it belongs to another user, or if a
-        stage is to grow that is queued or running; then nothing is written.
+        Raises UserError with the differences if the stored run differs, if it belongs to another user, or if a stage
+        would grow that is queued or running; then nothing is written.
         """
         os.umask(0o077)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         require_own(self.run_dir)
         with lease(self.run_dir / "write"):
-            more = self.growth()
+            growth_now = self.growth()
             new = [plan for plan in self.plans if not (plan.path / "plan.json").exists()]
-            with self._at_rest(more):
+            with self._at_rest(growth_now):
                 about = self.about | {"stages": [plan.stage for plan in self.plans]}
                 create_exclusively(self.run_dir / "run.json", json.dumps(about, indent=1) + "\n")
                 for name, text in self.keep.items():
@@ -174,25 +177,25 @@ class Pipeline:
                 cluster = json.dumps(self.cluster.stored(), indent=1)
                 (self.run_dir / "cluster.yaml").write_text(cluster + "\n")
                 (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in self.plans) + "\n")
-                self.grew = more.told()
-                if more:
-                    more.commit(self.keep, self.code.name)
+                self.grew = growth_now.lines()
+                if growth_now:
+                    growth_now.commit(self.keep, self.code.name)
                 written = [plans.with_resources(plan) for plan in self.plans]
                 for plan in written:
                     growth.close(plan)
         return written
 
     @contextmanager
-    def _at_rest(self, more: Growth) -> Iterator[None]:
-        """Hold off all who could begin to work on stages that grow. Raises UserError if somebody does.
+    def _at_rest(self, growth_now: Growth) -> Iterator[None]:
+        """Keep others from starting work on stages that grow. Raises UserError if somebody works on them.
 
-        Stages that join hold up nobody on Slurm; a laptop's runner would not learn of them.
+        On Slurm stages that join disturb nobody; a laptop's runner would not notice them.
         """
-        if not more or self.cluster.executor == "debug":
+        if not growth_now or self.cluster.executor == "debug":
             yield
         elif self.cluster.executor == "slurm":
             with chain.submit_lease(self.run_dir):
-                for stage in more.additions:
+                for stage in growth_now.additions:
                     if attempts.intended(self.run_dir / stage) or chain.alive(self.run_dir / stage):
                         raise UserError(_not_now(self.run, f"stage {stage} is queued or running"))
                 yield
@@ -203,31 +206,33 @@ class Pipeline:
                 yield
 
     def reachable(self) -> None:
-        """Raise SlurmError if the cluster is Slurm's and gives no answer: then nothing is to be written either."""
+        """Raise SlurmError if the cluster has Slurm and it does not answer; nothing should be written then."""
         self.cluster.enter()
         if self.cluster.executor == "slurm":
             slurm.config()
 
     def submit(self, stages: Iterable[str] | None = None) -> list[Submitted]:
-        """Write the run and submit `stages` (all of them by default): to Slurm, to this machine's runner, or, for a
-        debugger, one unit after the other in this process."""
+        """Write the run and submit `stages` (all by default): to Slurm, to this machine's runner, or in this process.
+
+        Raises UserError as `write` does, or if a stage follows one that is neither complete nor selected.
+        """
         self.reachable()
         written = self.write()
         selected = {plan.stage for plan in self.plans} if stages is None else set(stages)
         if self.cluster.executor == "slurm":
             return chain.submit_chain(written, selected, self.cluster)
         chain.require_upstream(written, selected)
-        mine = [plan for plan in written if plan.stage in selected]
-        todo = [plan for plan in mine if plan.missing()]
-        told = [
+        own = [plan for plan in written if plan.stage in selected]
+        todo = [plan for plan in own if plan.missing()]
+        results = [
             Submitted(plan.stage, "submitted" if plan in todo else "complete", (), len(plan.open_tasks()))
-            for plan in mine
+            for plan in own
         ]
         if self.cluster.executor == "debug":
             debug.run(todo)
         elif todo:
-            local.start(self.run_dir, [plan.stage for plan in mine])
-        return told
+            local.start(self.run_dir, [plan.stage for plan in own])
+        return results
 
 
 def _not_now(run: str, why: str) -> str:
@@ -240,11 +245,11 @@ def _not_now(run: str, why: str) -> str:
 def retry_stage(
     run_dir: Path, stage: str, changes: Mapping[str, Any] | None = None, code: Sequence[Path] = ()
 ) -> list[Submitted]:
-    """Submit what is open of a stage once more, and what follows it and has gone.
+    """Submit the open tasks of a stage again, and the stages that follow it and are not queued.
 
-    changes: fields of its size, from now on (on Slurm). code: packages to take a new snapshot of; none keeps the code
-    that the stage ran last. Held jobs of a stage that is still queued are released instead. Raises UserError if there is
-    nothing to retry.
+    changes: fields of its resources, from now on (on Slurm). code: packages to take a new snapshot of; with none the stage
+    keeps the code that it ran last. Held jobs of a stage that is still queued are released instead. Raises UserError if
+    there is nothing to retry.
     """
     require_own(run_dir)
     cluster = Cluster.read(run_dir)
@@ -252,19 +257,19 @@ def retry_stage(
     target = run_dir / "code" / codes.digest(code) if code else None
     if target:
         codes.snapshot(code, target)
-    found = [plans.read(run_dir / name) for name in stages(run_dir)]
-    for one in found:
-        segments.verify(one.path, one.segments)
-        growth.close(one)
-    plan = next((plan for plan in found if plan.stage == stage), None)
+    stored = [plans.read(run_dir / name) for name in stages(run_dir)]
+    for plan_of_run in stored:
+        segments.verify(plan_of_run.path, plan_of_run.segments)
+        growth.close(plan_of_run)
+    plan = next((plan for plan in stored if plan.stage == stage), None)
     if plan is None:
-        raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in found)}")
+        raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in stored)}")
     if not plan.missing():
         raise UserError(f"stage {stage} is complete: there is nothing to run again")
     new = str(target or "")
     if cluster.executor == "slurm":
-        return chain.retry(found, plan, cluster, dict(changes or {}), new)
-    later = [stage, *chain.downstream(found, stage)]
+        return chain.retry(stored, plan, cluster, dict(changes or {}), new)
+    later = [stage, *chain.downstream(stored, stage)]
     if not local.start(run_dir, later, new):
         raise UserError(f"run {run_dir.name} is being worked on: `make watch` shows it, `make cancel` stops it")
-    return [Submitted(p.stage, "submitted", (), len(p.open_tasks())) for p in found if p.stage in later]
+    return [Submitted(p.stage, "submitted", (), len(p.open_tasks())) for p in stored if p.stage in later]

@@ -1,4 +1,4 @@
-"""The code that jobs run: a copy made at submission, so that a job that starts days later runs what was submitted."""
+"""The code that jobs run: a snapshot made at submission, so that a job that starts days later runs what was submitted."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ COPIERS = 8
 
 
 def sources(roots: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """(file, its path inside the copy) of every file of these packages and modules, without caches."""
+    """(file, its path inside the snapshot) of every file of these packages and modules, caches left out."""
     for root in roots:
         if root.is_file():
             yield root, Path(root.name)
@@ -24,6 +24,7 @@ def sources(roots: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def digest(roots: Sequence[Path]) -> str:
+    """A short sha256 of the names and contents of these packages and modules."""
     total = hashlib.sha256()
     for path, name in sources(roots):
         total.update(f"{name}\n".encode() + path.read_bytes())
@@ -31,7 +32,7 @@ def digest(roots: Sequence[Path]) -> str:
 
 
 def snapshot(roots: Sequence[Path], target: Path) -> None:
-    """Copy the code to `target`, unless it is there."""
+    """Copy the code to `target`, unless it exists."""
     if target.exists():
         return
     staged = target.with_name(f".{target.name}.{os.getpid()}")
@@ -43,5 +44,5 @@ def snapshot(roots: Sequence[Path], target: Path) -> None:
             pass
     try:
         staged.rename(target)
-    except OSError:  # another launcher was first; what it copied has the same digest
+    except OSError:  # another launcher was first; its copy has the same digest
         shutil.rmtree(staged, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""All that a kind of work sees of the cluster: its paths, ranks, records, progress, and the request to stop."""
+"""What a kind of work sees of the cluster: its paths, ranks, records, progress, and the request to stop."""
 
 import fnmatch
 import json
@@ -16,7 +16,7 @@ from diagcot.jobs.state.records import Records
 
 
 class HeadlessWorkerEnded(Exception):
-    """Raised by a kind's `prepare` on a rank that only helped rank 0, when that needs no more help."""
+    """Raised by a kind's `prepare` on a rank that only helped rank 0, when rank 0 needs it no more."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Result:
 
 @dataclass
 class Context:
-    """The surroundings of one task of a stage, the same on Slurm, on a laptop and in a test."""
+    """What one task of a stage works with, the same on Slurm, on a laptop and in a test."""
 
     run: str
     stage: str
@@ -58,7 +58,7 @@ class Context:
     _beaten: float = field(default_factory=time.monotonic)
 
     def staged(self, final: Path) -> Path:
-        """A unique name beside `final` to write to, file or folder; name both in `Result.outputs`."""
+        """A unique name next to `final` to write a file or folder to; name both in `Result.outputs`."""
         final.parent.mkdir(parents=True, exist_ok=True)
         return final.with_name(f".{final.name}.{self.attempt}")
 
@@ -67,28 +67,28 @@ class Context:
 
         Raises FileNotFoundError that names the stage folder if there is none.
         """
-        found: list[Path] = []
+        paths: list[Path] = []
         for root in self.inputs.get(role, []):
             names = sorted(os.listdir(root)) if Path(root).is_dir() else []
-            mine = [Path(root) / n for n in names if fnmatch.fnmatch(n, pattern) and not n.startswith(".")]
-            if not mine:
+            matches = [Path(root) / n for n in names if fnmatch.fnmatch(n, pattern) and not n.startswith(".")]
+            if not matches:
                 raise FileNotFoundError(
                     f"no {pattern} in {root}, the {role} that stage {self.stage} reads; run that stage"
                 )
-            found += mine
-        return found
+            paths += matches
+        return paths
 
     def records(self, unit: Unit) -> Records:
-        """Record-level progress of `unit`; to be opened by rank 0 alone."""
+        """The finished records of `unit`. Only rank 0 may open them."""
         return Records(self.stage_dir, unit.key, self.attempt)
 
     def stopping(self) -> bool:
-        """A warning signal came: finish or park what is in flight, then return None from `run`. Counts as a beat."""
+        """True once the task is asked to stop: finish or park what is in flight, then return None from `run`. A beat."""
         self.beat()
         return self.stop.is_set()
 
     def beat(self) -> None:
-        """A sign of life. A task that gives none for `hang_minutes` is taken for hung, ended and requeued."""
+        """Give a sign of life. A task that gives none for `hang_minutes` counts as hung, is ended and requeued."""
         self._beaten = time.monotonic()
 
     @property
@@ -97,7 +97,10 @@ class Context:
         return time.monotonic() - self._beaten
 
     def progress(self, done: float, total: float | None = None, **figures: float | str) -> None:
-        """Tell where the unit stands. Cheap: written at most twice a second, by rank 0. Counts as a beat."""
+        """Report how far the unit is, in any unit of measure, and other figures. A beat.
+
+        Cheap: written at most twice a second, by rank 0.
+        """
         self.beat()
         now = time.time()
         if self.rank or (now - self._written < 0.5 and done != total):
@@ -121,7 +124,7 @@ class Context:
             self.on_progress(row)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Add a line to the stage's events."""
+        """Add a line to the stage's events.jsonl (rank 0 only)."""
         if self.rank == 0:
             row = {"time": time.time(), "event": name, "task": self.task, "attempt": self.attempt, **fields}
             append_line(self.stage_dir / "events.jsonl", json.dumps(row, ensure_ascii=False))

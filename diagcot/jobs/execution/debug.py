@@ -8,7 +8,7 @@ from diagcot.jobs.summary import check, summarise
 
 
 def run(plans: Sequence[Plan]) -> None:
-    """Run the open tasks of the stages in order; stages of several ranks run as one. Raises what a kind raises."""
+    """Run the open tasks of the stages in order, each with a single rank. Raises what a kind raises."""
     import submitit
 
     for plan in plans:

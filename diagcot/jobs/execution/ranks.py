@@ -11,6 +11,8 @@ from diagcot.jobs.slurm import commands as slurm
 
 @dataclass(frozen=True)
 class Ranks:
+    """The place of this process in its job."""
+
     job: str  # job id, `<array>_<index>` in an array
     restarts: int
     rank: int
@@ -20,7 +22,7 @@ class Ranks:
     node_rank: int
     nodes: int
     master_addr: str
-    place: str = ""  # tells tasks apart that have the same attempt: a laptop's, of several stages and runs
+    place: str = ""  # distinguishes tasks that have the same attempt: those of several stages and runs on a laptop
 
     @property
     def attempt(self) -> str:
@@ -34,6 +36,7 @@ class Ranks:
 
 
 def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
+    """The ranks that submitit or Slurm put into the environment; a single rank if there are none."""
     if "SUBMITIT_LOCAL_JOB_ID" in env:
         size = int(env["SUBMITIT_LOCAL_NTASKS"])
         rank = int(env["SUBMITIT_LOCAL_GLOBALID"])
@@ -65,6 +68,6 @@ def _first_host(nodelist: str, nodes: int) -> str:
 
 
 def address(host: str) -> str:
-    """The numeric address of `host` as the node itself resolves it; the name where it does not."""
-    found = subprocess.run(["getent", "ahostsv4", host], capture_output=True, text=True, check=False).stdout.split()
-    return found[0] if found else host
+    """The numeric address of `host` as this node resolves it, or the name if it does not."""
+    addresses = subprocess.run(["getent", "ahostsv4", host], capture_output=True, text=True, check=False).stdout.split()
+    return addresses[0] if addresses else host

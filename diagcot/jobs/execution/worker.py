@@ -1,4 +1,4 @@
-"""Runs one task of a plan: the same code on a Slurm node, on a laptop, and by hand from an sbatch script."""
+"""Runs one task of a plan: on a Slurm node, on a laptop, or by hand."""
 
 import contextlib
 import faulthandler
@@ -31,28 +31,28 @@ from diagcot.jobs.state.progress import Progress
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
 PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
-STUCK = 3  # executions that reach their time limit without progress: no further one is asked for
-HUNG = 3  # executions that hang
-LAG_S = 30  # how long a file that another node has written may take to be seen (NFS attribute caches)
-# What gloo and NCCL say then.
+STUCK = 3  # executions that reach the time limit without progress before the task is stopped
+HUNG = 3  # executions that hang before the task is stopped
+LAG_S = 30  # how late a file that another node has written may appear (NFS attribute caches)
+# What gloo and NCCL report when another rank has ended.
 _GONE = re.compile(r"Connection (reset|closed) by peer|Broken pipe|remote process exited")
 EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
 
 
 class UpstreamIncomplete(Exception):
-    """A job ran although what it follows is not done: slurmctld forgot a dependency, or was told none."""
+    """A job ran although what it follows is not done: slurmctld lost a dependency, or was given none."""
 
 
 def work(stage_dir: Path | str, task_index: int) -> str:
-    """Run the units of task `task_index` that are not done. Returns "done" or "parked".
+    """Run the units of a task that are not done. Returns "done" or "parked".
 
     Parked means that a warning signal came first; on Slurm this element, and no other, has then been requeued.
-    Raises what the kind raised, after writing it to `failed/<task>.<attempt>.json`.
+    Raises what the kind raised, after it was written to `failed/`.
     """
     os.umask(0o077)
     plan, ranks = read(Path(stage_dir)), from_environment()
     ctx = _context(plan, task_index, ranks)
-    debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person sits at this terminal and its Ctrl-C
+    debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person uses this terminal and its Ctrl-C
     if not debugged:
         _redirect(ctx)
     warned = threading.Event() if debugged else _listen(ctx.stop)
@@ -61,7 +61,7 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         f"{time.strftime('%F %T')} task {task_index} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
         flush=True,
     )
-    watch = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
+    watchdog = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
     before, began = _progress(plan, task_index), time.monotonic()
     try:
         await_upstream(plan, task_index)
@@ -77,18 +77,18 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         _record_failure(ctx, error)
         raise
     finally:
-        watch.off()
+        watchdog.stop()
     print(f"{time.strftime('%F %T')} {state}", flush=True)
     if state == "parked":
         ctx.event("parked")
-        # Only after a warning: a SIGTERM alone is a person's scancel, or a preemption that Slurm requeues by itself.
+        # Only after a warning: a SIGTERM alone is a person's scancel, or a preemption after which Slurm requeues.
         if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
             _requeue(ranks.job)
     return state
 
 
 def _requeue(job: str) -> None:
-    """Put this element back into the queue; where Slurm does not let us, end so that the finaliser does it."""
+    """Requeue this element; if Slurm refuses, exit with `PARKED`, so that the finaliser resubmits it."""
     try:
         slurm.requeue(job)
     except slurm.SlurmError as error:
@@ -101,7 +101,7 @@ def _progress(plan: Plan, task_index: int) -> Progress:
 
 
 def _count_stuck(ctx: Context, stuck: bool) -> None:
-    """Raises UserError after so many executions up to the time limit, one after the other, without progress."""
+    """Count executions up to the time limit without progress. Raises UserError after `STUCK` in a row."""
     path = ctx.stage_dir / "stuck" / f"{ctx.task}.json"
     times = 1 + (json.loads(path.read_text())["times"] if path.exists() else 0) if stuck else 0
     if times >= STUCK:
@@ -116,14 +116,14 @@ def _count_stuck(ctx: Context, stuck: bool) -> None:
 
 
 def await_upstream(plan: Plan, task_index: int) -> None:
-    """Raise UpstreamIncomplete if a unit that this task follows is not done (files of other nodes may show up late)."""
+    """Raise UpstreamIncomplete if a unit that this task follows is not done; files of other nodes may appear late."""
     end = time.monotonic() + LAG_S
     for edge in plan.after:
         source = read(plan.path.parent / edge.stage)
-        alike = edge.elementwise and source.packed_like(plan)
-        keys = source.keys_of(task_index) if alike else source.keys
+        elementwise = edge.elementwise and source.packed_like(plan)
+        keys = set(source.keys_of(task_index) if elementwise else source.keys)
         # A whole stage was settled by its finaliser; a partner may have been killed just before its last rename.
-        while missing := set(keys) - done_keys(source.path) or {k for k in keys if alike and settle(source.path, k)}:
+        while missing := keys - done_keys(source.path) or {k for k in keys if elementwise and settle(source.path, k)}:
             if time.monotonic() > end:
                 raise UpstreamIncomplete(f"{len(missing)} units of {edge.stage}, which this task follows, are not done")
             time.sleep(1)
@@ -138,16 +138,17 @@ class Watchdog:
         if limit_s:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def off(self) -> None:
+    def stop(self) -> None:
+        """Stop watching."""
         self._over.set()
 
     def _watch(self) -> None:
         while not self._over.wait(min(5.0, self._limit / 4)):
             if self._ctx.silent_s > self._limit:
-                self._bark()
+                self._end_task()
                 return
 
-    def _bark(self) -> None:
+    def _end_task(self) -> None:
         print(f"no sign of life for {self._ctx.silent_s:.0f} s; the stacks of all threads:", flush=True)
         faulthandler.dump_traceback(2, all_threads=True)
         self._ctx.event("hung")
@@ -179,7 +180,7 @@ def _run(plan: Plan, task_index: int, ctx: Context) -> str:
         for unit in units:
             if ctx.stopping():
                 return "parked"
-            ctx._unit, begun, ctx.startup_s = unit.key, time.time(), 0.0  # the start-up is measured apart
+            ctx._unit, began, ctx.startup_s = unit.key, time.time(), 0.0  # start-up is measured separately
             result = run(unit, shared, ctx)
             if result is None:
                 return "parked"
@@ -187,13 +188,13 @@ def _run(plan: Plan, task_index: int, ctx: Context) -> str:
                 about = {
                     "attempt": ctx.attempt,
                     "node": os.uname().nodename,
-                    "started": begun + ctx.startup_s,
-                    "seconds": time.time() - begun - ctx.startup_s,
+                    "started": began + ctx.startup_s,
+                    "seconds": time.time() - began - ctx.startup_s,
                     "startup_seconds": ctx.startup_s + (ready - started if unit is units[0] else 0.0),
                 }
                 if not publish(plan.path, unit.key, result.outputs, result.counts, about):
                     print(
-                        f"unit {unit.key}: another execution published it first; what this one made is dropped",
+                        f"unit {unit.key}: another execution published it first; the result of this one is dropped",
                         flush=True,
                     )
                     ctx.event("lost", unit=unit.key, why="another execution of this unit published first")
@@ -216,7 +217,7 @@ def _open(kind: str, ctx: Context) -> Iterator[tuple[Callable[[Unit, Any, Contex
 def _context(plan: Plan, task_index: int, ranks: Ranks) -> Context:
     require_own_folders(plan)
     size = plan.resources
-    made = Context(
+    ctx = Context(
         run=plan.run,
         stage=plan.stage,
         settings=plan.settings,
@@ -237,13 +238,13 @@ def _context(plan: Plan, task_index: int, ranks: Ranks) -> Context:
         cpus=size.cpus,
         gpus=size.gpus,
     )
-    for folder in (made.output, made.workspace, made.stage_dir / "out"):
+    for folder in (ctx.output, ctx.workspace, ctx.stage_dir / "out"):
         folder.mkdir(parents=True, exist_ok=True)
-    return made
+    return ctx
 
 
 def _redirect(ctx: Context) -> None:
-    """Each attempt and rank has a log of its own; no attempt overwrites the evidence of an earlier one."""
+    """Write standard output and error to a log of this attempt and rank; no attempt overwrites an earlier log."""
     suffix = f".r{ctx.rank}" if ctx.rank else ""
     log = ctx.stage_dir / "out" / f"{ctx.task}.{ctx.attempt}{suffix}.log"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -258,17 +259,17 @@ def _listen(stop: threading.Event) -> threading.Event:
     """Set `stop` at any signal that asks to end; the event returned is set by the warning signal only."""
     warned = threading.Event()
 
-    def hear(signum: int, frame: FrameType | None) -> None:
+    def on_signal(signum: int, frame: FrameType | None) -> None:
         os.write(1, f"{signal.Signals(signum).name}: stopping at the next safe point\n".encode())
         stop.set()
         if signum == WARNING:
             warned.set()
 
     for number in (WARNING, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hear)
+        signal.signal(number, on_signal)
     signal.signal(signal.SIGCONT, signal.SIG_IGN)
     owner = os.environ.get("DIAGCOT_OWNER")
-    if owner:  # the laptop's runner: without it nobody would hear of this task's end
+    if owner:  # the laptop's runner: without it nobody would notice the end of this task
         threading.Thread(target=_follow, args=(int(owner), stop), daemon=True).start()
     return warned
 
@@ -281,7 +282,7 @@ def _follow(owner: int, stop: threading.Event) -> None:
 
 
 def _distribute(ranks: Ranks) -> None:
-    """The variables that torch.distributed and DeepSpeed read."""
+    """Set the variables that torch.distributed and DeepSpeed read."""
     os.environ.update(
         MASTER_ADDR=ranks.master_addr if ranks.nodes == 1 else address(ranks.master_addr),
         MASTER_PORT=str(ranks.master_port),
@@ -305,7 +306,7 @@ def _peer_is_gone(error: BaseException) -> bool:
 
 def main(argv: list[str]) -> int:
     """`python -m diagcot.jobs.execution.worker STAGE_DIR [TASK_INDEX]`: by hand; the default index is SLURM_ARRAY_TASK_ID."""
-    task_index = int(argv[1]) if len(argv) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    task_index = int(argv[1]) if len(argv) > 1 else int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     try:
         work(Path(argv[0]), task_index)
     except UserError as error:

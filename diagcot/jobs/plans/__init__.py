@@ -1,0 +1,1 @@
+"""What a run is to do: plans, their units, and how a run grows."""

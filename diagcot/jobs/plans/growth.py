@@ -1,7 +1,7 @@
 """How a run grows: stages that join it, and units that come after those a stage has. Nothing that was planned changes.
 
 What is new is recorded in `grown/<n>/growth.json`, one file for all stages of one submission, created last and once: a
-launcher that is killed before it has changed nothing, and the next one goes on (see `diagcot.jobs.plans.segments`).
+launcher that is killed before has changed nothing, and the next one continues (see `diagcot.jobs.plans.segments`).
 """
 
 import json
@@ -22,12 +22,12 @@ from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.state.files import create_exclusively, fsync_tree
 from diagcot.jobs.state.ledger import supersede
 
-ADDED = ("inputs", "after", "units", "tasks", "units_sha256", "grown")  # compared by what was there, not as a whole
+ADDED = ("inputs", "after", "units", "tasks", "units_sha256", "grown")  # only their earlier part is compared
 
 
 @dataclass(frozen=True)
 class Addition:
-    """What a stage gets: further units in tasks of their own, and its inputs, edges and settings as they are now."""
+    """What a stage gets: further units in tasks of their own, and its current inputs, edges and settings."""
 
     plan: Plan
     units: Units
@@ -36,7 +36,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class Growth:
-    """What a pipeline has that the run has not: `joined` are stages, `additions` what the stages that are there get."""
+    """What a pipeline has beyond the stored run: stages that joined, and stage -> what an existing stage gets."""
 
     run_dir: Path
     joined: tuple[str, ...] = ()
@@ -45,32 +45,33 @@ class Growth:
     def __bool__(self) -> bool:
         return bool(self.joined or self.additions)
 
-    def told(self) -> list[str]:
-        """A line for each stage that joins or gets more."""
+    def lines(self) -> list[str]:
+        """One line for each stage that joins or grows."""
         lines = [f"{name}: joins the run" for name in self.joined]
-        for name, more in self.additions.items():
-            units, tasks = len(more.units), f"{more.tasks} task{'s' * (more.tasks != 1)}"
+        for name, addition in self.additions.items():
+            units, tasks = len(addition.units), f"{addition.tasks} task{'s' * (addition.tasks != 1)}"
             what = f"{units} further unit{'s' * (units != 1)} in {tasks}" if units else "other inputs, no further units"
-            lines.append(f"{name}: {'made anew' if more.plan.grows == 'anew' else what}")
+            lines.append(f"{name}: {'made again' if addition.plan.grows == 'anew' else what}")
         return lines
 
     @property
     def number(self) -> int:
+        """The number of this growth, from 1."""
         return len(segments.growths(self.run_dir)) + 1
 
     def commit(self, keep: Mapping[str, str], code: str) -> None:
-        """Record it, for good. keep: files of the run's folder as they are now; code: the launcher's version."""
+        """Record it permanently. keep: the current files of the run's folder, name -> text; code: the launcher's version."""
         folder, stages = self.run_dir / "grown" / str(self.number), {}
-        shutil.rmtree(folder, ignore_errors=True)  # of a launcher that was killed before it came to the end of this
+        shutil.rmtree(folder, ignore_errors=True)  # left by a launcher that was killed in the middle of this
         folder.mkdir(parents=True)
         for name, text in keep.items():
             (folder / name).write_text(text, encoding="utf-8")
-        for name, more in self.additions.items():
-            listed = replace(more.plan, units=more.units)
-            row: dict[str, Any] = {"units": len(more.units), "tasks": more.tasks}
-            if more.units:
-                row["units_sha256"] = plans.write_units(listed, folder / f"{name}.jsonl")
-            header = listed.header()
+        for name, addition in self.additions.items():
+            plan = replace(addition.plan, units=addition.units)
+            row: dict[str, Any] = {"units": len(addition.units), "tasks": addition.tasks}
+            if addition.units:
+                row["units_sha256"] = plans.write_units(plan, folder / f"{name}.jsonl")
+            header = plan.header()
             stages[name] = row | {name: header[name] for name in ("inputs", "after", "settings")}
         fsync_tree(folder)
         record = {"time": time.time(), "code": code, "joined": self.joined, "stages": stages}
@@ -78,109 +79,108 @@ class Growth:
             raise FileExistsError(f"{folder}/growth.json: two launchers let the same run grow at once")
 
 
-def growth(run_dir: Path, listed: Sequence[Plan]) -> Growth:
-    """What the plans of a pipeline have beyond those that the run has; for a new run, nothing. Writes nothing.
+def growth(run_dir: Path, planned: Sequence[Plan]) -> Growth:
+    """What the plans of a pipeline have beyond the stored run; nothing for a new run. Writes nothing.
 
-    Raises UserError with the differences if a plan says otherwise than the run's, if the run has a stage that is not
-    listed, if a stage that cannot grow follows one that does, or if a list of units is damaged.
+    Raises UserError with the differences if a plan differs from the stored one, if the run has a stage that is not
+    planned, if a stage that cannot grow follows one that does, or if a list of units is damaged.
     """
     known = stages(run_dir)
-    if gone := [name for name in known if name not in {plan.stage for plan in listed}]:
+    if absent := [name for name in known if name not in {plan.stage for plan in planned}]:
         raise UserError(
-            f"run {run_dir.name} has stages that are not planned now: {', '.join(gone)}. A run may grow and not shrink:"
-            " put them back, or use another RUN=name"
+            f"run {run_dir.name} has stages that are not planned now: {', '.join(absent)}. A run may grow but not shrink:"
+            " add them again, or use another RUN=name"
         )
     additions: dict[str, Addition] = {}
-    for plan in listed:
+    for plan in planned:
         if (plan.path / "plan.json").exists():
-            found = plan.updated(plans.read(plan.path))
-            segments.verify(found.path, found.segments)
-            more = addition(found, plan, additions)
-            if more is not None:
-                additions[plan.stage] = more
-    _check_followers(listed, additions)
-    told = {name for _, growth in segments.growths(run_dir) for name in growth["joined"]}
-    began = _began_with(run_dir)
-    joined = [plan.stage for plan in listed if began is not None and plan.stage not in began | told]
+            stored = plan.updated(plans.read(plan.path))
+            segments.verify(stored.path, stored.segments)
+            if (extra := addition(stored, plan, additions)) is not None:
+                additions[plan.stage] = extra
+    _check_followers(planned, additions)
+    earlier = {name for _, growth in segments.growths(run_dir) for name in growth["joined"]}
+    first = _first_stages(run_dir)
+    joined = [plan.stage for plan in planned if first is not None and plan.stage not in first | earlier]
     return Growth(run_dir, tuple(joined), additions)
 
 
-def _began_with(run_dir: Path) -> set[str] | None:
-    """The stages that the run was made of at first, or None if there is no run yet."""
+def _first_stages(run_dir: Path) -> set[str] | None:
+    """The stages that the run began with, or None if there is no run yet."""
     try:
         return set(json.loads((run_dir / "run.json").read_bytes())["stages"])
     except FileNotFoundError:
         return None
-    except KeyError:  # a run that was planned by an earlier version
+    except KeyError:  # a run of an earlier version
         return set(stages(run_dir))
 
 
-def addition(found: Plan, plan: Plan, beside: Mapping[str, Addition]) -> Addition | None:
-    """What `plan` has beyond the plan that was found; None if they say the same.
+def addition(stored: Plan, plan: Plan, additions: Mapping[str, Addition]) -> Addition | None:
+    """What `plan` has beyond the stored plan; None if they say the same.
 
-    beside: what the stages before it get. Raises UserError with the differences if it is not only more.
+    additions: what the stages before it get. Raises UserError with the differences if `plan` does not only add.
     """
-    if not (found.grows and plan.grows):
-        plans.refuse(found, plans.compare(found.header(), plan.header() | {"units_sha256": plans.digest(plan)}))
+    if not (stored.grows and plan.grows):
+        plans.refuse(stored, plans.compare(stored.header(), plan.header() | {"units_sha256": plans.digest(plan)}))
         return None
-    new, told = _further_units(found, plan)
-    plans.refuse(found, [*_differences(found, plan), *told])
-    same = all(getattr(found, name) == getattr(plan, name) for name in ("inputs", "settings"))
-    if not new and same and set(found.after) == set(plan.after):
+    new, unit_differences = _further_units(stored, plan)
+    plans.refuse(stored, [*_differences(stored, plan), *unit_differences])
+    same = all(getattr(stored, name) == getattr(plan, name) for name in ("inputs", "settings"))
+    if not new and same and set(stored.after) == set(plan.after):
         return None
     units = Units(new)
-    # A stage that follows another unit by unit is cut as that one is, so that their tasks stay pairs.
-    pairs = [beside[edge.stage] for edge in plan.after if edge.elementwise and edge.stage in beside]
+    # A stage that follows another unit by unit is packed as that one is, so that their tasks stay pairs.
+    pairs = [additions[edge.stage] for edge in plan.after if edge.elementwise and edge.stage in additions]
     tasks = next((pair.tasks for pair in pairs if pair.units.keys == units.keys), None)
     if tasks is None:
         tasks = plans.pack(len(units), plan.startup_s, plan.unit_s, plan.resources.minutes)
     return Addition(plan, units, tasks)
 
 
-def _further_units(found: Plan, plan: Plan) -> tuple[list[Unit], list[str]]:
-    """Units of `plan` that are not there yet, in its order; and what it says otherwise of those that are."""
-    known = {unit.key: _text(unit) for unit in found.units[:]}
-    listed = {unit.key: unit for unit in plan.units[:]}
-    new = [unit for key, unit in listed.items() if key not in known]
-    told = [
-        f"unit {key}: {known[key]} in the run, {_text(unit)} now"
-        for key, unit in listed.items()
-        if known.get(key, _text(unit)) != _text(unit)
+def _further_units(stored: Plan, plan: Plan) -> tuple[list[Unit], list[str]]:
+    """Units of `plan` that are not stored yet, in its order; and the differences of those that are."""
+    known = {unit.key: _params(unit) for unit in stored.units[:]}
+    planned = {unit.key: unit for unit in plan.units[:]}
+    new = [unit for key, unit in planned.items() if key not in known]
+    differences = [
+        f"unit {key}: {known[key]} in the run, {_params(unit)} now"
+        for key, unit in planned.items()
+        if known.get(key, _params(unit)) != _params(unit)
     ]
     if plan.grows == "units":
-        told += [f"unit {key}: in the run, absent now" for key in known if key not in listed]
-    elif not new and plan.keys != found.keys[-len(plan.keys) :]:
-        told.append("its units are those of an earlier time")
-    return new, told if len(told) <= 6 else [*told[:5], f"and {len(told) - 5} units more"]
+        differences += [f"unit {key}: in the run, absent now" for key in known if key not in planned]
+    elif not new and plan.keys != stored.keys[-len(plan.keys) :]:
+        differences.append("its units are those of an earlier growth")
+    return new, differences if len(differences) <= 6 else [*differences[:5], f"and {len(differences) - 5} units more"]
 
 
-def _text(unit: Unit) -> str:
+def _params(unit: Unit) -> str:
     return json.dumps(dict(unit.params), sort_keys=True)
 
 
-def _differences(found: Plan, plan: Plan) -> list[str]:
-    """What differs beside the units, and is no mere addition."""
-    before, after = (_fixed(one, plan.selector_settings) for one in (found, plan))
-    told = plans.compare(before, after)
-    for role in found.inputs:
-        old, new = found.inputs[role], plan.inputs.get(role, [])
+def _differences(stored: Plan, plan: Plan) -> list[str]:
+    """What differs apart from the units, and is not only an addition."""
+    differences = plans.compare(_fixed(stored, plan.selector_settings), _fixed(plan, plan.selector_settings))
+    for role, old in stored.inputs.items():
+        new = plan.inputs.get(role, [])
         if [root for root in new if root in old] != old:
-            told.append(f"inputs.{role}: {_names(old)} in the run, {_names(new)} now")
-    told += [f"after: {edge.stage} in the run, not so now" for edge in found.after if edge not in plan.after]
-    return told
+            differences.append(f"inputs.{role}: {_names(old)} in the run, {_names(new)} now")
+    return differences + [f"after: {edge} in the run, not so now" for edge in stored.after if edge not in plan.after]
 
 
-def _fixed(plan: Plan, listed: Sequence[str]) -> dict[str, Any]:
+def _fixed(plan: Plan, selector_settings: Sequence[str]) -> dict[str, Any]:
+    """The part of a header that may not differ when a stage grows."""
     header = {name: value for name, value in plan.header().items() if name not in ADDED}
-    return header | {"settings": {name: value for name, value in plan.settings.items() if name not in listed}}
+    settings = {name: value for name, value in plan.settings.items() if name not in selector_settings}
+    return header | {"settings": settings}
 
 
 def _names(roots: Sequence[str]) -> str:
     return ", ".join(Path(root).name for root in roots) or "absent"
 
 
-def _check_followers(listed: Sequence[Plan], additions: Mapping[str, Addition]) -> None:
-    for plan in listed:
+def _check_followers(planned: Sequence[Plan], additions: Mapping[str, Addition]) -> None:
+    for plan in planned:
         growing = [edge.stage for edge in plan.after if edge.stage in additions and additions[edge.stage].units]
         if growing and not plan.grows and (plan.path / "plan.json").exists():
             raise UserError(
@@ -190,7 +190,7 @@ def _check_followers(listed: Sequence[Plan], additions: Mapping[str, Addition]) 
 
 
 def close(plan: Plan) -> None:
-    """End the units of a stage that is made anew whose place others have taken. Safe to repeat."""
+    """Mark the units of a stage that makes its product again as superseded by the newest ones. Safe to repeat."""
     if plan.grows == "anew" and plan.grown:
         first = len(plan.units) - plan.segments[-1].units
         for key in plan.keys[:first]:

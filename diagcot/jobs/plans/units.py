@@ -29,7 +29,7 @@ class Unit(NamedTuple):
 
 
 class Units(Sequence[Unit]):
-    """The units of a plan in memory, column by column: a million of them take 70 MB."""
+    """The units of a plan in memory, as columns: a million of them take 70 MB."""
 
     def __init__(self, units: Iterable[Unit | str]) -> None:
         self.keys: list[str] = []
@@ -57,9 +57,9 @@ class Units(Sequence[Unit]):
 
 
 class Listing(Sequence[Unit]):
-    """The units of a plan that was written, read from its files only as far as they are asked for.
+    """The units of a stored plan, read from its files only as far as they are needed.
 
-    Raises UserError where these are not what was planned.
+    Raises UserError if a file is not what was planned.
     """
 
     def __init__(self, stage_dir: Path, planned: Sequence[Segment]) -> None:
@@ -80,6 +80,7 @@ class Listing(Sequence[Unit]):
 
     @cached_property
     def keys(self) -> list[str]:
+        """Keys of all units, in order."""
         segments.verify(self._folder, self._segments)
         return [key for segment in self._segments for key in _keys(self._folder / segment.path)]
 
@@ -107,8 +108,8 @@ def encode(units: Units | Listing) -> Iterator[bytes]:
         rows = [f'{{"key": "{key}"}}\n' for key in keys[start : start + BLOCK]]
         for index in range(start, start + len(rows)) if params else ():
             if index in params:
-                more = json.dumps(dict(params[index]), sort_keys=True)[1:]
-                rows[index - start] = f'{{"key": "{keys[index]}", {more}\n'
+                params_text = json.dumps(dict(params[index]), sort_keys=True)[1:]
+                rows[index - start] = f'{{"key": "{keys[index]}", {params_text}\n'
         yield "".join(rows).encode()
 
 

@@ -1,7 +1,7 @@
 """The submissions of a stage: `attempts/<n>.json` says which jobs were given which tasks, with what, and why.
 
 Before the first sbatch the same record, without job ids, is written as `<n>.intent`: a launcher that is killed in
-between leaves it behind, and whoever submits next finds by the jobs' names which of them Slurm had accepted.
+between leaves it, and whoever submits next looks up by the jobs' names which of them Slurm had accepted.
 """
 
 import functools
@@ -25,7 +25,7 @@ class Array:
 
     job: str  # empty while Slurm has not accepted it
     tasks: tuple[int, ...]
-    name: str = ""  # the job's name; unique for ever, which a job id is not (MaxJobId)
+    name: str = ""  # the job's name, which is never used again; job ids are (MaxJobId)
     after: str = ""  # its dependency
     resources: dict[str, Any] = field(default_factory=dict)
 
@@ -37,7 +37,9 @@ class Array:
 
 @dataclass(frozen=True)
 class Attempt:
-    number: int
+    """One submission of a stage."""
+
+    number: int  # from 1
     why: str
     arrays: tuple[Array, ...] = ()
     finaliser: str = ""
@@ -57,11 +59,12 @@ class Attempt:
     @property
     def names(self) -> dict[str, str]:
         """Job id -> name of all its jobs."""
-        found = {array.job: array.name for array in self.arrays}
-        return found | ({self.finaliser: self.finaliser_name} if self.finaliser else {})
+        names = {array.job: array.name for array in self.arrays}
+        return names | ({self.finaliser: self.finaliser_name} if self.finaliser else {})
 
     @property
     def jobs(self) -> list[str]:
+        """Ids of all its jobs and arrays, the finaliser last."""
         return list(self.names)
 
 
@@ -103,13 +106,13 @@ def _array(row: dict[str, Any]) -> Array:
 
 
 def last_code(stage_dir: Path, planned: str) -> str:
-    """The snapshot that the stage's jobs ran last, `planned` before the first."""
-    made = read(stage_dir)
-    return (made[-1].code if made else "") or planned
+    """The snapshot that the stage's last jobs run; `planned` before the first submission."""
+    submissions = read(stage_dir)
+    return (submissions[-1].code if submissions else "") or planned
 
 
 def newest_arrays(stage_dir: Path) -> dict[int, tuple[Attempt, Array, str]]:
-    """Task -> the newest attempt and array that it was given to, and its job's id there."""
+    """Task -> the newest attempt and array that it is part of, and its job's id there."""
     return {
         task_index: (attempt, array, job)
         for attempt in read(stage_dir)
@@ -119,13 +122,13 @@ def newest_arrays(stage_dir: Path) -> dict[int, tuple[Attempt, Array, str]]:
 
 
 def intend(stage_dir: Path, attempt: Attempt) -> None:
-    """Say what is about to be submitted."""
+    """Record what is about to be submitted."""
     (stage_dir / "attempts").mkdir(exist_ok=True)
     write_json(stage_dir / "attempts" / f"{attempt.number}.intent", _row(attempt))
 
 
 def intended(stage_dir: Path) -> Attempt | None:
-    """What a launcher that is gone was about to submit, if its record is missing."""
+    """What a launcher that was killed was about to submit; None if there is no such submission."""
     for path in (stage_dir / "attempts").glob("*.intent"):
         if (path.with_suffix(".json")).exists():
             path.unlink()
@@ -147,7 +150,7 @@ def write(stage_dir: Path, attempt: Attempt) -> None:
 def job_names(run_dir: Path) -> dict[str, str]:
     """Id -> name of every job and array that was ever submitted for a run, finalisers included.
 
-    A name is unique for ever, an id is not (MaxJobId): a row of Slurm's that has another name is another job's.
+    Names are never used again, ids are (MaxJobId): a row of Slurm with another name belongs to another job.
     """
     folders = sorted(path.parent for path in run_dir.glob("*/attempts"))
     return {job: name for folder in folders for attempt in read(folder) for job, name in attempt.names.items()}

@@ -1,6 +1,6 @@
-"""The executions of a stage's tasks: when each began and last wrote, what was tried again, what failed, what they took.
+"""The executions of a stage's tasks: when each began and last wrote, retries, failures and GPU-hours.
 
-Screens, `summary.json` and the report count by this one page, so that they cannot disagree.
+Screens, `summary.json` and the report all count with these functions, so that they cannot disagree.
 """
 
 import functools
@@ -17,38 +17,41 @@ Logs = dict[str, list[tuple[str, float]]]
 
 @dataclass(frozen=True)
 class Executions:
-    """`retries`: executions beyond the first of each task. `failures`: those that left a message of what they raised.
-    `gpu_hours`: of all of them, those that failed included."""
+    """The executions of a stage in figures."""
 
     retries: int
+    """Executions beyond the first of each task."""
     failures: int
+    """Executions that raised an error."""
     gpu_hours: float
+    """Of all executions, those that failed included."""
 
 
 def executions(stage_dir: Path, gpus: int) -> Executions:
-    """What a stage on which nothing runs has taken. gpus: of one task."""
+    """The figures of a stage on which nothing runs. gpus: GPUs of one task."""
     logs = logs_of(stage_dir)
     return Executions(retries(logs), len(failures.executions(stage_dir)), gpu_hours(stage_dir, gpus, logs))
 
 
 def retries(logs: Logs) -> int:
-    return sum(len(mine) - 1 for mine in logs.values())
+    """Executions beyond the first of each task."""
+    return sum(len(executions) - 1 for executions in logs.values())
 
 
 def logs_of(stage_dir: Path) -> Logs:
-    """Task -> (attempt, time of last line) of each of its logs, the newest last; those of further ranks do not count."""
-    found: Logs = {}
+    """Task -> (attempt, time of its last line) of each of its logs, the newest last; logs of other ranks do not count."""
+    logs: Logs = {}
     try:
         with os.scandir(stage_dir / "out") as entries:
             for entry in entries:
                 task, _, attempt = entry.name.removesuffix(".log").partition(".")
                 if entry.name.endswith(".log") and ".r" not in attempt:
-                    found.setdefault(task, []).append((attempt, entry.stat().st_mtime))
+                    logs.setdefault(task, []).append((attempt, entry.stat().st_mtime))
     except FileNotFoundError:
         pass
-    for logs in found.values():
-        logs.sort(key=lambda log: log[1])
-    return found
+    for executions in logs.values():
+        executions.sort(key=lambda log: log[1])
+    return logs
 
 
 def first_event(stage_dir: Path) -> float | None:
@@ -61,7 +64,7 @@ def first_event(stage_dir: Path) -> float | None:
 
 
 def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
-    """(task, attempt) -> when it began, of all executions there ever were."""
+    """(task, attempt) -> when it began, of all executions of a stage."""
     events = stage_dir / "events.jsonl"
     try:
         about = events.stat()
@@ -72,27 +75,29 @@ def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
 
 @functools.lru_cache(maxsize=64)
 def _begun(path: Path, inode: int, size: int) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {}
+    starts: dict[tuple[str, str], float] = {}
     with path.open("rb") as lines:
         for line in lines:
             try:
                 row = json.loads(line)
                 if row["event"] == "started":
-                    found.setdefault((row["task"], row["attempt"]), row["time"])
+                    starts.setdefault((row["task"], row["attempt"]), row["time"])
             except (ValueError, KeyError):
                 continue  # a torn line
-    return found
+    return starts
 
 
 def gpu_hours(stage_dir: Path, gpus: int, logs: Logs, running: Container[str] = (), now: float = 0.0) -> float:
-    """GPU-hours of all executions so far, those that failed included: from their start to their log's last line, or to
-    `now` for the newest one of a task that is `running`. gpus: of one task."""
+    """GPU-hours of all executions so far, those that failed included. gpus: GPUs of one task.
+
+    An execution counts from its start to the last line of its log, or to `now` for the newest one of a `running` task.
+    """
     if not gpus:
         return 0.0
     ends = {
-        (task, attempt): now if task in running and attempt == mine[-1][0] else written
-        for task, mine in logs.items()
-        for attempt, written in mine
+        (task, attempt): now if task in running and attempt == executions[-1][0] else written
+        for task, executions in logs.items()
+        for attempt, written in executions
     }
     began = begun(stage_dir)
     return gpus * sum(max(0.0, ends[run] - began[run]) for run in ends.keys() & began.keys()) / 3600

@@ -17,6 +17,7 @@ def fsync_path(path: Path) -> None:
 
 
 def fsync_tree(path: Path) -> None:
+    """Flush a file, or a folder with all that it contains, to disk."""
     if path.is_dir():
         for child in sorted(path.rglob("*")):
             if not child.is_symlink():
@@ -49,9 +50,9 @@ def changed_at(path: Path) -> float | None:
 
 
 def create_exclusively(path: Path, text: str) -> bool:
-    """Create `path` with `text`, whole and durable, unless it exists. Returns whether this call created it.
+    """Create `path` with `text`, complete and durable, unless it exists. Returns True if this call created it.
 
-    The hard link is the one step that decides between two writers (link(2) fails if the name exists, also on NFS).
+    The hard link decides between two writers: link(2) fails if the name exists, also on NFS.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     with staged.open("x", encoding="utf-8") as out:

@@ -1,8 +1,8 @@
 """Which units are done. Files decide; nothing is keyed by position.
 
 A unit is done when `done/<key>.json` exists. Publishing has two steps. The manifest is created exclusively and names
-every output with its digest and the staged path it was written to: this is the commit. Then each staged path is
-renamed to its final name. Whoever finds a manifest whose renames were cut short finishes them (`settle`), so a kill
+every output with its digest and the staged path that it was written to: this is the commit. Then each staged path is
+renamed to its final name. Whoever finds a manifest whose renames were interrupted completes them (`settle`), so a kill
 between the two loses nothing, and of two executions of a unit only the one that created the manifest publishes.
 """
 
@@ -64,11 +64,12 @@ def written_at(stage_dir: Path, manifests: Iterable[bytes]) -> Iterator[float]:
 
 
 def manifest(stage_dir: Path, key: str) -> dict[str, Any] | None:
+    """The manifest of a unit; None if it is not done."""
     try:
-        found: dict[str, Any] = json.loads((stage_dir / "done" / f"{key}.json").read_text(encoding="utf-8"))
+        row: dict[str, Any] = json.loads((stage_dir / "done" / f"{key}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return found
+    return row
 
 
 def publish(
@@ -79,7 +80,7 @@ def publish(
     Returns False, and drops what was staged, if another execution has published the unit already.
     """
     folder = stage_dir / "done"
-    if (folder / f"{key}.json").exists():  # seen before the costly part; who is first is decided below
+    if (folder / f"{key}.json").exists():  # a look before the expensive part; who is first is decided below
         for staged in outputs.values():
             remove(staged)
         return False
@@ -100,26 +101,26 @@ def publish(
 
 
 def settle(stage_dir: Path, key: str) -> list[Path]:
-    """Finish the renames of a published unit; returns the outputs that are missing all the same."""
-    found = manifest(stage_dir, key)
+    """Complete the renames of a published unit; returns the outputs that are still missing."""
+    published = manifest(stage_dir, key)
     missing = []
-    for name, row in (found or {"outputs": {}})["outputs"].items():
+    for name, row in (published or {"outputs": {}})["outputs"].items():
         final, staged = Path(name), Path(row["staged"])
         if staged.exists():
-            if final.is_dir():  # a folder cannot be replaced by a rename; an older product of an earlier plan makes way
+            if final.is_dir():  # a rename cannot replace a folder: the product of an earlier plan is removed
                 shutil.rmtree(final)
             try:
                 os.replace(staged, final)
                 fsync_path(final.parent)
             except FileNotFoundError:
-                pass  # another process settled it in between
+                pass  # another process has settled it in the meantime
         if not final.exists():
             missing.append(final)
     return missing
 
 
 def withdraw(stage_dir: Path, key: str) -> None:
-    """Take back that a unit is done, so that it runs again; its outputs are removed."""
+    """Reopen a unit that was done, so that it runs again; its outputs are removed."""
     for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]:
         remove(Path(name))
     (stage_dir / "done" / f"{key}.json").unlink(missing_ok=True)
@@ -128,23 +129,24 @@ def withdraw(stage_dir: Path, key: str) -> None:
 
 
 def supersede(stage_dir: Path, key: str, by: str) -> None:
-    """End a unit whose place another has taken: it counts as done, owns no output, and no execution of it publishes any more.
+    """Mark a unit as done that another one (`by`) replaces: it owns no output, and no execution of it publishes any more.
 
-    What it had published stays where it is until `by` replaces it, and in its manifest under `was`. Safe to repeat.
+    What it had published stays in place until `by` replaces it, and in its manifest under `was`. Safe to repeat.
     """
     folder = stage_dir / "done"
     folder.mkdir(parents=True, exist_ok=True)
-    ended = {"unit": key, "outputs": {}, "counts": {}, "time": time.time(), "superseded": by}
-    if create_exclusively(folder / f"{key}.json", json.dumps(ended, indent=1) + "\n"):
+    empty = {"unit": key, "outputs": {}, "counts": {}, "time": time.time(), "superseded": by}
+    if create_exclusively(folder / f"{key}.json", json.dumps(empty, indent=1) + "\n"):
         return
     settle(stage_dir, key)
-    found = manifest(stage_dir, key) or {}
-    if "superseded" not in found:
-        was = {name: found[name] for name in ("outputs", "counts")}
-        write_json(folder / f"{key}.json", found | {"outputs": {}, "counts": {}, "superseded": by, "was": was})
+    earlier = manifest(stage_dir, key) or {}
+    if "superseded" not in earlier:
+        was = {name: earlier[name] for name in ("outputs", "counts")}
+        write_json(folder / f"{key}.json", earlier | {"outputs": {}, "counts": {}, "superseded": by, "was": was})
 
 
 def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -9,29 +9,29 @@ from typing import Any
 
 
 class Records:
-    """Record-level progress of one unit: `partial/<key>.<attempt>.jsonl`, one file for each execution.
+    """The finished records of one unit: `partial/<key>.<attempt>.jsonl`, one file for each execution.
 
     Each record is an object with an "id". What earlier executions finished is read at the start; a torn last line is
-    dropped and its record done again. A single writer per file keeps a second, forgotten execution from tearing lines.
-    Rows stay on disk; memory holds the ids and the place of each, so that a unit may have any number of records.
+    dropped and its record done again. Each file has one writer, so a second, forgotten execution cannot tear lines.
+    Records stay on disk; memory holds the id and the place of each, so that a unit may have any number of them.
     """
 
     def __init__(self, stage_dir: Path, key: str, attempt: str) -> None:
         folder = stage_dir / "partial"
         folder.mkdir(parents=True, exist_ok=True)
-        self._mine = folder / f"{key}.{attempt}.jsonl"
-        self._earlier = sorted(path for path in folder.glob(f"{key}.*.jsonl") if path != self._mine)
+        self._own = folder / f"{key}.{attempt}.jsonl"
+        self._earlier = sorted(path for path in folder.glob(f"{key}.*.jsonl") if path != self._own)
         self._places: dict[str, tuple[Path, int]] = {}  # file and offset of each record's line
         self.torn = 0
-        self._cut = False  # whether our own file ends in the middle of a line
-        for path in [*self._earlier, *([self._mine] if self._mine.exists() else [])]:
+        self._cut = False  # True if our own file ends in the middle of a line
+        for path in [*self._earlier, *([self._own] if self._own.exists() else [])]:
             for record_id, offset in self._read(path):
                 self._places.setdefault(record_id, (path, offset))
-        self._out = self._mine.open("a", encoding="utf-8")
+        self._out = self._own.open("a", encoding="utf-8")
         if self._cut:
-            self._out.write("\n")  # so that what is appended does not become part of the torn line
+            self._out.write("\n")  # so that the next record does not become part of the torn line
             self._out.flush()
-        self._end = self._mine.stat().st_size
+        self._end = self._own.stat().st_size
 
     def _read(self, path: Path) -> Iterator[tuple[str, int]]:
         line, end = b"\n", 0
@@ -47,10 +47,11 @@ class Records:
                     pass
                 self.torn += 1
                 print(f"{path}: a torn line is dropped and its record done again", flush=True)
-        self._cut = path == self._mine and not line.endswith(b"\n")
+        self._cut = path == self._own and not line.endswith(b"\n")
 
     @property
     def ids(self) -> set[str]:
+        """Ids of all finished records."""
         return set(self._places)
 
     def __contains__(self, record_id: str) -> bool:
@@ -60,25 +61,26 @@ class Records:
         return len(self._places)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Keep a finished record. A second one with the same id is ignored."""
+        """Write a finished record. A second one with the same id is ignored."""
         if row["id"] in self._places:
             return
         line = json.dumps(row, ensure_ascii=False) + "\n"
         self._out.write(line)
         self._out.flush()
-        self._places[row["id"]] = (self._mine, self._end)
+        self._places[row["id"]] = (self._own, self._end)
         self._end += len(line.encode())
 
     def rows(self) -> Iterator[Any]:
-        """All records, sorted by id, so that the order of finishing leaves no trace in the output."""
+        """All records, sorted by id, so that the order in which they were finished does not matter."""
         with contextlib.ExitStack() as stack:
-            files = {path: stack.enter_context(path.open("rb")) for path in [*self._earlier, self._mine]}
+            files = {path: stack.enter_context(path.open("rb")) for path in [*self._earlier, self._own]}
             for key in sorted(self._places):
                 path, offset = self._places[key]
                 files[path].seek(offset)
                 yield json.loads(files[path].readline())
 
     def close(self) -> None:
+        """Flush our own file to disk and close it."""
         self._out.flush()
         os.fsync(self._out.fileno())
         self._out.close()

@@ -178,7 +178,7 @@ def test_a_plan_says_what_a_submission_would_add_or_why_it_cannot(
     ]
     cli.main(asked)
     said = " ".join(capsys.readouterr().out.split())
-    assert "run trial would grow: three: joins the run" in said and "table: made anew" in said
+    assert "run trial would grow: three: joins the run" in said and "table: made again" in said
     assert "run trial would grow: evaluate: 2 further units in 1 task" in said
     assert not (desk.root / "logs" / "trial" / "grown").exists()
     desk.stages["evaluate"]["settings"]["samples_per_shard"] = 5

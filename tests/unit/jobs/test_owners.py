@@ -73,12 +73,12 @@ def test_another_users_run_is_not_changed(
     before = sorted(run_dir.rglob("*"))
     for verb in (["retry", "--stage", "stage"], ["cancel"]):
         assert call(verb, run_dir) == 1
-        assert "who alone may change it" in capsys.readouterr().err
-    with pytest.raises(UserError, match="who alone may change it"):
+        assert "may change it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="may change it"):
         pipeline.retry_stage(run_dir, "stage")
     flow = Pipeline(run_dir.name, chains.cluster(roots={"logs": run_dir.parent}), run_dir.parent)
     flow.stage("stage", "tests.kinds.count", ["a"], "small")
-    with pytest.raises(UserError, match="who alone may change it"):
+    with pytest.raises(UserError, match="may change it"):
         flow.submit()
     assert sorted(run_dir.rglob("*")) == before and not set(NAMES) & set(os.environ)
 
