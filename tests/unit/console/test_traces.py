@@ -95,7 +95,7 @@ def test_make_traces_shows_shares_costs_rules_and_where_the_page_is(
     (run / "traces.json").write_text(json.dumps({"run": "r", "stage": "traces", "time": 0, **statistics.figures()}))
     assert traces_screen.show(run) == 0
     told = capsys.readouterr().out
-    assert "40 of 48 traces kept (83%); of the kept, the answer of 4 was given" in told
+    assert "40 of 48 traces kept (83%); for 4 of these the model was given the answer" in told
     assert "GPU-hours for 1,000 kept traces" in told and "labels differ" in told and "traces.html" in told
     assert "judgements of one trace agree: 1.00 of pairs, kappa -" in told
 
