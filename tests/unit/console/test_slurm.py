@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def with_slurm(monkeypatch: pytest.MonkeyPatch, stage: FakeStage, **said: str) -
     return snapshot(stage.path.parent, ask(stage.path.parent)), folder / "calls"
 
 
-def see(stage: FakeStage, jobs: dict[str, Row], **more: bool) -> tuple[Run, str]:
+def see(stage: FakeStage, jobs: dict[str, Row], **more: Any) -> tuple[Run, str]:
     run = snapshot(stage.path.parent, Answer(jobs, asked=True, **more))
     return run, "\n".join(remarks(run))
 

@@ -16,6 +16,7 @@ from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.settings import ASKED
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans import plan
+from diagcot.jobs.plans.units import Units
 from diagcot.jobs.state import ledger
 from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
@@ -125,15 +126,15 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
                 f"diagcot.{name}",
                 {},
                 {},
-                str(output),
-                str(root / "work"),
-                str(root / "shards"),
+                output,
+                root / "work",
+                root / "shards",
                 7,
                 (),
                 Size(),
                 units,
-                str(logs / name),
-                units=plan.Units(f"{i:05d}" for i in range(units)),
+                logs / name,
+                units=Units(f"{i:05d}" for i in range(units)),
                 code="c0ffee",
             )
         )
