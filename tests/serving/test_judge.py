@@ -84,7 +84,5 @@ def test_answers_are_judged_in_either_order_and_the_table_tells_the_agreement(
             assert scores[f"{task}_judge_agreement"]["value"] == pytest.approx(
                 sum(pair[0] == pair[1] for pair in mine) / len(mine)
             )
-            assert scores[f"{task}_judged"]["value"] == pytest.approx(
-                sum(pair[0] and pair[1] for pair in mine) / len(mine)
-            )
+            assert scores[f"{task}_judged"]["value"] == pytest.approx(sum(all(pair) for pair in mine) / len(mine))
             assert -1 <= scores[f"{task}_judge_kappa"]["value"] <= 1
