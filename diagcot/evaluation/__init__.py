@@ -1,0 +1,1 @@
+"""Evaluation: predictions, scores with intervals, and the report of a run."""

@@ -1,4 +1,4 @@
-"""Kind: reads all predictions of a run and writes its table, its report and one Parquet file into the run's folder."""
+"""Kind aggregate: writes the table, the report and one Parquet file of all predictions into the run's folder."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.report import card, history, report
 from diagcot.evaluation.report.examples import examples
-from diagcot.evaluation.scores.scorer import TextTools
 from diagcot.evaluation.scores.table import Judged, table
+from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import Context, Result, Unit
@@ -21,6 +21,7 @@ from diagcot.shards import shard_paths
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[AggregateSettings]:
+    """What the units of an array task share: the settings."""
     yield AggregateSettings.model_validate(ctx.settings)
 
 
@@ -69,7 +70,7 @@ def _judged(ctx: Context) -> Judged:
 
 
 def _private(path: Path, text: str) -> Path:
-    """Write a file that only its owner can read: the report shows films and report texts."""
+    """Write a file that only its owner can read: the report shows images and report texts."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
         out.write(text)

@@ -1,8 +1,8 @@
-"""Kind: a model judges answers to questions against their references, twice each, with the two texts in either order.
+"""Kind judge: a model judges answers to questions against their references, twice, with the two texts in either order.
 
-For open questions, whose lists may name a finding in words that no rule knows (method.md 9; the released script asks
-GPT-4o at temperature 1). The model is a local one, the prompt fixed, the temperature 0. An answer counts as right where
-both judgements say so; how often they agree says how far the judge can be trusted.
+For open questions, whose lists may name a finding in words that no rule knows (CX-Mind's eval_open.py asks GPT-4o at
+temperature 1). The model is a local one, the prompt is fixed, the temperature is 0. An answer counts as correct if both
+judgements say so; how often they agree shows how far the judge can be trusted.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ from typing import Any
 from diagcot.evaluation import predictions
 from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores.columns import agree
+from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.serving import Client, Reply, Request, Server, serve
+from diagcot.serving import Client, Reply, Request, Server
 
 _ASK = (
     "Two answers to one question about a chest X-ray.\nQuestion: {question}\n{first}\n{second}\n"
@@ -33,22 +34,21 @@ _SCHEMA = {
 
 
 class Judge:
-    """The server of a task, started when the first unit needs it."""
+    """The judge's model on the server of the array task."""
 
     def __init__(self, ctx: Context, stack: ExitStack) -> None:
         self.settings = JudgeSettings.model_validate(ctx.settings)
-        self._ctx, self._stack = ctx, stack
-        self._server: Server | None = None
+        self._model = Path(ctx.inputs["model"][0]) / "model"
+        self._task_server = TaskServer(ctx, stack)
 
     def server(self) -> Server:
-        if self._server is None:
-            model = Path(self._ctx.inputs["model"][0]) / "model"
-            self._server = self._stack.enter_context(serve(model, self.settings.server, self._ctx))
-        return self._server
+        """The server, started if it does not run yet."""
+        return self._task_server.start(self._model, self.settings.server)
 
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[Judge]:
+    """What the units of an array task share."""
     with ExitStack() as stack:
         yield Judge(ctx, stack)
 
@@ -56,26 +56,25 @@ def prepare(ctx: Context) -> Iterator[Judge]:
 def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
     """Judgements of the predictions of unit `unit.key`, `{id, model, task, same: [bool, bool], error}` a line.
 
-    A judgement that cannot be read, or that the server refused, is null: it calls nothing the same and agrees with
-    nothing. Predictions without text are not sent. Raises UserError if all requests failed.
+    A judgement that cannot be read, or whose request failed, is null: it counts as "not the same" and agrees with nothing.
+    Predictions without text are not sent. Raises UserError if all requests failed.
     """
-    path = next(p for p in ctx.files("predictions", f"{unit.key}.jsonl"))
-    rows = {row.id: row for row in predictions.read([path]) if row.split == "test"}
+    rows = predictions.tested(unit, ctx)
     records = ctx.records(unit)
     failed: dict[str, str] = {}
     try:
-        asked = [row for row in rows.values() if row.answer]
-        todo = [row for row in asked if row.id not in records]
+        answered = [row for row in rows.values() if row.answer]
+        unjudged = [row for row in answered if row.id not in records]
         for row in rows.values():
             if not row.answer:
                 records.append(_row(row, [False, False]))
-        if todo and not ctx.stopping():
+        if unjudged and not ctx.stopping():
 
             async def judge(client: Client, row: Prediction) -> tuple[Prediction, list[Reply]]:
                 both = (_question(row, swapped, shared.settings) for swapped in (False, True))
                 return row, await asyncio.gather(*map(client.chat, both))
 
-            for row, replies in shared.server().each(todo, judge, stopping=ctx.stopping):
+            for row, replies in shared.server().each(unjudged, judge, stopping=ctx.stopping):
                 if error := next((reply.error for reply in replies if reply.error), None):
                     failed[row.id] = error
                     continue
@@ -83,10 +82,10 @@ def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
                 ctx.progress(len(records), len(rows))
         if len(records) + len(failed) < len(rows):
             return None
-        if failed and len(failed) == len(asked):
-            raise UserError(f"the judge answered none of {len(asked)} requests: {next(iter(failed.values()))}")
-        nothing = [_row(rows[name], [None, None], error) for name, error in failed.items()]
-        judged = sorted([*records.rows(), *nothing], key=lambda row: row["id"])
+        if failed and len(failed) == len(answered):
+            raise UserError(f"the judge answered none of {len(answered)} requests: {next(iter(failed.values()))}")
+        unanswered = [_row(rows[name], [None, None], error) for name, error in failed.items()]
+        judged = sorted([*records.rows(), *unanswered], key=lambda row: row["id"])
     finally:
         records.close()
     final = ctx.output / f"{unit.key}.jsonl"
@@ -102,12 +101,12 @@ def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
 def _question(row: Prediction, swapped: bool, settings: JudgeSettings) -> Request:
     texts = [row.reference, row.answer] if swapped else [row.answer, row.reference]
     first, second = (f"Answer {number}: {text}" for number, text in enumerate(texts, 1))
-    asked = _ASK.format(question=row.question, first=first, second=second)
-    return Request(row.id, (("user", asked),), max_tokens=settings.max_tokens, schema=_SCHEMA)
+    prompt = _ASK.format(question=row.question, first=first, second=second)
+    return Request(row.id, (("user", prompt),), max_tokens=settings.max_tokens, schema=_SCHEMA)
 
 
 def same(reply: Reply) -> bool | None:
-    """The verdict of a reply; None where it is not as asked."""
+    """The verdict of a reply; None if it is not in the requested form."""
     try:
         verdict = json.loads(reply.text)["same"]
     except (ValueError, LookupError, TypeError):

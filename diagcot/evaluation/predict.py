@@ -9,9 +9,10 @@ from pathlib import Path
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction, order
+from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import ASKED, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.serving import Client, EncodedImage, Reply, Request, Server, serve
+from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
@@ -21,24 +22,20 @@ from diagcot.tasks.samples import Sample
 
 
 class Predictor:
-    """The one server of a task, started with the first unit's model and switched to each later one."""
+    """The server of the array task, started with the first unit's model and switched to each later one."""
 
     def __init__(self, ctx: Context, stack: ExitStack) -> None:
         self.settings = EvaluateSettings.model_validate(ctx.settings)
-        self._ctx, self._stack = ctx, stack
-        self._server: Server | None = None
+        self._task_server = TaskServer(ctx, stack)
 
     def server(self, model: Path) -> Server:
-        """The server with the weights of `model` in it."""
-        if self._server is None:
-            self._server = self._stack.enter_context(serve(model, self.settings.server, self._ctx))
-        else:
-            self._server.load(model)
-        return self._server
+        """The server with the weights of the folder `model`."""
+        return self._task_server.start(model, self.settings.server)
 
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[Predictor]:
+    """What the units of an array task share."""
     with ExitStack() as stack:
         yield Predictor(ctx, stack)
 
@@ -64,7 +61,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
         words = first_tokens(model) if task == "classification" and settings.probabilities else ()
 
         async def answer(client: Client, sample: Sample) -> tuple[Sample, list[Reply]]:
-            requests = requests_of(sample, _films(shard, sample), unit.params["max_tokens"], words)
+            requests = requests_of(sample, _images(shard, sample), unit.params["max_tokens"], words)
             return sample, await asyncio.gather(*map(client.chat, requests))
 
         for sample, replies in server.each(todo, answer, stopping=ctx.stopping):
@@ -132,19 +129,19 @@ def first_tokens(model_dir: Path) -> tuple[int, int]:
 
 
 def requests_of(
-    sample: Sample, films: tuple[bytes, ...], max_tokens: int, words: tuple[int, ...] = ()
+    sample: Sample, images: tuple[bytes, ...], max_tokens: int, words: tuple[int, ...] = ()
 ) -> list[Request]:
     """What is asked about a sample: its question; and for classification, of each label, how likely Yes and No are.
 
     words: the first tokens of Yes and No. Their log-probabilities are those of the model's own distribution, before any
-    constraint; all requests of a sample share film and wording in the prefix cache.
+    constraint; all requests of a sample share images and wording in the prefix cache.
     """
-    asked = Request(sample.id, sample.messages[:-1], films, max_tokens=max_tokens)
+    asked = Request(sample.id, sample.messages[:-1], images, max_tokens=max_tokens)
     return [asked] + [
         Request(
             sample.id,
-            (("user", prompts.with_image_tags(prompts.PRESENCE.format(label=label.lower()), len(films))),),
-            films,
+            (("user", prompts.with_image_tags(prompts.PRESENCE.format(label=label.lower()), len(images))),),
+            images,
             max_tokens=1,
             scored_tokens=words,
         )
@@ -169,5 +166,5 @@ def _root(ctx: Context, role: str, stage: str) -> Path:
     return next(Path(root) for root in ctx.inputs[role] if Path(root).name == stage)
 
 
-def _films(shard: Shard, sample: Sample) -> tuple[bytes, ...]:
+def _images(shard: Shard, sample: Sample) -> tuple[bytes, ...]:
     return tuple(EncodedImage(shard.jpeg(image.row)) for image in sample.images)

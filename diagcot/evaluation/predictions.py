@@ -1,4 +1,4 @@
-"""One model's answer to one sample, one JSON object a line: open to any tool, keyed by study and film."""
+"""One model's answer to one sample, one JSON object a line, keyed by study and image."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation.settings import ASKED
-from diagcot.jobs import UserError
+from diagcot.jobs import Context, Unit, UserError
 from diagcot.tasks.samples import Sample
 from diagcot.text.layout import first_answer, last_answer
 
 ABOUT = ("label", "labels", "options", "option", "view")
-"""What of a sample's meta data goes with its prediction."""
+"""The entries of a sample's meta data that its prediction keeps."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Prediction:
     reference: str
     finish: str  # stop, length, or error where the server gave no text
     phantom: bool
-    images: list[dict[str, Any]]  # shard and row of every film
+    images: list[dict[str, Any]]  # shard and row of every image
     split: str = "test"  # or validate, where thresholds are chosen
-    question: str = ""  # the user's words, <image> left away
+    question: str = ""  # the user's text without <image>
     scores: dict[str, float] = field(default_factory=dict)  # label -> probability, of classification
     about: dict[str, Any] = field(default_factory=dict)  # options of a question, labels of a study: see ABOUT
 
@@ -40,7 +40,8 @@ class Prediction:
     def of(
         sample: Sample, model: str, output: str, finish: str, split: str, scores: Mapping[str, float] | None = None
     ) -> "Prediction":
-        said = last_answer if sample.task in ASKED else first_answer
+        """The prediction of a model's output; questions are scored by the last answer block, other tasks by the first."""
+        read_answer = last_answer if sample.task in ASKED else first_answer
         return Prediction(
             id=sample.id,
             study=sample.study,
@@ -48,8 +49,8 @@ class Prediction:
             dataset=sample.dataset,
             model=model,
             output=output,
-            answer=said(output),
-            reference=said(sample.answer),
+            answer=read_answer(output),
+            reference=read_answer(sample.answer),
             finish=finish,
             phantom=bool(sample.meta.get("phantom")),
             images=[asdict(image) for image in sample.images],
@@ -60,6 +61,7 @@ class Prediction:
         )
 
     def row(self) -> dict[str, Any]:
+        """The prediction as a JSON object."""
         return asdict(self)
 
 
@@ -74,6 +76,12 @@ def read(paths: Iterable[Path]) -> Iterator[Prediction]:
                     raise UserError(
                         f"{path}:{number} is not a prediction ({type(error).__name__}); run its stage again"
                     ) from None
+
+
+def tested(unit: Unit, ctx: Context) -> dict[str, Prediction]:
+    """Sample id -> the prediction of the test split, of the evaluation's unit with the same key."""
+    path = next(path for path in ctx.files("predictions", f"{unit.key}.jsonl"))
+    return {row.id: row for row in read([path]) if row.split == "test"}
 
 
 def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
@@ -103,7 +111,7 @@ def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
 
 
 def read_parquet(path: Path) -> Iterator[Prediction]:
-    """What `write_parquet` wrote. Raises UserError if the file is not such a one."""
+    """The predictions of a file of `write_parquet`. Raises UserError if it is not such a file."""
     import pyarrow as pa
     from pyarrow import parquet
 

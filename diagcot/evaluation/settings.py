@@ -13,7 +13,7 @@ from diagcot.tasks.questions.wording import Wording
 Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
 Written = Literal["fg", "fg_i", "fs", "ig", "ig_i"]
 Task = Literal["report", "grounding", "classification", "open", "grounding_pixels", Closed, Written]
-"""Reports, boxes and labels as DiagCoT asks for them, and the question answering of CX-Mind (method.md 7.2)."""
+"""Reports, boxes and labels as DiagCoT asks for them, and the question answering of CX-Mind (arXiv:2508.03733)."""
 
 CLOSED: tuple[str, ...] = get_args(Closed)
 WRITTEN: tuple[str, ...] = get_args(Written)

@@ -1,0 +1,1 @@
+"""Metrics: pure functions of texts, labels, boxes and scores."""

@@ -18,7 +18,7 @@ TAIL = 2.5  # per cent on each side of a 95 % interval
 
 
 class Metric(ABC):
-    """What can be scored on any draw of its N samples."""
+    """A score that can be computed on any draw of its N samples."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -39,6 +39,7 @@ class Additive(Metric):
         return len(self.counts)
 
     def under(self, times: Array, group: NDArray[np.intp]) -> Array:
+        """See `Metric.under`."""
         flat = self.counts.reshape(len(self.counts), -1)
         sums = np.zeros((times.shape[1], flat.shape[1]))
         np.add.at(sums, group, flat)

@@ -62,6 +62,7 @@ def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=deadline_s,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = f"gave no answer in {deadline_s:.0f} s" if isinstance(error, subprocess.TimeoutExpired) else str(error)

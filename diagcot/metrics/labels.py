@@ -74,5 +74,5 @@ def kappa(counts: Array) -> Array:
     agreed = share[..., 0] + share[..., 3]
     first, second = share[..., 0] + share[..., 1], share[..., 0] + share[..., 2]
     chance = first * second + (1 - first) * (1 - second)
-    found: Array = np.divide(agreed - chance, 1 - chance, out=np.where(agreed == 1, 1.0, np.nan), where=chance < 1)
-    return found
+    value: Array = np.divide(agreed - chance, 1 - chance, out=np.where(agreed == 1, 1.0, np.nan), where=chance < 1)
+    return value

@@ -33,6 +33,7 @@ class Ranking(Metric):
         return len(self.scores)
 
     def under(self, times: Array, group: NDArray[np.intp]) -> Array:
+        """See `Metric.under`; NaN for a draw without a column of both classes."""
         parts = [self._under(times[at : at + _ROWS], group) for at in range(0, len(times), _ROWS)]
         return np.concatenate(parts)
 
@@ -108,7 +109,7 @@ def confusion(claimed: NDArray[np.bool_], truth: Array) -> Array:
 def balanced_accuracy(counts: Array) -> Array:
     """Mean over labels of (sensitivity + specificity) / 2: (..., L, 4) -> (...); labels of one class are left out.
 
-    This is what DiagCoT's release reports as AUC, computed from hard decisions (method.md 6.3).
+    TMLSIAT/DiagCoT-main reports this as AUC, computed from hard decisions.
     """
     hit, alarm, miss, rejected = (counts[..., k] for k in range(4))
     present, absent = hit + miss, alarm + rejected

@@ -22,7 +22,7 @@ _BETA = 1.2  # ROUGE-L's weight of recall
 
 @lru_cache(maxsize=8192)  # a reference meets many hypotheses: five models, or the rollouts of a group
 def ngrams(text: str) -> tuple[Counter[tuple[str, ...]], ...]:
-    """Counts of the text's n-grams, one counter for each of the orders 1 to 4. Do not change them: they are cached."""
+    """Counts of the text's n-grams, one counter for each order 1 to 4. They are cached and must not be changed."""
     tokens = text.split()
     return tuple(Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for n in range(1, ORDERS + 1))
 
@@ -63,21 +63,21 @@ def bleu(hyps: Sequence[str], refs: Sequence[str]) -> Array:
 
 
 def sentence_bleu(hyps: Sequence[str], refs: Sequence[str]) -> Array:
-    """BLEU-1 to 4 of every sample by itself, shape (N, 4); DiagCoT's release reports their mean (method.md 6.2)."""
+    """BLEU-1 to 4 of every sample by itself, shape (N, 4); TMLSIAT/DiagCoT-main reports their mean."""
     return bleu_of(bleu_counts(hyps, refs))
 
 
-def common_subsequence(one: list[str], two: list[str]) -> int:
+def common_subsequence(first: list[str], second: list[str]) -> int:
     """Length of the longest common subsequence, a row of the table held in one integer (Hyyrö 2004)."""
     places: dict[str, int] = {}
-    for position, token in enumerate(one):
+    for position, token in enumerate(first):
         places[token] = places.get(token, 0) | 1 << position
-    full = (1 << len(one)) - 1
+    full = (1 << len(first)) - 1
     row = full
-    for token in two:
+    for token in second:
         match = row & places.get(token, 0)
         row = (row + match | row - match) & full
-    return len(one) - row.bit_count()
+    return len(first) - row.bit_count()
 
 
 def rouge_l(hyps: Sequence[str], refs: Sequence[str]) -> Array:
@@ -97,10 +97,10 @@ Vectors = tuple[list[dict[tuple[str, ...], float]], list[float]]
 
 @dataclass(frozen=True)
 class Rarity:
-    """In how many references of a corpus each n-gram occurs: what CIDEr weighs words by.
+    """In how many references of a corpus each n-gram occurs: the weights of CIDEr.
 
     Evaluation takes it from the references scored. A reward takes it from the training references, since CIDEr of a
-    single pair over its own reference is always 0 (method.md 5.3).
+    single pair over its own reference is always 0.
     """
 
     documents: int
@@ -108,6 +108,7 @@ class Rarity:
 
     @staticmethod
     def of(refs: Sequence[str]) -> "Rarity":
+        """The rarity of n-grams in these references, tokenised texts."""
         frequency: Counter[tuple[str, ...]] = Counter()
         for ref in refs:
             for order in ngrams(ref):

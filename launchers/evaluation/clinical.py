@@ -23,7 +23,7 @@ def notes(stage: Stage[ClinicalSettings], chain: ChainView) -> list[str]:
 
 
 KIND = StageKind(
-    work="diagcot.evaluation.clinical.score",
+    work="diagcot.evaluation.clinical.clinical",
     settings=ClinicalSettings,
     resource_profile="server",
     product="data",

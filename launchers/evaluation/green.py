@@ -14,7 +14,7 @@ def units(stage: Stage[GreenSettings], chain: ChainView) -> list[Unit]:
 
 def notes(stage: Stage[GreenSettings], chain: ChainView) -> list[str]:
     """Whether the model is there."""
-    why = weights.lacking("green", stage.settings.weights)
+    why = weights.missing_files("green", stage.settings.weights)
     return [f"{stage.name}: no GREEN: {why} (docs/evaluation.md)" if why else f"{stage.name}: found green"]
 
 

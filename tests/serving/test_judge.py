@@ -81,8 +81,6 @@ def test_answers_are_judged_in_either_order_and_the_table_tells_the_agreement(
                 for line in (ctx.output / f"{row['model']}.{task}.00000.jsonl").read_text().splitlines()
             ]
             scores = row["scores"]
-            assert scores[f"{task}_judge_agreement"]["value"] == pytest.approx(
-                sum(pair[0] == pair[1] for pair in mine) / len(mine)
-            )
-            assert scores[f"{task}_judged"]["value"] == pytest.approx(sum(all(pair) for pair in mine) / len(mine))
+            assert scores[f"{task}_judge_agreement"]["value"] == pytest.approx(sum(a == b for a, b in mine) / len(mine))
+            assert scores[f"{task}_judged"]["value"] == pytest.approx(sum(a and b for a, b in mine) / len(mine))
             assert -1 <= scores[f"{task}_judge_kappa"]["value"] <= 1

@@ -9,12 +9,13 @@ import sys
 
 
 def main() -> None:
+    """Answer pairs from standard input until it ends."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
 
-    def answer(told: dict) -> None:
-        out.write(json.dumps(told) + "\n")
+    def answer(message: dict) -> None:
+        out.write(json.dumps(message) + "\n")
         out.flush()
 
     try:

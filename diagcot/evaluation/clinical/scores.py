@@ -1,4 +1,4 @@
-"""The columns that come from models that read reports, and what makes each from the scores of single reports."""
+"""Scores by models that read reports: their files, and the columns of the table that are computed from them."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import Prediction
-from diagcot.jobs import Context
+from diagcot.jobs import Context, Result, Unit
 from diagcot.metrics import labels
 from diagcot.metrics.intervals import Additive, Metric, mean
 
 
 @dataclass(frozen=True)
-class Clinical:
+class ClinicalColumn:
     """A column: its title, the readers it needs (folders of `weights.READERS`, or GREEN), and whether it is shown."""
 
     title: str
@@ -24,21 +24,21 @@ class Clinical:
 
 _F1 = ("chexbert",)
 CLINICAL = {
-    "chexbert_f1": Clinical("CheXbert F1", _F1),
-    "radgraph_partial": Clinical("RadGraph F1", ("radgraph",)),
-    "bertscore": Clinical("BERTScore", ("distilroberta-base",)),
-    "radcliq": Clinical("RadCliQ-v1", ("chexbert", "distilroberta-base", "radgraph"), low=True),
-    "ratescore": Clinical("RaTEScore", ("ratescore",)),
-    "green": Clinical("GREEN", ("green",)),
-    "chexbert_f1_macro": Clinical("CheXbert F1, macro", _F1, False),
-    "chexbert_f1_five": Clinical("CheXbert F1, five labels", _F1, False),
-    "chexbert_f1_five_macro": Clinical("CheXbert F1, five labels, macro", _F1, False),
-    "semb": Clinical("CheXbert embedding similarity (SembScore)", _F1, False),
-    "radgraph_simple": Clinical("RadGraph F1, entities", ("radgraph",), False),
-    "radgraph_complete": Clinical("RadGraph F1, entities and relations", ("radgraph",), False),
-    "radgraph_xl_partial": Clinical("RadGraph-XL F1", ("radgraph-xl",), False),
-    "radgraph_xl_simple": Clinical("RadGraph-XL F1, entities", ("radgraph-xl",), False),
-    "radgraph_xl_complete": Clinical("RadGraph-XL F1, entities and relations", ("radgraph-xl",), False),
+    "chexbert_f1": ClinicalColumn("CheXbert F1", _F1),
+    "radgraph_partial": ClinicalColumn("RadGraph F1", ("radgraph",)),
+    "bertscore": ClinicalColumn("BERTScore", ("distilroberta-base",)),
+    "radcliq": ClinicalColumn("RadCliQ-v1", ("chexbert", "distilroberta-base", "radgraph"), low=True),
+    "ratescore": ClinicalColumn("RaTEScore", ("ratescore",)),
+    "green": ClinicalColumn("GREEN", ("green",)),
+    "chexbert_f1_macro": ClinicalColumn("CheXbert F1, macro", _F1, False),
+    "chexbert_f1_five": ClinicalColumn("CheXbert F1, five labels", _F1, False),
+    "chexbert_f1_five_macro": ClinicalColumn("CheXbert F1, five labels, macro", _F1, False),
+    "semb": ClinicalColumn("CheXbert embedding similarity (SembScore)", _F1, False),
+    "radgraph_simple": ClinicalColumn("RadGraph F1, entities", ("radgraph",), False),
+    "radgraph_complete": ClinicalColumn("RadGraph F1, entities and relations", ("radgraph",), False),
+    "radgraph_xl_partial": ClinicalColumn("RadGraph-XL F1", ("radgraph-xl",), False),
+    "radgraph_xl_simple": ClinicalColumn("RadGraph-XL F1, entities", ("radgraph-xl",), False),
+    "radgraph_xl_complete": ClinicalColumn("RadGraph-XL F1, entities and relations", ("radgraph-xl",), False),
 }
 
 _OWN = {
@@ -63,54 +63,80 @@ class ClinicalScores:
     @staticmethod
     def read(ctx: Context) -> "ClinicalScores":
         """All that the input role `clinical` has; nothing where the recipe has none."""
-        found = ClinicalScores()
+        all_scores = ClinicalScores()
         readers: set[str] = set()
         for path in ctx.files("clinical", "*.missing.json"):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            readers.update(told["readers"])
-            found.missing.update(told["missing"])
+            status = json.loads(path.read_text(encoding="utf-8"))
+            readers.update(status["readers"])
+            all_scores.missing.update(status["missing"])
         for path in ctx.files("clinical", "*.jsonl"):
             for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-                found.scores.setdefault((row["task"], row["model"]), {}).setdefault(row["id"], {}).update(row["scores"])
-        return ClinicalScores(found.scores, found.missing, frozenset(readers))
+                of_model = all_scores.scores.setdefault((row["task"], row["model"]), {})
+                of_model.setdefault(row["id"], {}).update(row["scores"])
+        return ClinicalScores(all_scores.scores, all_scores.missing, frozenset(readers))
 
-    def reasons(self, told: Collection[str]) -> dict[str, str]:
-        """Titles of the main columns that need what is missing -> why, of the reasons that some column tells.
+    def reasons(self, shown: Collection[str]) -> dict[str, str]:
+        """Titles of the main columns that need a missing reader -> the reason, if some column shows it.
 
-        A reader that one stage lacked, and another that joined the run later had, is not missing.
+        A reader that one stage did not have, but a stage that joined the run later had, is not missing.
         """
-        found: dict[str, list[str]] = {}
-        for reader in (reader for reader, why in self.missing.items() if why in told):
-            found[reader] = [column.title for column in CLINICAL.values() if column.main and reader in column.needs]
-        return {", ".join(titles) or reader: self.missing[reader] for reader, titles in found.items()}
+        columns: dict[str, list[str]] = {}
+        for reader in (reader for reader, why in self.missing.items() if why in shown):
+            columns[reader] = [column.title for column in CLINICAL.values() if column.main and reader in column.needs]
+        return {", ".join(titles) or reader: self.missing[reader] for reader, titles in columns.items()}
+
+
+def write_scores(
+    unit: Unit, ctx: Context, lines: Sequence[dict[str, Any]], readers: Sequence[str], missing: dict[str, str]
+) -> Result:
+    """Write the two files of a unit: its scores and what is missing.
+
+    The path of the models is left out of both, since the table may be shared.
+    """
+    folder = str(ctx.settings.get("weights") or "")
+    reasons = {name: why.replace(folder, "weights") if folder else why for name, why in missing.items()}
+    about = {"readers": list(readers), "missing": reasons}
+    outputs = {
+        ctx.output / f"{unit.key}.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        ctx.output / f"{unit.key}.missing.json": json.dumps(about, ensure_ascii=False, indent=1) + "\n",
+    }
+    staged = {path: ctx.staged(path) for path in outputs}
+    for path, content in outputs.items():
+        staged[path].write_text(content, encoding="utf-8")
+    for name, why in missing.items():
+        ctx.event("metric_missing", metric=name, why=why)
+    return Result(staged, {"scored": len(lines), "missing": len(missing)})
 
 
 def column_name(task: str, name: str) -> str:
+    """The name of a clinical column of a task in metrics.json."""
     return name if task == "report" else f"{task}_{name}"
 
 
-def clinical_metrics(rows: Sequence[Prediction], found: ClinicalScores) -> dict[str, Metric | str]:
+def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> dict[str, Metric | str]:
     """The clinical columns of one model's rows of one task that was scored, else nothing.
 
     A column has a value only where every row has its score; else it says why not.
     """
     task, model = rows[0].task, rows[0].model
-    if (task, model) not in found.scores:
+    if (task, model) not in clinical.scores:
         return {}
-    mine = [found.scores[task, model].get(row.id, {}) for row in rows]
-    made: dict[str, Metric | str] = {}
+    scores = [clinical.scores[task, model].get(row.id, {}) for row in rows]
+    metrics: dict[str, Metric | str] = {}
     for name, column in CLINICAL.items():
-        if not found.readers.issuperset(column.needs):
+        if not clinical.readers.issuperset(column.needs):
             continue
         key = "chexbert" if name.startswith("chexbert") else name
-        without = sum(scores.get(key) is None for scores in mine)
-        lacking = [reader for reader in column.needs if any(scores.get(_OWN[reader]) is None for scores in mine)]
-        gone = next((found.missing[reader] for reader in lacking if reader in found.missing), None)
+        without = sum(row.get(key) is None for row in scores)
+        absent = [reader for reader in column.needs if any(row.get(_OWN[reader]) is None for row in scores)]
+        reason = next((clinical.missing[reader] for reader in absent if reader in clinical.missing), None)
         if without:
-            made[name] = gone or f"{without} of {len(mine)} samples have no score; run the stage that makes it again"
+            metrics[name] = (
+                reason or f"{without} of {len(scores)} samples have no score; run the stage that makes it again"
+            )
         else:
-            made[name] = _chexbert(name, mine) if key == "chexbert" else mean([scores[name] for scores in mine])
-    return {column_name(task, name): metric for name, metric in made.items()}
+            metrics[name] = _chexbert(name, scores) if key == "chexbert" else mean([row[name] for row in scores])
+    return {column_name(task, name): metric for name, metric in metrics.items()}
 
 
 def _chexbert(name: str, scores: Sequence[Mapping[str, Any]]) -> Metric:

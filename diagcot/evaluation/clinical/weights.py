@@ -1,4 +1,4 @@
-"""Where the models that read reports lie on disk, and what is missing; imports nothing heavy, so that a plan can ask."""
+"""The files of the models that read reports, and what is missing; imports nothing heavy, since the plan uses it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,24 +8,26 @@ _MODEL = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
-class Reader:
+class ModelFiles:
     """A model, by the name of its folder: the files it needs, one of each tuple."""
 
     files: tuple[tuple[str, ...], ...]
     metrics: str  # what it is for, in words
 
 
-def _graph(what: str) -> Reader:
+def _graph(what: str) -> ModelFiles:
     archive = (("config.json",), ("weights.th",), ("vocabulary",))
-    return Reader((*archive, ("encoder/config.json",), tuple(f"encoder/{name}" for name in _TOKENIZER)), what)
+    return ModelFiles((*archive, ("encoder/config.json",), tuple(f"encoder/{name}" for name in _TOKENIZER)), what)
 
 
 READERS = {
-    "chexbert": Reader((("chexbert.pth",), ("config.json",), _TOKENIZER), "CheXbert F1, SembScore and RadCliQ"),
-    "distilroberta-base": Reader((("config.json",), _MODEL, ("tokenizer.json", "vocab.json")), "BERTScore and RadCliQ"),
+    "chexbert": ModelFiles((("chexbert.pth",), ("config.json",), _TOKENIZER), "CheXbert F1, SembScore and RadCliQ"),
+    "distilroberta-base": ModelFiles(
+        (("config.json",), _MODEL, ("tokenizer.json", "vocab.json")), "BERTScore and RadCliQ"
+    ),
     "radgraph": _graph("RadGraph F1 and RadCliQ"),
     "radgraph-xl": _graph("RadGraph-XL F1"),
-    "ratescore": Reader(
+    "ratescore": ModelFiles(
         (
             *(("ner/config.json",), tuple(f"ner/{name}" for name in _MODEL)),
             tuple(f"ner/{name}" for name in _TOKENIZER),
@@ -36,9 +38,9 @@ READERS = {
         "RaTEScore",
     ),
 }
-"""Name -> what is needed. docs/evaluation.md tells where each file comes from."""
+"""Name -> its files. docs/evaluation.md lists where each file comes from."""
 
-GREEN = Reader(
+GREEN = ModelFiles(
     (
         ("config.json",),
         ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
@@ -49,8 +51,8 @@ GREEN = Reader(
 """The language model of kind `green`, as downloaded, and its authors' prompt."""
 
 
-def lacking(name: str, root: Path | None) -> str | None:
-    """Why the model `name` cannot be had from the folder of all models; None if it can."""
+def missing_files(name: str, root: Path | None) -> str | None:
+    """Why the model `name` cannot be loaded from the folder of all models; None if it can."""
     if root is None:
         return "no folder of models: set `weights`"
     if "$" in str(root):
@@ -59,15 +61,15 @@ def lacking(name: str, root: Path | None) -> str | None:
     if not folder.is_dir():
         return f"no folder {folder}"
     needed = (GREEN if name == "green" else READERS[name]).files
-    gone = [" or ".join(names) for names in needed if not any((folder / file).exists() for file in names)]
-    if gone:
-        return f"{folder} lacks {', '.join(gone)}"
+    absent = [" or ".join(names) for names in needed if not any((folder / file).exists() for file in names)]
+    if absent:
+        return f"{folder} lacks {', '.join(absent)}"
     return None
 
 
 def notes(root: Path | None) -> list[str]:
-    """One line for what is found, one for each model that is not."""
-    why = {name: lacking(name, root) for name in READERS}
+    """One line for the models that are there, and one for each that is not."""
+    why = {name: missing_files(name, root) for name in READERS}
     found = [name for name, reason in why.items() if reason is None]
     lines = [f"found {', '.join(found)}"] if found else []
     return lines + [

@@ -1,0 +1,1 @@
+"""The report of a run: HTML, Markdown and a model card."""

@@ -17,10 +17,10 @@ from diagcot.shards import Shard
 
 @dataclass
 class Statement:
-    """Counts of the films that a run could read, by dataset and split."""
+    """Counts of the images that a run could read, by dataset and split."""
 
     studies: Counter[tuple[str, str]] = field(default_factory=Counter)
-    films: Counter[tuple[str, str]] = field(default_factory=Counter)
+    images: Counter[tuple[str, str]] = field(default_factory=Counter)
     patients: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     labels: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # label -> split -> studies
     phantom: int = 0
@@ -41,12 +41,12 @@ def statement(shards: Iterable[Path]) -> Statement:
     for path in shards:
         shard = Shard(path)
         splits, datasets = shard.texts("studies/split"), shard.texts("studies/dataset")
-        films = np.diff(shard.numbers("studies/first"))
+        images = np.diff(shard.numbers("studies/first"))
         for place, count, patient in zip(
-            zip(datasets, splits, strict=True), films.tolist(), shard.texts("studies/patient"), strict=True
+            zip(datasets, splits, strict=True), images.tolist(), shard.texts("studies/patient"), strict=True
         ):
             found.studies[place] += 1
-            found.films[place] += count
+            found.images[place] += count
             found.patients[place].add(patient)
         present = shard.numbers("studies/labels") == 1
         for split in SPLITS:
@@ -65,7 +65,7 @@ def markdown(
     versions: Mapping[str, str],
     table: str,
 ) -> str:
-    """The card as Markdown. table: the metrics table, as Markdown. It holds no text or film of any study."""
+    """The card as Markdown. table: the metrics table, as Markdown. It holds no text or image of any study."""
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -79,7 +79,7 @@ def markdown(
                 "dataset": place[0],
                 "split": place[1],
                 "studies": data.studies[place],
-                "films": data.films[place],
+                "images": data.images[place],
                 "patients": len(data.patients[place]),
             }
             for place in places
@@ -87,7 +87,7 @@ def markdown(
         splits=[split for split in SPLITS if any(place[1] == split for place in places)],
         labels=data.labels,
         phantom=data.phantom,
-        films=sum(data.films.values()),
+        images=sum(data.images.values()),
         image_size=" and ".join(sorted(data.image_sizes)),
         shared=data.shared,
         table=table,

@@ -103,6 +103,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(seconds: float) -> str:
+    """A time as local date and minute."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 

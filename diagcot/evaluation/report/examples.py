@@ -1,4 +1,4 @@
-"""Samples shown in the report: film, boxes, reasoning, answer and reference of several models side by side."""
+"""Samples shown in the report: image, boxes, reasoning, answer and reference of several models side by side."""
 
 import base64
 import io
@@ -13,11 +13,11 @@ from diagcot.shards import Shard
 from diagcot.text import boxes, layout
 
 _SHOWN = str.maketrans({"✅": "✓", "❌": "✗"})  # few fonts of clusters and browsers have the first two
-SIDE = 448  # pixels of the longer side of a film in the report
+SIDE = 448  # pixels of the longer side of a image in the report
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """One model's part of an example."""
 
     model: str
@@ -30,18 +30,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """One sample; `film` is a data URI of a JPEG, or empty where the film is not to be had."""
+    """One sample; `image` is a data URI of a JPEG, empty if the sample has no image."""
 
     id: str
     task: str
     phantom: bool
-    film: str
+    image: str
     width: int
     height: int
     question: str
     reference: str
     truth: tuple[Box, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[ShownAnswer, ...]
 
 
 def examples(
@@ -49,18 +49,18 @@ def examples(
 ) -> Iterator[Example]:
     """The first `per_task` samples of each task in the order of their digests: chosen before anything was scored.
 
-    Of grounding, those whose reference has boxes come first.
+    In grounding, samples whose reference has boxes come first.
     """
     by_sample: dict[tuple[str, str], dict[str, Prediction]] = {}
     for row in predictions:
         by_sample.setdefault((row.task, row.id), {})[row.model] = row
     for task in sorted({task for task, _ in by_sample}, reverse=True):
-        mine = {name: rows for (t, name), rows in by_sample.items() if t == task}
+        samples = {name: rows for (t, name), rows in by_sample.items() if t == task}
         empty = {
-            name: task == "grounding" and "<box>" not in next(iter(r.values())).reference for name, r in mine.items()
+            name: task == "grounding" and "<box>" not in next(iter(r.values())).reference for name, r in samples.items()
         }
-        for name in sorted(mine, key=lambda name: (empty[name], order(name)))[:per_task]:
-            rows = mine[name]
+        for name in sorted(samples, key=lambda name: (empty[name], order(name)))[:per_task]:
+            rows = samples[name]
             yield _example([rows[model] for model in models if model in rows], shards_root)
 
 
@@ -68,19 +68,19 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
     first = rows[0]
     grounding = first.task == "grounding"
     truth = tuple(boxes.parse(first.reference)) if grounding else ()
-    film, width, height = _film(first, shards_root)
+    image, width, height = _image(first, shards_root)
     return Example(
         id=first.id,
         task=first.task,
         phantom=first.phantom,
-        film=film,
+        image=image,
         width=width,
         height=height,
         question=first.question.translate(_SHOWN),
         reference=first.reference.translate(_SHOWN),
         truth=truth,
         answers=tuple(
-            Answer(
+            ShownAnswer(
                 model=row.model,
                 reasoning=_reasoning(row.output).translate(_SHOWN),
                 answer=row.answer.translate(_SHOWN),
@@ -94,14 +94,14 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
 
 
 def _reasoning(output: str) -> str:
-    """The thinking; of an interleaved trace every thought with the answer that it leads to, but for the conclusion."""
+    """The reasoning; for an interleaved trace every think with its answer, and the last think without it."""
     steps = layout.pairs(output)
     if len(steps) > 1:
         return "\n".join(f"{step.think} → {step.answer}" for step in steps[:-1]) + f"\n{steps[-1].think}"
     return layout.thinking(output)
 
 
-def _film(row: Prediction, shards_root: Path) -> tuple[str, int, int]:
+def _image(row: Prediction, shards_root: Path) -> tuple[str, int, int]:
     if not row.images:
         return "", 1, 1
     picture = Shard(shards_root / row.images[0]["shard"]).pixels(row.images[0]["row"])

@@ -46,6 +46,7 @@ class Stage:
 
     @property
     def wall(self) -> float | None:
+        """Seconds from the start to the end of the stage, None if either is not known."""
         return self.ended - self.started if self.started and self.ended else None
 
 

@@ -1,4 +1,4 @@
-"""What the two papers say of themselves, to be read beside a run's own numbers (method.md 6.1, 11.1)."""
+"""The figures that the two papers publish (DiagCoT, arXiv:2509.06409; CX-Mind, arXiv:2508.03733), next to a run's own."""
 
 from dataclasses import dataclass
 

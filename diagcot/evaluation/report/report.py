@@ -114,7 +114,7 @@ def table(metrics: Mapping[str, Any]) -> str:
 
 
 def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
-    """The table, the verdicts and the stages as Markdown, without texts or films of any study."""
+    """The table, the verdicts and the stages as Markdown, without texts or images of any study."""
     lines = [f"# Run {metrics['run']}", "", *_notes(metrics), "", "## Scores", "", table(metrics)]
     for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
         lines += [f"* {dataset}: {v['text']}" for v in metrics["verdicts"] if v["dataset"] == dataset] + [""]
@@ -137,7 +137,7 @@ def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
 def _notes(metrics: Mapping[str, Any]) -> list[str]:
     notes = []
     if metrics["phantom"]["samples"]:
-        notes.append("**Phantom films:** drawn, not of people. The numbers show that the chain works, no more.")
+        notes.append("**Phantom images:** drawn, not of people. The numbers show that the chain works, no more.")
     notes.append(f"Intervals: {metrics['interval']}. Words: {metrics['tokenizer']}.")
     return notes + [f"No {name}: {why}." for name, why in metrics["missing"].items()]
 

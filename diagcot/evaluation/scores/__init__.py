@@ -1,0 +1,1 @@
+"""Scores of each task and the table of a run."""

@@ -66,7 +66,7 @@ COLUMNS = (
         )
     ),
     *(Column(f"accuracy_{k}", f"grounding accuracy at IoU 0.{k // 10}", "grounding", False) for k in (30, 50, 70)),
-    Column("iou_of_shown", "grounding IoU, films that show the finding", "grounding", False),
+    Column("iou_of_shown", "grounding IoU, images that show the finding", "grounding", False),
     Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
     Column("auprc", "AUPRC", "classification", False),
     *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
@@ -167,6 +167,7 @@ def _right(row: Prediction) -> bool:
 
 
 def meteor_column(task: str) -> str:
+    """The name of METEOR's column of a task in metrics.json."""
     return "meteor" if task == "report" else f"{task}_meteor"
 
 

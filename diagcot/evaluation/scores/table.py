@@ -20,7 +20,7 @@ from diagcot.evaluation.scores.columns import (
     unreadable,
 )
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
-from diagcot.evaluation.scores.scorer import TextTools, meteor_metric
+from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
 from diagcot.jobs import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.meteor import meteor

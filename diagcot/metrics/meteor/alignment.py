@@ -226,7 +226,7 @@ def _continue(
         moved = abs(word - other)
         weight = length + other_length if matches[match, KIND] == FORM else length // 2 + other_length // 2
         candidate[TOTAL] = paths[row, TOTAL] + weight
-        candidate[CHUNKS] = paths[row, CHUNKS] + (last != -1 and other != last)
+        candidate[CHUNKS] = paths[row, CHUNKS] + (last >= 0 and other != last)
         candidate[NEXT], candidate[LAST] = word + length, other + other_length
         candidate[DISTANCE] = distance + moved if certain else distance
         candidate[MATCH] = -1 if certain else match
@@ -301,7 +301,7 @@ def _count(hyp: Any, ref: Any, matches: Any, chosen: Any, function: Any, totals:
             totals[kind + 2 * function[word]] += 1
         for word in ref[at : at + length]:
             totals[kind + 1 + 2 * function[word]] += 1
-        totals[20] += last != -1 and other != last
+        totals[20] += last >= 0 and other != last
         totals[21] += other_length
         totals[22] += length
         at, last = at + length, other + other_length

@@ -12,7 +12,7 @@ import pytest
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import aggregate, predictions
-from diagcot.evaluation.clinical import score, weights
+from diagcot.evaluation.clinical import clinical, weights
 from diagcot.evaluation.clinical.bertscore import BASELINE, BertScore
 from diagcot.evaluation.clinical.chexbert import HEADS, CheXbert
 from diagcot.evaluation.clinical.radgraph import RadGraph
@@ -132,9 +132,9 @@ def unit(model, shard=0):
 
 def scored(root, ctx, others=()):
     counts = []
-    with score.prepare(ctx) as shared:  # as a task does for all its units
+    with clinical.prepare(ctx) as shared:  # as a task does for all its units
         for one in [unit(model, shard) for shard in range(2) for model in MODELS]:
-            result = score.run(one, shared, ctx)
+            result = clinical.run(one, shared, ctx)
             publish(ctx.stage_dir, one.key, result.outputs, result.counts, {})
             counts.append(result.counts)
     logs = root / "logs" / "demo"
@@ -227,9 +227,9 @@ def test_a_stop_keeps_what_is_scored(run, models):
     ctx = stage(run, models)
     ctx.settings["batch"] = 3
     ctx.on_progress = lambda row: ctx.stop.set()
-    assert run_unit(score, unit("grpo"), ctx) is None
+    assert run_unit(clinical, unit("grpo"), ctx) is None
     assert len(ctx.records(unit("grpo"))) == 3
-    assert run_unit(score, unit("grpo"), stage(run, models)).counts == {"scored": 4, "missing": 1}
+    assert run_unit(clinical, unit("grpo"), stage(run, models)).counts == {"scored": 4, "missing": 1}
 
 
 def test_what_is_lacking_is_told_without_torch(models, tmp_path, monkeypatch):
@@ -237,7 +237,7 @@ def test_what_is_lacking_is_told_without_torch(models, tmp_path, monkeypatch):
     told = weights.notes(models)
     assert told[0] == "found chexbert, distilroberta-base, radgraph, radgraph-xl" and "RaTEScore" in told[1]
     (report_models.write_chexbert(tmp_path) / "chexbert.pth").unlink()
-    assert "lacks chexbert.pth" in weights.lacking("chexbert", tmp_path)
+    assert "lacks chexbert.pth" in weights.missing_files("chexbert", tmp_path)
     code = "import sys; import launchers.evaluation.clinical; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -248,7 +248,7 @@ def test_ratescore_is_asked_in_its_own_environment(tmp_path):
     if not python:
         pytest.skip("RATESCORE_PYTHON names no Python with the package RaTEScore")
     report_models.write_ratescore(tmp_path, python)
-    assert weights.lacking("ratescore", tmp_path) is None
+    assert weights.missing_files("ratescore", tmp_path) is None
     with contextlib.closing(RateScore(tmp_path / "ratescore", "cpu")) as reader:
         # As RaTEScore 0.6.0 has them, called by itself.
         assert reader.compare(TEXTS[0], "Heart")["ratescore"] == pytest.approx(0.923303, abs=1e-4)

