@@ -17,11 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def cluster(executor: str = "local", **more: Any) -> Cluster:
+    """A cluster with one small resource profile; `more`: other fields."""
     about = {"name": "test", "executor": executor, "parallel": 2, "resource_profiles": {"small": {}}}
     return Cluster.model_validate(about | more)
 
 
 def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:
+    """A plan of the test kind with `count` units; `more`: other fields."""
     made: dict[str, Any] = {
         "run": root.name,
         "stage": stage,
@@ -45,11 +47,11 @@ def plan(root: Path, stage: str, count: int, **more: Any) -> Plan:
 
 def write(root: Path, chain: list[Plan], on: Cluster) -> Path:
     """Write the plans as `launchers.chain` does; returns the run's folder."""
-    for one in chain:
-        plans.write(one)
+    for stage in chain:
+        plans.write(stage)
     run_dir = chain[0].path.parent
     (run_dir / "cluster.yaml").write_text(json.dumps(on.model_dump(mode="json")))
-    (run_dir / "stages").write_text("\n".join(one.stage for one in chain))
+    (run_dir / "stages").write_text("\n".join(stage.stage for stage in chain))
     (run_dir / "run.json").write_text(json.dumps({"run": root.name}))
     return run_dir
 

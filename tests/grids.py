@@ -12,7 +12,7 @@ SHARDS = 3
 
 
 def grid(root: Path, executor: str, models: Sequence[str], tokens: int = 1, **more: Any) -> Pipeline:
-    """The stages of `models`, `cells` (two units a task at most), `checks` unit by unit behind it, and `table`.
+    """The stages of `models`, `cells` (two units a task at most), `checks` unit by unit after it, and `table`.
 
     tokens stands in the units' parameters; `settings` and `grows` (of the table) are as in `Pipeline.stage`; `on` are
     further fields of the cluster.

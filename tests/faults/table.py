@@ -33,14 +33,14 @@ FAULTS = {
     17: "placeholder job id of an array",
     18: "limits of arrays and submissions",
     19: "dependency that can never be met",
-    20: "requeue for ever",
-    21: "job id used again",
-    22: "files of another node show up late",
+    20: "endless requeue",
+    21: "a job id is reused",
+    22: "files of another node appear late",
     23: "clocks of nodes differ",
     24: "stale lock",
     25: "model server slow, dead, hanging, refusing, or another's",
     26: "poison prompt",
-    27: "metric back end dies",
+    27: "a metric's program dies",
     28: "newest checkpoint is incomplete",
     29: "rendezvous port taken, or a rank late",
     30: "hang",
@@ -52,7 +52,7 @@ FAULTS = {
 }
 
 MISSING: frozenset[int] = frozenset()
-"""Rows without a test yet. Whoever writes one takes its number out; no number is ever added."""
+"""Rows without a test yet. Remove the number with the row's first test; never add one."""
 
 HEAD = """\
 # Faults

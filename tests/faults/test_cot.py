@@ -107,7 +107,7 @@ def outcome(plan: Plan) -> tuple[bytes, Any, list[str]]:
 @pytest.mark.heavy
 @pytest.mark.row(
     25,
-    promise="no sample is lost and none is searched to its end twice; the traces equal an undisturbed run's, byte for byte",
+    promise="no sample is lost and none is completed twice; the traces equal an undisturbed run's, byte for byte",
     injected="50 SIGKILLs at random moments of a search over 500 samples, of the task or of its model server",
     daemons="simulated",
 )

@@ -81,7 +81,7 @@ def test_row_33_the_id_is_found_in_what_sbatch_prints(tmp_path: Path, sbatch: Pa
 
 @pytest.mark.row(
     33,
-    promise="an answer without an id is an error that shows the answer; it is not taken for a job",
+    promise="an answer without an id is an error that shows the answer, not a job",
     injected="sbatch that prints warnings only and ends well",
     daemons="simulated",
 )
@@ -104,7 +104,7 @@ def test_row_33_an_answer_without_an_id_is_an_error(
 @pytest.mark.row(
     34,
     promise="as many sbatch, squeue and sacct as for ten units, scripts of the same size, a look in seconds",
-    injected="a stage of 1,000,000 units beside one of 10",
+    injected="a stage of 1,000,000 units compared with one of 10",
     daemons="real",
 )
 def test_row_34_a_million_units_cost_no_more_calls_than_ten(tmp_path: Path) -> None:

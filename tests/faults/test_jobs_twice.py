@@ -53,7 +53,7 @@ def test_row_15_of_copies_of_a_task_one_publishes(tmp_path: Path) -> None:
 @pytest.mark.slurm
 @pytest.mark.row(
     15,
-    promise="the copy on a node that Slurm gave up and the requeued one do no harm to each other: each unit once",
+    promise="the copy on a node that Slurm gave up and the requeued one do not disturb each other: each unit is published once",
     injected="slurmd of the task's node is frozen, and its tasks run on",
     daemons="real",
 )
@@ -81,7 +81,7 @@ def test_row_15_a_forgotten_copy_does_no_harm(tmp_path: Path, devcluster_with: C
 @pytest.mark.usefixtures("devcluster")
 @pytest.mark.row(
     15,
-    promise="one submits, the others find it done: every array and finaliser exists once",
+    promise="one submits, the others find it submitted: every array and finaliser exists once",
     injected="five launchers that submit the same run at the same moment",
     daemons="real",
 )
@@ -157,7 +157,7 @@ def test_row_16_another_plan_under_the_same_name_is_refused(tmp_path: Path, edit
 
 @pytest.mark.row(
     16,
-    promise="a run goes on with the code that it was submitted with, whatever has changed since",
+    promise="a run continues with the code that it was submitted with, whatever has changed since",
     injected="a module of the kind edited while the run is open",
     daemons="real",
 )
@@ -195,7 +195,7 @@ with lease(Path(sys.argv[1])):
 
 @pytest.mark.row(
     24,
-    promise="the lease of a process that is dead is taken at once, of one that lives never, whatever the files' times say",
+    promise="the lease of a dead process is taken over at once, that of a live one never, whatever the files' times are",
     injected="SIGKILL of the holder; times of the lease a year off in both directions",
     daemons="real",
 )
@@ -253,7 +253,7 @@ def test_row_24_the_state_of_the_holders_job_decides(tmp_path: Path) -> None:
 @pytest.mark.row(
     24,
     promise="a job that was requeued does not wait for the lease that it held before",
-    injected="a lease of this very job's earlier execution on another node",
+    injected="a lease of an earlier execution of the same job on another node",
     daemons="simulated",
 )
 def test_row_24_a_requeued_job_follows_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

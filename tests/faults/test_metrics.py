@@ -63,7 +63,7 @@ def evaluate(root: Path, stage: str) -> tuple[dict[str, Any], str]:
 @pytest.mark.heavy
 @pytest.mark.row(
     27,
-    promise="the stage ends well with every metric over simpler words; table, report and events say so and why",
+    promise="the stage ends well with every metric computed on simpler tokens; table, report and events report it with the cause",
     injected="a `java` on PATH that dies, answers too little, or hangs as the tokeniser",
     daemons="simulated",
 )
@@ -86,7 +86,7 @@ def test_row_27_a_broken_java_costs_its_tokeniser_and_never_the_run(
 @pytest.mark.heavy
 @pytest.mark.row(
     27,
-    promise="the stage ends well; table, report and events name METEOR as missing and why; all other metrics are there",
+    promise="the stage ends well; table, report and events name METEOR as missing with the cause; all other metrics are computed",
     injected="METEOR's jar or its table of paraphrases cut short or removed",
     daemons="simulated",
 )

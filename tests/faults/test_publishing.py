@@ -35,7 +35,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
 @pytest.mark.heavy
 @pytest.mark.row(
     1,
-    promise="the next execution ends with the same bytes, marks and sums; no duplicate, no gap",
+    promise="the next execution ends with the same bytes, manifests and sums; no duplicate, no gap",
     injected="SIGKILL before every file operation of a stage, and in the middle of every write",
     daemons="real",
 )
@@ -50,7 +50,7 @@ def test_row_01_killed_at_any_file_operation_a_stage_resumes_to_the_same_bytes(k
 @pytest.mark.heavy
 @pytest.mark.row(
     1,
-    promise="what a mark names was on disk before the mark, and the mark before the rename (power loss)",
+    promise="what a manifest names was on disk before the manifest, and the manifest before the rename (power loss)",
     injected="the order of all file operations of an undisturbed stage",
     daemons="real",
 )
@@ -102,7 +102,7 @@ LINES = [f'{{"id": "00000-{n:04d}", "square": {n * n}}}\n' for n in range(4)]
 @pytest.mark.heavy
 @pytest.mark.row(
     2,
-    promise="the line is dropped, the log says so, that record alone is done again",
+    promise="the line is dropped, the log reports it, only that record is done again",
     injected="the last record cut by k bytes, for every k",
     daemons="real",
 )
@@ -132,8 +132,8 @@ def test_row_02_a_torn_last_line_is_dropped_and_its_record_done_again(tmp_path: 
 @pytest.mark.heavy
 @pytest.mark.row(
     1,
-    promise="a run that was being made larger has grown wholly or not at all; the next submission ends with the same bytes",
-    injected="SIGKILL before every file operation of growing a run and working through what it grew by",
+    promise="a run that was growing has grown completely or not at all; the next submission ends with the same bytes",
+    injected="SIGKILL before every file operation of growing a run and of working on what it has grown by",
     daemons="real",
 )
 def test_row_01_killed_at_any_file_operation_a_run_grows_all_the_same(tmp_path: Path) -> None:

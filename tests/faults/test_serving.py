@@ -38,7 +38,7 @@ TROUBLE: dict[str, dict[str, Any]] = {
 @pytest.mark.heavy
 @pytest.mark.row(
     25,
-    promise="every request is answered once; one restart for one death; what was unfinished is asked again",
+    promise="every request is answered once; one restart for one death; unfinished requests are repeated",
     injected="a scripted server that starts late, dies, answers 429 and 5xx, one by one and all at once",
     daemons="simulated",
 )
@@ -58,7 +58,7 @@ def test_row_25_a_server_in_trouble_answers_every_request_in_the_end(
 @pytest.mark.heavy
 @pytest.mark.row(
     25,
-    promise="found by the request's deadline and the health check, killed and replaced; nothing is lost",
+    promise="noticed by the request's deadline and the health check, killed and replaced; nothing is lost",
     injected="SIGSTOP of the server in the middle of a run",
     daemons="simulated",
 )
@@ -86,7 +86,7 @@ HOPELESS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.heavy
 @pytest.mark.row(
     25,
-    promise="an error in one sentence that names cause and log, by the deadline; no process and no socket is left",
+    promise="a one-sentence error that names cause and log, before the deadline; no process and no socket is left",
     injected="a server that is never ready, dies at start, or serves another model",
     daemons="simulated",
 )
@@ -131,7 +131,7 @@ def test_row_25_restarts_are_bounded_and_spaced(tmp_path: Path, monkeypatch: Pat
 
 @pytest.mark.row(
     25,
-    promise="the server takes its own place, and only our model is talked to",
+    promise="the server takes over the socket, and only our model is used",
     injected="another process listens on the server's socket already",
     daemons="simulated",
 )
@@ -162,7 +162,7 @@ def _swallow(listening: socket.socket) -> None:
 @pytest.mark.heavy
 @pytest.mark.row(
     26,
-    promise="each is recorded as a failed row with its cause; all other rows are as without it",
+    promise="each is recorded as a failed row with its cause; all other rows are unchanged",
     injected="prompts that are refused as too long, that kill the server, and that are never answered",
     daemons="simulated",
 )

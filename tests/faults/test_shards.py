@@ -65,7 +65,7 @@ def places(size: int, count: int) -> Iterator[tuple[int, int]]:
 @pytest.mark.heavy
 @pytest.mark.row(
     3,
-    promise="the reader names the shard, and the image where it is one; what is not told reads as before",
+    promise="the reader names the shard, and the image if it is one; everything else reads as before",
     injected="one bit at 160 places over the whole file",
     daemons="real",
 )

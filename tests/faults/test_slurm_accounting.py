@@ -27,7 +27,7 @@ def two_stages(root: Path) -> list[Plan]:
 
 @pytest.mark.row(
     11,
-    promise="what has ended and is not yet accounted for is waited for, then judged by its real end",
+    promise="the finaliser waits for jobs that have ended and are not in accounting yet, then decides by their real end",
     injected="sacct that knows nothing in its first three answers to the finaliser",
     daemons="simulated",
 )
@@ -49,7 +49,7 @@ def test_row_11_an_end_that_is_told_late_is_waited_for(
 @pytest.mark.row(
     11,
     promise="without an answer an end is unknown: no failure, no success; what is not done is tried again, within the"
-    " limit of attempts; the chain goes on",
+    " limit of attempts; the chain continues",
     injected="slurmdbd is killed before the run and comes back after it",
     daemons="real",
 )
@@ -98,7 +98,7 @@ def test_row_12_without_accounting_files_decide(tmp_path: Path, devcluster_with:
 
 @pytest.mark.row(
     12,
-    promise="a job that began before midnight is found: every question says since when",
+    promise="a job that began before midnight is found: every query names a start time",
     injected="sacct that knows only today's jobs unless it is asked for earlier ones",
     daemons="simulated",
 )
@@ -117,7 +117,7 @@ def test_row_12_a_job_of_yesterday_is_found(
 
 @pytest.mark.row(
     12,
-    promise="what accounting has forgotten is unknown; what is done stays done, the rest is submitted again",
+    promise="what accounting has purged is unknown; what is done stays done, the rest is submitted again",
     injected="sacct that knows no job at all, as after a purge",
     daemons="simulated",
 )

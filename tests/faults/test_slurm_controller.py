@@ -139,7 +139,7 @@ def test_row_13_a_submission_waits_for_slurmctld(
 
 @pytest.mark.row(
     13,
-    promise="jobs run on, and the chain goes on when slurmctld is back",
+    promise="jobs run on, and the chain continues when slurmctld is back",
     injected="slurmctld is killed while tasks run and restarted after they have ended",
     daemons="real",
 )
@@ -158,8 +158,8 @@ def test_row_13_a_chain_outlives_slurmctld(tmp_path: Path, devcluster: DevCluste
 
 @pytest.mark.row(
     13,
-    promise="a finaliser that finds slurmctld away waits for it, and then submits once what is to run again",
-    injected="every command of Slurm's without an answer in turn, twice, as the finaliser calls it",
+    promise="a finaliser to which slurmctld does not answer waits, and then submits once what must run again",
+    injected="every command of Slurm in turn gives no answer, twice, when the finaliser calls it",
     daemons="simulated",
 )
 def test_row_13_a_finaliser_waits_for_slurmctld(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def killed_at(step: int, work: Callable[[], object], submissions: int = 0) -> bo
 
 @pytest.mark.row(
     32,
-    promise="submitting again adopts what Slurm has and submits what it has not: every array and finaliser exists once",
+    promise="a second submission adopts what Slurm has and submits the rest: every array and finaliser exists once",
     injected="SIGKILL of the launcher before every command that it starts and every change of a file",
     daemons="real",
 )
@@ -265,7 +265,7 @@ def test_row_32_a_run_whose_launcher_was_killed_ends_well(tmp_path: Path) -> Non
 
 @pytest.mark.row(
     32,
-    promise="a stage that fails and runs again while no launcher is there takes along what the killed one had submitted",
+    promise="a stage that fails and runs again without a launcher includes what the killed launcher had submitted",
     injected="SIGKILL of the launcher as soon as the second stage's array is accepted; a task of the first then fails",
     daemons="real",
 )

@@ -66,7 +66,7 @@ def slow(devcluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> Sl
 
 @pytest.mark.row(
     6,
-    promise="warned, the task parks at its last record and is requeued, it alone; one that hears nothing is killed and"
+    promise="warned, the task parks at its last record and only it is requeued; one that ignores signals is killed and"
     " requeued by Slurm; neither counts as a failure; the bytes are those of an undisturbed run",
     injected="urgent jobs on a partition with PreemptMode=REQUEUE and GraceTime",
     daemons="real",
@@ -108,8 +108,8 @@ MEMORY = {"00001": ["fill 190"], "00002": ["exit 137"], "00003": ["exit 125"]}
 
 @pytest.mark.row(
     8,
-    promise="a task that was killed for its memory, and it alone, runs again with 1.5 times as much",
-    injected="a task that outgrows its memory (OverMemoryKill), tasks that end by 137 and 125 without a word",
+    promise="a task that was killed for its memory runs again with 1.5 times as much, and no other does",
+    injected="a task that outgrows its memory (OverMemoryKill), tasks that end with 137 and 125 without a message",
     daemons="real",
 )
 def test_row_08_a_task_out_of_memory_gets_more(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_row_08_a_task_out_of_memory_gets_more(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0 or not Path("/sys/fs/cgroup/memory").is_dir(), reason="needs root and cgroup v1")
 @pytest.mark.row(
     8,
-    promise="memory grows to that of the largest node and no further; then the stage stops, and says why",
+    promise="memory grows to that of the largest node and no further; then the stage stops with the reason",
     injected="a task that outgrows every node, killed by the kernel (cgroup)",
     daemons="real",
 )
@@ -148,8 +148,8 @@ def test_row_08_memory_has_a_bound(tmp_path: Path, devcluster_with: Callable[...
 
 @pytest.mark.row(
     9,
-    promise="the tasks of a node that fails run again elsewhere: requeued by Slurm where it may, else submitted again"
-    " without that node, free of charge",
+    promise="the tasks of a failed node run again on other nodes: requeued by Slurm if allowed, otherwise submitted again"
+    " without that node, not counted",
     injected="slurmd and all processes of the node are killed",
     daemons="real",
 )
@@ -176,7 +176,7 @@ def test_row_09_tasks_of_a_failed_node_run_elsewhere(tmp_path: Path, devcluster:
 
 @pytest.mark.row(
     10,
-    promise="tried once more and no further; the first traceback is shown once, with its count; what follows is"
+    promise="tried once more and then stopped; the first traceback is shown once, with its count; what follows is"
     " cancelled and the other tasks are kept",
     injected="an exception of the kind in one of three tasks",
     daemons="real",
@@ -217,8 +217,8 @@ def test_row_17_the_placeholder_of_an_array_requeues_itself_alone(tmp_path: Path
 
 @pytest.mark.row(
     7,
-    promise="warned in time, the task parks and is requeued; where it may not requeue itself or hears nothing, the"
-    " finaliser submits it again; each goes on from its last record, and no end with progress counts",
+    promise="warned in time, the task parks and is requeued; where it may not requeue itself or ignores signals, the"
+    " finaliser submits it again; each continues from its last record, and an end with progress is not counted",
     injected="--time=1 for a minute and more of work",
     daemons="real",
 )

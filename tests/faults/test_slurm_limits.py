@@ -73,7 +73,7 @@ def test_row_18_all_arrays_are_in_the_dependency(tmp_path: Path, devcluster_with
 
 @pytest.mark.row(
     18,
-    promise="what the limit has no room for follows in waves, unit by unit edges included; all of it ends",
+    promise="what exceeds the limit follows in waves, elementwise edges included; all of it ends",
     injected="MaxSubmitJobs=9 of the association and 7 of the QOS for 12 + 12 + 1 tasks and their finalisers",
     daemons="real",
 )
@@ -107,7 +107,7 @@ def test_row_18_more_tasks_than_may_be_submitted_run_in_waves(
 
 @pytest.mark.row(
     18,
-    promise="no room at all is told with the limit's name, and nothing is submitted",
+    promise="no room at all is an error with the limit's name, and nothing is submitted",
     injected="MaxSubmitJobs=3 for a chain that needs more",
     daemons="real",
 )
@@ -126,7 +126,7 @@ def test_row_18_no_room_is_told_before_anything_is_submitted(tmp_path: Path, dev
 
 @pytest.mark.row(
     19,
-    promise="what follows a stage that failed is cancelled and says so; nothing pends; a retry of the stage runs it all",
+    promise="what follows a failed stage is cancelled with a message; nothing stays pending; a retry of the stage runs all of it",
     injected="a first stage that fails, followed as a whole and unit by unit",
     daemons="real",
 )

@@ -73,7 +73,7 @@ def test_row_04_an_error_of_any_file_operation_fails_the_task_and_spoils_nothing
 @pytest.mark.heavy
 @pytest.mark.row(
     4,
-    promise="as before, whatever the disk still had room for",
+    promise="as before, however much space was left",
     injected="tmpfs of k pages, or of k inodes, for every k until it is enough",
     daemons="real",
 )
@@ -102,7 +102,7 @@ def test_row_04_a_disk_that_fills_up_anywhere(disk: Mount, expected: Any, limit:
 @pytest.mark.heavy
 @pytest.mark.row(
     4,
-    promise="no mark, earlier output intact, failed/*.json names the cause, `make failures` the remedy",
+    promise="no manifest, earlier output intact, failed/*.json names the cause, `make failures` the remedy",
     injected="tmpfs filled by fallocate in the middle of a stage",
     daemons="real",
 )
@@ -121,7 +121,7 @@ def test_row_04_a_full_disk_is_told_and_earlier_output_stays(disk: Mount, tmp_pa
     (row,) = [json.loads(path.read_text()) for path in (plan.path / "failed").glob("*.json")]
     assert row["unit"] == "00001" and "No space left on device" in row["message"] and row["where"]
     (said,) = failures.failures(status.snapshot(run_dir).stages[0])
-    assert "free some" in failures.remedy(said.message)
+    assert "delete files" in failures.remedy(said.message)
 
     (out / "others").unlink()
     assert forked(lambda: worker.work(plan.path, 1)) == 0
@@ -145,7 +145,7 @@ def submission(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.mark.row(
     5,
-    promise="said before submission, with the folder and the reason; nothing is written or submitted",
+    promise="reported before submission, with the folder and the reason; nothing is written or submitted",
     injected="roots on a read-only tmpfs, and on one that is full",
     daemons="real",
 )
@@ -162,13 +162,13 @@ def test_row_05_roots_that_cannot_be_written_are_told_before_submission(
         chain.submit("all")
     assert not any((tmp_path / name).exists() for name in ("logs", "shards", "models"))
     if options:
-        found = machine.privacy([place / "deep"])
+        found = machine.outputs([place / "deep"])
         assert next((finding.level, "is not writable" in finding.text) for finding in found) == ("bad", True)
 
 
 @pytest.mark.row(
     5,
-    promise="said before submission, in one line and without a traceback",
+    promise="reported before submission, in one line and without a traceback",
     injected="a folder of another user",
     daemons="real",
 )

@@ -45,7 +45,7 @@ def checkpoints(tmp_path: Path, alone: None) -> Path:
 @pytest.mark.heavy
 @pytest.mark.row(
     28,
-    promise="the newest checkpoint that is whole is chosen, and loads; which one was passed over, and why, is told",
+    promise="the newest complete checkpoint is chosen, and loads; the skipped one is reported with the reason",
     injected="every file of the newest one removed, cut at every tenth of its length, one bit of it flipped",
     daemons="simulated",
 )
@@ -89,9 +89,9 @@ def _events(root: Path) -> list[dict[str, Any]]:
 @pytest.mark.heavy
 @pytest.mark.row(
     4,
-    promise="a checkpoint that the disk does not take is told and leaves nothing; the one before stays whole, training"
-    " goes on, and the next one is written where there is room again",
-    injected="tmpfs filled by fallocate while training goes on",
+    promise="a checkpoint that does not fit is reported and leaves nothing; the one before stays intact, training"
+    " continues, and the next one is written once there is space again",
+    injected="tmpfs filled by fallocate while training continues",
     daemons="real",
 )
 def test_row_04_a_checkpoint_that_does_not_fit_costs_itself_alone(tmp_path: Path, alone: None, disk: Mount) -> None:

@@ -1,4 +1,4 @@
-"""A kind for tests of the toolkit: writes a file of numbers; can be told to be slow, to fail, to park, and worse."""
+"""A kind for tests of the toolkit: writes a file of numbers. Its settings make it slow, fail, park, hang or die."""
 
 import os
 import signal
@@ -13,11 +13,13 @@ from diagcot.jobs import Context, Result, Unit
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[int]:
+    """The number of records of each unit."""
     time.sleep(ctx.settings.get("startup", 0))
     yield ctx.settings.get("records", 3)
 
 
 def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
+    """Write the squares of the first numbers, each a record."""
     if ctx.settings.get("fail") == unit.key or ctx.settings.get("fail") == "all":
         raise RuntimeError(f"asked to fail at {unit.key}")
     if ctx.settings.get("fail_rank") == ctx.rank:
@@ -53,16 +55,17 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
 
 
 def mishap(unit: Unit, ctx: Context) -> object:
-    """What setting `mishaps` holds for this execution of the unit: key -> one a time, the last for ever before `...`.
+    """Do what setting `mishaps` says for this execution of the unit: key -> one verb for each; `...` repeats the last.
 
-    `exit 3`: without a word; `hang`: no sign of life; `fill 80`: megabytes for six seconds; `deaf`: no signal is heard.
+    `exit 3`: exit without a message; `hang`: no sign of life; `fill 80`: use so many megabytes for six seconds; `deaf`:
+    ignore all signals.
     """
-    told = list(ctx.settings.get("mishaps", {}).get(unit.key, []))
+    verbs = list(ctx.settings.get("mishaps", {}).get(unit.key, []))
     seen = len(list(ctx.workspace.glob(f"{unit.key}.began.*")))
     (ctx.workspace / f"{unit.key}.began.{ctx.attempt}").touch()
-    for_ever = told[-1:] == ["..."]
-    told = told[:-1] if for_ever else told
-    verb, _, value = (told[min(seen, len(told) - 1)] if for_ever or seen < len(told) else "").partition(" ")
+    repeat = verbs[-1:] == ["..."]
+    verbs = verbs[:-1] if repeat else verbs
+    verb, _, value = (verbs[min(seen, len(verbs) - 1)] if repeat or seen < len(verbs) else "").partition(" ")
     held: object = None
     match verb:
         case "exit":

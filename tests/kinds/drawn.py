@@ -1,4 +1,4 @@
-"""Kind `sft` over drawn films instead of shards; one rank can be told to die once, by SIGKILL, at a step."""
+"""Kind `sft` over drawn images instead of shards; one rank dies once, by SIGKILL, at a step."""
 
 import os
 import signal
@@ -14,12 +14,14 @@ from tests.training import images as films
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[Any]:
+    """Train on drawn images."""
     collator.ShardImages = films.DrawnImages  # type: ignore[misc,assignment]
     with sft.prepare(ctx) as settings:
         yield settings
 
 
 def run(unit: Unit, settings: Any, ctx: Context) -> Result | None:
+    """Train; rank 0 kills itself once, at step 5."""
     died = ctx.workspace / "died"
     if ctx.rank == 0 and not died.exists():
 

@@ -1,4 +1,4 @@
-"""A kind for tests of what is made anew: one file, under one name, of all that its source stages made."""
+"""A kind for tests of stages that make their product again: one file of all that its source stages have made."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,12 @@ from diagcot.jobs import Context, Result, Unit
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[None]:
+    """Nothing is shared."""
     yield None
 
 
 def run(unit: Unit, shared: None, ctx: Context) -> Result | None:
+    """Join all files of the role `cells`."""
     final = ctx.output / "table.txt"
     staged = ctx.staged(final)
     rows = [path.read_text() for path in ctx.files("cells", "*.txt")]

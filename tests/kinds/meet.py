@@ -1,4 +1,4 @@
-"""A kind of several ranks that meet, add up and say the sum; one can be told to be late, or to die once before."""
+"""A kind of several ranks that form a group and add up; one can be late, or die once before."""
 
 import os
 import signal
@@ -16,6 +16,7 @@ from diagcot.training.distributed import rendezvous
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[None]:
+    """Join the process group; rank 1 may be late or die first."""
     if ctx.rank == 1:
         time.sleep(ctx.settings.get("late_s", 0))
         died = ctx.workspace / "died"
@@ -31,6 +32,7 @@ def prepare(ctx: Context) -> Iterator[None]:
 
 
 def run(unit: Unit, shared: None, ctx: Context) -> Result:
+    """Add up the ranks; rank 0 writes the sum."""
     total = torch.tensor([ctx.rank + 1.0])
     dist.all_reduce(total)
     final = ctx.output / f"{unit.key}.txt"

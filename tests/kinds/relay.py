@@ -1,4 +1,4 @@
-"""A kind for tests of whole chains: copies what its source stage made, line by line, each line a record."""
+"""A kind for tests of whole chains: copies the product of its source stage, each line a record."""
 
 import time
 from collections.abc import Iterator
@@ -9,10 +9,12 @@ from diagcot.jobs import Context, Result, Unit
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[None]:
+    """Nothing is shared."""
     yield None
 
 
 def run(unit: Unit, shared: None, ctx: Context) -> Result | None:
+    """Copy the unit's files of the role `source`, each line a record."""
     sources = ctx.files("source", f"{unit.key}*.txt")
     lines = [line for path in sources for line in path.read_text().splitlines()]
     records = ctx.records(unit)

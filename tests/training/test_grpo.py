@@ -159,8 +159,8 @@ def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, warm_se
 
 @pytest.mark.row(
     35,
-    promise="Ray and its job end within a minute and leave no process of Ray; the job runs again by itself, goes on from its"
-    " newest checkpoint, and ends with the figures of an undisturbed run",
+    promise="Ray and its job end within a minute and leave no process of Ray; the job runs again automatically, continues from"
+    " its newest checkpoint, and ends with the figures of an undisturbed run",
     injected="SIGKILL of the gcs_server of rank 0's Ray in the middle of GRPO",
     daemons="real",
 )

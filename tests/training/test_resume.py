@@ -17,7 +17,7 @@ BOUND_S = 60  # a rank that has lost another ends by itself within this
 
 @pytest.mark.row(
     35,
-    promise="the other rank ends within a minute; one rank alone goes on from the newest checkpoint that is whole, parks"
+    promise="the other rank ends within a minute; one rank alone continues from the newest complete checkpoint, parks"
     " with a checkpoint at a warning, and two ranks end with the losses and the model of an undisturbed run",
     injected="SIGKILL of one of two ranks in the middle of training, then one bit of the newest checkpoint, then a warning"
     " signal, and another number of ranks each time",

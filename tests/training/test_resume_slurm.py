@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.heavy]
 @pytest.mark.skipif(os.getuid() != 0, reason="nodes with networks of their own need root")
 @pytest.mark.row(
     35,
-    promise="the job ends within a minute, runs again by the cause of its end, goes on from its newest checkpoint, and"
+    promise="the job ends within a minute, runs again by the cause of its end, continues from its newest checkpoint, and"
     " ends with the losses of an undisturbed run",
     injected="SIGKILL of one of two ranks on two nodes with separate networks, in the middle of training",
     daemons="real",

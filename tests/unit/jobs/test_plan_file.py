@@ -1,4 +1,4 @@
-"""`plan.json` keeps its format: a run that was written by the first version is read, compared and grown as it was."""
+"""The files of runs keep their format: what the first version wrote is read, compared and grown as it was."""
 
 import json
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.units import Units
+from diagcot.jobs.state import attempts
+from diagcot.jobs.state.progress import Progress
 
 GOLDEN = Path(__file__).parent / "golden_run"
 STAGE_DIR = "/data/logs/golden/cells"  # what the golden file says; a test has its own folder
@@ -48,3 +50,19 @@ def test_a_plan_as_the_first_version_made_it_is_no_other_plan(tmp_path: Path) ->
     written = json.loads((stage_dir / "plan.json").read_text())
     assert written | {"created": 0} == json.loads(before) | {"created": 0}
     assert list(written) == list(json.loads(before))
+
+
+def test_a_submission_of_the_first_version_is_read_and_written_the_same(tmp_path: Path) -> None:
+    row = {
+        "number": 1, "why": "submitted",
+        "arrays": [{"job": "7", "slots": [0, 2], "name": "r.s.1", "after": "afterok:3", "resources": {"minutes": 5}}],
+        "finaliser": "8", "finaliser_name": "r.s.finaliser.1", "finaliser_after": "", "by": "person", "code": "/code/abc",
+        "spent": {"0": 1}, "marks": {"2": [1, 80, 2500]}, "time": 12.5,
+    }  # fmt: skip
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / "1.json").write_text(json.dumps(row))
+    (attempt,) = attempts.read(tmp_path)
+    assert attempt.arrays[0].tasks == (0, 2) and attempt.progress == {2: Progress(1, 80, 2500)}
+    attempts.write(tmp_path, replace(attempt, number=2))
+    written = json.loads((tmp_path / "attempts" / "2.json").read_text())
+    assert list(written) == list(row) and written | {"number": 1, "time": 12.5} == row
