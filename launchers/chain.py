@@ -121,6 +121,7 @@ class Chain:
                 number=spec.number,
                 startup_s=kind.startup_s,
                 unit_s=spec.unit_seconds or kind.unit_s,
+                former_kind=kind.former_work,
                 headline_count=kind.headline.count if kind.headline else "",
                 headline_stages=[plans[name] for name in counted],
                 grows=kind.grows,

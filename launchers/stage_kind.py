@@ -94,4 +94,5 @@ class StageKind(Generic[S]):
     needs: tuple[Need, ...] = ()
     headline: Headline | None = None
     grows: Grows = ""  # whether a stage of an existing run may grow
+    former_work: str = ""  # import path of that module in the last release, which plans of existing runs name
     selector_settings: tuple[str, ...] = ()  # settings that only choose units; they may differ when the stage grows

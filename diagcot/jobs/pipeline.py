@@ -96,6 +96,7 @@ class Pipeline:
         headline_stages: Sequence[Plan] = (),
         grows: Grows = "",
         selector_settings: Sequence[str] = (),
+        former_kind: str = "",
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
@@ -107,6 +108,7 @@ class Pipeline:
         task and for each unit, by which units are packed into tasks. headline_count: the counter whose GPU-hours are
         reported, those of `headline_stages` included. grows: whether a stage of an existing run may grow (see `Grows` in
         `diagcot.jobs.plans.plan`); selector_settings may differ then, because they only select units.
+        former_kind: what `kind` was in the last release.
         Raises UserError if the cluster has no such profile, if the units of an elementwise stage differ, or if `name`
         cannot name a stage.
         """
@@ -124,6 +126,7 @@ class Pipeline:
             number=number,
             kind=kind,
             settings=settings.model_dump(mode="json") if isinstance(settings, BaseModel) else dict(settings or {}),
+            former_kind=former_kind,
             settings_model=type(settings) if isinstance(settings, BaseModel) else None,
             inputs={role: [str(plan.output) for plan in sources] for role, sources in (inputs or {}).items()},
             output=self.output(name, product),

@@ -35,6 +35,7 @@ def notes(stage: Stage[CollectSettings], chain: ChainView) -> list[str]:
 
 KIND = StageKind(
     work="diagcot.cot.search.collect",
+    former_work="diagcot.cot.collect",
     settings=CollectSettings,
     resource_profile="server",
     product="data",

@@ -16,6 +16,7 @@ def units(stage: Stage[FilterSettings], chain: ChainView) -> list[Unit]:
 
 KIND = StageKind(
     work="diagcot.cot.filtration.filter",
+    former_work="diagcot.cot.filter",
     settings=FilterSettings,
     resource_profile="server",
     product="data",

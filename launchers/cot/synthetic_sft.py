@@ -6,6 +6,7 @@ from launchers.stage_kind import StageKind
 
 KIND = StageKind(
     work="diagcot.cot.synthetic.synthetic_sft",
+    former_work="diagcot.cot.primer",
     settings=SyntheticSettings,
     resource_profile="cpu",
     product="data",

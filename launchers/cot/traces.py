@@ -22,6 +22,7 @@ def units(stage: Stage[TracesSettings], chain: ChainView) -> list[Unit]:
 
 KIND = StageKind(
     work="diagcot.cot.review.traces",
+    former_work="diagcot.cot.traces",
     settings=TracesSettings,
     resource_profile="cpu",
     product="report",

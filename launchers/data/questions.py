@@ -6,6 +6,7 @@ from launchers.stage_kind import StageKind
 
 KIND = StageKind(
     work="diagcot.cot.synthetic.questions",
+    former_work="diagcot.cot.questions",
     settings=QuestionSettings,
     resource_profile="cpu",
     product="data",

@@ -22,6 +22,7 @@ def storage(stage: Stage[TextsSettings], chain: ChainView) -> int:
 
 KIND = StageKind(
     work="diagcot.training.kinds.texts",
+    former_work="diagcot.training.texts",
     settings=TextsSettings,
     resource_profile="cpu",
     product="data",

@@ -28,6 +28,7 @@ def estimate(stage: Stage[AlignSettings], chain: ChainView) -> Estimate | None:
 
 KIND = StageKind(
     work="diagcot.training.kinds.align",
+    former_work="diagcot.training.align",
     settings=AlignSettings,
     resource_profile="train",
     product="weights",

@@ -50,6 +50,7 @@ def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
 
 KIND = StageKind(
     work="diagcot.training.kinds.grpo",
+    former_work="diagcot.training.grpo",
     settings=GrpoSettings,
     resource_profile="grpo",
     product="weights",

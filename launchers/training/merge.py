@@ -15,6 +15,7 @@ def storage(stage: Stage[MergeSettings], chain: ChainView) -> int | None:
 
 KIND = StageKind(
     work="diagcot.training.kinds.merge",
+    former_work="diagcot.training.merge",
     settings=MergeSettings,
     resource_profile="cpu",
     product="weights",

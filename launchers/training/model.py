@@ -20,6 +20,7 @@ def storage(stage: Stage[ModelSettings], chain: ChainView) -> int:
 
 KIND = StageKind(
     work="diagcot.training.kinds.model",
+    former_work="diagcot.training.build",
     settings=ModelSettings,
     resource_profile="cpu",
     product="weights",

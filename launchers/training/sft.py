@@ -41,6 +41,7 @@ def _samples(stage: Stage[SftSettings], chain: ChainView) -> int | None:
 
 KIND = StageKind(
     work="diagcot.training.kinds.sft",
+    former_work="diagcot.training.sft",
     settings=SftSettings,
     resource_profile="train",
     product="weights",

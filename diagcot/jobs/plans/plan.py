@@ -101,6 +101,8 @@ class Plan:
     """Seconds since the epoch."""
     settings_model: type[BaseModel] | None = field(default=None, repr=False, compare=False)
     """The type of `settings` at submission; not stored."""
+    former_kind: str = field(default="", repr=False, compare=False)
+    """What `kind` was in the last release; not stored."""
 
     @property
     def keys(self) -> list[str]:
@@ -172,7 +174,9 @@ class Plan:
         return {task_index: Progress(*count) for task_index, count in counts.items()}
 
     def updated(self, stored: "Plan") -> "Plan":
-        """`stored`, this stage's plan in an existing run, with its settings under today's keys."""
+        """`stored`, this stage's plan in an existing run, with today's kind and its settings under today's keys."""
+        if stored.kind == self.former_kind:
+            stored = replace(stored, kind=self.kind)
         if self.settings_model is None:
             return stored
         try:

@@ -107,6 +107,26 @@ def test_a_run_that_was_planned_with_old_keys_is_the_same_run(
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_of_the_last_release_is_the_same_run_though_modules_have_moved(tmp_path: Path) -> None:
+    roots = {name: str(tmp_path / name) for name in ("logs", "shards", "models")}
+    cluster = {"name": "here", "executor": "local", "roots": roots, "resource_profiles": {"cpu": {}}}
+    (tmp_path / "here.yaml").write_text(json.dumps(cluster))
+    stages = [{"name": "texts", "kind": "texts", "number": 0, "settings": {"files": ["some.jsonl"]}}]
+    (tmp_path / "mine.yaml").write_text(json.dumps({"name": "mine", "stages": stages}))
+
+    def write() -> Path:
+        return open_chain(str(tmp_path / "mine.yaml"), str(tmp_path / "here.yaml"), "old").write()[0].path / "plan.json"
+
+    path = write()
+    header = json.loads(path.read_text())
+    assert header["kind"] == "diagcot.training.kinds.texts"
+    path.write_text(json.dumps(header | {"kind": "diagcot.training.texts"}))
+    write()
+    path.write_text(json.dumps(header | {"kind": "diagcot.training.others"}))
+    with pytest.raises(UserError, match=r"kind: \"diagcot.training.others\" in the run"):
+        write()
+
+
 BASE = """\
 name: base
 stages:
