@@ -24,6 +24,7 @@ def notes(stage: Stage[ClinicalSettings], chain: ChainView) -> list[str]:
 
 KIND = StageKind(
     work="diagcot.evaluation.clinical.clinical",
+    former_work="diagcot.evaluation.clinical.score",
     settings=ClinicalSettings,
     resource_profile="server",
     product="data",

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_unknown_names_offer_the_nearest() -> None:
 def test_the_run_keeps_the_code_of_its_submission(recipe: Path, tmp_path: Path) -> None:
     cluster = tmp_path / "here.yaml"
     roots = {name: str(tmp_path / name) for name in ("logs", "shards", "models")}
-    size = {"cpu": {}, "small": {}}
+    size: dict[str, Any] = {"cpu": {}, "small": {}}
     cluster.write_text(json.dumps({"name": "here", "executor": "local", "roots": roots, "resource_profiles": size}))
     chain = open_chain(str(recipe), str(cluster), "trial")
     plan = chain.write()[0]

@@ -37,7 +37,7 @@ def test_a_kind_names_work_a_resource_profile_and_selectors_that_exist(name: str
 def test_a_misspelt_or_missing_part_is_an_error_at_once() -> None:
     StageKind(**PARTS)
     with pytest.raises(TypeError, match="estimat"):
-        StageKind(**PARTS, estimat=None)
+        StageKind(**PARTS, estimat=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unit_s"):
         StageKind(**{name: part for name, part in PARTS.items() if name != "unit_s"})
 
