@@ -9,9 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.names import check_stage
-from diagcot.jobs.settings import Document, Loc, Settings, near
+from diagcot.jobs.settings import Document, Loc, LocatedError, Settings, near
 
 __all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find"]
+
+NUMBERS = ("0", "1", "2", "3", "eval")
+"""What `number` of a stage may be."""
 
 
 class StageSpec(Settings):
@@ -46,6 +49,8 @@ class StageSpec(Settings):
     @field_validator("number", mode="before")
     @classmethod
     def _text(cls, value: Any) -> str:
+        if str(value) not in NUMBERS:
+            raise ValueError(f"must be one of {', '.join(NUMBERS)}, is {value!r}")
         return str(value)
 
     @field_validator("inputs", mode="before")
@@ -69,18 +74,21 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _edges(self) -> "Recipe":
         known: set[str] = set()
-        for spec in self.stages:
+        for index, spec in enumerate(self.stages):
             if spec.name in known:
-                raise ValueError(f"two stages are named {spec.name!r}")
-            for name in spec.follows:
-                if name not in known:
-                    raise ValueError(
-                        f"stage {spec.name!r} reads {name!r}, which is not an earlier stage{near(name, known)}"
-                    )
+                raise LocatedError(f"two stages are named {spec.name!r}", ("stages", index, "name"))
+            for role, names in spec.inputs.items():
+                for name in names:
+                    if name not in known:
+                        raise LocatedError(
+                            f"stage {spec.name!r} reads {name!r}, which is not an earlier stage{near(name, known)}",
+                            ("stages", index, "inputs", role),
+                        )
             if spec.elementwise is not None and spec.elementwise not in spec.inputs:
-                raise ValueError(
+                raise LocatedError(
                     f"stage {spec.name!r}: elementwise: {spec.elementwise!r} is not one of its inputs"
-                    f"{near(spec.elementwise, spec.inputs)}"
+                    f"{near(spec.elementwise, spec.inputs)}",
+                    ("stages", index, "elementwise"),
                 )
             known.add(spec.name)
         return self

@@ -1,6 +1,7 @@
 """Typed settings from YAML, with errors that name the file, the line and the nearest valid key."""
 
 import difflib
+import json
 import sys
 import types
 import typing
@@ -38,6 +39,39 @@ class Settings(BaseModel):
 
 Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[int | str, ...]
+
+
+class LocatedError(ValueError):
+    """A fault that a validator finds further inside its model; `loc` is where, from that model."""
+
+    def __init__(self, message: str, loc: Loc) -> None:
+        super().__init__(message)
+        self.loc = loc
+
+
+SHOWN = 60  # characters of a wrong value that are shown
+EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "path_type": "a path",
+    "literal_error": "one of {expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+}
+"""What a value must be, by pydantic's type of the fault."""
 
 
 def current_keys(annotation: Any, value: Any, at: Loc = (), old_keys: dict[Loc, str] | None = None) -> Any:
@@ -157,16 +191,41 @@ class Document:
 
     def _message(self, model: type[BaseModel], fault: Any, at: Loc) -> str:
         loc: Loc = tuple(fault["loc"])
-        where = self.where(at + loc)
         name = ".".join(str(part) for part in loc)
         if fault["type"] == "extra_forbidden":
-            valid = _fields(model, loc[:-1])
-            near = difflib.get_close_matches(str(loc[-1]), valid, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(sorted(valid))}"
-            return f"{where}: unknown key {loc[-1]!r}{hint}"
-        if fault["type"] == "missing":
-            return f"{where}: {name} is missing"
-        return f"{where}: {name}: {fault['msg']}"
+            message = _unknown_key(str(loc[-1]), _fields(model, loc[:-1]), (*at, *loc[:-1]))
+        elif fault["type"] == "missing":
+            message = f"{name} is missing"
+        else:
+            error = fault.get("ctx", {}).get("error")
+            if isinstance(error, LocatedError):
+                loc, name = (*loc, *error.loc), ""
+            message = ": ".join(part for part in (name, _plain(fault)) if part)
+        return f"{self.where(at + loc)}: {message}"
+
+
+def _unknown_key(key: str, valid: list[str], place: Loc) -> str:
+    match = difflib.get_close_matches(key, valid, 1)
+    if match:
+        return f"unknown key {key!r}; did you mean {match[0]!r}?"
+    if valid:
+        return f"unknown key {key!r}; valid keys: {', '.join(sorted(valid))}"
+    return f"unknown key {key!r}: no key is valid in {'.'.join(map(str, place)) or 'this file'}"
+
+
+def _plain(fault: Any) -> str:
+    """The message of a fault without pydantic's own words."""
+    context = fault.get("ctx", {})
+    if fault["type"] == "value_error":
+        return str(context["error"])
+    if fault["type"] not in EXPECTED:
+        return str(fault["msg"])
+    if "expected" in context:
+        context = context | {"expected": context["expected"].replace("'", "").replace(" or ", ", ")}
+    value = fault["input"]
+    written = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    shown = written if len(written) <= SHOWN else f"{written[:SHOWN]}…"
+    return f"must be {EXPECTED[fault['type']].format(**context)}, is {shown}"
 
 
 def load(path: Path, model: type[Model]) -> Model:
@@ -177,8 +236,10 @@ def load(path: Path, model: type[Model]) -> Model:
 
 
 def near(name: str, valid: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` or a list of what is valid."""
+    """`; did you mean 'x'?` or a list of what is valid; empty if nothing is."""
     choices = sorted(valid)
+    if not choices:
+        return ""
     match = difflib.get_close_matches(name, choices, 1, 0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; there are: {', '.join(choices)}"
 

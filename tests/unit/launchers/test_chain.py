@@ -69,7 +69,7 @@ def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
             "ask\n    kind: questions\n    settings: {wording: {binari: [x]}}",
             "unknown wording",
         ),
-        ("studies: 8", "studies: many", r"mine.yaml:4: .*studies: .*valid integer"),
+        ("studies: 8", "studies: many", r"mine.yaml:4: .*studies: must be a whole number"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_told_with_its_line(recipe: Path, old: str, new: str, said: str) -> None:
