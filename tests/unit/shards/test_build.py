@@ -230,18 +230,6 @@ def test_decoding_at_a_dct_scale_is_as_good_as_decoding_all(tmp_path: Path) -> N
         assert 10 * np.log10(255**2 / error) > 40, size
 
 
-@needs_iu
-def test_real_images_are_used_where_they_are_there(tmp_path: Path) -> None:
-    source = {"kind": "iu_xray", "path": str(REPORTS), "images": str(IMAGES)}
-    ctx = context(tmp_path, {"sources": [source], "shards": 1, "image_size": 64}, stage="shard")
-    (result,) = built(ctx)
-    shard = Shard(ctx.output / "00000.h5")
-    ids = {shard.image(row).id for row in range(shard.images)}
-    assert result is not None and result.counts["phantoms"] == 0
-    assert {"CXR7_IM-2263-1001", "CXR7_IM-2263-2001", "CXR1000_IM-0003-1001"} <= ids
-    assert len(ids) == result.counts["images"] <= 13
-
-
 def test_missing_data_is_reported_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IU_XRAY_DIR", raising=False)
     (tmp_path / "files").mkdir()

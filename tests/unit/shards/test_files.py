@@ -311,25 +311,6 @@ def test_ranks_epochs_and_positions_lose_and_repeat_nothing(data: st.DataObject)
     assert [rank[k] for k in range(len(whole[0])) for rank in whole if k < len(rank)] == one
 
 
-@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])  # a spawned worker imports torch anew
-def test_batches_do_not_depend_on_workers_and_go_on_where_they_stopped(
-    paths: list[Path], method: str, workers: int
-) -> None:
-    from torch.utils import data as loading
-
-    from diagcot.shards import dataset
-
-    data = dataset.ShardDataset(paths, transform=row)
-    sampler = dataset.ShardSampler(len(data), seed=5)
-    alone = list(loading.DataLoader(data, batch_size=3, sampler=sampler))
-    loader = loading.DataLoader(
-        data, batch_size=3, sampler=sampler, num_workers=workers, multiprocessing_context=method
-    )
-    assert list(loader) == alone
-    sampler.set_epoch(0, position=2 * 3)
-    assert list(loading.DataLoader(data, batch_size=3, sampler=sampler)) == alone[2:]
-
-
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     from diagcot.shards import dataset
 
