@@ -64,10 +64,10 @@ def test_row_35_killed_damaged_and_on_other_ranks_it_ends_the_same(undisturbed: 
 
 
 def test_zero_3_stopped_and_resumed_on_one_rank_agrees_with_zero_2(undisturbed: Job, training_root: Path) -> None:
-    first = start(training_root, SFT, "zero3", everything(stage=3), inputs(training_root), stop_after=5)
+    first = start(training_root, SFT, "zero3-stopped", everything(stage=3), inputs(training_root), stop_after=5)
     assert "stopped" in first.wait()
     assert not (first.output / "model").exists()
-    again = start(training_root, SFT, "zero3", everything(stage=3), inputs(training_root), world=1)
+    again = start(training_root, SFT, "zero3-stopped", everything(stage=3), inputs(training_root), world=1)
     again.wait()
     assert [row["loss"] for row in again.rows()] == pytest.approx([row["loss"] for row in undisturbed.rows()], rel=1e-3)
     mine, theirs = (load_file(job.output / "model" / "model.safetensors") for job in (again, undisturbed))
