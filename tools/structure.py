@@ -254,7 +254,7 @@ def picture(structure: Structure) -> str:
         ' markerUnits="userSpaceOnUse"><path d="M0 0 8 4 0 8z" fill="#5d6b85"/></marker>',
     ]
     for one, other in reduced(pair for pair in structure.arrows() if pair[0] in place and pair[1] in place):
-        (x1, y1), (x2, y2) = place[one], place[other]
+        x1, y1, x2, y2 = (float(value) for value in (*place[one], *place[other]))
         if y1 == y2:
             side = box[0] / 2 if x2 > x1 else -box[0] / 2
             x1, y1, x2, y2 = x1 + side, y1 + box[1] / 2, x2 - side, y2 + box[1] / 2

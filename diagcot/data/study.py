@@ -38,6 +38,11 @@ class Box:
     y2: float
     phrase: str = ""  # the words of a report that the region shows, if the collection has them (MS-CXR)
 
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        """(x1, y1, x2, y2)."""
+        return self.x1, self.y1, self.x2, self.y2
+
 
 @dataclass(frozen=True)
 class Image:

@@ -51,7 +51,7 @@ def _take(path: Path, end: float) -> Path:
         number, holder = _newest(path)
         if holder is None or not _is_alive(holder):
             own = path.with_name(f"{path.name}.{number + 1}.lease")
-            if create_exclusively(own, json.dumps(_own_process())):
+            if create_exclusively(own, json.dumps(own_process())):
                 if _newest(path)[1] == own:
                     for old in _all(path)[:-1]:
                         old.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def _newest(path: Path) -> tuple[int, Path | None]:
     return (_number(leases[-1]), leases[-1]) if leases else (0, None)
 
 
-def _own_process() -> dict[str, object]:
+def own_process() -> dict[str, object]:
     job = os.environ.get("SLURM_JOB_ID", "")
     return {"host": os.uname().nodename, "pid": os.getpid(), "born": start_time(os.getpid()), "job": job}
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from diagcot.data import geometry
 from diagcot.data.study import Box
 
 Array = NDArray[np.float64]
@@ -12,12 +13,7 @@ Array = NDArray[np.float64]
 
 def iou(ours: Sequence[Box], theirs: Sequence[Box]) -> Array:
     """Intersection over union of every pair, (len(ours), len(theirs)), 0 to 1; 0 for a box without area."""
-    a, b = _corners(ours)[:, None], _corners(theirs)[None, :]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    overlap = np.clip(sides, 0, None).prod(axis=-1)
-    union = _area(a) + _area(b) - overlap
-    ratio: Array = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-    return ratio
+    return geometry.iou([box.corners for box in ours], [box.corners for box in theirs])
 
 
 def best_pairs(table: Array) -> Array:
@@ -48,12 +44,3 @@ def pairs_iou_as_released(ours: Sequence[Box], theirs: Sequence[Box]) -> float |
     if not ours or not theirs:
         return None
     return float(iou(ours, theirs).mean())
-
-
-def _corners(boxes: Sequence[Box]) -> Array:
-    return np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], dtype=np.float64).reshape(-1, 4)
-
-
-def _area(corners: Array) -> Array:
-    area: Array = np.clip(corners[..., 2:] - corners[..., :2], 0, None).prod(axis=-1)
-    return area

@@ -86,7 +86,8 @@ class PrefixCache:
         head, known = 0, True
         for message in messages:
             content = message["content"]
-            for part in [{"text": content}] if isinstance(content, str) else content:
+            parts: list[Any] = [{"text": content}] if isinstance(content, str) else content
+            for part in parts:
                 if "image_url" in part:
                     size, pieces = IMAGE_TOKENS, [part["image_url"]["url"]]
                 else:

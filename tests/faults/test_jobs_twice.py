@@ -259,7 +259,7 @@ def test_row_24_the_state_of_the_holders_job_decides(tmp_path: Path) -> None:
 def test_row_24_a_requeued_job_follows_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = slurm.call("sbatch", "--parsable", "-p", "cpu", "--mem=20", "-o", "/dev/null", "--wrap", "sleep 60").strip()
     monkeypatch.setenv("SLURM_JOB_ID", job)
-    row = leases._myself() | {"host": "elsewhere", "born": "1"}
+    row = leases.own_process() | {"host": "elsewhere", "born": "1"}
     (tmp_path / "submit.3.lease").write_text(json.dumps(row))
     try:
         with lease(tmp_path / "submit", patience_s=1):

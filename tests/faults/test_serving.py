@@ -65,7 +65,7 @@ def test_row_25_a_server_in_trouble_answers_every_request_in_the_end(
 def test_row_25_a_server_that_hangs_is_replaced(tmp_path: Path, monkeypatch: Patch) -> None:
     started = time.monotonic()
     with fake(tmp_path, monkeypatch, {"request_timeout_s": 1}) as server:
-        replies = {}
+        replies: dict[str, Any] = {}
         for key, reply in server.complete(ask(30)):
             if not replies:
                 hanging = server.process.pid

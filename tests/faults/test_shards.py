@@ -4,6 +4,7 @@ import fcntl
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SHARDS = 3
 
 def build(plan: Plan) -> None:
     for task_index in plan.open_tasks():
-        assert forked(lambda task_index=task_index: worker.work(plan.path, task_index)) == 0
+        assert forked(partial(worker.work, plan.path, task_index)) == 0
     assert summary.check(plan) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from diagcot.console.state import executor
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import causes, chain
+from diagcot.jobs import UserError, causes, chain
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains
@@ -117,7 +117,7 @@ def test_row_18_no_room_is_told_before_anything_is_submitted(tmp_path: Path, dev
     plans = [chains.plan(tmp_path, "first", 2, resources=runs.SIZE)]
     plans += [chains.plan(tmp_path, "last", 2, resources=runs.SIZE, after=(Edge("first"),))]
     try:
-        with pytest.raises(causes.UserError, match=r"MaxSubmitJobs of account .* is 3"):
+        with pytest.raises(UserError, match=r"MaxSubmitJobs of account .* is 3"):
             runs.submit(tmp_path, plans)
         assert runs.queued(tmp_path.name) == []
     finally:

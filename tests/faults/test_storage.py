@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_row_22_files_that_show_up_late_are_not_missing(tmp_path: Path, pattern:
     plan = chains.plan(tmp_path, "count", 3)
     chains.write(tmp_path, [plan], chains.cluster())
     for task_index in range(3):
-        assert forked(lambda task_index=task_index: worker.work(plan.path, task_index)) == 0
+        assert forked(partial(worker.work, plan.path, task_index)) == 0
     marks = {path.name: path.stat().st_ino for path in (plan.path / "done").iterdir()}
 
     def end() -> None:
@@ -248,7 +249,7 @@ def test_row_22_what_never_shows_up_is_missing_after_the_deadline(tmp_path: Path
     plan = chains.plan(tmp_path, "count", 2)
     plans.write(plan)
     for task_index in range(2):
-        assert forked(lambda task_index=task_index: worker.work(plan.path, task_index)) == 0
+        assert forked(partial(worker.work, plan.path, task_index)) == 0
     (plan.output / "00001.txt").unlink()
     started = time.monotonic()
     assert check(plan, 1) == ["00001"] == plan.missing()

@@ -34,7 +34,7 @@ def alone() -> Iterator[None]:
 @pytest.fixture
 def checkpoints(tmp_path: Path, alone: None) -> Path:
     """A workspace with the checkpoints of steps 1, 2 and 3, written by the code under test."""
-    engine = scenario.Engine()
+    engine: Any = scenario.Engine()
     with Checkpoints(scenario.at(tmp_path / "workspace"), engine, keep=3) as made:
         for step in (1, 2, 3):
             engine.weights.fill_(step)
@@ -97,7 +97,7 @@ def _events(root: Path) -> list[dict[str, Any]]:
 def test_row_04_a_checkpoint_that_does_not_fit_costs_itself_alone(tmp_path: Path, alone: None, disk: Mount) -> None:
     place = disk(size="2m")
     ctx = context(tmp_path, workspace=place / "work")
-    engine = scenario.Engine(size=50_000)  # 400 kB a checkpoint
+    engine: Any = scenario.Engine(size=50_000)  # 400 kB a checkpoint
     with Checkpoints(ctx, engine, keep=1) as made:
         for step in (1, 2, 3, 4):
             free = shutil.disk_usage(place).free

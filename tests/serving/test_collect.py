@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ SEARCH = {
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("collect")
     shards = root / "shards" / "test"
-    settings = {"studies": 24, "size": 56}
+    settings: dict[str, Any] = {"studies": 24, "size": 56}
     run_unit(phantoms, Unit("tree"), context(root, settings, stage="phantoms"))
     settings = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1, "image_size": 56}
     run_unit(build, UNIT, context(root, settings, stage="shard", inputs={"phantoms": [str(shards / "phantoms")]}))

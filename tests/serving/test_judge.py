@@ -42,7 +42,7 @@ def test_answers_are_judged_in_either_order_and_the_table_tells_the_agreement(
     verdicts: list[list[bool]] = []
     with ExitStack() as stack:
         shared = judge.Judge(ctx, stack)
-        shared._server = server
+        monkeypatch.setattr(shared, "server", lambda: server)
         for path in sorted(answers.glob("*.jsonl")):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             result = judge.run(Unit(path.stem), shared, ctx)
@@ -81,6 +81,8 @@ def test_answers_are_judged_in_either_order_and_the_table_tells_the_agreement(
                 for line in (ctx.output / f"{row['model']}.{task}.00000.jsonl").read_text().splitlines()
             ]
             scores = row["scores"]
-            assert scores[f"{task}_judge_agreement"]["value"] == pytest.approx(sum(a == b for a, b in mine) / len(mine))
-            assert scores[f"{task}_judged"]["value"] == pytest.approx(sum(a and b for a, b in mine) / len(mine))
+            assert scores[f"{task}_judge_agreement"]["value"] == pytest.approx(
+                sum(pair[0] == pair[1] for pair in mine) / len(mine)
+            )
+            assert scores[f"{task}_judged"]["value"] == pytest.approx(sum(all(pair) for pair in mine) / len(mine))
             assert -1 <= scores[f"{task}_judge_kappa"]["value"] <= 1

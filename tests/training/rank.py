@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from diagcot.training.distributed import process_group  # noqa: F401  quietly lo
 
 import deepspeed  # noqa: F401  isort: skip
 import peft  # noqa: F401  isort: skip
+
+
+def stop_at(ctx: Any, count: int, row: dict[str, Any]) -> None:
+    """Ask the unit to stop when so much is done."""
+    if row["done"] >= count:
+        ctx.stop.set()
 
 
 def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
@@ -44,6 +51,6 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
         ctx = context(Path(job["root"]), settings, inputs=job["inputs"], stage=stage, **ranks)
         signal.signal(signal.SIGUSR2, lambda *_, ctx=ctx: ctx.stop.set())  # as the worker does
         if stop := job.get("stop_after"):
-            ctx.on_progress = lambda row, ctx=ctx, stop=stop: ctx.stop.set() if row["done"] >= stop else None
+            ctx.on_progress = partial(stop_at, ctx, stop)
         result = run_unit(kind, Unit("model"), ctx)
         print(f"{'stopped' if result is None else 'done'} {stage} {time.monotonic() - started:.1f} s", flush=True)

@@ -13,7 +13,7 @@ import pytest
 
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.execution import local
-from diagcot.jobs.plans import plan
+from diagcot.jobs.plans.units import Units
 from diagcot.jobs.state import failures, runner
 from diagcot.serving.server import warm as servers
 from diagcot.serving.server.owner import process_identity
@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "deepspeed": DEEPSPEED,
 }
 VALIDATION = {"prompts": 12, "share": 0.2, "every": 2}
-OPTIONS = {"validation": VALIDATION, "best": "clinical", "page_every": 2}
+OPTIONS: dict[str, Any] = {"validation": VALIDATION, "best": "clinical", "page_every": 2}
 BOUND_S = 60  # a stage whose Ray has died ends within this, and all of Ray with it
 
 
@@ -169,7 +169,7 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, u
     stage = chains.plan(
         warm, "again", 1, run="test", kind="diagcot.training.kinds.grpo", settings=SETTINGS | OPTIONS, inputs=inputs_of(warm),
         output=job.output, workspace=job.workspace, shards_root=warm / "shards", seed=7,
-        units=plan.Units(["model"]), resources=Size(cpus=1, tasks_per_node=2, minutes=20),
+        units=Units(["model"]), resources=Size(cpus=1, tasks_per_node=2, minutes=20),
         path=warm / "logs/test/again",
     )  # fmt: skip
     run_dir = chains.write(warm, [stage], chains.cluster())

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.training.ranks import Job, start
 pytestmark = pytest.mark.heavy
 EVERYTHING = ["vision", "merger", "language_model", "lm_head"]
 LENGTH = {"steps": 3, "learning_rate": 1e-3}
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "zero3": {"stage": 3},
     "zero3-offload": {"stage": 3, "offload": True},
     "zero2-offload": {"offload": True},
@@ -31,7 +32,9 @@ def runs(training_root: Path) -> dict[str, Job]:
     root = training_root / "shards/test/mixed"
     root.mkdir()
     write_samples(root / "00000.jsonl", mixed)
-    further = {name: {"deepspeed": deepspeed(**LENGTH, micro_batch=1, **mode)} for name, mode in MODES.items()}
+    further: dict[str, dict[str, Any]] = {
+        name: {"deepspeed": deepspeed(**LENGTH, micro_batch=1, **mode)} for name, mode in MODES.items()
+    }
     for stage in (2, 3):
         lora = {
             "trainable": ["lora"],

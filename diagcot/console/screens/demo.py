@@ -1,4 +1,4 @@
-"""`make demo`: runs a chain on this machine behind a live screen, then shows its table."""
+"""`make demo`: runs a chain on this machine with a live screen, then shows its metrics."""
 
 import contextlib
 import threading
@@ -15,7 +15,7 @@ from diagcot.jobs.state import runner
 
 
 class Chain(Protocol):
-    """What is needed of `launchers.chain.Chain`."""
+    """The part of `launchers.chain.Chain` that is needed here."""
 
     @property
     def run_dir(self) -> Path: ...
@@ -23,7 +23,7 @@ class Chain(Protocol):
 
 
 def run(chain: Chain) -> int:
-    """Run every stage that is not done and show the metrics. Returns 0, 1 if a stage failed, 130 after Ctrl-C."""
+    """Run all unfinished stages and show the metrics. Returns 0, 1 if a stage failed, 130 after Ctrl-C."""
     from diagcot.jobs.execution import local
 
     submitted = chain.submit("all")
@@ -33,9 +33,9 @@ def run(chain: Chain) -> int:
             with ChainScreen(chain.run_dir):
                 code = runner.wait(chain.run_dir)
         except KeyboardInterrupt:
-            screen.print("stopping; what is done is kept …")
+            screen.print("stopping; finished work is kept …")
             local.stop(chain.run_dir)
-            screen.print("stopped: the same command goes on from here")
+            screen.print("stopped: the same command continues the run")
             return 130
         if code:
             from diagcot.console.screens import failures
@@ -59,9 +59,9 @@ def _results(run_dir: Path) -> int:
 
 
 class ChainScreen:
-    """`with ChainScreen(run_dir): …` shows the run from its files while the body works: a table, or lines in a pipe.
+    """`with ChainScreen(run_dir): …` shows the run while the body works: as a table, or as lines in a pipe.
 
-    A fault of the screen never ends the chain: drawing happens in a thread of its own.
+    An error of the screen never ends the chain: drawing happens in a separate thread.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -90,7 +90,7 @@ class ChainScreen:
             ended = False
             while not ended:
                 ended = self._end.wait(REFRESH_S)
-                # A file that is being replaced right now is read again a second later.
+                # A file that is just being replaced is read again a second later.
                 with contextlib.suppress(OSError, ValueError):
                     live.update(render(self._watch.snapshot(), self._screen, self._screen.height - 1), refresh=True)
 

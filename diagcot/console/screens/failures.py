@@ -1,4 +1,4 @@
-"""`make failures`: each distinct failure of a run once, how many units it holds up, and the command that retries them."""
+"""`make failures`: each distinct failure of a run once, the number of units that it blocks, and the command to retry."""
 
 import errno
 import re
@@ -22,12 +22,12 @@ from diagcot.jobs.state import failures as raised
 from diagcot.jobs.state.attempts import RETRY_FACTOR
 
 REMEDIES = {
-    errno.ENOSPC: "the disk, or its number of files, is used up: free some, or change `roots` in the cluster file",
-    errno.EDQUOT: "your quota is used up: free some, or change `roots` in the cluster file",
-    errno.EROFS: "the file system is mounted read-only on that node: tell the administrator, or change `roots`",
-    errno.EIO: "the disk or the network to it failed: `make submit` goes on when it is back",
+    errno.ENOSPC: "the disk is full, or has no free inodes: delete files, or change `roots` in the cluster file",
+    errno.EDQUOT: "your disk quota is used up: delete files, or change `roots` in the cluster file",
+    errno.EROFS: "the file system is mounted read-only on that node: inform the administrators, or change `roots`",
+    errno.EIO: "the disk or the network to it failed: submit the run again when it works",
 }
-"""What to do about an error of the system, by its number."""
+"""Remedies for system errors, by errno."""
 
 MESSAGE = 300  # characters of a message that are shown
 MEMORY = ("OUT_OF_MEMORY", "MemoryError", "OutOfMemoryError")
@@ -35,17 +35,17 @@ MEMORY = ("OUT_OF_MEMORY", "MemoryError", "OutOfMemoryError")
 
 @dataclass(frozen=True)
 class Failure:
-    """One kind of failure of one stage: the first time it happened, what it holds up now, and what retries it."""
+    """One kind of failure of one stage: its first occurrence, the units that it blocks, and the command to retry."""
 
     stage: str
-    kind: str  # name of the exception, or a state of Slurm
+    kind: str  # class name of the exception, or a job state of Slurm
     message: str
-    where: tuple[str, ...]  # last frames, innermost last; empty for an error that is meant for the user
+    where: tuple[str, ...]  # last stack frames, innermost last; empty for errors of the user's input
     units: int
     times: int
     log: Path | None
     command: str = ""
-    first: str = ""  # what to do before that
+    first: str = ""  # what to do before the command
 
 
 def show(run_dir: Path) -> int:
@@ -59,13 +59,13 @@ def show(run_dir: Path) -> int:
 
 
 def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
-    """Distinct failures of tasks that have units left, the commonest first, each with its command.
+    """Distinct failures of tasks with unfinished units, the most frequent first.
 
-    blocked: a stage before it has failed, so that its being stopped is no failure of its own.
+    blocked: an earlier stage has failed, so this stage stopped because of that.
     """
     found = list(_raised(stage))
-    told = {name for _, tasks in found for name in tasks}
-    found += list(_ended(stage, told))
+    reported = {name for _, tasks in found for name in tasks}
+    found += list(_ended(stage, reported))
     for failure, _ in found:
         yield _advised(stage, failure)
     if stage.why and not found and not blocked:
@@ -76,7 +76,7 @@ def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
 
 
 def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
-    """What tasks raised, with the tasks."""
+    """Exceptions of tasks, with the tasks that raised them."""
     broken = {f"{task.slot:05d}": task for task in stage.live if task.state == "failed"}
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in raised.read(stage.path):
@@ -103,17 +103,17 @@ def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
         )
 
 
-def _ended(stage: Stage, told: set[str]) -> Iterator[tuple[Failure, set[str]]]:
-    """How Slurm ended tasks that left no message."""
+def _ended(stage: Stage, reported: set[str]) -> Iterator[tuple[Failure, set[str]]]:
+    """Job states of tasks that Slurm ended and that left no message."""
     silent: dict[str, list[Any]] = {}
     for task in stage.live:
-        if task.state == "failed" and f"{task.slot:05d}" not in told:
+        if task.state == "failed" and f"{task.slot:05d}" not in reported:
             silent.setdefault(task.reason, []).append(task)
     for reason, tasks in sorted(silent.items(), key=lambda item: -len(item[1])):
-        said = sentence(reason) if reason else "left no message"
+        message = sentence(reason) if reason else "left no message"
         left = sum(task.left for task in tasks)
         yield (
-            Failure(stage.name, reason or "ended", said, (), left, len(tasks), None),
+            Failure(stage.name, reason or "ended", message, (), left, len(tasks), None),
             {f"{task.slot:05d}" for task in tasks},
         )
 
@@ -123,40 +123,41 @@ def _rank(row: dict[str, Any]) -> str:
 
 
 def _advised(stage: Stage, failure: Failure) -> Failure:
-    """With the command that retries it, and the option that its cause asks for."""
+    """The failure with the command that retries it, and the options that its cause needs."""
     size, options, first = _largest(stage), [], ""
-    said = failure.message.lower()
-    if failure.kind in MEMORY or "out of memory" in said:
-        if size["mem_gb"] and "cuda" not in said:
+    message = failure.message.lower()
+    if failure.kind in MEMORY or "out of memory" in message:
+        if size["mem_gb"] and "cuda" not in message:
             options.append(f"MEM={int(size['mem_gb'] * RETRY_FACTOR + 0.999)}")
         else:
-            first = "lower the batch in the recipe under another RUN=, or use nodes with more memory"
-    elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in said:
+            first = "lower the batch size in the recipe and use another RUN=, or use nodes with more memory"
+    elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in message:
         options.append(f"TIME={int(size['minutes'] * RETRY_FACTOR)}")
     elif remedy(failure.message):
-        first = "mend that"
+        first = "fix that"
     elif failure.where:
-        first, options = "mend the code; CODE=new runs it as it then is", ["CODE=new"]
+        first, options = "fix the code (CODE=new runs the fixed code)", ["CODE=new"]
     elif failure.kind not in ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "stopped"):
-        first = "mend what it says"
+        first = "fix the reported problem"
     return replace(failure, command=retry(stage.path.parent, stage.name, *options), first=first)
 
 
 def _largest(stage: Stage) -> dict[str, Any]:
-    """The most memory and time that the stage's tasks were given so far."""
+    """The largest memory and time limits of the stage's tasks so far."""
     sizes = [stage.resources]
     sizes += [array.resources for attempt in attempts.read(stage.path) for array in attempt.arrays]
     return {name: max((size.get(name) or 0 for size in sizes), default=0) for name in ("mem_gb", "minutes")}
 
 
 def render(run: Run, found: list[Failure]) -> RenderableType:
+    """One paragraph per failure."""
     if not found:
         return Text(f"{run.name}: nothing failed")
     parts: list[Text] = []
     for failure in found:
-        often = f", {failure.times} times" if failure.times > 1 else ""
+        times = f", {failure.times} times" if failure.times > 1 else ""
         parts.append(
-            Text.assemble((f"{failure.stage}: {failure.kind}", "bold red"), f"  holds up {units(failure.units)}{often}")
+            Text.assemble((f"{failure.stage}: {failure.kind}", "bold red"), f"  blocks {units(failure.units)}{times}")
         )
         message = failure.message if len(failure.message) <= MESSAGE else failure.message[:MESSAGE] + "…"
         parts += [Text(f"  {line}") for line in message.splitlines()]
@@ -169,11 +170,11 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
             then = f"  {failure.first}; then:" if failure.first else "  to continue:"
             parts.append(Text.assemble((then, "dim"), " ", (failure.command, "bold")))
         parts.append(Text(""))
-    parts.append(Text("A retry runs what is not done, and nothing twice; what follows the stage goes on with it."))
+    parts.append(Text("A retry runs unfinished units only. The stages that follow continue with it."))
     return Group(*parts)
 
 
 def remedy(message: str) -> str:
-    """What to do about an OSError, whose text begins with its number; empty for all else."""
+    """The remedy for an OSError, whose message begins with its errno; empty for other messages."""
     found = re.match(r"\[Errno (\d+)\]", message)
     return REMEDIES.get(int(found[1]), "") if found else ""

@@ -1,4 +1,4 @@
-"""`make logs [STAGE=] [UNIT=]`: the end of the newest attempt's log."""
+"""`make logs [STAGE=] [UNIT=]`: the end of the newest log."""
 
 import os
 import time
@@ -17,7 +17,7 @@ BLOCK = 1 << 16
 def show(
     run_dir: Path, stage: str | None = None, unit: str | None = None, lines: int = LINES, follow: bool = False
 ) -> int:
-    """Print the last `lines` of the newest log; with `follow`, go on until Ctrl-C. Other attempts are named below."""
+    """Print the last `lines` of the newest log, then the names of the task's other logs; `follow` continues until Ctrl-C."""
     require(run_dir)
     path = find(run_dir, stage, unit)
     screen = text.console()
@@ -26,14 +26,14 @@ def show(
     print("\n".join(tail(path, lines)), flush=True)
     earlier = sorted(p.name for p in path.parent.glob(f"{path.name.split('.')[0]}.*.log") if p != path)
     if earlier:
-        screen.print(f"also there: {', '.join(earlier)}", style="dim", soft_wrap=True)
+        screen.print(f"other logs: {', '.join(earlier)}", style="dim", soft_wrap=True)
     if follow:
         _follow(path)
     return 0
 
 
 def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Path:
-    """The newest log of the unit's task, of the stage, or of the run. Raises UserError that says what there is."""
+    """The newest log of the unit's task, of the stage, or of the run. Raises UserError that lists what exists."""
     if stage is None:
         if unit is None:
             return _newest(run_dir)
@@ -41,14 +41,14 @@ def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Pa
     folder = run_dir / stage
     if not (folder / "plan.json").exists():
         known = ", ".join(_stages(run_dir))
-        raise UserError(f"run {run_dir.name} has no stage {stage!r}; there are: {known or 'none yet'}")
+        raise UserError(f"run {run_dir.name} has no stage {stage!r}; its stages: {known or 'none yet'}")
     newest = {name: logs[-1] for name, logs in logs_of(folder).items()}
     if unit is not None:
         task = _task(folder, unit)
         newest = {name: log for name, log in newest.items() if name == task}
     if not newest:
         what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
-        raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` says why)")
+        raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` shows why)")
     name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
     return folder / "out" / f"{name}.{attempt}.log"
 
@@ -58,7 +58,7 @@ def _stages(run_dir: Path) -> list[str]:
 
 
 def _stage_of(run_dir: Path, unit: str) -> str:
-    """The only stage that has a unit of that name. Raises UserError if there is none, or if there are several."""
+    """The only stage that has this unit. Raises UserError if there is none, or if there are several."""
     found = [name for name in _stages(run_dir) if stored.unit_index(run_dir / name, unit) is not None]
     if len(found) == 1:
         return found[0]
@@ -66,7 +66,7 @@ def _stage_of(run_dir: Path, unit: str) -> str:
         raise UserError(
             f"no stage of run {run_dir.name} has a unit {unit!r}; its stages: {', '.join(_stages(run_dir))}"
         )
-    raise UserError(f"UNIT={unit} of which stage? Name one too: {', '.join(f'STAGE={name}' for name in found)}")
+    raise UserError(f"several stages have a unit {unit}: add one of {', '.join(f'STAGE={name}' for name in found)}")
 
 
 def _newest(run_dir: Path) -> Path:

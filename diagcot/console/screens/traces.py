@@ -1,4 +1,4 @@
-"""`make traces`: what became of a run's chains of thought, from the numbers that its stages of kind traces wrote."""
+"""`make traces`: how many chains of thought were kept or dropped, from the statistics of the stages of kind `traces`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,71 +20,71 @@ KIND = "diagcot.cot.review.traces"
 
 
 def show(run_dir: Path) -> int:
-    """Print the traces of a run. Raises UserError if no stage of it has written their numbers yet."""
+    """Print the statistics of traces. Raises UserError if no stage of the run has written them yet."""
     require(run_dir)
     plans = {plan["stage"]: plan for plan in stored.plans(run_dir) if plan.get("kind") == KIND}
-    found = [(name, told) for name in sorted(plans) if (told := read_json(run_dir / f"{name}.json"))]
+    found = [(name, statistics) for name in sorted(plans) if (statistics := read_json(run_dir / f"{name}.json"))]
     if not found:
-        has = (
+        reason = (
             "its stage of kind `traces` has not ended (make status)"
             if plans
-            else "its recipe has no stage of that kind"
+            else "its recipe has no stage of kind `traces`"
         )
-        raise UserError(f"run {run_dir.name} has no statistics of traces: {has}")
-    screen, made = text.console(), yields(snapshot(run_dir))
-    for name, told in found:
-        read = {edge["stage"] for edge in plans[name].get("after", ())}
-        cost = next((one for one in made if one.stage in read), None)
+        raise UserError(f"run {run_dir.name} has no statistics of traces: {reason}")
+    screen, costs = text.console(), yields(snapshot(run_dir))
+    for name, statistics in found:
+        inputs = {edge["stage"] for edge in plans[name].get("after", ())}
+        cost = next((cost for cost in costs if cost.stage in inputs), None)
         try:
-            screen.print(render(told, cost, screen))
+            screen.print(render(statistics, cost, screen))
         except (LookupError, TypeError) as error:
             raise UserError(
-                f"{run_dir / name}.json is not of this version: remove it and run stage {name} again"
+                f"{run_dir / name}.json was written by another version: remove it and run stage {name} again"
             ) from error
-        page = text.home(run_dir / f"{name}.html")  # in one piece, so that it can be copied
-        screen.print(f"\nfilms and texts of some, to be read: {page}", style="dim", soft_wrap=True)
+        page = text.home(run_dir / f"{name}.html")  # not wrapped, so that it can be copied
+        screen.print(f"\nimages and texts of some traces: {page}", style="dim", soft_wrap=True)
     return 0
 
 
-def render(told: Mapping[str, Any], cost: Yield | None, screen: Console) -> RenderableType:
-    """Shares, costs, what was dropped by which rule, and the judge's criteria."""
-    lines = [Text(text.fits(screen, line)) for line in _lines(told, cost)]
+def render(statistics: Mapping[str, Any], cost: Yield | None, screen: Console) -> RenderableType:
+    """Shares, costs, the number dropped by each rule, and the judge's criteria."""
+    lines = [Text(text.fits(screen, line)) for line in _lines(statistics, cost)]
     rows = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for name in ("dropped by", "traces", "share"):
         rows.add_column(name, justify="left" if name == "dropped by" else "right")
-    for rule, count in told["dropped"].items():
-        rows.add_row(rule.replace("_", " "), str(count), f"{count / told['traces']:.0%}")
-    parts: list[RenderableType] = [Text(f"{told['run']}: {told['stage']}", "bold"), *lines]
-    parts += ["", rows] if told["dropped"] else []
-    parts += ["", _criteria(told)] if told["criteria"] else []
+    for rule, count in statistics["dropped"].items():
+        rows.add_row(rule.replace("_", " "), str(count), f"{count / statistics['traces']:.0%}")
+    parts: list[RenderableType] = [Text(f"{statistics['run']}: {statistics['stage']}", "bold"), *lines]
+    parts += ["", rows] if statistics["dropped"] else []
+    parts += ["", _criteria(statistics)] if statistics["criteria"] else []
     return Group(*parts)
 
 
-def _lines(told: Mapping[str, Any], cost: Yield | None) -> Iterator[str]:
-    kept, traces = told["kept"], told["traces"]
+def _lines(statistics: Mapping[str, Any], cost: Yield | None) -> Iterator[str]:
+    kept, traces = statistics["kept"], statistics["traces"]
     share = f" ({kept / traces:.0%})" if traces else ""
-    yield f"{kept} of {traces} traces kept{share}; of the kept, the answer of {told['forced']['kept']} was given"
+    yield f"{kept} of {traces} traces kept{share}; for {statistics['forced']['kept']} of these the model was given the answer"
     if kept:
-        each = told["per_kept"]
+        each = statistics["per_kept"]
         yield f"a kept trace took {each['calls']:.1f} calls and {text.number(round(each['tokens']))} tokens"
     if cost and cost.per_thousand is not None:
         yield f"{text.number(cost.per_thousand)} GPU-hours for 1,000 kept traces"
-    if told["agreement"]["raw"] is not None:
-        raw, kappa = _two(told["agreement"]["raw"]), _two(told["agreement"]["kappa"])
+    if statistics["agreement"]["raw"] is not None:
+        raw, kappa = _two_digits(statistics["agreement"]["raw"]), _two_digits(statistics["agreement"]["kappa"])
         yield f"judgements of one trace agree: {raw} of pairs, kappa {kappa}"
 
 
-def _criteria(told: Mapping[str, Any]) -> Table:
-    repeated = told["agreement"]["raw"] is not None
+def _criteria(statistics: Mapping[str, Any]) -> Table:
+    repeated = statistics["agreement"]["raw"] is not None
     grid = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     grid.add_column("criterion")
     for name in ("mean score", "failed", *(("agree", "kappa") if repeated else ())):
         grid.add_column(name, justify="right")
-    for row in told["criteria"]:
-        more = [_two(row["raw"]), _two(row["kappa"])] if repeated else []
-        grid.add_row(row["name"], _two(row["mean"]), str(row["failed"]), *more)
+    for row in statistics["criteria"]:
+        agreement = [_two_digits(row["raw"]), _two_digits(row["kappa"])] if repeated else []
+        grid.add_row(row["name"], _two_digits(row["mean"]), str(row["failed"]), *agreement)
     return grid
 
 
-def _two(value: float | None) -> str:
+def _two_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagcot.data.geometry import iou
 from diagcot.data.readers import tables
 from diagcot.data.readers.registry import Boxes, CollectionEntry, ColumnSpec, TableColumn, TableFile
 from diagcot.data.study import split_of, view_of
@@ -197,7 +198,7 @@ def agreed(boxes: Sequence[RawBox], quorum: int) -> list[RawBox]:
         for group in groups:
             first = group[0]
             joins = box.rater and first.label == box.label and all(box.rater != other.rater for other in group)
-            if joins and _iou(_mean(group), box.corners) >= SAME_REGION:
+            if joins and iou([_mean(group)], [box.corners])[0, 0] >= SAME_REGION:
                 group.append(box)
                 break
         else:
@@ -212,10 +213,3 @@ def agreed(boxes: Sequence[RawBox], quorum: int) -> list[RawBox]:
 def _mean(boxes: Sequence[RawBox]) -> Corners:
     x1, y1, x2, y2 = (sum(values) / len(boxes) for values in zip(*(box.corners for box in boxes), strict=True))
     return x1, y1, x2, y2
-
-
-def _iou(a: Corners, b: Corners) -> float:
-    across = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    down = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - across * down
-    return across * down / union

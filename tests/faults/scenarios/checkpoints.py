@@ -52,7 +52,7 @@ def at(root: Path) -> Context:
 def run(root: Path) -> None:
     """Go on after the newest checkpoint, up to step 2; what was once whole must not be lost."""
     alone()
-    engine = Engine()
+    engine: Any = Engine()
     # What is printed is the list of points.
     with contextlib.redirect_stdout(None), Checkpoints(at(root), engine, KEEP) as checkpoints:
         first, _ = checkpoints.resume() or (0, {})
@@ -70,7 +70,7 @@ def run(root: Path) -> None:
 def load(root: Path) -> tuple[int, float]:
     """Step and weights of the newest valid checkpoint."""
     alone()
-    engine = Engine()
+    engine: Any = Engine()
     with Checkpoints(at(root), engine, KEEP) as checkpoints:
         found = checkpoints.resume()
     assert found is not None and found[1] == {"epoch": found[0]}

@@ -67,7 +67,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     first.send_signal(signal.SIGINT)
     shown, _ = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert "goes on from here" in shown
+    assert "the same command continues the run" in shown
     assert ask(run_dir).ended
     again = subprocess.run(
         [sys.executable, "-c", code], cwd=chains.ROOT, env=env, capture_output=True, text=True, timeout=90

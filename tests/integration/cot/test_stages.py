@@ -40,7 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diagcot.shards import build
 
     root = tmp_path_factory.mktemp("run")
-    settings = {"studies": 24, "size": 56}
+    settings: dict[str, Any] = {"studies": 24, "size": 56}
     ctx = stage(root, "phantoms", settings)
     run_unit(phantoms, Unit("tree"), ctx)
     settings = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1, "image_size": 56}

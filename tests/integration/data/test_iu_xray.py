@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,11 @@ from tests.unit.data.test_transforms import SHARED
 def test_shards_of_iu_xray_hold_the_590_references_and_their_provenance(tmp_path: Path) -> None:
     """590 studies of the test split, each frontal and lateral: 1,180 samples, as DiagCoT's evaluation has them."""
     reports = SHARED / "openi_reports"
-    source = {"kind": "iu_xray", "path": str(reports), "annotation": str(reports / "annotation.r2gen_iu_xray.json")}
+    source: dict[str, Any] = {
+        "kind": "iu_xray",
+        "path": str(reports),
+        "annotation": str(reports / "annotation.r2gen_iu_xray.json"),
+    }
     source |= {"transforms": ["r2gen_iu"], "only_fi": False, "phantom_images": True, "splits": ["test"]}
     ctx = context(tmp_path, {"sources": [source], "shards": 1, "image_size": 16}, stage="shard")
     run_unit(build, Unit("00000"), ctx)

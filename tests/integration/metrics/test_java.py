@@ -36,7 +36,7 @@ def adversarial(number, seed):
         lines = files.read("synonym/english.synsets").decode().split("\n")
         inflected = files.read("synonym/english.exceptions").decode().split()
         function = files.read("function/english.words").decode().split()
-    synsets = {}
+    synsets: dict[str, list[str]] = {}
     for word, of in zip(lines[::2], lines[1::2], strict=False):
         for one in of.split():
             synsets.setdefault(one, []).append(word)

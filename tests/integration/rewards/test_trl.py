@@ -15,7 +15,7 @@ def test_trl_itself_calls_our_rewards():
     import torch
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    logged = {}
+    logged: dict[str, float] = {}
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(device=torch.device("cpu"), gather=lambda value: value, is_main_process=True),
         args=SimpleNamespace(report_to=[]),

@@ -15,6 +15,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Reply, Request, ServerError, serve
 from diagcot.serving.server import owner, process, warm
+from diagcot.serving.server.replica import Replica
 from tests.fakes.serving import COMMAND, fake, model_folder, prompts_seen, settings, starts, write_script
 
 
@@ -75,8 +76,8 @@ def test_a_server_that_dies_is_started_again_and_nothing_is_lost(tmp_path, monke
 
 def test_one_replica_dies_for_good_and_the_other_takes_its_work(tmp_path, monkeypatch):
     with fake(tmp_path, monkeypatch, {"data_parallel": 2, "restarts": 0}, delay_s=0.005) as server:
-        first, second = (replica.process for replica in server.replicas)
-        replies = {}
+        first, second = (replica.process for replica in server.replicas if isinstance(replica, Replica))
+        replies: dict[str, Reply] = {}
         for request_id, reply in server.complete(ask(120)):
             if len(replies) == 30:
                 os.killpg(first.pid, signal.SIGKILL)

@@ -141,12 +141,12 @@ def test_failures_once_each_with_what_they_hold_up(tmp_path: Path) -> None:
     assert [(f.kind, f.units) for f in found] == [("ValueError", 4), ("UserError", 2)]
     shown = drawn(80, lambda screen: failures.render(snapshot(run), found))
     assert "at model.py:20 forward" in shown
-    assert "mend the code; CODE=new runs it as it then is; then: make retry STAGE=cot CODE=new RUN=r" in flat(shown)
-    assert "mend what it says; then: make retry STAGE=cot RUN=r" in flat(shown)
+    assert "fix the code (CODE=new runs the fixed code); then: make retry STAGE=cot CODE=new RUN=r" in flat(shown)
+    assert "fix the reported problem; then: make retry STAGE=cot RUN=r" in flat(shown)
     assert found[1].where == ()
 
 
-def test_what_was_mended_is_no_failure(tmp_path: Path) -> None:
+def test_a_failure_that_a_retry_overcame_is_not_shown(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path / "r", "cot", 2, 1)
     stage.log(0, "5-0")
     stage.failure(0, "5-0")
@@ -197,7 +197,7 @@ def test_a_unit_is_enough_where_only_one_stage_has_it(tmp_path: Path, capsys: py
     logs.show(run, None, "00003")
     assert "of cot" in capsys.readouterr().out
     FakeStage(run, "filter", 4)
-    with pytest.raises(UserError, match="Name one too: STAGE=cot, STAGE=filter"):
+    with pytest.raises(UserError, match="add one of STAGE=cot, STAGE=filter"):
         logs.show(run, None, "00003")
     with pytest.raises(UserError, match="no stage of run r has a unit '0000'; its stages: cot, filter, sft"):
         logs.show(run, None, "0000")
@@ -205,7 +205,7 @@ def test_a_unit_is_enough_where_only_one_stage_has_it(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize(
     ("stage", "unit", "words"),
-    [("cat", None, "there are: cot"), ("cot", "x", "its 4 units are: 00000"), ("cot", "00003", "no log yet")],
+    [("cat", None, "its stages: cot"), ("cot", "x", "its 4 units are: 00000"), ("cot", "00003", "no log yet")],
 )
 def test_logs_say_what_there_is(tmp_path: Path, stage: str, unit: str | None, words: str) -> None:
     FakeStage(tmp_path / "r", "cot", 4, 2).log(0, "5-0")

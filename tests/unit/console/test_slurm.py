@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def with_slurm(monkeypatch: pytest.MonkeyPatch, stage: FakeStage, **said: str) -
     return snapshot(stage.path.parent, ask(stage.path.parent)), folder / "calls"
 
 
-def see(stage: FakeStage, jobs: dict[str, Row], **more: bool) -> tuple[Run, str]:
+def see(stage: FakeStage, jobs: dict[str, Row], **more: Any) -> tuple[Run, str]:
     run = snapshot(stage.path.parent, Answer(jobs, asked=True, **more))
     return run, "\n".join(remarks(run))
 
@@ -114,13 +115,13 @@ def test_held_jobs_are_told_with_what_releases_them(stage: FakeStage) -> None:
     }
     _, shown = see(stage, jobs)
     assert shown.count("`make retry STAGE=cot RUN=r` releases it") == 4
-    assert "cot: its finaliser: is held by a user" in shown
+    assert "cot: its finaliser: held by a user" in shown
 
 
 def test_in_a_pipe_a_remark_comes_once(stage: FakeStage) -> None:
     lines, jobs = Lines(), {f"5_{slot}": Row("PENDING", "JobHeldAdmin") for slot in range(4)}
     (first,) = lines.remarks(see(stage, jobs)[0])
-    assert first.startswith("cot: 8 units: is held by Slurm")
+    assert first.startswith("cot: 8 units: held by Slurm")
     assert list(lines.remarks(see(stage, jobs | {"5_0": Row("RUNNING")})[0])) == []  # of fewer units now
 
 
@@ -150,7 +151,7 @@ def test_a_finaliser_that_died(stage: FakeStage) -> None:
 def test_a_held_finaliser_of_a_stage_that_is_done(stage: FakeStage) -> None:
     stage.done(0, 8)
     _, shown = see(stage, {"6": Row("PENDING", "JobHeldUser")})
-    assert shown == "cot: its finaliser: is held by a user: `scontrol release 6` releases it (JobHeldUser)"
+    assert shown == "cot: its finaliser: held by a user: `scontrol release 6` releases it (JobHeldUser)"
     assert see(stage, {"6": Row("PENDING", "Dependency")})[1] == ""
     assert see(stage, {"6": Row("COMPLETED")})[1] == ""
 

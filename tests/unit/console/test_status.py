@@ -164,7 +164,7 @@ def test_rates_of_tasks_add_up_and_other_figures_are_averaged(tmp_path: Path) ->
     stage = FakeStage(tmp_path / "r", "a", 2, 2)
     for slot, (rate, loss) in enumerate([(10, 1.0), (30, 2.0)]):
         stage.log(slot, f"5_{slot}-0")
-        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), loss=loss, **{"req/s": rate})
+        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), host="", **{"loss": loss, "req/s": rate})
     assert only(tmp_path / "r").figures == {"loss": 1.5, "req/s": 40}
 
 
@@ -259,7 +259,7 @@ def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path:
     for slot, (rate, hits) in enumerate([(100, 80), (300, 60)]):
         stage.log(slot, f"5_{slot}-0")
         told = {"tokens/s": rate, "in flight": 48, "cache hits %": hits}
-        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), **told)
+        stage.progress(slot, f"5_{slot}-0", 1, 2, os.getpid(), host="", **told)
     live = only(tmp_path / "r").figures
     assert live == {"tokens/s": 400, "in flight": 96, "cache hits %": 70}
     assert text.figures(live) == "400 tokens/s, in flight 96, 70% cache hits"
@@ -269,8 +269,8 @@ def test_what_is_on_its_way_adds_up_and_is_gone_when_the_stage_is_done(tmp_path:
         "summary.json",
         {"state": "done", "started": 100, "ended": 130, "seconds": 500, "startup_seconds": 50, "counts": counts},
     )
-    told = text.figures(only(tmp_path / "r").figures)
-    assert told == "300 tokens/s, 75% cache hits, 3 requests/s"
+    shown_figures = text.figures(only(tmp_path / "r").figures)
+    assert shown_figures == "300 tokens/s, 75% cache hits, 3 requests/s"
     for width in (80, 140):  # a narrow screen shows it too
         screen = Console(width=width, color_system=None)
         with screen.capture() as shown:

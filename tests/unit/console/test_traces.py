@@ -21,7 +21,7 @@ from tests.unit.cot.cot_traces import trace
 NOW = 1_000_000.0
 
 
-def verdict(keep: bool, scores: dict[str, int] | None = None) -> dict[str, Any]:
+def verdict(keep: bool, scores: dict[str, int] | None = None) -> Any:
     said = {"keep": keep, "scores": scores or {}, "reasons": {}, "held": [], "error": None}
     row = {"kept": keep, "rule": None, "error": None, "judgements": [said] * 2 if scores else []}
     return row | {"calls": 1, "prompt_tokens": 100, "completion_tokens": 10}
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     """A run whose collect stage took 2 hours of 2 GPUs, one of them in vain, and whose filter took half an hour of one."""
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "cluster.yaml").write_text("{}")
-    gpus = {"resources": SIZE | {"gpus": 2}}
+    gpus: dict[str, Any] = {"resources": SIZE | {"gpus": 2}}
     collect = FakeStage(tmp_path, "cot", 1, kind="diagcot.cot.search.collect", **gpus)
     counts = {"samples": 50, "calls": 300, "prompt_tokens": 5000, "completion_tokens": 900}
     collect.write("done/00000.json", {"unit": "00000", "counts": counts})
@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Path:
     ]
     (collect.path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     after = [{"stage": "cot", "each": True}]
-    yielded = {"yields": "kept", "yields_from": ["cot"]}
+    yielded: dict[str, Any] = {"yields": "kept", "yields_from": ["cot"]}
     kept = FakeStage(
         tmp_path,
         "filter",
@@ -95,7 +95,7 @@ def test_make_traces_shows_shares_costs_rules_and_where_the_page_is(
     (run / "traces.json").write_text(json.dumps({"run": "r", "stage": "traces", "time": 0, **statistics.figures()}))
     assert traces_screen.show(run) == 0
     told = capsys.readouterr().out
-    assert "40 of 48 traces kept (83%); of the kept, the answer of 4 was given" in told
+    assert "40 of 48 traces kept (83%); for 4 of these the model was given the answer" in told
     assert "GPU-hours for 1,000 kept traces" in told and "labels differ" in told and "traces.html" in told
     assert "judgements of one trace agree: 1.00 of pairs, kappa -" in told
 

@@ -7,7 +7,7 @@ OPEN = "<image>Name everything abnormal in this film, or No Finding.\nFirst list
 REPORT = "findings : the heart is enlarged . impression : cardiomegaly ."
 
 
-def trace(**values: Any) -> dict[str, Any]:
+def trace(**values: Any) -> Any:
     """A trace of a report that was verified at once."""
     return {
         "id": "d/s1/i1",
@@ -36,7 +36,7 @@ def trace(**values: Any) -> dict[str, Any]:
     } | values
 
 
-def closed(**values: Any) -> dict[str, Any]:
+def closed(**values: Any) -> Any:
     """A closed question in pairs; B is right."""
     pairs = [
         ["the lungs are full of fine lines, so no is not it", "A) ❌"],
@@ -47,7 +47,7 @@ def closed(**values: Any) -> dict[str, Any]:
     return trace(**words | {"pairs": pairs, "reasoning": ""} | values)
 
 
-def opened(**values: Any) -> dict[str, Any]:
+def opened(**values: Any) -> Any:
     """An open question in pairs; edema is right."""
     pairs = [
         ["there are fine lines at both bases", "Differential Diagnoses: [Edema, Pneumothorax]"],

@@ -12,7 +12,7 @@ from diagcot.cot.search.replies import UnreadableReplyError
 from diagcot.cot.search.sample import CoTSample
 
 CASE = CoTSample("a", "report", "d/1", (), "<image>Report.", "findings : clear .", "findings : clear .")
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 LEAF = st.one_of(TEXT, st.booleans(), st.integers(-99, 99), st.none())
 VALUE = st.recursive(
     LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=10

@@ -266,6 +266,7 @@ def test_a_preset_gives_defaults_that_a_recipe_may_override():
     better = CollectSettings()
     assert better.preset == "better" and better.views == "study" and better.search == SearchSettings()
     assert CollectSettings(tasks="closed").tasks == ("closed",)  # type: ignore[arg-type]
+    wrong: dict[str, Any]
     for wrong in ({"preset": "released"}, {"tasks": []}, {"tasks": ["raport"]}, {"search": {"verdicts": "word"}}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             CollectSettings.model_validate(wrong)

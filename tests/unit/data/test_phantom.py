@@ -5,6 +5,7 @@ import gzip
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_the_signal_is_inside_its_box(findings: Findings, label: str, brighter: 
             assert ((box.x1 + box.x2) / 2 < 0.5) == (name == "right")
 
 
-def _cleared(findings: Findings) -> dict[str, object]:
+def _cleared(findings: Findings) -> dict[str, Any]:
     return {name: getattr(NORMAL, name) for name in vars(NORMAL) if name != "heart"} | (
         {"heart": "normal"} if findings.heart != "normal" else {}
     )

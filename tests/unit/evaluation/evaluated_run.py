@@ -16,6 +16,7 @@ from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.settings import ASKED
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans import plan
+from diagcot.jobs.plans.units import Units
 from diagcot.jobs.state import ledger
 from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
@@ -133,7 +134,7 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
                 Size(),
                 units,
                 logs / name,
-                units=plan.Units(f"{i:05d}" for i in range(units)),
+                units=Units(f"{i:05d}" for i in range(units)),
                 code="c0ffee",
             )
         )

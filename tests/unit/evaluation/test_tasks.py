@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context
-from diagcot.metrics.intervals import Bootstrap
+from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.labels import kappa
 from diagcot.serving import Reply
 
@@ -45,6 +46,11 @@ def row(name, task, answer, reference, model="base", **more):
     )
 
 
+def value_of(boot: Bootstrap, metric: Metric | str) -> float | None:
+    assert not isinstance(metric, str), metric  # the reason why there is none
+    return boot.value(metric)
+
+
 def test_open_answers_by_hand():
     rows = [
         row("1", "open", "Edema, Fracture", "Edema, Cardiomegaly"),
@@ -52,7 +58,7 @@ def test_open_answers_by_hand():
         row("3", "open", "", "No Finding"),
     ]
     boot = Bootstrap([r.study for r in rows], draws=100)
-    found = {name: boot.value(metric) for name, metric in answers.open_metrics(rows).items()}
+    found = {name: value_of(boot, metric) for name, metric in answers.open_metrics(rows).items()}
     assert found["open_f1"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert found["open_exact"] == pytest.approx(1 / 3)
     assert found["open_recall_1"] == pytest.approx((0.5 + 1 + 0) / 3) == found["open_recall_5"]
@@ -66,7 +72,7 @@ def test_boxes_in_pixels():
         row("3", "grounding_pixels", "nowhere", "[0, 0, 10, 10]"),
     ]
     boot = Bootstrap([r.study for r in rows], draws=100)
-    assert boot.value(pixel_metrics(rows)["iou_pixels"]) == pytest.approx(0.5 / 3)
+    assert value_of(boot, pixel_metrics(rows)["iou_pixels"]) == pytest.approx(0.5 / 3)
 
 
 def labelled(count, model, skill, split="test", seed=0):
@@ -206,7 +212,7 @@ def test_a_judge_is_asked_twice_and_measured(tmp_path):
     (folder / "base.open.0.jsonl").write_text("".join(json.dumps(one.row()) + "\n" for one in rows))
     ctx = context(tmp_path, {}, stage="judge", inputs={"predictions": [str(folder)], "model": ["none"]})
     server = Says({rows[0].id, rows[1].id})
-    shared = SimpleNamespace(server=lambda: server, settings=JudgeSettings())
+    shared: Any = SimpleNamespace(server=lambda: server, settings=JudgeSettings())
     counts = judge.run(Unit("base.open.0"), shared, ctx).counts
     assert (
         counts == {"judged": 3, "agreed": 2, "unreadable": 0, "failed": 0} and len(server.asked) == 4
@@ -246,7 +252,7 @@ def test_a_judge_that_is_refused_is_told_and_asked_again(tmp_path):
     def judged(refused):
         inputs = {"predictions": [str(tmp_path / "evaluate")], "model": ["none"]}
         ctx = context(tmp_path, {}, stage="judge", inputs=inputs)
-        shared = SimpleNamespace(server=lambda: Refuses(refused), settings=JudgeSettings())
+        shared: Any = SimpleNamespace(server=lambda: Refuses(refused), settings=JudgeSettings())
         return judge.run(Unit("base.open.0"), shared, ctx)
 
     with pytest.raises(UserError, match="the judge answered none of 3 requests: HTTP 400"):

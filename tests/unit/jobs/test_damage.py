@@ -14,6 +14,7 @@ from diagcot.jobs.execution import local, worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.plan import read
+from diagcot.jobs.state.files import digest
 from tests import chains
 
 Damage = Callable[[Path], object]
@@ -84,7 +85,8 @@ def test_a_damaged_list_of_units_is_never_done(
     if count < 6:
         assert code == 1 and "first: stopped: " in shown.out and "Traceback" not in shown.err
         assert cli.main(["failures", "--logs", str(made.run_dir.parent), "--run", "run"]) == 1
-        assert "first: damaged" in (shown := capsys.readouterr().out) and "make retry" not in shown
+        failures = capsys.readouterr().out
+        assert "first: damaged" in failures and "make retry" not in failures
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert entrypoints.main(["finalise", str(plan.path)]) == 1
     assert "error: " in (message := capsys.readouterr().err) and "Traceback" not in message
@@ -138,7 +140,7 @@ def test_a_list_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: pytest.
     (plan,) = flow(tmp_path).write()
     segments._digest.cache_clear()
     read_now: list[Path] = []
-    real = segments.digest
+    real = digest
     monkeypatch.setattr(segments, "digest", lambda path: (read_now.append(path), real(path))[1])
     for _ in range(3):
         assert len(read(plan.path).keys) == 6 and read(plan.path).units_of(0)

@@ -10,6 +10,7 @@ from diagcot.jobs import Records, summary
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.state import ledger
+from diagcot.jobs.state.files import digest
 from diagcot.jobs.testing import context
 from tests import chains
 
@@ -24,7 +25,7 @@ def test_of_two_executions_one_publishes(tmp_path: Path) -> None:
     assert final.read_text() == "1"
     assert list(final.parent.iterdir()) == [final]  # what the loser staged is gone
     row = ledger.manifest(first.stage_dir, "a")
-    assert row is not None and row["outputs"][str(final)]["sha256"] == ledger.digest(final)
+    assert row is not None and row["outputs"][str(final)]["sha256"] == digest(final)
 
 
 def test_a_rename_cut_short_is_finished_by_the_next_who_looks(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is on disk belongs to another user."""
-    monkeypatch.setattr(owners.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
 
 
 def call(verb: list[str], run_dir: Path) -> int:

@@ -54,7 +54,7 @@ def test_a_paired_difference_is_tighter_than_its_sides():
 
 
 def test_the_same_seed_gives_the_same_interval():
-    values = mean(np.arange(30.0))
+    values = mean(np.arange(30.0, dtype=np.float64))
     names = [str(i) for i in range(30)]
     assert Bootstrap(names, seed=5).interval(values) == Bootstrap(names, seed=5).interval(values)
     assert Bootstrap(names, seed=5).interval(values) != Bootstrap(names, seed=6).interval(values)

@@ -1,5 +1,7 @@
 """AUC, average precision, thresholds and calibration against scikit-learn, with ties, doubt and weights."""
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,11 @@ def test_areas_are_those_of_scikit_learn(seed):
     times = np.random.default_rng(seed).integers(0, 4, (3, len(scores))).astype(float)
     times[:, :2] = 1
     group = np.arange(len(scores))
-    for kind, area in (("auc", reference.roc_auc_score), ("ap", reference.average_precision_score)):
+    areas: dict[Literal["auc", "ap"], Any] = {
+        "auc": reference.roc_auc_score,
+        "ap": reference.average_precision_score,
+    }
+    for kind, area in areas.items():
         found = ranking.Ranking(scores, truth, kind, (0, 1, 2)).under(times, group)
         for weights, value in zip(times, found, strict=True):
             known = np.isfinite(truth)

@@ -103,7 +103,8 @@ class Scripted:
     """squeue as a waiting rehearsal meets it: one answer after the other, the last one for ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[slurm.Job] | Exception) -> None:
-        self.answers, self.cancelled = list(answers), []
+        self.answers = list(answers)
+        self.cancelled: list[Any] = []
         monkeypatch.setattr(wait, "POLL_S", 0.01)
         monkeypatch.setattr(wait, "LAG_S", 0.05)
         monkeypatch.setattr(slurm, "queue", self.queue)

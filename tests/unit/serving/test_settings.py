@@ -14,6 +14,7 @@ from diagcot.jobs.testing import context
 from diagcot.serving import Request, ServerError, ServerSettings, serve
 from diagcot.serving.server import check, command, compile_cache, endpoint
 from diagcot.serving.server.placement import Placement, place
+from diagcot.serving.server.replica import Replica
 from tests.fakes.serving import COMMAND, QueueingServer, model_folder, settings, write_script
 
 
@@ -203,7 +204,8 @@ def test_an_endpoint_is_served_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_script(tmp_path, monkeypatch)
-    folder, around = model_folder(tmp_path), {"nodes": 2, "world_size": 2, "attempt": "7"}
+    folder = model_folder(tmp_path)
+    around: dict[str, Any] = {"nodes": 2, "world_size": 2, "attempt": "7"}
     spanning = settings(pipeline_parallel=2)
     ended: list[BaseException] = []
 
@@ -220,7 +222,9 @@ def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkey
     ctx = context(tmp_path, **around)
     with serve(folder, spanning, ctx, command=COMMAND) as server:
         assert [reply.error for _, reply in server.complete([Request("a", (("user", "x"),))])] == [None]
-        placement = server.replicas[0].placement
+        (replica,) = server.replicas
+        assert isinstance(replica, Replica)
+        placement = replica.placement
         log = ctx.workspace / "server.7.node1.0.log"
         end = time.monotonic() + 10
         while not log.exists() and time.monotonic() < end:

@@ -120,7 +120,8 @@ def test_requests_beyond_the_limit_of_a_replica_do_not_reduce_that_of_another(tm
 
 
 def test_a_stop_gives_what_is_in_flight_its_grace_and_no_more(tmp_path: Path) -> None:
-    pulled, finished = [], []
+    pulled: list[int] = []
+    finished: list[int] = []
 
     def source() -> Iterator[int]:
         for number in range(100):

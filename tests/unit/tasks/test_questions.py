@@ -241,9 +241,10 @@ def test_no_option_of_a_choice_stands_out(samples: dict[str, list[Sample]]) -> N
         sets = [set(text.split(", ")) for text in sample.meta["options"]]
         often = Counter(name for one in sets for name in one)
         truth = "ABCDEFG".index(sample.meta["option"])
-        shared = [sum(len(one & other) / len(one | other) for other in sets) for one in sets]
-        common = [sum(often[name] - len(sets) / 2 for name in one) for one in sets]
-        for guess, worth in (("shared", shared), ("common", common), ("long", [len(one) for one in sets])):
+        shared: list[float] = [sum(len(one & other) / len(one | other) for other in sets) for one in sets]
+        common: list[float] = [sum(often[name] - len(sets) / 2 for name in one) for one in sets]
+        long: list[float] = [len(one) for one in sets]
+        for guess, worth in (("shared", shared), ("common", common), ("long", long)):
             hits[f"most {guess}"] += worth[truth] == max(worth) and worth.count(max(worth)) == 1
             hits[f"least {guess}"] += worth[truth] == min(worth) and worth.count(min(worth)) == 1
         chances += 1 / len(sets)
@@ -272,7 +273,7 @@ def test_reports_of_matching_are_of_other_patients_and_alike(phantoms: Shard) ->
 def test_progression_pairs_two_studies_of_a_patient(doubts: Shard) -> None:
     studies = {(s := doubts.study(i)).key: s for i in range(len(doubts))}
     courses = {"has worsened": "Worse", "is unchanged": "Unchanged", "has improved": "Improved"}
-    answers = Counter()
+    answers: Counter[str] = Counter()
     for sample in asked(doubts, {"progression": 1}):
         before, after = (doubts.study(doubts.study_of(ref.row)) for ref in sample.images)
         assert before.patient == after.patient and int(before.id) + 1 == int(after.id)

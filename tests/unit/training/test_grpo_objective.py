@@ -1,5 +1,7 @@
 """The objective against arithmetic by hand, and its properties; tests/training compares it with TRL's."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,7 +143,8 @@ def test_an_option_without_its_tensor_is_refused():
     from diagcot.training.rl import objective
 
     zero = torch.zeros(1, 1)
-    for options in ({"importance_cap": 2.0, "kl_coef": 0.0}, {"kl_coef": 0.1}):
+    incomplete: list[dict[str, Any]] = [{"importance_cap": 2.0, "kl_coef": 0.0}, {"kl_coef": 0.1}]
+    for options in incomplete:
         with pytest.raises(ValueError, match="needs the log-probabilities"):
             objective.token_losses(zero, zero, torch.ones(1), torch.ones(1, 1), objective.Objective(**options))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -115,7 +116,7 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     prompts = [replace(SAMPLE, id=f"main/{n}", study=f"main/{n}") for n in range(9)]
     mixed = [replace(SAMPLE, id=f"mix/{n}", task="other") for n in range(9)]
     curriculum = curricula.Curriculum(settings, 7, 4, prompts, mixed, [])
-    scorer = Scorer()
+    scorer: Any = Scorer()
     found = rollout_collector.RolloutCollector(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
     assert [len(asked) for asked in scorer.asked] == [2, 2, 1] and found.replaced == 3
     assert [sample.task for sample in found.samples] == ["report", "other"]
@@ -227,7 +228,7 @@ def test_the_cpu_build_never_sleeps_whatever_gpus_slurm_names(tmp_path, monkeypa
 def test_only_rank_0_sweeps_the_workspace_of_what_killed_attempts_left(tmp_path):
     from diagcot.training.rl import weight_transfer
 
-    policy = SimpleNamespace(counts={"parameters": 1})
+    policy: Any = SimpleNamespace(counts={"parameters": 1})
     ctx = context(tmp_path, nodes=2, world_size=2, rank=1)
     killed = ctx.workspace / "diagcot-weights-1-2"
     killed.mkdir(parents=True)
