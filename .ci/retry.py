@@ -13,6 +13,7 @@ FAILED = Path(".pytest_cache/v/cache/lastfailed")
 
 
 def main() -> int:
+    """Run what failed again. Returns the exit code."""
     tests = sorted(json.loads(FAILED.read_text())) if FAILED.exists() else []
     if not tests:
         print("no test failed, but the run did: see its messages above")

@@ -22,6 +22,7 @@ SAVES, STEPS = 5, 8
 
 
 def main() -> int:
+    """Run the benchmark. Returns the exit code."""
     from diagcot.jobs.testing import context
     from diagcot.training.config.settings import DeepSpeedSettings
     from diagcot.training.distributed import engine, process_group

@@ -36,4 +36,5 @@ class Figures:
         }
 
     def line(self) -> str:
+        """All figures as one line of JSON."""
         return json.dumps({"bench": self.bench, "figures": self.rows})

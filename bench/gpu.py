@@ -63,6 +63,7 @@ GRIDS = {"tiny": (8, 8), "3b": (46, 66), "7b": (46, 66)}  # patches of a film: 1
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.gpu", description=__doc__)
     options.add_argument("steps", nargs="*", choices=[*STEPS, []], help="default: all")
     options.add_argument("--shape", choices=list(SHAPES), default="7b")
@@ -141,7 +142,7 @@ def _rank(folder: Path, name: str, steps: list[str] | tuple[str, ...]) -> int:
     return 0
 
 
-def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:
+def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901, PLR0915  one measurement, start to end
     import gc
 
     import torch

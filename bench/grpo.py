@@ -43,6 +43,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.grpo", description=__doc__)
     options.add_argument("--steps", type=int, default=60, help="of our run, which validates before and after")
     options.add_argument("--short", type=int, default=13, help="steps of the other runs")

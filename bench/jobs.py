@@ -22,6 +22,7 @@ NODES = 4  # of 16 CPUs
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.jobs", description=__doc__)
     options.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parts = options.parse_args(argv).parts or PARTS

@@ -42,6 +42,7 @@ def critical(seconds: list[list[float]], each: bool) -> float:
 
 
 def measure(folder: Path, figures: Figures) -> None:
+    """Measure, and add the figures."""
     seconds = durations()
     path, whole = critical(seconds, each=True), critical(seconds, each=False)
     total = sum(map(sum, seconds))

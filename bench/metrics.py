@@ -84,6 +84,7 @@ def _cold(which: str, file: Path, models: int) -> tuple[float, list[dict[str, fl
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.metrics", description=__doc__)
     options.add_argument("--side", choices=("released", "ours"), help=argparse.SUPPRESS)
     options.add_argument("--models", type=int, default=MODELS, help=argparse.SUPPRESS)

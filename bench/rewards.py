@@ -67,6 +67,7 @@ def _as_released(output: str, truth: str, deadline_s: float) -> tuple[float, flo
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.rewards", description=__doc__)
     options.add_argument("--released", type=int, default=3, help="samples to score as released")
     args = options.parse_args(argv)

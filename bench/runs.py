@@ -35,6 +35,7 @@ class Spec:
 
     @property
     def out(self) -> Path:
+        """The folder of the files that show when the work was done."""
         return Path(self.folder) / "out"
 
 
@@ -52,6 +53,7 @@ def install() -> None:
 
 
 def python(contender: str) -> str:
+    """The interpreter of a contender."""
     return str(ENVIRONMENT / "bin" / "python") if contender == "datatrove" else sys.executable
 
 
@@ -70,6 +72,7 @@ def launch(contender: str, spec: Spec, check: bool = True) -> tuple[float, str]:
 
 
 def process(command: Sequence[str], check: bool = True) -> tuple[float, str]:
+    """Run a command. Returns its seconds and its output."""
     began = time.perf_counter()
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     seconds = time.perf_counter() - began

@@ -24,6 +24,7 @@ STUDIES, NODES, LIMIT_S = 227_827, 300, 1500
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.scale", description=__doc__)
     options.add_argument("--studies", type=int, default=STUDIES)
     options.add_argument("--nodes", type=int, default=NODES)

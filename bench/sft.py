@@ -36,6 +36,7 @@ SETTINGS = {
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.sft", description=__doc__)
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--steps", type=int, default=STEPS, help=f"at most {STEPS}, more than {WARM}")

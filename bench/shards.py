@@ -23,6 +23,7 @@ INSIDE = "DIAGCOT_BENCH_SHARDS"
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.shards", description=__doc__)
     options.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     options.add_argument("--scale", action="store_true", help="a tree of 100,000 studies instead")

@@ -12,5 +12,6 @@ class Nap:
         self.out, self.stage, self.seconds = out, stage, seconds
 
     def __call__(self, data: object, rank: int, world_size: int) -> object:
+        """Work of one task of datatrove's executor."""
         nap(Path(self.out), self.stage, rank, self.seconds[rank])
         return data

@@ -26,6 +26,7 @@ reward = registry.reward("report", "clinical", [Reference(sample.answer) for sam
 
 
 def row(sample: Sample) -> dict[str, Any]:
+    """A sample as TRL's trainer reads it."""
     film = Image.open(io.BytesIO(source.jpeg(sample.images[0]))).convert("RGB")
     return {
         "prompt": [{"role": "user", "content": sample.prompt.removeprefix("<image>")}],
@@ -35,6 +36,7 @@ def row(sample: Sample) -> dict[str, Any]:
 
 
 def score(completions: list[Any], reference: list[str], **_: Any) -> list[float]:
+    """The reward of our report task, for texts as TRL passes them."""
     texts = [one[0]["content"] for one in completions]
     return [one["overall"] for one in reward(texts, [Reference(text) for text in reference])]
 
@@ -46,9 +48,11 @@ class Steps(TrainerCallback):
         self.last = time.monotonic()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock of the first step."""
         self.last = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Write the seconds and figures of a step."""
         now = time.monotonic()
         known = {"reward": "reward", "length": "completions/mean_length"}
         figures = {name: (logs or {}).get(key) for name, key in known.items()}

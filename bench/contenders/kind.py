@@ -8,5 +8,6 @@ from diagcot.jobs import Context, Result, Unit
 
 
 def run(unit: Unit, ctx: Context) -> Result:
+    """One unit: sleep, and leave a file that says when."""
     nap(Path(ctx.settings["out"]), int(ctx.stage), int(unit.key), unit.params["seconds"])
     return Result()

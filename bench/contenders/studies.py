@@ -17,6 +17,7 @@ def prepare(ctx: Context) -> Iterator[TextIOWrapper]:
 
 
 def run(unit: Unit, ran: TextIOWrapper, ctx: Context) -> Result | None:
+    """One unit: write a file for each of its studies."""
     if ctx.stopping():
         return None
     time.sleep(ctx.settings["seconds"])

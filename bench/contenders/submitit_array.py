@@ -14,6 +14,7 @@ spec = json.loads(Path(sys.argv[1]).read_text())
 
 
 def naps(out: str, stage: int, part: list[tuple[int, float]]) -> None:
+    """The work of one array task."""
     for index, seconds in part:
         nap(Path(out), stage, index, seconds)
 

@@ -19,6 +19,7 @@ PARTS = ("capacity", "memory", "real")
 
 
 def main(argv: list[str]) -> int:
+    """Run the benchmark. Returns the exit code."""
     options = argparse.ArgumentParser(prog="bench.cot", description=__doc__)
     options.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     options.add_argument(

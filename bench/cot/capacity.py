@@ -18,6 +18,7 @@ GOAL_RELEASED, GOAL_CAPACITY = 40, 0.95
 
 
 def measure(folder: Path, figures: Figures) -> None:
+    """Measure, and add the figures."""
     for key, count in (("warm", WARM), ("all", SAMPLES)):
         films.write(folder / "shards" / "bench" / f"{key}.h5", count, SIZE, distinct=FILMS)
     with scripted(folder, delay_s=LATENCY_S, slots=SLOTS):

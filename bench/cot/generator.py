@@ -10,6 +10,8 @@ import aiohttp
 
 
 class Connector(aiohttp.UnixConnector):
+    """A connector to a Unix domain socket, whatever host the load generator names."""
+
     def __init__(self, *, limit: int, keepalive_timeout: float, **_: Any) -> None:
         super().__init__(path=sys.argv[1], limit=limit, keepalive_timeout=keepalive_timeout)
 

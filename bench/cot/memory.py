@@ -39,6 +39,7 @@ def measure(folder: Path, figures: Figures, whole: bool) -> None:
 
 
 def main(folder: Path, key: str) -> None:
+    """Collect, and print the memory of this process."""
     canned = Canned(refused=(0,))  # four calls a sample
     began = time.monotonic()
     with ours.opened(ours.settings(folder, f"server-{key}", SETTINGS), COMMAND) as (shared, _):

@@ -15,6 +15,8 @@ from diagcot.serving import Server, serve
 
 
 class Run(NamedTuple):
+    """What a run took."""
+
     seconds: float
     samples: int
     calls: int

@@ -27,6 +27,7 @@ GOAL_RELEASED, GOAL_GENERATOR = 2.0, 0.95
 
 
 def measure(folder: Path, figures: Figures) -> None:
+    """Measure, and add the figures."""
     shards = folder / "shards" / "bench"
     for seed, (key, count) in enumerate({"warm": WARM, "all": SAMPLES, "prompts": PROMPTS}.items()):
         films.write(shards / f"{key}.h5", count, SIZE, seed)
@@ -40,6 +41,7 @@ def measure(folder: Path, figures: Figures) -> None:
 
 
 def context(folder: Path, name: str) -> ours.Context:
+    """The context of a stage with the settings of this benchmark."""
     return ours.settings(folder, name, SETTINGS, TOKENS, VERDICT_TOKENS)
 
 

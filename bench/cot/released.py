@@ -22,6 +22,8 @@ THREADS = 5
 
 
 class Done(NamedTuple):
+    """What the released way has done."""
+
     calls: int  # that were answered
     tokens: int  # most that the model may have said in them
 
@@ -36,6 +38,7 @@ def parts(request: Request, image_first: bool = False) -> list[dict[str, Any]]:
 
 
 def body(request: Request) -> dict[str, Any]:
+    """The body of a request as the released client writes it."""
     message = {"role": "user", "content": parts(request)}
     return {"model": MODEL_NAME, "messages": [message], "max_tokens": request.max_tokens}
 

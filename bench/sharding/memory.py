@@ -50,6 +50,7 @@ def _resident() -> int:
 
 
 def main(folder: Path) -> None:
+    """Read, and print the memory of this process."""
     small = ShardDataset(shard_paths(folder)[:1], transform=Shard.jpeg)  # what is loaded once is loaded
     small[0], small.shards[0].study(0), next(iter(ShardSampler(1)))
     before = _resident()

@@ -36,6 +36,7 @@ Read = Callable[[Sequence[int]], int]
 
 
 def measure(folder: Path, figures: Figures, peers: bool) -> None:
+    """Measure, and add the figures."""
     made = [convert(raw, SIZE, QUALITY) for raw in tree.images(12)]
     # Every film has its own bytes behind its end, where decoders do not look.
     films = [
@@ -49,6 +50,8 @@ def measure(folder: Path, figures: Figures, peers: bool) -> None:
 
 
 class Loose(Dataset[Any]):
+    """Images as loose files."""
+
     def __init__(self, paths: list[Path]) -> None:
         self.paths = [str(path) for path in paths]
 
@@ -56,6 +59,7 @@ class Loose(Dataset[Any]):
         return len(self.paths)
 
     def film(self, number: int) -> bytes:
+        """The bytes of an image."""
         with open(self.paths[number], "rb") as file:  # noqa: PTH123  the fastest way, for the others' sake
             return file.read()
 
@@ -74,12 +78,15 @@ class Vlen(Loose):
         return FILMS
 
     def film(self, number: int) -> bytes:
+        """The bytes of an image."""
         if self.data is None:
             self.data = h5py.File(self.paths[0], "r")["jpeg"]
         return bytes(self.data[number].tobytes())
 
 
 class Mosaic(Loose):
+    """Images in MosaicML streaming."""
+
     def __init__(self, path: Path) -> None:
         from streaming import LocalDataset
 
@@ -90,6 +97,7 @@ class Mosaic(Loose):
         return FILMS
 
     def film(self, number: int) -> bytes:
+        """The bytes of an image."""
         return bytes(self.data[number]["jpeg"])
 
 
@@ -104,6 +112,7 @@ class Ours(Loose):
         return len(self.data)
 
     def film(self, number: int) -> bytes:
+        """The bytes of an image."""
         found: bytes = self.data[number]
         return found
 

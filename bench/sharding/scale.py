@@ -25,6 +25,7 @@ EACH = 6_250
 
 
 def measure(folder: Path, figures: Figures) -> None:
+    """Measure, and add the figures."""
     folder.mkdir(exist_ok=True)
     films = tree.images(8, (64, 64))
     peaks: dict[int, float] = {}
@@ -93,6 +94,7 @@ def _patient(study: int) -> int:
 
 
 def main(root: str, out: str, parts: str, part: str) -> None:
+    """Build one shard, in a process whose memory is measured."""
     settings = {"sources": [{"kind": "mimic_cxr", "path": root}], "shards": int(parts), "image_size": 64}
     run_unit(build, Unit(f"{int(part):05d}"), context(Path(out), settings, stage="shard", cpus=1))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -33,6 +33,7 @@ PATIENCE = 10  # rounds at most where the machine is busy
 
 
 def measure(folder: Path, figures: Figures, peers: bool, count: int = 48) -> None:
+    """Measure, and add the figures."""
     cores = os.cpu_count() or 1
     root = tree.write(folder / "tree", tree.images(12), count * cores)
     places = sorted(root.rglob("files/**/*.jpg"))
@@ -143,6 +144,7 @@ def _encoded(film: Image.Image) -> bytes:
 
 
 def plain(out: Path, places: list[Path], convert: Callable[[Path], bytes] = full) -> None:
+    """Write with a plain loop over h5py."""
     with h5py.File(out / "films.h5", "w") as file:
         data = file.create_dataset("jpeg", len(places), h5py.vlen_dtype(np.uint8))
         for row, path in enumerate(places):
@@ -150,6 +152,7 @@ def plain(out: Path, places: list[Path], convert: Callable[[Path], bytes] = full
 
 
 def webdataset(out: Path, places: list[Path]) -> None:
+    """Write with webdataset."""
     from webdataset import TarWriter
 
     with TarWriter(str(out / "films.tar")) as tar:
@@ -158,6 +161,7 @@ def webdataset(out: Path, places: list[Path]) -> None:
 
 
 def mosaic(out: Path, places: list[Path]) -> None:
+    """Write with MosaicML streaming."""
     from streaming import MDSWriter
 
     with MDSWriter(out=str(out / "mds"), columns={"id": "str", "jpeg": "bytes"}) as writer:
