@@ -125,7 +125,7 @@ def _trl(root: Path, inputs: dict[str, list[str]], steps: int) -> list[dict[str,
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(ROOT / "bench/contenders/grpo_trl.py"), str(root / "trl.json")],
-        env=environment, capture_output=True, text=True, timeout=1200,
+        check=False, env=environment, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"TRL's run failed:\n{done.stderr[-3000:]}")

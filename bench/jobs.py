@@ -55,7 +55,9 @@ def _conditions() -> None:
         text=True,
         check=True,
     )
-    slurm = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "slurmctld"], capture_output=True, text=True)
+    slurm = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Version}", "slurmctld"], check=False, capture_output=True, text=True
+    )
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Slurm {slurm.stdout or 'of unknown version'};"
         f" Python {sys.version.split()[0]}, submitit {importlib.metadata.version('submitit')},"

@@ -74,7 +74,7 @@ def launch(contender: str, spec: Spec, check: bool = True) -> tuple[float, str]:
 def process(command: Sequence[str], check: bool = True) -> tuple[float, str]:
     """Run a command. Returns its seconds and its output."""
     began = time.perf_counter()
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=False, env=environment(), capture_output=True, text=True, timeout=300)
     seconds = time.perf_counter() - began
     if done.returncode and check:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
@@ -91,7 +91,7 @@ def cancel() -> None:
     """End all jobs of the benchmark's own cluster, and wait until they are gone."""
     subprocess.run(["scancel", "--user", str(os.getuid())], check=True, timeout=60)
     end = time.monotonic() + 60
-    while subprocess.run(["squeue", "-h"], capture_output=True, text=True, timeout=60).stdout.strip():
+    while subprocess.run(["squeue", "-h"], check=False, capture_output=True, text=True, timeout=60).stdout.strip():
         if time.monotonic() > end:
             raise TimeoutError("jobs that were cancelled are still there after a minute")
         time.sleep(0.2)

@@ -94,7 +94,7 @@ def _await(summaries: list[Path], studies: int, began: float) -> float:
     while not all(path.exists() for path in summaries):
         now = time.monotonic() - began
         if now > LIMIT_S:
-            left = subprocess.run(["squeue"], capture_output=True, text=True, timeout=60).stdout[-2000:]
+            left = subprocess.run(["squeue"], check=False, capture_output=True, text=True, timeout=60).stdout[-2000:]
             raise TimeoutError(f"not finished after {LIMIT_S} s; the queue:\n{left}")
         if now > told + 10 or worked == 0:
             done = sum(len(os.listdir(p.parent / "done")) for p in summaries if (p.parent / "done").exists())

@@ -32,7 +32,9 @@ def main(argv: list[str]) -> int:
         python = str(ENVIRONMENT / "bin" / "python") if args.scale or _install() else sys.executable
         python = sys.executable if args.scale else python
         environment = os.environ | {INSIDE: "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-        return subprocess.run([python, "-u", "-m", "bench.shards", *argv], env=environment, cwd=ROOT).returncode
+        return subprocess.run(
+            [python, "-u", "-m", "bench.shards", *argv], check=False, env=environment, cwd=ROOT
+        ).returncode
     return _measure(args.parts or PARTS, args.scale)
 
 
@@ -43,9 +45,9 @@ def _install() -> bool:
     if stamp.exists() and stamp.read_bytes() == wanted:
         return True
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], capture_output=True, text=True)
+    made = subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=False, capture_output=True, text=True)
     pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps", "-r", str(REQUIREMENTS)]
-    got = made if made.returncode else subprocess.run(pip, capture_output=True, text=True)
+    got = made if made.returncode else subprocess.run(pip, check=False, capture_output=True, text=True)
     if got.returncode:
         print(f"webdataset and MosaicML streaming are left out, they cannot be installed: {got.stderr[-500:]}")
         return False

@@ -1,3 +1,5 @@
+"""`python -m diagcot` is the command `diagcot`."""
+
 import sys
 
 from diagcot.cli.main import main

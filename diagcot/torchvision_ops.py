@@ -23,7 +23,7 @@ class _Hook:
 
 
 def _declare() -> None:
-    global _library
+    global _library  # noqa: PLW0603  the operators live as long as it does
     import torch
 
     _library = torch.library.Library("torchvision", "FRAGMENT")

@@ -18,19 +18,21 @@ NEEDED_GB = {"cpu": 6, "gpu": 16}
 
 
 def fail(message: str) -> None:
+    """End with an error message."""
     sys.exit(f"error: {message}")
 
 
 def run(*command: str | Path) -> None:
-    if subprocess.run([str(c) for c in command]).returncode:
-        fail(f"`{' '.join(str(c) for c in command)}` failed; its own message stands above. Mend it and run again.")
+    """Run a command; end if it fails."""
+    if subprocess.run([str(c) for c in command], check=False).returncode:
+        fail(f"`{' '.join(str(c) for c in command)}` failed; its message stands above. Fix the cause and run again.")
 
 
 def torch_source(python: Path, kind: str) -> list[str]:
     """Options that tell uv where torch's wheel is."""
     if kind == "gpu":
         return []
-    asked = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    asked = subprocess.run([python, "-m", "pip", "config", "list"], check=False, capture_output=True, text=True).stdout
     folders = [line.split("=", 1)[1].strip("' \n") for line in asked.splitlines() if "find-links" in line.split("=")[0]]
     for folder in (Path(word) for value in folders for word in value.split() if "://" not in word):
         if any(folder.glob("torch-*+cpu-*.whl")):
@@ -39,6 +41,7 @@ def torch_source(python: Path, kind: str) -> list[str]:
 
 
 def main() -> None:
+    """Build .venv, unless it is that of this lock already."""
     kind = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     if kind not in NEEDED_GB:
         fail(f"unknown lock {kind!r}: use cpu or gpu")

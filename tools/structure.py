@@ -54,10 +54,12 @@ class Module:
 
     @cached_property
     def text(self) -> str:
+        """The source."""
         return self.path.read_text(encoding="utf-8")
 
     @property
     def lines(self) -> int:
+        """Lines of the source."""
         return len(self.text.splitlines())
 
     @property
@@ -77,7 +79,8 @@ class Structure:
         self.imports = {name: sorted(self._imports(module)) for name, module in self.modules.items()}
 
     def _imports(self, module: Module) -> Iterator[str]:
-        for name in sorted(set(_imported(ast.parse(module.text)))):
+        for imported in sorted(set(_imported(ast.parse(module.text)))):
+            name = imported
             while name and name not in self.modules:
                 name = name.rpartition(".")[0]
             if name and name != module.name:

@@ -1,0 +1,1 @@
+"""The `diagcot` command: one module for each group of verbs."""

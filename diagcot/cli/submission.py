@@ -164,7 +164,7 @@ def _worker(args: argparse.Namespace) -> int:
     plan = next((plan for plan in chain.write() if plan.stage == args.stage), None)
     if plan is None:
         raise UserError(f"recipe {args.recipe} has no stage named {args.stage!r}")
-    task_index = args.task if args.task is not None else int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
+    task_index = args.task if args.task is not None else int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     if task_index >= plan.tasks:
         print(f"stage {plan.stage} has {plan.tasks} tasks; task {task_index} has nothing to do")
         return 0

@@ -18,8 +18,11 @@ class Chain(Protocol):
     """The part of `launchers.chain.Chain` that is needed here."""
 
     @property
-    def run_dir(self) -> Path: ...
-    def submit(self, number: str) -> list[Any]: ...
+    def run_dir(self) -> Path:
+        """The folder of the run."""
+
+    def submit(self, number: str) -> list[Any]:
+        """Submit the stages of a number; "all" for every stage."""
 
 
 def run(chain: Chain) -> int:

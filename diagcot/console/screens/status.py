@@ -58,6 +58,7 @@ def _height(lines: Sequence[Text], screen: Console) -> int:
 
 
 def heading(run: Run) -> Text:
+    """The name of the run and how many stages are done."""
     done = sum(stage.state == "done" for stage in run.stages)
     line = Text.assemble((run.name, "bold"), f"  {done} of {len(run.stages)} stages done")
     failed = sum(stage.failed for stage in run.stages)
@@ -72,6 +73,7 @@ def heading(run: Run) -> Text:
 
 
 def table(run: Run, screen: Console, room: int | None = None) -> Table:
+    """A row for each stage."""
     wide = screen.width >= WIDE
     grid = Table(box=None, padding=(0, 1, 0, 0), expand=wide, show_edge=False, header_style="dim")
     grid.add_column("", width=2, no_wrap=True)
@@ -117,6 +119,7 @@ def folded(stages: Sequence[Stage], room: int | None) -> list[Stage | tuple[str,
 
 
 def row(stage: Stage, screen: Console, width: int) -> list[Text | str]:
+    """The cells of one stage."""
     mark = Text(text.fits(screen, text.MARKS[stage.state]), text.STYLES[stage.state])
     share = stage.done / stage.units if stage.units else 1.0
     progress = text.bar(screen, width, share, stage.fraction - share, stage.state)

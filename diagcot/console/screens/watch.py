@@ -125,7 +125,7 @@ def _lines(watch: Watch, screen: Console) -> Run:
 def _keys() -> Iterator[Any]:
     """A function that waits for a key, up to a number of seconds; without a keyboard it only waits."""
     if not sys.stdin.isatty():
-        yield lambda seconds: time.sleep(seconds)
+        yield time.sleep
         return
     before = termios.tcgetattr(sys.stdin)
 

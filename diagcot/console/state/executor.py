@@ -23,9 +23,12 @@ class Job(Protocol):
     """What is needed of a row of squeue or sacct (see `diagcot.jobs.slurm.commands.Job`)."""
 
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """Slurm's state of the job."""
+
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """Why it waits."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
+    """A run as a look at its files and at Slurm shows it."""
+
     name: str
     path: Path
     time: float

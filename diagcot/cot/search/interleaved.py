@@ -111,7 +111,7 @@ def standard_name(text: str) -> str:
     return labels[0] if len(labels) == 1 else text
 
 
-def broken_rule(pairs: Sequence[Step], sample: CoTSample, hide_reference: bool) -> str:
+def broken_rule(pairs: Sequence[Step], sample: CoTSample, hide_reference: bool) -> str:  # noqa: PLR0911  one for each rule
     """The first rule that the pairs break, as a clause that completes "because …"; empty if they break none.
 
     Every mark is correct and every gold answer is assessed; at least one hypothesis is refuted and none is named twice;

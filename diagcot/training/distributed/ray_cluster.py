@@ -178,7 +178,7 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  no thread runs yet
         )
     try:
         yield node
