@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,15 @@ def torch_source(python: Path, kind: str) -> list[str]:
     return ["--torch-backend", "cpu"]
 
 
+def install_project(uv: Sequence[str | Path]) -> None:
+    """Install this checkout into the environment, again when its metadata changed: the `diagcot` command is in it."""
+    stamp = VENV / "project"
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        run(*uv, "--no-build-isolation", "-e", ROOT)
+        stamp.write_text(digest)
+
+
 def main() -> None:
     """Build .venv, unless it is that of this lock already."""
     kind = sys.argv[1] if len(sys.argv) > 1 else "cpu"
@@ -50,7 +60,10 @@ def main() -> None:
     lock = ROOT / "locks" / f"{kind}.txt"
     digest = hashlib.sha256(lock.read_bytes() + Path(__file__).read_bytes())
     stamp, wanted = VENV / "lock", f"{kind} {digest.hexdigest()}\n"
+    python = VENV / "bin" / "python"
+    uv = [VENV / "bin" / "uv", "pip", "install", "-q", "--python", python, "--no-deps"]
     if stamp.exists() and stamp.read_text() == wanted:
+        install_project(uv)
         return
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB[kind]:
@@ -59,13 +72,11 @@ def main() -> None:
         )
     start = time.monotonic()
     print(f"building .venv from locks/{kind}.txt", flush=True)
-    python = VENV / "bin" / "python"
     run(sys.executable, "-m", "venv", "--clear", VENV)
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", UV)
-    uv = [VENV / "bin" / "uv", "pip", "install", "-q", "--python", python, "--no-deps"]
     print(f"  {sum(1 for _ in lock.open())} packages: fetched, unpacked, compiled; a minute or two", flush=True)
     run(*uv, "--compile-bytecode", *torch_source(python, kind), "-r", lock)
-    run(*uv, "--no-build-isolation", "-e", ROOT)
+    install_project(uv)
     run(python, "-m", "diagcot.environment")
     stamp.write_text(wanted)
     print(f"environment ready in {time.monotonic() - start:.0f} s", flush=True)

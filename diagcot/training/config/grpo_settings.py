@@ -40,8 +40,13 @@ class RewardSettings(Settings):
     @model_validator(mode="after")
     def _known(self) -> "RewardSettings":
         if ".py:" in self.name:
-            if not self.style or self.mode:
-                raise ValueError(f"reward {self.name} needs a style, trl or easyr1, and no mode")
+            if not self.style:
+                raise ValueError(f"reward {self.name} needs a style, trl or easyr1")
+            if self.mode:
+                raise ValueError(
+                    f"reward {self.name} is external and has no mode, but mode is {self.mode!r}; a recipe that extends"
+                    " another one sets `mode: ''`"
+                )
             return self
         if self.name not in MODES:
             raise ValueError(f"unknown reward {self.name!r}; known: {', '.join(MODES)}, or path/to/file.py:function")

@@ -25,3 +25,13 @@ def test_add_a_collection(tmp_path: Path) -> None:
     *names, test = pages.write("how-to/add-a-collection.md", pages.checkout(tmp_path))
     assert names == ["clinic/images.csv", "clinic/boxes.csv", "clinic/clinic.yaml", "clinic.yaml"]
     pages.run_tests(tmp_path, test)
+
+
+def test_add_a_model_family(tmp_path: Path) -> None:
+    page = (pages.ROOT / "docs" / "how-to" / "add-a-model-family.md").read_text()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) == 5
+    for file in rows:
+        assert (pages.ROOT / file).is_file(), file
+    assert pages.write("how-to/add-a-model-family.md", tmp_path) == ["test_family.py"]
+    pages.run_tests(tmp_path, "test_family.py")
