@@ -1,4 +1,4 @@
-"""Lets a CUDA build of torchvision load beside a CPU build of torch.
+"""Lets a CUDA build of torchvision load next to a CPU build of torch.
 
 The package index carries torchvision only as a CUDA build. Beside a CPU torch its compiled operators do not load, and
 `import torchvision` then fails on `torchvision::nms does not exist`, which takes transformers' processors, peft and

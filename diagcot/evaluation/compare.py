@@ -21,7 +21,7 @@ def compare(
     """A table like metrics.json, what each run cost, and what a reader must know of the comparison.
 
     Every model that both runs have is a pair of rows, `A:model` and `B:model`; if they share no name, the last model of
-    each is. Differences are paired over the same samples, and scored anew by the same code. Raises UserError where a
+    each is. Differences are paired over the same samples, and scored again by the same code. Raises UserError where a
     run has no predictions or the two have no sample in common.
     """
     rows = [_read(run) for run in (one, two)]
@@ -43,9 +43,11 @@ def compare(
             models.append(f"{letter}:{model}")
             chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
     found = table(chosen, models, TextTools(), draws, seed)
-    told = [v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "previous" and v["model"][0] == "B"]
+    sentences = [
+        v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "previous" and v["model"][0] == "B"
+    ]
     name = f"A {one.name}, B {two.name}"
-    metrics = {"run": name, "time": time.time(), **found, "rows": _paired(found["rows"]), "verdicts": told}
+    metrics = {"run": name, "time": time.time(), **found, "rows": _paired(found["rows"]), "verdicts": sentences}
     return metrics, [_cost(run) for run in (one, two)], notes
 
 

@@ -21,9 +21,8 @@ from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.serving import Client, Reply, Request, Server
 
 _ASK = (
-    "Two answers to one question about a chest X-ray.\nQuestion: {question}\n{first}\n{second}\n"
-    "Do both give the same answer, nothing more and nothing less? Other words for the same thing are the same. "
-    "Answer in JSON: same true or false."
+    "Here are two answers to the same question about a chest X-ray.\nQuestion: {question}\n{first}\n{second}\n"
+    "Do both answers state exactly the same findings? Treat synonyms as the same. Answer in JSON: same, true or false."
 )
 _SCHEMA = {
     "type": "object",

@@ -77,7 +77,7 @@ def _newest(path: Path) -> tuple[int, Path | None]:
 
 
 def own_process() -> dict[str, object]:
-    """What a lease says of its holder."""
+    """What a lease records about its holder."""
     job = os.environ.get("SLURM_JOB_ID", "")
     return {"host": os.uname().nodename, "pid": os.getpid(), "born": start_time(os.getpid()), "job": job}
 

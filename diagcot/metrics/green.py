@@ -9,9 +9,9 @@ _COUNT = re.compile(r"(?<=: )\b\d+\b(?=\.)")
 def green(analysis: str) -> float:
     """Matched findings / (matched findings + clinically significant errors), 0 to 1; 0 where nothing matched.
 
-    The sections are read as Stanford-AIMI/GREEN does: the count of matched findings opens its section, each kind of error
-    tells its own after a colon, and one that stands twice counts as it was told last in the order of the alphabet. What
-    cannot be read counts nothing.
+    The sections are parsed as Stanford-AIMI/GREEN parses them: the count of matched findings begins its section, each kind of
+    error gives its count after a colon, and of a kind that occurs twice the entry that is last in alphabetical order
+    counts. A part that cannot be parsed counts as 0.
     """
     parts = analysis.split("[Explanation]:")
     text = parts[1] if len(parts) > 1 else analysis

@@ -69,7 +69,7 @@ def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def compared(run_dir: Path, spent: Mapping[str, float]) -> Iterator[str]:
-    """Stages of training that are done beside what was estimated. spent: their GPU-hours."""
+    """Finished training stages with their estimates. spent: their GPU-hours."""
     estimates = read_json(run_dir / "estimates.json") or {}
     for number in range(1, segments.count_growths(run_dir) + 1):
         estimates |= read_json(run_dir / "grown" / str(number) / "estimates.json") or {}

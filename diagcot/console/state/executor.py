@@ -1,4 +1,4 @@
-"""What the executor of a run says of its jobs: one squeue and one sacct whatever the size, and never an error."""
+"""What the executor of a run reports about its jobs: one squeue and one sacct whatever the size, and never an error."""
 
 import json
 import math
@@ -35,10 +35,10 @@ class Job(Protocol):
 class Answer:
     """`jobs`: rows of the run's own jobs by id, such as `7` or `7_2`.
 
-    asked: whether the queue is known, so that a job which is not in `jobs` is gone. note: for the watcher.
-    ended: nobody works on the run now. local: known at no cost, so it may be asked at every look.
-    time: when it was asked; files may know of later things. since: when whoever works on the run now began, where that
-    is told; of what was interrupted before, nothing is known to be wrong.
+    asked: whether the queue is known, so that a job that is not in `jobs` no longer exists. note: a line for the viewer.
+    ended: nothing works on the run now. local: the answer costs nothing, so every refresh may ask. time: when it was
+    asked; files may be newer. since: when the current worker of the run began, if known; work that was interrupted
+    before that is not reported as an error.
     """
 
     jobs: Mapping[str, Job] = field(default_factory=dict)

@@ -56,8 +56,8 @@ def timeline(stages: Sequence[Stage]) -> Markup:
                 first, y + 2, max(last - first, 2.0), f"n{stage.number}"
             )
         )
-        told = duration(stage.wall) + (f", {len(stage.failures)} failed" if stage.failures else "")
-        parts.append(_text(last + 7, y + 14, told, "value"))
+        caption = duration(stage.wall) + (f", {len(stage.failures)} failed" if stage.failures else "")
+        parts.append(_text(last + 7, y + 14, caption, "value"))
     return _svg(width, height, parts)
 
 

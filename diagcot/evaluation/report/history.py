@@ -1,4 +1,4 @@
-"""What a run's directory says of its stages: when, how long, how often, what failed; training curves; versions."""
+"""What a run's directory records about its stages: when, how long, how often, what failed; training curves; versions."""
 
 import hashlib
 import importlib.metadata

@@ -55,7 +55,7 @@ def table(
     chosen_on = _grouped([row for row in predictions if row.split == "validate"])
     written = [row for row in predictions if row.task in TEXTS]
     pool = ThreadPoolExecutor(1)
-    pool.submit(meteor.load)  # meanwhile; what goes wrong is told when METEOR is asked for
+    pool.submit(meteor.load)  # in the background; an error is reported when METEOR is used
     words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
     pairs = {
         (key, meteor_column(key[1])): [(words[r.answer], words[r.reference]) for r in rows]
@@ -80,14 +80,14 @@ def table(
     pool.shutdown()
     for (key, column), some in pairs.items():
         scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
-    told = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
+    reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
         "tokenizer": tools.tokenizer,
-        "missing": tools.missing | (clinical.reasons(told) if clinical else {}),
+        "missing": tools.missing | (clinical.reasons(reasons_given) if clinical else {}),
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
         "models": list(models),
         "columns": [

@@ -1,4 +1,4 @@
-"""What the table says of each step, in plain sentences: better, worse, or not told apart."""
+"""Sentences about each step of the table: better, worse, or no clear difference."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -44,5 +44,5 @@ def _sentence(about: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         if named:
             parts.append(f"{words} {about['against']} on {', '.join(named)}")
     if about["unclear"]:
-        parts.append(f"cannot be told from {about['against']} on {', '.join(about['unclear'])}")
+        parts.append(f"does not differ clearly from {about['against']} on {', '.join(about['unclear'])}")
     return f"{about['model']} {'; '.join(parts)}."

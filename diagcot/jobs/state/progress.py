@@ -1,4 +1,4 @@
-"""How far the tasks of a stage have come, so that a task at its time limit can be told from one that is stuck."""
+"""How far the tasks of a stage have come, so that a task that only reached its time limit is not taken for one that is stuck."""
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ DeepSpeed 0.19.8 collects the state, and its own writers are not used. They fall
   set. A write that fails (a full disk) ends its process, and `commit` then raises: training would end.
 * `FastCheckpointEngine` (fast_checkpoint_engine.py) writes while training waits; its fast writer needs a GPU for pinned
   memory and a compiled libaio extension.
-* Neither flushes to disk nor records checksums, so a checkpoint that a crash cut short could not be told from a whole one.
+* Neither flushes to disk nor records checksums, so a checkpoint that a crash cut short would look like a whole one.
 """
 
 import contextlib

@@ -96,7 +96,7 @@ def test_steps_are_told_apart_or_not(metrics):
     assert rows["cot-sft"]["iou"]["previous"]["verdict"] == "unclear"
     text = [v["text"] for v in metrics["verdicts"] if v["dataset"] == "all"]
     assert any(line.startswith("grpo beats cot-sft on") for line in text)
-    assert any(line.startswith("cot-sft") and "cannot be told from teacher" in line for line in text)
+    assert any(line.startswith("cot-sft") and "does not differ clearly from teacher" in line for line in text)
 
 
 def test_the_report_is_one_private_page_without_requests(run):
@@ -106,7 +106,14 @@ def test_the_report_is_one_private_page_without_requests(run):
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:)|@import|url\(|<script|https?://", text)
     assert "phantom images" in text and text.count("PHANTOM") >= 4
     assert text.count("data:image/jpeg;base64,") == 4
-    for word in (*MODELS, "Pipeline", "ServerError", "reward format", "METEOR", "cot-sft cannot be told from teacher"):
+    for word in (
+        *MODELS,
+        "Pipeline",
+        "ServerError",
+        "reward format",
+        "METEOR",
+        "cot-sft does not differ clearly from teacher",
+    ):
         assert word in text, word
 
 
