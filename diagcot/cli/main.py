@@ -5,14 +5,14 @@ import os
 import sys
 
 from diagcot.cli.options import Call
-from diagcot.cli.parser import command_parser
+from diagcot.cli.parser import parse
 from diagcot.extras import missing_module
 from diagcot.jobs import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns its exit code, 1 after an error that was printed, 130 after Ctrl-C."""
-    args = command_parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     call: Call = args.call
     os.environ.setdefault("USER", getpass.getuser())  # often unset in containers; cluster files may name it
     try:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from diagcot.cli.options import Verbs, add_run_options
-from diagcot.cli.runs import find_run, run_folder
+from diagcot.cli.runs import find_run, require_evaluation, run_folder
 from diagcot.jobs import UserError
 
 
@@ -62,6 +62,7 @@ def _table(args: argparse.Namespace) -> int:
     from diagcot.console.screens import metrics_table
 
     path = run_folder(args) / "metrics.json"
+    require_evaluation(path.parent)
     if not path.exists():
         raise UserError(f"{path} does not exist yet: the evaluation of this run has not ended (see `make status`)")
     return metrics_table.main([str(path)])
@@ -73,6 +74,8 @@ def _compare(args: argparse.Namespace) -> int:
     from diagcot.evaluation.compare import compare
 
     first, second = (find_run(Path(args.logs), name) for name in (args.a, args.b))
+    for folder in (first, second):
+        require_evaluation(folder)
     console = text.console()
     with console.status("scoring the samples that both runs answered"):
         metrics, costs, notes = compare(first, second, args.draws)

@@ -1,12 +1,17 @@
 """Finds the run that a verb is about, and sets the environment of its cluster."""
 
 import argparse
+import difflib
 import json
 import os
 import sys
 from pathlib import Path
 
 from diagcot.jobs import UserError
+from diagcot.jobs.names import check_name
+
+CLOSE = 0.75  # similarity, 0 to 1, from which the name of a run counts as mistyped
+NEWEST = 5  # runs that are listed where none of the name exists
 
 
 def run_folder(args: argparse.Namespace) -> Path:
@@ -42,8 +47,23 @@ def find_run(logs: Path, name: str | None) -> Path:
         raise UserError(f"no run in {logs}/ yet: start one with `make demo` or `make submit-all`")
     if name is None:
         return runs[-1].parent
+    check_name(name)
     if logs / name / "run.json" not in runs:
-        from diagcot.jobs.settings import near
-
-        raise UserError(f"no run {name!r} in {logs}/{near(name, sorted(path.parent.name for path in runs))}")
+        names = [path.parent.name for path in reversed(runs)]
+        match = difflib.get_close_matches(name, names, 1, CLOSE)
+        hint = f"did you mean {match[0]!r}?" if match else f"the newest are {', '.join(names[:NEWEST])}"
+        raise UserError(f"no run {name!r} in {logs}/; {hint}")
     return logs / name
+
+
+def require_evaluation(folder: Path) -> None:
+    """Raise UserError if the run's recipe has no stage that evaluates."""
+    from diagcot.jobs.plans import stored
+
+    if any((folder / name).exists() for name in ("metrics.json", "predictions.parquet")):
+        return
+    if not any(
+        plan["kind"].startswith("diagcot.evaluation.") or plan["number"] == "eval" for plan in stored.plans(folder)
+    ):
+        recipe = json.loads((folder / "run.json").read_text()).get("recipe", folder.name)
+        raise UserError(f"recipe {recipe} has no evaluation stage, so run {folder.name} has no metrics")

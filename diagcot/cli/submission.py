@@ -1,10 +1,12 @@
 """Verbs that plan, start, resubmit and stop work."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +36,9 @@ def add_verbs(verbs: Verbs) -> None:
     parser = verbs.add("retry", "resubmit unfinished tasks of a stage, and the stages that follow it", _retry)
     add_run_options(parser)
     parser.add_argument("--stage", default=None, help="name of the stage")
-    parser.add_argument("--mem", type=float, default=None, metavar="GB", help="new memory limit per node in GB")
+    parser.add_argument(
+        "--mem", type=_number_of("gigabytes"), default=None, metavar="GB", help="new memory limit per node in GB"
+    )
     parser.add_argument("--time", type=int, default=None, metavar="MINUTES", help="new time limit in minutes")
     parser.add_argument("--code", choices=["new"], default=None, help="new: run the current code of this checkout")
 
@@ -46,12 +50,24 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--task", type=int, default=None, help="task index (default: SLURM_ARRAY_TASK_ID, or 0)")
 
 
+def _number_of(what: str) -> Callable[[str], float]:
+    """The type of an option that takes a positive number."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 < (value := float(text)) < float("inf"):
+                return value
+        raise argparse.ArgumentTypeError(f"must be a number of {what}, is {text!r}")
+
+    return parse
+
+
 def _submit(args: argparse.Namespace) -> int:
     from launchers.chain import open_chain
 
     chain = open_chain(args.recipe, args.cluster, args.run)
     if args.dry:
-        return _show_plan(chain, chain.selected(args.stage), scripts=True)
+        return _show_plan(chain, chain.selected(args.stage), _submit_command(args), scripts=True)
     submitted = chain.submit(args.stage)
     for line in chain.pipeline.grew:
         print(f"run {chain.run} has grown: {line}")
@@ -66,14 +82,15 @@ def _print_submitted(submitted: "Sequence[Submitted]", run: str) -> None:
         tasks = f"  {row.tasks} task{'s' * (row.tasks != 1)}" if row.tasks else ""
         later = f", {row.later} more as soon as the submit limit allows" if row.later else ""
         print(f"{row.stage:<{width}}  {row.state}{tasks}{later}{jobs}")
-    print(f"watch it with: make watch RUN={run}")
+    if any(row.state in ("submitted", "queued", "released") for row in submitted):
+        print(f"watch it with: make watch RUN={run}")
 
 
 def _plan(args: argparse.Namespace) -> int:
     from launchers.chain import open_chain
 
     chain = open_chain(args.recipe, args.cluster, args.run)
-    return _show_plan(chain, chain.selected(args.stage), scripts=False)
+    return _show_plan(chain, chain.selected(args.stage), _submit_command(args), scripts=False)
 
 
 def _scripts(args: argparse.Namespace) -> int:
@@ -95,8 +112,15 @@ def _scripts(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show_plan(chain: "Chain", selected: set[str], scripts: bool) -> int:
-    """Show the selected stages. Problems that would stop a submission are shown as warnings."""
+def _submit_command(args: argparse.Namespace) -> str:
+    """The make command that submits what was shown, with the arguments that were given."""
+    target = f"submit-stage{args.stage}" if args.stage.isdigit() else f"submit-{args.stage}"
+    values = {"RECIPE": args.recipe, "CLUSTER": args.cluster, "RUN": args.run}
+    return " ".join(["make", target, *(f"{name}={shlex.quote(value)}" for name, value in values.items() if value)])
+
+
+def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) -> int:
+    """Show the selected stages, and the command that submits them. Problems that would stop it are shown as warnings."""
     from diagcot.console.screens import plan as screen
     from diagcot.jobs.forecast import forecast
     from diagcot.jobs.slurm import submit
@@ -117,7 +141,7 @@ def _show_plan(chain: "Chain", selected: set[str], scripts: bool) -> int:
         problems.append(str(error))
     expected = dataclasses.replace(expected, warnings=[*problems, *expected.warnings, *chain.notes(), *growth])
     estimates = {stage: estimate for stage, estimate in chain.estimates().items() if stage in selected}
-    screen.show([plan.header() for plan in plans], expected, texts, estimates)
+    screen.show([plan.header() for plan in plans], expected, texts, estimates, "" if problems else command)
     return 0
 
 

@@ -14,7 +14,7 @@ FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml") 
 def check_name(name: str, what: str = "RUN") -> None:
     """Raise UserError if `name` cannot name a folder and jobs."""
     if not NAME.fullmatch(name):
-        raise UserError(f"{what}={name[:LONGEST]!r} is the name of a folder: use letters, digits, '-', '_' and '.'")
+        raise UserError(f"{what}={name[:LONGEST]!r} cannot name a folder; use only letters, digits, '-', '_' and '.'")
 
 
 def check_stage(name: str) -> None:

@@ -220,8 +220,12 @@ class Pipeline:
         Raises UserError as `write` does, or if a stage follows one that is neither complete nor selected.
         """
         self.reachable()
-        written = self.write()
         selected = {plan.stage for plan in self.plans} if stages is None else set(stages)
+        if not (
+            self.run_dir / "run.json"
+        ).exists():  # nothing of a new run can be queued, and a refused one leaves no folder
+            chain.require_upstream(self.plans, selected)
+        written = self.write()
         if self.cluster.executor == "slurm":
             return chain.submit_chain(written, selected, self.cluster)
         chain.require_upstream(written, selected)

@@ -23,8 +23,8 @@ class Place:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add help."""
-    parser = verbs.add("help", "explain a key of a recipe or cluster file", _help)
-    parser.add_argument("key", nargs="?", help="such as kl_coef or deepspeed.steps")
+    parser = verbs.add("help", "explain a kind of stage, or a key of a recipe or cluster file", _help)
+    parser.add_argument("key", nargs="?", help="such as grpo, kl_coef or deepspeed.steps")
     parser.add_argument(
         "--write", type=Path, default=None, metavar="FOLDER", help="write the reference pages to a folder"
     )
@@ -37,13 +37,29 @@ def _help(args: argparse.Namespace) -> int:
         print("\n".join(str(path) for path in pages.write(args.write)))
         return 0
     if not args.key:
-        raise UserError("which key? `diagcot help kl_coef` explains one; `diagcot --help` lists the verbs")
-    print(explain(args.key))
+        args.print_help()  # that of the whole command
+        return 0
+    print(explain_kind(args.key) or explain(args.key))
     return 0
+
+
+def explain_kind(name: str) -> str:
+    """What a kind of stage does and all keys of its settings; empty if there is no such kind."""
+    from launchers import registry
+
+    name = registry.RENAMED.get(name, name)
+    kind = registry.find(name)
+    if kind is None:
+        return ""
+    about = " ".join((kind.settings.__doc__ or "").split())
+    keys = [f"{place.path}\n{textwrap.indent(text, '  ')}" for place, text, _ in _walk("", kind.settings, "")]
+    return "\n\n".join([f"kind {name}\n{about}", *(keys or ["It has no settings."])])
 
 
 def explain(name: str) -> str:
     """Values, default, meaning and owners of every key of that name. Raises UserError with near matches if there is none."""
+    from launchers import registry
+
     texts: dict[str, list[Place]] = {}
     known: set[str] = set()
     for place, text, old_name in _keys():
@@ -52,9 +68,9 @@ def explain(name: str) -> str:
         if name in (place.path, last, old_name):
             texts.setdefault(text, []).append(place)
     if not texts:
-        near = difflib.get_close_matches(name, known, 3)
+        near = difflib.get_close_matches(name, known | registry.modules().keys(), 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; docs/reference lists all keys"
-        raise UserError(f"no key {name!r} in recipes or cluster files{hint}")
+        raise UserError(f"no kind and no key {name!r} in recipes or cluster files{hint}")
     return "\n\n".join(_entry(places, text) for text, places in texts.items())
 
 

@@ -28,10 +28,12 @@ def show(
     forecast: "Forecast",
     scripts: Mapping[str, str] | None = None,
     estimates: Mapping[str, Mapping[str, Any]] | None = None,
+    command: str = "",
 ) -> None:
     """Print the plans in the order of submission, and their forecast.
 
     scripts: stage -> text of its job script. estimates: stage -> result of `diagcot.training.cost.estimate`.
+    command: what submits them; empty if a submission would be refused.
     """
     screen = text.console()
     screen.print(render(plans, screen, forecast.limits.array_size if forecast.limits else ARRAY_SIZE))
@@ -44,7 +46,8 @@ def show(
             screen.print(Syntax(script.rstrip(), "bash", theme="ansi_dark", background_color="default", word_wrap=True))
         else:
             print(script.rstrip(), flush=True)
-    screen.print(Text("\nnothing was submitted; to submit: `make submit-all`", "dim"), soft_wrap=True)
+    hint = f"to submit: `{command}`" if command else "a submission would be refused, see the warnings"
+    screen.print(Text(f"\nnothing was submitted; {hint}", "dim"), soft_wrap=True)
 
 
 def expected(plans: Sequence[Plan], forecast: "Forecast", now: float | None = None) -> Iterator[str]:
@@ -70,7 +73,7 @@ def _writes(stages: Sequence[str], forecast: "Forecast") -> str:
         sizes = ", ".join(f"{stage} {text.size(size)}" for stage, size in known.items())
         parts.append(f"about {text.size(sum(known.values()))} will be written ({sizes})")
     if unknown := [stage for stage in stages if stage not in known]:
-        parts.append(f"unknown for {', '.join(unknown)}")
+        parts.append(f"what {', '.join(unknown)} will write is not known")
     return "; ".join([*parts, f"{text.size(forecast.free[stages[0]])} free"])
 
 
@@ -113,7 +116,11 @@ def render(plans: Sequence[Plan], screen: Console, array_size: int = ARRAY_SIZE)
     hours = [declared(plan) for plan in plans]
     declared_hours, limit_hours = (sum(column) for column in zip(*hours, strict=True)) if hours else (0, 0)
     units, tasks = sum(plan["units"] for plan in plans), sum(plan["tasks"] for plan in plans)
-    total = f"{len(plans)} stages, {units} units in {tasks} tasks; GPU-hours: {text.number(round(declared_hours, 2))}"
+    counts = [
+        f"{count} {name}{'s' * (count != 1)}"
+        for count, name in ((len(plans), "stage"), (units, "unit"), (tasks, "task"))
+    ]
+    total = f"{counts[0]}, {counts[1]} in {counts[2]}; GPU-hours: {text.number(round(declared_hours, 2))}"
     total += f" at the declared durations, {text.number(round(limit_hours, 2))} if every task used its full time limit"
     legend = "→ starts after the whole stage, ⇒ unit by unit"
     return Group(grid, Text(""), Text(text.fits(screen, legend), "dim"), Text(total))

@@ -41,7 +41,7 @@ def test_space_starts_and_warnings_are_sentences() -> None:
     now = time.mktime((2026, 1, 2, 3, 0, 0, 0, 0, -1))
     plans = [plan("shard", "/s"), plan("cot", "/s"), plan("sft", "/m")]
     assert list(plan_screen.expected(plans, forecast, now)) == [
-        "/s: about 41 GB will be written (shard 41 GB); unknown for cot; 78 GB free",
+        "/s: about 41 GB will be written (shard 41 GB); what cot will write is not known; 78 GB free",
         "/m: about 6.4 MB will be written (sft 6.4 MB); 78 GB free",
         "shard would start in 2:00:00, at 2026-01-02 05:00:00",
         "sft would start immediately",

@@ -71,7 +71,10 @@ def test_help_offers_the_nearest_key(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(UserError, match="did you mean group_size"):
         verb.explain("groupsize")
     assert cli.main(["help", "kl_coeff"]) == 1
-    assert capsys.readouterr().err == "error: no key 'kl_coeff' in recipes or cluster files; did you mean kl_coef?\n"
+    assert (
+        capsys.readouterr().err
+        == "error: no kind and no key 'kl_coeff' in recipes or cluster files; did you mean kl_coef?\n"
+    )
 
 
 def test_help_writes_the_pages(tmp_path: Path) -> None:
