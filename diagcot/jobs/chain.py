@@ -23,7 +23,7 @@ from diagcot.jobs.summary import check, summarise
 
 @dataclass(frozen=True)
 class Submitted:
-    """What became of one stage: `complete`, `queued` already, `submitted` now, or `released` from being held."""
+    """What became of one stage: `complete`, `queued` already, `submitted` now, `released` from being held, or `done` here."""
 
     stage: str
     state: str

@@ -29,6 +29,7 @@ REMEDIES = {
 }
 """Remedies for system errors, by errno."""
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 MESSAGE = 300  # characters of a message that are shown
 MEMORY = ("OUT_OF_MEMORY", "MemoryError", "OutOfMemoryError")
 
@@ -84,7 +85,9 @@ def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
             continue
         where = row.get("where") or [""]
         # The line that raised tells failures apart; messages differ by file and number.
-        rows.setdefault((row["type"], row["message"] if row.get("for_user") else where[-1]), []).append(row)
+        rows.setdefault((row["type"], row["message"] if row.get("for_user") else _place(stage, where[-1])), []).append(
+            row
+        )
     for same in sorted(rows.values(), key=len, reverse=True):
         first = same[0]
         tasks = {row["task"] for row in same}
@@ -101,6 +104,12 @@ def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
             ),
             tasks,
         )
+
+
+def _place(stage: Stage, frame: str) -> str:
+    """A stack frame with its file relative to the code, whether it ran from the run's copy or from the checkout."""
+    copies = re.escape(str(stage.path.parent / "code"))
+    return re.sub(rf"^{copies}/[^/]+/", "", frame).removeprefix(f"{CHECKOUT}/")
 
 
 def _ended(stage: Stage, reported: set[str]) -> Iterator[tuple[Failure, set[str]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
+from diagcot.console.state.executor import executor
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.state.executions import logs_of
@@ -47,6 +48,7 @@ def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Pa
         task = _task(folder, unit)
         newest = {name: log for name, log in newest.items() if name == task}
     if not newest:
+        _require_logs(run_dir)
         what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
         raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` shows why)")
     name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
@@ -72,8 +74,17 @@ def _stage_of(run_dir: Path, unit: str) -> str:
 def _newest(run_dir: Path) -> Path:
     logs = [path for path in run_dir.glob("*/out/*.log") if ".r" not in path.stem.partition(".")[2]]
     if not logs:
+        _require_logs(run_dir)
         raise UserError(f"run {run_dir.name} has no log yet: nothing has started")
     return max(logs, key=lambda path: path.stat().st_mtime)
+
+
+def _require_logs(run_dir: Path) -> None:
+    """Raise UserError if the run is one that writes no logs."""
+    if executor(run_dir) == "debug":
+        raise UserError(
+            f"run {run_dir.name} has no logs: its cluster has `executor: debug`, whose output goes to the terminal"
+        )
 
 
 def _task(folder: Path, unit: str) -> str:

@@ -97,7 +97,12 @@ def _own(rows: Mapping[str, slurm.Job], named: Mapping[str, str]) -> dict[str, s
 
 def _local(run_dir: Path) -> bool:
     """Whether the run's jobs are processes of this machine."""
+    return executor(run_dir) not in ("slurm", "")
+
+
+def executor(run_dir: Path) -> str:
+    """The run's executor: slurm, local or debug; empty if it is not known."""
     try:
-        return bool(json.loads((run_dir / "cluster.yaml").read_bytes())["executor"] != "slurm")
+        return str(json.loads((run_dir / "cluster.yaml").read_bytes())["executor"])
     except (FileNotFoundError, ValueError, KeyError):
-        return False
+        return ""

@@ -221,6 +221,7 @@ def _live(
     """The tasks that have units left, each with its state."""
     ids = {slot: job for attempt in attempts for slot, job in attempt.task_jobs()}
     asked = {slot: attempt.time for attempt in attempts for slot, _ in attempt.task_jobs()}
+    unlogged = {task for task, _ in failures}  # counts for tasks without logs, those of `executor: debug`
     found = []
     for slot, left in open_tasks.items():
         name = f"{slot:05d}"
@@ -232,6 +233,7 @@ def _live(
         if row.get("attempt") != token:
             row = {}
         job, broke = answer.jobs.get(ids.get(slot, "")), (name, token) in failures
+        broke = broke or (not mine and slot not in ids and name in unlogged)
         if job is not None and not (token and job.state in QUEUED and written > answer.time):
             state, reason = _from_slurm(job, broke)
         elif broke:

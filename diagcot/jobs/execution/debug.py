@@ -1,18 +1,42 @@
 """Runs a chain in this process, one task after the other, so that a debugger can stop in it."""
 
+import os
+import sys
 from collections.abc import Sequence
 
 from diagcot.jobs.entrypoints import TaskEntry
+from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.summary import check, summarise
 
+VARIABLE = "DIAGCOT_DEBUG"
+"""Set while a task runs in this process: its output and signals are those of the terminal."""
+
 
 def run(plans: Sequence[Plan]) -> None:
-    """Run the open tasks of the stages in order, each with a single rank. Raises what a kind raises."""
-    import submitit
+    """Run the open tasks of the stages in order, each with a single rank. Raises what a kind raises.
 
-    for plan in plans:
-        executor = submitit.DebugExecutor(folder=plan.path / "submitit")
-        for task_index in plan.open_tasks():
-            executor.submit(TaskEntry(str(plan.path), task_index)).result()
-        summarise(plan, check(plan))
+    In a terminal, pdb opens where the exception was raised first, except for a UserError.
+    """
+    os.environ[VARIABLE] = "1"
+    try:
+        for plan in plans:
+            for task_index in plan.open_tasks():
+                _run_task(plan, task_index)
+            summarise(plan, check(plan))
+    finally:
+        del os.environ[VARIABLE]
+
+
+def _run_task(plan: Plan, task_index: int) -> None:
+    try:
+        TaskEntry(str(plan.path), task_index)()
+    except UserError:
+        raise
+    except Exception as error:
+        if sys.stdin.isatty():
+            import pdb
+
+            print(f"{type(error).__name__}: {error}")
+            pdb.post_mortem(error.__traceback__)
+        raise

@@ -52,7 +52,7 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     os.umask(0o077)
     plan, ranks = read(Path(stage_dir)), from_environment()
     ctx = _context(plan, task_index, ranks)
-    debugged = "SUBMITIT_DEBUG_JOB_ID" in os.environ  # a person uses this terminal and its Ctrl-C
+    debugged = "DIAGCOT_DEBUG" in os.environ  # a person uses this terminal and its Ctrl-C
     if not debugged:
         _redirect(ctx)
     warned = threading.Event() if debugged else _listen(ctx.stop)
@@ -73,7 +73,8 @@ def work(stage_dir: Path | str, task_index: int) -> str:
             at_limit = time.monotonic() - began >= plan.resources.minutes * 30 - EARLY_S
             _count_stuck(ctx, at_limit and not _progress(plan, task_index).exceeds(before))
     except BaseException as error:
-        traceback.print_exc()
+        if not debugged:  # there whoever started it prints it
+            traceback.print_exc()
         _record_failure(ctx, error)
         raise
     finally:
