@@ -1,7 +1,6 @@
 """Changed copies of images: where a bright rectangle goes, its box goes too."""
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -75,15 +74,3 @@ def test_copies_of_what_has_boxes_alone() -> None:
         assert Sample.from_json(one.to_json()) == one
     clear = SAMPLE.with_meta(boxes=[])
     assert not list(augmentation.augmented_copies(clear, 3, 7, size)) and "change" not in clear.to_json()
-
-
-def test_training_sees_what_the_server_sees(image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Shard:
-        jpeg: Callable[[int], bytes] = staticmethod(lambda row: image)
-
-    from diagcot.training.data.images import ShardImages
-
-    monkeypatch.setattr(ShardImages, "_shard", lambda self, ref: Shard)
-    source, ref = ShardImages(None), ImageRef("a.h5", 3, "flip")  # type: ignore[arg-type]
-    shown = Image.open(io.BytesIO(source.jpeg(ref))).convert("RGB")
-    assert np.array_equal(np.asarray(source.pixels(ref)), np.asarray(shown))
