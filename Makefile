@@ -9,29 +9,40 @@ LOCK ?= cpu
 SLURM_WORKERS ?= 4
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest
-RUNOPT := $(if $(RUN),--run $(RUN))
-CHAIN := --recipe $(RECIPE) --cluster $(CLUSTER) $(RUNOPT)
+OPTIONS := RECIPE CLUSTER RUN STAGE UNIT MEM TIME CODE PATIENCE A B
+# A value is one word for the shell, and neither make nor the shell runs anything in it.
+unexport $(OPTIONS)
+quote = '$(subst ','\'',$(value $(1)))'
+option = $(if $(value $(1)),--$(2) $(call quote,$(1)))
+RUNOPT = $(call option,RUN,run)
+CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT)
+DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
+ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
+$(foreach name,recipe cluster run stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
 .PHONY: help env demo plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
-	@echo "  options            RECIPE=$(RECIPE) CLUSTER=$(CLUSTER) RUN=name DRY=1 LOCK=cpu|gpu"
+	@echo '  options            RECIPE='$(call quote,RECIPE)' CLUSTER='$(call quote,CLUSTER)' RUN=name DRY=1 LOCK=cpu|gpu'
+
+.DEFAULT:
+	@echo 'error: there is no target $(subst ','\'',$@); `make help` lists them' >&2; exit 2
 
 env:  ## build .venv from a lock of exact versions (LOCK=cpu or gpu)
 	@$(PYTHON) locks/install.py $(LOCK)
 
 demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics
-	@$(BIN)/diagcot demo $(if $(filter-out tiny,$(RECIPE)),--recipe $(RECIPE)) $(RUNOPT)
+	@$(DIAGCOT) demo $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(RUNOPT)
 
 plan:  ## show what would be submitted: stages, GPU-hours, disk space, expected start and problems
-	@$(BIN)/diagcot plan $(CHAIN)
+	@$(DIAGCOT) plan $(CHAIN)
 
 scripts:  ## write a batch script for each stage into logs/<run>/scripts, to submit by hand with sbatch
-	@$(BIN)/diagcot scripts $(CHAIN)
+	@$(DIAGCOT) scripts $(CHAIN)
 
 submit-%:
-	@$(BIN)/diagcot submit $(CHAIN) --stage $(patsubst stage%,%,$*) $(if $(DRY),--dry)
+	@$(DIAGCOT) submit $(CHAIN) --stage '$(subst ','\'',$(patsubst stage%,%,$*))' $(if $(DRY),--dry)
 
 submit-stage0:  ## submit the stages numbered 0: data and shards
 submit-stage1:  ## submit the stages numbered 1: base model, alignment, teacher
@@ -41,39 +52,39 @@ submit-eval:  ## submit evaluation and the table of metrics
 submit-all:  ## submit the whole chain (DRY=1 only shows it, with its scripts)
 
 doctor:  ## check this machine, the cluster, data, models and Java, and show what to fix
-	@$(BIN)/diagcot doctor $(CHAIN)
+	@$(DIAGCOT) doctor $(CHAIN)
 
 rehearse:  ## submit two-minute jobs that check, on the nodes, what each stage will need (PATIENCE=minutes)
-	@$(BIN)/diagcot rehearse $(CHAIN) $(if $(PATIENCE),--patience $(PATIENCE))
+	@$(DIAGCOT) rehearse $(CHAIN) $(call option,PATIENCE,patience)
 
 preflight: rehearse  ## the same as rehearse
 
 status:  ## show the state of every stage of a run
-	@$(BIN)/diagcot status $(RUNOPT)
+	@$(DIAGCOT) status $(RUNOPT)
 
 watch:  ## show the state of every stage, updated each second
-	@$(BIN)/diagcot watch $(RUNOPT)
+	@$(DIAGCOT) watch $(RUNOPT)
 
 logs:  ## show the end of the newest log (STAGE=cot, UNIT=00003, or both)
-	@$(BIN)/diagcot logs $(RUNOPT) $(if $(STAGE),--stage $(STAGE)) $(if $(UNIT),--unit $(UNIT))
+	@$(DIAGCOT) logs $(RUNOPT) $(call option,STAGE,stage) $(call option,UNIT,unit)
 
 failures:  ## show each distinct failure once, and the command that retries it
-	@$(BIN)/diagcot failures $(RUNOPT)
+	@$(DIAGCOT) failures $(RUNOPT)
 
 retry:  ## resubmit unfinished tasks of STAGE and of the stages that follow it (MEM=GB TIME=minutes CODE=new)
-	@$(BIN)/diagcot retry $(RUNOPT) $(if $(STAGE),--stage $(STAGE)) $(if $(MEM),--mem $(MEM)) $(if $(TIME),--time $(TIME)) $(if $(CODE),--code $(CODE))
+	@$(DIAGCOT) retry $(RUNOPT) $(call option,STAGE,stage) $(call option,MEM,mem) $(call option,TIME,time) $(call option,CODE,code)
 
 cancel:  ## stop a run; finished work is kept
-	@$(BIN)/diagcot cancel $(RUNOPT)
+	@$(DIAGCOT) cancel $(RUNOPT)
 
 table:  ## show the metrics of a run
-	@$(BIN)/diagcot table $(RUNOPT)
+	@$(DIAGCOT) table $(RUNOPT)
 
 compare:  ## compare two runs on the samples that both answered (A=run B=run)
-	@$(if $(and $(A),$(B)),,echo "error: two runs are needed: make compare A=run B=run" >&2; exit 2;) $(BIN)/diagcot compare $(A) $(B)
+	@$(if $(and $(value A),$(value B)),,echo "error: two runs are needed: make compare A=run B=run" >&2; exit 2;) $(DIAGCOT) compare -- $(call quote,A) $(call quote,B)
 
 traces:  ## show how many chains of thought were kept, and where to read a sample of them
-	@$(BIN)/diagcot traces $(RUNOPT)
+	@$(DIAGCOT) traces $(RUNOPT)
 
 data-iu: env  ## download the 3,955 IU-Xray reports and check their digest
 	@$(BIN)/python -m diagcot.data.readers.fetch

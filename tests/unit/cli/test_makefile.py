@@ -1,0 +1,68 @@
+"""The Makefile: values reach the program as one word each, and mistakes are answered."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+HOSTILE = "it's; touch a $(shell touch b) $$(touch c) `touch d` \"e"
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` in an empty folder, with a program that prints its arguments, one a line."""
+    return subprocess.run(
+        ["make", "-f", str(ROOT / "Makefile"), f"BIN={folder}/bin", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "diagcot").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "bin" / "diagcot").chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", f"RUN={HOSTILE}"], ["plan", "--recipe", "tiny", "--cluster", "laptop", "--run", HOSTILE]),
+        (["plan", f"RECIPE={HOSTILE}"], ["plan", "--recipe", HOSTILE, "--cluster", "laptop"]),
+        (["plan", f"CLUSTER={HOSTILE}"], ["plan", "--recipe", "tiny", "--cluster", HOSTILE]),
+        (["demo", f"RECIPE={HOSTILE}", "-o", "env"], ["demo", "--recipe", HOSTILE]),
+        (["logs", f"STAGE={HOSTILE}", f"UNIT={HOSTILE}"], ["logs", "--stage", HOSTILE, "--unit", HOSTILE]),
+        (["retry", "STAGE=a b", "MEM=1 2"], ["retry", "--stage", "a b", "--mem", "1 2"]),
+        (["compare", f"A={HOSTILE}", "B=b b"], ["compare", "--", HOSTILE, "b b"]),
+        (["submit-stage2"], ["submit", "--recipe", "tiny", "--cluster", "laptop", "--stage", "2"]),
+    ],
+)
+def test_a_value_is_one_word(program: Path, arguments: list[str], words: list[str]) -> None:
+    done = make(program, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == words
+    assert [path.name for path in program.iterdir()] == ["bin"]
+
+
+def test_a_verb_before_the_environment_is_built(tmp_path: Path) -> None:
+    done = make(tmp_path, "status")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: run `make env` first")
+
+
+def test_an_unknown_target(program: Path) -> None:
+    done = make(program, "nope")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2,
+        "error: there is no target nope; `make help` lists them",
+    )
+
+
+def test_an_option_in_small_letters(program: Path) -> None:
+    done = make(program, "plan", "recipe=other")
+    assert done.returncode == 0
+    assert "recipe= is ignored: write the option in capitals" in done.stderr
+    assert "ignored" not in make(program, "plan", "RECIPE=other").stderr
