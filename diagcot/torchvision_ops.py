@@ -1,9 +1,9 @@
 """Lets a CUDA build of torchvision load next to a CPU build of torch.
 
-The package index carries torchvision only as a CUDA build. Beside a CPU torch its compiled operators do not load, and
-`import torchvision` then fails on `torchvision::nms does not exist`, which takes transformers' processors, peft and
-vLLM's Qwen-VL models with it. None of them calls those operators; declaring their schemas is enough. A `.pth` file
-imports this module at interpreter start, so it must stay light: it only leaves a hook for torchvision's import.
+The package index has torchvision as a CUDA build only. Next to a CPU build of torch its compiled operators do not load, and
+`import torchvision` then fails because `torchvision::nms` does not exist. transformers' processors, peft and vLLM's
+Qwen-VL models import torchvision but do not call these operators, so it is enough to declare their schemas. A `.pth` file
+imports this module when the interpreter starts, so it must import nothing heavy: it only adds a hook for torchvision's import.
 """
 
 import sys
@@ -12,7 +12,7 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library = None
+_libraries: list[object] = []  # an operator exists as long as its library
 
 
 class _Hook:
@@ -23,12 +23,12 @@ class _Hook:
 
 
 def _declare() -> None:
-    global _library  # noqa: PLW0603  the operators live as long as it does
     import torch
 
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _SCHEMAS:
-        _library.define(schema)
+        library.define(schema)
+    _libraries.append(library)
 
 
-sys.meta_path.insert(0, _Hook())  # type: ignore[arg-type]  # the base class would take longer to import than all else here
+sys.meta_path.insert(0, _Hook())  # type: ignore[arg-type]  # importing the base class would take longer than all else here

@@ -1,0 +1,1 @@
+"""Servers that answer by script, for tests without vLLM."""

@@ -120,7 +120,7 @@ def test_row_34_a_million_units_cost_no_more_calls_than_ten(tmp_path: Path) -> N
             try:
                 chain.submit_chain([plan], {"stage"}, on)
                 began = time.monotonic()
-                answer = executor.ask(run_dir)
+                answer = executor.query(run_dir)
                 seen = snapshot(run_dir, answer).stages[0]
                 looks[count] = time.monotonic() - began
             finally:

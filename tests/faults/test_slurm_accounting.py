@@ -59,7 +59,7 @@ def test_row_11_without_slurmdbd_an_end_is_unknown(tmp_path: Path, devcluster: D
     try:
         runs.submit(tmp_path, plans)
         runs.until(lambda: (plans[0].path / "done" / "00000.json").exists(), "a unit is done")
-        answer = executor.ask(plans[0].path.parent)
+        answer = executor.query(plans[0].path.parent)
         run = snapshot(plans[0].path.parent, answer)
         assert not any(stage.failed for stage in run.stages)
         runs.finished(plans)
@@ -92,7 +92,7 @@ def test_row_12_without_accounting_files_decide(tmp_path: Path, devcluster_with:
     assert len(runs.executions(bad, 1)) == runs.CLUSTER.max_attempts and len(runs.executions(bad, 0)) == 1
     assert "3 attempts, the limit of this cluster, have not finished it" in runs.summary(bad)["why"]
     for plan, states in ((good[0], ("done",)), (bad, ("failed", "unknown"))):
-        answer = executor.ask(plan.path.parent)
+        answer = executor.query(plan.path.parent)
         assert snapshot(plan.path.parent, answer).state in states
 
 

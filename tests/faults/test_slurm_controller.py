@@ -125,7 +125,7 @@ def test_row_13_a_submission_waits_for_slurmctld(
         submitting.start()
         time.sleep(4)
         run_dir = other[0].path.parent
-        answer = executor.ask(run_dir)
+        answer = executor.query(run_dir)
         run = snapshot(run_dir, answer)
         assert answer.note and not any(stage.failed for stage in run.stages)
     finally:

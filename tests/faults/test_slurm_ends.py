@@ -188,7 +188,7 @@ def test_row_10_an_error_in_user_code_is_tried_once_more_and_shown(tmp_path: Pat
     assert plan.missing() == ["00001"] and runs.summary(plan)["state"] == "failed"
     assert [len(runs.executions(plan, task_index)) for task_index in range(3)] == [1, 2, 1]
     assert "asked to fail at 00001" in runs.summary(plan)["why"]
-    answer = executor.ask(plan.path.parent)
+    answer = executor.query(plan.path.parent)
     shown = list(failures.failures(snapshot(plan.path.parent, answer).stages[0]))
     assert [(one.kind, one.units) for one in shown] == [("RuntimeError", 1)]
     assert "count.py" in shown[0].where[-1]

@@ -143,7 +143,7 @@ def test_row_19_what_cannot_run_any_more_is_cancelled_and_told(tmp_path: Path, d
     for plan in (pairs, last):
         assert runs.summary(plan)["state"] == "failed" and "a stage before it failed" in runs.summary(plan)["why"]
     assert len(runs.executions(first, 1)) == 2 and runs.executions(last, 0) == []
-    answer = executor.ask(first.path.parent)
+    answer = executor.query(first.path.parent)
     run = snapshot(first.path.parent, answer)
     assert run.state == "failed" and not any(stage.running for stage in run.stages)
     assert [row.stage for row in chain.retry(plans, first, on, {}, "")] == ["first", "pairs", "last"]
@@ -185,7 +185,7 @@ def test_row_20_held_jobs_are_told_and_released(tmp_path: Path, devcluster_with:
     slurm.call("scontrol", "hold", attempts.read(second.path)[0].arrays[0].job)
 
     def reasons() -> list[list[str]]:
-        answer = executor.ask(first.path.parent)
+        answer = executor.query(first.path.parent)
         return [list(s.reasons) for s in snapshot(first.path.parent, answer).stages]
 
     runs.until(lambda: reasons() == [["JobHeldUser"], ["JobHeldAdmin"]], "held", 100)

@@ -9,7 +9,8 @@ import pytest
 from diagcot.console.screens import failures
 from diagcot.console.state import executor
 from diagcot.console.state.remarks import remarks
-from diagcot.console.state.status import Run, snapshot
+from diagcot.console.state.run import Run
+from diagcot.console.state.status import snapshot
 from diagcot.jobs import chain, pipeline
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.forecast import forecast
@@ -26,7 +27,7 @@ SIZE = Size(partition="cpu", minutes=5, mem_gb=0.5)
 
 
 def look(run_dir: Path) -> Run:
-    answer = executor.ask(run_dir)
+    answer = executor.query(run_dir)
     assert answer.note == ""
     return snapshot(run_dir, answer)
 

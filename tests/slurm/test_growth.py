@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.console.state.executor import ask
+from diagcot.console.state.executor import query
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import Pipeline, UserError, chain
 from diagcot.jobs.plans.plan import read
@@ -53,7 +53,7 @@ def test_a_run_on_slurm_grows_when_it_has_ended(shared_path: Path) -> None:
         assert logs == [f"{task_index:05d}" for task_index in range(9)]  # each task was run once
         summary = json.loads((again.run_dir / name / "summary.json").read_text())
         assert (summary["state"], summary["units"], summary["attempts"]) == ("done", 9, 2)
-    seen = snapshot(again.run_dir, ask(again.run_dir))
+    seen = snapshot(again.run_dir, query(again.run_dir))
     assert seen.state == "done" and [(s.name, s.done, s.units) for s in seen.stages][3:] == [
         ("cells", 9, 9), ("checks", 9, 9), ("table", 2, 2),
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def test_every_script_runs_by_hand_and_ends_its_stage(shared_path: Path, capsys:
     assert str(base.code) in scripts[-1].read_text()  # the copy of the code, as the launcher's jobs
 
     # The launcher and the screens take the stages for complete, and the same scripts find nothing to do.
-    assert all(stage.done == stage.units for stage in snapshot(run_dir, executor.ask(run_dir)).stages)
+    assert all(stage.done == stage.units for stage in snapshot(run_dir, executor.query(run_dir)).stages)
     assert main(["submit", *names]) == 0
     assert capsys.readouterr().out.count("  complete") == len(scripts)
     again = submit(scripts[0], jobs, shared_path)

@@ -19,10 +19,10 @@ class Chain(Protocol):
 
     @property
     def run_dir(self) -> Path:
-        """The folder of the run."""
+        """Folder of the run."""
 
     def submit(self, number: str) -> list[Any]:
-        """Submit the stages of a number; "all" for every stage."""
+        """Submit the stages with this number, or all."""
 
 
 def run(chain: Chain) -> int:

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
-from diagcot.console.state.executor import ask
+from diagcot.console.state.executor import query
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
-from diagcot.console.state.status import Run, Stage, snapshot
+from diagcot.console.state.run import Run, Stage
+from diagcot.console.state.status import snapshot
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state import failures as raised
@@ -52,7 +53,7 @@ class Failure:
 def show(run_dir: Path) -> int:
     """Print the failures. Returns 1 if there are any, else 0."""
     require(run_dir)
-    run = snapshot(run_dir, ask(run_dir))
+    run = snapshot(run_dir, query(run_dir))
     found = [failure for stage in run.stages for failure in failures(stage, run.blocked(stage))]
     screen = text.console()
     screen.print(render(run, found), soft_wrap=True)
@@ -69,16 +70,16 @@ def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
     found += list(_ended(stage, reported))
     for failure, _ in found:
         yield _advised(stage, failure)
-    if stage.why and not found and not blocked:
+    if stage.stop_reason and not found and not blocked:
         if stored.damage(stage.path, stored.plan(stage.path)):  # a retry would be refused; the message says what to do
-            yield Failure(stage.name, "damaged", stage.why, (), stage.units - stage.done, 1, None)
+            yield Failure(stage.name, "damaged", stage.stop_reason, (), stage.units - stage.done, 1, None)
             return
-        yield _advised(stage, Failure(stage.name, "stopped", stage.why, (), stage.units - stage.done, 1, None))
+        yield _advised(stage, Failure(stage.name, "stopped", stage.stop_reason, (), stage.units - stage.done, 1, None))
 
 
 def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
     """Exceptions of tasks, with the tasks that raised them."""
-    broken = {f"{task.slot:05d}": task for task in stage.live if task.state == "failed"}
+    broken = {f"{task.task_index:05d}": task for task in stage.unfinished_tasks if task.state == "failed"}
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in raised.read(stage.path):
         if row["task"] not in broken:
@@ -98,7 +99,7 @@ def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
                 first["type"],
                 first["message"].strip(),
                 () if first.get("for_user") else tuple(first.get("where", ())),
-                sum(broken[name].left for name in tasks),
+                sum(broken[name].unfinished for name in tasks),
                 len({(row["task"], row["attempt"]) for row in same}),
                 log if log.exists() else None,
             ),
@@ -115,15 +116,15 @@ def _place(stage: Stage, frame: str) -> str:
 def _ended(stage: Stage, reported: set[str]) -> Iterator[tuple[Failure, set[str]]]:
     """Job states of tasks that Slurm ended and that left no message."""
     silent: dict[str, list[Any]] = {}
-    for task in stage.live:
-        if task.state == "failed" and f"{task.slot:05d}" not in reported:
+    for task in stage.unfinished_tasks:
+        if task.state == "failed" and f"{task.task_index:05d}" not in reported:
             silent.setdefault(task.reason, []).append(task)
     for reason, tasks in sorted(silent.items(), key=lambda item: -len(item[1])):
         message = sentence(reason) if reason else "left no message"
-        left = sum(task.left for task in tasks)
+        left = sum(task.unfinished for task in tasks)
         yield (
             Failure(stage.name, reason or "ended", message, (), left, len(tasks), None),
-            {f"{task.slot:05d}" for task in tasks},
+            {f"{task.task_index:05d}" for task in tasks},
         )
 
 

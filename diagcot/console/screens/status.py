@@ -9,10 +9,11 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.state import cost
-from diagcot.console.state.executor import ask
+from diagcot.console.state.executor import query
+from diagcot.console.state.headline import headline_costs
 from diagcot.console.state.remarks import remarks, units
-from diagcot.console.state.status import Run, Stage, snapshot
-from diagcot.console.state.yields import yields
+from diagcot.console.state.run import Run, Stage
+from diagcot.console.state.status import snapshot
 from diagcot.jobs import UserError
 
 WIDE = 110
@@ -21,7 +22,7 @@ WIDE = 110
 def show(run_dir: Path) -> int:
     """Print the run once. Returns 1 if something failed, else 0. Raises UserError if there is no such run."""
     require(run_dir)
-    answer, screen = ask(run_dir), text.console()
+    answer, screen = query(run_dir), text.console()
     run = snapshot(run_dir, answer)
     screen.print(render(run, screen))
     return 1 if any(stage.failed for stage in run.stages) else 0
@@ -58,7 +59,7 @@ def _height(lines: Sequence[Text], screen: Console) -> int:
 
 
 def heading(run: Run) -> Text:
-    """The name of the run and how many stages are done."""
+    """Name of the run, finished stages, failed units, and GPU-hours."""
     done = sum(stage.state == "done" for stage in run.stages)
     line = Text.assemble((run.name, "bold"), f"  {done} of {len(run.stages)} stages done")
     failed = sum(stage.failed for stage in run.stages)
@@ -73,7 +74,7 @@ def heading(run: Run) -> Text:
 
 
 def table(run: Run, screen: Console, room: int | None = None) -> Table:
-    """A row for each stage."""
+    """The table of stages. room: maximum number of rows."""
     wide = screen.width >= WIDE
     grid = Table(box=None, padding=(0, 1, 0, 0), expand=wide, show_edge=False, header_style="dim")
     grid.add_column("", width=2, no_wrap=True)
@@ -119,7 +120,7 @@ def folded(stages: Sequence[Stage], room: int | None) -> list[Stage | tuple[str,
 
 
 def row(stage: Stage, screen: Console, width: int) -> list[Text | str]:
-    """The cells of one stage."""
+    """Cells of a stage. width: of the progress bar, in characters."""
     mark = Text(text.fits(screen, text.MARKS[stage.state]), text.STYLES[stage.state])
     share = stage.done / stage.units if stage.units else 1.0
     progress = text.bar(screen, width, share, stage.fraction - share, stage.state)
@@ -162,9 +163,9 @@ def now(stage: Stage) -> Text:
 
 def _costs(run: Run) -> Iterator[str]:
     """Share of start-up, GPU-hours per thousand outputs, and actual compared with estimated cost of training."""
-    if shares := [f"{stage.startup:.1%} of {stage.name}" for stage in run.stages if stage.startup]:
+    if shares := [f"{stage.startup_share:.1%} of {stage.name}" for stage in run.stages if stage.startup_share]:
         yield f"share of start-up in task time: {', '.join(shares)}"
-    for one in yields(run):
+    for one in headline_costs(run):
         if one.per_thousand is not None:
             yield f"{one.stage}: {text.number(one.per_thousand)} GPU-hours for 1,000 {one.name}"
     yield from cost.compared(run.path, {s.name: s.gpu_spent for s in run.stages if s.state == "done" and s.gpu_spent})

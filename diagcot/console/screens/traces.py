@@ -10,8 +10,8 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
+from diagcot.console.state.headline import HeadlineCost, headline_costs
 from diagcot.console.state.status import snapshot
-from diagcot.console.state.yields import Yield, yields
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state.files import read_json
@@ -31,7 +31,7 @@ def show(run_dir: Path) -> int:
             else "its recipe has no stage of kind `traces`"
         )
         raise UserError(f"run {run_dir.name} has no statistics of traces: {reason}")
-    screen, costs = text.console(), yields(snapshot(run_dir))
+    screen, costs = text.console(), headline_costs(snapshot(run_dir))
     for name, statistics in found:
         inputs = {edge["stage"] for edge in plans[name].get("after", ())}
         cost = next((cost for cost in costs if cost.stage in inputs), None)
@@ -46,7 +46,7 @@ def show(run_dir: Path) -> int:
     return 0
 
 
-def render(statistics: Mapping[str, Any], cost: Yield | None, screen: Console) -> RenderableType:
+def render(statistics: Mapping[str, Any], cost: HeadlineCost | None, screen: Console) -> RenderableType:
     """Shares, costs, the number dropped by each rule, and the judge's criteria."""
     lines = [Text(text.fits(screen, line)) for line in _lines(statistics, cost)]
     rows = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
@@ -60,7 +60,7 @@ def render(statistics: Mapping[str, Any], cost: Yield | None, screen: Console) -
     return Group(*parts)
 
 
-def _lines(statistics: Mapping[str, Any], cost: Yield | None) -> Iterator[str]:
+def _lines(statistics: Mapping[str, Any], cost: HeadlineCost | None) -> Iterator[str]:
     kept, traces = statistics["kept"], statistics["traces"]
     share = f" ({kept / traces:.0%})" if traces else ""
     yield f"{kept} of {traces} traces kept{share}; for {statistics['forced']['kept']} of these the model was given the answer"

@@ -17,9 +17,10 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.screens.status import figures, now, render, require
-from diagcot.console.state.executor import Answer, ask
+from diagcot.console.state.executor import ExecutorState, query
 from diagcot.console.state.remarks import remarks
-from diagcot.console.state.status import Run, snapshot
+from diagcot.console.state.run import Run
+from diagcot.console.state.status import snapshot
 
 REFRESH_S = 1.0
 PAUSE_FACTOR = 4  # a slow snapshot (millions of units) is followed by a pause of this many times its duration
@@ -33,14 +34,14 @@ class Watch:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self._queried = float("-inf")
-        self._answer = Answer()
+        self._answer = ExecutorState()
         self.pause_s = REFRESH_S  # time until the next snapshot is due
 
     def snapshot(self) -> Run:
         """The run now."""
         started = time.monotonic()
         if self._answer.local or started - self._queried > SLURM_S:
-            self._answer, self._queried = ask(self.run_dir), time.monotonic()
+            self._answer, self._queried = query(self.run_dir), time.monotonic()
         run = snapshot(self.run_dir, self._answer)
         self.pause_s = max(REFRESH_S, PAUSE_FACTOR * (time.monotonic() - started))
         return run

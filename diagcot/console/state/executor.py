@@ -1,4 +1,4 @@
-"""What the executor of a run reports about its jobs: one squeue and one sacct whatever the size, and never an error."""
+"""The state of a run's jobs: one squeue and one sacct, whatever the size of the run. Queries never raise an error."""
 
 import json
 import math
@@ -14,89 +14,95 @@ from diagcot.jobs.state import runner
 from diagcot.jobs.state.attempts import is_submitting, job_names
 from diagcot.jobs.state.files import changed_at
 
-PATIENCE_S = 4.0  # a screen does not wait longer for a slurmctld that is away; files say most of it
+TIMEOUT_S = 4.0  # a screen does not wait longer for a slurmctld that does not answer; files say most of it
 ALIVE = {"RUNNING", "COMPLETING", "STOPPED", "SUSPENDED", "SIGNALING", "STAGE_OUT"}
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 
 
 class Job(Protocol):
-    """What is needed of a row of squeue or sacct (see `diagcot.jobs.slurm.commands.Job`)."""
+    """The part of `diagcot.jobs.slurm.commands.Job` that the screens need."""
 
     @property
     def state(self) -> str:
-        """Slurm's state of the job."""
+        """State of the job, as squeue and sacct name it."""
 
     @property
     def reason(self) -> str:
-        """Why it waits."""
+        """Why it waits, as squeue names it."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """`jobs`: rows of the run's own jobs by id, such as `7` or `7_2`.
+class ExecutorState:
+    """What is known of a run's jobs.
 
-    asked: whether the queue is known, so that a job that is not in `jobs` no longer exists. note: a line for the viewer.
-    ended: nothing works on the run now. local: the answer costs nothing, so every refresh may ask. time: when it was
-    asked; files may be newer. since: when the current worker of the run began, if known; work that was interrupted
-    before that is not reported as an error.
+    jobs: rows of the run's own jobs by id, such as `7` or `7_2`. queue_known: a job that is not in `jobs` is gone.
+    note: for the user. ended: no job is queued or running. local: a query costs nothing, so it may be repeated often.
+    queried_at: files that are younger know more. runner_started: when the process that works on a local run started;
+    tasks that were interrupted before are not failed.
     """
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
-    asked: bool = False
+    queue_known: bool = False
     note: str = ""
     ended: bool = False
     local: bool = False
-    time: float = math.inf
-    since: float = 0.0
+    queried_at: float = math.inf
+    runner_started: float = 0.0
 
 
-def ask(run_dir: Path) -> Answer:
-    """Ask Slurm of the run's jobs; for a run of this machine, whether its runner lives."""
+def query(run_dir: Path) -> ExecutorState:
+    """Query Slurm for the run's jobs; for a local run, check whether its runner is alive."""
     if _local(run_dir):
         if runner.is_working(run_dir):
-            return Answer(local=True, since=changed_at(run_dir / "runner.lock") or 0.0)
-        return Answer(note="nothing works on this run now", ended=True, local=True)
-    named = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
-    if not named:
-        return Answer()
+            return ExecutorState(local=True, runner_started=changed_at(run_dir / "runner.lock") or 0.0)
+        return ExecutorState(note="no process works on this run now", ended=True, local=True)
+    names = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
+    if not names:
+        return ExecutorState()
     if not slurm.available():
-        return Answer(note="only files are shown: Slurm's commands are not on PATH here")
-    began = time.time()
-    with ThreadPoolExecutor(2) as both:  # side by side: each may have to wait for a daemon that is away
-        queue = both.submit(slurm.queue, PATIENCE_S)
-        history = both.submit(slurm.history, list(named), PATIENCE_S)
-    queued, ended, notes = _rows(queue), _rows(history), []
+        return ExecutorState(note="only files are shown: Slurm's commands are not on PATH")
+    return _query_slurm(run_dir, names)
+
+
+def _query_slurm(run_dir: Path, names: Mapping[str, str]) -> ExecutorState:
+    started = time.time()
+    with ThreadPoolExecutor(2) as pool:  # both at once: each may have to wait for a daemon that does not answer
+        queue = pool.submit(slurm.queue, TIMEOUT_S)
+        history = pool.submit(slurm.history, list(names), TIMEOUT_S)
+    queued, ended = _rows(queue), _rows(history)
+    note = ""
     if queued is None and ended is None:
-        notes.append(f"only files are shown: {queue.exception()}")
+        note = f"only files are shown: {queue.exception()}"
     elif queued is None:
-        notes.append(f"the queue is not known, what runs is as accounting last heard: {queue.exception()}")
+        note = f"the queue is unknown, running jobs are those in accounting: {queue.exception()}"
     elif ended is None:
-        notes.append(f"no accounting, so jobs that ended without a result show as unknown: {history.exception()}")
-    live = _own(queued or {}, named)
-    over = queued is not None and not live and not is_submitting(run_dir)
-    return Answer({**_own(ended or {}, named), **live}, queued is not None, "; ".join(notes), over, time=began)
+        note = f"no accounting, so jobs that ended without a result are shown as unknown: {history.exception()}"
+    alive = _own(queued or {}, names)
+    over = queued is not None and not alive and not is_submitting(run_dir)
+    jobs = {**_own(ended or {}, names), **alive}
+    return ExecutorState(jobs, queued is not None, note, over, queried_at=started)
 
 
-def _rows(asked: "Future[list[slurm.Job]] | Future[dict[str, slurm.Job]]") -> dict[str, slurm.Job] | None:
-    error = asked.exception()
+def _rows(query: "Future[list[slurm.Job]] | Future[dict[str, slurm.Job]]") -> dict[str, slurm.Job] | None:
+    error = query.exception()
     if isinstance(error, slurm.SlurmError):
         return None
-    rows = asked.result()
+    rows = query.result()
     return rows if isinstance(rows, dict) else {job.id: job for job in rows}
 
 
-def _own(rows: Mapping[str, slurm.Job], named: Mapping[str, str]) -> dict[str, slurm.Job]:
-    """The rows of the run's jobs: an id may be another job's by now, a name never is."""
-    found = {}
+def _own(rows: Mapping[str, slurm.Job], names: Mapping[str, str]) -> dict[str, slurm.Job]:
+    """The rows of the run's own jobs. Slurm reuses ids, so the name must be right too."""
+    own = {}
     for job, row in rows.items():
-        name = named.get(job.split("_")[0])
+        name = names.get(job.split("_")[0])
         if name is not None and (not name or row.name in ("", name)):
-            found[job] = row
-    return found
+            own[job] = row
+    return own
 
 
 def _local(run_dir: Path) -> bool:
-    """Whether the run's jobs are processes of this machine."""
+    """True if the run's jobs are processes of this machine."""
     return executor(run_dir) not in ("slurm", "")
 
 

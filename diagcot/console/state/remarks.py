@@ -6,7 +6,8 @@ from pathlib import Path
 from diagcot.console.state import reasons
 from diagcot.console.state.executor import ALIVE, QUEUED
 from diagcot.console.state.reasons import sentence
-from diagcot.console.state.status import WAITING, Run, Stage
+from diagcot.console.state.run import Run, Stage
+from diagcot.console.state.tasks import WAITING
 
 MESSAGE = 200  # characters of the reason for which a stage stopped; `make failures` shows all
 USUAL = {"Dependency", "DEPENDENCY"}  # not worth a remark: the table shows the stage that is waited for
@@ -47,9 +48,11 @@ def _stage(run: Run, stage: Stage) -> Iterator[str]:
     if stage.unknown:
         ended = "their tasks ended without a message (killed, or not reported)"
         yield f"{units(stage.unknown)} unknown, {ended}: {_next(stage, command)}"
-    if stage.why and not run.blocked(stage):
-        yield "stopped: " + (stage.why if len(stage.why) <= MESSAGE else f"{stage.why[:MESSAGE]}…")
-    elif stage.failed and not stage.why and _finaliser_alive(stage):
+    if stage.stop_reason and not run.blocked(stage):
+        yield "stopped: " + (
+            stage.stop_reason if len(stage.stop_reason) <= MESSAGE else f"{stage.stop_reason[:MESSAGE]}…"
+        )
+    elif stage.failed and not stage.stop_reason and _finaliser_alive(stage):
         yield "its finaliser resubmits the tasks that may be retried"
     yield from _finaliser(stage, command)
 
@@ -65,7 +68,7 @@ def _next(stage: Stage, command: str) -> str:
 def _finaliser(stage: Stage, command: str) -> Iterator[str]:
     """What keeps the finaliser from ending the stage, if anything does."""
     job = stage.finaliser
-    if job is None or stage.why:
+    if job is None or stage.stop_reason:
         return
     if job.state in QUEUED and reasons.code(job.reason) not in USUAL | {"None", "", "Priority", "Resources"}:
         yield f"its finaliser: {sentence(job.reason, command)}"

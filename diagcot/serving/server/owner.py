@@ -25,7 +25,7 @@ def process_identity(pid: int) -> str:
 
 def follow_owner(owner: str, interval_s: float = 2.0) -> None:
     """Wait until the owner is gone, then end this process and its process group."""
-    pid = int(owner.split(":", maxsplit=1)[0])
+    pid = int(owner.partition(":")[0])
     while process_identity(pid) == owner:
         time.sleep(interval_s)
     os.kill(os.getpid(), signal.SIGTERM)

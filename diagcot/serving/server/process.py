@@ -40,7 +40,7 @@ class Process:
 
     def __init__(self, identity: str, folder: Path, log: Path, child: "subprocess.Popen[bytes] | None" = None) -> None:
         self.identity = identity  # see owner.process_identity
-        self.pid = int(identity.split(":", maxsplit=1)[0])
+        self.pid = int(identity.partition(":")[0])
         self.folder, self.log = folder, log
         self.socket = folder / "s"
         self.ready_s = 0.0

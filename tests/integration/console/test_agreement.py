@@ -13,8 +13,9 @@ from rich.console import Console
 from diagcot.console.screens import status as status_screen
 from diagcot.console.screens.failures import failures
 from diagcot.console.screens.watch import Lines, Watch
-from diagcot.console.state.executor import ask
-from diagcot.console.state.status import Run, snapshot
+from diagcot.console.state.executor import query
+from diagcot.console.state.run import Run
+from diagcot.console.state.status import snapshot
 from diagcot.evaluation.report import history, report
 from tests import chains
 from tests.grids import grid
@@ -42,7 +43,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(run_dir: Path) -> Run:
-    return snapshot(run_dir, ask(run_dir))
+    return snapshot(run_dir, query(run_dir))
 
 
 def test_the_files_are_counted_alike(run: Run, run_dir: Path) -> None:

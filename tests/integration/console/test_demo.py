@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.console.screens import demo, watch
-from diagcot.console.state.executor import ask
+from diagcot.console.state.executor import query
 from diagcot.jobs import Submitted, UserError
 from diagcot.jobs.execution import local
 from diagcot.jobs.state import runner
@@ -63,12 +63,12 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     while not list(run_dir.glob("first/partial/*")):
         assert time.monotonic() < end
         time.sleep(0.1)
-    assert not ask(run_dir).ended
+    assert not query(run_dir).ended
     first.send_signal(signal.SIGINT)
     shown, _ = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "the same command continues the run" in shown
-    assert ask(run_dir).ended
+    assert query(run_dir).ended
     again = subprocess.run(
         [sys.executable, "-c", code], cwd=chains.ROOT, env=env, capture_output=True, text=True, timeout=90
     )
@@ -81,7 +81,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
 def test_whoever_looks_right_after_the_start_sees_it_at_work(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "r", seconds=0.1, records=5)
     chain.submit("all")
-    assert not ask(chain.run_dir).ended
+    assert not query(chain.run_dir).ended
     assert local.start(chain.run_dir, ["first"]) is None  # nobody else gets the lock in between either
     assert watch.show(chain.run_dir) == 0
     assert not any(plan.missing() for plan in chain.plans)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.console.state.headline import headline_costs
 from diagcot.console.state.status import snapshot
-from diagcot.console.state.yields import yields
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans.plan import Headline
 from diagcot.jobs.state import runner
@@ -60,7 +60,7 @@ def test_the_price_of_a_thousand_is_in_the_summary_failed_attempts_and_the_stage
     hours = {plan.stage: gpu_hours(plan.path, 2, logs_of(plan.path)) for plan in (first, teacher, second)}
     assert hours["first"] > 2 * 2 * 0.4 / 3600  # started twice
     assert summary["gpu_hours_per_1000_records"] == pytest.approx(1000 * (hours["first"] + hours["second"]) / 3)
-    (shown,) = (one for one in yields(snapshot(run_dir)) if one.per_thousand)
+    (shown,) = (one for one in headline_costs(snapshot(run_dir)) if one.per_thousand)
     assert shown.per_thousand == pytest.approx(summary["gpu_hours_per_1000_records"])
     assert not [
         name for name in json.loads((on_cpu.path / "summary.json").read_text()) if name.startswith("gpu_hours_per")

@@ -17,7 +17,7 @@ from diagcot.console.screens import failures, logs, picture
 from diagcot.console.screens import plan as plan_screen
 from diagcot.console.screens import status as status_screen
 from diagcot.console.screens.watch import Lines
-from diagcot.console.state.executor import Answer
+from diagcot.console.state.executor import ExecutorState
 from diagcot.console.state.reasons import SENTENCES, sentence
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import UserError
@@ -160,7 +160,7 @@ def test_a_failure_that_only_slurm_knows(tmp_path: Path) -> None:
 
     stage = FakeStage(tmp_path / "r", "cot", 2, 1)
     stage.submitted({"5": [0]})
-    (found,) = failures.failures(snapshot(tmp_path / "r", Answer({"5": Row()}, asked=True)).stages[0])
+    (found,) = failures.failures(snapshot(tmp_path / "r", ExecutorState({"5": Row()}, queue_known=True)).stages[0])
     assert found.units == 2
     assert found.message == "ran out of memory (OUT_OF_MEMORY)"
     assert found.command == "make retry STAGE=cot MEM=6 RUN=r"

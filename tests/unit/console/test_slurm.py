@@ -11,10 +11,11 @@ import pytest
 
 from diagcot.console.screens import failures
 from diagcot.console.screens.watch import Lines
-from diagcot.console.state.executor import Answer, ask
+from diagcot.console.state.executor import ExecutorState, query
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import remarks
-from diagcot.console.state.status import Run, snapshot
+from diagcot.console.state.run import Run
+from diagcot.console.state.status import snapshot
 from tests.unit.console.console_run import SIZE, FakeStage, fake_slurm
 
 NO_DATABASE = "!sacct: error: Problem talking to the database: Connection refused\n"
@@ -39,11 +40,11 @@ def stage(tmp_path: Path) -> FakeStage:
 def with_slurm(monkeypatch: pytest.MonkeyPatch, stage: FakeStage, **said: str) -> tuple[Run, Path]:
     folder = fake_slurm(stage.path.parent.parent / "bin", **said)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return snapshot(stage.path.parent, ask(stage.path.parent)), folder / "calls"
+    return snapshot(stage.path.parent, query(stage.path.parent)), folder / "calls"
 
 
 def see(stage: FakeStage, jobs: dict[str, Row], **more: Any) -> tuple[Run, str]:
-    run = snapshot(stage.path.parent, Answer(jobs, asked=True, **more))
+    run = snapshot(stage.path.parent, ExecutorState(jobs, queue_known=True, **more))
     return run, "\n".join(remarks(run))
 
 
@@ -80,7 +81,7 @@ def test_slurmctld_down(monkeypatch: pytest.MonkeyPatch, stage: FakeStage) -> No
     run, _ = with_slurm(monkeypatch, stage, squeue=AWAY, sacct="5_1|TIMEOUT|None|r.cot.0|n1|0:0\n")
     cot = run.stages[0]
     assert (cot.running, cot.pending, cot.failed, cot.unknown) == (1, 5, 2, 0)  # what has no log waits, as ever
-    assert "as accounting last heard" in run.note
+    assert "running jobs are those in accounting" in run.note
     assert not run.ended
 
 
@@ -101,7 +102,7 @@ def test_what_files_know_better_than_an_old_answer(stage: FakeStage) -> None:
     stage.log(0, "5_0-0")
     stage.log(1, "5_1-0", age=60)
     jobs = {f"5_{slot}": Row("PENDING", "Priority") for slot in range(4)}
-    run = snapshot(stage.path.parent, Answer(jobs, asked=True, time=time.time() - 10))
+    run = snapshot(stage.path.parent, ExecutorState(jobs, queue_known=True, queried_at=time.time() - 10))
     assert run.stages[0].running == 1  # task 0 has written since; task 1 was requeued
     assert run.stages[0].retrying == 2
 
@@ -180,7 +181,13 @@ def test_retrying_tasks_are_counted(stage: FakeStage) -> None:
         stage.log(int(attempt[2]), attempt)
     jobs = {"5_0": Row("RUNNING"), "5_1": Row("PENDING", "BeginTime"), "5_2": Row("RUNNING"), "5_3": Row("PENDING")}
     run, _ = see(stage, jobs)
-    assert [(task.slot, task.again) for task in run.stages[0].live] == [(0, True), (1, True), (2, False), (3, False)]
+    tasks = run.stages[0].unfinished_tasks
+    assert [(task.task_index, task.retried) for task in tasks] == [
+        (0, True),
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
     assert run.stages[0].retrying == 4
 
 
@@ -194,10 +201,10 @@ def test_gpu_hours_of_all_executions_and_of_what_is_left(tmp_path: Path) -> None
     stage.log(1, "5_1-0", age=5400)  # an execution that failed has its cost
     stage.log(1, "5_1-1", age=600)
     stage.done(0, 2)
-    (second,) = snapshot(tmp_path / "r", Answer({"5_1": Row("RUNNING")}, asked=True), now).stages
+    (second,) = snapshot(tmp_path / "r", ExecutorState({"5_1": Row("RUNNING")}, queue_known=True), now).stages
     assert second.gpu_spent == pytest.approx(6 * (1 + 0.5 + 6600 / 3600), rel=1e-3)
     stage.submitted({"5": [0, 1, 2, 3]}, age=9000)
-    (third,) = snapshot(tmp_path / "r", Answer({"5_1": Row("RUNNING")}, asked=True), now).stages
+    (third,) = snapshot(tmp_path / "r", ExecutorState({"5_1": Row("RUNNING")}, queue_known=True), now).stages
     assert third.gpu_spent == pytest.approx(6 * (1 + 0.5 + 2), rel=1e-3)  # what runs costs until now
     assert third.gpu_left == pytest.approx(third.gpu_spent * 3)
 

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from diagcot.console import text
 from diagcot.console.screens.status import render
-from diagcot.console.state import status
-from diagcot.console.state.executor import Answer
-from diagcot.console.state.status import Stage, snapshot
+from diagcot.console.state import tasks
+from diagcot.console.state.executor import ExecutorState
+from diagcot.console.state.run import Stage
+from diagcot.console.state.status import snapshot
 from diagcot.jobs.state.attempts import job_names
 from tests import audit
 from tests.unit.console.console_run import FakeStage, built_at, typical_run
@@ -34,7 +35,7 @@ def dead_pid() -> int:
 
 
 def only(run: Path, jobs: dict[str, Row] | None = None) -> Stage:
-    return snapshot(run, Answer(jobs, asked=True) if jobs is not None else None).stages[0]
+    return snapshot(run, ExecutorState(jobs, queue_known=True) if jobs is not None else None).stages[0]
 
 
 def test_typical_run(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_where_nobody_works_what_was_interrupted_waits(tmp_path: Path) -> None:
     stage.progress(0, "1.1", 1, 2, dead_pid())
     stage.log(1, "1.1")
     stage.failure(1, "1.1")
-    found = snapshot(tmp_path / "r", Answer(ended=True, local=True))
+    found = snapshot(tmp_path / "r", ExecutorState(ended=True, local=True))
     assert (found.stages[0].pending, found.stages[0].failed, found.stages[0].unknown) == (1, 1, 0)
     assert found.ended
 
@@ -129,7 +130,7 @@ def test_what_was_interrupted_waits_for_a_runner_that_has_just_begun(tmp_path: P
         stage.log(slot, "1.1", age=age)
         stage.progress(slot, "1.1", 1, 2, dead_pid())
     stage.failure(1, "1.1")
-    found = snapshot(tmp_path / "r", Answer(local=True, since=time.time() - 30)).stages[0]
+    found = snapshot(tmp_path / "r", ExecutorState(local=True, runner_started=time.time() - 30)).stages[0]
     assert (found.pending, found.failed, found.unknown) == (1, 1, 1)  # the third began later, and is gone
 
 
@@ -142,7 +143,7 @@ def test_a_task_that_ends_while_one_looks_is_done(tmp_path: Path, monkeypatch: p
         stage.done(0, 1)
         return False
 
-    monkeypatch.setattr(status, "is_alive", gone)
+    monkeypatch.setattr(tasks, "is_alive", gone)
     assert only(tmp_path / "r").state == "done"
 
 
@@ -198,10 +199,10 @@ def test_a_unit_that_was_taken_back_is_found(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path / "r", "a", 12, 4)
     stage.done(0, 12)
     (stage.path / "done" / "00001.json").unlink()
-    (task,) = only(tmp_path / "r").live
-    assert (task.slot, task.left) == (0, 1)
+    (task,) = only(tmp_path / "r").unfinished_tasks
+    assert (task.task_index, task.unfinished) == (0, 1)
     (stage.path / "done" / "00011.json").unlink()
-    assert [(task.slot, task.left) for task in only(tmp_path / "r").live] == [(0, 1), (3, 1)]
+    assert [(task.task_index, task.unfinished) for task in only(tmp_path / "r").unfinished_tasks] == [(0, 1), (3, 1)]
 
 
 @pytest.mark.parametrize("first", [0.0, 2.0])
@@ -224,7 +225,12 @@ def test_a_hundred_thousand_units_of_four_thousand_tasks(tmp_path: Path) -> None
         stage.log(slot, f"5_{slot}-0")
     with audit.counted("open") as opened:
         found = only(tmp_path / "r")
-    assert (found.done, sum(task.left for task in found.live), len(found.live)) == (12_510, 87_490, 3500)
+    tasks = found.unfinished_tasks
+    assert (found.done, sum(task.unfinished for task in tasks), len(tasks)) == (
+        12_510,
+        87_490,
+        3500,
+    )
     assert opened["open"] < 300  # of some of the 500 tasks at work, and none of the 12,510 manifests
 
 
@@ -299,7 +305,7 @@ def test_a_stage_that_has_grown_is_reckoned_by_what_it_does_now(tmp_path: Path) 
     for key in keys[:1]:
         stage.write(f"done/{key}.json", {"unit": key})
     (seen,) = snapshot(tmp_path / "r", now=now).stages
-    assert [(task.slot, task.left, task.state) for task in seen.live] == [
+    assert [(task.task_index, task.unfinished, task.state) for task in seen.unfinished_tasks] == [
         (2, 1, "running"), (3, 2, "pending"), (4, 2, "pending"),
     ]  # fmt: skip
     assert seen.rate == pytest.approx(1 / 60, rel=0.05) and seen.eta == pytest.approx(5 * 60, rel=0.05)

@@ -12,8 +12,8 @@ from rich.console import Console
 from diagcot.cli.main import main
 from diagcot.console.screens import traces as traces_screen
 from diagcot.console.screens.status import render
+from diagcot.console.state.headline import headline_costs
 from diagcot.console.state.status import snapshot
-from diagcot.console.state.yields import yields
 from diagcot.cot.review.statistics import Statistics
 from tests.unit.console.console_run import SIZE, FakeStage
 from tests.unit.cot.cot_traces import trace
@@ -65,8 +65,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_gpu_hours_for_a_thousand_kept_traces_count_search_filter_and_failed_attempts(run: Path) -> None:
-    (found,) = yields(snapshot(run, now=NOW))
-    assert (found.stage, found.name, found.made) == ("filter", "kept", 40)
+    (found,) = headline_costs(snapshot(run, now=NOW))
+    assert (found.stage, found.name, found.count) == ("filter", "kept", 40)
     assert found.gpu_hours == pytest.approx(2 * 2 + 0.5, abs=0.01)
     assert found.per_thousand == pytest.approx(1000 * 4.5 / 40, rel=0.01)
     screen = Console(width=120, color_system=None)
@@ -80,7 +80,7 @@ def test_a_run_without_gpus_has_no_such_figure(run: Path) -> None:
         plan = json.loads((run / name / "plan.json").read_text())
         (run / name / "plan.json").unlink()
         (run / name / "plan.json").write_text(json.dumps(plan | {"resources": SIZE}))
-    (found,) = yields(snapshot(run, now=NOW))
+    (found,) = headline_costs(snapshot(run, now=NOW))
     assert found.gpu_hours == 0 and found.per_thousand is None
 
 
