@@ -10,7 +10,7 @@ import pytest
 from diagcot.cli.main import main
 from diagcot.console.screens import failures, logs
 from diagcot.console.screens.failures import CHECKOUT
-from diagcot.console.state.executor import ask
+from diagcot.console.state.executor import query
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import Pipeline, UserError, pipeline
 from diagcot.jobs.state import failures as raised
@@ -34,7 +34,7 @@ def test_a_failure_counts_and_prints_one_traceback(
             run.submit()
     output = capsys.readouterr()
     assert "Traceback" not in output.out + output.err  # Python prints the one that leaves the program
-    state = snapshot(run.run_dir, ask(run.run_dir))
+    state = snapshot(run.run_dir, query(run.run_dir))
     assert (state.state, state.stages[0].failed, state.stages[0].pending) == ("failed", 1, 0)
     assert main(["failures", "--run", "run", "--logs", str(tmp_path / "logs")]) == 1
     assert "first: RuntimeError  blocks 1 unit" in capsys.readouterr().out
@@ -48,7 +48,7 @@ def test_the_same_line_in_the_checkout_and_in_the_copy_is_one_failure(tmp_path: 
         raised.write(stage_dir, "00000", attempt, 0, "a", RuntimeError("no"))
         path = stage_dir / "failed" / f"00000.{attempt}.r0.json"
         path.write_text(path.read_text().replace('"where": []', f'"where": ["{root}/diagcot/text.py:7 read"]'))
-    stage = snapshot(run.run_dir, ask(run.run_dir)).stages[0]
+    stage = snapshot(run.run_dir, query(run.run_dir)).stages[0]
     assert [failure.times for failure in failures.failures(stage)] == [2]
 
 
