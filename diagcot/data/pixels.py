@@ -99,7 +99,7 @@ def size(path: Path) -> tuple[int, int]:
             if _is_dicom(head, path):
                 return _dicom_size(_dicom(head, header_only=True))
             file.seek(0)
-            return _open_checked(file).size
+            return _open_checked(file).size  # type: ignore[no-any-return]
     except FileNotFoundError as error:
         raise ImageError(f"{path}: the file does not exist") from error
     except Exception as error:
@@ -202,13 +202,13 @@ def _windowed(values: np.ndarray, dicom: "FileDataset") -> np.ndarray:
     from pydicom.pixels.processing import apply_voi, apply_windowing
 
     if dicom.get("VOILUTSequence"):
-        return apply_voi(values, dicom)
+        return apply_voi(values, dicom)  # type: ignore[no-any-return]
     widths = dicom.get("WindowWidth")
     width = widths[0] if isinstance(widths, list | tuple) or hasattr(widths, "append") else widths
     least = 1 if dicom.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
     if width is None or dicom.get("WindowCenter") is None or float(width) < least:
         return values
-    return apply_windowing(values, dicom)
+    return apply_windowing(values, dicom)  # type: ignore[no-any-return]
 
 
 def _padding(stored: np.ndarray, dicom: "FileDataset") -> np.ndarray | None:

@@ -29,7 +29,7 @@ def rank(
 
 def uniform(*keys: object, bits: int = 64) -> float:
     """A number in [0, 1) that is fixed by `keys`."""
-    return rank(*keys, bits=bits) / 2**bits
+    return float(rank(*keys, bits=bits) / 2**bits)
 
 
 def generator(*keys: object) -> "np.random.Generator":

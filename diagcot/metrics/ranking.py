@@ -42,7 +42,7 @@ class Ranking(Metric):
         known = np.isfinite(found)
         number = known.sum(axis=0)
         total = np.where(known, found, 0.0).sum(axis=0)
-        return np.divide(total, number, out=np.full(len(times), np.nan), where=number > 0)
+        return np.divide(total, number, out=np.full(len(times), np.nan), where=number > 0)  # type: ignore[no-any-return]
 
     def _column(self, times: Array, group: NDArray[np.intp], column: int) -> Array:
         known = np.flatnonzero(np.isfinite(self.truth[:, column]) & np.isfinite(self.scores[:, column]))
@@ -66,7 +66,7 @@ class Ranking(Metric):
             claimed = caught + np.cumsum(alarms, axis=1)
             precision = np.divide(caught, claimed, out=np.zeros_like(caught), where=claimed > 0)
             area, whole = (precision * hits).sum(axis=1), np.where(negatives > 0, positives, 0.0)
-        return np.divide(area, whole, out=np.full(len(times), np.nan), where=whole > 0)
+        return np.divide(area, whole, out=np.full(len(times), np.nan), where=whole > 0)  # type: ignore[no-any-return]
 
 
 def both_classes(truth: Array) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class MimicCxr:
         split = np.isin(images["study"], self._splits[0])
         for study in np.unique(images["study"][~split]):
             self._fault(f"study {study}", f"{self._path('split').name} has no row for it; it is left out")
-        return images[split]
+        return images[split]  # type: ignore[no-any-return]
 
     @cached_property
     def _splits(self) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
 
-    def answer(message: dict) -> None:
+    def answer(message: dict[str, object]) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 

@@ -162,7 +162,7 @@ def judged_metrics(
 
 def _right(row: Prediction) -> bool:
     if row.task in CLOSED:
-        return chosen(row.answer, row.about["options"]) == row.about["option"]
+        return bool(chosen(row.answer, row.about["options"]) == row.about["option"])
     return set(findings(row.answer)) == set(findings(row.reference))
 
 

@@ -216,7 +216,7 @@ def _continue(
         candidate[column] = paths[row, column]
     candidate[PARENT], candidate[MATCH] = row, -1
     if word < paths[row, NEXT]:  # inside a match there is nothing to choose
-        return _rank(coming, ranks, number, candidate)
+        return int(_rank(coming, ranks, number, candidate))
     last, distance = paths[row, LAST], paths[row, DISTANCE]
     for place in range(begins[word], begins[word + 1]):
         match = order[place]
@@ -237,7 +237,7 @@ def _continue(
         return number
     candidate[TOTAL], candidate[CHUNKS] = paths[row, TOTAL], paths[row, CHUNKS] + (last != -1)
     candidate[NEXT], candidate[LAST], candidate[DISTANCE], candidate[MATCH] = word + 1, -1, distance, -1
-    return _rank(coming, ranks, number, candidate)
+    return int(_rank(coming, ranks, number, candidate))
 
 
 @compiled()
@@ -260,10 +260,10 @@ def _rank(paths: Any, ranks: Any, number: int, candidate: Any) -> int:
 @compiled()
 def _is_better(candidate: Any, paths: Any, row: int) -> bool:
     if candidate[TOTAL] != paths[row, TOTAL]:
-        return candidate[TOTAL] > paths[row, TOTAL]
+        return bool(candidate[TOTAL] > paths[row, TOTAL])
     if candidate[CHUNKS] != paths[row, CHUNKS]:
-        return candidate[CHUNKS] < paths[row, CHUNKS]
-    return candidate[DISTANCE] < paths[row, DISTANCE]
+        return bool(candidate[CHUNKS] < paths[row, CHUNKS])
+    return bool(candidate[DISTANCE] < paths[row, DISTANCE])
 
 
 @compiled()

@@ -56,7 +56,7 @@ class Endpoint:
             pause = min(2 * pause, MAX_PAUSE_S)
         if self.model not in names:
             raise ServerError(f"{self.settings.endpoint} serves {', '.join(names) or 'no model'}, not {self.model}")
-        return names[self.model] == "vllm"
+        return bool(names[self.model] == "vllm")
 
     def revive(self, generation: int) -> None:
         """Return when it answers again. Raises ServerError if it does not within `startup_timeout_s`."""

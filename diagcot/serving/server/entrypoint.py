@@ -19,13 +19,13 @@ def _fork_engine_core() -> None:
     """
     from vllm.platforms.cpu import CpuPlatform
 
-    update = CpuPlatform.check_and_update_config.__func__  # type: ignore[attr-defined]
+    update = CpuPlatform.check_and_update_config.__func__
 
     def check_and_update_config(cls, vllm_config):  # type: ignore[no-untyped-def]
         update(cls, vllm_config)
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
-    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)  # type: ignore[method-assign, assignment]
+    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
 
 
 def main() -> None:
@@ -40,10 +40,10 @@ def main() -> None:
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    cli_env_setup()  # type: ignore[no-untyped-call]
+    cli_env_setup()
     if current_platform.is_cpu():
         _fork_engine_core()
-    parser = make_arg_parser(FlexibleArgumentParser())  # type: ignore[no-untyped-call]
+    parser = make_arg_parser(FlexibleArgumentParser())
     args = parser.parse_args(sys.argv[1:])
     if args.model_tag:
         args.model = args.model_tag

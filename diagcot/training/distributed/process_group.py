@@ -97,7 +97,7 @@ def sum_array(table: np.ndarray) -> np.ndarray:
     """Elementwise sum of every rank's array (any shape, equal on all ranks), float64. A collective."""
     total = torch.from_numpy(table.astype(np.float64))
     dist.all_reduce(total, group=_groups.hosts)
-    return total.numpy()
+    return total.numpy()  # type: ignore[no-any-return]
 
 
 def broadcast(value: Any) -> Any:

@@ -59,7 +59,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
     if zero3 is not None:
         from transformers import integrations
 
-        keep_alive = integrations.HfDeepSpeedConfig(zero3)  # type: ignore[attr-defined]
+        keep_alive = integrations.HfDeepSpeedConfig(zero3)
     model = AutoModelForImageTextToText.from_pretrained(
         directory,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,

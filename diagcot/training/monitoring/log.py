@@ -106,7 +106,7 @@ def rewind(log: Path, step: int) -> None:
 def memory_gb(device: torch.device) -> float:
     """Peak memory of this process so far, GiB: of its GPU, or of the host where it has none."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return float(torch.cuda.max_memory_allocated(device) / 2**30)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
 
 

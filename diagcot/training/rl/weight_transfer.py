@@ -143,7 +143,7 @@ def transfer_client(pool: RolloutPool, replicas: int, width: int) -> Any:
                 ]
             pool.post(f"/{path}", bodies=bodies)
 
-    return PoolClient("")  # type: ignore[no-untyped-call]
+    return PoolClient("")
 
 
 def weight_source(module: Any) -> Any:
