@@ -31,4 +31,4 @@ def _declare() -> None:
     _libraries.append(library)
 
 
-sys.meta_path.insert(0, _Hook())  # type: ignore[arg-type]  # importing the base class would take longer than all else here
+sys.meta_path.insert(0, _Hook())  # importing the base class would take longer than all else here

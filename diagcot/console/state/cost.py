@@ -32,7 +32,7 @@ def remaining(plan: Plan, spent: float, worked: float) -> float:
     """
     units = plan["units"]
     if worked >= 1 and spent:
-        return spent / worked * (units - worked)
+        return float(spent / worked * (units - worked))
     return declared(plan)[0] * (1 - worked / units) if units else 0.0
 
 
