@@ -84,8 +84,8 @@ def test_only_what_is_new_is_run_and_the_table_is_made_anew(tmp_path: Path) -> N
     assert tree(tmp_path) == before  # to ask changes nothing
     told = {row.stage: (row.state, row.tasks) for row in flow.submit()}
     assert told == {
-        "a": ("complete", 0), "new": ("submitted", 1), "b": ("complete", 0), "cells": ("submitted", 2),
-        "checks": ("submitted", 2), "table": ("submitted", 1),
+        "a": ("complete", 0), "new": ("done", 1), "b": ("complete", 0), "cells": ("done", 2),
+        "checks": ("done", 2), "table": ("done", 1),
     }  # fmt: skip
     after, made = tree(tmp_path), stages(tmp_path)
     assert made["cells"].keys == ["a.0", "a.1", "a.2", "b.0", "b.1", "b.2", "new.0", "new.1", "new.2"]
