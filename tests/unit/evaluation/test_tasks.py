@@ -294,4 +294,4 @@ def test_two_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert cli.main(["compare", "one", "three", "--logs", str(tmp_path)]) == 1
     assert "no sample in common" in capsys.readouterr().err
     assert cli.main(["compare", "one", "tow", "--logs", str(tmp_path)]) == 1
-    assert "did you mean" in capsys.readouterr().err.lower()
+    assert "the newest are three, two, one" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
     ]  # fmt: skip
     assert json.loads(chain.pipeline.keep["estimates.json"]) == found
     lines = list(cost_lines.planned(found))
-    assert "align: 8.29 billion parameters, 44.6 million of them trained; about 9 GB on a GPU; 16.2 to 80.8" in lines[0]
+    assert "align: 8.29 billion parameters, 44.6 million of them trained; about 9 GB per GPU; 16.2 to 80.8" in lines[0]
     monkeypatch.delenv("MODELS_DIR")
     assert open_chain("diagcot-7b", "example", None).estimates() == {}  # no model to look at, no estimate
 
