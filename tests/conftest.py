@@ -23,6 +23,11 @@ QUICK_TO_NOTICE = "SlurmdTimeout=4;MessageTimeout=5"
 # Half of what a task of no work costs is looking through /proc for the memory and the processes of all jobs.
 THROUGHPUT = "JobAcctGatherType=jobacct_gather/none;ProctrackType=proctrack/pgid"
 
+# Files whose tests take minutes, the longest first: workers begin with them, so that none is left at the end.
+LONG = (
+    *("faults/test_chaos.py", "e2e/test_chain.py", "slurm/test_scripts.py", "slurm/test_rehearse.py"),
+    *("training/test_grpo.py", "slurm/test_devcluster.py", "slurm/test_chain.py", "faults/test_slurm_controller.py"),
+)
 # Folders of unit tests that load the same library; a worker of pytest-xdist runs all of them. Elsewhere it runs a file.
 LOADS = {"training": "torch", "shards": "torch", "evaluation": "METEOR", "metrics": "METEOR", "rewards": "METEOR"}
 
@@ -33,10 +38,17 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each worker whole files, or groups of LOADS (marks of xdist_group do nothing in xdist 3.8 under pytest 9.2)."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # it puts files of few tests last, and those are the longest
 
     class Grouped(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
