@@ -1,1 +1,1 @@
-"""Benchmarks: ours beside what people use today, in the same run, on real daemons. `make help` lists them."""
+"""Benchmarks: ours compared with what people use today, in the same run, on real daemons. `make help` lists them."""

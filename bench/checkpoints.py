@@ -1,4 +1,4 @@
-"""`make bench-checkpoints`: how long training stands for a checkpoint, beside DeepSpeed's own saving, on one rank.
+"""`make bench-checkpoints`: how long training stands for a checkpoint, compared with DeepSpeed's own saving, on one rank.
 
 The same engine (ZeRO-2, AdamW, float32) is saved three ways in turn, a few times each, with training steps between:
 by DeepSpeed's `save_checkpoint` (unsummed, and not flushed to disk), by ours while training waits, by ours behind it.
@@ -45,7 +45,7 @@ def main() -> int:
     figures = Figures("checkpoints")
     plain = found["DeepSpeed"]
     for name, (stall, step) in found.items():
-        print(f"{name:>12}: training stands {stall:.3f} s a checkpoint, a step beside it takes {step:.3f} s")
+        print(f"{name:>12}: training stands {stall:.3f} s a checkpoint, a step during it takes {step:.3f} s")
     print(f"{size:.1f} million parameters, float32, AdamW, one rank on {ctx.cpus} CPUs; medians of {SAVES} checkpoints")
     figures.add("stall", found["behind"][0], "s", baseline=plain[0], goal=0.5, of="ratio")
     figures.add("stall_waiting", found["waiting"][0], "s", baseline=plain[0])

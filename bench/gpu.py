@@ -2,7 +2,7 @@
 
 Steps of supervised fine-tuning (language model and merger), alignment (contrastive and language-model loss on the merger)
 and GRPO (scoring by policy and reference, then one update; rollouts apart), on all GPUs by ZeRO-2. Nothing is read from
-disk: a film of 752 visual tokens and 175 tokens of text are drawn at random. SHAPE=3b, 7b, or tiny, which runs on CPUs
+disk: an image of 752 visual tokens and 175 tokens of text are drawn at random. SHAPE=3b, 7b, or tiny, which runs on CPUs
 too and shows that the code path is whole; its figures mean nothing.
 """
 
@@ -59,7 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }  # fmt: skip
-GRIDS = {"tiny": (8, 8), "3b": (46, 66), "7b": (46, 66)}  # patches of a film: 16, and 759 visual tokens
+GRIDS = {"tiny": (8, 8), "3b": (46, 66), "7b": (46, 66)}  # patches of an image: 16, and 759 visual tokens
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`make bench-jobs`: planning, submission, status and chains, beside plain submitit and datatrove, on a real Slurm.
+"""`make bench-jobs`: planning, submission, status and chains, compared with plain submitit and datatrove, on a real Slurm.
 
 The cluster is the development cluster: real daemons, virtual nodes. Ends with one JSON line (see `bench.figures`).
 """

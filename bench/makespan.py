@@ -18,7 +18,7 @@ from bench.runs import Spec
 STAGES, WIDTH, SEED = 3, 12, 5
 MEAN_S, SHORTEST_S, LONGEST_S = 9.0, 1.0, 30.0
 GOAL = 1.05
-STAGGER_S = 6  # whole-stage chains run beside each other: they are compared by much, and mostly asleep
+STAGGER_S = 6  # whole-stage chains run next to each other: they are compared by much, and mostly asleep
 NAMES = {"shell": "shell scripts", "ours": "ours", "submitit": "submitit", "datatrove": "datatrove"}
 Times = dict[tuple[int, int], tuple[float, float]]  # (stage, index) -> when its sleep began and ended
 
@@ -53,7 +53,7 @@ def measure(folder: Path, figures: Figures) -> None:
     found: dict[tuple[str, bool], float] = {}
     links: dict[tuple[str, bool], float] = {}
 
-    def told(name: str, each: bool, spec: Spec, began: float) -> None:
+    def measured(name: str, each: bool, spec: Spec, began: float) -> None:
         times = _times(spec)
         found[name, each] = max(end for _, end in times.values()) - began
         links[name, each] = _link(times, each)
@@ -62,7 +62,7 @@ def measure(folder: Path, figures: Figures) -> None:
         spec = _spec(folder, name, seconds, each=True)
         began = _start(name, spec)
         _wait(spec, began)
-        told(name, True, spec, began)
+        measured(name, True, spec, began)
     started = []
     for name in ("ours", "submitit", "datatrove"):
         spec = _spec(folder, name, seconds, each=False)
@@ -70,7 +70,7 @@ def measure(folder: Path, figures: Figures) -> None:
         time.sleep(STAGGER_S)
     for name, spec, began in started:
         _wait(spec, began)
-        told(name, False, spec, began)
+        measured(name, False, spec, began)
     latency = found["shell", True] - path
     print(f"{'edges':<13} {'':<14} {'makespan':>9} {'÷ path':>7} {'less latency':>13} {'a link':>8}")
     for (name, each), makespan in found.items():

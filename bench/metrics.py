@@ -1,4 +1,4 @@
-"""`make bench-metrics`: report metrics of one and of five models over 3,858 reports, beside pycocoevalcap as released.
+"""`make bench-metrics`: report metrics of one and of five models over 3,858 reports, compared with pycocoevalcap as released.
 
 Both sides start cold, each in a process of its own: the baseline tokenises with Java, then BLEU, ROUGE-L, CIDEr and METEOR
 (a Java program that first reads its tables). One baseline pass is measured and taken five times.

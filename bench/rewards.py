@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     figures, rng = Figures("rewards"), random.Random(0)
     texts, source = references(CORPUS)
     truths = texts[:SAMPLES]
-    outputs = [reasoned(f"I look at the film. {rng.choice(texts)}", answer(truth, texts, rng)) for truth in truths]
+    outputs = [reasoned(f"I look at the image. {rng.choice(texts)}", answer(truth, texts, rng)) for truth in truths]
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {source}; {SAMPLES} samples, corpus {CORPUS}",
         flush=True,

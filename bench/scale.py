@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) 
     summaries = [folder / "logs" / "mimic" / f"cot{stage}" / "summary.json" for stage in range(args.stages)]
     worked = _await(summaries, args.studies, began)
     seconds = time.monotonic() - began
-    told = [json.loads(path.read_text()) for path in summaries]
+    stages = [json.loads(path.read_text()) for path in summaries]
     ran = collections.Counter[str]()
     for path in (folder / "ran").iterdir():
         stage = path.name.partition(".")[0]
@@ -62,20 +62,20 @@ def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) 
     wanted = args.studies * args.stages
     right = all(
         row["state"] == "done" and row["units"] == row["counts"]["studies"] == args.studies and not row["missing"]
-        for row in told
+        for row in stages
     )
     once = sum(count == 1 for count in ran.values())
     ctld = _ctld(slurm)
     print(
         f"{done} of {wanted} published; {once} run exactly once, {len(ran) - once} more often; summaries"
-        f" {'right' if right else 'WRONG'}; {sum(row['failures'] for row in told)} failures,"
-        f" {sum(row['attempts'] for row in told)} submissions"
+        f" {'right' if right else 'WRONG'}; {sum(row['failures'] for row in stages)} failures,"
+        f" {sum(row['attempts'] for row in stages)} submissions"
     )
     print(
         f"{seconds:.0f} s from the launcher's start to the last summary, {seconds - worked:.0f} s of them the finaliser"
         f" after the last study; slurmctld {ctld[0]:.0f} MB, {ctld[1]:.0f} s of CPU; load {os.getloadavg()[0]:.1f}"
     )
-    for again in [sent for row in told for sent in row["submissions"] if sent["by"] == "finaliser"]:
+    for again in [sent for row in stages for sent in row["submissions"] if sent["by"] == "finaliser"]:
         print(f"submitted again by the finaliser: {again['tasks']} tasks: {again['why']}")
     if not (done == once == len(ran) == wanted and right):
         raise SystemExit("the run is not what it should be")
@@ -90,18 +90,18 @@ def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) 
 
 def _await(summaries: list[Path], studies: int, began: float) -> float:
     """Wait for all summaries, telling how far it is; when the last study was seen done, in seconds after `began`."""
-    told, worked = 0.0, 0.0
+    printed, worked = 0.0, 0.0
     while not all(path.exists() for path in summaries):
         now = time.monotonic() - began
         if now > LIMIT_S:
             left = subprocess.run(["squeue"], check=False, capture_output=True, text=True, timeout=60).stdout[-2000:]
             raise TimeoutError(f"not finished after {LIMIT_S} s; the queue:\n{left}")
-        if now > told + 10 or worked == 0:
+        if now > printed + 10 or worked == 0:
             done = sum(len(os.listdir(p.parent / "done")) for p in summaries if (p.parent / "done").exists())
             if done >= studies * len(summaries) and not worked:
                 worked = now
-            if now > told + 10:
-                told = now
+            if now > printed + 10:
+                printed = now
                 print(f"{now:5.0f} s  {done} done", flush=True)
         time.sleep(1)
     return worked or time.monotonic() - began

@@ -1,6 +1,6 @@
-"""`make bench-sft`: samples/s of fine-tuning beside Hugging Face's Trainer with DeepSpeed, in the same run.
+"""`make bench-sft`: samples/s of fine-tuning compared with Hugging Face's Trainer with DeepSpeed, in the same run.
 
-A tiny model on drawn films of 256 pixels, less than one epoch, so that no film is seen twice. Two ranks over gloo, ZeRO-2,
+A tiny model on drawn images of 256 pixels, less than one epoch, so that no image is seen twice. Two ranks over gloo, ZeRO-2,
 one thread each; the same model, samples, batches on each rank, optimiser and learning rate: the losses are compared, too.
 The Trainer runs twice: with the model's processor as its collator in a worker process, as is usual, and with this
 project's collator. Contenders take turns, `--rounds` times; a figure is the median of its rounds.
@@ -24,7 +24,7 @@ from bench.figures import Figures
 ROOT = Path(__file__).resolve().parents[1]
 CONTENDERS = ("ours", "trainer", "trainer_our_collator")
 WORLD, MICRO, STEPS, WARM = 2, 4, 24, 4
-STUDIES = 160  # two films each, a tenth of the patients held out twice: enough for one epoch of STEPS
+STUDIES = 160  # two images each, a tenth of the patients held out twice: enough for one epoch of STEPS
 DEEPSPEED = {
     "steps": STEPS, "micro_batch": MICRO, "global_batch": MICRO * WORLD, "learning_rate": 1e-3, "schedule": "constant",
     "precision": "fp32", "save_every": 10_000,

@@ -1,4 +1,4 @@
-"""`make bench-shards`: writing and reading shards, and what they take in memory, beside what people use today.
+"""`make bench-shards`: writing and reading shards, and what they take in memory, compared with what people use today.
 
 Peers live in an environment of their own under build/, which finds the project's packages too, so that all contenders
 run on the same Python, torch, Pillow and h5py. `--scale` does the parts of `bench.sharding.scale` instead.

@@ -23,5 +23,5 @@ for stage in range(stages):
         f"cot{stage}", "studies", keys, "node", settings=settings, elementwise=before, startup_s=START_S, unit_s=STUDY_S
     )
     before = [plan]
-told = flow.submit()
-print(f"{studies} studies, {plan.tasks} tasks a stage, {sum(len(row.jobs) for row in told)} jobs and arrays")
+submitted = flow.submit()
+print(f"{studies} studies, {plan.tasks} tasks a stage, {sum(len(row.jobs) for row in submitted)} jobs and arrays")

@@ -27,10 +27,10 @@ reward = registry.reward("report", "clinical", [Reference(sample.answer) for sam
 
 def row(sample: Sample) -> dict[str, Any]:
     """A sample as TRL's trainer reads it."""
-    film = Image.open(io.BytesIO(source.jpeg(sample.images[0]))).convert("RGB")
+    image = Image.open(io.BytesIO(source.jpeg(sample.images[0]))).convert("RGB")
     return {
         "prompt": [{"role": "user", "content": sample.prompt.removeprefix("<image>")}],
-        "image": film,
+        "image": image,
         "reference": sample.answer,
     }
 

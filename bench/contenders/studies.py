@@ -11,7 +11,7 @@ from diagcot.jobs import Context, Result, Unit
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[TextIOWrapper]:
-    """A file of this execution: what was run, and so how often, is to be told by other means than the ledger's own."""
+    """A file of this execution: it shows what was run, and how often, without the ledger."""
     with (Path(ctx.settings["ran"]) / f"{ctx.stage}.{ctx.task}.{ctx.attempt}").open("w", buffering=1) as ran:
         yield ran
 

@@ -1,4 +1,4 @@
-"""`make bench-cot`: collecting chains of thought beside the released way, on a real vLLM and on a scripted server.
+"""`make bench-cot`: collecting chains of thought compared with the released way, on a real vLLM and on a scripted server.
 
 Ends with one JSON line (see `bench.figures`). `--scale` measures the memory at 100,000 samples instead of 20,000.
 """

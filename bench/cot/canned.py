@@ -22,7 +22,7 @@ SAID = {
     "content": "The heart is of normal size, its borders are sharp, and the mediastinum is not widened.",
     "conclusion": "The lungs are clear, the heart is of normal size, and there is no pleural effusion.",
     "check": "Both lungs, the pleura, the heart and the bones were looked at, and nothing was left out.",
-    "reason": "The side of the effusion is not the one that is seen in the film.",
+    "reason": "The side of the effusion is not the one that is seen in the image.",
     "findings": "The heart is of normal size. The lungs are clear. There is no pleural effusion.",
     "impression": "No acute cardiopulmonary process.",
 }
@@ -31,7 +31,7 @@ STEPS = 3  # of a thinking
 
 
 class Canned:
-    """What a run asked, and what it was told."""
+    """What a run asked, and the replies."""
 
     def __init__(self, send: bool = True, keep: bool = False, refused: Sequence[int | None] = REJECTED) -> None:
         self.send, self.keep, self.refused = send, keep, refused

@@ -4,14 +4,14 @@ import os
 import time
 from pathlib import Path
 
-from bench.cot import films, ours, released
+from bench.cot import ours, released, shards
 from bench.cot.canned import Canned
 from bench.cot.fake import COMMAND, scripted, used_s
 from bench.figures import Figures
 
 LATENCY_S, SLOTS = 0.2, 256
 SAMPLES, WARM = 3000, 300
-SIZE, FILMS = 512, 200  # different films; the others repeat them
+SIZE, IMAGES = 512, 200  # different images; the others repeat them
 RELEASED_S = 15
 SETTINGS = {"max_num_seqs": SLOTS, "images": 1, "shutdown_timeout_s": 1}
 GOAL_RELEASED, GOAL_CAPACITY = 40, 0.95
@@ -20,7 +20,7 @@ GOAL_RELEASED, GOAL_CAPACITY = 40, 0.95
 def measure(folder: Path, figures: Figures) -> None:
     """Measure, and add the figures."""
     for key, count in (("warm", WARM), ("all", SAMPLES)):
-        films.write(folder / "shards" / "bench" / f"{key}.h5", count, SIZE, distinct=FILMS)
+        shards.write(folder / "shards" / "bench" / f"{key}.h5", count, SIZE, distinct=IMAGES)
     with scripted(folder, delay_s=LATENCY_S, slots=SLOTS):
         with ours.opened(_context(folder, "server"), COMMAND) as (shared, server):
             asked = Canned(send=False, keep=True)
@@ -38,7 +38,7 @@ def measure(folder: Path, figures: Figures) -> None:
             client, fake = (used_s(pid) - start for pid, start in zip(pids, before, strict=True))
     capacity, each = SLOTS / LATENCY_S, mine.calls / mine.samples
     print(
-        f"scripted server, {LATENCY_S} s, {SLOTS} slots: {SAMPLES} samples, {mine.calls} calls, films of {SIZE} pixels;"
+        f"scripted server, {LATENCY_S} s, {SLOTS} slots: {SAMPLES} samples, {mine.calls} calls, images of {SIZE} pixels;"
         f" ours {mine.seconds:.1f} s in all, {canned.steady:.0f} calls/s from sample {2 * SLOTS} to the last one's beginning,"
         f" {mine.calls / mine.seconds:.0f} with ramp-up and tail;"
         f" {client / mine.calls * 1e3:.2f} ms of processor a call, the server {fake / mine.calls * 1e3:.2f} ms;"

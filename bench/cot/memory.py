@@ -5,14 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from bench.cot import films, ours
+from bench.cot import ours, shards
 from bench.cot.canned import Canned
 from bench.cot.fake import COMMAND, scripted
 from bench.figures import Figures
 
 FEW, MANY = 2_000, 20_000
 ALL = 100_000
-SIZE, FILMS = 256, 50
+SIZE, IMAGES = 256, 50
 SETTINGS = {"max_num_seqs": 64, "images": 1, "shutdown_timeout_s": 1}
 GOAL_MB = 300
 
@@ -22,13 +22,13 @@ def measure(folder: Path, figures: Figures, whole: bool) -> None:
     counts = (FEW, ALL) if whole else (FEW, MANY)
     found = []
     for count in counts:
-        films.write(folder / "shards" / "bench" / f"{count}.h5", count, SIZE, distinct=FILMS)
+        shards.write(folder / "shards" / "bench" / f"{count}.h5", count, SIZE, distinct=IMAGES)
         with scripted(folder):
             command = [sys.executable, "-m", "bench.cot.memory", str(folder), str(count)]
-            told = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1800)
-        if told.returncode:
-            raise RuntimeError(told.stderr[-3000:])
-        megabytes, seconds, calls, torch = told.stdout.splitlines()[-1].split()
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1800)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-3000:])
+        megabytes, seconds, calls, torch = done.stdout.splitlines()[-1].split()
         assert torch == "False", "torch was imported"
         found.append(float(megabytes))
         print(

@@ -7,7 +7,7 @@ from tests.serving import tiny
 
 
 def build(path: Path, size: int) -> Path:
-    """The random model of the tests, for films of `size` pixels; the token that ends a reply has no chance."""
+    """The random model of the tests, for images of `size` pixels; the token that ends a reply has no chance."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -19,6 +19,6 @@ def build(path: Path, size: int) -> Path:
     weights["lm_head.weight"] = head
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     about = json.loads((path / "processor_config.json").read_text())
-    about["image_processor"]["size"]["longest_edge"] = size * size  # this is how the most pixels of a film are named
+    about["image_processor"]["size"]["longest_edge"] = size * size  # this is how the most pixels of an image are named
     (path / "processor_config.json").write_text(json.dumps(about))
     return path

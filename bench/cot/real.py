@@ -1,4 +1,4 @@
-"""The same samples on the same real vLLM: ours beside the released way, and beside vLLM's own load generator."""
+"""The same samples on the same real vLLM: ours compared with the released way, and compared with vLLM's own load generator."""
 
 import json
 import os
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import httpx
 
-from bench.cot import films, model, ours, released
+from bench.cot import model, ours, released
+from bench.cot import shards as phantoms
 from bench.cot.canned import Canned
 from bench.figures import Figures
 from diagcot.serving import Request, Server
 
-SIZE = 756  # of the films: 729 tokens, about as many as in the method (method.md 4.3)
+SIZE = 756  # of the images: 729 tokens, about as many as in the method (method.md 4.3)
 SAMPLES, WARM = 80, 5
 TOKENS, VERDICT_TOKENS = 96, 24  # less than a real teacher says: what is decoded is where many in flight gain most
 SETTINGS = {"max_model_len": 4096, "images": 1, "startup_timeout_s": 300}
@@ -30,7 +31,7 @@ def measure(folder: Path, figures: Figures) -> None:
     """Measure, and add the figures."""
     shards = folder / "shards" / "bench"
     for seed, (key, count) in enumerate({"warm": WARM, "all": SAMPLES, "prompts": PROMPTS}.items()):
-        films.write(shards / f"{key}.h5", count, SIZE, seed)
+        phantoms.write(shards / f"{key}.h5", count, SIZE, seed)
     model.build(folder / "model", SIZE)
     began = time.monotonic()
     with ours.opened(context(folder, "server")) as (shared, server):
@@ -59,7 +60,7 @@ def _search(folder: Path, figures: Figures, shared: object, server: Server) -> N
     calls = sum(map(len, samples))
     each = calls / SAMPLES
     print(
-        f"{SAMPLES} phantom films of {SIZE} pixels, {calls} calls, {TOKENS} tokens a reply and {VERDICT_TOKENS} a verdict,"
+        f"{SAMPLES} phantom images of {SIZE} pixels, {calls} calls, {TOKENS} tokens a reply and {VERDICT_TOKENS} a verdict,"
         " both ways the same words; no JSON constraint; caches emptied before each run"
     )
     print(f"{'':<10} {'seconds':>8} {'calls':>6} {'calls/s':>8} {'samples/h':>10} {'from the cache':>15}")
@@ -149,7 +150,7 @@ def _vllm_bench(folder: Path, server: Server, requests: list[Request]) -> float:
 
 
 def empty(server: Server) -> None:
-    """Drop the server's caches of prefixes, processed films and encoded films."""
+    """Drop the server's caches of prefixes, processed images and encoded images."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.process.socket)), base_url="http://server") as http:
         for cache in ("prefix", "mm", "encoder"):
             http.post(f"/reset_{cache}_cache").raise_for_status()

@@ -1,7 +1,7 @@
 """The released way of collecting (method.md 4.1), written from its description.
 
-Five threads; each takes a sample through its whole search, one blocking call after the other, the text before the film,
-which is encoded anew for every call; at the end of a sample a file of its own, with all queries in it.
+Five threads; each takes a sample through its whole search, one blocking call after the other, the text before the image,
+which is encoded again for every call; at the end of a sample a file of its own, with all queries in it.
 """
 
 import base64
@@ -29,12 +29,12 @@ class Done(NamedTuple):
 
 
 def parts(request: Request, image_first: bool = False) -> list[dict[str, Any]]:
-    """The same words as ours, and the film."""
-    (film,) = request.images
-    url = "data:image/jpeg;base64," + base64.b64encode(film).decode()
-    told: list[dict[str, Any]] = [{"type": "text", "text": request.messages[0][1].replace("<image>", "")}]
+    """The same words as ours, and the image."""
+    (image,) = request.images
+    url = "data:image/jpeg;base64," + base64.b64encode(image).decode()
+    words: list[dict[str, Any]] = [{"type": "text", "text": request.messages[0][1].replace("<image>", "")}]
     shown: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
-    return shown + told if image_first else told + shown
+    return shown + words if image_first else words + shown
 
 
 def body(request: Request) -> dict[str, Any]:
@@ -54,15 +54,15 @@ def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, secon
         transport = httpx.HTTPTransport(uds=str(socket))
         with httpx.Client(transport=transport, base_url="http://server", timeout=600) as client:
             while (number := next(numbers)) < len(samples) and not failures:
-                told = []
+                queries = []
                 for request in samples[number]:
                     if time.monotonic() > end:
                         return
                     query = body(request)
                     reply = client.post("/v1/chat/completions", json=query).raise_for_status().json()
-                    told.append({"query": query, "response": reply["choices"][0]["message"]["content"]})
+                    queries.append({"query": query, "response": reply["choices"][0]["message"]["content"]})
                     answered.append(request)
-                (out / f"{number}.json").write_text(json.dumps(told))
+                (out / f"{number}.json").write_text(json.dumps(queries))
 
     def guarded() -> None:
         try:

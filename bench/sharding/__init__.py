@@ -1,1 +1,1 @@
-"""The parts of `make bench-shards`: films become shards, shards are read, beside what people use today."""
+"""The parts of `make bench-shards`: images become shards, shards are read, compared with what people use today."""

@@ -1,4 +1,4 @@
-"""What a million films take in memory, in a process of its own: `python -m bench.sharding.memory FOLDER`."""
+"""What a million images take in memory, in a process of its own: `python -m bench.sharding.memory FOLDER`."""
 
 import gc
 import os
@@ -21,14 +21,16 @@ READS = 200_000
 
 
 def measure(folder: Path, figures: Figures) -> None:
-    """100 shards of 10,000 films of 200 bytes, each a study with a report: names of one file, which no reader knows."""
+    """100 shards of 10,000 images of 200 bytes, each a study with a report: names of one file, which no reader knows."""
     folder.mkdir()
     first = folder / "00000.h5"
-    film = Jpeg(bytes(200), 1, 1, False)
+    image = Jpeg(bytes(200), 1, 1, False)
     with ShardWriter(first) as writer:
         for k in range(RECORDS // SHARDS):
-            image = Image(f"{k:040x}", "PA", 1, 1)
-            writer.add(Study("bench", f"{k}", f"{k}", "train", findings=tree.REPORT.format(k), images=(image,)), [film])
+            shown = Image(f"{k:040x}", "PA", 1, 1)
+            writer.add(
+                Study("bench", f"{k}", f"{k}", "train", findings=tree.REPORT.format(k), images=(shown,)), [image]
+            )
     for part in range(1, SHARDS):
         os.link(first, folder / f"{part:05d}.h5")
     run = subprocess.run(
@@ -36,12 +38,12 @@ def measure(folder: Path, figures: Figures) -> None:
     )
     reading, all_of_it, grown = map(float, run.stdout.split())
     print(
-        f"{RECORDS} films in {SHARDS} shards: {reading / RECORDS:.0f} bytes each to read films in random order,"
+        f"{RECORDS} images in {SHARDS} shards: {reading / RECORDS:.0f} bytes each to read images in random order,"
         f" {all_of_it / RECORDS:.0f} when every column was used; {READS} reads later {grown / 1e6:+.1f} MB"
     )
     for name, value in (("memory_reading", reading), ("memory_all_columns", all_of_it)):
-        figures.add(name, value / RECORDS, "bytes a film", None, 100)
-    figures.add("memory_growth", grown / RECORDS, f"bytes a film after {READS} reads", None, 5)
+        figures.add(name, value / RECORDS, "bytes an image", None, 100)
+    figures.add("memory_growth", grown / RECORDS, f"bytes an image after {READS} reads", None, 5)
 
 
 def _resident() -> int:

@@ -1,6 +1,6 @@
-"""Random films out of our shards, loose files, vlen HDF5, webdataset and MosaicML streaming; all in the page cache.
+"""Random images out of our shards, loose files, vlen HDF5, webdataset and MosaicML streaming; all in the page cache.
 
-Reads are of one process, in random order, each film as the bytes of its JPEG; webdataset reads its tars in order, since
+Reads are of one process, in random order, each image as the bytes of its JPEG; webdataset reads its tars in order, since
 it can do nothing else. Samples come decoded, as uint8 tensors in batches, through torch's DataLoader.
 """
 
@@ -28,25 +28,25 @@ from diagcot.shards import Shard, shard_paths
 from diagcot.shards.dataset import ShardDataset, ShardSampler
 from diagcot.shards.writer import ShardWriter
 
-FILMS, SHARDS = 4000, 4
+IMAGES, SHARDS = 4000, 4
 ROUNDS = 5
 WORKERS, BATCH, SAMPLES = 2, 32, 3840
 Read = Callable[[Sequence[int]], int]
-"""Reads the films of these numbers; returns how many bytes they were."""
+"""Reads the images of these numbers; returns how many bytes they were."""
 
 
 def measure(folder: Path, figures: Figures, peers: bool) -> None:
     """Measure, and add the figures."""
     made = [convert(raw, SIZE, QUALITY) for raw in tree.images(12)]
-    # Every film has its own bytes behind its end, where decoders do not look.
-    films = [
-        Jpeg(m.data + k.to_bytes(4), m.width, m.height, False) for k in range(FILMS) for m in [made[k % len(made)]]
+    # Every image has its own bytes behind its end, where decoders do not look.
+    images = [
+        Jpeg(m.data + k.to_bytes(4), m.width, m.height, False) for k in range(IMAGES) for m in [made[k % len(made)]]
     ]
-    size = statistics.mean(len(film.data) for film in films) / 1e3
-    print(f"{FILMS} films of {films[0].width} × {films[0].height}, {size:.0f} KB each, page cache warm")
-    contenders = _contenders(folder, films, peers)
-    _reads(contenders, figures, films)
-    _samples(folder, contenders, films, figures)
+    size = statistics.mean(len(image.data) for image in images) / 1e3
+    print(f"{IMAGES} images of {images[0].width} × {images[0].height}, {size:.0f} KB each, page cache warm")
+    contenders = _contenders(folder, images, peers)
+    _reads(contenders, figures, images)
+    _samples(folder, contenders, images, figures)
 
 
 class Loose(Dataset[Any]):
@@ -58,13 +58,13 @@ class Loose(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def film(self, number: int) -> bytes:
+    def image(self, number: int) -> bytes:
         """The bytes of an image."""
         with open(self.paths[number], "rb") as file:  # noqa: PTH123  the fastest way, for the others' sake
             return file.read()
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        return decoded(self.film(number))
+        return decoded(self.image(number))
 
 
 class Vlen(Loose):
@@ -75,9 +75,9 @@ class Vlen(Loose):
         self.data: h5py.Dataset | None = None
 
     def __len__(self) -> int:
-        return FILMS
+        return IMAGES
 
-    def film(self, number: int) -> bytes:
+    def image(self, number: int) -> bytes:
         """The bytes of an image."""
         if self.data is None:
             self.data = h5py.File(self.paths[0], "r")["jpeg"]
@@ -94,9 +94,9 @@ class Mosaic(Loose):
         self.data = LocalDataset(str(path))
 
     def __len__(self) -> int:
-        return FILMS
+        return IMAGES
 
-    def film(self, number: int) -> bytes:
+    def image(self, number: int) -> bytes:
         """The bytes of an image."""
         return bytes(self.data[number]["jpeg"])
 
@@ -111,7 +111,7 @@ class Ours(Loose):
     def __len__(self) -> int:
         return len(self.data)
 
-    def film(self, number: int) -> bytes:
+    def image(self, number: int) -> bytes:
         """The bytes of an image."""
         found: bytes = self.data[number]
         return found
@@ -122,10 +122,10 @@ def decoded(jpeg: bytes) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(io.BytesIO(jpeg))))
 
 
-def _contenders(folder: Path, films: list[Jpeg], peers: bool) -> dict[str, Any]:
-    """Written one after the other; what it took is told."""
+def _contenders(folder: Path, images: list[Jpeg], peers: bool) -> dict[str, Any]:
+    """Written one after the other; the seconds are printed."""
     made: dict[str, Any] = {}
-    size = sum(len(film.data) for film in films) / 1e6
+    size = sum(len(image.data) for image in images) / 1e6
 
     def write(name: str, work: Callable[[Path], Any]) -> None:
         place = folder / name
@@ -134,59 +134,59 @@ def _contenders(folder: Path, films: list[Jpeg], peers: bool) -> dict[str, Any]:
         made[name] = work(place)
         print(f"  {name:<14} written at {size / (time.perf_counter() - began):6.0f} MB/s")
 
-    write("ours", lambda place: _write_ours(place, films))
-    write("loose files", lambda place: _write_loose(place, films))
-    write("vlen HDF5", lambda place: _write_vlen(place, films))
+    write("ours", lambda place: _write_ours(place, images))
+    write("loose files", lambda place: _write_loose(place, images))
+    write("vlen HDF5", lambda place: _write_vlen(place, images))
     if peers:
-        write("MosaicML", lambda place: _write_mosaic(place, films))
-        write("webdataset", lambda place: _write_tars(place, films))
+        write("MosaicML", lambda place: _write_mosaic(place, images))
+        write("webdataset", lambda place: _write_tars(place, images))
     return made
 
 
-def _write_ours(place: Path, films: list[Jpeg]) -> Ours:
+def _write_ours(place: Path, images: list[Jpeg]) -> Ours:
     for part in range(SHARDS):
         with ShardWriter(place / f"{part:05d}.h5") as writer:
-            for k in range(part, FILMS, SHARDS):
-                film = films[k]
-                image = StudyImage(f"{k}", "PA", film.width, film.height)
+            for k in range(part, IMAGES, SHARDS):
+                image = images[k]
+                shown = StudyImage(f"{k}", "PA", image.width, image.height)
                 report = tree.REPORT.format(k)
-                writer.add(Study("bench", str(k), str(k), "train", findings=report, images=(image,)), [film])
+                writer.add(Study("bench", str(k), str(k), "train", findings=report, images=(shown,)), [image])
     return Ours(place)
 
 
-def _write_loose(place: Path, films: list[Jpeg]) -> Loose:
-    paths = [place / f"{k // 100:03d}" / f"{k}.jpg" for k in range(FILMS)]
-    for path, film in zip(paths, films, strict=True):
+def _write_loose(place: Path, images: list[Jpeg]) -> Loose:
+    paths = [place / f"{k // 100:03d}" / f"{k}.jpg" for k in range(IMAGES)]
+    for path, image in zip(paths, images, strict=True):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(film.data)
+        path.write_bytes(image.data)
     return Loose(paths)
 
 
-def _write_vlen(place: Path, films: list[Jpeg]) -> Vlen:
-    with h5py.File(place / "films.h5", "w") as file:
-        data = file.create_dataset("jpeg", FILMS, h5py.vlen_dtype(np.uint8))
-        for row, film in enumerate(films):
-            data[row] = np.frombuffer(film.data, np.uint8)
-    return Vlen(place / "films.h5")
+def _write_vlen(place: Path, images: list[Jpeg]) -> Vlen:
+    with h5py.File(place / "images.h5", "w") as file:
+        data = file.create_dataset("jpeg", IMAGES, h5py.vlen_dtype(np.uint8))
+        for row, image in enumerate(images):
+            data[row] = np.frombuffer(image.data, np.uint8)
+    return Vlen(place / "images.h5")
 
 
-def _write_mosaic(place: Path, films: list[Jpeg]) -> Mosaic:
+def _write_mosaic(place: Path, images: list[Jpeg]) -> Mosaic:
     from streaming import MDSWriter
 
     with MDSWriter(out=str(place / "mds"), columns={"id": "str", "jpeg": "bytes"}) as writer:
-        for row, film in enumerate(films):
-            writer.write({"id": str(row), "jpeg": film.data})
+        for row, image in enumerate(images):
+            writer.write({"id": str(row), "jpeg": image.data})
     return Mosaic(place / "mds")
 
 
-def _write_tars(place: Path, films: list[Jpeg]) -> list[str]:
+def _write_tars(place: Path, images: list[Jpeg]) -> list[str]:
     from webdataset import TarWriter
 
     urls = [str(place / f"{part:05d}.tar") for part in range(SHARDS)]
     for part, url in enumerate(urls):
         with TarWriter(url) as tar:
-            for k in range(part, FILMS, SHARDS):
-                tar.write({"__key__": f"{k:06d}", "jpg": films[k].data})
+            for k in range(part, IMAGES, SHARDS):
+                tar.write({"__key__": f"{k:06d}", "jpg": images[k].data})
     return urls
 
 
@@ -197,26 +197,26 @@ def _tars(urls: list[str], decode: bool) -> Any:
     return data.map(lambda sample: decoded(sample[0]) if decode else sample[0])
 
 
-def _reads(contenders: dict[str, Any], figures: Figures, films: list[Jpeg]) -> None:
-    order = np.random.default_rng(0).permutation(FILMS).tolist()
+def _reads(contenders: dict[str, Any], figures: Figures, images: list[Jpeg]) -> None:
+    order = np.random.default_rng(0).permutation(IMAGES).tolist()
 
     def read(data: Any) -> int:
-        each: Iterable[bytes] = _tars(data, False) if isinstance(data, list) else (data.film(k) for k in order)
+        each: Iterable[bytes] = _tars(data, False) if isinstance(data, list) else (data.image(k) for k in order)
         return sum(map(len, each))
 
     firsts = []
     for _ in range(ROUNDS):
         fresh = Ours(Path(contenders["ours"].data.shards[0].path).parent)
-        firsts.append(processor(read, fresh)[0] / FILMS)
-    total, best = sum(len(film.data) for film in films), dict.fromkeys(contenders, 0.0)
+        firsts.append(processor(read, fresh)[0] / IMAGES)
+    total, best = sum(len(image.data) for image in images), dict.fromkeys(contenders, 0.0)
     for _ in range(ROUNDS):
         for name, data in contenders.items():
             seconds, found = processor(read, data)
             if found != total:
                 raise RuntimeError(f"{name} has read {found} of {total} bytes")
-            best[name] = max(best[name], FILMS / seconds)
+            best[name] = max(best[name], IMAGES / seconds)
     for name, speed in best.items():
-        print(f"  {name:<14} {speed:8.0f} films read per second of processor time")
+        print(f"  {name:<14} {speed:8.0f} images read per second of processor time")
     ours = best["ours"]
     least(figures, "read_vs_vlen", ours, "reads/s", best["vlen HDF5"], 5)
     for name in ("loose files", "webdataset", "MosaicML"):
@@ -224,19 +224,19 @@ def _reads(contenders: dict[str, Any], figures: Figures, films: list[Jpeg]) -> N
             least(figures, f"read_vs_{name.lower().replace(' ', '_')}", ours, "reads/s", best[name], 1.0)
     others = max(speed for name, speed in best.items() if name != "ours")
     least(figures, "first_read_vs_best_other", 1 / min(firsts), "reads/s", others, None)
-    checked = min(processor(lambda: sum(zlib.crc32(film.data) for film in films))[0] for _ in range(ROUNDS)) / FILMS
+    checked = min(processor(lambda: sum(zlib.crc32(image.data) for image in images))[0] for _ in range(ROUNDS)) / IMAGES
     print(
-        f"  ours, the first time in a process: {1 / min(firsts):.0f}, with the CRC-32 of each film, which no other checks:"
+        f"  ours, the first time in a process: {1 / min(firsts):.0f}, with the CRC-32 of each image, which no other checks:"
         f" {checked * 1e6:.1f} of {min(firsts) * 1e6:.1f} µs"
     )
     figures.add("first_read_crc32", checked * 1e6, "µs a read", min(firsts) * 1e6)
 
 
-def _samples(folder: Path, contenders: dict[str, Any], films: list[Jpeg], figures: Figures) -> None:
+def _samples(folder: Path, contenders: dict[str, Any], images: list[Jpeg], figures: Figures) -> None:
     """Processor time of this process and its workers, for the same number of samples."""
     torch.set_num_threads(1)
-    order = np.random.default_rng(1).permutation(FILMS)[:SAMPLES].tolist()
-    jpegs = [films[k].data for k in order]
+    order = np.random.default_rng(1).permutation(IMAGES)[:SAMPLES].tolist()
+    jpegs = [images[k].data for k in order]
     best = dict.fromkeys(contenders, 0.0)
     bound = 0.0
     for _ in range(2):

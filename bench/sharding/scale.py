@@ -19,7 +19,7 @@ from diagcot.shards import Shard, build, shard_paths
 
 FEW, MANY = 12_500, 100_000
 GROWTH = 256
-"""Bytes: MIMIC-CXR's 227,835 studies would take 58 MB in each task. A few numbers of every film have to be known."""
+"""Bytes: MIMIC-CXR's 227,835 studies would take 58 MB in each task. A few numbers of every image have to be known."""
 EACH = 6_250
 """Studies a shard, in both trees: what a task takes should depend on its shard, not on the collection."""
 
@@ -27,11 +27,11 @@ EACH = 6_250
 def measure(folder: Path, figures: Figures) -> None:
     """Measure, and add the figures."""
     folder.mkdir(exist_ok=True)
-    films = tree.images(8, (64, 64))
+    images = tree.images(8, (64, 64))
     peaks: dict[int, float] = {}
     for studies in (FEW, MANY):
         began = time.monotonic()
-        root = tree.write(folder / f"tree{studies}", films, studies)
+        root = tree.write(folder / f"tree{studies}", images, studies)
         print(f"{studies} studies written in {time.monotonic() - began:.0f} s", flush=True)
         peaks[studies] = _shards(root, folder / f"shards{studies}", studies, studies // EACH, figures)
     growth = (peaks[MANY] - peaks[FEW]) * 1e6 / (MANY - FEW)
@@ -55,18 +55,18 @@ def _shards(root: Path, out: Path, studies: int, parts: int, figures: Figures) -
     seconds = time.monotonic() - began
     splits: Counter[str] = Counter()
     patients: Counter[str] = Counter()
-    films = []
+    images = []
     for path in shard_paths(out / "shards" / "test" / "shard"):
         shard = Shard(path)
         splits.update(shard.texts("studies/split"))
         patients.update(set(shard.texts("studies/patient")))
-        films.append(shard.images)
+        images.append(shard.images)
     expected = sum(_is_test(k) for k in range(studies))
-    whole = sum(films) == studies and splits["test"] == expected and max(patients.values()) == 1
-    uneven = max(films) / min(films) - 1
+    whole = sum(images) == studies and splits["test"] == expected and max(patients.values()) == 1
+    uneven = max(images) / min(images) - 1
     print(
         f"  {parts} shards in {seconds:.0f} s, {studies / seconds:.0f} studies/s, largest task {max(peaks):.0f} MB;"
-        f" {sum(films)} films, splits {dict(splits)}, patients in two shards {sum(n > 1 for n in patients.values())},"
+        f" {sum(images)} images, splits {dict(splits)}, patients in two shards {sum(n > 1 for n in patients.values())},"
         f" sizes within {uneven:.1%}",
         flush=True,
     )

@@ -41,8 +41,8 @@ def images(count: int, size: tuple[int, int] = FULL, sigma: float = 3.0) -> list
     return made
 
 
-def write(root: Path, films: list[bytes], studies: int) -> Path:
-    """Study k shows film k modulo their number, a hard link; 1 to 8 studies a patient, 1 in 50 for tests."""
+def write(root: Path, images: list[bytes], studies: int) -> Path:
+    """Study k shows image k modulo their number, a hard link; 1 to 8 studies a patient, 1 in 50 for tests."""
     root.mkdir(parents=True)
     sources: list[Path] = []
     rows: dict[str, list[tuple[object, ...]]] = {"metadata": [], "split": [], "labels": []}
@@ -53,12 +53,12 @@ def write(root: Path, films: list[bytes], studies: int) -> Path:
                 subject, left = subject + 1, 1 + k % 8
             left -= 1
             if k % LINKS == 0:
-                sources = _sources(root, films, k)
+                sources = _sources(root, images, k)
             study, digits = 50_000_000 + k, f"{k:040x}"
             dicom = "-".join(digits[i : i + 8] for i in range(0, 40, 8))
             place = folder(root, subject, study)
             place.mkdir(parents=True)
-            os.link(sources[k % len(films)], place / f"{dicom}.jpg")
+            os.link(sources[k % len(images)], place / f"{dicom}.jpg")
             report = folder(Path("mimic-cxr-reports"), subject, study).with_suffix(".txt")
             reports.writestr(str(report), REPORT.format(k))
             about = {"dicom_id": dicom, "subject_id": subject, "study_id": study, "ViewPosition": "PA"}
@@ -73,8 +73,8 @@ def write(root: Path, films: list[bytes], studies: int) -> Path:
     return root
 
 
-def _sources(root: Path, films: list[bytes], start: int) -> list[Path]:
-    paths = [root / f".film-{start}-{n}.jpg" for n in range(len(films))]
-    for path, film in zip(paths, films, strict=True):
-        path.write_bytes(film)
+def _sources(root: Path, images: list[bytes], start: int) -> list[Path]:
+    paths = [root / f".image-{start}-{n}.jpg" for n in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image)
     return paths

@@ -1,6 +1,6 @@
-"""How fast full-size films become training data: our stage, a plain loop, and the peers' writers around the same loop.
+"""How fast full-size images become training data: our stage, a plain loop, and the peers' writers around the same loop.
 
-Seconds are of processor time, children included, which other work on the machine disturbs least; films lie in the page
+Seconds are of processor time, children included, which other work on the machine disturbs least; images lie in the page
 cache. Our stage also reads tables and reports, digests every source, and writes studies and labels.
 """
 
@@ -39,7 +39,7 @@ def measure(folder: Path, figures: Figures, peers: bool, count: int = 48) -> Non
     places = sorted(root.rglob("files/**/*.jpg"))
     mine = places[:count]
     size = statistics.mean(path.stat().st_size for path in mine) / 1e6
-    print(f"{count} films of {tree.FULL[0]} × {tree.FULL[1]}, {size:.1f} MB each, to {SIZE} pixels, page cache warm")
+    print(f"{count} images of {tree.FULL[0]} × {tree.FULL[1]}, {size:.1f} MB each, to {SIZE} pixels, page cache warm")
     for path in mine:
         path.read_bytes()
     one = tree.write(folder / "one", tree.images(12), count)
@@ -61,7 +61,7 @@ def measure(folder: Path, figures: Figures, peers: bool, count: int = 48) -> Non
                 speeds[name].append(count / seconds)
     best = {name: max(found) for name, found in speeds.items()}
     for name, speed in best.items():
-        print(f"  {name:<26} {speed:6.1f} films per second and core")
+        print(f"  {name:<26} {speed:6.1f} images per second and core")
     ours = best["ours"]
     least(figures, "write_vs_plain_loop", ours, "images/s/core", best["plain loop"], 1.6)
     least(figures, "write_vs_thumbnail_loop", ours, "images/s/core", best["plain loop, thumbnail()"], None)
@@ -88,7 +88,7 @@ def _parallel(folder: Path, root: Path, one: Path, count: int, cores: int, figur
     for name, found in (("threads", threads), ("tasks", tasks)):
         speed = max(found)
         print(
-            f"  {cores} {name:<24} {speed:6.1f} films per second, {speed / single / cores:.0%} of {cores} × one alone"
+            f"  {cores} {name:<24} {speed:6.1f} images per second, {speed / single / cores:.0%} of {cores} × one alone"
         )
         least(figures, f"write_parallel_{name}", speed, "images/s", single * cores, 0.9)
     print(f"  load {os.getloadavg()[0]:.1f}: where others work on the cores, these two are theirs as much as ours")
@@ -124,28 +124,28 @@ def _context(out: Path, root: Path, cpus: int) -> Context:
 
 def full(path: Path) -> bytes:
     """What a script does: decode all, shrink, encode."""
-    film = Image.open(path).convert("L")
-    scale = SIZE / max(film.size)
-    film = film.resize((round(film.width * scale), round(film.height * scale)), Image.Resampling.LANCZOS)
-    return _encoded(film)
+    image = Image.open(path).convert("L")
+    scale = SIZE / max(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return _encoded(image)
 
 
 def thumbnail(path: Path) -> bytes:
     """What a better script does: Pillow's thumbnail() decodes at a DCT scale by itself, twice as large as needed."""
-    film = Image.open(path)
-    film.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return _encoded(film.convert("L"))
+    image = Image.open(path)
+    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return _encoded(image.convert("L"))
 
 
-def _encoded(film: Image.Image) -> bytes:
+def _encoded(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    film.save(out, "JPEG", quality=QUALITY)
+    image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
 
 
 def plain(out: Path, places: list[Path], convert: Callable[[Path], bytes] = full) -> None:
     """Write with a plain loop over h5py."""
-    with h5py.File(out / "films.h5", "w") as file:
+    with h5py.File(out / "images.h5", "w") as file:
         data = file.create_dataset("jpeg", len(places), h5py.vlen_dtype(np.uint8))
         for row, path in enumerate(places):
             data[row] = np.frombuffer(convert(path), np.uint8)
@@ -155,7 +155,7 @@ def webdataset(out: Path, places: list[Path]) -> None:
     """Write with webdataset."""
     from webdataset import TarWriter
 
-    with TarWriter(str(out / "films.tar")) as tar:
+    with TarWriter(str(out / "images.tar")) as tar:
         for path in places:
             tar.write({"__key__": path.stem, "jpg": full(path)})
 

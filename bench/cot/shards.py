@@ -1,4 +1,4 @@
-"""Shards of phantom films for the searches to read."""
+"""Shards of phantom images for the searches to read."""
 
 import io
 from pathlib import Path
@@ -17,23 +17,23 @@ DRAWN = 24
 
 
 def write(path: Path, count: int, size: int, seed: int = 0, distinct: int = 10**9) -> Path:
-    """A shard of `count` training studies with a frontal film of `size` pixels each; films repeat after `distinct`.
+    """A shard of `count` training studies with a frontal image of `size` pixels each; images repeat after `distinct`.
 
     Films are drawn for few patients, since that takes long, and moved by some pixels for all others.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     patients = visits(min(count, DRAWN), seed)
     drawn = [np.asarray(draw(str(n), one.findings, "PA", size, seed).image) for n, one in enumerate(patients)]
-    films: list[Jpeg] = []
+    images: list[Jpeg] = []
     with ShardWriter(path) as writer:
         for n in range(count):
             if n < distinct:
-                films.append(_jpeg(np.roll(drawn[n % len(drawn)], n, axis=1)))
+                images.append(_jpeg(np.roll(drawn[n % len(drawn)], n, axis=1)))
             findings, impression = patients[n % len(patients)].findings.report()
             name = f"{seed}-{n:06d}"
             image = Image(name, "PA", size, size, phantom=True)
-            study = Study("phantom", name, name, "train", f"Film {n}. {findings}", impression, images=(image,))
-            writer.add(study, [films[n % distinct]])
+            study = Study("phantom", name, name, "train", f"Image {n}. {findings}", impression, images=(image,))
+            writer.add(study, [images[n % distinct]])
     return path
 
 
