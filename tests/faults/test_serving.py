@@ -78,8 +78,8 @@ def test_row_25_a_server_that_hangs_is_replaced(tmp_path: Path, monkeypatch: Pat
 
 HOPELESS: dict[str, tuple[dict[str, Any], str]] = {
     "never ready": ({"ready_s": 60}, r"not ready after 2 s \(startup_timeout_s\)"),
-    "dies at start": ({"die_at_start": True}, "ended while it started: ValueError: the script says so"),
-    "wrong model": ({"name": "stranger"}, r"answers for another model \(stranger\)"),
+    "dies at start": ({"die_at_start": True}, "ended while it was starting: ValueError: the script says so"),
+    "wrong model": ({"name": "stranger"}, r"another model \(stranger\) answers on the server's socket"),
 }
 
 

@@ -20,7 +20,7 @@ def test_ranks_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (found,) = collective.check(told, testing.context(tmp_path, world_size=2, nodes=2), 1)
     assert (
         found.level == "bad"
-        and "2 ranks did not meet within 1 s" in found.text
+        and "2 ranks did not connect within 1 s" in found.text
         and "rank 0" not in found.text
         and "NCCL_SOCKET_IFNAME" in found.remedy
     )
@@ -46,5 +46,5 @@ def test_a_rehearsal_without_slurm(tmp_path: Path, capsys: pytest.CaptureFixture
     assert str(tmp_path / "qwen") in wrong[0]["text"]
     assert {row["stage"] for row in result["rows"] if row["subject"] == "imports"} == {"phantoms", "model", "joined"}
     assert any(row["text"] == "2 on 1 node" for row in result["rows"])
-    assert "rehearsed 3 of 3 stages" in said and "1 to mend" in said
+    assert "rehearsed 3 of 3 stages" in said and "1 problem to fix" in said
     assert sorted(path.name for path in (tmp_path / "roots").rglob("*") if "real" in path.name) == ["real.rehearsal1"]
