@@ -13,9 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import makespan, runs, status, submission
+from bench import runs
 from bench.cluster import cluster
 from bench.figures import Figures
+from bench.orchestration import makespan, status, submission
 
 PARTS = ("submission", "status", "makespan")
 NODES = 4  # of 16 CPUs

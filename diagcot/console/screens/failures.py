@@ -85,7 +85,7 @@ def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
         if row["task"] not in broken:
             continue
         where = row.get("where") or [""]
-        # The line that raised tells failures apart; messages differ by file and number.
+        # Failures are distinguished by the line that raised them; messages differ by file and number.
         rows.setdefault((row["type"], row["message"] if row.get("for_user") else _place(stage, where[-1])), []).append(
             row
         )

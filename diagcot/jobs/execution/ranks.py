@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
             nodes=nodes,
             master_addr=_first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "localhost")), nodes),
         )
-    return Ranks(f"hand-{os.getpid()}", 0, 0, 1, 0, 1, 0, 1, "127.0.0.1")
+    # Process ids are used again, and no execution may write to the log of an earlier one.
+    return Ranks(f"hand-{os.getpid()}x{time.time_ns() // 1_000_000:x}", 0, 0, 1, 0, 1, 0, 1, "127.0.0.1")
 
 
 def _first_host(nodelist: str, nodes: int) -> str:

@@ -63,7 +63,7 @@ def answer(*command: str, timeout: float = TIMEOUT_S) -> str:
 
 
 def transient(error: str) -> bool:
-    """Whether the error is no refusal: Slurm may accept the same request later, or may have accepted it already."""
+    """True if Slurm may accept the same request later, or may have accepted it already."""
     return any(word in error.lower() for word in TRANSIENT)
 
 

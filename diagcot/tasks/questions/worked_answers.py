@@ -30,7 +30,7 @@ class ClosedQuestion:
 
     task: str
     view: StudyView
-    what: str  # tells it from other questions of the task about the same images
+    what: str  # distinguishes it from other questions of the task about the same images
     options: tuple[Option, ...]
     values: dict[str, Any] = field(default_factory=dict)  # of the wording's placeholders, except options and steps
     meta: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Parts of `make bench-jobs`: submission, status screens and the makespan of a chain."""
