@@ -44,9 +44,9 @@ def released(hyps: list[str], refs: list[str]) -> dict[str, float]:
 
 def suite(answers: list[list[str]], refs: list[str]) -> list[dict[str, float]]:
     """The suite's own table of all models: the same metrics, label F1, and 1,000 bootstrap draws of each."""
-    from diagcot.evaluation.predictions import Prediction
     from diagcot.evaluation.scores.table import table
     from diagcot.evaluation.scores.text_tools import TextTools
+    from diagcot.tasks.predictions import Prediction
 
     rows = [
         Prediction(str(n), f"iu/{n}", "report", "iu", str(model), text, text, ref, "stop", False, [])

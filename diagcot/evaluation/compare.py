@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation import predictions
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.report import history
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.jobs import UserError
+from diagcot.tasks.predictions import Prediction
 
 
 def compare(

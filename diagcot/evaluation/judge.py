@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation import predictions
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores.columns import agree
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.serving import Client, Reply, Request, Server
+from diagcot.tasks.predictions import Prediction
 
 _ASK = (
     "Here are two answers to the same question about a chest X-ray.\nQuestion: {question}\n{first}\n{second}\n"

@@ -8,14 +8,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation.predictions import Prediction, order
+from diagcot.evaluation.predictions import order
 from diagcot.evaluation.server import TaskServer
-from diagcot.evaluation.settings import ASKED, EvaluateSettings
+from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
+from diagcot.tasks.predictions import ASKED, Prediction
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample

@@ -1,68 +1,12 @@
-"""One model's answer to one sample, one JSON object a line, keyed by study and image."""
+"""Files of predictions: one JSON object a line, and one Parquet file of a whole run."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from diagcot.evaluation.settings import ASKED
 from diagcot.jobs import Context, Unit, UserError
-from diagcot.tasks.samples import Sample
-from diagcot.text.layout import first_answer, last_answer
-
-ABOUT = ("label", "labels", "options", "option", "view")
-"""The entries of a sample's meta data that its prediction keeps."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """`output` is all the model wrote, `answer` what is scored, `reference` what it is scored against."""
-
-    id: str
-    study: str
-    task: str
-    dataset: str
-    model: str
-    output: str
-    answer: str
-    reference: str
-    finish: str  # stop, length, or error where the server gave no text
-    phantom: bool
-    images: list[dict[str, Any]]  # shard and row of every image
-    split: str = "test"  # or validate, where thresholds are chosen
-    question: str = ""  # the user's text without <image>
-    scores: dict[str, float] = field(default_factory=dict)  # label -> probability, of classification
-    about: dict[str, Any] = field(default_factory=dict)  # options of a question, labels of a study: see ABOUT
-
-    @staticmethod
-    def of(
-        sample: Sample, model: str, output: str, finish: str, split: str, scores: Mapping[str, float] | None = None
-    ) -> "Prediction":
-        """The prediction of a model's output; questions are scored by the last answer block, other tasks by the first."""
-        read_answer = last_answer if sample.task in ASKED else first_answer
-        return Prediction(
-            id=sample.id,
-            study=sample.study,
-            task=sample.task,
-            dataset=sample.dataset,
-            model=model,
-            output=output,
-            answer=read_answer(output),
-            reference=read_answer(sample.answer),
-            finish=finish,
-            phantom=bool(sample.meta.get("phantom")),
-            images=[asdict(image) for image in sample.images],
-            split=split,
-            question=sample.prompt.replace("<image>", "").strip(),
-            scores=dict(scores or {}),
-            about={name: sample.meta[name] for name in ABOUT if name in sample.meta},
-        )
-
-    def row(self) -> dict[str, Any]:
-        """The prediction as a JSON object."""
-        return asdict(self)
+from diagcot.tasks.predictions import Prediction
 
 
 def read(paths: Iterable[Path]) -> Iterator[Prediction]:

@@ -17,8 +17,6 @@ Task = Literal["report", "grounding", "classification", "open", "grounding_pixel
 
 CLOSED: tuple[str, ...] = get_args(Closed)
 WRITTEN: tuple[str, ...] = get_args(Written)
-ASKED = (*CLOSED, *WRITTEN, "open", "grounding_pixels")
-"""Tasks whose samples are made by `diagcot.tasks.questions.questions`."""
 
 _TOKENS = {"report": 1024}
 

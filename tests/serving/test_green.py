@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from diagcot.evaluation.clinical import green
-from diagcot.evaluation.predictions import Prediction
 from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
+from diagcot.tasks.predictions import Prediction
 from tests.serving.conftest import SETTINGS
 
 pytestmark = pytest.mark.heavy

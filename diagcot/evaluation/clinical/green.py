@@ -12,12 +12,12 @@ from typing import Any
 from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import write_scores
 from diagcot.evaluation.clinical.weights import missing_files
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.metrics.green import green
 from diagcot.serving import Request, Server, ServerError
+from diagcot.tasks.predictions import Prediction
 
 TEMPLATE = "{{ bos_token + '<|user|>\\n' + messages[0]['content'] + eos_token + '\\n<|assistant|>\\n' + eos_token }}"
 """The prompt format of Stanford-AIMI/GREEN, with the end token that its tokeniser adds (add_eos_token)."""

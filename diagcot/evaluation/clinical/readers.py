@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.evaluation.clinical.weights import READERS, missing_files
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.jobs import UserError
 from diagcot.metrics import text
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
+from diagcot.tasks.predictions import Prediction
 
 _SAFE = (UserError, OSError, ImportError, RuntimeError)  # their messages name files and shapes, never words of a report
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation.predictions import Prediction
 from diagcot.jobs import Context, Result, Unit
 from diagcot.metrics import labels
 from diagcot.metrics.intervals import Additive, Metric, mean
+from diagcot.tasks.predictions import Prediction
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagcot.evaluation.predictions import Prediction
 from diagcot.metrics.intervals import Metric, mean
 from diagcot.metrics.sets import f1
+from diagcot.tasks.predictions import Prediction
 from diagcot.text.labels import findings
 from diagcot.text.options import chosen
 

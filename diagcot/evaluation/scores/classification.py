@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation.predictions import Prediction
 from diagcot.metrics import labels, ranking
 from diagcot.metrics.intervals import Additive, Array, Metric
+from diagcot.tasks.predictions import Prediction
 from diagcot.text.labels import chexpert
 
 _NO_SCORES = "no probabilities were asked for (`probabilities` of the evaluate stage)"

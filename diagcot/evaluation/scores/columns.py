@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagcot.evaluation.clinical.scores import CLINICAL, column_name
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores.answers import RECALL_AT, closed_metrics, open_metrics
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
@@ -14,6 +13,7 @@ from diagcot.evaluation.scores.reports import part_metrics, report_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.metrics.labels import kappa
+from diagcot.tasks.predictions import Prediction
 from diagcot.text import boxes
 from diagcot.text.labels import chexpert, findings
 from diagcot.text.options import chosen

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagcot.evaluation.predictions import Prediction
 from diagcot.metrics.boxes import matched_iou, pairs_iou_as_released
 from diagcot.metrics.intervals import Additive, Metric, mean, mean_of
+from diagcot.tasks.predictions import Prediction
 from diagcot.text import boxes
 
 LEAST = (0.3, 0.5, 0.7)

@@ -7,9 +7,9 @@ from functools import lru_cache
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation.predictions import Prediction
 from diagcot.metrics import labels, text
 from diagcot.metrics.intervals import Additive, Metric, mean
+from diagcot.tasks.predictions import Prediction
 
 Array = text.Array
 _FINDINGS = re.compile(r"\bfindings\s*:\s*(.*?)(?:\bimpression\s*:|$)", re.IGNORECASE | re.DOTALL)

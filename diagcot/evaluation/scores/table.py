@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
     COLUMNS,
@@ -24,6 +23,7 @@ from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
 from diagcot.jobs import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.meteor import meteor
+from diagcot.tasks.predictions import Prediction
 
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids

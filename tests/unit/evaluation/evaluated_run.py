@@ -12,8 +12,6 @@ from diagcot.data.phantom.findings import Findings
 from diagcot.data.phantom.patients import visits
 from diagcot.data.pixels import convert
 from diagcot.data.study import CHEXPERT_LABELS, Image, Study
-from diagcot.evaluation.predictions import Prediction
-from diagcot.evaluation.settings import ASKED
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans import plan
 from diagcot.jobs.plans.units import Units
@@ -21,6 +19,7 @@ from diagcot.jobs.state import ledger
 from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
 from diagcot.tasks import diagnosis as tasks
+from diagcot.tasks.predictions import ASKED, Prediction
 from diagcot.tasks.prompts import classification_answer, reasoned
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording

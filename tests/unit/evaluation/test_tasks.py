@@ -13,7 +13,6 @@ from diagcot.cli import main as cli
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import judge, predictions
 from diagcot.evaluation.compare import compare
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores import answers, columns
 from diagcot.evaluation.scores.grounding import pixel_metrics
 from diagcot.evaluation.scores.reports import r2gen_texts
@@ -25,6 +24,7 @@ from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.labels import kappa
 from diagcot.serving import Reply
+from diagcot.tasks.predictions import Prediction
 
 OPTIONS = ["Edema", "Pleural Effusion", "No Finding"]
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from diagcot.cot.filtration import rules
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation.predictions import Prediction
 from diagcot.evaluation.scores.answers import closed_metrics, open_metrics
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.metrics.intervals import Bootstrap
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
+from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.prompts import classification_answer, grounding_answer, reasoned
 from diagcot.text.layout import first_answer, last_answer
 from tests.unit.cot.cot_traces import trace
