@@ -7,6 +7,7 @@ phrases and scopes are written for this project. `diagcot.data.labeler_accuracy`
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from diagcot.data.reports import label_rules as rules
 from diagcot.data.study import CHEXPERT_LABELS
@@ -15,6 +16,15 @@ _SENTENCE = re.compile(r"(?<!\d)\.(?!\d)|\.(?=\s)|[!?\n]+")
 _SCOPE = 110  # characters before and after a mention in which a cue has an effect
 _MENTION = {name: re.compile("|".join(f"(?:{p})" for p in rules.MENTIONS[name])) for name in rules.MENTIONS}
 _NORMAL = {name: re.compile("|".join(f"(?:{p})" for p in rules.NORMAL[name])) for name in rules.NORMAL}
+
+
+class Mention(NamedTuple):
+    """A mention of a label in a sentence. A phrase of normality ("heart size is normal") mentions its label as negated."""
+
+    label: str
+    status: int  # 1 present, 0 negated, -1 in doubt
+    start: int  # of the mention's first character in the sentence
+    end: int
 
 
 def label(text: str) -> dict[str, int]:
@@ -36,19 +46,20 @@ def label(text: str) -> dict[str, int]:
 def mentions(text: str) -> Iterator[tuple[str, int, str]]:
     """(label, its status, sentence in lower case) of every mention of a label, sentence by sentence."""
     for sentence in _sentences(text):
-        for name, status in _statuses(sentence):
-            yield name, status, sentence
+        for mention in mentions_in(sentence):
+            yield mention.label, mention.status, sentence
 
 
 @lru_cache(maxsize=65536)  # reports repeat their sentences
-def _statuses(sentence: str) -> tuple[tuple[str, int], ...]:
-    """The labels that a sentence in lower case mentions, and their status."""
+def mentions_in(sentence: str) -> tuple[Mention, ...]:
+    """The mentions of labels in one sentence in lower case."""
     stated = [
-        (name, _status(sentence, match.start(), match.end()))
+        Mention(name, _status(sentence, match.start(), match.end()), *match.span())
         for name, mention in _MENTION.items()
         for match in mention.finditer(sentence)
     ]
-    return (*stated, *((name, 0) for name, normal in _NORMAL.items() if normal.search(sentence)))
+    normal = ((name, match) for name, phrase in _NORMAL.items() if (match := phrase.search(sentence)))
+    return (*stated, *(Mention(name, 0, *match.span()) for name, match in normal))
 
 
 def _sentences(text: str) -> list[str]:
