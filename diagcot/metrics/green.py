@@ -1,9 +1,21 @@
-"""GREEN (Ostmeier et al. 2024, arXiv:2405.03595): the score of an analysis that its language model wrote."""
+"""GREEN (Ostmeier et al. 2024, arXiv:2405.03595): the question to its language model, and the score of the analysis."""
 
 import re
 
+CHAT_TEMPLATE = (
+    "{{ bos_token + '<|user|>\\n' + messages[0]['content'] + eos_token + '\\n<|assistant|>\\n' + eos_token }}"
+)
+"""The prompt format of Stanford-AIMI/GREEN, with the end token that its tokeniser adds (add_eos_token)."""
 _SECTION = r"\[{}\]:\s*(.*?)(?:\n\s*\n|\Z)"
 _COUNT = re.compile(r"(?<=: )\b\d+\b(?=\.)")
+
+
+def prompt(template: str, reference: str, candidate: str, words: int) -> str:
+    """The question about a report. template: the authors', with {reference} and {candidate}; words: most of each report."""
+    for place, report in (("{reference}", reference), ("{candidate}", candidate)):
+        before, _, after = template.partition(place)
+        template = before + " ".join(report.split()[:words]) + after
+    return template
 
 
 def green(analysis: str) -> float:

@@ -1,8 +1,8 @@
 """Kind `clinical`: an array over the evaluation's units of written answers, scored by models that read reports."""
 
-from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.jobs import Unit
+from diagcot.metrics.clinical import weights
 from launchers.evaluation.evaluate import answered
 from launchers.stage_kind import ChainView, Stage, StageKind
 

@@ -1,8 +1,8 @@
 """Kind `green`: an array over the evaluation's units of written answers; each task keeps one server of GREEN's model."""
 
-from diagcot.evaluation.clinical import weights
 from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs import Unit
+from diagcot.metrics.clinical import weights
 from launchers.evaluation.evaluate import answered
 from launchers.stage_kind import ChainView, Stage, StageKind
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.readers import Readers
 from diagcot.evaluation.clinical.scores import write_scores
-from diagcot.evaluation.clinical.weights import READERS
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.jobs import Context, Result, Unit
+from diagcot.metrics.clinical.weights import READERS
 
 
 @contextmanager

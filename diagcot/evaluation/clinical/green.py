@@ -11,16 +11,13 @@ from typing import Any
 
 from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import write_scores
-from diagcot.evaluation.clinical.weights import missing_files
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.metrics.green import green
+from diagcot.metrics.clinical.weights import missing_files
+from diagcot.metrics.green import CHAT_TEMPLATE, green, prompt
 from diagcot.serving import Request, Server, ServerError
 from diagcot.tasks.predictions import Prediction
-
-TEMPLATE = "{{ bos_token + '<|user|>\\n' + messages[0]['content'] + eos_token + '\\n<|assistant|>\\n' + eos_token }}"
-"""The prompt format of Stanford-AIMI/GREEN, with the end token that its tokeniser adds (add_eos_token)."""
 
 
 class Green:
@@ -40,16 +37,14 @@ class Green:
     def server(self) -> Server:
         """The server, started if it does not run yet. Raises ServerError or UserError."""
         chosen = self.settings.server
-        settings = chosen.model_copy(update={"images": 0, "extra": ("--chat-template", TEMPLATE, *chosen.extra)})
+        settings = chosen.model_copy(update={"images": 0, "extra": ("--chat-template", CHAT_TEMPLATE, *chosen.extra)})
         return self._task_server.start(self.folder, settings)
 
     def request(self, row: Prediction) -> Request:
         """The question about one answer; each report is cut to as many words as the authors take."""
-        prompt = (self.folder / "prompt.txt").read_text(encoding="utf-8")
-        for place, report in (("{reference}", row.reference), ("{candidate}", row.answer)):
-            before, _, after = prompt.partition(place)
-            prompt = before + " ".join(report.split()[: self.settings.words]) + after
-        return Request(row.id, (("user", prompt),), max_tokens=self.settings.max_tokens)
+        template = (self.folder / "prompt.txt").read_text(encoding="utf-8")
+        text = prompt(template, row.reference, row.answer, self.settings.words)
+        return Request(row.id, (("user", text),), max_tokens=self.settings.max_tokens)
 
 
 @contextmanager

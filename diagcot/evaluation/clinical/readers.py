@@ -1,18 +1,14 @@
 """The models that read reports, loaded once for an array task, and the scores that they give to pairs of texts."""
 
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from diagcot.evaluation.clinical.weights import READERS, missing_files
 from diagcot.evaluation.settings import ClinicalSettings
-from diagcot.jobs import UserError
 from diagcot.metrics import text
+from diagcot.metrics.clinical.readers import Reader, close, load, why_failed
+from diagcot.metrics.clinical.weights import READERS, missing_files
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 from diagcot.tasks.predictions import Prediction
-
-_SAFE = (UserError, OSError, ImportError, RuntimeError)  # their messages name files and shapes, never words of a report
 
 
 class Readers:
@@ -22,7 +18,7 @@ class Readers:
         self._settings = settings
         self.batch = settings.batch
         self.missing: dict[str, str] = {}
-        self._readers: dict[str, Any] | None = None
+        self._readers: dict[str, Reader] | None = None
         self._shard = ""
         self._kept: dict[str, dict[str, Any]] = {}  # reader -> reference -> what was read of it, of one shard
 
@@ -45,10 +41,8 @@ class Readers:
                 kept |= {row.reference: read[row.reference] for row in rows}
                 compared = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
             except Exception as error:
-                self.missing[name] = _reason(error)
-                broken = self._readers.pop(name)
-                if hasattr(broken, "close"):
-                    broken.close()
+                self.missing[name] = why_failed(error)
+                close(self._readers.pop(name))
                 continue
             for row_scores, new_scores in zip(scores, compared, strict=True):
                 row_scores.update(new_scores)
@@ -59,10 +53,9 @@ class Readers:
     def close(self) -> None:
         """End the processes of readers that have one."""
         for reader in (self._readers or {}).values():
-            if hasattr(reader, "close"):
-                reader.close()
+            close(reader)
 
-    def _loaded(self) -> dict[str, Any]:
+    def _loaded(self) -> dict[str, Reader]:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,40 +64,12 @@ class Readers:
             reason = missing_files(name, self._settings.weights)
             if reason is None:
                 try:
-                    loaded[name] = _make(name)(self._settings.weights / name, device)  # type: ignore[operator]
+                    loaded[name] = load(name, self._settings.weights, device)  # type: ignore[arg-type]
                     continue
                 except Exception as error:
-                    reason = _reason(error)
+                    reason = why_failed(error)
             self.missing[name] = reason
         return loaded
-
-
-def _make(name: str) -> Callable[[Path, str], Any]:
-    if name == "chexbert":
-        from diagcot.evaluation.clinical.chexbert import CheXbert
-
-        return CheXbert
-    if name == "distilroberta-base":
-        from diagcot.evaluation.clinical.bertscore import BertScore
-
-        return BertScore
-    if name == "ratescore":
-        from diagcot.evaluation.clinical.ratescore import RateScore
-
-        return RateScore
-    from diagcot.evaluation.clinical.radgraph import RadGraph
-
-    return lambda folder, device: RadGraph(folder, device, name)
-
-
-def _reason(error: Exception) -> str:
-    """Why a reader failed, in one line that holds no report."""
-    message = re.sub(r"\s+", " ", str(error))[:200] if isinstance(error, _SAFE) else ""
-    return (
-        message
-        if isinstance(error, UserError)
-        else f"it failed ({type(error).__name__}{': ' * bool(message)}{message})"
-    )
 
 
 def _radcliq(row: Prediction, scores: dict[str, Any]) -> None:

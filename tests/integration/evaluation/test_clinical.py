@@ -12,14 +12,15 @@ import pytest
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import aggregate, predictions
-from diagcot.evaluation.clinical import clinical, weights
-from diagcot.evaluation.clinical.bertscore import BASELINE, BertScore
-from diagcot.evaluation.clinical.chexbert import HEADS, CheXbert
-from diagcot.evaluation.clinical.radgraph import RadGraph
-from diagcot.evaluation.clinical.ratescore import RateScore
+from diagcot.evaluation.clinical import clinical
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context, run_unit
+from diagcot.metrics.clinical import weights
+from diagcot.metrics.clinical.bertscore import BASELINE, BertScore
+from diagcot.metrics.clinical.chexbert import HEADS, CheXbert
+from diagcot.metrics.clinical.radgraph import RadGraph
+from diagcot.metrics.clinical.ratescore import RateScore
 from diagcot.metrics.graphs import Graph
 from diagcot.metrics.radcliq import radcliq_v1
 from tests.integration.evaluation import report_models

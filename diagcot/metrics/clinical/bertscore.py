@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagcot.evaluation.clinical.batches import batched
+from diagcot.metrics.clinical.batches import batched
 
 if TYPE_CHECKING:
     from torch import Tensor

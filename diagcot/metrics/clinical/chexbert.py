@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from diagcot.evaluation.clinical.batches import batched
 from diagcot.jobs import UserError
+from diagcot.metrics.clinical.batches import batched
 
 HEADS = (
     *("Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation"),

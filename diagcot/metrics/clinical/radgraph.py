@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagcot.evaluation.clinical.batches import batched
 from diagcot.jobs import UserError
+from diagcot.metrics.clinical.batches import batched
 from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
 
 if TYPE_CHECKING:

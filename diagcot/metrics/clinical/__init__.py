@@ -1,0 +1,1 @@
+"""Models that read reports, in their published formats, and how they compare two reports."""
