@@ -149,7 +149,7 @@ def _interleaved(trace: TraceRecord, settings: FilterSettings) -> str | None:
 def _options(trace: TraceRecord, settings: FilterSettings) -> str | None:
     listed = options.listed(trace["question"])
     assessed = [options.judged(answer) or "?" for _, answer in trace["pairs"][:-1]]
-    return None if assessed == listed else f"assessed {_names(assessed)} of {_names(listed)}"
+    return None if sorted(assessed) == listed else f"assessed {_names(assessed)} of {_names(listed)}"
 
 
 def _hypotheses(trace: TraceRecord, settings: FilterSettings) -> str | None:

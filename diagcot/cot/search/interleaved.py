@@ -15,6 +15,7 @@ from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.settings import SearchSettings
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.tasks.questions.worked_answers import judging_order, with_look
 from diagcot.text.options import LETTERS, RIGHT, WRONG
 
 _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
@@ -36,7 +37,7 @@ def _main(
 ) -> Generator[Question, Answer, None]:
     limits = settings.reply.limits()
     head = prompts.head(len(sample.images), sample.reference_report, sample.question)
-    letters = LETTERS[: len(sample.meta.get("options", ()))]
+    letters = judging_order(sample.meta.get("options", ()))
     make_prompt = prompts.closed_question if letters else prompts.open_question
     schema = schemas.closed_question(limits, letters) if letters else schemas.open_question(limits)
 
@@ -72,13 +73,18 @@ def gold_answer(sample: CoTSample) -> str:
 
 
 def closed_pairs(row: dict[str, Any], letters: Sequence[str]) -> list[Step]:
-    """The pairs of a closed question from the assessments by letter. Raises UnreadableReplyError if a member is missing."""
+    """The pairs of a closed question from the look and the assessments. Raises UnreadableReplyError if a member is missing.
+
+    letters: of the options, in the order in which they are judged. The first thought begins with the look.
+    """
+    look = replies.line(replies.member(row, "look"), "'look'")
     assessments = {letter: replies.member(row, letter) for letter in letters}
     marks = {letter: _mark(assessment) for letter, assessment in assessments.items()}
     pairs = [
         (_think(assessment), f"{letter}) {RIGHT if marks[letter] else WRONG}")
         for letter, assessment in assessments.items()
     ]
+    pairs[0] = (with_look(look, pairs[0][0]), pairs[0][1])
     right = [letter for letter in letters if marks[letter]]
     # The last pair concludes from the marks; with none or several correct, `broken_rule` rejects the marks.
     last = f"{right[0]}) {RIGHT}" if right else WRONG
@@ -132,7 +138,7 @@ def broken_rule(pairs: Sequence[Step], sample: CoTSample, hide_reference: bool) 
         return f"{', '.join(sorted(gold - correct))} is correct"
     if not options and correct == marks.keys():
         return "no absent finding is considered"
-    thinks = [" ".join(think.lower().split()) for think, _ in pairs]
+    thinks = [line.lower() for think, _ in pairs for line in think.splitlines()]
     if len(set(thinks)) < len(thinks):
         return "two thoughts are the same"
     for think, _ in pairs:

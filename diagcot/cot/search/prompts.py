@@ -61,8 +61,9 @@ _FINAL = (
 )
 _IMPRESSION = "; the impression summarises what it means"
 _CLOSED = (
-    "Assess each option separately: explain what on the X-ray supports or contradicts it, then state whether it is "
-    "correct, true or false. Finish with a summary. Refer only to the X-ray, not to the reference report.{answer} "
+    "First look at the regions that the options are about and state what you see (look). Then assess each option "
+    "separately: explain what on the X-ray supports or contradicts it, then state whether it is correct, true or false. "
+    "Finish with a summary. Refer only to the X-ray, not to the reference report.{answer} "
     "Answer in JSON."
 )
 _OPEN = (

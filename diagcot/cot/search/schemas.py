@@ -38,9 +38,10 @@ def final(limits: Limits, names: Sequence[str] = ("findings", "impression")) -> 
 
 
 def closed_question(limits: Limits, letters: Sequence[str]) -> dict[str, Any]:
-    """One assessment for each option of the question, by its letter, and the summary."""
+    """What is seen, one assessment for each option of the question in the order of `letters`, and the summary."""
     assessment = _object({"think": _string(limits.step_chars), "correct": {"type": "boolean"}})
-    return _object(dict.fromkeys(letters, assessment) | {"summary": _string(limits.step_chars)})
+    look = {"look": _string(limits.step_chars)}
+    return _object(look | dict.fromkeys(letters, assessment) | {"summary": _string(limits.step_chars)})
 
 
 def open_question(limits: Limits) -> dict[str, Any]:

@@ -175,8 +175,9 @@ def pairs(sample: CoTSample, gold: str) -> tuple[str, str]:
     answer_given = gold_answer(sample) if chance(sample.id, "told") < 0.5 else ""
     first, *middle, last = layout.pairs(gold)
     if "options" in sample.meta:
-        assessments = {pair.answer[0]: _assessment(pair) for pair in (first, *middle)}
-        return prompts.closed_question(head, answer_given), _json(assessments | {"summary": last.think})
+        look, thought = first.think.split("\n")
+        assessments = {pair.answer[0]: _assessment(pair) for pair in (layout.Pair(thought, first.answer), *middle)}
+        return prompts.closed_question(head, answer_given), _json({"look": look, **assessments, "summary": last.think})
     hypotheses = [{"name": pair.answer.rstrip(f"{RIGHT}{WRONG} "), **_assessment(pair)} for pair in middle]
     reply = {"observed": first.think, "hypotheses": hypotheses, "summary": last.think}
     return prompts.open_question(head, answer_given), _json(reply)

@@ -1,7 +1,8 @@
 """What the questions of one shard have in common: known labels, evidence in reports, and labels that occur together."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from diagcot.data import seeded
@@ -11,6 +12,9 @@ from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.views import StudyView
 
 NONE = "No Finding"
+_LUNGS = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+_CLEAR = re.compile(r"[^.\n]*\blungs are (?:\w+ )?clear\b[^.\n]*")  # evidence that labels of `_LUNGS` are absent
+_LONGEST = 20  # words of a sentence that a thought quotes
 PATHOLOGIES = tuple(name for name in CHEXPERT_LABELS if name not in (NONE, "Support Devices"))
 
 
@@ -36,9 +40,15 @@ def present_labels(study: Study) -> frozenset[str]:
     return frozenset(name for name, value in study.labels.items() if value == 1)
 
 
-def in_words(name: str) -> str:
-    """A label as it stands in a sentence."""
-    return name.lower()
+def in_words(*names: str) -> str:
+    """Labels as they stand in a sentence: "edema, fracture and pneumonia"."""
+    *most, last = [name.lower() for name in names]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def sentence_case(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 class QuestionContext:
@@ -63,14 +73,27 @@ class QuestionContext:
         return counts
 
     def evidence(self, study: Study) -> dict[str, str]:
-        """Label -> the first sentence of the report that agrees with the label."""
+        """Label -> the first short sentence of the report that agrees with what is known of the label."""
         if study.key not in self._evidence:
+            known, text = known_labels(study.labels), f"{study.findings}\n{study.impression}"
+            clear = [(name, 0, found.group()) for found in _CLEAR.finditer(text.lower()) for name in _LUNGS]
             sentences: dict[str, str] = {}
-            for name, status, sentence in mentions(f"{study.findings}\n{study.impression}"):
-                if status == study.labels.get(name):
-                    sentences.setdefault(name, " ".join(sentence.replace("_", " ").split()).strip(" ."))
+            for name, status, sentence in (*mentions(text), *clear):
+                words = sentence.replace("_", " ").split()
+                if status == known.get(name) and len(words) <= _LONGEST:
+                    sentences.setdefault(name, " ".join(words).strip(" ."))
             self._evidence[study.key] = sentences
         return self._evidence[study.key]
+
+    def look(self, study: Study, names: Collection[str], pick: int) -> str:
+        """What the image shows of some labels: a sentence of the report for each, then what no sentence mentions."""
+        known, evidence = known_labels(study.labels), self.evidence(study)
+        asked = [name for name in CHEXPERT_LABELS if name in names and name != NONE]  # from the heart to the pleura
+        quoted = dict.fromkeys(evidence[name] for name in asked if name in evidence)
+        seen = [f"{sentence_case(sentence)}." for sentence in quoted]
+        for name in (name for name in asked if name not in evidence):
+            seen.append(self.wording.text("signs" if known.get(name) else "no_signs", pick, finding=in_words(name)))
+        return self.wording.text("look", pick, seen=" ".join(seen))
 
     def hardest_first(self, study: Study, candidates: Sequence[str], present: Sequence[str]) -> list[str]:
         """Candidates, with those first that occur most often together with the present labels."""
@@ -82,9 +105,14 @@ class QuestionContext:
 
     def thought(self, name: str, true: bool, evidence: Mapping[str, str], pick: int) -> str:
         """Why a finding is judged present or absent; quotes the report where it has a sentence about the finding."""
-        if name == NONE:
-            return self.wording.text("right_choice" if true else "wrong_choice", pick, choice=name)
         key = "present" if true else "absent"
         if name in evidence:
-            return self.wording.text(f"{key}_seen", pick, finding=in_words(name), evidence=evidence[name])
+            seen = sentence_case(evidence[name])
+            return self.wording.text(f"{key}_seen", pick, finding=in_words(name), evidence=seen)
         return self.wording.text(key, pick, finding=in_words(name))
+
+    def nothing(self, found: Sequence[str], pick: int) -> str:
+        """Why No Finding is right, or wrong because of what was found. It is judged after the findings."""
+        if found:
+            return self.wording.text("nothing_wrong", pick, findings=in_words(*found))
+        return self.wording.text("nothing_right", pick)

@@ -4,11 +4,11 @@ The task families are those of CX-Mind, arXiv:2508.03733.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diagcot.data import seeded
-from diagcot.data.study import Study, pairs
+from diagcot.data.study import CHEXPERT_LABELS, Study, pairs
 from diagcot.tasks.diagnosis import grounding_samples
 from diagcot.tasks.prompts import report_answer
 from diagcot.tasks.questions.context import NONE, QuestionContext, in_words, known_labels, present_labels
@@ -49,7 +49,8 @@ def projection(context: QuestionContext) -> Iterator[ClosedQuestion]:
     for name, views in _balanced(groups, context).items():
         for view in views:
             others = [other for other in PROJECTIONS if other != name]
-            yield ClosedQuestion("view", view, "", _choices(context, view, name, others))
+            seen = context.wording.text("seen_from", 0, side="side" if name == "LATERAL" else "front")
+            yield _question("view", context, view, name, others, seen)
 
 
 def matching(context: QuestionContext) -> Iterator[ClosedQuestion]:
@@ -62,17 +63,18 @@ def matching(context: QuestionContext) -> Iterator[ClosedQuestion]:
     ring = [view for view in ring if _report(view.study)]
     counts = {"Yes": 0, "No": 0}
     for number, view in enumerate(ring):
-        text, right = _report(view.study), "Yes"
+        text, right, stated = _report(view.study), "Yes", view.study
         if counts["No"] < counts["Yes"]:
             others = (ring[(number + step) % len(ring)].study for step in range(1, min(_WINDOW, len(ring))))
             candidates = (study for study in others if _differs(study, view.study))
             alike = max(candidates, key=_likeness(view.study), default=None)
             if alike is None:
                 continue
-            text, right = _report(alike), "No"
+            text, right, stated = _report(alike), "No", alike
         counts[right] += 1
         wrong = "No" if right == "Yes" else "Yes"
-        yield ClosedQuestion("matching", view, "", _choices(context, view, right, [wrong]), {"report": text})
+        seen = context.wording.text("compared", 0, image=_shown(view.study), report=_shown(stated))
+        yield _question("matching", context, view, right, [wrong], seen, values={"report": text})
 
 
 def progression(context: QuestionContext, single_views: Sequence[StudyView]) -> Iterator[ClosedQuestion]:
@@ -84,18 +86,20 @@ def progression(context: QuestionContext, single_views: Sequence[StudyView]) -> 
     by_study: dict[str, list[StudyView]] = {}
     for view in single_views:
         by_study.setdefault(view.study.key, []).append(view)
-    cases: dict[str, list[tuple[StudyView, str]]] = {}
+    cases: dict[str, list[tuple[StudyView, str, str]]] = {}
     for before, after in pairs(views[0].study for views in by_study.values()):
         earlier, later = (_frontal(by_study[study.key]) for study in (before, after))
         both = StudyView(after, (*earlier.images, *later.images))
         for name, course in _courses(before, after, context):
-            cases.setdefault(course, []).append((both, name))
+            states = {"earlier": _state(context, before, name), "later": _state(context, after, name)}
+            cases.setdefault(course, []).append((both, name, context.wording.text("course", 0, **states)))
     most = 2 * min(map(len, cases.values()), default=0)
     for course, group in sorted(cases.items()):
         group.sort(key=lambda case: seeded.rank(context.seed, case[0].study.key, case[1]))
-        for view, name in group[:most]:
-            options = _choices(context, view, course, [other for other in COURSES if other != course])
-            yield ClosedQuestion("progression", view, name, options, {"finding": in_words(name)}, {"label": name})
+        for view, name, seen in group[:most]:
+            others = [other for other in COURSES if other != course]
+            values = {"finding": in_words(name)}
+            yield _question("progression", context, view, course, others, seen, name, values, {"label": name})
 
 
 def _courses(before: Study, after: Study, context: QuestionContext) -> Iterator[tuple[str, str]]:
@@ -176,10 +180,32 @@ def report_part(task: str, context: QuestionContext, ref_name: str) -> Iterator[
         yield view.sample(task, ref_name, context.wording.text(task, context.pick(view, task), **values), answer, task)
 
 
-def _choices(context: QuestionContext, view: StudyView, right: str, others: Sequence[str]) -> tuple[Option, ...]:
+def _question(
+    task: str,
+    context: QuestionContext,
+    view: StudyView,
+    right: str,
+    others: Sequence[str],
+    seen: str,
+    what: str = "",
+    values: Mapping[str, str] | None = None,
+    meta: Mapping[str, str] | None = None,
+) -> ClosedQuestion:
     pick = seeded.rank(context.seed, view.study.key, view.images[-1][0].id, right)
     wrong = (Option(name, context.wording.text("wrong_choice", pick, choice=name)) for name in others)
-    return Option(right, context.wording.text("right_choice", pick, choice=right)), *wrong
+    options = (Option(right, context.wording.text("right_choice", pick, choice=right)), *wrong)
+    return ClosedQuestion(task, view, what, options, seen, dict(values or {}), dict(meta or {}))
+
+
+def _shown(study: Study) -> str:
+    """The present labels of a study, in the order of CheXpert, as words."""
+    present = [name for name in CHEXPERT_LABELS if name in present_labels(study) and name != NONE]
+    return in_words(*present) if present else "no abnormal finding"
+
+
+def _state(context: QuestionContext, study: Study, name: str) -> str:
+    present = known_labels(study.labels)[name]
+    return context.evidence(study).get(name, f"{in_words(name)} is {'present' if present else 'absent'}")
 
 
 def _balanced(groups: dict[str, list[StudyView]], context: QuestionContext) -> dict[str, list[StudyView]]:

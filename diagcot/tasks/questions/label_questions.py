@@ -10,8 +10,8 @@ from dataclasses import replace
 from itertools import combinations
 
 from diagcot.data import seeded
-from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.tasks.questions.context import NONE, QuestionContext, in_words, known_labels
+from diagcot.data.study import CHEXPERT_LABELS, Study
+from diagcot.tasks.questions.context import NONE, PATHOLOGIES, QuestionContext, in_words, known_labels
 from diagcot.tasks.questions.worked_answers import ClosedQuestion, Option, open_trace
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import StudyView
@@ -19,6 +19,7 @@ from diagcot.text.options import LETTERS
 
 HYPOTHESES = 3  # absent findings that an open question considers besides the present ones
 _MOST_IN_SET = 6  # findings that a question of multiple choice is about
+_WRONG_SETS = 4  # at most; a judgement for each of six would triple the length of a trace
 
 
 def binary(context: QuestionContext) -> Iterator[ClosedQuestion]:
@@ -33,11 +34,11 @@ def binary(context: QuestionContext) -> Iterator[ClosedQuestion]:
         count = min(map(len, groups))
         for group, true in zip(groups, (True, False), strict=True):
             for pick, view in group[:count]:
-                thought = context.thought(name, true, context.evidence(view.study), pick)
-                right, other = ("Yes", "No") if true else ("No", "Yes")
-                wrong = context.wording.text("wrong_choice", pick, choice=other)
-                options = (Option(right, thought), Option(other, wrong))
-                yield ClosedQuestion("binary", view, name, options, {"finding": in_words(name)}, {"label": name})
+                yes = Option("Yes", context.thought(name, true, context.evidence(view.study), pick))
+                no = Option("No", context.wording.text("wrong_choice" if true else "right_choice", pick, choice="No"))
+                options = (yes, no) if true else (no, yes)
+                values, look = {"finding": in_words(name)}, context.look(view.study, [name], pick)
+                yield ClosedQuestion("binary", view, name, options, look, values, {"label": name})
 
 
 def single_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
@@ -60,17 +61,32 @@ def single_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
         # Nothing else that is true is offered: no device next to No Finding, no second present finding.
         right = NONE if NONE in present else min(present, key=lambda name: seeded.rank(context.seed, pick, name))
         offered = [right, *([NONE] if NONE in labels and right != NONE else []), *absent][: len(LETTERS)]
-        evidence = context.evidence(study)
-        options = tuple(Option(name, context.thought(name, name == right, evidence, pick)) for name in offered)
+        options, look = _choice(context, study, offered, pick)
         group = without if right == NONE else with_finding
-        group.append(ClosedQuestion("single", view, "", options, meta={"label": right}))
+        group.append(ClosedQuestion("single", view, "", options, look, meta={"label": right}))
     most = max(Counter(question.meta["label"] for question in with_finding).values(), default=0)
     without.sort(key=lambda question: seeded.rank(context.seed, question.key))
     sizes = sorted(len(question.options) for question in with_finding)
     yield from with_finding
     for question in without[:most]:
         size = sizes[seeded.rank(context.seed, question.key, "size") % len(sizes)]
-        yield replace(question, options=question.options[:size])
+        offered = [option.text for option in question.options[:size]]
+        options, look = _choice(context, question.view.study, offered, context.pick(question.view, "single"))
+        yield replace(question, options=options, look=look)
+
+
+def _choice(
+    context: QuestionContext, study: Study, offered: Sequence[str], pick: int
+) -> tuple[tuple[Option, ...], str]:
+    """The options of a single choice, the right one first, and the look at what they are about."""
+    right, evidence = offered[0], context.evidence(study)
+    found = [name for name, true in known_labels(study.labels).items() if true and name in PATHOLOGIES]
+    found = [right] if right in found else found[:1]  # what refutes No Finding
+    thoughts = {name: context.thought(name, name == right, evidence, pick) for name in offered}
+    if NONE in offered:
+        thoughts[NONE] = context.nothing(found, pick)
+    look = context.look(study, {*offered, *found} if NONE in offered else offered, pick)
+    return tuple(Option(name, thoughts[name]) for name in offered), look
 
 
 def multiple_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
@@ -84,21 +100,25 @@ def multiple_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
             continue
         pick = context.pick(view, "multi")
         choices = sorted([*present, *absent[: _MOST_IN_SET - len(present)]], key=CHEXPERT_LABELS.index)
-        options = [Option(_joined(present), context.wording.text("right_set", pick, findings=_joined(present)))]
+        options = [Option(", ".join(present), context.wording.text("right_set", pick))]
         for chosen in _wrong_sets(choices, present, pick, context.seed):
-            missing = [name for name in present if name not in chosen]
-            surplus = [name for name in chosen if name not in present]
-            thought = context.wording.text(
-                "wrong_set", pick, findings=_joined(chosen), missing=_joined(missing), surplus=_joined(surplus)
-            )
-            options.append(Option(_joined(chosen), thought))
+            faults = {
+                "missing": [name for name in present if name not in chosen],
+                "surplus": [name for name in chosen if name not in present],
+            }
+            thoughts = [
+                context.wording.text(key, pick, findings=in_words(*names)) for key, names in faults.items() if names
+            ]
+            options.append(Option(", ".join(chosen), " ".join(thoughts)))
         values = {"findings": ", ".join(map(in_words, choices))}
         meta = {"labels_present": present, "labels_asked": choices}
-        yield ClosedQuestion("multi", view, "", tuple(options), values, meta)
+        shown = context.wording.text("present_set", pick, findings=in_words(*present))
+        look = f"{context.look(study, choices, pick)} {shown}"
+        yield ClosedQuestion("multi", view, "", tuple(options), look, values, meta)
 
 
 def _wrong_sets(choices: Sequence[str], present: Sequence[str], pick: int, seed: int) -> list[tuple[str, ...]]:
-    """Up to six other sets, of three sizes, of which the size of the right set is not always the middle one."""
+    """Up to `_WRONG_SETS` other sets, of three sizes, of which the size of the right set is not always the middle one."""
     least = max(1, len(present) - pick % 3)
     sets = [
         chosen
@@ -106,7 +126,7 @@ def _wrong_sets(choices: Sequence[str], present: Sequence[str], pick: int, seed:
         for chosen in combinations(choices, size)
         if set(chosen) != set(present)
     ]
-    return sorted(sets, key=lambda chosen: seeded.rank(seed, pick, *chosen))[: len(LETTERS) - 1]
+    return sorted(sets, key=lambda chosen: seeded.rank(seed, pick, *chosen))[:_WRONG_SETS]
 
 
 def open_ended(context: QuestionContext, ref_name: str) -> Iterator[Sample]:
@@ -122,16 +142,15 @@ def open_ended(context: QuestionContext, ref_name: str) -> Iterator[Sample]:
         pick = context.pick(view, "open")
         absent = context.hardest_first(study, [name for name, true in labels.items() if not true], present)
         names = [*present, *(name for name in absent if name != "Support Devices")][: len(present) + HYPOTHESES]
-        names.sort(key=lambda name: seeded.rank(context.seed, pick, name))
         evidence = context.evidence(study)
-        hypotheses = [(name, context.thought(name, name in present, evidence, pick), name in present) for name in names]
-        observation = context.wording.text("observed", pick, findings=_joined(names))
+        # In the order of the look, whatever is present; No Finding depends on all others and comes last.
+        names.sort(key=lambda name: (name == NONE, CHEXPERT_LABELS.index(name)))
+        found = [name for name in names if name in present and name != NONE]
+        thoughts = {name: context.thought(name, name in present, evidence, pick) for name in names if name != NONE}
+        thoughts[NONE] = context.nothing(found, pick)
+        hypotheses = [(name, thoughts[name], name in present) for name in names]
         answer = ", ".join(name for name in names if name in present)
         summary = context.wording.text("summary", pick, answer=answer)
         prompt = context.wording.text("open", pick, steps=context.wording.text("open_steps", pick))
-        trace = open_trace(observation, hypotheses, summary)
+        trace = open_trace(context.look(study, names, pick), hypotheses, summary)
         yield view.sample("open", ref_name, prompt, trace, "open", labels_present=present, labels_weighed=names)
-
-
-def _joined(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "nothing"

@@ -29,15 +29,24 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "ig_i": ("indication",),
     "closed_steps": (),
     "open_steps": (),
+    "look": ("seen",),
+    "signs": ("finding",),
+    "no_signs": ("finding",),
     "present": ("finding",),
     "present_seen": ("finding", "evidence"),
     "absent": ("finding",),
     "absent_seen": ("finding", "evidence"),
-    "right_set": ("findings",),
-    "wrong_set": ("findings", "missing", "surplus"),
+    "nothing_right": (),
+    "nothing_wrong": ("findings",),
+    "present_set": ("findings",),
+    "right_set": (),
+    "missing": ("findings",),
+    "surplus": ("findings",),
+    "seen_from": ("side",),
+    "compared": ("image", "report"),
+    "course": ("earlier", "later"),
     "right_choice": ("choice",),
     "wrong_choice": ("choice",),
-    "observed": ("findings",),
     "summary": ("answer",),
 }
 """Key -> the placeholders that each of its wordings must have."""
@@ -77,24 +86,34 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "ig": ("<image>Write the impression of the report of this chest X-ray.",),
     "ig_i": ("<image>Indication: {indication}\nWrite the impression of the report of this chest X-ray.",),
     "closed_steps": (
-        "Examine the options one by one: reason in <think></think>, then give the letter of the option with ✅ or ❌ in"
-        " <answer></answer>. At the end, summarise in <think></think> and give the letter of the correct option with ✅"
-        " in <answer></answer>.",
+        "First look at the image. Then judge the options one by one, those that say no last: reason in <think></think> and"
+        " give the letter with ✅ or ❌ in <answer></answer>. At the end, summarise in <think></think> and give the letter"
+        " of the correct option with ✅ in <answer></answer>.",
     ),
     "open_steps": (
-        "First list the possible findings, as <think></think><answer>Differential Diagnoses: [...]</answer>. Then evaluate"
-        " each in <think></think> and give it with ✅ or ❌ in <answer></answer>. At the end, summarise in <think></think>"
+        "First look at the image and list the possible findings, as <think></think><answer>Differential Diagnoses: [...]"
+        "</answer>. Then judge each in <think></think> and give it with ✅ or ❌ in <answer></answer>. At the end, summarise"
+        " in <think></think>"
         " and list the findings that are present in <answer></answer>.",
     ),
-    "present": ("I look for {finding} and see signs of it.",),
-    "present_seen": ("I look for {finding}: {evidence}. So it is present.",),
-    "absent": ("I look for {finding} and see no sign of it.",),
-    "absent_seen": ("I look for {finding}: {evidence}. So it is absent.",),
-    "right_set": ("{findings}: all of these are present, and no other finding of the list is.",),
-    "wrong_set": ("{findings}: this set lacks {missing} and wrongly includes {surplus}.",),
-    "right_choice": ("{choice}: this matches what I see.",),
-    "wrong_choice": ("{choice}: this does not match what I see.",),
-    "observed": ("I look at the whole image. The findings to consider are {findings}.",),
+    "look": ("I look at the image. {seen}",),
+    "signs": ("I see {finding}.",),
+    "no_signs": ("I see no {finding}.",),
+    "present": ("I see {finding}, so it is present.",),
+    "present_seen": ("{evidence}, so {finding} is present.",),
+    "absent": ("I see no {finding}, so it is absent.",),
+    "absent_seen": ("{evidence}, so {finding} is absent.",),
+    "nothing_right": ("None of these findings is present, so No Finding is right.",),
+    "nothing_wrong": ("I found {findings}, so No Finding is wrong.",),
+    "present_set": ("So the image shows {findings}.",),
+    "right_set": ("The set names exactly what I see.",),
+    "missing": ("It lacks {findings}.",),
+    "surplus": ("I do not see {findings}.",),
+    "seen_from": ("The chest is seen from the {side}.",),
+    "compared": ("The image shows {image}. The report states {report}.",),
+    "course": ("Earlier image: {earlier}. Later image: {later}.",),
+    "right_choice": ("{choice} fits what I see.",),
+    "wrong_choice": ("{choice} does not fit what I see.",),
     "summary": ("In summary, the answer is {answer}.",),
 }  # fmt: skip
 

@@ -1,10 +1,13 @@
 """Options of closed questions, their order, and worked answers as interleaved traces.
 
 The answers are written by rule from labels and from sentences of the report. The rewards of `diagcot.rewards.cxmind`
-give them full marks: each option or hypothesis is judged once, all thoughts differ, and the last step concludes.
+give them full marks: each option or hypothesis is judged once, all thoughts differ, and the last step concludes. The
+first thought looks: it states what the image shows of everything that is judged after it. What depends on other verdicts,
+such as No Finding, is judged after them. So a model that writes from left to right can reason before it decides.
 Source of the layout: CX-Mind, arXiv:2508.03733, and the reward code of github.com/SII-WenjieLisjtu/CX-Mind.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +35,7 @@ class ClosedQuestion:
     view: StudyView
     what: str  # distinguishes it from other questions of the task about the same images
     options: tuple[Option, ...]
+    look: str  # what the image shows of everything that the options are about, in one line
     values: dict[str, Any] = field(default_factory=dict)  # of the wording's placeholders, except options and steps
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -39,6 +43,16 @@ class ClosedQuestion:
     def key(self) -> str:
         """Names the question among all of a shard."""
         return f"{self.view.study.key}/{self.view.images[-1][0].id}:{self.task}:{self.what}"
+
+
+_ABSENCE = re.compile(r"(?:no|none|neither)\b", re.IGNORECASE)
+
+
+def judging_order(options: Sequence[str]) -> str:
+    """Letters of the options in the order in which a trace judges them: those that say no, none or neither last."""
+    return "".join(
+        sorted(LETTERS[: len(options)], key=lambda letter: bool(_ABSENCE.match(options[LETTERS.index(letter)])))
+    )
 
 
 def closed_samples(questions: Sequence[ClosedQuestion], ref_name: str, wording: Wording, seed: int) -> Iterator[Sample]:
@@ -64,23 +78,31 @@ def _closed_sample(question: ClosedQuestion, position: int, ref_name: str, wordi
     pick = seeded.rank(seed, question.key, "words")
     steps = wording.text("closed_steps", pick)
     prompt = wording.text(question.task, pick, options=option_lines, steps=steps, **question.values)
+    texts = [option.text for option in options]
+    judged = [(letter, options[letters.index(letter)]) for letter in judging_order(texts)]
+    thoughts = [with_look(question.look, judged[0][1].thought), *(option.thought for _, option in judged[1:])]
     trace = [
-        trace_step(option.thought, f"{letter}) {RIGHT if option is right else WRONG}")
-        for letter, option in zip(letters, options, strict=True)
+        trace_step(thought, f"{letter}) {RIGHT if option is right else WRONG}")
+        for thought, (letter, option) in zip(thoughts, judged, strict=True)
     ]
     answer = f"{letters[position]}) {right.text}"
     trace.append(trace_step(wording.text("summary", pick, answer=answer), f"{letters[position]}) {RIGHT}"))
     what = f"{question.task}:{question.what}" if question.what else question.task
-    meta = {"options": [option.text for option in options], "option": letters[position], **question.meta}
+    meta = {"options": texts, "option": letters[position], **question.meta}
     return question.view.sample(question.task, ref_name, prompt, "\n".join(trace), what, **meta)
 
 
-def open_trace(observation: str, hypotheses: Sequence[tuple[str, str, bool]], summary: str) -> str:
+def open_trace(look: str, hypotheses: Sequence[tuple[str, str, bool]], summary: str) -> str:
     """The worked answer of an open question. hypotheses: (name, thought, whether it is true) of each."""
     names = ", ".join(name for name, _, _ in hypotheses)
-    steps = [trace_step(observation, f"Differential Diagnoses: [{names}]")]
+    steps = [trace_step(look, f"Differential Diagnoses: [{names}]")]
     steps += [trace_step(thought, f"{name} {RIGHT if true else WRONG}") for name, thought, true in hypotheses]
     return "\n".join([*steps, trace_step(summary, ", ".join(name for name, _, true in hypotheses if true))])
+
+
+def with_look(look: str, thought: str) -> str:
+    """The first thought of a closed question: a line on what the image shows, and a line on the first option."""
+    return f"{look}\n{thought}"
 
 
 def trace_step(thought: str, answer: str) -> str:

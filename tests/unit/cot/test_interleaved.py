@@ -107,6 +107,20 @@ def test_prompts_begin_with_films_and_report_and_hold_no_tags(
     assert len(two.images) == 2 and " Later: " in two.reference_report
 
 
+def test_a_closed_reply_looks_first_and_judges_no_last(cases: list[CoTSample], samples: dict[str, Sample]) -> None:
+    for case in cases:
+        [question, *_], _ = drive(case, lambda q, n: "{}")
+        assert question.schema is not None
+        members = list(question.schema["properties"])
+        options = case.meta.get("options")
+        if not options:
+            assert members == ["observed", "hypotheses", "summary"]
+            continue
+        assert members[0] == "look" and members[-1] == "summary"
+        no = [letter for letter in members[1:-1] if options["ABCDEFG".index(letter)] in ("No", "No Finding")]
+        assert members[-1 - len(no) : -1] == no and sorted(members[1:-1]) == list("ABCDEFG"[: len(options)])
+
+
 Spoil = Callable[[dict[str, Any]], Any]
 
 
@@ -119,6 +133,8 @@ def last(row: dict[str, Any]) -> str:
     [
         (lambda row: row["A"].update(correct=not row["A"]["correct"]), "A is (not )?correct"),
         (lambda row: row.pop("A"), "'A' is missing"),
+        (lambda row: row.pop("look"), "'look' is missing"),
+        (lambda row: row.update(look=row["summary"]), "two thoughts are the same"),
         (lambda row: row[last(row)].update(think=" "), "a thought is empty"),
         (lambda row: row["A"].update(think=row["summary"]), "two thoughts are the same"),
         (lambda row: row.update(summary="The reference report says so."), "it mentions a reference"),

@@ -94,7 +94,7 @@ def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) 
         assert (single is None) == (one.task == "fg") and one.prompt == found["interleaved"][name].prompt
         if single:
             assert layouts.is_single(one.answer) and len(pairs) > 2
-            assert (single.think.split("\n"), single.answer) == ([pair.think for pair in pairs], pairs[-1].answer)
+            assert (single.think, single.answer) == ("\n".join(pair.think for pair in pairs), pairs[-1].answer)
 
 
 def test_the_launcher_wants_shards() -> None:

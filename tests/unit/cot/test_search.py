@@ -334,5 +334,5 @@ def test_every_string_and_array_of_every_schema_is_bounded():
     for make in (schemas.verdict, schemas.final, schemas.open_question):
         check(make(limits))
     check(schemas.closed_question(limits, "ABC"))
-    assert list(schemas.closed_question(limits, "ABC")["properties"]) == ["A", "B", "C", "summary"]
+    assert list(schemas.closed_question(limits, "ABC")["properties"]) == ["look", "A", "B", "C", "summary"]
     assert next(iter(schemas.thinking(limits, check_first=True)["properties"])) == "check"

@@ -28,6 +28,7 @@ from diagcot.tasks.questions.context import NONE, known_labels
 from diagcot.tasks.questions.image_questions import course_of
 from diagcot.tasks.questions.questions import CLOSED, question_samples
 from diagcot.tasks.questions.wording import TASKS, Wording
+from diagcot.tasks.questions.worked_answers import judging_order
 from diagcot.tasks.samples import Sample
 from diagcot.text.layout import pairs as steps_of
 
@@ -160,16 +161,55 @@ def test_no_finding_is_no_giveaway(samples: dict[str, list[Sample]]) -> None:
 
 @pytest.mark.parametrize("task", CLOSED_TASKS)
 def test_worked_answers_of_closed_questions(samples: dict[str, list[Sample]], task: str) -> None:
-    """Every option judged once and in order, one right, all thoughts different: the reward's own checks give all."""
+    """Every option judged once, "no" last, one right, all thoughts different: the reward's own checks give all."""
     for sample in samples[task]:
         steps, options = steps_of(sample.answer), sample.meta["options"]
         letters = "ABCDEFG"[: len(options)]
         assert 2 <= len(options) == len(set(options)) <= 7
-        marks = [f"{letter}) {'✅' if letter == sample.meta['option'] else '❌'}" for letter in letters]
+        order = sorted(letters, key=lambda letter: options["ABCDEFG".index(letter)] in ("No", NONE))
+        marks = [f"{letter}) {'✅' if letter == sample.meta['option'] else '❌'}" for letter in order]
         assert [step.answer for step in steps] == [*marks, f"{sample.meta['option']}) ✅"]
         assert all(f"\n{letter}) {text}\n" in sample.prompt for letter, text in zip(letters, options, strict=True))
         score = cxmind.closed(sample.answer, Reference(sample.answer))
         assert (score["overall"], score["process"], score["reason"]) == (pytest.approx(1), 0.5, pytest.approx(1))
+
+
+def test_options_that_say_no_are_judged_last() -> None:
+    assert judging_order(["No Finding", "Edema", "Nodule", "None of these"]) == "BCAD"
+    assert judging_order(["No", "Yes"]) == "BA" and judging_order(["PA", "Normal"]) == "AB" and judging_order([]) == ""
+
+
+def test_a_worked_answer_looks_before_it_judges(samples: dict[str, list[Sample]]) -> None:
+    """The first line states every finding that the options or hypotheses are about, as the labels have it."""
+    for task in ("binary", "single", "multi", "open"):
+        for sample in samples[task]:
+            steps = steps_of(sample.answer)
+            look, *judgement = steps[0].think.split("\n")
+            assert len(judgement) == (task != "open") and all("\n" not in step.think for step in steps[1:])
+            assert look.startswith("I look at the image. ") and look.endswith(".")
+            names = sample.meta.get("labels_asked") or sample.meta.get("labels_weighed") or []
+            names = names or [sample.meta["label"], *sample.meta["options"]]
+            for name in {*names} & {*CHEXPERT_LABELS} - {NONE}:
+                if task == "binary":
+                    present = right(sample) == "Yes"
+                else:
+                    present = name in sample.meta.get("labels_present", [right(sample)] if task == "single" else [])
+                absent = "lungs are clear" in look or f"I see no {name.lower()}." in look
+                stated = label(look).get(name, 0 if absent else 1 if f"I see {name.lower()}." in look else None)
+                assert stated == present, (sample.id, name, look)
+
+
+def test_no_finding_is_judged_after_the_findings(samples: dict[str, list[Sample]]) -> None:
+    refuted = 0
+    for sample in (*samples["single"], *samples["open"]):
+        judged = [step.answer for step in steps_of(sample.answer)[:-1]]
+        subjects = sample.meta["options"] if sample.task == "single" else sample.meta["labels_weighed"]
+        if NONE in subjects:
+            *_, last = judged
+            name = f"{'ABCDEFG'[subjects.index(NONE)]})" if sample.task == "single" else NONE
+            assert last.startswith(name)
+            refuted += last.endswith("❌")
+    assert refuted > 100
 
 
 def test_worked_answers_of_open_questions(samples: dict[str, list[Sample]]) -> None:
