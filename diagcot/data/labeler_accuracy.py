@@ -21,6 +21,7 @@ GOLD_CLASSES: dict[str, tuple[str, ...]] = {
     "Pneumothorax": ("Pneumothorax",),
     "Pleural Effusion": ("Effusion",),
     "Pleural Other": ("Pleural_Thickening",),
+    "No Finding": ("normal",),
 }
 """CheXpert label -> classes of NegBio's gold labels that mean the same."""
 

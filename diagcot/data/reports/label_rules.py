@@ -1,10 +1,8 @@
-"""Phrases of the rule-based labeler: mentions of a label, and words that negate a mention or express doubt.
+"""Phrases of the rule-based labeler, as regular expressions that are matched on sentences in lower case.
 
-`MENTIONS[label]` are regular expressions of the finding itself. `NORMAL[label]` are phrases that state its absence
-("heart size is normal"). All are matched on lower-case sentences.
+`MENTIONS[label]` are the finding itself. `NORMAL[label]` are phrases that state its absence ("heart size is normal").
+`OTHER` are findings that have no label; one that is present or in doubt unsets No Finding, as in the CheXpert labeler.
 """
-
-import re
 
 _HEART = (
     r"(?:heart|cardiac|cardiopericardial)"
@@ -13,8 +11,8 @@ _HEART = (
 _MEDIASTINUM = (
     r"(?:cardio ?-?/?)?mediastin(?:al|um)(?: silhouettes?| contours?| structures?| shadow| margins?)?"
 )  # fmt: skip
-_IS = r" (?:is |are |appears? |remains? |has |again )?"
-_SIZE = r"(?:enlarged|enlargement|prominent|prominence|increased in size|large\b(?! amount))"
+_IS = r"(?: ?:| -)? (?:is |are |appears? |remains? |has |again )?"
+_SIZE = r"(?:enlarged|enlargement|prominent|prominence|increased in size|size increased|large\b(?! amount))"
 _WIDE = r"(?:enlarge[dm]\w*|widen\w*|prominent|prominence)"
 _FINE = r"(?:normal|unremarkable|not enlarged|within limits|intact)"
 _UP_TO_2, _UP_TO_3 = (rf"(?:[a-z,/-]+ ){{0,{n}}}?" for n in (2, 3))
@@ -42,6 +40,7 @@ MENTIONS: dict[str, list[str]] = {
     "Lung Opacity": [
         r"opaci(?:ty|ties|fication|fications|fied)",
         r"infiltrat(?:es?|ions?|ive)",
+        r"ground[- ]glass|\bggos?\b",
         r"air ?-?space (?:disease|process|opacit|consolidation)",
         r"\bhaz(?:e|y|iness)\b",
         r"(?:increased|interstitial|reticular|coarse\w*|prominent) (?:\w+ )?(?:markings?|densit\w+|pattern)",
@@ -51,12 +50,12 @@ MENTIONS: dict[str, list[str]] = {
     "Edema": [
         r"(?<!soft tissue )(?<!peripheral )o?edema",
         r"heart failure|\bchf\b",
-        r"vascular congestion|pulmonary congestion",
+        r"(?:vascular|pulmonary|venous) congestion",
     ],
     "Consolidation": [r"consolidat\w+"],
-    "Pneumonia": [r"pneumoni(?:a\w*|tis)", r"infectious (?:process|infiltrate|etiology)"],
+    "Pneumonia": [r"pneumoni(?:a\w*|tis)|\bpna\b", r"infectious (?:process|infiltrate|etiology)"],
     "Atelectasis": [r"atelecta\w+", r"(?:lobe|lobar|lung|volume|partial) collapse|collapse of", r"volume loss"],
-    "Pneumothorax": [r"pneumothora(?:x|ces)", r"pneumo thorax"],
+    "Pneumothorax": [r"pneumothora(?:x|ces)", r"pneumo thorax|\bptx\b"],
     "Pleural Effusion": [
         r"(?<!pericardial )(?<!joint )effusions?",
         r"pleural (?:\w+ )?fluid",
@@ -68,66 +67,50 @@ MENTIONS: dict[str, list[str]] = {
         r"thickening of (?:the )?(?:\w+ )?pleura|fissural thickening|thickening (?:in|of) the (?:\w+ )?fissure",
         r"fibrothorax|pleural disease",
     ],
-    "Fracture": [r"fractur\w+"],
+    "Fracture": [r"fractur\w+|\bfx\b"],
     "Support Devices": [
-        r"\b(?:pacemaker|pacer|pacing|defibrillator|icd|aicd|leads?)\b",
-        r"\b(?:catheters?|picc|port-?a-?cath|mediport|central (?:venous )?line|lines? (?:tip|in place)|swan-ganz)\b",
-        r"\b(?:et|ng|endotracheal|tracheostomy|nasogastric|enteric|feeding|chest|orogastric|drainage) tubes?\b",
+        r"\b(?:pacemakers?|pacers?|pacing|defibrillators?|icd|aicd|leads?)\b",
+        r"\b(?:catheters?|piccs?|port-?a-?caths?|mediport|swan-ganz|vascath|permcath|pleurx|pigtail|cannulae?)\b",
+        r"\b(?:(?:central|venous|arterial|picc|ij|jugular|subclavian|femoral|dialysis)(?: venous)? lines?)\b",
+        r"\b(?:lines? (?:tip|in place)|lines(?: and |/| or |, )(?:tubes|drains))\b",
+        r"\b(?:et|ng|og|endotracheal|tracheostomy|nasogastric|enteric|feeding|chest|orogastric|drainage|dobb?hoff) tubes?\b",
+        r"\b(?:ett|ngt|ogt|tracheostomy|dobb?hoff|iabp|balloon pump|lvad|ecmo|(?:chest|pleural|pigtail) drains?)\b",
         r"\b(?:stents?|prosthe\w+|valve replacement|sternotomy (?:wires|sutures)|clips|hardware|sutures?|cabg)\b",
-        r"\b(?:device|port)\b",
+        r"\b(?:devices?|port)\b",
     ],
 }
 
+_NOT_FAR = r"(?: ?:| -)?[^.:]{0,60}?(?<!\bnot )(?<!\bnot within )\b"
+
 NORMAL: dict[str, list[str]] = {
     "Cardiomegaly": [
-        r"\b(?:heart|cardiac|cardiopericardial|cardiomediastinal)\b[^.:]{0,60}?\b" + _FINE,
+        r"\b(?:heart|cardiac|cardiopericardial|cardiomediastinal)\b(?: size| silhouette| contours?| and mediastinum)?"
+        + _NOT_FAR
+        + _FINE,
         r"normal (?:heart|cardiac|cardiopericardial)",
         r"(?:heart|cardiac)[^.:]{0,40}?upper limits? of normal",
     ],
     "Enlarged Cardiomediastinum": [
-        r"mediastin[^.:]{0,60}?\b" + _FINE,
+        r"mediastin\w*" + _NOT_FAR + _FINE,
         r"normal (?:cardio)?-?mediastin",
     ],
+    "Support Devices": [r"\bextubated\b"],
 }
 
-ENDS = re.compile(
-    r"\b(?:but|however|although|though|except|apart from|aside from|other than|besides|otherwise|whereas|while"
-    r"|there (?:is|are|has|have|may)|(?:is|are) (?:seen|noted|present)|stable|unchanged|again|persist\w*"
-    r"|with (?:mild|small|stable|left|right|bilateral|associated|subsegmental|patchy))\b"
-    r"|[;:]|, (?:the |and )?(?:heart|lungs?|cardiac|mediastin\w+|there|left|right|mild|stable)\b"
-)
-"""Ends the scope of every cue: the text after it is another statement."""
-
-NEGATION_ENDS = re.compile(r"\b(?:secondary to|due to|consistent with|compatible with|representing|which)\b")
-"""Ends the scope of a negation, but not that of a doubt ("may be compatible with edema")."""
-
-NO_CHANGE = re.compile(
-    r"\b(?:no|without|not)(?: \w+){0,2}"
-    r" (?:change|changed|interval change|increase|decrease|improvement|progression)\b|\bnot only\b"
-    r"|\bno (?:previous|prior|comparison)\b"
-)
-"""Looks like a negation, but negates a change, not the finding."""
-
-NEGATED_BEFORE = re.compile(
-    r"\b(?:no|not|without|never|nor|neither|negative for|free of|clear of|absence of|absent|lack of|resolution of"
-    r"|resolved|resolving of|rather than|instead of|interval removal of|removal of|no longer|exclude[sd]?)\b"
-)
-NEGATED_AFTER = re.compile(
-    r"\b(?:(?:is|are|was|were|has|have)(?: been)? (?:not|no longer|never)\b"
-    r"(?! (?:excluded|changed|significantly|entirely))"
-    r"|(?:has|have)(?: \w+)? (?:resolved|cleared)|resolved|(?:is|are) (?:absent|excluded|negative|unlikely)"
-    r"|not (?:seen|identified|visualized|appreciated|evident)|ruled out|unlikely)\b"
-)
-UNCERTAIN_BEFORE = re.compile(
-    r"\b(?:may|maybe|might|could|possib\w+|question\w*|suspect\w*|suspicious|suspicion|concern\w*|cannot"
-    r"|can not|versus|vs|likely|differential|equivocal|rule out|rule-out|r/o|evaluate|consider\w*|would|if|suggest\w*"
-    r"|perhaps|presum\w+|whether|not excluded|favor\w*|correlate|clinical setting|indicate)\b"
-)
-SURE = re.compile(r"\b(?:most|highly|strongly|very) (?:\w+ )?suggestive of\b")
-"""Contains words of doubt, but states the finding."""
-
-UNCERTAIN_AFTER = re.compile(
-    r"\b(?:(?:can ?not|could not|can't) (?:be )?(?:\w+ )?(?:excluded?|ruled out)"
-    r"|(?:is|are) (?:not excluded|possible|suspected|questioned|suggested|considered)|suspected"
-    r"|not (?:be )?(?:entirely |completely )?excluded|possible|difficult to (?:\w+ )?exclude)\b"
-)
+OTHER = [
+    r"emphysema\w*|\bcopd\b|chronic obstructive|hyper-?(?:inflat|expan|aerat|lucen)\w*|air[- ]trapping"
+    r"|\b(?:bulla|bullae|bullous|blebs?)\b|flattening",
+    r"asthma|airways? disease|bronchiti[sc]|bronchiolitis|bronchospasm|bronchiecta\w+|cuffing|bronchial thickening",
+    r"granulom\w+|tubercul\w+|\btb\b|sarcoid\w*|histoplasm\w+|silico\w+|asbesto\w+|pneumoconiosis",
+    r"(?<!non)(?<!non-)calcifi\w+|atheroscl\w+|arterioscl\w+|tortuo\w+|ecta(?:sia|tic)|unfold\w+|uncoil\w+|aneurysm\w*"
+    r"|dissection",
+    r"fibro(?:sis|tic)|scar(?:s|ring|red)?\b|honeycomb\w*|cicatri\w+|thickening|blunt(?:ed|ing)|reticula\w*",
+    r"hernia(?:s|tion)?\b|eventration|elevat(?:ed|ion)|\bdiaphragmatic hump",
+    r"free (?:\w+ )?(?:air|gas)|pneumoperitoneum|pneumomediastinum|subcutaneous (?:air|gas)",
+    r"\w*scolio\w*|curvature|osteodystrophy|kypho\w*|spondyl\w+|osteophyt\w*|degenerat\w+|arthri\w+|arthro\w+|osteop(?:en|or)\w+"
+    r"|deformit\w+|wedg\w+|(?:compression|endplate) \w+|sclero(?:tic|sis)|\blytic|\bdish\b|dislocat\w+|subluxation",
+    r"adenopathy|lymphadenopathy|lymph nodes?|goiter|prominen\w+|enlarge(?:d|ment)|dilat(?:ed|ation)|distend\w+|engorge\w+",
+    r"cephali[sz]ation|redistribution|hypertension|aspiration|contusion|h(?:a)?ematoma|h(?:a)?emorrhage|infarct\w*|embol\w+",
+    r"(?<!bone )(?<!bony )densit(?:y|ies)|cyst(?:s|ic)?\b|cavit\w+|abscess|empyema|lucenc(?:y|ies)|inflammat\w+",
+    r"foreign bod(?:y|ies)|bullet|shrapnel|dextrocardia|situs inversus|lobectomy|pneumonectomy|mastectomy",
+]

@@ -5,17 +5,29 @@ phrases and scopes are written for this project. `diagcot.data.labeler_accuracy`
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from diagcot.data.reports import label_cues as cues
 from diagcot.data.reports import label_rules as rules
 from diagcot.data.study import CHEXPERT_LABELS
 
-_SENTENCE = re.compile(r"(?<!\d)\.(?!\d)|\.(?=\s)|[!?\n]+")
+Span = tuple[int, int]
+
+_SENTENCE = re.compile(r"(?<!\d)(?<!\bvs)\.(?!\d)|(?<!\bvs)\.(?=\s)|[!\n]+|(?<=\w\?)\s(?!\s*(?:no|none|yes)\b)")
 _SCOPE = 110  # characters before and after a mention in which a cue has an effect
-_MENTION = {name: re.compile("|".join(f"(?:{p})" for p in rules.MENTIONS[name])) for name in rules.MENTIONS}
-_NORMAL = {name: re.compile("|".join(f"(?:{p})" for p in rules.NORMAL[name])) for name in rules.NORMAL}
+_DEVICES = "Support Devices"
+
+
+def _any(patterns: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+_MENTION = {name: _any(patterns) for name, patterns in rules.MENTIONS.items()}
+_NORMAL = {name: _any(patterns) for name, patterns in rules.NORMAL.items()}
+_OTHER = _any(rules.OTHER)
+_WORD = re.compile(r"\b(?!x+\b)[a-z]{2,}")  # "xxxx" stands where a name was taken out
 
 
 class Mention(NamedTuple):
@@ -31,14 +43,16 @@ def label(text: str) -> dict[str, int]:
     """Labels of a report: 1 present, 0 negated, -1 in doubt; a label that is not mentioned is not in the result.
 
     Of several mentions, present takes precedence over doubt, and doubt over negated. `No Finding` is 1 if nothing except
-    support devices is present or in doubt. An empty text has no labels.
+    support devices is present or in doubt, be it one of the labels or another finding (`label_rules.OTHER`). A text
+    without words has no labels.
     """
     labels: dict[str, int] = {}
     for name, status, _ in mentions(text):
         if name not in labels or _RANK[status] > _RANK[labels[name]]:
             labels[name] = status
-    abnormal = any(value for name, value in labels.items() if name != "Support Devices")
-    if not abnormal and any(_sentences(text)):
+    sentences = _sentences(text)
+    abnormal = any(value for name, value in labels.items() if name != _DEVICES) or any(map(_other, sentences))
+    if not abnormal and any(map(_WORD.search, sentences)):
         labels["No Finding"] = 1
     return {name: labels[name] for name in CHEXPERT_LABELS if name in labels}
 
@@ -53,35 +67,66 @@ def mentions(text: str) -> Iterator[tuple[str, int, str]]:
 @lru_cache(maxsize=65536)  # reports repeat their sentences
 def mentions_in(sentence: str) -> tuple[Mention, ...]:
     """The mentions of labels in one sentence in lower case."""
-    stated = [
-        Mention(name, _status(sentence, match.start(), match.end()), *match.span())
-        for name, mention in _MENTION.items()
-        for match in mention.finditer(sentence)
-    ]
+    found = [(name, match.span()) for name, mention in _MENTION.items() for match in mention.finditer(sentence)]
+    spans = [span for _, span in found]
+    stated = [Mention(name, _status(sentence, span, spans, device=name == _DEVICES), *span) for name, span in found]
     normal = ((name, match) for name, phrase in _NORMAL.items() if (match := phrase.search(sentence)))
     return (*stated, *(Mention(name, 0, *match.span()) for name, match in normal))
 
 
+@lru_cache(maxsize=65536)
+def _other(sentence: str) -> bool:
+    """Whether a sentence states, or does not exclude, a finding that has no label."""
+    spans = [match.span() for match in _OTHER.finditer(sentence)]
+    return any(_status(sentence, span, spans) for span in spans)
+
+
 def _sentences(text: str) -> list[str]:
-    return [words for part in _SENTENCE.split(text) if (words := " ".join(part.lower().split()))]
+    return [words for part in _SENTENCE.split(text.lower()) if (words := " ".join(part.split()))]
 
 
 _RANK = {0: 0, -1: 1, 1: 2}
 
 
-def _status(sentence: str, start: int, end: int) -> int:
-    """1, 0 or -1 for the mention at `start` to `end`, from the cues whose scope includes it."""
-    before = _tail(sentence[max(0, start - _SCOPE) : start], rules.ENDS)
-    mention, after = sentence[start:end], sentence[end : end + _SCOPE]
-    stop = rules.ENDS.search(after)
-    after = after[: stop.start()] if stop else after
-    negation = rules.NO_CHANGE.sub(" ", _tail(before, rules.NEGATION_ENDS)) + mention
-    if rules.UNCERTAIN_AFTER.search(after):
+def _status(sentence: str, span: Span, spans: Sequence[Span], *, device: bool = False) -> int:
+    """1, 0 or -1 for the mention at `span`, from the cues whose scope includes it. spans: all mentions of the sentence."""
+    mention = sentence[slice(*span)]
+    after = sentence[span[1] : span[1] + _SCOPE]
+    value, headed = _value(sentence, span, spans)
+    before = cues.HEADED_DENIAL.sub(r"\1", sentence[max(0, span[0] - _SCOPE) : span[0]])
+    if headed:
+        before = re.split(r"[,;]", before)[-1]
+    if sides := cues.FIRST_OF_TWO_SIDES.match(before):
+        before = sides.group("first")
+    before = _tail(before, cues.ENDS)
+    if headed and cues.UNCERTAIN_VALUE.match(value):
         return -1
-    if rules.NEGATED_BEFORE.search(negation) or rules.NEGATED_AFTER.search(after):
+    if denial := cues.DENIED_VALUE.match(value):
+        return int(bool(cues.ONE_SIDE_ONLY.match(value, denial.end())))
+    after = cues.VALUE.sub(" ", after)
+    stop = cues.ENDS.search(after)
+    after = cues.NO_CHANGE.sub(" ", after[: stop.start()] if stop else after)
+    if cues.UNCERTAIN_AFTER.search(after) or cues.NOT_EXCLUDED.search(before):
+        return -1
+    negation = cues.NO_CHANGE.sub(" ", _tail(before, cues.NEGATION_ENDS)) + mention
+    if cues.NEGATED_BEFORE.search(negation) or cues.NEGATED_AFTER.search(after):
         return 0
-    uncertain = rules.UNCERTAIN_BEFORE.search(rules.SURE.sub(" ", before)) or rules.UNCERTAIN_BEFORE.search(mention)
+    if device and cues.REMOVED.search(after):
+        return 0
+    uncertain = cues.UNCERTAIN_BEFORE.search(cues.SURE.sub(" ", before)) or cues.UNCERTAIN_BEFORE.search(mention)
     return -1 if uncertain else 1
+
+
+def _value(sentence: str, span: Span, spans: Sequence[Span]) -> tuple[str, bool]:
+    """What follows a mention, or the list of mentions that it is part of, and whether that is its value after a colon."""
+    end, listed = span[1], False
+    for start, stop in sorted(spans):
+        if start >= end and (between := cues.LISTED.fullmatch(sentence, end, start)):
+            end, listed = stop, between.group().strip() != ","
+    rest = sentence[end:]
+    if headed := cues.VALUE.match(rest):
+        return rest[headed.end() :], end == span[1]
+    return (rest, False) if end == span[1] or listed else (sentence[span[1] :], False)
 
 
 def _tail(text: str, ends: re.Pattern[str]) -> str:
