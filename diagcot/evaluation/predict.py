@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.evaluation.predictions import order
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
@@ -19,7 +18,7 @@ from diagcot.tasks import prompts
 from diagcot.tasks.predictions import ASKED, Prediction
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
-from diagcot.tasks.samples import Sample
+from diagcot.tasks.samples import Sample, order
 
 
 class Predictor:
@@ -47,7 +46,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     A request that failed is a prediction with no text: it counts as a miss. Raises UserError if all of them failed.
     """
     settings, task = shared.settings, unit.params["task"]
-    shard = Shard(_root(ctx, "shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
+    shard = Shard(ctx.root("shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
     asked = {
         sample.id: (sample, split)
         for split in splits(task, settings)
@@ -57,7 +56,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     failed: dict[str, str] = {}
     todo = [sample for sample, _ in asked.values() if sample.id not in records.ids]
     if todo and not ctx.stopping():
-        model = _root(ctx, "models", unit.params["model"]) / "model"
+        model = ctx.root("models", unit.params["model"]) / "model"
         server = shared.server(model)
         words = first_tokens(model) if task == "classification" and settings.probabilities else ()
 
@@ -160,11 +159,6 @@ def probabilities(replies: Sequence[Reply], words: tuple[int, ...]) -> dict[str,
         label: 1 / (1 + math.exp(-max(-700.0, min(700.0, value))))
         for label, value in zip(CHEXPERT_LABELS, odds, strict=True)
     }
-
-
-def _root(ctx: Context, role: str, stage: str) -> Path:
-    """The output root of the input stage of that name."""
-    return next(Path(root) for root in ctx.inputs[role] if Path(root).name == stage)
 
 
 def _images(shard: Shard, sample: Sample) -> tuple[bytes, ...]:

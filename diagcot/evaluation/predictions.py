@@ -1,6 +1,5 @@
 """Files of predictions: one JSON object a line, and one Parquet file of a whole run."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -66,8 +65,3 @@ def read_parquet(path: Path) -> Iterator[Prediction]:
         raise UserError(
             f"{path} holds no predictions ({type(error).__name__}); run the aggregation of its run again"
         ) from None
-
-
-def order(sample_id: str) -> str:
-    """A digest to sort by: picks the same samples for every model, without regard to their place or content."""
-    return hashlib.sha256(sample_id.encode()).hexdigest()

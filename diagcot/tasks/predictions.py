@@ -10,7 +10,7 @@ from diagcot.text.layout import first_answer, last_answer
 
 ASKED = tuple(task for task in TASKS if task != "grounding")
 """Tasks whose samples are made by `diagcot.tasks.questions.questions`; `grounding` is a task of `diagcot.tasks.diagnosis`."""
-ABOUT = ("label", "labels", "options", "option", "view")
+ABOUT = ("label", "labels", "options", "option", "view", "report_rank", "image_rank")
 """The entries of a sample's meta data that its prediction keeps."""
 
 
@@ -32,7 +32,9 @@ class Prediction:
     split: str = "test"  # or validate, where thresholds are chosen
     question: str = ""  # the user's text without <image>
     scores: dict[str, float] = field(default_factory=dict)  # label -> probability, of classification
-    about: dict[str, Any] = field(default_factory=dict)  # options of a question, labels of a study: see ABOUT
+    about: dict[str, Any] = field(
+        default_factory=dict
+    )  # options of a question, labels of a study, ranks of a retrieval: see ABOUT
 
     @staticmethod
     def of(

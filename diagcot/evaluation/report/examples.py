@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagcot.data.study import Box
-from diagcot.evaluation.predictions import order
 from diagcot.metrics.boxes import matched_iou
 from diagcot.shards import Shard
 from diagcot.tasks.predictions import Prediction
+from diagcot.tasks.samples import order
 from diagcot.text import boxes, layout
 
 _SHOWN = str.maketrans({"✅": "✓", "❌": "✗"})  # few fonts of clusters and browsers have the first two

@@ -10,6 +10,7 @@ from diagcot.evaluation.scores.answers import RECALL_AT, closed_metrics, open_me
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.evaluation.scores.reports import part_metrics, report_metrics
+from diagcot.evaluation.scores.retrieval import RETRIEVED, retrieval_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.metrics.labels import kappa
@@ -47,6 +48,7 @@ COLUMNS = (
     *(Column(name, c.title, "report", c.main, c.low) for name, c in CLINICAL.items()),
     Column("iou", "grounding IoU", "grounding"),
     Column("auc", "AUC", "classification"),
+    *(Column(f"retrieval_recall_{k}", f"recall@{k}", "retrieval") for k in RETRIEVED),
     *(Column(f"{task}_accuracy", task, task) for task in CLOSED),
     Column("open_f1", "open F1", "open"),
     *(Column(f"{task}_rouge_l", f"{task} ROUGE-L", task) for task in WRITTEN),
@@ -98,6 +100,8 @@ COLUMNS = (
         Column(f"{task}_judge_kappa", f"{task}, judge and rule beyond chance (kappa)", task, False)
         for task in (*CLOSED, "open")
     ),
+    *(Column(f"retrieval_report_recall_{k}", f"recall@{k}, report of an image", "retrieval", False) for k in RETRIEVED),
+    *(Column(f"retrieval_image_recall_{k}", f"recall@{k}, image of a report", "retrieval", False) for k in RETRIEVED),
     Column("accuracy_pixels_50", "accuracy in pixels at IoU 0.5", "grounding_pixels", False),
 )
 
@@ -105,9 +109,16 @@ FAMILY = {
     "report": "reports",
     **dict.fromkeys(("grounding", "classification"), "boxes and labels"),
     **dict.fromkeys(WRITTEN, "parts of reports"),
+    "retrieval": "retrieval",
 }
 """Task -> the heading under which tables show its columns; every other task is a question."""
 
+_SCORERS = {
+    "grounding": grounding_metrics,
+    "grounding_pixels": pixel_metrics,
+    "open": open_metrics,
+    "retrieval": retrieval_metrics,
+}
 LOW = frozenset(column.name for column in COLUMNS if column.low)
 TEXTS = ("report", *WRITTEN)
 """Tasks whose answers are tokenised and get METEOR."""
@@ -127,11 +138,7 @@ def measured(
         return part_metrics(rows, words)
     if task == "classification":
         return classification_metrics(rows, validation)
-    if task == "grounding":
-        return grounding_metrics(rows)
-    if task == "grounding_pixels":
-        return pixel_metrics(rows)
-    return open_metrics(rows) if task == "open" else closed_metrics(rows)
+    return _SCORERS.get(task, closed_metrics)(rows)
 
 
 def agree(verdicts: Sequence[bool | None]) -> bool:

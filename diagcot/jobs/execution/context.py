@@ -78,6 +78,13 @@ class Context:
             paths += matches
         return paths
 
+    def root(self, role: str, stage: str) -> Path:
+        """The output root of the input stage of that name. Raises KeyError if the role has no such stage."""
+        for root in self.inputs.get(role, []):
+            if Path(root).name == stage:
+                return Path(root)
+        raise KeyError(f"stage {self.stage} has no input {stage} of role {role}")
+
     def records(self, unit: Unit) -> Records:
         """The finished records of `unit`. Only rank 0 may open them."""
         return Records(self.stage_dir, unit.key, self.attempt)

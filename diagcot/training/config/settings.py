@@ -188,6 +188,21 @@ class AlignSettings(FreezePolicy):
         return self
 
 
+class RetrievalSettings(Settings):
+    """Kind `retrieval`: embeds the test split's images and reports as `align` does, and ranks each among the others."""
+
+    views: Literal["image", "study"] = Field(
+        "image", description="image: a sample for each image of a study; study: one sample with all of them."
+    )
+    samples_per_shard: int | None = Field(
+        None,
+        ge=1,
+        description="Most pairs of each shard, chosen by the digests of their ids as `evaluate` does; null: all.",
+    )
+    micro_batch: int = Field(16, ge=1, description="Images or reports in one forward pass.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Type of the weights.")
+
+
 class MergeSettings(Settings):
     """Kind `merge`: adapter and base become one model."""
 

@@ -94,9 +94,10 @@ def sum_values(values: list[float]) -> list[float]:
 
 
 def sum_array(table: np.ndarray) -> np.ndarray:
-    """Elementwise sum of every rank's array (any shape, equal on all ranks), float64. A collective."""
+    """Elementwise sum of every rank's array (any shape, equal on all ranks), float64. A collective, if there is a group."""
     total = torch.from_numpy(table.astype(np.float64))
-    dist.all_reduce(total, group=_groups.hosts)
+    if dist.is_initialized():
+        dist.all_reduce(total, group=_groups.hosts)
     return total.numpy()  # type: ignore[no-any-return]
 
 

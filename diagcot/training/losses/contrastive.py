@@ -65,6 +65,11 @@ class Aligner(nn.Module):
         logits = network(**inputs, mm_encoder_outputs={"image": visual}).logits
         return AlignerOutput(embeddings, scale, summed_loss(logits, batch["labels"]))
 
+    @property
+    def width(self) -> int:
+        """Size of an embedding."""
+        return int(self.vlm.config.text_config.hidden_size)
+
     def normalize(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings (rows, hidden), centred and of length 1."""
         return functional.normalize(embeddings.float() - self.centre, dim=-1)
@@ -133,11 +138,37 @@ def retrieval_recall(
 ) -> dict[str, float]:
     """Share of images (0 to 1) whose own report, or one of the same words, is among the k nearest of all reports.
 
-    images, reports: (pairs, hidden). keys: equal for reports of the same words. Each distinct report is one candidate.
+    images, reports, keys: see `retrieve`.
+    """
+    found = retrieve(images, reports, keys)
+    shares = {f"recall_at_{k}": float((found.report_ranks <= k).float().mean()) for k in cutoffs}
+    return shares | {"candidates": float(len(set(keys)))}
+
+
+class Retrieved(NamedTuple):
+    """Result of a retrieval in both directions, one entry for each of N pairs, all of shape (N,).
+
+    report_ranks: rank (from 1) of the pair's report among all distinct reports, the nearest to its image first.
+    image_ranks: rank (from 1) of the pair's image among it and the images whose reports have other words.
+    nearest: index of a pair whose report is the nearest to the image.
+    Candidates that are equally near come before the right one, so a constant embedding ranks it last.
+    """
+
+    report_ranks: torch.Tensor
+    image_ranks: torch.Tensor
+    nearest: torch.Tensor
+
+
+def retrieve(images: torch.Tensor, reports: torch.Tensor, keys: Sequence[int]) -> Retrieved:
+    """The report of each image, and the image of each report, among those of all pairs.
+
+    images, reports: (pairs, hidden), length 1. keys: equal for reports of the same words, which are one candidate.
     """
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    distinct = sorted(first.values())
-    targets = torch.tensor([distinct.index(first[key]) for key in keys])
-    order = (images @ reports[distinct].T).argsort(dim=1, descending=True, stable=True)
-    shares = {f"recall_at_{k}": float((order[:, :k] == targets[:, None]).any(1).float().mean()) for k in cutoffs}
-    return shares | {"candidates": float(len(distinct))}
+    distinct = torch.tensor(sorted(first.values()))
+    own = torch.tensor([first[key] for key in keys])
+    similarity = images @ reports.T
+    to_reports, right = similarity[:, distinct], similarity.gather(1, own[:, None])
+    others = own[:, None] != own[None, :]
+    nearer = (similarity[:, own] >= right.T) & others  # image (rows) at least as near to a pair's report (columns)
+    return Retrieved((to_reports >= right).sum(1), 1 + nearer.sum(0), distinct[to_reports.argmax(1)])

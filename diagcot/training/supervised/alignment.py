@@ -39,7 +39,7 @@ class AlignmentObjective(TrainingObjective):
             self.components = ("vision", "merger")
         samples = [*data.train, *data.validation]
         micro_batch = settings.deepspeed.micro_batch
-        self._reports = reports.embed(engine, samples, collator.processor, ctx, micro_batch)
+        self._reports = reports.embed(engine, self._aligner.width, samples, collator.processor, ctx, micro_batch)
         self._device = process_group.device(ctx)
         self._aligner.centre = self._reports[: len(data.train)].mean(0).to(self._device)
         self._keys = reports.keys(samples, ctx)

@@ -1,7 +1,7 @@
 """The reports of an alignment stage: their embeddings, and which of them say the same."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from diagcot.data.reports import labeler
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
+from diagcot.training.data.collator import Batch
 from diagcot.training.distributed import process_group
-from diagcot.training.distributed.engine import Engine
+from diagcot.training.losses.contrastive import AlignerOutput, Outputs
 
 NORMAL = -1  # key of all normal reports
 
@@ -28,17 +29,25 @@ class ReportKeys(NamedTuple):
     pairs: torch.Tensor
 
 
-def embed(engine: Engine, samples: Sequence[Sample], processor: Any, ctx: Context, micro_batch: int) -> torch.Tensor:
-    """Mean last hidden state of each sample's report, (samples, hidden) float32, on the CPU. A collective.
+def embed(
+    forward: Callable[[Batch, Outputs], AlignerOutput],
+    width: int,
+    samples: Sequence[Sample],
+    processor: Any,
+    ctx: Context,
+    micro_batch: int,
+) -> torch.Tensor:
+    """Mean last hidden state of each sample's report, (samples, width) float32, on the CPU. A collective.
 
-    Each distinct report is computed once.
+    forward: an Aligner, or the engine of one. Each distinct report is computed once.
     """
     texts = list(dict.fromkeys(sample.answer for sample in samples))
     rows = {text: index for index, text in enumerate(texts)}
     device = process_group.device(ctx)
-    table = torch.zeros(len(texts), engine.module.vlm.config.text_config.hidden_size)
+    table = torch.zeros(len(texts), width)
     with torch.no_grad():
         for own in shares(len(texts), micro_batch, ctx):
+            ctx.beat()
             encoded = processor.tokenizer(
                 [texts[index] for index in own] or texts[:1],
                 return_tensors="pt",
@@ -46,7 +55,7 @@ def embed(engine: Engine, samples: Sequence[Sample], processor: Any, ctx: Contex
                 padding_side="right",
                 add_special_tokens=False,
             ).to(device)
-            means = engine(dict(encoded), "reports").embeddings.cpu()
+            means = forward(dict(encoded), "reports").embeddings.cpu()
             if len(own):
                 table[own.start : own.stop] = means
     table = torch.from_numpy(process_group.sum_array(table.numpy())).float()
@@ -62,7 +71,7 @@ def shares(count: int, micro_batch: int, ctx: Context) -> list[range]:
 
 def keys(samples: Sequence[Sample], ctx: Context) -> ReportKeys:
     """Which reports of `samples` say the same; each rank labels its share. A collective."""
-    words = [_word_hash(sample.answer) for sample in samples]
+    words = [word_key(sample.answer) for sample in samples]
     distinct = list(dict.fromkeys(words))
     texts = dict(zip(words, (sample.answer for sample in samples), strict=True))
     own = np.zeros(len(distinct))
@@ -78,7 +87,7 @@ def is_normal(report: str) -> bool:
     return labels.pop("No Finding", 0) == 1 and not any(labels.values())
 
 
-def _word_hash(report: str) -> int:
+def word_key(report: str) -> int:
     """Equal for reports of the same words, whatever their case and spaces."""
     words = " ".join(report.lower().split())
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")

@@ -79,6 +79,33 @@ def test_recall_counts_distinct_reports(torch: Any) -> None:
     assert contrastive.retrieval_recall(images, reports, [0, 0, *range(2, 12)])["recall_at_1"] == 1.0
 
 
+def test_ranks_are_those_of_a_count_over_all_candidates(torch: Any) -> None:
+    """Thirty pairs, some of the same words."""
+    from torch.nn import functional
+
+    from diagcot.training.losses import contrastive
+
+    torch.manual_seed(5)
+    keys = [i // 2 if i < 8 else i for i in range(30)]
+    images, reports = (functional.normalize(torch.randn(30, 6), dim=-1) for _ in range(2))
+    reports = torch.stack([reports[keys.index(key)] for key in keys])
+    found = contrastive.retrieve(images, reports, keys)
+    near = (images @ reports.T).tolist()
+    for i, key in enumerate(keys):
+        by_words = {keys[j]: near[i][j] for j in range(30)}
+        assert found.report_ranks[i] == sum(value >= by_words[key] for value in by_words.values())
+        assert found.image_ranks[i] == 1 + sum(near[j][i] >= near[i][i] for j in range(30) if keys[j] != key)
+        assert keys[found.nearest[i]] == max(by_words, key=lambda word: by_words[word])
+
+
+def test_an_embedding_that_is_always_the_same_finds_nothing(torch: Any) -> None:
+    from diagcot.training.losses import contrastive
+
+    constant = torch.ones(12, 4) / 2
+    found = contrastive.retrieve(constant, constant, [0, 0, *range(2, 12)])
+    assert found.report_ranks.tolist() == [11] * 12 and found.image_ranks.tolist() == [11] * 2 + [12] * 10
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 9])
 def test_every_item_is_in_one_share_and_all_ranks_make_as_many_passes(count: int, tmp_path: Any) -> None:
     from diagcot.jobs.testing import context

@@ -1,0 +1,74 @@
+"""Retrieval in the table: recall from ranks, in both directions, beside the scores of answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.evaluation.compare import compare
+from diagcot.evaluation.predictions import write_parquet
+from diagcot.evaluation.scores.table import table
+from diagcot.evaluation.scores.text_tools import TextTools
+from diagcot.jobs import Unit, UserError
+from diagcot.tasks.predictions import Prediction
+from launchers.evaluation import retrieval
+from tests.stages import stage
+
+RANKS = {"base": [(1, 7), (2, 30), (20, 3), (11, 12)] * 10, "align": [(1, 1), (1, 6), (5, 1), (30, 30)] * 10}
+
+
+def rows() -> list[Prediction]:
+    return [
+        Prediction(
+            id=f"d/{n}/image",
+            study=f"d/{n}",
+            task="retrieval",
+            dataset="d",
+            model=model,
+            output="the lungs are clear",
+            answer="the lungs are clear",
+            reference=f"report {n}",
+            finish="stop",
+            phantom=True,
+            images=[],
+            about={"report_rank": report, "image_rank": image},
+        )
+        for model, ranks in RANKS.items()
+        for n, (report, image) in enumerate(ranks)
+    ]
+
+
+def test_recall_is_the_share_of_ranks_up_to_k_and_the_mean_of_both_directions() -> None:
+    found = table(rows(), list(RANKS), TextTools(), 200, 7)
+    base, align = ({name: cell["value"] for name, cell in row["scores"].items()} for row in found["rows"])
+    for k, report, image in ((1, 0.25, 0.0), (5, 0.5, 0.25), (10, 0.5, 0.5)):
+        assert base[f"retrieval_report_recall_{k}"] == pytest.approx(report)
+        assert base[f"retrieval_image_recall_{k}"] == pytest.approx(image)
+        assert base[f"retrieval_recall_{k}"] == pytest.approx((report + image) / 2)
+    assert [align[f"retrieval_recall_{k}"] for k in (1, 5, 10)] == pytest.approx([0.5, 0.625, 0.75])
+    gain = found["rows"][1]["scores"]["retrieval_recall_1"]["previous"]
+    assert gain["model"] == "base" and gain["value"] == pytest.approx(0.375) and gain["verdict"] == "better"
+    columns = {column["name"]: column for column in found["columns"]}
+    assert [columns[f"retrieval_recall_{k}"]["title"] for k in (1, 5, 10)] == ["recall@1", "recall@5", "recall@10"]
+    assert {column["family"] for column in columns.values()} == {"retrieval"}
+
+
+def test_two_runs_are_compared_by_the_same_ranks(tmp_path: Path) -> None:
+    for name, model in (("one", "base"), ("two", "align")):
+        (tmp_path / name).mkdir()
+        write_parquet(tmp_path / name / "predictions.parquet", [row for row in rows() if row.model == model])
+    metrics, _, _ = compare(tmp_path / "one", tmp_path / "two", 200)
+    assert metrics["rows"][1]["scores"]["retrieval_recall_5"]["previous"]["value"] == pytest.approx(0.25)
+
+
+def test_a_unit_is_a_model_and_a_source_since_all_its_shards_are_candidates() -> None:
+    class View:
+        def units_of(self, name: str) -> list[Unit]:
+            return [Unit("00000"), Unit("00001")]
+
+    view: Any = View()
+    made = retrieval.units(stage("retrieval", {}, models=["base", "align"], shards=["shard"]), view)
+    assert [unit.key for unit in made] == ["base.retrieval.shard", "align.retrieval.shard"]
+    assert made[1].params == {"model": "align", "source": "shard", "shards": ["00000", "00001"]}
+    with pytest.raises(UserError, match="needs two inputs: models"):
+        retrieval.units(stage("retrieval", {}, shards=["shard"]), view)
