@@ -5,26 +5,27 @@ PYTHON ?= python3
 RECIPE ?= tiny
 CLUSTER ?= laptop
 RUN ?=
+SEED ?=
 LOCK ?= cpu
 SLURM_WORKERS ?= 4
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest
-OPTIONS := RECIPE CLUSTER RUN STAGE UNIT MEM TIME CODE PATIENCE A B
+OPTIONS := RECIPE CLUSTER RUN SEED STAGE UNIT MEM TIME CODE PATIENCE A B
 # A value is one word for the shell, and neither make nor the shell runs anything in it.
 unexport $(OPTIONS)
 quote = '$(subst ','\'',$(value $(1)))'
 option = $(if $(value $(1)),--$(2) $(call quote,$(1)))
 RUNOPT = $(call option,RUN,run)
-CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT)
+CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run seed stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
 .PHONY: help env demo plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
-	@echo '  options            RECIPE='$(call quote,RECIPE)' CLUSTER='$(call quote,CLUSTER)' RUN=name DRY=1 LOCK=cpu|gpu'
+	@echo '  options            RECIPE='$(call quote,RECIPE)' CLUSTER='$(call quote,CLUSTER)' RUN=name SEED=number DRY=1 LOCK=cpu|gpu'
 
 .DEFAULT:
 	@echo 'error: there is no target $(subst ','\'',$@); `make help` lists them' >&2; exit 2
@@ -32,8 +33,8 @@ help:  ## list these targets
 env:  ## build .venv from a lock of exact versions (LOCK=cpu or gpu)
 	@$(PYTHON) locks/install.py $(LOCK)
 
-demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics
-	@$(DIAGCOT) demo $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(RUNOPT)
+demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics (SEED=8 for other images and draws)
+	@$(DIAGCOT) demo $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(RUNOPT) $(call option,SEED,seed)
 
 plan:  ## show what would be submitted: stages, GPU-hours, disk space, expected start and problems
 	@$(DIAGCOT) plan $(CHAIN)

@@ -184,10 +184,11 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return base | both
 
 
-def find(name: str, root: Path, kind_of: KindOf) -> tuple[Recipe, Document]:
+def find(name: str, root: Path, kind_of: KindOf, seed: int | None = None) -> tuple[Recipe, Document]:
     """The recipe `name` of recipes/, or that of a YAML file, with the document that knows its lines.
 
-    Warns on stderr about old keys and kinds. Raises UserError if there is no such recipe or its stages are wrong.
+    seed: in place of the recipe's. Warns on stderr about old keys and kinds.
+    Raises UserError if there is no such recipe or its stages are wrong.
     """
     folder = root / "recipes"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
@@ -195,6 +196,9 @@ def find(name: str, root: Path, kind_of: KindOf) -> tuple[Recipe, Document]:
         known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
         raise UserError(f"unknown recipe {name!r}: it is not a file in {folder.relative_to(root)}/{near(name, known)}")
     document = _document(path, folder, kind_of)
+    if seed is not None and isinstance(document.value, dict):
+        document.value = document.value | {"seed": seed}
+        document.text = f"# {name} with seed {seed}\n" + yaml.safe_dump(document.value, sort_keys=False)
     return document.check(Recipe, document.value or {}), document
 
 

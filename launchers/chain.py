@@ -223,13 +223,22 @@ def settings_model(name: str) -> tuple[str, type[Settings]] | None:
     return (name, kind.settings) if kind else None
 
 
-def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT) -> Chain:
-    """The chain of a recipe on a cluster. Raises UserError for anything a person may have mistyped."""
-    found_recipe, document = find_recipe(recipe, root, settings_model)
-    check_name(run or found_recipe.name)
+def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT, seed: int | None = None) -> Chain:
+    """The chain of a recipe on a cluster. Raises UserError for anything a person may have mistyped.
+
+    run: None names it after the recipe, and after the seed where one is given. seed: in place of the recipe's.
+    """
+    found_recipe, document = find_recipe(recipe, root, settings_model, seed)
+    run = run or seeded_name(found_recipe.name, seed)
+    check_name(run)
     on_cluster = find_cluster(cluster, root)
     on_cluster.enter()
-    return Chain(found_recipe, document, on_cluster, run or found_recipe.name, root)
+    return Chain(found_recipe, document, on_cluster, run, root)
+
+
+def seeded_name(name: str, seed: int | None) -> str:
+    """The name of a run of that seed; None is the recipe's own."""
+    return name if seed is None else f"{name}-{seed}"
 
 
 def require_writable(folders: Iterable[Path]) -> None:

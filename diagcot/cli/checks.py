@@ -2,7 +2,7 @@
 
 import argparse
 
-from diagcot.cli.options import Verbs, add_chain_options
+from diagcot.cli.options import Verbs, add_chain_options, chain_of
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -29,6 +29,5 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _rehearse(args: argparse.Namespace) -> int:
     from diagcot.preflight.rehearsal import command
-    from launchers.chain import open_chain
 
-    return command.main(open_chain(args.recipe, args.cluster, args.run), args.patience)
+    return command.main(chain_of(args), args.patience)

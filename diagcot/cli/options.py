@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from launchers.chain import Chain
+
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 Call = Callable[[argparse.Namespace], int]
@@ -31,7 +33,18 @@ def add_chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster", default="laptop", help="name of a cluster in slurm/clusters/, or path of a YAML file"
     )
-    parser.add_argument("--run", default=None, help="name of the run (default: the recipe's name)")
+    parser.add_argument(
+        "--run", default=None, help="name of the run (default: the recipe's name, and the seed if given)"
+    )
+    parser.add_argument("--seed", type=int, default=None, help="seed of every random choice (default: the recipe's)")
+
+
+def chain_of(args: argparse.Namespace, name: str = "") -> "Chain":
+    """The chain that the options choose. name: of its run, in place of the recipe's. Raises UserError as `open_chain`."""
+    from launchers.chain import open_chain, seeded_name
+
+    run = args.run or (seeded_name(name, args.seed) if name else None)
+    return open_chain(args.recipe, args.cluster, run, seed=args.seed)
 
 
 def add_stage_number_option(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagcot.cli.options import Verbs, add_chain_options, add_run_options, add_stage_number_option
+from diagcot.cli.options import Verbs, add_chain_options, add_run_options, add_stage_number_option, chain_of
 from diagcot.cli.runs import own_run_folder
 from diagcot.jobs import UserError
 
@@ -63,9 +63,7 @@ def _number_of(what: str) -> Callable[[str], float]:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from launchers.chain import open_chain
-
-    chain = open_chain(args.recipe, args.cluster, args.run)
+    chain = chain_of(args)
     if args.dry:
         return _show_plan(chain, chain.selected(args.stage), _submit_command(args), scripts=True)
     submitted = chain.submit(args.stage)
@@ -87,18 +85,15 @@ def _print_submitted(submitted: "Sequence[Submitted]", run: str) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from launchers.chain import open_chain
-
-    chain = open_chain(args.recipe, args.cluster, args.run)
+    chain = chain_of(args)
     return _show_plan(chain, chain.selected(args.stage), _submit_command(args), scripts=False)
 
 
 def _scripts(args: argparse.Namespace) -> int:
     from diagcot.jobs.slurm import commands, scripts
     from diagcot.jobs.slurm.limits import ARRAY_SIZE, limits
-    from launchers.chain import open_chain
 
-    chain = open_chain(args.recipe, args.cluster, args.run)
+    chain = chain_of(args)
     if chain.cluster.executor != "slurm":
         raise UserError(f"cluster {chain.cluster.name} does not use Slurm: name one with `executor: slurm` (CLUSTER=…)")
     chain.checks()
@@ -115,8 +110,9 @@ def _scripts(args: argparse.Namespace) -> int:
 def _submit_command(args: argparse.Namespace) -> str:
     """The make command that submits what was shown, with the arguments that were given."""
     target = f"submit-stage{args.stage}" if args.stage.isdigit() else f"submit-{args.stage}"
-    values = {"RECIPE": args.recipe, "CLUSTER": args.cluster, "RUN": args.run}
-    return " ".join(["make", target, *(f"{name}={shlex.quote(value)}" for name, value in values.items() if value)])
+    values = {"RECIPE": args.recipe, "CLUSTER": args.cluster, "RUN": args.run, "SEED": args.seed}
+    given = (f"{name}={shlex.quote(str(value))}" for name, value in values.items() if value is not None)
+    return " ".join(["make", target, *given])
 
 
 def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) -> int:
@@ -147,9 +143,8 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
 
 def _demo(args: argparse.Namespace) -> int:
     from diagcot.console.screens import demo
-    from launchers.chain import open_chain
 
-    chain = open_chain(args.recipe, args.cluster, args.run or "demo")
+    chain = chain_of(args, "demo")
     chain.obtain()
     return demo.run(chain)
 
@@ -182,9 +177,8 @@ def _cancel(args: argparse.Namespace) -> int:
 def _worker(args: argparse.Namespace) -> int:
     from diagcot.jobs import summary
     from diagcot.jobs.execution import worker
-    from launchers.chain import open_chain
 
-    chain = open_chain(args.recipe, args.cluster, args.run)
+    chain = chain_of(args)
     plan = next((plan for plan in chain.write() if plan.stage == args.stage), None)
     if plan is None:
         raise UserError(f"recipe {args.recipe} has no stage named {args.stage!r}")

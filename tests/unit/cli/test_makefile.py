@@ -35,6 +35,8 @@ def program(tmp_path: Path) -> Path:
         (["plan", f"RECIPE={HOSTILE}"], ["plan", "--recipe", HOSTILE, "--cluster", "laptop"]),
         (["plan", f"CLUSTER={HOSTILE}"], ["plan", "--recipe", "tiny", "--cluster", HOSTILE]),
         (["demo", f"RECIPE={HOSTILE}", "-o", "env"], ["demo", "--recipe", HOSTILE]),
+        (["demo", "SEED=8", "-o", "env"], ["demo", "--seed", "8"]),
+        (["plan", "SEED=8"], ["plan", "--recipe", "tiny", "--cluster", "laptop", "--seed", "8"]),
         (["logs", f"STAGE={HOSTILE}", f"UNIT={HOSTILE}"], ["logs", "--stage", HOSTILE, "--unit", HOSTILE]),
         (["retry", "STAGE=a b", "MEM=1 2"], ["retry", "--stage", "a b", "--mem", "1 2"]),
         (["compare", f"A={HOSTILE}", "B=b b"], ["compare", "--", HOSTILE, "b b"]),

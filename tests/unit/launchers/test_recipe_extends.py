@@ -58,6 +58,18 @@ def test_an_extension_may_be_extended(tmp_path: Path) -> None:
     assert settings == {"deepspeed": {"steps": 7, "global_batch": 8}, "loss": "combined"} and chain.recipe.seed == 9
 
 
+def test_another_seed_is_in_the_plans_and_in_the_recipe_that_the_run_keeps(tmp_path: Path) -> None:
+    path = extension(tmp_path, "drop: [align]\n")
+    chain = open_chain(path, "laptop", None, seed=8)
+    assert chain.run == "mine-8" and chain.recipe.seed == 8 and {plan.seed for plan in chain.plans} == {8}
+    (tmp_path / "kept.yaml").write_text(chain.document.text)
+    assert open_chain(str(tmp_path / "kept.yaml"), "laptop", "mine-8").recipe == chain.recipe
+    assert open_chain(path, "laptop", None).recipe.stages == chain.recipe.stages
+    with pytest.raises(UserError, match=r"base.yaml:4: unknown kind 'phantom'"):
+        (tmp_path / "base.yaml").write_text(BASE.replace("kind: phantoms", "kind: phantom", 1))
+        open_chain(path, "laptop", None, seed=8).plans  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
