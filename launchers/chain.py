@@ -20,6 +20,9 @@ from launchers.stage_kind import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parent.parent
 
+CODE = ("diagcot", "launchers", "prompts")
+"""Folders that the snapshot of the code that jobs run consists of: the packages and the prompts."""
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -92,6 +95,11 @@ class Chain:
             self._units[name] = self.kind(stage.spec).units(stage, self)
         return self._units[name]
 
+    @property
+    def code(self) -> list[Path]:
+        """The folders of the snapshot of the code that jobs run."""
+        return [self.root / name for name in CODE]
+
     @cached_property
     def pipeline(self) -> Pipeline:
         """All stages of the recipe, declared. Raises UserError before anything is written."""
@@ -99,7 +107,7 @@ class Chain:
             self.run,
             self.cluster,
             self.root,
-            code=[self.root / "diagcot", self.root / "launchers"],
+            code=self.code,
             seed=self.recipe.seed,
             about={"recipe": self.recipe.name},
             keep={"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"},

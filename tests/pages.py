@@ -30,7 +30,7 @@ def write(page: str, folder: Path) -> list[str]:
 
 def checkout(folder: Path) -> Path:
     """A copy of the checkout's sources, to which a page may add files."""
-    for name in ("diagcot", "launchers", "slurm", "recipes"):
+    for name in ("diagcot", "launchers", "prompts", "slurm", "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

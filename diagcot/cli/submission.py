@@ -151,13 +151,14 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _retry(args: argparse.Namespace) -> int:
     from diagcot.jobs import pipeline
+    from launchers.chain import CODE
 
     folder = own_run_folder(args)
     if args.stage is None:
         raise UserError(f"the stage is missing: make retry STAGE=… (`make failures RUN={folder.name}` names it)")
     changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
     root = Path(__file__).resolve().parents[2]
-    code = [root / "diagcot", root / "launchers"] if args.code else ()
+    code = [root / name for name in CODE] if args.code else ()
     _print_submitted(pipeline.retry_stage(folder, args.stage, changes, code), folder.name)
     return 0
 

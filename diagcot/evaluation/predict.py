@@ -16,6 +16,7 @@ from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
 from diagcot.tasks.predictions import ASKED, Prediction
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample, order
@@ -112,7 +113,7 @@ def samples_of(
     if task in ASKED:
         found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
     else:
-        found = tasks.SAMPLES[task](shard, name, split, settings.views)
+        found = tasks.SAMPLES[task](shard, name, split, settings.views, DEFAULT)
     samples = sorted(found, key=lambda sample: order(sample.id))
     return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
 
@@ -140,7 +141,7 @@ def requests_of(
     return [asked] + [
         Request(
             sample.id,
-            (("user", prompts.with_image_tags(prompts.PRESENCE.format(label=label.lower()), len(images))),),
+            (("user", prompts.with_image_tags(DEFAULT.render("presence", label=label.lower()), len(images))),),
             images,
             max_tokens=1,
             scored_tokens=words,

@@ -1,7 +1,7 @@
 """The three diagnostic tasks of DiagCoT, as samples of a shard: report, classification and grounding.
 
-Source: DiagCoT, arXiv:2509.06409, and the data files of github.com/TMLSIAT/DiagCoT-main. `diagcot.tasks.prompts` has the
-wording of prompts and answers.
+Source: DiagCoT, arXiv:2509.06409, and the data files of github.com/TMLSIAT/DiagCoT-main. A prompt set has the wording of
+the prompts, `diagcot.tasks.prompts` the layout of the answers.
 """
 
 import json
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from diagcot.data import seeded
 from diagcot.data.reports import transforms
+from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.tasks import prompts
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import ViewPolicy, study_views
 
@@ -21,9 +23,11 @@ GROUNDED = ("Cardiomegaly", "Lung Opacity", "Pleural Effusion", "Pneumothorax", 
 """The labels that grounding asks for by default."""
 
 
-def report_samples(shard: "Shard", ref_name: str, split: str, views: ViewPolicy = "image") -> Iterator[Sample]:
+def report_samples(
+    shard: "Shard", ref_name: str, split: str, views: ViewPolicy = "image", texts: PromptSet = DEFAULT
+) -> Iterator[Sample]:
     """Images with the whole report of their study. `ref_name`: the shard's path under the shards root."""
-    without_headings = _without_headings(shard)
+    without_headings, prompt = _without_headings(shard), texts.render("report")
     for view in study_views(shard, split, views):
         study = view.study
         if study.dataset in without_headings:
@@ -31,23 +35,29 @@ def report_samples(shard: "Shard", ref_name: str, split: str, views: ViewPolicy 
         else:
             answer = prompts.report_answer(study.findings, study.impression)
         if answer:
-            yield view.sample("report", ref_name, prompts.REPORT, answer, labels=study.labels)
+            yield view.sample("report", ref_name, prompt, answer, labels=study.labels)
 
 
-def classification_samples(shard: "Shard", ref_name: str, split: str, views: ViewPolicy = "image") -> Iterator[Sample]:
+def classification_samples(
+    shard: "Shard", ref_name: str, split: str, views: ViewPolicy = "image", texts: PromptSet = DEFAULT
+) -> Iterator[Sample]:
     """The labels that are present, in CheXpert's order. A study without a present label gives no sample."""
+    prompt = texts.render("classification", labels=CHEXPERT_LABELS)
     for view in study_views(shard, split, views):
         labels = view.study.labels
         present = [name for name, value in labels.items() if value == 1]
         if present:
             answer = prompts.classification_answer(present)
-            yield view.sample(
-                "classification", ref_name, prompts.CLASSIFICATION, answer, "classification", labels=labels
-            )
+            yield view.sample("classification", ref_name, prompt, answer, "classification", labels=labels)
 
 
 def grounding_samples(
-    shard: "Shard", ref_name: str, split: str, labels: Sequence[str] = GROUNDED, negatives: float = 1.0
+    shard: "Shard",
+    ref_name: str,
+    split: str,
+    labels: Sequence[str] = GROUNDED,
+    negatives: float = 1.0,
+    texts: PromptSet = DEFAULT,
 ) -> Iterator[Sample]:
     """One sample for each frontal image and each of `labels`, where the boxes of the image are known.
 
@@ -66,20 +76,21 @@ def grounding_samples(
         )
         chosen |= {(label, row) for row in positives}
         chosen |= {(label, row) for _, row in candidates[: round(len(positives) * negatives)]}
+    asked = {label: texts.render("grounding", label=label.lower()) for label in labels}
     for view, image, row in images:
         for label in labels:
             if (label, row) in chosen:
                 name = label.lower()
                 boxes = [box for box in image.boxes if box.label == label]
                 meta = {"label": label, "boxes": [[b.x1, b.y1, b.x2, b.y2] for b in boxes]}
-                prompt, answer = prompts.GROUNDING.format(label=name), prompts.grounding_answer(name, boxes)
-                yield view.sample("grounding", ref_name, prompt, answer, label, **meta)
+                answer = prompts.grounding_answer(name, boxes)
+                yield view.sample("grounding", ref_name, asked[label], answer, label, **meta)
 
 
-SAMPLES: dict[str, Callable[["Shard", str, str, ViewPolicy], Iterator[Sample]]] = {
+SAMPLES: dict[str, Callable[["Shard", str, str, ViewPolicy, PromptSet], Iterator[Sample]]] = {
     "report": report_samples,
     "classification": classification_samples,
-    "grounding": lambda shard, ref_name, split, views: grounding_samples(shard, ref_name, split),
+    "grounding": lambda shard, ref_name, split, views, texts: grounding_samples(shard, ref_name, split, texts=texts),
 }
 """Task -> its samples. Boxes belong to one image, so grounding ignores the policy of views."""
 

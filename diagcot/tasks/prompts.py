@@ -1,21 +1,8 @@
-"""The prompts of each task and the layout of their answers: one wording for training, rollout and evaluation."""
+"""The layout of the answers of each task: one layout for training, rollout and evaluation. Prompts: `prompt_set`."""
 
 from collections.abc import Sequence
 
-from diagcot.data.study import CHEXPERT_LABELS, Box
-
-REPORT = "<image>Analyse this chest X-ray and write a diagnostic report."
-CLASSIFICATION = (
-    "<image>Which of these labels apply to this chest X-ray? "
-    + ", ".join(CHEXPERT_LABELS)
-    + ". Answer No Finding if none applies."
-)
-GROUNDING = (
-    "<image>Detect the regions of {label} in this chest X-ray. Give each as <box>(x1,y1),(x2,y2)</box>, 0 to 1000."
-)
-
-PRESENCE = "<image>Does this chest X-ray show {label}? Answer Yes or No."
-"""Asked for one label at a time, to measure its probability."""
+from diagcot.data.study import Box
 
 IMAGE = "<image>"
 
@@ -36,6 +23,12 @@ def report_answer(findings: str, impression: str) -> str:
         if line:
             parts.append(f"{name} : {line} .")
     return " ".join(parts)
+
+
+def report_text(findings: str, impression: str) -> str:
+    """A report as people write it, one line with headings: `Findings: … Impression: …`; empty sections are left out."""
+    sections = (("Findings", findings), ("Impression", impression))
+    return " ".join(f"{name}: {' '.join(text.split())}" for name, text in sections if text.strip())
 
 
 def classification_answer(labels: Sequence[str]) -> str:

@@ -31,8 +31,8 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """The text of the first message."""
-        return self.messages[0][1]
+        """The first text of the user."""
+        return next(text for role, text in self.messages if role == "user")
 
     @property
     def answer(self) -> str:

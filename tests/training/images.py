@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from diagcot.tasks.prompts import REPORT
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 
 SIDE = 112
@@ -55,7 +55,7 @@ def samples(count: int) -> list[Sample]:
             task="report",
             study=f"drawn/{row}",
             images=(ImageRef("drawn.h5", row),),
-            messages=(("user", REPORT), ("assistant", report(row))),
+            messages=(("user", DEFAULT.render("report")), ("assistant", report(row))),
         )
         for row in range(count)
     ]

@@ -1,4 +1,4 @@
-"""The judge of DiagCoT's filtration (arXiv:2509.06409): its prompt, the parsing of its replies, and the decision.
+"""The judge of DiagCoT's filtration (arXiv:2509.06409): its requests, the parsing of its replies, and the decision.
 
 Five criteria, each with a reason and a score of 1 to 5. Repeated judgements are one request for several replies, so
 that the server computes images and text once.
@@ -14,6 +14,7 @@ from diagcot.cot.records import TraceRecord
 from diagcot.cot.search import prompts
 from diagcot.cot.settings import FilterSettings
 from diagcot.serving import Reply, Request
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.prompts import IMAGE
 
 CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
@@ -21,18 +22,6 @@ CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning"
 
 SCORES = (1, 2, 3, 4, 5)
 
-_GOLD = "Correct answer: {reference}\n"
-_REVIEWED = "Reasoning under review:\n{reasoning}\n{name} under review: {answer}\n"
-_SCORED = (
-    "Compare it with the reference report{image}. For each criterion give a reason, then a score from 1 (wrong) to 5 "
-    "(correct): location of every finding, pathology and its severity, completeness, differential diagnosis, soundness "
-    "of the reasoning. Accept synonyms; never accept a wrong location. Answer in JSON."
-)
-_WORD = (
-    "Does it agree with the reference report in the location of every finding, the pathology and its severity, "
-    "completeness, differential diagnosis and soundness of the reasoning? Accept synonyms; never accept a wrong "
-    "location. Answer true or false, nothing else."
-)
 _TRUTH = re.compile(r"\b(true|false)\b", re.IGNORECASE)
 
 
@@ -47,26 +36,17 @@ class Judgement:
     error: str | None = None
 
 
-def prompt(head: str, reasoning: str, name: str, answer: str, verdict: str = "scored") -> str:
-    """The judge's prompt. head: the beginning that the prompts of the search share (`prompts.head`); name: what the
-    answer is called; verdict: `scored` or `word`."""
-    image = " and the X-ray" if IMAGE in head else ""
-    reviewed = _REVIEWED.format(reasoning=reasoning, name=name, answer=answer)
-    return head + reviewed + (_WORD if verdict == "word" else _SCORED.format(image=image))
-
-
-def trace_prompt(trace: TraceRecord, settings: FilterSettings) -> str:
+def trace_prompt(trace: TraceRecord, settings: FilterSettings, texts: PromptSet = DEFAULT) -> str:
     """The judge's prompt about a trace; for an answer that is not a report it contains the question and the gold answer."""
     report = trace["task"] == "report"
-    head = prompts.head(len(trace["images"]), trace["guide"], "" if report else trace["question"])
-    if not report:
-        head += _GOLD.format(reference=trace["reference"])
+    head = prompts.head(len(trace["images"]), trace["guide"], "" if report else trace["question"], texts)
     if not settings.image:
         head = head.replace(IMAGE, "")
     thinking = trace["reasoning"]
     if trace["form"] == "interleaved":
         thinking = "\n".join(f"{think} So: {answer}" for think, answer in trace["pairs"])
-    return prompt(head, thinking, "Report" if report else "Answer", trace["answer"], settings.verdict)
+    name, gold = ("Report", "") if report else ("Answer", trace["reference"])
+    return prompts.judge(head, thinking, name, trace["answer"], gold, settings.verdict, texts)
 
 
 def schema(reason_chars: int) -> dict[str, Any]:
@@ -75,12 +55,14 @@ def schema(reason_chars: int) -> dict[str, Any]:
     return _object(dict.fromkeys(CRITERIA, criterion))
 
 
-def request(trace: TraceRecord, images: Sequence[bytes], settings: FilterSettings, seed: int) -> Request:
+def request(
+    trace: TraceRecord, images: Sequence[bytes], settings: FilterSettings, seed: int, texts: PromptSet = DEFAULT
+) -> Request:
     """All judgements of a trace in one request. images: JPEG, sent only if the judge sees images."""
     repeated = settings.repeats > 1
     return Request(
         id=trace["id"],
-        messages=(("user", trace_prompt(trace, settings)),),
+        messages=(*(prompts.system(texts) if settings.image else ()), ("user", trace_prompt(trace, settings, texts))),
         images=tuple(images) if settings.image else (),
         max_tokens=settings.max_tokens,
         temperature=settings.temperature if repeated else 0.0,

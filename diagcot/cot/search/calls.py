@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from diagcot.cot.search import prompts, replies, schemas
 from diagcot.cot.settings import SearchSettings
 from diagcot.data import seeded
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.prompts import IMAGE
 
 Parsed = TypeVar("Parsed")
@@ -24,16 +25,17 @@ class Question:
     temperature: float
     seed: int
     schema: dict[str, Any] | None = None
-    rejected: tuple[str, str] | None = None  # the reply that could not be used, and the reason
+    system: tuple[tuple[str, str], ...] = ()  # the system message, if there is one
+    rejected: tuple[str, str] | None = None  # the reply that could not be used, and the request for another
 
     @property
     def messages(self) -> tuple[tuple[str, str], ...]:
-        """The conversation (role, text): the prompt, then a rejected reply with its reason, if there is one."""
-        messages = (("user", self.prompt),)
+        """The conversation (role, text): system, prompt, then a rejected reply and the request for another."""
+        messages = (*self.system, ("user", self.prompt))
         if self.rejected is None:
             return messages
-        reply, fault = self.rejected
-        return (*messages, ("assistant", reply), ("user", prompts.retry(fault)))
+        reply, again = self.rejected
+        return (*messages, ("assistant", reply), ("user", again))
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ Search = Generator[Question, Answer, Trace]
 class Caller:
     """Makes the calls of one sample: the same seed and replies give the same questions."""
 
-    def __init__(self, sample_id: str, settings: SearchSettings, seed: int, trace: Trace) -> None:
-        self.settings, self.trace = settings, trace
+    def __init__(
+        self, sample_id: str, settings: SearchSettings, seed: int, trace: Trace, texts: PromptSet = DEFAULT
+    ) -> None:
+        self.settings, self.trace, self.texts = settings, trace, texts
         self.random = random.Random(seeded.rank(seed, sample_id, separator=":"))
 
     def prose(self, name: str, prompt: str, parse: Callable[[str], Parsed]) -> Generator[Question, Answer, Parsed]:
@@ -132,13 +136,13 @@ class Caller:
             images = prompt.count(IMAGE)
             prompt = prompt.replace(IMAGE, "") + IMAGE * images
         tokens = settings.verdict_tokens if verdict else settings.max_tokens
-        rejected, cause = None, ""
+        system, rejected, cause = prompts.system(self.texts), None, ""
         for retry in range(retries + 1):
             # A greedy reply that could not be parsed may come back unchanged, so its retry is sampled.
             temperature = 0.0 if verdict and not retry else max(settings.temperature, 0.5 if retry else 0.0)
             self.trace.calls += 1
             seed = self.random.getrandbits(31)
-            answer = yield Question(name, prompt, tokens, temperature, seed, schema, rejected)
+            answer = yield Question(name, prompt, tokens, temperature, seed, schema, system, rejected)
             if answer.error:
                 raise SearchError(f"{name}: {answer.error}")
             cut = answer.finish == "length"
@@ -147,5 +151,6 @@ class Caller:
             except replies.UnreadableReplyError as error:
                 fault = f"it was cut off after {tokens} tokens; be brief" if cut else str(error)
                 cause = f"{name}: cut off at {tokens} tokens" if cut else f"{name}: the reply cannot be used ({error})"
-                rejected = (answer.text.replace(IMAGE, "")[:_REJECTED_CHARS].strip() or "...", fault)
+                reply = answer.text.replace(IMAGE, "")[:_REJECTED_CHARS].strip() or "..."
+                rejected = (reply, prompts.retry(fault, self.texts))
         raise SearchError(cause)

@@ -6,17 +6,34 @@ that was cut off; here a value that was cut off is dropped, and no value is ever
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from diagcot.cot.search.mentions import reference_mention
 from diagcot.cot.search.sample import CoTSample
-from diagcot.tasks.prompts import IMAGE, report_answer
+from diagcot.tasks.prompts import IMAGE, report_answer, report_text
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _FENCE = re.compile(r"```\w*\n?")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
+_SECTIONS = re.compile(
+    r"findings\s*:\s*(?P<findings>.*?)\s*impression\s*:\s*(?P<impression>.*)", re.IGNORECASE | re.DOTALL
+)
+_POLARITY = re.compile(
+    r"\b(?:agree|match|correspond|consistent)|\b(?P<differs>differ|disagree|contradict|mismatch|wrong)"
+)
+_NEGATION = re.compile(r"\b(?:no|not|none|nothing|never|without|neither|nor)\b|n't\b")
 Step = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A conclusion as the verifier reads it; of a report with its sections (name -> text)."""
+
+    text: str
+    sections: Mapping[str, str] = field(default_factory=dict)
 
 
 class UnreadableReplyError(ValueError):
@@ -107,8 +124,8 @@ def member(row: Any, name: str) -> Any:
     return row[name]
 
 
-def thinking(row: dict[str, Any]) -> tuple[tuple[Step, ...], str, str]:
-    """Steps (title, content), conclusion and check; a check that was cut off is empty."""
+def thinking(row: dict[str, Any]) -> tuple[tuple[Step, ...], str]:
+    """Steps (title, content) and check; a check that was cut off is empty."""
     entries = member(row, "thinking")
     if not isinstance(entries, list) or not entries:
         raise UnreadableReplyError("'thinking' is not a list of steps")
@@ -116,15 +133,48 @@ def thinking(row: dict[str, Any]) -> tuple[tuple[Step, ...], str, str]:
         (line(member(step, "title"), "a title"), line(member(step, "content"), "a content")) for step in entries
     )
     check = line(row["check"], "the check") if "check" in row else ""
-    return steps, line(member(row, "conclusion"), "the conclusion"), check
+    return steps, check
+
+
+def conclusion(value: Any, sections: Sequence[str] = ()) -> Conclusion:
+    """A conclusion: one text, or the named sections of a report, also where a model writes them as one text."""
+    if not sections:
+        return Conclusion(line(value, "the conclusion"))
+    if isinstance(value, str) and (match := _SECTIONS.search(value)):
+        value = match.groupdict()
+    if isinstance(value, str) and len(sections) == 1:
+        value = {sections[0]: value}
+    if not isinstance(value, dict):
+        raise UnreadableReplyError(f"the conclusion has no {' and no '.join(sections)}")
+    texts = _sections(value, sections)
+    return Conclusion(report_text(texts.get("findings", ""), texts.get("impression", "")), texts)
 
 
 def verdict(row: dict[str, Any]) -> tuple[bool, str]:
-    """The verifier's verdict and its reason. Raises UnreadableReplyError."""
+    """The verifier's verdict and its reason. Raises UnreadableReplyError, also if the two contradict each other."""
     accepted = member(row, "verdict")
     if not isinstance(accepted, bool):
         raise UnreadableReplyError("'verdict' is neither true nor false")
-    return accepted, line(member(row, "reason"), "the reason")
+    reason = line(member(row, "reason"), "the reason")
+    if agreement(reason) is (not accepted):
+        raise UnreadableReplyError(CONTRADICTION)
+    return accepted, reason
+
+
+CONTRADICTION = "the verdict contradicts its reason"
+
+
+def agreement(reason: str) -> bool | None:
+    """Whether a verifier's reason states agreement (True) or a difference (False); None if it states neither or both.
+
+    It reads stock phrases clause by clause: "all agree", "does not match", "nothing contradicts", "the side differs".
+    """
+    stated = {
+        (match.group("differs") is None) is (_NEGATION.search(clause) is None)
+        for clause in re.split(r"[.;,:]|\bbut\b|\band\b|\bwhile\b|\bexcept\b", reason.lower())
+        if (match := _POLARITY.search(clause))
+    }
+    return stated.pop() if len(stated) == 1 else None
 
 
 def prose(text: str) -> str:
@@ -136,10 +186,15 @@ def prose(text: str) -> str:
     return text
 
 
-def report(row: dict[str, Any], names: tuple[str, ...] = ("findings", "impression")) -> str:
-    """The sections in DiagCoT's report layout. A model may repeat a section's name inside the section: it is removed."""
-    parts = {name: _NAMED.sub("", line(member(row, name), name)) for name in names}
+def report(row: dict[str, Any], names: Sequence[str] = ("findings", "impression")) -> str:
+    """The sections in DiagCoT's report layout."""
+    parts = _sections(row, names)
     return report_answer(parts.get("findings", ""), parts.get("impression", ""))
+
+
+def _sections(row: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """The texts by name. A model may repeat a section's name inside the section: it is removed."""
+    return {name: _NAMED.sub("", line(member(row, name), name)) for name in names}
 
 
 def clean(text: str, case: CoTSample, hide_reference: bool) -> str:

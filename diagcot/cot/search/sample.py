@@ -1,7 +1,7 @@
 """Samples of chain-of-thought collection: images, question, gold answer, and the report that guides the teacher."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from diagcot.data import seeded
 from diagcot.jobs import UserError
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
-from diagcot.tasks.prompts import IMAGE
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
+from diagcot.tasks.prompts import IMAGE, report_answer, report_text
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.text.layout import pairs
 
 SPLIT = "train"
+_SECTIONS = ("findings", "impression")
 THINK = ("report", "classification", "grounding")
 """Tasks whose trace is one reasoning and one answer; questions get interleaved pairs."""
 
@@ -38,9 +40,24 @@ class CoTSample:
         """`think`: one reasoning and one answer; `interleaved`: pairs of them."""
         return "think" if self.task in THINK else "interleaved"
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The sections that a report has to have: those of the reference, or findings alone if it has no headings."""
+        return tuple(name for name in _SECTIONS if f"{name} : " in self.reference) or _SECTIONS[:1]
+
+    def layout(self, sections: Mapping[str, str]) -> str:
+        """A report in the layout of the reference: with headings if the reference has them."""
+        if any(f"{name} : " in self.reference for name in _SECTIONS):
+            return report_answer(sections.get("findings", ""), sections.get("impression", ""))
+        return " ".join(sections["findings"].split())
+
 
 def select_samples(
-    shard: Shard, shards_root: Path, settings: CollectSettings, questions: Iterable[Sample] = ()
+    shard: Shard,
+    shards_root: Path,
+    settings: CollectSettings,
+    questions: Iterable[Sample] = (),
+    texts: PromptSet = DEFAULT,
 ) -> list[CoTSample]:
     """The samples of a shard to collect traces for; the same settings select the same samples.
 
@@ -64,7 +81,7 @@ def select_samples(
     }
     selected: list[CoTSample] = []
     for task in settings.tasks:
-        samples = kinds[task] if task in kinds else _image_samples(task, shard, name, settings.views)
+        samples = kinds[task] if task in kinds else _image_samples(task, shard, name, settings.views, texts)
         candidates = [reports.cot_sample(sample, settings.server.images) for sample in samples]
         candidates = [row for row in candidates if len(row.reference_report) <= settings.max_reference_chars]
         candidates.sort(key=lambda row: seeded.rank(row.id))
@@ -72,9 +89,9 @@ def select_samples(
     return selected
 
 
-def _image_samples(task: str, shard: Shard, name: str, views: str) -> Iterator[Sample]:
+def _image_samples(task: str, shard: Shard, name: str, views: str, texts: PromptSet) -> Iterator[Sample]:
     first: dict[str, int] = {}  # study -> the row of its first image
-    for sample in tasks.SAMPLES[task](shard, name, SPLIT, "study" if views == "study" else "image"):
+    for sample in tasks.SAMPLES[task](shard, name, SPLIT, "study" if views == "study" else "image", texts):
         row = sample.images[0].row
         if views == "frontal" and sample.meta.get("view", "") in ("LATERAL", "LL"):
             continue
@@ -84,12 +101,13 @@ def _image_samples(task: str, shard: Shard, name: str, views: str) -> Iterator[S
 
 
 class _Reports:
-    """The reference reports of a shard by number of the study, with the wording of the report task."""
+    """The reference reports of a shard by number of the study, as people write them."""
 
     def __init__(self, shard: Shard, name: str) -> None:
         self.shard = shard
-        samples = tasks.report_samples(shard, name, SPLIT, "study")
-        self.reports = {shard.study_of(sample.images[0].row): sample.answer for sample in samples}
+        numbers = [shard.study_of(sample.images[0].row) for sample in tasks.report_samples(shard, name, SPLIT, "study")]
+        studies = ((number, shard.study(number)) for number in numbers)
+        self.reports = {number: report_text(study.findings, study.impression) for number, study in studies}
 
     def cot_sample(self, sample: Sample, max_images: int) -> CoTSample:
         """The sample with its reference. max_images: of a request; with more, frontal images are kept first."""

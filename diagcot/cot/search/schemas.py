@@ -18,13 +18,20 @@ class Limits:
     section_chars: int = 2000
 
 
-def thinking(limits: Limits, check_first: bool = False) -> dict[str, Any]:
-    """Reply to init and label: thinking, conclusion, check. A rethinking reply begins with the check (`check_first`)."""
-    step = _object({"title": _string(80), "content": _string(limits.step_chars)})
-    steps = {"type": "array", "items": step, "minItems": 1, "maxItems": limits.steps}
-    rest = {"thinking": steps, "conclusion": _string(limits.section_chars)}
+def thinking(limits: Limits, sections: Sequence[str] = (), check_first: bool = False) -> dict[str, Any]:
+    """Reply to init: thinking, conclusion, check. A rethinking reply begins with the check (`check_first`).
+
+    sections: names of the texts that the conclusion consists of; without them it is one text.
+    """
+    conclusion = final(limits, sections) if sections else _string(limits.section_chars)
+    rest = {"thinking": _steps(limits), "conclusion": conclusion}
     check = {"check": _string(limits.step_chars)}
     return _object(check | rest if check_first else rest | check)
+
+
+def continued(limits: Limits) -> dict[str, Any]:
+    """Reply to label: what was wrong, and the thinking that leads to the answer that was given."""
+    return _object({"check": _string(limits.step_chars), "thinking": _steps(limits)})
 
 
 def verdict(limits: Limits) -> dict[str, Any]:
@@ -54,6 +61,11 @@ def open_question(limits: Limits) -> dict[str, Any]:
 def layout(schema: dict[str, Any]) -> str:
     """A schema as a sentence of the prompt, for a server that does not enforce it."""
     return f" Use this layout: {json.dumps(_skeleton(schema), ensure_ascii=False)}"
+
+
+def _steps(limits: Limits) -> dict[str, Any]:
+    step = _object({"title": _string(80), "content": _string(limits.step_chars)})
+    return {"type": "array", "items": step, "minItems": 1, "maxItems": limits.steps}
 
 
 def _string(most: int) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The search for the chain of thought of one sample, as a pure state machine that yields questions and receives replies.
 
 DiagCoT (arXiv:2509.06409) after HuatuoGPT-o1 (arXiv:2412.18925, section 2.2): init, verify, up to 3 attempts of up to 2
-steps of rethinking, then the reference as the given answer; finally the reasoning is rewritten as prose and the report
-is written. Labels and boxes are verified by rule and need no final call: their answer is the gold one.
+steps of rethinking, then the reference as the given answer; finally all of the reasoning, with its mistakes, checks and
+corrections, is rewritten as prose by a call that does not see the reference. What was verified is what is taught: the
+answer of a report is its verified conclusion; given answers, labels and boxes are the gold answer.
 """
 
 from collections.abc import Generator
@@ -14,22 +15,33 @@ from diagcot.cot.search.calls import Answer, Caller, Question, Search, SearchErr
 from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.search.verification import RULES
 from diagcot.cot.settings import SearchSettings
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.prompts import report_answer
 
 
 @dataclass(frozen=True)
 class _Thinking:
     steps: tuple[replies.Step, ...]
-    conclusion: str
+    conclusion: replies.Conclusion
     check: str
 
+    @property
+    def refuted(self) -> list[replies.Step]:
+        """The steps and the conclusion, without its check, which the verifier has just refuted."""
+        return [*self.steps, ("Conclusion", self.conclusion.text)]
 
-def search(sample: CoTSample, settings: SearchSettings, seed: int = 0) -> Search:
+    @property
+    def whole(self) -> list[replies.Step]:
+        """The steps, the conclusion and its check."""
+        return [*self.refuted, *_check(self.check)]
+
+
+def search(sample: CoTSample, settings: SearchSettings, seed: int = 0, texts: PromptSet = DEFAULT) -> Search:
     """A generator to drive with `next` and `send(Answer)`; its return value is the Trace.
 
-    The same seed and replies take the same path.
+    The same seed and replies take the same path. texts: the prompts.
     """
-    state = _Search(sample, settings, seed)
+    state = _Search(sample, settings, seed, texts)
     try:
         yield from state.main()
     except SearchError as error:
@@ -38,16 +50,22 @@ def search(sample: CoTSample, settings: SearchSettings, seed: int = 0) -> Search
 
 
 class _Search:
-    def __init__(self, sample: CoTSample, settings: SearchSettings, seed: int) -> None:
-        self.sample, self.settings, self.limits = sample, settings, settings.reply.limits()
-        question = "" if sample.task == "report" else sample.question
-        self.head = prompts.head(len(sample.images), sample.reference_report, question)
+    def __init__(self, sample: CoTSample, settings: SearchSettings, seed: int, texts: PromptSet) -> None:
+        self.sample, self.settings, self.limits, self.texts = sample, settings, settings.reply.limits(), texts
+        self.question = "" if sample.task == "report" else sample.question
+        self.head = prompts.head(len(sample.images), sample.reference_report, self.question, texts)
+        # A conclusion of two texts is the report. The released code writes the report in a step of its own.
+        written = sample.task == "report" and settings.impression == "written"
+        self.sections = sample.sections if written else ()
         self.trace = Trace()
-        self.caller = Caller(sample.id, settings, seed, self.trace)
+        self.caller = Caller(sample.id, settings, seed, self.trace, texts)
 
     def main(self) -> Generator[Question, Answer, None]:
         trace, settings, sample = self.trace, self.settings, self.sample
-        first = yield from self._think("init", prompts.init(self.head, sample.task))
+        schema = schemas.thinking(self.limits, self.sections)
+        first = yield from self.caller.json(
+            "init", prompts.init(self.head, sample.task, self.texts), schema, self._read
+        )
         first_reason = yield from self._verify(first, "init")
         current, reason = first, first_reason
         for number in range(settings.attempts):
@@ -65,32 +83,38 @@ class _Search:
                 if reason is None:
                     break
             if reason is not None:
-                trace.failed.append({"attempt": number, "steps": current.steps, "conclusion": current.conclusion})
+                failed = {"attempt": number, "steps": current.steps, "conclusion": current.conclusion.text}
+                trace.failed.append(failed)
         if reason is not None:
             if not settings.label_forced:
                 raise SearchError("verify: no attempt was accepted")
-            given = "" if sample.task == "report" else sample.reference
-            current = yield from self._think("label", prompts.label(self.head, sample.task, given))
+            current = yield from self._label(current, reason)
             trace.forced = True
         trace.verified = not trace.forced or settings.forced_is_verified
-        trace.steps, trace.conclusion, trace.check = list(current.steps), current.conclusion, current.check
-        prompt = prompts.rewrite(self.head, prompts.thinking_text(current.steps))
+        trace.steps, trace.conclusion, trace.check = list(current.steps), current.conclusion.text, current.check
+        # The natural reasoning is written without the reference, from all steps, also those that were corrected.
+        own = prompts.head(len(sample.images), "", self.question, self.texts)
+        prompt = prompts.rewrite(own, prompts.thinking_text(current.whole), self.texts)
         trace.reasoning = yield from self.caller.prose("rewrite", prompt, lambda text: self._clean(replies.prose(text)))
-        trace.answer = (yield from self._report()) if sample.task == "report" else sample.reference
+        trace.answer = yield from self._answer(current)
 
-    def _report(self) -> Generator[Question, Answer, str]:
-        copied = self.settings.impression == "reference"
-        sections = ("findings",) if copied else ("findings", "impression")
-        schema = schemas.final(self.limits, sections)
-        prompt = prompts.final(self.head, self.trace.reasoning, sections)
-        report = yield from self.caller.json("final", prompt, schema, partial(replies.report, names=sections))
-        return f"{report} {report_answer('', self.sample.reference)}" if copied else report
-
-    def _think(self, name: str, prompt: str) -> Generator[Question, Answer, _Thinking]:
-        return (yield from self.caller.json(name, prompt, schemas.thinking(self.limits), self._read))
+    def _answer(self, current: _Thinking) -> Generator[Question, Answer, str]:
+        """The gold answer where it was given or verified by rule, else the verified conclusion."""
+        if self.sample.task != "report" or (self.trace.forced and self.settings.impression == "written"):
+            return self.sample.reference
+        if self.settings.impression == "written":
+            return self.sample.layout(current.conclusion.sections)
+        schema = schemas.final(self.limits, ("findings",))
+        prompt = prompts.final(self.head, self.trace.reasoning, ("findings",), self.texts)
+        report = yield from self.caller.json("final", prompt, schema, partial(replies.report, names=("findings",)))
+        return f"{report} {report_answer('', self.sample.reference)}"
 
     def _read(self, row: dict[str, object]) -> _Thinking:
-        steps, conclusion, check = replies.thinking(row)
+        conclusion = replies.conclusion(replies.member(row, "conclusion"), self.sections)
+        return self._read_steps(row, conclusion)
+
+    def _read_steps(self, row: dict[str, object], conclusion: replies.Conclusion) -> _Thinking:
+        steps, check = replies.thinking(row)
         for _, content in steps:
             self._clean(content)
         return _Thinking(steps, conclusion, check)
@@ -99,19 +123,31 @@ class _Search:
         return replies.clean(text, self.sample, self.settings.hide_reference)
 
     def _rethink(self, current: _Thinking, strategy: str, reason: str | None) -> Generator[Question, Answer, _Thinking]:
-        # The last check of the reasoning so far is dropped: the verifier has just refuted it.
-        steps = prompts.thinking_text([*current.steps, ("conclusion", current.conclusion)])
-        prompt = prompts.rethink(self.head, steps, strategy, reason or "", self.sample.task)
-        schema = schemas.thinking(self.limits, check_first=True)
+        known = current.refuted
+        prompt = prompts.rethink(
+            self.head, prompts.thinking_text(known), strategy, reason or "", self.sample.task, self.texts
+        )
+        schema = schemas.thinking(self.limits, self.sections, check_first=True)
         new = yield from self.caller.json(f"rethink:{strategy}", prompt, schema, self._read)
-        checked = (("check", new.check),) if new.check else ()
-        return _Thinking((*current.steps, *checked, *new.steps), new.conclusion, "")
+        return _continued(known, new)
+
+    def _label(self, current: _Thinking, reason: str) -> Generator[Question, Answer, _Thinking]:
+        """Reasoning that goes on from what was refused, to the answer that is given."""
+        known = current.refuted
+        report = self.sample.task == "report"
+        given = replies.Conclusion(self.sample.reference_report if report else self.sample.reference)
+        prompt = prompts.label(
+            self.head, prompts.thinking_text(known), reason, "" if report else given.text, self.texts
+        )
+        read = partial(self._read_steps, conclusion=given)
+        new = yield from self.caller.json("label", prompt, schemas.continued(self.limits), read)
+        return _continued(known, new)
 
     def _verify(self, current: _Thinking, step: str) -> Generator[Question, Answer, str | None]:
         """None if the conclusion is accepted; otherwise the reason, empty if the verifier gave none."""
         refusal: str | None = ""
         try:
-            verdict, reason = yield from self._verdict(current.conclusion)
+            verdict, reason = yield from self._verdict(current.conclusion.text)
             refusal = None if verdict else reason
         except SearchError as error:  # without a verdict nothing is accepted, and nothing is known about the reasoning
             verdict, reason = None, str(error)
@@ -123,7 +159,16 @@ class _Search:
         if sample.task in RULES:
             fault = RULES[sample.task](conclusion, sample, settings.iou)
             return not fault, fault or "by rule"
-        prompt = prompts.verify(self.head, conclusion, settings.verdict)
+        prompt = prompts.verify(self.head, conclusion, settings.verdict, self.texts)
         if settings.verdict == "word":
             return (yield from self.caller.prose("verify", prompt, lambda text: ("true" in text.lower(), "")))
         return (yield from self.caller.json("verify", prompt, schemas.verdict(self.limits), replies.verdict))
+
+
+def _continued(known: list[replies.Step], new: _Thinking) -> _Thinking:
+    """New reasoning after refused reasoning: the check that begins it becomes a step, and stays where it was written."""
+    return _Thinking((*known, *_check(new.check), *new.steps), new.conclusion, "")
+
+
+def _check(text: str) -> list[replies.Step]:
+    return [("Check", text)] if text else []

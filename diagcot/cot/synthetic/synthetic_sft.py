@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from diagcot.cot.search import prompts
 from diagcot.cot.search.sample import select_samples
 from diagcot.cot.settings import CollectSettings, SyntheticSettings
 from diagcot.cot.synthetic.conversations import CONVERSATIONS, Material, Reading, chance, pairs
@@ -72,15 +73,15 @@ def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iter
             continue
         # Half of the wrong readings have an error in one region, half are another patient's entirely.
         wrong = other if chance(sample.id, "wrong") < 0.5 else correct.with_error(other)
-        material = Material(sample.answer, correct, wrong if correct.difference(wrong) else other)
+        material = Material(sample.id, correct, wrong if correct.differences(wrong) else other)
         for task, write in CONVERSATIONS.items():
-            prompt, answer = write(material, sample.id)
+            prompt, answer = write(material)
             example = Sample(
                 id=f"{sample.id}:{task}",
                 task=task,
                 study=sample.study,
                 images=(ImageRef(name, sample.images[0].row),),
-                messages=(("user", prompt), ("assistant", answer)),
+                messages=(*prompts.system(), ("user", prompt), ("assistant", answer)),
                 meta={"phantom": True},
             )
             yield from _repeated(example, settings.tasks.get(task, 0.0))
@@ -103,7 +104,7 @@ def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Contex
         if image not in used and short and sample.meta.get("phantom"):
             used.add(image)
             prompt, answer = pairs(sample, questions[sample.id].answer)
-            messages = (("user", prompt), ("assistant", answer))
+            messages = (*prompts.system(), ("user", prompt), ("assistant", answer))
             example = Sample(f"{sample.id}:{kind}", kind, sample.study, sample.images, messages, {"phantom": True})
             yield from _repeated(example, settings.tasks[kind])
 
@@ -113,7 +114,7 @@ def _other(readings: Sequence[tuple[Sample, Reading]], index: int) -> Reading | 
     sample, correct = readings[index]
     start = int(chance(sample.id, "other") * len(readings))
     others = (readings[(start + step) % len(readings)][1] for step in range(len(readings)))
-    return next((reading for reading in others if correct.difference(reading)), None)
+    return next((reading for reading in others if correct.differences(reading)), None)
 
 
 def _repeated(sample: Sample, weight: float) -> Iterator[Sample]:

@@ -93,7 +93,7 @@ def prepare(chain: "Chain") -> Rehearsal:
     chain.plans  # noqa: B018 (raises UserError before anything is written)
     run = f"{chain.run}.rehearsal{_number(chain)}"
     cluster = rehearsed(chain.cluster)
-    code = [chain.root / "diagcot", chain.root / "launchers"]
+    code = chain.code
     about = {"recipe": chain.recipe.name, "rehearsal_of": chain.run}
     pipeline = Pipeline(run, cluster, chain.root, code=code, seed=chain.recipe.seed, about=about)
     pipeline.reachable()

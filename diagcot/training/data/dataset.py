@@ -11,6 +11,7 @@ import numpy as np
 from diagcot.data import seeded
 from diagcot.jobs import Context
 from diagcot.tasks.diagnosis import SAMPLES
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.tasks.views import ViewPolicy
 from diagcot.training.data.collator import Collator
@@ -70,7 +71,7 @@ def from_shards(ctx: Context, task: str, split: str, views: ViewPolicy = "image"
     samples: list[Sample] = []
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
-            samples += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views)
+            samples += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views, DEFAULT)
     return samples
 
 

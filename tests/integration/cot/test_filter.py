@@ -15,7 +15,7 @@ from diagcot.cot.synthetic import conversations
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard
 from diagcot.tasks.diagnosis import report_samples
-from diagcot.tasks.prompts import REPORT
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import read_samples
 from tests.fakes.serving import prompts_seen, starts, write_script
 from tests.integration.cot.test_stages import SERVER, UNIT, rows, run_folder, scripted, shards, stage  # noqa: F401
@@ -74,8 +74,8 @@ def test_the_rules_say_why_they_drop_and_the_judge_is_asked_about_the_rest(run_f
     forced = {f"{collected[4]['id']}:cot"}
     assert {sample.id for sample in samples if sample.meta["forced"]} == forced
     for sample in samples:
-        assert sample.prompt == REPORT and sample.images[0].shard == "test/shard/00000.h5"
-        assert sample.answer.startswith("<think>i look") and sample.answer.endswith(" .</answer>")
+        assert sample.prompt == DEFAULT.render("report") and sample.images[0].shard == "test/shard/00000.h5"
+        assert sample.answer.startswith("<think>This is a frontal image") and sample.answer.endswith(" .</answer>")
 
 
 def test_a_judge_that_says_no_or_nothing_readable_keeps_nothing(run_folder, monkeypatch, collected):  # noqa: F811

@@ -153,7 +153,7 @@ def test_a_closed_reply_that_breaks_a_rule_is_asked_again_with_the_fault(
     assert len(asked) == 2 and trace.verified and "\n".join(trace_step(*step) for step in trace.pairs) == gold
     assert asked[1].rejected is not None
     shown, why = asked[1].rejected
-    assert shown == json.dumps(wrong)[:2000] and asked[1].messages[2][1].startswith("Your reply was rejected because ")
+    assert shown == json.dumps(wrong)[:2000] and asked[1].messages[3][1].startswith("Your reply was rejected because ")
     assert re.search(fault, why)
 
 
@@ -223,4 +223,4 @@ def test_tasks_and_numbers_choose_the_cases(shard: Shard, samples: dict[str, Sam
     assert again[:3] == some[:3]
     every = select_samples(shard, root, CollectSettings(tasks=("grounding", "report"), views="all"))
     assert len({case.id for case in every}) == len(every) and {case.task for case in every} == {"grounding", "report"}
-    assert all(case.reference_report.startswith("findings : ") for case in every if case.task == "grounding")
+    assert all(case.reference_report.startswith("Findings: ") for case in every if case.task == "grounding")

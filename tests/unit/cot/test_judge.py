@@ -27,7 +27,7 @@ def read(*texts: str, finish: str = "stop", **settings: object) -> list[judge.Ju
 
 def test_the_judge_sees_the_films_unless_it_is_not_to():
     seen = judge.request(trace(), FILM, FilterSettings(), 3)
-    assert seen.images == FILM and seen.messages[0][1].startswith("<image>Reference report: findings : ")
+    assert seen.images == FILM and seen.messages[1][1].startswith("<image>Reference report: findings : ")
     assert (seen.n, seen.temperature, seen.seed) == (1, 0.0, None)
     blind = judge.request(trace(), FILM, FilterSettings(image=False), 3)
     assert blind.images == () and "<image>" not in blind.messages[0][1] and "X-ray" not in blind.messages[0][1]

@@ -84,8 +84,8 @@ def test_no_reply_is_an_error_of_another_kind(text: str) -> None:
 )
 def test_faults_that_models_make(text: str, row: Any) -> None:
     if row is None:
-        steps, conclusion, check = replies.thinking(replies.read_json(text, True))
-        assert steps == (("heart", "large"),) and conclusion == "x" and check == ""
+        said = replies.read_json(text, True)
+        assert replies.thinking(said) == ((("heart", "large"),), "") and said["conclusion"] == "x"
     elif isinstance(row, dict):
         assert replies.read_json(text, True) == row
     else:
@@ -141,3 +141,47 @@ def test_half_characters_deep_brackets_and_long_numbers_end_no_unit() -> None:
         for mend in (True, False):
             with pytest.raises(UnreadableReplyError, match="not JSON"):
                 replies.read_json(text, mend)
+
+
+@pytest.mark.parametrize(
+    ("reason", "agrees"),
+    [
+        ("All key findings agree.", True),
+        ("all agree.", True),
+        ("Nothing contradicts the report.", True),
+        ("The findings match the report, and no side differs.", True),
+        ("The pleura differs.", False),
+        ("The reading of the heart and the lungs differs.", False),
+        ("The side does not match the reference.", False),
+        ("It doesn't agree with the impression.", False),
+        ("It contradicts the report: the effusion is on the wrong side.", False),
+        ("The wording differs, but all key findings agree.", None),
+        ("The heart agrees, but the side of the effusion differs.", None),
+        ("because", None),
+        ("There is an effusion on the left.", None),
+    ],
+)
+def test_a_verdict_that_contradicts_its_reason_is_none(reason: str, agrees: bool | None) -> None:
+    assert replies.agreement(reason) is agrees
+    for verdict in (True, False):
+        row = {"reason": reason, "verdict": verdict}
+        if agrees is (not verdict):
+            with pytest.raises(UnreadableReplyError, match=replies.CONTRADICTION):
+                replies.verdict(row)
+        else:
+            assert replies.verdict(row) == (verdict, reason)
+
+
+def test_a_conclusion_of_two_sections_may_be_one_text() -> None:
+    both = ("findings", "impression")
+    for value in (
+        {"findings": "Findings: The heart is large.", "impression": "Cardiomegaly."},
+        "Findings : The heart is large.\nImpression: Cardiomegaly.",
+    ):
+        found = replies.conclusion(value, both)
+        assert found.text == "Findings: The heart is large. Impression: Cardiomegaly."
+        assert found.sections == {"findings": "The heart is large.", "impression": "Cardiomegaly."}
+    wrong: Any
+    for wrong in ("The heart is large.", ["x"], 7, {"findings": "x"}):
+        with pytest.raises(UnreadableReplyError):
+            replies.conclusion(wrong, both)

@@ -5,7 +5,7 @@ import pytest
 from diagcot.cot.filtration import dataset, rules
 from diagcot.cot.settings import FilterSettings
 from diagcot.cot.synthetic import conversations
-from diagcot.tasks import prompts
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import Sample
 from diagcot.text.layout import first_answer
 from tests.unit.cot.cot_traces import closed, opened, trace
@@ -110,13 +110,13 @@ def test_what_the_primer_teaches_keeps_the_rules():
     reading = conversations.Reading.of(
         "The heart is enlarged. No pleural effusion. The lungs are clear.", "Cardiomegaly."
     )
-    told = trace(reasoning=reading.reasoning, answer=reading.report, reference=reading.report, guide=reading.report)
+    told = trace(reasoning=reading.reasoning, answer=reading.answer, reference=reading.answer, guide=reading.text)
     assert rules.fault(told, FilterSettings()) is None
 
 
 def test_samples_ask_as_evaluation_does_and_answer_in_both_layouts():
     told = dataset.sample(trace(meta={"view": "PA", "phantom": True}))
-    assert (told.id, told.task, told.prompt) == ("d/s1/i1:cot", "report", prompts.REPORT)
+    assert (told.id, told.task, told.prompt) == ("d/s1/i1:cot", "report", DEFAULT.render("report"))
     assert told.answer == f"<think>{trace()['reasoning']}</think>\n<answer>{trace()['answer']}</answer>"
     assert told.meta == {"view": "PA", "phantom": True, "verified": True, "forced": False}
     assert Sample.from_json(told.to_json()) == told

@@ -13,17 +13,20 @@ from diagcot.cot.search.calls import Answer, Question, Trace
 from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings, SearchSettings
-from diagcot.tasks.prompts import CLASSIFICATION, GROUNDING, REPORT
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.samples import ImageRef
 
+REPORT = DEFAULT.render("report")
 REFERENCE = "findings : the heart is large . impression : cardiomegaly ."
+GUIDE = "Findings: The heart is large. Impression: Cardiomegaly."
+GOOD = {"findings": "The heart is large 0.", "impression": "Cardiomegaly."}
 ONCE = SearchSettings(parse_retries=0)
 RELEASED = CollectSettings.model_validate({"preset": "as-released"}).search
 
 
 def report_case(name: str = "a", films: int = 1) -> CoTSample:
     images = tuple(ImageRef("s.h5", row) for row in range(films))
-    return CoTSample(name, "report", "d/1", images, "<image>" * (films - 1) + REPORT, REFERENCE, REFERENCE)
+    return CoTSample(name, "report", "d/1", images, "<image>" * (films - 1) + REPORT, REFERENCE, GUIDE)
 
 
 def good(question: Question, verdict: bool = True, number: int = 0) -> str:
@@ -35,7 +38,10 @@ def good(question: Question, verdict: bool = True, number: int = 0) -> str:
     }
     if name == "rewrite":
         return f"i look at the heart.\nit is large ({number})."
-    return json.dumps(replies.get(name, {"thinking": [step], "conclusion": f"conclusion {number}", "check": "checked"}))
+    conclusion: Any = f"conclusion {number}"
+    if question.schema and question.schema["properties"].get("conclusion", {}).get("type") == "object":
+        conclusion = {**GOOD, "findings": f"The heart is large {number}."}
+    return json.dumps(replies.get(name, {"thinking": [step], "conclusion": conclusion, "check": f"checked {number}"}))
 
 
 def drive(
@@ -57,19 +63,59 @@ def names(asked: list[Question]) -> list[str]:
     return [question.name.split(":")[0] for question in asked]
 
 
-def test_a_good_first_thought_takes_four_calls():
+def test_a_good_first_thought_takes_three_calls_and_its_conclusion_is_the_answer():
     asked, trace = drive(lambda q, n: Answer(good(q)))
-    assert names(asked) == ["init", "verify", "rewrite", "final"]
-    assert trace.verified and not trace.forced and trace.error is None and trace.calls == 4
-    assert trace.answer == "findings : the heart is large . impression : cardiomegaly ."
+    assert names(asked) == ["init", "verify", "rewrite"]
+    assert trace.verified and not trace.forced and trace.error is None and trace.calls == 3
+    assert trace.conclusion == "Findings: The heart is large 0. Impression: Cardiomegaly."
+    assert trace.conclusion in asked[1].prompt  # what was verified is what is taught
+    assert trace.answer == "findings : the heart is large 0 . impression : cardiomegaly ."
     assert trace.reasoning == "i look at the heart.\nit is large (0)."
 
 
-def test_never_accepted_takes_seventeen_calls_and_is_marked_forced():
+def test_never_accepted_takes_sixteen_calls_and_ends_in_the_reference():
     asked, trace = drive(lambda q, n: Answer(good(q, verdict=False)))
-    assert names(asked) == ["init", "verify", *["rethink", "verify"] * 6, "label", "rewrite", "final"]
-    assert len(asked) == trace.calls == 17
+    assert names(asked) == ["init", "verify", *["rethink", "verify"] * 6, "label", "rewrite"]
+    assert len(asked) == trace.calls == 16
     assert trace.forced and not trace.verified and len(trace.failed) == 3 and len(trace.verdicts) == 7
+    assert trace.answer == REFERENCE and trace.conclusion == GUIDE
+
+
+def test_the_given_answer_goes_on_from_the_refused_reasoning():
+    asked, trace = drive(lambda q, n: Answer(good(q, verdict=False, number=n)))
+    label = asked[-2]
+    refused = "heart: thought 1\nConclusion: Findings: The heart is large 1. Impression: Cardiomegaly."
+    assert label.name == "label" and f"Reasoning so far:\n{refused}\nCheck: checked" in label.prompt
+    assert label.schema is not None and list(label.schema["properties"]) == ["check", "thinking"]
+    assert [title for title, _ in trace.steps] == [*["heart", "Conclusion", "Check"] * 3, "heart"]
+
+
+def test_doubt_and_correction_reach_the_natural_reasoning_and_the_reference_does_not():
+    asked, trace = drive(lambda q, n: Answer(good(q, verdict=n > 3, number=n)))
+    rewrite = asked[-1]
+    whole = [
+        "heart: thought 1",
+        "Conclusion: Findings: The heart is large 1. Impression: Cardiomegaly.",
+        "Check: checked 3",
+        "heart: thought 3",
+        "Conclusion: Findings: The heart is large 3. Impression: Cardiomegaly.",
+    ]
+    assert rewrite.prompt.startswith("<image>Reasoning:\n" + "\n".join(whole) + "\n") and GUIDE not in rewrite.prompt
+    assert "wait" in rewrite.prompt and trace.by in prompts.STRATEGIES
+    clean = PromptSet("clean").render("rewrite", thinking="x")
+    assert "wait" not in clean and "Leave out statements that were corrected" in clean
+
+
+def test_a_report_without_headings_is_answered_without_headings():
+    case = CoTSample("a", "report", "d/1", (ImageRef("s.h5", 0),), REPORT, "the heart is large", "Findings: the heart")
+
+    def reply(question: Question, number: int) -> Answer:
+        return Answer(good(question).replace(', "impression": "Cardiomegaly."', ""))
+
+    asked, trace = drive(reply, case)
+    assert asked[0].schema is not None
+    assert list(asked[0].schema["properties"]["conclusion"]["properties"]) == ["findings"]
+    assert trace.answer == "The heart is large 0."
 
 
 def test_without_a_forced_label_the_sample_is_given_up_with_the_cause():
@@ -88,11 +134,11 @@ def test_every_attempt_starts_again_from_the_first_thinking():
 
 def test_the_reference_stands_where_the_reference_belongs():
     asked, _ = drive(lambda q, n: Answer(good(q, verdict=False)))
-    for question in asked:
-        assert question.prompt.startswith(f"<image>Reference report: {REFERENCE}\n")
+    for question in asked[:-1]:
+        assert question.prompt.startswith(f"<image>Reference report: {GUIDE}\n")
     for question in asked:
         if question.name.startswith("rethink"):
-            assert question.prompt.index("Reasoning so far:\nheart: thought") > question.prompt.index(REFERENCE)
+            assert question.prompt.index("Reasoning so far:\nheart: thought") > question.prompt.index(GUIDE)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**6).map(str))
@@ -125,7 +171,7 @@ def test_any_replies_end_within_the_bound_and_say_what_failed(seed, attempts, de
     assert len(asked) == trace.calls <= (2 + attempts * depth * 2 + 3) * (retries + 1)
     assert (trace.error is None) == bool(trace.reasoning and trace.answer)
     assert not (trace.verified and trace.forced)
-    assert trace.error is None or trace.error.split(":")[0] in {"init", "label", "rewrite", "final"}
+    assert trace.error is None or trace.error.split(":")[0] in {"init", "label", "rewrite"}
     if trace.error is None and not trace.forced:
         assert trace.verified and trace.verdicts[-1]["verdict"] is True
 
@@ -139,13 +185,22 @@ def labels_case(films: int = 1) -> CoTSample:
     images = tuple(ImageRef("s.h5", row) for row in range(films))
     meta = {"labels": {"Cardiomegaly": 1, "Edema": -1}}
     gold = "The label of this X-ray image is: Cardiomegaly"
-    return CoTSample("a:classification", "classification", "d/1", images, CLASSIFICATION, gold, REFERENCE, meta)
+    return CoTSample(
+        "a:classification",
+        "classification",
+        "d/1",
+        images,
+        DEFAULT.render("classification", labels=["Edema"]),
+        gold,
+        REFERENCE,
+        meta,
+    )
 
 
 def boxes_case(gold: str = "The detected cardiomegaly regions are: <box>(100,200),(500,600)</box>") -> CoTSample:
     images = (ImageRef("s.h5", 0),)
     return CoTSample(
-        "a:Cardiomegaly", "grounding", "d/1", images, GROUNDING.format(label="cardiomegaly"), gold, REFERENCE
+        "a:Cardiomegaly", "grounding", "d/1", images, DEFAULT.render("grounding", label="cardiomegaly"), gold, REFERENCE
     )
 
 
@@ -154,38 +209,40 @@ def boxes_case(gold: str = "The detected cardiomegaly regions are: <box>(100,200
 def test_all_calls_of_a_sample_share_films_report_and_question(seed, case):
     """The longest prefix that they can share: whatever is the same in all of them comes before what is not."""
     asked, _ = drive(lambda q, n: Answer(good(q, verdict=False, number=n)), case, seed=seed)
-    prompts_ = [q.prompt for q in asked]
+    prompts_ = [q.prompt for q in asked[:-1]]  # the rewriter does not see the report
     question = "" if case.task == "report" else f"Question: {case.question.removeprefix('<image>')}\n"
     head = f"{'<image>' * len(case.images)}Reference report: {case.reference_report}\n{question}"
     assert shared(prompts_) >= len(head) and all(text.startswith(head) for text in prompts_)
     # Nothing that all calls share is left behind: no line of the head stands in a tail again.
     assert all(case.reference_report not in text[len(head) :] for text in prompts_)
-    # Thinking again goes on from the thinking that was shown before, and the strategy is the last thing said.
+    # Thinking again goes on from the thinking that was shown before.
     again = [q for q in asked if q.name.startswith("rethink")]
     for one, two in zip(again[::2], again[1::2], strict=True):
-        assert one.prompt.index("conclusion: ") <= shared([one.prompt, two.prompt]) + len("conclusion: ")
+        assert one.prompt.index("Conclusion: ") <= shared([one.prompt, two.prompt]) + len("Conclusion: ")
     for one in again:
-        assert one.prompt.endswith(prompts.STRATEGY_INSTRUCTIONS[one.name.split(":")[1]])
+        explained = prompts.rethink("", "", one.name.split(":")[1], task=case.task)
+        assert explained[explained.index("wrong. ") + len("wrong. ") :] in one.prompt
+    assert {q.messages[0] for q in asked} == {("system", DEFAULT.render("system"))}
 
 
 def test_what_is_asked_again_goes_on_from_what_was_asked():
     def reply(question: Question, number: int) -> Answer:
-        return Answer('{"thinking": 7}') if number == 1 else Answer(good(question))
+        return Answer('{"thinking": 7, "conclusion": {}}') if number == 1 else Answer(good(question))
 
     asked, trace = drive(reply, using=SearchSettings())
     first, second = asked[0].messages, asked[1].messages
-    assert second[0] == first[0] and second[1] == ("assistant", '{"thinking": 7}')
-    assert second[2] == (
+    assert second[:2] == first and second[2] == ("assistant", '{"thinking": 7, "conclusion": {}}')
+    assert second[3] == (
         "user",
-        "Your reply was rejected because 'thinking' is not a list of steps. Answer again in the requested format.",
+        "Your reply was rejected because 'findings' is missing. Answer again in the requested format.",
     )
-    assert trace.error is None and len(asked[2].messages) == 1
+    assert trace.error is None and len(asked[2].messages) == 2
 
 
 def test_the_reviewers_reason_is_told_to_who_thinks_again():
     asked, trace = drive(lambda q, n: Answer(good(q, verdict=n > 3)))
     again = next(q for q in asked if q.name.startswith("rethink"))
-    assert "found the conclusion wrong: because. First" in again.prompt
+    assert "found the conclusion wrong: because. " in again.prompt
     assert trace.verified and trace.by == again.name.removeprefix("rethink:")
 
 
@@ -211,7 +268,7 @@ def test_labels_are_verified_by_rule(conclusion, fault):
     assert names(asked)[:2] == (["init", "rewrite"] if not fault else ["init", "rethink"])
     if fault:
         assert f"wrong: {fault}." in asked[1].prompt
-        assert f"Its answer to the question is: {trace.answer}." in asked[-2].prompt and asked[-2].name == "label"
+        assert f"The correct answer is: {trace.answer}\n" in asked[-2].prompt and asked[-2].name == "label"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +303,8 @@ def test_as_released_does_what_the_release_does():
     assert all(q.prompt.endswith("<image>") and q.prompt.count("<image>") == 1 for q in asked)
     assert trace.verified and not trace.forced  # "not true" holds the word
     assert "Use this layout:" in asked[0].prompt and '"thinking"' in asked[0].prompt
-    assert "found the conclusion wrong. First" in asked[2].prompt and REFERENCE in asked[2].prompt.splitlines()[0]
+    assert "found the conclusion wrong. " in asked[2].prompt and GUIDE in asked[2].prompt.splitlines()[0]
+    assert names(asked)[-2:] == ["rewrite", "final"] and GUIDE not in asked[-2].prompt and GUIDE in asked[-1].prompt
     # The whole reference is copied into the impression.
     assert trace.answer == f"findings : the heart is large . impression : {REFERENCE}"
 
@@ -299,9 +357,9 @@ def test_the_cause_of_a_failure_is_kept():
 
 def test_line_breaks_keep_words_apart():
     def reply(question: Question, number: int) -> Answer:
-        if question.name == "final":
-            raw = '{"findings": "the heart\\nis large", "impression": "Impression: large\nheart"}'
-            return Answer(raw)
+        if question.name == "init":
+            conclusion = '{"findings": "the heart\\nis large", "impression": "Impression: large\nheart"}'
+            return Answer(good(question).replace(json.dumps(GOOD), conclusion))
         return Answer(good(question))
 
     _, trace = drive(reply)
@@ -330,7 +388,8 @@ def test_every_string_and_array_of_every_schema_is_bounded():
 
     limits = schemas.Limits()
     check(schemas.thinking(limits))
-    check(schemas.thinking(limits, check_first=True))
+    check(schemas.thinking(limits, ("findings", "impression"), check_first=True))
+    check(schemas.continued(limits))
     for make in (schemas.verdict, schemas.final, schemas.open_question):
         check(make(limits))
     check(schemas.closed_question(limits, "ABC"))

@@ -20,6 +20,7 @@ from diagcot.shards import Shard
 from diagcot.shards.writer import ShardWriter
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.predictions import ASKED, Prediction
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.prompts import classification_answer, reasoned
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
@@ -94,7 +95,7 @@ def write_predictions(
         "grounding": list(tasks.grounding_samples(shard, name, "test"))[:limit],
     }
     for task in questions:
-        made = tasks.SAMPLES[task](shard, name, "test", "image") if task in tasks.SAMPLES else None
+        made = tasks.SAMPLES[task](shard, name, "test", "image", DEFAULT) if task in tasks.SAMPLES else None
         made = made or question_samples(shard, name, "test", {task: 1.0}, Wording(), 7, "image")
         samples[task] = list(made)[:limit]
     others = [sample.answer for sample in samples["report"]]

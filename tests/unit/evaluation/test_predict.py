@@ -14,7 +14,7 @@ from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Reply
-from diagcot.tasks import prompts
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.prompts import reasoned
 from launchers.evaluation import evaluate
 from tests import stages
@@ -171,7 +171,7 @@ def test_labels_get_probabilities_from_the_first_tokens_of_yes_and_no(root, tmp_
     assert {request.scored_tokens for request in asked[1:]} == {(3, 4)} and asked[1].max_tokens == 1
     assert "no finding" in asked[1].messages[0][1] and len({request.images for request in asked}) == 1
     assert set(found[0]["scores"]) == set(CHEXPERT_LABELS) == set(found[0]["about"]["labels"]) | set(found[0]["scores"])
-    odds = len(prompts.PRESENCE.format(label="edema")) / 50 - 1
+    odds = len(DEFAULT.render("presence", label="edema")) / 50 - 1
     assert found[0]["scores"]["Edema"] == pytest.approx(1 / (1 + math.exp(-odds)))
     assert {row["split"] for row in found} == {"test"}  # the shard has no validate split
     plain = made(root, tmp_path / "plain", tasks=["classification"], probabilities=False)

@@ -1,0 +1,118 @@
+"""Prompt sets: everything that a model is asked, as versioned Jinja2 files in `prompts/<set>/` or in a user's own folder.
+
+Reading files and the digest need no Jinja2, so commands that only plan stay fast.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from diagcot.jobs import UserError
+from diagcot.jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).resolve().parents[2] / "prompts"
+"""The sets of the repository; the snapshot of the code that jobs run has them too."""
+
+NAMES = (
+    *("system", "head", "conclusion", "init", "verify", "rethink", "label", "rewrite", "final", "retry"),
+    *("closed", "open", "judge"),
+    *("report", "classification", "grounding", "presence", "format_instruction"),
+)
+"""The prompts of a set: those of the search, the interleaved questions and the judge, and those of the tasks."""
+
+
+class About(Settings):
+    """What `set.yaml` says about a prompt set."""
+
+    name: str = Field(description="Name of the set.")
+    version: int = Field(ge=1, description="Version, raised with every change of a wording.")
+    description: str = Field(description="What is special about the set, in a sentence.")
+    extends: str | None = Field(default=None, description="A set of the repository whose files this one completes.")
+    self_correction: Literal["kept", "left out"] = Field(
+        default="kept", description="Whether mistakes that were corrected stay in the rewritten reasoning."
+    )
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A prompt set by the name of a folder in `prompts/`, or by the path of another folder.
+
+    Its files are read at the first use. Raises UserError then if a file is missing.
+    """
+
+    name: str = "default"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the set's own files."""
+        return Path(self.name) if "/" in self.name else FOLDER / self.name
+
+    @property
+    def about(self) -> About:
+        """What `set.yaml` says."""
+        return _about(self.folder)
+
+    @property
+    def digest(self) -> str:
+        """A short sha256 of the set's texts, including those of the set that it extends."""
+        total = hashlib.sha256()
+        for name, text in sorted(_texts(self.folder).items()):
+            total.update(f"{name}\n{len(text)}\n{text}".encode())
+        return total.hexdigest()[:12]
+
+    def render(self, name: str, /, **variables: Any) -> str:
+        """The prompt `name` with these variables. Raises UserError if the template uses another one or is broken."""
+        from jinja2 import TemplateError
+
+        try:
+            return _environment(self.folder).get_template(f"{name}.j2").render(variables)
+        except TemplateError as error:
+            raise UserError(f"{self.folder / name}.j2: {error}") from error
+
+
+DEFAULT = PromptSet()
+"""The set that is used where a recipe names none."""
+
+
+@cache
+def _about(folder: Path) -> About:
+    path = folder / "set.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.parent.name for file in FOLDER.glob("*/set.yaml")))
+        raise UserError(f"no prompt set in {folder}: there is no set.yaml (sets of the repository: {known})")
+    try:
+        return About.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+@cache
+def _texts(folder: Path) -> dict[str, str]:
+    about = _about(folder)
+    texts = dict(_texts(FOLDER / about.extends)) if about.extends else {}
+    texts |= {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.j2")}
+    missing = [f"{name}.j2" for name in NAMES if name not in texts]
+    if missing:
+        raise UserError(
+            f"the prompt set {folder} lacks {', '.join(missing)}: add the files, or `extends: default` to its set.yaml"
+        )
+    return texts
+
+
+@cache
+def _environment(folder: Path) -> "Environment":
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    files = {f"{name}.j2": text for name, text in _texts(folder).items()}
+    # The prompts are plain text, so nothing is escaped.
+    return Environment(
+        loader=DictLoader(files), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
