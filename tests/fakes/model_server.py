@@ -69,7 +69,8 @@ def delay(told: float | dict[str, Any], digest: bytes) -> float:
 
 
 def prompt_of(body: dict[str, Any], turn: int = -1) -> str:
-    content = body["messages"][turn]["content"]
+    """The text of a turn of the user: the last one, or the first (`turn` 0)."""
+    content = [message for message in body["messages"] if message["role"] == "user"][turn]["content"]
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 

@@ -21,6 +21,7 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.serving.server import process
 from diagcot.shards import Shard
 from diagcot.tasks.diagnosis import report_samples
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import read_samples
 from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
 
@@ -86,7 +87,7 @@ def test_traces_name_their_films_and_hold_no_pixels(run_folder, monkeypatch):
     assert [row["id"] for row in found] == sorted(row["id"] for row in found)
     for row in found:
         assert (
-            row["error"] is None and row["calls"] == 4 and row["reasoning"] and row["answer"].startswith("findings : ")
+            row["error"] is None and row["calls"] == 3 and row["reasoning"] and row["answer"].startswith("findings : ")
         )
         assert row["images"][0]["shard"] == "test/shard/00000.h5"
         assert "base64" not in json.dumps(row)
@@ -97,14 +98,14 @@ def test_an_independent_verifier_is_a_server_of_its_own(run_folder, monkeypatch)
     model_folder(run_folder / "shards" / "test" / "other")
     # The teacher would accept nothing and the verifier accepts all; the verifier is not asked for anything else.
     models = {
-        "other": {"verdict": True, "die_on": "Answer in JSON. "},
+        "other": {"verdict": True, "die_on": "Answer in JSON: thinking"},
         "test": {"verdict": False, "die_on": "to review"},
     }
     write_script(run_folder, monkeypatch, models=models)
     settings = {"server": SERVER, "samples_per_shard": 4, "views": "frontal"}
     ctx = stage(run_folder, "cot", settings, shards="shard", model=".", verifier="other")
     counts = run_unit(collect, UNIT, ctx).counts
-    assert (counts["samples"], counts["verified"], counts["by_init"], counts["calls"]) == (4, 4, 4, 16)
+    assert (counts["samples"], counts["verified"], counts["by_init"], counts["calls"]) == (4, 4, 4, 12)
     assert starts(run_folder) == 2
 
 
@@ -115,8 +116,8 @@ def test_traces_are_the_same_bytes_however_the_calls_came_in(run_folder, monkeyp
         found = {"server": SERVER | server, "samples_per_shard": 5, "views": "all"}
         ctx = stage(run_folder, f"cot{number}", found, shards="shard", model=".")
         counts = run_unit(collect, UNIT, ctx).counts
-        assert counts["forced"] == counts["by_label"] == 5 and counts["calls"] == 85
-        assert counts["prompt_tokens"] == 850 and counts["completion_tokens"] == 425
+        assert counts["forced"] == counts["by_label"] == 5 and counts["calls"] == 80
+        assert counts["prompt_tokens"] == 800 and counts["completion_tokens"] == 400
         written.append((ctx.output / "00000.jsonl").read_bytes())
     assert written[0] == written[1]
 
@@ -136,7 +137,7 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
             told[head] = conversations.pairs(case, asked[case.id].answer)[1]
         elif case.task != "report":
             step = {"title": "film", "content": "i see it"}
-            told[f"{head}Read this"] = json.dumps(
+            told[f"{head}Reason from"] = json.dumps(
                 {"thinking": [step], "conclusion": case.reference, "check": "it fits"}
             )
     told.pop(
@@ -149,7 +150,7 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
     found = rows(ctx.output / "00000.jsonl")
     assert [row["id"] for row in found if row["error"]] == [cases[-1].id]
     assert (counts["samples"], counts["verified"], counts["failed"], counts["by_init"]) == (30, 29, 1, 29)
-    assert counts["calls"] == 6 * 4 + 6 * 2 + 6 * 2 + 11 + 6  # the last one is asked three times, and thrice again
+    assert counts["calls"] == 6 * 3 + 6 * 2 + 6 * 2 + 11 + 6  # the last one is asked three times, and thrice again
     kept = run_unit(filtration, UNIT, stage(run_folder, "filter", {"judge": False}, traces="cot")).counts
     assert kept["kept"] == 29 and kept["dropped_search_failed"] == 1
     samples = {sample.id: sample for sample in read_samples(run_folder / "shards/test/filter/00000.jsonl")}
@@ -177,7 +178,7 @@ def test_samples_are_the_same_choice_of_the_training_split(run_folder):
 
 def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    reference = collect.select_samples(shard, run_folder / "shards", CollectSettings())[0].reference
+    reference = collect.select_samples(shard, run_folder / "shards", CollectSettings())[0].reference_report
     write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
@@ -204,7 +205,7 @@ def test_a_stop_and_a_resume_lose_and_repeat_nothing(run_folder, monkeypatch):
     inits = [
         line for line in prompts_seen(run_folder)[before:] if line.startswith("<image>") or line.startswith("Reference")
     ]
-    assert len(prompts_seen(run_folder)) - before == 4 * (len(found) - len(done)), inits
+    assert len(prompts_seen(run_folder)) - before == 3 * (len(found) - len(done)), inits
 
 
 def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_folder, monkeypatch):
@@ -249,10 +250,10 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     assert len({(s.id, s.task) for s in samples}) == len(samples)
     limits, known = schemas.Limits(), set()
     layouts = {
-        "init": schemas.thinking(limits),
-        "label": schemas.thinking(limits),
-        "rethink": schemas.thinking(limits, check_first=True),
-        "final": schemas.final(limits),
+        "init": schemas.thinking(limits, ("findings", "impression")),
+        "label": schemas.continued(limits),
+        "rethink": schemas.thinking(limits, ("findings", "impression"), check_first=True),
+        "final": schemas.final(limits, ("findings",)),
         "verify_true": schemas.verdict(limits),
         "verify_false": schemas.verdict(limits),
         "judge_yes": judge.schema(200),
@@ -262,6 +263,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
         assert sample.prompt.count("<image>") == len(sample.images) <= (2 if sample.task == "closed" else 1)
         if sample.task in layouts:
             answer = json.loads(sample.answer)
+            assert sample.messages[0] == ("system", DEFAULT.render("system")) and len(sample.messages) == 3
             assert list(answer) == list(layouts[sample.task]["properties"])  # the order that the constraint imposes
             assert sample.answer == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     for sample in samples:
