@@ -215,7 +215,8 @@ class Model:
         if schema["type"] == "integer":
             scores = self.script.get("scores") or [(max if self.verdict(digest, key) else min)(schema["enum"])]
             return scores[turn % len(scores)]
-        found = re.search(rf"{key} : (.*?) \.(?= impression|\n)", prompt) if key in ("findings", "impression") else None
+        report = key in ("findings", "impression")
+        found = re.search(rf"{key.capitalize()}: (.*?)(?= Impression: |\n)", prompt) if report else None
         told = found.group(1) if found else f"something is seen in the film {digest.hex()[:4]}"
         return told[: schema.get("maxLength", NEVER)]
 
