@@ -37,10 +37,3 @@ def matched_iou(ours: Sequence[Box] | None, theirs: Sequence[Box]) -> float:
     if not ours or not theirs:
         return 0.0
     return float(best_pairs(iou(ours, theirs)).sum() / max(len(ours), len(theirs)))
-
-
-def pairs_iou_as_released(ours: Sequence[Box], theirs: Sequence[Box]) -> float | None:
-    """Mean IoU over all pairs; None if either side has no box: DiagCoT's release leaves these samples out."""
-    if not ours or not theirs:
-        return None
-    return float(iou(ours, theirs).mean())

@@ -4,30 +4,41 @@ import re
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 
-_SENTENCE_END = re.compile(r"[.!?\n]+")
+_SENTENCE_END = re.compile(r"[.!?]+")
+_SENTENCE_OR_LINE_END = re.compile(r"[.!?\n]+")
 
 
 def variety(text: str) -> float:
-    """1 for a text that never repeats itself, down to 0: the repetition term of DiagCoT's reward variant.
+    """1 for a text that never repeats itself, down to 0; 1 for an empty text.
 
     0.5 (1 - repeated sentences) + 0.3 (1 - repeated trigrams) + 0.15 (1 - repeated bigrams) + 0.05 (1 - words that
-    repeat the word before), each a share of 0 to 1; 1 for an empty text or a single sentence. Source: the constants in the
-    compiled reward module of TMLSIAT/DiagCoT-main.
+    repeat the word before), each a share of 0 to 1. A line end ends a sentence, and one sentence can repeat its words.
     """
-    sentences = [part.strip().lower() for part in _SENTENCE_END.split(text) if part.strip()]
-    if len(sentences) <= 1:
-        return 1.0
+    return _variety(text, _SENTENCE_OR_LINE_END)
+
+
+def variety_as_released(text: str) -> float:
+    """The repetition term of DiagCoT's reward variant, 0 to 1: as `variety`, but a line end does not end a sentence, and a
+    single sentence never repeats itself. Source: the constants in the compiled reward module of TMLSIAT/DiagCoT-main.
+    """
+    return _variety(text, _SENTENCE_END) if len(_sentences(text, _SENTENCE_END)) > 1 else 1.0
+
+
+def _variety(text: str, end: re.Pattern[str]) -> float:
     words = text.lower().split()
     bigrams = list(pairwise(words))
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     doubled = sum(first == second for first, second in bigrams) / max(1, len(bigrams))
-    value = (
-        0.5 * (1 - _share_repeated(sentences))
+    return (
+        0.5 * (1 - _share_repeated(_sentences(text, end)))
         + 0.3 * (1 - _share_repeated(trigrams))
         + 0.15 * (1 - _share_repeated(bigrams))
         + 0.05 * (1 - doubled)
     )
-    return min(1.0, max(0.0, value))
+
+
+def _sentences(text: str, end: re.Pattern[str]) -> list[str]:
+    return [part.strip().lower() for part in end.split(text) if part.strip()]
 
 
 def _share_repeated(items: Sequence[Hashable]) -> float:

@@ -1,4 +1,4 @@
-"""English stems (Snowball's English stemmer, Porter 2), for METEOR and for the ROUGE of CX-Mind's rewards.
+"""English stems (Snowball's English stemmer, Porter 2), for METEOR.
 
 snowballstemmer is pinned to 2.2.0, whose stems equal those of METEOR 1.5 on all 163,000 words of METEOR's tables. Version 3
 has another algorithm: it stems "added" to "add", not to "ad".

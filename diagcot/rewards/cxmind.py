@@ -1,132 +1,86 @@
-"""CX-Mind's rewards of interleaved traces (arXiv:2508.03733): closed (one option of A to G) and open (a list of diseases).
+"""CX-Mind's rewards of interleaved traces (arXiv:2508.03733) without the holes of the release: closed (one option of A to
+G) and open (a list of diseases).
 
 Both return the base reward 0.1 format + 0.9 accuracy as "overall", and the terms "process" and "reason", which
-`diagcot.rewards.gate.Gate` adds while training is stable. The reference is the whole gold trace. Source: the reward functions
-of SII-WenjieLisjtu/CX-Mind.
+`diagcot.rewards.gate.Gate` adds while training is stable. The reference is the whole gold trace. Options and diseases are
+read as evaluation reads them, synonyms included; format and process need a reasoning in every think. The published
+formulas are `diagcot.rewards.released.cxmind`.
 """
 
-import re
 from collections.abc import Sequence
 
-from diagcot.metrics.sets import f1
-from diagcot.metrics.stems import stem
-from diagcot.metrics.text import common_subsequence, sentence_bleu
-from diagcot.rewards import released as published
+from diagcot.data.reports.labeler import label
+from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.metrics.sets import specific_f1
+from diagcot.rewards.released.cxmind import likeness, score
 from diagcot.rewards.score import Reference, Score
 from diagcot.text import labels, layout, options
 from diagcot.text.layout import Pair
 
 
-def closed(
-    output: str,
-    reference: Reference,
-    progress: float = 0.0,
-    *,
-    process: float = 0.5,
-    reason: float = 1.0,
-    checked: bool = True,
-) -> Score:
-    """Accuracy is 1 if the last pair chooses the gold option; process pays `process` if every pair has the right mark;
-    reason compares the think about the gold option with the gold trace's. `process` is 0.5 in the code, 0.2 in the paper.
+def closed(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.5) -> Score:
+    """Accuracy is 1 if the last pair chooses the gold option; process pays `process` if all options of the gold trace are
+    judged, all marks before the last pair are right, and the choice is; reason compares the think about the gold option with
+    the gold trace's. `process` is 0.5 in CX-Mind's code, 0.2 in its paper.
 
-    `checked` closes the holes of the release: all options of the gold trace must be judged, a repeated or empty think earns
-    neither format nor process, options are read as evaluation reads them, and a last pair that marks its option as wrong
-    chooses nothing. Raises ValueError if the reference is not such a trace.
+    Raises ValueError if the reference is not a trace that ends in its option.
     """
     steps, gold_steps = layout.pairs(output), layout.pairs(reference.answer)
-    named = options.named if checked else published.option
-    chosen = options.chosen if checked else published.option
-    gold = named(gold_steps[-1].answer) if gold_steps else ""
-    if not gold_steps or (checked and not gold):
+    gold = options.named(gold_steps[-1].answer, reference.options) if gold_steps else ""
+    if not gold:
         raise ValueError("the reference of a closed question must be an interleaved trace that ends in its option")
-    correct = bool(steps) and chosen(steps[-1].answer) == gold
-    in_layout = layout.is_interleaved(output) if checked else published.is_interleaved(output)
-    judged = bool(steps) and all(options.mark(step.answer) is (named(step.answer) == gold) for step in steps)
-    if checked and judged:
-        judged = in_layout and _named(steps[:-1]) >= _named(gold_steps[:-1])
-    likeness = 0.0
-    if correct:
-        ours, theirs = (
-            next(step.think for step in trace if named(step.answer) == gold) for trace in (steps, gold_steps)
-        )
-        likeness = _likeness(ours, theirs)
-    return _score(in_layout, float(correct), process if judged else 0.0, reason * likeness)
+    correct = options.chosen(layout.last_answer(output), reference.options) == gold
+    judged = [(step, options.named(step.answer, reference.options)) for step in steps[:-1]]
+    in_layout = _in_layout(output, steps)
+    marked = all(options.mark(step.answer) is (letter == gold) for step, letter in judged)
+    every = {options.named(step.answer, reference.options) for step in gold_steps}
+    paid = in_layout and correct and marked and {letter for _, letter in judged} >= every
+    thinks = [step.think for step, letter in judged if letter == gold]
+    gold_thinks = [step.think for step in gold_steps if options.named(step.answer, reference.options) == gold]
+    like = likeness(thinks[0], gold_thinks[0]) if correct and thinks else 0.0
+    return score(in_layout, float(correct), process * paid, like)
 
 
-def opened(
-    output: str,
-    reference: Reference,
-    progress: float = 0.0,
-    *,
-    process: float = 0.2,
-    reason: float = 1.0,
-    checked: bool = True,
-) -> Score:
-    """Accuracy is the F1 of the last pair's diseases; process pays `process` if there are more than two pairs and every
-    middle one has the right mark; reason compares the thinks about present diseases with the gold ones.
+def opened(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.2) -> Score:
+    """Accuracy is F1 times specificity of the last answer's diseases, times the share of distinct ones in its list; process
+    pays if every middle pair judges another disease that the first pair lists, all marks are right, all present diseases are
+    among them, and something is refuted where the gold trace refutes something; reason is the mean over the present
+    diseases of how like the gold think is the one about the disease, 0 for a disease without one.
 
-    `checked` closes the holes of the release: a middle step is about one of the diseases that the first pair lists and all
-    present ones must be among them, so absent diseases alone earn nothing; gold steps are found by their disease, where the
-    release compares with the gold summary; diseases are read as evaluation reads them, synonyms included. Raises ValueError
-    if the reference is not an interleaved trace.
+    Words that no finding stands behind cannot be a middle pair's disease. Raises ValueError if the reference is not a trace.
     """
     steps, gold_steps = layout.pairs(output), layout.pairs(reference.answer)
     if not gold_steps:
         raise ValueError("the reference of an open question must be an interleaved trace that ends in its diseases")
-    diseases = _findings if checked else published.diseases
-    subject = labels.finding if checked else published.subject
-    truth = diseases(gold_steps[-1].answer)
-    accuracy = f1(diseases(steps[-1].answer), truth) if steps else 0.0
-    in_layout = layout.is_interleaved(output) if checked else published.is_interleaved(output)
-    middle = [(step, subject(step.answer)) for step in steps[1:-1]]
-    judged = bool(middle) and all(options.mark(step.answer) is (name in truth) for step, name in middle)
-    if checked and judged:
-        names = [name for _, name in middle]
-        judged = in_layout and len(set(names)) == len(names) and truth <= set(names) <= diseases(steps[0].answer)
-    likenesses = [
-        _likeness(step.think, _gold_think(name, gold_steps, checked))
-        for step, name in middle
-        if name in truth and options.mark(step.answer)
+    truth = frozenset(labels.findings(layout.last_answer(reference.answer)))
+    named = labels.listed(layout.last_answer(output))
+    distinct = len(set(named)) / len(named) if named else 1.0
+    accuracy = specific_f1(frozenset(named), truth, labels.ABNORMAL) * distinct
+    in_layout = _in_layout(output, steps)
+    middle = {labels.finding(step.answer): step for step in steps[1:-1]}
+    gold_middle = {labels.finding(step.answer): step.think for step in gold_steps[1:-1]}
+    known = truth | set(gold_middle)
+    paid = (
+        in_layout
+        and bool(middle)
+        and len(middle) == len(steps) - 2
+        and truth <= set(middle) <= set(labels.findings(steps[0].answer))
+        and all(options.mark(step.answer) is (name in truth) for name, step in middle.items())
+        and all(name in known or _is_finding(name) for name in middle)
+        and (bool(set(middle) - truth) or not set(gold_middle) - truth)
+    )
+    like = [
+        likeness(middle[name].think, gold_middle.get(name, gold_steps[-1].think))
+        for name in sorted(truth)
+        if name in middle and options.mark(middle[name].answer)
     ]
-    likeness = sum(likenesses) / max(1, len(likenesses))
-    return _score(in_layout, accuracy, process if judged else 0.0, reason * likeness)
+    return score(in_layout, accuracy, process * paid, sum(like) / max(1, len(truth)))
 
 
-def _named(steps: Sequence[Pair]) -> set[str]:
-    return {options.named(step.answer) for step in steps}
+def _in_layout(output: str, steps: Sequence[Pair]) -> bool:
+    return layout.is_interleaved(output) and all(layout.is_reasoning(step.think) for step in steps)
 
 
-def _findings(text: str) -> frozenset[str]:
-    return frozenset(labels.findings(text))
-
-
-def _gold_think(disease: str, gold_steps: Sequence[Pair], checked: bool) -> str:
-    """The gold think about a disease; the gold summary if there is none."""
-    if checked:
-        about = (step for step in gold_steps[1:-1] if labels.finding(step.answer) == disease)
-    else:
-        about = (step for step in gold_steps if disease in published.diseases(step.answer))
-    return next(about, gold_steps[-1]).think
-
-
-def _likeness(think: str, gold: str) -> float:
-    """0.3 BLEU-1 + 0.7 ROUGE-L of two thinks, 0 to 1.
-
-    BLEU's words are lower case with full stops split off; ROUGE-L is the F1 of stems of letters and digits alone.
-    """
-    ours, theirs = ([" ".join(text.lower().replace(".", " . ").split())] for text in (think, gold))
-    bleu = float(sentence_bleu(ours, theirs)[0, 0])
-    stems, gold_stems = _stems(think), _stems(gold)
-    common = common_subsequence(stems, gold_stems)
-    rouge = 2 * common / (len(stems) + len(gold_stems)) if common else 0.0
-    return min(1.0, 0.3 * bleu + 0.7 * rouge)
-
-
-def _stems(text: str) -> list[str]:
-    """Words of letters and digits, those of more than three characters as their stems (ROUGE's own tokens)."""
-    return [stem(word) if len(word) > 3 else word for word in re.findall(r"[a-z0-9]+", text.lower())]
-
-
-def _score(in_layout: bool, accuracy: float, process: float, reason: float) -> Score:
-    overall = 0.1 * in_layout + 0.9 * accuracy
-    return {"overall": overall, "format": float(in_layout), "accuracy": accuracy, "process": process, "reason": reason}
+def _is_finding(name: str) -> bool:
+    """Whether words name a label, or something that the labeler does not take for a normal film."""
+    return name in CHEXPERT_LABELS or label(name).get(labels.NO_FINDING) != 1

@@ -8,31 +8,35 @@ from diagcot.metrics.text import Rarity
 from diagcot.metrics.tokens import words
 from diagcot.rewards import classification, cxmind, external, grounding, report
 from diagcot.rewards.names import MODES, STYLES
+from diagcot.rewards.released import classification as released_classification
+from diagcot.rewards.released import cxmind as released_cxmind
+from diagcot.rewards.released import grounding as released_grounding
+from diagcot.rewards.released import report as released_report
 from diagcot.rewards.score import Reference, Reward, Score
 from diagcot.text.layout import first_answer
 
 _SINGLE: dict[tuple[str, str], Callable[..., Score]] = {
-    ("classification", "released"): classification.released,
     ("classification", "curriculum"): classification.curriculum,
-    ("grounding", "released"): grounding.released,
-    ("grounding", "graded"): partial(grounding.released, graded=True),
+    ("classification", "released"): released_classification.released,
     ("grounding", "matched"): grounding.matched,
+    ("grounding", "released"): released_grounding.released,
+    ("grounding", "graded"): partial(released_grounding.released, graded=True),
     ("grounding_pixels", "matched"): grounding.pixels,
-    ("closed", "released"): partial(cxmind.closed, checked=False),
     ("closed", "checked"): cxmind.closed,
     ("closed", "paper"): partial(cxmind.closed, process=0.2),
-    ("closed", "think"): partial(cxmind.closed, checked=False, process=0.0),
-    ("closed", "answer"): partial(cxmind.closed, checked=False, process=0.0, reason=0.0),
-    ("open", "released"): partial(cxmind.opened, checked=False),
+    ("closed", "released"): released_cxmind.closed,
+    ("closed", "think"): partial(released_cxmind.closed, process=0.0),
+    ("closed", "answer"): partial(released_cxmind.closed, process=0.0, reason=0.0),
     ("open", "checked"): cxmind.opened,
-    ("open", "think"): partial(cxmind.opened, checked=False, process=0.0),
-    ("open", "answer"): partial(cxmind.opened, checked=False, process=0.0, reason=0.0),
+    ("open", "released"): released_cxmind.opened,
+    ("open", "think"): partial(released_cxmind.opened, process=0.0),
+    ("open", "answer"): partial(released_cxmind.opened, process=0.0, reason=0.0),
 }
 _REPORT: dict[str, Reward] = {
-    "released": report.released,
-    "whole": partial(report.released, whole=True),
-    "repetition": partial(report.released, repetition=True),
-    "spine": partial(report.released, spine=True),
+    "released": released_report.released,
+    "whole": partial(released_report.released, whole=True),
+    "repetition": partial(released_report.released, repetition=True),
+    "spine": partial(released_report.released, spine=True),
 }
 _CORPUS_LIMIT = 20_000  # references that CIDEr's word rarity is taken from; more change it by less than its own noise
 

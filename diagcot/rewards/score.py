@@ -10,9 +10,14 @@ Score = dict[str, float]
 
 @dataclass(frozen=True)
 class Reference:
-    """The expected answer of a sample: a report, a label sentence, boxes, or a whole interleaved trace."""
+    """The expected answer of a sample: a report, a label sentence, boxes, or a whole interleaved trace.
+
+    options: the texts of a closed question's options in the order of their letters, so that an answer in words is read as
+    evaluation reads it.
+    """
 
     answer: str
+    options: tuple[str, ...] = ()
 
 
 class Reward(Protocol):

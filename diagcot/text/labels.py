@@ -8,32 +8,39 @@ from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.text.options import without_marks
 
 NO_FINDING = "No Finding"
+ABNORMAL = frozenset(CHEXPERT_LABELS) - {NO_FINDING}
+"""The labels of something that is there; No Finding excludes all of them but Support Devices."""
 
 _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
-_SEPARATOR = re.compile(r"[,;\n]|\band\b", re.IGNORECASE)
-_NOTHING = re.compile(r"\bno abnormalit(?:y|ies)\b", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[,;\n•]|\band\b", re.IGNORECASE)
+_BULLET = re.compile(r"^\s*(?:[-*–·]|\d+[.)])\s+", re.MULTILINE)
+_EMPHASIS = re.compile(r"\*\*|__|`")
+_NOTHING = re.compile(r"\bno (?:[a-z]+ ){0,2}abnormalit(?:y|ies)\b", re.IGNORECASE)
 
 
 def chexpert(answer: str) -> frozenset[str]:
-    """CheXpert labels in the list after the last colon of an answer; an item that is no label's name is ignored.
-
-    `No Finding` counts only if no other label is named. DiagCoT's other sentence for it ("no abnormality", 56 of its GRPO
-    samples) means the same.
-    """
-    items = answer.rpartition(":")[2]
-    labels = {_NAMES[name] for item in _SEPARATOR.split(items) if (name := _clean(item)) in _NAMES}
-    if not labels and _NOTHING.search(items):
-        return frozenset({NO_FINDING})
-    return frozenset(labels - {NO_FINDING} or labels)
+    """CheXpert labels among the findings that an answer lists; `No Finding` counts only if no other label is named."""
+    labels = frozenset(listed(answer)) & frozenset(CHEXPERT_LABELS)
+    return labels - {NO_FINDING} or labels
 
 
 def findings(answer: str) -> list[str]:
-    """Findings of a list in its order, each once, without marks, brackets and a heading before a colon.
+    """Findings that an answer lists, in its order, each once."""
+    return list(dict.fromkeys(listed(answer)))
 
-    A finding is the CheXpert label that its words state, or its own words in lower case.
+
+def listed(answer: str) -> list[str]:
+    """Items of the list after the last colon of an answer, repeats included, without bullets, emphasis, marks, brackets.
+
+    Items stand between commas, semicolons, lines and "and". An item is the CheXpert label that its words state, or its own
+    words in lower case. DiagCoT's other sentence for No Finding ("No significant abnormalities were found", 56 of its GRPO
+    samples) means the same where no label is named.
     """
-    items = re.split(r"[,;\n]", without_marks(answer).rsplit(":", 1)[-1])
-    return list(dict.fromkeys(canonical(name) for item in items if (name := _clean(item))))
+    text = _EMPHASIS.sub("", _BULLET.sub("", without_marks(answer))).rpartition(":")[2]
+    items = [canonical(name) for item in _SEPARATOR.split(text) if (name := _clean(item))]
+    if _NOTHING.search(text) and not any(item in CHEXPERT_LABELS for item in items):
+        return [NO_FINDING]
+    return items
 
 
 def finding(text: str) -> str:

@@ -6,12 +6,17 @@ Reading ignores the case of tags and text outside them; `is_single` and `is_inte
 import re
 from dataclasses import dataclass
 
+from diagcot.metrics.repetition import variety
+
 _INNER = r"(?:(?!</?(?:think|answer)>).)*?"  # text without any of the four tags
 _SINGLE = re.compile(rf"\s*<think>({_INNER})</think>\s*<answer>({_INNER})</answer>\s*", re.DOTALL)
 _INTERLEAVED = re.compile(rf"\s*(?:<think>{_INNER}</think>\s*<answer>{_INNER}</answer>\s*)+", re.DOTALL)
 _PAIR = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_LEAST_WORDS = 3  # different ones, of at least two letters, in a reasoning
+_LEAST_VARIETY = 0.5  # of a reasoning; one that goes round in circles has less
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ def last_answer(output: str) -> str:
     return str(blocks[-1] if blocks else output).strip()
 
 
+def has_answer(output: str) -> bool:
+    """True if the output has an answer block."""
+    return _ANSWER.search(output) is not None
+
+
 def thinking(output: str) -> str:
     """Text of the first think block, which may be cut short; empty if there is none."""
     block = _THINK.search(output)
@@ -46,14 +56,24 @@ def pairs(output: str) -> list[Pair]:
 
 
 def is_single(output: str) -> bool:
-    """True if the output is exactly one think and one answer, both with words in them, and nothing else."""
+    """True if the output is exactly one think and one answer, both with letters or digits in them, and nothing else."""
     match = _SINGLE.fullmatch(output)
-    return match is not None and bool(match.group(1).strip()) and bool(match.group(2).strip())
+    return match is not None and all(_plain(part) for part in match.groups())
 
 
 def is_interleaved(output: str) -> bool:
-    """True if the output consists of pairs alone and no think is empty or a copy of another."""
+    """True if the output consists of pairs alone, and no think is without words or has the words of another."""
     if not _INTERLEAVED.fullmatch(output):
         return False
-    thinks = [" ".join(pair.think.lower().split()) for pair in pairs(output)]
+    thinks = [_plain(pair.think) for pair in pairs(output)]
     return all(thinks) and len(set(thinks)) == len(thinks)
+
+
+def is_reasoning(think: str) -> bool:
+    """True if a think has at least three different words and does not repeat itself throughout."""
+    return len(set(_WORD.findall(think.lower()))) >= _LEAST_WORDS and variety(think) >= _LEAST_VARIETY
+
+
+def _plain(text: str) -> str:
+    """The letters and digits of a text in lower case, words joined by single blanks."""
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))

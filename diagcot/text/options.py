@@ -8,8 +8,16 @@ LETTERS = "ABCDEFG"
 
 _MARKS = re.compile(f"[{RIGHT}{WRONG}]")
 _LISTED = re.compile(rf"^([{LETTERS}])\)", re.MULTILINE)
-_LETTERED = re.compile(rf"\b([{LETTERS}])\s*[).:]")
-_STANDING = re.compile(rf"\b([{LETTERS}])\b")
+_EMPHASIS = re.compile(r"\*\*|__|`")
+_LETTERED = re.compile(
+    rf"\b([{LETTERS}])\s*[).:]"  # B) B. B:
+    rf"|(?<!\w)([{LETTERS.lower()}])\)"  # b)
+    rf"|\b[Oo]ption\s+([{LETTERS}{LETTERS.lower()}])\b"
+    rf"|^\(?([{LETTERS.lower()}])\.?$"  # b, alone
+)
+_STANDING = re.compile(rf"(?<![-\w])([{LETTERS}])(?![-\w])")
+_ARTICLE = re.compile(r"(?:^|(?<=[.:;!?]\s))A(?=\s+(?!is\b|seems\b|fits\b|because\b)[a-z])")
+_DENIAL = re.compile(r"\b(?:no|not|without|free of|absence of|negative for)\b[^.,;:]*$")
 
 
 def listed(question: str) -> list[str]:
@@ -31,18 +39,20 @@ def mark(text: str) -> bool | None:
 def named(text: str, options: Sequence[str] = ()) -> str:
     """Letter of the one option that a text names, whatever its mark; empty if it names none or several.
 
-    A letter before a bracket, point or colon comes first, as in `B) ❌`, then a capital letter that stands alone, then the
-    words of one of `options`. A letter beyond `options`, if they are given, names nothing.
+    A letter before a bracket, point or colon, after "option", or alone comes first, as in `B) ❌`, then a capital letter that
+    stands alone and is no article, then the words of one of `options`, unless the text denies them. A letter beyond
+    `options`, if they are given, names nothing.
     """
-    words = " ".join(without_marks(text).split())
-    letters = set(_LETTERED.findall(words)) or set(_STANDING.findall(words))
+    words = " ".join(_EMPHASIS.sub("", without_marks(text)).split())
+    letters = {"".join(groups).upper() for groups in _LETTERED.findall(words)}
+    letters = letters or set(_STANDING.findall(_ARTICLE.sub("", words)))
     if letters:
         letter = letters.pop()
         known = not options or LETTERS.index(letter) < len(options)
         return letter if not letters and known else ""
     lower = words.lower().strip(" .")
     places = [place for place, option in enumerate(options) if option.lower() == lower] or [
-        place for place, option in enumerate(options) if re.search(rf"\b{re.escape(option.lower())}\b", lower)
+        place for place, option in enumerate(options) if _stated(option.lower(), lower)
     ]
     return LETTERS[places[0]] if len(places) == 1 else ""
 
@@ -55,3 +65,8 @@ def judged(step: str) -> str:
 def chosen(answer: str, options: Sequence[str] = ()) -> str:
     """Letter of the option that a final answer chooses: the one it names, unless the answer marks it as wrong."""
     return "" if WRONG in answer else named(answer, options)
+
+
+def _stated(option: str, text: str) -> bool:
+    """Whether a text has the words of an option somewhere without a denial before them; both in lower case."""
+    return any(not _DENIAL.search(text[: match.start()]) for match in re.finditer(rf"\b{re.escape(option)}\b", text))

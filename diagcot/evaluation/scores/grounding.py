@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagcot.metrics.boxes import matched_iou, pairs_iou_as_released
+from diagcot.metrics.boxes import iou, matched_iou
 from diagcot.metrics.intervals import Additive, Metric, mean, mean_of
+from diagcot.rewards.released import grounding as released
+from diagcot.rewards.released import layout
 from diagcot.tasks.predictions import Prediction
 from diagcot.text import boxes
 
@@ -17,9 +19,8 @@ def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """IoU of boxes with the reference's, misses and false alarms counted; an answer that cannot be read scores 0."""
     pairs = [(boxes.claimed(row.answer), boxes.parse(row.reference)) for row in rows]
     matched = np.array([matched_iou(ours, theirs) for ours, theirs in pairs])
-    released = [pairs_iou_as_released(ours or [], theirs) for ours, theirs in pairs]
     shown = np.array([float(bool(theirs)) for _, theirs in pairs])
-    counts = np.array([[value or 0.0, float(value is not None)] for value in released]).reshape(-1, 2)
+    counts = np.array([_pairs_as_released(row) for row in rows]).reshape(-1, 2)
     return {
         "iou": mean(matched),
         "iou_of_shown": Additive(np.stack([matched * shown, shown], axis=-1), mean_of)
@@ -28,6 +29,22 @@ def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
         **{f"accuracy_{round(100 * least)}": mean((matched >= least).astype(np.float64)) for least in LEAST},
         "iou_as_released": Additive(counts, mean_of) if counts[:, 1].any() else "no sample has boxes on both sides",
     }
+
+
+def _pairs_as_released(row: Prediction) -> tuple[float, float]:
+    """Sum of IoU over all pairs of a predicted and a true box, and their number.
+
+    As evaluate_grounding_cot_rft.py of TMLSIAT/DiagCoT-main: boxes of the first answer block of the output, otherwise of the
+    whole output, blanks inside a box or a coordinate beyond 1000 make it none, and a sample without boxes on one side is left
+    out. The mean over all pairs of all samples is the published IoU.
+    """
+    answer = layout.answer(row.output)
+    try:
+        ours, theirs = released.boxes(row.output if answer is None else answer), released.boxes(row.reference)
+    except ValueError:  # a number like 1.2.3, at which the script ends
+        return 0.0, 0.0
+    table = iou(ours, theirs)
+    return float(table.sum()), float(table.size)
 
 
 def pixel_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:

@@ -91,7 +91,8 @@ class RolloutCollector:
             sample = samples[index]
             group_of(index, sample, reply, sampling.n)  # raises for a failed request
             key = self._settings.reward_of(sample.task)
-            return [Output(text, Reference(sample.answer), key) for text in reply.texts]
+            reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
+            return [Output(text, reference, key) for text in reply.texts]
 
         return self._pool.roll_out(requests, outputs, progress)
 

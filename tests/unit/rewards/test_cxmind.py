@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diagcot.metrics.sets import f1
-from diagcot.rewards import cxmind, registry, released
+from diagcot.rewards import cxmind, registry
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.score import Reference
 from diagcot.text import options
@@ -77,12 +77,9 @@ def test_empty_and_copied_thinks_earn_no_format():
         assert score["format"] == score["process"] == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "as_released", "checked"), [("The answer is C", "E", "C"), ("final: D", "F", "D"), ("b) x", "B", "")]
-)
-def test_option_letters(text, as_released, checked):
-    assert released.option(text) == as_released
-    assert options.named(text) == checked
+@pytest.mark.parametrize(("text", "letter"), [("The answer is C", "C"), ("final: D", "D"), ("b) x", "B")])
+def test_option_letters(text, letter):
+    assert options.named(text) == letter
 
 
 @pytest.mark.parametrize("last", ["B) ❌", "A) or B) ✅"])
@@ -111,14 +108,6 @@ def test_the_ablations_leave_terms_out():
     for name, trace_ in (("closed", CLOSED), ("open", OPEN)):
         think, answer = one(name, "think", trace_, trace_), one(name, "answer", trace_, trace_)
         assert think["process"] == answer["process"] == answer["reason"] == 0 < think["reason"]
-
-
-def test_likeness_by_hand():
-    # 3 of 4 words, in order; "enlarged" and "enlarging" have one stem for ROUGE and are two words for BLEU
-    assert cxmind._likeness("the heart enlarging", "the heart enlarged .") == pytest.approx(
-        0.3 * (2 / 3) * 2.718281828459045 ** (1 - 4 / 3) + 0.7 * 1.0, abs=1e-6
-    )
-    assert cxmind._likeness("", "the heart") == 0 and cxmind._likeness("a b.", "a b.") == pytest.approx(1)
 
 
 ATTACKS = {

@@ -16,7 +16,11 @@ from diagcot.tasks.prompts import classification_answer, reasoned
 from diagcot.training.config.grpo_settings import RewardSettings
 
 TRUTH = classification_answer(["Edema"])
-OUTPUTS = [reasoned("x", TRUTH), reasoned("x", classification_answer(["Fracture"])), ""]
+OUTPUTS = [
+    reasoned("the left base is dense", TRUTH),
+    reasoned("the left base is dense", classification_answer(["Fracture"])),
+    "",
+]
 OURS = registry.reward("classification", "curriculum")(OUTPUTS, [Reference(TRUTH)] * 3)
 PAIR = "<think>a</think><answer>A) ✅</answer>"
 
@@ -34,13 +38,13 @@ def test_easyr1_calls_our_rewards_in_both_its_forms():
     assert function([{"response": text, "response_length": 3, "ground_truth": TRUTH} for text in OUTPUTS]) == OURS
     assert function(OUTPUTS, [TRUTH] * 3) == OURS  # DiagCoT's copy: (predicts, ground_truths)
     late = as_easyr1_loads(easyr1.__file__, "classification", progress=1.0, mode="released")
-    assert late(OUTPUTS[:1], [TRUTH])[0]["format"] == 0
+    assert late(OUTPUTS[:1], [TRUTH]) == registry.reward("classification", "released")(OUTPUTS[:1], [Reference(TRUTH)])
 
 
 def test_easyr1_gives_the_corpus_as_a_file(tmp_path):
     (tmp_path / "references.txt").write_text("the heart is large .\nthe lungs are clear .\n")
     function = as_easyr1_loads(easyr1.__file__, "report", corpus=str(tmp_path / "references.txt"))
-    output = reasoned("well", "the heart is large .")
+    output = reasoned("the left base is dense", "the heart is large .")
     (score,) = function([{"response": output, "response_length": 9, "ground_truth": "the heart is large ."}])
     assert score["overall"] == pytest.approx(1, abs=1e-6)
 

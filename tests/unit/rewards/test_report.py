@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.metrics.repetition import variety
+from diagcot.metrics.repetition import variety, variety_as_released
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
 from diagcot.tasks.prompts import reasoned
@@ -113,12 +113,8 @@ def test_the_variants_of_the_release():
     twice = "the heart is large. the heart is large. the lungs are clear."
     assert score("repetition", reasoned("I look at it", TRUTH))["overall"] == pytest.approx(0.3 + 0.5 * 0.85 + 0.2)
     assert score("repetition", reasoned(twice, TRUTH))["overall"] == pytest.approx(
-        0.3 + 0.5 * 0.85 + 0.2 * variety(twice)
+        0.3 + 0.5 * 0.85 + 0.2 * variety_as_released(twice)
     )
-    impression = "impression : the heart is large and there is an effusion ."
-    only, whole = reasoned("well", f"findings : nothing . {impression}"), Reference(f"findings : {OTHER} {impression}")
-    scores = {mode: registry.reward("report", mode)([only], [whole])[0]["overall"] for mode in ("spine", "released")}
-    assert scores["spine"] == pytest.approx(0.91, abs=1e-6) and scores["released"] < 0.8
 
 
 def test_variety_by_hand():

@@ -15,6 +15,7 @@ from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.prompts import classification_answer, grounding_answer, reasoned
+from diagcot.text.labels import listed
 from diagcot.text.layout import first_answer, last_answer
 from tests.unit.cot.cot_traces import trace
 
@@ -25,10 +26,9 @@ def texts(*pieces):
     return st.lists(st.sampled_from(pieces), max_size=7).map("".join)
 
 
-def rewarded(name, output, truth):
-    return registry.reward(name, {"closed": "checked", "open": "checked"}.get(name, "matched"))(
-        [output], [Reference(truth)]
-    )[0]
+def rewarded(name, output, truth, *options):
+    reward = registry.reward(name, {"closed": "checked", "open": "checked"}.get(name, "matched"))
+    return reward([output], [Reference(truth, options)])[0]
 
 
 def prediction(task, output, reference, read, **about):
@@ -43,7 +43,12 @@ def value(metrics, name):
 
 
 @settings(deadline=None)
-@given(texts("A", "B", ")", " ", "C) ", "✅", "❌", "the answer is ", ". ", "or "), st.sampled_from("ABCD"))
+@given(
+    texts(
+        "A", "B", "b) ", ")", " ", "C) ", "✅", "❌", "the answer is ", ". ", "or ", "**", "A small ", "no ", *OPTIONS
+    ),
+    st.sampled_from("ABCD"),
+)
 def test_options(answer, letter):
     gold = "\n".join(
         reasoned(f"about {option}", f"{option}) {'✅' if option == letter else '❌'}") for option in "ABCD"
@@ -51,11 +56,15 @@ def test_options(answer, letter):
     gold += "\n" + reasoned("so", f"{letter}) ✅")
     output = reasoned("first", "A) ❌") + reasoned("second", answer)
     row = prediction("single", output, gold, last_answer, options=OPTIONS, option=letter)
-    assert rewarded("closed", output, gold)["accuracy"] == value(closed_metrics([row]), "single_accuracy")
+    assert rewarded("closed", output, gold, *OPTIONS)["accuracy"] == value(closed_metrics([row]), "single_accuracy")
 
 
 @settings(deadline=None)
-@given(texts("Edema", "enlarged heart", ", ", ";", "\n", "no effusion", "✅", ": ", "[", "]", "and ", "nodule"))
+@given(
+    texts(
+        "Edema", "enlarged heart", ", ", ";", "\n", "no effusion", "✅", ": ", "[", "]", "and ", "nodule", "**", "\n- "
+    )
+)
 def test_findings(answer):
     gold = "\n".join(
         [reasoned("a", "Differential Diagnoses: [Edema, Cardiomegaly]"), reasoned("b", "Edema ✅"),
@@ -63,17 +72,20 @@ def test_findings(answer):
     )  # fmt: skip
     output = reasoned("first", "Differential Diagnoses: [Edema]") + reasoned("second", answer)
     row = prediction("open", output, gold, last_answer)
-    assert rewarded("open", output, gold)["accuracy"] == pytest.approx(value(open_metrics([row]), "open_f1"))
+    score, metrics = rewarded("open", output, gold)["accuracy"], open_metrics([row])
+    repeats = len(listed(row.answer)) - len(set(listed(row.answer)))
+    assert (score > 0) == (value(metrics, "open_f1") > 0) and score <= value(metrics, "open_f1") + 1e-9
+    assert (score == 1) == (value(metrics, "open_exact") == 1 and not repeats)
 
 
 @settings(deadline=None)
-@given(texts("Edema", "fracture", ", ", "and ", ": ", "No Finding", "no abnormality ", ".", "no ", "\n", "x"))
+@given(texts("Edema", "fracture", ", ", "and ", ": ", "No Finding", "no abnormality ", ".", "no ", "\n- ", "**", "x"))
 def test_labels(answer):
     truth, output = classification_answer(["Edema"]), reasoned("first", answer)
     row = prediction("classification", output, truth, first_answer, labels={"Edema": 1})
     (score,) = registry.reward("classification", "curriculum")([output], [Reference(truth)])
     f1 = value(classification_metrics([row], []), "classification_f1")
-    assert (score["labels"] > 0) == (f1 > 0) and (score["labels"] == pytest.approx(1, abs=3e-3)) == (f1 == 1)
+    assert (score["labels"] > 0) == (f1 > 0) and (score["labels"] == pytest.approx(1)) == (f1 == 1)
     bad = rules.fault(trace(task="classification", reference=truth, answer=first_answer(output)), FilterSettings())
     assert (bad is None) == (f1 == 1)
 

@@ -14,7 +14,16 @@ OPTIONS = ["Edema", "Pleural Effusion", "No Finding"]
     ("answer", "letter"),
     [
         ("B) ✅", "B"),
-        ("b) is it", ""),
+        ("b) is it", "B"),
+        ("(b)", "B"),
+        ("b", "B"),
+        ("Option b", "B"),
+        ("**B** ✅", "B"),
+        ("A small lesion is not seen, so: No Finding", "C"),  # the article
+        ("A chest X-ray with a large heart: B", "B"),
+        ("A is right", "A"),
+        ("No pleural effusion", ""),  # denied
+        ("There is no edema, but a pleural effusion", "B"),
         ("The answer is C", "C"),
         ("final: Edema", "A"),
         ("pleural effusion.", "B"),
