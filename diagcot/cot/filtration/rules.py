@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from diagcot.cot.records import TraceRecord
+from diagcot.cot.search.evidence import judged_before_seen
 from diagcot.cot.search.mentions import reference_mention
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.reports.labeler import label
@@ -22,7 +23,7 @@ from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.questions.worked_answers import trace_step
 from diagcot.text import boxes, labels, layout, options
 
-CLOSED = ("closed", "binary", "single", "multi", "view", "matching", "progression")
+CLOSED = ("closed", "binary", "single", "multi", "view", "matching", "progression", "combined")
 """Tasks whose answer is one option."""
 
 _SECTION = re.compile(r"(findings|impression) : (?=\S)")
@@ -159,6 +160,10 @@ def _hypotheses(trace: TraceRecord, settings: FilterSettings) -> str | None:
     return None if assessed == listed else f"assessed {_names(assessed)} of {_names(listed)}"
 
 
+def _order(trace: TraceRecord, settings: FilterSettings) -> str | None:
+    return judged_before_seen(trace["pairs"], trace["meta"]) or None
+
+
 def _option_score(trace: TraceRecord) -> Score:
     letter = options.named(trace["reference"])
     steps = [
@@ -207,6 +212,7 @@ _CLOSED: dict[str, Check] = {
     "options_not_judged": _options,
     "answer_wrong": _final(_option_score),
     "marks_wrong": _marks(_option_score),
+    "judged_before_seen": _order,
 }
 _ANSWERS: dict[str, dict[str, Check]] = {
     "report": {"section_missing": _sections, "labels_differ": _labels},
@@ -217,6 +223,7 @@ _ANSWERS: dict[str, dict[str, Check]] = {
         "options_not_judged": _hypotheses,
         "answer_wrong": _final(_disease_score),
         "marks_wrong": _marks(_disease_score),
+        "judged_before_seen": _order,
     },
     **dict.fromkeys(CLOSED, _CLOSED),
 }

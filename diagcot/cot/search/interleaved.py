@@ -10,6 +10,7 @@ from typing import Any
 
 from diagcot.cot.search import prompts, replies, schemas
 from diagcot.cot.search.calls import Answer, Caller, Question, Search, SearchError, Trace
+from diagcot.cot.search.evidence import judged_before_seen
 from diagcot.cot.search.replies import Step, UnreadableReplyError
 from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.settings import SearchSettings
@@ -121,7 +122,7 @@ def broken_rule(pairs: Sequence[Step], sample: CoTSample, hide_reference: bool) 
     """The first rule that the pairs break, as a clause that completes "because …"; empty if they break none.
 
     Every mark is correct and every gold answer is assessed; at least one hypothesis is refuted and none is named twice;
-    no thought is repeated, has tags, or (with `hide_reference`) mentions the reference.
+    no verdict stands before its evidence; no thought is repeated, has tags, or (with `hide_reference`) mentions the reference.
     """
     options = sample.meta.get("options")
     assessed = pairs[:-1] if options else pairs[1:-1]
@@ -138,6 +139,8 @@ def broken_rule(pairs: Sequence[Step], sample: CoTSample, hide_reference: bool) 
         return f"{', '.join(sorted(gold - correct))} is correct"
     if not options and correct == marks.keys():
         return "no absent finding is considered"
+    if fault := judged_before_seen(pairs, sample.meta):
+        return fault
     thinks = [line.lower() for think, _ in pairs for line in think.splitlines()]
     if len(set(thinks)) < len(thinks):
         return "two thoughts are the same"

@@ -48,11 +48,14 @@ class ClosedQuestion:
 _ABSENCE = re.compile(r"(?:no|none|neither)\b", re.IGNORECASE)
 
 
+def says_no(text: str) -> bool:
+    """Whether an option or a hypothesis says that others do not apply, so that it depends on their verdicts."""
+    return _ABSENCE.match(text) is not None
+
+
 def judging_order(options: Sequence[str]) -> str:
     """Letters of the options in the order in which a trace judges them: those that say no, none or neither last."""
-    return "".join(
-        sorted(LETTERS[: len(options)], key=lambda letter: bool(_ABSENCE.match(options[LETTERS.index(letter)])))
-    )
+    return "".join(sorted(LETTERS[: len(options)], key=lambda letter: says_no(options[LETTERS.index(letter)])))
 
 
 def closed_samples(questions: Sequence[ClosedQuestion], ref_name: str, wording: Wording, seed: int) -> Iterator[Sample]:
