@@ -253,6 +253,9 @@ class QuestionSettings(Settings):
 class SyntheticSettings(Settings):
     """Kind `synthetic-sft`: example conversations written by rule."""
 
+    split: Literal["train", "validate"] = Field(
+        default="train", description="Split of the studies; examples of `validate` measure what a model has learned."
+    )
     tasks: dict[str, float] = Field(
         default={
             "report": 1.0,
@@ -268,6 +271,10 @@ class SyntheticSettings(Settings):
             "judge_no": 0.15,
             "closed": 0.0,
             "open": 0.0,
+            "copy": 0.0,
+            "choice": 0.0,
+            "drawing": 0.0,
+            "drawing_boxes": 0.0,
         },
         description="Conversation -> average number of examples for each image or study.",
     )

@@ -13,22 +13,24 @@ IMAGE_BYTES, PIXELS, POWER = 33_300, 512, 1.56
 STUDY_BYTES = 1_500  # report, labels, boxes
 
 
-def shards(settings: BuildSettings, phantoms: Mapping[str, int]) -> int:
-    """Bytes of all shards, too many rather than too few. phantoms: role of an input -> studies of two images each."""
+def shards(settings: BuildSettings, drawn: Mapping[str, tuple[int, int]]) -> int:
+    """Bytes of all shards, too many rather than too few. drawn: role of an input -> its studies and images."""
     image = IMAGE_BYTES * (settings.image_size / PIXELS) ** POWER
     total = 0.0
     for source in settings.sources:
-        studies, images = _counts(source, phantoms)
+        studies, images = _counts(source, drawn)
         total += images * image + studies * STUDY_BYTES
     return int(total)
 
 
-def _counts(source: Source, phantoms: Mapping[str, int]) -> tuple[float, float]:
+def _counts(source: Source, drawn: Mapping[str, tuple[int, int]]) -> tuple[float, float]:
     """(studies, images) of a source. Raises UserError for a collection whose size is not known."""
-    if source.kind not in COLLECTIONS:
+    if source.input is not None and source.input in drawn:
+        studies, images = drawn[source.input]
+        frontal = studies / images if images else 1.0
+    elif source.kind in COLLECTIONS:
+        studies, images, frontal = COLLECTIONS[source.kind]
+    else:
         raise UserError(f"the number of images of {source.kind} is not known")
-    studies, images, frontal = COLLECTIONS[source.kind]
-    if source.input is not None and source.input in phantoms:
-        studies, images, frontal = phantoms[source.input], 2 * phantoms[source.input], 0.5
     used = min(studies, source.max_studies or studies)
     return used, images * used / studies * (frontal if source.frontal_only else 1) if studies else 0

@@ -1,5 +1,6 @@
 """Kind `shard`: an array of K short tasks, each of which writes one HDF5 shard of about a K-th of every source."""
 
+from diagcot.data.drawings.settings import DrawingsSettings
 from diagcot.data.phantom.settings import PhantomsSettings
 from diagcot.jobs import Unit
 from diagcot.shards import settings as shards
@@ -21,12 +22,13 @@ def check(stage: Stage[BuildSettings], chain: ChainView) -> None:
 def storage(stage: Stage[BuildSettings], chain: ChainView) -> int:
     """Bytes that the shards will take, by the number of images."""
     sources = {role: chain.stage(names[0]) for role, names in stage.inputs.items()}
-    phantoms = {
-        role: source.settings.studies
-        for role, source in sources.items()
-        if isinstance(source.settings, PhantomsSettings)
-    }
-    return shard_storage.shards(stage.settings, phantoms)
+    drawn: dict[str, tuple[int, int]] = {}  # role -> studies, images
+    for role, source in sources.items():
+        if isinstance(source.settings, PhantomsSettings):
+            drawn[role] = source.settings.studies, source.settings.studies * len(source.settings.views)
+        elif isinstance(source.settings, DrawingsSettings):
+            drawn[role] = source.settings.images, source.settings.images
+    return shard_storage.shards(stage.settings, drawn)
 
 
 def obtain(stage: Stage[BuildSettings], chain: ChainView) -> None:

@@ -6,6 +6,7 @@ the whole chain runs in minutes. A model that follows instructions does not need
 """
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from diagcot.cot.search import prompts
 from diagcot.cot.search.sample import select_samples
 from diagcot.cot.settings import CollectSettings, SyntheticSettings
+from diagcot.cot.synthetic import drawings, exercises
 from diagcot.cot.synthetic.conversations import CONVERSATIONS, Material, Reading, chance, pairs
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
@@ -21,9 +23,9 @@ from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks.questions.questions import CLOSED, question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
+from diagcot.tasks.views import study_views
 
-SPLIT = "train"
-_KNOWN = ("report", "grounding", *CONVERSATIONS, "closed", "open")
+_KNOWN = ("report", "grounding", *CONVERSATIONS, "closed", "open", *exercises.WRITERS, *drawings.TASKS)
 
 
 @contextlib.contextmanager
@@ -43,6 +45,8 @@ def run(unit: Unit, shared: SyntheticSettings, ctx: Context) -> Result | None:
         *_direct(shard, name, shared),
         *_conversations(shard, name, shared),
         *_questions(shard, name, shared, ctx),
+        *_exercises(shard, name, shared),
+        *_drawings(shard, name, shared),
     ]
     samples.sort(key=lambda sample: (sample.id, sample.task))
     final = ctx.output / f"{unit.key}.jsonl"
@@ -53,14 +57,14 @@ def run(unit: Unit, shared: SyntheticSettings, ctx: Context) -> Result | None:
 
 def _direct(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
     for task, make in (("report", tasks.report_samples), ("grounding", tasks.grounding_samples)):
-        for sample in make(shard, name, SPLIT):
+        for sample in make(shard, name, settings.split):
             if sample.meta.get("phantom"):
                 yield from _repeated(sample, settings.tasks.get(task, 0.0))
 
 
 def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
     readings: list[tuple[Sample, Reading]] = []
-    for sample in tasks.report_samples(shard, name, SPLIT):
+    for sample in tasks.report_samples(shard, name, settings.split):
         short = len(sample.answer.split()) <= settings.max_words
         if short and sample.meta.get("phantom") and sample.meta.get("view") not in ("LATERAL", "LL"):
             study = shard.study(shard.study_of(sample.images[0].row))
@@ -93,7 +97,7 @@ def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Contex
     if not wanted:
         return
     shares = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)
-    asked = question_samples(shard, name, SPLIT, shares, Wording(), ctx.seed, "image")
+    asked = question_samples(shard, name, settings.split, shares, Wording(), ctx.seed, "image")
     questions = {sample.id: sample for sample in asked}
     selection = CollectSettings(tasks=tuple(wanted), views="all", max_reference_chars=1_000_000)
     used: set[tuple[str, int]] = set()
@@ -107,6 +111,26 @@ def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Contex
             messages = (*prompts.system(), ("user", prompt), ("assistant", answer))
             example = Sample(f"{sample.id}:{kind}", kind, sample.study, sample.images, messages, {"phantom": True})
             yield from _repeated(example, settings.tasks[kind])
+
+
+def _exercises(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
+    """Exercises without an image, from the sentences of each phantom's report."""
+    for sample in tasks.report_samples(shard, name, settings.split):
+        if sample.meta.get("phantom"):
+            study = shard.study(shard.study_of(sample.images[0].row))
+            statements = [text for part in (study.findings, study.impression) for text in re.findall(r"[^.]+\.", part)]
+            for task in exercises.WRITERS:
+                prompt, answer = exercises.write(task, [text.strip() for text in statements], sample.id)
+                messages = (("user", prompt), ("assistant", answer))
+                example = Sample(f"{sample.id}:{task}", task, sample.study, (), messages, {"phantom": True})
+                yield from _repeated(example, settings.tasks.get(task, 0.0))
+
+
+def _drawings(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
+    for view in study_views(shard, settings.split):
+        if view.study.dataset == drawings.DATASET:
+            for task, prompt, answer in drawings.conversations(view.study):
+                yield from _repeated(view.sample(task, name, prompt, answer, task), settings.tasks.get(task, 0.0))
 
 
 def _other(readings: Sequence[tuple[Sample, Reading]], index: int) -> Reading | None:

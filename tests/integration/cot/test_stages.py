@@ -293,3 +293,19 @@ def test_weights_of_the_primer_are_averages(run_folder):
     assert counts[0.0] == 0 and counts[2.0] == 2 * films and 0.2 * films < counts[0.5] < 0.8 * films
     with pytest.raises(ValueError, match="unknown tasks of synthetic-sft: raport"):
         run_unit(synthetic_sft, UNIT, stage(run_folder, "p", {"tasks": {"raport": 1.0}}, shards="shard"))
+
+
+def test_drawings_become_conversations_with_their_boxes(tmp_path: Path) -> None:
+    from diagcot.data.drawings import build as drawings
+    from diagcot.shards import build
+
+    run_unit(drawings, Unit("tree"), stage(tmp_path, "drawings", {"images": 30, "size": 56}))
+    source = {"kind": "recipes/toy-base/drawings.yaml", "input": "drawings"}
+    run_unit(build, UNIT, stage(tmp_path, "shard", {"sources": [source], "image_size": 56}, drawings="drawings"))
+    settings = {"tasks": {"drawing": 1.0, "drawing_boxes": 1.0}}
+    run_unit(synthetic_sft, UNIT, stage(tmp_path, "conversations", settings, shards="shard"))
+    samples = list(read_samples(tmp_path / "shards" / "test" / "conversations" / "00000.jsonl"))
+    described = [sample for sample in samples if sample.task == "drawing"]
+    assert len(described) == 30 and all(sample.answer.startswith("There is ") for sample in described)
+    boxed = [sample for sample in samples if sample.task == "drawing_boxes"]
+    assert 15 < len(boxed) < 30 and all("<box>(" in sample.answer for sample in boxed)
