@@ -271,6 +271,7 @@ class SyntheticSettings(Settings):
             "judge_no": 0.15,
             "closed": 0.0,
             "open": 0.0,
+            "reasoned": 0.0,
             "copy": 0.0,
             "choice": 0.0,
             "drawing": 0.0,

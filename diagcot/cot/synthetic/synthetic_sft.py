@@ -20,12 +20,14 @@ from diagcot.cot.synthetic.conversations import CONVERSATIONS, Material, Reading
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
+from diagcot.tasks.prompt_set import DEFAULT
+from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.questions.questions import CLOSED, question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 from diagcot.tasks.views import study_views
 
-_KNOWN = ("report", "grounding", *CONVERSATIONS, "closed", "open", *exercises.WRITERS, *drawings.TASKS)
+_KNOWN = ("report", "grounding", *CONVERSATIONS, "reasoned", "closed", "open", *exercises.WRITERS, *drawings.TASKS)
 
 
 @contextlib.contextmanager
@@ -89,6 +91,10 @@ def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iter
                 meta={"phantom": True},
             )
             yield from _repeated(example, settings.tasks.get(task, 0.0))
+        request = f"{sample.prompt}\n{DEFAULT.render('format_instruction')}"
+        messages = (("user", request), ("assistant", reasoned(correct.reasoning, correct.answer)))
+        example = replace(sample, id=f"{sample.id}:reasoned", task="reasoned", messages=messages)
+        yield from _repeated(example, settings.tasks.get("reasoned", 0.0))
 
 
 def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Context) -> Iterator[Sample]:
