@@ -1,0 +1,122 @@
+"""`diagcot reward`: components of replies as JSON lines, and what it answers to broken rows."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diagcot.cli.main import main
+from diagcot.rewards import registry
+from diagcot.rewards.score import Reference
+
+ROWS: list[dict[str, object]] = [
+    {"output": "<think>a</think><answer>At <box>(400,500),(100,100)</box></answer>", "answer": "<box>(100,100),(400,500)</box>"},
+    {"output": "", "answer": "a normal film", "progress": 1},
+]  # fmt: skip
+OPTIONS = ["Edema", "Fracture"]
+GOLD = "<think>a</think><answer>B) ✅</answer>"
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_rows_of_a_file_and_of_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines(*ROWS) + "\n")
+    expected = registry.reward("grounding", "released")(
+        [str(row["output"]) for row in ROWS], [Reference(str(row["answer"])) for row in ROWS]
+    )
+    assert main(["reward", "--name", "grounding", "--mode", "released", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert [json.loads(line) for line in printed.splitlines()] == expected
+    assert expected[0]["overall"] == 1.0  # corners in any order
+    out = tmp_path / "scores.jsonl"
+    assert main(["reward", "--name", "grounding", "--mode", "released", "--out", str(out), str(file)]) == 0
+    assert out.read_text() == printed and capsys.readouterr().out == ""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines(*ROWS)))
+    assert main(["reward", "--name", "grounding", "--mode", "released", "-"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_progress_options_and_the_default_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    half = {"output": "<answer>Edema</answer>", "answer": "Edema, Fracture"}
+    file.write_text(lines(half, half | {"progress": 1.0}))
+    assert main(["reward", "--name", "classification", str(file)]) == 0
+    early, late = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert late["labels"] == pytest.approx(early["labels"] ** 2) and 0 < late["labels"] < early["labels"]
+    file.write_text(lines({"output": "<answer>Fracture</answer>", "answer": GOLD, "options": OPTIONS}))
+    assert main(["reward", "--name", "closed", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 1
+
+
+def test_the_clinical_report_reward_takes_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, corpus = tmp_path / "rows.jsonl", tmp_path / "references.txt"
+    report = "the heart is large . there is a small effusion ."
+    file.write_text(lines({"output": f"<answer>{report}</answer>", "answer": report}))
+    assert main(["reward", "--name", "report", str(file)]) == 1
+    assert "(--corpus)" in capsys.readouterr().err
+    corpus.write_text(f"{report}\nthe lungs are clear .\n")
+    assert main(["reward", "--name", "report", "--corpus", str(corpus), str(file)]) == 0
+    assert json.loads(capsys.readouterr().out)["clinical"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", ":2 is not a JSON object"),
+        ('["a"]', ":2 needs the texts output and answer"),
+        ('{"output": "a"}', ":2 needs the texts output and answer"),
+        ('{"output": "a", "answer": "b", "progress": 2}', ":2: progress must be a number from 0 to 1"),
+        ('{"output": "a", "answer": "b", "options": "c"}', ":2: options must be a list"),
+        ('{"output": "a", "answer": "b"}', ":2: the reference of a closed question must be"),
+    ],
+)
+def test_a_broken_row_is_named(row: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"output": GOLD, "answer": GOLD}) + row + "\n")
+    assert main(["reward", "--name", "closed", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"error: {file}{message}") and len(shown.out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name", "boxes", "x"], "there is no reward 'boxes'; "),
+        (["--name", "groundin", "x"], "did you mean 'grounding'?"),
+        (
+            ["--name", "open", "--mode", "release", "x"],
+            "the reward open has no mode 'release'; did you mean 'released'?",
+        ),
+        (["--name", "open", "nowhere.jsonl"], "there is no file nowhere.jsonl"),
+        (["--name", "report", "--corpus", "nowhere.txt", "x"], "there is no file nowhere.txt"),
+        (["--name", "nowhere.py:f", "--mode", "trl", "x"], "there is no Python file nowhere.py"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reward", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_no_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
+    code = (
+        "import sys; from diagcot.cli.main import main\n"
+        "assert main(['reward', '--name', 'grounding', 'rows.jsonl']) == 0\n"
+        "assert not {'torch', 'transformers', 'vllm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
