@@ -9,7 +9,7 @@ from diagcot.cot.search.schemas import Limits
 from diagcot.jobs.settings import Settings, current_keys
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS
-from diagcot.tasks.questions.wording import Wording
+from diagcot.tasks.questions.wording import Share, Wording
 
 
 class LimitSettings(Settings):
@@ -227,13 +227,10 @@ class QuestionSettings(Settings):
     views: Literal["image", "study"] = Field(
         default="image", description="Ask about each image, or about all images of a study together."
     )
-    tasks: dict[str, float] = Field(
+    tasks: dict[str, Share] = Field(
         default=dict.fromkeys((task for task in QUESTIONS if task != "grounding_pixels"), 1.0),
-        description="Question task -> share of the patients, 0 to 1, that are asked.",
-    )
-    layout: Literal["interleaved", "single"] = Field(
-        default="interleaved",
-        description="Worked answers: pairs of thought and answer, or all thoughts in one and a single answer.",
+        description="Question task -> share of the patients, 0 to 1, that it asks about, or [from, to]: stages with [0, 0.1] and"
+        " [0.1, 0.3] share no patient of the task.",
     )
     wording: dict[str, list[str]] = Field(
         default={}, description="Question task -> wordings that replace the defaults (docs/questions.md)."
@@ -245,8 +242,10 @@ class QuestionSettings(Settings):
         unknown = sorted(set(self.tasks) - set(QUESTIONS))
         if unknown:
             raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(QUESTIONS)}")
-        if not all(0 <= share <= 1 for share in self.tasks.values()):
-            raise ValueError("the share of a task is a number from 0 to 1")
+        for share in self.tasks.values():
+            first, last = share if isinstance(share, tuple) else (0.0, share)
+            if not 0 <= first <= last <= 1:
+                raise ValueError("the share of a task is a number from 0 to 1, or two of them in order")
         return self
 
 

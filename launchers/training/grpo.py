@@ -1,13 +1,20 @@
 """Kind `grpo`: one multi-node job of reinforcement learning: DeepSpeed ranks, and Ray with vLLM servers."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from diagcot.jobs import UserError
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.cost import POLICY_BYTES, Estimate, Workload, weights_storage
+from diagcot.training.config.settings import SftSettings
+from diagcot.training.cost import POLICY_BYTES, VALUE_BYTES, Estimate, Workload, weights_storage
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 PROMPT_TOKENS = 100  # text of a prompt
+LAYOUT_KINDS = ("filter", "questions", "synthetic-sft")  # whose samples answer in the layout that rewards ask for
+LOW_TEMPERATURE = 0.5  # below it most answers of a group are the same
+LARGE_REFERENCE = 10e9  # bytes of a reference model that a plan mentions
 
 
 def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
@@ -16,6 +23,58 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
     if settings.mix and "mix" not in stage.inputs:
         raise UserError(f"stage {stage.name} mixes prompts and has no input of role mix")
     model_size.check_batches(stage, settings.deepspeed, settings.trainers(resources.ranks, resources.nodes))
+
+
+def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
+    """What a plan shows of a stage that will learn little, or that keeps much in memory."""
+    return [f"{stage.name}: {line}" for line in (*_learning_notes(stage, chain), *_memory_notes(stage, chain))]
+
+
+def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
+    settings = stage.settings
+    own_rewards = any(".py:" not in reward.name for reward in settings.reward_table.values())
+    if own_rewards and settings.reasoning == "expected" and not _taught(stage, chain):
+        yield (
+            "no stage before it teaches the layout that its reward asks for; where no rollout has it, the stage is refused"
+            " before its first update"
+        )
+    base, expected = model_size.base_of(stage, chain), model_size.TRACE_TOKENS[1]
+    reports = settings.task == "report" and stage.inputs.get("shards") and settings.reasoning == "expected"
+    if reports and base and base.settings.pretrained and settings.max_tokens < expected:
+        yield f"max_tokens {settings.max_tokens} cuts most answers: a report with its reasoning takes about {expected}"
+    if settings.temperature < LOW_TEMPERATURE:
+        yield (
+            f"at temperature {settings.temperature:g} the {settings.group_size} answers of a group hardly differ, and equal"
+            " rewards teach nothing"
+        )
+
+
+def _taught(stage: Stage[Any], chain: ChainView) -> bool:
+    """Whether a stage that the model descends from was trained on answers in the layout that rewards ask for."""
+    for role in ("model", "adapter"):
+        for name in stage.inputs.get(role, []):
+            before = chain.stage(name)
+            sources = [chain.stage(source).spec.kind for source in before.inputs.get("samples", [])]
+            learns = isinstance(before.settings, SftSettings) and before.settings.reasoning != "dropped"
+            if (learns and any(kind in LAYOUT_KINDS for kind in sources)) or _taught(before, chain):
+                return True
+    return False
+
+
+def _memory_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
+    settings = stage.settings
+    if not settings.kl_coef or settings.deepspeed.stage == 3 or not chain.resources(stage.name).gpus:
+        return
+    try:
+        shape = model_size.shape(stage, chain)
+    except UserError:  # `check` reports it
+        return
+    size = sum(shape.counts.values()) * VALUE_BYTES[settings.deepspeed.precision] if shape else 0
+    if size > LARGE_REFERENCE:
+        yield (
+            f"kl_coef {settings.kl_coef:g} keeps a reference model of {size / 1e9:.0f} GB on every GPU beside the policy;"
+            " `deepspeed: {stage: 3}` divides both among the GPUs"
+        )
 
 
 def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
@@ -58,6 +117,7 @@ KIND = StageKind(
     unit_s=600,
     units=one_training,
     check=check,
+    notes=notes,
     storage=storage,
     estimate=estimate,
     needs=("vllm", "ray", "deepspeed", "collective", "java"),

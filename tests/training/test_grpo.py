@@ -134,7 +134,8 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
     name = str(shard.relative_to(warm / "shards"))
     write_samples(warm / "shards/test/mix/00000.jsonl", classification_samples(Shard(shard), name, "train"))
     ahead = grpo(
-        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, async_rollouts=True, importance_cap=2.0, max_resample_rounds=1,
+        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, async_rollouts=True, importance_cap=2.0, top_p=1.0,
+        max_resample_rounds=1,
         mix={"start": 0.5, "end": 0.25}, rewards={"classification": {"name": "classification"}},
         validation={**VALIDATION, "every": None}, deepspeed={**DEEPSPEED, "global_batch": 16},
     )  # fmt: skip
@@ -219,6 +220,36 @@ def kill(root: int, name: str) -> None:
         assert time.monotonic() < began + BOUND_S, alive
         time.sleep(0.2)
     print(f"{name} killed: all of Ray gone after {time.monotonic() - began:.1f} s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "groups"),
+    [({"max_tokens": 4}, "every rollout is cut at max_tokens 4", 16), ({"temperature": 1e-4}, "are equal", 4)],
+    ids=["cut", "flat"],
+)
+def test_a_run_that_cannot_learn_is_refused(
+    warm: Path, warm_server: None, changes: dict[str, Any], said: str, groups: int
+) -> None:
+    """Before the first update, on every rank, as an error for the user; with further groups if need be."""
+    stage = f"vain-{groups}"
+    vain = grpo(warm, stage, **changes, precheck_groups=groups)
+    assert vain.ended(400) != [0, 0]
+    told = [line for line in vain.log.read_text().splitlines() if line.startswith("diagcot.jobs.errors.UserError: ")]
+    assert len(told) == 2
+    for line in told:
+        assert f"cannot learn, as the first {groups} groups of 8 rollouts show" in line
+        assert said in line and "precheck_groups: 0" in line
+    assert not vain.rows() and not (vain.output / "model").exists()
+
+
+def test_a_divided_model_and_reference_learn_the_same(warm: Path, undisturbed: Job) -> None:
+    divided = grpo(warm, "divided", **OPTIONS, warn_gap=1e-9, deepspeed={**DEEPSPEED, "steps": 2, "stage": 3})
+    divided.wait()
+    for row, expected in zip(steps(divided), steps(undisturbed)[:2], strict=True):
+        for name in ("loss", "kl", "grad_norm", "reward"):
+            assert row[name] == pytest.approx(expected[name], rel=0.05, abs=0.02), name
+    (warning,) = divided.events("gap_warning")
+    assert warning["step"] == 1 and warning["gap"] <= 0.02 and warning["level"] == 1e-9
 
 
 def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, warm_server: None) -> None:

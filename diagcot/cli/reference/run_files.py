@@ -86,6 +86,7 @@ EVENTS = {
     "training": "Training begins: sizes of the data, number of steps, parameters by component.",
     "ready": "Ray, the rollout servers and the reward workers of a GRPO stage are ready.",
     "validated": "Figures of the held-out prompts after a step.",
+    "gap_warning": "Policy and servers differ by more than `warn_gap`: the first such step of an execution, and its gap.",
     "stopped": "Training stopped after a step because a stop was requested.",
     "resumed": "Training continues from a checkpoint.",
     "checkpoint": "A checkpoint is complete: seconds that training waited, and seconds of writing.",

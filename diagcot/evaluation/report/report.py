@@ -13,7 +13,7 @@ from diagcot.evaluation.report.published import PUBLISHED, Published
 from diagcot.evaluation.scores.verdicts import RULE
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again
-_CURVES = ("loss", "reward", "kl", "accuracy", "format", "iou", "bleu", "f1", "gate", "length")
+_CURVES = ("loss", "gap", "kl", "reward", "accuracy", "format", "iou", "bleu", "f1", "gate", "length")
 _MARKS = {"better": "▲", "worse": "▼", "unclear": ""}
 
 
@@ -71,8 +71,17 @@ def _curves(stages: Sequence[Stage], colours: Mapping[str, int]) -> list[tuple[s
         wanted.sort(key=lambda name: next(i for i, word in enumerate(_CURVES) if word in name))
         for name in wanted[:9]:
             colour = colours.get(stage.name, place % COLOURS)
-            found.append((stage.name, name.replace("_", " "), drawing.curve(stage.curves[name], colour)))
+            found.append((stage.name, _title(stage, name), drawing.curve(stage.curves[name], colour)))
     return found
+
+
+def _title(stage: Stage, name: str) -> str:
+    """A figure's name in words; for the gap between policy and servers with its bounds."""
+    if name == "gap" and "warn_gap" in stage.settings:
+        return (
+            f"gap to the servers, nats a token (warning {stage.settings['warn_gap']}, end {stage.settings['max_gap']})"
+        )
+    return name.replace("_", " ")
 
 
 def _families(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diagcot.data import seeded
 from diagcot.tasks.questions import image_questions, label_questions
 from diagcot.tasks.questions.context import QuestionContext
-from diagcot.tasks.questions.wording import TASKS, Wording
+from diagcot.tasks.questions.wording import TASKS, Share, Wording
 from diagcot.tasks.questions.worked_answers import ClosedQuestion, closed_samples
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import StudyView, ViewPolicy, study_views
@@ -34,12 +34,12 @@ def question_samples(
     shard: "Shard",
     ref_name: str,
     split: str,
-    tasks: Mapping[str, float],
+    tasks: Mapping[str, Share],
     wording: Wording,
     seed: int,
     views: ViewPolicy,
 ) -> Iterator[Sample]:
-    """The questions of a shard. tasks: task -> the share (0 to 1) of the patients that it asks about.
+    """The questions of a shard. tasks: task -> the share of the patients that it asks about.
 
     `ref_name` is the shard's path under the shards root. Raises ValueError for an unknown task.
     """
@@ -73,7 +73,11 @@ def _samples(
         yield from image_questions.report_part(task, context, ref_name)
 
 
-def _share(views: Sequence[StudyView], task: str, share: float, seed: int) -> list[StudyView]:
+def _share(views: Sequence[StudyView], task: str, share: Share, seed: int) -> list[StudyView]:
     """A fixed choice of whole patients, so that pairs of studies stay together."""
-    most = share * 2**64
-    return [view for view in views if seeded.rank(seed, view.study.dataset, view.study.patient, task) < most]
+    first, last = share if isinstance(share, tuple) else (0.0, share)
+
+    def rank(view: StudyView) -> int:
+        return seeded.rank(seed, view.study.dataset, view.study.patient, task)
+
+    return [view for view in views if first * 2**64 <= rank(view) < last * 2**64]

@@ -12,6 +12,9 @@ TASKS = (
 )  # fmt: skip
 """The tasks; the other keys of the wordings are parts of their questions, or thoughts."""
 
+Share = float | tuple[float, float]
+"""A share of the patients, 0 to 1, or where it begins and ends among them: (0.1, 0.3) is the fifth after the first tenth."""
+
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "binary": ("finding", "options", "steps"),
     "single": ("options", "steps"),

@@ -127,6 +127,11 @@ class GrpoSettings(FreezePolicy):
     reward: RewardSettings = Field(RewardSettings(), description="Reward of all samples that `rewards` does not name.")
     rewards: dict[str, RewardSettings] = Field({}, description="Task and the reward of its samples.")
     carry_gate: bool = Field(False, description="Start from the gate of the GRPO stage that made the model.")
+    reasoning: Literal["expected", "none"] = Field(
+        "expected",
+        description="expected: replies reason and answer in the layout of the reward; none: the whole reply is the answer, and"
+        " the reward gets it inside that layout, so the format is never in doubt.",
+    )
     task: str = Field(
         "report", description="Task of the prompts made from the input `shards`; the input `samples` brings its own."
     )
@@ -147,7 +152,9 @@ class GrpoSettings(FreezePolicy):
     temperature: float = Field(0.9, gt=0, description="Sampling temperature of the rollouts.")
     top_p: float = Field(0.99, gt=0, le=1, description="Probability mass that rollouts are sampled from.")
     kl_coef: float = Field(
-        0.05, ge=0, description="Weight of the KL term (k3) in the loss; above 0 every GPU holds a reference model."
+        0.05,
+        ge=0,
+        description="Weight of the KL term (k3) in the loss; above 0 every GPU holds a reference model (ZeRO-3: its part).",
     )
     ratio_clipping: ClipSettings = Field(ClipSettings(), description="Bounds of the policy ratio.")
     ratio: Literal["token", "sequence"] = Field(
@@ -164,7 +171,7 @@ class GrpoSettings(FreezePolicy):
     importance_cap: float | None = Field(
         None,
         gt=0,
-        description="Cap of the importance weight p(policy) / p(server) of a token; null: all weights are 1.",
+        description="Cap of a token's importance weight p(policy) / p(server), which corrects the gap; null: all weights are 1.",
     )
     max_resample_rounds: int = Field(
         0, ge=0, description="Rounds in which groups of equal rewards are replaced by further prompts (DAPO)."
@@ -200,10 +207,21 @@ class GrpoSettings(FreezePolicy):
     sync: Literal["folder", "device"] = Field(
         "folder", description="Weights reach the servers as files in memory, or from GPU to GPU (NCCL or CUDA IPC)."
     )
-    max_gap: float = Field(
+    warn_gap: float = Field(
         0.02,
         gt=0,
-        description="Largest mean |log p(policy) - log p(server)| of rollout tokens in nats; more ends the stage.",
+        description="Mean |log p(policy) - log p(server)| of a step's rollout tokens in nats above which an event warns.",
+    )
+    max_gap: float = Field(
+        0.15,
+        gt=0,
+        description="Largest such mean in nats; more ends the stage before its weights change. bf16 alone gives 0.03 to 0.06.",
+    )
+    precheck_groups: int = Field(
+        16,
+        ge=0,
+        description="Before the first update, groups of rollouts that may show that there is nothing to learn from before the"
+        " stage is refused; 0 refuses nothing.",
     )
     object_store_mb: int = Field(80, ge=76, description="Ray's shared memory on a node, in MB.")
     start_timeout_s: float = Field(1800, gt=0, description="Seconds until Ray and the servers must be ready.")
@@ -239,14 +257,15 @@ class GrpoSettings(FreezePolicy):
 
     @model_validator(mode="after")
     def _options_agree(self) -> "GrpoSettings":
-        if self.importance_cap is not None and self.temperature != 1:
+        if self.importance_cap is not None and (self.temperature != 1 or self.top_p != 1):
             raise ValueError(
-                "importance_cap needs temperature 1: servers report log-probabilities of the model's own distribution, and the"
-                " ratio for another temperature cannot be computed from them"
+                "importance_cap needs temperature 1 and top_p 1: servers report log-probabilities of the model's own"
+                " distribution, and the ratio for another one cannot be computed from them"
             )
         if self.async_rollouts and self.importance_cap is None:
             raise ValueError(
-                "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0"
+                "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0, with"
+                " temperature 1 and top_p 1"
             )
         if self.server.endpoint:
             raise ValueError("server.endpoint cannot follow the policy: rollouts need the stage's own servers")

@@ -11,6 +11,7 @@ from diagcot.jobs.settings import Settings
 
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+Reasoning = Literal["kept", "joined", "dropped"]
 
 
 class TinySettings(Settings):
@@ -143,6 +144,11 @@ class SftSettings(FreezePolicy):
     )
     samples_weight: float = Field(
         1.0, ge=0, description="How often each sample of the input `samples` is seen in an epoch."
+    )
+    reasoning: Reasoning = Field(
+        "kept",
+        description="Reasoning in the answers of the input `samples`: kept; joined in one block before the last answer; or"
+        " dropped, so that the last answer alone is learned.",
     )
     max_length: int = Field(4096, ge=32, description="Most tokens of a sample; longer answers are cut and counted.")
     validation: int = Field(64, ge=0, description="Number of held-out samples for the validation loss.")

@@ -15,7 +15,7 @@ class GpuMemory:
     """Bytes on the fullest GPU, by what takes them."""
 
     weights: float  # of the trained model; with ZeRO-3 this GPU's part and the layers that are gathered
-    reference: float  # of the frozen copy that GRPO's KL term needs
+    reference: float  # of the frozen copy that GRPO's KL term needs, divided like the weights
     gradients: float
     optimizer: float
     activations: float
@@ -39,10 +39,13 @@ def gpu_memory(
     size = VALUE_BYTES[settings.precision]
     whole = sum(shape.counts.values())
     trained = sum(count for name, count in shape.counts.items() if name in trainable) + adapter
-    divided = settings.stage == 3
+
+    def states(parameters: int) -> float:
+        return _divided_weights(shape, parameters, settings, ranks) if settings.stage == 3 else parameters * size
+
     return GpuMemory(
-        weights=_divided_weights(shape, whole + adapter, settings, ranks) if divided else (whole + adapter) * size,
-        reference=whole * size if load.reference else 0.0,  # not divided, whatever the stage of ZeRO
+        weights=states(whole + adapter),
+        reference=states(whole) if load.reference else 0.0,
         gradients=trained * size / ranks,
         optimizer=0.0 if settings.offload else trained * OPTIMIZER_BYTES / ranks,
         activations=_activations(shape, trainable, settings, load) * size,

@@ -16,7 +16,7 @@ class Workload:
     learned_tokens: int  # of the text tokens, those whose logits are computed
     sequences: int | None = None  # of the whole stage; None if that is not known beforehand
     scoring_passes: int = 0  # passes without gradients for each pass with them, as for GRPO's old and reference policy
-    reference: bool = False  # a frozen copy of the model stands on every GPU
+    reference: bool = False  # a frozen copy of the model, whole on every GPU or with ZeRO-3 divided
     logit_bytes: int = CROSS_ENTROPY_BYTES
 
     @property

@@ -14,7 +14,9 @@ from diagcot.tasks.diagnosis import SAMPLES
 from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.tasks.views import ViewPolicy
+from diagcot.training.config.settings import Reasoning
 from diagcot.training.data.collator import Collator
+from diagcot.training.data.reasoning import with_reasoning
 from diagcot.training.distributed import process_group
 
 MAX_HELD_OUT = 0.1  # share of the samples without a split in their data
@@ -38,11 +40,16 @@ class Lengths:
 
 
 def load(
-    ctx: Context, tasks: dict[str, float], samples_weight: float, validation: int, views: ViewPolicy = "image"
+    ctx: Context,
+    tasks: dict[str, float],
+    samples_weight: float,
+    validation: int,
+    views: ViewPolicy = "image",
+    reasoning: Reasoning = "kept",
 ) -> Dataset:
     """Read the inputs of roles `samples` and `shards`.
 
-    tasks: weight of each task made from shards. validation: samples to hold out at most.
+    tasks: weight of each task made from shards. validation: samples to hold out at most. reasoning: of role `samples`.
     Raises ValueError if there is nothing to train on.
     """
     train: list[Sample] = []
@@ -51,8 +58,9 @@ def load(
         train += _weighted(from_shards(ctx, task, "train", views), weight, ctx.seed)
         held_out += from_shards(ctx, task, "validate", views) if validation else []
     if ctx.inputs.get("samples"):
+        samples = [with_reasoning(sample, reasoning) for sample in from_files(ctx)]
         # A study held out by the shards' split is held out here too.
-        kept, split_off = _hold_out(from_files(ctx), validation, ctx.seed)
+        kept, split_off = _hold_out(samples, validation, ctx.seed)
         train += _weighted(kept, samples_weight, ctx.seed)
         held_out += split_off
     if not train:

@@ -129,6 +129,28 @@ def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context
     return engine
 
 
+def frozen(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context) -> Any:
+    """`model` for passes without gradients: whole on this rank's device, or with ZeRO-3 divided among the ranks.
+
+    With ZeRO-3 creating it and every pass are collectives.
+    """
+    model.requires_grad_(False).eval()
+    if settings.stage == 2:
+        return model.to(process_group.device(ctx))
+    import deepspeed
+
+    engine: Engine = deepspeed.initialize(model=model, config=_frozen_config(settings, ctx.world_size))[0]
+    engine.eval()
+    return engine
+
+
+def _frozen_config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a model that has no optimiser."""
+    whole = config(settings, world_size)
+    whole["zero_optimization"].pop("offload_optimizer", None)
+    return whole
+
+
 def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: norms and biases have no scale to shrink."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

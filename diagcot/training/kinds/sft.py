@@ -35,7 +35,9 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     base = model_input(ctx)
     processor = model.load_processor(base)
     collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
-    data = dataset.load(ctx, settings.tasks, settings.samples_weight, settings.validation, settings.views)
+    data = dataset.load(
+        ctx, settings.tasks, settings.samples_weight, settings.validation, settings.views, settings.reasoning
+    )
     collator.show_blank = len({bool(sample.images) for sample in [*data.train, *data.validation]}) == 2
     lengths = dataset.measure(ctx, data.train, collator)
     network, counts = load_model(base, settings, ctx)

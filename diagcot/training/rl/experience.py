@@ -13,6 +13,8 @@ from diagcot.training.rl.objective import overlong_penalty
 from diagcot.training.rl.rollout import Rollout
 from diagcot.training.rl.validation import component_means
 
+_EQUAL = 1e-6  # rewards of a group that differ by less count as equal: models on other batches round differently
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -75,3 +77,30 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
         ]
         figures[f"reward_of_{task}"] = sum(values) / len(values)
     return figures
+
+
+def nothing_to_learn(experience: Experience, scores: Sequence[Score], settings: GrpoSettings) -> str:
+    """Why these rollouts would teach the policy nothing, and what to do about it; empty if they would teach something.
+
+    scores: the final ones. The first of three reasons is given: every rollout is cut, none has the layout that the reward
+    asks for (its component `format`), the rewards inside every group are equal.
+    """
+    rollouts = experience.rollouts
+    if all(rollout.cut for rollout in rollouts):
+        return (
+            f"every rollout is cut at max_tokens {settings.max_tokens} and has no answer. Raise max_tokens, or shorten the"
+            " answers with a stage of supervised fine-tuning first"
+        )
+    layout = [score["format"] for score in scores if "format" in score]
+    if layout and not any(layout):
+        return (
+            "no rollout has the layout that the reward asks for, so its other parts have nothing to score. Ask for the layout"
+            " in the prompt (format_instruction), or start from a model that a stage of supervised fine-tuning taught it"
+        )
+    rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
+    if bool((rewards.amax(1) - rewards.amin(1) < _EQUAL).all()):
+        return (
+            f"the rewards inside every group are equal (their mean is {float(rewards.mean()):.3f}), so all advantages are 0."
+            " Raise temperature or group_size, take prompts of another difficulty, or a reward that tells such answers apart"
+        )
+    return ""

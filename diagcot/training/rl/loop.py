@@ -1,6 +1,7 @@
 """The loop of kind `grpo` on one rank: roll out, score, compare, update, send the weights."""
 
 import contextlib
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diagcot.jobs import Context, Result
+from diagcot.jobs import Context, Result, UserError
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Score
@@ -23,7 +24,7 @@ from diagcot.training.monitoring.step_breakdown import StepBreakdown
 from diagcot.training.monitoring.step_timer import StepTimer
 from diagcot.training.rl import rollout_page, validation, weight_transfer
 from diagcot.training.rl.curriculum import Curriculum, patient
-from diagcot.training.rl.experience import Experience, final_scores, statistics
+from diagcot.training.rl.experience import Experience, final_scores, nothing_to_learn, statistics
 from diagcot.training.rl.micro_batches import MicroBatch
 from diagcot.training.rl.objective import advantages
 from diagcot.training.rl.policy import Policy, check_gap
@@ -64,6 +65,7 @@ class GrpoLoop:
         self.patients = [patient(sample) for sample in self.curriculum.validation]
         self.record = validation.ValidationRecord(ctx, self.patients, ctx.seed)
         self.breakdown = StepBreakdown()
+        self.warned = False
         deepspeed = self.settings.deepspeed
         self.checkpoints = stack.enter_context(
             Checkpoints(ctx, self.policy.engine, deepspeed.keep, deepspeed.async_save)
@@ -91,6 +93,7 @@ class GrpoLoop:
             if figures is not None:
                 last_figures = figures
                 self.log.step(completed, figures)
+                self._warn(completed, figures["gap"])
                 if rule.every and completed % rule.every == 0 and completed < self.steps and not stop:
                     stop = not self.validate(completed)
             if completed > first and (stop or completed == self.steps or completed % every == 0):
@@ -106,7 +109,7 @@ class GrpoLoop:
         """Step `number` (0-based); returns its figures, None if a stop was requested before the update."""
         self.timer.start()
         experience = self._experience(number)
-        if experience is None:
+        if experience is None or (number == 0 and not self._check_first(experience)):
             return None
         self.timer.data_ready()
         self.served.sleep()
@@ -173,6 +176,36 @@ class GrpoLoop:
         if experience is not None:
             self.breakdown.move("rollout_s", "reward_s", experience.waited_s)
         return experience
+
+    def _check_first(self, first: Experience) -> bool:
+        """Raises UserError if the rollouts before the first update would teach nothing; False if a stop was requested.
+
+        Those of the first step are enough as a rule. Only where they would teach nothing are the prompts of further steps
+        rolled out, up to `precheck_groups` groups in all.
+        """
+        experience, steps, reason = first, 1, ""
+        while self.settings.precheck_groups:
+            scores = final_scores(experience, self.settings, copy.deepcopy(self.gates))
+            found = nothing_to_learn(experience, scores, self.settings)
+            reason, groups = reason or found, steps * self.settings.prompts_per_step
+            if not found:
+                return True
+            if groups >= self.settings.precheck_groups or steps == self.steps:
+                raise UserError(
+                    f"stage {self.ctx.stage} cannot learn, as the first {groups} groups of {self.settings.group_size} rollouts"
+                    f" show: {reason}. `precheck_groups: 0` trains nevertheless"
+                )
+            further = self._collect(steps)
+            if further is None:
+                return False
+            experience, steps = further, steps + 1
+        return True
+
+    def _warn(self, completed: int, gap: float) -> None:
+        """Report the first step of this execution whose gap is above `warn_gap`."""
+        if gap > self.settings.warn_gap and not self.warned:
+            self.warned = True
+            self.ctx.event("gap_warning", step=completed, gap=round(gap, 4), level=self.settings.warn_gap)
 
     def _update_servers(self, step: int) -> bool:
         updated = self.served.update(step)

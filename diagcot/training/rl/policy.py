@@ -45,8 +45,9 @@ class Policy:
         self.engine = engine.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
         self.reference = None
         if settings.kl_coef > 0:
-            reference = model.load(base, settings.deepspeed.precision).requires_grad_(False).eval()
-            self.reference = reference.to(process_group.device(ctx))
+            zero3 = engine.zero3_config(settings.deepspeed, ctx)
+            reference = model.load(base, settings.deepspeed.precision, zero3)
+            self.reference = engine.frozen(reference, settings.deepspeed, ctx)
 
     def _logprobs(self, network: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(sampled, raw), see `objective.logprobs`; 0 outside the mask."""
@@ -142,7 +143,7 @@ def check_gap(gap: float, max_gap: float) -> None:
     if not gap <= max_gap:
         raise FloatingPointError(
             f"log-probabilities of policy and server differ by {gap:.4f} nats a token, max_gap is {max_gap}; the servers do"
-            " not hold the policy's weights, or their precision is too low"
+            " not hold the policy's weights, or their precision is too low (see 'Check of the servers' in docs/grpo.md)"
         )
 
 

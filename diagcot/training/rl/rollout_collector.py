@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply
+from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.rl.actors import Output
@@ -92,7 +93,8 @@ class RolloutCollector:
             group_of(index, sample, reply, sampling.n)  # raises for a failed request
             key = self._settings.reward_of(sample.task)
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
-            return [Output(text, reference, key) for text in reply.texts]
+            texts = reply.texts if self._settings.reasoning == "expected" else map(_in_layout, reply.texts)
+            return [Output(text, reference, key) for text in texts]
 
         return self._pool.roll_out(requests, outputs, progress)
 
@@ -123,6 +125,11 @@ class PendingRollouts:
     def close(self) -> None:
         """Start nothing more."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_layout(text: str) -> str:
+    """A reply without reasoning as rewards read replies: some want a few words of reasoning, so all get the same."""
+    return reasoned("This reply answers without reasoning.", text)
 
 
 def _flat(group: Group) -> bool:

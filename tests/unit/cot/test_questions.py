@@ -15,7 +15,6 @@ from diagcot.shards import Shard, build, shard_paths
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import DEFAULTS, PLACEHOLDERS, TASKS, Wording
 from diagcot.tasks.samples import read_samples
-from diagcot.text import layout as layouts
 from launchers.data import questions as launcher
 from tests import stages
 
@@ -62,7 +61,9 @@ def test_the_defaults_pass_their_own_check() -> None:
     Wording(DEFAULTS)
 
 
-@pytest.mark.parametrize("wrong", [{"tasks": {"binari": 1}}, {"tasks": {"binary": 1.5}}, {"split": "dev"}])
+@pytest.mark.parametrize(
+    "wrong", [{"tasks": {"binari": 1}}, {"tasks": {"binary": 1.5}}, {"tasks": {"binary": [0.5, 0.2]}}, {"split": "dev"}]
+)
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"binari|share|split"):
         QuestionSettings(**wrong)
@@ -78,23 +79,6 @@ def test_the_stage_writes_samples_of_every_task(folder: Path, phantoms: Shard) -
     path, rows = written[0].images[0].shard, [ref.row for sample in written for ref in sample.images]
     assert folder / "shards" / path == phantoms.path
     assert {phantoms.split(phantoms.study_of(row)) for row in rows} == {"validate"}
-
-
-def test_a_single_think_says_what_the_pairs_said(folder: Path, phantoms: Shard) -> None:
-    found = {}
-    for layout in ("interleaved", "single"):
-        settings = {"tasks": {"single": 1.0, "open": 1.0, "fg": 1.0}, "layout": layout}
-        ctx = context(folder, settings, stage=layout, inputs={"shards": [str(phantoms.path.parent)]})
-        run_unit(stage, Unit("00000"), ctx)
-        found[layout] = {sample.id: sample for sample in read_samples(ctx.output / "00000.jsonl")}
-    assert found["single"].keys() == found["interleaved"].keys()
-    for name, one in found["single"].items():
-        pairs = layouts.pairs(found["interleaved"][name].answer)
-        (single,) = layouts.pairs(one.answer) or [None]
-        assert (single is None) == (one.task == "fg") and one.prompt == found["interleaved"][name].prompt
-        if single:
-            assert layouts.is_single(one.answer) and len(pairs) > 2
-            assert (single.think, single.answer) == ("\n".join(pair.think for pair in pairs), pairs[-1].answer)
 
 
 def test_the_launcher_wants_shards() -> None:

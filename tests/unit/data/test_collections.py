@@ -38,7 +38,7 @@ def corners(box: Box) -> tuple[float, ...]:
 
 def test_every_entry_is_valid_and_says_where_it_comes_from() -> None:
     found = {entry.name: entry for entry in registry.entries()}
-    assert set(found) == set(registry.names()) and len(found) == 11
+    assert set(found) == set(registry.names()) and len(found) == 13
     assert all(entry.url.startswith("https://") and entry.licence for entry in found.values())
 
 
@@ -357,3 +357,24 @@ def test_unknown_collection_and_missing_files_are_told(tmp_path: Path) -> None:
         TableCollection(registry.find("rsna_pneumonia"), tmp_path)
     for word in ("stage_2_train_labels.csv", "stage_2_detailed_class_info.csv", "stage_2_train_images", "kaggle.com"):
         assert word in str(error.value)
+
+
+def test_tables_of_your_own(tmp_path: Path) -> None:
+    """Images with one diagnosis each are all for the test; studies of several images keep them together."""
+    write_image(tmp_path / "a/1.png")
+    write_image(tmp_path / "a/2.png")
+    rows = [{"image_id": f"i{n}", "image_path": f"a/{n}.png", "diagnosis": "Emphysema of both lungs."} for n in (1, 2)]
+    put(tmp_path / "diagnoses.json", json.dumps(rows))
+    reader, studies = read("diagnosis_table", tmp_path)
+    assert not reader.bad and {study.split for study in studies.values()} == {"test"} and len(studies) == 2
+    assert {study.findings for study in studies.values()} == {"Emphysema of both lungs."}
+    assert all(reader.image_file(study, study.images[0]).is_file() for study in studies.values())  # type: ignore[union-attr]
+    put(
+        tmp_path / "reports.csv",
+        "image_id,image_path,study_id,patient_id,findings,impression",
+        "i1,a/1.png,s1,p1,No fracture.,Normal spine.",
+        "i2,a/2.png,s1,p1,No fracture.,Normal spine.",
+    )
+    reader, studies = read("report_table", tmp_path)
+    (study,) = studies.values()
+    assert not reader.bad and len(study.images) == 2 and (study.patient, study.impression) == ("p1", "Normal spine.")

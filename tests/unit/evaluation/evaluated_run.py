@@ -124,7 +124,7 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
                 name,
                 numbers[name],
                 f"diagcot.{name}",
-                {},
+                {"warn_gap": 0.02, "max_gap": 0.15} if name == "grpo" else {},
                 {},
                 output,
                 root / "work",
@@ -161,7 +161,11 @@ def write_stages(logs: Path, root: Path, start: float | None = None) -> None:
         if weights:
             rows = [
                 {"step": s, "epoch": s / 50, "loss": 3 * math.exp(-s / 60) + 0.4 + 0.1 * random.Random(s).random()}
-                | ({"reward": 0.4 + s / 600, "reward_format": 1 - math.exp(-s / 30)} if name == "grpo" else {})
+                | (
+                    {"reward": 0.4 + s / 600, "reward_format": 1 - math.exp(-s / 30), "gap": 0.03}
+                    if name == "grpo"
+                    else {}
+                )
                 for s in range(1, 201)
             ]
             (output / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -111,6 +111,7 @@ def test_the_report_is_one_private_page_without_requests(run):
         "Pipeline",
         "ServerError",
         "reward format",
+        "gap to the servers, nats a token (warning 0.02, end 0.15)",
         "METEOR",
         "cot-sft does not differ clearly from teacher",
     ):

@@ -105,9 +105,13 @@ def test_a_fault_of_the_base_is_told_there(tmp_path: Path) -> None:
         open_chain(path, "laptop", None)
 
 
-def test_every_recipe_of_the_project_plans() -> None:
-    """Names, edges and settings; what the data lack is another question."""
+@pytest.mark.parametrize("cluster", ["laptop", "example"])
+def test_every_recipe_of_the_project_plans(cluster: str) -> None:
+    """Names, edges and settings, and what the plan says of them; what the data lack is another question."""
     for path in sorted((ROOT / "recipes").rglob("*.yaml")):
         name = str(path.relative_to(ROOT / "recipes").with_suffix(""))
-        chain = open_chain(name, "example", None)
+        chain = open_chain(name, cluster, None)
         assert chain.plans and yaml.safe_load(chain.document.text)["name"] == chain.recipe.name, name
+        assert all(line.partition(":")[0] in {spec.name for spec in chain.recipe.stages} for line in chain.notes()), (
+            name
+        )

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +28,7 @@ from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.questions.context import NONE, known_labels
 from diagcot.tasks.questions.image_questions import course_of
 from diagcot.tasks.questions.questions import CLOSED, question_samples
-from diagcot.tasks.questions.wording import TASKS, Wording
+from diagcot.tasks.questions.wording import TASKS, Share, Wording
 from diagcot.tasks.questions.worked_answers import judging_order
 from diagcot.tasks.samples import Sample
 from diagcot.text.layout import pairs as steps_of
@@ -76,12 +77,12 @@ def doubts(folder: Path) -> Shard:
     return Shard(folder / "doubts.h5")
 
 
-def asked(shard: Shard, tasks: dict[str, float] = ALL, seed: int = 7, views: Any = "image") -> list[Sample]:
+def asked(shard: Shard, tasks: Mapping[str, Share] = ALL, seed: int = 7, views: Any = "image") -> list[Sample]:
     return _asked(shard.path, tuple(tasks.items()), seed, views)
 
 
 @cache
-def _asked(path: Path, tasks: tuple[tuple[str, float], ...], seed: int, views: Any) -> list[Sample]:
+def _asked(path: Path, tasks: tuple[tuple[str, Share], ...], seed: int, views: Any) -> list[Sample]:
     return list(question_samples(Shard(path), "x.h5", "train", dict(tasks), Wording(), seed, views))
 
 
@@ -378,6 +379,9 @@ def test_a_share_of_the_patients(phantoms: Shard) -> None:
     part = asked(phantoms, {"fg": 0.3})
     assert {s.id for s in part} < {s.id for s in whole}
     assert 0.15 < len(part) / len(whole) < 0.45
+    rest = asked(phantoms, {"fg": (0.3, 1.0)})
+    assert not {s.meta["patient"] for s in part} & {s.meta["patient"] for s in rest}
+    assert {s.id for s in part} | {s.id for s in rest} == {s.id for s in whole}
 
 
 @given(st.dictionaries(st.sampled_from(CHEXPERT_LABELS), st.sampled_from([1, 0, -1])))

@@ -1,5 +1,6 @@
 """GRPO without servers: settings, requests, replies, gates, pages, and which GPUs an engine gets."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,8 @@ def test_the_defaults_are_those_of_diagcots_report_run():
         ({"group_size": 1}, "greater than or equal to 2"),
         ({"temperature": 0}, "greater than 0"),
         ({"max_tokens": 4096}, "no room for a prompt"),
-        ({"importance_cap": 2.0}, "needs temperature 1"),
+        ({"importance_cap": 2.0, "top_p": 1.0}, "needs temperature 1"),
+        ({"importance_cap": 2.0, "temperature": 1.0}, "needs temperature 1 and top_p 1"),
         ({"async_rollouts": True, "temperature": 1.0}, "set importance_cap"),
         ({"best": "reward"}, "needs validation.prompts"),
         ({"validation": {"prompts": 8, "split": "train"}}, "what the policy trains on"),
@@ -123,6 +125,46 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "answer", "wrong"),
+    [
+        ("report", "clinical", "findings : lungs are clear .", "findings : large left effusion ."),
+        (
+            "classification",
+            "curriculum",
+            "The label of this X-ray image is: Edema",
+            "The label of this X-ray image is: Fracture",
+        ),
+        (
+            "grounding",
+            "matched",
+            "The detected edema regions are: <box>(1,2),(90,80)</box>",
+            "No edema regions detected.",
+        ),
+        ("closed", "answer", "B) ✅", "A) ✅"),
+        ("open", "answer", "Edema, Fracture", "Edema"),
+    ],
+)
+def test_replies_without_reasoning_are_scored_by_their_answer_alone(name, mode, answer, wrong):
+    from diagcot.rewards import registry
+    from diagcot.rewards.score import Reference
+    from diagcot.training.rl import curriculum as curricula
+    from diagcot.training.rl import rollout_collector
+
+    gold = f"<think>line</think><answer>A) ❌</answer><think>so</think><answer>{answer}</answer>"
+    settings = SETTINGS.model_copy(update={"prompts_per_step": 1, "group_size": 2, "reasoning": "none"})
+    scorer: Any = Scorer()
+    curriculum = curricula.Curriculum(settings, 7, 4, [SAMPLE], [], [])
+    rollout_collector.RolloutCollector(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
+    (outputs,) = scorer.asked[0]
+    plain = outputs[0].text.removesuffix("a</answer>")
+    assert [output.text for output in outputs] == [f"{plain}a</answer>", f"{plain}b</answer>"]
+    reference = Reference(gold if name in ("closed", "open") else answer)
+    reward = registry.reward(name, mode, [reference, Reference(wrong)])
+    right, off = reward([f"{plain}{answer}</answer>", f"{plain}{wrong}</answer>"], [reference] * 2)
+    assert right["format"] == 1 and right["overall"] > 0.9 > off["overall"]
+
+
 def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
     from diagcot.training.rl import experience
 
@@ -145,6 +187,35 @@ def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
     assert gates["open"].mean == pytest.approx(0.82) and gates["closed"].mean == pytest.approx(0.18)
     figures = experience.statistics(experience.Experience(samples, rollouts, scores), found, settings)
     assert figures["flat"] == 1 and figures["reward_stable"] == 0.5 and figures["reward_overlong"] == -0.5
+
+
+GROUPS = [[0.1, 0.1], [0.4, 0.4]]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "layout", "cut", "said"),
+    [
+        ([[0.1, 0.2], [0.4, 0.4]], 1.0, False, ""),
+        ([[0.1, 0.2], [0.4, 0.4]], None, False, ""),  # a reward of another project may have no layout
+        (GROUPS, 1.0, False, "rewards inside every group are equal .their mean is 0.250."),
+        ([[0.1, 0.1 + 1e-8], [0.4, 0.4]], 1.0, False, "rewards inside every group are equal"),
+        ([[0.1, 0.2], [0.4, 0.4]], 0.0, False, "no rollout has the layout"),
+        (GROUPS, 0.0, False, "no rollout has the layout"),  # the cause before its effect
+        (GROUPS, 0.0, True, "every rollout is cut at max_tokens 1024"),
+    ],
+)
+def test_rollouts_that_teach_nothing_are_told_by_their_cause(rewards, layout, cut, said):
+    from diagcot.training.rl import experience
+
+    rollouts = [Rollout(group, "x", (1,), (-1.0,), cut, (), 9) for group in (0, 1) for _ in (0, 1)]
+    scores = [{"overall": value} | ({} if layout is None else {"format": layout}) for row in rewards for value in row]
+    settings = GrpoSettings().model_copy(update={"group_size": 2})
+    first = experience.Experience([SAMPLE, SAMPLE], rollouts, scores)
+    found = experience.nothing_to_learn(first, scores, settings)
+    assert re.search(said, found) if said else not found
+    half = [replace(rollout, cut=index < 2) for index, rollout in enumerate(rollouts)]
+    whole = [{"overall": 0.1, "format": 0.0}, {"overall": 0.9, "format": 1.0}] * 2
+    assert not experience.nothing_to_learn(experience.Experience([SAMPLE, SAMPLE], half, whole), whole, settings)
 
 
 def test_a_page_is_private_and_escapes_what_the_model_wrote(tmp_path):
