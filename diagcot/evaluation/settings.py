@@ -1,12 +1,11 @@
 """Settings of the evaluation's kinds."""
 
-import os
-from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from diagcot.jobs.settings import Settings
+from diagcot.metrics.clinical.weights import WeightsFolder
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.questions.wording import Wording
 
@@ -69,15 +68,9 @@ class ReadingSettings(Settings):
     tasks: list[Literal["report", Written]] = Field(
         ["report"], min_length=1, description="Tasks whose answers are scored."
     )
-    weights: Path | None = Field(
+    weights: WeightsFolder = Field(
         None, description="Folder with a folder for each scoring model (docs/evaluation.md); $VARIABLES are replaced."
     )
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _settled(cls, path: str | None) -> str | None:
-        """Variables are replaced now, since jobs may lack them. An unset one stays and is reported when it is needed."""
-        return os.path.expandvars(path) if isinstance(path, str) else path
 
 
 class ClinicalSettings(ReadingSettings):

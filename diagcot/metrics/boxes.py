@@ -37,3 +37,23 @@ def matched_iou(ours: Sequence[Box] | None, theirs: Sequence[Box]) -> float:
     if not ours or not theirs:
         return 0.0
     return float(best_pairs(iou(ours, theirs)).sum() / max(len(ours), len(theirs)))
+
+
+def soft_f1(ours: Sequence[Box] | None, theirs: Sequence[Box]) -> float:
+    """F1 in which a hit counts by its IoU, over the best one-to-one matching, 0 to 1 (RadVLM-GRPO, arXiv:2512.10691).
+
+    Recall is the IoU of the overlapping pairs over the number of reference boxes; precision is that IoU over itself and the
+    number of our boxes that overlap none of theirs. 1 if both sides have no box, where the published function, whose images
+    all have boxes, gives 0; 0 for an answer that could not be read (`ours` is None).
+    """
+    if ours is None:
+        return 0.0
+    if not ours or not theirs:
+        return float(not ours and not theirs)
+    pairs = best_pairs(iou(ours, theirs))
+    hits = pairs[pairs > 0]
+    hit = float(hits.sum())
+    if not hit:
+        return 0.0
+    precision, recall = hit / (hit + len(ours) - len(hits)), hit / len(theirs)
+    return 2 * precision * recall / (precision + recall)

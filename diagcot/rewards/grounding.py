@@ -1,6 +1,7 @@
 """Rewards of boxes: matched IoU, which counts misses and false alarms. The published ones are in `released.grounding`."""
 
-from diagcot.metrics.boxes import matched_iou
+from diagcot.data.study import Box
+from diagcot.metrics.boxes import matched_iou, soft_f1
 from diagcot.rewards.score import Reference, Score
 from diagcot.text import boxes, layout
 
@@ -11,10 +12,19 @@ def matched(output: str, reference: Reference, progress: float = 0.0) -> Score:
     Missed boxes and false alarms both cost, malformed boxes count as claimed, and the reward is graded, so the rollouts of a
     group differ even if all of them are wrong.
     """
-    claimed = boxes.claimed(layout.first_answer(output))
-    truth = boxes.parse(layout.first_answer(reference.answer))
-    readable = claimed is not None and (not claimed or any(boxes.is_well_formed(box) for box in claimed))
-    return _score(output, 1.0 if readable else 0.5 if claimed else 0.0, matched_iou(claimed, truth))
+    claimed, truth = _boxes(output, reference)
+    return _score(output, _readable(claimed), matched_iou(claimed, truth))
+
+
+def overlap_f1(output: str, reference: Reference, progress: float = 0.0) -> Score:
+    """F1 of boxes in which a hit counts by its IoU (`metrics.boxes.soft_f1`), for the text in the answer block.
+
+    RadVLM-GRPO's reward of boxes (arXiv:2512.10691, verl/custom_rewards/grounding_reward.py), 0 to 1. `format` is logged and
+    is no part of it.
+    """
+    claimed, truth = _boxes(output, reference)
+    value = soft_f1(claimed, truth) if layout.has_answer(output) else 0.0
+    return {"overall": value, "format": _format(output, _readable(claimed)), "f1": value}
 
 
 def pixels(output: str, reference: Reference, progress: float = 0.0) -> Score:
@@ -29,10 +39,21 @@ def pixels(output: str, reference: Reference, progress: float = 0.0) -> Score:
     return _score(output, box_score, matched_iou(ours, theirs))
 
 
+def _boxes(output: str, reference: Reference) -> tuple[list[Box] | None, list[Box]]:
+    return boxes.claimed(layout.first_answer(output)), boxes.parse(layout.first_answer(reference.answer))
+
+
+def _readable(claimed: list[Box] | None) -> float:
+    """1 for a well-formed box or a statement that there is none, 0.5 for malformed boxes."""
+    readable = claimed is not None and (not claimed or any(boxes.is_well_formed(box) for box in claimed))
+    return 1.0 if readable else 0.5 if claimed else 0.0
+
+
+def _format(output: str, box_score: float) -> float:
+    """box_score, see `_readable`, in the layout with a reasoning; elsewhere 0."""
+    return box_score if layout.is_single(output) and layout.is_reasoning(layout.thinking(output)) else 0.0
+
+
 def _score(output: str, box_score: float, value: float) -> Score:
-    """box_score: 1 for a well-formed box or a statement that there is none, 0.5 for malformed ones; it counts in the layout
-    alone, with a reasoning.
-    """
-    in_layout = layout.is_single(output) and layout.is_reasoning(layout.thinking(output))
-    layout_score = box_score if in_layout else 0.0
+    layout_score = _format(output, box_score)
     return {"overall": 0.2 * layout_score + 0.8 * value, "format": layout_score, "iou": value}

@@ -3,7 +3,7 @@
 MODES: dict[str, tuple[str, ...]] = {
     "report": ("clinical", "released", "whole", "repetition", "spine"),
     "classification": ("curriculum", "released"),
-    "grounding": ("matched", "released", "graded"),
+    "grounding": ("matched", "overlap_f1", "released", "graded"),
     "grounding_pixels": ("matched",),
     "closed": ("checked", "paper", "think", "answer", "released"),
     "open": ("checked", "think", "answer", "released"),

@@ -19,6 +19,7 @@ _SINGLE: dict[tuple[str, str], Callable[..., Score]] = {
     ("classification", "curriculum"): classification.curriculum,
     ("classification", "released"): released_classification.released,
     ("grounding", "matched"): grounding.matched,
+    ("grounding", "overlap_f1"): grounding.overlap_f1,
     ("grounding", "released"): released_grounding.released,
     ("grounding", "graded"): partial(released_grounding.released, graded=True),
     ("grounding_pixels", "matched"): grounding.pixels,

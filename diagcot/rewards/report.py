@@ -61,8 +61,13 @@ def label_agreement(report: str, reference: str) -> float:
     """
     ours, theirs = _abnormal(report), _abnormal(reference)
     if not theirs and not ours:
-        return float(0 in _label(report).values() or _NORMAL.search(report.lower()) is not None)
+        return float(states_normal(report))
     return specific_f1(ours, theirs, ABNORMAL)
+
+
+def states_normal(report: str) -> bool:
+    """Whether a report says that something is normal or absent."""
+    return 0 in _label(report).values() or _NORMAL.search(report.lower()) is not None
 
 
 def _abnormal(report: str) -> frozenset[str]:

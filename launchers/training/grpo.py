@@ -7,6 +7,7 @@ from diagcot.jobs import UserError
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import POLICY_BYTES, VALUE_BYTES, Estimate, Workload, weights_storage
+from diagcot.training.reward_models import missing
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -18,10 +19,15 @@ LARGE_REFERENCE = 10e9  # bytes of a reference model that a plan mentions
 
 
 def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
-    """Raises UserError if the batches do not divide among the policy's ranks, or no node is left for it."""
+    """Raises UserError if the batches do not divide among the policy's ranks, no node is left for it, or a model of its
+    rewards is missing.
+    """
     resources, settings = chain.resources(stage.name), stage.settings
     if settings.mix and "mix" not in stage.inputs:
         raise UserError(f"stage {stage.name} mixes prompts and has no input of role mix")
+    missing.check(settings, stage.inputs)
+    if settings.reward_models.device == "cuda" and not resources.gpus:
+        raise UserError(f"stage {stage.name}: reward_models.device is cuda, and the cluster gives it no GPU")
     model_size.check_batches(stage, settings.deepspeed, settings.trainers(resources.ranks, resources.nodes))
 
 

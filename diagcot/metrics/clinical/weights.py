@@ -1,7 +1,20 @@
 """The files of the models that read reports, and what is missing; imports nothing heavy, since the plan uses it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+
+def _settled(path: str | None) -> str | None:
+    """Variables are replaced now, since jobs may lack them. An unset one stays and is reported when it is needed."""
+    return os.path.expandvars(path) if isinstance(path, str) else path
+
+
+WeightsFolder = Annotated[Path | None, BeforeValidator(_settled)]
+"""The folder with a folder for each model, as a setting."""
 
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "spm.model")  # any of them
 _MODEL = ("model.safetensors", "pytorch_model.bin")

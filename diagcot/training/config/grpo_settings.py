@@ -1,65 +1,15 @@
 """Typed settings of kind `grpo`. Imported while planning, so nothing heavy is imported here."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
-from diagcot.rewards.names import MODES
 from diagcot.serving.settings import ServerSettings
+from diagcot.training.config.reward_settings import RewardModelsSettings, RewardSettings
 from diagcot.training.config.settings import Component, DeepSpeedSettings, FreezePolicy
-
-
-class RewardSettings(Settings):
-    """A reward of this project (`diagcot.rewards.names`) or of another one."""
-
-    name: str = Field(
-        "report", description="Name of a reward of this project, or path/to/file.py:function of an external one."
-    )
-    mode: str = Field("", description="Variant of the reward; empty takes its first one.")
-    style: Literal["", "trl", "easyr1"] = Field(
-        "", description="How an external reward is called: as TRL or as EasyR1 does. Empty for rewards of this project."
-    )
-    alpha: float = Field(
-        0.2, gt=0, le=1, description="Rewards closed and open: weight of the newest batch in the gate's mean accuracy."
-    )
-    margin: float = Field(
-        0.0, description="Rewards closed and open: by how much a batch's accuracy must exceed the gate's mean."
-    )
-    workers: int = Field(1, ge=1, description="Number of processes that score rollouts.")
-
-    @field_validator("name")
-    @classmethod
-    def _whole_path(cls, name: str) -> str:
-        file, colon, function = name.rpartition(":")
-        return f"{Path(file).resolve()}:{function}" if colon else name
-
-    @model_validator(mode="after")
-    def _known(self) -> "RewardSettings":
-        if ".py:" in self.name:
-            if not self.style:
-                raise ValueError(f"reward {self.name} needs a style, trl or easyr1")
-            if self.mode:
-                raise ValueError(
-                    f"reward {self.name} is external and has no mode, but mode is {self.mode!r}; a recipe that extends"
-                    " another one sets `mode: ''`"
-                )
-            return self
-        if self.name not in MODES:
-            raise ValueError(f"unknown reward {self.name!r}; known: {', '.join(MODES)}, or path/to/file.py:function")
-        if self.style:
-            raise ValueError(f"reward {self.name} is this project's own and has no style")
-        if self.mode and self.mode not in MODES[self.name]:
-            raise ValueError(f"reward {self.name} has no mode {self.mode!r}; it has {', '.join(MODES[self.name])}")
-        return self
-
-    @property
-    def chosen_mode(self) -> str:
-        """The mode, or the style of a reward of another project."""
-        return self.style or self.mode or MODES[self.name][0]
 
 
 class ClipSettings(Settings):
@@ -126,6 +76,9 @@ class GrpoSettings(FreezePolicy):
     )
     reward: RewardSettings = Field(RewardSettings(), description="Reward of all samples that `rewards` does not name.")
     rewards: dict[str, RewardSettings] = Field({}, description="Task and the reward of its samples.")
+    reward_models: RewardModelsSettings = Field(
+        RewardModelsSettings(), description="The models behind the `components` of rewards."
+    )
     carry_gate: bool = Field(False, description="Start from the gate of the GRPO stage that made the model.")
     reasoning: Literal["expected", "none"] = Field(
         "expected",
@@ -294,6 +247,11 @@ class GrpoSettings(FreezePolicy):
     def reward_of(self, task: str) -> str:
         """Key of the reward of a task's samples: the task itself where `rewards` names it, else empty."""
         return task if task in self.rewards else ""
+
+    @property
+    def scoring_models(self) -> tuple[str, ...]:
+        """The models that give components of any reward, each once."""
+        return tuple(dict.fromkeys(name for reward in self.reward_table.values() for name in reward.models))
 
     @property
     def reward_table(self) -> dict[str, RewardSettings]:

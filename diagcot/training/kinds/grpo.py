@@ -14,6 +14,7 @@ from diagcot.jobs import Context, Result, Unit
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group, ray_cluster
 from diagcot.training.models.inputs import model_input
+from diagcot.training.reward_models import missing
 from diagcot.training.rl import curriculum
 from diagcot.training.rl.loop import GrpoLoop, LoopState
 from diagcot.training.rl.rollout_pool import RolloutPool
@@ -26,6 +27,7 @@ def prepare(ctx: Context) -> Iterator[LoopState | None]:
     None on a node that holds only servers; there the block begins when the servers are no longer needed.
     """
     settings = GrpoSettings.model_validate(ctx.settings)
+    missing.check(settings, ctx.inputs)
     all_ranks = ctx.world_size
     trainers = settings.trainers(all_ranks, ctx.nodes)
     settings.deepspeed.accumulation(trainers)

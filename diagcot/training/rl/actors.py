@@ -1,19 +1,19 @@
-"""What runs in Ray's workers: a vLLM server for rollouts, and the rewards. No torch is imported here."""
+"""The vLLM servers that run in Ray's workers: those of the policy, and those of models that judge replies.
+
+No torch is imported here.
+"""
 
 import contextlib
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import Context
-from diagcot.rewards import registry
-from diagcot.rewards.score import Reference, Score
-from diagcot.serving import Reply, Request, ServerSettings, serve
+from diagcot.jobs import Context, UserError
+from diagcot.serving import Reply, Request, Server, ServerError, ServerSettings, serve
 from diagcot.serving.server.process import connect
 
 
@@ -30,7 +30,7 @@ def server_gpus(visible: str | None, gpus: int, server: int, servers: int) -> li
     return names[server * share : (server + 1) * share] or names[-share:]
 
 
-class RolloutServer:
+class ModelServer:
     """One vLLM server and its weights; number `server` of `servers` on its node. context: see `context_fields`."""
 
     def __init__(
@@ -43,9 +43,35 @@ class RolloutServer:
             )
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus)
             context["gpus"] = len(own_gpus)
+        self._serve = serve(model_dir, settings, Context(**context))
         self._stack = contextlib.ExitStack()
-        self._server = self._stack.enter_context(serve(model_dir, settings, Context(**context)))
-        self._pushed: int | None = None  # generation of the process that holds weights sent from GPU to GPU
+        self._server: Server
+
+    def post(self, paths: Sequence[str], bodies: Sequence[Any], timeout_s: float) -> None:
+        """Call vLLM's control routes in turn, all replicas at once; each with its own JSON body or the only one."""
+
+        def call(replica: Any, body: Any) -> None:
+            with connect(replica.process.socket, timeout_s) as http:
+                for path in paths:
+                    http.post(path, json=body).raise_for_status()
+
+        replicas = self._server.replicas
+        with ThreadPoolExecutor(len(replicas)) as pool:
+            list(pool.map(call, replicas, cycle(bodies)))
+
+    def close(self) -> None:
+        """End the server (a warm server goes on)."""
+        self._stack.close()
+
+
+class RolloutServer(ModelServer):
+    """A server of the policy."""
+
+    _pushed: int | None = None  # generation of the process that holds weights sent from GPU to GPU
+
+    def __init__(self, *where: Any) -> None:
+        super().__init__(*where)
+        self._server = self._stack.enter_context(self._serve)  # at once: the ranks load the policy in the meantime
 
     def ready(self) -> bool:
         """True; the call waits for the server to start."""
@@ -67,53 +93,27 @@ class RolloutServer:
                 "a rollout server died and lost the policy's weights; the next attempt resumes the stage"
             )
 
-    def post(self, paths: Sequence[str], bodies: Sequence[Any], timeout_s: float) -> None:
-        """Call vLLM's control routes in turn, all replicas at once; each with its own JSON body or the only one."""
-
-        def call(replica: Any, body: Any) -> None:
-            with connect(replica.process.socket, timeout_s) as http:
-                for path in paths:
-                    http.post(path, json=body).raise_for_status()
-
-        replicas = self._server.replicas
-        with ThreadPoolExecutor(len(replicas)) as pool:
-            list(pool.map(call, replicas, cycle(bodies)))
-
     def mark_pushed(self) -> None:
         """The process that runs now holds the policy's weights."""
         self._pushed = self._server.generation
 
-    def close(self) -> None:
-        """End the server (a warm server goes on)."""
-        self._stack.close()
 
+class ScoringServer(ModelServer):
+    """A server of the language model behind the component `name` of a reward."""
 
-@dataclass(frozen=True)
-class Output:
-    """A rollout's text, the reference that it is scored against, and the key of its reward."""
+    def __init__(self, name: str, *where: Any) -> None:
+        super().__init__(*where)
+        self._name = name
 
-    text: str
-    reference: Reference
-    reward: str = ""
+    def ready(self) -> bool:
+        """Start the server; True. Raises RuntimeError that names the component if it cannot be started."""
+        try:
+            self._server = self._stack.enter_context(self._serve)
+        except (ServerError, UserError) as error:
+            raise RuntimeError(f"the server of the reward's component {self._name} did not start: {error}") from None
+        return True
 
-
-class RewardWorker:
-    """Rewards by key. table: key -> (name, mode); corpus: key -> references of all prompts that the reward may score."""
-
-    def __init__(self, table: Mapping[str, tuple[str, str]], corpus: Mapping[str, Sequence[Reference]]) -> None:
-        self._rewards = {
-            key: registry.reward(name, mode, corpus.get(key, ()))
-            for key, (name, mode) in table.items()
-            if corpus.get(key)
-        }
-
-    def score(self, outputs: Sequence[Output], progress: float) -> list[Score]:
-        """Scores in order; outputs of one reward are scored together. progress: share of training done, 0 to 1."""
-        positions = defaultdict(list)
-        for position, output in enumerate(outputs):
-            positions[output.reward].append(position)
-        scores: dict[int, Score] = {}
-        for key, own in positions.items():
-            texts, references = [outputs[at].text for at in own], [outputs[at].reference for at in own]
-            scores.update(zip(own, self._rewards[key](texts, references, progress), strict=True))
-        return [scores[position] for position in range(len(outputs))]
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """The replies in the order of the requests, whose ids differ. May be called from several threads at once."""
+        replies = dict(self._server.complete(requests))
+        return [replies[request.id] for request in requests]

@@ -1,7 +1,7 @@
 """What a step learns from: groups of scored rollouts, the rewards to maximise, and their statistics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,7 +21,7 @@ class Experience:
     """Prompts, their rollouts group by group, and the scores of the rewards alone.
 
     replaced: groups of equal rewards that other groups replaced. waited_s: seconds of waiting for scores when no server
-    had work left.
+    had work left. scoring_s: component -> seconds that its model was at work, most of them while others rolled out.
     """
 
     samples: list[Sample]
@@ -29,6 +29,7 @@ class Experience:
     scores: list[Score]
     replaced: int = 0
     waited_s: float = 0.0
+    scoring_s: dict[str, float] = field(default_factory=dict)
 
 
 def final_scores(experience: Experience, settings: GrpoSettings, gates: Mapping[str, Gate]) -> list[Score]:
@@ -53,8 +54,8 @@ def final_scores(experience: Experience, settings: GrpoSettings, gates: Mapping[
 def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSettings) -> dict[str, float]:
     """Figures of a step's rollouts for the log.
 
-    Mean reward and components; over groups the mean best reward, the mean spread and the share of equal rewards (flat);
-    mean length in tokens, share cut at max_tokens; with a mix, the reward of each task.
+    Mean reward and components, and the seconds of models that score; over groups the mean best reward, the mean spread and
+    the share of equal rewards (flat); mean length in tokens, share cut at max_tokens; with a mix, the reward of each task.
     """
     rollouts = experience.rollouts
     rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
@@ -64,6 +65,7 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
         "spread": float(rewards.std(1).mean()),
         "flat": float((rewards.amax(1) == rewards.amin(1)).float().mean()),
         **{f"reward_{name}": value for name, value in component_means(scores).items()},
+        **{f"reward_{name}_s": round(seconds, 4) for name, seconds in experience.scoring_s.items()},
         "length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
         "cut": sum(rollout.cut for rollout in rollouts) / len(rollouts),
     }

@@ -1,5 +1,6 @@
 """Experience from the rollout pool, one step at a time or one step ahead of training."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ from diagcot.serving import Reply
 from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.rl.actors import Output
+from diagcot.training.reward_models.worker import Output
 from diagcot.training.rl.curriculum import Curriculum
 from diagcot.training.rl.experience import Experience
 from diagcot.training.rl.rollout import Rollout, Sampling, group_of, requests_of
@@ -45,6 +46,7 @@ class RolloutCollector:
         """
         groups: dict[int, Group] = {}  # by position in the step
         positions, waited_s, replaced = list(range(self._settings.prompts_per_step)), 0.0, 0
+        scoring_s: Counter[str] = Counter()
         for resample_round in range(self._settings.max_resample_rounds + 1):
             prompts = curriculum.step_prompts(number, resample_round)
             samples = [prompts[position] for position in positions]
@@ -53,6 +55,7 @@ class RolloutCollector:
             if batch is None:
                 return None
             waited_s += batch.scored_at - batch.rolled_out_at
+            scoring_s.update(batch.scoring_s)
             replaced += len(positions) if resample_round else 0
             for index, position in enumerate(positions):
                 rollouts = group_of(position, samples[index], batch.replies[index], self._settings.group_size)
@@ -67,6 +70,7 @@ class RolloutCollector:
             [score for _, _, scores in ordered for score in scores],
             replaced,
             waited_s,
+            dict(scoring_s),
         )
 
     def validate(self, samples: Sequence[Sample]) -> list[Score] | None:
@@ -91,10 +95,10 @@ class RolloutCollector:
         def outputs(index: int, reply: Reply) -> list[Output]:
             sample = samples[index]
             group_of(index, sample, reply, sampling.n)  # raises for a failed request
-            key = self._settings.reward_of(sample.task)
+            key, question = self._settings.reward_of(sample.task), sample.prompt.replace("<image>", "").strip()
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
             texts = reply.texts if self._settings.reasoning == "expected" else map(_in_layout, reply.texts)
-            return [Output(text, reference, key) for text in texts]
+            return [Output(text, reference, key, question) for text in texts]
 
         return self._pool.roll_out(requests, outputs, progress)
 

@@ -1,34 +1,42 @@
 """The rollout servers on the nodes and the reward workers next to rank 0, which alone holds them."""
 
+import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context
+from diagcot.metrics.green import CHAT_TEMPLATE
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request, ServerSettings
 from diagcot.serving.server.command import on_cpu
 from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.config.reward_settings import SERVED
 from diagcot.training.distributed import ray_cluster
-from diagcot.training.rl.actors import Output, RewardWorker, RolloutServer, context_fields
+from diagcot.training.reward_models import missing
+from diagcot.training.reward_models.worker import Output, RewardWorker, Scored
+from diagcot.training.rl.actors import RolloutServer, ScoringServer, context_fields, server_gpus
 
 _POLL_S = 0.5  # between looks at whether a stop was requested
+_CALLS = 32  # groups that a reward worker scores at once: while one is with a server, the next is read
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
     """Replies and scores of requests, in their order, and when the last reply and the last score arrived.
 
-    Times are those of `time.monotonic`.
+    Times are those of `time.monotonic`. scoring_s: component -> seconds that its model was at work, summed over workers.
     """
 
     replies: list[Reply]
     scores: list[list[Score]]
     rolled_out_at: float
     scored_at: float
+    scoring_s: dict[str, float] = field(default_factory=dict)
 
 
 class RolloutPool:
@@ -50,7 +58,7 @@ class RolloutPool:
 
         self._ctx, self._settings, self._head = ctx, settings, head
         self._closed = False
-        server, worker = ray.remote(RolloutServer), ray.remote(RewardWorker)
+        server, scoring, worker = ray.remote(RolloutServer), ray.remote(ScoringServer), ray.remote(RewardWorker)
         context = context_fields(ctx)
         # With servers on separate nodes, Ray has only those nodes and rank 0's.
         expected = 1 + settings.rollout_nodes if settings.rollout_nodes else ctx.nodes
@@ -64,17 +72,43 @@ class RolloutPool:
             for number, node in nodes[-settings.rollout_nodes :]
             for index in range(settings.engines)
         ]
-        table = {key: (reward.name, reward.chosen_mode) for key, reward in settings.reward_table.items()}
+        last, node = nodes[-1]
+        self.scoring = {
+            name: scoring.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), max_concurrency=_CALLS
+            ).remote(
+                name,
+                missing.folder(name, settings, ctx.inputs),
+                scoring_settings(name, settings, ctx),
+                {**context, "node_rank": last, "attempt": f"{ctx.attempt}-{name}"},
+                0,
+                1,
+            )
+            for name in settings.scoring_models
+            if name in SERVED
+        }
         self._corpus = ray.put(dict(corpus))  # kept: a worker that restarts reads it again
         # A worker that dies is restarted once, and what it was scoring is scored again.
         self.workers = [
-            worker.options(num_cpus=0, max_restarts=1, max_task_retries=1).remote(table, self._corpus)
-            for _ in range(settings.reward.workers)
+            worker.options(
+                num_cpus=0, max_restarts=1, max_task_retries=1, max_concurrency=_CALLS if settings.scoring_models else 1
+            ).remote(
+                settings.reward_table, self._corpus, settings.reward_models, self.scoring, _gpu(settings, ctx, number)
+            )
+            for number in range(settings.reward.workers)
         ]
 
     def ready(self) -> bool:
-        """Wait for the servers; False if a stop was requested first."""
-        return self._all([server.ready.remote() for server in self.servers], self._settings.start_timeout_s)
+        """Wait for the servers and for the models of the rewards; False if a stop was requested first.
+
+        Servers that may share a GPU start one after the other: each measures the memory that is left.
+        """
+        limit, ready = self._settings.start_timeout_s, [server.ready.remote() for server in self.servers]
+        return (
+            self._all(ready, limit)
+            and all(self._all([server.ready.remote()], limit) for server in self.scoring.values())
+            and self._all([worker.ready.remote() for worker in self.workers], limit)
+        )
 
     def load(self, model_dir: Path) -> bool:
         """Serve the weights of `model_dir` on all servers; False if a stop was requested first."""
@@ -89,6 +123,19 @@ class RolloutPool:
         ]
         for _ in self._results(calls, limit):
             pass
+
+    def sleep(self) -> None:
+        """Let the servers, also those of the rewards' models, give up their GPUs' memory until `wake`."""
+        self._call_all("/sleep?level=1")
+
+    def wake(self) -> None:
+        """Let the servers take their GPUs' memory again."""
+        self._call_all("/wake_up")
+
+    def _call_all(self, path: str) -> None:
+        limit = self._settings.step_timeout_s
+        scoring = [self.scoring[name] for name in self.scoring if not _elsewhere(name, self._settings)]
+        self._all([server.post.remote([path], [None], limit) for server in [*self.servers, *scoring]], limit)
 
     def mark_pushed(self) -> None:
         """All servers now hold the policy's weights, sent from GPU to GPU."""
@@ -110,10 +157,13 @@ class RolloutPool:
         replies: dict[int, Reply] = {}
         scores: dict[int, list[Score]] = {}
         scoring: dict[Any, int] = {}
+        scoring_s: Counter[str] = Counter()
         rolled_out_at = time.monotonic()
         for reference, value in self._results([*streams], self._settings.step_timeout_s, scoring):
             if reference in scoring:
-                scores[scoring.pop(reference)] = value
+                scored: Scored = value
+                scores[scoring.pop(reference)] = scored.scores
+                scoring_s.update(scored.seconds)
                 continue
             index, reply = int(value[0]), value[1]
             replies[index], rolled_out_at = reply, time.monotonic()
@@ -122,7 +172,11 @@ class RolloutPool:
             return None
         order = range(len(requests))
         return RolloutBatch(
-            [replies[index] for index in order], [scores[index] for index in order], rolled_out_at, time.monotonic()
+            [replies[index] for index in order],
+            [scores[index] for index in order],
+            rolled_out_at,
+            time.monotonic(),
+            dict(scoring_s),
         )
 
     def close(self) -> None:
@@ -131,7 +185,8 @@ class RolloutPool:
 
         self._closed = True
         if not self._head.lost:  # else they have been killed
-            ray.wait([server.close.remote() for server in self.servers], num_returns=len(self.servers), timeout=30)
+            ends = [server.close.remote() for server in [*self.servers, *self.scoring.values()]]
+            ray.wait(ends, num_returns=len(ends), timeout=30)
 
     def _all(self, references: Sequence[Any], limit_s: float) -> bool:
         return len(list(self._results(references, limit_s))) == len(references)
@@ -182,6 +237,29 @@ def server_settings(settings: GrpoSettings, ctx: Context) -> ServerSettings:
     if settings.sync == "device":
         flags += ("--weight-transfer-config", f'{{"backend":"{"nccl" if settings.rollout_nodes else "ipc"}"}}')
     return settings.server.model_copy(update={"extra": (*settings.server.extra, *flags)})
+
+
+def scoring_settings(name: str, settings: GrpoSettings, ctx: Context) -> ServerSettings:
+    """Settings of the server behind a component. It reads text alone; GREEN's prompt has a format of its own."""
+    chosen, flags = settings.reward_models.served(name).server, tuple[str, ...]()
+    if name == "green":
+        flags += ("--chat-template", CHAT_TEMPLATE)
+    if sleeps(settings, ctx):
+        flags += ("--enable-sleep-mode",)
+    return chosen.model_copy(update={"images": 0, "extra": (*flags, *chosen.extra)})
+
+
+def _elsewhere(name: str, settings: GrpoSettings) -> bool:
+    """Whether a component's model is served by a server that is not ours."""
+    return settings.reward_models.served(name).server.endpoint is not None
+
+
+def _gpu(settings: GrpoSettings, ctx: Context, worker: int) -> str | None:
+    """The GPU for the models of reward worker number `worker`; they take turns with those of rank 0's node."""
+    if settings.reward_models.device == "cpu":
+        return None
+    names = server_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), ctx.gpus * ctx.local_world_size, 0, 1)
+    return names[worker % len(names)]
 
 
 def sleeps(settings: GrpoSettings, ctx: Context) -> bool:

@@ -46,7 +46,7 @@ class ServedWeights:
             torch.cuda.empty_cache()
             process_group.barrier()
             if self._pool:
-                self._pool.post("/wake_up")
+                self._pool.wake()
         self._asleep = False
         if self._served_step != step and not self._transfer.send(step):
             return False
@@ -57,7 +57,7 @@ class ServedWeights:
         """Let servers on the policy's GPUs give up their memory until the next weights."""
         if sleeps(self._settings, self._ctx):
             if self._pool:
-                self._pool.post("/sleep?level=1")
+                self._pool.sleep()
             self._asleep = True
 
     def _probe(self, step: int) -> bool:

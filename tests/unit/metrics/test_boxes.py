@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from diagcot.data.study import Box
 from diagcot.metrics import boxes
+from diagcot.metrics.boxes import soft_f1
 from diagcot.tasks.prompts import grounding_answer
 from diagcot.text.boxes import claimed, parse, says_none
 
@@ -74,3 +75,30 @@ def test_an_unreadable_answer_scores_nothing(text):
 
 def test_a_phantom_box_earns_nothing_on_a_negative_film():
     assert score("<box>(0,0),(100,100)</box>", []) == 0  # full marks in the released reward
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "published"),
+    [
+        ([(0, 0, 1, 1)], [(0, 0, 1, 1)], 1.0),
+        ([(0, 0, 0.5, 1)], [(0, 0, 1, 1)], 0.666667),
+        ([(0, 0, 0.5, 1), (0.6, 0.6, 0.7, 0.7)], [(0, 0, 0.5, 1)], 0.666667),
+        (
+            [(0, 0, 0.4, 0.4), (0.5, 0.5, 0.9, 0.9)],
+            [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), (0.1, 0.6, 0.3, 0.8)],
+            0.598131,
+        ),
+        ([(0.1, 0.1, 0.2, 0.2)], [(0.5, 0.5, 0.6, 0.6)], 0.0),
+        ([], [(0.5, 0.5, 0.6, 0.6)], 0.0),
+        ([(0.1, 0.1, 0.2, 0.2)], [], 0.0),
+    ],
+)
+def test_f1_whose_hits_count_by_their_iou_is_the_published_one(ours, theirs, published):
+    """Numbers of soft_f1_hungarian in uzh-dqbm-cmi/RadVLM-GRPO, verl/custom_rewards/grounding_reward.py."""
+    assert soft_f1([Box("", *box) for box in ours], [Box("", *box) for box in theirs]) == pytest.approx(
+        published, abs=1e-6
+    )
+
+
+def test_f1_of_boxes_without_any():
+    assert soft_f1([], []) == 1.0 and soft_f1(None, []) == 0.0  # none claimed, and nothing readable

@@ -13,7 +13,7 @@ from diagcot.rewards import easyr1, registry
 from diagcot.rewards import trl as for_trl
 from diagcot.rewards.score import Reference
 from diagcot.tasks.prompts import classification_answer, reasoned
-from diagcot.training.config.grpo_settings import RewardSettings
+from diagcot.training.config.reward_settings import RewardSettings
 
 TRUTH = classification_answer(["Edema"])
 OUTPUTS = [

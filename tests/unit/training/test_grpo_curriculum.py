@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from diagcot.jobs.testing import context
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
-from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings
+from diagcot.training.config.reward_settings import RewardSettings
 
 SAMPLE = Sample("d/s/i", "report", "d/s", (ImageRef("a.h5", 0),), (("user", "<image>Look."), ("assistant", "clear .")))
 

@@ -13,7 +13,8 @@ from diagcot.jobs.testing import context
 from diagcot.rewards.gate import Gate
 from diagcot.serving import Reply
 from diagcot.tasks.samples import ImageRef, Sample
-from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings, RewardSettings
+from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings
+from diagcot.training.config.reward_settings import RewardSettings
 from diagcot.training.monitoring.step_breakdown import StepBreakdown
 from diagcot.training.rl import rollout, rollout_page, rollout_pool
 from diagcot.training.rl.actors import context_fields, server_gpus

@@ -1,0 +1,102 @@
+"""GRPO whose reward has components of models: tiny ones in the published formats, and a judge on a real vLLM server."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.evaluation import report_models
+from tests.serving import tiny as judges
+from tests.training import warm as tiny
+from tests.training.ranks import Job, start
+
+pytestmark = pytest.mark.heavy
+
+WEIGHTS = {"format": 0.2, "chexbert": 0.3, "radgraph": 0.3, "judge": 0.2}
+SETTINGS: dict[str, Any] = {
+    "reward": {"name": "report", "mode": "clinical", "components": WEIGHTS},
+    "prompts_per_step": 2,
+    "group_size": 4,
+    "max_tokens": 110,
+    "temperature": 1.0,
+    "kl_coef": 0.0,
+    "server": {"max_model_len": 512, "max_num_seqs": 16, "images": 1, "startup_timeout_s": 150},
+    "deepspeed": {
+        "steps": 3, "save_every": 3, "micro_batch": 8, "global_batch": 8, "learning_rate": 1e-3, "schedule": "constant",
+        "precision": "fp32",
+    },
+}  # fmt: skip
+JUDGE = {"server": {"max_model_len": 4096, "max_num_seqs": 8, "startup_timeout_s": 150}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of phantoms, a tiny policy, and a folder of tiny models that read reports."""
+    root = tmp_path_factory.mktemp("models")
+    tiny.build(root, studies=40, steps=60)
+    report_models.write_chexbert(root / "weights")
+    report_models.write_radgraph(root / "weights", "radgraph")
+    judges.build(root / "shards/test/judge/model")
+    return root
+
+
+def grpo(root: Path, stage: str, **changes: Any) -> Job:
+    models = {"weights": str(root / "weights"), "judge": JUDGE}
+    inputs = {
+        "model": [str(root / "shards/test/warm")],
+        "shards": [str(root / "shards/test/shard")],
+        "judge": [str(root / "shards/test/judge")],
+    }
+    settings = SETTINGS | {"reward_models": models} | changes
+    return start(root, "diagcot.training.kinds.grpo", stage, settings, inputs, world=1, drawn=False)
+
+
+def children(job: Job, word: str) -> Iterator[Any]:
+    import psutil
+
+    for process in psutil.Process(job.processes[0].pid).children(recursive=True):
+        try:
+            if word in " ".join(process.cmdline()):
+                yield process
+        except psutil.Error:
+            continue
+
+
+def test_models_score_each_group_and_a_dead_judge_is_started_again(root: Path) -> None:
+    job = grpo(root, "judged")
+    job.reach(1)
+    (judge,) = [process for process in children(job, "judge/model") if "--uds" in process.cmdline()]
+    os.killpg(judge.pid, signal.SIGKILL)
+    job.wait()
+    rows = [row for row in job.rows() if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        parts = sum(weight * row[f"reward_{name}"] for name, weight in WEIGHTS.items())
+        assert row["reward"] == pytest.approx(parts, abs=1e-4)
+        assert all(0 <= row[f"reward_{name}"] <= 1 for name in WEIGHTS)
+        assert row["reward_plain"] != row["reward"] and row["reward_unread"] == 0  # every verdict was read
+        seconds = [row[f"reward_{name}_s"] for name in ("chexbert", "radgraph", "judge")]
+        assert max(seconds) > 0
+        shares = sum(row[name] for name in ("sync_s", "rollout_s", "reward_s", "train_s", "idle_s"))
+        assert shares == pytest.approx(row["seconds"], abs=1e-3)
+    assert max(row["spread"] for row in rows) > 0 and max(row["reward_judge"] for row in rows) > 0
+    assert [event["number"] for event in job.events("server_restart")] == [1]
+
+
+def test_a_reader_that_cannot_be_loaded_ends_the_stage_before_its_first_step(root: Path) -> None:
+    broken = root / "broken"
+    report_models.write_chexbert(broken)
+    (broken / "chexbert" / "config.json").write_text(
+        json.dumps(json.loads((root / "weights/chexbert/config.json").read_text()) | {"vocab_size": 5})
+    )
+    job = grpo(
+        root, "broken",
+        reward={"name": "report", "components": {"chexbert": 1.0}}, reward_models={"weights": str(broken)},
+    )  # fmt: skip
+    assert job.ended(200) != [0]
+    assert "the component chexbert of the reward cannot be used: " in job.log.read_text()
+    assert not job.rows()
