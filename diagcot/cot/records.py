@@ -1,6 +1,6 @@
 """Records that the stages of chains of thought exchange: one trace, and the verdict on it (docs/cot.md, docs/filtration.md)."""
 
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 
 class TraceRecord(TypedDict):
@@ -30,6 +30,13 @@ class TraceRecord(TypedDict):
     by: str
     prompt_tokens: int
     completion_tokens: int
+
+
+class Fault(NamedTuple):
+    """A rule that a trace breaks, and the detail."""
+
+    rule: str
+    detail: str
 
 
 class JudgementRecord(TypedDict):

@@ -184,6 +184,11 @@ class FilterSettings(Settings):
         default=1.0, ge=0, le=1, description="Least F1 of answer and reference over the CheXpert labels, 0 to 1."
     )
     iou: float = Field(default=0.5, ge=0, le=1, description="Least matched IoU of boxes, 0 to 1.")
+    compare: tuple[Literal["label", "side", "zone", "severity", "device"], ...] = Field(
+        default=("label", "side", "zone", "severity", "device"),
+        description="In what the statements of reasoning, findings and impression must agree with the reference and with"
+        " each other; empty means that statements are not compared.",
+    )
 
     judge: bool = Field(default=True, description="Ask the judge about traces that pass the rules.")
     verdict: Literal["scored", "word"] = Field(

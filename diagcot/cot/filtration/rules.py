@@ -1,14 +1,17 @@
 """Rules that a trace must pass before the judge, which is expensive: layout, wording, and the answer against the reference.
 
+`statements` has those about what reasoning and answer state.
+
 The readers of `diagcot.text` parse a trace as the rewards do, so that what is taught is what is rewarded. Layout of
 interleaved traces: CX-Mind, arXiv:2508.03733.
 """
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from diagcot.cot.records import TraceRecord
+from diagcot.cot.filtration import statements, wording
+from diagcot.cot.records import Fault, TraceRecord
 from diagcot.cot.search.evidence import judged_before_seen
 from diagcot.cot.search.mentions import reference_mention
 from diagcot.cot.settings import FilterSettings
@@ -28,21 +31,6 @@ CLOSED = ("closed", "binary", "single", "multi", "view", "matching", "progressio
 
 _SECTION = re.compile(r"(findings|impression) : (?=\S)")
 _TAG = re.compile(r"</?(?:think|answer|image)>", re.IGNORECASE)
-_LEAK = re.compile(
-    r"<\|[^|<>]*\|>|```|\bjson\b|\b(?:answer|thinking|reasoning|conclusion|report|reply) (?:so far|to review|under review)\b"
-    r"|\(title, content\)|\ba reviewer\b|\bas an? (?:ai|artificial intelligence|language model)\b"
-    r"|\bthe (?:prompt|instructions?|user) (?:say|ask|want|tell|request)|\b(?:thinking|reasoning) steps\b",
-    re.IGNORECASE,
-)
-
-
-class Fault(NamedTuple):
-    """A broken rule and the detail."""
-
-    rule: str
-    detail: str
-
-
 Check = Callable[[TraceRecord, FilterSettings], str | None]  # the detail if the rule is broken, else None
 
 
@@ -57,6 +45,7 @@ def fault(trace: TraceRecord, settings: FilterSettings) -> Fault | None:
             detail = check(trace, settings)
             if detail is not None:
                 return Fault(name, detail)
+        return statements.fault(trace, thinking(trace), settings)
     return None
 
 
@@ -73,6 +62,11 @@ def thinking(trace: TraceRecord) -> str:
         return "\n".join(think for think, _ in trace["pairs"])
     text: str = trace["reasoning"]
     return text
+
+
+def _sources(trace: TraceRecord) -> str:
+    """The texts that the teacher was given."""
+    return f"{trace['guide']}\n{trace['question']}"
 
 
 def label_f1(report: str, reference: str) -> float:
@@ -102,13 +96,25 @@ def _long(trace: TraceRecord, settings: FilterSettings) -> str | None:
 
 
 def _mention(trace: TraceRecord, settings: FilterSettings) -> str | None:
-    words = reference_mention(thinking(trace), trace["task"], f"{trace['guide']}\n{trace['question']}")
+    words = reference_mention(thinking(trace), trace["task"], _sources(trace))
     return f"“{words}”" if words else None
 
 
 def _leak(trace: TraceRecord, settings: FilterSettings) -> str | None:
-    match = _LEAK.search(written(trace))
-    return f"“{match.group()}”" if match else None
+    words = wording.leak(written(trace))
+    return f"“{words}”" if words else None
+
+
+def _json(trace: TraceRecord, settings: FilterSettings) -> str | None:
+    prose = trace["task"] == "report"
+    text = f"{thinking(trace)}\n{trace['answer']}" if prose else thinking(trace)
+    words = wording.json_remains(text, _sources(trace), brackets=prose)
+    return f"“{words}”" if words else None
+
+
+def _non_word(trace: TraceRecord, settings: FilterSettings) -> str | None:
+    word = wording.non_word(f"{thinking(trace)}\n{trace['answer']}", _sources(trace))
+    return f"“{word}”" if word else None
 
 
 def _repeats(trace: TraceRecord, settings: FilterSettings) -> str | None:
@@ -205,6 +211,8 @@ _EVERY: dict[str, Check] = {
     "reasoning_too_long": _long,
     "repetitive": _repeats,
     "leaked_prompt": _leak,
+    "json_remains": _json,
+    "non_word": _non_word,
     "mentions_reference": _mention,
 }
 _CLOSED: dict[str, Check] = {

@@ -33,7 +33,12 @@ def collected(run_folder: Path) -> list[dict[str, Any]]:  # noqa: F811
         study = shard.study(shard.study_of(sample.images[0].row))
         images = [{"shard": image.shard, "row": image.row} for image in sample.images]
         about = {"id": sample.id, "study": sample.study, "images": images, "meta": sample.meta}
-        texts = {"reference": sample.answer, "guide": sample.answer, "answer": sample.answer}
+        texts = {
+            "reference": sample.answer,
+            "guide": sample.answer,
+            "answer": sample.answer,
+            "conclusion": sample.answer,
+        }
         reasoning = conversations.Reading.of(study.findings, study.impression).reasoning
         found.append(trace(**about, **texts, reasoning=reasoning))
     write(run_folder, found)

@@ -4,6 +4,7 @@ from typing import Any
 
 CLOSED = "<image>Does this chest X-ray show edema?\nA) No\nB) Yes\nGo through the options: reason in <think></think>."
 OPEN = "<image>Name everything abnormal in this film, or No Finding.\nFirst list what is possible, as <think></think>."
+EDEMA = "findings : there are fine lines at both bases and the vessels are wide . impression : pulmonary edema ."
 REPORT = "findings : the heart is enlarged . impression : cardiomegaly ."
 
 
@@ -43,7 +44,14 @@ def closed(**values: Any) -> Any:
         ["the fine lines and the wide vessels are what edema looks like", "B) ✅"],
         ["all in all it is yes", "B) ✅"],
     ]
-    words = {"task": "binary", "form": "interleaved", "question": CLOSED, "reference": "B) ✅", "answer": "B) ✅"}
+    words = {
+        "task": "binary",
+        "form": "interleaved",
+        "question": CLOSED,
+        "reference": "B) ✅",
+        "answer": "B) ✅",
+        "guide": EDEMA,
+    }
     return trace(**words | {"pairs": pairs, "reasoning": ""} | values)
 
 
@@ -55,5 +63,12 @@ def opened(**values: Any) -> Any:
         ["no line of the pleura is seen", "Pneumothorax ❌"],
         ["what remains is one thing", "Edema"],
     ]
-    words = {"task": "open", "form": "interleaved", "question": OPEN, "reference": "Edema", "answer": "Edema"}
+    words = {
+        "task": "open",
+        "form": "interleaved",
+        "question": OPEN,
+        "reference": "Edema",
+        "answer": "Edema",
+        "guide": EDEMA,
+    }
     return trace(**words | {"pairs": pairs, "reasoning": ""} | values)

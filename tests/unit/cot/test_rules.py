@@ -33,7 +33,7 @@ LISTED, EDEMA, PNEUMOTHORAX, FINAL = opened()["pairs"]
         trace(reasoning=trace()["reasoning"] + " for reference lines i look at the spine."),
         trace(
             guide="findings : as in the reference film .",
-            reasoning="i see much that is in the reference film, and more",
+            reasoning="i see what is in the reference film, and that the heart is enlarged",
         ),
         closed(),
         closed(**MATCHING, pairs=[["the report says edema, which i do not see here", "A) ❌"], SECOND, LAST]),
