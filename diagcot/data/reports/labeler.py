@@ -5,8 +5,10 @@ phrases and scopes are written for this project. `diagcot.data.labeler_accuracy`
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from diagcot.data.reports import label_cues as cues
@@ -68,7 +70,7 @@ def mentions(text: str) -> Iterator[tuple[str, int, str]]:
 def mentions_in(sentence: str) -> tuple[Mention, ...]:
     """The mentions of labels in one sentence in lower case."""
     found = [(name, match.span()) for name, mention in _MENTION.items() for match in mention.finditer(sentence)]
-    spans = [span for _, span in found]
+    spans = sorted(span for _, span in found)
     stated = [Mention(name, _status(sentence, span, spans, device=name == _DEVICES), *span) for name, span in found]
     normal = ((name, match) for name, phrase in _NORMAL.items() if (match := phrase.search(sentence)))
     return (*stated, *(Mention(name, 0, *match.span()) for name, match in normal))
@@ -89,7 +91,10 @@ _RANK = {0: 0, -1: 1, 1: 2}
 
 
 def _status(sentence: str, span: Span, spans: Sequence[Span], *, device: bool = False) -> int:
-    """1, 0 or -1 for the mention at `span`, from the cues whose scope includes it. spans: all mentions of the sentence."""
+    """1, 0 or -1 for the mention at `span`, from the cues whose scope includes it.
+
+    spans: all mentions of the sentence, in order.
+    """
     mention = sentence[slice(*span)]
     after = sentence[span[1] : span[1] + _SCOPE]
     value, headed = _value(sentence, span, spans)
@@ -118,15 +123,21 @@ def _status(sentence: str, span: Span, spans: Sequence[Span], *, device: bool = 
 
 
 def _value(sentence: str, span: Span, spans: Sequence[Span]) -> tuple[str, bool]:
-    """What follows a mention, or the list of mentions that it is part of, and whether that is its value after a colon."""
+    """What follows a mention, or the list of mentions that it is part of, and whether that is its value after a colon.
+
+    spans: in order. The text that is returned ends with the scope of a cue.
+    """
     end, listed = span[1], False
-    for start, stop in sorted(spans):
-        if start >= end and (between := cues.LISTED.fullmatch(sentence, end, start)):
-            end, listed = stop, between.group().strip() != ","
-    rest = sentence[end:]
-    if headed := cues.VALUE.match(rest):
-        return rest[headed.end() :], end == span[1]
-    return (rest, False) if end == span[1] or listed else (sentence[span[1] :], False)
+    for start, stop in islice(spans, bisect_left(spans, (end, 0)), None):
+        if start < end:
+            continue
+        between = cues.LISTED.fullmatch(sentence, end, start)
+        if not between:
+            break
+        end, listed = stop, between.group().strip() != ","
+    headed = cues.VALUE.match(sentence[end : end + _SCOPE])
+    start = end + headed.end() if headed else end if end == span[1] or listed else span[1]
+    return sentence[start : start + _SCOPE], bool(headed) and end == span[1]
 
 
 def _tail(text: str, ends: re.Pattern[str]) -> str:
