@@ -36,7 +36,7 @@ def test_a_true_trace_of_every_phantom_is_kept():
     for visit in visits(400, seed=3):
         reading = Reading.of(*visit.findings.report())
         true = told(
-            reasoning=reading.reasoning, answer=reading.report, reference=reading.report, conclusion=reading.report
+            reasoning=reading.reasoning, answer=reading.answer, reference=reading.answer, conclusion=reading.answer
         )
         assert broken(true) in (None, "reasoning_too_short"), true["reasoning"]
 
@@ -46,9 +46,9 @@ def test_an_answer_of_another_phantom_is_dropped():
     random = Random(0)
     for _ in range(400):
         one, other = random.sample(readings, 2)
-        if one.report == other.report:
+        if one.answer == other.answer:
             continue
-        answer, reference = other.report, one.report
+        answer, reference = other.answer, one.answer
         assert broken(told(reasoning=other.reasoning, answer=answer, reference=reference, conclusion=answer))
         assert broken(told(reasoning=other.reasoning, answer=reference, reference=reference, conclusion=reference))
         assert broken(told(reasoning=one.reasoning, answer=answer, reference=reference, conclusion=reference))
