@@ -75,7 +75,7 @@ def test_a_good_trace_of_every_task_keeps_all_rules(good):
         ("marks_wrong", closed(pairs=[[FIRST[0], "A) ✅"], SECOND, LAST])),
         ("options_not_judged", opened(pairs=[LISTED, EDEMA, FINAL])),
         ("judged_before_seen", closed(meta={"options": ["No", "Yes"], "label": "Edema"})),
-        ("judged_before_seen", opened(pairs=[["this is what it is", LISTED[1]], ["so that is what i think", EDEMA[1]], PNEUMOTHORAX, FINAL])),
+        ("judged_before_seen", opened(pairs=[["this is what", LISTED[1]], ["so this it is", EDEMA[1]], PNEUMOTHORAX, FINAL])),
         ("answer_wrong", opened(pairs=[LISTED, EDEMA, PNEUMOTHORAX, [FINAL[0], "Edema, Pneumothorax"]])),
         ("marks_wrong", opened(pairs=[LISTED, EDEMA, [PNEUMOTHORAX[0], "Pneumothorax ✅"], FINAL])),
         ("unknown_task", trace(task="poem")),
