@@ -69,6 +69,10 @@ class Recipe(Settings):
 
     name: str = Field(description="Name of the recipe, and of its run unless RUN= names another.")
     seed: int = Field(0, description="Seed of every random choice of the chain.")
+    prompt_set: str | None = Field(
+        None,
+        description="What models are asked, for every stage that does not name a set of its own (docs/prompts.md).",
+    )
     stages: list[StageSpec] = Field(description="The stages, each after those it reads.")
 
     @model_validator(mode="after")
@@ -110,6 +114,7 @@ class Extension(Settings):
         description="The recipe it starts from: a name in recipes/, or a path from this file's folder."
     )
     seed: int | None = Field(None, description="Seed of every random choice; null keeps that of the base recipe.")
+    prompt_set: str | None = Field(None, description="The prompts of every stage; null keeps those of the base recipe.")
     drop: list[str] = Field(
         [], description="Stages of the base recipe that are left out; they are also removed from the inputs of others."
     )
@@ -149,6 +154,8 @@ class Extended(Document):
             "name": extension.name,
             "seed": base.value.get("seed", 0) if extension.seed is None else extension.seed,
         }
+        if prompt_set := extension.prompt_set or base.value.get("prompt_set"):
+            whole["prompt_set"] = prompt_set
         self.value = whole | {"stages": kept}
         self.text = f"# {extension.name}: {extension.extends} with changes\n" + yaml.safe_dump(
             self.value, sort_keys=False

@@ -15,6 +15,7 @@ from diagcot.jobs.names import check_name
 from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
+from diagcot.tasks.prompt_set import PromptedSettings
 from launchers import registry
 from launchers.stage_kind import Stage, StageKind
 
@@ -67,8 +68,14 @@ class Chain:
         """The stage of that name, its settings parsed. Raises UserError with file and line if they are wrong."""
         if name not in self._stages:
             spec = self.spec(name)
-            at = ("stages", self.recipe.stages.index(spec), "settings")
-            self._stages[name] = Stage(spec, self.document.check(self.kind(spec).settings, spec.settings, at))
+            at, model, given = (
+                ("stages", self.recipe.stages.index(spec), "settings"),
+                self.kind(spec).settings,
+                spec.settings,
+            )
+            if self.recipe.prompt_set and issubclass(model, PromptedSettings):
+                given = {"prompt_set": self.recipe.prompt_set, **given}
+            self._stages[name] = Stage(spec, self.document.check(model, given, at))
         return self._stages[name]
 
     @property
@@ -97,8 +104,10 @@ class Chain:
 
     @property
     def code(self) -> list[Path]:
-        """The folders of the snapshot of the code that jobs run."""
-        return [self.root / name for name in CODE]
+        """The folders of the snapshot of the code that jobs run, prompts that are elsewhere among them."""
+        settings = [stage.settings for _, stage in self.stages]
+        named = {found.prompt_set for found in settings if isinstance(found, PromptedSettings)}
+        return [self.root / name for name in CODE] + [Path(name) for name in sorted(named) if "/" in name]
 
     @cached_property
     def pipeline(self) -> Pipeline:

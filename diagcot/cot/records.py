@@ -14,6 +14,7 @@ class TraceRecord(TypedDict):
     question: str
     reference: str  # the gold answer
     guide: str  # the reference report
+    prompts: str  # name@digest of the prompt set
     meta: dict[str, Any]
     steps: list[list[str]]  # (title, content)
     conclusion: str

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from diagcot.cot.search.schemas import Limits
 from diagcot.jobs.settings import Settings, current_keys
 from diagcot.serving.settings import ServerSettings
+from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS
 from diagcot.tasks.questions.wording import Share, Wording
 
@@ -15,9 +16,9 @@ from diagcot.tasks.questions.wording import Share, Wording
 class LimitSettings(Settings):
     """Bounds of a reply; see `schemas.Limits`."""
 
-    steps: int = Field(default=12, ge=1, description="Most reasoning steps in one reply.")
-    step_chars: int = Field(default=600, ge=20, description="Most characters of a reasoning step, a check or a reason.")
-    section_chars: int = Field(default=2000, ge=40, description="Most characters of a conclusion or a report section.")
+    steps: int = Field(default=8, ge=1, description="Most reasoning steps in one reply.")
+    step_chars: int = Field(default=300, ge=20, description="Most characters of a reasoning step, a check or a reason.")
+    section_chars: int = Field(default=1000, ge=40, description="Most characters of a conclusion or a report section.")
 
     def limits(self) -> Limits:
         """The bounds as the schemas take them."""
@@ -75,7 +76,11 @@ class SearchSettings(Settings):
         default=0.7, ge=0, description="Sampling temperature of the teacher; verdicts are greedy."
     )
     top_p: float = Field(default=0.95, gt=0, le=1, description="Nucleus sampling of the teacher, 0 to 1.")
-    max_tokens: int = Field(default=1024, ge=8, description="Most tokens of a reply of the teacher.")
+    max_tokens: int = Field(
+        default=1536,
+        ge=8,
+        description="Most tokens of a reply of the teacher; the longest reply that `reply` allows must fit.",
+    )
     verdict_tokens: int = Field(default=256, ge=8, description="Most tokens of a verdict.")
     reply: LimitSettings = Field(default=LimitSettings(), description="Bounds of the replies of the teacher.")
 
@@ -104,7 +109,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Defaults of `collect` by name (docs/cot.md lists the choices of the released code); keys of the recipe take precedence."""
 
 
-class CollectSettings(Settings):
+class CollectSettings(PromptedSettings):
     """Kind `collect`: chains of thought for the training studies of a shard."""
 
     preset: Literal["better", "as-released"] = Field(
@@ -164,7 +169,7 @@ FILTER_PRESETS: dict[str, dict[str, Any]] = {
 """Defaults of `filter` by name (docs/filtration.md); keys of the recipe take precedence."""
 
 
-class FilterSettings(Settings):
+class FilterSettings(PromptedSettings):
     """Kind `filter`: rules first, then the judge; traces that both accept become training samples."""
 
     preset: Literal["better", "as-released"] = Field(
@@ -254,7 +259,7 @@ class QuestionSettings(Settings):
         return self
 
 
-class SyntheticSettings(Settings):
+class SyntheticSettings(PromptedSettings):
     """Kind `synthetic-sft`: example conversations written by rule."""
 
     split: Literal["train", "validate"] = Field(

@@ -44,7 +44,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     shown = list(examples(rows, models, ctx.shards_root, shared.examples))
     ctx.progress(2, 3, step="report")
     stages = history.stages(ctx.output, (ctx.stage, unit.key))
-    versions = history.versions(ctx.output)
+    versions = history.versions(ctx.output) | history.prompt_sets(stages)
     folders = {(ctx.shards_root / image["shard"]).parent for row in rows for image in row.images}
     data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))
     outputs = {

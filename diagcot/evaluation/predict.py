@@ -16,7 +16,7 @@ from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
 from diagcot.tasks.predictions import ASKED, Prediction
-from diagcot.tasks.prompt_set import DEFAULT
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import Sample, order
@@ -46,7 +46,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
 
     A request that failed is a prediction with no text: it counts as a miss. Raises UserError if all of them failed.
     """
-    settings, task = shared.settings, unit.params["task"]
+    settings, task, texts = shared.settings, unit.params["task"], shared.settings.prompts
     shard = Shard(ctx.root("shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
     asked = {
         sample.id: (sample, split)
@@ -62,7 +62,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
         words = first_tokens(model) if task == "classification" and settings.probabilities else ()
 
         async def answer(client: Client, sample: Sample) -> tuple[Sample, list[Reply]]:
-            requests = requests_of(sample, _images(shard, sample), unit.params["max_tokens"], words)
+            requests = requests_of(sample, _images(shard, sample), unit.params["max_tokens"], words, texts)
             return sample, await asyncio.gather(*map(client.chat, requests))
 
         for sample, replies in server.each(todo, answer, stopping=ctx.stopping):
@@ -113,7 +113,7 @@ def samples_of(
     if task in ASKED:
         found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
     else:
-        found = tasks.SAMPLES[task](shard, name, split, settings.views, DEFAULT)
+        found = tasks.SAMPLES[task](shard, name, split, settings.views, settings.prompts)
     samples = sorted(found, key=lambda sample: order(sample.id))
     return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
 
@@ -130,7 +130,7 @@ def first_tokens(model_dir: Path) -> tuple[int, int]:
 
 
 def requests_of(
-    sample: Sample, images: tuple[bytes, ...], max_tokens: int, words: tuple[int, ...] = ()
+    sample: Sample, images: tuple[bytes, ...], max_tokens: int, words: tuple[int, ...] = (), texts: PromptSet = DEFAULT
 ) -> list[Request]:
     """What is asked about a sample: its question; and for classification, of each label, how likely Yes and No are.
 
@@ -141,7 +141,7 @@ def requests_of(
     return [asked] + [
         Request(
             sample.id,
-            (("user", prompts.with_image_tags(DEFAULT.render("presence", label=label.lower()), len(images))),),
+            (("user", prompts.with_image_tags(texts.render("presence", label=label.lower()), len(images))),),
             images,
             max_tokens=1,
             scored_tokens=words,

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from diagcot.jobs.settings import Settings
 from diagcot.metrics.clinical.weights import WeightsFolder
 from diagcot.serving.settings import ServerSettings
+from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import Wording
 
 Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
@@ -20,7 +21,7 @@ WRITTEN: tuple[str, ...] = get_args(Written)
 _TOKENS = {"report": 1024}
 
 
-class EvaluateSettings(Settings):
+class EvaluateSettings(PromptedSettings):
     """Greedy predictions of every model on the test split."""
 
     tasks: list[Task] = Field(["report", "grounding"], min_length=1, description="Tasks that every model is asked.")

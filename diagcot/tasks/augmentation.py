@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from PIL import ImageEnhance, ImageOps
 
 from diagcot.data.study import Box
-from diagcot.tasks.prompts import grounding_answer
+from diagcot.tasks.prompts import Layout, grounding_answer
 from diagcot.tasks.samples import ImageRef, Sample
 
 # The angles are those of the release. How strong its other changes were is not known.
@@ -67,18 +67,18 @@ def augmented_box(box: Box, change: str, width: int, height: int) -> Box:
 
 
 def augmented_copies(
-    sample: Sample, count: int, seed: int, size: Callable[[ImageRef], tuple[int, int]]
+    sample: Sample, count: int, seed: int, size: Callable[[ImageRef], tuple[int, int]], layout: Layout = "default"
 ) -> Iterator[Sample]:
     """`count` copies of a grounding sample with boxes, each with another change; nothing for any other sample.
 
-    size: gives the width and height of an image in pixels.
+    size: gives the width and height of an image in pixels. layout: of the answers.
     """
     if sample.task != "grounding" or not sample.meta.get("boxes"):
         return
     (ref,), label = sample.images, str(sample.meta["label"])
     for change in random.Random(f"{seed}/{sample.id}").sample(CHANGES, count):
         boxes = [augmented_box(Box(label, *corners), change, *size(ref)) for corners in sample.meta["boxes"]]
-        answer = ("assistant", grounding_answer(label.lower(), boxes))
+        answer = ("assistant", grounding_answer(label.lower(), boxes, layout))
         yield replace(
             sample,
             id=f"{sample.id}:{change}",

@@ -47,7 +47,7 @@ def classification_samples(
         labels = view.study.labels
         present = [name for name, value in labels.items() if value == 1]
         if present:
-            answer = prompts.classification_answer(present)
+            answer = prompts.classification_answer(present, texts.about.answers)
             yield view.sample("classification", ref_name, prompt, answer, "classification", labels=labels)
 
 
@@ -83,7 +83,7 @@ def grounding_samples(
                 name = label.lower()
                 boxes = [box for box in image.boxes if box.label == label]
                 meta = {"label": label, "boxes": [[b.x1, b.y1, b.x2, b.y2] for b in boxes]}
-                answer = prompts.grounding_answer(name, boxes)
+                answer = prompts.grounding_answer(name, boxes, texts.about.answers)
                 yield view.sample("grounding", ref_name, asked[label], answer, label, **meta)
 
 

@@ -4,16 +4,18 @@ Reading files and the digest need no Jinja2, so commands that only plan stay fas
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
+from diagcot.tasks.prompts import Layout
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,6 +38,10 @@ class About(Settings):
     version: int = Field(ge=1, description="Version, raised with every change of a wording.")
     description: str = Field(description="What is special about the set, in a sentence.")
     extends: str | None = Field(default=None, description="A set of the repository whose files this one completes.")
+    answers: Layout = Field(
+        default="default",
+        description="Layout of labels and boxes in answers: of this project, or as DiagCoT's data has them.",
+    )
     self_correction: Literal["kept", "left out"] = Field(
         default="kept", description="Whether mistakes that were corrected stay in the rewritten reasoning."
     )
@@ -49,6 +55,20 @@ class PromptSet:
     """
 
     name: str = "default"
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> "PromptSet":
+        """The set that a stage's settings name. Raises UserError if a user's texts have changed since they were planned."""
+        name, digest = settings.get("prompt_set", "default"), settings.get("prompt_digest", "")
+        copied = FOLDER.parent / Path(name).name  # of a user's folder, in the snapshot of the code
+        sets = [PromptSet(str(copied))] if "/" in name and (copied / "set.yaml").is_file() else []
+        for texts in (*sets, PromptSet(name)):
+            if digest in ("", texts.digest) or "/" not in name:
+                return texts
+        raise UserError(
+            f"the prompts in {name} have changed since the stage was planned (digest {digest}): put the old files back,"
+            " or start a run of another name"
+        )
 
     @property
     def folder(self) -> Path:
@@ -80,6 +100,37 @@ class PromptSet:
 
 DEFAULT = PromptSet()
 """The set that is used where a recipe names none."""
+
+
+class PromptedSettings(Settings):
+    """Settings of the kinds that ask a model: the prompts, and their digest as the plan records it."""
+
+    prompt_set: str = Field(
+        default="default",
+        description="What models are asked: a folder of prompts/, or the path of another one (docs/prompts.md). A recipe may"
+        " name one set for all of its stages.",
+    )
+    prompt_digest: str = Field(
+        default="",
+        description="Digest of the prompts; the plan sets it, and a stage refuses a folder that has changed.",
+    )
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The prompt set. Raises UserError if a user's texts have changed since they were planned."""
+        return PromptSet.of({"prompt_set": self.prompt_set, "prompt_digest": self.prompt_digest})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _planned(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("prompt_digest"):
+            return given
+        name = str(given.get("prompt_set", "default"))
+        try:
+            texts = PromptSet(str(Path(name).resolve()) if "/" in name else name)
+            return given | {"prompt_set": texts.name, "prompt_digest": texts.digest}
+        except UserError as error:
+            raise ValueError(str(error)) from error
 
 
 @cache

@@ -1,6 +1,7 @@
 """The layout of the answers of each task: one layout for training, rollout and evaluation. Prompts: `prompt_set`."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from diagcot.data.study import Box
 
@@ -31,20 +32,32 @@ def report_text(findings: str, impression: str) -> str:
     return " ".join(f"{name}: {' '.join(text.split())}" for name, text in sections if text.strip())
 
 
-def classification_answer(labels: Sequence[str]) -> str:
-    """DiagCoT's sentence that lists the labels of an image; `No Finding` where there is none."""
+Layout = Literal["default", "diagcot"]
+"""Layout of labels and boxes in answers: this project's, or exactly that of DiagCoT's data."""
+
+
+def classification_answer(labels: Sequence[str], layout: Layout = "default") -> str:
+    """The sentence that lists the labels of an image. Of an image without any: `No Finding`, or DiagCoT's own sentence.
+
+    Source of `diagcot`: the classification data of github.com/TMLSIAT/DiagCoT-main (DiagCoT, arXiv:2509.06409).
+    """
+    if layout == "diagcot":
+        named = ", ".join(label.lower() for label in labels if label != "No Finding")
+        return f"The label of this X-ray image is:{named}" if named else "No significant abnormalities were found"
     return "The label of this X-ray image is: " + ", ".join(labels or ["No Finding"])
 
 
-def grounding_answer(label: str, boxes: Sequence[Box]) -> str:
-    """DiagCoT's sentence that lists boxes, with corners as integers from 0 to 1000.
+def grounding_answer(label: str, boxes: Sequence[Box], layout: Layout = "default") -> str:
+    """The sentence that lists boxes, with corners as integers from 0 to 1000. `diagcot` repeats the label for each box.
 
-    Source: the grounding data of github.com/TMLSIAT/DiagCoT-main (DiagCoT, arXiv:2509.06409).
+    Source of `diagcot`: the grounding data of github.com/TMLSIAT/DiagCoT-main (DiagCoT, arXiv:2509.06409).
     """
+    none = f"No {label} regions detected."
     if not boxes:
-        return f"No {label} regions detected."
+        return f"The detected {label} regions are: {none}" if layout == "diagcot" else none
+    named = f"{label.title()}: " if layout == "diagcot" else ""
     texts = [
-        f"<box>({round(b.x1 * 1000)},{round(b.y1 * 1000)}),({round(b.x2 * 1000)},{round(b.y2 * 1000)})</box>"
+        f"{named}<box>({round(b.x1 * 1000)},{round(b.y1 * 1000)}),({round(b.x2 * 1000)},{round(b.y2 * 1000)})</box>"
         for b in boxes
     ]
     return f"The detected {label} regions are: " + ", ".join(texts)

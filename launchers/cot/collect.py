@@ -1,8 +1,10 @@
 """Kind `collect`: an array over shards; each task starts one server and searches a chain of thought for each study."""
 
+from diagcot.cot.search import schemas
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit, UserError
 from launchers.inputs import single
+from launchers.model_size import base_of
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 _SELF_VERIFIED = "the teacher verifies its own conclusions; an input verifier names an independent model"
@@ -28,9 +30,24 @@ def units(stage: Stage[CollectSettings], chain: ChainView) -> list[Unit]:
 
 
 def notes(stage: Stage[CollectSettings], chain: ChainView) -> list[str]:
-    """Whether the teacher is its own verifier."""
-    own_verifier = "report" in stage.settings.tasks and not stage.inputs.get("verifier")
-    return [f"{stage.name}: {_SELF_VERIFIED}"] if own_verifier and stage.settings.preset == "better" else []
+    """Whether the teacher is its own verifier, and which replies are longer than their limits of tokens."""
+    settings = stage.settings
+    own_verifier = "report" in settings.tasks and not stage.inputs.get("verifier")
+    said = [f"{stage.name}: {_SELF_VERIFIED}"] if own_verifier and settings.preset == "better" else []
+    # The tokens of a tiny model are whole clauses, so that its replies have far fewer.
+    base = base_of(stage, chain)
+    if settings.search.constrained and not (base and base.settings.pretrained is None):
+        limits, search = settings.search.reply.limits(), settings.search
+        for name, schema, tokens in (
+            ("max_tokens", schemas.thinking(limits, ("findings", "impression")), search.max_tokens),
+            ("verdict_tokens", schemas.verdict(limits), search.verdict_tokens),
+        ):
+            if schemas.longest(schema) > tokens:
+                said.append(
+                    f"{stage.name}: search.reply allows replies of about {schemas.longest(schema)} tokens, but"
+                    f" search.{name} is {tokens}: longer ones are cut and requested again; raise it, or lower search.reply"
+                )
+    return said
 
 
 KIND = StageKind(

@@ -1,8 +1,11 @@
 """Kind `filter`: an array over the collected traces; rules and a judge decide what becomes training samples."""
 
+from diagcot.cot.filtration import judge
+from diagcot.cot.search import schemas
 from diagcot.cot.settings import FilterSettings
 from diagcot.jobs import Unit
 from launchers.inputs import single
+from launchers.model_size import base_of
 from launchers.stage_kind import ChainView, Headline, Stage, StageKind
 
 
@@ -14,6 +17,23 @@ def units(stage: Stage[FilterSettings], chain: ChainView) -> list[Unit]:
     return chain.units_of(traces)
 
 
+def notes(stage: Stage[FilterSettings], chain: ChainView) -> list[str]:
+    """Whether the judge's replies are longer than their limit of tokens."""
+    settings, base = stage.settings, base_of(stage, chain)
+    tokens = schemas.longest(judge.schema(settings.reason_chars))
+    if (
+        not settings.judge
+        or settings.verdict != "scored"
+        or (base and base.settings.pretrained is None)
+        or tokens <= settings.max_tokens
+    ):
+        return []
+    return [
+        f"{stage.name}: reason_chars allows judgements of about {tokens} tokens, but max_tokens is {settings.max_tokens}:"
+        " longer ones are cut and count as refusals; raise it, or lower reason_chars"
+    ]
+
+
 KIND = StageKind(
     work="diagcot.cot.filtration.filter",
     former_work="diagcot.cot.filter",
@@ -23,6 +43,7 @@ KIND = StageKind(
     startup_s=180,
     unit_s=300,
     units=units,
+    notes=notes,
     needs=("vllm",),
     headline=Headline("kept", inputs="traces"),
 )

@@ -14,8 +14,6 @@ from diagcot.cot.records import TraceRecord
 from diagcot.cot.search import prompts
 from diagcot.cot.settings import FilterSettings
 from diagcot.serving import Reply, Request
-from diagcot.tasks.prompt_set import DEFAULT, PromptSet
-from diagcot.tasks.prompts import IMAGE
 
 CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
 """The criteria of a judgement."""
@@ -36,12 +34,12 @@ class Judgement:
     error: str | None = None
 
 
-def trace_prompt(trace: TraceRecord, settings: FilterSettings, texts: PromptSet = DEFAULT) -> str:
+def trace_prompt(trace: TraceRecord, settings: FilterSettings) -> str:
     """The judge's prompt about a trace; for an answer that is not a report it contains the question and the gold answer."""
-    report = trace["task"] == "report"
+    report, texts = trace["task"] == "report", settings.prompts
     head = prompts.head(len(trace["images"]), trace["guide"], "" if report else trace["question"], texts)
     if not settings.image:
-        head = head.replace(IMAGE, "")
+        head = head.without_images
     thinking = trace["reasoning"]
     if trace["form"] == "interleaved":
         thinking = "\n".join(f"{think} So: {answer}" for think, answer in trace["pairs"])
@@ -55,14 +53,15 @@ def schema(reason_chars: int) -> dict[str, Any]:
     return _object(dict.fromkeys(CRITERIA, criterion))
 
 
-def request(
-    trace: TraceRecord, images: Sequence[bytes], settings: FilterSettings, seed: int, texts: PromptSet = DEFAULT
-) -> Request:
+def request(trace: TraceRecord, images: Sequence[bytes], settings: FilterSettings, seed: int) -> Request:
     """All judgements of a trace in one request. images: JPEG, sent only if the judge sees images."""
     repeated = settings.repeats > 1
     return Request(
         id=trace["id"],
-        messages=(*(prompts.system(texts) if settings.image else ()), ("user", trace_prompt(trace, settings, texts))),
+        messages=(
+            *(prompts.system(settings.prompts) if settings.image else ()),
+            ("user", trace_prompt(trace, settings)),
+        ),
         images=tuple(images) if settings.image else (),
         max_tokens=settings.max_tokens,
         temperature=settings.temperature if repeated else 0.0,

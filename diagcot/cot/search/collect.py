@@ -11,15 +11,26 @@ from typing import Any, cast
 from diagcot.cot.records import TraceRecord
 from diagcot.cot.search.calls import Answer, Question, Trace
 from diagcot.cot.search.interleaved import interleave
+from diagcot.cot.search.replies import CONTRADICTION
 from diagcot.cot.search.sample import CoTSample, select_samples
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Context, Records, Result, Unit
 from diagcot.serving import Client, EncodedImage, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
+from diagcot.tasks.prompt_set import PromptSet
 from diagcot.tasks.samples import read_samples
 
-_COUNTED = ("samples", "verified", "forced", "failed", "calls", "prompt_tokens", "completion_tokens")
+_COUNTED = (
+    "samples",
+    "verified",
+    "forced",
+    "failed",
+    "contradictory_verdicts",
+    "calls",
+    "prompt_tokens",
+    "completion_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
     settings = CollectSettings.model_validate(ctx.settings)
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
     questions = read_samples(Path(ctx.inputs["samples"][0]) / f"{unit.key}.jsonl") if settings.questions else ()
-    samples = select_samples(shard, ctx.shards_root, settings, questions)
+    samples = select_samples(shard, ctx.shards_root, settings, questions, settings.prompts)
     records = ctx.records(unit)
     try:
         served: dict[str, float] = {}
@@ -88,6 +99,7 @@ class _Collection:
     ) -> None:
         self.servers, self.shard, self.settings = servers, shard, settings
         self.records, self.ctx, self.total = records, ctx, total
+        self.texts = settings.prompts
         self.counts: Counter[str] = Counter()  # of all records, including those of earlier executions
         for row in records.rows():
             self.counts.update(_counts(row))
@@ -121,7 +133,8 @@ class _Collection:
 
     async def _search(self, teacher: Client, verifier: Client, sample: CoTSample) -> TraceRecord:
         images = tuple(EncodedImage(self.shard.jpeg(image.row)) for image in sample.images)
-        steps = (search if sample.trace_format == "think" else interleave)(sample, self.settings.search, self.ctx.seed)
+        find = search if sample.trace_format == "think" else interleave
+        steps = find(sample, self.settings.search, self.ctx.seed, self.texts)
         used = {"prompt_tokens": 0, "completion_tokens": 0}
         try:
             question = next(steps)
@@ -133,7 +146,7 @@ class _Collection:
                 finish = reply.finish_reasons[0] if reply.finish_reasons else "stop"
                 question = steps.send(Answer(reply.text, finish, reply.error))
         except StopIteration as end:
-            return cast(TraceRecord, _row(sample, end.value) | used)
+            return cast(TraceRecord, _row(sample, end.value, self.texts) | used)
 
     def _request(self, sample: CoTSample, question: Question, images: tuple[bytes, ...]) -> Request:
         return Request(
@@ -152,7 +165,7 @@ class _Collection:
         self.ctx.progress(len(self.records), self.total, **stats.figures(), **counts)
 
 
-def _row(sample: CoTSample, trace: Trace) -> dict[str, Any]:
+def _row(sample: CoTSample, trace: Trace, texts: PromptSet) -> dict[str, Any]:
     """The trace as a record: images by reference, without pixels."""
     return {
         "id": sample.id,
@@ -163,6 +176,7 @@ def _row(sample: CoTSample, trace: Trace) -> dict[str, Any]:
         "question": sample.question,
         "reference": sample.reference,
         "guide": sample.reference_report,
+        "prompts": f"{texts.about.name}@{texts.digest}",
         "meta": sample.meta,
         **vars(trace),
         "by": trace.by,
@@ -177,6 +191,7 @@ def _counts(row: TraceRecord) -> Counter[str]:
         "verified": int(row["verified"] and not failed),
         "forced": int(row["forced"] and not failed),
         "failed": int(failed),
+        "contradictory_verdicts": sum(CONTRADICTION in entry["reason"] for entry in row["verdicts"]),
         **{name: row[name] for name in ("calls", "prompt_tokens", "completion_tokens")},
     }
     return Counter(counts if failed else counts | {f"by_{row['by']}": 1})

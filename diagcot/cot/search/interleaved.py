@@ -16,6 +16,7 @@ from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.settings import SearchSettings
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.questions.worked_answers import judging_order, with_look
 from diagcot.text.options import LETTERS, RIGHT, WRONG
 
@@ -23,11 +24,11 @@ _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
 _SEPARATOR = re.compile(rf"[,;:\[\]()\n{RIGHT}{WRONG}]")
 
 
-def interleave(sample: CoTSample, settings: SearchSettings, seed: int = 0) -> Search:
-    """A generator to drive with `next` and `send(Answer)`; its return value is the Trace."""
+def interleave(sample: CoTSample, settings: SearchSettings, seed: int = 0, texts: PromptSet = DEFAULT) -> Search:
+    """A generator to drive with `next` and `send(Answer)`; its return value is the Trace. texts: the prompts."""
     trace = Trace()
     try:
-        yield from _main(sample, settings, Caller(sample.id, settings, seed, trace), trace)
+        yield from _main(sample, settings, Caller(sample.id, settings, seed, trace, texts), trace)
     except SearchError as error:
         trace.error = str(error)
     return trace
@@ -37,7 +38,8 @@ def _main(
     sample: CoTSample, settings: SearchSettings, caller: Caller, trace: Trace
 ) -> Generator[Question, Answer, None]:
     limits = settings.reply.limits()
-    head = prompts.head(len(sample.images), sample.reference_report, sample.question)
+    texts = caller.texts
+    head = prompts.head(len(sample.images), sample.reference_report, sample.question, texts)
     letters = judging_order(sample.meta.get("options", ()))
     make_prompt = prompts.closed_question if letters else prompts.open_question
     schema = schemas.closed_question(limits, letters) if letters else schemas.open_question(limits)
@@ -55,12 +57,12 @@ def _main(
     pairs: list[Step] | None = None
     if settings.attempts:
         try:
-            pairs = yield from caller.json("pairs", make_prompt(head), schema, read, settings.attempts - 1)
+            pairs = yield from caller.json("pairs", make_prompt(head, texts=texts), schema, read, settings.attempts - 1)
         except SearchError:
             if not settings.label_forced:
                 raise
     if pairs is None:
-        pairs = yield from caller.json("label", make_prompt(head, gold_answer(sample)), schema, read)
+        pairs = yield from caller.json("label", make_prompt(head, gold_answer(sample), texts), schema, read)
         trace.forced = True
     trace.verified = not trace.forced or settings.forced_is_verified
     trace.pairs, trace.answer = pairs, pairs[-1][1]

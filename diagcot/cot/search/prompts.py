@@ -7,6 +7,7 @@ so that the prefix cache of the server holds what all calls of a sample share. T
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.prompts import IMAGE
@@ -21,83 +22,102 @@ def system(texts: PromptSet = DEFAULT) -> tuple[tuple[str, str], ...]:
     return (("system", text),) if text else ()
 
 
-def head(images: int, reference_report: str, question: str = "", texts: PromptSet = DEFAULT) -> str:
+@dataclass(frozen=True)
+class Head:
+    """The common beginning of the prompts of a sample. A set may name the reference report in its prompts again."""
+
+    text: str
+    reference: str = ""
+
+    @property
+    def without_images(self) -> "Head":
+        """For a model that must not see the images."""
+        return replace(self, text=self.text.replace(IMAGE, ""))
+
+    def then(self, prompt: str, texts: PromptSet, /, **variables: object) -> str:
+        """A whole prompt."""
+        return self.text + texts.render(prompt, **{"reference": self.reference, **variables})
+
+
+def head(images: int, reference_report: str, question: str = "", texts: PromptSet = DEFAULT) -> Head:
     """The common beginning of the prompts of a sample.
 
     reference_report: empty for a call that must not see it. question: the user's text, which reports do not need.
     """
     # The teacher answers in JSON: instructions of the question about tags are not for it.
     lines = [line for line in question.replace(IMAGE, "").splitlines() if "<think>" not in line]
-    return texts.render("head", images=images, reference=reference_report, question="\n".join(lines))
+    text = texts.render("head", images=images, reference=reference_report, question="\n".join(lines))
+    return Head(text, reference_report)
 
 
-def init(head: str, task: str = "report", texts: PromptSet = DEFAULT) -> str:
+def init(head: Head, task: str = "report", texts: PromptSet = DEFAULT) -> str:
     """Ask for the first reasoning and conclusion."""
-    return head + texts.render("init", task=task)
+    return head.then("init", texts, task=task)
 
 
-def label(head: str, thinking: str, reason: str = "", answer: str = "", texts: PromptSet = DEFAULT) -> str:
+def label(head: Head, thinking: str, reason: str = "", answer: str = "", texts: PromptSet = DEFAULT) -> str:
     """Ask to go on from refused reasoning to the given diagnosis.
 
     reason: why the verifier refused the conclusion, if it said so. answer: the gold answer, unless it is the reference
     report.
     """
-    return head + texts.render("label", thinking=thinking, reason=reason.rstrip(". "), answer=answer)
+    return head.then("label", texts, thinking=thinking, reason=reason.rstrip(". "), answer=answer)
 
 
-def verify(head: str, conclusion: str, verdict: str = "reasoned", texts: PromptSet = DEFAULT) -> str:
+def verify(head: Head, conclusion: str, verdict: str = "reasoned", texts: PromptSet = DEFAULT) -> str:
     """Ask the verifier whether a conclusion agrees with the reference report."""
-    return head + texts.render("verify", conclusion=conclusion, verdict=verdict)
+    return head.then("verify", texts, conclusion=conclusion, verdict=verdict)
 
 
 def rethink(
-    head: str, thinking: str, strategy: str, reason: str = "", task: str = "report", texts: PromptSet = DEFAULT
+    head: Head, thinking: str, strategy: str, reason: str = "", task: str = "report", texts: PromptSet = DEFAULT
 ) -> str:
     """Ask for another attempt by a strategy. reason: why the verifier refused the conclusion, if it said so."""
-    return head + texts.render("rethink", thinking=thinking, strategy=strategy, reason=reason.rstrip(". "), task=task)
+    return head.then("rethink", texts, thinking=thinking, strategy=strategy, reason=reason.rstrip(". "), task=task)
 
 
-def rewrite(head: str, thinking: str, texts: PromptSet = DEFAULT) -> str:
+def rewrite(head: Head, thinking: str, texts: PromptSet = DEFAULT) -> str:
     """Ask for the reasoning steps as natural prose. head: without the reference report."""
-    return head + texts.render("rewrite", thinking=thinking)
+    return head.then("rewrite", texts, thinking=thinking)
 
 
 def final(
-    head: str, reasoning: str, sections: Sequence[str] = ("findings", "impression"), texts: PromptSet = DEFAULT
+    head: Head, reasoning: str, sections: Sequence[str] = ("findings", "impression"), texts: PromptSet = DEFAULT
 ) -> str:
     """Ask for the report. sections: the sections that the reply must contain."""
-    return head + texts.render("final", reasoning=reasoning, sections=list(sections))
+    return head.then("final", texts, reasoning=reasoning, sections=list(sections))
 
 
 def judge(
-    head: str,
+    head: Head,
     reasoning: str,
     name: str,
     answer: str,
-    reference: str = "",
+    gold: str = "",
     verdict: str = "scored",
     texts: PromptSet = DEFAULT,
 ) -> str:
-    """Ask the judge about a trace. name: what the answer is called; reference: the gold answer, if it is no report."""
-    return head + texts.render(
+    """Ask the judge about a trace. name: what the answer is called; gold: the gold answer, if it is no report."""
+    return head.then(
         "judge",
+        texts,
         reasoning=reasoning,
         name=name,
         answer=answer,
-        reference=reference,
+        gold=gold,
         verdict=verdict,
-        image=IMAGE in head,
+        image=IMAGE in head.text,
     )
 
 
-def closed_question(head: str, answer: str = "", texts: PromptSet = DEFAULT) -> str:
+def closed_question(head: Head, answer: str = "", texts: PromptSet = DEFAULT) -> str:
     """Ask for an interleaved answer to a closed question. answer: the gold answer, if the model is given it."""
-    return head + texts.render("closed", answer=answer)
+    return head.then("closed", texts, answer=answer)
 
 
-def open_question(head: str, answer: str = "", texts: PromptSet = DEFAULT) -> str:
+def open_question(head: Head, answer: str = "", texts: PromptSet = DEFAULT) -> str:
     """Ask for an interleaved answer to an open question. answer: the gold answer, if the model is given it."""
-    return head + texts.render("open", answer=answer)
+    return head.then("open", texts, answer=answer)
 
 
 def retry(fault: str, texts: PromptSet = DEFAULT) -> str:

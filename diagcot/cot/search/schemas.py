@@ -13,9 +13,9 @@ from typing import Any
 class Limits:
     """Bounds of a reply: number of steps, characters of a step or reason, characters of a conclusion or section."""
 
-    steps: int = 12
-    step_chars: int = 600
-    section_chars: int = 2000
+    steps: int = 8
+    step_chars: int = 300
+    section_chars: int = 1000
 
 
 def thinking(limits: Limits, sections: Sequence[str] = (), check_first: bool = False) -> dict[str, Any]:
@@ -56,6 +56,23 @@ def open_question(limits: Limits) -> dict[str, Any]:
     assessment = _object({"name": _string(80), "think": _string(limits.step_chars), "correct": {"type": "boolean"}})
     steps = {"type": "array", "items": assessment, "minItems": 1, "maxItems": limits.steps}
     return _object({"observed": _string(limits.step_chars), "hypotheses": steps, "summary": _string(limits.step_chars)})
+
+
+CHARS_PER_TOKEN = 4
+"""Characters of English text or JSON in a token of a large model's vocabulary, on average."""
+
+
+def longest(schema: dict[str, Any]) -> int:
+    """Tokens of the longest reply that a schema allows, about."""
+    return -(-_longest_chars(schema) // CHARS_PER_TOKEN)
+
+
+def _longest_chars(schema: dict[str, Any]) -> int:
+    if schema["type"] == "object":
+        return 2 + sum(len(name) + 4 + _longest_chars(part) for name, part in schema["properties"].items())
+    if schema["type"] == "array":
+        return 2 + int(schema["maxItems"]) * (1 + _longest_chars(schema["items"]))
+    return int(schema["maxLength"]) + 2 if schema["type"] == "string" else len("false")
 
 
 def layout(schema: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ class Material:
     texts: PromptSet = DEFAULT
 
     @property
-    def head(self) -> str:
+    def head(self) -> prompts.Head:
         """The common beginning of the prompts."""
         return prompts.head(1, self.correct.text, texts=self.texts)
 
@@ -295,18 +295,20 @@ CONVERSATIONS: dict[str, Callable[[Material], tuple[str, str]]] = {
 """Conversation -> its prompt and the reply. All but `closed` and `open` begin with the system message of the set."""
 
 
-def pairs(sample: CoTSample, gold: str) -> tuple[str, str]:
+def pairs(sample: CoTSample, gold: str, texts: PromptSet = DEFAULT) -> tuple[str, str]:
     """The generation of an interleaved trace: its prompt, half of them with the given answer, and the gold trace as reply."""
-    head = prompts.head(len(sample.images), sample.reference_report, sample.question)
+    head = prompts.head(len(sample.images), sample.reference_report, sample.question, texts)
     answer_given = gold_answer(sample) if chance(sample.id, "told") < 0.5 else ""
     first, *middle, last = layout.pairs(gold)
     if "options" in sample.meta:
         look, thought = first.think.split("\n")
         assessments = {pair.answer[0]: _assessment(pair) for pair in (layout.Pair(thought, first.answer), *middle)}
-        return prompts.closed_question(head, answer_given), _json({"look": look, **assessments, "summary": last.think})
+        return prompts.closed_question(head, answer_given, texts), _json(
+            {"look": look, **assessments, "summary": last.think}
+        )
     hypotheses = [{"name": pair.answer.rstrip(f"{RIGHT}{WRONG} "), **_assessment(pair)} for pair in middle]
     reply = {"observed": first.think, "hypotheses": hypotheses, "summary": last.think}
-    return prompts.open_question(head, answer_given), _json(reply)
+    return prompts.open_question(head, answer_given, texts), _json(reply)
 
 
 def _assessment(pair: layout.Pair) -> dict[str, Any]:

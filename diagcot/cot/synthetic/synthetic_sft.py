@@ -20,7 +20,6 @@ from diagcot.cot.synthetic.conversations import CONVERSATIONS, Material, Reading
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
-from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.questions.questions import CLOSED, question_samples
 from diagcot.tasks.questions.wording import Wording
@@ -58,15 +57,21 @@ def run(unit: Unit, shared: SyntheticSettings, ctx: Context) -> Result | None:
 
 
 def _direct(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
-    for task, make in (("report", tasks.report_samples), ("grounding", tasks.grounding_samples)):
-        for sample in make(shard, name, settings.split):
+    texts = settings.prompts
+    reports = tasks.report_samples(shard, name, settings.split, texts=texts)
+    for task, samples in (
+        ("report", reports),
+        ("grounding", tasks.grounding_samples(shard, name, settings.split, texts=texts)),
+    ):
+        for sample in samples:
             if sample.meta.get("phantom"):
                 yield from _repeated(sample, settings.tasks.get(task, 0.0))
 
 
 def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
+    texts = settings.prompts
     readings: list[tuple[Sample, Reading]] = []
-    for sample in tasks.report_samples(shard, name, settings.split):
+    for sample in tasks.report_samples(shard, name, settings.split, texts=texts):
         short = len(sample.answer.split()) <= settings.max_words
         if short and sample.meta.get("phantom") and sample.meta.get("view") not in ("LATERAL", "LL"):
             study = shard.study(shard.study_of(sample.images[0].row))
@@ -79,7 +84,7 @@ def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iter
             continue
         # Half of the wrong readings have an error in one region, half are another patient's entirely.
         wrong = other if chance(sample.id, "wrong") < 0.5 else correct.with_error(other)
-        material = Material(sample.id, correct, wrong if correct.differences(wrong) else other)
+        material = Material(sample.id, correct, wrong if correct.differences(wrong) else other, texts)
         for task, write in CONVERSATIONS.items():
             prompt, answer = write(material)
             example = Sample(
@@ -87,11 +92,11 @@ def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iter
                 task=task,
                 study=sample.study,
                 images=(ImageRef(name, sample.images[0].row),),
-                messages=(*prompts.system(), ("user", prompt), ("assistant", answer)),
+                messages=(*prompts.system(texts), ("user", prompt), ("assistant", answer)),
                 meta={"phantom": True},
             )
             yield from _repeated(example, settings.tasks.get(task, 0.0))
-        request = f"{sample.prompt}\n{DEFAULT.render('format_instruction')}"
+        request = f"{sample.prompt}\n{texts.render('format_instruction', task='report')}"
         messages = (("user", request), ("assistant", reasoned(correct.reasoning, correct.answer)))
         example = replace(sample, id=f"{sample.id}:reasoned", task="reasoned", messages=messages)
         yield from _repeated(example, settings.tasks.get("reasoned", 0.0))
@@ -113,15 +118,15 @@ def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Contex
         short = len(sample.reference_report.split()) <= settings.max_words
         if image not in used and short and sample.meta.get("phantom"):
             used.add(image)
-            prompt, answer = pairs(sample, questions[sample.id].answer)
-            messages = (*prompts.system(), ("user", prompt), ("assistant", answer))
+            prompt, answer = pairs(sample, questions[sample.id].answer, settings.prompts)
+            messages = (*prompts.system(settings.prompts), ("user", prompt), ("assistant", answer))
             example = Sample(f"{sample.id}:{kind}", kind, sample.study, sample.images, messages, {"phantom": True})
             yield from _repeated(example, settings.tasks[kind])
 
 
 def _exercises(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
     """Exercises without an image, from the sentences of each phantom's report."""
-    for sample in tasks.report_samples(shard, name, settings.split):
+    for sample in tasks.report_samples(shard, name, settings.split, texts=texts):
         if sample.meta.get("phantom"):
             study = shard.study(shard.study_of(sample.images[0].row))
             statements = [text for part in (study.findings, study.impression) for text in re.findall(r"[^.]+\.", part)]

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     size = -(-len(points) // POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+def prompt_sets(stages: Sequence[Stage]) -> dict[str, str]:
+    """Prompt set of the stages that ask a model -> its digest."""
+    named = {
+        (stage.settings["prompt_set"], stage.settings["prompt_digest"])
+        for stage in stages
+        if "prompt_set" in stage.settings
+    }
+    return {f"prompts, {name}": digest for name, digest in sorted(named)}
 
 
 def versions(run_dir: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
+from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.training.config.reward_settings import RewardModelsSettings, RewardSettings
 from diagcot.training.config.settings import Component, DeepSpeedSettings, FreezePolicy
 
@@ -52,7 +53,7 @@ class ValidationSettings(Settings):
     top_p: float = Field(1.0, gt=0, le=1, description="Probability mass that answers are sampled from.")
 
 
-class GrpoSettings(FreezePolicy):
+class GrpoSettings(FreezePolicy, PromptedSettings):
     """Kind `grpo`: reinforcement learning; the defaults are those of DiagCoT's report run (arXiv:2509.06409).
 
     A step rolls out `group_size` answers to each of `prompts_per_step` prompts and updates the policy once for every
@@ -87,6 +88,11 @@ class GrpoSettings(FreezePolicy):
     )
     task: str = Field(
         "report", description="Task of the prompts made from the input `shards`; the input `samples` brings its own."
+    )
+    format_instruction: bool = Field(
+        False,
+        description="End each prompt that does not name the tags with the format instruction of the prompt set, as DiagCoT's"
+        " runs do.",
     )
     split: str = Field("train", description="Split of the shards that prompts are taken from: train or validate.")
     views: Literal["image", "study"] = Field(

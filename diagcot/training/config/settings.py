@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from diagcot.jobs.settings import Settings
+from diagcot.tasks.prompt_set import PromptedSettings
 
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
@@ -130,7 +131,7 @@ class FreezePolicy(Settings):
     )
 
 
-class SftSettings(FreezePolicy):
+class SftSettings(FreezePolicy, PromptedSettings):
     """Kind `sft`: causal language modelling on the assistant's turns (DiagCoT, arXiv:2509.06409)."""
 
     deepspeed: DeepSpeedSettings = Field(description="Optimisation and its distribution over the ranks.")
@@ -166,7 +167,7 @@ class SftSettings(FreezePolicy):
         return self
 
 
-class AlignSettings(FreezePolicy):
+class AlignSettings(FreezePolicy, PromptedSettings):
     """Kind `align`: the projector learns to map images to the language model's space (DiagCoT, arXiv:2509.06409)."""
 
     trainable: tuple[Component, ...] = Field(

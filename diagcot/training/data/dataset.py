@@ -11,7 +11,7 @@ import numpy as np
 from diagcot.data import seeded
 from diagcot.jobs import Context
 from diagcot.tasks.diagnosis import SAMPLES
-from diagcot.tasks.prompt_set import DEFAULT
+from diagcot.tasks.prompt_set import PromptSet
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.tasks.views import ViewPolicy
 from diagcot.training.config.settings import Reasoning
@@ -76,10 +76,11 @@ def from_shards(ctx: Context, task: str, split: str, views: ViewPolicy = "image"
 
     if task not in SAMPLES:
         raise ValueError(f"unknown task {task!r} in `tasks`; known: {', '.join(sorted(SAMPLES))}")
+    texts = PromptSet.of(ctx.settings)
     samples: list[Sample] = []
     for root in ctx.inputs["shards"]:
         for path in shard_paths(Path(root)):
-            samples += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views, DEFAULT)
+            samples += SAMPLES[task](Shard(path), str(path.relative_to(ctx.shards_root)), split, views, texts)
     return samples
 
 

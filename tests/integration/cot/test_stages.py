@@ -132,7 +132,7 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
     assert len(cases) == 30
     told: dict[str, str] = {}
     for case in cases:
-        head = prompts.head(len(case.images), case.reference_report, case.question).replace("<image>", "")
+        head = prompts.head(len(case.images), case.reference_report, case.question).without_images.text
         if case.trace_format == "interleaved":
             told[head] = conversations.pairs(case, asked[case.id].answer)[1]
         elif case.task != "report":
@@ -141,7 +141,7 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
                 {"thinking": [step], "conclusion": case.reference, "check": "it fits"}
             )
     told.pop(
-        prompts.head(1, cases[-1].reference_report, cases[-1].question).replace("<image>", "")
+        prompts.head(1, cases[-1].reference_report, cases[-1].question).without_images.text
     )  # one that cannot be answered
     text = "i look at all of the film, its middle and its edges, and i see what is there to see"
     write_script(run_folder, monkeypatch, replies=told, text=text)

@@ -220,7 +220,7 @@ def test_all_calls_of_a_sample_share_films_report_and_question(seed, case):
     for one, two in zip(again[::2], again[1::2], strict=True):
         assert one.prompt.index("Conclusion: ") <= shared([one.prompt, two.prompt]) + len("Conclusion: ")
     for one in again:
-        explained = prompts.rethink("", "", one.name.split(":")[1], task=case.task)
+        explained = prompts.rethink(prompts.Head(""), "", one.name.split(":")[1], task=case.task)
         assert explained[explained.index("wrong. ") + len("wrong. ") :] in one.prompt
     assert {q.messages[0] for q in asked} == {("system", DEFAULT.render("system"))}
 
@@ -350,7 +350,7 @@ def test_an_unreadable_reply_is_asked_again_with_another_seed():
 
 def test_the_cause_of_a_failure_is_kept():
     _, trace = drive(lambda q, n: Answer("{", "length"))
-    assert trace.error == "init: cut off at 1024 tokens" and trace.calls == 1
+    assert trace.error == "init: cut off at 1536 tokens" and trace.calls == 1
     _, trace = drive(lambda q, n: Answer(error="HTTP 400: too long"))
     assert trace.error == "init: HTTP 400: too long"
 

@@ -115,3 +115,18 @@ def test_every_recipe_of_the_project_plans(cluster: str) -> None:
         assert all(line.partition(":")[0] in {spec.name for spec in chain.recipe.stages} for line in chain.notes()), (
             name
         )
+
+
+def test_one_prompt_set_for_all_stages_that_ask_a_model(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "set.yaml").write_text("name: mine\nversion: 1\ndescription: Mine.\nextends: default\n")
+    (mine / "report.j2").write_text("<image>Report, please.\n")
+    path = extension(tmp_path, f"prompt_set: {mine}\nchange:\n  align: {{settings: {{prompt_set: clean}}}}\n")
+    chain = open_chain(path, "laptop", None)
+    planned = {plan.stage: plan.settings for plan in chain.plans}
+    assert planned["evaluate"]["prompt_set"] == str(mine) and planned["align"]["prompt_set"] == "clean"
+    assert planned["evaluate"]["prompt_digest"] != planned["align"]["prompt_digest"]
+    assert "prompt_set" not in planned["shard"] and mine in chain.code
+    with pytest.raises(UserError, match=r"mine.yaml:\d+.*no prompt set in"):
+        open_chain(extension(tmp_path, "change: {align: {settings: {prompt_set: nothing}}}\n"), "laptop", None).plans  # noqa: B018

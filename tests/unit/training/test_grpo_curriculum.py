@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagcot.jobs.testing import context
+from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 from diagcot.training.config.grpo_settings import GrpoSettings, MixSettings
 from diagcot.training.config.reward_settings import RewardSettings
@@ -60,6 +61,17 @@ def gathered(tmp_path, rows, mixed=(), **changes):
             inputs[role] = [str(tmp_path / role)]
     settings = GrpoSettings.model_validate({"deepspeed": {"global_batch": 8, "epochs": 1}, **changes})
     return curriculum.load(context(tmp_path, inputs=inputs), settings)
+
+
+def test_prompts_may_end_with_the_format_instruction(tmp_path):
+    rows = [*many(2), *many(1, "asked", messages=(("system", "s"), ("user", "<think>?"), ("assistant", "x")))]
+    (tmp_path / "off").mkdir()
+    plain = gathered(tmp_path / "off", rows)
+    assert {sample.prompt for sample in plain.prompts} == {"<image>Look.", "<think>?"}
+    found = gathered(tmp_path, rows, format_instruction=True)
+    told = DEFAULT.render("format_instruction", task="report")
+    assert {sample.prompt for sample in found.prompts} == {f"<image>Look.\n{told}", "<think>?"}
+    assert "<think></think>" in told and "<answer></answer>" in told
 
 
 def test_changed_copies_are_trained_on_and_never_validated_on(tmp_path, monkeypatch):
