@@ -126,7 +126,7 @@ def _questions(shard: Shard, name: str, settings: SyntheticSettings, ctx: Contex
 
 def _exercises(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
     """Exercises without an image, from the sentences of each phantom's report."""
-    for sample in tasks.report_samples(shard, name, settings.split, texts=texts):
+    for sample in tasks.report_samples(shard, name, settings.split):
         if sample.meta.get("phantom"):
             study = shard.study(shard.study_of(sample.images[0].row))
             statements = [text for part in (study.findings, study.impression) for text in re.findall(r"[^.]+\.", part)]
