@@ -89,7 +89,7 @@ def _gold(trace: TraceRecord) -> Facts:
 
 
 def _joined(first: Facts, second: Facts) -> Facts:
-    return Facts((*first.said, *second.said), (*first.standing, *second.standing))
+    return Facts((*first.standing, *second.standing))
 
 
 def _named(part: str, how: str, found: Iterator[Difference]) -> Iterator[tuple[Fault, str]]:

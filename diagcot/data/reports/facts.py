@@ -33,7 +33,6 @@ class Difference(NamedTuple):
 class Facts:
     """The statements of a text. A correction takes back what it replaces, and a sure statement settles a doubt."""
 
-    said: tuple[Statement, ...]
     standing: tuple[Statement, ...]  # those that the text has not taken back
 
     @staticmethod
@@ -44,8 +43,7 @@ class Facts:
     @staticmethod
     def given(found: Iterable[Statement]) -> "Facts":
         """The facts that statements make, the first one first."""
-        said = tuple(found)
-        return Facts(said, tuple(_standing(said)))
+        return Facts(tuple(_standing(found)))
 
     @staticmethod
     def of_labels(labels: Mapping[str, int]) -> "Facts":
@@ -113,11 +111,11 @@ def contradictions(ours: Facts, theirs: Facts, *, general: bool = False) -> Iter
 
 
 def omissions(ours: Facts, theirs: Facts, *, general: bool = False) -> Iterator[Difference]:
-    """Findings, and their sides, that the other text states and ours never mentions as present or possible."""
+    """Findings, and their sides, that the other text states and ours does not state as present or possible."""
     for name in theirs.present():
         there = [one for one in theirs.claims(name) if one.status == 1]
         cases = {name} | (_GENERAL.get(name, frozenset()) if general else frozenset())
-        here = [one for one in ours.said if one.status and any(_same(one.name, case) for case in cases)]
+        here = [one for case in cases for one in ours.claims(case)]
         if not here:
             yield Difference("device" if name in _DEVICES else "label", name)
         elif missing := sides(there) - sides(here):
@@ -167,6 +165,8 @@ def _standing(said: Iterable[Statement]) -> Iterator[Statement]:
     stands: dict[str, dict[Statement, None]] = {}  # name -> its standing statements, in order
     for one in said:
         _settle(stands, one)
+        if one.withdraws:
+            continue
         stands.setdefault(one.name, {})[one] = None
     for found in stands.values():
         yield from found
@@ -174,19 +174,27 @@ def _standing(said: Iterable[Statement]) -> Iterator[Statement]:
 
 def _settle(stands: dict[str, dict[Statement, None]], new: Statement) -> None:
     """Remove from `stands` what a new statement takes back."""
-    ours = stands.get(new.name, {})
-    stands[new.name] = {left: None for old in ours if (left := _left(old, new))}
-    for name, clear in ((_CLEAR, new.name in _LUNG), (_NOTHING, not new.device)):
-        if clear and new.status == 1 and name != new.name and name in stands:
-            stands[name] = {old: None for old in stands[name] if old.revision == new.revision}
-    if new.name == _CLEAR and new.revision:
-        for name in _LUNG & stands.keys():
-            stands[name] = {old: None for old in stands[name] if old.revision == new.revision}
+    for name, found in stands.items():
+        if any(old.finding == new.finding for old in found) and (_same(new.name, name) or new.withdraws):
+            stands[name] = {left: None for old in found if (left := _left(old, new))}
+        elif _excludes(new, name):
+            stands[name] = {old: None for old in found if old.revision == new.revision and old.status != -1}
+
+
+def _excludes(new: Statement, name: str) -> bool:
+    """Whether a statement, made in a correction, takes back earlier ones of another name."""
+    if new.withdraws:
+        return name == _NOTHING
+    if name in (_CLEAR, _NOTHING):
+        return new.status == 1 and new.name != name and (new.name in _LUNG if name == _CLEAR else not new.device)
+    return new.name == _CLEAR and name in _LUNG
 
 
 def _left(old: Statement, new: Statement) -> Statement | None:
     """What is left of an earlier statement of the same finding."""
     apart = bool(old.side and new.side and not old.sides & new.sides)
+    if new.withdraws:
+        return None
     if old.status == -1 and new.status != -1 and not apart:
         return None
     if new.revision == old.revision:
@@ -194,4 +202,12 @@ def _left(old: Statement, new: Statement) -> Statement | None:
     if new.status == 0 or old.status == 0:
         remaining = old.sides - new.sides if new.side and old.sides else frozenset[str]()
         return replace(old, side=min(remaining)) if remaining else None
-    return old if new.added else None
+    return old if new.added or _restated(old, new) else None
+
+
+def _restated(old: Statement, new: Statement) -> bool:
+    """Whether a statement says nothing of its finding that an earlier one does not say."""
+    return all(
+        mine in ("", theirs)
+        for mine, theirs in ((new.side, old.side), (new.zone, old.zone), (new.degree, old.degree))
+    )

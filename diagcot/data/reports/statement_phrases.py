@@ -116,8 +116,27 @@ FIRST_THOUGHT = re.compile(
 )
 """Before a mention: a thought that may be taken back, so it is in doubt."""
 
+WRONG = re.compile(
+    r"\b(?:reading|impression|view|interpretation|assessment|description)\b[^.]{0,120}?"
+    r"\b(?:is|are|was|were) (?:wrong|mistaken|incorrect|not right|not correct)\b"
+)
+"""Takes back all that was said of the regions in the sentence."""
+
+REGIONS = {
+    "heart": ("Cardiomegaly", "Enlarged Cardiomediastinum"),
+    "mediastin": ("Enlarged Cardiomediastinum",),
+    "lung": (*sorted(LUNG), CLEAR),
+    "pleura": ("Pleural Effusion", "Pneumothorax", "Pleural Other"),
+    "bone": ("Fracture",),
+    "device": ("Support Devices",),
+}
+"""Word of a region -> the findings in it."""
+
+HOLDS = re.compile(r"\b(?:holds?|the same|confirm\w*|agrees?|fits?)\b")
+"""A second look that changes nothing."""
+
 REVISION = re.compile(
-    r"\b(?:wait|hold on|hmm|actually|correction|on second (?:thought|look)|(?:look|looking|check|checking) (?:\w+ )?again"
+    r"\b(?:wait|hold on|hmm|actually|correction|on second (?:thought|look)|(?:look|looking|check|checking) (?:[\w,]+ ){0,8}?again"
     r"|re-?check\w*|re-?examin\w*|re-?consider\w*|re-?vis(?:e|ed|ing|it\w*)|double-?check\w*|on closer (?:look|inspection)"
     r"|(?:i was|that (?:is|was)|this (?:is|was)) (?:wrong|mistaken|not right|incorrect)|my mistake|a mistake|not correct)\b"
     r"|\bno, "

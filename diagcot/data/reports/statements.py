@@ -31,6 +31,7 @@ class Statement:
     device: str = ""  # kind of a support device, or ""
     revision: int = 0  # how often the text has corrected itself before
     added: bool = False  # the sentence says that it stands beside earlier ones
+    withdraws: bool = False  # says only that what was said of the finding before is wrong
 
     @property
     def sides(self) -> frozenset[str]:
@@ -43,6 +44,8 @@ class Statement:
         return self.device or self.finding.lower()
 
     def __str__(self) -> str:
+        if self.withdraws:
+            return f"{self.name} taken back"
         place = f"{self.zone} zone" if self.zone else ""
         words = " ".join(word for word in (self.degree, self.side, place, self.name) if word)
         return {1: words, 0: f"no {words}", -1: f"possible {words}"}[self.status]
@@ -57,8 +60,13 @@ def statements(text: str) -> list[Statement]:
         sentence = " ".join(part.split())
         if not sentence:
             continue
-        revision += phrases.REVISION.search(sentence) is not None
-        if "?" not in end:
+        wrong = phrases.WRONG.search(sentence)
+        if wrong or (phrases.REVISION.search(sentence) and not phrases.HOLDS.search(sentence)):
+            revision += 1
+        if wrong:
+            labels = (names for word, names in phrases.REGIONS.items() if word in sentence)
+            found += (Statement(label, 0, revision=revision, withdraws=True) for names in labels for label in names)
+        elif "?" not in end:
             found += (replace(one, revision=revision) if revision else one for one in _in_sentence(sentence))
     return found
 
@@ -124,6 +132,7 @@ def _in_sentence(text: str) -> tuple[Statement, ...]:
         for finding, words in ((CLEAR, phrases.LUNGS_CLEAR), (NO_FINDING, phrases.NOTHING))
         if words.search(text)
     ]
+    first_thought = phrases.FIRST_THOUGHT.search(text)
     previous = 0
     for at, mention in enumerate(mentions):
         listed = at + 1 < len(mentions)
@@ -134,7 +143,7 @@ def _in_sentence(text: str) -> tuple[Statement, ...]:
         for label, status in mention.labels.items():
             if sought or (not status and phrases.PARTIAL.search(head)):
                 continue
-            doubt = status == 1 and phrases.FIRST_THOUGHT.search(head)
+            doubt = status == 1 and first_thought and first_thought.end() <= mention.start
             device = _device(label, text[mention.start : mention.end])
             found += _placed(Statement(label, -1 if doubt else status, device=device, added=added), before, after)
         previous = mention.end
