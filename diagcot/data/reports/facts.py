@@ -175,6 +175,9 @@ def _standing(said: Iterable[Statement]) -> Iterator[Statement]:
 def _settle(stands: dict[str, dict[Statement, None]], new: Statement) -> None:
     """Remove from `stands` what a new statement takes back."""
     for name, found in stands.items():
+        if not new.finding:
+            stands[name] = {old: None for old in found if old.status != -1}
+            continue
         if any(old.finding == new.finding for old in found) and (_same(new.name, name) or new.withdraws):
             stands[name] = {left: None for old in found if (left := _left(old, new))}
         elif _excludes(new, name):
@@ -208,6 +211,5 @@ def _left(old: Statement, new: Statement) -> Statement | None:
 def _restated(old: Statement, new: Statement) -> bool:
     """Whether a statement says nothing of its finding that an earlier one does not say."""
     return all(
-        mine in ("", theirs)
-        for mine, theirs in ((new.side, old.side), (new.zone, old.zone), (new.degree, old.degree))
+        mine in ("", theirs) for mine, theirs in ((new.side, old.side), (new.zone, old.zone), (new.degree, old.degree))
     )

@@ -103,7 +103,7 @@ NOTHING = re.compile(
 
 SOUGHT = re.compile(
     r"\b(?:look|looking|looked|check|checking|checked|search|searching|assess|assessing|assessed|inspect\w*) "
-    r"(?:\w+ ){0,2}?(?:for|whether|if)\b|\b(?:ask|asking|wonder|wondering)\b|\b(?:signs?|evidence) of an? ?\?"
+    r"(?:\w+ ){0,2}?(?:for|whether|if)\b|\blook(?:ing|ed)? at (?:the |any )?(?:\w+ )?$|\b(?:ask|asking|wonder|wondering)\b|\b(?:signs?|evidence) of an? ?\?"
 )
 """Before a mention: it is looked for, and nothing is said of it yet."""
 
@@ -121,6 +121,9 @@ WRONG = re.compile(
     r"\b(?:is|are|was|were) (?:wrong|mistaken|incorrect|not right|not correct)\b"
 )
 """Takes back all that was said of the regions in the sentence."""
+
+SETTLED = re.compile(r"\b(?:corrected|revised|final|new) (?:impression|conclusion|reading|diagnosis)\b")
+"""Takes the place of first thoughts, which are in doubt."""
 
 REGIONS = {
     "heart": ("Cardiomegaly", "Enlarged Cardiomediastinum"),

@@ -31,7 +31,9 @@ class Statement:
     device: str = ""  # kind of a support device, or ""
     revision: int = 0  # how often the text has corrected itself before
     added: bool = False  # the sentence says that it stands beside earlier ones
-    withdraws: bool = False  # says only that what was said of the finding before is wrong
+    withdraws: bool = (
+        False  # says only that what was said of the finding before is wrong; of none: that all doubts are settled
+    )
 
     @property
     def sides(self) -> frozenset[str]:
@@ -67,6 +69,8 @@ def statements(text: str) -> list[Statement]:
             labels = (names for word, names in phrases.REGIONS.items() if word in sentence)
             found += (Statement(label, 0, revision=revision, withdraws=True) for names in labels for label in names)
         elif "?" not in end:
+            if phrases.SETTLED.search(sentence):
+                found.append(Statement("", 0, revision=revision, withdraws=True))
             found += (replace(one, revision=revision) if revision else one for one in _in_sentence(sentence))
     return found
 

@@ -7,7 +7,7 @@ import pytest
 
 from diagcot.cot.filtration import rules
 from diagcot.cot.settings import FilterSettings
-from diagcot.cot.synthetic.conversations import Reading
+from diagcot.cot.synthetic.conversations import Material, Reading
 from diagcot.data.phantom.patients import visits
 from tests.unit.cot.cot_traces import closed, opened, trace
 
@@ -52,6 +52,21 @@ def test_an_answer_of_another_phantom_is_dropped():
         assert broken(told(reasoning=other.reasoning, answer=answer, reference=reference, conclusion=answer))
         assert broken(told(reasoning=other.reasoning, answer=reference, reference=reference, conclusion=reference))
         assert broken(told(reasoning=one.reasoning, answer=answer, reference=reference, conclusion=reference))
+
+
+def test_a_corrected_reading_is_kept_and_a_wrong_one_is_dropped():
+    readings = [Reading.of(*visit.findings.report()) for visit in visits(300, seed=5)]
+    random = Random(0)
+    for number in range(300):
+        right, other = random.sample(readings, 2)
+        if not right.differences(other):
+            continue
+        material = Material(f"s{number}", right, random.choice([other, right.with_error(other)]))
+        if not right.differences(material.wrong):
+            continue
+        given = {"answer": right.answer, "reference": right.answer, "conclusion": right.text, "guide": right.answer}
+        assert broken(told(material.reasoning, **given)) is None, material.reasoning
+        assert broken(told(material.wrong.reasoning, **given)), material.wrong.reasoning
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,11 @@ def test_what_the_reference_states_must_be_mentioned(text, missing):
         "There are bilateral effusions. Hmm, looking again, there is no left effusion.",
         "There is no effusion. On closer inspection, there is a right effusion.",
         "The lungs are clear and nothing is seen. Wait, there is a right effusion.",
+        "There is a left effusion. My reading of the pleura is wrong. There is a right effusion.",
+        "There is a nodule and a right effusion. Wait, my reading of the lungs is wrong. Nothing is seen there.",
+        "A right effusion. My first impression is: opacity. So the corrected impression is: right effusion.",
+        "A right effusion. I look at the devices: a pacemaker is in place. Wait, my reading of the devices is wrong.",
+        "A pacemaker is in place. Wait, no device is seen. There is a right effusion.",
     ],
 )
 def test_what_a_text_takes_back_does_not_count(corrected):
