@@ -103,7 +103,8 @@ NOTHING = re.compile(
 
 SOUGHT = re.compile(
     r"\b(?:look|looking|looked|check|checking|checked|search|searching|assess|assessing|assessed|inspect\w*) "
-    r"(?:\w+ ){0,2}?(?:for|whether|if)\b|\blook(?:ing|ed)? at (?:the |any )?(?:\w+ )?$|\b(?:ask|asking|wonder|wondering)\b|\b(?:signs?|evidence) of an? ?\?"
+    r"(?:\w+ ){0,2}?(?:for|whether|if)\b|\blook(?:ing|ed)? at (?:the |any )?(?:\w+ )?$"
+    r"|\b(?:ask|asking|wonder|wondering)\b|\b(?:signs?|evidence) of an? ?\?"
 )
 """Before a mention: it is looked for, and nothing is said of it yet."""
 
