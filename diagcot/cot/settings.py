@@ -226,6 +226,13 @@ class TracesSettings(Settings):
 
     kept: int = Field(default=12, ge=0, description="Kept traces on the page.")
     dropped: int = Field(default=12, ge=0, description="Dropped traces on the page.")
+    least_true: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="Least share of true traces, 0 to 1, among the kept ones of normal and of abnormal phantoms; below it the"
+        " stage fails. Without phantoms nothing is checked.",
+    )
 
 
 class QuestionSettings(Settings):

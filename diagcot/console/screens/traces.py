@@ -69,9 +69,33 @@ def _lines(statistics: Mapping[str, Any], cost: HeadlineCost | None) -> Iterator
         yield f"a kept trace took {each['calls']:.1f} calls and {text.number(round(each['tokens']))} tokens"
     if cost and cost.per_thousand is not None:
         yield f"{text.number(cost.per_thousand)} GPU-hours for 1,000 kept traces"
+    yield from _truth(statistics.get("truth", {}))
     if statistics["agreement"]["raw"] is not None:
         raw, kappa = _two_digits(statistics["agreement"]["raw"]), _two_digits(statistics["agreement"]["kappa"])
         yield f"judgements of one trace agree: {raw} of pairs, kappa {kappa}"
+
+
+def _truth(truth: Mapping[str, Any]) -> Iterator[str]:
+    """The share of kept traces that are true, errors of the verdicts, and the share of abnormal images."""
+    for what, by in (("phantoms", "phantoms, by what is drawn"), ("labelled", "real studies, by their labels")):
+        shares = [
+            f"{name} {row['kept_true']} of {row['kept']}"
+            + (f" ({row['kept_true'] / row['kept']:.0%})" if row["kept"] else "")
+            for name, row in truth.get(what, {}).items()
+        ]
+        if shares:
+            yield f"true of the kept traces, {by}: {', '.join(shares)}"
+    if truth and not truth["phantoms"] and not truth["labelled"]:
+        yield "no image is known apart from its report: how many traces are true is not known"
+    for name, row in truth.get("verdicts", {}).items():
+        yield (
+            f"{name}: accepted {row['accepted']}, of these untrue {row['accepted_untrue']};"
+            f" refused {row['refused']}, of these true {row['refused_true']}"
+        )
+    abnormal = truth.get("abnormal", {})
+    if abnormal.get("kept"):
+        kept, traces = abnormal["abnormal_kept"] / abnormal["kept"], abnormal["abnormal"] / abnormal["traces"]
+        yield f"abnormal: {kept:.0%} of the kept traces, {traces:.0%} of all"
 
 
 def _criteria(statistics: Mapping[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +43,19 @@ class Example:
     images: tuple[PageImage, ...]
     gold_boxes: tuple[Box, ...] = ()
     predicted_boxes: tuple[Box, ...] = ()
+    untrue: tuple[str, ...] = ()  # in what, as far as is known
 
     @staticmethod
-    def of(trace: TraceRecord, verdict: VerdictRecord, shards_root: Path) -> "Example":
+    def of(
+        trace: TraceRecord, verdict: VerdictRecord, untrue: frozenset[str] = frozenset(), *, shards_root: Path
+    ) -> "Example":
         """The trace with its images read from their shards."""
+        wrong = tuple(sorted(untrue))
         images = tuple(_page_image(shards_root / image["shard"], image["row"]) for image in trace["images"])
         if trace["task"] != "grounding":
-            return Example(trace, verdict, images)
+            return Example(trace, verdict, images, untrue=wrong)
         predicted = tuple(box for box in boxes.parse(trace["answer"]) if boxes.is_well_formed(box))
-        return Example(trace, verdict, images, tuple(boxes.parse(trace["reference"])), predicted)
+        return Example(trace, verdict, images, tuple(boxes.parse(trace["reference"])), predicted, wrong)
 
     @property
     def reason(self) -> str:
@@ -77,8 +82,14 @@ def html(figures: Mapping[str, Any], examples: Sequence[Example], lengths: Mappi
     page.filters["words"] = lambda name: name.replace("_", " ")
     page.filters["share"] = lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "–"
     page.filters["figure"] = _figure
-    page.filters["plain"] = lambda text: text.replace(IMAGE, "").translate(_MARKS)
+    page.filters["plain"] = lambda text: readable(text.replace(IMAGE, "").translate(_MARKS))
     return page.get_template("traces.html.j2").render(figures=figures, examples=examples, histogram=_histogram(lengths))
+
+
+def readable(text: str) -> str:
+    """A text as people write it: sentences begin with a capital, and no space stands before a mark."""
+    text = re.sub(r"[ \t]+([.,;:])(?=\s|$)", r"\1", text)
+    return re.sub(r"(?:^|(?<=[.!?:]\s)|(?<=\n))[a-z]", lambda match: match.group().upper(), text)
 
 
 def _figure(value: float | None, digits: int = 2) -> str:

@@ -11,6 +11,8 @@ from diagcot.cot.filtration.agreement import Agreement
 from diagcot.cot.filtration.filter import agreements, dropped_by, failed_criteria
 from diagcot.cot.filtration.rules import thinking
 from diagcot.cot.records import TraceRecord, VerdictRecord
+from diagcot.cot.review.truth import Known
+from diagcot.cot.review.truth_counts import TruthCounts
 
 _COSTS = ("calls", "prompt_tokens", "completion_tokens")
 
@@ -28,10 +30,11 @@ class Statistics:
     agreement: dict[str, Agreement] = field(default_factory=dict)
     steps: dict[str, Counter[str]] = field(default_factory=dict)  # step that led to the conclusion -> traces, kept
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"kept": [], "dropped": []})
+    truth: TruthCounts = field(default_factory=TruthCounts)
     cost: dict[str, Counter[str]] = field(default_factory=lambda: {"search": Counter(), "judge": Counter()})
 
-    def add(self, trace: TraceRecord, verdict: VerdictRecord) -> None:
-        """Count one trace and its verdict."""
+    def add(self, trace: TraceRecord, verdict: VerdictRecord, known: Known | None = None) -> frozenset[str]:
+        """Count one trace and its verdict; returns in what the trace is untrue. known: what is known of its image."""
         kept = verdict["kept"]
         for table in (self.total, self.kept) if kept else (self.total,):
             table["all"] += 1
@@ -54,6 +57,7 @@ class Statistics:
         records: dict[str, Mapping[str, Any]] = {"search": trace, "judge": verdict}
         for name, record in records.items():
             self.cost[name].update({key: record[key] for key in _COSTS})
+        return self.truth.add(trace, verdict, known)
 
     def figures(self) -> dict[str, Any]:
         """Counts, shares (0 to 1, null without a denominator), and quartiles of the words of the reasoning."""
@@ -67,6 +71,7 @@ class Statistics:
             "verified": {"traces": self.total["verified"], "kept": self.kept["verified"]},
             "tasks": {name: dict(row) for name, row in sorted(self.tasks.items())},
             "dropped": dict(self.dropped.most_common()),
+            "truth": self.truth.figures(),
             "criteria": [self._criterion(name) for name in judge.CRITERIA if name in self.scores],
             "agreement": _agreement(self.agreement.get("keep", Agreement())),
             "found_by": {name: dict(row) for name, row in sorted(self.steps.items())},

@@ -15,11 +15,13 @@ from pathlib import Path
 from diagcot.cot.records import TraceRecord, VerdictRecord
 from diagcot.cot.review import page
 from diagcot.cot.review.statistics import Statistics
+from diagcot.cot.review.truth import known
 from diagcot.cot.settings import TracesSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
 
 Pair = tuple[TraceRecord, VerdictRecord]  # a trace and the verdict on it
+Judged = tuple[TraceRecord, VerdictRecord, frozenset[str]]  # and in what the trace is untrue
 
 
 @contextmanager
@@ -33,13 +35,13 @@ def run(unit: Unit, shared: TracesSettings, ctx: Context) -> Result | None:
     statistics = Statistics()
     selected = {True: _Lowest(shared.kept), False: _Lowest(shared.dropped)}
     for trace, verdict in pairs(Path(ctx.inputs["traces"][0]), Path(ctx.inputs["verdicts"][0])):
-        statistics.add(trace, verdict)
-        selected[verdict["kept"]].add(_order(ctx.seed, trace["id"]), (trace, verdict))
+        untrue = statistics.add(trace, verdict, known(trace, ctx.shards_root))
+        selected[verdict["kept"]].add(_order(ctx.seed, trace["id"]), (trace, verdict, untrue))
         if ctx.stopping():
             return None
     figures = {"run": ctx.run, "stage": ctx.stage, "time": time.time(), **statistics.figures()}
     examples = [
-        page.Example.of(*pair, ctx.shards_root)
+        page.Example.of(*pair, shards_root=ctx.shards_root)
         for group in (selected[True], selected[False])
         for pair in group.in_order()
     ]
@@ -48,6 +50,14 @@ def run(unit: Unit, shared: TracesSettings, ctx: Context) -> Result | None:
         f"{ctx.stage}.html": page.html(figures, examples, statistics.lengths),
     }
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
+    if shortfall := statistics.truth.shortfall(shared.least_true):
+        for final, path in staged.items():  # the page shows what is untrue
+            path.replace(final)
+        raise UserError(
+            f"stage {ctx.stage}: {shortfall}; `least_true` asks for {shared.least_true:.0%}. Read the kept traces that"
+            f" {ctx.output / ctx.stage}.html marks as untrue, then keep the filter's rules on (`rules`, `compare`), or use a"
+            " stronger teacher, or lower `least_true`"
+        )
     return Result(staged, {"traces": figures["traces"], "kept": figures["kept"], "shown": len(examples)})
 
 
@@ -70,14 +80,14 @@ class _Lowest:
     """The `count` pairs with the lowest order, in memory that does not grow with the number of traces."""
 
     def __init__(self, count: int) -> None:
-        self._count, self._heap = count, list[tuple[int, str, Pair]]()
+        self._count, self._heap = count, list[tuple[int, str, Judged]]()
 
-    def add(self, order: int, pair: Pair) -> None:
+    def add(self, order: int, pair: Judged) -> None:
         if self._count:
             push = heapq.heappush if len(self._heap) < self._count else heapq.heappushpop
             push(self._heap, (-order, pair[0]["id"], pair))
 
-    def in_order(self) -> list[Pair]:
+    def in_order(self) -> list[Judged]:
         return [pair for *_, pair in sorted(self._heap, key=lambda entry: -entry[0])]
 
 

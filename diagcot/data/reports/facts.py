@@ -64,6 +64,10 @@ class Facts:
         names = (one.name for one in self.standing if one.status == 1)
         return [name for name in dict.fromkeys(names) if name not in (_CLEAR, _NOTHING)]
 
+    def abnormal(self) -> bool:
+        """Whether anything but a device is stated as present."""
+        return any(name not in _DEVICES for name in self.present())
+
     def denies(self, name: str) -> bool:
         """Whether the text denies a finding on all sides."""
         return any(one.status == 0 and one.name == name and not one.side for one in self.standing)

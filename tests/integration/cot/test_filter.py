@@ -12,6 +12,7 @@ from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.review import page, traces
 from diagcot.cot.review.statistics import Statistics
 from diagcot.cot.synthetic import conversations
+from diagcot.jobs import UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard
 from diagcot.tasks.diagnosis import report_samples
@@ -162,7 +163,12 @@ def test_the_statistics_add_up(run_folder, monkeypatch, collected):  # noqa: F81
 
 def test_the_page_shows_a_fixed_choice_and_takes_no_text_for_markup(run_folder, collected):  # noqa: F811
     for row in collected:
-        row |= {"conclusion": HOSTILE, "check": HOSTILE, "steps": [[HOSTILE, HOSTILE]], "failed": [{"attempt": 0}]}
+        row |= {
+            "conclusion": HOSTILE,
+            "check": HOSTILE,
+            "steps": [[HOSTILE, HOSTILE]],
+            "failed": [{"attempt": 0, "conclusion": HOSTILE}],
+        }
         row["verdicts"] = [{"step": HOSTILE, "verdict": True, "reason": HOSTILE}]
         row["reasoning"] += HOSTILE
     for row in collected[:6]:
@@ -185,6 +191,29 @@ def test_the_page_shows_a_fixed_choice_and_takes_no_text_for_markup(run_folder, 
         re.findall(r'<div class="id">([^<]*)</div>', reviewed(run_folder, s, kept=4, dropped=3)[1]) for s in (7, 8)
     )
     assert shown == again and set(shown) != set(other)
+
+
+def test_untrue_kept_traces_fail_the_stage_by_name_and_are_marked(run_folder, collected):  # noqa: F811
+    filtered(run_folder, judge=False)
+    told, _ = reviewed(run_folder)
+    truth = told["truth"]
+    assert all(row["true"] == row["kept_true"] == row["traces"] for row in truth["phantoms"].values())
+    assert truth["verdicts"]["rules"]["accepted_untrue"] == truth["verdicts"]["rules"]["refused_true"] == 0
+    for row in collected[:9]:  # another's reasoning, which only the rules would find
+        row["reasoning"] = "\n".join(
+            one["reasoning"] for one in collected if one["reference"] != row["reference"] and one is not row
+        )
+        row["failed"] = [{"attempt": 0, "conclusion": row["reference"]}]
+    write(run_folder, collected)
+    filtered(run_folder, judge=False, rules=False)
+    with pytest.raises(UserError, match=r"stage traces: .* kept traces of \w+ phantoms are untrue \(label"):
+        reviewed(run_folder)
+    told = json.loads((run_folder / "logs/test/traces.json").read_text())
+    assert sum(row["kept"] - row["kept_true"] for row in told["truth"]["phantoms"].values()) == 9
+    assert told["truth"]["verdicts"]["verifier"]["refused_true"] == 9
+    assert "untrue: " in (run_folder / "logs/test/traces.html").read_text()
+    told, _ = reviewed(run_folder, least_true=0.0)
+    assert told["truth"]["verdicts"]["rules"]["accepted_untrue"] == 9
 
 
 def test_a_film_that_is_gone_leaves_its_trace_on_the_page(run_folder, collected):  # noqa: F811
