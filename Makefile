@@ -10,7 +10,7 @@ LOCK ?= cpu
 SLURM_WORKERS ?= 4
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest
-OPTIONS := RECIPE CLUSTER RUN SEED STAGE UNIT MEM TIME CODE PATIENCE A B
+OPTIONS := RECIPE CLUSTER RUN SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B
 # A value is one word for the shell, and neither make nor the shell runs anything in it.
 unexport $(OPTIONS)
 quote = '$(subst ','\'',$(value $(1)))'
@@ -19,9 +19,9 @@ RUNOPT = $(call option,RUN,run)
 CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run seed stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run seed half seeds stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo study plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ env:  ## build .venv from a lock of exact versions (LOCK=cpu or gpu)
 
 demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics (SEED=8 for other images and draws)
 	@$(DIAGCOT) demo $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(RUNOPT) $(call option,SEED,seed)
+
+study: env  ## run the ablations of a paper on phantoms, three seeds each, and say which claims hold (HALF=cx-mind SEEDS=7,8,9 DRY=1)
+	@$(DIAGCOT) study $(call option,HALF,half) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)
 
 plan:  ## show what would be submitted: stages, GPU-hours, disk space, expected start and problems
 	@$(DIAGCOT) plan $(CHAIN)

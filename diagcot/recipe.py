@@ -36,6 +36,7 @@ class StageSpec(Settings):
     unit_seconds: float | None = Field(
         None, gt=0, description="Expected seconds for one unit; replaces the kind's own value and decides the packing."
     )
+    seed: int | None = Field(None, description="Seed of the stage's random choices; null is the recipe's.")
 
     @field_validator("name")
     @classmethod
@@ -74,6 +75,9 @@ class Recipe(Settings):
         description="What models are asked, for every stage that does not name a set of its own (docs/prompts.md).",
     )
     stages: list[StageSpec] = Field(description="The stages, each after those it reads.")
+    claims: list[dict[str, Any]] = Field(
+        [], description="What a study tests by this recipe's models: claims of the kind `study`, see kinds.md."
+    )
 
     @model_validator(mode="after")
     def _edges(self) -> "Recipe":
@@ -119,6 +123,9 @@ class Extension(Settings):
         [], description="Stages of the base recipe that are left out; they are also removed from the inputs of others."
     )
     change: dict[str, Change] = Field({}, description="Name of a stage of the base recipe and what is different in it.")
+    claims: list[dict[str, Any]] = Field(
+        [], description="What a study tests by this recipe's models; those of the base recipe are not taken over."
+    )
 
 
 KindOf = Callable[[str], tuple[str, type[Settings]] | None]
@@ -156,7 +163,8 @@ class Extended(Document):
         }
         if prompt_set := extension.prompt_set or base.value.get("prompt_set"):
             whole["prompt_set"] = prompt_set
-        self.value = whole | {"stages": kept}
+        claims = {"claims": extension.claims} if extension.claims else {}
+        self.value = whole | {"stages": kept} | claims
         self.text = f"# {extension.name}: {extension.extends} with changes\n" + yaml.safe_dump(
             self.value, sort_keys=False
         )

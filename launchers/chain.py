@@ -143,6 +143,7 @@ class Chain:
                 headline_stages=[plans[name] for name in counted],
                 grows=kind.grows,
                 selector_settings=kind.selector_settings,
+                seed=spec.seed,
             )
         return pipeline
 
@@ -246,11 +247,16 @@ def open_chain(recipe: str, cluster: str, run: str | None, root: Path = ROOT, se
     run: None names it after the recipe, and after the seed where one is given. seed: in place of the recipe's.
     """
     found_recipe, document = find_recipe(recipe, root, settings_model, seed)
-    run = run or seeded_name(found_recipe.name, seed)
+    return chain_on(found_recipe, document, cluster, run or seeded_name(found_recipe.name, seed), root)
+
+
+def chain_on(recipe: Recipe, document: Document, cluster: str, run: str | None, root: Path = ROOT) -> Chain:
+    """The chain of a recipe that was read or composed. Raises UserError as `open_chain`. run: None names it likewise."""
+    run = run or recipe.name
     check_name(run)
     on_cluster = find_cluster(cluster, root)
     on_cluster.enter()
-    return Chain(found_recipe, document, on_cluster, run, root)
+    return Chain(recipe, document, on_cluster, run, root)
 
 
 def seeded_name(name: str, seed: int | None) -> str:

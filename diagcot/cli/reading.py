@@ -62,6 +62,9 @@ def _table(args: argparse.Namespace) -> int:
     from diagcot.console.screens import metrics_table
 
     path = run_folder(args) / "metrics.json"
+    if (study := path.with_name("study.md")).exists():
+        print(study.read_text(encoding="utf-8"), end="")
+        return 0
     require_evaluation(path.parent)
     if not path.exists():
         raise UserError(f"{path} does not exist yet: the evaluation of this run has not ended (see `make status`)")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add submit, plan, scripts, demo, retry, cancel and worker."""
+    """Add submit, plan, scripts, demo, study, retry, cancel and worker."""
     parser = verbs.add("submit", "submit stages of a run", _submit)
     add_chain_options(parser)
     add_stage_number_option(parser)
@@ -32,6 +32,15 @@ def add_verbs(verbs: Verbs) -> None:
 
     add_chain_options(verbs.add("scripts", "write a batch script for each stage, to submit by hand", _scripts))
     add_chain_options(verbs.add("demo", "run the whole chain on this machine and show its metrics", _demo))
+
+    parser = verbs.add("study", "run the ablations of a paper on phantoms and say which claims hold", _study)
+    parser.add_argument("--half", default="diagcot", help="name of a study in recipes/study/: diagcot or cx-mind")
+    parser.add_argument("--seeds", type=_seeds, default=(7, 8, 9), help="seeds, such as 7,8,9 (the default)")
+    parser.add_argument(
+        "--cluster", default="laptop", help="name of a cluster in slurm/clusters/, or path of a YAML file"
+    )
+    parser.add_argument("--run", default=None, help="name of the run (default: study-<half>)")
+    parser.add_argument("--dry", action="store_true", help="show what would be submitted, but submit nothing")
 
     parser = verbs.add("retry", "resubmit unfinished tasks of a stage, and the stages that follow it", _retry)
     add_run_options(parser)
@@ -48,6 +57,15 @@ def add_verbs(verbs: Verbs) -> None:
     add_chain_options(parser)
     parser.add_argument("--stage", required=True, help="name of the stage")
     parser.add_argument("--task", type=int, default=None, help="task index (default: SLURM_ARRAY_TASK_ID, or 0)")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """The type of an option that takes different whole numbers, separated by commas."""
+    with contextlib.suppress(ValueError):
+        seeds = tuple(int(part) for part in text.split(","))
+        if len(set(seeds)) == len(seeds):
+            return seeds
+    raise argparse.ArgumentTypeError(f"must be different whole numbers such as 7,8,9, is {text!r}")
 
 
 def _number_of(what: str) -> Callable[[str], float]:
@@ -146,6 +164,21 @@ def _demo(args: argparse.Namespace) -> int:
 
     chain = chain_of(args, "demo")
     chain.obtain()
+    return demo.run(chain)
+
+
+def _study(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import demo
+    from launchers.chain import ROOT, chain_on
+    from launchers.composition import compose
+
+    chain = chain_on(*compose(args.half, args.seeds, ROOT), args.cluster, args.run)
+    if args.dry:
+        return _show_plan(chain, chain.selected("all"), "", scripts=False)
+    chain.obtain()
+    if chain.cluster.executor == "slurm":
+        _print_submitted(chain.submit("all"), chain.run)
+        return 0
     return demo.run(chain)
 
 

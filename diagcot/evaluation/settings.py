@@ -10,7 +10,7 @@ from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import Wording
 
-Closed = Literal["binary", "single", "multi", "view", "matching", "progression", "combined"]
+Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
 Written = Literal["fg", "fg_i", "fs", "ig", "ig_i"]
 Task = Literal["report", "grounding", "classification", "open", "grounding_pixels", Closed, Written]
 """Reports, boxes and labels as DiagCoT asks for them, and the question answering of CX-Mind (arXiv:2508.03733)."""
@@ -86,6 +86,27 @@ class GreenSettings(ReadingSettings):
     words: int = Field(300, ge=1, description="Most words of each report that the model is shown, as in RadEval.")
     max_tokens: int = Field(1024, ge=16, description="Most tokens of its analysis.")
     server: ServerSettings = Field(ServerSettings(), description="The vLLM server of GREEN's model.")
+
+
+class Claim(Settings):
+    """A sentence about two models that an ablation study tests on every seed."""
+
+    text: str = Field(description="What is claimed, in one sentence.")
+    column: str = Field(description="Name of the score that decides, as in metrics.json, such as label_f1.")
+    better: str = Field(
+        description="The model that is claimed to be better: a stage of the study's own chain, or <stage>-<arm> for the"
+        " stage as the recipe of that name changes it."
+    )
+    than: str = Field(description="The model that it is compared with, named likewise.")
+
+
+class StudySettings(Settings):
+    """Tests claims about models on several seeds. `make study` writes this stage, see docs/study.md."""
+
+    claims: list[Claim] = Field(min_length=1, description="What is tested, in the order of the table.")
+    seeds: list[int] = Field(min_length=1, description="Seeds; the model of a claim is the stage <name>-<seed>.")
+    draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
 
 
 class AggregateSettings(Settings):

@@ -97,6 +97,7 @@ class Pipeline:
         grows: Grows = "",
         selector_settings: Sequence[str] = (),
         former_kind: str = "",
+        seed: int | None = None,
     ) -> Plan:
         """Declare the next stage; returns its plan, which later stages name in `after`, `each` and `inputs`.
 
@@ -108,7 +109,7 @@ class Pipeline:
         task and for each unit, by which units are packed into tasks. headline_count: the counter whose GPU-hours are
         reported, those of `headline_stages` included. grows: whether a stage of an existing run may grow (see `Grows` in
         `diagcot.jobs.plans.plan`); selector_settings may differ then, because they only select units.
-        former_kind: what `kind` was in the last release.
+        former_kind: what `kind` was in the last release. seed: None is the pipeline's.
         Raises UserError if the cluster has no such profile, if the units of an elementwise stage differ, or if `name`
         cannot name a stage.
         """
@@ -132,7 +133,7 @@ class Pipeline:
             output=self.output(name, product),
             workspace=self._path(self.cluster.roots.models) / self.run / ".work" / name,
             shards_root=self._path(self.cluster.roots.shards),
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             after=tuple(Edge(stage, stage in [pair.stage for pair in elementwise]) for stage in follows),
             resources=resources,
             tasks=elementwise[0].tasks

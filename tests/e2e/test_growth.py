@@ -13,7 +13,7 @@ from tests.e2e.conftest import ROOT, cluster_file
 from tests.e2e.test_chain import diagcot, table
 
 pytestmark = pytest.mark.heavy
-KEPT = ("phantoms", "shard", "primer", "model", "evaluate", "report")
+KEPT = ("phantoms", "shard", "primer", "model", "evaluate", "retrieval", "report")
 
 
 def recipe(path: Path, *models: str) -> Path:
@@ -23,10 +23,11 @@ def recipe(path: Path, *models: str) -> Path:
     stages["phantoms"]["settings"]["studies"] = 120
     stages["shard"]["settings"]["sources"] = stages["shard"]["settings"]["sources"][:1]
     built = {name: stages["model"] | {"name": name} for name in models}
-    stages["evaluate"]["inputs"]["models"] = list(models)
+    for name in ("evaluate", "retrieval"):
+        stages[name]["inputs"]["models"] = list(models)
     stages["evaluate"]["settings"] |= {"samples_per_shard": 3, "max_tokens": {"report": 12, "grounding": 12}}
     before = [stages[name] for name in ("phantoms", "shard", "primer")]
-    whole["stages"] = [*before, *built.values(), stages["evaluate"], stages["report"]]
+    whole["stages"] = [*before, *built.values(), *(stages[name] for name in KEPT[4:])]
     path.write_text(yaml.safe_dump(whole, sort_keys=False))
     return path
 
@@ -59,5 +60,5 @@ def test_a_model_that_is_added_is_evaluated_alone(tmp_path: Path) -> None:
     assert len(plan.keys) == 8 and all(key.startswith("other.") for key in plan.keys[4:]) and not plan.missing()
     assert {path.name[:5] for path in (plan.path / "out").glob("*.log")} == {f"{k:05d}" for k in range(plan.tasks)}
     growth = json.loads((run_dir / "grown" / "1" / "growth.json").read_text())
-    assert growth["joined"] == ["other"] and set(growth["stages"]) == {"evaluate", "report"}
+    assert growth["joined"] == ["other"] and set(growth["stages"]) == {"evaluate", "retrieval", "report"}
     assert "other" in (run_dir / "report.html").read_text()

@@ -16,6 +16,7 @@ RUN_FILES = {
     "code/<digest>/": "The code as it was at a submission; the jobs run this copy.",
     "runner.json, runner.log": "Without Slurm: the process that starts the tasks.",
     "metrics.json, report.html, report.md": "The metrics table and the report.",
+    "study.json, study.md, study.html": "Of a study: the claims with their differences and verdicts.",
     "traces.html, traces.json": "Samples of the chains of thought, and their statistics.",
 }
 STAGE_FILES = {

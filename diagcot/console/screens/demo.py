@@ -49,6 +49,10 @@ def run(chain: Chain) -> int:
 
 
 def _results(run_dir: Path) -> int:
+    study = run_dir / "study.md"
+    if study.exists():
+        text.console().print(study.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+        text.console().print(f"plots: {text.home(run_dir / 'study.html')}", soft_wrap=True)
     metrics = run_dir / "metrics.json"
     if not metrics.exists():
         return 0

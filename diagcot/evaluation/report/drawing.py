@@ -31,6 +31,29 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], colours: Mapping[
     return _svg(width, height, parts)
 
 
+def differences(rows: Sequence[tuple[str, float, float, float]]) -> Markup:
+    """A dot and its interval for each (name, value, low, high) around a line at 0; the last row is drawn thick."""
+    if not rows:
+        return Markup("")
+    width, left, right, step = 340, 62, 58, 22
+    height = step * len(rows) + 22
+    most = _ceiling(max([abs(end) for _, _, *ends in rows for end in ends] + [1e-9]))
+
+    def x(value: float) -> float:
+        return left + (width - left - right) * (value + most) / (2 * most)
+
+    parts = [_line(x(tick), 2, x(tick), height - 18, "grid") for tick in (-most, most)]
+    parts.append(_line(x(0), 2, x(0), height - 18, "zero"))
+    parts += [_text(x(tick), height - 5, f"{tick:+g}" if tick else "0", "axis mid") for tick in (-most, 0, most)]
+    for place, (name, value, low, high) in enumerate(rows):
+        y, thick = 13 + step * place, " thick" * (place == len(rows) - 1)
+        parts.append(_text(left - 8, y + 4, name, "label end"))
+        parts.append(_line(x(low), y, x(high), y, f"whisker{thick}"))
+        parts.append(Markup('<circle cx="{:.1f}" cy="{}" r="4.5" class="dot"/>').format(x(value), y))
+        parts.append(_text(width - right + 8, y + 4, f"{value:+.3f}", "value"))
+    return _svg(width, height, parts)
+
+
 def timeline(stages: Sequence[Stage]) -> Markup:
     """One bar for each stage from its first start to its last end."""
     timed = [stage for stage in stages if stage.started and stage.ended]

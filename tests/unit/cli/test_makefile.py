@@ -36,6 +36,10 @@ def program(tmp_path: Path) -> Path:
         (["plan", f"CLUSTER={HOSTILE}"], ["plan", "--recipe", "tiny", "--cluster", HOSTILE]),
         (["demo", f"RECIPE={HOSTILE}", "-o", "env"], ["demo", "--recipe", HOSTILE]),
         (["demo", "SEED=8", "-o", "env"], ["demo", "--seed", "8"]),
+        (
+            ["study", "HALF=cx-mind", "SEEDS=7,8", "-o", "env"],
+            ["study", "--half", "cx-mind", "--seeds", "7,8", "--cluster", "laptop"],
+        ),
         (["plan", "SEED=8"], ["plan", "--recipe", "tiny", "--cluster", "laptop", "--seed", "8"]),
         (["logs", f"STAGE={HOSTILE}", f"UNIT={HOSTILE}"], ["logs", "--stage", HOSTILE, "--unit", HOSTILE]),
         (["retry", "STAGE=a b", "MEM=1 2"], ["retry", "--stage", "a b", "--mem", "1 2"]),

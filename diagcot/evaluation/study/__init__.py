@@ -1,0 +1,1 @@
+"""Ablation studies: claims about models, tested on several seeds."""
