@@ -114,6 +114,8 @@ def samples_of(
         found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
     else:
         found = tasks.SAMPLES[task](shard, name, split, settings.views, settings.prompts)
+    if settings.format_instruction:
+        found = map(settings.prompts.instructed, found)
     samples = sorted(found, key=lambda sample: order(sample.id))
     return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
 

@@ -34,6 +34,11 @@ class EvaluateSettings(PromptedSettings):
     max_tokens: dict[Task, PositiveInt] = Field(
         {}, description="Task and most tokens of an answer; not named: 1024 for a report and 512 for other tasks."
     )
+    format_instruction: bool = Field(
+        False,
+        description="End each prompt that does not name the tags with the format instruction of the prompt set, for models that"
+        " were not trained to reason unasked.",
+    )
     probabilities: bool = Field(
         True,
         description="Classification: also measure the probability of each label by 14 short requests for an image, on"

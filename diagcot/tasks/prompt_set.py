@@ -5,7 +5,7 @@ Reading files and the digest need no Jinja2, so commands that only plan stay fas
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 from diagcot.tasks.prompts import Layout
+from diagcot.tasks.samples import Sample
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -96,6 +97,14 @@ class PromptSet:
             return _environment(self.folder).get_template(f"{name}.j2").render(variables)
         except TemplateError as error:
             raise UserError(f"{self.folder / name}.j2: {error}") from error
+
+    def instructed(self, sample: Sample) -> Sample:
+        """The sample, its prompt ended by the format instruction unless it names the tags (DiagCoT's RFT runs)."""
+        *before, (role, prompt), answer = sample.messages
+        if "<think>" in prompt:
+            return sample
+        prompt = f"{prompt}\n{self.render('format_instruction', task=sample.task)}"
+        return replace(sample, messages=(*before, (role, prompt), answer))
 
 
 DEFAULT = PromptSet()

@@ -39,10 +39,15 @@ def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
 def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
     settings = stage.settings
     own_rewards = any(".py:" not in reward.name for reward in settings.reward_table.values())
-    if own_rewards and settings.reasoning == "expected" and not _taught(stage, chain):
+    if (
+        own_rewards
+        and settings.reasoning == "expected"
+        and not settings.format_instruction
+        and not _taught(stage, chain)
+    ):
         yield (
-            "no stage before it teaches the layout that its reward asks for; where no rollout has it, the stage is refused"
-            " before its first update"
+            "no stage before it teaches the layout that its reward asks for, and its prompts do not ask for it"
+            " (`format_instruction: true`); where no rollout has it, the stage is refused before its first update"
         )
     base, expected = model_size.base_of(stage, chain), model_size.TRACE_TOKENS[1]
     reports = settings.task == "report" and stage.inputs.get("shards") and settings.reasoning == "expected"

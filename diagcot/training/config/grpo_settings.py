@@ -226,6 +226,8 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
                 "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0, with"
                 " temperature 1 and top_p 1"
             )
+        if self.reasoning == "none" and self.format_instruction:
+            raise ValueError("reasoning: none takes replies without tags, which format_instruction asks for")
         if self.server.endpoint:
             raise ValueError("server.endpoint cannot follow the policy: rollouts need the stage's own servers")
         if self.best is not None and not self.validation.prompts:

@@ -3,13 +3,12 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from diagcot.jobs import Context
 from diagcot.rewards.score import Reference
 from diagcot.tasks import augmentation
-from diagcot.tasks.prompt_set import PromptSet
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data import dataset
@@ -96,7 +95,7 @@ def load(ctx: Context, settings: GrpoSettings) -> Curriculum:
         ]
     if settings.format_instruction:
         training, mixed, validation = (
-            with_instruction(part, settings.prompts) for part in (training, mixed, validation)
+            [settings.prompts.instructed(sample) for sample in part] for part in (training, mixed, validation)
         )
     for needed, samples, name in (
         (True, training, f"prompts of task {settings.task}, split {settings.split}, in its inputs"),
@@ -108,17 +107,6 @@ def load(ctx: Context, settings: GrpoSettings) -> Curriculum:
     per_epoch = max(1, len(training) // settings.prompts_per_step)
     steps = settings.deepspeed.steps or max(1, math.ceil((settings.deepspeed.epochs or 0) * per_epoch))
     return Curriculum(settings, ctx.seed, steps, training, mixed, validation)
-
-
-def with_instruction(samples: Sequence[Sample], prompts: PromptSet) -> list[Sample]:
-    """The samples, each prompt that does not name the tags ended by the format instruction (DiagCoT's RFT runs)."""
-    instructed = []
-    for sample in samples:
-        *before, (role, prompt), answer = sample.messages
-        if "<think>" not in prompt:
-            prompt = f"{prompt}\n{prompts.render('format_instruction', task=sample.task)}"
-        instructed.append(replace(sample, messages=(*before, (role, prompt), answer)))
-    return instructed
 
 
 def patient(sample: Sample) -> str:

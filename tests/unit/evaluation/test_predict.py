@@ -112,6 +112,16 @@ def test_a_server_is_shared_and_switched(root, tmp_path, server):
     assert [r.id for r in first] == [r.id for r in second]  # the same samples for every model
 
 
+def test_models_are_asked_for_the_tags_where_the_recipe_says_so(root, tmp_path, server):
+    asked = []
+    for instructed in (False, True):
+        ctx = made(root, tmp_path / str(instructed), samples_per_shard=2, format_instruction=instructed)
+        assert run_unit(predict, unit(), ctx).counts["samples"] == 2
+        asked.append(dict(request.messages[-1] for request in server.asked)["user"])
+        server.asked.clear()
+    assert asked[1].startswith(asked[0]) and "<answer>" in asked[1] and "<answer>" not in asked[0]
+
+
 def test_stopped_it_goes_on_where_it_was(root, tmp_path, server):
     ctx = made(root, tmp_path)
     server.stops_after = 5

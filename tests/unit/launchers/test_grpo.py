@@ -29,6 +29,8 @@ def test_a_model_that_never_saw_the_layout_is_told(tmp_path: Path, model: str, t
     """In `tiny` the base has learned it from worked examples, and all that descends from it."""
     found = told(tmp_path, "tiny", {}, model=[model], shards=["shard"])
     assert [LAYOUT in line for line in found] == ([] if taught else [True])
+    for change in ({"format_instruction": True}, {"reasoning": "none"}):
+        assert not told(tmp_path, "tiny", change, model=[model], shards=["shard"])
 
 
 def test_answers_that_are_too_short_or_too_equal_are_told(tmp_path: Path) -> None:

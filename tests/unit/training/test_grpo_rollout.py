@@ -49,6 +49,7 @@ def test_the_defaults_are_those_of_diagcots_report_run():
         ({"validation": {"prompts": 8, "split": "train"}}, "what the policy trains on"),
         ({"validation": {"prompts": 8, "split": "test"}}, "held_out"),
         ({"overlong": 2000}, "more than max_tokens"),
+        ({"reasoning": "none", "format_instruction": True}, "replies without tags"),
     ],
 )
 def test_settings_refuse(changes, says):
