@@ -24,10 +24,15 @@ def variety_as_released(text: str) -> float:
     return _variety(text, _SENTENCE_END) if len(_sentences(text, _SENTENCE_END)) > 1 else 1.0
 
 
+def distinct_trigrams(text: str) -> float:
+    """Share of distinct ones among the trigrams of a text, 0 to 1; 1 for a text of fewer than three words."""
+    return 1 - _share_repeated(_trigrams(text.lower().split()))
+
+
 def _variety(text: str, end: re.Pattern[str]) -> float:
     words = text.lower().split()
     bigrams = list(pairwise(words))
-    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    trigrams = _trigrams(words)
     doubled = sum(first == second for first, second in bigrams) / max(1, len(bigrams))
     return (
         0.5 * (1 - _share_repeated(_sentences(text, end)))
@@ -35,6 +40,10 @@ def _variety(text: str, end: re.Pattern[str]) -> float:
         + 0.15 * (1 - _share_repeated(bigrams))
         + 0.05 * (1 - doubled)
     )
+
+
+def _trigrams(words: Sequence[str]) -> list[tuple[str, str, str]]:
+    return list(zip(words, words[1:], words[2:], strict=False))
 
 
 def _sentences(text: str, end: re.Pattern[str]) -> list[str]:

@@ -31,7 +31,7 @@ def curriculum(output: str, reference: Reference, progress: float = 0.0) -> Scor
     agreed = agreement(labels.chexpert(answer), labels.chexpert(truth), progress)
     items = labels.listed(answer)
     factor = min(repetition(output), len(set(items)) / max(1, len(items)) if items else 1.0)
-    in_layout = float(layout.is_single(output) and layout.is_reasoning(layout.thinking(output)))
+    in_layout = float(layout.is_reasoned_single(output))
     weight = 0.1 * (1 - 0.5 * progress)
     overall = (weight * in_layout + (1 - weight) * agreed) * factor
     return {"overall": overall, "format": in_layout, "labels": agreed, "repetition": factor}

@@ -7,7 +7,8 @@ read as evaluation reads them, synonyms included; format and process need a reas
 formulas are `diagcot.rewards.released.cxmind`.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
@@ -16,6 +17,8 @@ from diagcot.rewards.released.cxmind import likeness, score
 from diagcot.rewards.score import Reference, Score
 from diagcot.text import labels, layout, options
 from diagcot.text.layout import Pair
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def closed(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.5) -> Score:
@@ -31,13 +34,15 @@ def closed(output: str, reference: Reference, progress: float = 0.0, *, process:
         raise ValueError("the reference of a closed question must be an interleaved trace that ends in its option")
     correct = options.chosen(layout.last_answer(output), reference.options) == gold
     judged = [(step, options.named(step.answer, reference.options)) for step in steps[:-1]]
-    in_layout = _in_layout(output, steps)
+    in_layout = layout.is_reasoned_interleaved(output)
     marked = all(options.mark(step.answer) is (letter == gold) for step, letter in judged)
     every = {options.named(step.answer, reference.options) for step in gold_steps}
-    paid = in_layout and correct and marked and {letter for _, letter in judged} >= every
+    complete = correct and marked and {letter for _, letter in judged} >= every
+    paid = in_layout and complete and _speak_of(steps, gold_steps, reference)
     thinks = [step.think for step, letter in judged if letter == gold]
     gold_thinks = [step.think for step in gold_steps if options.named(step.answer, reference.options) == gold]
-    like = likeness(thinks[0], gold_thinks[0]) if correct and thinks else 0.0
+    others = [step.think for step in gold_steps if options.named(step.answer, reference.options) != gold]
+    like = _likeness(thinks[0], gold_thinks[0], others) if correct and thinks else 0.0
     return score(in_layout, float(correct), process * paid, like)
 
 
@@ -56,12 +61,13 @@ def opened(output: str, reference: Reference, progress: float = 0.0, *, process:
     named = labels.listed(layout.last_answer(output))
     distinct = len(set(named)) / len(named) if named else 1.0
     accuracy = specific_f1(frozenset(named), truth, labels.ABNORMAL) * distinct
-    in_layout = _in_layout(output, steps)
+    in_layout = layout.is_reasoned_interleaved(output)
     middle = {labels.finding(step.answer): step for step in steps[1:-1]}
     gold_middle = {labels.finding(step.answer): step.think for step in gold_steps[1:-1]}
     known = truth | set(gold_middle)
     paid = (
         in_layout
+        and _speak_of(steps, gold_steps, reference)
         and bool(middle)
         and len(middle) == len(steps) - 2
         and truth <= set(middle) <= set(labels.findings(steps[0].answer))
@@ -70,15 +76,38 @@ def opened(output: str, reference: Reference, progress: float = 0.0, *, process:
         and (bool(set(middle) - truth) or not set(gold_middle) - truth)
     )
     like = [
-        likeness(middle[name].think, gold_middle.get(name, gold_steps[-1].think))
+        _likeness(middle[name].think, gold_middle.get(name, gold_steps[-1].think), _without(gold_middle, name))
         for name in sorted(truth)
         if name in middle and options.mark(middle[name].answer)
     ]
     return score(in_layout, accuracy, process * paid, sum(like) / max(1, len(truth)))
 
 
-def _in_layout(output: str, steps: Sequence[Pair]) -> bool:
-    return layout.is_interleaved(output) and all(layout.is_reasoning(step.think) for step in steps)
+def _without(thinks: Mapping[str, str], name: str) -> list[str]:
+    return [think for other, think in thinks.items() if other != name]
+
+
+def _likeness(think: str, gold: str, others: Sequence[str]) -> float:
+    """Likeness of a think to a gold one, 0 to 1; 0 without any of the words that the gold one does not share with others.
+
+    Where gold thinks repeat one sentence with another name in it, the sentence alone earns nothing.
+    """
+    own = _words(gold) - set().union(*map(_words, others))
+    return likeness(think, gold) if not own or own & _words(think) else 0.0
+
+
+def _speak_of(steps: Sequence[Pair], gold_steps: Sequence[Pair], reference: Reference) -> bool:
+    """Whether every think has a word of the gold trace or of its options; thinks of foreign words are no process.
+
+    True where the gold trace has marks and answers without reasonings, as the filter's rules make it.
+    """
+    known = _words(" ".join((reference.answer, *reference.options)))
+    reasoned = all(layout.is_reasoning(step.think) for step in gold_steps)
+    return not reasoned or all(known & _words(step.think) for step in steps)
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))
 
 
 def _is_finding(name: str) -> bool:

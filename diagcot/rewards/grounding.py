@@ -51,7 +51,7 @@ def _readable(claimed: list[Box] | None) -> float:
 
 def _format(output: str, box_score: float) -> float:
     """box_score, see `_readable`, in the layout with a reasoning; elsewhere 0."""
-    return box_score if layout.is_single(output) and layout.is_reasoning(layout.thinking(output)) else 0.0
+    return box_score if layout.is_reasoned_single(output) else 0.0
 
 
 def _score(output: str, box_score: float, value: float) -> Score:

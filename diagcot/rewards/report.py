@@ -44,7 +44,7 @@ def clinical(
         counted = varied * layout.has_answer(output)
         agreed = label_agreement(answer, truth)
         parts = {
-            "format": float(layout.is_single(output) and layout.is_reasoning(layout.thinking(output))),
+            "format": float(layout.is_reasoned_single(output)),
             "nlg": nlg["nlg"] * counted * (1 + agreed) / 2,
             "clinical": agreed * counted,
         }

@@ -6,7 +6,7 @@ Reading ignores the case of tags and text outside them; `is_single` and `is_inte
 import re
 from dataclasses import dataclass
 
-from diagcot.metrics.repetition import variety
+from diagcot.metrics.repetition import distinct_trigrams
 
 _INNER = r"(?:(?!</?(?:think|answer)>).)*?"  # text without any of the four tags
 _SINGLE = re.compile(rf"\s*<think>({_INNER})</think>\s*<answer>({_INNER})</answer>\s*", re.DOTALL)
@@ -14,9 +14,9 @@ _INTERLEAVED = re.compile(rf"\s*(?:<think>{_INNER}</think>\s*<answer>{_INNER}</a
 _PAIR = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
-_WORD = re.compile(r"[^\W\d_]{2,}")
-_LEAST_WORDS = 3  # different ones, of at least two letters, in a reasoning
-_LEAST_VARIETY = 0.5  # of a reasoning; one that goes round in circles has less
+_WORD = re.compile(r"[^\W\d_]+")
+_LEAST_WORDS = 3  # different ones in a reasoning
+_LEAST_DISTINCT = 0.5  # share of distinct trigrams; a text that goes round in circles has less
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,25 @@ def is_interleaved(output: str) -> bool:
     return all(thinks) and len(set(thinks)) == len(thinks)
 
 
+def is_reasoned_single(output: str) -> bool:
+    """True if the output is one think and one answer, the think is a reasoning, and neither goes round in circles."""
+    return is_single(output) and is_reasoning(thinking(output)) and not is_repetitive(first_answer(output))
+
+
+def is_reasoned_interleaved(output: str) -> bool:
+    """True if the output consists of pairs, every think is a reasoning of its own, and nothing goes round in circles."""
+    steps = pairs(output)
+    return is_interleaved(output) and all(is_reasoning(step.think) and not is_repetitive(step.answer) for step in steps)
+
+
 def is_reasoning(think: str) -> bool:
-    """True if a think has at least three different words and does not repeat itself throughout."""
-    return len(set(_WORD.findall(think.lower()))) >= _LEAST_WORDS and variety(think) >= _LEAST_VARIETY
+    """True if a think has at least three different words and does not go round in circles."""
+    return len(set(_WORD.findall(think.lower()))) >= _LEAST_WORDS and not is_repetitive(think)
+
+
+def is_repetitive(text: str) -> bool:
+    """True if more than half of a text's trigrams are repeats."""
+    return distinct_trigrams(text) < _LEAST_DISTINCT
 
 
 def _plain(text: str) -> str:
