@@ -144,6 +144,12 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
         prompts.head(1, cases[-1].reference_report, cases[-1].question).without_images.text
     )  # one that cannot be answered
     text = "i look at all of the film, its middle and its edges, and i see what is there to see"
+    for case in cases:  # the reasoning has to state what the answer states
+        if case.trace_format == "think":
+            conclusion = case.reference_report if case.task == "report" else case.reference
+            told[f"\nConclusion: {conclusion}\n"] = (
+                f"{text}\n{case.reference_report if '<box>' in conclusion else conclusion}"
+            )
     write_script(run_folder, monkeypatch, replies=told, text=text)
     ctx = stage(run_folder, "cot", settings | {"server": SERVER}, shards="shard", samples="questions", model=".")
     counts = run_unit(collect, UNIT, ctx).counts
