@@ -282,7 +282,7 @@ class SyntheticSettings(PromptedSettings):
             "rethink": 0.2,
             "label": 0.15,
             "rewrite": 0.4,
-            "final": 0.3,
+            "final": 0.0,
             "judge_yes": 0.15,
             "judge_no": 0.15,
             "closed": 0.0,

@@ -10,7 +10,7 @@ from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import Wording
 
-Closed = Literal["binary", "single", "multi", "view", "matching", "progression"]
+Closed = Literal["binary", "single", "multi", "view", "matching", "progression", "combined"]
 Written = Literal["fg", "fg_i", "fs", "ig", "ig_i"]
 Task = Literal["report", "grounding", "classification", "open", "grounding_pixels", Closed, Written]
 """Reports, boxes and labels as DiagCoT asks for them, and the question answering of CX-Mind (arXiv:2508.03733)."""

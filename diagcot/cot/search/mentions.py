@@ -7,7 +7,7 @@ _MENTION = re.compile(
     r"\b(?:reference|provided|given|gold|ground.truth) (?:report|answer|label|diagnosis|conclusion|standard)s?\b"
     r"|\bground truth\b|\bthe reference\b(?! (?:line|point|level|range|study|film|examination))"
     r"|\b(?:according to|as stated in|consistent with|agrees? with|match(?:es)?|in line with) the report\b"
-    rf"|\b{_REPORT}\b"
+    rf"|\b{_REPORT}\b|\b(?:a|the) reviewer\b"
 )  # for lower-case text: every step of every search is checked, and ignoring case takes three times as long
 _GOLD = re.compile(r"reference|gold|ground")
 

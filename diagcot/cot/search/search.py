@@ -111,12 +111,13 @@ class _Search:
 
     def _read(self, row: dict[str, object]) -> _Thinking:
         conclusion = replies.conclusion(replies.member(row, "conclusion"), self.sections)
+        self._clean(conclusion.text)
         return self._read_steps(row, conclusion)
 
     def _read_steps(self, row: dict[str, object], conclusion: replies.Conclusion) -> _Thinking:
         steps, check = replies.thinking(row)
-        for _, content in steps:
-            self._clean(content)
+        for text in (*(content for _, content in steps), check):
+            self._clean(text)
         return _Thinking(steps, conclusion, check)
 
     def _clean(self, text: str) -> str:

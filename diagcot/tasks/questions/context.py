@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from diagcot.data import seeded
 from diagcot.data.reports.labeler import mentions
@@ -11,6 +12,7 @@ from diagcot.data.study import CHEXPERT_LABELS, Study
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.views import StudyView
 
+Case = TypeVar("Case")
 NONE = "No Finding"
 _LUNGS = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 _CLEAR = re.compile(r"[^.\n]*\blungs are (?:\w+ )?clear\b[^.\n]*")  # evidence that labels of `_LUNGS` are absent
@@ -51,6 +53,14 @@ def sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def balanced(groups: Mapping[str, list[Case]], rank: Callable[[Case], int]) -> dict[str, list[Case]]:
+    """As many of each group as the smallest has, chosen by rank; nothing where there is only one group."""
+    if len(groups) < 2:
+        return {}
+    least = min(map(len, groups.values()))
+    return {name: sorted(cases, key=rank)[:least] for name, cases in sorted(groups.items())}
+
+
 class QuestionContext:
     """The studies of a shard that a task asks about, the wording of the questions, and the seed of all choices."""
 
@@ -85,15 +95,18 @@ class QuestionContext:
             self._evidence[study.key] = sentences
         return self._evidence[study.key]
 
-    def look(self, study: Study, names: Collection[str], pick: int) -> str:
-        """What the image shows of some labels: a sentence of the report for each, then what no sentence mentions."""
+    def look(self, study: Study, names: Collection[str], pick: int, conclusion: str = "") -> str:
+        """What the image shows of some labels: a sentence of the report for each, then what no sentence mentions.
+
+        conclusion: a sentence on what follows from this.
+        """
         known, evidence = known_labels(study.labels), self.evidence(study)
         asked = [name for name in CHEXPERT_LABELS if name in names and name != NONE]  # from the heart to the pleura
         quoted = dict.fromkeys(evidence[name] for name in asked if name in evidence)
         seen = [f"{sentence_case(sentence)}." for sentence in quoted]
         for name in (name for name in asked if name not in evidence):
             seen.append(self.wording.text("signs" if known.get(name) else "no_signs", pick, finding=in_words(name)))
-        return self.wording.text("look", pick, seen=" ".join(seen))
+        return self.wording.text("look", pick, seen=" ".join([*seen, conclusion]).strip())
 
     def hardest_first(self, study: Study, candidates: Sequence[str], present: Sequence[str]) -> list[str]:
         """Candidates, with those first that occur most often together with the present labels."""

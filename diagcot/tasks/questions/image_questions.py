@@ -11,7 +11,7 @@ from diagcot.data import seeded
 from diagcot.data.study import CHEXPERT_LABELS, Study, pairs
 from diagcot.tasks.diagnosis import grounding_samples
 from diagcot.tasks.prompts import report_answer
-from diagcot.tasks.questions.context import NONE, QuestionContext, in_words, known_labels, present_labels
+from diagcot.tasks.questions.context import NONE, QuestionContext, balanced, in_words, known_labels, present_labels
 from diagcot.tasks.questions.worked_answers import ClosedQuestion, Option
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import StudyView
@@ -46,7 +46,7 @@ def projection(context: QuestionContext) -> Iterator[ClosedQuestion]:
         for image in view.images:
             if image[0].view in PROJECTIONS:
                 groups.setdefault(image[0].view, []).append(StudyView(view.study, (image,)))
-    for name, views in _balanced(groups, context).items():
+    for name, views in balanced(groups, context.pick).items():
         for view in views:
             others = [other for other in PROJECTIONS if other != name]
             seen = context.wording.text("seen_from", 0, side="side" if name == "LATERAL" else "front")
@@ -206,14 +206,6 @@ def _shown(study: Study) -> str:
 def _state(context: QuestionContext, study: Study, name: str) -> str:
     present = known_labels(study.labels)[name]
     return context.evidence(study).get(name, f"{in_words(name)} is {'present' if present else 'absent'}")
-
-
-def _balanced(groups: dict[str, list[StudyView]], context: QuestionContext) -> dict[str, list[StudyView]]:
-    """As many of each group as the smallest has, chosen by rank; nothing where there is only one group."""
-    if len(groups) < 2:
-        return {}
-    least = min(map(len, groups.values()))
-    return {name: sorted(views, key=context.pick)[:least] for name, views in sorted(groups.items())}
 
 
 def _report(study: Study) -> str:

@@ -113,7 +113,7 @@ def multiple_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
         values = {"findings": ", ".join(map(in_words, choices))}
         meta = {"labels_present": present, "labels_asked": choices}
         shown = context.wording.text("present_set", pick, findings=in_words(*present))
-        look = f"{context.look(study, choices, pick)} {shown}"
+        look = context.look(study, choices, pick, shown)
         yield ClosedQuestion("multi", view, "", tuple(options), look, values, meta)
 
 

@@ -1,16 +1,15 @@
 """Question answering data of a shard for CX-Mind's curriculum, made from labels, boxes and reports.
 
 The task families are those of CX-Mind, arXiv:2508.03733. What is asked, how it is worded and where the right option
-stands depend only on the seed and on the keys of the studies. The tasks `binary`, `single`, `multi`, `view`, `matching`
-and `progression` are closed questions, whose answers the reward `closed` reads; `open` goes with the reward `open`, and
-`grounding` with `grounding`.
+stands depend only on the seed and on the keys of the studies. The tasks of `CLOSED` and `progression` are closed
+questions, whose answers the reward `closed` reads; `open` goes with the reward `open`, and `grounding` with `grounding`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diagcot.data import seeded
-from diagcot.tasks.questions import image_questions, label_questions
+from diagcot.tasks.questions import combined_questions, image_questions, label_questions
 from diagcot.tasks.questions.context import QuestionContext
 from diagcot.tasks.questions.wording import TASKS, Share, Wording
 from diagcot.tasks.questions.worked_answers import ClosedQuestion, closed_samples
@@ -26,6 +25,7 @@ CLOSED: dict[str, Callable[[QuestionContext], Iterator[ClosedQuestion]]] = {
     "multi": label_questions.multiple_choice,
     "view": image_questions.projection,
     "matching": image_questions.matching,
+    "combined": combined_questions.combined,
 }
 """Task -> its questions, for the closed tasks that need the views of the chosen policy alone."""
 

@@ -7,8 +7,8 @@ it gets. `<image>` stands for the image, and comes first so that further images 
 from collections.abc import Mapping, Sequence
 
 TASKS = (
-    "binary", "single", "multi", "open", "view", "matching", "progression", "grounding", "grounding_pixels", "fg",
-    "fg_i", "fs", "ig", "ig_i",
+    "binary", "single", "multi", "open", "view", "matching", "progression", "combined", "grounding", "grounding_pixels",
+    "fg", "fg_i", "fs", "ig", "ig_i",
 )  # fmt: skip
 """The tasks; the other keys of the wordings are parts of their questions, or thoughts."""
 
@@ -23,6 +23,12 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "view": ("options", "steps"),
     "matching": ("report", "options", "steps"),
     "progression": ("finding", "options", "steps"),
+    "combined": ("question", "options", "steps"),
+    "larger_effusion": (),
+    "heart_and_fluid": (),
+    "heart_failure": (),
+    "abnormal_zones": (),
+    "device_side": (),
     "grounding": ("finding",),
     "grounding_pixels": ("finding", "width", "height"),
     "fg": (),
@@ -78,6 +84,12 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
         "<image><image>Two chest X-rays of the same patient, the earlier one first. How has {finding} changed?\n"
         "{options}\n{steps}",
     ),
+    "combined": ("<image>{question}\n{options}\n{steps}",),
+    "larger_effusion": ("Which side has the larger pleural effusion?",),
+    "heart_and_fluid": ("Is the heart enlarged, and is there pleural fluid on both sides?",),
+    "heart_failure": ("Does the image fit heart failure: an enlarged heart together with edema or pleural effusion?",),
+    "abnormal_zones": ("How many of the six lung zones show an opacity, a nodule or atelectasis?",),
+    "device_side": ("Is the device on the side of the pneumothorax?",),
     "grounding": ("<image>Detect the regions of {finding} in this chest X-ray. Give each as"
                   " <box>(x1,y1),(x2,y2)</box>, 0 to 1000.",),
     "grounding_pixels": (
@@ -115,8 +127,8 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "seen_from": ("The chest is seen from the {side}.",),
     "compared": ("The image shows {image}. The report states {report}.",),
     "course": ("Earlier image: {earlier}. Later image: {later}.",),
-    "right_choice": ("{choice} fits what I see.",),
-    "wrong_choice": ("{choice} does not fit what I see.",),
+    "right_choice": ("{choice}: this fits what I see.",),
+    "wrong_choice": ("{choice}: this does not fit what I see.",),
     "summary": ("In summary, the answer is {answer}.",),
 }  # fmt: skip
 

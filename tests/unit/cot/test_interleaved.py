@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from diagcot.cot.filtration import rules
 from diagcot.cot.search.calls import Answer, Question, Trace
 from diagcot.cot.search.interleaved import interleave, standard_name
 from diagcot.cot.search.sample import CoTSample, select_samples
-from diagcot.cot.settings import CollectSettings, SearchSettings
+from diagcot.cot.settings import CollectSettings, FilterSettings, SearchSettings
 from diagcot.cot.synthetic import conversations
 from diagcot.data.phantom.tree import write_tree
 from diagcot.jobs import Unit, UserError
@@ -23,6 +24,7 @@ from diagcot.tasks.questions.questions import CLOSED, question_samples
 from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.questions.worked_answers import trace_step
 from diagcot.tasks.samples import Sample
+from tests.unit.cot import cot_traces
 
 ASKED = dict.fromkeys((*CLOSED, "progression", "open"), 1.0)
 SETTINGS = CollectSettings(tasks=("closed", "open"), views="all")
@@ -86,6 +88,18 @@ def test_the_rewards_pay_in_full_for_what_the_rules_accept(cases: list[CoTSample
         # An open answer of No Finding has a think about it, so every right answer has a reason to compare.
         assert score["reason"] == pytest.approx(1.0)
         assert text == gold
+
+
+def test_worked_answers_pass_every_rule_of_the_filter(cases: list[CoTSample], samples: dict[str, Sample]) -> None:
+    """Their statements are true of the report, and no verdict stands before its evidence."""
+    for case in cases:
+        reply = conversations.pairs(case, samples[case.id].answer)[1]
+        _, found = drive(case, lambda q, n, reply=reply: reply)  # type: ignore[misc]
+        row = cot_traces.closed(
+            **{"task": case.task, "question": case.question, "reference": case.reference, "meta": case.meta},
+            **{"guide": case.reference_report, **vars(found)},
+        )
+        assert rules.fault(row, FilterSettings(variety=0.0)) is None, case.id
 
 
 def test_prompts_begin_with_films_and_report_and_hold_no_tags(

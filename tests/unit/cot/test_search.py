@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.cot.search import prompts, schemas
+from diagcot.cot.search import collect, prompts, replies, schemas
 from diagcot.cot.search.calls import Answer, Question, Trace
 from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.search.search import search
@@ -32,7 +32,7 @@ def report_case(name: str = "a", films: int = 1) -> CoTSample:
 def good(question: Question, verdict: bool = True, number: int = 0) -> str:
     name = question.name.split(":")[0]
     step = {"title": "heart", "content": f"thought {number}"}
-    replies: dict[str, Any] = {
+    written: dict[str, Any] = {
         "verify": {"verdict": verdict, "reason": "because"},
         "final": {"findings": "The heart is large.", "impression": "Cardiomegaly."},
     }
@@ -41,7 +41,7 @@ def good(question: Question, verdict: bool = True, number: int = 0) -> str:
     conclusion: Any = f"conclusion {number}"
     if question.schema and question.schema["properties"].get("conclusion", {}).get("type") == "object":
         conclusion = {**GOOD, "findings": f"The heart is large {number}."}
-    return json.dumps(replies.get(name, {"thinking": [step], "conclusion": conclusion, "check": f"checked {number}"}))
+    return json.dumps(written.get(name, {"thinking": [step], "conclusion": conclusion, "check": f"checked {number}"}))
 
 
 def drive(
@@ -395,3 +395,25 @@ def test_every_string_and_array_of_every_schema_is_bounded():
     check(schemas.closed_question(limits, "ABC"))
     assert list(schemas.closed_question(limits, "ABC")["properties"]) == ["look", "A", "B", "C", "summary"]
     assert next(iter(schemas.thinking(limits, check_first=True)["properties"])) == "check"
+
+
+def test_thoughts_about_the_reviewer_are_asked_again() -> None:
+    def reply(question: Question, number: int) -> Answer:
+        text = good(question, verdict=number > 3)
+        return Answer(text.replace("checked", "The reviewer says no:") if question.name.startswith("rethink") else text)
+
+    _, trace = drive(reply)
+    assert trace.verdicts[1]["verdict"] is None and "it mentions a reference" in trace.verdicts[1]["reason"]
+
+
+def test_a_contradictory_verdict_accepts_nothing_and_is_counted() -> None:
+    def reply(question: Question, number: int) -> Answer:
+        if question.name == "verify":
+            return Answer('{"reason": "The side of the effusion differs.", "verdict": true}')
+        return Answer(good(question))
+
+    _, trace = drive(reply)
+    assert trace.forced and not trace.verified and {entry["verdict"] for entry in trace.verdicts} == {None}
+    assert all(replies.CONTRADICTION in entry["reason"] for entry in trace.verdicts)
+    row: Any = {"by": "label", "prompt_tokens": 1, "completion_tokens": 1} | vars(trace)
+    assert collect._counts(row)["contradictory_verdicts"] == len(trace.verdicts)

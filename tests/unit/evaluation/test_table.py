@@ -7,6 +7,7 @@ import re
 import pytest
 
 from diagcot.evaluation import aggregate, predictions
+from diagcot.evaluation.report import history
 from diagcot.evaluation.report.history import curves
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
@@ -195,3 +196,15 @@ def test_training_logs_are_thinned_and_torn_lines_dropped(tmp_path):
     found = curves(log)
     assert list(found) == ["loss"] and 200 <= len(found["loss"]) <= 240 and found["loss"][-1] == (1000, 1.0)
     assert curves(tmp_path / "none.jsonl") == {}
+
+
+def test_the_report_names_the_prompts_with_their_digests() -> None:
+    def planned(name: str, **settings: str) -> history.Stage:
+        return history.Stage(name, "2", "collect", 1, settings=settings)
+
+    stages = [
+        planned("shard"),
+        planned("cot", prompt_set="default", prompt_digest="0123"),
+        planned("evaluate", prompt_set="default", prompt_digest="0123"),
+    ]
+    assert history.prompt_sets(stages) == {"prompts, default": "0123"}

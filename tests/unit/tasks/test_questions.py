@@ -167,7 +167,7 @@ def test_worked_answers_of_closed_questions(samples: dict[str, list[Sample]], ta
         steps, options = steps_of(sample.answer), sample.meta["options"]
         letters = "ABCDEFG"[: len(options)]
         assert 2 <= len(options) == len(set(options)) <= 7
-        order = sorted(letters, key=lambda letter: options["ABCDEFG".index(letter)] in ("No", NONE))
+        order = sorted(letters, key=lambda letter: options["ABCDEFG".index(letter)].startswith(("No", "Neither")))
         marks = [f"{letter}) {'✅' if letter == sample.meta['option'] else '❌'}" for letter in order]
         assert [step.answer for step in steps] == [*marks, f"{sample.meta['option']}) ✅"]
         assert all(f"\n{letter}) {text}\n" in sample.prompt for letter, text in zip(letters, options, strict=True))
