@@ -87,7 +87,7 @@ def test_labels(answer):
     f1 = value(classification_metrics([row], []), "classification_f1")
     assert (score["labels"] > 0) == (f1 > 0) and (score["labels"] == pytest.approx(1)) == (f1 == 1)
     bad = rules.fault(trace(task="classification", reference=truth, answer=first_answer(output)), FilterSettings())
-    assert (bad is None) == (f1 == 1)
+    assert (bad is None or bad.rule != "labels_differ") if f1 == 1 else bad is not None  # other rules may drop it, too
 
 
 BOX = "<box>(100,100),(400,500)</box>"
