@@ -57,7 +57,7 @@ class Facts:
 
     def claims(self, name: str) -> list[Statement]:
         """The standing statements that a finding is present or in doubt."""
-        return [one for one in self.standing if one.status and _same(one.name, name)]
+        return [one for one in self.standing if one.status and same(one.name, name)]
 
     def present(self) -> list[str]:
         """The findings that are stated for sure, devices included, each once."""
@@ -159,7 +159,7 @@ def _claimed(one: Statement, theirs: Facts, general: bool) -> Iterator[Differenc
         yield Difference("severity", f"{one}, against {place[0]}")
 
 
-def _same(name: str, other: str) -> bool:
+def same(name: str, other: str) -> bool:
     """Whether two names are of one finding; a device whose kind is not named may be any device."""
     return name == other or (_DEVICE in (name, other) and {name, other} <= _DEVICES)
 
@@ -182,7 +182,7 @@ def _settle(stands: dict[str, dict[Statement, None]], new: Statement) -> None:
         if not new.finding:
             stands[name] = {old: None for old in found if old.status != -1}
             continue
-        if any(old.finding == new.finding for old in found) and (_same(new.name, name) or new.withdraws):
+        if any(old.finding == new.finding for old in found) and (same(new.name, name) or new.withdraws):
             stands[name] = {left: None for old in found if (left := _left(old, new))}
         elif _excludes(new, name):
             stands[name] = {old: None for old in found if old.revision == new.revision and old.status != -1}

@@ -9,6 +9,7 @@ from diagcot.evaluation.clinical.scores import CLINICAL, column_name
 from diagcot.evaluation.scores.answers import RECALL_AT, closed_metrics, open_metrics
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
+from diagcot.evaluation.scores.reasoning import FIGURES, reasoning_metrics
 from diagcot.evaluation.scores.reports import part_metrics, report_metrics
 from diagcot.evaluation.scores.retrieval import RETRIEVED, retrieval_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
@@ -18,6 +19,7 @@ from diagcot.tasks.predictions import Prediction
 from diagcot.text import boxes
 from diagcot.text.labels import chexpert, findings
 from diagcot.text.options import chosen
+from diagcot.text.reasoning import TASKS as REASONED
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ COLUMNS = (
     ),
     *(Column(f"retrieval_report_recall_{k}", f"recall@{k}, report of an image", "retrieval", False) for k in RETRIEVED),
     *(Column(f"retrieval_image_recall_{k}", f"recall@{k}, image of a report", "retrieval", False) for k in RETRIEVED),
+    *(
+        Column(f"{task}_{name}", f"{task}: {name} of the reasoning", task, False)
+        for task in REASONED
+        for name in FIGURES
+    ),
     Column("accuracy_pixels_50", "accuracy in pixels at IoU 0.5", "grounding_pixels", False),
 )
 
@@ -131,6 +138,12 @@ def measured(
 
     words: text -> its tokens, of the tasks in TEXTS.
     """
+    return _answers(rows, validation, words) | reasoning_metrics(rows)
+
+
+def _answers(
+    rows: Sequence[Prediction], validation: Sequence[Prediction], words: Mapping[str, str]
+) -> dict[str, Metric | str]:
     task = rows[0].task
     if task == "report":
         return report_metrics(rows, words)
