@@ -49,7 +49,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))
     outputs = {
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False) + "\n",
-        "report.html": report.html(metrics, stages, shown, versions),
+        "report.html": report.html(metrics, stages, shown, versions, history.truths(ctx.output, stages)),
         "report.md": report.markdown(metrics, stages),
         "card.md": card.markdown(metrics, stages, data, versions, report.table(metrics)),
     }

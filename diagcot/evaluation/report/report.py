@@ -18,9 +18,13 @@ _MARKS = {"better": "▲", "worse": "▼", "unclear": ""}
 
 
 def html(
-    metrics: Mapping[str, Any], stages: Sequence[Stage], examples: Sequence[Example], versions: Mapping[str, str]
+    metrics: Mapping[str, Any],
+    stages: Sequence[Stage],
+    examples: Sequence[Example],
+    versions: Mapping[str, str],
+    truths: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The report as one HTML page without scripts or external requests."""
+    """The report as one HTML page without scripts or external requests. truths: see `history.truths`."""
     page = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,6 +49,7 @@ def html(
         timeline=drawing.timeline(stages),
         curves=_curves(stages, colours),
         examples=examples,
+        truths=truths or {},
         versions=versions,
         duration=drawing.duration,
         moment=drawing.moment,

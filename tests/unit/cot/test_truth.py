@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from diagcot.cot.review import truth
-from diagcot.cot.review.page import readable
 from diagcot.cot.review.truth import Known, untruths
 from diagcot.cot.synthetic.conversations import Material, Reading
 from diagcot.data.phantom.findings import Effusion, Findings, Place
 from diagcot.data.phantom.patients import visits
 from diagcot.data.reports.facts import Facts
+from diagcot.text.prose import readable
 from tests.unit.cot.cot_traces import trace
 
 SHOWN = Findings("mild", opacities=(Place("right", "mid"),), effusions=(Effusion("left", "small"),), device="line")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from diagcot.evaluation import aggregate, predictions
-from diagcot.evaluation.report import history
+from diagcot.evaluation.report import history, report
 from diagcot.evaluation.report.history import curves
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
@@ -117,6 +117,18 @@ def test_the_report_is_one_private_page_without_requests(run):
         "cot-sft does not differ clearly from teacher",
     ):
         assert word in text, word
+
+
+def test_the_report_tells_how_many_traces_are_true(metrics, tmp_path):
+    stages = [history.Stage(name, "2", history.TRACES, 1) for name in ("traces", "unknown", "absent")]
+    group = {"traces": 90, "true": 80, "kept": 50, "kept_true": 49}
+    (tmp_path / "traces.json").write_text(json.dumps({"truth": {"phantoms": {"abnormal": group}}}))
+    (tmp_path / "unknown.json").write_text(json.dumps({"truth": {"phantoms": {}}}))
+    truths = history.truths(tmp_path, stages)
+    assert list(truths) == ["traces"]
+    page = report.html(metrics, stages, [], {}, truths)
+    assert "True traces" in page and "<td>abnormal phantoms</td><td>90</td><td>50</td><td>49</td><td>98 %</td>" in page
+    assert "True traces" not in report.html(metrics, stages, [], {})
 
 
 def test_what_may_be_shared_holds_no_text_of_a_study(run, answers):

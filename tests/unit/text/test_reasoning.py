@@ -7,9 +7,8 @@ import pytest
 from diagcot.cot.synthetic.conversations import Material, Reading
 from diagcot.data.phantom.patients import visits
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.metrics.reasoning import NOTHING
 from diagcot.tasks.prompts import reasoned
-from diagcot.text.reasoning import of_output
+from diagcot.text.reasoning import NOTHING, of_output
 
 READINGS = [Reading.of(*visit.findings.report()) for visit in visits(300, seed=8)]
 REFERENCE = (
