@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from diagcot.jobs.settings import Settings
 from diagcot.tasks.prompt_set import PromptedSettings
 
+ROOT = Path(__file__).resolve().parents[3]
+
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 Reasoning = Literal["kept", "joined", "dropped"]
@@ -35,7 +37,9 @@ class ModelSettings(Settings):
 
     family: Family = Field("qwen2_5_vl", description="Architecture of the model.")
     pretrained: Path | None = Field(
-        None, description="Folder of a downloaded model; $VARIABLES are replaced. null builds a tiny model."
+        None,
+        description="Folder of a downloaded model; $VARIABLES are replaced, and a relative path starts at the project's root."
+        " null builds a tiny model.",
     )
     tiny: TinySettings = Field(TinySettings(), description="Sizes of the tiny model.")
     min_pixels: int | None = Field(
@@ -49,7 +53,10 @@ class ModelSettings(Settings):
     @classmethod
     def _settled(cls, path: str | None) -> str | None:
         """Variables are replaced now, since jobs may lack them. An unset one stays and is reported when it is needed."""
-        return os.path.expandvars(path) if isinstance(path, str) else path
+        if not isinstance(path, str):
+            return path
+        filled = os.path.expandvars(path)
+        return filled if "$" in filled else str(ROOT / Path(filled).expanduser())
 
 
 class LoraSettings(Settings):
