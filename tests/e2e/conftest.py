@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = {"base": 60, "align": 12, "teacher-lora": 12, "cot-sft": 12, "grpo": 2}
+STEPS = {"align": 12, "teacher-lora": 12, "cot-sft": 12, "plain-sft": 12, "grpo": 2}
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, steps in STEPS.items():
         stages[name]["settings"]["deepspeed"].update(steps=steps, warmup_steps=0, save_every=max(1, steps // 3))
     stages["cot"]["settings"]["samples_per_shard"] = 4
-    stages["filter"]["settings"].update(rules=False)  # so little trained, it agrees with no reference
+    stages["traces"]["settings"] = {"least_true": 0.0}  # a few traces say nothing about a share
     stages["grpo"]["settings"]["precheck_groups"] = 0  # so little trained, it may not have learned the layout
     stages["evaluate"]["settings"]["samples_per_shard"] = 6
     recipe["name"] = "micro"

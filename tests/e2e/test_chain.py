@@ -17,7 +17,7 @@ from diagcot.jobs.state import attempts
 from tests.e2e.conftest import ROOT, cluster_file
 
 pytestmark = pytest.mark.heavy
-MODELS = ["base", "align", "teacher", "cot-sft", "grpo"]
+MODELS = ["base", "align", "teacher", "plain-sft", "cot-sft", "grpo"]
 DEADLINE_S = 900
 
 

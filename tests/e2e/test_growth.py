@@ -13,21 +13,22 @@ from tests.e2e.conftest import ROOT, cluster_file
 from tests.e2e.test_chain import diagcot, table
 
 pytestmark = pytest.mark.heavy
-KEPT = ("phantoms", "shard", "primer", "model", "evaluate", "retrieval", "report")
+KEPT = ("phantoms", "shard", "evaluate", "retrieval", "report")
+RANDOM = {"kind": "model", "number": "1", "inputs": {"shards": "shard"}, "settings": {"tiny": {"vocabulary": 800}}}
 
 
 def recipe(path: Path, *models: str) -> Path:
-    """recipes/tiny.yaml without training: the models are as they are made, random."""
+    """recipes/tiny.yaml without training: models with random weights."""
     whole = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
     stages: dict[str, Any] = {stage["name"]: stage for stage in whole["stages"] if stage["name"] in KEPT}
     stages["phantoms"]["settings"]["studies"] = 120
     stages["shard"]["settings"]["sources"] = stages["shard"]["settings"]["sources"][:1]
-    built = {name: stages["model"] | {"name": name} for name in models}
+    built = {name: RANDOM | {"name": name} for name in models}
     for name in ("evaluate", "retrieval"):
         stages[name]["inputs"]["models"] = list(models)
     stages["evaluate"]["settings"] |= {"samples_per_shard": 3, "max_tokens": {"report": 12, "grounding": 12}}
-    before = [stages[name] for name in ("phantoms", "shard", "primer")]
-    whole["stages"] = [*before, *built.values(), *(stages[name] for name in KEPT[4:])]
+    before = [stages[name] for name in ("phantoms", "shard")]
+    whole["stages"] = [*before, *built.values(), *(stages[name] for name in KEPT[2:])]
     path.write_text(yaml.safe_dump(whole, sort_keys=False))
     return path
 
