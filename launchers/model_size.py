@@ -16,6 +16,9 @@ KEPT_TRACES = 0.91  # share of the collected traces that become samples (arXiv:2
 REPORT_TOKENS, TRACE_TOKENS = (175, 160), (760, 740)
 """Text tokens of a sample, and those of them that are learned, in DiagCoT's published runs (arXiv:2509.06409)."""
 
+LEAST_SUBWORDS = 10_000
+"""Tokens of a vocabulary of parts of words, at least; those of the published models have over 100,000."""
+
 
 def base_of(stage: Stage[Any], chain: ChainView) -> Stage[ModelSettings] | None:
     """The stage of kind `model` that a stage of training descends from; None if there is none."""
@@ -30,6 +33,15 @@ def shape(stage: Stage[Any], chain: ChainView) -> ModelShape | None:
     """Shape of the model that a stage descends from; None if it descends from none. Raises UserError if it is missing."""
     base = base_of(stage, chain)
     return shape_of(base.settings) if base else None
+
+
+def has_clause_tokens(stage: Stage[Any], chain: ChainView) -> bool:
+    """Whether the tokens of the stage's model are whole clauses, as those of the toys are; False for a missing model."""
+    try:
+        model = shape(stage, chain)
+    except UserError:
+        return False
+    return model is not None and model.vocabulary < LEAST_SUBWORDS
 
 
 def check_batches(stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int) -> None:

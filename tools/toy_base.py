@@ -102,7 +102,7 @@ def digest(folder: Path) -> str:
 def publish(folder: Path, figures: dict[str, float], seed: int, steps: int) -> None:
     """Copy the model's files to recipes/toy-base/ and write figures and card."""
     for path in folder.iterdir():
-        if path.suffix in _FILES:
+        if path.suffix in _FILES and path.name != "diagcot.json":
             shutil.copyfile(path, PLACE / path.name)
     record = {"seed": seed, "steps": steps, "sha256": digest(PLACE), "figures": figures}
     (PLACE / "figures.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

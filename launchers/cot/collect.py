@@ -4,7 +4,7 @@ from diagcot.cot.search import schemas
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit, UserError
 from launchers.inputs import single
-from launchers.model_size import base_of
+from launchers.model_size import has_clause_tokens
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 _SELF_VERIFIED = "the teacher verifies its own conclusions; an input verifier names an independent model"
@@ -34,9 +34,8 @@ def notes(stage: Stage[CollectSettings], chain: ChainView) -> list[str]:
     settings = stage.settings
     own_verifier = "report" in settings.tasks and not stage.inputs.get("verifier")
     said = [f"{stage.name}: {_SELF_VERIFIED}"] if own_verifier and settings.preset == "better" else []
-    # The tokens of a tiny model are whole clauses, so that its replies have far fewer.
-    base = base_of(stage, chain)
-    if settings.search.constrained and not (base and base.settings.pretrained is None):
+    # Replies of a toy have far fewer tokens.
+    if settings.search.constrained and not has_clause_tokens(stage, chain):
         limits, search = settings.search.reply.limits(), settings.search
         for name, schema, tokens in (
             ("max_tokens", schemas.thinking(limits, ("findings", "impression")), search.max_tokens),

@@ -49,9 +49,9 @@ def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[st
             "no stage before it teaches the layout that its reward asks for, and its prompts do not ask for it"
             " (`format_instruction: true`); where no rollout has it, the stage is refused before its first update"
         )
-    base, expected = model_size.base_of(stage, chain), model_size.TRACE_TOKENS[1]
+    expected, clauses = model_size.TRACE_TOKENS[1], model_size.has_clause_tokens(stage, chain)
     reports = settings.task == "report" and stage.inputs.get("shards") and settings.reasoning == "expected"
-    if reports and base and base.settings.pretrained and settings.max_tokens < expected:
+    if reports and model_size.base_of(stage, chain) and not clauses and settings.max_tokens < expected:
         yield f"max_tokens {settings.max_tokens} cuts most answers: a report with its reasoning takes about {expected}"
     if settings.temperature < LOW_TEMPERATURE:
         yield (

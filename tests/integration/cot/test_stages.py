@@ -306,7 +306,7 @@ def test_drawings_become_conversations_with_their_boxes(tmp_path: Path) -> None:
     from diagcot.shards import build
 
     run_unit(drawings, Unit("tree"), stage(tmp_path, "drawings", {"images": 30, "size": 56}))
-    source = {"kind": "recipes/toy-base/drawings.yaml", "input": "drawings"}
+    source = {"kind": "diagcot/data/drawings/drawings.yaml", "input": "drawings"}
     run_unit(build, UNIT, stage(tmp_path, "shard", {"sources": [source], "image_size": 56}, drawings="drawings"))
     settings = {"tasks": {"drawing": 1.0, "drawing_boxes": 1.0}}
     run_unit(synthetic_sft, UNIT, stage(tmp_path, "conversations", settings, shards="shard"))
