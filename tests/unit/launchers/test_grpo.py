@@ -23,10 +23,10 @@ def told(folder: Path, base: str, settings: dict[str, Any], cluster: str = "lapt
 
 @pytest.mark.parametrize(
     ("model", "taught"),
-    [("cot-sft", True), ("base", True), ("teacher", True), ("align", True), ("model", False)],
+    [("cot-sft", True), ("base", False), ("teacher", False), ("align", False), ("plain-sft", False)],
 )
 def test_a_model_that_never_saw_the_layout_is_told(tmp_path: Path, model: str, taught: bool) -> None:
-    """In `tiny` the base has learned it from worked examples, and all that descends from it."""
+    """In `tiny` only the chains of thought teach it."""
     found = told(tmp_path, "tiny", {}, model=[model], shards=["shard"])
     assert [LAYOUT in line for line in found] == ([] if taught else [True])
     for change in ({"format_instruction": True}, {"reasoning": "none"}):
