@@ -32,7 +32,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     tools = TextTools(shared.java_s)
     ctx.progress(0, 3, step="scores")
     found = table(
-        *(rows, models, tools, shared.draws, ctx.seed),
+        *(rows, models, tools, shared.draws),
         r2gen=shared.r2gen,
         judged=_judged(ctx),
         clinical=ClinicalScores.read(ctx),

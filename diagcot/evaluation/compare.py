@@ -11,17 +11,17 @@ from diagcot.evaluation.report import history
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
+from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import UserError
 from diagcot.tasks.predictions import Prediction
 
 
-def compare(
-    one: Path, two: Path, draws: int = 1000, seed: int = 0
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
     """A table like metrics.json, what each run cost, and what a reader must know of the comparison.
 
     Every model that both runs have is a pair of rows, `A:model` and `B:model`; if they share no name, the last model of
-    each is. Differences are paired over the same samples, and scored again by the same code. Raises UserError where a
+    each is. Differences are paired over the same samples, and scored again by the same code. draws: those of the first
+    run's table, if None. Raises UserError where a
     run has no predictions or the two have no sample in common.
     """
     rows = [_read(run) for run in (one, two)]
@@ -42,7 +42,7 @@ def compare(
         for letter, theirs, model in zip("AB", rows, pair, strict=True):
             models.append(f"{letter}:{model}")
             chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
-    found = table(chosen, models, TextTools(), draws, seed)
+    found = table(chosen, models, TextTools(), draws or _draws(one))
     sentences = [
         v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "previous" and v["model"][0] == "B"
     ]
@@ -66,6 +66,13 @@ def _order(run: Path, rows: Sequence[Prediction]) -> list[str]:
     except (OSError, ValueError, LookupError):
         return present
     return sorted(present, key=lambda model: listed.index(model) if model in listed else len(listed))
+
+
+def _draws(run: Path) -> int:
+    try:
+        return int(json.loads((run / "metrics.json").read_text(encoding="utf-8"))["draws"])
+    except (OSError, ValueError, LookupError):
+        return AggregateSettings().draws
 
 
 def _key(row: Prediction) -> tuple[str, str, str]:

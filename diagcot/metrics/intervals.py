@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 TAIL = 2.5  # per cent on each side of a 95 % interval
+LEAST_STUDIES = 10
+"""With fewer studies no difference is called one. Without any difference, a table's row of nine columns then has a false
+one in 1 to 6 % of simulations at every larger number (`tests/unit/metrics/test_intervals.py`)."""
 
 
 class Metric(ABC):
@@ -103,12 +106,31 @@ class Bootstrap:
         return self._interval(self.value(ours) - self.value(theirs), self.draws(ours) - self.draws(theirs))
 
     def p_value(self, ours: Metric, theirs: Metric) -> float:
-        """Two-sided p of no difference, 0 to 1: how far the draws of the difference lie across zero (Efron 1993, 15)."""
+        """Two-sided p of no difference, 0 to 1: Student's t of the difference over its bootstrap error (Efron 1993, 12.4).
+
+        It is never below 2^(1 - studies), the least p that exchanging the two models study by study could give.
+        """
+        from scipy.special import stdtr
+
         drawn = self.draws(ours) - self.draws(theirs)
         drawn = drawn[np.isfinite(drawn)]
-        across = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        return float(min(1.0, 2 * (across + 1) / (len(drawn) + 1)))
+        difference = abs(self.value(ours) - self.value(theirs))
+        if self.studies < 2 or not len(drawn) or not np.isfinite(difference):
+            return 1.0
+        error = float(drawn.std()) * np.sqrt(self.studies / (self.studies - 1))
+        p = 2 * stdtr(self.studies - 1, -difference / error) if error > 0 else float(difference == 0)
+        return float(max(p, 2.0 ** (1 - self.studies)))
 
     def _interval(self, value: float, draws: Array) -> Interval:
         low, high = np.nanpercentile(draws, [TAIL, 100 - TAIL])
         return Interval(value, float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p of each of several comparisons, adjusted so that one false difference among all is as rare as p says (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    least = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted

@@ -1,6 +1,7 @@
 """How well scores rank and mean what they say: AUC, average precision, calibration, thresholds; labels by columns.
 
-Truth is (N, L): 1 present, 0 absent, NaN not known (in doubt), which counts in nothing. Scores are (N, L), 0 to 1.
+Truth is (N, L): 1 present, 0 absent, NaN not known (in doubt), which counts in nothing. Scores are (N, L), 0 to 1; NaN is
+a score that is missing.
 """
 
 from collections.abc import Sequence
@@ -122,11 +123,14 @@ def balanced_accuracy(counts: Array) -> Array:
 
 
 def calibration_error(scores: Array, truth: Array) -> Additive:
-    """Expected calibration error over all labels together, 0 to 1 (Guo et al. 2017), in BINS bins of equal width."""
-    known = np.isfinite(truth) & np.isfinite(scores)
-    values, present = np.where(known, scores, 0.0), np.where(known, truth, 0.0)
-    place = np.minimum((values * BINS).astype(int), BINS - 1)
-    counts = np.zeros((len(scores), BINS, 3))
+    """Expected calibration error over all labels together, 0 to 1 (Guo et al. 2017), in BINS bins of equal width.
+
+    A score that is missing is wrong by 1, in a bin of its own, so that it cannot make up for another's error.
+    """
+    known, lost = np.isfinite(truth), np.isnan(scores)
+    values, present = np.where(known & ~lost, scores, 1.0), np.where(known & ~lost, truth, 0.0)
+    place = np.where(lost, BINS, np.minimum((values * BINS).astype(int), BINS - 1))
+    counts = np.zeros((len(scores), BINS + 1, 3))
     rows = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
     for column, part in enumerate((known.astype(np.float64), values * known, present)):
         np.add.at(counts[..., column], (rows, place), part)
@@ -142,9 +146,9 @@ def _expected_error(sums: Array) -> Array:
 
 
 def brier(scores: Array, truth: Array) -> Additive:
-    """Mean squared error of the probabilities over all known labels, 0 to 1 (Brier 1950)."""
-    known = np.isfinite(truth) & np.isfinite(scores)
-    error = np.where(known, (np.where(known, scores, 0.0) - np.where(known, truth, 0.0)) ** 2, 0.0)
+    """Mean squared error of the probabilities over all known labels, 0 to 1 (Brier 1950); 1 for a missing score."""
+    known = np.isfinite(truth)
+    error = np.where(known, np.where(np.isnan(scores), 1.0, (scores - truth) ** 2), 0.0)
     return Additive(np.stack([error.sum(axis=1), known.sum(axis=1).astype(np.float64)], axis=-1), mean_of)
 
 

@@ -55,7 +55,7 @@ def evaluate(root: Path, stage: str) -> tuple[dict[str, Any], str]:
     events = [json.loads(line) for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines()]
     assert {row["metric"]: row["why"] for row in events if row["event"] == "metric_missing"} == found["missing"]
     for row in found["rows"]:
-        for name in ("bleu4", "rouge_l", "cider", "label_f1", "iou"):
+        for name in ("bleu4", "rouge_l", "cider", "rule_label_f1", "iou"):
             assert row["scores"][name]["value"] is not None
     return found, (logs / "report.md").read_text()
 

@@ -17,7 +17,7 @@ from diagcot.console import text
 from diagcot.jobs import UserError
 
 WIDE = 150
-SHORT = {"ROUGE-L": "ROUGE", "label F1": "lab F1", "grounding IoU": "gr IoU"}
+SHORT = {"ROUGE-L": "ROUGE", "rule-label F1": "lab F1", "grounding IoU": "gr IoU"}
 MARKS = {"better": ("▲", "green"), "worse": ("▼", "red"), "unclear": (" ", "")}
 PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-"})
 
@@ -126,7 +126,7 @@ def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: 
     failed = sum(sum(counts.values()) for row in rows for counts in row["failures"].values())
     interval = "below each value: its 95 % interval" if wide else "±: half of the 95 % interval"
     return [
-        "▲▼: difference to the row above whose 95 % interval excludes zero",
+        f"▲▼: better or worse than the row above, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
         f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
         f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",
     ]

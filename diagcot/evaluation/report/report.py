@@ -162,7 +162,8 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
     if cell["value"] is None:
         return "n/a"
     mark = _MARKS[cell["previous"]["verdict"]] if "previous" in cell else ""
-    return f"{cell['value']:.3f}{mark} [{cell['low']:.3f}, {cell['high']:.3f}]"
+    interval = "" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]"
+    return f"{cell['value']:.3f}{mark}{interval}"
 
 
 def _samples(row: Mapping[str, Any], tasks: set[str]) -> str:

@@ -17,13 +17,16 @@ _NO_VALIDATION = "the validate split has no samples to choose thresholds on"
 def classification_metrics(rows: Sequence[Prediction], validation: Sequence[Prediction]) -> dict[str, Metric | str]:
     """Of the test rows; thresholds are chosen on `validation`, the same model's rows of the validate split.
 
-    An answer whose probabilities are missing ranks last in all labels: it is a miss, not left out.
+    An answer that the server refused is wrong in every label, so that failures improve no score: its probabilities are as
+    wrong as they can be, and the labels that it names are those that the study has not.
     """
     named = [dict.fromkeys(chexpert(row.answer), 1) for row in rows]
-    agreement = labels.agreement(named, [dict.fromkeys(chexpert(row.reference), 1) for row in rows])
+    theirs = [dict.fromkeys(chexpert(row.reference), 1) for row in rows]
+    agreement = labels.agreement(named, theirs, labels.FINDINGS)
     truth = truth_of(rows)
     claimed = np.array([[name in row for name in CHEXPERT_LABELS] for row in named]).reshape(-1, len(CHEXPERT_LABELS))
-    hard = ranking.confusion(claimed, truth)
+    refused = np.array([row.finish == "error" for row in rows])[:, None]
+    hard = ranking.confusion(np.where(refused, truth != 1, claimed), truth)
     found: dict[str, Metric | str] = {
         "classification_f1": Additive(agreement, labels.micro_f1),
         "classification_f1_macro": Additive(agreement, labels.macro_f1),
@@ -40,7 +43,8 @@ def _scored(rows: Sequence[Prediction], validation: Sequence[Prediction], truth:
     tails = {f"auc_{name}": columns for name, columns in groups.items()}
     if not any(row.scores for row in rows):
         return dict.fromkeys((*whole, *tails), _NO_SCORES)
-    scores = scores_of(rows)
+    given = scores_of(rows)
+    scores = _at_worst(given, truth)
     columns = ranking.both_classes(truth)
     if not columns:
         return dict.fromkeys((*whole, *tails), "no label is both present and absent in the test split")
@@ -51,13 +55,13 @@ def _scored(rows: Sequence[Prediction], validation: Sequence[Prediction], truth:
             name: ranking.Ranking(scores, truth, "auc", mine) if mine else "too few labels for three groups"
             for name, mine in tails.items()
         },
-        "calibration_error": ranking.calibration_error(scores, truth),
-        "brier": ranking.brier(scores, truth),
+        "calibration_error": ranking.calibration_error(given, truth),
+        "brier": ranking.brier(given, truth),
     }
     if not validation:
         return found | dict.fromkeys(("f1_at_thresholds", "f1_at_thresholds_macro"), _NO_VALIDATION)
     at = ranking.thresholds(scores_of(validation), truth_of(validation))
-    counts = ranking.decisions(scores, truth, at)
+    counts = ranking.decisions(scores, truth, at)[:, [CHEXPERT_LABELS.index(name) for name in labels.FINDINGS]]
     found["f1_at_thresholds"] = Additive(counts, labels.micro_f1)
     found["f1_at_thresholds_macro"] = Additive(counts, labels.macro_f1)
     return found
@@ -65,7 +69,8 @@ def _scored(rows: Sequence[Prediction], validation: Sequence[Prediction], truth:
 
 def by_label(rows: Sequence[Prediction]) -> dict[str, tuple[int, Metric]]:
     """Label -> how many test samples have it, and its AUC; of the labels that are both present and absent."""
-    truth, scores = truth_of(rows), scores_of(rows)
+    truth = truth_of(rows)
+    scores = _at_worst(scores_of(rows), truth)
     return {
         CHEXPERT_LABELS[column]: (
             int((truth[:, column] == 1).sum()),
@@ -84,6 +89,11 @@ def truth_of(rows: Sequence[Prediction]) -> Array:
 
 
 def scores_of(rows: Sequence[Prediction]) -> Array:
-    """(N, 14) probabilities, 0 where there is none."""
-    table = [[row.scores.get(name, 0.0) for name in CHEXPERT_LABELS] for row in rows]
+    """(N, 14) probabilities, NaN where there is none."""
+    table = [[row.scores.get(name, np.nan) for name in CHEXPERT_LABELS] for row in rows]
     return np.array(table, dtype=np.float64).reshape(-1, len(CHEXPERT_LABELS))
+
+
+def _at_worst(scores: Array, truth: Array) -> Array:
+    """The scores, with a missing one below all others where the label is present and above them where it is absent."""
+    return np.where(np.isnan(scores), np.where(truth == 1, -1.0, 2.0), scores)

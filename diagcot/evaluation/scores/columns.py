@@ -31,6 +31,7 @@ class Column:
     task: str
     main: bool = True
     low: bool = False  # the lower the better
+    interval: bool = True  # False where the draws of a small sample are biased, so that they bound nothing
 
 
 _PARTS = {
@@ -46,7 +47,7 @@ COLUMNS = (
     Column("meteor", "METEOR", "report"),
     Column("rouge_l", "ROUGE-L", "report"),
     Column("cider", "CIDEr", "report"),
-    Column("label_f1", "label F1", "report"),
+    Column("rule_label_f1", "rule-label F1", "report"),
     *(Column(name, c.title, "report", c.main, c.low) for name, c in CLINICAL.items()),
     Column("iou", "grounding IoU", "grounding"),
     Column("auc", "AUC", "classification"),
@@ -55,9 +56,10 @@ COLUMNS = (
     Column("open_f1", "open F1", "open"),
     *(Column(f"{task}_rouge_l", f"{task} ROUGE-L", task) for task in WRITTEN),
     Column("iou_pixels", "IoU, pixels", "grounding_pixels"),
-    Column("label_f1_macro", "label F1, macro", "report", False),
-    Column("label_f1_five", "label F1, five labels", "report", False),
-    Column("label_f1_five_macro", "label F1, five labels, macro", "report", False),
+    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False),
+    Column("rule_label_f1_five", "rule-label F1, five labels", "report", False),
+    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False),
+    Column("rule_no_finding_f1", "F1 of No Finding by the rule labeler", "report", False),
     *(
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
         for n in (1, 2, 3, 4)
@@ -72,11 +74,11 @@ COLUMNS = (
     *(Column(f"accuracy_{k}", f"grounding accuracy at IoU 0.{k // 10}", "grounding", False) for k in (30, 50, 70)),
     Column("iou_of_shown", "grounding IoU, images that show the finding", "grounding", False),
     Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
-    Column("auprc", "AUPRC", "classification", False),
+    Column("auprc", "AUPRC", "classification", False, interval=False),
     *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
     Column("f1_at_thresholds", "F1 at thresholds of the validate split", "classification", False),
     Column("f1_at_thresholds_macro", "F1 at thresholds of the validate split, macro", "classification", False),
-    Column("calibration_error", "calibration error", "classification", False, low=True),
+    Column("calibration_error", "calibration error", "classification", False, low=True, interval=False),
     Column("brier", "Brier score", "classification", False, low=True),
     Column("classification_f1", "classification F1, labels named", "classification", False),
     Column("classification_f1_macro", "classification F1, labels named, macro", "classification", False),
@@ -86,7 +88,12 @@ COLUMNS = (
     *(
         Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False)
         for task in WRITTEN
-        for name, title in (("bleu4", "BLEU-4"), ("meteor", "METEOR"), ("cider", "CIDEr"), ("label_f1", "label F1"))
+        for name, title in (
+            ("bleu4", "BLEU-4"),
+            ("meteor", "METEOR"),
+            ("cider", "CIDEr"),
+            ("rule_label_f1", "rule-label F1"),
+        )
     ),
     *(
         Column(column_name(task, name), f"{c.title} of the {_PARTS[task]}", task, False, c.low)
@@ -126,7 +133,7 @@ _SCORERS = {
     "open": open_metrics,
     "retrieval": retrieval_metrics,
 }
-LOW = frozenset(column.name for column in COLUMNS if column.low)
+BY_NAME = {column.name: column for column in COLUMNS}
 TEXTS = ("report", *WRITTEN)
 """Tasks whose answers are tokenised and get METEOR."""
 

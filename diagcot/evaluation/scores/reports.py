@@ -6,7 +6,6 @@ from functools import lru_cache
 
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
-from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.metrics import labels, text
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.tasks.predictions import Prediction
@@ -21,24 +20,27 @@ def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict
     """Everything about reports but METEOR. An answer that is empty or cut short is scored as it is."""
     hyps, refs = [words[row.answer] for row in rows], [words[row.reference] for row in rows]
     bleu = text.bleu_counts(hyps, refs)
-    agreement = labels.agreement([_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows])
-    five = agreement[:, [CHEXPERT_LABELS.index(name) for name in labels.FIVE]]
+    ours, theirs = [_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows]
+    found, five, none = (
+        labels.agreement(ours, theirs, names) for names in (labels.FINDINGS, labels.FIVE, ("No Finding",))
+    )
     alone = text.bleu_of(bleu)
     return {
         **{f"bleu{n}": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l": mean(text.rouge_l(hyps, refs)),
         "cider": mean(text.cider(hyps, refs)),
-        "label_f1": Additive(agreement, labels.micro_f1),
-        "label_f1_macro": Additive(agreement, labels.macro_f1),
-        "label_f1_five": Additive(five, labels.micro_f1),
-        "label_f1_five_macro": Additive(five, labels.macro_f1),
+        "rule_label_f1": Additive(found, labels.micro_f1),
+        "rule_label_f1_macro": Additive(found, labels.macro_f1),
+        "rule_label_f1_five": Additive(five, labels.micro_f1),
+        "rule_label_f1_five_macro": Additive(five, labels.macro_f1),
+        "rule_no_finding_f1": Additive(none, labels.micro_f1),
         **{f"bleu{n}_as_released": mean(alone[:, n - 1]) for n in range(1, text.ORDERS + 1)},
     }
 
 
 def part_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[str, Metric | str]:
     """Of a part of a report, named after its task."""
-    kept = ("bleu4", "rouge_l", "cider", "label_f1")
+    kept = ("bleu4", "rouge_l", "cider", "rule_label_f1")
     found = report_metrics(rows, words)
     return {f"{rows[0].task}_{name}": found[name] for name in kept}
 

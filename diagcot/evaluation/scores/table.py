@@ -4,14 +4,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
 from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
+    BY_NAME,
     COLUMNS,
     FAMILY,
-    LOW,
     TEXTS,
     judged_metrics,
     measured,
@@ -20,8 +21,9 @@ from diagcot.evaluation.scores.columns import (
 )
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
+from diagcot.evaluation.scores.verdicts import MARKS, verdict
 from diagcot.jobs import UserError
-from diagcot.metrics.intervals import Bootstrap, Metric
+from diagcot.metrics.intervals import Bootstrap, Metric, holm
 from diagcot.metrics.meteor import meteor
 from diagcot.tasks.predictions import Prediction
 
@@ -30,7 +32,8 @@ Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -
 
 Judged = dict[tuple[str, str], dict[str, list[bool | None]]]
 
-NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
+SEED = 0
+"""Of the draws: one for every run, so that a number has one interval, in the run's table and beside another run's."""
 ALL = "all"  # the rows that pool the datasets, where there are several
 
 
@@ -39,7 +42,7 @@ def table(
     models: Sequence[str],
     tools: TextTools,
     draws: int,
-    seed: int,
+    seed: int = SEED,
     *,
     r2gen: bool = False,
     judged: Judged | None = None,
@@ -89,6 +92,8 @@ def table(
         "tokenizer": tools.tokenizer,
         "missing": tools.missing | (clinical.reasons(reasons_given) if clinical else {}),
         "interval": f"95 %, bootstrap over studies, {draws} draws, seed {seed}",
+        "draws": draws,
+        "marks": MARKS,
         "models": list(models),
         "columns": [
             {**asdict(c), "family": FAMILY.get(c.task, "questions")}
@@ -156,13 +161,33 @@ def _rows(
                 row["scores"][name] = _score(
                     name, metric, boot, {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()}
                 )
+    failures = {row["model"]: row["failures"] for row in rows}
+    for row in rows:
+        _judge(row, failures)
     return rows
 
 
+def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Add to the paired differences of a row their p by Holm, over the main columns and over the others, and a verdict."""
+    for how, main in product(("previous", "base"), (True, False)):
+        found = [(BY_NAME[name], cell) for name, cell in row["scores"].items() if how in cell]
+        cells = [(column, cell) for column, cell in found if column.main is main]
+        for (column, cell), p in zip(cells, holm([cell[how]["p"] for _, cell in cells]), strict=True):
+            pair = cell[how]
+            pair["p_holm"] = round(p, 4)
+            failed = [failures[model][column.task]["no_text"] for model in (row["model"], pair["model"])]
+            pair["verdict"] = verdict(pair, cell["studies"], column.low, *failed)
+
+
 def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, tuple[str, Scores]]) -> dict[str, Any]:
-    """A cell: value, interval, numbers of samples and studies, and paired differences."""
+    """A cell: value, interval, numbers of samples and studies, and paired differences.
+
+    A column whose draws are biased has neither interval nor differences.
+    """
     if isinstance(metric, str):
         return {"value": None, "reason": metric}
+    if not BY_NAME[name].interval:
+        return {"value": boot.value(metric), "low": None, "high": None, "n": boot.samples, "studies": boot.studies}
     cell: dict[str, Any] = {
         **asdict(boot.interval(metric)),
         "n": boot.samples,
@@ -172,8 +197,5 @@ def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, 
         theirs = others.get(name)
         if isinstance(theirs, Metric):
             difference = boot.difference(metric, theirs)
-            up, down = ("worse", "better") if name in LOW else ("better", "worse")
-            verdict = up if difference.low > NOISE else down if difference.high < -NOISE else "unclear"
-            p = round(boot.p_value(metric, theirs), 4)
-            cell[how] = {"model": model, **asdict(difference), "p": p, "verdict": verdict}
+            cell[how] = {"model": model, **asdict(difference), "p": round(boot.p_value(metric, theirs), 4)}
     return cell

@@ -3,10 +3,29 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from diagcot.metrics.intervals import LEAST_STUDIES
+
+LEVEL = 0.05
+NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
+MARKS = f"by p < .05 after Holm over the row's columns, from {LEAST_STUDIES} studies on"
 RULE = (
     "Better or worse is said where the 95 % interval of the paired difference, over the same studies, lies wholly on "
-    "one side of zero. The intervals are not corrected for the number of comparisons."
+    "one side of zero and its p, corrected by Holm for the columns of the row, is below .05. Nothing is said with fewer "
+    f"than {LEAST_STUDIES} studies, nor in favour of the model on which more requests failed."
 )
+
+
+def verdict(pair: Mapping[str, Any], studies: int, low: bool, failed: int, others_failed: int) -> str:
+    """What is said of a difference by RULE: better, worse or unclear.
+
+    low: the lower the better. failed: how many requests got no answer, of the two models.
+    """
+    if studies < LEAST_STUDIES or pair["p_holm"] >= LEVEL or (pair["low"] <= NOISE and pair["high"] >= -NOISE):
+        return "unclear"
+    better = (pair["low"] > NOISE) is not low
+    return (
+        "unclear" if (failed > others_failed if better else others_failed > failed) else "better" if better else "worse"
+    )
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diagcot.metrics.intervals import Additive, Bootstrap, mean
+from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Bootstrap, holm, mean
 from diagcot.metrics.text import bleu, bleu_counts, bleu_of
 
 
@@ -65,3 +65,30 @@ def test_one_study_and_missing_rows():
     assert (found.low, found.high) == (1.5, 1.5)
     with pytest.raises(ValueError, match="1 rows of counts for 2 samples"):
         Bootstrap(["a", "b"]).interval(mean([1.0]))
+
+
+def test_p_values_are_adjusted_as_holm_says():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize("studies", [5, LEAST_STUDIES, 40])
+def test_of_rows_without_a_difference_at_most_one_in_twenty_shows_one(studies):
+    rng = np.random.default_rng(studies)
+    tables, columns, false = 100, 9, 0
+    names = [str(i) for i in range(studies)]
+    zero = mean(np.zeros(studies))
+    for seed in range(tables):
+        values = 0.7 * rng.normal(0, 1, (studies, 1)) + 0.7 * rng.normal(0, 1, (studies, columns))
+        boot = Bootstrap(names, draws=200, seed=seed)
+        false += min(holm([boot.p_value(mean(values[:, place]), zero) for place in range(columns)])) < 0.05
+    assert false <= (0 if studies < LEAST_STUDIES else 11)  # 5 are expected; 12 or more come once in 200 times
+
+
+def test_a_clear_difference_is_found_from_the_least_number_on():
+    rng = np.random.default_rng(0)
+    boot = Bootstrap([str(i) for i in range(LEAST_STUDIES)])
+    assert max(holm([boot.p_value(mean(rng.normal(2, 1, LEAST_STUDIES)), mean(np.zeros(10)))] * 9)) < 0.05
+    always = boot.p_value(mean(np.ones(10)), mean(np.zeros(10)))
+    assert always == 2.0**-9  # no study says otherwise, which ten studies alone cannot show more surely
+    assert Bootstrap(["a"]).p_value(mean([1.0]), mean([0.0])) == 1.0

@@ -109,3 +109,16 @@ def test_groups_by_frequency_leave_out_labels_of_one_class():
     for column, count in enumerate((1, 10, 5, 20, 0)):
         truth[:count, column] = 1
     assert ranking.by_frequency(truth, "abcde") == {"head": (1,), "medium": (2,), "tail": (0,)}
+
+
+def test_a_missing_score_is_as_wrong_as_can_be():
+    rng = np.random.default_rng(1)
+    truth = (rng.random((200, 2)) < 0.3).astype(float)
+    scores = np.clip(0.15 + 0.3 * truth + 0.1 * rng.normal(size=truth.shape), 0, 1)
+    boot = Bootstrap([str(i) for i in range(200)], draws=100)
+    for metric in (ranking.brier, ranking.calibration_error):
+        before = boot.value(metric(scores, truth))
+        for share in (0.05, 0.5, 0.9):
+            lost = np.where(rng.random((200, 1)) < share, np.nan, scores)
+            assert boot.value(metric(lost, truth)) > before
+        assert boot.value(metric(np.full_like(scores, np.nan), truth)) == 1.0
