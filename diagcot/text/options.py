@@ -13,11 +13,12 @@ _LETTERED = re.compile(
     rf"\b([{LETTERS}])\s*[).:]"  # B) B. B:
     rf"|(?<!\w)([{LETTERS.lower()}])\)"  # b)
     rf"|\b[Oo]ption\s+([{LETTERS}{LETTERS.lower()}])\b"
+    rf"|\b[Aa]nswer(?:\s+is|:)\s+([{LETTERS.lower()}])\.?$"
     rf"|^\(?([{LETTERS.lower()}])\.?$"  # b, alone
 )
 _STANDING = re.compile(rf"(?<![-\w])([{LETTERS}])(?![-\w])")
-_ARTICLE = re.compile(r"(?:^|(?<=[.:;!?]\s))A(?=\s+(?!is\b|seems\b|fits\b|because\b)[a-z])")
-_DENIAL = re.compile(r"\b(?:no|not|without|free of|absence of|negative for)\b[^.,;:]*$")
+_ARTICLE = re.compile(r"(?:^|(?<=[.:;!?]\s))A(?=\s+(?!is\b|seems\b|fits\b|because\b|or\b|and\b)(?:[A-Z]-)?[a-z])")
+_DENIAL = re.compile(r"\b(?:no|not|without|free of|absence of|negative for)\b(?:(?!\bbut\b)[^.,;:])*$")
 
 
 def listed(question: str) -> list[str]:
