@@ -20,8 +20,11 @@ def classification_metrics(rows: Sequence[Prediction], validation: Sequence[Pred
     An answer that the server refused is wrong in every label, so that failures improve no score: its probabilities are as
     wrong as they can be, and the labels that it names are those that the study has not.
     """
-    named = [dict.fromkeys(chexpert(row.answer), 1) for row in rows]
     theirs = [dict.fromkeys(chexpert(row.reference), 1) for row in rows]
+    named = [
+        dict.fromkeys(set(CHEXPERT_LABELS) - set(true) if row.finish == "error" else chexpert(row.answer), 1)
+        for row, true in zip(rows, theirs, strict=True)
+    ]
     agreement = labels.agreement(named, theirs, labels.FINDINGS)
     truth = truth_of(rows)
     claimed = np.array([[name in row for name in CHEXPERT_LABELS] for row in named]).reshape(-1, len(CHEXPERT_LABELS))

@@ -14,10 +14,13 @@ from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import judge, predictions
 from diagcot.evaluation.compare import compare
 from diagcot.evaluation.scores import answers, columns
+from diagcot.evaluation.scores.classification import classification_metrics
+from diagcot.evaluation.scores.columns import BY_NAME
 from diagcot.evaluation.scores.grounding import pixel_metrics
 from diagcot.evaluation.scores.reports import r2gen_texts
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
+from diagcot.evaluation.scores.verdicts import verdict
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context
@@ -132,6 +135,32 @@ def test_a_model_without_probabilities_is_told_so_and_a_lost_answer_counts():
         table(part, ["base"], TextTools(), draws=100, seed=1)["rows"][0]["scores"]["auc"] for part in (whole, lost)
     ]
     assert values[0]["n"] == values[1]["n"] == 40 and values[1]["value"] < values[0]["value"]
+
+
+@pytest.mark.parametrize("skill", [0.0, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_failed_requests_improve_no_score_of_classification(skill, share):
+    validation = labelled(40, "base", skill, "validate")
+    whole = labelled(60, "base", skill)
+    failed = [
+        dataclasses.replace(one, answer="", scores={}, finish="error") if at < share * len(whole) else one
+        for at, one in enumerate(whole)
+    ]
+    boot = Bootstrap([one.study for one in whole], draws=100)
+    before, after = (classification_metrics(rows, validation) for rows in (whole, failed))
+    assert set(before) == set(after)
+    for name, metric in before.items():
+        loss = (boot.value(after[name]) - boot.value(metric)) * (1 if BY_NAME[name].low else -1)
+        assert loss > 0 or (skill == 0.0 and loss == 0.0), name
+
+
+def test_more_failed_requests_are_no_advantage():
+    pair = {"value": 0.2, "low": 0.1, "high": 0.3, "p_holm": 0.01}
+    assert verdict(pair, 50, False, 0, 0) == verdict(pair, 50, False, 0, 9) == "better"
+    assert verdict(pair, 50, False, 9, 0) == "unclear"
+    assert verdict(pair, 50, True, 9, 0) == "worse" and verdict(pair, 50, True, 0, 9) == "unclear"
+    assert verdict(pair, 9, False, 0, 0) == verdict(pair | {"p_holm": 0.06}, 50, False, 0, 0) == "unclear"
+    assert verdict(pair | {"low": -0.1}, 50, False, 0, 0) == "unclear"
 
 
 def test_closed_questions_in_the_table():
