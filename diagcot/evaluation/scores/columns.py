@@ -134,6 +134,7 @@ _SCORERS = {
     "retrieval": retrieval_metrics,
 }
 BY_NAME = {column.name: column for column in COLUMNS}
+LOW = frozenset(column.name for column in COLUMNS if column.low)
 TEXTS = ("report", *WRITTEN)
 """Tasks whose answers are tokenised and get METEOR."""
 
