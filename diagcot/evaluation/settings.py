@@ -97,7 +97,7 @@ class Claim(Settings):
     """A sentence about two models that an ablation study tests on every seed."""
 
     text: str = Field(description="What is claimed, in one sentence.")
-    column: str = Field(description="Name of the score that decides, as in metrics.json, such as label_f1.")
+    column: str = Field(description="Name of the score that decides, as in metrics.json, such as rule_label_f1.")
     better: str = Field(
         description="The model that is claimed to be better: a stage of the study's own chain, or <stage>-<arm> for the"
         " stage as the recipe of that name changes it."

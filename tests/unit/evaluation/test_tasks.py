@@ -150,7 +150,9 @@ def test_failed_requests_improve_no_score_of_classification(skill, share):
     before, after = (classification_metrics(rows, validation) for rows in (whole, failed))
     assert set(before) == set(after)
     for name, metric in before.items():
-        loss = (boot.value(after[name]) - boot.value(metric)) * (1 if BY_NAME[name].low else -1)
+        worse = after[name]
+        assert isinstance(metric, Metric) and isinstance(worse, Metric)
+        loss = (boot.value(worse) - boot.value(metric)) * (1 if BY_NAME[name].low else -1)
         assert loss > 0 or (skill == 0.0 and loss == 0.0), name
 
 
