@@ -34,8 +34,8 @@ def _phrase(rng: random.Random, least: int, most: int) -> str:
 
 
 def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    count = rng.randint(1, 6)
-    if rng.random() < 0.3:
+    count = rng.randint(1, 4)
+    if rng.random() < 0.5:
         chosen = rng.sample(list(statements), min(count, len(statements)))
     else:
         chosen = [_phrase(rng, 2, 8) for _ in range(count)]
