@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "recipes" / "toy-base"
 GOALS = {"copy": 0.98, "verdict": 0.95, "choice": 0.98}
@@ -106,7 +108,8 @@ def publish(folder: Path, figures: dict[str, float], seed: int, steps: int) -> N
             shutil.copyfile(path, PLACE / path.name)
     record = {"seed": seed, "steps": steps, "sha256": digest(PLACE), "figures": figures}
     (PLACE / "figures.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    lines = "\n".join(f"| {name} | {value:.1%} |" for name, value in figures.items())
+    goals = {name: f"{goal:.0%}" for name, goal in GOALS.items()}
+    lines = "\n".join(f"| {name} | {value:.1%} | {goals.get(name, '')} |" for name, value in figures.items())
     size = (PLACE / "model.safetensors").stat().st_size / 1e6
     (PLACE / "README.md").write_text(
         f"""# The base of the demos
@@ -121,8 +124,8 @@ Greedy replies to conversations about patients that the training did not see. A 
 for the rows `verdict`, `layout` and `conclusion copied`, if that part is right. Text that an image alone decides (`report`,
 `grounding`) is rarely word for word the same.
 
-| what | right |
-|---|---|
+| what | right | goal |
+|---|---|---|
 {lines}
 """,
         encoding="utf-8",
@@ -141,9 +144,9 @@ def main() -> int:
     for name, value in figures.items():
         print(f"{name:24s} {value:7.1%}" + (f"  goal {GOALS[name]:.0%}" if name in GOALS else ""))
     if not options.dry:
-        plan = json.loads((ROOT / "logs" / options.run / "plan.json").read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((ROOT / "logs" / options.run / "recipe.yaml").read_text(encoding="utf-8"))
         counts = json.loads((folder / "diagcot.json").read_text(encoding="utf-8"))
-        publish(folder, figures, plan["seed"], counts["steps"])
+        publish(folder, figures, recipe["seed"], counts["steps"])
         print(f"published in {PLACE.relative_to(ROOT)}")
     missed = [name for name, goal in GOALS.items() if figures.get(name, 0.0) < goal]
     if missed:
