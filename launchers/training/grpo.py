@@ -25,7 +25,10 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
     resources, settings = chain.resources(stage.name), stage.settings
     if settings.mix and "mix" not in stage.inputs:
         raise UserError(f"stage {stage.name} mixes prompts and has no input of role mix")
-    missing.check(settings, stage.inputs)
+    try:
+        missing.check(settings, stage.inputs)
+    except UserError as error:
+        raise UserError(f"stage {stage.name}: {error}") from None
     if settings.reward_models.device == "cuda" and not resources.gpus:
         raise UserError(f"stage {stage.name}: reward_models.device is cuda, and the cluster gives it no GPU")
     model_size.check_batches(stage, settings.deepspeed, settings.trainers(resources.ranks, resources.nodes))

@@ -113,7 +113,12 @@ def _ask(server: Any) -> Ask:
     def ask(requests: Sequence[Request]) -> Sequence[Reply]:
         import ray
 
-        replies: list[Reply] = ray.get(server.complete.remote(list(requests)))
+        try:
+            replies: list[Reply] = ray.get(server.complete.remote(list(requests)))
+        except ray.exceptions.RayActorError:
+            raise RuntimeError("the process that started its server has died") from None
+        except ray.exceptions.RayTaskError as error:
+            raise RuntimeError(str(error.cause)) from None
         return replies
 
     return ask

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diagcot.jobs import UserError
 from launchers.chain import open_chain
 from launchers.training import grpo
 from tests.unit.training.test_cost import models
@@ -49,3 +50,35 @@ def test_a_reference_that_is_whole_on_every_gpu_is_told(tmp_path: Path, monkeypa
     assert "a reference model of 17 GB on every GPU" in whole
     assert told(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}, "kl_coef": 0.0}, "example") == []
     assert told(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "laptop") == []  # no GPU
+
+
+def test_a_reward_whose_models_are_missing_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("READERS_DIR", str(tmp_path))
+    settings = {
+        "reward": {"components": {"plain": 0.5, "radgraph": 0.3, "judge": 0.2}},
+        "reward_models": {"weights": "$READERS_DIR", "device": "cuda"},
+    }
+    with pytest.raises(UserError) as refused:
+        checked(tmp_path, settings)
+    assert f"stage grpo: the reward's components lack their models: radgraph: no folder {tmp_path}/radgraph" in str(
+        refused.value
+    )
+    assert "judge: give the stage the input `judge`" in str(refused.value)
+    settings["reward"] = {"components": {"judge": 1.0}}
+    with pytest.raises(UserError, match=r"reward_models\.device is cuda, and the cluster gives it no GPU"):
+        checked(tmp_path, settings, judge=["model"])
+    settings["reward_models"] = {}
+    checked(tmp_path, settings, judge=["model"])
+
+
+def checked(folder: Path, settings: dict[str, Any], **inputs: list[str]) -> None:
+    """The check of stage `grpo` of `tiny` with other settings and further inputs."""
+    path = folder / "mine.yaml"
+    inputs = {"model": ["cot-sft"], "shards": ["shard"], **inputs}
+    path.write_text(
+        yaml.safe_dump(
+            {"name": "mine", "extends": "tiny", "change": {"grpo": {"settings": settings, "inputs": inputs}}}
+        )
+    )
+    chain = open_chain(str(path), "laptop", None)
+    chain.check("grpo")
