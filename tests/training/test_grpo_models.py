@@ -1,6 +1,5 @@
 """GRPO whose reward has components of models: tiny ones in the published formats, and a judge on a real vLLM server."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -19,9 +18,10 @@ pytestmark = pytest.mark.heavy
 WEIGHTS = {"format": 0.2, "chexbert": 0.3, "radgraph": 0.3, "judge": 0.2}
 SETTINGS: dict[str, Any] = {
     "reward": {"name": "report", "mode": "clinical", "components": WEIGHTS},
+    "reasoning": "none",  # whatever the policy writes is its report
     "prompts_per_step": 2,
     "group_size": 4,
-    "max_tokens": 110,
+    "max_tokens": 40,
     "temperature": 1.0,
     "kl_coef": 0.0,
     "server": {"max_model_len": 512, "max_num_seqs": 16, "images": 1, "startup_timeout_s": 150},
@@ -35,23 +35,23 @@ JUDGE = {"server": {"max_model_len": 4096, "max_num_seqs": 8, "startup_timeout_s
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of phantoms, a tiny policy, and a folder of tiny models that read reports."""
+    """Shards of phantoms, a policy and a judge that have learned nothing, and a folder of tiny models that read reports."""
     root = tmp_path_factory.mktemp("models")
-    tiny.build(root, studies=40, steps=60)
+    tiny.raw(root, studies=12)
     report_models.write_chexbert(root / "weights")
     report_models.write_radgraph(root / "weights", "radgraph")
     judges.build(root / "shards/test/judge/model")
     return root
 
 
-def grpo(root: Path, stage: str, **changes: Any) -> Job:
+def grpo(root: Path, stage: str) -> Job:
     models = {"weights": str(root / "weights"), "judge": JUDGE}
     inputs = {
-        "model": [str(root / "shards/test/warm")],
+        "model": [str(root / "shards/test/model")],
         "shards": [str(root / "shards/test/shard")],
         "judge": [str(root / "shards/test/judge")],
     }
-    settings = SETTINGS | {"reward_models": models} | changes
+    settings = SETTINGS | {"reward_models": models}
     return start(root, "diagcot.training.kinds.grpo", stage, settings, inputs, world=1, drawn=False)
 
 
@@ -85,18 +85,3 @@ def test_models_score_each_group_and_a_dead_judge_is_started_again(root: Path) -
         assert shares == pytest.approx(row["seconds"], abs=1e-3)
     assert max(row["spread"] for row in rows) > 0 and max(row["reward_judge"] for row in rows) > 0
     assert [event["number"] for event in job.events("server_restart")] == [1]
-
-
-def test_a_reader_that_cannot_be_loaded_ends_the_stage_before_its_first_step(root: Path) -> None:
-    broken = root / "broken"
-    report_models.write_chexbert(broken)
-    (broken / "chexbert" / "config.json").write_text(
-        json.dumps(json.loads((root / "weights/chexbert/config.json").read_text()) | {"vocab_size": 5})
-    )
-    job = grpo(
-        root, "broken",
-        reward={"name": "report", "components": {"chexbert": 1.0}}, reward_models={"weights": str(broken)},
-    )  # fmt: skip
-    assert job.ended(200) != [0]
-    assert "the component chexbert of the reward cannot be used: " in job.log.read_text()
-    assert not job.rows()

@@ -17,6 +17,21 @@ TINY = {
 
 def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str]]:
     """Shards of phantoms and the model, under `root`; returns the inputs of a GRPO stage."""
+    inputs = raw(root, studies)
+    settings = {
+        "trainable": ["vision", "merger", "language_model", "lm_head"], "max_length": 512, "tasks": {}, "validation": 0,
+        "deepspeed": {
+            "steps": steps, "micro_batch": 8, "global_batch": 8, "learning_rate": 4e-3, "warmup_steps": 10,
+            "precision": "fp32", "save_every": 1000,
+        },
+    }  # fmt: skip
+    samples = {"samples": [str(root / "shards/test/samples")]}
+    start(root, "diagcot.training.kinds.sft", "warm", settings, inputs | samples, world=1, drawn=False).wait()
+    return {"model": [str(root / "shards/test/warm")], "shards": inputs["shards"]}
+
+
+def raw(root: Path, studies: int) -> dict[str, list[str]]:
+    """Shards of phantoms, their reports with reasoning, and a model that has learned nothing yet, under `root`."""
     from diagcot.data.phantom import build as phantoms
     from diagcot.shards import build as shards
     from diagcot.training.kinds import model
@@ -33,16 +48,7 @@ def build(root: Path, studies: int = 80, steps: int = 120) -> dict[str, list[str
     write_samples(samples / "00000.jsonl", map(_reasoned, reports(root)))
     built = context(root, {"tiny": TINY}, stage="model", inputs={"samples": [str(samples)]})
     assert run_unit(model, Unit("model"), built)
-    settings = {
-        "trainable": ["vision", "merger", "language_model", "lm_head"], "max_length": 512, "tasks": {}, "validation": 0,
-        "deepspeed": {
-            "steps": steps, "micro_batch": 8, "global_batch": 8, "learning_rate": 4e-3, "warmup_steps": 10,
-            "precision": "fp32", "save_every": 1000,
-        },
-    }  # fmt: skip
-    inputs = {"model": [str(built.output)], "samples": [str(samples)]}
-    start(root, "diagcot.training.kinds.sft", "warm", settings, inputs, world=1, drawn=False).wait()
-    return {"model": [str(root / "shards/test/warm")], "shards": [str(sharding.output)]}
+    return {"model": [str(built.output)], "shards": [str(sharding.output)]}
 
 
 def reports(root: Path) -> Iterator[Sample]:

@@ -60,10 +60,12 @@ def test_a_reward_whose_models_are_missing_is_refused_by_name(tmp_path: Path, mo
     }
     with pytest.raises(UserError) as refused:
         checked(tmp_path, settings)
-    assert f"stage grpo: the reward's components lack their models: radgraph: no folder {tmp_path}/radgraph" in str(
-        refused.value
-    )
-    assert "judge: give the stage the input `judge`" in str(refused.value)
+    for said in (
+        "stage grpo: the reward's components lack their models: ",
+        f"radgraph: no folder {tmp_path}/radgraph",
+        "judge: give the stage the input `judge`",
+    ):
+        assert said in str(refused.value)
     settings["reward"] = {"components": {"judge": 1.0}}
     with pytest.raises(UserError, match=r"reward_models\.device is cuda, and the cluster gives it no GPU"):
         checked(tmp_path, settings, judge=["model"])

@@ -1,5 +1,6 @@
 """Components of rewards: weights, what models are shown, the cache, missing models, and failures that are no scores."""
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +24,14 @@ from diagcot.training.rl.rollout_pool import scoring_settings
 from tests.integration.evaluation import report_models
 
 REPORTS = [
-    Reference("the heart is enlarged . small left effusion ."),
+    Reference("the heart is enlarged . small left effusion . no pneumothorax ."),
     Reference("no pleural effusion . the heart is normal ."),
 ]
 STEPS = "<think>t</think><answer>one</answer><think>u</think><answer>two</answer>"
-RIGHT, EMPTY = f"<think>look</think><answer>{REPORTS[0].answer}</answer>", "<think>look</think><answer></answer>"
+RIGHT, EMPTY = (
+    f"<think>look at the heart first</think><answer>{REPORTS[0].answer}</answer>",
+    "<think>look at the heart first</think><answer></answer>",
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,15 @@ def test_a_term_that_the_mode_lacks_is_told_before_the_first_step(weights: Path)
         UserError, match="report/released has no clinical to be a component; its terms are overall, format"
     ):
         other.ready()
+
+
+def test_a_reader_that_cannot_be_loaded_is_told_before_the_first_step(tmp_path: Path) -> None:
+    config = report_models.write_chexbert(tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 5}))
+    with pytest.raises(
+        RuntimeError, match=r"component chexbert of the reward cannot be used: .*chexbert\.pth does not fit"
+    ):
+        worker(tmp_path, chexbert=1.0).ready()
 
 
 @pytest.mark.parametrize(
