@@ -18,6 +18,10 @@ READERS = ("chexbert", "radgraph", "ratescore")
 SERVED = ("green", "judge")
 """Components that a language model on a server gives."""
 MODELS = (*READERS, *SERVED)
+REASONING = "reasoning"
+"""The component that is the metric of the reasoning itself (`diagcot.text.reasoning`)."""
+REASONED = ("report", "classification", "grounding", "open")
+"""Rewards of tasks whose reasoning that metric reads."""
 MODELS_OF = {"report": MODELS, "open": ("judge",)}
 """Reward -> the models that can score its replies; those of other projects may have all."""
 TERMS = {
@@ -79,7 +83,9 @@ class RewardSettings(Settings):
 
     @model_validator(mode="after")
     def _known_components(self) -> "RewardSettings":
-        known = (PLAIN, *TERMS.get(self.name, ()), *MODELS_OF.get(self.name, MODELS if self.style else ()))
+        reasoning = (REASONING,) if self.name in REASONED else ()
+        models = MODELS_OF.get(self.name, MODELS if self.style else ())
+        known = (PLAIN, *TERMS.get(self.name, ()), *reasoning, *models)
         for name in self.components:
             if name not in known:
                 raise ValueError(f"reward {self.name} has no component {name!r}; it has {', '.join(known)}")

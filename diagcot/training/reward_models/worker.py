@@ -4,7 +4,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,19 +12,25 @@ from diagcot.jobs import UserError
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request
-from diagcot.training.config.reward_settings import PLAIN, SERVED, RewardModelsSettings, RewardSettings
+from diagcot.text.reasoning import NOTHING, of_output
+from diagcot.training.config.reward_settings import PLAIN, REASONING, SERVED, RewardModelsSettings, RewardSettings
 from diagcot.training.reward_models.scorers import Ask, Component, create
 from diagcot.training.reward_models.weighted import pair_of, weighted
 
 
 @dataclass(frozen=True)
 class Output:
-    """A rollout's text, the reference that it is scored against, the key of its reward, and the question without images."""
+    """A rollout's text, the reference that it is scored against, and the key of its reward.
+
+    task, question, about: those of the sample, the question without images.
+    """
 
     text: str
     reference: Reference
     reward: str = ""
+    task: str = "report"
     question: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class RewardWorker:
     def ready(self) -> bool:
         """True, once the models are loaded. Raises UserError if a reward has no term that is to be a component."""
         for key, reward in self._table.items():
-            terms = [name for name in reward.components if name not in reward.models and name != PLAIN]
+            terms = [name for name in reward.components if name not in (PLAIN, REASONING, *reward.models)]
             if terms:
                 (score,) = self._plain[key]([self._examples[key].answer], [self._examples[key]], 0.0)
                 if absent := [name for name in terms if name not in score]:
@@ -94,9 +100,11 @@ class RewardWorker:
         self, key: str, outputs: Sequence[Output], progress: float, seconds: defaultdict[str, float]
     ) -> list[Score]:
         texts, references = [output.text for output in outputs], [output.reference for output in outputs]
+        reward = self._table[key]
         with self._turn:
             plain = self._plain[key](texts, references, progress)
-        reward = self._table[key]
+            if REASONING in reward.components:
+                plain = [score | _reasoning(output) for score, output in zip(plain, outputs, strict=True)]
         if not reward.components:
             return plain
         pairs = [pair_of(output.text, output.reference.answer, output.question, reward) for output in outputs]
@@ -105,6 +113,13 @@ class RewardWorker:
             models[name], took = self._components[name].score(pairs)
             seconds[name] += took
         return weighted(plain, models, reward.components)
+
+
+def _reasoning(output: Output) -> Score:
+    """The metric of a reply's reasoning and its three figures; all 0 where the reference states nothing."""
+    found = of_output(output.task, output.text, output.reference.answer, output.about) or NOTHING
+    figures = ("factuality", "completeness", "effectiveness")
+    return {REASONING: found.overall, **{name: getattr(found, name) for name in figures}}
 
 
 def _ask(server: Any) -> Ask:

@@ -98,7 +98,7 @@ class RolloutCollector:
             key, question = self._settings.reward_of(sample.task), sample.prompt.replace("<image>", "").strip()
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
             texts = reply.texts if self._settings.reasoning == "expected" else map(_in_layout, reply.texts)
-            return [Output(text, reference, key, question) for text in texts]
+            return [Output(text, reference, key, sample.task, question, sample.meta) for text in texts]
 
         return self._pool.roll_out(requests, outputs, progress)
 

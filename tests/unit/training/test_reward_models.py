@@ -14,8 +14,9 @@ from diagcot.metrics.clinical import rubric
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference
 from diagcot.serving import Reply, Request
+from diagcot.text.reasoning import TASKS
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.config.reward_settings import TERMS, RewardModelsSettings, RewardSettings
+from diagcot.training.config.reward_settings import REASONED, TERMS, RewardModelsSettings, RewardSettings
 from diagcot.training.reward_models import missing, scorers
 from diagcot.training.reward_models.scorers import Component, Pair, ReaderScorer, ServedScorer
 from diagcot.training.reward_models.weighted import UNREAD, pair_of, weighted
@@ -108,6 +109,28 @@ def test_the_reward_is_the_weighted_sum_of_its_components(weights: Path) -> None
         parts = 0.5 * score["plain"] + 0.1 * score["format"] + 0.2 * score["chexbert"] + 0.2 * score["radgraph"]
         assert score["overall"] == pytest.approx(parts)
         assert score[UNREAD] == 0
+
+
+def test_the_reasoning_itself_is_a_component_that_needs_no_model(weights: Path) -> None:
+    reasoned = worker(weights, plain=0.5, reasoning=0.5)
+    assert reasoned.ready()
+    report = "there is a small left pleural effusion . no pneumothorax ."
+    true, other = "I see a small left pleural effusion and no pneumothorax.", "I see that the heart is enlarged."
+    texts = [f"<think>{think}</think><answer>{report}</answer>" for think in (true, other)]
+    scored = reasoned.score([Output(text, Reference(report)) for text in texts], 0.0)
+    good, bad = scored.scores
+    assert good["reasoning"] == good["factuality"] == good["completeness"] == good["effectiveness"] == 1.0
+    assert bad["reasoning"] == 0.0 and bad["overall"] < good["overall"]
+    assert good["overall"] == pytest.approx(0.5 * good["plain"] + 0.5)
+    assert scored.seconds == {} and REASONED == TASKS
+    with pytest.raises(ValidationError, match="reasoning: none leaves no reasoning to score"):
+        GrpoSettings.model_validate(
+            {
+                "reasoning": "none",
+                "reward": {"components": {"reasoning": 1.0}},
+                "deepspeed": {"steps": 1, "global_batch": 8},
+            }
+        )
 
 
 def test_replies_that_say_nothing_earn_nothing_of_a_model(weights: Path) -> None:
@@ -277,6 +300,23 @@ def test_the_judge_is_asked_by_the_rubric_and_its_verdict_read() -> None:
     assert next(iter(rubric.SCHEMA["properties"])) == "reason"  # the verdict follows from it
     for wrong in ('{"reason": "", "missing": 5}', verdict.replace("1", "9"), verdict.replace("1", "true"), "[]", ""):
         assert rubric.score(wrong) is None
+
+
+def test_a_judge_can_be_held_to_the_form_of_its_verdict() -> None:
+    """By the grammar that its server makes of the schema; not every schema that is valid can be compiled."""
+    import xgrammar
+    from tokenizers import pre_tokenizers
+
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|im_end|>"]
+    info = xgrammar.TokenizerInfo(letters, vocab_type=xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=[len(letters) - 1])
+    grammar = xgrammar.GrammarCompiler(info).compile_json_schema(json.dumps(rubric.SCHEMA), any_whitespace=False)
+    points = '"missing": 5, "false": 5, "location": 1, "severity": 3}'
+    for text, fits in (
+        ('{"reason": "one side", ' + points, True),
+        ("{" + points, False),
+        ('{"reason": "' + "x" * 201, False),
+    ):
+        assert xgrammar.GrammarMatcher(grammar).accept_string(text) == fits
 
 
 def test_greens_model_is_asked_in_its_authors_words_and_a_failed_request_is_no_score(tmp_path: Path) -> None:
