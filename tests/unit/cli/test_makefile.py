@@ -12,7 +12,7 @@ HOSTILE = "it's; touch a $(shell touch b) $$(touch c) `touch d` \"e"
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`make` in an empty folder, with a program that prints its arguments, one a line."""
     return subprocess.run(
-        ["make", "-f", str(ROOT / "Makefile"), f"BIN={folder}/bin", *arguments],
+        ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), f"BIN={folder}/bin", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -114,7 +114,7 @@ def test_without_slurm_the_plan_is_shown_with_what_could_not_be_asked(tmp_path: 
     assert "phantoms" in plain.stdout and "nothing was submitted" in plain.stdout
     assert "\x1b" not in plain.stdout and "#SBATCH" not in plain.stdout
     dry = diagcot("submit", "--dry", "--cluster", "example", "--stage", "2", path=str(commands))
-    assert dry.stdout.count("#SBATCH --job-name=tiny.") == 4
+    assert dry.stdout.count("#SBATCH --job-name=tiny.") == 5
     calls = (commands / "calls").read_text().splitlines()
     assert all("--test-only" in line for line in calls if line.startswith("sbatch"))
 

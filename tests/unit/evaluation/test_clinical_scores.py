@@ -9,7 +9,6 @@ from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_word
 from diagcot.metrics.green import green
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 from diagcot.preflight.doctor.data import stages
-from tests.unit.evaluation.evaluated_run import MODELS
 
 
 def test_reports_are_split_as_each_model_was_trained():
@@ -73,7 +72,8 @@ def test_the_units_of_a_shard_stand_side_by_side(tmp_path):
 
     chain = open_chain("tiny", "laptop", None)
     units = clinical.units(stage("clinical", {}, predictions=["evaluate"]), chain)
-    assert [unit.key for unit in units] == [f"{model}.report.shard.0000{k}" for k in range(2) for model in MODELS]
+    models = chain.stage("evaluate").inputs["models"]
+    assert [unit.key for unit in units] == [f"{model}.report.shard.0000{k}" for k in range(2) for model in models]
     asked = stage("green", {"words": 200}, predictions=["evaluate"])
     assert {unit.params["task"] for unit in green_units(asked, chain)} == {"report"}  # by settings of its own
     with pytest.raises(UserError, match="does not ask"):
