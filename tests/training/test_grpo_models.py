@@ -30,8 +30,8 @@ SETTINGS: dict[str, Any] = {
         "precision": "fp32",
     },
 }  # fmt: skip
-# The judge writes bytes at random, up to six for a character of its reason.
-JUDGE = {"max_tokens": 1500, "server": {"max_model_len": 4096, "max_num_seqs": 8, "startup_timeout_s": 150}}
+# The judge writes bytes at random, up to four for a character of its reason.
+JUDGE = {"max_tokens": 1000, "server": {"max_model_len": 4096, "max_num_seqs": 8, "startup_timeout_s": 150}}
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,9 @@ def prompt(answer: str, reference: str, question: str = "") -> str:
 def score(text: str) -> float | None:
     """Mean points of the criteria, from 0 (1 point each) to 1 (all points); None if the reply is not in the asked form."""
     try:
-        verdict = json.loads(text)
+        verdict = json.loads(
+            text, strict=False
+        )  # servers' grammars let control characters into texts of bounded length
         points = [verdict[name] for name in CRITERIA]
     except (ValueError, LookupError, TypeError):
         return None

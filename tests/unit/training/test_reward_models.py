@@ -298,6 +298,7 @@ def test_the_judge_is_asked_by_the_rubric_and_its_verdict_read() -> None:
     assert "left effusion" in report and "Question" not in report and "Question: What is seen?" in question
     assert all(request.schema == rubric.SCHEMA and request.temperature == 0 for request in asked)
     assert next(iter(rubric.SCHEMA["properties"])) == "reason"  # the verdict follows from it
+    assert rubric.score(verdict.replace("side", "a\tside")) == pytest.approx(10 / 16)
     for wrong in ('{"reason": "", "missing": 5}', verdict.replace("1", "9"), verdict.replace("1", "true"), "[]", ""):
         assert rubric.score(wrong) is None
 
