@@ -73,8 +73,8 @@ def right(sample: Any, reply: str) -> dict[str, bool]:
         outcome["layout"] = isinstance(row, dict) and row.keys() == expected.keys()
         if "verdict" in expected:
             outcome["verdict"] = row.get("verdict") is expected["verdict"]
-        if sample.task in ("init", "label"):
-            outcome["conclusion copied"] = row.get("conclusion") == expected.get("conclusion")
+        if "conclusion" in expected:
+            outcome["conclusion copied"] = row.get("conclusion") == expected["conclusion"]
     return outcome
 
 

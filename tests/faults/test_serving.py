@@ -188,7 +188,8 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
     good = traces("good")
     samples = collect.select_samples(shard, tmp_path / "shards", CollectSettings())
     long, deadly, silent = samples[:3]
-    script = {"refuse": {long.reference: [400] * 99}, "die_on": deadly.reference, "hang_on": silent.reference}
+    refused = {long.reference_report: [400] * 99}
+    script = {"refuse": refused, "die_on": deadly.reference_report, "hang_on": silent.reference_report}
     found = traces("poisoned", **script)
     assert len(good) == len(found) == len(samples) > 8
     assert found.keys() == good.keys() and all(row["error"] is None for row in good.values())
