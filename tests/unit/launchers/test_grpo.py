@@ -68,9 +68,9 @@ def test_a_reward_whose_models_are_missing_is_refused_by_name(tmp_path: Path, mo
         assert said in str(refused.value)
     settings["reward"] = {"components": {"judge": 1.0}}
     with pytest.raises(UserError, match=r"reward_models\.device is cuda, and the cluster gives it no GPU"):
-        checked(tmp_path, settings, judge=["model"])
+        checked(tmp_path, settings, judge=["base"])
     settings["reward_models"] = {}
-    checked(tmp_path, settings, judge=["model"])
+    checked(tmp_path, settings, judge=["base"])
 
 
 def checked(folder: Path, settings: dict[str, Any], **inputs: list[str]) -> None:
