@@ -38,6 +38,7 @@ demo: env  ## run the whole chain on this machine at a tiny size, then show its 
 
 study: env  ## run the ablations of a paper on phantoms, three seeds each, and say which claims hold (HALF=cx-mind SEEDS=7,8,9 DRY=1)
 	@$(DIAGCOT) study $(call option,HALF,half) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)
+
 toy-base: env  ## train the base that the demos start from again, measure it and replace recipes/toy-base (an hour)
 	@$(DIAGCOT) demo --recipe toy-base --run toy-base && $(BIN)/python tools/toy_base.py toy-base
 

@@ -111,5 +111,5 @@ def _words(text: str) -> set[str]:
 
 
 def _is_finding(name: str) -> bool:
-    """Whether words name a label, or something that the labeler does not take for a normal film."""
+    """Whether words name a label, or something that the labeler does not take for a normal image."""
     return name in CHEXPERT_LABELS or label(name).get(labels.NO_FINDING) != 1

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from diagcot.cot.filtration.filter import dropped_by
 from diagcot.cot.records import TraceRecord, VerdictRecord
 from diagcot.cot.review.statistics import found_by
@@ -18,6 +16,7 @@ from diagcot.shards import Shard
 from diagcot.tasks.prompts import IMAGE
 from diagcot.text import boxes
 from diagcot.text.options import RIGHT, WRONG
+from diagcot.text.pages import environment
 from diagcot.text.prose import readable
 
 SIDE = 420  # pixels of the longer side of an image on the page
@@ -72,13 +71,7 @@ class Example:
 
 def html(figures: Mapping[str, Any], examples: Sequence[Example], lengths: Mapping[str, Sequence[int]]) -> str:
     """The page, without scripts or requests. figures: `Statistics.figures` with run, stage and time."""
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    page = environment(Path(__file__).parent)
     page.filters["words"] = lambda name: name.replace("_", " ")
     page.filters["share"] = lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "–"
     page.filters["figure"] = _figure

@@ -124,12 +124,12 @@ def _by_words(text: str, drawn: tuple[Statement, ...], brief: bool) -> Iterator[
     corrected = [place for place, sentence in enumerate(sentences) if _CORRECTION.search(sentence)]
     rest = " ".join(one for one in sentences[corrected[-1] + 1 if corrected else 0 :] if not _SOUGHT.search(one))
     status: dict[str, tuple[str, bool]] = {}  # label -> the last sentence about it, and whether it is present there
-    told: dict[str, set[str]] = {}  # label -> the sides in the sentences that state it
+    stated_sides: dict[str, set[str]] = {}  # label -> the sides in the sentences that state it
     for label, value, sentence in mentions(rest):
         last, present = status.get(label, ("", False))
         status[label] = sentence, bool(value) or (present and last == sentence)
         if value:
-            told.setdefault(label, set()).update(_sides(sentence))
+            stated_sides.setdefault(label, set()).update(_sides(sentence))
     stated = {label for label, (_, present) in status.items() if present}
     there = {one.finding for one in drawn}
     missing = there - stated - ({"Support Devices"} if brief else set())
@@ -140,7 +140,9 @@ def _by_words(text: str, drawn: tuple[Statement, ...], brief: bool) -> Iterator[
         others = [one for one in drawn if status.get(one.finding, ("", False)) == (sentence, True)]
         if _sides(sentence) - {side for one in others for side in one.sides}:
             yield "side"
-        if {side for one in drawn if one.finding == label for side in one.sides} - told[label] and not corrected:
+        if {side for one in drawn if one.finding == label for side in one.sides} - stated_sides[
+            label
+        ] and not corrected:
             yield "side"
         zones = {zone for zone, words in _ZONES.items() if re.search(words, sentence)}
         if label in ZONED and zones - {one.zone for one in others}:

@@ -42,10 +42,10 @@ def judged_before_seen(pairs: Sequence[Sequence[str]], meta: Mapping[str, Any]) 
     for place, (subject, denial) in enumerate(zip(subjects, denials, strict=True)):
         if denial and not all(denials[place:]):
             return f"{subject} is judged before the options or findings on which it depends"
-        told = " ".join(think for think, _ in pairs[: place + (1 if options else 2)]).lower()
+        thoughts = " ".join(think for think, _ in pairs[: place + (1 if options else 2)]).lower()
         asked = [meta["label"]] if subject == "Yes" and "label" in meta else labels.findings(subject)
         for name in asked:
-            if name in _REGION and name.lower() not in told and not _REGION[name].search(told):
+            if name in _REGION and name.lower() not in thoughts and not _REGION[name].search(thoughts):
                 return f"{subject} is judged before a thought is about {name.lower()}"
     return ""
 

@@ -16,7 +16,7 @@ from diagcot.tasks.prompts import IMAGE, report_answer, report_text
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
-_FENCE = re.compile(r"```\w*\n?")
+_FENCE = re.compile(r"```\s*$")  # at the end alone: one inside a string is part of a value
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 _SECTIONS = re.compile(
     r"findings\s*:\s*(?P<findings>.*?)\s*impression\s*:\s*(?P<impression>.*)", re.IGNORECASE | re.DOTALL

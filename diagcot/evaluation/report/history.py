@@ -56,7 +56,9 @@ class Stage:
 def truths(run_dir: Path, stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
     """Stage of kind `traces` -> how many traces are true (docs/filtration.md), where it knows of any."""
     counted = {stage.name: read_json(run_dir / f"{stage.name}.json") for stage in stages if stage.kind == TRACES}
-    return {name: told["truth"] for name, told in counted.items() if told and told.get("truth", {}).get("phantoms")}
+    return {
+        name: counts["truth"] for name, counts in counted.items() if counts and counts.get("truth", {}).get("phantoms")
+    }
 
 
 def stages(run_dir: Path, ending: tuple[str, str] = ("", "")) -> list[Stage]:

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from diagcot.evaluation.report import drawing
 from diagcot.evaluation.report.examples import Example
 from diagcot.evaluation.report.history import Stage
 from diagcot.evaluation.report.published import PUBLISHED, Published
 from diagcot.evaluation.scores.verdicts import RULE
+from diagcot.text.pages import environment
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again
 _CURVES = ("loss", "gap", "kl", "reward", "accuracy", "format", "iou", "bleu", "f1", "gate", "length")
@@ -25,13 +24,7 @@ def html(
     truths: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The report as one HTML page without scripts or external requests. truths: see `history.truths`."""
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    page = environment(Path(__file__).parent)
     colours = {model: place % COLOURS for place, model in enumerate(metrics["models"])}
     datasets = list(dict.fromkeys(row["dataset"] for row in metrics["rows"]))
     return page.get_template("report.html.j2").render(

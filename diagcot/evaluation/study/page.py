@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from diagcot.evaluation.report import drawing
+from diagcot.text.pages import environment
 
 SAID = {
     "holds": "What holds at this size",
@@ -26,8 +25,8 @@ def markdown(study: Mapping[str, Any]) -> str:
         ]
     lines += [f"Seeds {', '.join(seeds)}; {drawing.duration(study['seconds'])} of work.", "", study["rule"], ""]
     for verdict, heading in SAID.items():
-        told = [f"* {sentence(claim)}" for claim in study["claims"] if claim["verdict"] == verdict]
-        lines += [f"## {heading}", "", *(told or ["None."]), ""]
+        sentences = [f"* {sentence(claim)}" for claim in study["claims"] if claim["verdict"] == verdict]
+        lines += [f"## {heading}", "", *(sentences or ["None."]), ""]
     heads = ["better", "than", "score", *(f"seed {seed}" for seed in seeds), "mean", "verdict"]
     lines += ["## Differences", "", _line(heads), _line(["---"] * len(heads))]
     for claim in study["claims"]:
@@ -53,13 +52,7 @@ def sentence(claim: Mapping[str, Any]) -> str:
 
 def html(study: Mapping[str, Any]) -> str:
     """One page without scripts or external requests: a plot of the differences for each claim."""
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    page = environment(Path(__file__).parent)
     plots = []
     for claim in study["claims"]:
         rows = [(f"seed {seed}", one["value"], one["low"], one["high"]) for seed, one in claim["seeds"].items()]

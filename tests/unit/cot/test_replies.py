@@ -47,6 +47,11 @@ def within(part: Any, whole: Any) -> bool:
     return type(part) is type(whole) and part == whole
 
 
+def test_a_fence_inside_a_string_stays() -> None:
+    assert replies.read_json('{"```": null, "a": "x```y", "b": "cut', True) == {"```": None, "a": "x```y"}
+    assert replies.read_json('```json\n{"a": 1,\n```\n', True) == {"a": 1}
+
+
 @given(OBJECT, st.floats(0, 1), st.sampled_from([None, 2]))
 @settings(max_examples=80, deadline=None)
 def test_a_cut_reply_keeps_whole_values_and_invents_none(row: dict[str, Any], share: float, indent: int | None) -> None:

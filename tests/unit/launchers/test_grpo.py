@@ -14,7 +14,9 @@ from tests.unit.training.test_cost import models
 LAYOUT = "teaches the layout"
 
 
-def told(folder: Path, base: str, settings: dict[str, Any], cluster: str = "laptop", **inputs: list[str]) -> list[str]:
+def notes_of(
+    folder: Path, base: str, settings: dict[str, Any], cluster: str = "laptop", **inputs: list[str]
+) -> list[str]:
     """The notes of stage `grpo` of a recipe with other settings and inputs."""
     change = {"settings": settings} | ({"inputs": inputs} if inputs else {})
     (folder / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "extends": base, "change": {"grpo": change}}))
@@ -28,28 +30,28 @@ def told(folder: Path, base: str, settings: dict[str, Any], cluster: str = "lapt
 )
 def test_a_model_that_never_saw_the_layout_is_told(tmp_path: Path, model: str, taught: bool) -> None:
     """In `tiny` only the chains of thought teach it."""
-    found = told(tmp_path, "tiny", {}, model=[model], shards=["shard"])
+    found = notes_of(tmp_path, "tiny", {}, model=[model], shards=["shard"])
     assert [LAYOUT in line for line in found] == ([] if taught else [True])
     for change in ({"format_instruction": True}, {"reasoning": "none"}):
-        assert not told(tmp_path, "tiny", change, model=[model], shards=["shard"])
+        assert not notes_of(tmp_path, "tiny", change, model=[model], shards=["shard"])
 
 
 def test_answers_that_are_too_short_or_too_equal_are_told(tmp_path: Path) -> None:
-    assert told(tmp_path, "diagcot-7b", {}) == []
-    (short,) = told(tmp_path, "diagcot-7b", {"max_tokens": 512})
+    assert notes_of(tmp_path, "diagcot-7b", {}) == []
+    (short,) = notes_of(tmp_path, "diagcot-7b", {"max_tokens": 512})
     assert "max_tokens 512 cuts most answers" in short and "740" in short
-    assert told(tmp_path, "tiny", {"max_tokens": 64}) == []  # a tiny model writes what its recipe taught it
-    (cold,) = told(tmp_path, "tiny", {"temperature": 0.1})
+    assert notes_of(tmp_path, "tiny", {"max_tokens": 64}) == []  # a tiny model writes what its recipe taught it
+    (cold,) = notes_of(tmp_path, "tiny", {"temperature": 0.1})
     assert "at temperature 0.1 the 8 answers of a group hardly differ" in cold
 
 
 def test_a_reference_that_is_whole_on_every_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models(tmp_path, monkeypatch)
-    assert told(tmp_path, "diagcot-7b", {}, "example") == []  # ZeRO-3 divides it
-    (whole,) = told(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "example")
+    assert notes_of(tmp_path, "diagcot-7b", {}, "example") == []  # ZeRO-3 divides it
+    (whole,) = notes_of(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "example")
     assert "a reference model of 17 GB on every GPU" in whole
-    assert told(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}, "kl_coef": 0.0}, "example") == []
-    assert told(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "laptop") == []  # no GPU
+    assert notes_of(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}, "kl_coef": 0.0}, "example") == []
+    assert notes_of(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "laptop") == []  # no GPU
 
 
 def test_a_reward_whose_models_are_missing_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
