@@ -101,7 +101,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def publish(folder: Path, figures: dict[str, float], seed: int, steps: int) -> None:
+def publish(folder: Path, figures: dict[str, float], seed: int, steps: dict[str, int]) -> None:
     """Copy the model's files to recipes/toy-base/ and write figures and card."""
     for path in folder.iterdir():
         if path.suffix in _FILES and path.name != "diagcot.json":
@@ -115,8 +115,9 @@ def publish(folder: Path, figures: dict[str, float], seed: int, steps: int) -> N
         f"""# The base of the demos
 
 A Qwen2.5-VL of {size:.1f} MB that this project trained from random weights with `make toy-base`: recipes/toy-base.yaml,
-seed {seed}, {steps} steps of 8 conversations. Its data are phantoms, drawings of simple shapes and text by rule; no image
-or report of a person is part of it. It is for demonstrations and tests only; do not use it on images of people.
+seed {seed}, {steps["copying"]} steps of exercises in copying and choosing, {steps["base"]} steps of all conversations. Its
+data are phantoms, drawings of simple shapes and text by rule; no image or report of a person is part of it. It is for
+demonstrations and tests only; do not use it on images of people.
 
 SHA-256 of model.safetensors: `{record["sha256"]}`
 
@@ -145,8 +146,9 @@ def main() -> int:
         print(f"{name:24s} {value:7.1%}" + (f"  goal {GOALS[name]:.0%}" if name in GOALS else ""))
     if not options.dry:
         recipe = yaml.safe_load((ROOT / "logs" / options.run / "recipe.yaml").read_text(encoding="utf-8"))
-        counts = json.loads((folder / "diagcot.json").read_text(encoding="utf-8"))
-        publish(folder, figures, recipe["seed"], counts["steps"])
+        stages = {stage["name"]: stage for stage in recipe["stages"]}
+        steps = {name: stages[name]["settings"]["deepspeed"]["steps"] for name in ("copying", "base")}
+        publish(folder, figures, recipe["seed"], steps)
         print(f"published in {PLACE.relative_to(ROOT)}")
     missed = [name for name, goal in GOALS.items() if figures.get(name, 0.0) < goal]
     if missed:

@@ -6,6 +6,7 @@ is made of these two.
 
 import random
 from collections.abc import Callable, Sequence
+from string import ascii_lowercase
 
 from diagcot.data import seeded
 from diagcot.text.options import LETTERS
@@ -34,13 +35,19 @@ def _phrase(rng: random.Random, least: int, most: int) -> str:
 
 
 def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    count = rng.randint(1, 4)
+    count = rng.randint(1, 6)
     if rng.random() < 0.5:
         chosen = rng.sample(list(statements), min(count, len(statements)))
     else:
-        chosen = [_phrase(rng, 2, 8) for _ in range(count)]
+        chosen = [_phrase(rng, 2, 10) for _ in range(count)]
     text = " ".join(f"{part.rstrip('. ')}." for part in chosen)
     return f"Copy this text without any change: {text}", text
+
+
+def _letters(_statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Letters that make no word: who copies those, copies anything."""
+    words = ["".join(rng.choices(ascii_lowercase, k=rng.randint(1, 6))) for _ in range(rng.randint(2, 30))]
+    return f"Copy this text without any change: {' '.join(words)}", " ".join(words)
 
 
 def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
@@ -59,5 +66,9 @@ def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
     return f"Options:\n{lines}\nWhat does option {letter} say?", option
 
 
-WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = {"copy": _copy, "choice": _choice}
+WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = {
+    "copy": _copy,
+    "letters": _letters,
+    "choice": _choice,
+}
 """Name of an exercise -> its writer, from the sentences of a report and a random generator."""

@@ -131,10 +131,11 @@ def _exercises(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator
             study = shard.study(shard.study_of(sample.images[0].row))
             statements = [text for part in (study.findings, study.impression) for text in re.findall(r"[^.]+\.", part)]
             for task in exercises.WRITERS:
-                prompt, answer = exercises.write(task, [text.strip() for text in statements], sample.id)
-                messages = (("user", prompt), ("assistant", answer))
-                example = Sample(f"{sample.id}:{task}", task, sample.study, (), messages, {"phantom": True})
-                yield from _repeated(example, settings.tasks.get(task, 0.0))
+                for number in range(_count(sample.id, task, settings.tasks.get(task, 0.0))):
+                    example_id = f"{sample.id}:{task}#{number}"
+                    prompt, answer = exercises.write(task, [text.strip() for text in statements], example_id)
+                    messages = (("user", prompt), ("assistant", answer))
+                    yield Sample(example_id, task, sample.study, (), messages, {"phantom": True})
 
 
 def _drawings(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:
@@ -153,7 +154,11 @@ def _other(readings: Sequence[tuple[Sample, Reading]], index: int) -> Reading | 
 
 
 def _repeated(sample: Sample, weight: float) -> Iterator[Sample]:
-    """The sample `weight` times on average over many: the whole part always, the rest by its hash."""
-    count = int(weight) + (chance(sample.id, sample.task) < weight - int(weight))
-    for number in range(count):
+    """The sample `weight` times on average over many."""
+    for number in range(_count(sample.id, sample.task, weight)):
         yield sample if not number else replace(sample, id=f"{sample.id}#{number}")
+
+
+def _count(sample_id: str, task: str, weight: float) -> int:
+    """`weight` on average over many: the whole part always, the rest by the hash."""
+    return int(weight) + (chance(sample_id, task) < weight - int(weight))

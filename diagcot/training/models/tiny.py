@@ -82,16 +82,47 @@ def configuration(family: Family, tiny: TinySettings, tokenizer: Any) -> Any:
     )
 
 
-def _initialise(model: torch.nn.Module) -> None:
-    """Draw weights of variance 1 / inputs.
+def _initialise(model: Any) -> None:
+    """Draw weights of variance 1 / inputs, and start with what a tiny model else spends most of its training to find.
 
-    The families' own standard deviation of 0.02 suits thousands of inputs. With a hundred, attention starts almost
-    uniform, and a tiny model spends a third of its training on leaving that state.
+    The families' own standard deviation of 0.02 suits thousands of inputs: with a hundred, attention starts almost
+    uniform. Embeddings have variance 1 and the layers add little to them, so that a token is still itself behind the
+    last layer, and the output layer starts as the embedding: attention to a token already raises its probability.
+    Heads of the first layer attend to the token before, as the induction heads that copy need it (Olsson et al. 2022,
+    In-context Learning and Induction Heads); 400 steps then teach what 7,000 did not.
     """
+    language = model.model.language_model
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim >= 2:
                 weight.normal_(0, weight[0].numel() ** -0.5)
+        embedding.normal_(0, 1)
+        output.copy_(embedding * embedding.shape[1] ** -0.5)
+        for layer in language.layers:
+            for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                last.weight.mul_((2 * len(language.layers)) ** -0.5)
+        _attend_before(language.layers[0].self_attn, language.config)
+
+
+def _attend_before(attention: Any, config: Any) -> None:
+    """Bias the first query head of key head k to the token k + 1 before, where the family's attention has biases.
+
+    Rotary embedding turns feature pair f of a token at position n by n * w_f. A constant key turned by (k + 1) * w_f
+    meets a constant query best where the key's token is k + 1 positions before the query's.
+    """
+    if attention.k_proj.bias is None:
+        return
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    half = attention.head_dim // 2
+    keys, queries = attention.k_proj.bias.view(kv_heads, 2, half), attention.q_proj.bias.view(heads, 2, half)
+    fastest = torch.arange(min(4, half))  # the slower pairs hardly tell neighbours apart
+    turn = config.rope_parameters["rope_theta"] ** (-fastest / half)
+    strength = 6.0  # the logit falls by 6 * 6 * 0.6 / sqrt(32) = 4 from the wanted token to its neighbours
+    for head in range(kv_heads):
+        keys[head, 0, fastest] = strength * torch.cos((head + 1) * turn)
+        keys[head, 1, fastest] = strength * torch.sin((head + 1) * turn)
+        queries[head * (heads // kv_heads), 0, fastest] = strength
 
 
 def _processor(settings: ModelSettings, tokenizer: Any) -> Any:
