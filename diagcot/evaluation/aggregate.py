@@ -36,6 +36,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         r2gen=shared.r2gen,
         judged=_judged(ctx),
         clinical=ClinicalScores.read(ctx),
+        starts=unit.params["starts"],
     )
     for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)

@@ -43,9 +43,7 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
             models.append(f"{letter}:{model}")
             chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
     found = table(chosen, models, TextTools(), draws or _draws(one))
-    sentences = [
-        v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "previous" and v["model"][0] == "B"
-    ]
+    sentences = [v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "start" and v["model"][0] == "B"]
     name = f"A {one.name}, B {two.name}"
     metrics = {"run": name, "time": time.time(), **found, "rows": _paired(found["rows"]), "verdicts": sentences}
     return metrics, [_cost(run) for run in (one, two)], notes
@@ -87,7 +85,7 @@ def _paired(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of A carry no difference: what is above them is another pair."""
     kept = []
     for row in rows:
-        dropped = ("base", "previous") if row["model"].startswith("A:") else ("base",)
+        dropped = ("base", "start") if row["model"].startswith("A:") else ("base",)
         scores = {name: {k: v for k, v in cell.items() if k not in dropped} for name, cell in row["scores"].items()}
         kept.append({**row, "scores": scores})
     return kept

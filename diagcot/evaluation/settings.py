@@ -111,6 +111,11 @@ class StudySettings(Settings):
     claims: list[Claim] = Field(min_length=1, description="What is tested, in the order of the table.")
     seeds: list[int] = Field(min_length=1, description="Seeds; the model of a claim is the stage <name>-<seed>.")
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    compare_with: dict[str, str] = Field(
+        default_factory=dict,
+        description="Model -> the evaluated model that its marks compare it with. Default: the one that it was trained from, or"
+        " the row above.",
+    )
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
 
 
@@ -120,4 +125,9 @@ class AggregateSettings(Settings):
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
     examples: int = Field(6, ge=0, description="Samples of each task that the report shows.")
     r2gen: bool = Field(False, description="Also score reports by R2Gen's protocol, under separate names.")
+    compare_with: dict[str, str] = Field(
+        default_factory=dict,
+        description="Model -> the evaluated model that its marks compare it with. Default: the one that it was trained from, or"
+        " the row above.",
+    )
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")

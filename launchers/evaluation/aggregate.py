@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import Unit, UserError
@@ -22,8 +23,22 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
         for role, names in stage.inputs.items()
         for name in names
     ]
-    digest = hashlib.sha256(json.dumps([models, inputs]).encode()).hexdigest()
-    return [Unit(f"metrics.{digest[:10]}", {"models": models})]
+    starts = {model: start for model in models if (start := _start(model, models, chain))}
+    for model, other in stage.settings.compare_with.items():
+        if {model, other} - set(models):
+            raise UserError(f"stage {stage.name}: compare_with names {model} and {other}; evaluated are {', '.join(models)}")
+        starts[model] = other
+    digest = hashlib.sha256(json.dumps([models, inputs, starts]).encode()).hexdigest()
+    return [Unit(f"metrics.{digest[:10]}", {"models": models, "starts": starts})]
+
+
+def _start(model: str, models: Sequence[str], chain: ChainView) -> str:
+    """The nearest model that `model` was made from and that was evaluated, too; empty if there is none."""
+    while sources := chain.stage(model).inputs.get("model", []):
+        model = sources[0]
+        if model in models:
+            return model
+    return ""
 
 
 KIND = StageKind(

@@ -48,7 +48,7 @@ def evaluate(root: Path, stage: str) -> tuple[dict[str, Any], str]:
         inputs={"predictions": [str(root / "shards" / "demo" / "evaluate")]},
     )
     started = time.monotonic()
-    result = run_unit(aggregate, Unit("metrics", {"models": list(MODELS)}), ctx)
+    result = run_unit(aggregate, Unit("metrics", {"models": list(MODELS), "starts": {}}), ctx)
     assert time.monotonic() - started < 60
     found: dict[str, Any] = json.loads((logs / "metrics.json").read_text())
     assert result is not None and result.counts["metrics_missing"] == len(found["missing"]) > 0

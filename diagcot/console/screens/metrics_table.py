@@ -36,7 +36,7 @@ def show(path: Path, screen: Console | None = None) -> None:
 
 
 def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
-    """One row per model: values with their intervals, marked where they differ from the row above, and a legend.
+    """One row per model: values with their intervals, marked where they differ from the model that it starts from, and a legend.
 
     If the run has several datasets, the rows are those of all datasets together.
     """
@@ -93,14 +93,14 @@ def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:
         return Text("- ", "dim")
     if cell["value"] is None:
         return Text("n/a ", "yellow")
-    mark, style = MARKS[cell.get("previous", {}).get("verdict", "unclear")]
+    mark, style = MARKS[cell.get("start", {}).get("verdict", "unclear")]
     low, high = cell["low"], cell["high"]
     width = f"{low:.3f}–{high:.3f} " if wide else f"±{(high - low) / 2:.3f} ".replace("±0.", "±.")
     return Text(f"{cell['value']:.3f}", style).append(_fits(screen, mark)).append("\n" + _fits(screen, width), "dim")
 
 
 def _comparisons(verdicts: Sequence[Mapping[str, Any]], screen: Console) -> list[Text]:
-    """One line per model: compared with the row above, and with the first row if that is another one."""
+    """One line per model: compared with the model that it starts from, and with the first row if that is another one."""
     lines: dict[str, Text] = {}
     for verdict in verdicts:
         line = lines.setdefault(verdict["model"], Text(f"{verdict['model']}: ", "bold"))
@@ -126,7 +126,7 @@ def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: 
     failed = sum(sum(counts.values()) for row in rows for counts in row["failures"].values())
     interval = "below each value: its 95 % interval" if wide else "±: half of the 95 % interval"
     return [
-        f"▲▼: better or worse than the row above, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
+        f"▲▼: better or worse than the model that it starts from, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
         f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
         f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",
     ]

@@ -4,9 +4,9 @@ Everything else that the suite asks a model about a text, such as writing down a
 is made of these two.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
-from string import ascii_lowercase
 
 from diagcot.data import seeded
 from diagcot.text.options import LETTERS
@@ -35,40 +35,34 @@ def _phrase(rng: random.Random, least: int, most: int) -> str:
 
 
 def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    count = rng.randint(1, 6)
-    if rng.random() < 0.5:
-        chosen = rng.sample(list(statements), min(count, len(statements)))
+    """A quarter are sentences of a report, the others words in random order: their next word only copying tells."""
+    if rng.random() < 0.25:
+        text = " ".join(rng.sample(list(statements), min(rng.randint(1, 4), len(statements))))
     else:
-        chosen = [_phrase(rng, 2, 10) for _ in range(count)]
-    text = " ".join(f"{part.rstrip('. ')}." for part in chosen)
+        known = [word.strip(".,;:") for statement in statements for word in statement.split()]
+        count = round(3 * math.exp(rng.uniform(0, math.log(20))))  # 3 to 60; a model learns to copy from the short ones
+        text = " ".join(rng.choice(known if rng.random() < 0.5 else WORDS) for _ in range(count))
     return f"Copy this text without any change: {text}", text
 
 
-def _letters(_statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """Letters that make no word: who copies those, copies anything."""
-    words = ["".join(rng.choices(ascii_lowercase, k=rng.randint(1, 6))) for _ in range(rng.randint(2, 30))]
-    return f"Copy this text without any change: {' '.join(words)}", " ".join(words)
-
-
 def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Several options are asked at once, since one letter a conversation teaches little."""
     count = rng.randint(2, 6)
     known = [statement.rstrip(". ") for statement in statements]
-    options = rng.sample(known, rng.randint(0, min(count, len(known))))
+    options = rng.sample(known, rng.randint(0, min(count, len(known)))) if rng.random() < 0.5 else []
     while len(options) < count:
         phrase = _phrase(rng, 1, 3)
         if phrase not in options:
             options.append(phrase)
     rng.shuffle(options)
-    lines = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-    letter, option = rng.choice([*zip(LETTERS, options, strict=False)])
+    listed = [*zip(LETTERS, options, strict=False)]
+    lines = "\n".join(f"{letter}) {option}" for letter, option in listed)
+    asked = rng.sample(listed, rng.randint(1, count))
+    letters, texts = "; ".join(letter for letter, _ in asked), "; ".join(option for _, option in asked)
     if rng.random() < 0.7:
-        return f"Options:\n{lines}\nWhich option says: {option}?", letter
-    return f"Options:\n{lines}\nWhat does option {letter} say?", option
+        return f"Options:\n{lines}\nWhich option says: {texts}?", letters
+    return f"Options:\n{lines}\nWhat does option {letters} say?", texts
 
 
-WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = {
-    "copy": _copy,
-    "letters": _letters,
-    "choice": _choice,
-}
+WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = {"copy": _copy, "choice": _choice}
 """Name of an exercise -> its writer, from the sentences of a report and a random generator."""

@@ -154,7 +154,7 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
         return "–"
     if cell["value"] is None:
         return "n/a"
-    mark = _MARKS[cell["previous"]["verdict"]] if "previous" in cell else ""
+    mark = _MARKS[cell["start"]["verdict"]] if "start" in cell else ""
     interval = "" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]"
     return f"{cell['value']:.3f}{mark}{interval}"
 

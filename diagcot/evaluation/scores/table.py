@@ -1,7 +1,7 @@
-"""The metrics table: scores with intervals, and paired differences from the model before and from the base."""
+"""The metrics table: scores with intervals, and paired differences from the model that each starts from and from the base."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import product
@@ -47,11 +47,13 @@ def table(
     r2gen: bool = False,
     judged: Judged | None = None,
     clinical: ClinicalScores | None = None,
+    starts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
     r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
-    clinical: what models that read reports make of each answer.
+    clinical: what models that read reports make of each answer. starts: model -> the one that it was trained from; a
+    model that is not in it, or whose start did not answer, is compared with the row above.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     groups = _grouped([row for row in predictions if row.split == "test"])
@@ -86,7 +88,7 @@ def table(
     reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
-        rows_of_table += _rows(dataset, groups, scores, models, draws, seed)
+        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
         "tokenizer": tools.tokenizer,
@@ -129,6 +131,7 @@ def _rows(
     groups: Group,
     scores: dict[tuple[str, str, str], Scores],
     models: Sequence[str],
+    starts: Mapping[str, str],
     draws: int,
     seed: int,
 ) -> list[dict[str, Any]]:
@@ -156,7 +159,8 @@ def _rows(
                     label: {"positive": count, **asdict(boot.interval(auc))}
                     for label, (count, auc) in by_label(answers).items()
                 }
-            against = {"previous": present[place - 1], "base": present[0]} if place else {}
+            start = starts[model] if starts.get(model) in present else present[place - 1]
+            against = {"start": start, "base": present[0]} if place else {}
             for name, metric in scores[dataset, task, model].items():
                 row["scores"][name] = _score(
                     name, metric, boot, {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()}
@@ -169,7 +173,7 @@ def _rows(
 
 def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]]) -> None:
     """Add to the paired differences of a row their p by Holm, over the main columns and over the others, and a verdict."""
-    for how, main in product(("previous", "base"), (True, False)):
+    for how, main in product(("start", "base"), (True, False)):
         found = [(BY_NAME[name], cell) for name, cell in row["scores"].items() if how in cell]
         cells = [(column, cell) for column, cell in found if column.main is main]
         for (column, cell), p in zip(cells, holm([cell[how]["p"] for _, cell in cells]), strict=True):

@@ -29,7 +29,7 @@ def verdict(pair: Mapping[str, Any], studies: int, low: bool, failed: int, other
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each model and each of `previous` and `base`, main columns only.
+    """One entry for each model and each of `start` (the model that it starts from) and `base`, main columns only.
 
     Each has dataset, model, against, how, `pairs` (column -> difference, interval and verdict), the titles that are
     `better`, `worse` and `unclear`, and the sentence `text`.
@@ -37,14 +37,14 @@ def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, A
     main = {column["name"]: column["title"] for column in columns if column["main"]}
     found: list[dict[str, Any]] = []
     for row in rows:
-        for how in ("previous", "base"):
+        for how in ("start", "base"):
             cells = {name: row["scores"].get(name, {}).get(how) for name in main}
             pairs = {name: pair for name, pair in cells.items() if pair}
             if not pairs:
                 continue
             against = next(iter(pairs.values()))["model"]
             if how == "base" and against == found[-1]["against"]:
-                continue  # the model before is the base
+                continue  # it starts from the base
             about = {"dataset": row["dataset"], "model": row["model"], "against": against, "how": how, "pairs": pairs}
             for verdict in ("better", "worse", "unclear"):
                 about[verdict] = [main[name] for name, pair in pairs.items() if pair["verdict"] == verdict]

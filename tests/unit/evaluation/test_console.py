@@ -18,7 +18,7 @@ MODELS = ("base", "align", "teacher", "cot-sft", "grpo")
 def cell(value, verdict=None):
     made = {"value": value, "low": value - 0.02, "high": value + 0.03, "n": 240, "studies": 120}
     if verdict:
-        made["previous"] = {"model": "base", "value": 0.1, "low": 0.05, "high": 0.15, "verdict": verdict}
+        made["start"] = {"model": "base", "value": 0.1, "low": 0.05, "high": 0.15, "verdict": verdict}
     return made
 
 

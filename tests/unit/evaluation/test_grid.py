@@ -105,7 +105,7 @@ def test_a_model_a_task_a_source_and_a_judge_are_added_one_after_the_other(desk:
     evaluate["inputs"]["models"] = ["one", "three", "two"]
     assert added() == ["three.report.shard.00000", "three.report.shard.00001"]
     table = read(desk.root / "logs" / "trial" / "table")
-    assert table.units[-1].params == {"models": ["one", "three", "two"]}  # in the recipe's order
+    assert table.units[-1].params["models"] == ["one", "three", "two"]  # in the recipe's order
 
     evaluate["settings"]["tasks"] = ["open", "report"]
     evaluate["settings"]["max_tokens"] = {"report": 50, "open": 20}

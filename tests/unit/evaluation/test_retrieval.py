@@ -46,7 +46,7 @@ def test_recall_is_the_share_of_ranks_up_to_k_and_the_mean_of_both_directions() 
         assert base[f"retrieval_image_recall_{k}"] == pytest.approx(image)
         assert base[f"retrieval_recall_{k}"] == pytest.approx((report + image) / 2)
     assert [align[f"retrieval_recall_{k}"] for k in (1, 5, 10)] == pytest.approx([0.5, 0.625, 0.75])
-    gain = found["rows"][1]["scores"]["retrieval_recall_1"]["previous"]
+    gain = found["rows"][1]["scores"]["retrieval_recall_1"]["start"]
     assert gain["model"] == "base" and gain["value"] == pytest.approx(0.375) and gain["verdict"] == "better"
     columns = {column["name"]: column for column in found["columns"]}
     assert [columns[f"retrieval_recall_{k}"]["title"] for k in (1, 5, 10)] == ["recall@1", "recall@5", "recall@10"]
@@ -58,7 +58,7 @@ def test_two_runs_are_compared_by_the_same_ranks(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         write_parquet(tmp_path / name / "predictions.parquet", [row for row in rows() if row.model == model])
     metrics, _, _ = compare(tmp_path / "one", tmp_path / "two", 200)
-    assert metrics["rows"][1]["scores"]["retrieval_recall_5"]["previous"]["value"] == pytest.approx(0.25)
+    assert metrics["rows"][1]["scores"]["retrieval_recall_5"]["start"]["value"] == pytest.approx(0.25)
 
 
 def test_a_unit_is_a_model_and_a_source_since_all_its_shards_are_candidates() -> None:

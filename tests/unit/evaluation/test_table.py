@@ -19,7 +19,7 @@ from diagcot.metrics.meteor import meteor
 from diagcot.metrics.meteor.meteor import MeteorError
 from tests.unit.evaluation.evaluated_run import MODELS, write_run
 
-UNIT = Unit("metrics", {"models": list(MODELS)})
+UNIT = Unit("metrics", {"models": list(MODELS), "starts": {}})
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_steps_are_told_apart_or_not(metrics):
         assert rows["grpo"][name]["base"]["value"] == pytest.approx(
             rows["grpo"][name]["value"] - rows["base"][name]["value"]
         )
-    assert rows["cot-sft"]["iou"]["previous"]["verdict"] == "unclear"
+    assert rows["cot-sft"]["iou"]["start"]["verdict"] == "unclear"
     text = [v["text"] for v in metrics["verdicts"] if v["dataset"] == "all"]
     assert any(line.startswith("grpo beats cot-sft on") for line in text)
     assert any(line.startswith("cot-sft") and "does not differ clearly from teacher" in line for line in text)
@@ -190,9 +190,19 @@ def test_models_that_answered_other_samples_are_refused(answers, no_java):
         table(fewer, MODELS, TextTools(), 100, 0)
 
 
+def test_a_model_is_compared_with_the_one_that_it_starts_from(answers, no_java):
+    starts = {"cot-sft": "align", "grpo": "elsewhere"}
+    rows = table(answers, MODELS, TextTools(), 100, 0, starts=starts)["rows"]
+    against = {
+        row["model"]: row["scores"]["bleu4"].get("start", {}).get("model") for row in rows if row["dataset"] == "all"
+    }
+    above = dict(zip(MODELS[1:], MODELS, strict=False))
+    assert against == {"base": None, **above, "cot-sft": "align"}  # one that was not evaluated is no start
+
+
 def test_one_model_alone(answers, no_java):
     found = table([row for row in answers if row.model == "base"], ["base"], TextTools(), 100, 0)
-    assert all("previous" not in cell for row in found["rows"] for cell in row["scores"].values())
+    assert all("start" not in cell for row in found["rows"] for cell in row["scores"].values())
 
 
 def test_a_broken_prediction_is_named(tmp_path):

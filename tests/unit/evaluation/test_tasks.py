@@ -105,8 +105,8 @@ def test_labels_from_scores_and_their_thresholds():
     base, grpo = found["rows"]
     assert base["samples"] == {"classification": 80}  # validation is for thresholds alone
     assert grpo["scores"]["auc"]["value"] > 0.9 > 0.65 > base["scores"]["auc"]["value"]
-    assert grpo["scores"]["auc"]["previous"]["verdict"] == "better" and grpo["scores"]["auc"]["previous"]["p"] < 0.05
-    assert grpo["scores"]["brier"]["previous"]["verdict"] == "better" > ""  # the lower the better
+    assert grpo["scores"]["auc"]["start"]["verdict"] == "better" and grpo["scores"]["auc"]["start"]["p"] < 0.05
+    assert grpo["scores"]["brier"]["start"]["verdict"] == "better" > ""  # the lower the better
     assert grpo["scores"]["brier"]["value"] < base["scores"]["brier"]["value"]
     assert grpo["scores"]["f1_at_thresholds"]["value"] > grpo["scores"]["classification_f1"]["value"]
     assert {"auc_head", "auc_medium", "auc_tail", "auprc", "calibration_error", "balanced_accuracy"} <= set(
@@ -316,7 +316,7 @@ def test_two_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert metrics["models"] == ["A:base", "B:base", "A:grpo", "B:grpo"]
     cells = [one["scores"]["single_accuracy"] for one in metrics["rows"]]
     assert [cell["value"] for cell in cells] == [0.25, 0.25, 0.25, 0.75] and cells[0]["n"] == 20
-    assert [cell.get("previous", {}).get("verdict") for cell in cells] == [None, "unclear", None, "better"]
+    assert [cell.get("start", {}).get("verdict") for cell in cells] == [None, "unclear", None, "better"]
     assert notes == ["4 of 24 samples of two are not in the other run and are left out"]
     assert [cost["run"] for cost in costs] == ["one", "two"]
     assert cli.main(["compare", "one", "two", "--logs", str(tmp_path), "--draws", "100"]) == 0

@@ -142,3 +142,11 @@ def test_a_mistake_shows_one_line_and_no_traceback() -> None:
     done = diagcot("submit", "--recipe", "nothing-like-it")
     said = [line for line in done.stderr.splitlines() if not line.startswith("import time")]
     assert done.returncode == 1 and len(said) == 1 and said[0].startswith("error: unknown recipe")
+
+
+def test_the_table_compares_each_model_with_the_one_that_it_was_trained_from() -> None:
+    units = {plan.stage: plan.units for plan in open_chain("tiny", "laptop", "trial").plans}
+    starts = {"align": "base", "teacher": "base", "plain-sft": "align", "cot-sft": "align", "grpo": "cot-sft"}
+    assert units["report"][0].params["starts"] == starts
+    chosen = {plan.stage: plan.units for plan in open_chain("ablations/cx-curriculum-tiny", "laptop", "trial").plans}
+    assert chosen["report"][0].params["starts"]["grpo-open"] == "open-alone"
