@@ -126,7 +126,7 @@ def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: 
     failed = sum(sum(counts.values()) for row in rows for counts in row["failures"].values())
     interval = "below each value: its 95 % interval" if wide else "±: half of the 95 % interval"
     return [
-        f"▲▼: better or worse than the model that it starts from, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
+        f"▲▼: against the model that it starts from, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
         f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
         f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",
     ]

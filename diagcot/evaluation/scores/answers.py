@@ -8,6 +8,7 @@ from diagcot.metrics.intervals import Metric, mean
 from diagcot.metrics.sets import f1
 from diagcot.tasks.predictions import Prediction
 from diagcot.text.labels import findings
+from diagcot.text.layout import is_interleaved, pairs
 from diagcot.text.options import chosen
 
 RECALL_AT = (1, 3, 5)
@@ -16,18 +17,25 @@ RECALL_AT = (1, 3, 5)
 def closed_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """Accuracy of the chosen option; an answer that names none, or several, is a miss."""
     correct = [chosen(row.answer, row.about["options"]) == row.about["option"] for row in rows]
-    return {f"{rows[0].task}_accuracy": mean(np.array(correct, dtype=np.float64))}
+    return {f"{rows[0].task}_accuracy": mean(np.array(correct, dtype=np.float64)), **_interleaved(rows)}
 
 
 def open_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """Set F1, exact sets, and recall among the first k findings of the list, all by sample; synonyms count as one."""
-    pairs = [(findings(row.answer), findings(row.reference)) for row in rows]
-    exact = [set(ours) == set(theirs) for ours, theirs in pairs]
+    answers = [(findings(row.answer), findings(row.reference)) for row in rows]
+    exact = [set(ours) == set(theirs) for ours, theirs in answers]
     return {
-        "open_f1": mean([f1(set(ours), set(theirs)) for ours, theirs in pairs]),
+        "open_f1": mean([f1(set(ours), set(theirs)) for ours, theirs in answers]),
         "open_exact": mean(np.array(exact, dtype=np.float64)),
         **{
-            f"open_recall_{k}": mean([len(set(ours[:k]) & set(theirs)) / max(1, len(theirs)) for ours, theirs in pairs])
+            f"open_recall_{k}": mean([len(set(ours[:k]) & set(theirs)) / max(1, len(theirs)) for ours, theirs in answers])
             for k in RECALL_AT
         },
+        **_interleaved(rows),
     }
+
+
+def _interleaved(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
+    """Share of the replies that consist of several think-answer pairs and nothing else, whatever they say."""
+    found = [is_interleaved(row.output) and len(pairs(row.output)) > 1 for row in rows]
+    return {f"{rows[0].task}_interleaved": mean(np.array(found, dtype=np.float64))}
