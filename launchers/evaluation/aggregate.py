@@ -26,7 +26,9 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
     starts = {model: start for model in models if (start := _start(model, models, chain))}
     for model, other in stage.settings.compare_with.items():
         if {model, other} - set(models):
-            raise UserError(f"stage {stage.name}: compare_with names {model} and {other}; evaluated are {', '.join(models)}")
+            raise UserError(
+                f"stage {stage.name}: compare_with names {model} and {other}; evaluated are {', '.join(models)}"
+            )
         starts[model] = other
     digest = hashlib.sha256(json.dumps([models, inputs, starts]).encode()).hexdigest()
     return [Unit(f"metrics.{digest[:10]}", {"models": models, "starts": starts})]

@@ -28,7 +28,9 @@ def open_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
         "open_f1": mean([f1(set(ours), set(theirs)) for ours, theirs in answers]),
         "open_exact": mean(np.array(exact, dtype=np.float64)),
         **{
-            f"open_recall_{k}": mean([len(set(ours[:k]) & set(theirs)) / max(1, len(theirs)) for ours, theirs in answers])
+            f"open_recall_{k}": mean(
+                [len(set(ours[:k]) & set(theirs)) / max(1, len(theirs)) for ours, theirs in answers]
+            )
             for k in RECALL_AT
         },
         **_interleaved(rows),

@@ -84,7 +84,10 @@ COLUMNS = (
     Column("classification_f1_macro", "classification F1, labels named, macro", "classification", False),
     Column("balanced_accuracy", "balanced accuracy of labels named (AUC as released)", "classification", False),
     Column("open_exact", "open, exact set", "open", False),
-    *(Column(f"{task}_interleaved", f"{task}: replies in the interleaved layout", task, False) for task in (*CLOSED, "open")),
+    *(
+        Column(f"{task}_interleaved", f"{task}: replies in the interleaved layout", task, False)
+        for task in (*CLOSED, "open")
+    ),
     *(Column(f"open_recall_{k}", f"open recall@{k}", "open", False) for k in RECALL_AT),
     *(
         Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False)
