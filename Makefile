@@ -8,30 +8,33 @@ RUN ?=
 SEED ?=
 LOCK ?= cpu
 SLURM_WORKERS ?= 4
-BIN := .venv/bin
+HERE := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+# The folder that the link .venv names: `make env` may set the link to another one while this runs.
+BIN = $(HERE)/$(or $(shell readlink $(HERE)/.venv),.venv)/bin
 PYTEST = $(BIN)/python -m pytest
-OPTIONS := RECIPE CLUSTER RUN SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B
+OPTIONS := RECIPE CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B
 # A value is one word for the shell, and neither make nor the shell runs anything in it.
 unexport $(OPTIONS)
 quote = '$(subst ','\'',$(value $(1)))'
 option = $(if $(value $(1)),--$(2) $(call quote,$(1)))
 RUNOPT = $(call option,RUN,run)
+ONERUN = $(RUNOPT) $(call option,LOGS,logs)
 CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run seed half seeds stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run logs seed half seeds stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel clean table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
-	@echo '  options            RECIPE='$(call quote,RECIPE)' CLUSTER='$(call quote,CLUSTER)' RUN=name SEED=number DRY=1 LOCK=cpu|gpu'
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
+	@echo '  options            RECIPE='$(call quote,RECIPE)' CLUSTER='$(call quote,CLUSTER)' RUN=name SEED=number LOGS=folder DRY=1 LOCK=cpu|gpu'
 
 .DEFAULT:
 	@echo 'error: there is no target $(subst ','\'',$@); `make help` lists them' >&2; exit 2
 
-env:  ## build .venv from a lock of exact versions (LOCK=cpu or gpu)
-	@$(PYTHON) locks/install.py $(LOCK)
+env:  ## build the environment .venv from a lock of exact versions (LOCK=cpu or gpu)
+	@$(PYTHON) $(HERE)/locks/install.py $(LOCK)
 
 demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics (SEED=8 for other images and draws)
 	@$(DIAGCOT) demo $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(RUNOPT) $(call option,SEED,seed)
@@ -67,40 +70,43 @@ rehearse:  ## submit two-minute jobs that check, on the nodes, what each stage w
 preflight: rehearse  ## the same as rehearse
 
 status:  ## show the state of every stage of a run
-	@$(DIAGCOT) status $(RUNOPT)
+	@$(DIAGCOT) status $(ONERUN)
 
 watch:  ## show the state of every stage, updated each second
-	@$(DIAGCOT) watch $(RUNOPT)
+	@$(DIAGCOT) watch $(ONERUN)
 
 logs:  ## show the end of the newest log (STAGE=cot, UNIT=00003, or both)
-	@$(DIAGCOT) logs $(RUNOPT) $(call option,STAGE,stage) $(call option,UNIT,unit)
+	@$(DIAGCOT) logs $(ONERUN) $(call option,STAGE,stage) $(call option,UNIT,unit)
 
 failures:  ## show each distinct failure once, and the command that retries it
-	@$(DIAGCOT) failures $(RUNOPT)
+	@$(DIAGCOT) failures $(ONERUN)
 
 retry:  ## resubmit unfinished tasks of STAGE and of the stages that follow it (MEM=GB TIME=minutes CODE=new)
-	@$(DIAGCOT) retry $(RUNOPT) $(call option,STAGE,stage) $(call option,MEM,mem) $(call option,TIME,time) $(call option,CODE,code)
+	@$(DIAGCOT) retry $(ONERUN) $(call option,STAGE,stage) $(call option,MEM,mem) $(call option,TIME,time) $(call option,CODE,code)
 
 cancel:  ## stop a run; finished work is kept
-	@$(DIAGCOT) cancel $(RUNOPT)
+	@$(DIAGCOT) cancel $(ONERUN)
+
+clean:  ## remove environments that no open run uses, and what dead processes have left in temporary folders
+	@$(DIAGCOT) clean
 
 table:  ## show the metrics of a run
-	@$(DIAGCOT) table $(RUNOPT)
+	@$(DIAGCOT) table $(ONERUN)
 
 compare:  ## compare two runs on the samples that both answered (A=run B=run)
-	@$(if $(and $(value A),$(value B)),,echo "error: two runs are needed: make compare A=run B=run" >&2; exit 2;) $(DIAGCOT) compare -- $(call quote,A) $(call quote,B)
+	@$(if $(and $(value A),$(value B)),,echo "error: two runs are needed: make compare A=run B=run" >&2; exit 2;) $(DIAGCOT) compare $(call option,LOGS,logs) -- $(call quote,A) $(call quote,B)
 
 traces:  ## show how many chains of thought were kept, and where to read a sample of them
-	@$(DIAGCOT) traces $(RUNOPT)
+	@$(DIAGCOT) traces $(ONERUN)
 
 data-iu: env  ## download the 3,955 IU-Xray reports and check their digest
 	@$(BIN)/python -m diagcot.data.readers.fetch
 
 devcluster-up:  ## start a real Slurm with several nodes on this machine
-	@$(BIN)/python slurm/devcluster/devcluster.py up
+	@$(BIN)/python $(HERE)/slurm/devcluster/devcluster.py up
 
 devcluster-down:  ## stop the Slurm of devcluster-up
-	@$(BIN)/python slurm/devcluster/devcluster.py down
+	@$(BIN)/python $(HERE)/slurm/devcluster/devcluster.py down
 
 test: env  ## all tests that this machine can run, those on a real Slurm included; the slowest are listed
 	@failed=0; \

@@ -1,5 +1,6 @@
 """Which tests share a worker, and real Slurms for tests: each in its own folder, on its own ports, wiped at the end."""
 
+import atexit
 import getpass
 import os
 import shutil
@@ -36,6 +37,15 @@ def pytest_configure() -> None:
     """Processes that tests start obey Ctrl-C, even if this one was started by `nohup` or in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The index of runs is the tests' own.
+    state = tempfile.TemporaryDirectory(prefix="dc-state-")
+    atexit.register(state.cleanup)
+    os.environ["XDG_STATE_HOME"] = state.name
+
+
+@pytest.fixture(autouse=True)
+def _no_runs_of_earlier_tests() -> None:
+    shutil.rmtree(Path(os.environ["XDG_STATE_HOME"]) / "diagcot", ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,4 +56,9 @@ def add_stage_number_option(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Options of a verb that reads the folder of a run."""
     parser.add_argument("--run", default=None, help="name of the run (default: the newest)")
-    parser.add_argument("--logs", default="logs", help="folder that holds the runs (default: logs)")
+    parser.add_argument(
+        "--logs",
+        default=None,
+        type=Path,
+        help="folder that holds the runs (default: logs, and wherever you have started runs)",
+    )

@@ -26,7 +26,12 @@ def add_verbs(verbs: Verbs) -> None:
     parser = verbs.add("compare", "compare two runs on the samples that both answered", _compare)
     parser.add_argument("a", metavar="A", help="name of a run")
     parser.add_argument("b", metavar="B", help="name of another run")
-    parser.add_argument("--logs", default="logs", help="folder that holds the runs (default: logs)")
+    parser.add_argument(
+        "--logs",
+        default=None,
+        type=Path,
+        help="folder that holds the runs (default: logs, and wherever you have started runs)",
+    )
     parser.add_argument("--draws", default=1000, type=int, help="number of bootstrap draws (default: 1000)")
 
     add_run_options(
@@ -76,7 +81,7 @@ def _compare(args: argparse.Namespace) -> int:
     from diagcot.console.screens import compare as screen
     from diagcot.evaluation.compare import compare
 
-    first, second = (find_run(Path(args.logs), name) for name in (args.a, args.b))
+    first, second = (find_run(args.logs, name) for name in (args.a, args.b))
     for folder in (first, second):
         require_evaluation(folder)
     console = text.console()

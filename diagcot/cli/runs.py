@@ -4,7 +4,9 @@ import argparse
 import difflib
 import json
 import os
+import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from diagcot.jobs import UserError
@@ -22,7 +24,7 @@ def run_folder(args: argparse.Namespace) -> Path:
     """
     from diagcot.jobs.owners import other_owner
 
-    folder = find_run(Path(args.logs), args.run)
+    folder = find_run(args.logs, args.run)
     if owner := other_owner(folder):
         print(f"run {folder.name} belongs to {owner}: its environment (cluster.yaml) was not used", file=sys.stderr)
         return folder
@@ -36,24 +38,53 @@ def own_run_folder(args: argparse.Namespace) -> Path:
     """As `run_folder`, for verbs that change the run. Raises UserError if it belongs to another user."""
     from diagcot.jobs.owners import require_own
 
-    require_own(find_run(Path(args.logs), args.run))
+    require_own(find_run(args.logs, args.run))
     return run_folder(args)
 
 
-def find_run(logs: Path, name: str | None) -> Path:
-    """The folder of the named run, or of the newest run. Raises UserError if there is none."""
-    runs = sorted(logs.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise UserError(f"no run in {logs}/ yet: start one with `make demo` or `make submit-all`")
+def find_run(logs: Path | None, name: str | None) -> Path:
+    """The folder of the named run, or of the newest run. Raises UserError if there is none, or if several have the name.
+
+    logs: the folder that holds the runs. None: first the runs of `logs` in the current folder and those that were submitted
+    from here, then all others that the user has started (`diagcot.jobs.state.index`).
+    """
+    here, elsewhere = _known(logs)
+    where = f"{logs}/" if logs is not None else "logs/"
+    if not here + elsewhere:
+        raise UserError(
+            f"no run in {where} yet: start one with `make demo` or `make submit-all`; LOGS=folder shows those of a folder"
+        )
     if name is None:
-        return runs[-1].parent
+        return (here or elsewhere)[-1]
     check_name(name)
-    if logs / name / "run.json" not in runs:
-        names = [path.parent.name for path in reversed(runs)]
+    found = [path for path in here if path.name == name] or [path for path in elsewhere if path.name == name]
+    if len(found) > 1:
+        folders = " or ".join(f"LOGS={shlex.quote(str(path.parent))}" for path in found)
+        raise UserError(f"{len(found)} runs are named {name}: say which one with {folders}")
+    if not found:
+        names = list(dict.fromkeys(path.name for path in reversed(elsewhere + here)))
         match = difflib.get_close_matches(name, names, 1, CLOSE)
         hint = f"did you mean {match[0]!r}?" if match else f"the newest are {', '.join(names[:NEWEST])}"
-        raise UserError(f"no run {name!r} in {logs}/; {hint}")
-    return logs / name
+        raise UserError(f"no run {name!r} in {where}; {hint}")
+    return found[0]
+
+
+def _known(logs: Path | None) -> tuple[list[Path], list[Path]]:
+    """The runs of this folder, and those of other folders; each list begins with the oldest."""
+    from diagcot.jobs.state import index
+
+    inside = [path.parent for path in (logs or Path("logs")).glob("*/run.json")]
+    if logs is not None:
+        return _by_age(inside), []
+    entries = index.entries()
+    here = {path.resolve(): path for path in inside}
+    here |= {entry.run_dir.resolve(): entry.run_dir for entry in entries if entry.submitted_from == Path.cwd()} | here
+    others = {entry.run_dir.resolve(): entry.run_dir for entry in entries if entry.run_dir.resolve() not in here}
+    return _by_age(here.values()), _by_age(others.values())
+
+
+def _by_age(runs: Iterable[Path]) -> list[Path]:
+    return sorted(runs, key=lambda path: (path / "run.json").stat().st_mtime)
 
 
 def require_evaluation(folder: Path) -> None:

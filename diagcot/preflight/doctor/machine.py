@@ -42,7 +42,9 @@ def environment(root: Path) -> Iterator[Finding]:
         )
     missing = [name for name in PACKAGES if not _version(name)]
     if missing:
-        yield bad("environment", f"lacks {', '.join(missing)}", "remove .venv and run `make env`")
+        yield bad(
+            "environment", f"lacks {', '.join(missing)}", "remove the folder that .venv names, and run `make env`"
+        )
     else:
         versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "vllm", "deepspeed", "ray"))
         yield good("environment", f"{kind} lock: {versions}")

@@ -1,0 +1,68 @@
+"""The verb that removes what no run needs any more."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from diagcot.cli.options import Verbs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add clean."""
+    verbs.add("clean", "remove environments of this checkout that no open run of yours uses", _clean)
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from diagcot.jobs.state import index
+
+    if ROOT.stat().st_uid != os.geteuid():
+        print(f"{ROOT} is not yours: its owner removes its environments")
+        return 0
+    runs = [entry.run_dir for entry in index.entries()]
+    for path in unused(ROOT, runs):
+        shutil.rmtree(path)
+        print(f"removed {path}")
+    kept = ", ".join(sorted(path.name for path in ROOT.glob(".venv-*")))
+    print(f"environments that are used: {kept or 'none'}")
+    return 0
+
+
+def unused(root: Path, runs: Iterable[Path]) -> list[Path]:
+    """Environments in `root` that are neither this process's nor the link's, and that no open run of `runs` names."""
+    from diagcot.jobs.state import environments
+
+    needed = {Path(sys.prefix).resolve(), (root / ".venv").resolve()}
+    needed |= {Path(name) for run_dir in runs if is_open(run_dir) for name in environments.named(run_dir)}
+    return [path for path in sorted(root.glob(".venv-*")) if path.is_dir() and path not in needed]
+
+
+def is_open(run_dir: Path) -> bool:
+    """Whether jobs of the run are queued or running, or may be submitted by hand. True where Slurm does not say."""
+    from diagcot.jobs import UserError, chain
+    from diagcot.jobs.cluster import Cluster
+    from diagcot.jobs.plans.plan import read
+    from diagcot.jobs.plans.stored import stages
+    from diagcot.jobs.slurm import scripts
+    from diagcot.jobs.state import attempts, runner
+
+    if runner.process_id(run_dir) is not None:
+        return True
+    try:
+        cluster = Cluster.read(run_dir)
+        plans = [read(run_dir / stage) for stage in stages(run_dir)]
+        if cluster.executor != "slurm" or not any(plan.missing() for plan in plans):
+            return False
+        if (run_dir / scripts.FOLDER).exists() or any(attempts.intended(plan.path) for plan in plans):
+            return True
+        cluster.enter()
+        own = {name: os.path.expandvars(value) for name, value in cluster.environment.items()}
+        if any(os.environ[name] != value for name, value in own.items()):
+            return True  # its jobs are on a cluster other than the one that this process asks
+        return any(chain.alive(plan.path) for plan in plans)
+    except (UserError, OSError, ValueError):
+        return True

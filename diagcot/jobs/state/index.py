@@ -1,0 +1,50 @@
+"""The runs that a user has started, wherever they are: a line of JSON for each in the user's state folder.
+
+The file is `diagcot/runs` in `$XDG_STATE_HOME`, by default `~/.local/state`. It only helps to find runs: a run that is not
+in it is found by the folder that holds it (`LOGS=`).
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagcot.jobs.state.files import append_line
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run's folder, and the folder that it was submitted from."""
+
+    run_dir: Path
+    submitted_from: Path
+
+
+def path() -> Path | None:
+    """The file; None for a user who has no home folder."""
+    base = os.environ.get("XDG_STATE_HOME")
+    with contextlib.suppress(RuntimeError):  # no HOME, and a user id without a name
+        return (Path(base) if base else Path.home() / ".local" / "state") / "diagcot" / "runs"
+    return None
+
+
+def add(run_dir: Path) -> None:
+    """Remember a run. Does nothing where the state folder cannot be written."""
+    entry, file = Entry(run_dir.absolute(), Path.cwd()), path()
+    if file is None or entry in entries():
+        return
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        append_line(file, json.dumps({"run": str(entry.run_dir), "from": str(entry.submitted_from)}))
+
+
+def entries() -> list[Entry]:
+    """The runs that still exist, in the order of their first submission."""
+    file, found = path(), []
+    with contextlib.suppress(OSError):
+        for line in file.read_text(encoding="utf-8").splitlines() if file else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                found.append(Entry(Path(row["run"]), Path(row["from"])))
+    return [entry for entry in dict.fromkeys(found) if (entry.run_dir / "run.json").exists()]

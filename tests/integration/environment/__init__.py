@@ -1,0 +1,1 @@
+"""The environment that `make env` builds."""

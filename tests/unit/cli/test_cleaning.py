@@ -1,0 +1,71 @@
+"""Which environments `diagcot clean` may remove."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from diagcot.cli import cleaning
+from diagcot.jobs.state import attempts, environments, runner
+from diagcot.jobs.state.attempts import Array, Attempt
+from tests import chains
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in (".venv-old", ".venv-new", ".venv-former"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".venv.lock").touch()
+    (tmp_path / ".venv").symlink_to(".venv-new")
+    return tmp_path
+
+
+def run_of(root: Path, executor: str, environment: str) -> Path:
+    plan = chains.plan(root, "s", 2)
+    run_dir = chains.write(root, [plan], chains.cluster(executor))
+    (run_dir / environments.FILE).write_text(f"{root / environment}\n")
+    attempts.write(plan.path, Attempt(1, "test", (Array("71", (0, 1), name="first.s.1"),), finaliser="72"))
+    return run_dir
+
+
+def answer(root: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    (root / "bin").mkdir(exist_ok=True)
+    (root / "bin" / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+    (root / "bin" / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+
+
+def names(root: Path, *runs: Path) -> list[str]:
+    return [path.name for path in cleaning.unused(root, runs)]
+
+
+def test_the_environment_of_a_runner_stays_until_it_ends(root: Path) -> None:
+    run_dir = run_of(root, "local", ".venv-old")
+    held = runner.lock(run_dir)
+    assert names(root, run_dir) == [".venv-former"]
+    held.close()
+    assert names(root, run_dir) == [".venv-former", ".venv-old"]
+
+
+def test_the_environment_of_queued_jobs_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = run_of(root, "slurm", ".venv-old")
+    answer(root, monkeypatch, "echo '80|71|first.s.1'")
+    assert names(root, run_dir) == [".venv-former"]
+    answer(root, monkeypatch, "true")
+    assert names(root, run_dir) == [".venv-former", ".venv-old"]
+    answer(root, monkeypatch, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert names(root, run_dir) == [".venv-former"]  # nobody knows, so it stays
+    answer(root, monkeypatch, "true")
+    (run_dir / "scripts").mkdir()  # a person may submit them at any time
+    assert names(root, run_dir) == [".venv-former"]
+
+
+def test_a_submission_names_the_folder_and_not_the_link(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / ".venv-new" / "bin").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(root / ".venv"))
+    monkeypatch.setattr(sys, "executable", str(root / ".venv" / "bin" / "python"))
+    assert environments.interpreter() == str(root / ".venv-new" / "bin" / "python")
+    run_dir = run_of(root, "local", ".venv-old")
+    environments.record(run_dir)
+    environments.record(run_dir)
+    assert environments.named(run_dir) == [str(root / ".venv-old"), str(root / ".venv-new")]

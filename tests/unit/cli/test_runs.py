@@ -1,0 +1,89 @@
+"""Which run a verb is about: by the folder, by where it was submitted from, by the user's index of runs."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from diagcot.cli.runs import find_run
+from diagcot.jobs import UserError
+from diagcot.jobs.state import index
+
+
+@pytest.fixture(autouse=True)
+def _own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def run(logs: Path, name: str, age_s: int = 0) -> Path:
+    folder = logs / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"run": name}))
+    when = (folder / "run.json").stat().st_mtime - age_s
+    os.utime(folder / "run.json", (when, when))
+    return folder
+
+
+def test_a_run_whose_logs_are_elsewhere_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(tmp_path / "scratch", "far")
+    index.add(folder)
+    assert find_run(None, None) == find_run(None, "far") == folder
+    monkeypatch.chdir(tmp_path)
+    assert find_run(None, "far") == folder
+
+
+def test_the_newest_run_is_one_of_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(Path("logs"), "old", 20)
+    index.add(run(tmp_path / "scratch", "submitted-here", 10))
+    monkeypatch.chdir(tmp_path)
+    index.add(run(tmp_path / "scratch", "submitted-elsewhere"))
+    monkeypatch.chdir(tmp_path / "work")
+    assert find_run(None, None).name == "submitted-here"
+    assert find_run(None, "submitted-elsewhere").name == "submitted-elsewhere"
+
+
+def test_logs_names_the_folder(tmp_path: Path) -> None:
+    index.add(run(tmp_path / "scratch", "one"))
+    with pytest.raises(UserError, match="no run in "):
+        find_run(tmp_path / "other", None)
+    assert find_run(tmp_path / "scratch", None).name == "one"
+
+
+def test_two_runs_of_a_name_are_told_apart(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        index.add(run(tmp_path / place, "one"))
+    with pytest.raises(UserError, match=f"LOGS={tmp_path}/a or LOGS={tmp_path}/b"):
+        find_run(None, "one")
+    run(Path("logs"), "one")
+    with pytest.raises(UserError, match="3 runs"):
+        find_run(None, "one")
+    assert find_run(tmp_path / "a", "one") == tmp_path / "a" / "one"
+
+
+def test_a_run_that_was_removed_is_forgotten_and_damage_is_passed_over(tmp_path: Path) -> None:
+    folder = run(tmp_path / "scratch", "one")
+    index.add(folder)
+    index.path().open("a").write("half a li")
+    assert find_run(None, None) == folder
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="no run in logs/ yet"):
+        find_run(None, None)
+
+
+def test_the_index_is_private_and_no_home_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(tmp_path / "scratch", "one")
+    index.add(folder)
+    index.add(folder)
+    assert index.path().stat().st_mode & 0o077 == 0 and len(index.path().read_text().splitlines()) == 1
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # cannot be written
+    index.add(folder)
+    assert index.entries() == []
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert index.path() is None and index.entries() == []
