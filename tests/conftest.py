@@ -34,7 +34,11 @@ LOADS = {"training": "torch", "shards": "torch", "evaluation": "METEOR", "metric
 
 
 def pytest_configure() -> None:
-    """Processes that tests start obey Ctrl-C, even if this one was started by `nohup` or in the background."""
+    """Processes that tests start obey Ctrl-C, even if this one was started by `nohup` or in the background.
+
+    They also keep the variables by which a worker of pytest-xdist finds its own processes, and those of coverage.
+    """
+    os.environ["DIAGCOT_PASS"] = "PYTEST_XDIST_WORKER COVERAGE_*"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # The index of runs is the tests' own.
@@ -46,6 +50,16 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _no_runs_of_earlier_tests() -> None:
     shutil.rmtree(Path(os.environ["XDG_STATE_HOME"]) / "diagcot", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What a test does to the variables of this process, such as running a task in it, ends with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -68,6 +68,11 @@ class Cluster(Settings):
     environment: dict[str, str] = Field(
         {}, description="Variables for Slurm's commands and the jobs; $VARIABLES in their values are replaced."
     )
+    pass_environment: list[str] = Field(
+        [],
+        description="Names of variables of the submitting shell that the jobs and what they start may read besides the usual"
+        " ones (docs/environment.md); a name may end in *.",
+    )
     warning_seconds: int = Field(
         90, ge=0, description="Seconds before the time limit at which a job is asked to stop (sbatch --signal)."
     )
@@ -90,6 +95,8 @@ class Cluster(Settings):
     def stored(self) -> dict[str, Any]:
         """The content of a run's cluster.yaml, which the code of earlier submissions reads too: with old keys."""
         row = self.model_dump(mode="json")
+        if not self.pass_environment:  # unknown to them
+            del row["pass_environment"]
         for old, new in self.renamed.items():
             row[old] = row.pop(new)
         return row

@@ -4,14 +4,17 @@ Work and finalisers are imported by name, because they submit further jobs and s
 """
 
 import importlib
+import json
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import code, variables
 
 STARTED = "diagcot: starting"  # in a job's log, what comes before this line is the set-up's
 
@@ -24,7 +27,8 @@ class TaskEntry:
     task_index: int
 
     def __call__(self) -> str:
-        """Run the task. Returns "done" or "parked"."""
+        """Run the task, in the environment of a run. Returns "done" or "parked"."""
+        _enter(self.stage_dir)
         return str(_call("diagcot.jobs.execution.worker", "work", self.stage_dir, self.task_index))
 
 
@@ -36,7 +40,10 @@ def main(arguments: list[str]) -> int:
     """
     print(f"{STARTED} {' '.join(arguments)} at {time.strftime('%F %T')}", flush=True)
     verb, stage_dir = arguments[0], arguments[1]
+    _enter(stage_dir)
     try:
+        if verb != "work":  # a worker checks it itself, where its failure is recorded
+            code.require_own()
         if verb == "work":
             _call("diagcot.jobs.execution.worker", "work", stage_dir, own_task(arguments[2]))
         elif verb == "summarise":
@@ -65,6 +72,15 @@ def own_task(tasks: str) -> int:
             return int(first) + element
         element -= count
     raise UserError(f"array element {os.environ['SLURM_ARRAY_TASK_ID']} has no task: the script names {tasks}")
+
+
+def _enter(stage_dir: str) -> None:
+    """Drop the variables that are not this run's; their names go to the log."""
+    cluster, plan = Path(stage_dir).parent / "cluster.yaml", Path(stage_dir) / "plan.json"
+    settings = [json.loads(plan.read_text())["settings"]] if plan.exists() else []
+    names = variables.named(json.loads(cluster.read_text()) if cluster.exists() else {}, settings)
+    if told := variables.sentence(variables.enter(names)):
+        print(told, flush=True)
 
 
 def _call(module: str, function: str, *arguments: object) -> Any:

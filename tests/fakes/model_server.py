@@ -1,6 +1,6 @@
 """A model server that answers and fails by script: `python -m tests.fakes.model_server MODEL --uds PATH` (or `--port N`).
 
-The environment variable FAKE_SCRIPT names a JSON file:
+The environment variable DIAGCOT_FAKE_SCRIPT names a JSON file:
     name            model name it answers for (default: model)
     ready_s         seconds until it listens;  die_at_start: true ends it at once with an error line
     delay_s         seconds for each reply, or a distribution of them: {"uniform": [low, high]}, {"exponential": mean},
@@ -309,7 +309,7 @@ async def main(script: dict[str, Any], log: Path, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    path = Path(os.environ["FAKE_SCRIPT"])
+    path = Path(os.environ["DIAGCOT_FAKE_SCRIPT"])
     script = json.loads(path.read_text())
     script |= script.get("models", {}).get(Path(sys.argv[1]).parent.name, {})
     uvloop.run(main(script, path.with_suffix(".log"), sys.argv[1:]))

@@ -30,7 +30,7 @@ def model_folder(root: Path) -> Path:
 def write_script(root: Path, monkeypatch: pytest.MonkeyPatch, **script: Any) -> Path:
     path = root / "script.json"
     path.write_text(json.dumps(script))
-    monkeypatch.setenv("FAKE_SCRIPT", str(path))
+    monkeypatch.setenv("DIAGCOT_FAKE_SCRIPT", str(path))
     return path
 
 

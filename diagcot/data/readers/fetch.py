@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from diagcot.data.errors import DataError
+from diagcot.jobs.execution import variables
 
 WHEEL = "torchxrayvision==1.5.7"
 FILES = {
@@ -68,7 +69,8 @@ def unpack(wheel: Path, folder: Path, names: list[str]) -> None:
 
 def _download(scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = variables.child(*variables.INSTALLERS)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     wheels = sorted(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()

@@ -7,28 +7,50 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from diagcot.jobs.errors import UserError
+
+VARIABLE = "DIAGCOT_CODE"
+"""Set in every process of a run: the snapshot that it runs, a folder that is named by its digest."""
 PACKAGE = Path(__file__).resolve().parents[2]
 COPIERS = 8
+FOLDER = "code"  # of a run: its snapshots
 
 
 def sources(roots: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """(file, its path inside the snapshot) of every file of these packages and modules, caches left out."""
+    """(file, its path inside the snapshot) of every file of these packages and modules, caches and hidden files left out."""
     for root in roots:
         if root.is_file():
             yield root, Path(root.name)
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
             for name in sorted(names):
-                if not name.endswith(".pyc"):
+                if (
+                    not name.startswith(".") and ".pyc" not in name
+                ):  # Python writes to a name with more behind `.pyc` first
                     yield Path(folder) / name, (Path(folder) / name).relative_to(root.parent)
 
 
 def digest(roots: Sequence[Path]) -> str:
-    """A short sha256 of the names and contents of these packages and modules."""
+    """A short sha256 of the names and contents of these packages and modules, in whatever order they are given."""
     total = hashlib.sha256()
-    for path, name in sources(roots):
+    for path, name in sorted(sources(roots), key=lambda pair: str(pair[1])):
         total.update(f"{name}\n".encode() + path.read_bytes())
     return total.hexdigest()[:12]
+
+
+def require_own() -> None:
+    """Raise UserError unless this process imported the code of its run, as it was when the run was submitted.
+
+    Every process of a run calls this first. Outside a run there is nothing to compare with.
+    """
+    snapshot = Path(os.environ.get(VARIABLE, PACKAGE.parent)).resolve()
+    if PACKAGE.parent != snapshot:
+        raise UserError(f"a process of this run has imported {PACKAGE} instead of the run's code in {snapshot}")
+    if snapshot.parent.name == FOLDER and (found := digest(sorted(snapshot.iterdir()))) != snapshot.name:
+        raise UserError(
+            f"the run's code in {snapshot} was changed after submission (its digest is now {found}): submit the run under"
+            " another name (RUN=…), or `make retry STAGE=… CODE=new`"
+        )
 
 
 def snapshot(roots: Sequence[Path], target: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import variables
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.summary import check, summarise
 
@@ -18,14 +19,18 @@ def run(plans: Sequence[Plan]) -> None:
 
     In a terminal, pdb opens where the exception was raised first, except for a UserError.
     """
+    before = dict(os.environ)
     os.environ[VARIABLE] = "1"
+    for name in before.keys() - variables.outside_job(before).keys():  # this is no job, though it may run inside one
+        del os.environ[name]
     try:
         for plan in plans:
             for task_index in plan.open_tasks():
                 _run_task(plan, task_index)
             summarise(plan, check(plan))
     finally:
-        del os.environ[VARIABLE]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _run_task(plan: Plan, task_index: int) -> None:

@@ -18,6 +18,8 @@ from diagcot.jobs import causes
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import code as codes
+from diagcot.jobs.execution import variables
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Array, Attempt
@@ -124,7 +126,8 @@ class Runner:
             DIAGCOT_ATTEMPT=attempt,
             DIAGCOT_TASK=f"{plan.path}/{task_index:05d}",
             PYTHONSAFEPATH="1",  # import the snapshot, not the folder of submission
-            PYTHONPATH=attempts.last_code(plan.path, plan.code),
+            PYTHONPATH=(snapshot := attempts.last_code(plan.path, plan.code)),
+            **{codes.VARIABLE: snapshot},
         )
         executor = submitit.LocalExecutor(folder=plan.path / "submitit")
         size = plan.resources
@@ -207,9 +210,17 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     ]
     if code:
         command.append(f"--code={code}")
+    plans = [read(run_dir / name) for name in stages]
+    names = variables.named(Cluster.read(run_dir).model_dump(), [plan.settings for plan in plans])
+    snapshot = code or attempts.last_code(plans[0].path, plans[0].code)
+    values = {"PYTHONPATH": snapshot, codes.VARIABLE: snapshot}
+    environment = variables.outside_job(variables.child(*names, **values))
+    if told := variables.sentence(sorted(set(os.environ) - set(environment))):
+        append_line(run_dir / "runner.log", told)
     with lock_file:
         child = subprocess.Popen(
             command,
+            env=environment,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -260,6 +271,7 @@ def main(argv: list[str]) -> int:
     variables = {"DIAGCOT_STANDBY": str(shared), "DIAGCOT_OWNER": pid, "DIAGCOT_STANDBY_OWNER": pid}
     os.environ.update(variables)  # for the tasks; not for whatever this process does after the run
     try:
+        codes.require_own()
         code = runner.run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import code
 from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
 from diagcot.jobs.execution.ranks import Ranks, address, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
@@ -64,6 +65,7 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     watchdog = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
     before, began = _progress(plan, task_index), time.monotonic()
     try:
+        code.require_own()
         await_upstream(plan, task_index)
         try:
             state = _run(plan, task_index, ctx)

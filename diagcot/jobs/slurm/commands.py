@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import variables
 from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60
@@ -29,9 +30,7 @@ def available() -> bool:
 
 def run(*command: str, timeout: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     """Run a Slurm command, whatever its exit status. Raises SlurmError if it is missing or does not end in time."""
-    # Variables of the job that we may run in (a finaliser, an salloc shell) must not shape a query or a new job.
-    inherited = ("SLURM_", "SBATCH_", "SUBMITIT_")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(inherited) or k == "SLURM_CONF"}
+    env = variables.outside_job(os.environ)  # we may run in a job ourselves: a finaliser, a shell of salloc
     if why := distrust(Path(env["SLURM_CONF"])) if env.get("SLURM_CONF") else "":  # it names code that is loaded
         raise SlurmError(f"SLURM_CONF={env['SLURM_CONF']} is not used, because {why}")
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs.execution import code as codes
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.state.environments import interpreter
 
@@ -99,6 +100,7 @@ def _named(more: dict[str, str]) -> Options:
 def _text(
     plan: Plan, cluster: Cluster, chosen: Options, code: str, commands: Sequence[str], about: Sequence[str] = ()
 ) -> str:
+    snapshot = shlex.quote(code or plan.code)
     log = "%A_%a.log" if "array" in chosen else "%j.log"
     chosen = chosen | {"output": chosen.get("output", str(plan.path / FOLDER / log)), "open-mode": "append"}
     lines = [
@@ -109,8 +111,10 @@ def _text(
         *_environment(cluster),
         *plan.setup,
         "umask 077",
+        # The user's variables that change Python itself; the others are dropped by `diagcot.jobs.entrypoints`.
+        'unset "${!PYTHON@}" LD_PRELOAD',
         # Without the safe path, `python -m` would put the folder of submission before the copy of the code.
-        f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(code or plan.code)}",
+        f"export PYTHONSAFEPATH=1 PYTHONPATH={snapshot} {codes.VARIABLE}={snapshot}",
         "",
         *commands,
     ]

@@ -6,13 +6,13 @@ package runs as a child process that answers one pair a line.
 
 import contextlib
 import json
-import os
 import selectors
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from diagcot.jobs import UserError
+from diagcot.jobs.execution import variables
 
 _CHILD = Path(__file__).with_name("ratescore_child.py")
 _START_S, _PAIR_S = 300, 120  # patience with the start of the process, and with one pair
@@ -31,8 +31,7 @@ class RateScore:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # None of our packages in its environment, and no look at a hub.
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"},
+            env=variables.child(),
         )
         try:
             self._answer(_START_S)

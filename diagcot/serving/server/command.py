@@ -1,11 +1,11 @@
 """The command line and environment of a vLLM server."""
 
 import importlib.metadata
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.execution import variables
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server.owner import OWNER
 from diagcot.serving.server.placement import Placement
@@ -80,18 +80,13 @@ def environment(
 
     owner: see `owner.process_identity`. cache: folder for what vLLM compiles.
     """
-    env = dict(os.environ)
-    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
-        env.pop(name, None)  # of a training group that this process belongs to, which vLLM must not join
-    root = str(Path(__file__).parents[3])
+    # Nothing of a training group that this process belongs to passes: vLLM must not join it.
+    env = variables.child(**variables.OWN_CODE)
     env |= {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # enables the routes that change weights; only we can reach the socket
         "VLLM_LOGGING_LEVEL": env.get("VLLM_LOGGING_LEVEL", "WARNING"),
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, [env.get("PYTHONPATH")])]),
         "PYTHONUNBUFFERED": "1",
         OWNER: owner,
     }

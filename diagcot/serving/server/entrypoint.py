@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 
+from diagcot.jobs.execution import code
 from diagcot.serving.server.owner import OWNER, follow_owner
 
 
@@ -30,6 +31,7 @@ def _fork_engine_core() -> None:
 
 def main() -> None:
     """Run the server until it is ended. Follows the steps of `vllm serve` (vllm/entrypoints/cli/serve.py)."""
+    code.require_own()
     owner = os.environ.get(OWNER)
     if owner:
         threading.Thread(target=follow_owner, args=(owner,), daemon=True).start()

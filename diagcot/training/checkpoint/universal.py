@@ -4,7 +4,6 @@ DeepSpeed's own converter makes it once, on the first resumption with another nu
 folder: optimiser state by parameter instead of by rank.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context, UserError
+from diagcot.jobs.execution import variables
 from diagcot.jobs.state.files import fsync_tree
 from diagcot.training.distributed import process_group
 
@@ -60,7 +60,7 @@ def _convert(ctx: Context, folder: Path, tag: str) -> None:
     command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
     log = ctx.workspace / "universal.log"
     began = time.monotonic()
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    environment = variables.child(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as child:
         while child.poll() is None:
             ctx.beat()

@@ -27,7 +27,7 @@ def configure() -> None:
     Warnings that the libraries raise in their own modules are ignored; those of this project stay visible.
     """
     for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        os.environ[name] = value
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)

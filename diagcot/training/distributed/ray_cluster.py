@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context
+from diagcot.jobs.execution import variables
 from diagcot.serving.server.owner import process_identity
 
-_ROOT = Path(__file__).parents[3]
 _POLL_S = 1.0  # between looks at the head's processes
 
 
@@ -44,7 +44,7 @@ def _environment(token: str, reconnect_s: int) -> dict[str, str]:
         "RAY_kill_child_processes_on_worker_exit": "false",
         # We assign GPUs to servers; Ray would hide them from an actor that requests none.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+        **variables.OWN_CODE,
     }
 
 
@@ -125,11 +125,14 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     """
     folder = _private_folder()
     environment = _environment(secrets.token_hex(16), 300)  # rank 0 may have a checkpoint to write before it ends
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    import ray  # its core reads the environment when it is loaded
-
+    before, place = dict(os.environ), Path.cwd()
+    os.environ.clear()
+    os.environ.update(variables.child(**environment))
+    # Ray puts the driver's working directory first on the path of every actor, whose code would be what lies there.
+    os.chdir(folder)
     try:
+        import ray  # its core reads the environment when it is loaded
+
         ray.init(
             num_cpus=0,  # our actors request none, and Ray starts no idle workers in advance
             num_gpus=0,
@@ -141,6 +144,8 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
             _temp_dir=str(folder),
             _node_ip_address=_own_address(ctx),
         )
+        os.chdir(place)
+        os.environ.update(before | environment)
         address = ray.get_runtime_context().gcs_address
         head = Head({"address": address, "token": environment["RAY_AUTH_TOKEN"]}, folder)
         try:
@@ -153,10 +158,9 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.chdir(place)
+        os.environ.clear()
+        os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -174,7 +178,8 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
     with (folder / "node.log").open("wb") as log:
         node = subprocess.Popen(
             command,
-            env=os.environ | _environment(rendezvous["token"], 20),
+            env=variables.child(**_environment(rendezvous["token"], 20)),
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from diagcot.jobs import UserError
+from diagcot.jobs.execution import code
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request
@@ -56,6 +57,7 @@ class RewardWorker:
         servers: Mapping[str, Any],
         gpu: str | None = None,
     ) -> None:
+        code.require_own()
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
         self._table = {key: reward for key, reward in table.items() if corpus.get(key)}

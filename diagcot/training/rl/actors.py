@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context, UserError
+from diagcot.jobs.execution import code
 from diagcot.serving import Reply, Request, Server, ServerError, ServerSettings, serve
 from diagcot.serving.server.process import connect
 
@@ -36,6 +37,7 @@ class ModelServer:
     def __init__(
         self, model_dir: Path, settings: ServerSettings, context: dict[str, Any], server: int, servers: int
     ) -> None:
+        code.require_own()
         context = {**context, "rank": 0, "attempt": f"{context['attempt']}-{context['node_rank']}-{server}"}
         if context["gpus"]:
             own_gpus = server_gpus(

@@ -225,7 +225,7 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
     )
     partial = run_folder / "logs/test/cot/partial"
     child = subprocess.Popen(
-        [sys.executable, "-c", code, str(run_folder)], env=os.environ | {"FAKE_SCRIPT": str(script)}
+        [sys.executable, "-c", code, str(run_folder)], env=os.environ | {"DIAGCOT_FAKE_SCRIPT": str(script)}
     )
     deadline = time.monotonic() + 60
     while sum(len(p.read_text().splitlines()) for p in partial.glob("*.jsonl")) < 3 and time.monotonic() < deadline:
