@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.environment import code, variables
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import code, variables
 
 STARTED = "diagcot: starting"  # in a job's log, what comes before this line is the set-up's
 

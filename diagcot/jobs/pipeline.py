@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from diagcot.jobs import chain
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.environment import code as codes
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import code as codes
 from diagcot.jobs.execution import debug, local
 from diagcot.jobs.lease import lease
 from diagcot.jobs.names import check_name, check_stage

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 
 _PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 """What pycocoevalcap drops. It also lists `-LRB-` and the other brackets, which never match a text in lower case."""

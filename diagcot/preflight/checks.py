@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diagcot.jobs import UserError
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 from diagcot.jobs.slurm import capacity
 from diagcot.preflight.finding import Finding, bad, good, note
 

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 
 WHEEL = "torchxrayvision==1.5.7"
 FILES = {

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from diagcot.jobs.entrypoints import TaskEntry
+from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import variables
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.summary import check, summarise
 

@@ -17,9 +17,9 @@ from typing import Any
 from diagcot.jobs import causes
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.entrypoints import TaskEntry
+from diagcot.jobs.environment import code as codes
+from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import code as codes
-from diagcot.jobs.execution import variables
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Array, Attempt

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from diagcot.jobs.environment import code
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import code
 from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
 from diagcot.jobs.execution.ranks import Ranks, address, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders

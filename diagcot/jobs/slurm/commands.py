@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import variables
 from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster, Size
-from diagcot.jobs.execution import code as codes
+from diagcot.jobs.environment import code as codes
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.state.environments import interpreter
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diagcot.jobs import UserError
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 
 _CHILD = Path(__file__).with_name("ratescore_child.py")
 _START_S, _PAIR_S = 300, 120  # patience with the start of the process, and with one pair

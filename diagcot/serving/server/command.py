@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server.owner import OWNER
 from diagcot.serving.server.placement import Placement

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from diagcot.jobs.execution import code
+from diagcot.jobs.environment import code
 from diagcot.serving.server.owner import OWNER, follow_owner
 
 

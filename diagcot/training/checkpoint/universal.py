@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context, UserError
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 from diagcot.jobs.state.files import fsync_tree
 from diagcot.training.distributed import process_group
 

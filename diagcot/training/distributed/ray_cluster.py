@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 from diagcot.serving.server.owner import process_identity
 
 _POLL_S = 1.0  # between looks at the head's processes

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from diagcot.jobs import UserError
-from diagcot.jobs.execution import code
+from diagcot.jobs.environment import code
 from diagcot.rewards import registry
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request

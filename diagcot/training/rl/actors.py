@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context, UserError
-from diagcot.jobs.execution import code
+from diagcot.jobs.environment import code
 from diagcot.serving import Reply, Request, Server, ServerError, ServerSettings, serve
 from diagcot.serving.server.process import connect
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.execution import code
+from diagcot.jobs.environment import code
 from tests import chains
 
-ASK = "from diagcot.jobs.execution import code; code.require_own(); print('own')"
+ASK = "from diagcot.jobs.environment import code; code.require_own(); print('own')"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs.execution import variables
+from diagcot.jobs.environment import variables
 
 HOSTILE = {
     "VLLM_API_KEY": "k", "RAY_ADDRESS": "10.0.0.9:6379", "JAVA_TOOL_OPTIONS": "-XX:+UseParallelGC", "CLASSPATH": "/x",
@@ -68,7 +68,7 @@ def test_files_pass_names_by_keys_by_exports_and_by_settings_that_name_a_variabl
 
 
 def test_the_installer_can_read_this_module_without_any_package(tmp_path: Path) -> None:
-    code = "from diagcot.jobs.execution import variables; print(variables.child()['PYTHONUTF8'])"
+    code = "from diagcot.jobs.environment import variables; print(variables.child()['PYTHONUTF8'])"
     root = variables.OWN_CODE["PYTHONPATH"]
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True
