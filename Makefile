@@ -1,6 +1,12 @@
 # The commands of the suite. `make help` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
+OPTIONS := RECIPE CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B
+# Only make's own command line sets an option: sites export TIME, MEM and others for their own purposes. Python's own
+# variables (PYTHONPATH and others) are nobody's options either.
+exported = $(filter environment%,$(origin $(1)))
+$(foreach name,$(OPTIONS) PYTHON LOCK DRY SCALE SHAPE SLURM_WORKERS COVERAGE BIN,$(if $(call exported,$(name)),$(eval override undefine $(name))))
+$(foreach name,$(filter PYTHON%,$(.VARIABLES)),$(if $(call exported,$(name)),$(eval unexport $(name))))
 PYTHON ?= python3
 RECIPE ?= tiny
 CLUSTER ?= laptop
@@ -12,7 +18,6 @@ HERE := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 # The folder that the link .venv names: `make env` may set the link to another one while this runs.
 BIN = $(HERE)/$(or $(shell readlink $(HERE)/.venv),.venv)/bin
 PYTEST = $(BIN)/python -m pytest
-OPTIONS := RECIPE CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B
 # A value is one word for the shell, and neither make nor the shell runs anything in it.
 unexport $(OPTIONS)
 quote = '$(subst ','\'',$(value $(1)))'

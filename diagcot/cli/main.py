@@ -1,6 +1,5 @@
 """The `diagcot` command. It never imports torch, vllm or transformers; each verb imports what it needs when it runs."""
 
-import getpass
 import os
 import sys
 
@@ -8,13 +7,14 @@ from diagcot.cli.options import Call
 from diagcot.cli.parser import parse
 from diagcot.extras import missing_module
 from diagcot.jobs import UserError
+from diagcot.jobs.slurm.commands import user
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns its exit code, 1 after an error that was printed, 130 after Ctrl-C."""
     args = parse(sys.argv[1:] if argv is None else argv)
     call: Call = args.call
-    os.environ.setdefault("USER", getpass.getuser())  # often unset in containers; cluster files may name it
+    os.environ.setdefault("USER", user())  # often unset in containers; cluster files may name it
     try:
         return call(args)
     except UserError as error:

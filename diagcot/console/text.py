@@ -26,12 +26,20 @@ PLAIN = {
     "×": "x",
 }
 
+LEAST_WIDTH = 40  # columns
+
 
 def console(width: int | None = None) -> Console:
-    """Standard output; without colour in a pipe, with replacements for characters that it cannot show."""
+    """Standard output; without colour in a pipe, with replacements for characters that it cannot show.
+
+    width: in columns; by default the terminal's, at least `LEAST_WIDTH`, since COLUMNS may be 0 or nonsense.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    return Console(width=width, highlight=False, soft_wrap=False)
+    screen = Console(width=width, highlight=False, soft_wrap=False)
+    if width is None and screen.width < LEAST_WIDTH:
+        screen.width = LEAST_WIDTH
+    return screen
 
 
 def fits(screen: Console, text: str) -> str:

@@ -1,5 +1,6 @@
 """The Makefile: values reach the program as one word each, and mistakes are answered."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,11 +10,12 @@ ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = "it's; touch a $(shell touch b) $$(touch c) `touch d` \"e"
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str, **exported: str) -> subprocess.CompletedProcess[str]:
     """`make` in an empty folder, with a program that prints its arguments, one a line."""
     return subprocess.run(
         ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), f"BIN={folder}/bin", *arguments],
         cwd=folder,
+        env=os.environ | exported,
         capture_output=True,
         text=True,
         check=False,
@@ -52,6 +54,24 @@ def test_a_value_is_one_word(program: Path, arguments: list[str], words: list[st
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == words
     assert [path.name for path in program.iterdir()] == ["bin"]
+
+
+@pytest.mark.parametrize("flags", [[], ["-e"]], ids=["plain", "environment overrides"])
+def test_only_the_command_line_sets_an_option(program: Path, flags: list[str]) -> None:
+    exported = dict.fromkeys(
+        ("TIME", "MEM", "RUN", "CLUSTER", "RECIPE", "STAGE", "SEED", "DRY", "CODE", "LOGS"), "site"
+    )
+    assert make(program, *flags, "retry", **exported).stdout.splitlines() == ["retry"]
+    assert make(program, *flags, "retry", "TIME=5", **exported).stdout.splitlines() == ["retry", "--time", "5"]
+    words = ["submit", "--recipe", "tiny", "--cluster", "laptop", "--stage", "all"]
+    assert make(program, *flags, "submit-all", **exported).stdout.splitlines() == words
+
+
+def test_python_variables_of_a_shell_reach_no_command(program: Path) -> None:
+    (program / "bin" / "diagcot").write_text("#!/bin/sh\nenv | grep ^PYTHON || echo none\n")
+    hostile = {"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere", "PYTHONWARNINGS": "error"}
+    given = {name: value for name, value in hostile.items() if name not in os.environ} | {"PYTHONPATH": "/nowhere"}
+    assert make(program, "status", **given).stdout == "none\n"
 
 
 def test_a_verb_before_the_environment_is_built(tmp_path: Path) -> None:
