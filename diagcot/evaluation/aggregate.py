@@ -29,7 +29,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
     rows = list(predictions.read(ctx.files("predictions", "*.jsonl")))
     models = unit.params["models"]
-    tools = TextTools(shared.java_s)
+    tools = TextTools(shared.java_s, shared.fallbacks)
     ctx.progress(0, 3, step="scores")
     found = table(
         *(rows, models, tools, shared.draws),

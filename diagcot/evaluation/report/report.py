@@ -13,6 +13,11 @@ from diagcot.text.pages import environment
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again
 _CURVES = ("loss", "gap", "kl", "reward", "accuracy", "format", "iou", "bleu", "f1", "gate", "length")
+OTHER_WORDS = "°"
+OTHER_WORDS_MEAN = (
+    "by simpler words than those of published figures, because Java was not usable and the recipe allows it; do not compare"
+    " with other runs or papers."
+)
 _MARKS = {"better": "▲", "worse": "▼", "unclear": ""}
 
 
@@ -36,6 +41,8 @@ def html(
         others=[column for column in metrics["columns"] if not column["main"]],
         marks=_MARKS,
         rule=RULE,
+        other_words=OTHER_WORDS,
+        other_words_mean=OTHER_WORDS_MEAN if _other_words(metrics) else "",
         colours=colours,
         plots=_plots(metrics, datasets[0], colours) if datasets else [],
         stages=stages,
@@ -57,7 +64,8 @@ def _plots(metrics: Mapping[str, Any], dataset: str, colours: Mapping[str, int])
         ]
         known = [(m, c["value"], c["low"], c["high"]) for m, c in cells if c and c["value"] is not None]
         if column["main"] and known:
-            plots.append((column["title"], drawing.intervals(known, colours)))
+            mark = OTHER_WORDS if any("words" in cell for _, cell in cells if cell) else ""
+            plots.append((column["title"] + mark, drawing.intervals(known, colours)))
     return plots
 
 
@@ -96,8 +104,10 @@ def _published(metrics: Mapping[str, Any], dataset: str) -> list[tuple[Published
     rows = [row for row in metrics["rows"] if row["dataset"] == dataset]
     found = []
     for one in PUBLISHED:
-        cells = [(row["model"], row["scores"].get(one.column, {}).get("value")) for row in rows]
-        ours = [(model, value) for model, value in cells if value is not None]
+        cells = [(row["model"], row["scores"].get(one.column, {})) for row in rows]
+        ours = [
+            (model, cell["value"]) for model, cell in cells if cell.get("value") is not None and "words" not in cell
+        ]
         if ours:
             found.append((one, [ours[0], ours[-1]] if len(ours) > 1 else ours))
     return found
@@ -117,7 +127,7 @@ def table(metrics: Mapping[str, Any]) -> str:
                     tasks = {column["task"] for column in family}
                     lines.append(f"| {row['model']} | " + " | ".join(cells) + f" | {_samples(row, tasks)} |")
             lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *([f"{OTHER_WORDS} {OTHER_WORDS_MEAN}", ""] if _other_words(metrics) else [])])
 
 
 def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
@@ -149,6 +159,10 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
     return notes + [f"No {name}: {why}." for name, why in metrics["missing"].items()]
 
 
+def _other_words(metrics: Mapping[str, Any]) -> bool:
+    return any("words" in cell for row in metrics["rows"] for cell in row["scores"].values())
+
+
 def _cell(cell: Mapping[str, Any] | None) -> str:
     if not cell:
         return "–"
@@ -156,7 +170,7 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
         return "n/a"
     mark = _MARKS[cell["start"]["verdict"]] if "start" in cell else ""
     interval = "" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]"
-    return f"{cell['value']:.3f}{mark}{interval}"
+    return f"{cell['value']:.3f}{OTHER_WORDS if 'words' in cell else ''}{mark}{interval}"
 
 
 def _samples(row: Mapping[str, Any], tasks: set[str]) -> str:

