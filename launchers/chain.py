@@ -16,7 +16,7 @@ from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 from diagcot.tasks.prompt_set import PromptedSettings
-from launchers import registry
+from launchers import contradictions, registry
 from launchers.stage_kind import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +75,10 @@ class Chain:
             )
             if self.recipe.prompt_set and issubclass(model, PromptedSettings):
                 given = {"prompt_set": self.recipe.prompt_set, **given}
-            self._stages[name] = Stage(spec, self.document.check(model, given, at))
+            settings = self.document.check(model, given, at)
+            if faults := [f"{self.document.where(loc)}: {said}" for loc, said in contradictions.found(settings, at)]:
+                raise UserError("\n".join(faults))
+            self._stages[name] = Stage(spec, settings)
         return self._stages[name]
 
     @property

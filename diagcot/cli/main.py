@@ -8,6 +8,7 @@ from diagcot.cli.parser import parse
 from diagcot.extras import missing_module
 from diagcot.jobs import UserError
 from diagcot.jobs.slurm.commands import user
+from diagcot.jobs.state.processes import allow_open_files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     call: Call = args.call
     os.environ.setdefault("USER", user())  # often unset in containers; cluster files may name it
+    allow_open_files()
     try:
         return call(args)
     except UserError as error:

@@ -12,6 +12,8 @@ from PIL import Image as Pillow
 from PIL import features
 
 from diagcot.data.errors import ImageError
+from diagcot.jobs.errors import StorageError
+from diagcot.jobs.state import reading
 
 if TYPE_CHECKING:
     from pydicom import FileDataset
@@ -49,7 +51,7 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     """
     name = name or str(source if isinstance(source, Path) else "image")
     try:
-        raw = source.read_bytes() if isinstance(source, Path) else source
+        raw = reading.read_bytes(source) if isinstance(source, Path) else source
         if _is_dicom(raw, source):
             image = from_dicom(raw)
         else:
@@ -65,6 +67,8 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
         image.thumbnail((longest, longest), _RESAMPLE)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: the file does not exist") from error
+    except StorageError:
+        raise
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # decoders raise errors of any class on damaged bytes
@@ -94,7 +98,7 @@ def libraries() -> dict[str, str]:
 def size(path: Path) -> tuple[int, int]:
     """Width and height of an image, read from its header. Raises ImageError that names it."""
     try:
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             head = file.read(_DICOM_HEADER)
             if _is_dicom(head, path):
                 return _dicom_size(_dicom(head, header_only=True))
@@ -103,6 +107,7 @@ def size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise ImageError(f"{path}: the file does not exist") from error
     except Exception as error:
+        reading.check_storage(path, error)
         raise ImageError(f"{path} is not a readable image ({type(error).__name__}: {error})") from error
 
 

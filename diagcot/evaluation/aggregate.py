@@ -16,6 +16,7 @@ from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.shards import shard_paths
 
 
@@ -65,7 +66,7 @@ def _judged(ctx: Context) -> Judged:
     """What the judge said of each prediction, where the recipe has one."""
     found: Judged = {}
     for path in ctx.files("verdicts", "*.jsonl"):
-        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        for row in map(json.loads, reading.lines(path)):
             found.setdefault((row["task"], row["model"]), {})[row["id"]] = row["same"]
     return found
 

@@ -13,6 +13,7 @@ from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
 from diagcot.tasks.predictions import Prediction
 
 
@@ -60,16 +61,16 @@ def _order(run: Path, rows: Sequence[Prediction]) -> list[str]:
     """The run's models in the order of its table."""
     present = list(dict.fromkeys(row.model for row in rows))
     try:
-        listed = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
-    except (OSError, ValueError, LookupError):
+        listed = json.loads(reading.read_text(run / "metrics.json"))["models"]
+    except (FileNotFoundError, ValueError, LookupError):
         return present
     return sorted(present, key=lambda model: listed.index(model) if model in listed else len(listed))
 
 
 def _draws(run: Path) -> int:
     try:
-        return int(json.loads((run / "metrics.json").read_text(encoding="utf-8"))["draws"])
-    except (OSError, ValueError, LookupError):
+        return int(json.loads(reading.read_text(run / "metrics.json"))["draws"])
+    except (FileNotFoundError, ValueError, LookupError):
         return AggregateSettings().draws
 
 

@@ -1,24 +1,25 @@
 """Files of predictions: one JSON object a line, and one Parquet file of a whole run."""
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from diagcot.jobs import Context, Unit, UserError
+from diagcot.jobs.state import reading
 from diagcot.tasks.predictions import Prediction
 
 
 def read(paths: Iterable[Path]) -> Iterator[Prediction]:
     """Predictions of JSONL files. Raises UserError that names file and line for a broken line."""
     for path in paths:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield Prediction(**json.loads(line))
-                except (ValueError, TypeError) as error:
-                    raise UserError(
-                        f"{path}:{number} is not a prediction ({type(error).__name__}); run its stage again"
-                    ) from None
+        for number, line in enumerate(reading.lines(path), 1):
+            try:
+                yield Prediction(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path}:{number} is not a prediction ({type(error).__name__}); run its stage again"
+                ) from None
 
 
 def tested(unit: Unit, ctx: Context) -> dict[str, Prediction]:
@@ -59,7 +60,7 @@ def read_parquet(path: Path) -> Iterator[Prediction]:
     from pyarrow import parquet
 
     try:
-        for row in parquet.read_table(path).to_pylist():
+        for row in parquet.read_table(io.BytesIO(reading.read_bytes(path))).to_pylist():
             yield Prediction(**{**row, "scores": dict(row["scores"]), "about": json.loads(row["about"])})
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise UserError(

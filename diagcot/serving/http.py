@@ -21,6 +21,9 @@ request that meets the closing would look like the death of the server."""
 CONNECT_S = 10.0
 """Time limit for a connection."""
 
+ENGINE_DEAD = 503
+"""HTTP status of vLLM's /health when the engine has died (vllm/entrypoints/serve/instrumentator/health.py)."""
+
 
 class ConnectionLostError(Exception):
     """The connection ended before the response was complete."""
@@ -121,7 +124,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._fail(ConnectionLostError("the server closed the connection"))
+        self.lose("the server closed the connection")
+
+    def lose(self, reason: str) -> None:
+        """End the exchange with ConnectionLostError."""
+        self._fail(ConnectionLostError(reason))
 
     def _time_out(self, timeout_s: float) -> None:
         self._fail(TimeoutError(f"no reply in {timeout_s:.0f} s"))
@@ -144,6 +151,7 @@ class ConnectionPool:
         self._address, self._timeout_s = address, timeout_s
         self._headers = address.headers()
         self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
         self._tls = ssl.create_default_context() if address.tls else None
 
     async def post(self, path: str, body: bytes) -> Response:
@@ -158,7 +166,11 @@ class ConnectionPool:
 
     async def _exchange(self, request: Sequence[bytes], timeout_s: float) -> Response:
         connection = self._idle_connection() or await self._new_connection()
-        response = await connection.exchange(request, timeout_s)
+        self._busy.add(connection)
+        try:
+            response = await connection.exchange(request, timeout_s)
+        finally:
+            self._busy.discard(connection)
         if connection.reusable:
             self._idle.append(connection)
         return response
@@ -190,6 +202,11 @@ class ConnectionPool:
         else:
             _, connection = await loop.create_connection(_Connection, address.host, address.port, ssl=self._tls)
         return connection
+
+    def lose(self, reason: str) -> None:
+        """End all exchanges with ConnectionLostError."""
+        for connection in list(self._busy):
+            connection.lose(reason)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -16,6 +16,13 @@ from diagcot.jobs import UserError
 MODEL_NAME = "model"
 """Name under which every server that we start serves its model."""
 
+WHOLE = ("stop", "length")
+"""Finish reasons of texts that the model has ended, or that reached max_tokens."""
+PASSING = ("abort", "error", "None")
+"""Finish reasons of a server that is ending or has failed; the same request may succeed at the next try."""
+NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""vLLM's sampling parameters that a model folder's generation_config.json may set, without effect."""
+
 _TOKEN = secrets.token_hex(8)
 _PLACEHOLDER = re.compile(f"{_TOKEN}-(\\d+)-".encode())
 """Stands for image number N in the JSON of a request until the bytes are joined."""
@@ -53,13 +60,15 @@ class Request:
     return_token_ids: bool = False
     scored_tokens: tuple[int, ...] = ()  # ids of tokens whose log-probabilities as the first token are returned
 
-    def encode(self, model: str = MODEL_NAME, vllm: bool = True) -> bytes:
+    def encode(self, model: str = MODEL_NAME, vllm: bool = True, sampling: dict[str, float] | None = None) -> bytes:
         """The JSON body of POST /v1/chat/completions. The images are copied once and not decoded.
 
-        vllm: whether the server supports vLLM's additions to OpenAI's interface. Raises ValueError for an invalid request,
-        UserError for one that needs an addition which the server does not support.
+        vllm: whether the server supports vLLM's additions to OpenAI's interface. sampling: further sampling parameters, which
+        only vLLM is sent. Raises ValueError for an invalid request, UserError for one that needs an addition which the server
+        does not support.
         """
-        pieces = _PLACEHOLDER.split(json.dumps(self.body(model, vllm)).encode())
+        body = self.body(model, vllm) | (sampling or {} if vllm else {})
+        pieces = _PLACEHOLDER.split(json.dumps(body).encode())
         pieces[1::2] = [_base64(self.images[int(index)]) for index in pieces[1::2]]
         return b"".join(pieces)
 
@@ -109,7 +118,7 @@ class Reply:
     """The reply to a request: one text for each of its `n` samples, or `error` and no text."""
 
     texts: list[str] = field(default_factory=list)
-    finish_reasons: list[str] = field(default_factory=list)  # stop or length
+    finish_reasons: list[str] = field(default_factory=list)  # WHOLE
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None: not reported
@@ -129,6 +138,18 @@ class Reply:
         """The first text; empty if there is none."""
         return self.texts[0] if self.texts else ""
 
+    def fault(self, n: int) -> str | None:
+        """Why this is not a whole reply to a request for `n` samples; None if it is."""
+        if len(self.texts) != n:
+            return f"it holds {len(self.texts)} of {n} texts"
+        ended = next((reason for reason in self.finish_reasons if reason not in WHOLE), None)
+        return None if ended is None else f"it ended by {ended}"
+
+    @property
+    def may_pass(self) -> bool:
+        """True if what `fault` found may be gone at the next try."""
+        return all(reason in (*WHOLE, *PASSING) for reason in self.finish_reasons)
+
     @staticmethod
     def from_body(body: dict[str, Any]) -> "Reply":
         """Parse a response body. Raises KeyError, TypeError or IndexError if it is not a chat completion."""
@@ -138,7 +159,7 @@ class Reply:
         scored = any(tokens)
         return Reply(
             texts=[c["message"]["content"] or "" for c in choices],
-            finish_reasons=[c["finish_reason"] for c in choices],
+            finish_reasons=[str(c["finish_reason"]) for c in choices],
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
             cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),

@@ -77,6 +77,12 @@ class ServerSettings(Settings):
         " https://host or unix:/path.",
     )
     endpoint_model: str | None = Field(default=None, description="Name by which the endpoint knows its model.")
+    endpoint_sampling: Literal["neutral", "server"] = Field(
+        default="neutral",
+        description="Sampling parameters of a vLLM endpoint that a stage does not set. neutral: top_k, min_p and"
+        " the penalties without effect, so that the model folder's generation_config.json changes nothing. server: the"
+        " endpoint's own.",
+    )
     api_key_env: str | None = Field(
         default=None, description="Name of the environment variable of the job that holds the endpoint's key."
     )
@@ -89,10 +95,9 @@ class ServerSettings(Settings):
     @model_validator(mode="after")
     def _check_endpoint(self) -> "ServerSettings":
         if self.endpoint is None:
-            if self.endpoint_model or self.api_key_env or self.data_may_leave_the_allocation:
-                raise ValueError(
-                    "endpoint_model, api_key_env and data_may_leave_the_allocation need `endpoint`, which is not set"
-                )
+            names = ("endpoint_model", "endpoint_sampling", "api_key_env", "data_may_leave_the_allocation")
+            if any(getattr(self, name) != type(self).model_fields[name].default for name in names):
+                raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} need `endpoint`, which is not set")
         elif not re.match(r"(https?://[^/\s]+|unix:/)", self.endpoint):
             raise ValueError("endpoint must be http://host:port, https://host or unix:/path")
         elif not self.endpoint_model:

@@ -16,6 +16,7 @@ from diagcot.data.phantom.drawing import VIEWS
 from diagcot.data.pixels import Jpeg, convert, libraries, transform
 from diagcot.data.study import Study
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.shards.partial import Bad, Converted, Partial
 from diagcot.shards.settings import BuildSettings, Source, usable
 from diagcot.shards.sources import CollectionReader, open_reader, phantom_images, studies
@@ -168,9 +169,9 @@ def _jpeg(raw: bytes, size: int, quality: int) -> Jpeg:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file. Raises ImageError if it cannot be read, for any reason."""
+    """The bytes of a file. Raises ImageError if there is none, StorageError if the machine could not read it."""
     try:
-        return path.read_bytes()
+        return reading.read_bytes(path)
     except FileNotFoundError:
         raise ImageError("the file does not exist") from None
     except OSError as error:

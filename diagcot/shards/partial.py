@@ -4,6 +4,7 @@ import zlib
 
 from diagcot.data.pixels import Jpeg
 from diagcot.jobs import Context, Unit
+from diagcot.shards.files import File
 
 Bad = tuple[str, str, str]
 """The id of an image, its file, and why it could not be used."""
@@ -31,15 +32,14 @@ class Partial:
         row = self._rows.pop(self._id(study), None)
         if row is None:
             return None
-        jpegs = []
+        jpegs, at = [], row["at"]
+        file = File(self._folder / row["file"])
         try:
-            with (self._folder / row["file"]).open("rb") as file:
-                file.seek(row["at"])
-                for size, crc, width, height, phantom, sha256 in row["jpegs"]:
-                    data = file.read(size)
-                    if zlib.crc32(data) != crc:
-                        return None
-                    jpegs.append(Jpeg(data, width, height, phantom, bytes.fromhex(sha256)))
+            for size, crc, width, height, phantom, sha256 in row["jpegs"]:
+                data, at = file.read(size, at), at + size
+                if zlib.crc32(data) != crc:
+                    return None
+                jpegs.append(Jpeg(data, width, height, phantom, bytes.fromhex(sha256)))
         except FileNotFoundError:
             return None
         return row["images"], jpegs, [(image, path, reason) for image, path, reason in row["bad"]]

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,6 +15,10 @@ from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError
 from diagcot.data.study import Box, Image, Study
+from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
+from diagcot.shards import hdf5
+from diagcot.shards.files import File
 from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
 
 REBUILD = "run `diagcot shards rebuild` on it, and submit again"
@@ -23,8 +26,11 @@ _BLOCK = 4 << 20
 
 
 def shard_paths(root: Path) -> list[Path]:
-    """The shards under `root`, sorted by name; files that are still being written start with a dot and are left out."""
-    return sorted(path for path in Path(root).glob("*.h5") if not path.name.startswith("."))
+    """The shards under `root`, sorted by name; files that are still being written start with a dot and are left out.
+
+    Raises StorageError if the folder cannot be read.
+    """
+    return reading.listing(Path(root), "*.h5")
 
 
 class _Column(NamedTuple):
@@ -51,7 +57,8 @@ class Shard:
 
     Numbers are kept in memory once they were needed: about 28 bytes for each image and 54 for each study if all are.
     Texts are read from the file each time. An image and a column are checked when a process first reads them.
-    Rows of images and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard.
+    Rows of images and of studies count from 0. Raises DataError, naming the file, when it is not a whole shard, and
+    StorageError when the machine or its storage could not read it.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -141,7 +148,7 @@ class Shard:
         if not 0 <= row < len(offset) - 1:
             raise IndexError(f"{self.path} has {self.images} images; there is no row {row}")
         start, end = int(offset[row]), int(offset[row + 1])
-        data = os.pread(self._handle, end - start, blob + start)
+        data = self._file.read(end - start, blob + start)
         if not self._intact[row]:
             self._check_image(row, data)
         return data
@@ -165,46 +172,45 @@ class Shard:
     @cached_property
     def _header(self) -> _Header:
         """The contents of the file. Columns are read by their places later, and the HDF5 file is closed."""
-        columns: dict[str, _Column] = {}
         try:
-            # No lock: a published shard never changes, and some network file systems do not support locks.
-            with h5py.File(self.path, "r", locking=False) as file:
-                attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
-                if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
-                    raise DataError(
-                        f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
-                    )
-
-                def add_column(name: str, item: h5py.Group | h5py.Dataset) -> None:
-                    if isinstance(item, h5py.Dataset) and name != "images/jpeg":
-                        # h5py has no place for a data set without rows.
-                        place = item.id.get_offset() if item.size else 0
-                        size = int(item.size) * item.dtype.itemsize
-                        columns[name] = _Column(int(place), size, item.shape, item.dtype, int(item.attrs["crc32"]))
-
-                file.visititems(add_column)
-                blob = file["images/jpeg"]
-                header = _Header(
-                    columns, attrs, json.loads(file["studies/labels"].attrs["names"]), blob.id.get_offset() or 0
-                )
-                size = len(blob)
-            self._header = header  # _numbers needs it
-            if self._numbers("images/offset")[-1] != size:
+            self._header, size = reading.patient(self.path, self._read_header)
+            if self._numbers("images/offset")[-1] != size:  # needs the header
                 raise DataError(f"{self.path}: offsets do not fit the images; {REBUILD}")
         except FileNotFoundError as error:
             raise DataError(f"{self.path} does not exist; build the shards first (`make submit-stage0`)") from error
-        except DataError:
+        except UserError:
             self.__dict__.pop("_header", None)
             raise
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # h5py has no error class
             raise DataError(f"{self.path} is not a whole shard ({error}); {REBUILD}") from error
-        return header
+        return self._header
+
+    def _read_header(self) -> tuple[_Header, int]:
+        """The header, and the number of bytes of all images. Raises what h5py raises, and OSError of the storage."""
+        columns: dict[str, _Column] = {}
+
+        def add_column(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset) and name != "images/jpeg":
+                # h5py has no place for a data set without rows.
+                place = item.id.get_offset() if item.size else 0
+                size = int(item.size) * item.dtype.itemsize
+                columns[name] = _Column(int(place), size, item.shape, item.dtype, int(item.attrs["crc32"]))
+
+        with hdf5.opened(self.path, "r") as file:
+            attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
+            if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
+                raise DataError(
+                    f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
+                )
+            file.visititems(add_column)
+            blob, labels = file["images/jpeg"], json.loads(file["studies/labels"].attrs["names"])
+            return _Header(columns, attrs, labels, blob.id.get_offset() or 0), len(blob)
 
     def _checked(self, name: str) -> Iterator[bytes]:
         """The bytes of a column. Raises DataError after the last one if the checksum is wrong."""
         column, crc = self._header.columns[name], 0
         for at in range(0, column.size, _BLOCK):
-            block = os.pread(self._handle, min(_BLOCK, column.size - at), column.place + at)
+            block = self._file.read(min(_BLOCK, column.size - at), column.place + at)
             crc = zlib.crc32(block, crc)
             yield block
         if crc != column.crc32:
@@ -227,7 +233,7 @@ class Shard:
             self._intact_texts.add(name)
         offset = self._numbers(f"{name}/offset")
         start, end = int(offset[row]), int(offset[row + 1])
-        return os.pread(self._handle, end - start, self._header.columns[f"{name}/text"].place + start).decode()
+        return self._file.read(end - start, self._header.columns[f"{name}/text"].place + start).decode()
 
     @cached_property
     def _intact_texts(self) -> set[str]:
@@ -253,10 +259,5 @@ class Shard:
         return boxes
 
     @cached_property
-    def _handle(self) -> int:
-        """A plain file descriptor: pread(2) has no shared position, so a forked child may use its parent's."""
-        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if "_handle" in self.__dict__:
-            os.close(self._handle)
+    def _file(self) -> File:
+        return File(self.path)

@@ -10,12 +10,16 @@ from pathlib import Path
 
 from diagcot.data.errors import DataError
 from diagcot.jobs import UserError
-from diagcot.jobs.state import ledger
+from diagcot.jobs.errors import StorageError
+from diagcot.jobs.state import ledger, reading
 from diagcot.shards.reader import Shard, shard_paths
 
 
 def faults(path: Path) -> Iterator[str]:
-    """One line for each fault, with the shard and the record; nothing for an intact shard."""
+    """One line for each fault, with the shard and the record; nothing for an intact shard.
+
+    A fault is a wrong checksum or format. Raises StorageError if the machine or its storage could not read the shard.
+    """
     shard = Shard(path)
     try:
         shard.check_columns()
@@ -39,7 +43,10 @@ def check(paths: Sequence[Path]) -> int:
     damaged = total = 0
     for path in paths:
         for shard in shard_paths(path) if path.is_dir() else [path]:
-            lines = list(faults(shard))
+            try:
+                lines = list(faults(shard))
+            except StorageError as error:  # says nothing about the shard
+                lines = [str(error)]
             print("\n".join(lines) or f"{shard}: intact, {len(Shard(shard))} studies, {Shard(shard).images} images")
             total, damaged = total + 1, damaged + bool(lines)
     if total == 0:
@@ -50,7 +57,8 @@ def check(paths: Sequence[Path]) -> int:
 def rebuild(paths: Sequence[Path], logs: Path) -> int:
     """Rename every damaged shard to `.<name>.damaged`, which readers ignore, and withdraw its manifest.
 
-    The next submission then builds these shards again. Raises UserError if no ledger under `logs` lists the shard.
+    The next submission then builds these shards again. Raises UserError if no ledger under `logs` lists the shard, and
+    StorageError, before anything is set aside, if a shard could not be read: that is no damage.
     """
     damaged = [
         (shard, lines)
@@ -72,6 +80,8 @@ def rebuild(paths: Sequence[Path], logs: Path) -> int:
 def _stage_of(shard: Path, logs: Path) -> Path:
     """The stage folder whose ledger lists this shard as its output."""
     for manifest in sorted(logs.glob(f"*/*/done/{shard.stem}.json")):
-        if str(shard.resolve()) in (str(Path(name).resolve()) for name in json.loads(manifest.read_text())["outputs"]):
+        if str(shard.resolve()) in (
+            str(Path(name).resolve()) for name in json.loads(reading.read_bytes(manifest))["outputs"]
+        ):
             return manifest.parents[1]
     raise UserError(f"no run under {logs} made {shard}: give the folder of its run with --logs")

@@ -17,6 +17,7 @@ from diagcot import __version__
 from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import CHEXPERT_LABELS, Image, Study
+from diagcot.shards import hdf5
 from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
 
 _BLOCK = 16 << 20
@@ -80,8 +81,8 @@ class ShardWriter:
 
     def _write(self) -> None:
         # v110 rather than "latest", so that older h5py and other tools can read it, and rather than "earliest", since
-        # its metadata has checksums. No lock: no other process opens the file, and some network file systems have no locks.
-        with h5py.File(self.path, "w", libver=("v110", "v110"), locking=False) as file:
+        # its metadata has checksums.
+        with hdf5.opened(self.path, "w", libver=("v110", "v110")) as file:
             about = {"format": FORMAT, "schema": SCHEMA, "code": code()} | dict(sorted(self._provenance.items()))
             for name, value in about.items():
                 _attribute(file, name, value)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.state import reading
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
@@ -70,14 +72,11 @@ class Sample:
 
 def read_samples(path: Path) -> Iterator[Sample]:
     """Samples of a JSONL file in its order. Raises ValueError that names file and line for a broken line."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield Sample.from_json(line)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it"
-                ) from error
+    for number, line in enumerate(reading.lines(path), 1):
+        try:
+            yield Sample.from_json(line.decode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it") from error
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:

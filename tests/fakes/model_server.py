@@ -11,6 +11,11 @@ The environment variable DIAGCOT_FAKE_SCRIPT names a JSON file:
     die_after, hang_after
                     requests answered by the first process before it dies, or answers nothing any more, /health
                     included (later processes live on)
+    engine_dies_after
+                    requests answered by the first process before its engine dies: no request is answered any more,
+                    /health is 503, all other paths answer as before
+    finish          {"text": [reason, ...]}: the first replies to requests that hold the text end for these reasons, in half
+                    of their words; of several texts of a reply the last one does
     die_on, hang_on, cut_on, garble_on
                     a text; a request that holds it kills the server, is never answered, gets half a body, gets no JSON
     refuse          {"text": [status, ...]}: requests that hold the text get these statuses in turn, then an answer
@@ -112,9 +117,10 @@ class Model:
         first = not (log.exists() and "start" in log.read_text().splitlines())
         self.script = script
         self.log = log.open("a", buffering=1)
-        self.die_after, self.hang_after = (
-            script.get(name, NEVER) if first else NEVER for name in ("die_after", "hang_after")
+        self.die_after, self.hang_after, self.engine_dies_after = (
+            script.get(name, NEVER) if first else NEVER for name in ("die_after", "hang_after", "engine_dies_after")
         )
+        self.finish = {text: list(reasons) for text, reasons in script.get("finish", {}).items()}
         self.refusals = {text: list(statuses) for text, statuses in script.get("refuse", {}).items()}
         self.kv_tokens = script.get("kv_tokens", 1_000_000)
         self.cache = PrefixCache(self.kv_tokens)
@@ -135,13 +141,16 @@ class Model:
             return 200, {"answered": self.answered, "running": self.running, "most": self.most}
         if path == "/metrics":
             return 200, self.metrics().encode()
+        dead = self.answered >= self.engine_dies_after
         if path != "/v1/chat/completions":
-            return 200, {}
+            return (503 if dead and path == "/health" else 200), {}
         body = json.loads(raw)
         prompt = prompt_of(body)
         self.note(prompt[:40].replace("\n", " "))
         if self.script.get("die_on", "\0") in prompt or self.answered >= self.die_after:
             os._exit(1)
+        if dead:
+            await asyncio.sleep(3600)
         if self.slots.locked() and self.waiting >= self.script.get("queue", NEVER):
             return 429, {"error": {"message": "the queue is full"}}
         self.waiting += 1
@@ -194,10 +203,15 @@ class Model:
             or self.script.get("text", plain)
             for turn in range(body.get("n", 1))
         ]
-        choices = [
+        choices: list[dict[str, Any]] = [
             {"index": turn, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             for turn, text in enumerate(texts)
         ]
+        for text, reasons in self.finish.items():
+            if text in prompt and reasons:
+                content = choices[-1]["message"]["content"]
+                choices[-1]["message"]["content"] = content[: len(content) // 2]
+                choices[-1]["finish_reason"] = reasons.pop(0)
         counted = (tokens, sum(len(text) // 4 + 1 for text in texts))
         usage = dict(zip(("prompt_tokens", "completion_tokens"), self.script.get("usage", counted), strict=True))
         return {"choices": choices, "usage": usage}

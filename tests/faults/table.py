@@ -49,6 +49,7 @@ FAULTS = {
     33: "sbatch prints warnings or a cluster's name",
     34: "huge plan",
     35: "a process of a training job dies",
+    36: "the machine or its storage cannot read a file",
 }
 
 MISSING: frozenset[int] = frozenset()

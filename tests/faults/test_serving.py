@@ -17,6 +17,7 @@ from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import ServerError
+from diagcot.serving.client import connection
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server import process
 from diagcot.serving.server.placement import Placement
@@ -74,6 +75,36 @@ def test_row_25_a_server_that_hangs_is_replaced(tmp_path: Path, monkeypatch: Pat
         assert server.generation == 1 and server.process.pid != hanging
     assert len(answered(replies)) == 30
     assert not Path(f"/proc/{hanging}").exists() and time.monotonic() - started < 20
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    25,
+    promise="noticed within seconds, long before the requests' deadline; the server is replaced and nothing is lost",
+    injected="a server whose engine dies while its API process stays: requests hang, /health is 503",
+    daemons="simulated",
+)
+def test_row_25_a_server_whose_engine_died_is_replaced_within_seconds(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 1.0)
+    with fake(tmp_path, monkeypatch, {"request_timeout_s": 600}, engine_dies_after=10) as server:
+        started = time.monotonic()
+        replies = dict(server.complete(ask(30)))
+        assert server.generation == 1
+    assert len(answered(replies)) == 30 and time.monotonic() - started < 60
+
+
+@pytest.mark.heavy
+@pytest.mark.row(
+    25,
+    promise="a server that is slow, and says so on /health, is waited for",
+    injected="replies that take three times as long as the silence after which /health is asked",
+    daemons="simulated",
+)
+def test_row_25_a_slow_server_is_not_taken_for_dead(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 0.3)
+    with fake(tmp_path, monkeypatch, {"request_timeout_s": 600}, delay_s=1.0) as server:
+        assert len(answered(dict(server.complete(ask(3))))) == 3
+        assert server.generation == 0
 
 
 HOPELESS: dict[str, tuple[dict[str, Any], str]] = {

@@ -25,7 +25,7 @@ def test_names_and_numbers_agree() -> None:
 
 
 def test_every_row_has_a_test_or_is_known_to_lack_one() -> None:
-    assert sorted(table.FAULTS) == list(range(1, 36))
+    assert sorted(table.FAULTS) == list(range(1, len(table.FAULTS) + 1))
     tested = {row.number for row in ROWS}
     assert not tested & table.MISSING, f"take {sorted(tested & table.MISSING)} out of MISSING in tests/faults/table.py"
     assert tested | table.MISSING == set(table.FAULTS), f"no test: {sorted(set(table.FAULTS) - tested - table.MISSING)}"

@@ -17,6 +17,7 @@ from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
 from diagcot.console.state.run import Run, Stage
 from diagcot.console.state.status import snapshot
+from diagcot.jobs.errors import StorageError
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state import failures as raised
@@ -143,7 +144,7 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
             first = "lower the batch size in the recipe and use another RUN=, or use nodes with more memory"
     elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in message:
         options.append(f"TIME={int(size['minutes'] * RETRY_FACTOR)}")
-    elif remedy(failure.message):
+    elif failure.kind == StorageError.__name__ or remedy(failure.message):
         first = "fix that"
     elif failure.where:
         first, options = "fix the code (CODE=new runs the fixed code)", ["CODE=new"]

@@ -15,6 +15,7 @@ from diagcot.cot.records import JudgementRecord, TraceRecord, VerdictRecord
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
 from diagcot.tasks.samples import write_samples
@@ -35,8 +36,7 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
     """Write a verdict for every trace of unit `unit.key`, and the training samples of those that are kept."""
     settings = FilterSettings.model_validate(ctx.settings)
     path = Path(ctx.inputs["traces"][0]) / f"{unit.key}.jsonl"
-    with path.open(encoding="utf-8") as lines:
-        traces = {row["id"]: row for row in map(json.loads, lines)}
+    traces = {row["id"]: row for row in map(json.loads, reading.lines(path))}
     records = ctx.records(unit)
     try:
         unjudged = []

@@ -19,6 +19,7 @@ from diagcot.cot.review.truth import known
 from diagcot.cot.settings import TracesSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs.state import reading
 
 Pair = tuple[TraceRecord, VerdictRecord]  # a trace and the verdict on it
 Judged = tuple[TraceRecord, VerdictRecord, frozenset[str]]  # and in what the trace is untrue
@@ -63,17 +64,15 @@ def run(unit: Unit, shared: TracesSettings, ctx: Context) -> Result | None:
 
 def pairs(traces: Path, verdicts: Path) -> Iterator[Pair]:
     """Every verdict with its trace, unit by unit. Raises UserError for a verdict whose trace is missing."""
-    for path in sorted((verdicts / "verdicts").glob("[!.]*.jsonl")):
-        with (traces / path.name).open(encoding="utf-8") as lines:
-            known = {row["id"]: row for row in map(json.loads, lines)}
-        with path.open(encoding="utf-8") as lines:
-            for verdict in map(json.loads, lines):
-                if verdict["id"] not in known:
-                    raise UserError(
-                        f"{path} has a verdict on {verdict['id']}, which is not in {traces / path.name}:"
-                        " run the filter stage again"
-                    )
-                yield known[verdict["id"]], verdict
+    for path in reading.listing(verdicts / "verdicts", "*.jsonl"):
+        known = {row["id"]: row for row in map(json.loads, reading.lines(traces / path.name))}
+        for verdict in map(json.loads, reading.lines(path)):
+            if verdict["id"] not in known:
+                raise UserError(
+                    f"{path} has a verdict on {verdict['id']}, which is not in {traces / path.name}:"
+                    " run the filter stage again"
+                )
+            yield known[verdict["id"]], verdict
 
 
 class _Lowest:

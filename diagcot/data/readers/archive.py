@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from diagcot.data.errors import DataError
+from diagcot.jobs.state import reading
 
 _END, _END64, _LOCATOR64, _MEMBER = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02"
 _STUDY = re.compile(rb"(?:^|/)s(\d{1,9})\.txt$")
@@ -26,11 +27,12 @@ class ReportZip:
         self.path = path
         numbers, offsets, sizes = array("I"), array("Q"), array("I")
         try:
-            with path.open("rb") as file:
+            with reading.opened(path) as file:
                 start, length = self._directory(file.read, file.seek, path.stat().st_size)
                 file.seek(start)
                 directory = memoryview(file.read(length))
         except (OSError, struct.error) as error:
+            reading.check_storage(path, error)
             raise self._damaged(error) from error
         at = 0
         while bytes(directory[at : at + 4]) == _MEMBER:
@@ -60,7 +62,7 @@ class ReportZip:
         if at == len(self._numbers) or self._numbers[at] != number:
             return None
         try:
-            with self.path.open("rb") as file:
+            with reading.opened(self.path) as file:
                 file.seek(int(self._offsets[at]))
                 head = file.read(30)
                 method, _, _, crc = struct.unpack_from("<HHHI", head, 8)
@@ -73,6 +75,7 @@ class ReportZip:
             if crc and zlib.crc32(text) != crc:  # writers that stream leave 0 here
                 raise ValueError("its checksum differs")
         except (OSError, ValueError, struct.error, zlib.error) as error:
+            reading.check_storage(self.path, error)
             raise DataError(
                 f"{self.path}: the report s{number}.txt is damaged ({error}); download the zip again"
             ) from error

@@ -28,6 +28,7 @@ from diagcot.data.readers.layouts import (
 )
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import Image, Study, seeded_split, view_of
+from diagcot.jobs.state import reading
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
 """Shares of the studies, as in R2Gen's split (2,069 / 296 / 590; Chen et al. 2020, arXiv:2010.16056)."""
@@ -101,17 +102,18 @@ class IuXray:
         archive = self.root / IU_ARCHIVE
         if not archive.is_file():
             for path in sorted((self.root / IU_FOLDER).glob("*.xml")):
-                yield str(path), path.read_bytes()
+                yield str(path), reading.read_bytes(path)
             return
         try:
             # Decompressed as a whole (20 MB): an incomplete stream would look like a shorter archive.
-            with tarfile.open(fileobj=io.BytesIO(gzip.decompress(archive.read_bytes()))) as members:
+            with tarfile.open(fileobj=io.BytesIO(gzip.decompress(reading.read_bytes(archive)))) as members:
                 for member in members:
                     if member.isfile() and member.name.endswith(".xml"):
                         source = members.extractfile(member)
                         assert source is not None
                         yield member.name, source.read()
         except (tarfile.TarError, EOFError, OSError) as error:
+            reading.check_storage(archive, error)
             raise DataError(f"{archive} is damaged ({error}); delete it and run `make data-iu`") from error
 
     def _parse(self, text: bytes) -> Study:
@@ -246,7 +248,9 @@ def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
     Raises DataError for a file of another shape.
     """
     try:
-        records = [record for part in json.loads(path.read_text(encoding="utf-8-sig")).values() for record in part]
+        records = [
+            record for part in json.loads(reading.read_bytes(path).decode("utf-8-sig")).values() for record in part
+        ]
         by_id = {record["id"].split("_")[0]: record for record in records}
         if not {record["split"] for record in records} <= {"train", "val", "test"}:
             raise ValueError("the split of a record is not train, val or test")

@@ -27,6 +27,7 @@ from diagcot.data.readers.layouts import (
 )
 from diagcot.data.reports.sections import Override, read_overrides, sections
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS, Box, Image, Study, split_of, view_of
+from diagcot.jobs.state import reading
 
 METADATA = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
@@ -190,7 +191,7 @@ class MimicCxr:
 
             def from_tree(subject: int, study: int) -> bytes | None:
                 path = folder(place, subject, study).with_suffix(".txt")
-                return path.read_bytes() if path.is_file() else None
+                return reading.read_bytes(path) if path.is_file() else None
 
             return from_tree
         archive = ReportZip(place)

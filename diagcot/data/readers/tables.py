@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from diagcot.data.errors import DataError
 from diagcot.jobs.settings import near
+from diagcot.jobs.state import reading
 
 Row = tuple[str, ...]
 Fault = Callable[[str, str], None]
@@ -77,12 +78,17 @@ def rows(
             "a later one: download the table again"
         ) from error
     except OSError as error:
+        reading.check_storage(path, error)
         raise DataError(f"{path} cannot be read ({error}); download it again") from error
 
 
 def _text(path: Path, encoding: str) -> TextIO:
     """The decompressed text, without a byte order mark and with its original newlines."""
-    raw: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  closed with the wrapper
+    raw: Any = reading.opened(path)
+    if path.suffix == ".gz":
+        packed = gzip.GzipFile(fileobj=raw)
+        packed.myfileobj = raw  # which it closes at its end
+        raw = packed
     try:
         start = raw.peek(4)[:4]
     except BaseException:

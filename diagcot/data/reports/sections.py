@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagcot.data.errors import DataError
+from diagcot.jobs.state import reading
 
 PREAMBLE, WHOLE, LAST = "preamble", "full report", "last_paragraph"
 CONCLUDING = ("impression", "findings", LAST, "comparison")
@@ -191,7 +192,7 @@ def read_overrides(path: Path) -> dict[str, Override]:
     Raises DataError that names the file and the study of a record that has another shape.
     """
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(reading.read_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); see docs/data.md for its format") from error
     if not isinstance(records, dict):

@@ -7,6 +7,7 @@ from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.metrics import labels
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.tasks.predictions import Prediction
@@ -66,11 +67,11 @@ class ClinicalScores:
         all_scores = ClinicalScores()
         readers: set[str] = set()
         for path in ctx.files("clinical", "*.missing.json"):
-            status = json.loads(path.read_text(encoding="utf-8"))
+            status = json.loads(reading.read_text(path))
             readers.update(status["readers"])
             all_scores.missing.update(status["missing"])
         for path in ctx.files("clinical", "*.jsonl"):
-            for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            for row in map(json.loads, reading.lines(path)):
                 of_model = all_scores.scores.setdefault((row["task"], row["model"]), {})
                 of_model.setdefault(row["id"], {}).update(row["scores"])
         return ClinicalScores(all_scores.scores, all_scores.missing, frozenset(readers))

@@ -160,6 +160,7 @@ def _rows(
             row["samples"][task] = len(answers)
             row["failures"][task] = {
                 "no_text": sum(answer.finish == "error" for answer in answers),
+                "empty": sum(answer.finish == "stop" and not answer.output.strip() for answer in answers),
                 "cut_at_max_tokens": sum(answer.finish == "length" for answer in answers),
                 "unreadable": sum(answer.finish == "stop" and unreadable(answer) for answer in answers),
             }

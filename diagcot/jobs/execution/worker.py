@@ -27,7 +27,7 @@ from diagcot.jobs.state import failures
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
-from diagcot.jobs.state.processes import is_alive
+from diagcot.jobs.state.processes import allow_open_files, is_alive
 from diagcot.jobs.state.progress import Progress
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
@@ -51,6 +51,7 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     Raises what the kind raised, after it was written to `failed/`.
     """
     os.umask(0o077)
+    allow_open_files()
     plan, ranks = read(Path(stage_dir)), from_environment()
     ctx = _context(plan, task_index, ranks)
     debugged = "DIAGCOT_DEBUG" in os.environ  # a person uses this terminal and its Ctrl-C

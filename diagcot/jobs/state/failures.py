@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs.errors import StorageError, UserError
 from diagcot.jobs.state.files import write_json
 
 FRAMES = 6  # of a traceback that are kept, the innermost last
@@ -28,7 +28,7 @@ def write(stage_dir: Path, task: str, attempt: str, rank: int, unit: str, error:
         "time": time.time(),
         "type": kind or type(error).__name__,
         "message": str(error)[:MESSAGE],
-        "for_user": isinstance(error, UserError),
+        "for_user": isinstance(error, UserError) and not isinstance(error, StorageError),
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-FRAMES:]],
     }
     folder = stage_dir / "failed"

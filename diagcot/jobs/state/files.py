@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.state import reading
+
 
 def fsync_path(path: Path) -> None:
     """Flush a file or a folder's entries to disk."""
@@ -35,7 +37,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is no file, or only half of one."""
     try:
-        row: dict[str, Any] = json.loads(path.read_bytes())
+        row: dict[str, Any] = json.loads(reading.read_bytes(path))
     except (FileNotFoundError, ValueError):
         return None
     return row
@@ -77,9 +79,8 @@ def digest(path: Path) -> str:
             if child.is_file():
                 total.update(f"{child.relative_to(path)} {digest(child)}\n".encode())
         return total.hexdigest()
-    with path.open("rb") as source:
-        while block := source.read(1 << 20):
-            total.update(block)
+    for block in reading.blocks(path, 1 << 20):
+        total.update(block)
     return total.hexdigest()
 
 

@@ -1,6 +1,7 @@
-"""Processes of this machine, as /proc knows them."""
+"""Processes of this machine, as /proc knows them, and the limits of this one."""
 
 import os
+import resource
 from pathlib import Path
 
 
@@ -22,3 +23,14 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files of this process and its children to what the system allows them, at most a million.
+
+    Java reserves memory for every file that the limit allows, and some containers allow a thousand million.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

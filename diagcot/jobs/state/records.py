@@ -4,8 +4,11 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from diagcot.jobs.state import reading
 
 
 class Records:
@@ -20,7 +23,7 @@ class Records:
         folder = stage_dir / "partial"
         folder.mkdir(parents=True, exist_ok=True)
         self._own = folder / f"{key}.{attempt}.jsonl"
-        self._earlier = sorted(path for path in folder.glob(f"{key}.*.jsonl") if path != self._own)
+        self._earlier = [path for path in reading.listing(folder, f"{key}.*.jsonl") if path != self._own]
         self._places: dict[str, tuple[Path, int]] = {}  # file and offset of each record's line
         self.torn = 0
         self._cut = False  # True if our own file ends in the middle of a line
@@ -35,18 +38,17 @@ class Records:
 
     def _read(self, path: Path) -> Iterator[tuple[str, int]]:
         line, end = b"\n", 0
-        with path.open("rb") as lines:
-            for line in lines:
-                offset, end = end, end + len(line)
-                try:
-                    row = json.loads(line)
-                    if line.endswith(b"\n") and isinstance(row, dict) and "id" in row:
-                        yield row["id"], offset
-                        continue
-                except ValueError:
-                    pass
-                self.torn += 1
-                print(f"{path}: a torn line is dropped and its record done again", flush=True)
+        for line in reading.lines(path):
+            offset, end = end, end + len(line)
+            try:
+                row = json.loads(line)
+                if line.endswith(b"\n") and isinstance(row, dict) and "id" in row:
+                    yield row["id"], offset
+                    continue
+            except ValueError:
+                pass
+            self.torn += 1
+            print(f"{path}: a torn line is dropped and its record done again", flush=True)
         self._cut = path == self._own and not line.endswith(b"\n")
 
     @property
@@ -76,11 +78,15 @@ class Records:
             files = {path: stack.enter_context(path.open("rb")) for path in [*self._earlier, self._own]}
             for key in sorted(self._places):
                 path, offset = self._places[key]
-                files[path].seek(offset)
-                yield json.loads(files[path].readline())
+                yield json.loads(reading.patient(path, partial(_line, files[path], offset)))
 
     def close(self) -> None:
         """Flush our own file to disk and close it."""
         self._out.flush()
         os.fsync(self._out.fileno())
         self._out.close()
+
+
+def _line(file: IO[bytes], offset: int) -> bytes:
+    file.seek(offset)
+    return file.readline()

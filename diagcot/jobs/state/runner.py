@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state.files import write_json
-from diagcot.jobs.state.processes import is_alive
+from diagcot.jobs.state.processes import is_alive, start_time
 
 START_S = 30  # a runner that has not taken its lock by then never will
 POLL_S = 0.2
@@ -19,19 +19,30 @@ POLL_S = 0.2
 def lock(run_dir: Path) -> IO[str] | None:
     """The right to run this run's chain on this machine, or None while another runner has it."""
     handle = (run_dir / "runner.lock").open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _lock_or_signature(handle, fcntl.LOCK_EX):
         handle.close()
         return None
     sign(handle, os.getpid())
     return handle
 
 
+def _lock_or_signature(handle: IO[str], kind: int) -> bool:
+    """Take the lock; on a file system without locks, true if the process that signed it last has ended."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        handle.seek(0)
+        pid, _, born = handle.read().partition(" ")
+        return not born or start_time(int(pid)) != born
+    return True
+
+
 def sign(handle: IO[str], pid: int) -> None:
-    """Write into the lock which process holds it."""
+    """Write into the lock which process holds it: its id and when it started."""
     handle.truncate(0)
-    handle.write(str(pid))
+    handle.write(f"{pid} {start_time(pid)}")
     handle.flush()
 
 
@@ -39,13 +50,11 @@ def process_id(run_dir: Path) -> int | None:
     """The process id of the runner that holds the lock, if there is one on this machine. Writes nothing."""
     try:
         with (run_dir / "runner.lock").open() as handle:
-            pid = int(handle.read() or 0)
+            pid = int(handle.read().partition(" ")[0] or 0)
             # The lock is tried only where a process of this id exists: for a moment it would keep a runner from starting.
             if not pid or not is_alive(pid):
                 return None
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            if not _lock_or_signature(handle, fcntl.LOCK_SH):
                 return pid
     except (OSError, ValueError):
         return None

@@ -13,7 +13,7 @@ from diagcot.serving.client.connection import ModelServer, ReplicaConnection
 from diagcot.serving.client.throttle import Load
 from diagcot.serving.errors import ServerError
 from diagcot.serving.http import ConnectionLostError, Response, UnreachableError
-from diagcot.serving.request import Reply, Request
+from diagcot.serving.request import NEUTRAL, Reply, Request
 
 MAX_LOSSES = 3
 """A request whose connection was lost this often is given up. Before the last retry it is sent without other suspects."""
@@ -66,6 +66,8 @@ class Client:
         self._replicas = [ReplicaConnection(server) for server in servers]
         self._settings = servers[0].settings
         self._model, self._vllm = servers[0].model, servers[0].vllm
+        neutral = self._settings.endpoint is not None and self._settings.endpoint_sampling == "neutral"
+        self._sampling: dict[str, float] = NEUTRAL if neutral else {}  # a server of ours knows no other defaults
         self._assigned: OrderedDict[str, ReplicaConnection] = OrderedDict()
         self._suspects = asyncio.Lock()
         self.totals = Totals()
@@ -106,18 +108,18 @@ class Client:
         Raises ServerError if no server is left, UserError if this kind of server does not support the request.
         """
         try:
-            body = request.encode(self._model, self._vllm)
+            body = request.encode(self._model, self._vllm, self._sampling)
         except ValueError as error:
             return Reply(error=str(error))
         failures = _Failures()
         while True:
-            reply = await self._send(request.id, body, failures)
+            reply = await self._send(request, body, failures)
             if reply is not None:
                 return reply
 
-    async def _send(self, sample: str, body: bytes, failures: _Failures) -> Reply | None:
+    async def _send(self, request: Request, body: bytes, failures: _Failures) -> Reply | None:
         """Send a request once; None if it is to be sent again."""
-        replica = self._replica(sample)
+        replica = self._replica(request.id)
         # A request that was in flight at two deaths of a server is sent while no other such request is. So the request
         # that kills servers can be distinguished from those that were only in flight at the same time.
         async with self._suspects if failures.suspect else contextlib.nullcontext():
@@ -134,7 +136,7 @@ class Client:
             return await self._after_refusal(replica, generation, response, failures)
         if response.status != 200:
             return Reply(error=f"HTTP {response.status}: {_message(response)}")
-        return self._read(replica, response, failures)
+        return await self._read(replica, response, request, failures)
 
     async def _after_loss(
         self, replica: ReplicaConnection, generation: int, error: Exception, failures: _Failures
@@ -164,13 +166,20 @@ class Client:
             await self._revive(replica, generation)
         return None
 
-    def _read(self, replica: ReplicaConnection, response: Response, failures: _Failures) -> Reply | None:
+    async def _read(
+        self, replica: ReplicaConnection, response: Response, request: Request, failures: _Failures
+    ) -> Reply | None:
+        """The reply if it is whole. Another one is asked for again, where that may help, and then an error."""
         try:
             reply = Reply.from_body(json.loads(response.body.decode()))
-        except (ValueError, LookupError, TypeError) as error:
+            fault, may_pass = reply.fault(request.n), reply.may_pass
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            fault, may_pass = f"it is not a completion ({type(error).__name__})", True
+        if fault is not None:
             failures.retries += 1
-            if failures.retries > self._settings.retries:
-                return Reply(error=f"the server's reply is not a completion ({type(error).__name__})")
+            if not may_pass or failures.retries > self._settings.retries:
+                return Reply(error=f"the server's reply is not whole: {fault}")
+            await asyncio.sleep(0.05 * 2**failures.retries)
             return None
         replica.server.replied()
         self.totals.add(reply)

@@ -1,14 +1,18 @@
 """One replica of a server as its client sees it."""
 
 import asyncio
+import time
 from typing import Protocol
 
 from diagcot.serving.client.throttle import Load, Throttle
 from diagcot.serving.errors import ServerError
-from diagcot.serving.http import Address, ConnectionLostError, ConnectionPool, Response, UnreachableError
+from diagcot.serving.http import ENGINE_DEAD, Address, ConnectionLostError, ConnectionPool, Response, UnreachableError
 from diagcot.serving.settings import ServerSettings
 
 METRICS_TIMEOUT_S = 10.0
+SILENCE_S = 5.0
+"""Seconds without any reply after which a server with requests is asked whether its engine is alive."""
+HEALTH_TIMEOUT_S = 10.0
 NO_METRICS = (200, 401, 403, 404, 405)
 """HTTP statuses after which /metrics is not asked again: the server has none, or none that we may read."""
 
@@ -43,6 +47,9 @@ class ReplicaConnection:
         self._window = asyncio.Semaphore(server.settings.window)
         self._pool = ConnectionPool(server.address, server.settings.request_timeout_s)
         self._reviving: asyncio.Task[None] | None = None
+        self._replied = 0.0  # when the last reply came
+        self._timer: asyncio.TimerHandle | None = None
+        self._check: asyncio.Task[None] | None = None
 
     @property
     def limit(self) -> int:
@@ -52,11 +59,50 @@ class ReplicaConnection:
     async def send(self, body: bytes) -> Response:
         """Post a request. Raises UnreachableError, ConnectionLostError or TimeoutError."""
         self.in_flight += 1
+        self._watch()
         try:
             async with self._window:
-                return await self._pool.post("/v1/chat/completions", body)
+                response = await self._pool.post("/v1/chat/completions", body)
+                self._replied = time.monotonic()
+                return response
         finally:
             self.in_flight -= 1
+            if not self.in_flight:
+                self._stop_watching()
+
+    def _watch(self) -> None:
+        """Look after SILENCE_S seconds, and again as long as requests are in flight."""
+        if self._timer is None and self.server.vllm:
+            self._timer = asyncio.get_running_loop().call_later(SILENCE_S, self._look)
+
+    def _stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._check is not None:
+            self._check.cancel()
+        self._timer = self._check = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if time.monotonic() - self._replied >= SILENCE_S and (self._check is None or self._check.done()):
+            self._check = asyncio.get_running_loop().create_task(self._check_engine())
+        if self.in_flight:
+            self._watch()
+
+    async def _check_engine(self) -> None:
+        """Lose all requests if the engine is dead: vLLM's API process may outlive it, and would never answer them.
+
+        A server that is only slow to say how it is has until the requests' own deadline.
+        """
+        try:
+            response = await self._pool.get("/health", HEALTH_TIMEOUT_S)
+        except TimeoutError:
+            return
+        except (ConnectionLostError, UnreachableError):
+            self._pool.lose("the server does not answer any more")
+            return
+        if response.status == ENGINE_DEAD:
+            self._pool.lose("the server's engine is dead")
 
     async def revive(self, generation: int) -> None:
         """Have the server revived in a thread; all callers wait for the same thread. Raises ServerError."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
 from diagcot.serving.server.placement import Placement
 from diagcot.serving.settings import ServerSettings
 
@@ -19,7 +20,7 @@ PREQUANTIZED = ("awq", "gptq", "compressed-tensors")
 
 def check(model_dir: Path, settings: ServerSettings, placement: Placement) -> None:
     """Raises UserError that names the setting to change. A value that config.json does not have is not checked."""
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(reading.read_text(model_dir / "config.json"))
     text = config.get("text_config") or config
     _context(model_dir, settings, text)
     _heads(model_dir, placement, text)
@@ -94,7 +95,7 @@ def weight_bytes(model_dir: Path) -> int:
     """Size of the weights on disk in bytes."""
     index = model_dir / "model.safetensors.index.json"
     if index.exists():
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = set(json.loads(reading.read_text(index))["weight_map"].values())
         return sum((model_dir / name).stat().st_size for name in files)
     return sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
 

@@ -13,7 +13,7 @@ import httpx
 from diagcot.jobs import UserError
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.serving.errors import ServerError
-from diagcot.serving.http import Address
+from diagcot.serving.http import ENGINE_DEAD, Address
 from diagcot.serving.settings import ServerSettings
 
 MAX_PAUSE_S = 15
@@ -41,7 +41,10 @@ class Endpoint:
                 with self.address.connect(10) as http:
                     rows = http.get("/v1/models").raise_for_status().json()["data"]
                     names = {str(row["id"]): row.get("owned_by") for row in rows}
-                break
+                    alive = http.get("/health").status_code != ENGINE_DEAD
+                if alive:
+                    break
+                cause = "its engine is dead (/health)"
             except httpx.HTTPStatusError as error:
                 if error.response.status_code in (401, 403):
                     raise ServerError(f"{self.settings.endpoint} refuses access: check api_key_env") from error
@@ -50,7 +53,7 @@ class Endpoint:
                 cause = type(error).__name__
             if time.monotonic() + pause > end or self._closed.wait(pause):
                 raise ServerError(
-                    f"{self.settings.endpoint} returned no list of models within {self.settings.startup_timeout_s:.0f} s"
+                    f"{self.settings.endpoint} was not ready within {self.settings.startup_timeout_s:.0f} s"
                     f" (startup_timeout_s): {cause}"
                 )
             pause = min(2 * pause, MAX_PAUSE_S)

@@ -180,7 +180,25 @@ def last_error(log: Path) -> str:
     except FileNotFoundError:
         return f"no log was written ({log})"
     # vLLM wraps a cause in general errors; the last specific one is the most informative.
-    errors = [line.strip() for line in lines if re.search(r"(Error|[Ee]rror): \S", line)]
-    errors = [line for line in errors if "Engine core" not in line and "EngineDead" not in line]
-    last = (errors or [line.strip() for line in lines if line.strip()] or ["it wrote nothing"])[-1]
+    places = [place for place, line in enumerate(lines) if _ERROR.search(line) and not _GENERAL.search(line)]
+    if places:
+        last = lines[places[-1]].strip()
+        if _BARE.search(last):  # an assertion without words: the line of code says more, which stands before it
+            last += f" at {_code_before(lines, places[-1])}"
+    else:
+        last = ([line.strip() for line in lines if line.strip()] or ["it wrote nothing"])[-1]
     return f"{last[-300:]} (log: {log})"
+
+
+_ERROR = re.compile(r"(Error|[Ee]rror): \S|\b[A-Z]\w*(Error|Exception)\s*$")
+_GENERAL = re.compile(r"Engine core|EngineDead|See root cause")
+_BARE = re.compile(r"\b[A-Z]\w*(Error|Exception)$")
+_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((ERROR|INFO|WARNING) \S+ \S+ \[[^\]]*\]\s*)?")
+
+
+def _code_before(lines: list[str], place: int) -> str:
+    """The last line of code of a traceback, with its file and line."""
+    code = [_PREFIX.sub("", line).strip() for line in lines[:place]]
+    code = [line for line in code if line and set(line) - set("^~ ")]
+    where = next((line for line in reversed(code) if line.startswith("File ")), "")
+    return f"`{code[-1]}` ({where})" if code and where else "a place that it does not name"

@@ -65,7 +65,12 @@ def acquire(root: Path, settings: ServerSettings, placement: Placement) -> Itera
         raise ServerError(f"the path in {FOLDER} is too long for a socket ({root}): choose a shorter one")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ServerError(
+                f"{folder} is on a file system without locks ({error.strerror}): point TMPDIR at a local disk"
+            ) from error
         yield WarmServer(folder)
 
 

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.state import reading
+
 _IGNORED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures_version"}
 _PROCESSING = ("tokenizer.json", "preprocessor_config.json", "processor_config.json", "chat_template.jinja")
 
@@ -18,7 +20,7 @@ def architecture(model_dir: Path) -> str:
     for name in _PROCESSING:
         path = model_dir / name
         if path.exists():
-            data = path.read_bytes()
+            data = reading.read_bytes(path)
             if name.endswith("_config.json"):
                 data = json.dumps(_comparable(json.loads(data)), sort_keys=True).encode()
             digest.update(name.encode() + b"\0" + data)
@@ -44,7 +46,7 @@ def stamp(model_dir: Path) -> tuple[Any, ...]:
 
 
 def _config(model_dir: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(reading.read_text(model_dir / "config.json"))
     return config
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from diagcot.jobs import Context
+from diagcot.jobs.errors import StorageError
+from diagcot.jobs.state import reading
 from diagcot.training.checkpoint import shard, universal
 from diagcot.training.checkpoint.shard import CheckpointShard, Manifest
 from diagcot.training.distributed import process_group
@@ -116,7 +118,10 @@ class Checkpoints:
             stall_s += time.monotonic() - began
             self._ctx.event("checkpoint", step=step, stall_s=round(stall_s, 4), write_s=round(own.seconds, 4))
             if self._ctx.rank == 0:
-                self._remove_old(own.folder)
+                try:
+                    self._remove_old(own.folder)
+                except StorageError as error:  # it says nothing about the old ones, which may be whole
+                    print(f"no old checkpoint is removed now: {error}", flush=True)
         process_group.barrier()
 
     def _report_failure(self, step: int, reason: str) -> None:
@@ -125,7 +130,7 @@ class Checkpoints:
             self._ctx.event("checkpoint_failed", step=step, why=reason)
 
     def _newest(self) -> tuple[Path, list[Manifest]] | None:
-        folders = sorted(self._root.glob("step-*"), reverse=True) if self._ctx.rank == 0 else []
+        folders = reading.listing(self._root, "step-*")[::-1] if self._ctx.rank == 0 else []
         for folder in map(Path, process_group.broadcast([str(path) for path in folders])):
             manifests = process_group.broadcast(shard.read(folder) if self._ctx.rank == 0 else None)
             reason = "it is not whole"
@@ -142,9 +147,10 @@ class Checkpoints:
     def _remove_old(self, newest: Path) -> None:
         """Remove whole checkpoints beyond `keep`, and those that a kill left incomplete or that were passed over.
 
-        The newest one stays even if this node does not see yet what the others have written.
+        The newest one stays even if this node does not see yet what the others have written. Raises StorageError, before
+        anything is removed, if the old ones cannot be read.
         """
-        folders = sorted(self._root.glob("step-*"), reverse=True)
+        folders = reading.listing(self._root, "step-*")[::-1]
         kept = [newest, *(folder for folder in folders if folder < newest and shard.read(folder))][: self._keep]
         for folder in folders:
             if folder not in kept:

@@ -22,6 +22,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import fsync_path
 
 _BLOCK = 1 << 22  # bytes read at once
@@ -142,9 +143,12 @@ def on_host(item: Any) -> Any:
 
 
 def read(folder: Path) -> list[Manifest] | None:
-    """The manifests of a checkpoint by rank; None unless every rank's is there, and all files at their size."""
+    """The manifests of a checkpoint by rank; None unless every rank's is there, and all files at their size.
+
+    Raises StorageError if the machine or its storage could not read them.
+    """
     try:
-        rows = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("part-*.json")]
+        rows = [json.loads(reading.read_bytes(path)) for path in reading.listing(folder, "part-*.json")]
         manifests = sorted(rows, key=lambda manifest: int(manifest["rank"]))
         if any(manifest.pop("checksum") != _checksum(manifest) for manifest in manifests):
             return None
@@ -152,21 +156,21 @@ def read(folder: Path) -> list[Manifest] | None:
         if len(saves) != 1 or len(manifests) != manifests[0]["world_size"]:
             return None
         sizes = ((name, size) for manifest in manifests for name, (size, _) in manifest["files"].items())
-        return manifests if all((folder / name).stat().st_size == size for name, size in sizes) else None
+        stated = ((reading.patient(folder / name, (folder / name).stat), size) for name, size in sizes)
+        return manifests if all(status.st_size == size for status, size in stated) else None
     except (OSError, ValueError, KeyError):
         return None
 
 
 def damaged_files(folder: Path, manifests: list[Manifest], share: int, shares: int) -> Iterator[str]:
-    """Files whose bytes differ from what was written, of every `shares`-th file from `share` on."""
+    """Files whose bytes differ from what was written, of every `shares`-th file from `share` on. Raises StorageError."""
     files = sorted((name, digest) for manifest in manifests for name, (_, digest) in manifest["files"].items())
     for name, digest in files[share::shares]:
         total = hashlib.blake2b(digest_size=16)
         try:
-            with (folder / name).open("rb") as source:
-                while block := source.read(_BLOCK):
-                    total.update(block)
-        except OSError:
+            for block in reading.blocks(folder / name, _BLOCK):
+                total.update(block)
+        except OSError:  # it is not there
             yield name
             continue
         if total.hexdigest() != digest:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
 from diagcot.training.config.settings import Family, LoraSettings, ModelSettings
 from diagcot.training.models.pretrained import family_of
 
@@ -85,7 +86,7 @@ def shape_of(settings: ModelSettings) -> ModelShape:
         return _tiny(settings)
     family_of(settings.pretrained)
     path = settings.pretrained / "config.json"
-    return parse_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return parse_config(json.loads(reading.read_text(path)), str(path))
 
 
 def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelShape:

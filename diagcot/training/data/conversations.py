@@ -7,6 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.state import reading
 from diagcot.tasks.samples import Sample
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
@@ -20,18 +21,17 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
     """
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(reading.read_text(path))
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error})") from None
         yield from enumerate(content if isinstance(content, list) else [content], 1)
         return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError:
-                    yield number, None
+    for number, line in enumerate(reading.text_lines(path), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError:
+                yield number, None
 
 
 def to_sample(row: Any) -> Sample:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image as Pillow
 
+from diagcot.jobs.state import reading
 from diagcot.tasks import augmentation
 from diagcot.tasks.samples import ImageRef
 
@@ -118,6 +119,7 @@ class PreparedImages:
             image = self.source.pixels(ref)
             features = self.processor([image], do_rescale=False, do_normalize=False, return_tensors="pt")
         except (OSError, ValueError) as error:
+            reading.check_storage(ref.shard, error)
             raise ValueError(f"image {ref.row} of shard {ref.shard} cannot be read: {error}") from error
         values = features["pixel_values"]
         channels = self._mean.shape[1]

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from diagcot.jobs import Context
+from diagcot.jobs import Context, UserError
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.distributed import library_setup
 
@@ -104,7 +104,15 @@ def schedule(optimizer: torch.optim.Optimizer, settings: DeepSpeedSettings, step
 
 
 def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context, steps: int) -> Engine:
-    """A DeepSpeed engine over the trainable parameters of `model`, for `steps` optimiser steps in all. A collective."""
+    """A DeepSpeed engine over the trainable parameters of `model`, for `steps` optimiser steps in all. A collective.
+
+    Raises UserError if the warm-up is as long as the stage, which a plan cannot know of a stage that counts epochs.
+    """
+    if settings.warmup_steps >= steps:
+        raise UserError(
+            f"warmup_steps {settings.warmup_steps} is not below the {steps} steps of this stage: the learning rate would"
+            " never reach its value. Lower it, or train for longer"
+        )
     import deepspeed
 
     process_group.connect(ctx)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.training.config.settings import MergeSettings
 
 
@@ -30,7 +31,7 @@ def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
         raise ValueError(f"{adapter} holds no adapter; role `adapter` must name a stage that trains [lora]")
     from peft import PeftModel
 
-    precision = json.loads((base / "config.json").read_text()).get("dtype", "float32")
+    precision = json.loads(reading.read_text(base / "config.json")).get("dtype", "float32")
     network = model.load(base, "bf16" if precision == "bfloat16" else "fp32")
     merged = PeftModel.from_pretrained(network, str(adapter), local_files_only=True).merge_and_unload()
     final = ctx.output / "model"

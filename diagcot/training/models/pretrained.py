@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
 
 
 def family_of(directory: Path) -> str:
@@ -11,7 +12,7 @@ def family_of(directory: Path) -> str:
     if "$" in str(directory):
         raise UserError(f"pretrained: the variable in {str(directory)!r} is not set; point it at the downloaded model")
     try:
-        return str(json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"])
+        return str(json.loads(reading.read_text(directory / "config.json"))["model_type"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{directory} holds no model (config.json: {error}); `pretrained` is a downloaded directory"
@@ -24,7 +25,7 @@ def weights_of(directory: Path) -> set[str]:
     index = directory / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(reading.read_text(index))["weight_map"].values())
     if missing := sorted(name for name in names if not (directory / name).is_file()):
         raise UserError(f"{directory} lacks {', '.join(missing)}; download the model again")
     return names

@@ -55,7 +55,8 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
     """Figures of a step's rollouts for the log.
 
     Mean reward and components, and the seconds of models that score; over groups the mean best reward, the mean spread and
-    the share of equal rewards (flat); mean length in tokens, share cut at max_tokens; with a mix, the reward of each task.
+    the share of equal rewards (flat); mean length in tokens, shares cut at max_tokens and without
+    text; with a mix, the reward of each task.
     """
     rollouts = experience.rollouts
     rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
@@ -68,6 +69,7 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
         **{f"reward_{name}_s": round(seconds, 4) for name, seconds in experience.scoring_s.items()},
         "length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
         "cut": sum(rollout.cut for rollout in rollouts) / len(rollouts),
+        "empty": sum(not rollout.text.strip() for rollout in rollouts) / len(rollouts),
     }
     if settings.max_resample_rounds:
         figures["replaced"] = float(experience.replaced)

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,30 @@ def test_half_replies_and_replies_that_are_no_json(tmp_path, monkeypatch):
         replies = dict(server.complete(ask(4)))
     assert answered(replies) == {"0", "3"}
     assert "not a completion" in (replies["2"].error or "")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_reply_that_ended_for_another_reason_is_asked_for_again_or_is_an_error(tmp_path, monkeypatch, n):
+    passing = {"0001": ["abort"], "0002": ["error", None, "abort"]}
+    lasting = {"0003": ["content_filter"], "0004": ["tool_calls"], "0005": ["repetition"], "0006": ["abort"] * 9}
+    with fake(tmp_path, monkeypatch, {"retries": 3}, finish=passing | lasting | {"0007": ["length"]}) as server:
+        requests = [replace(request, n=n) for request in ask(8)]
+        replies = dict(server.complete(requests))
+    assert answered(replies) == {"0", "1", "2", "7"}
+    assert all(len(replies[name].texts) == n and "see" in replies[name].texts[-1] for name in "012")
+    assert replies["7"].finish_reasons[-1] == "length"
+    reasons = {name: (replies[name].error or "").rpartition(" ")[2] for name in "3456"}
+    assert reasons == {"3": "content_filter", "4": "tool_calls", "5": "repetition", "6": "abort"}
+    assert all(not replies[name].texts for name in "3456")
+    asked = Counter(line.split()[1] for line in prompts_seen(tmp_path))
+    assert asked == {"0000": 1, "0001": 2, "0002": 4, "0003": 1, "0004": 1, "0005": 1, "0006": 4, "0007": 1}
+
+
+def test_a_reply_with_too_few_texts_is_no_reply():
+    choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+    body = {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    assert Reply.from_body(body).fault(1) is None
+    assert Reply.from_body(body).fault(2) == "it holds 1 of 2 texts"
 
 
 def test_the_request_to_stop_drains_what_is_in_flight(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """What is decided before a server starts: whose GPUs, whether the model fits, who compiles, and where data may go."""
 
+import ast
+import importlib.util
 import json
 import threading
 import time
@@ -12,7 +14,8 @@ from pydantic import ValidationError
 from diagcot.jobs import HeadlessWorkerEnded, UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Request, ServerError, ServerSettings, serve
-from diagcot.serving.server import check, command, compile_cache, endpoint
+from diagcot.serving.request import NEUTRAL
+from diagcot.serving.server import check, command, compile_cache, endpoint, process
 from diagcot.serving.server.placement import Placement, place
 from diagcot.serving.server.replica import Replica
 from tests.fakes.serving import COMMAND, QueueingServer, model_folder, settings, write_script
@@ -200,6 +203,63 @@ def test_an_endpoint_is_served_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("OUR_KEY")
     with pytest.raises(UserError, match="OUR_KEY"), serve(tmp_path, given, context(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [({}, NEUTRAL), ({"endpoint_sampling": "server"}, {})],
+)
+def test_an_endpoint_samples_neutrally_unless_the_recipe_says_otherwise(
+    tmp_path: Path, given: Any, sent: dict[str, float]
+) -> None:
+    with QueueingServer() as queueing:
+        address = ServerSettings(endpoint=f"http://localhost:{queueing.port}", endpoint_model="local", **given)
+        with serve(tmp_path / "none", address, context(tmp_path)) as server:
+            list(server.complete([Request("a", (("user", "look"),), temperature=0.5, top_p=0.9)]))
+    (body,) = queueing.bodies
+    asked = {"temperature": 0.5, "top_p": 0.9}
+    assert {name: body[name] for name in body if name in (*NEUTRAL, *asked)} == sent | asked
+
+
+def test_neutral_sampling_names_all_that_a_model_folder_may_set() -> None:
+    """vLLM takes these from generation_config.json; what a request always holds is not among them."""
+    source = importlib.util.find_spec("vllm")
+    if source is None or source.origin is None:
+        pytest.skip("vllm is not installed: its list of parameters cannot be read")
+    tree = ast.parse((Path(source.origin).parent / "config" / "model.py").read_text())
+    (names,) = [
+        ast.literal_eval(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "available_params"
+    ]
+    assert set(names) - {"temperature", "top_p", "max_new_tokens"} == set(NEUTRAL)
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (
+            [
+                "(EngineCore pid=7) ERROR 11-29 13:00:00 [core.py:9] Traceback (most recent call last):",
+                '(EngineCore pid=7) ERROR 11-29 13:00:00 [core.py:9]   File "/x/layer.py", line 3, in forward',
+                "(EngineCore pid=7) ERROR 11-29 13:00:00 [core.py:9]     assert heads % groups == 0",
+                "(EngineCore pid=7) ERROR 11-29 13:00:00 [core.py:9]            ^^^^^^^^^^^^^^^^^^^",
+                "(EngineCore pid=7) ERROR 11-29 13:00:00 [core.py:9] AssertionError",
+                "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+            ],
+            'AssertionError at `assert heads % groups == 0` (File "/x/layer.py", line 3, in forward)',
+        ),
+        (
+            ["ValueError: no kernel", "RuntimeError: Engine core initialization failed. See root cause above."],
+            "no kernel",
+        ),
+        (["loading", "killed"], "killed"),
+    ],
+)
+def test_the_cause_of_a_server_that_did_not_start_is_told(tmp_path: Path, lines: list[str], cause: str) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("\n".join(lines) + "\n")
+    assert cause in process.last_error(log)
 
 
 def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

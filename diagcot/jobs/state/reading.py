@@ -1,0 +1,182 @@
+"""Reads files, and keeps an error of the machine or its storage apart from damage of what a file holds.
+
+A stale handle, a disk that does not answer or a missing right says nothing about the content. Such an error is tried again
+where that may help, and then raised as StorageError, which names the file and what to do.
+"""
+
+import errno
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diagcot.jobs.errors import StorageError
+
+PAUSES: tuple[float, ...] = (0.2, 1.0, 3.0)
+"""Seconds before each further try."""
+UNSUPPORTED = 524
+"""ENOTSUPP, which the kernel's NFS client passes on although errno(3) does not list it."""
+
+_AGAIN = "run it again; if it comes back, use another node and ask the administrators about the file system"
+_LIMIT = "raise the limit of open files (`ulimit -n`), and run it again"
+_RIGHTS = "check the owner and the mode of the file and of its folders (`ls -l`), and whether your ticket has expired"
+_LOCKS = "the file system does not support locks here: mount it with them, or move the folder to another file system"
+# Error number -> (whether another try may help, what to do).
+_REMEDIES: dict[int, tuple[bool, str]] = {
+    errno.ESTALE: (True, _AGAIN),
+    errno.EIO: (True, _AGAIN),
+    errno.EAGAIN: (True, _AGAIN),
+    errno.ETIMEDOUT: (True, _AGAIN),
+    errno.EREMOTEIO: (True, _AGAIN),
+    errno.EBUSY: (True, _AGAIN),
+    errno.EMFILE: (True, _LIMIT),
+    errno.ENFILE: (True, _LIMIT),
+    errno.ENOMEM: (True, "free memory on the node, or ask for more, and run it again"),
+    errno.ENOLCK: (True, _LOCKS),
+    errno.EOPNOTSUPP: (False, _LOCKS),
+    UNSUPPORTED: (False, _LOCKS),
+    errno.EACCES: (False, _RIGHTS),
+    errno.EPERM: (False, _RIGHTS),
+}
+# About the path, or about a position that a damaged content asks for.
+_NOT_OF_THE_MACHINE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+_Result = TypeVar("_Result")
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """True if the machine or its storage failed; False if a path or the content of a file is wrong.
+
+    Libraries raise OSError without an error number for content that they cannot read.
+    """
+    if isinstance(error, StorageError):
+        return True
+    return isinstance(error, OSError) and bool(error.errno) and error.errno not in _NOT_OF_THE_MACHINE
+
+
+def storage_error(path: Path | str, error: OSError) -> StorageError:
+    """The error for the user: the file, the machine, the cause and what to do."""
+    code = error.errno or 0
+    name = errno.errorcode.get(code, str(code))
+    cause = os.strerror(code) if code != UNSUPPORTED else "operation not supported"
+    remedy = _REMEDIES.get(code, (False, _AGAIN))[1]
+    return StorageError(f"{path}: {cause} ({name}) on {os.uname().nodename}. This is no damage of the file: {remedy}")
+
+
+def check_storage(path: Path | str, error: BaseException) -> None:
+    """Raise StorageError for `error` if the machine or its storage failed; return if a path or the content is wrong."""
+    if isinstance(error, StorageError):
+        raise error
+    if isinstance(error, OSError) and is_of_the_machine(error):
+        raise storage_error(path, error) from error
+
+
+def patient(path: Path | str, read: Callable[[], _Result]) -> _Result:
+    """What `read` returns; tried again after an error that may pass.
+
+    Raises StorageError for an error of the machine or its storage. Any other error is raised as it is.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return read()
+        except StorageError:
+            raise
+        except OSError as error:
+            if not is_of_the_machine(error):
+                raise
+            if pause is None or not _REMEDIES.get(error.errno or 0, (False, ""))[0]:
+                raise storage_error(path, error) from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+class File(io.FileIO):
+    """A file on disk. Python takes EAGAIN for a pipe that has no data yet, and would end such a read like a shorter file."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Raises OSError, also for EAGAIN."""
+        size = super().readinto(buffer)
+        if size is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self.name))
+        return size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As `readinto`."""
+        return io.RawIOBase.read(self, -1 if size is None else size) or b""
+
+    def readall(self) -> bytes:
+        """As `readinto`."""
+        return io.RawIOBase.readall(self) or b""
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """The file, open for reading bytes. Raises OSError, which `check_storage` tells from damage."""
+    return io.BufferedReader(File(path), 1 << 16)
+
+
+def _whole(path: Path) -> bytes:
+    with File(path) as file:
+        return file.readall()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises StorageError, and what `Path.read_bytes` raises for a wrong path."""
+    return patient(path, lambda: _whole(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, UTF-8. Raises as `read_bytes`, and ValueError for bytes that are not UTF-8."""
+    return read_bytes(path).decode()
+
+
+def blocks(path: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file in blocks of up to `size` bytes. Raises as `read_bytes`."""
+    with patient(path, lambda: File(path)) as file:
+        while block := patient(path, lambda: file.read(size)):
+            yield block
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, each with its end. A read that fails goes on where it was. Raises as `read_bytes`."""
+    at = 0
+
+    source: io.BufferedReader | None = None
+
+    def next_line() -> bytes:
+        nonlocal source
+        try:
+            if source is None:
+                source = opened(path)
+                source.seek(at)
+            return source.readline()
+        except OSError:
+            source = None
+            raise
+
+    try:
+        while line := patient(path, next_line):
+            at += len(line)
+            yield line
+    finally:
+        if source is not None:
+            source.close()
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, UTF-8. Raises as `lines` and `read_text`."""
+    return (line.decode() for line in lines(path))
+
+
+def listing(folder: Path, pattern: str = "*") -> list[Path]:
+    """The entries of a folder whose names match the pattern, sorted; those that start with a dot are left out.
+
+    Unlike `Path.glob`, it does not take a folder that may not be read for an empty one. Empty if there is no such folder.
+    Raises StorageError.
+    """
+    try:
+        names = patient(folder, lambda: os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(folder / name for name in names if name[0] != "." and fnmatchcase(name, pattern))
