@@ -14,12 +14,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def add_verbs(verbs: Verbs) -> None:
     """Add clean."""
-    verbs.add("clean", "remove environments of this checkout that no open run of yours uses", _clean)
+    verbs.add(
+        "clean", "remove environments that no open run of yours uses, and temporary files of dead processes", _clean
+    )
 
 
 def _clean(args: argparse.Namespace) -> int:
+    from diagcot.jobs.execution import place
     from diagcot.jobs.state import index
 
+    for left in (path for base in place.candidates().values() for path in place.sweep(base)):
+        print(f"removed {left}")
     if ROOT.stat().st_uid != os.geteuid():
         print(f"{ROOT} is not yours: its owner removes its environments")
         return 0

@@ -73,6 +73,10 @@ class Cluster(Settings):
         description="Names of variables of the submitting shell that the jobs and what they start may read besides the usual"
         " ones (docs/environment.md); a name may end in *.",
     )
+    scratch: str = Field(
+        "",
+        description="Folder on each node's own disk for temporary files, where TMPDIR names none; $VARIABLES are replaced.",
+    )
     warning_seconds: int = Field(
         90, ge=0, description="Seconds before the time limit at which a job is asked to stop (sbatch --signal)."
     )
@@ -95,8 +99,9 @@ class Cluster(Settings):
     def stored(self) -> dict[str, Any]:
         """The content of a run's cluster.yaml, which the code of earlier submissions reads too: with old keys."""
         row = self.model_dump(mode="json")
-        if not self.pass_environment:  # unknown to them
-            del row["pass_environment"]
+        for name in ("pass_environment", "scratch"):
+            if not row[name]:  # unknown to them
+                del row[name]
         for old, new in self.renamed.items():
             row[old] = row.pop(new)
         return row

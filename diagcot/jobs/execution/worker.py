@@ -16,8 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.environment import code
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.execution import place
 from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
 from diagcot.jobs.execution.ranks import Ranks, address, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
@@ -69,7 +71,8 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         code.require_own()
         await_upstream(plan, task_index)
         try:
-            state = _run(plan, task_index, ctx)
+            with place.opened(_scratch(plan)):
+                state = _run(plan, task_index, ctx)
         except HeadlessWorkerEnded:
             state = "done"
         if state == "parked" and ctx.rank == 0 and warned.is_set():
@@ -89,6 +92,12 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
             _requeue(ranks.job)
     return state
+
+
+def _scratch(plan: Plan) -> str:
+    """The cluster's folder for temporary files; empty for a plan without a cluster."""
+    run_dir = plan.path.parent
+    return Cluster.read(run_dir).scratch if (run_dir / "cluster.yaml").exists() else ""
 
 
 def _requeue(job: str) -> None:

@@ -35,12 +35,20 @@ def findings(recipe: str, cluster: str) -> list[Finding]:
         lambda: machine.resources(ROOT),
         machine.gpus,
         checks.java,
-        checks.sockets,
+        lambda: checks.place(_scratch(cluster)),
         data.folders,
         lambda: _chain(recipe, cluster),
     ]
     with ThreadPoolExecutor(len(parts)) as pool:
         return [finding for part in pool.map(lambda part: list(_guarded(part)), parts) for finding in part]
+
+
+def _scratch(cluster: str) -> str:
+    """The cluster's folder for temporary files; empty where its file is wrong, which is a finding of its own."""
+    try:
+        return find_cluster(cluster, ROOT).scratch
+    except UserError:
+        return ""
 
 
 def _guarded(part: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:

@@ -1,4 +1,4 @@
-"""Checks of the node alone: ranks, interpreter, GPUs, limits, sockets, shared memory, Slurm's commands, imports."""
+"""Checks of the node alone: ranks, interpreter, GPUs, limits, temporary files, shared memory, Slurm's commands, imports."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diagcot.jobs import Context, UserError
+from diagcot.jobs import Cluster, Context, UserError
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight import checks
 from diagcot.preflight.finding import Finding, bad, good, note
@@ -139,9 +139,10 @@ def limits(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
         yield good("limits", f"{files if files >= 0 else 'any number of'} open files")
 
 
-def sockets(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
-    """Whether Unix sockets can be created on this node."""
-    yield from checks.sockets()
+def scratch(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
+    """The folder of temporary files on this node."""
+    run_dir = ctx.stage_dir.parent
+    yield from checks.place(Cluster.read(run_dir).scratch if (run_dir / "cluster.yaml").exists() else "")
 
 
 def shared_memory(stage: RehearsedStage, ctx: Context, place: Path = Path("/dev/shm")) -> Iterator[Finding]:

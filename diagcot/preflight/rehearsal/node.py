@@ -70,7 +70,7 @@ def checks(stage: RehearsedStage, ctx: Context) -> list[tuple[str, Check]]:
         (first, "environment", machine.python),
         (first, "limits", machine.limits),
         (first and "SLURM_JOB_ID" in os.environ, "Slurm", machine.commands),
-        (first and serves, "sockets", machine.sockets),
+        (first, "scratch", machine.scratch),
         (first and (serves or together), "memory", machine.shared_memory),
         (first and "java" in needs, "Java", machine.java),
         (first and "model" in needs, "model", storage.model),

@@ -100,6 +100,8 @@ def environment(
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.cpu_threads),
         }
+        if eager(settings):
+            env["TORCH_COMPILE_DISABLE"] = "1"  # vLLM compiles small functions of its own, which needs a C++ compiler
         if placement.tensor_parallel == 1:
             env["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
                 "0"  # the model in the API server's process: one process less to start

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from diagcot.jobs import HeadlessWorkerEnded, UserError
-from diagcot.jobs.execution import ranks
+from diagcot.jobs.execution import place, ranks
 from diagcot.serving.errors import ServerError
 from diagcot.serving.server.placement import Placement
-from diagcot.serving.server.process import Process, last_error, private_folder
+from diagcot.serving.server.process import Process, last_error
 from diagcot.serving.settings import ServerSettings
 from diagcot.serving.task import ServingTask
 
@@ -45,7 +45,7 @@ def run(
 
     Raises HeadlessWorkerEnded at the end of the task, ServerError if the worker ends more often than `settings.restarts`.
     """
-    folder = private_folder()
+    folder = place.folder("s")
     for number in itertools.count():
         log = task.workspace / f"server.{task.attempt}.node{placement.node_rank}.{number}.log"
         process = Process.start_headless(model_dir, settings, placement, folder, log, command)

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +18,6 @@ from diagcot.serving.server.command import arguments, environment, program
 from diagcot.serving.server.owner import process_identity
 from diagcot.serving.server.placement import Placement
 from diagcot.serving.settings import ServerSettings
-
-
-def private_folder() -> Path:
-    """A new folder of mode 0700 on the node's own disk, whose path is short enough for a socket (108 bytes).
-
-    Raises ServerError if there is no place for one.
-    """
-    candidates = [os.environ.get(name) for name in ("SLURM_TMPDIR", "TMPDIR")] + [tempfile.gettempdir(), "/tmp"]
-    for candidate in candidates:
-        if candidate and len(candidate.encode()) < 80 and os.access(candidate, os.W_OK):
-            return Path(tempfile.mkdtemp(prefix="diagcot-", dir=candidate))
-    raise ServerError(
-        "no writable folder with a short path for the server's socket: set TMPDIR to a folder whose path is under 80 bytes"
-    )
 
 
 class Process:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diagcot.jobs import UserError
+from diagcot.jobs.execution import place as private
 from diagcot.serving.client.client import Client
 from diagcot.serving.client.stats import ServingStats
 from diagcot.serving.client.stream import WorkStream
@@ -20,7 +21,7 @@ from diagcot.serving.server import compile_cache, headless, warm
 from diagcot.serving.server.command import eager, on_cpu
 from diagcot.serving.server.endpoint import Endpoint
 from diagcot.serving.server.placement import Placement, place
-from diagcot.serving.server.process import Process, private_folder
+from diagcot.serving.server.process import Process
 from diagcot.serving.server.replica import Replica
 from diagcot.serving.settings import ServerSettings
 from diagcot.serving.task import ServingTask
@@ -185,13 +186,15 @@ def _start_replicas(
     warm_folder = os.environ.get(warm.FOLDER)
 
     def start(placement: Placement) -> None:
-        warm_server, log = None, _log_names(task, placement)
+        warm_server, log = None, _log_names(task.workspace, task, placement)
         if warm_folder:
             with lock:
                 warm_server = stack.enter_context(warm.acquire(Path(warm_folder), settings, placement))
-            folder, log = warm_server.folder, warm_server.log
+            folder = warm_server.folder
+            # It outlives this stage, whose workspace is removed when it is done.
+            log = _log_names(task.workspace.parent / "servers", task, placement)
         else:
-            folder = private_folder()
+            folder = private.folder("s")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         replica = Replica(
             model_dir,
@@ -212,8 +215,8 @@ def _start_replicas(
     return sorted(replicas, key=lambda replica: replica.placement.index)
 
 
-def _log_names(task: ServingTask, placement: Placement) -> Callable[[], Path]:
+def _log_names(folder: Path, task: ServingTask, placement: Placement) -> Callable[[], Path]:
     """A function that returns the path of the log of the next process in this place."""
     numbers = itertools.count()
-    paths = (task.workspace / f"server.{task.attempt}.{placement.index}.{number}.log" for number in numbers)
+    paths = (folder / f"server.{task.attempt}.{placement.index}.{number}.log" for number in numbers)
     return lambda: next(path for path in paths if not path.exists())

@@ -1,7 +1,7 @@
 """Warm servers: on a laptop the tasks of a run take turns with one server, which saves its start each time.
 
 The folder that the environment variable DIAGCOT_STANDBY names holds one folder per set of server arguments, with the
-server's socket, its log, its process and a lock that is held by the task that uses it.
+server's socket, its process and a lock that is held by the task that uses it.
 """
 
 import contextlib
@@ -39,10 +39,6 @@ class WarmServer:
                 self.process, self.architecture = process, record["architecture"]
             else:
                 process.stop(0)
-
-    def log(self) -> Path:
-        """Path of the log of the next process."""
-        return self.folder / f"server.{len(list(self.folder.glob('server.*.log')))}.log"
 
     def record(self, process: Process, architecture: str) -> None:
         """Write down which process runs here now, for the next task."""

@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from typing import Any
 
 from diagcot.jobs import Context
 from diagcot.jobs.environment import variables
+from diagcot.jobs.execution import place
 from diagcot.serving.server.owner import process_identity
 
 _POLL_S = 1.0  # between looks at the head's processes
@@ -50,11 +50,6 @@ def _environment(token: str, reconnect_s: int) -> dict[str, str]:
 
 def _own_address(ctx: Context) -> str:
     return "127.0.0.1" if ctx.nodes == 1 else socket.gethostbyname(socket.gethostname())
-
-
-def _private_folder() -> Path:
-    """A folder of mode 0700 with a short name: Ray puts sockets into it, and their paths may have 107 bytes at most."""
-    return Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
 
 
 class Head:
@@ -123,9 +118,9 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     leaves none behind. Environment variables are restored at the end. Raises RuntimeError anywhere in the block when the
     head dies. object_store_mb: MiB of Ray's shared memory.
     """
-    folder = _private_folder()
+    folder = place.folder("r")
     environment = _environment(secrets.token_hex(16), 300)  # rank 0 may have a checkpoint to write before it ends
-    before, place = dict(os.environ), Path.cwd()
+    before, here = dict(os.environ), Path.cwd()
     os.environ.clear()
     os.environ.update(variables.child(**environment))
     # Ray puts the driver's working directory first on the path of every actor, whose code would be what lies there.
@@ -144,7 +139,7 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
             _temp_dir=str(folder),
             _node_ip_address=_own_address(ctx),
         )
-        os.chdir(place)
+        os.chdir(here)
         os.environ.update(before | environment)
         address = ray.get_runtime_context().gcs_address
         head = Head({"address": address, "token": environment["RAY_AUTH_TOKEN"]}, folder)
@@ -158,7 +153,7 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        os.chdir(place)
+        os.chdir(here)
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
@@ -170,7 +165,7 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
 
     rendezvous: of the `Head`. Raises RuntimeError at the end of the block if the node ended earlier.
     """
-    folder = _private_folder()
+    folder = place.folder("r")
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += ["--address", rendezvous["address"], "--node-ip-address", _own_address(ctx)]
     command += ["--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(object_store_mb * 2**20)]

@@ -42,12 +42,12 @@ def test_environment_of_another_lock_is_noticed(tmp_path: Path, monkeypatch: pyt
     assert (stale.level, stale.remedy) == ("note", "run `make env` to build it again")
 
 
-def test_long_temporary_folder_breaks_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert levels(checks.sockets()) == ["good"]
-    monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "x" * 90)
-    (found,) = checks.sockets()
-    assert found.level == "bad"
-    assert "TMPDIR" in found.remedy
+def test_a_temporary_folder_with_a_long_path_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 90)))
+    (tmp_path / ("x" * 90)).mkdir()
+    long, found = checks.place()
+    assert (long.level, found.level) == ("note", "good")
+    assert "/tmp is used instead" in long.text and "TMPDIR" in long.remedy and "in /tmp" in found.text
 
 
 def test_open_folders_are_reported(tmp_path: Path) -> None:

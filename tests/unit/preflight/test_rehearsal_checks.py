@@ -3,9 +3,11 @@
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from diagcot.jobs import Context, Unit, testing
 from diagcot.preflight.finding import Finding
 from diagcot.preflight.rehearsal import machine, node, storage
 from diagcot.preflight.rehearsal.stage import RehearsedStage
+from tests import chains
 
 
 @pytest.fixture(autouse=True)
@@ -161,22 +164,30 @@ def test_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("short")
-def test_sockets_where_vllm_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_are_tried_where_they_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = testing.context(tmp_path)
-    before = set(os.listdir("/tmp"))
-    only(machine.sockets(stage(tmp_path), ctx), "good")
-    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith("diagcot-")]
-    deep = tmp_path / ("x" * 90)
-    deep.mkdir()
-    monkeypatch.setenv("TMPDIR", str(deep))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    only(machine.sockets(stage(tmp_path), ctx), "bad", "at most 107", "TMPDIR")
+    only(machine.scratch(stage(tmp_path), ctx), "good", "in /tmp")
+    (tmp_path / "cluster.yaml").write_text(json.dumps(chains.cluster(scratch="$NODE_DISK").model_dump(mode="json")))
+    monkeypatch.delenv("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="n", dir="/tmp") as own:
+        monkeypatch.setenv("NODE_DISK", own)
+        only(machine.scratch(stage(tmp_path), replace(ctx, stage_dir=tmp_path / "s")), "good", f"in {own}")
+    monkeypatch.setattr(machine.checks.private, "unfit", lambda base: "is full")
+    only(machine.scratch(stage(tmp_path), ctx), "bad", "/tmp: is full", "scratch")
+    monkeypatch.undo()
+    (tmp_path / "gcc").write_text("#!/bin/sh\necho 'cannot write /tmp/x.s: No space left on device' >&2; exit 1\n")
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "gcc"))
+    monkeypatch.setattr(machine.checks, "lock_stamp", lambda: "gpu abc")
+    only(machine.scratch(stage(tmp_path), ctx), "bad", "No space left", "compiler")
+    monkeypatch.setattr(machine.checks, "lock_stamp", lambda: "cpu abc")
+    only(machine.scratch(stage(tmp_path), ctx), "good", "not compiled on CPUs")
 
 
 @pytest.mark.usefixtures("short")
 def test_a_temporary_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/no/such/scratch")
-    first, second = machine.sockets(stage(tmp_path), testing.context(tmp_path))
+    first, second = machine.scratch(stage(tmp_path), testing.context(tmp_path))
     assert (first.level, second.level) == ("note", "good")
     assert "/no/such/scratch" in first.text
 
@@ -338,8 +349,8 @@ def test_what_a_stage_needs_decides_what_is_looked_at(tmp_path: Path) -> None:
         return {name for name, _ in node.checks(stage(tmp_path, needs=needs), testing.context(tmp_path, **more))}
 
     assert {"folders", "space", "environment", "imports"} <= names()
-    assert not names() & {"sockets", "memory", "Java", "model", "data", "collective"}
-    assert {"sockets", "memory"} <= names("vllm") and "Java" in names("java")
+    assert not names() & {"memory", "Java", "model", "data", "collective"}
+    assert {"memory"} <= names("vllm") and "scratch" in names() and "Java" in names("java")
     assert "collective" not in names("collective") and "collective" in names("collective", world_size=2)
     assert names("collective", "java", world_size=4, rank=1, local_rank=1) == {"ranks", "GPUs", "collective"}
 
