@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diagcot.console.screens.status import require
 from diagcot.console.state.executor import query
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
-from diagcot.console.state.run import Run, Stage
+from diagcot.console.state.run import Run, Stage, Task
 from diagcot.console.state.status import snapshot
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.plans import stored
@@ -27,6 +27,7 @@ REMEDIES = {
     errno.ENOSPC: "the disk is full, or has no free inodes: delete files, or change `roots` in the cluster file",
     errno.EDQUOT: "your disk quota is used up: delete files, or change `roots` in the cluster file",
     errno.EROFS: "the file system is mounted read-only on that node: inform the administrators, or change `roots`",
+    errno.EAGAIN: "a limit on your processes or threads is reached (`ulimit -u`, or the cgroup's): end others, or have it raised",
     errno.EIO: "the disk or the network to it failed: submit the run again when it works",
 }
 """Remedies for system errors, by errno."""
@@ -49,16 +50,17 @@ class Failure:
     log: Path | None
     command: str = ""
     first: str = ""  # what to do before the command
+    again: bool = False  # its tasks run again, or wait to
 
 
 def show(run_dir: Path) -> int:
-    """Print the failures. Returns 1 if there are any, else 0."""
+    """Print the failures. Returns 1 if any stops a task, else 0."""
     require(run_dir)
     run = snapshot(run_dir, query(run_dir))
     found = [failure for stage in run.stages for failure in failures(stage, run.blocked(stage))]
     screen = text.console()
     screen.print(render(run, found), soft_wrap=True)
-    return 1 if found else 0
+    return int(not all(failure.again for failure in found))
 
 
 def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
@@ -66,11 +68,13 @@ def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
 
     blocked: an earlier stage has failed, so this stage stopped because of that.
     """
-    found = list(_raised(stage))
+    found = list(_raised(stage, {_name(task): task for task in stage.unfinished_tasks if task.state == "failed"}))
     reported = {name for _, tasks in found for name in tasks}
     found += list(_ended(stage, reported))
     for failure, _ in found:
         yield _advised(stage, failure)
+    for failure, _ in _raised(stage, {_name(task): task for task in stage.unfinished_tasks if task.retried}):
+        yield replace(failure, again=True)
     if stage.stop_reason and not found and not blocked:
         if stored.damage(stage.path, stored.plan(stage.path)):  # a retry would be refused; the message says what to do
             yield Failure(stage.name, "damaged", stage.stop_reason, (), stage.units - stage.done, 1, None)
@@ -78,9 +82,12 @@ def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
         yield _advised(stage, Failure(stage.name, "stopped", stage.stop_reason, (), stage.units - stage.done, 1, None))
 
 
-def _raised(stage: Stage) -> Iterator[tuple[Failure, set[str]]]:
-    """Exceptions of tasks, with the tasks that raised them."""
-    broken = {f"{task.task_index:05d}": task for task in stage.unfinished_tasks if task.state == "failed"}
+def _name(task: Task) -> str:
+    return f"{task.task_index:05d}"
+
+
+def _raised(stage: Stage, broken: Mapping[str, Task]) -> Iterator[tuple[Failure, set[str]]]:
+    """Exceptions of these tasks, with the tasks that raised them. broken: name of a task -> task."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in raised.read(stage.path):
         if row["task"] not in broken:
@@ -177,15 +184,20 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
             parts.append(Text(f"  → {remedy(failure.message)}", "yellow"))
         if failure.log:
             parts.append(Text(f"  log: {text.home(failure.log)}", "dim"))
+        if failure.again:
+            parts.append(Text("  it runs again by itself; nothing needs to be done", "dim"))
         if failure.command:
             then = f"  {failure.first}; then:" if failure.first else "  to continue:"
             parts.append(Text.assemble((then, "dim"), " ", (failure.command, "bold")))
         parts.append(Text(""))
-    parts.append(Text("A retry runs unfinished units only. The stages that follow continue with it."))
+    if any(failure.command for failure in found):
+        parts.append(Text("A retry runs unfinished units only. The stages that follow continue with it."))
     return Group(*parts)
 
 
 def remedy(message: str) -> str:
     """The remedy for an OSError, whose message begins with its errno; empty for other messages."""
+    if "can't start new thread" in message:
+        return REMEDIES[errno.EAGAIN]
     found = re.match(r"\[Errno (\d+)\]", message)
     return REMEDIES.get(int(found[1]), "") if found else ""

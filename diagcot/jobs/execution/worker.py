@@ -30,7 +30,7 @@ from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
 from diagcot.jobs.state.processes import allow_open_files, is_alive
-from diagcot.jobs.state.progress import Progress
+from diagcot.jobs.state.progress import Progress, last_report
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
 PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
@@ -65,6 +65,7 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         f"{time.strftime('%F %T')} task {task_index} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
         flush=True,
     )
+    _announce(ctx, task_index)
     watchdog = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
     before, began = _progress(plan, task_index), time.monotonic()
     try:
@@ -92,6 +93,13 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
             _requeue(ranks.job)
     return state
+
+
+def _announce(ctx: Context, task_index: int) -> None:
+    """Say which process works on the task, for the screens: its start may take minutes, without a word in its log."""
+    before = last_report(ctx.stage_dir, task_index) or {}
+    ctx.progress(before.get("done", 0))  # not less than before: a task that makes no progress is recognised by it
+    ctx._written = 0.0  # the next report may follow at once
 
 
 def _scratch(plan: Plan) -> str:

@@ -18,7 +18,7 @@ UPSTREAM_INCOMPLETE = "UpstreamIncomplete"  # the type of a failure of a stage t
 
 def write(stage_dir: Path, task: str, attempt: str, rank: int, unit: str, error: BaseException, kind: str = "") -> None:
     """Record what a rank of an execution raised. kind: the type that is recorded, by default the error's own."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames, cause = traceback.extract_tb(error.__traceback__), first_cause(error)
     row = {
         "task": task,
         "unit": unit,
@@ -26,14 +26,23 @@ def write(stage_dir: Path, task: str, attempt: str, rank: int, unit: str, error:
         "rank": rank,
         "host": os.uname().nodename,
         "time": time.time(),
-        "type": kind or type(error).__name__,
-        "message": str(error)[:MESSAGE],
+        "type": kind or type(cause).__name__,
+        "message": str(cause)[:MESSAGE],
         "for_user": isinstance(error, UserError) and not isinstance(error, StorageError),
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-FRAMES:]],
     }
     folder = stage_dir / "failed"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{task}.{attempt}.r{rank}.json", row)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The exception that a remote process raised (Ray wraps it with its whole traceback as the message), or the error itself."""
+    seen: list[BaseException] = []
+    while isinstance(inner := getattr(error, "cause", None), BaseException) and inner not in seen:
+        seen.append(error)
+        error = inner
+    return error
 
 
 def read(stage_dir: Path) -> list[dict[str, Any]]:

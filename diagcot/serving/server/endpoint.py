@@ -48,6 +48,8 @@ class Endpoint:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code in (401, 403):
                     raise ServerError(f"{self.settings.endpoint} refuses access: check api_key_env") from error
+                if error.response.status_code == 404:
+                    raise ServerError(f"{self.settings.endpoint} has no /v1/models: check endpoint") from error
                 cause = f"HTTP {error.response.status_code}"
             except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 cause = type(error).__name__

@@ -13,8 +13,9 @@ from typing import NoReturn
 from diagcot.jobs import HeadlessWorkerEnded, UserError
 from diagcot.jobs.execution import place, ranks
 from diagcot.serving.errors import ServerError
+from diagcot.serving.server.cause import first_error
 from diagcot.serving.server.placement import Placement
-from diagcot.serving.server.process import Process, last_error
+from diagcot.serving.server.process import Process
 from diagcot.serving.settings import ServerSettings
 from diagcot.serving.task import ServingTask
 
@@ -59,5 +60,5 @@ def run(
         if end_file(task).exists() or task.stopping():
             raise HeadlessWorkerEnded
         if number > settings.restarts:
-            raise ServerError(f"the model server's worker on node {placement.node_rank} ended: {last_error(log)}")
+            raise ServerError(f"the model server's worker on node {placement.node_rank} ended: {first_error(log)}")
     raise AssertionError

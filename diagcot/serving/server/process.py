@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import time
@@ -14,6 +13,7 @@ import httpx
 from diagcot.serving.errors import ServerError
 from diagcot.serving.http import Address
 from diagcot.serving.request import MODEL_NAME
+from diagcot.serving.server.cause import first_error
 from diagcot.serving.server.command import arguments, environment, program
 from diagcot.serving.server.owner import process_identity
 from diagcot.serving.server.placement import Placement
@@ -29,6 +29,7 @@ class Process:
         self.folder, self.log = folder, log
         self.socket = folder / "s"
         self.ready_s = 0.0
+        self.ready_bytes = 0  # size of the log when it was ready
         self._child = child
 
     @classmethod
@@ -59,6 +60,7 @@ class Process:
             process.stop(0)
             raise
         process.ready_s = time.monotonic() - started
+        process.ready_bytes = log.stat().st_size
         return process
 
     @classmethod
@@ -96,7 +98,7 @@ class Process:
             if cancelled():
                 raise ServerError("the task ended while its model server was starting")
             if not self.alive():
-                raise ServerError(f"the model server ended while it was starting: {last_error(self.log)}")
+                raise ServerError(f"the model server ended while it was starting: {first_error(self.log)}")
             name = served_model(self.socket)
             if name == MODEL_NAME:
                 return
@@ -104,7 +106,7 @@ class Process:
                 raise ServerError(f"another model ({name}) answers on the server's socket; log: {self.log}")
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"the model server was not ready after {limit_s:.0f} s (startup_timeout_s): {last_error(self.log)}"
+                    f"the model server was not ready after {limit_s:.0f} s (startup_timeout_s): {first_error(self.log)}"
                 )
             time.sleep(0.2)
 
@@ -139,12 +141,18 @@ def connect(socket: Path, timeout_s: float) -> httpx.Client:
 
 
 def served_model(socket: Path, timeout_s: float = 5) -> str | None:
-    """Name of the model that is served on `socket`; None if no model server answers."""
+    """Name of the model that is served on `socket`; None if no model server answers.
+
+    Raises ServerError if it refuses: waiting would not change that.
+    """
     if not socket.exists():
         return None
     try:
         with connect(socket, timeout_s) as client:
-            return str(client.get("/v1/models").raise_for_status().json()["data"][0]["id"])
+            answer = client.get("/v1/models")
+            if answer.is_client_error:
+                raise ServerError(f"the server on {socket} refuses to list its models: HTTP {answer.status_code}")
+            return str(answer.raise_for_status().json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return None
 
@@ -156,34 +164,3 @@ def healthy(socket: Path, timeout_s: float = 10) -> bool:
             return client.get("/health").status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def last_error(log: Path) -> str:
-    """The last line of a server's log that names an error, and the path of the log."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace")[-20000:].splitlines()
-    except FileNotFoundError:
-        return f"no log was written ({log})"
-    # vLLM wraps a cause in general errors; the last specific one is the most informative.
-    places = [place for place, line in enumerate(lines) if _ERROR.search(line) and not _GENERAL.search(line)]
-    if places:
-        last = lines[places[-1]].strip()
-        if _BARE.search(last):  # an assertion without words: the line of code says more, which stands before it
-            last += f" at {_code_before(lines, places[-1])}"
-    else:
-        last = ([line.strip() for line in lines if line.strip()] or ["it wrote nothing"])[-1]
-    return f"{last[-300:]} (log: {log})"
-
-
-_ERROR = re.compile(r"(Error|[Ee]rror): \S|\b[A-Z]\w*(Error|Exception)\s*$")
-_GENERAL = re.compile(r"Engine core|EngineDead|See root cause")
-_BARE = re.compile(r"\b[A-Z]\w*(Error|Exception)$")
-_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((ERROR|INFO|WARNING) \S+ \S+ \[[^\]]*\]\s*)?")
-
-
-def _code_before(lines: list[str], place: int) -> str:
-    """The last line of code of a traceback, with its file and line."""
-    code = [_PREFIX.sub("", line).strip() for line in lines[:place]]
-    code = [line for line in code if line and set(line) - set("^~ ")]
-    where = next((line for line in reversed(code) if line.startswith("File ")), "")
-    return f"`{code[-1]}` ({where})" if code and where else "a place that it does not name"

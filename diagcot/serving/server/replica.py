@@ -12,10 +12,11 @@ from diagcot.serving.errors import ServerError
 from diagcot.serving.http import Address
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server import compile_cache, weights
+from diagcot.serving.server.cause import first_error
 from diagcot.serving.server.check import check
 from diagcot.serving.server.command import arguments
 from diagcot.serving.server.placement import Placement
-from diagcot.serving.server.process import Process, connect, healthy, last_error
+from diagcot.serving.server.process import Process, connect, healthy
 from diagcot.serving.server.warm import WarmServer
 from diagcot.serving.settings import ServerSettings
 
@@ -98,7 +99,7 @@ class Replica:
                 return
             if self.process.alive() and healthy(self.process.socket, min(10, self.settings.request_timeout_s)):
                 return
-            cause = last_error(self.process.log)
+            cause = first_error(self.process.log, self.process.ready_bytes)
             self.process.stop(0)
             while True:
                 if self._closed.is_set():

@@ -28,6 +28,7 @@ from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import place
 from diagcot.serving.server.owner import process_identity
 
+_LOG_BYTES = 2**20  # of each log of Ray that is kept after a failure
 _POLL_S = 1.0  # between looks at the head's processes
 
 
@@ -110,6 +111,17 @@ def _kill_all(folder: Path) -> None:
                 process.kill()
 
 
+def _keep_logs(folder: Path, ctx: Context) -> None:
+    """Copy the ends of Ray's logs to the workspace: what Ray reports of a failure is seldom its cause."""
+    target = ctx.workspace / f"ray.{ctx.attempt}.{ctx.rank}"
+    with contextlib.suppress(OSError):
+        for path in [folder / "node.log", *folder.glob("session_2*/logs/*")]:
+            if path.is_file() and path.stat().st_size:
+                target.mkdir(parents=True, exist_ok=True)
+                (target / path.name).write_bytes(path.read_bytes()[-_LOG_BYTES:])
+        print(f"logs of Ray: {target}", flush=True)
+
+
 @contextlib.contextmanager
 def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     """Rank 0 as Ray's head and driver, for the length of the block.
@@ -151,8 +163,11 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
         finally:
             head.release()
     finally:
+        failed = sys.exc_info()[0] is not None
         with contextlib.suppress(Exception):
             ray.shutdown()
+        if failed:
+            _keep_logs(folder, ctx)
         os.chdir(here)
         os.environ.clear()
         os.environ.update(before)
@@ -185,7 +200,10 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
         if node.poll() is not None:
             raise RuntimeError(f"Ray's node on {socket.gethostname()} ended early with code {node.returncode}")
     finally:
+        failed = sys.exc_info()[0] is not None
         _stop(node)
+        if failed:
+            _keep_logs(folder, ctx)
         shutil.rmtree(folder, ignore_errors=True)
 
 

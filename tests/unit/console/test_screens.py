@@ -1,5 +1,6 @@
 """The screens: at 80 columns, wide, without colour, piped."""
 
+import fcntl
 import io
 import json
 import os
@@ -276,3 +277,28 @@ def test_picture_of_a_real_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "teacher" in drawn_picture
     assert "loss 1.32" in drawn_picture.replace("&#160;", " ")
     assert "font-face" not in drawn_picture
+
+
+def test_a_failure_that_is_retried_is_told_and_asks_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "r"
+    stage = FakeStage(run, "cot", 2, 1, "2")
+    (run / "run.json").write_text(json.dumps({"recipe": "tiny", "cluster": "laptop"}))
+    (run / "cluster.yaml").write_text(json.dumps({"executor": "local"}))
+    stage.log(0, "1.1", age=400)
+    stage.failure(0, "1.1", message="bad shape")
+    stage.log(0, "1.2", age=300)  # silent for longer than a log counts as a sign of life
+    stage.progress(0, "1.2", 0, 0, os.getpid())
+    with (run / "runner.lock").open("a+") as lock:
+        lock.write(str(os.getpid()))
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert failures.show(run) == 0
+    shown = capsys.readouterr().out
+    assert "bad shape" in shown and "it runs again by itself" in shown and "make retry" not in shown
+
+
+@pytest.mark.parametrize("message", ["can't start new thread", "[Errno 11] Resource temporarily unavailable"])
+def test_a_limit_on_processes_is_named(message: str) -> None:
+    assert "ulimit -u" in failures.remedy(message)

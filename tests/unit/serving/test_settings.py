@@ -15,7 +15,8 @@ from diagcot.jobs import HeadlessWorkerEnded, UserError
 from diagcot.jobs.testing import context
 from diagcot.serving import Request, ServerError, ServerSettings, serve
 from diagcot.serving.request import NEUTRAL
-from diagcot.serving.server import check, command, compile_cache, endpoint, process
+from diagcot.serving.server import check, command, compile_cache, endpoint
+from diagcot.serving.server.cause import first_error
 from diagcot.serving.server.placement import Placement, place
 from diagcot.serving.server.replica import Replica
 from tests.fakes.serving import COMMAND, QueueingServer, model_folder, settings, write_script
@@ -259,7 +260,7 @@ def test_neutral_sampling_names_all_that_a_model_folder_may_set() -> None:
 def test_the_cause_of_a_server_that_did_not_start_is_told(tmp_path: Path, lines: list[str], cause: str) -> None:
     log = tmp_path / "server.log"
     log.write_text("\n".join(lines) + "\n")
-    assert cause in process.last_error(log)
+    assert cause in first_error(log)
 
 
 def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
