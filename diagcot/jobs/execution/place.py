@@ -90,7 +90,7 @@ def _unusable(base: Path) -> str:
 
 def choose(scratch: str = "") -> tuple[Path, list[str]]:
     """The folder to make a place in, and why those before it will not do. Raises UserError if none will do."""
-    refused = []
+    refused: list[str] = []
     for name, base in candidates(scratch).items():
         if not (why := unfit(base)):
             return base, refused
