@@ -194,7 +194,8 @@ def _swallow(listening: socket.socket) -> None:
 @pytest.mark.row(
     26,
     promise="each is recorded as a failed row with its cause; all other rows are unchanged",
-    injected="prompts that are refused as too long, that kill the server, and that are never answered",
+    injected="prompts that are refused as too long, that kill the server, that are never answered, and whose replies end by a"
+    " content filter or by abort",
     daemons="simulated",
 )
 def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -218,15 +219,18 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
 
     good = traces("good")
     samples = collect.select_samples(shard, tmp_path / "shards", CollectSettings())
-    long, deadly, silent = samples[:3]
+    long, deadly, silent, filtered, aborted = samples[:5]
     refused = {long.reference_report: [400] * 99}
     script = {"refuse": refused, "die_on": deadly.reference_report, "hang_on": silent.reference_report}
-    found = traces("poisoned", **script)
+    ends = {filtered.reference_report: ["content_filter"] * 99, aborted.reference_report: ["abort"] * 99}
+    found = traces("poisoned", finish=ends, **script)
     assert len(good) == len(found) == len(samples) > 8
     assert found.keys() == good.keys() and all(row["error"] is None for row in good.values())
     assert {key: row["error"] for key, row in found.items() if row["error"]} == {
         long.id: "init: HTTP 400: refused by script",
         deadly.id: "init: the server died at each of 3 tries",
         silent.id: "init: no reply in 2 s at each of 3 tries",
+        filtered.id: "init: the server's reply is not whole: it ended by content_filter",
+        aborted.id: "init: the server's reply is not whole: it ended by abort",
     }
     assert all(found[key] == good[key] for key in found if not found[key]["error"])

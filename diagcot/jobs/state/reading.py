@@ -141,7 +141,6 @@ def blocks(path: Path, size: int) -> Iterator[bytes]:
 def lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, each with its end. A read that fails goes on where it was. Raises as `read_bytes`."""
     at = 0
-
     source: io.BufferedReader | None = None
 
     def next_line() -> bytes:

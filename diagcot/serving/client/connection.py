@@ -98,8 +98,9 @@ class ReplicaConnection:
             response = await self._pool.get("/health", HEALTH_TIMEOUT_S)
         except TimeoutError:
             return
-        except (ConnectionLostError, UnreachableError):
-            self._pool.lose("the server does not answer any more")
+        except (ConnectionLostError, UnreachableError) as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                self._pool.lose("the server does not answer any more")
             return
         if response.status == ENGINE_DEAD:
             self._pool.lose("the server's engine is dead")
