@@ -25,6 +25,10 @@ ENGINE_DEAD = 503
 """HTTP status of vLLM's /health when the engine has died (vllm/entrypoints/serve/instrumentator/health.py)."""
 
 
+LATER = (408, 425, 429)
+"""HTTP statuses below 500 after which the same request may be answered a moment later."""
+
+
 class ConnectionLostError(Exception):
     """The connection ended before the response was complete."""
 
@@ -60,6 +64,11 @@ class Address:
             timeout=timeout_s,
             trust_env=False,
         )
+
+
+def refuses(status: int) -> bool:
+    """Whether a status is an answer: the same request gets it again (401, 404), however long one waits."""
+    return 400 <= status < 500 and status not in LATER
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class Model:
         if self.answered >= self.hang_after:
             await asyncio.sleep(3600)
         if path == "/v1/models":
-            return 200, {"data": [{"id": self.script.get("name", "model")}]}
+            return self.script.get("models_status", 200), {"data": [{"id": self.script.get("name", "model")}]}
         if path == "/stats":
             return 200, {"answered": self.answered, "running": self.running, "most": self.most}
         if path == "/metrics":

@@ -38,12 +38,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def evaluate(root: Path, stage: str, *fallbacks: str) -> tuple[dict[str, Any], str]:
+def evaluate(root: Path, stage: str, *fallbacks: str, java_s: float = 1) -> tuple[dict[str, Any], str]:
     """metrics.json and report.md of a stage whose metrics are in part missing, as its events tell, too."""
     logs = root / "logs" / "demo"
     ctx = context(
         root,
-        {"draws": 100, "examples": 1, "java_s": 1, "fallbacks": fallbacks},
+        {"draws": 100, "examples": 1, "java_s": java_s, "fallbacks": fallbacks},
         run="demo",
         stage=stage,
         output=logs,
@@ -126,8 +126,8 @@ def test_row_27_a_broken_meteor_fails_the_stage_unless_it_may_be_left_out(
     monkeypatch.setattr(meteor, "jar", lambda name: jar)
     monkeypatch.setattr(meteor, "load", meteor.read_lexicon)
     with pytest.raises(UserError, match=r"METEOR cannot be computed.*fallbacks: \[no_meteor\]"):
-        evaluate(evaluated, f"refused-{how.replace(' ', '-')}")
-    found, report = evaluate(evaluated, f"report-{how.replace(' ', '-')}", "no_meteor")
+        evaluate(evaluated, f"refused-{how.replace(' ', '-')}", java_s=180)
+    found, report = evaluate(evaluated, f"report-{how.replace(' ', '-')}", "no_meteor", java_s=180)
     assert "METEOR cannot be computed" in found["missing"]["meteor"] and "make env" in found["missing"]["meteor"]
     for row in found["rows"]:
         assert row["scores"]["meteor"] == {"value": None, "reason": found["missing"]["meteor"]}

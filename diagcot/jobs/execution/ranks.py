@@ -48,7 +48,12 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
         job = env["SLURM_JOB_ID"]
         if "SLURM_ARRAY_JOB_ID" in env:
             job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-        size, nodes = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", 1))), int(env.get("SLURM_NNODES", 1))
+        if "SLURM_STEP_ID" not in env:  # a shell in an allocation, whose size is not that of this one process
+            return Ranks(job, int(env.get("SLURM_RESTART_COUNT", 0)), 0, 1, 0, 1, 0, 1, "127.0.0.1")
+        size, nodes = (
+            int(env.get("SLURM_STEP_NUM_TASKS", 1)),
+            int(env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", 1))),
+        )
         return Ranks(
             job=job,
             restarts=int(env.get("SLURM_RESTART_COUNT", 0)),

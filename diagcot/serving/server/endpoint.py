@@ -13,7 +13,7 @@ import httpx
 from diagcot.jobs import UserError
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.serving.errors import ServerError
-from diagcot.serving.http import ENGINE_DEAD, Address
+from diagcot.serving.http import ENGINE_DEAD, Address, refuses
 from diagcot.serving.settings import ServerSettings
 
 MAX_PAUSE_S = 15
@@ -46,11 +46,14 @@ class Endpoint:
                     break
                 cause = "its engine is dead (/health)"
             except httpx.HTTPStatusError as error:
-                if error.response.status_code in (401, 403):
+                status = error.response.status_code
+                if status in (401, 403):
                     raise ServerError(f"{self.settings.endpoint} refuses access: check api_key_env") from error
-                if error.response.status_code == 404:
-                    raise ServerError(f"{self.settings.endpoint} has no /v1/models: check endpoint") from error
-                cause = f"HTTP {error.response.status_code}"
+                if refuses(status):
+                    raise ServerError(
+                        f"{self.settings.endpoint} has no list of models (HTTP {status} for /v1/models): check its address"
+                    ) from error
+                cause = f"HTTP {status}"
             except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 cause = type(error).__name__
             if time.monotonic() + pause > end or self._closed.wait(pause):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from diagcot.serving.errors import ServerError
-from diagcot.serving.http import Address
+from diagcot.serving.http import Address, refuses
 from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server.cause import first_error
 from diagcot.serving.server.command import arguments, environment, program
@@ -99,7 +99,10 @@ class Process:
                 raise ServerError("the task ended while its model server was starting")
             if not self.alive():
                 raise ServerError(f"the model server ended while it was starting: {first_error(self.log)}")
-            name = served_model(self.socket)
+            try:
+                name = served_model(self.socket)
+            except ServerError as error:
+                raise ServerError(f"{error}; log: {self.log}") from None
             if name == MODEL_NAME:
                 return
             if name is not None:
@@ -150,7 +153,7 @@ def served_model(socket: Path, timeout_s: float = 5) -> str | None:
     try:
         with connect(socket, timeout_s) as client:
             answer = client.get("/v1/models")
-            if answer.is_client_error:
+            if refuses(answer.status_code):
                 raise ServerError(f"the server on {socket} refuses to list its models: HTTP {answer.status_code}")
             return str(answer.raise_for_status().json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):

@@ -100,6 +100,7 @@ def test_ranks_on_slurm_and_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None
         "SLURM_ARRAY_JOB_ID": "12",
         "SLURM_ARRAY_TASK_ID": "4",
         "SLURM_RESTART_COUNT": "2",
+        "SLURM_STEP_ID": "0",
         "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_NNODES": "2",
         "SLURM_PROCID": "3",
@@ -111,6 +112,8 @@ def test_ranks_on_slurm_and_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None
     assert from_environment(env).attempt == "12_4-2"
     alone = env | {"SLURM_NNODES": "1", "SLURM_STEP_NODELIST": "gpu7"}
     assert from_environment(alone).master_addr == "gpu7"  # without asking Slurm
+    shell = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "gpu[3-4]"}
+    assert from_environment(shell) == Ranks("17", 0, 0, 1, 0, 1, 0, 1, "127.0.0.1")  # in an allocation, by hand
     local = {"SUBMITIT_LOCAL_JOB_ID": "9", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_GLOBALID": "1"}
     assert from_environment(local | {"SUBMITIT_LOCAL_LOCALID": "1", "DIAGCOT_ATTEMPT": "1.1"}).attempt == "1.1-0"
     assert 15000 <= from_environment(env).master_port < 30000

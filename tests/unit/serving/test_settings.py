@@ -1,6 +1,7 @@
 """What is decided before a server starts: whose GPUs, whether the model fits, who compiles, and where data may go."""
 
 import ast
+import http.server
 import importlib.util
 import json
 import threading
@@ -298,3 +299,26 @@ def test_other_nodes_lend_their_part_until_rank_0_is_done(tmp_path: Path, monkey
     with pytest.raises(UserError, match="give the stage a resource profile with `nodes: 2`"):
         with serve(folder, spanning, context(tmp_path), command=COMMAND):
             pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "check api_key_env"), (403, "check api_key_env"), (404, "check its address")]
+)
+def test_an_endpoint_that_refuses_is_an_answer_at_once(status: int, said: str) -> None:
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the terminal."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        given = ServerSettings(
+            endpoint=f"http://127.0.0.1:{server.server_port}", endpoint_model="m", startup_timeout_s=600
+        )
+        started = time.monotonic()
+        with pytest.raises(ServerError, match=said):
+            endpoint.Endpoint(given)
+        assert time.monotonic() - started < 60
+        server.shutdown()
