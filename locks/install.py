@@ -33,9 +33,17 @@ def fail(message: str) -> None:
     sys.exit(f"error: {message}")
 
 
+def environment() -> dict[str, str]:
+    """The variables of what is started here: pip and uv read where packages are from them, not what is installed where."""
+    sys.path.insert(0, str(ROOT))
+    from diagcot.jobs.environment import variables
+
+    return variables.child(*variables.INSTALLERS)
+
+
 def run(*command: str | Path) -> None:
     """Run a command; end if it fails."""
-    if subprocess.run([str(c) for c in command], check=False).returncode:
+    if subprocess.run([str(c) for c in command], check=False, env=environment()).returncode:
         fail(f"`{' '.join(str(c) for c in command)}` failed; its message stands above. Fix the cause and run again.")
 
 
@@ -43,7 +51,8 @@ def torch_source(python: Path, kind: str) -> list[str]:
     """Options that tell uv where torch's wheel is."""
     if kind == "gpu":
         return []
-    asked = subprocess.run([python, "-m", "pip", "config", "list"], check=False, capture_output=True, text=True).stdout
+    command = [python, "-m", "pip", "config", "list"]
+    asked = subprocess.run(command, check=False, capture_output=True, text=True, env=environment()).stdout
     folders = [line.split("=", 1)[1].strip("' \n") for line in asked.splitlines() if "find-links" in line.split("=")[0]]
     for folder in (Path(word) for value in folders for word in value.split() if "://" not in word):
         if any(folder.glob("torch-*+cpu-*.whl")):

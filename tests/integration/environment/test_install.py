@@ -1,5 +1,6 @@
 """`make env` on a small checkout with a lock of one package: environments beside each other, copies, two at once."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+HOSTILE = {
+    "PIP_USER": "1", "PIP_TARGET": "/nowhere", "PIP_PREFIX": "/nowhere", "PIP_REQUIRE_HASHES": "1", "PIP_NO_BINARY": ":all:",
+    "PIP_PYTHON": "/nowhere", "UV_REQUIRE_HASHES": "1", "UV_TARGET": "/nowhere", "UV_PYTHON": "/nowhere", "UV_OFFLINE": "1",
+    "UV_SYSTEM_PYTHON": "1", "UV_NO_BINARY": "1", "UV_CONFIG_FILE": "/nowhere", "PYTHONHOME": "/nowhere",
+    "PYTHONPATH": "/nowhere", "PYTHONWARNINGS": "error", "VIRTUAL_ENV": "/nowhere", "LOCK": "gpu", "PYTHON": "/nowhere",
+}  # fmt: skip
+"""What a shell may export against pip, uv, Python and make's own options; every call here has it."""
 MAIN = "import sys, diagcot\nprint(diagcot.__file__)\nprint(sys.executable)\n"
 
 
@@ -17,7 +25,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("check out")
     (root / "locks").mkdir()
     (root / "diagcot" / "cli").mkdir(parents=True)
-    for name in ("Makefile", "locks/install.py"):
+    (root / "diagcot" / "jobs" / "environment").mkdir(parents=True)
+    variables = [f"diagcot/jobs/{name}.py" for name in ("__init__", "environment/__init__", "environment/variables")]
+    for name in ("Makefile", "locks/install.py", *variables):
         shutil.copy(ROOT / name, root / name)
     for name, text in {"__init__": "", "environment": "", "cli/__init__": "", "cli/main": MAIN}.items():
         (root / "diagcot" / f"{name}.py").write_text(text)
@@ -38,7 +48,9 @@ def lock(root: Path, text: str) -> None:
 
 def start(root: Path) -> "subprocess.Popen[str]":
     command = ["make", "--no-print-directory", "env", f"PYTHON={sys.executable}"]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=root, env=os.environ | HOSTILE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def env(root: Path) -> subprocess.CompletedProcess[str]:
