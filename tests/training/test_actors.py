@@ -10,6 +10,7 @@ import pytest
 
 from diagcot.jobs.environment import code
 from tests import chains
+from tests.integration.environment import hostile
 
 pytestmark = pytest.mark.heavy
 
@@ -39,11 +40,6 @@ with ray_cluster.start_head(ctx, 80):
         print("actor", file, [name for name in names if name.startswith(("RAY_ADDRESS", "VLLM", "MASTER"))])
 print("place", Path.cwd())
 """
-HOSTILE = {
-    "RAY_ADDRESS": "10.0.0.9:6379", "RAY_NAMESPACE": "theirs", "RAY_TMPDIR": "/nowhere", "RAY_JOB_CONFIG_JSON_ENV_VAR": "{",
-    "RAY_RUNTIME_ENV_HOOK": "nowhere.hook", "RAY_AUTH_TOKEN_PATH": "/nowhere", "VLLM_API_KEY": "k", "MASTER_ADDR": "10.0.0.9",
-    "GRPC_VERBOSITY": "debug", "http_proxy": "http://10.0.0.9:1",
-}  # fmt: skip
 
 
 @pytest.mark.row(
@@ -60,7 +56,8 @@ def test_row_16_actors_of_grpo_run_the_code_of_their_run(tmp_path: Path) -> None
     shutil.copytree(snapshot / "diagcot", checkout / "diagcot")
     (checkout / "diagcot" / "__init__.py").write_text("raise RuntimeError('edited after submission')\n")
     # The driver starts as a task does: Python's own variables are gone before it, the others it drops itself.
-    env = os.environ | HOSTILE
+    env = os.environ | hostile.environment()
+    env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
     env |= {"PYTHONPATH": str(snapshot), "PYTHONSAFEPATH": "1", code.VARIABLE: str(snapshot)}
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "work")]
     done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, timeout=400, check=False)
