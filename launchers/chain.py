@@ -46,7 +46,12 @@ class Chain:
         return self._path(self.cluster.roots.shards)
 
     def _path(self, path: Path) -> Path:
-        return path if path.is_absolute() else self.root / path
+        return self.folder / path
+
+    @property
+    def folder(self) -> Path:
+        """Where relative roots begin."""
+        return roots_folder() if self.root == ROOT else self.root
 
     def spec(self, name: str) -> StageSpec:
         """The recipe's entry of the stage of that name."""
@@ -118,7 +123,7 @@ class Chain:
         pipeline = Pipeline(
             self.run,
             self.cluster,
-            self.root,
+            self.folder,
             code=self.code,
             seed=self.recipe.seed,
             about={"recipe": self.recipe.name},
@@ -260,6 +265,12 @@ def chain_on(recipe: Recipe, document: Document, cluster: str, run: str | None, 
     on_cluster = find_cluster(cluster, root)
     on_cluster.enter()
     return Chain(recipe, document, on_cluster, run, root)
+
+
+def roots_folder() -> Path:
+    """Where relative roots begin: the project, or, if a command is typed outside it, the folder where that is done."""
+    here = Path.cwd()
+    return ROOT if here.is_relative_to(ROOT) else here
 
 
 def seeded_name(name: str, seed: int | None) -> str:

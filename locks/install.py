@@ -24,6 +24,8 @@ FORMER = ROOT / ".venv-former"  # what was in place of the link before environme
 UV = "uv==0.13.9"
 NEEDED_GB = {"cpu": 6, "gpu": 16}
 COMMAND = """#!/bin/sh
+# Messages name what can be typed here: make's targets, or this command (diagcot/console/commands.py).
+[ -n "$MAKELEVEL" ] || export DIAGCOT_COMMAND="$0"
 exec "$(dirname "$(realpath "$0")")/python" -I -X utf8 -m diagcot.cli.main "$@"
 """
 

@@ -5,6 +5,7 @@ import sys
 
 from diagcot.cli.options import Call
 from diagcot.cli.parser import parse
+from diagcot.console.commands import typed
 from diagcot.extras import missing_module
 from diagcot.jobs import UserError
 from diagcot.jobs.slurm.commands import user
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return call(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {typed(str(error))}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if message := missing_module(error):

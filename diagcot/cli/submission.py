@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diagcot.cli.options import Verbs, add_chain_options, add_run_options, add_stage_number_option, chain_of
 from diagcot.cli.runs import own_run_folder
+from diagcot.console.commands import typed
 from diagcot.jobs import UserError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _print_submitted(submitted: "Sequence[Submitted]", run: str) -> None:
         later = f", {row.later} more as soon as the submit limit allows" if row.later else ""
         print(f"{row.stage:<{width}}  {row.state}{tasks}{later}{jobs}")
     if any(row.state in ("submitted", "queued", "released") for row in submitted):
-        print(f"watch it with: make watch RUN={run}")
+        print(typed(f"watch it with: make watch RUN={run}"))
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -130,7 +131,7 @@ def _submit_command(args: argparse.Namespace) -> str:
     target = f"submit-stage{args.stage}" if args.stage.isdigit() else f"submit-{args.stage}"
     values = {"RECIPE": args.recipe, "CLUSTER": args.cluster, "RUN": args.run, "SEED": args.seed}
     given = (f"{name}={shlex.quote(str(value))}" for name, value in values.items() if value is not None)
-    return " ".join(["make", target, *given])
+    return typed(" ".join(["make", target, *given]))
 
 
 def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) -> int:

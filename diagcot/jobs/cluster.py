@@ -47,7 +47,7 @@ class Slurm(Settings):
 
 
 class Roots(Settings):
-    """Where the products go. Relative paths begin at the project's root."""
+    """Where the products go. Relative paths begin at the project, or at the current folder outside it."""
 
     logs: Path = Field(Path("logs"), description="Folder of the runs: plans, logs, state and reports.")
     shards: Path = Field(Path("shards"), description="Folder of the data that stages write.")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from diagcot.console.commands import typed
 from diagcot.console.state import reasons
 from diagcot.console.state.executor import ALIVE, QUEUED
 from diagcot.console.state.reasons import sentence
@@ -15,7 +16,7 @@ USUAL = {"Dependency", "DEPENDENCY"}  # not worth a remark: the table shows the 
 
 def retry(run_dir: Path, stage: str, *options: str) -> str:
     """The command that resubmits unfinished tasks of a stage."""
-    return " ".join(["make retry", f"STAGE={stage}", *options, f"RUN={run_dir.name}"])
+    return typed(" ".join(["make retry", f"STAGE={stage}", *options, f"RUN={run_dir.name}"]))
 
 
 def remarks(run: Run) -> list[str]:
@@ -29,7 +30,7 @@ def remarks(run: Run) -> list[str]:
     elif run.ended and run.state != "done" and run.stages:
         first = next(stage.name for stage in run.stages if stage.state != "done")
         lines.append(f"no job of this run is queued or running: `{retry(run.path, first)}` continues it")
-    return lines
+    return [typed(line) for line in lines]
 
 
 def _stage(run: Run, stage: Stage) -> Iterator[str]:

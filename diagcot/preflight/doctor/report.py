@@ -32,7 +32,7 @@ def findings(recipe: str, cluster: str) -> list[Finding]:
     parts: list[Callable[[], Iterable[Finding]]] = [
         machine.python,
         lambda: machine.environment(ROOT),
-        lambda: machine.resources(ROOT),
+        lambda: machine.resources(Path.cwd()),
         machine.gpus,
         checks.java,
         lambda: checks.place(_scratch(cluster)),
@@ -60,7 +60,7 @@ def _guarded(part: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
 
 
 def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
-    from launchers.chain import open_chain
+    from launchers.chain import open_chain, roots_folder
 
     try:
         site = find_cluster(cluster, ROOT)
@@ -71,7 +71,7 @@ def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
     if site.executor == "slurm":
         yield from slurm_check.answers(site)
     roots = [site.roots.logs, site.roots.shards, site.roots.models]
-    yield from machine.outputs([root if root.is_absolute() else ROOT / root for root in roots])
+    yield from machine.outputs([roots_folder() / root for root in roots])
     try:
         chain = open_chain(recipe, cluster, None)
     except UserError as error:

@@ -66,7 +66,7 @@ class Rehearsal:
 def roots(chain: "Chain") -> dict[str, Path]:
     """The folders of logs, shards and models of the real chain."""
     given = chain.cluster.roots
-    return {name: chain.root / getattr(given, name) for name in ("logs", "shards", "models")}
+    return {name: chain.folder / getattr(given, name) for name in ("logs", "shards", "models")}
 
 
 def rehearsed(cluster: Cluster) -> Cluster:
@@ -95,7 +95,7 @@ def prepare(chain: "Chain") -> Rehearsal:
     cluster = rehearsed(chain.cluster)
     code = chain.code
     about = {"recipe": chain.recipe.name, "rehearsal_of": chain.run}
-    pipeline = Pipeline(run, cluster, chain.root, code=code, seed=chain.recipe.seed, about=about)
+    pipeline = Pipeline(run, cluster, chain.folder, code=code, seed=chain.recipe.seed, about=about)
     pipeline.reachable()
     os.umask(0o077)
     probe = f".{run}.{os.getpid()}"
