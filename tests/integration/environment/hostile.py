@@ -23,6 +23,7 @@ PASSING = frozenset(
         *("LIBRARY_PATH", "NCCL_SOCKET_IFNAME", "NO_COLOR", "PATH", "SHELL", "TMPDIR", "USER", "XDG_CACHE_HOME"),
         *("FI_EFA_FORK_SAFE", "FI_EFA_USE_DEVICE_RDMA", "FI_PROVIDER", "UCX_MEMTYPE_CACHE"),
         *("UCX_RCACHE_MAX_UNRELEASED", "ZE_AFFINITY_MASK"),
+        *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_RPC_BASE_PATH"),  # a task sets them to its own place
     )
 )
 """The names that pass: where the user, the tools, the devices and the network are."""
