@@ -183,6 +183,39 @@ def test_row_16_edited_code_is_not_mixed_into_a_run(tmp_path: Path) -> None:
     assert attempts.last_code(written.path, written.code) == first.code
 
 
+@pytest.mark.row(
+    16,
+    promise="runner and tasks compute with the submitted code; a copy of it that was changed is refused, and the log says so",
+    injected="a module of the kind edited right after the submission, in the checkout and in the run's copy",
+    daemons="real",
+)
+@pytest.mark.parametrize("edited", ["checkout", "copy"])
+def test_row_16_a_run_on_a_laptop_computes_with_the_submitted_code(tmp_path: Path, edited: str) -> None:
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    source = (chains.ROOT / "tests" / "kinds" / "count.py").read_text()
+    (package / "kind.py").write_text(source)
+    on = chains.cluster("local", roots={name: str(tmp_path / name) for name in ("logs", "shards", "models")})
+    flow = Pipeline("run", on, tmp_path, code=[package])
+    plan = flow.stage("stage", "mine.kind", ["a"], "small")
+    wrong = source.replace("number * number", "-number")
+    assert wrong != source
+    if edited == "checkout":
+        flow.submit()
+        (package / "kind.py").write_text(wrong)
+        chains.wait_for_end(flow.run_dir, 0)
+        (output,) = plan.output.glob("*.txt")
+        assert output.read_text() == "a-0000 0\na-0001 1\na-0002 4\n"
+    else:
+        flow.write()
+        (flow.code / "mine" / "kind.py").write_text(wrong)
+        flow.submit()
+        chains.wait_for_end(flow.run_dir, 1)
+        assert "was changed after submission" in (flow.run_dir / "runner.log").read_text()
+        assert plan.missing() == ["a"]
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -8,6 +8,7 @@ from diagcot.jobs.cluster import Size
 from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import local
 from diagcot.metrics import java
+from diagcot.preflight import checks
 from tests import chains
 from tests.integration.environment import hostile
 
@@ -32,6 +33,13 @@ def test_java_splits_words_as_in_a_clean_environment(monkeypatch: pytest.MonkeyP
     clean = java.tokenize(REPORTS)
     export(monkeypatch)
     assert java.tokenize(REPORTS) == clean
+
+
+def test_the_doctor_shows_the_version_of_java_and_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    export(monkeypatch)
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dpassword=secret")
+    (finding,) = checks.java()
+    assert finding.level == "good" and "version" in finding.text and "secret" not in finding.text
 
 
 def laptop(root: Path) -> tuple[dict[str, str], str]:
