@@ -132,9 +132,9 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
     """
     folder = place.folder("r")
     environment = _environment(secrets.token_hex(16), 300)  # rank 0 may have a checkpoint to write before it ends
-    before, here = dict(os.environ), Path.cwd()
+    before, here, own = dict(os.environ), Path.cwd(), variables.child(**environment)
     os.environ.clear()
-    os.environ.update(variables.child(**environment))
+    os.environ.update(own)
     # Ray puts the driver's working directory first on the path of every actor, whose code would be what lies there.
     os.chdir(folder)
     try:
