@@ -14,7 +14,8 @@ pytestmark = pytest.mark.heavy
 
 
 def test_ray_lives_in_the_place_and_leaves_the_cause(tmp_path: Path) -> None:
-    ctx, seen = testing.context(tmp_path), {}
+    ctx = testing.context(tmp_path)
+    seen: dict[str, str] = {}
     with place.opened() as own:
         with pytest.raises(Exception) as raised, ray_cluster.start_head(ctx, 100):
             import ray
