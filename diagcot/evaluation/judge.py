@@ -108,7 +108,7 @@ def same(reply: Reply) -> bool | None:
     """The verdict of a reply; None if it is not in the requested form."""
     try:
         verdict = json.loads(reply.text)["same"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, RecursionError, LookupError, TypeError):
         return None
     return verdict if isinstance(verdict, bool) else None
 

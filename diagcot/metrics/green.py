@@ -7,7 +7,8 @@ CHAT_TEMPLATE = (
 )
 """The prompt format of Stanford-AIMI/GREEN, with the end token that its tokeniser adds (add_eos_token)."""
 _SECTION = r"\[{}\]:\s*(.*?)(?:\n\s*\n|\Z)"
-_COUNT = re.compile(r"(?<=: )\b\d+\b(?=\.)")
+_NUMBER = r"\d{1,9}"  # longer numbers count nothing that is in a report
+_COUNT = re.compile(rf"(?<=: )\b{_NUMBER}\b(?=\.)")
 
 
 def prompt(template: str, reference: str, candidate: str, words: int) -> str:
@@ -25,9 +26,8 @@ def green(analysis: str) -> float:
     error gives its count after a colon, and of a kind that occurs twice the entry that is last in alphabetical order
     counts. A part that cannot be parsed counts as 0.
     """
-    parts = analysis.split("[Explanation]:")
-    text = parts[1] if len(parts) > 1 else analysis
-    matched = re.match(r"\d+\b(?=\.)", _section(text, "Matched Findings"))
+    text = analysis.rsplit("[Explanation]:", 1)[-1]
+    matched = re.match(rf"{_NUMBER}\b(?=\.)", _section(text, "Matched Findings"))
     if not matched or not int(matched[0]):
         return 0.0
     return int(matched[0]) / (int(matched[0]) + errors(text))

@@ -8,10 +8,9 @@ _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
 _POINT = rf"\({_NUMBER},{_NUMBER}\)"
 _OPENING = re.compile(r"<box>", re.IGNORECASE)
 _BOX = re.compile(rf"<box>\s*{_POINT}\s*,?\s*{_POINT}\s*</box>", re.IGNORECASE)
-_NEGATIVE = re.compile(
-    r"\b(?:no|not|without|absence of)\b[^.<]*"
-    r"\b(?:detected|seen|found|visible|present|identified|evident|regions?|findings?)\b",
-    re.IGNORECASE,
+_DENIAL = re.compile(r"\b(?:no|not|without|absence of)\b", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:detected|seen|found|visible|present|identified|evident|regions?|findings?)\b", re.IGNORECASE
 )
 _SIGNED = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _PIXELS = re.compile(rf"\[{_SIGNED},{_SIGNED},{_SIGNED},{_SIGNED}\]")
@@ -45,7 +44,12 @@ def claimed(answer: str) -> list[Box] | None:
 
 def says_none(text: str) -> bool:
     """True if a text has no box and states that there is nothing to find."""
-    return not _OPENING.search(text) and _NEGATIVE.search(text) is not None
+    return not _OPENING.search(text) and any(map(_denies, re.split("[.<]", text)))
+
+
+def _denies(sentence: str) -> bool:
+    denial = _DENIAL.search(sentence)
+    return denial is not None and _DENIED.search(sentence, denial.end()) is not None
 
 
 def is_well_formed(box: Box) -> bool:

@@ -13,7 +13,7 @@ ABNORMAL = frozenset(CHEXPERT_LABELS) - {NO_FINDING}
 
 _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
 _SEPARATOR = re.compile(r"[,;\n•]|\band\b", re.IGNORECASE)
-_BULLET = re.compile(r"^\s*(?:[-*–·]|\d+[.)])\s+", re.MULTILINE)
+_BULLET = re.compile(r"^[^\S\n]*(?:[-*–·]|\d+[.)])\s+", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*\*|__|`")
 _NOTHING = re.compile(r"\bno (?:[a-z]+ ){0,2}abnormalit(?:y|ies)\b", re.IGNORECASE)
 

@@ -4,6 +4,7 @@ Reading ignores the case of tags and text outside them; `is_single` and `is_inte
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diagcot.metrics.repetition import distinct_trigrams
@@ -11,9 +12,9 @@ from diagcot.metrics.repetition import distinct_trigrams
 _INNER = r"(?:(?!</?(?:think|answer)>).)*?"  # text without any of the four tags
 _SINGLE = re.compile(rf"\s*<think>({_INNER})</think>\s*<answer>({_INNER})</answer>\s*", re.DOTALL)
 _INTERLEAVED = re.compile(rf"\s*(?:<think>{_INNER}</think>\s*<answer>{_INNER}</answer>\s*)+", re.DOTALL)
-_PAIR = re.compile(r"<think>(.*?)</think>\s*<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|$)", re.IGNORECASE | re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_THINK_OPENS, _JOINT = (re.compile(tag, re.IGNORECASE) for tag in ("<think>", r"</think>\s*<answer>"))
+_ANSWER_OPENS, _ANSWER_CLOSES = (re.compile(tag, re.IGNORECASE) for tag in ("<answer>", "</answer>"))
 _WORD = re.compile(r"[^\W\d_]+")
 _LEAST_WORDS = 3  # different ones in a reasoning
 _LEAST_DISTINCT = 0.5  # share of distinct trigrams; a text that goes round in circles has less
@@ -29,19 +30,17 @@ class Pair:
 
 def first_answer(output: str) -> str:
     """Text of the first answer block, or the whole output if there is none (as in DiagCoT's evaluation scripts)."""
-    block = _ANSWER.search(output)
-    return (block.group(1) if block else output).strip()
+    return next(_answers(output), output).strip()
 
 
 def last_answer(output: str) -> str:
     """Text of the last answer block, which concludes an interleaved trace, or the whole output if there is none."""
-    blocks = _ANSWER.findall(output)
-    return str(blocks[-1] if blocks else output).strip()
+    return ([*_answers(output)] or [output])[-1].strip()
 
 
 def has_answer(output: str) -> bool:
     """True if the output has an answer block."""
-    return _ANSWER.search(output) is not None
+    return next(_answers(output), None) is not None
 
 
 def thinking(output: str) -> str:
@@ -51,8 +50,21 @@ def thinking(output: str) -> str:
 
 
 def pairs(output: str) -> list[Pair]:
-    """Think-answer pairs in order; text outside them is ignored. The expression is the one of CX-Mind's rewards."""
-    return [Pair(think.strip(), answer.strip()) for think, answer in _PAIR.findall(output)]
+    """Think-answer pairs in order; text outside them is ignored.
+
+    They are those of the expression in CX-Mind's rewards, `<think>(.*?)</think>\\s*<answer>(.*?)</answer>`, found tag by tag:
+    the expression itself takes cubic time on tags that are not closed.
+    """
+    found, at = list[Pair](), 0
+    while (
+        (opening := _THINK_OPENS.search(output, at))
+        and (joint := _JOINT.search(output, opening.end()))
+        and (closing := _ANSWER_CLOSES.search(output, joint.end()))
+    ):
+        think, answer = output[opening.end() : joint.start()], output[joint.end() : closing.start()]
+        found.append(Pair(think.strip(), answer.strip()))
+        at = closing.end()
+    return found
 
 
 def is_single(output: str) -> bool:
@@ -88,6 +100,14 @@ def is_reasoning(think: str) -> bool:
 def is_repetitive(text: str) -> bool:
     """True if more than half of a text's trigrams are repeats."""
     return distinct_trigrams(text) < _LEAST_DISTINCT
+
+
+def _answers(output: str) -> Iterator[str]:
+    """Texts of the answer blocks, each up to the next closing tag."""
+    at = 0
+    while (opening := _ANSWER_OPENS.search(output, at)) and (closing := _ANSWER_CLOSES.search(output, opening.end())):
+        yield output[opening.end() : closing.start()]
+        at = closing.end()
 
 
 def _plain(text: str) -> str:

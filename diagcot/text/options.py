@@ -1,6 +1,7 @@
 """Options of closed questions, `A) text`, and the marks that judge a step: ✅ or ❌ (CX-Mind, arXiv:2508.03733)."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 RIGHT, WRONG = "✅", "❌"
@@ -18,7 +19,8 @@ _LETTERED = re.compile(
 )
 _STANDING = re.compile(rf"(?<![-\w])([{LETTERS}])(?![-\w])")
 _ARTICLE = re.compile(r"(?:^|(?<=[.:;!?]\s))A(?=\s+(?!is\b|seems\b|fits\b|because\b|or\b|and\b)(?:[A-Z]-)?[a-z])")
-_DENIAL = re.compile(r"\b(?:no|not|without|free of|absence of|negative for)\b(?:(?!\bbut\b)[^.,;:])*$")
+_DENIAL = re.compile(r"\b(?:no|not|without|free of|absence of|negative for)\b")
+_DENIAL_ENDS = re.compile(r"[.,;:]|\bbut\b")
 
 
 def listed(question: str) -> list[str]:
@@ -70,4 +72,12 @@ def chosen(answer: str, options: Sequence[str] = ()) -> str:
 
 def _stated(option: str, text: str) -> bool:
     """Whether a text has the words of an option somewhere without a denial before them; both in lower case."""
-    return any(not _DENIAL.search(text[: match.start()]) for match in re.finditer(rf"\b{re.escape(option)}\b", text))
+    places = [match.start() for match in re.finditer(rf"\b{re.escape(option)}\b", text)]
+    denials = [match.span() for match in _DENIAL.finditer(text)] if places else []
+    ends = [match.start() for match in _DENIAL_ENDS.finditer(text)] if denials else []
+    for place in places:
+        before = bisect_right(denials, place, key=lambda span: span[1])  # denials that are whole before the option
+        end = bisect_left(ends, place)
+        if not before or (end and ends[end - 1] >= denials[before - 1][1]):
+            return True
+    return False

@@ -2,7 +2,7 @@
 
 import re
 
-_SPACE = re.compile(r"[ \t]+([.,;:])(?=\s|$)")
+_SPACE = re.compile(r"(?<![ \t])[ \t]+([.,;:])(?=\s|$)")
 _START = re.compile(r"(?:^|(?<=[.!?]\s)|(?<=\n)|(?<=\bFindings: )|(?<=\bImpression: ))[a-z]")
 _HEADING = re.compile(r"\b(findings|impression)(?=:)")
 

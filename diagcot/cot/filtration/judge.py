@@ -95,7 +95,7 @@ def _scored(text: str, finish: str, settings: FilterSettings) -> Judgement:
         reasons = {name: " ".join(row[name]["reason"].split()) for name in CRITERIA}
         if any(type(score) is not int or score not in SCORES for score in scores.values()):
             raise ValueError("score")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return Judgement(False, error="the reply does not follow the schema")
     held = tuple(name for name, score in scores.items() if score >= settings.score)
     return Judgement(len(held) >= settings.criteria, scores, reasons, held)

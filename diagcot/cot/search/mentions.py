@@ -18,8 +18,7 @@ def reference_mention(text: str, task: str, sources: str) -> str:
     sources: the reference report and the question. A report may itself speak of a reference, and a question may be about
     a report: words that occur there are allowed.
     """
-    for match in _MENTION.finditer(text.lower()):
-        words = match.group()
+    for words in dict.fromkeys(match.group() for match in _MENTION.finditer(text.lower())):
         about_report = task == "matching" and "report" in words and not _GOLD.search(words)
         if words not in sources.lower() and not about_report:
             return words

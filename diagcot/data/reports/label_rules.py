@@ -107,7 +107,7 @@ OTHER = [
     r"fibro(?:sis|tic)|scar(?:s|ring|red)?\b|honeycomb\w*|cicatri\w+|thickening|blunt(?:ed|ing)|reticula\w*",
     r"hernia(?:s|tion)?\b|eventration|elevat(?:ed|ion)|\bdiaphragmatic hump",
     r"free (?:\w+ )?(?:air|gas)|pneumoperitoneum|pneumomediastinum|subcutaneous (?:air|gas)",
-    r"\w*scolio\w*|curvature|osteodystrophy|kypho\w*|spondyl\w+|osteophyt\w*|degenerat\w+|arthri\w+|arthro\w+|osteop(?:en|or)\w+"
+    r"\b\w{0,12}scolio\w*|curvature|osteodystrophy|kypho\w*|spondyl\w+|osteophyt\w*|degenerat\w+|arthri\w+|arthro\w+|osteop(?:en|or)\w+"
     r"|deformit\w+|wedg\w+|(?:compression|endplate) \w+|sclero(?:tic|sis)|\blytic|\bdish\b|dislocat\w+|subluxation",
     r"adenopathy|lymphadenopathy|lymph nodes?|goiter|prominen\w+|enlarge(?:d|ment)|dilat(?:ed|ation)|distend\w+|engorge\w+",
     r"cephali[sz]ation|redistribution|hypertension|aspiration|contusion|h(?:a)?ematoma|h(?:a)?emorrhage|infarct\w*|embol\w+",

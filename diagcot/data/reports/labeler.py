@@ -6,9 +6,8 @@ phrases and scopes are written for this project. `diagcot.data.labeler_accuracy`
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import NamedTuple
 
 from diagcot.data.reports import label_cues as cues
@@ -70,8 +69,8 @@ def mentions(text: str) -> Iterator[tuple[str, int, str]]:
 def mentions_in(sentence: str) -> tuple[Mention, ...]:
     """The mentions of labels in one sentence in lower case."""
     found = [(name, match.span()) for name, mention in _MENTION.items() for match in mention.finditer(sentence)]
-    spans = sorted(span for _, span in found)
-    stated = [Mention(name, _status(sentence, span, spans, device=name == _DEVICES), *span) for name, span in found]
+    lists = _lists(sentence, (span for _, span in found))
+    stated = [Mention(name, _status(sentence, span, lists, device=name == _DEVICES), *span) for name, span in found]
     normal = ((name, match) for name, phrase in _NORMAL.items() if (match := phrase.search(sentence)))
     return (*stated, *(Mention(name, 0, *match.span()) for name, match in normal))
 
@@ -80,7 +79,8 @@ def mentions_in(sentence: str) -> tuple[Mention, ...]:
 def _other(sentence: str) -> bool:
     """Whether a sentence states, or does not exclude, a finding that has no label."""
     spans = [match.span() for match in _OTHER.finditer(sentence)]
-    return any(_status(sentence, span, spans) for span in spans)
+    lists = _lists(sentence, spans)
+    return any(_status(sentence, span, lists) for span in spans)
 
 
 def _sentences(text: str) -> list[str]:
@@ -90,15 +90,20 @@ def _sentences(text: str) -> list[str]:
 _RANK = {0: 0, -1: 1, 1: 2}
 
 
-def _status(sentence: str, span: Span, spans: Sequence[Span], *, device: bool = False) -> int:
-    """1, 0 or -1 for the mention at `span`, from the cues whose scope includes it.
+def _status(sentence: str, span: Span, lists: "Lists", *, device: bool = False) -> int:
+    """1, 0 or -1 for the mention at `span`, from the cues whose scope includes it. lists: those of the sentence."""
+    (start, end), (last, closed) = span, lists[span[1]]
+    before, after = sentence[max(0, start - _SCOPE) : start], sentence[end : end + _SCOPE]
+    return _status_in(
+        before, sentence[start:end], after, sentence[last : last + 2 * _SCOPE], (last == end, closed), device
+    )
 
-    spans: all mentions of the sentence, in order.
-    """
-    mention = sentence[slice(*span)]
-    after = sentence[span[1] : span[1] + _SCOPE]
-    value, headed = _value(sentence, span, spans)
-    before = cues.HEADED_DENIAL.sub(r"\1", sentence[max(0, span[0] - _SCOPE) : span[0]])
+
+@lru_cache(maxsize=16384)  # a text that loops repeats its mentions with all that is around them
+def _status_in(before: str, mention: str, after: str, rest: str, ending: tuple[bool, bool], device: bool) -> int:
+    """See `_status`. rest: what follows the list of mentions. ending: whether the mention is its own list, and `Lists`' end."""
+    value, headed = _value(after, rest, *ending)
+    before = cues.HEADED_DENIAL.sub(r"\1", before)
     if headed:
         before = re.split(r"[,;]", before)[-1]
     if sides := cues.FIRST_OF_TWO_SIDES.match(before):
@@ -122,22 +127,33 @@ def _status(sentence: str, span: Span, spans: Sequence[Span], *, device: bool = 
     return -1 if uncertain else 1
 
 
-def _value(sentence: str, span: Span, spans: Sequence[Span]) -> tuple[str, bool]:
+Lists = dict[int, tuple[int, bool]]
+"""End of a mention -> the end of the list of mentions that goes on from it, and whether that ends with more than a comma."""
+
+
+def _lists(sentence: str, spans: Iterable[Span]) -> Lists:
+    """Where the lists end that the mentions of a sentence are part of, from the last mention to the first."""
+    ordered = sorted(spans)
+    found: Lists = {}
+    for end in sorted({stop for _, stop in ordered}, reverse=True):
+        found[end] = (end, False)
+        following = bisect_left(ordered, (end, 0))
+        if following < len(ordered):
+            start, stop = ordered[following]
+            if between := cues.LISTED.fullmatch(sentence, end, start):
+                last, closed = found[stop]
+                found[end] = (last, between.group().strip() != "," if last == stop else closed)
+    return found
+
+
+def _value(after: str, rest: str, own: bool, closed: bool) -> tuple[str, bool]:
     """What follows a mention, or the list of mentions that it is part of, and whether that is its value after a colon.
 
-    spans: in order. The text that is returned ends with the scope of a cue.
+    The text that is returned ends with the scope of a cue.
     """
-    end, listed = span[1], False
-    for start, stop in islice(spans, bisect_left(spans, (end, 0)), None):
-        if start < end:
-            continue
-        between = cues.LISTED.fullmatch(sentence, end, start)
-        if not between:
-            break
-        end, listed = stop, between.group().strip() != ","
-    headed = cues.VALUE.match(sentence[end : end + _SCOPE])
-    start = end + headed.end() if headed else end if end == span[1] or listed else span[1]
-    return sentence[start : start + _SCOPE], bool(headed) and end == span[1]
+    headed = cues.VALUE.match(rest[:_SCOPE])
+    start = headed.end() if headed else 0
+    return (rest[start : start + _SCOPE] if headed or own or closed else after), bool(headed) and own
 
 
 def _tail(text: str, ends: re.Pattern[str]) -> str:

@@ -137,19 +137,23 @@ def _in_sentence(text: str) -> tuple[Statement, ...]:
         if words.search(text)
     ]
     first_thought = phrases.FIRST_THOUGHT.search(text)
-    previous = 0
+    previous, seen = 0, set[tuple[object, ...]]()
     for at, mention in enumerate(mentions):
         listed = at + 1 < len(mentions)
-        before = _before(sentence, previous, mention, bool(at))
-        after = _after(sentence, mention, mentions[at + 1].start if listed else len(text), listed)
-        head = text[previous : mention.start]
-        sought = phrases.SOUGHT.search(head) and not phrases.BREAK.search(head)
-        for label, status in mention.labels.items():
-            if sought or (not status and phrases.PARTIAL.search(head)):
-                continue
-            doubt = status == 1 and first_thought and first_thought.end() <= mention.start
-            device = _device(label, text[mention.start : mention.end])
-            found += _placed(Statement(label, -1 if doubt else status, device=device, added=added), before, after)
+        following = mentions[at + 1].start if listed else len(text)
+        head, words = text[previous : mention.start], text[mention.start : mention.end]
+        thought = first_thought is not None and first_thought.end() <= mention.start
+        same = (head, words, text[mention.end : following], tuple(mention.labels.items()), bool(at), listed, thought)
+        if same not in seen:  # a sentence that loops says the same again
+            seen.add(same)
+            before = _before(sentence, previous, mention, bool(at))
+            after = _after(sentence, mention, following, listed)
+            sought = phrases.SOUGHT.search(head) and not phrases.BREAK.search(head)
+            for label, status in mention.labels.items():
+                if sought or (not status and phrases.PARTIAL.search(head)):
+                    continue
+                stated = -1 if status == 1 and thought else status
+                found += _placed(Statement(label, stated, device=_device(label, words), added=added), before, after)
         previous = mention.end
     return tuple(dict.fromkeys(found))
 

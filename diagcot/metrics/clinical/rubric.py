@@ -50,7 +50,7 @@ def score(text: str) -> float | None:
             text, strict=False
         )  # servers' grammars let control characters into texts of bounded length
         points = [verdict[name] for name in CRITERIA]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, RecursionError, LookupError, TypeError):
         return None
     if not all(isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST for value in points):
         return None

@@ -5,19 +5,19 @@ adds. The reference is the whole gold trace. `process` and `reason` may be 0, as
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from math import exp
 
 from diagcot.metrics.sets import f1
 from diagcot.metrics.text import common_subsequence
+from diagcot.rewards.released import layout
 from diagcot.rewards.released.porter import stem
 from diagcot.rewards.score import Reference, Score
 from diagcot.text.layout import Pair, pairs
 from diagcot.text.options import RIGHT, WRONG
 
-_INTERLEAVED = re.compile(r"(?:<think>.*?</think>\s*<answer>.*?</answer>\s*)+", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_AROUND_TAGS = re.compile(r"\s*([<>/])\s*")
+_SIGN_OF_TAGS = re.compile(r"([<>/])")
 _OPTION = re.compile(r"[A-G]", re.IGNORECASE)
 _MARKS = re.compile(f"[{RIGHT}{WRONG}]")
 
@@ -40,7 +40,7 @@ def closed(
         if ours and theirs:
             words, gold_words = (text.lower().replace(".", " .").split(" ") for text in (ours, theirs))
             likeness = 0.3 * round(_bleu(words, gold_words), 4) + 0.7 * round(_rouge(ours, theirs), 4)
-    in_layout = _INTERLEAVED.fullmatch(output) is not None
+    in_layout = layout.is_interleaved(output)
     return score(in_layout, float(correct), process * judged, reason * likeness)
 
 
@@ -62,7 +62,8 @@ def opened(
         if name in truth and RIGHT in step.answer and (gold := _gold_think(name, gold_steps))
     ]
     reasons = sum(likenesses) / max(1, len(likenesses))
-    in_layout = _INTERLEAVED.fullmatch(_AROUND_TAGS.sub(r"\1", output.strip())) is not None
+    # The release removes blanks around the signs of tags first.
+    in_layout = layout.is_interleaved("".join(part.strip() for part in _SIGN_OF_TAGS.split(output)))
     return score(in_layout, f1(_last_diseases(output), truth), process * judged, reason * reasons)
 
 
@@ -97,7 +98,7 @@ def _judged(answer: str, present: bool) -> bool:
 
 
 def _last_diseases(text: str) -> frozenset[str]:
-    blocks = _ANSWER.findall(text)
+    blocks = layout.answers(text)
     return diseases(blocks[-1]) if blocks else frozenset()
 
 
@@ -108,7 +109,7 @@ def _gold_think(disease: str, gold_steps: Sequence[Pair]) -> str:
 
 def _bleu(words: Sequence[str], gold: Sequence[str]) -> float:
     """BLEU-1 of one text, without smoothing."""
-    shared = sum(min(words.count(word), gold.count(word)) for word in set(words))
+    shared = (Counter(words) & Counter(gold)).total()
     return shared / len(words) * exp(min(0.0, 1 - len(gold) / len(words))) if shared else 0.0
 
 
