@@ -5,7 +5,7 @@ from typing import Any
 
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.metrics import text
-from diagcot.metrics.clinical.readers import Reader, close, load, why_failed
+from diagcot.metrics.clinical.readers import Reader, close, load, readable, why_failed
 from diagcot.metrics.clinical.weights import READERS, missing_files
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 from diagcot.tasks.predictions import Prediction
@@ -37,7 +37,7 @@ class Readers:
             try:
                 kept = self._kept.setdefault(name, {})
                 new = [side for side in texts if side not in kept]
-                read = kept | dict(zip(new, reader.read(new) if new else (), strict=True))
+                read = kept | dict(zip(new, reader.read([readable(side) for side in new]) if new else (), strict=True))
                 kept |= {row.reference: read[row.reference] for row in rows}
                 compared = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
             except Exception as error:

@@ -35,6 +35,17 @@ def load(name: str, weights: Path, device: str) -> Reader:
     return make(weights / name, device, *((name,) if module == "radgraph" else ()))
 
 
+LONGEST = 1000
+"""Most words of a text that a model reads; the longest reports have half as many, and RadGraph's time grows with the square."""
+
+
+def readable(text: str) -> str:
+    """A text as every model can take it: at most LONGEST words, and no lone surrogate, which has no bytes."""
+    words = text.split(None, LONGEST)
+    kept = text if len(words) <= LONGEST else " ".join(words[:LONGEST])
+    return kept.encode(errors="replace").decode()
+
+
 def close(reader: Reader) -> None:
     """End the process of a reader that has one."""
     if hasattr(reader, "close"):

@@ -58,14 +58,15 @@ class Collator:
         self.images = PreparedImages(processor.image_processor, source or ShardImages(shards_root), cache_mb)
         self.image_token = processor.image_token
         self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        self._cache: dict[tuple[str, str], EncodedSample] = {}
+        self._cache: dict[tuple[object, ...], EncodedSample] = {}
 
     def encode(self, sample: Sample) -> EncodedSample:
         """Tokens of a sample, cut at `max_length`.
 
         Raises ValueError if its prompt alone is longer, or if its images and its <image> marks differ in number.
         """
-        cached = self._cache.get((sample.task, sample.id))
+        content = (sample.messages, sample.images)  # two stages may give one id to different conversations
+        cached = self._cache.get(content)
         if cached is not None:
             return cached
         ids: list[int] = []
@@ -88,7 +89,7 @@ class Collator:
             )
         if len(self._cache) >= self.CACHED:
             self._cache.pop(next(iter(self._cache)), None)
-        self._cache[sample.task, sample.id] = encoded
+        self._cache[content] = encoded
         return encoded
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:

@@ -99,7 +99,7 @@ def measure(ctx: Context, samples: Sequence[Sample], collator: Collator) -> Leng
     """
     key = hashlib.sha256()
     for sample in samples:
-        key.update(f"{sample.task}\0{sample.id}\0{len(sample.answer)}\0".encode())
+        key.update(f"{sample.to_json()}\n".encode())
     key.update(json.dumps([collator.max_length, len(collator.tokenizer)]).encode())
     path = ctx.workspace / f"lengths-{key.hexdigest()[:16]}.npy"
     table = process_group.broadcast(np.load(path) if ctx.rank == 0 and path.is_file() else None)

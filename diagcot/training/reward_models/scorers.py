@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from diagcot.jobs import UserError
 from diagcot.metrics.clinical import rubric
-from diagcot.metrics.clinical.readers import load, why_failed
+from diagcot.metrics.clinical.readers import load, readable, why_failed
 from diagcot.metrics.clinical.weights import missing_files
 from diagcot.metrics.green import green, prompt
 from diagcot.metrics.labels import agreement, micro_f1
@@ -59,7 +59,7 @@ class ReaderScorer:
     def score(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Scores of the pairs; each text is read once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in (pair.answer, pair.reference)))
-        read = dict(zip(texts, self._reader.read(texts), strict=True))
+        read = dict(zip(texts, self._reader.read([readable(text) for text in texts]), strict=True))
         compared = [self._reader.compare(read[pair.answer], read[pair.reference]) for pair in pairs]
         return [self._value(scores, pair.answer) for scores, pair in zip(compared, pairs, strict=True)]
 

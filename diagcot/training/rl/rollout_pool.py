@@ -208,9 +208,7 @@ class RolloutPool:
             if self._ctx.stopping() or self._closed:
                 return
             if not ready and time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"{len(waiting)} of Ray's tasks were not done after {limit_s:.0f} s; see server.*.log"
-                )
+                raise TimeoutError(_slow(pending, further or {}, limit_s))
             for reference in ready:
                 try:
                     if isinstance(reference, ray.ObjectRefGenerator):
@@ -227,6 +225,17 @@ class RolloutPool:
                         "a rollout server or reward worker died, or its node did; the next attempt resumes the stage"
                         f" ({str(error).strip().splitlines()[-1]})"
                     ) from error
+
+
+def _slow(pending: Sequence[Any], scoring: Mapping[Any, Any], limit_s: float) -> str:
+    """What was not done in time: the servers' work, or that of the reward workers, by the numbers of their prompts."""
+    if pending or not scoring:
+        return f"{len(pending)} calls of servers were not done after {limit_s:.0f} s; see server.*.log"
+    prompts = ", ".join(str(index) for index in sorted(scoring.values())[:8])
+    return (
+        f"all rollouts are there, but reward workers had not scored those of {len(scoring)} prompts after {limit_s:.0f} s"
+        f" (numbers {prompts} of the step, from 0): a model of the reward is slow or hangs, or `reward.workers` are too few"
+    )
 
 
 def server_settings(settings: GrpoSettings, ctx: Context) -> ServerSettings:

@@ -176,3 +176,13 @@ def test_tags_are_single_tokens_that_stay_in_the_text(processor: Any) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert len(tokenizer("</think>")["input_ids"]) == 1
     assert [len(tokenizer(digits)["input_ids"]) for digits in ("7", "77", "1000")] == [1, 2, 4]
+
+
+def test_two_conversations_of_one_id_keep_their_own_tokens(processor: Any) -> None:
+    from diagcot.training.data.collator import Collator
+
+    collator, sample = Collator(processor, Path(), 512, source=images.DrawnImages()), images.samples(1)[0]
+    other = replace(sample, messages=(*sample.messages[:-1], ("assistant", "another answer")))
+    first, second = collator.encode(sample), collator.encode(other)
+    assert first.ids.tolist() != second.ids.tolist()
+    assert collator.encode(sample) is first and collator.encode(other) is second
