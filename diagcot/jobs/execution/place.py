@@ -180,11 +180,19 @@ def sweep(base: Path) -> list[Path]:
         for entry in list(os.scandir(base)):
             path = Path(entry.path)
             if _NAME.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                with contextlib.suppress(OSError), (path / _LOCK).open() as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                    if not _made_again(path):
+                        lock = stack.enter_context((path / _LOCK).open())
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path, ignore_errors=True)
                     gone.append(path)
     return gone
+
+
+def _made_again(path: Path) -> bool:
+    """Whether a process that outlived a place has made some of its folders again; a place that is used has its lock."""
+    names = [entry.name for entry in path.iterdir()]
+    return bool(names) and all(re.fullmatch(r"[a-z]\d*", name) for name in names)
 
 
 @contextlib.contextmanager

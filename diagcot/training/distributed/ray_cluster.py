@@ -166,6 +166,7 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
         failed = sys.exc_info()[0] is not None
         with contextlib.suppress(Exception):
             ray.shutdown()
+        _kill_all(folder)  # what Ray leaves for a moment would make the folder again
         if failed:
             _keep_logs(folder, ctx)
         os.chdir(here)

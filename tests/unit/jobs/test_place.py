@@ -156,7 +156,10 @@ def test_the_next_process_removes_what_a_killed_node_left_and_nothing_that_is_us
     dead.wait()
     assert left.exists()
     (base / "dcother").mkdir()
+    (base / "dc000001" / "r0" / "session").mkdir(parents=True)  # what outlived a place has made it again
+    (base / "dc000002" / "mine").mkdir(parents=True)  # not a place
     with place.opened():
         assert not left.exists() and used.exists() and (base / "dcother").exists()
+        assert not (base / "dc000001").exists() and (base / "dc000002").exists()
     alive.terminate()
     alive.wait()
