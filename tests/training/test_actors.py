@@ -37,7 +37,7 @@ with ray_cluster.start_head(ctx, 80):
     server = ray.remote(Server).options(num_cpus=0).remote("judge", root, ServerSettings(), context_fields(ctx), 0, 1)
     for actor in (worker, server):
         file, names = ray.get(actor.asked.remote())
-        print("actor", file, [name for name in names if name.startswith(("RAY_ADDRESS", "VLLM", "MASTER"))])
+        print("actor", file, [name for name in names if name.startswith(("RAY_ADDRESS", "VLLM", "MASTER", "DIAGCOT_CODE"))])
 print("place", Path.cwd())
 """
 
@@ -61,5 +61,5 @@ def test_row_16_actors_of_grpo_run_the_code_of_their_run(tmp_path: Path) -> None
     env |= {"PYTHONPATH": str(snapshot), "PYTHONSAFEPATH": "1", code.VARIABLE: str(snapshot)}
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "work")]
     done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, timeout=400, check=False)
-    own = f"actor {snapshot / 'diagcot' / '__init__.py'} []"
+    own = f"actor {snapshot / 'diagcot' / '__init__.py'} ['DIAGCOT_CODE']"
     assert done.stdout.splitlines() == [own, own, f"place {checkout}"], done.stdout + done.stderr
