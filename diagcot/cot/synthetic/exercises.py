@@ -46,18 +46,20 @@ def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
 
 
 def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """Several options are asked at once, since one letter a conversation teaches little."""
+    """Several options are asked at once, since one letter a conversation teaches little. Half have options of one word,
+    from which a model learns first that an option has the letter before it."""
     count = rng.randint(2, 6)
+    short = rng.random() < 0.5
     known = [statement.rstrip(". ") for statement in statements]
-    options = rng.sample(known, rng.randint(0, min(count, len(known)))) if rng.random() < 0.5 else []
+    options = [] if short else rng.sample(known, rng.randint(0, min(count, len(known))))
     while len(options) < count:
-        phrase = _phrase(rng, 1, 3)
+        phrase = _phrase(rng, 1, 1 if short else 3)
         if phrase not in options:
             options.append(phrase)
     rng.shuffle(options)
     listed = [*zip(LETTERS, options, strict=False)]
     lines = "\n".join(f"{letter}) {option}" for letter, option in listed)
-    asked = rng.sample(listed, rng.randint(1, count))
+    asked = rng.sample(listed, count if short else rng.randint(1, count))
     letters, texts = "; ".join(letter for letter, _ in asked), "; ".join(option for _, option in asked)
     if rng.random() < 0.7:
         return f"Options:\n{lines}\nWhich option says: {texts}?", letters
