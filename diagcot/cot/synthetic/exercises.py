@@ -45,26 +45,42 @@ def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
     return f"Copy this text without any change: {text}", text
 
 
+def _letters(_statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Options of one word, all asked: from these alone a model learns soon that an option has the letter before it."""
+    listed = [*zip(LETTERS, rng.sample(WORDS, rng.randint(2, 5)), strict=False)]
+    asked = rng.sample(listed, len(listed))
+    return _which(listed, asked), "; ".join(letter for letter, _ in asked)
+
+
 def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """Several options are asked at once, since one letter a conversation teaches little. Half have options of one word,
-    from which a model learns first that an option has the letter before it."""
+    """Several options are asked at once, since one letter a conversation teaches little."""
     count = rng.randint(2, 6)
-    short = rng.random() < 0.5
     known = [statement.rstrip(". ") for statement in statements]
-    options = [] if short else rng.sample(known, rng.randint(0, min(count, len(known))))
+    options = rng.sample(known, rng.randint(0, min(count, len(known))))
     while len(options) < count:
-        phrase = _phrase(rng, 1, 1 if short else 3)
+        phrase = _phrase(rng, 1, 3)
         if phrase not in options:
             options.append(phrase)
     rng.shuffle(options)
     listed = [*zip(LETTERS, options, strict=False)]
-    lines = "\n".join(f"{letter}) {option}" for letter, option in listed)
-    asked = rng.sample(listed, count if short else rng.randint(1, count))
+    asked = rng.sample(listed, rng.randint(1, count))
     letters, texts = "; ".join(letter for letter, _ in asked), "; ".join(option for _, option in asked)
     if rng.random() < 0.7:
-        return f"Options:\n{lines}\nWhich option says: {texts}?", letters
-    return f"Options:\n{lines}\nWhat does option {letters} say?", texts
+        return _which(listed, asked), letters
+    return f"{_options(listed)}\nWhat does option {letters} say?", texts
 
 
-WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = {"copy": _copy, "choice": _choice}
+def _options(listed: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(["Options:", *(f"{letter}) {option}" for letter, option in listed)])
+
+
+def _which(listed: Sequence[tuple[str, str]], asked: Sequence[tuple[str, str]]) -> str:
+    return f"{_options(listed)}\nWhich option says: {'; '.join(option for _, option in asked)}?"
+
+
+WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = {
+    "copy": _copy,
+    "letters": _letters,
+    "choice": _choice,
+}
 """Name of an exercise -> its writer, from the sentences of a report and a random generator."""
