@@ -115,8 +115,8 @@ def publish(folder: Path, figures: dict[str, float], seed: int, steps: dict[str,
         f"""# The base of the demos
 
 A Qwen2.5-VL of {size:.1f} MB that this project trained from random weights with `make toy-base`: recipes/toy-base.yaml,
-seed {seed}, {steps["copying"]} steps of copying, {steps["choosing"]} of reading options, {steps["base"]} of all conversations. Its
-data are phantoms, drawings of simple shapes and text by rule; no image or report of a person is part of it. It is for
+seed {seed}, {steps["copying"]} steps of copying, {steps["choosing"]} of reading options, {steps["base"]} of all conversations.
+Its data are phantoms, drawings of simple shapes and text by rule; no image or report of a person is part of it. It is for
 demonstrations and tests only; do not use it on images of people.
 
 SHA-256 of model.safetensors: `{record["sha256"]}`
