@@ -141,14 +141,17 @@ def test_what_would_change_an_answer_is_refused(desk: Desk) -> None:
     evaluate = desk.stages["evaluate"]
     desk.before("evaluate", three=desk.model(3))
     evaluate["inputs"]["models"].append("three")
-    for name, value, said in (
-        ("max_tokens", {"report": 60}, "unit one.report.shard.00000"),
-        ("samples_per_shard", 5, "settings.samples_per_shard: 4 in the run, 5 now"),
-        ("views", "study", "settings.views"),
-        ("tasks", ["grounding"], "unit one.report.shard.00000: in the run, absent now"),
+    for changed, said in (
+        ({"max_tokens": {"report": 60}}, "unit one.report.shard.00000"),
+        ({"samples_per_shard": 5}, "settings.samples_per_shard: 4 in the run, 5 now"),
+        ({"views": "study"}, "settings.views"),
+        (
+            {"tasks": ["grounding"], "max_tokens": {"grounding": 20}},
+            "unit one.report.shard.00000: in the run, absent now",
+        ),
     ):
         before = evaluate["settings"]
-        evaluate["settings"] = before | {name: value}
+        evaluate["settings"] = before | changed
         assert said in desk.refused()
         evaluate["settings"] = before
     evaluate["inputs"]["models"] = ["one", "three"]
@@ -198,7 +201,7 @@ def test_the_table_and_the_report_show_all_models_and_old_predictions_are_not_to
         units = [Unit(f"{model}.open", {"from": str(ready / f"{model}.open.00000.jsonl")}) for model in models]
         grid = flow.stage("evaluate", "tests.kinds.copied:run", units, "small", grows="units")
         flow.stage(
-            "table", aggregate.KIND.work, [Unit(f"metrics.{len(models)}", {"models": list(models)})], "small",
+            "table", aggregate.KIND.work, [Unit(f"metrics.{len(models)}", {"models": list(models), "starts": {}})], "small",
             settings={"draws": 100, "examples": 1}, inputs={"predictions": [grid]}, product="report", grows="anew",
         )  # fmt: skip
         flow.submit()
