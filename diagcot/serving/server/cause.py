@@ -5,7 +5,7 @@ from pathlib import Path
 
 _TRACEBACK = "Traceback (most recent call last)"
 _ERROR = re.compile(r"(?:^|[\s:])((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt))(?:: (\S.*)|\s*$)")
-_GENERAL = re.compile(r"[Ee]ngine ?[Cc]ore|EngineDead|See root cause|See stack trace|sys\.exit")
+_GENERAL = re.compile(r"(?i:engine ?core)|EngineDead|See root cause|See stack trace|sys\.exit")
 _SYSTEM = re.compile(
     r"No space left on device|failed to map segment|Cannot allocate memory|[Oo]ut of memory|Disk quota exceeded"
     r"|Read-only file system|Permission denied|Resource temporarily unavailable|can't start new thread"
