@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from diagcot.jobs.execution import local
 from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.attempts import Array
+from diagcot.jobs.state.environments import interpreter
 from diagcot.preflight import checks
 from diagcot.preflight.finding import bad
 from diagcot.preflight.rehearsal.machine import refused
@@ -146,7 +146,7 @@ def _declare(rehearsal: Rehearsal) -> None:
         "roots": roots(chain),
         "probe": rehearsal.probe,
         "written": rehearsal.written,
-        "python": sys.executable,
+        "python": interpreter(),
         "lock": checks.lock_stamp(),
     }
     weights = _weights_gb(chain)
