@@ -83,6 +83,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     **{f"text.facts.{task}": _answered(task) for task in reasoning.TASKS},
     **{f"text.reasoning.{task}": _reasoned(task) for task in reasoning.TASKS},
     "text.boxes.claimed": boxes.claimed,
+    "text.boxes.claimed_in_any_style": boxes.claimed_in_any_style,
     "text.boxes.parse_pixels": boxes.parse_pixels,
     "text.labels.findings": labels.findings,
     "text.labels.canonical": labels.canonical,

@@ -16,7 +16,7 @@ from diagcot.evaluation.compare import compare
 from diagcot.evaluation.scores import answers, columns
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.columns import BY_NAME
-from diagcot.evaluation.scores.grounding import pixel_metrics
+from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
@@ -76,6 +76,19 @@ def test_boxes_in_pixels():
     ]
     boot = Bootstrap([r.study for r in rows], draws=100)
     assert value_of(boot, pixel_metrics(rows)["iou_pixels"]) == pytest.approx(0.5 / 3)
+
+
+def test_boxes_in_the_style_of_a_base_model_count_and_are_marked():
+    gold = "<box>(100,200),(300,400)</box>"
+    answers_given = ["<|box_start|>(100,200),(300,400)<|box_end|>", gold, "nowhere", "No edema regions detected."]
+    rows = [row(str(n), "grounding", answer, gold, about={"label": "Edema"}) for n, answer in enumerate(answers_given)]
+    boot = Bootstrap([r.study for r in rows], draws=100)
+    found = {name: value_of(boot, metric) for name, metric in grounding_metrics(rows).items()}
+    assert found["iou"] == found["accuracy_70"] == 0.5 and found["grounding_other_style"] == 0.25
+    assert found["iou_as_released"] == 1.0  # of the one that the released script can read
+    assert [columns.unreadable(one) for one in rows] == [False, False, True, False]
+    shown = table(rows, ["base"], TextTools(), draws=100)
+    assert {c["name"]: (c["main"], c["low"]) for c in shown["columns"]}["grounding_other_style"] == (False, True)
 
 
 def labelled(count, model, skill, split="test", seed=0):
