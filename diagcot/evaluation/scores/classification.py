@@ -47,7 +47,7 @@ def _scored(rows: Sequence[Prediction], validation: Sequence[Prediction], truth:
     if not any(row.scores for row in rows):
         return dict.fromkeys((*ranked, *known), _NO_SCORES)
     if not np.isfinite(truth).any():
-        return dict.fromkeys(ranked, _ONE_CLASS) | dict.fromkeys(known, _NONE_KNOWN)
+        return {**dict.fromkeys(ranked, _ONE_CLASS), **dict.fromkeys(known, _NONE_KNOWN)}
     given = scores_of(rows)
     scores = _at_worst(given, truth)
     found: dict[str, Metric | str] = dict.fromkeys(ranked, _ONE_CLASS)

@@ -1,5 +1,7 @@
 """Clinical scores from what models read of reports, by hand; the stages that compute them."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,8 @@ from diagcot.jobs import Unit, UserError
 from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context
 from diagcot.metrics import labels
-from diagcot.metrics.clinical.readers import normalised, readable
+from diagcot.metrics.clinical import ratescore
+from diagcot.metrics.clinical.readers import compare_each, normalised, readable
 from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
 from diagcot.metrics.green import counts_matches, errors, green
 from diagcot.metrics.intervals import Bootstrap, Metric
@@ -234,6 +237,30 @@ def test_a_reader_that_cannot_read_a_plain_sentence_is_left_out(readers):
     shared = readers(Reads(""))
     assert [scores for scores, _ in shared.score(CASES)] == [{}, {}, {}]
     assert shared.missing == {"distilroberta-base": "it failed (ValueError)"}
+
+
+PACKAGE = """#!/bin/sh
+echo '{}'
+while read -r line; do
+  case "$line" in
+    *dies*) exit 1;;
+    *late*) exec sleep 60;;
+    *) echo '{"score": 0.25}';;
+  esac
+done
+"""
+
+
+def test_a_pair_at_which_the_process_of_ratescore_ends_or_hangs_costs_that_pair(tmp_path, monkeypatch):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PACKAGE)
+    python.chmod(0o755)
+    monkeypatch.setattr(ratescore, "_PAIR_S", 2.0)
+    score = {"ratescore": 0.25}
+    with contextlib.closing(ratescore.RateScore(tmp_path, "cpu")) as reader:
+        pairs = [("clear", "b"), ("it dies", "b"), ("clear", "b"), ("too late", "b"), ("clear", "b")]
+        assert compare_each(reader, pairs) == [score, None, score, None, score]
 
 
 def test_texts_as_written_have_columns_of_their_own(readers, tmp_path):
