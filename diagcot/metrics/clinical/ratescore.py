@@ -49,6 +49,7 @@ class RateScore:
         A process that has ended is started again, so that a pair at which it ended or was late costs that pair alone.
         """
         if self._process.poll() is not None:
+            self.close()
             self._start()
         assert self._process.stdin
         try:
