@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 SIZE = 20_000
-TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<box>", "</box>", "[Explanation]:", "<image>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<box>", "</box>", "<|box_start|>", "[Explanation]:", "<image>")
 MARKS = (
     "✅",
     "❌",

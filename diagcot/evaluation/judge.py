@@ -17,6 +17,7 @@ from diagcot.evaluation.scores.columns import agree
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.metrics.clinical.readers import readable
 from diagcot.serving import Client, Reply, Request, Server
 from diagcot.tasks.predictions import Prediction
 
@@ -98,7 +99,8 @@ def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
 
 
 def _question(row: Prediction, swapped: bool, settings: JudgeSettings) -> Request:
-    texts = [row.reference, row.answer] if swapped else [row.answer, row.reference]
+    answer, reference = readable(row.answer), readable(row.reference)
+    texts = [reference, answer] if swapped else [answer, reference]
     first, second = (f"Answer {number}: {text}" for number, text in enumerate(texts, 1))
     prompt = _ASK.format(question=row.question, first=first, second=second)
     return Request(row.id, (("user", prompt),), max_tokens=settings.max_tokens, schema=_SCHEMA)

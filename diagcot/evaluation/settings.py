@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pydantic import Field, PositiveInt, model_validator
 
 from diagcot.jobs.settings import Settings
+from diagcot.metrics.clinical.readers import Texts
 from diagcot.metrics.clinical.weights import WeightsFolder
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
@@ -76,6 +77,12 @@ class ReadingSettings(Settings):
     )
     weights: WeightsFolder = Field(
         None, description="Folder with a folder for each scoring model (docs/evaluation.md); $VARIABLES are replaced."
+    )
+    texts: Texts = Field(
+        "normalised",
+        description="How the models get both texts. normalised: in small letters, with one blank between words and none before"
+        " full stops, commas and colons, so that the case and spacing that a model writes change no score; as_written: as they"
+        " are, and the scores have columns of their own.",
     )
 
 

@@ -26,11 +26,21 @@ def green(analysis: str) -> float:
     error gives its count after a colon, and of a kind that occurs twice the entry that is last in alphabetical order
     counts. A part that cannot be parsed counts as 0.
     """
-    text = analysis.rsplit("[Explanation]:", 1)[-1]
+    text = _last(analysis)
     matched = re.match(rf"{_NUMBER}\b(?=\.)", _section(text, "Matched Findings"))
     if not matched or not int(matched[0]):
         return 0.0
     return int(matched[0]) / (int(matched[0]) + errors(text))
+
+
+def counts_matches(analysis: str) -> bool:
+    """Whether an analysis has the section of matched findings, even if nothing matched; without it its 0 says nothing."""
+    return "[Matched Findings]:" in _last(analysis)
+
+
+def _last(analysis: str) -> str:
+    """What follows the last `[Explanation]:`, as Stanford-AIMI/GREEN takes it where a model begins anew."""
+    return analysis.rsplit("[Explanation]:", 1)[-1]
 
 
 def errors(text: str) -> int:

@@ -1,11 +1,14 @@
 """Agreement of the findings that two reports state: F1 over the CheXpert labels."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.metrics.intervals import Additive, mean
 
 Array = NDArray[np.float64]
 FINDINGS = tuple(name for name in CHEXPERT_LABELS if name != "No Finding")
@@ -51,11 +54,39 @@ def macro_f1(counts: Array) -> Array:
     return mean
 
 
-def macro_f1_of_all(counts: Array) -> Array:
-    """Mean of the labels' F1 as F1CheXbert (scikit-learn) has it: (..., L, 3) -> (...). One that nobody states has 0."""
-    seen = counts.sum(axis=-1) > 0
-    mean: Array = np.where(seen, f1_of(counts), 0.0).mean(axis=-1)
-    return mean
+Measure = Literal["f1", "precision", "recall"]
+Average = Literal["micro", "macro", "weighted", "example-based"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+AVERAGES: tuple[Average, ...] = get_args(Average)
+
+
+def averaged(counts: Array, measure: Measure, average: Average) -> Additive:
+    """A measure of counts (N, L, 3) by an average, 0 to 1, as scikit-learn has it with zero_division=0.
+
+    micro: of all labels together; macro: mean over labels; weighted: mean over labels, each as often as the references
+    state it; example-based: mean over samples. What is not defined is 0: F1 of a label that nobody states or of a sample
+    without labels on both sides, precision where nothing is claimed, recall where nothing is to be found.
+    """
+    if average == "example-based":
+        return mean(_measured(counts.sum(axis=-2), measure))
+    return Additive(counts, partial(_over_labels, measure=measure, average=average))
+
+
+def _measured(counts: Array, measure: Measure) -> Array:
+    hit, extra, missed = counts[..., 0], counts[..., 1], counts[..., 2]
+    wrong = {"f1": (extra + missed) / 2, "precision": extra, "recall": missed}[measure]
+    score: Array = np.divide(hit, hit + wrong, out=np.zeros_like(hit), where=hit > 0)
+    return score
+
+
+def _over_labels(counts: Array, measure: Measure, average: Average) -> Array:
+    if average == "micro":
+        return _measured(counts.sum(axis=-2), measure)
+    each, often = _measured(counts, measure), counts[..., 0] + counts[..., 2]
+    weights = often if average == "weighted" else np.ones_like(often)
+    total = weights.sum(axis=-1)
+    score: Array = np.divide((each * weights).sum(axis=-1), total, out=np.zeros_like(total), where=total > 0)
+    return score
 
 
 def f1(hyps: Sequence[str], refs: Sequence[str], names: Sequence[str] = FINDINGS) -> dict[str, float]:

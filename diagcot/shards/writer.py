@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +50,9 @@ class ShardWriter:
         self._left_out: list[tuple[str, str, str]] = []
 
     def add(self, study: Study, jpegs: Sequence[Jpeg]) -> None:
-        """Add a study and the JPEGs of `study.images`, in their order."""
+        """Add a study and the JPEGs of `study.images`, in their order. Raises DataError for a text that is not Unicode."""
+        for field, text in _texts(study):
+            _refuse_surrogates(text, f"{field} of study {_shown(study.key)}")
         row = len(self._studies)
         self._studies.append(study)
         for image, jpeg in zip(study.images, jpegs, strict=True):
@@ -62,7 +64,9 @@ class ShardWriter:
             self._images.append((row, stored))
 
     def leave_out(self, study: str, image: str, reason: str) -> None:
-        """Record an image that could not be used, by the key of its study and its id."""
+        """Record an image that could not be used, by the key of its study and its id. Raises DataError as `add` does."""
+        for field, text in zip(LEFT_OUT_TEXTS, (study, image, reason), strict=True):
+            _refuse_surrogates(text, f"{field} of an image of study {_shown(study)} that is left out")
         self._left_out.append((study, image, reason))
 
     def discard(self) -> None:
@@ -131,6 +135,32 @@ class ShardWriter:
         _column(group, "corners", corners)
         _text(group, "label", [box.label for _, box in boxes])
         _text(group, "phrase", [box.phrase for _, box in boxes])
+
+
+def _texts(study: Study) -> Iterator[tuple[str, str]]:
+    """Every text of a study that a shard keeps, after the name of its field."""
+    for name in STUDY_TEXTS:
+        yield name, getattr(study, name)
+    yield from (("tags", tag) for tag in study.tags)
+    for place, image in enumerate(study.images):
+        yield from ((f"{name} of image {place}", getattr(image, name)) for name in IMAGE_TEXTS)
+        for box in image.boxes:
+            yield from ((f"{name} of a box of image {place}", getattr(box, name)) for name in ("label", "phrase"))
+
+
+def _refuse_surrogates(text: str, place: str) -> None:
+    """UTF-8 has no bytes for a lone surrogate, which a file name or a table in another encoding can bring in."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: character {error.start + 1} is half a surrogate pair, which is no text; correct the source, or read it"
+            " in its own encoding"
+        ) from None
+
+
+def _shown(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _attribute(place: h5py.HLObject, name: str, value: Any) -> None:

@@ -1,13 +1,22 @@
-"""Boxes in text: `<box>(x1,y1),(x2,y2)</box>`, 0 to 1000, and CX-Mind's `[x1, y1, x2, y2]` in pixels."""
+"""Boxes in text: `<box>(x1,y1),(x2,y2)</box>`, 0 to 1000, other styles of these, and CX-Mind's `[x1, y1, x2, y2]` in pixels."""
 
 import re
+from collections.abc import Sequence
 
 from diagcot.data.study import Box
 
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
 _POINT = rf"\({_NUMBER},{_NUMBER}\)"
 _OPENING = re.compile(r"<box>", re.IGNORECASE)
-_BOX = re.compile(rf"<box>\s*{_POINT}\s*,?\s*{_POINT}\s*</box>", re.IGNORECASE)
+_BOX = re.compile(rf"<box>\s*{_POINT}\s*(?:,\s*)?{_POINT}\s*</box>", re.IGNORECASE)
+_LOOSE = r"\s*(\d+(?:\.\d+)?|\.\d+)\s*"
+_OTHER_STYLES = re.compile(
+    rf"\({_LOOSE},{_LOOSE}\)\s*(?:,\s*)?\({_LOOSE},{_LOOSE}\)"
+    rf"|(?:<box>|<\|box_start\|>|\"bbox_2d\"\s*:)\s*\[{_LOOSE},{_LOOSE},{_LOOSE},{_LOOSE}\]",
+    re.IGNORECASE,
+)
+"""Two points, whatever is around them, as in Qwen2-VL's <|box_start|>(x1,y1),(x2,y2)<|box_end|>; or four numbers after a
+mark, as in <box>[x1,y1,x2,y2]</box> and the bbox_2d of Qwen2.5-VL's and Qwen3-VL's JSON."""
 _DENIAL = re.compile(r"\b(?:no|not|without|absence of)\b", re.IGNORECASE)
 _DENIED = re.compile(
     r"\b(?:detected|seen|found|visible|present|identified|evident|regions?|findings?)\b", re.IGNORECASE
@@ -29,17 +38,34 @@ def parse(text: str) -> list[Box]:
         if not match:
             boxes.append(Box("", 0.0, 0.0, 0.0, 0.0))
             continue
-        numbers = [float(number) for number in match.groups()]
-        fractions = all("." in number for number in match.groups()) and max(numbers) <= 1
-        x1, y1, x2, y2 = (min(1.0, number if fractions else number / 1000) for number in numbers)
-        boxes.append(Box("", x1, y1, x2, y2))
+        boxes.append(_box(match.groups()))
     return boxes
+
+
+def _box(corners: Sequence[str]) -> Box:
+    numbers = [float(number) for number in corners]
+    fractions = all("." in number for number in corners) and max(numbers) <= 1
+    x1, y1, x2, y2 = (min(1.0, number if fractions else number / 1000) for number in numbers)
+    return Box("", x1, y1, x2, y2)
 
 
 def claimed(answer: str) -> list[Box] | None:
     """Boxes that an answer claims: none if it says that there is nothing, None if it says neither."""
     boxes = parse(answer)
     return boxes if boxes or says_none(answer) else None
+
+
+def claimed_in_any_style(answer: str) -> tuple[list[Box] | None, bool]:
+    """Boxes that an answer claims, and whether they were read in another style than that of `parse`. Evaluation alone uses it.
+
+    What `claimed` can read, a box with an area or a statement that there is none, is never read otherwise. In other styles
+    coordinates mean the same, 0 to 1000 or fractions, since that is what was asked for.
+    """
+    strict = claimed(answer)
+    if strict == [] or any(map(is_well_formed, strict or ())):
+        return strict, False
+    found = [_box([number for number in match.groups() if number]) for match in _OTHER_STYLES.finditer(answer)]
+    return (found, True) if any(map(is_well_formed, found)) else (strict, False)
 
 
 def says_none(text: str) -> bool:

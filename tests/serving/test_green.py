@@ -67,7 +67,7 @@ def test_a_language_model_is_asked_as_its_authors_ask(tmp_path):
         assert reply.prompt_token_ids == tokenizer(text, add_special_tokens=False).input_ids
         assert reply.prompt_token_ids[0] == 1 and reply.prompt_token_ids[-1] == 2
         made = green.run(Unit("base.report.0"), shared, ctx)
-    assert made.counts == {"scored": 3, "missing": 0, "failed": 0}
+    assert made.counts == {"scored": 3, "missing": 0, "failed": 0, "unread": 2}
     lines = [json.loads(line) for line in made.outputs[ctx.output / "base.report.0.jsonl"].read_text().splitlines()]
     assert [line["id"] for line in lines] == ["s0", "s1", "s2"]
     assert all(line["scores"] == {"green": 0.0} for line in lines)  # noise tells no findings
@@ -78,7 +78,7 @@ def test_without_its_folder_the_metric_is_missing_and_the_unit_done(tmp_path):
     predictions.mkdir()
     (predictions / "base.report.0.jsonl").write_text(json.dumps(row(0, "clear").row()) + "\n")
     ctx = context(tmp_path, {"weights": str(tmp_path)}, stage="green", inputs={"predictions": [str(predictions)]})
-    assert run_unit(green, Unit("base.report.0"), ctx).counts == {"scored": 1, "missing": 1, "failed": 0}
+    assert run_unit(green, Unit("base.report.0"), ctx).counts == {"scored": 1, "missing": 1, "failed": 0, "unread": 0}
     assert json.loads((ctx.output / "base.report.0.jsonl").read_text())["scores"] == {}
     told = json.loads((ctx.output / "base.report.0.missing.json").read_text())
     assert told["readers"] == ["green"] and "no folder" in told["missing"]["green"]

@@ -16,7 +16,7 @@ from diagcot.cot.search.evidence import judged_before_seen
 from diagcot.data.reports import facts, labeler, sections, statements
 from diagcot.metrics import graphs, green, repetition, tokens
 from diagcot.metrics import text as overlap
-from diagcot.metrics.clinical import rubric
+from diagcot.metrics.clinical import readers, rubric
 from diagcot.rewards import names, registry
 from diagcot.rewards.released import grounding as released_grounding
 from diagcot.rewards.score import Reference, Reward
@@ -83,6 +83,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     **{f"text.facts.{task}": _answered(task) for task in reasoning.TASKS},
     **{f"text.reasoning.{task}": _reasoned(task) for task in reasoning.TASKS},
     "text.boxes.claimed": boxes.claimed,
+    "text.boxes.claimed_in_any_style": boxes.claimed_in_any_style,
     "text.boxes.parse_pixels": boxes.parse_pixels,
     "text.labels.findings": labels.findings,
     "text.labels.canonical": labels.canonical,
@@ -95,6 +96,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "text.prose": prose.readable,
     "rewards.released.grounding": released_grounding.says_nothing,
     "metrics.green": green.green,
+    "metrics.clinical.readers": readers.normalised,
     "metrics.clinical.rubric": rubric.score,
     "metrics.repetition": repetition.variety,
     "metrics.tokens": tokens.words,

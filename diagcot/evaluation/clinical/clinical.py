@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.readers import Readers
-from diagcot.evaluation.clinical.scores import write_scores
+from diagcot.evaluation.clinical.scores import score_row, write_scores
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.jobs import Context, Result, Unit
 from diagcot.metrics.clinical.weights import READERS
@@ -26,7 +26,7 @@ def prepare(ctx: Context) -> Iterator[Readers]:
 
 
 def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
-    """`<unit>.jsonl`, `{id, task, model, scores}` a line, and `<unit>.missing.json`, what could not be computed."""
+    """`<unit>.jsonl`, `{id, task, model, scores, unread}` a line, and `<unit>.missing.json`, what could not be computed."""
     rows = sorted(predictions.tested(unit, ctx).values(), key=lambda row: row.id)
     records = ctx.records(unit)
     try:
@@ -35,8 +35,8 @@ def run(unit: Unit, shared: Readers, ctx: Context) -> Result | None:
             if ctx.stopping():
                 return None
             chunk = unscored[start : start + shared.batch]
-            for row, scores in zip(chunk, shared.score(chunk, _shard(unit)), strict=True):
-                records.append({"id": row.id, "task": row.task, "model": row.model, "scores": scores})
+            for row, (scores, unread) in zip(chunk, shared.score(chunk, _shard(unit)), strict=True):
+                records.append(score_row(row, scores, unread))
             ctx.progress(len(records), len(rows))
         scored = sorted(records.rows(), key=lambda row: row["id"])
     finally:

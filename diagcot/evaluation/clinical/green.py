@@ -7,15 +7,15 @@ start, its metric has no value and the run goes on.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from diagcot.evaluation import predictions
-from diagcot.evaluation.clinical.scores import write_scores
+from diagcot.evaluation.clinical.scores import score_row, write_scores
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.metrics.clinical.readers import FORMS
 from diagcot.metrics.clinical.weights import missing_files
-from diagcot.metrics.green import CHAT_TEMPLATE, green, prompt
+from diagcot.metrics.green import CHAT_TEMPLATE, counts_matches, green, prompt
 from diagcot.serving import Request, Server, ServerError
 from diagcot.tasks.predictions import Prediction
 
@@ -42,8 +42,9 @@ class Green:
 
     def request(self, row: Prediction) -> Request:
         """The question about one answer; each report is cut to as many words as the authors take."""
+        form = FORMS[self.settings.texts]
         template = (self.folder / "prompt.txt").read_text(encoding="utf-8")
-        text = prompt(template, row.reference, row.answer, self.settings.words)
+        text = prompt(template, form(row.reference), form(row.answer), self.settings.words)
         return Request(row.id, (("user", text),), max_tokens=self.settings.max_tokens)
 
 
@@ -57,7 +58,8 @@ def prepare(ctx: Context) -> Iterator[Green]:
 def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
     """The scores of the predictions of unit `unit.key`, in the form of kind `clinical`.
 
-    A prediction without text is not sent and scores 0, as does one whose analysis failed or cannot be read.
+    A prediction without text is not sent and scores 0, as does one whose analysis failed or cannot be read; the counts
+    say how many were refused (`failed`) and how many analyses have no part that tells the matched findings (`unread`).
     """
     rows = predictions.tested(unit, ctx)
     records = ctx.records(unit)
@@ -67,7 +69,7 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
         unscored = [row for row in answered if row.id not in records]
         for row in rows.values():
             if not row.answer:
-                records.append(_row(row, 0.0))
+                records.append(score_row(row, {"green": 0.0}))
         missing = shared.missing
         if unscored and missing is None and not ctx.stopping():
             try:
@@ -75,7 +77,8 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
                     if reply.error:
                         failed[name] = reply.error
                         continue
-                    records.append(_row(rows[name], green(reply.text)))
+                    unread = () if counts_matches(reply.text) else ("green",)
+                    records.append(score_row(rows[name], {"green": green(reply.text)}, unread))
                     ctx.progress(len(records), len(rows))
             except (ServerError, UserError) as error:
                 missing = shared.missing = str(error)
@@ -86,11 +89,7 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
         scored = {line["id"]: line for line in records.rows()}
     finally:
         records.close()
-    without = None if missing else 0.0
-    lines = [scored.get(name) or _row(row, without) for name, row in sorted(rows.items())]
+    without = {} if missing else {"green": 0.0}
+    lines = [scored.get(name) or score_row(row, without) for name, row in sorted(rows.items())]
     result = write_scores(unit, ctx, lines, ["green"], {"green": missing} if missing else {})
     return Result(result.outputs, result.counts | {"failed": len(failed)})
-
-
-def _row(row: Prediction, score: float | None) -> dict[str, Any]:
-    return {"id": row.id, "task": row.task, "model": row.model, "scores": {} if score is None else {"green": score}}

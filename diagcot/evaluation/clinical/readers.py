@@ -1,11 +1,11 @@
 """The models that read reports, loaded once for an array task, and the scores that they give to pairs of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diagcot.evaluation.settings import ClinicalSettings
 from diagcot.metrics import text
-from diagcot.metrics.clinical.readers import Reader, close, load, readable, why_failed
+from diagcot.metrics.clinical.readers import FORMS, Reader, close, compare_each, load, read_each, why_failed
 from diagcot.metrics.clinical.weights import READERS, missing_files
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 from diagcot.tasks.predictions import Prediction
@@ -16,38 +16,38 @@ class Readers:
 
     def __init__(self, settings: ClinicalSettings) -> None:
         self._settings = settings
+        self._form = FORMS[settings.texts]
         self.batch = settings.batch
         self.missing: dict[str, str] = {}
         self._readers: dict[str, Reader] | None = None
         self._shard = ""
         self._kept: dict[str, dict[str, Any]] = {}  # reader -> reference -> what was read of it, of one shard
 
-    def score(self, rows: Sequence[Prediction], shard: str = "") -> list[dict[str, Any]]:
-        """Scores of each row. A reader that fails is not used again, and `missing` says why.
+    def score(self, rows: Sequence[Prediction], shard: str = "") -> list[tuple[dict[str, Any], list[str]]]:
+        """Scores of each row, and the readers that could not take one of its texts: for them it counts as an empty one.
 
+        A reader that fails on a plain sentence is not used again, and `missing` says why.
         shard: where the rows come from; what was read of references is kept as long as it stays the same.
         """
         if self._readers is None:
             self._readers = self._loaded()
         if shard != self._shard:
             self._shard, self._kept = shard, {}
-        texts = list(dict.fromkeys(side for row in rows for side in (row.answer, row.reference)))
-        scores: list[dict[str, Any]] = [{} for _ in rows]
+        pairs = [(self._form(row.answer), self._form(row.reference)) for row in rows]
+        scores: list[tuple[dict[str, Any], list[str]]] = [({}, []) for _ in rows]
         for name, reader in list(self._readers.items()):
             try:
-                kept = self._kept.setdefault(name, {})
-                new = [side for side in texts if side not in kept]
-                read = kept | dict(zip(new, reader.read([readable(side) for side in new]) if new else (), strict=True))
-                kept |= {row.reference: read[row.reference] for row in rows}
-                compared = [reader.compare(read[row.answer], read[row.reference]) for row in rows]
+                compared = _compared(reader, pairs, self._kept.setdefault(name, {}))
             except Exception as error:
                 self.missing[name] = why_failed(error)
                 close(self._readers.pop(name))
                 continue
-            for row_scores, new_scores in zip(scores, compared, strict=True):
+            for (row_scores, unread), (new_scores, whole) in zip(scores, compared, strict=True):
                 row_scores.update(new_scores)
-        for row, row_scores in zip(rows, scores, strict=True):
-            _radcliq(row, row_scores)
+                if not whole:
+                    unread.append(name)
+        for pair, (row_scores, _) in zip(pairs, scores, strict=True):
+            _radcliq(*pair, row_scores)
         return scores
 
     def close(self) -> None:
@@ -72,9 +72,27 @@ class Readers:
         return loaded
 
 
-def _radcliq(row: Prediction, scores: dict[str, Any]) -> None:
+def _compared(
+    reader: Reader, pairs: Sequence[tuple[str, str]], kept: dict[str, Any]
+) -> list[tuple[Mapping[str, Any], bool]]:
+    """Scores of each pair, and whether the reader could take both texts. kept: what was read of references; grows."""
+    texts = dict.fromkeys(("", *(side for pair in pairs for side in pair)))
+    new = [side for side in texts if side not in kept]
+    read = kept | dict(zip(new, read_each(reader, new) if new else (), strict=True))
+    kept |= {reference: read[reference] for reference in ("", *(reference for _, reference in pairs))}
+    empty = read[""]
+    whole = [read[ours] is not None and read[theirs] is not None for ours, theirs in pairs]
+    readings = {side: empty if reading is None else reading for side, reading in read.items()}
+    taken = [(readings[ours], readings[theirs]) for ours, theirs in pairs]
+    return [
+        (reader.compare(empty, pair[1]), False) if scores is None else (scores, both)
+        for scores, pair, both in zip(compare_each(reader, taken), taken, whole, strict=True)
+    ]
+
+
+def _radcliq(answer: str, reference: str, scores: dict[str, Any]) -> None:
     """Add RadCliQ-v1 if the scores that it needs are there."""
-    bleu = text.sentence_bleu([words(row.answer)], [words(row.reference)])[0, 1]
+    bleu = text.sentence_bleu([words(answer)], [words(reference)])[0, 1]
     parts = {**scores, "radgraph": scores.get("radgraph_radcliq"), "bleu2": float(bleu)}
     if all(parts.get(name) is not None for name in MODEL):
         scores["radcliq"] = radcliq_v1(parts)

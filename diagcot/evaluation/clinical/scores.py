@@ -1,15 +1,15 @@
 """Scores by models that read reports: their files, and the columns of the table that are computed from them."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
 from diagcot.metrics import labels
-from diagcot.metrics.intervals import Additive, Metric, mean
+from diagcot.metrics.intervals import Metric, mean
 from diagcot.tasks.predictions import Prediction
 
 
@@ -23,26 +23,60 @@ class ClinicalColumn:
     low: bool = False
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How the labels that CheXbert reads of both texts are counted: which labels, a measure and an average of `labels`."""
+
+    names: tuple[str, ...]
+    measure: labels.Measure
+    average: labels.Average
+
+    @property
+    def title(self) -> str:
+        """The column's title, such as CheXbert F1 (macro, five labels)."""
+        measure = "F1" if self.measure == "f1" else self.measure
+        return f"CheXbert {measure} ({self.average}{', five labels' if self.names == labels.FIVE else ''})"
+
+
+_END = {"micro": "", "macro": "_macro", "weighted": "_weighted", "example-based": "_example"}
+AGREEMENT = {
+    f"chexbert_{measure}{some}{_END[average]}": Agreement(names, measure, average)
+    for some, names in (("", CHEXPERT_LABELS), ("_five", labels.FIVE))
+    for measure in labels.MEASURES
+    for average in labels.AVERAGES
+}
+"""Column -> what it counts, such as chexbert_f1, chexbert_recall_five_macro; without the name of an average it is micro."""
+
 _F1 = ("chexbert",)
-CLINICAL = {
-    "chexbert_f1": ClinicalColumn("CheXbert F1", _F1),
-    "radgraph_partial": ClinicalColumn("RadGraph F1", ("radgraph",)),
+_COLUMNS = {
+    "chexbert_f1": ClinicalColumn(AGREEMENT["chexbert_f1"].title, _F1),
+    "radgraph_partial": ClinicalColumn("RadGraph F1 (partial)", ("radgraph",)),
     "bertscore": ClinicalColumn("BERTScore", ("distilroberta-base",)),
     "radcliq": ClinicalColumn("RadCliQ-v1", ("chexbert", "distilroberta-base", "radgraph"), low=True),
     "ratescore": ClinicalColumn("RaTEScore", ("ratescore",)),
     "green": ClinicalColumn("GREEN", ("green",)),
-    "chexbert_f1_macro": ClinicalColumn("CheXbert F1, macro", _F1, False),
-    "chexbert_f1_five": ClinicalColumn("CheXbert F1, five labels", _F1, False),
-    "chexbert_f1_five_macro": ClinicalColumn("CheXbert F1, five labels, macro", _F1, False),
+    **{name: ClinicalColumn(how.title, _F1, False) for name, how in AGREEMENT.items() if name != "chexbert_f1"},
     "semb": ClinicalColumn("CheXbert embedding similarity (SembScore)", _F1, False),
-    "radgraph_simple": ClinicalColumn("RadGraph F1, entities", ("radgraph",), False),
-    "radgraph_complete": ClinicalColumn("RadGraph F1, entities and relations", ("radgraph",), False),
-    "radgraph_xl_partial": ClinicalColumn("RadGraph-XL F1", ("radgraph-xl",), False),
-    "radgraph_xl_simple": ClinicalColumn("RadGraph-XL F1, entities", ("radgraph-xl",), False),
-    "radgraph_xl_complete": ClinicalColumn("RadGraph-XL F1, entities and relations", ("radgraph-xl",), False),
+    "radgraph_simple": ClinicalColumn("RadGraph F1 (simple)", ("radgraph",), False),
+    "radgraph_complete": ClinicalColumn("RadGraph F1 (complete)", ("radgraph",), False),
+    "radgraph_xl_partial": ClinicalColumn("RadGraph-XL F1 (partial)", ("radgraph-xl",), False),
+    "radgraph_xl_simple": ClinicalColumn("RadGraph-XL F1 (simple)", ("radgraph-xl",), False),
+    "radgraph_xl_complete": ClinicalColumn("RadGraph-XL F1 (complete)", ("radgraph-xl",), False),
 }
+AS_WRITTEN = "_as_written"
+"""Ends the names of readers and scores of a stage with `texts: as_written`."""
+CLINICAL = _COLUMNS | {
+    f"{name}{AS_WRITTEN}": replace(
+        column,
+        title=f"{column.title}, texts as written",
+        needs=tuple(f"{reader}{AS_WRITTEN}" for reader in column.needs),
+        main=False,
+    )
+    for name, column in _COLUMNS.items()
+}
+"""Name -> column: of normalised texts, then of texts as they are written."""
 
-_OWN = {
+_MADE = {
     "chexbert": "chexbert",
     "distilroberta-base": "bertscore",
     "radgraph": "radgraph_partial",
@@ -51,6 +85,7 @@ _OWN = {
     "green": "green",
 }
 """Reader -> a score that it alone makes."""
+_OWN = _MADE | {f"{reader}{AS_WRITTEN}": f"{score}{AS_WRITTEN}" for reader, score in _MADE.items()}
 
 
 @dataclass(frozen=True)
@@ -90,15 +125,17 @@ class ClinicalScores:
 def write_scores(
     unit: Unit, ctx: Context, lines: Sequence[dict[str, Any]], readers: Sequence[str], missing: dict[str, str]
 ) -> Result:
-    """Write the two files of a unit: its scores and what is missing.
+    """Write the two files of a unit: its scores and what is missing, under names that end in AS_WRITTEN where texts are.
 
     The path of the models is left out of both, since the table may be shared.
     """
     folder = str(ctx.settings.get("weights") or "")
-    reasons = {name: why.replace(folder, "weights") if folder else why for name, why in missing.items()}
-    about = {"readers": list(readers), "missing": reasons}
+    end = AS_WRITTEN if ctx.settings.get("texts") == "as_written" else ""
+    reasons = {f"{name}{end}": why.replace(folder, "weights") if folder else why for name, why in missing.items()}
+    about = {"readers": [f"{name}{end}" for name in readers], "missing": reasons}
+    named = [{**line, "scores": {f"{name}{end}": score for name, score in line["scores"].items()}} for line in lines]
     outputs = {
-        ctx.output / f"{unit.key}.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        ctx.output / f"{unit.key}.jsonl": "".join(json.dumps(line) + "\n" for line in named),
         ctx.output / f"{unit.key}.missing.json": json.dumps(about, ensure_ascii=False, indent=1) + "\n",
     }
     staged = {path: ctx.staged(path) for path in outputs}
@@ -106,7 +143,13 @@ def write_scores(
         staged[path].write_text(content, encoding="utf-8")
     for name, why in missing.items():
         ctx.event("metric_missing", metric=name, why=why)
-    return Result(staged, {"scored": len(lines), "missing": len(missing)})
+    unread = sum(bool(line["unread"]) for line in lines)
+    return Result(staged, {"scored": len(lines), "missing": len(missing), "unread": unread})
+
+
+def score_row(row: Prediction, scores: Mapping[str, Any], unread: Iterable[str] = ()) -> dict[str, Any]:
+    """A line of scores. unread: the readers that could not take a text of the pair, or whose analysis tells nothing."""
+    return {"id": row.id, "task": row.task, "model": row.model, "scores": dict(scores), "unread": list(unread)}
 
 
 def column_name(task: str, name: str) -> str:
@@ -127,7 +170,8 @@ def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> di
     for name, column in CLINICAL.items():
         if not clinical.readers.issuperset(column.needs):
             continue
-        key = "chexbert" if name.startswith("chexbert") else name
+        agreement = AGREEMENT.get(name.removesuffix(AS_WRITTEN))
+        key = _OWN[column.needs[0]] if agreement else name
         without = sum(row.get(key) is None for row in scores)
         absent = [reader for reader in column.needs if any(row.get(_OWN[reader]) is None for row in scores)]
         reason = next((clinical.missing[reader] for reader in absent if reader in clinical.missing), None)
@@ -136,12 +180,15 @@ def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> di
                 reason or f"{without} of {len(scores)} samples have no score; run the stage that makes it again"
             )
         else:
-            metrics[name] = _chexbert(name, scores) if key == "chexbert" else mean([row[name] for row in scores])
+            found = [row[key] for row in scores]
+            metrics[name] = _chexbert(agreement, found) if agreement else mean(found)
     return {column_name(task, name): metric for name, metric in metrics.items()}
 
 
-def _chexbert(name: str, scores: Sequence[Mapping[str, Any]]) -> Metric:
-    """F1 over the 14 or 5 labels, as F1CheXbert has it: uncertain is stated, and a label that nobody states has F1 0."""
-    names = labels.FIVE if "five" in name else CHEXPERT_LABELS
-    counts = labels.agreement([row["chexbert"][0] for row in scores], [row["chexbert"][1] for row in scores], names)
-    return Additive(counts, labels.macro_f1_of_all if name.endswith("macro") else labels.micro_f1)
+def _chexbert(how: Agreement, read: Sequence[Sequence[Mapping[str, int]]]) -> Metric:
+    """Agreement of the labels of both sides, as F1CheXbert has it: uncertain is stated."""
+    return labels.averaged(
+        labels.agreement([ours for ours, _ in read], [theirs for _, theirs in read], how.names),
+        how.measure,
+        how.average,
+    )

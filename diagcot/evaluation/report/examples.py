@@ -81,17 +81,19 @@ def _example(rows: Sequence[Prediction], shards_root: Path) -> Example:
         question=first.question.translate(_SHOWN),
         reference=_shown(first.reference),
         truth=truth,
-        answers=tuple(
-            ShownAnswer(
-                model=row.model,
-                reasoning=_shown(_reasoning(row.output)),
-                answer=_shown(row.answer),
-                boxes=tuple(box for box in boxes.parse(row.answer) if boxes.is_well_formed(box)) if grounding else (),
-                score=matched_iou(boxes.claimed(row.answer), truth) if grounding else None,
-                finish=row.finish,
-            )
-            for row in rows
-        ),
+        answers=tuple(_answer(row, truth if grounding else None) for row in rows),
+    )
+
+
+def _answer(row: Prediction, truth: Sequence[Box] | None) -> ShownAnswer:
+    claimed = boxes.claimed_in_any_style(row.answer)[0] if truth is not None else None
+    return ShownAnswer(
+        model=row.model,
+        reasoning=_shown(_reasoning(row.output)),
+        answer=_shown(row.answer),
+        boxes=tuple(filter(boxes.is_well_formed, claimed or ())),
+        score=None if truth is None else matched_iou(claimed, truth),
+        finish=row.finish,
     )
 
 

@@ -11,6 +11,8 @@ from diagcot.tasks.predictions import Prediction
 from diagcot.text.labels import chexpert
 
 _NO_SCORES = "no probabilities were asked for (`probabilities` of the evaluate stage)"
+_ONE_CLASS = "no label is both present and absent in the test split"
+_NONE_KNOWN = "every label of the test split is in doubt"
 _NO_VALIDATION = "the validate split has no samples to choose thresholds on"
 
 
@@ -33,34 +35,31 @@ def classification_metrics(rows: Sequence[Prediction], validation: Sequence[Pred
     found: dict[str, Metric | str] = {
         "classification_f1": Additive(agreement, labels.micro_f1),
         "classification_f1_macro": Additive(agreement, labels.macro_f1),
-        "balanced_accuracy": Additive(hard, ranking.balanced_accuracy)
-        if ranking.both_classes(truth)
-        else "no label is both present and absent in the test split",
+        "balanced_accuracy": Additive(hard, ranking.balanced_accuracy) if ranking.both_classes(truth) else _ONE_CLASS,
     }
     return found | _scored(rows, validation, truth)
 
 
 def _scored(rows: Sequence[Prediction], validation: Sequence[Prediction], truth: Array) -> dict[str, Metric | str]:
-    whole = ("auc", "auprc", "calibration_error", "brier", "f1_at_thresholds", "f1_at_thresholds_macro")
+    known = ("calibration_error", "brier", "f1_at_thresholds", "f1_at_thresholds_macro")
     groups = ranking.by_frequency(truth, CHEXPERT_LABELS)
-    tails = {f"auc_{name}": columns for name, columns in groups.items()}
+    ranked = ("auc", "auprc", *(f"auc_{name}" for name in groups))
     if not any(row.scores for row in rows):
-        return dict.fromkeys((*whole, *tails), _NO_SCORES)
+        return dict.fromkeys((*ranked, *known), _NO_SCORES)
+    if not np.isfinite(truth).any():
+        return {**dict.fromkeys(ranked, _ONE_CLASS), **dict.fromkeys(known, _NONE_KNOWN)}
     given = scores_of(rows)
     scores = _at_worst(given, truth)
-    columns = ranking.both_classes(truth)
-    if not columns:
-        return dict.fromkeys((*whole, *tails), "no label is both present and absent in the test split")
-    found: dict[str, Metric | str] = {
-        "auc": ranking.Ranking(scores, truth, "auc", columns),
-        "auprc": ranking.Ranking(scores, truth, "ap", columns),
-        **{
-            name: ranking.Ranking(scores, truth, "auc", mine) if mine else "too few labels for three groups"
-            for name, mine in tails.items()
-        },
-        "calibration_error": ranking.calibration_error(given, truth),
-        "brier": ranking.brier(given, truth),
-    }
+    found: dict[str, Metric | str] = dict.fromkeys(ranked, _ONE_CLASS)
+    if columns := ranking.both_classes(truth):
+        found["auc"] = ranking.Ranking(scores, truth, "auc", columns)
+        found["auprc"] = ranking.Ranking(scores, truth, "ap", columns)
+        for name, mine in groups.items():
+            found[f"auc_{name}"] = (
+                ranking.Ranking(scores, truth, "auc", mine) if mine else "too few labels for three groups"
+            )
+    found["calibration_error"] = ranking.calibration_error(given, truth)
+    found["brier"] = ranking.brier(given, truth)
     if not validation:
         return found | dict.fromkeys(("f1_at_thresholds", "f1_at_thresholds_macro"), _NO_VALIDATION)
     at = ranking.thresholds(scores_of(validation), truth_of(validation))

@@ -74,6 +74,7 @@ COLUMNS = (
     ),
     *(Column(f"accuracy_{k}", f"grounding accuracy at IoU 0.{k // 10}", "grounding", False) for k in (30, 50, 70)),
     Column("iou_of_shown", "grounding IoU, images that show the finding", "grounding", False),
+    Column("grounding_other_style", "grounding: boxes read in another style", "grounding", False, low=True),
     Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
     Column("auprc", "AUPRC", "classification", False, interval=False),
     *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
@@ -213,7 +214,7 @@ def meteor_column(task: str) -> str:
 def unreadable(row: Prediction) -> bool:
     """Whether a prediction could not be read as an answer to its task; it stays in every mean, as a miss."""
     if row.task == "grounding":
-        return boxes.claimed(row.answer) is None
+        return boxes.claimed_in_any_style(row.answer)[0] is None
     if row.task == "grounding_pixels":
         return len(boxes.parse_pixels(row.answer)) != 1
     if row.task == "classification":

@@ -16,8 +16,13 @@ LEAST = (0.3, 0.5, 0.7)
 
 
 def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
-    """IoU of boxes with the reference's, misses and false alarms counted; an answer that cannot be read scores 0."""
-    pairs = [(boxes.claimed(row.answer), boxes.parse(row.reference)) for row in rows]
+    """IoU of boxes with the reference's, misses and false alarms counted; an answer that cannot be read scores 0.
+
+    Boxes in the styles of base models are read, too, so that a base model is not measured by the layout that training
+    teaches; `grounding_other_style` is the share of such answers.
+    """
+    read = [boxes.claimed_in_any_style(row.answer) for row in rows]
+    pairs = [(ours, boxes.parse(row.reference)) for (ours, _), row in zip(read, rows, strict=True)]
     matched = np.array([matched_iou(ours, theirs) for ours, theirs in pairs])
     shown = np.array([float(bool(theirs)) for _, theirs in pairs])
     counts = np.array([_pairs_as_released(row) for row in rows]).reshape(-1, 2)
@@ -27,6 +32,7 @@ def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
         if shown.any()
         else "no image shows the finding",
         **{f"accuracy_{round(100 * least)}": mean((matched >= least).astype(np.float64)) for least in LEAST},
+        "grounding_other_style": mean([float(other) for _, other in read]),
         "iou_as_released": Additive(counts, mean_of) if counts[:, 1].any() else "no sample has boxes on both sides",
     }
 

@@ -28,7 +28,7 @@ def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict
     return {
         **{f"bleu{n}": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l": mean(text.rouge_l(hyps, refs)),
-        "cider": mean(text.cider(hyps, refs)),
+        "cider": _cider(hyps, refs),
         "rule_label_f1": Additive(found, labels.micro_f1),
         "rule_label_f1_macro": Additive(found, labels.macro_f1),
         "rule_label_f1_five": Additive(five, labels.micro_f1),
@@ -67,8 +67,14 @@ def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     return {
         **{f"bleu{n}_r2gen": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l_r2gen": mean(text.rouge_l(hyps, refs)),
-        "cider_r2gen": mean(text.cider(hyps, refs)),
+        "cider_r2gen": _cider(hyps, refs),
     }
+
+
+def _cider(hyps: Sequence[str], refs: Sequence[str]) -> Metric | str:
+    if len(set(refs)) < 2:
+        return "CIDEr needs two different references: it weighs words by how few of the references have them"
+    return mean(text.cider(hyps, refs))
 
 
 def _bleu(order: int) -> Callable[[Array], Array]:

@@ -25,26 +25,32 @@ class RateScore:
     """
 
     def __init__(self, folder: Path, device: str) -> None:
-        models = [str(folder / "ner"), str(folder / "synonyms"), device]
+        python, models = folder / "venv/bin/python", (folder / "ner", folder / "synonyms")
+        self._command = [str(python), str(_CHILD), *map(str, models), device]
+        self._start()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
-            [str(folder / "venv/bin/python"), str(_CHILD), *models],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=variables.child(),
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables.child()
         )
         try:
             self._answer(_START_S)
         except RuntimeError as error:
             self.close()
-            raise UserError(f"{folder}/venv/bin/python cannot run RaTEScore: {error}") from None
+            raise UserError(f"{self._command[0]} cannot run RaTEScore: {error}") from None
 
     def read(self, texts: Sequence[str]) -> list[str]:
         """The texts: the package reads and compares in one."""
         return list(texts)
 
     def compare(self, ours: str, theirs: str) -> dict[str, float]:
-        """RaTEScore, 0 to 1; 0.5 where either side has no entity, as the package has it. Raises RuntimeError."""
+        """RaTEScore, 0 to 1; 0.5 where either side has no entity, as the package has it. Raises RuntimeError.
+
+        A process that has ended is started again, so that a pair at which it ended or was late costs that pair alone.
+        """
+        if self._process.poll() is not None:
+            self.close()
+            self._start()
         assert self._process.stdin
         try:
             self._process.stdin.write(json.dumps([ours, theirs]) + "\n")
@@ -58,6 +64,7 @@ class RateScore:
         with selectors.DefaultSelector() as ready:
             ready.register(self._process.stdout, selectors.EVENT_READ)
             if not ready.select(patience_s):
+                self.close()  # its late answer would be taken for that of the next pair
                 raise RuntimeError(f"the process of RaTEScore gave no answer in {patience_s:.0f} s")
         line = self._process.stdout.readline()
         if not line:

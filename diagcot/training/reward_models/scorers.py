@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from diagcot.jobs import UserError
 from diagcot.metrics.clinical import rubric
-from diagcot.metrics.clinical.readers import load, readable, why_failed
+from diagcot.metrics.clinical.readers import compare_each, load, normalised, read_each, readable, why_failed
 from diagcot.metrics.clinical.weights import missing_files
 from diagcot.metrics.green import green, prompt
 from diagcot.metrics.labels import agreement, micro_f1
@@ -57,11 +57,19 @@ class ReaderScorer:
         self._name, self._reader = name, load(name, weights, device)
 
     def score(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """Scores of the pairs; each text is read once."""
-        texts = list(dict.fromkeys(text for pair in pairs for text in (pair.answer, pair.reference)))
-        read = dict(zip(texts, self._reader.read([readable(text) for text in texts]), strict=True))
-        compared = [self._reader.compare(read[pair.answer], read[pair.reference]) for pair in pairs]
-        return [self._value(scores, pair.answer) for scores, pair in zip(compared, pairs, strict=True)]
+        """Scores of the pairs, in one form of text; each is read once. None for a pair with a text that the reader cannot
+        take; raises what the reader raises if it cannot read a plain sentence either.
+        """
+        sides = [(normalised(pair.answer), normalised(pair.reference)) for pair in pairs]
+        texts = list(dict.fromkeys(text for both in sides for text in both))
+        read = dict(zip(texts, read_each(self._reader, texts), strict=True))
+        readings = [(read[ours], read[theirs]) for ours, theirs in sides]
+        whole = [place for place, both in enumerate(readings) if all(reading is not None for reading in both)]
+        compared = compare_each(self._reader, [readings[place] for place in whole])
+        found: list[float | None] = [None] * len(pairs)
+        for place, scores in zip(whole, compared, strict=True):
+            found[place] = None if scores is None else self._value(scores, pairs[place].answer)
+        return found
 
     def _value(self, scores: Mapping[str, Any], answer: str) -> float:
         if self._name == "chexbert":
@@ -94,9 +102,9 @@ class ServedScorer:
     def _request(self, name: str, pair: Pair) -> Request:
         if self._name == "green":
             asked = self._settings.green
-            text = prompt(self._template, pair.reference, pair.answer, asked.words)
+            text = prompt(self._template, normalised(pair.reference), normalised(pair.answer), asked.words)
             return Request(name, (("user", text),), max_tokens=asked.max_tokens)
-        text = rubric.prompt(pair.answer, pair.reference, pair.question)
+        text = rubric.prompt(readable(pair.answer), readable(pair.reference), pair.question)
         tokens = self._settings.judge.max_tokens
         return Request(name, (("user", text),), max_tokens=tokens, schema=rubric.SCHEMA)
 

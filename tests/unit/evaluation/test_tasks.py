@@ -16,8 +16,8 @@ from diagcot.evaluation.compare import compare
 from diagcot.evaluation.scores import answers, columns
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.columns import BY_NAME
-from diagcot.evaluation.scores.grounding import pixel_metrics
-from diagcot.evaluation.scores.reports import r2gen_texts
+from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
+from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdict
@@ -76,6 +76,19 @@ def test_boxes_in_pixels():
     ]
     boot = Bootstrap([r.study for r in rows], draws=100)
     assert value_of(boot, pixel_metrics(rows)["iou_pixels"]) == pytest.approx(0.5 / 3)
+
+
+def test_boxes_in_the_style_of_a_base_model_count_and_are_marked():
+    gold = "<box>(100,200),(300,400)</box>"
+    answers_given = ["<|box_start|>(100,200),(300,400)<|box_end|>", gold, "nowhere", "No edema regions detected."]
+    rows = [row(str(n), "grounding", answer, gold, about={"label": "Edema"}) for n, answer in enumerate(answers_given)]
+    boot = Bootstrap([r.study for r in rows], draws=100)
+    found = {name: value_of(boot, metric) for name, metric in grounding_metrics(rows).items()}
+    assert found["iou"] == found["accuracy_70"] == 0.5 and found["grounding_other_style"] == 0.25
+    assert found["iou_as_released"] == 1.0  # of the one that the released script can read
+    assert [columns.unreadable(one) for one in rows] == [False, False, True, False]
+    shown = table(rows, ["base"], TextTools(), draws=100)
+    assert {c["name"]: (c["main"], c["low"]) for c in shown["columns"]}["grounding_other_style"] == (False, True)
 
 
 def labelled(count, model, skill, split="test", seed=0):
@@ -154,6 +167,36 @@ def test_failed_requests_improve_no_score_of_classification(skill, share):
         assert isinstance(metric, Metric) and isinstance(worse, Metric)
         loss = (boot.value(worse) - boot.value(metric)) * (1 if BY_NAME[name].low else -1)
         assert loss > 0 or (skill == 0.0 and loss == 0.0), name
+
+
+def test_calibration_and_brier_need_no_label_of_both_classes():
+    """By hand: every label is absent but Edema, which every study has; 1.0 and 0.5 are said of Edema, 0 of the others."""
+    labels = {name: int(name == "Edema") for name in CHEXPERT_LABELS}
+    said = [{name: value * (name == "Edema") for name in CHEXPERT_LABELS} for value in (1.0, 0.5)]
+    rows = [
+        row(str(n), "classification", "Edema", "Edema", scores=scores, about={"labels": labels})
+        for n, scores in enumerate(said)
+    ]
+    boot = Bootstrap([one.study for one in rows], draws=100)
+    found = classification_metrics(rows, [])
+    assert (
+        found["auc"] == found["auprc"] == found["auc_head"] == "no label is both present and absent in the test split"
+    )
+    assert value_of(boot, found["brier"]) == pytest.approx(0.25 / 28)
+    assert value_of(boot, found["calibration_error"]) == pytest.approx(0.5 / 28)
+    doubt = [dataclasses.replace(one, about={"labels": dict.fromkeys(CHEXPERT_LABELS, -1)}) for one in rows]
+    assert "in doubt" in str(classification_metrics(doubt, [])["brier"])  # and not the 0 of a perfect model
+
+
+def test_cider_without_two_different_references_says_why():
+    one = row("1", "report", "the heart is large .", "the heart is normal .")
+    same = [one, dataclasses.replace(one, id="2", study="mimic_cxr/2", answer="the lungs are clear .")]
+    words = {side: side for each in same for side in (each.answer, each.reference)}
+    for rows in ([one], same):
+        for found, name in ((columns.measured(rows, [], words), "cider"), (r2gen_metrics(rows), "cider_r2gen")):
+            assert "two different references" in str(found[name])
+    other = [one, dataclasses.replace(same[1], reference="the lungs are clear .")]
+    assert value_of(Bootstrap([r.study for r in other], draws=100), r2gen_metrics(other)["cider_r2gen"]) > 0
 
 
 def test_more_failed_requests_are_no_advantage():

@@ -6,6 +6,7 @@ import pickle
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,37 @@ def write(path: Path, studies: list[tuple[Study, list[Jpeg]]] = STUDIES) -> Path
         for study, jpegs in studies:
             writer.add(study, jpegs)
     return path
+
+
+SURROGATE = "no \ud800 effusion"
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda study: replace(study, findings=SURROGATE), "findings of study phantom/1"),
+        (lambda study: replace(study, tags=("a", SURROGATE)), "tags of study phantom/1"),
+        (lambda study: replace(study, id="1\udcff"), "id of study phantom/1\\udcff"),
+        (
+            lambda study: replace(study, images=(study.images[0], replace(study.images[1], id=SURROGATE))),
+            "id of image 1 of study phantom/1",
+        ),
+    ],
+)
+def test_a_text_with_half_a_surrogate_pair_is_refused_by_study_and_field(tmp_path, change, place):
+    study, jpegs = made(1)
+    with pytest.raises(DataError) as refused:
+        write(tmp_path / "00000.h5", [(change(study), jpegs)])
+    assert str(refused.value).startswith(f"{place}: character ") and "effusion" not in str(refused.value)
+    assert str(refused.value).encode() and not (tmp_path / "00000.h5").exists()
+
+
+def test_an_image_that_is_left_out_is_refused_likewise(tmp_path):
+    with (
+        pytest.raises(DataError, match="image of an image of study phantom/1 that is left out: character 4 "),
+        ShardWriter(tmp_path / "00000.h5") as writer,
+    ):
+        writer.leave_out("phantom/1", SURROGATE, "gone")
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,23 @@ def test_replies_that_say_nothing_earn_nothing_of_a_model(weights: Path) -> None
     assert scored.seconds == {"chexbert": 0.0, "radgraph": 0.0}
 
 
+def test_a_text_that_a_reader_cannot_take_costs_that_score_alone(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = ReaderScorer("radgraph", weights, "cpu")
+    read = scorer._reader.read
+
+    def odd(texts: Sequence[str]) -> Sequence[Any]:
+        if "odd" in texts:
+            raise ValueError("no such text")
+        return read(texts)
+
+    monkeypatch.setattr(scorer._reader, "read", odd)
+    answer = REPORTS[0].answer
+    pairs = [Pair(answer, answer), Pair("odd", answer), Pair(answer.upper(), answer), Pair(answer, "odd")]
+    assert scorer.score(pairs) == [1.0, None, 1.0, None]  # capitals change nothing
+
+
 def test_a_term_that_the_mode_lacks_is_told_before_the_first_step(weights: Path) -> None:
     reward = RewardSettings(name="report", mode="released", components={"clinical": 1.0})
     other = RewardWorker({"": reward}, {"": REPORTS}, RewardModelsSettings(weights=weights), {})
