@@ -52,7 +52,7 @@ class RewardChild:
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=variables.child(**variables.OWN_CODE),
+                env=variables.child("OMP_NUM_THREADS", **variables.OWN_CODE),  # as Ray shares the CPUs out
             )
         self._connection = Connection(ours.detach())
         self._end = weakref.finalize(self, _end, self._process, self._connection)

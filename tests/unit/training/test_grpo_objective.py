@@ -194,7 +194,7 @@ def test_rollouts_that_are_cut_enter_the_figures_and_not_the_loss(by, tmp_path, 
 
     def update(rows, masked):
         values = weights[rows].clone().requires_grad_()
-        trained = object.__new__(policy.Policy)
+        trained: Any = object.__new__(policy.Policy)
         trained.settings = GrpoSettings().model_copy(
             update={"mask_cut": masked, "loss_aggregation": by, "max_tokens": 5}
         )
