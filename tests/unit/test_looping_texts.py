@@ -99,6 +99,10 @@ def _rule(task: str, check: rules.Check) -> Callable[[str], Any]:
     return lambda text: check(_trace(task, text), FILTER)
 
 
+def _stated(task: str) -> Callable[[str], Any]:
+    return lambda text: trace_statements.fault(_trace(task, text), text, FILTER)
+
+
 def _counted(text: str) -> None:
     trace = _trace("report", text)
     statistics.Statistics().add(trace, filter_verdict(trace["id"], None))
@@ -142,12 +146,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
         for task in ("report", "classification", "grounding", "closed", "open")
         for name, check in rules._ANSWERS[task].items()
     },
-    **{
-        f"cot.filtration.statements.{task}": lambda text, task=task: trace_statements.fault(
-            _trace(task, text), text, FILTER
-        )
-        for task in reasoning.TASKS
-    },
+    **{f"cot.filtration.statements.{task}": _stated(task) for task in reasoning.TASKS},
     **{f"cot.filtration.judge.{verdict}": _judged(verdict) for verdict in ("word", "scored")},
     "cot.review.truth": truth.known_of(["Cardiomegaly", "Pleural Effusion/left/small"]).untruths,
     "cot.review.statistics": _counted,

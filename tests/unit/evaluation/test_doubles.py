@@ -97,7 +97,7 @@ def scores(**values: float) -> dict[str, Any]:
     return about(scores=values)
 
 
-NOTHING = [{"readers": [], "missing": {}}]
+NOTHING: Rows = [{"readers": [], "missing": {}}]
 
 
 @pytest.mark.parametrize(
