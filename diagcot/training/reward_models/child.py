@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -60,6 +61,9 @@ class RewardChild:
             self._ask((self._table, self._corpus), _START_S)
         except (LateError, DeadError) as error:
             raise RuntimeError(f"the process of the rewards did not start ({error}); see its worker's log") from None
+        except Exception:
+            self.close()
+            raise
 
     def score(self, key: str, outputs: Sequence[Output], progress: float, limit_s: float) -> list[Score]:
         """Scores of outputs of one reward. Raises what the reward raised, LateError after `limit_s` seconds, DeadError."""
@@ -128,7 +132,8 @@ def _serve(connection: Connection) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or one that says the same where it cannot be sent."""
+    """The error with the lines that raised it, or one that says the same where it cannot be sent."""
+    error.add_note("in the process of the reward:\n" + "".join(traceback.format_tb(error.__traceback__)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

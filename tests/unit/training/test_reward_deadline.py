@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diagcot.jobs import UserError
 from diagcot.jobs.testing import context
 from diagcot.rewards.score import Reference
 from diagcot.serving import Reply, Request
@@ -92,8 +93,17 @@ def test_a_rollout_that_ends_the_reward_is_told_with_its_sample_and_what_to_do(
 
 
 def test_what_a_reward_raises_is_raised_by_the_worker(worker: RewardWorker) -> None:
-    with pytest.raises(ValueError, match="no such answer"):
+    with pytest.raises(ValueError, match="no such answer") as told:
         worker.score(outputs("raise"), 0.0)
+    assert "reward.py" in told.value.__notes__[0]
+
+
+def test_a_reward_that_cannot_be_loaded_is_told_each_time(tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text("raise ValueError('not today')")
+    made = RewardChild({"": RewardSettings(name=f"{tmp_path}/reward.py:reward", style="trl")}, {"": [REFERENCE]})
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"cannot be loaded .ValueError: not today"):
+            made.start()
 
 
 def test_a_late_reward_of_this_project_has_all_terms_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
