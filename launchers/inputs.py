@@ -39,7 +39,8 @@ def one_training(stage: Stage[Any], chain: ChainView) -> list[Unit]:
 def distinct_collections(stage: Stage[Any], chain: ChainView, role: str, split: str) -> None:
     """Raises UserError if two stages of a role hold the same studies of `split`, whose ids would be the same."""
     known: dict[str, str] = {}  # a collection -> the first stage that holds it
-    for name in stage.inputs.get(role, ()):
+    names = stage.inputs.get(role, [])
+    for name in names if len(names) > 1 else ():
         shards = chain.stage(name)
         for source in shards.settings.sources if shards.spec.kind == "shard" else ():
             collection = json.dumps(
