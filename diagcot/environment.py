@@ -39,11 +39,12 @@ def finish(site: Path) -> list[str]:
 
 def compile_meteor() -> list[str]:
     """Fill the cache of METEOR's compiled code; returns a line that says so, or why METEOR cannot be computed."""
+    from diagcot.jobs.errors import StorageError
     from diagcot.metrics.meteor import meteor
 
     try:
         meteor.load()
-    except meteor.MeteorError as error:
+    except (meteor.MeteorError, StorageError) as error:
         return [str(error)]
     from diagcot.metrics.meteor.compiled import cache_folder
 

@@ -44,6 +44,10 @@ def _longest(settings: EvaluateSettings) -> int:
     return max(settings.tokens(task) for task in settings.tasks)
 
 
+def _score_timeout(settings: GrpoSettings) -> float:
+    return max(reward.score_timeout_s for reward in settings.reward_table.values())
+
+
 def _unasked(settings: EvaluateSettings) -> list[str]:
     return sorted(set(settings.max_tokens) - set(settings.tasks))
 
@@ -104,6 +108,15 @@ TABLE = (
         "validation",
         lambda s: s.validation.every is not None and not s.validation.prompts,
         lambda s: f"validation.every {s.validation.every} needs validation.prompts, which is 0",
+    ),
+    Contradiction(
+        GrpoSettings,
+        "step_timeout_s",
+        lambda s: _score_timeout(s) >= s.step_timeout_s,
+        lambda s: (
+            f"step_timeout_s {s.step_timeout_s:g} is not above score_timeout_s {_score_timeout(s):g} of its rewards: one"
+            " rollout on which a reward loops would end the stage"
+        ),
     ),
     Contradiction(
         ServedModelSettings,

@@ -1,5 +1,6 @@
 """Checks of a stage's inputs that several kinds share."""
 
+import json
 from typing import Any
 
 from diagcot.jobs import Unit, UserError
@@ -21,5 +22,40 @@ def one_per_shard(stage: Stage[Any], chain: ChainView) -> list[Unit]:
 
 
 def one_training(stage: Stage[Any], chain: ChainView) -> list[Unit]:
-    """The whole stage is one unit, whose product is a model."""
+    """The whole stage is one unit, whose product is a model. Raises UserError if it would learn from the same traces twice."""
+    filters: dict[str, str] = {}  # collect stage -> the filter of its traces
+    for name in stage.inputs.get("samples", ()):
+        source = chain.stage(name)
+        for traces in source.inputs.get("traces", ()) if source.spec.kind == "filter" else ():
+            if first := filters.get(traces):
+                raise UserError(
+                    f"stage {stage.name} reads the samples of {first} and of {name}, which both keep traces of {traces}: a"
+                    " trace that both keep would be learned twice. Give it one of them; `samples_weight` repeats samples"
+                )
+            filters[traces] = name
     return [Unit("model")]
+
+
+def distinct_collections(stage: Stage[Any], chain: ChainView, role: str, split: str) -> None:
+    """Raises UserError if two stages of a role hold the same studies of `split`, whose ids would be the same."""
+    known: dict[str, str] = {}  # a collection -> the first stage that holds it
+    names = stage.inputs.get(role, [])
+    for name in names if len(names) > 1 else ():
+        shards = chain.stage(name)
+        for source in shards.settings.sources if shards.spec.kind == "shard" else ():
+            collection = json.dumps(
+                [source.dataset.name, source.path or _written_by(shards, source.input or "", chain)]
+            )
+            if split not in source.splits:
+                continue
+            if (first := known.setdefault(collection, name)) != name:
+                raise UserError(
+                    f"stage {stage.name} reads the collection {source.dataset.name} from {first} and from {name}: every study"
+                    " would be there twice under one id. Give it one of them, or other `splits`"
+                )
+
+
+def _written_by(shards: Stage[Any], role: str, chain: ChainView) -> list[Any]:
+    """What decides the content of the collection that an input stage writes: its kind, settings and seed."""
+    source = chain.stage(shards.inputs[role][0])
+    return [source.spec.kind, source.settings.model_dump(mode="json"), source.spec.seed]

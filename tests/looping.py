@@ -4,6 +4,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from re import _constants as codes  # type: ignore[attr-defined]  # the parser of `re`, whose tree says what a pattern knows
 from re import _parser as parser  # type: ignore[attr-defined]
 from types import ModuleType
@@ -53,14 +54,19 @@ _TAIL = ("", "\n", "x", "<think>I look", ".", "!", "</answer", " but")
 def examples(pattern: re.Pattern[str], source: random.Random) -> Iterator[str]:
     """Texts that a pattern matches, roughly: assertions are ignored, repetitions are short."""
     for _ in range(4):
-        yield _example(parser.parse(pattern.pattern, pattern.flags), source)
+        yield _example(_tree(pattern), source)
+
+
+@cache
+def _tree(pattern: re.Pattern[str]) -> Any:
+    return parser.parse(pattern.pattern, pattern.flags)
 
 
 def patterns_of(modules: list[ModuleType]) -> list[re.Pattern[str]]:
     """The compiled patterns among the globals of modules, also those in tables."""
     found: dict[re.Pattern[str], None] = {}
     for module in modules:
-        for value in vars(module).values():
+        for value in _globals(module):
             entries = (
                 value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else (value,)
             )
@@ -72,10 +78,15 @@ def words_of(modules: list[ModuleType]) -> list[str]:
     """The short texts among the globals of modules."""
     found: dict[str, None] = {}
     for module in modules:
-        for value in vars(module).values():
+        for value in _globals(module):
             entries = value if isinstance(value, dict | tuple | list | set | frozenset) else (value,)
             found |= dict.fromkeys(one for one in entries if isinstance(one, str) and 0 < len(one) < 60)
     return sorted(found)
+
+
+def _globals(module: ModuleType) -> list[Any]:
+    """What a module defines; `__builtins__` and the like say nothing of its readers."""
+    return [value for name, value in vars(module).items() if not name.startswith("__")]
 
 
 def modules_of(package: str) -> list[ModuleType]:
@@ -91,8 +102,8 @@ def looping(modules: list[ModuleType], count: int, seed: int) -> Iterator[tuple[
     parts += [part[:-1] for part in known if len(part) > 1]
     pair = "<think>I look for finding {} and see no sign of it.</think>\n<answer>A) ❌</answer>\n"
     yield pair.format("i"), "".join(map(pair.format, range(SIZE // len(pair)))) + "<think>I look"
-    for number in range(count):
-        chosen = [parts[number]] if number < len(parts) else source.sample(parts, source.choice((1, 2, 2, 3)))
+    for _ in range(count):
+        chosen = source.sample(parts, source.choice((1, 1, 2, 2, 3)))
         joint = source.choice(("", " ", "\n", ", "))
         unit = joint.join(chosen) + joint
         head, tail = source.choice(("", "<think>", "<answer>", "no ", *parts)), source.choice(_TAIL)

@@ -2,6 +2,12 @@
 
 from typing import Any, NamedTuple, TypedDict
 
+DOUBLE = (
+    "the shards behind the collect stage hold one image twice. Give the stage `shard` each collection once, and run the stages"
+    " after it again"
+)
+"""What to do about two traces of one id."""
+
 
 class TraceRecord(TypedDict):
     """A line of a `collect` stage's output: a sample, its chain of thought, and what the search cost."""

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,8 @@ from diagcot.evaluation.scores.table import Judged, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
-from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.jobs.state import reading
+from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import shard_paths
-from diagcot.tasks.predictions import Prediction
 
 
 @contextmanager
@@ -29,8 +27,7 @@ def prepare(ctx: Context) -> Iterator[AggregateSettings]:
 
 def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
-    rows = list(predictions.read(ctx.files("predictions", "*.jsonl")))
-    refuse_doubles(rows)
+    rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=True))
     models = unit.params["models"]
     tools = TextTools(shared.java_s, shared.fallbacks)
     ctx.progress(0, 3, step="scores")
@@ -64,25 +61,11 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(found["missing"])})
 
 
-def refuse_doubles(rows: Sequence[Prediction]) -> None:
-    """Scores are joined by task, model and id: an id that stands for two samples would get the scores of one of them."""
-    seen: set[tuple[str, str, str]] = set()
-    for row in rows:
-        key = (row.task, row.model, row.id)
-        if key in seen:
-            raise UserError(
-                f"two samples of task {row.task} have the id {row.id} and answers of {row.model}: the evaluation's inputs hold"
-                " one study twice. Give it each study from one `shards` stage alone, or each collection a name of its own"
-            )
-        seen.add(key)
-
-
 def _judged(ctx: Context) -> Judged:
     """What the judge said of each prediction, where the recipe has one."""
     found: Judged = {}
-    for path in ctx.files("verdicts", "*.jsonl"):
-        for row in map(json.loads, reading.lines(path)):
-            found.setdefault((row["task"], row["model"]), {})[row["id"]] = row["same"]
+    for row in predictions.joined(ctx.files("verdicts", "*.jsonl")):
+        found.setdefault((row["task"], row["model"]), {})[row["id"]] = row["same"]
     return found
 
 

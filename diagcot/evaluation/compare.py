@@ -14,6 +14,7 @@ from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import UserError
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.identity import Ids
 from diagcot.tasks.predictions import Prediction
 
 
@@ -23,7 +24,7 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
     Every model that both runs have is a pair of rows, `A:model` and `B:model`; if they share no name, the last model of
     each is. Differences are paired over the same samples, and scored again by the same code. draws: those of the first
     run's table, if None. Raises UserError where a
-    run has no predictions or the two have no sample in common.
+    run has no predictions, one id for two answers of a model, or the two have no sample in common.
     """
     rows = [_read(run) for run in (one, two)]
     names = [_order(run, mine) for run, mine in zip((one, two), rows, strict=True)]
@@ -54,7 +55,10 @@ def _read(run: Path) -> list[Prediction]:
     path = run / "predictions.parquet"
     if not path.exists():
         raise UserError(f"{path} is not there: the run's last stage writes it (make submit-eval RUN={run.name})")
-    return list(predictions.read_parquet(path))
+    ids, rows = Ids("the answer to", predictions.REMEDY), list(predictions.read_parquet(path))
+    for row in rows:
+        ids.add((row.task, row.model, row.id), path, name=f"{row.id} (task {row.task}) by {row.model}")
+    return rows
 
 
 def _order(run: Path, rows: Sequence[Prediction]) -> list[str]:

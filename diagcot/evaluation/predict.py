@@ -8,9 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.evaluation.predictions import REMEDY
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
 from diagcot.tasks import diagnosis as tasks
@@ -48,11 +50,12 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     """
     settings, task, texts = shared.settings, unit.params["task"], shared.settings.prompts
     shard = Shard(ctx.root("shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
-    asked = {
-        sample.id: (sample, split)
-        for split in splits(task, settings)
-        for sample in samples_of(shard, ctx.shards_root, task, settings, split, ctx.seed)
-    }
+    asked: dict[str, tuple[Sample, str]] = {}
+    ids = Ids("the sample", REMEDY)
+    for split in splits(task, settings):
+        for sample in samples_of(shard, ctx.shards_root, task, settings, split, ctx.seed):
+            ids.add(sample.id, shard.path)
+            asked[sample.id] = sample, split
     records = ctx.records(unit)
     failed: dict[str, str] = {}
     todo = [sample for sample, _ in asked.values() if sample.id not in records.ids]

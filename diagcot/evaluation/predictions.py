@@ -4,10 +4,17 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from diagcot.jobs import Context, Unit, UserError
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.identity import Ids, doubled
 from diagcot.tasks.predictions import Prediction
+
+REMEDY = (
+    "the inputs of the evaluation hold one study twice. Give it each collection from one `shards` stage alone, and collections"
+    " whose ids are alike names of their own"
+)
 
 
 def read(paths: Iterable[Path]) -> Iterator[Prediction]:
@@ -22,10 +29,47 @@ def read(paths: Iterable[Path]) -> Iterator[Prediction]:
                 ) from None
 
 
+def distinct(paths: Iterable[Path], *, compared: bool) -> Iterator[Prediction]:
+    """Predictions as `read` gives them. Raises UserError, with both files, for two of one task, model and id.
+
+    compared: the models are compared sample by sample, so an id must also have the same reference for all of them.
+    """
+    answers = Ids("the answer to", REMEDY)
+    references: dict[tuple[str, str], tuple[str, Path]] = {}
+    for path in paths:
+        for row in read([path]):
+            answers.add((row.task, row.model, row.id), path, name=f"{row.id} (task {row.task}) by {row.model}")
+            reference, first = references.setdefault((row.task, row.id), (row.reference, path))
+            if compared and reference != row.reference:
+                name = f"{row.id} (task {row.task}), with two references,"
+                raise doubled("the sample", name, first, path, REMEDY)
+            yield row
+
+
 def tested(unit: Unit, ctx: Context) -> dict[str, Prediction]:
-    """Sample id -> the prediction of the test split, of the evaluation's unit with the same key."""
+    """Sample id -> the prediction of the test split, of the evaluation's unit with the same key.
+
+    Raises UserError for an id that is there twice.
+    """
     path = next(path for path in ctx.files("predictions", f"{unit.key}.jsonl"))
-    return {row.id: row for row in read([path]) if row.split == "test"}
+    return {row.id: row for row in distinct([path], compared=False) if row.split == "test"}
+
+
+def joined(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Rows about predictions (scores, verdicts), to be joined to predictions by task, model and id.
+
+    Several stages may write about one unit of the evaluation, whose name their files then share. Raises UserError, with
+    both files, for an id that is in the files of two units or twice in one file.
+    """
+    units: dict[tuple[str, str, str], Path] = {}
+    for path in paths:
+        own = Ids("what is said of", REMEDY)
+        for row in map(json.loads, reading.lines(path)):
+            key, name = (row["task"], row["model"], row["id"]), f"{row['id']} (task {row['task']}) by {row['model']}"
+            own.add(key, path, name=name)
+            if units.setdefault(key, path).name != path.name:
+                raise doubled("what is said of", name, units[key], path, REMEDY)
+            yield row
 
 
 def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:

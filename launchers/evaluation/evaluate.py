@@ -5,7 +5,7 @@ from typing import Any
 
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
-from launchers.inputs import single
+from launchers.inputs import distinct_collections, single
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -14,6 +14,7 @@ def units(stage: Stage[EvaluateSettings], chain: ChainView) -> list[Unit]:
     models, sources = stage.inputs.get("models", []), stage.inputs.get("shards", [])
     if not models or not sources:
         raise UserError(f"stage {stage.name} needs two inputs: models (in the order of the table) and shards")
+    distinct_collections(stage, chain, "shards", "test")
     return [
         Unit(
             ".".join([model, task, source, shard.key]),

@@ -2,6 +2,7 @@
 
 from diagcot.jobs import Unit, UserError
 from diagcot.training.config.settings import RetrievalSettings
+from launchers.inputs import distinct_collections
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -10,6 +11,7 @@ def units(stage: Stage[RetrievalSettings], chain: ChainView) -> list[Unit]:
     models, sources = stage.inputs.get("models", []), stage.inputs.get("shards", [])
     if not models or not sources:
         raise UserError(f"stage {stage.name} needs two inputs: models (in the order of the table) and shards")
+    distinct_collections(stage, chain, "shards", "test")
     return [
         Unit(
             f"{model}.retrieval.{source}",

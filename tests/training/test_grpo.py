@@ -195,7 +195,7 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, u
 
 @pytest.mark.parametrize(
     ("victim", "message"),
-    [("raylet", "its raylet has died"), ("ray::RolloutServer", "a rollout server or reward worker died")],
+    [("raylet", "its raylet has died"), ("ray::RolloutServer", "a rollout server died")],
 )
 def test_a_dead_raylet_or_server_ends_the_stage_soon(warm: Path, warm_server: None, victim: str, message: str) -> None:
     lost = grpo(warm, victim.rpartition(":")[2], world=1)

@@ -5,28 +5,37 @@ import functools
 import gc
 import importlib.util
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from diagcot.cot.filtration import wording
+from diagcot.cot.filtration import judge as trace_judge
+from diagcot.cot.filtration import rules, wording
+from diagcot.cot.filtration import statements as trace_statements
+from diagcot.cot.filtration.filter import verdict as filter_verdict
+from diagcot.cot.review import statistics, truth
 from diagcot.cot.search import interleaved, mentions, replies
 from diagcot.cot.search.evidence import judged_before_seen
+from diagcot.cot.settings import FilterSettings
 from diagcot.data.reports import facts, labeler, sections, statements
+from diagcot.evaluation import judge as answer_judge
 from diagcot.metrics import graphs, green, repetition, tokens
 from diagcot.metrics import text as overlap
 from diagcot.metrics.clinical import readers, rubric
 from diagcot.rewards import names, registry
 from diagcot.rewards.released import grounding as released_grounding
 from diagcot.rewards.score import Reference, Reward
+from diagcot.serving import Reply
 from diagcot.tasks.questions.worked_answers import says_no
 from diagcot.text import boxes, labels, layout, options, prose, reasoning
 from diagcot.text import facts as answers
 from tests import looping
+from tests.unit.cot import cot_traces
 
 LIMIT_S = 0.1
-TEXTS = 20  # for each reader
+TEXTS = 9  # for each reader
 
 REPORT = "findings : the heart is enlarged . there is a small left pleural effusion . impression : cardiomegaly ."
 CLOSED = (
@@ -78,6 +87,33 @@ def _reasoned(task: str) -> Callable[[str], Any]:
     )
 
 
+def _trace(task: str, text: str) -> Any:
+    """A trace whose reasoning and answer are the text."""
+    if task in ("closed", "open"):
+        made = cot_traces.closed if task == "closed" else cot_traces.opened
+        return made(pairs=[[text, "A) ❌"], ["I look", text], [text, text]])
+    return cot_traces.trace(task=task, reference=GOLD[task], reasoning=text, answer=text, conclusion=text)
+
+
+def _rule(task: str, check: rules.Check) -> Callable[[str], Any]:
+    return lambda text: check(_trace(task, text), FILTER)
+
+
+def _stated(task: str) -> Callable[[str], Any]:
+    return lambda text: trace_statements.fault(_trace(task, text), text, FILTER)
+
+
+def _counted(text: str) -> None:
+    trace = _trace("report", text)
+    statistics.Statistics().add(trace, filter_verdict(trace["id"], None))
+
+
+def _judged(verdict: str) -> Callable[[str], Any]:
+    settings = FilterSettings.model_validate({"verdict": verdict})
+    return lambda text: trace_judge.parse(Reply(texts=[text], finish_reasons=["stop"]), settings)
+
+
+FILTER = FilterSettings()
 READERS: Mapping[str, Callable[[str], Any]] = {
     **{f"rewards.{name}/{mode}": _rewarded(name, mode) for name, modes in names.MODES.items() for mode in modes},
     **{f"text.facts.{task}": _answered(task) for task in reasoning.TASKS},
@@ -106,6 +142,18 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "cot.filtration.wording.json_remains": lambda text: wording.json_remains(text, REPORT),
     "cot.filtration.wording.json_of_sources": lambda text: wording.json_remains(text, text),
     "cot.filtration.wording.non_word": lambda text: wording.non_word(text, REPORT),
+    **{f"cot.filtration.rules.every/{name}": _rule("report", check) for name, check in rules._EVERY.items()},
+    **{
+        f"cot.filtration.rules.{task}/{name}": _rule(task, check)
+        for task in ("report", "classification", "grounding", "closed", "open")
+        for name, check in rules._ANSWERS[task].items()
+    },
+    **{f"cot.filtration.statements.{task}": _stated(task) for task in reasoning.TASKS},
+    **{f"cot.filtration.judge.{verdict}": _judged(verdict) for verdict in ("word", "scored")},
+    "cot.review.truth": truth.known_of(["Cardiomegaly", "Pleural Effusion/left/small"]).untruths,
+    "cot.review.statistics": _counted,
+    "evaluation.judge": lambda text: answer_judge.same(Reply(texts=[text], finish_reasons=["stop"])),
+    "text.boxes.parse": boxes.parse,
     "cot.search.mentions": lambda text: mentions.reference_mention(text, "report", text),
     "cot.search.replies.read_json": _read_json,
     "cot.search.replies.agreement": replies.agreement,
@@ -151,7 +199,7 @@ def test_a_text_that_loops_is_read_in_a_tenth_of_a_second(name: str) -> None:
     package = next(known for known in _packages(name) if importlib.util.find_spec(known))
     known = dict.fromkeys((package, "diagcot.text", "diagcot.data.reports"))
     modules = [module for part in known for module in looping.modules_of(part)]
-    for unit, text in looping.looping(modules, TEXTS, seed=len(name)):
+    for unit, text in looping.looping(modules, TEXTS, seed=zlib.crc32(name.encode())):
         assert _cpu_s(READERS[name], text) < LIMIT_S, f"{name} on {unit!r}, repeated"
 
 

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 from diagcot.cot.filtration import dataset, judge, rules
 from diagcot.cot.filtration.agreement import Agreement
-from diagcot.cot.records import JudgementRecord, TraceRecord, VerdictRecord
+from diagcot.cot.records import DOUBLE, JudgementRecord, TraceRecord, VerdictRecord
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.identity import by_id
 from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
 from diagcot.tasks.samples import write_samples
@@ -36,7 +37,7 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
     """Write a verdict for every trace of unit `unit.key`, and the training samples of those that are kept."""
     settings = FilterSettings.model_validate(ctx.settings)
     path = Path(ctx.inputs["traces"][0]) / f"{unit.key}.jsonl"
-    traces = {row["id"]: row for row in map(json.loads, reading.lines(path))}
+    traces = by_id(map(json.loads, reading.lines(path)), path, "the trace", DOUBLE)
     records = ctx.records(unit)
     try:
         unjudged = []

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diagcot.cot.records import TraceRecord, VerdictRecord
+from diagcot.cot.records import DOUBLE, TraceRecord, VerdictRecord
 from diagcot.cot.review import page
 from diagcot.cot.review.statistics import Statistics
 from diagcot.cot.review.truth import known
@@ -20,6 +20,7 @@ from diagcot.cot.settings import TracesSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.identity import Ids, by_id
 
 Pair = tuple[TraceRecord, VerdictRecord]  # a trace and the verdict on it
 Judged = tuple[TraceRecord, VerdictRecord, frozenset[str]]  # and in what the trace is untrue
@@ -63,10 +64,18 @@ def run(unit: Unit, shared: TracesSettings, ctx: Context) -> Result | None:
 
 
 def pairs(traces: Path, verdicts: Path) -> Iterator[Pair]:
-    """Every verdict with its trace, unit by unit. Raises UserError for a verdict whose trace is missing."""
+    """Every verdict with its trace, unit by unit.
+
+    Raises UserError for a verdict whose trace is missing, and, with both files, for an id of two traces or two verdicts.
+    """
+    all_traces, judged = Ids("the trace", DOUBLE), Ids("a verdict on the trace", DOUBLE)
     for path in reading.listing(verdicts / "verdicts", "*.jsonl"):
-        known = {row["id"]: row for row in map(json.loads, reading.lines(traces / path.name))}
+        source = traces / path.name
+        known = by_id(map(json.loads, reading.lines(source)), source, "the trace", DOUBLE)
+        for name in known:
+            all_traces.add(name, source)
         for verdict in map(json.loads, reading.lines(path)):
+            judged.add(verdict["id"], path)
             if verdict["id"] not in known:
                 raise UserError(
                     f"{path} has a verdict on {verdict['id']}, which is not in {traces / path.name}:"

@@ -149,6 +149,7 @@ def _by_words(text: str, drawn: tuple[Statement, ...], brief: bool) -> Iterator[
             yield "zone"
 
 
-def _sides(sentence: str) -> set[str]:
+@lru_cache(maxsize=64)  # a long sentence is asked for once for each of its mentions
+def _sides(sentence: str) -> frozenset[str]:
     named = set(_SIDES.findall(sentence))
-    return {side for side in ("left", "right") if side in named or named - {"left", "right"}}
+    return frozenset(side for side in ("left", "right") if side in named or named - {"left", "right"})

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from diagcot.cot.records import TraceRecord
+from diagcot.cot.records import DOUBLE, TraceRecord
 from diagcot.cot.search.calls import Answer, Question, Trace
 from diagcot.cot.search.interleaved import interleave
 from diagcot.cot.search.replies import CONTRADICTION
@@ -16,6 +16,7 @@ from diagcot.cot.search.sample import CoTSample, select_samples
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Context, Records, Result, Unit
+from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
 from diagcot.tasks.prompt_set import PromptSet
@@ -68,6 +69,9 @@ def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
     questions = read_samples(Path(ctx.inputs["samples"][0]) / f"{unit.key}.jsonl") if settings.questions else ()
     samples = select_samples(shard, ctx.shards_root, settings, questions, settings.prompts)
+    ids = Ids("the sample", DOUBLE)  # a double would never be done: there is one record for each id
+    for sample in samples:
+        ids.add(sample.id, shard.path)
     records = ctx.records(unit)
     try:
         served: dict[str, float] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.evaluation.predictions import joined
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
 from diagcot.metrics import labels
@@ -105,10 +106,9 @@ class ClinicalScores:
             status = json.loads(reading.read_text(path))
             readers.update(status["readers"])
             all_scores.missing.update(status["missing"])
-        for path in ctx.files("clinical", "*.jsonl"):
-            for row in map(json.loads, reading.lines(path)):
-                of_model = all_scores.scores.setdefault((row["task"], row["model"]), {})
-                of_model.setdefault(row["id"], {}).update(row["scores"])
+        for row in joined(ctx.files("clinical", "*.jsonl")):
+            of_sample = all_scores.scores.setdefault((row["task"], row["model"]), {}).setdefault(row["id"], {})
+            of_sample.update(row["scores"])
         return ClinicalScores(all_scores.scores, all_scores.missing, frozenset(readers))
 
     def reasons(self, shown: Collection[str]) -> dict[str, str]:

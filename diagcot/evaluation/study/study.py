@@ -29,7 +29,7 @@ def prepare(ctx: Context) -> Iterator[StudySettings]:
 
 def run(unit: Unit, settings: StudySettings, ctx: Context) -> Result | None:
     """The verdict on each claim, and the score of each model that a claim names."""
-    rows = list(predictions.read(ctx.files("predictions", "*.jsonl")))
+    rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False))
     scores = Scores(rows, settings, ctx.seed)
     ctx.progress(0, 2, step="claims")
     claims = [about(claim, scores, settings) for claim in settings.claims]

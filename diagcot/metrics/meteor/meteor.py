@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diagcot.jobs.state import reading
 from diagcot.metrics.java import JavaError, jar, one_line
 
 if TYPE_CHECKING:
@@ -64,13 +65,16 @@ def counts(hyps: Sequence[str], refs: Sequence[str]) -> Array:
 
 
 def load() -> "Lexicon":
-    """What METEOR knows of words, once for a process: some seconds the first time. Raises MeteorError."""
+    """What METEOR knows of words, once for a process: some seconds the first time. Raises as `read_lexicon`."""
     with _loading:
         return _cached_lexicon()
 
 
 def read_lexicon() -> "Lexicon":
-    """Read METEOR's tables of words and compile its code. Raises MeteorError if a part is missing or damaged."""
+    """Read METEOR's tables of words and compile its code. Raises MeteorError if a part is missing or damaged.
+
+    Raises StorageError if the machine or its storage cannot read them: then nothing is to be installed.
+    """
     try:
         from diagcot.metrics.meteor.lexicon import (
             Lexicon,  # compiles: some ten seconds the first time after an installation
@@ -79,6 +83,7 @@ def read_lexicon() -> "Lexicon":
         found = Lexicon(jar("meteor/meteor-1.5.jar"))
         found.counts(["a text"], ["the text"])
     except (ImportError, OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reading.check_storage(getattr(error, "filename", None) or "METEOR's files", error)
         reason = f"{type(error).__name__}: {error}"
     except (JavaError, RuntimeError) as error:  # numba raises RuntimeError where it may keep nothing
         reason = str(error)

@@ -138,6 +138,12 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
     overlong: int = Field(
         0, ge=0, description="Last tokens before max_tokens that cost reward, down to -1 at the limit (DAPO)."
     )
+    mask_cut: bool = Field(
+        False,
+        description="Leave rollouts that are cut at max_tokens out of the loss; their rewards still count in their group. A"
+        " cut rollout may reason well, and a bad reward for its length alone is noise that disturbs training (DAPO, overlong"
+        " filtering, arXiv:2503.14476, section 3.4). DiagCoT and CX-Mind train on all rollouts.",
+    )
     async_rollouts: bool = Field(
         False, description="Roll out the next step while this one trains, one step off-policy; needs importance_cap."
     )

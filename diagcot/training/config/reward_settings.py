@@ -55,6 +55,12 @@ class RewardSettings(Settings):
         " judge (docs/grpo.md). Empty: the plain reward.",
     )
     workers: int = Field(1, ge=1, description="Number of processes that score rollouts.")
+    score_timeout_s: float = Field(
+        120,
+        gt=0,
+        description="Seconds that the plain reward may take for one rollout. One that takes longer scores 0, is named by the"
+        " event `score_late` and counted (`late`), and its group is scored one by one.",
+    )
 
     @field_validator("name")
     @classmethod

@@ -10,36 +10,26 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.environment import code
-from diagcot.rewards import registry
+from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request
-from diagcot.text.reasoning import NOTHING, of_output
 from diagcot.training.config.reward_settings import PLAIN, REASONING, SERVED, RewardModelsSettings, RewardSettings
+from diagcot.training.reward_models.child import DeadError, LateError, RewardChild
+from diagcot.training.reward_models.plain import Output
 from diagcot.training.reward_models.scorers import Ask, Component, create
 from diagcot.training.reward_models.weighted import pair_of, weighted
 
 
 @dataclass(frozen=True)
-class Output:
-    """A rollout's text, the reference that it is scored against, and the key of its reward.
-
-    task, question, about: those of the sample, the question without images.
-    """
-
-    text: str
-    reference: Reference
-    reward: str = ""
-    task: str = "report"
-    question: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Scored:
-    """Scores in the order of the outputs, and the seconds that each model of the rewards took for them."""
+    """Scores in the order of the outputs, and the seconds that each model of the rewards took for them.
+
+    late: sample and reward of each output whose plain reward gave no score before its deadline; it scores 0.
+    """
 
     scores: list[Score]
     seconds: dict[str, float]
+    late: list[tuple[str, str]] = field(default_factory=list)
 
 
 class RewardWorker:
@@ -61,9 +51,7 @@ class RewardWorker:
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
         self._table = {key: reward for key, reward in table.items() if corpus.get(key)}
-        self._plain = {
-            key: registry.reward(reward.name, reward.chosen_mode, corpus[key]) for key, reward in self._table.items()
-        }
+        self._plain = RewardChild(self._table, corpus)
         self._examples = {key: corpus[key][0] for key in self._table}
         self._turn = threading.Lock()  # rewards of this and of other projects need not know threads
         names = dict.fromkeys(name for reward in self._table.values() for name in reward.models)
@@ -73,11 +61,14 @@ class RewardWorker:
         }
 
     def ready(self) -> bool:
-        """True, once the models are loaded. Raises UserError if a reward has no term that is to be a component."""
+        """True, once rewards and models are loaded. Raises UserError if a reward has no term that is to be a component."""
+        with self._turn:
+            self._plain.start()
         for key, reward in self._table.items():
             terms = [name for name in reward.components if name not in (PLAIN, REASONING, *reward.models)]
             if terms:
-                (score,) = self._plain[key]([self._examples[key].answer], [self._examples[key]], 0.0)
+                example = Output(self._examples[key].answer, self._examples[key], key)
+                (score,), _ = self._plain_scores(key, [example], 0.0)
                 if absent := [name for name in terms if name not in score]:
                     raise UserError(
                         f"reward {reward.name}/{reward.chosen_mode} has no {' and no '.join(absent)} to be a component; its"
@@ -93,35 +84,67 @@ class RewardWorker:
         for position, output in enumerate(outputs):
             positions[output.reward].append(position)
         scores: dict[int, Score] = {}
-        seconds: defaultdict[str, float] = defaultdict(float)
+        scored = Scored([], defaultdict(float))
         for key, own in positions.items():
-            scores.update(zip(own, self._rewarded(key, [outputs[at] for at in own], progress, seconds), strict=True))
-        return Scored([scores[position] for position in range(len(outputs))], dict(seconds))
+            scores.update(zip(own, self._rewarded(key, [outputs[at] for at in own], progress, scored), strict=True))
+        return Scored([scores[position] for position in range(len(outputs))], dict(scored.seconds), scored.late)
 
-    def _rewarded(
-        self, key: str, outputs: Sequence[Output], progress: float, seconds: defaultdict[str, float]
-    ) -> list[Score]:
-        texts, references = [output.text for output in outputs], [output.reference for output in outputs]
+    def _rewarded(self, key: str, outputs: Sequence[Output], progress: float, scored: Scored) -> list[Score]:
+        """Scores of outputs of one reward; what they took and which were late is added to `scored`."""
         reward = self._table[key]
         with self._turn:
-            plain = self._plain[key](texts, references, progress)
-            if REASONING in reward.components:
-                plain = [score | _reasoning(output) for score, output in zip(plain, outputs, strict=True)]
+            plain, late = self._plain_scores(key, outputs, progress)
+        scored.late.extend((outputs[at].sample, _name(reward)) for at in late)
         if not reward.components:
             return plain
         pairs = [pair_of(output.text, output.reference.answer, output.question, reward) for output in outputs]
         models = {}
         for name in reward.models:
             models[name], took = self._components[name].score(pairs)
-            seconds[name] += took
-        return weighted(plain, models, reward.components)
+            scored.seconds[name] += took
+        scores = weighted(plain, models, reward.components)
+        for at in late:
+            scores[at]["overall"] = 0.0
+        return scores
+
+    def _plain_scores(self, key: str, outputs: Sequence[Output], progress: float) -> tuple[list[Score], list[int]]:
+        """Scores without models, and the positions of those that were late, whose terms are all 0.
+
+        The outputs are scored together. Where that takes too long or ends the child, each is scored alone, so that only the
+        one that caused it is late. Raises RuntimeError if an output ends the child again: a failure is never a score.
+        """
+        reward = self._table[key]
+        limit_s = reward.score_timeout_s
+        try:
+            return self._plain.score(key, outputs, progress, limit_s), []
+        except (LateError, DeadError):
+            found = [self._alone(key, output, progress, limit_s) for output in outputs]
+        terms = [term for score in found for term in score or ()] or _terms(reward)
+        late = [position for position, score in enumerate(found) if score is None]
+        return [dict.fromkeys(terms, 0.0) if score is None else score for score in found], late
+
+    def _alone(self, key: str, output: Output, progress: float, limit_s: float) -> Score | None:
+        """The score of one output; None if it was late."""
+        try:
+            return self._plain.score(key, [output], progress, limit_s)[0]
+        except LateError:
+            return None
+        except DeadError as error:
+            raise RuntimeError(
+                f"the process of the reward {_name(self._table[key])} died ({error}) whenever it scored a rollout of sample"
+                f" {output.sample or 'unknown'}. Mend the reward, or give the node more memory or fewer `reward.workers`; the"
+                " next attempt resumes the stage"
+            ) from None
 
 
-def _reasoning(output: Output) -> Score:
-    """The metric of a reply's reasoning and its three figures; all 0 where the reference states nothing."""
-    found = of_output(output.task, output.text, output.reference.answer, output.about) or NOTHING
-    figures = ("factuality", "completeness", "effectiveness")
-    return {REASONING: found.overall, **{name: getattr(found, name) for name in figures}}
+def _terms(reward: RewardSettings) -> list[str]:
+    """Terms that a score of the reward must have, for the case that no output was scored."""
+    own = [name for name in reward.components if name not in (PLAIN, *reward.models)]
+    return ["overall", *own, *(("accuracy", "process", "reason") if reward.name in GATED else ())]
+
+
+def _name(reward: RewardSettings) -> str:
+    return reward.name if reward.style else f"{reward.name}/{reward.chosen_mode}"
 
 
 def _ask(server: Any) -> Ask:

@@ -117,5 +117,7 @@ class ScoringServer(ModelServer):
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """The replies in the order of the requests, whose ids differ. May be called from several threads at once."""
+        if len({request.id for request in requests}) < len(requests):
+            raise ValueError("two requests have one id, so their replies could not be told apart")
         replies = dict(self._server.complete(requests))
         return [replies[request.id] for request in requests]

@@ -22,6 +22,7 @@ class Experience:
 
     replaced: groups of equal rewards that other groups replaced. waited_s: seconds of waiting for scores when no server
     had work left. scoring_s: component -> seconds that its model was at work, most of them while others rolled out.
+    late: rollouts that a reward did not score before its deadline, those of replaced groups included.
     """
 
     samples: list[Sample]
@@ -30,6 +31,7 @@ class Experience:
     replaced: int = 0
     waited_s: float = 0.0
     scoring_s: dict[str, float] = field(default_factory=dict)
+    late: int = 0
 
 
 def final_scores(experience: Experience, settings: GrpoSettings, gates: Mapping[str, Gate]) -> list[Score]:
@@ -56,7 +58,7 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
 
     Mean reward and components, and the seconds of models that score; over groups the mean best reward, the mean spread and
     the share of equal rewards (flat); mean length in tokens, shares cut at max_tokens and without
-    text; with a mix, the reward of each task.
+    text; the number whose score was late; with `mask_cut` the number left out of the loss; with a mix, the reward of each task.
     """
     rollouts = experience.rollouts
     rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
@@ -70,7 +72,10 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
         "length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
         "cut": sum(rollout.cut for rollout in rollouts) / len(rollouts),
         "empty": sum(not rollout.text.strip() for rollout in rollouts) / len(rollouts),
+        "late": float(experience.late),
     }
+    if settings.mask_cut:
+        figures["masked"] = float(sum(rollout.cut for rollout in rollouts))
     if settings.max_resample_rounds:
         figures["replaced"] = float(experience.replaced)
     for task in sorted({sample.task for sample in experience.samples}) if settings.mix else ():

@@ -226,9 +226,9 @@ class GrpoLoop:
             before["gap"] = self.policy.score_before_updates([batch for batches in updates for batch in batches])
             check_gap(before["gap"], max_gap)
             max_gap = float("inf")
-        lengths, size = [len(rollout.tokens) for rollout in rollouts], settings.deepspeed.global_batch
+        size = settings.deepspeed.global_batch
         figures = [
-            self.policy.update(batches, lengths[index * size : (index + 1) * size], max_gap)
+            self.policy.update(batches, rollouts[index * size : (index + 1) * size], max_gap)
             for index, batches in enumerate(updates)
         ]
         self._count(updates)

@@ -27,7 +27,8 @@ def vision_tokens(tokenizer: Any) -> list[int]:
 class MicroBatch:
     """One forward pass: B rollouts, T columns from the first response token on. Log-probabilities are (B, T), nats.
 
-    tokens (B, T). mask (B, T): 1 for tokens of the rollout. advantage (B,). rollout: the server's log-probabilities.
+    tokens (B, T). mask (B, T): 1 for tokens of the rollout. advantage (B,). cut (B,): whether it ended
+    at max_tokens. rollout: the server's log-probabilities.
     old: those before the first update of the step; None where the step has only one. reference: the frozen model's.
     """
 
@@ -35,6 +36,7 @@ class MicroBatch:
     tokens: torch.Tensor
     mask: torch.Tensor
     advantage: torch.Tensor
+    cut: torch.Tensor
     rollout: torch.Tensor
     old: torch.Tensor | None = None
     reference: torch.Tensor | None = None
@@ -110,7 +112,8 @@ class MicroBatcher:
         values = [value for rollout in rollouts for value in rollout.logprobs]
         drawn[mask] = torch.tensor(values, device=self._device)
         advantage = torch.tensor(advantages, device=self._device)
-        return MicroBatch(inputs, targets.clamp(min=0), mask.float(), advantage, drawn)
+        cut = torch.tensor([rollout.cut for rollout in rollouts], device=self._device)
+        return MicroBatch(inputs, targets.clamp(min=0), mask.float(), advantage, cut, drawn)
 
 
 def _collapsed(ids: Sequence[int], vision: Sequence[int]) -> list[int]:

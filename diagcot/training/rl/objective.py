@@ -2,10 +2,10 @@
 
 Sources: group-normalised advantages (GRPO: Shao et al. 2024, arXiv:2402.03300, section 4.1), clipped ratios of tokens
 (PPO: Schulman et al. 2017, arXiv:1707.06347, section 3), dual clipping (Ye et al. 2020, arXiv:1912.09729),
-ratios of whole sequences (GSPO: Zheng et al. 2025, arXiv:2507.18071), asymmetric bounds, token mean and overlong penalty
-(DAPO: Yu et al. 2025, arXiv:2503.14476, section 3), constant length and unscaled advantages (Dr. GRPO: Liu et al. 2025,
-arXiv:2503.20783), and the capped importance weight for rollouts of another policy or server (Yao et al. 2025, "Your
-efficient RL framework secretly brings you off-policy RL training"). DiagCoT trains with EasyR1, whose formulas these
+ratios of whole sequences (GSPO: Zheng et al. 2025, arXiv:2507.18071), asymmetric bounds, token mean, overlong penalty and
+overlong filtering (DAPO: Yu et al. 2025, arXiv:2503.14476, section 3), constant length and unscaled advantages (Dr. GRPO: Liu
+et al. 2025, arXiv:2503.20783), and the capped importance weight for rollouts of another policy or server (Yao et al. 2025,
+"Your efficient RL framework secretly brings you off-policy RL training"). DiagCoT trains with EasyR1, whose formulas these
 are (verl/trainer/core_algos.py).
 
 Shapes: B sequences, T response tokens, V vocabulary entries. Log-probabilities are in nats. Logits come in any float
@@ -130,10 +130,18 @@ def token_losses(
     return loss.expand_as(mask)
 
 
+def uncut(mask: Tensor, cut: Tensor) -> Tensor:
+    """The mask (B, T) without the rollouts that are `cut` (B,): their tokens do not enter the loss (DAPO, section 3.4)."""
+    return mask * (~cut).unsqueeze(1)
+
+
 def divisor(lengths: Sequence[int], aggregation: Aggregation, limit: int) -> float:
-    """What `aggregate` divides by, for an update of rollouts of these lengths in tokens; `limit` is the longest possible."""
-    divisors = {"token": max(1, sum(lengths)), "sequence": len(lengths), "constant": len(lengths) * limit}
-    return float(divisors[aggregation])
+    """What `aggregate` divides by, for an update of rollouts of these lengths in tokens; `limit` is the longest possible.
+
+    Rollouts that do not enter the loss are left out of `lengths`; without any, 1.
+    """
+    divisors = {"token": sum(lengths), "sequence": len(lengths), "constant": len(lengths) * limit}
+    return float(max(1, divisors[aggregation]))
 
 
 def aggregate(losses: Tensor, mask: Tensor, aggregation: Aggregation, divided_by: float) -> Tensor:

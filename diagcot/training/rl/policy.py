@@ -15,7 +15,7 @@ from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import engine, process_group
 from diagcot.training.models import freeze, model
 from diagcot.training.rl.micro_batches import MicroBatch, MicroBatcher
-from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, logprobs, ratios, token_losses
+from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, logprobs, ratios, token_losses, uncut
 from diagcot.training.rl.rollout import Rollout
 
 _SUMS = ("gap", "kl", "entropy", "clipped", "capped")  # figures that are means over an update's tokens
@@ -77,14 +77,17 @@ class Policy:
             tokens += float(batch.mask.sum())
         return _mean_gap(total, tokens)
 
-    def update(self, batches: Sequence[MicroBatch], lengths: Sequence[int], max_gap: float) -> dict[str, float]:
-        """One optimiser step over passes that hold rollouts of these lengths (tokens) on all ranks. A collective.
+    def update(self, batches: Sequence[MicroBatch], rollouts: Sequence[Rollout], max_gap: float) -> dict[str, float]:
+        """One optimiser step over passes that hold these rollouts on all ranks. A collective.
 
-        Returns the loss, grad_norm, and means over the update's tokens: gap to the servers, k3 (`kl`), entropy (estimated
-        by -log p), share outside the ratio's bounds (`clipped`), share whose importance weight is capped. Raises
-        FloatingPointError, before the weights are touched, if the loss is not finite or the gap is above `max_gap`.
+        With `mask_cut` those that are cut enter the figures and not the loss. Returns the loss, grad_norm, and means over the
+        update's tokens: gap to the servers, k3 (`kl`), entropy (estimated by -log p), share outside the ratio's bounds
+        (`clipped`), share whose importance weight is capped. Raises FloatingPointError, before the weights are touched, if the
+        loss is not finite or the gap is above `max_gap`.
         """
         settings, objective = self.settings, self.objective
+        lengths = [len(rollout.tokens) for rollout in rollouts if not (settings.mask_cut and rollout.cut)]
+        tokens = sum(len(rollout.tokens) for rollout in rollouts)
         passes = self.ctx.world_size * len(batches)  # DeepSpeed divides by both; `aggregate` gives a share of the loss
         divided_by = divisor(lengths, settings.loss_aggregation, settings.max_tokens)
         sums = torch.zeros(1 + len(_SUMS), dtype=torch.float64)
@@ -96,11 +99,12 @@ class Policy:
                 with torch.no_grad():
                     batch.reference, _ = self._logprobs(self.reference, batch)
             losses = token_losses(policy, old, batch.advantage, batch.mask, objective, batch.rollout, batch.reference)
-            loss = aggregate(losses, batch.mask, settings.loss_aggregation, divided_by)
+            learned = uncut(batch.mask, batch.cut) if settings.mask_cut else batch.mask
+            loss = aggregate(losses, learned, settings.loss_aggregation, divided_by)
             self.engine.backward(loss * passes)
             sums += self._sums(batch, policy.detach(), raw, old, float(loss.detach()))
             if index == len(batches) - 1:
-                figures = self._checked(process_group.sum_values(sums.tolist()), sum(lengths), max_gap)
+                figures = self._checked(process_group.sum_values(sums.tolist()), tokens, max_gap)
             self.engine.step()
         return {**figures, "grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
 

@@ -9,7 +9,7 @@ from diagcot.serving import Reply
 from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.reward_models.worker import Output
+from diagcot.training.reward_models.plain import Output
 from diagcot.training.rl.curriculum import Curriculum
 from diagcot.training.rl.experience import Experience
 from diagcot.training.rl.rollout import Rollout, Sampling, group_of, requests_of
@@ -47,6 +47,7 @@ class RolloutCollector:
         groups: dict[int, Group] = {}  # by position in the step
         positions, waited_s, replaced = list(range(self._settings.prompts_per_step)), 0.0, 0
         scoring_s: Counter[str] = Counter()
+        late = 0
         for resample_round in range(self._settings.max_resample_rounds + 1):
             prompts = curriculum.step_prompts(number, resample_round)
             samples = [prompts[position] for position in positions]
@@ -56,6 +57,7 @@ class RolloutCollector:
                 return None
             waited_s += batch.scored_at - batch.rolled_out_at
             scoring_s.update(batch.scoring_s)
+            late += batch.late
             replaced += len(positions) if resample_round else 0
             for index, position in enumerate(positions):
                 rollouts = group_of(position, samples[index], batch.replies[index], self._settings.group_size)
@@ -71,6 +73,7 @@ class RolloutCollector:
             replaced,
             waited_s,
             dict(scoring_s),
+            late,
         )
 
     def validate(self, samples: Sequence[Sample]) -> list[Score] | None:
@@ -98,7 +101,7 @@ class RolloutCollector:
             key, question = self._settings.reward_of(sample.task), sample.prompt.replace("<image>", "").strip()
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
             texts = reply.texts if self._settings.reasoning == "expected" else map(_in_layout, reply.texts)
-            return [Output(text, reference, key, sample.task, question, sample.meta) for text in texts]
+            return [Output(text, reference, key, sample.task, question, sample.meta, sample.id) for text in texts]
 
         return self._pool.roll_out(requests, outputs, progress)
 

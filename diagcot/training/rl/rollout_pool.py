@@ -18,10 +18,12 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.reward_settings import SERVED
 from diagcot.training.distributed import ray_cluster
 from diagcot.training.reward_models import missing
-from diagcot.training.reward_models.worker import Output, RewardWorker, Scored
+from diagcot.training.reward_models.plain import Output
+from diagcot.training.reward_models.worker import RewardWorker, Scored
 from diagcot.training.rl.actors import RolloutServer, ScoringServer, context_fields, server_gpus
 
 _POLL_S = 0.5  # between looks at whether a stop was requested
+SERVER, REWARD_WORKER = "rollout server", "reward worker"
 _CALLS = 32  # groups that a reward worker scores at once: while one is with a server, the next is read
 
 
@@ -30,6 +32,7 @@ class RolloutBatch:
     """Replies and scores of requests, in their order, and when the last reply and the last score arrived.
 
     Times are those of `time.monotonic`. scoring_s: component -> seconds that its model was at work, summed over workers.
+    late: rollouts that a reward did not score before its deadline.
     """
 
     replies: list[Reply]
@@ -37,6 +40,7 @@ class RolloutBatch:
     rolled_out_at: float
     scored_at: float
     scoring_s: dict[str, float] = field(default_factory=dict)
+    late: int = 0
 
 
 class RolloutPool:
@@ -107,7 +111,7 @@ class RolloutPool:
         return (
             self._all(ready, limit)
             and all(self._all([server.ready.remote()], limit) for server in self.scoring.values())
-            and self._all([worker.ready.remote() for worker in self.workers], limit)
+            and self._all([worker.ready.remote() for worker in self.workers], limit, REWARD_WORKER)
         )
 
     def load(self, model_dir: Path) -> bool:
@@ -148,6 +152,8 @@ class RolloutPool:
 
         outputs: index of a request and its reply -> what to score. progress: share of training done, 0 to 1.
         """
+        if len({request.id for request in requests}) < len(requests):
+            raise ValueError("two requests of a step have one id, so their rollouts could not be told apart")
         count, workers = len(self.servers), cycle(self.workers)
         streams = [
             server.generate.options(num_returns="streaming").remote(requests[index::count])
@@ -156,18 +162,24 @@ class RolloutPool:
         ]
         replies: dict[int, Reply] = {}
         scores: dict[int, list[Score]] = {}
-        scoring: dict[Any, int] = {}
+        scoring: dict[Any, tuple[int, str]] = {}  # call of a worker -> index of the request, sample
         scoring_s: Counter[str] = Counter()
+        late = 0
         rolled_out_at = time.monotonic()
         for reference, value in self._results([*streams], self._settings.step_timeout_s, scoring):
             if reference in scoring:
                 scored: Scored = value
-                scores[scoring.pop(reference)] = scored.scores
+                scores[scoring.pop(reference)[0]] = scored.scores
                 scoring_s.update(scored.seconds)
+                late += len(scored.late)
+                for sample, reward in scored.late:
+                    self._ctx.event("score_late", sample=sample, reward=reward)
                 continue
             index, reply = int(value[0]), value[1]
             replies[index], rolled_out_at = reply, time.monotonic()
-            scoring[next(workers).score.remote(outputs(index, reply), progress)] = index
+            scored_outputs = outputs(index, reply)
+            sample = scored_outputs[0].sample if scored_outputs else ""
+            scoring[next(workers).score.remote(scored_outputs, progress)] = index, sample
         if len(scores) < len(requests):
             return None
         order = range(len(requests))
@@ -177,6 +189,7 @@ class RolloutPool:
             rolled_out_at,
             time.monotonic(),
             dict(scoring_s),
+            late,
         )
 
     def close(self) -> None:
@@ -188,27 +201,31 @@ class RolloutPool:
             ends = [server.close.remote() for server in [*self.servers, *self.scoring.values()]]
             ray.wait(ends, num_returns=len(ends), timeout=30)
 
-    def _all(self, references: Sequence[Any], limit_s: float) -> bool:
-        return len(list(self._results(references, limit_s))) == len(references)
+    def _all(self, references: Sequence[Any], limit_s: float, who: str = SERVER) -> bool:
+        return len(list(self._results(references, limit_s, who=who))) == len(references)
 
     def _results(
-        self, references: Sequence[Any], limit_s: float, further: Mapping[Any, Any] | None = None
+        self,
+        references: Sequence[Any],
+        limit_s: float,
+        scoring: Mapping[Any, tuple[int, str]] | None = None,
+        who: str = SERVER,
     ) -> Iterator[tuple[Any, Any]]:
-        """(reference, value) as they finish, also of the keys of `further`, which may grow; ends early at a stop.
+        """(reference, value) as they finish, also of the keys of `scoring`, which may grow; ends early at a stop.
 
-        For a stream, (stream, item) for each item. Raises what a task raised, RuntimeError for an actor or a head that
-        died, and TimeoutError after `limit_s` seconds.
+        For a stream, (stream, item) for each item. who: the actors of `references`; those of `scoring` are reward workers.
+        Raises what a task raised, RuntimeError for an actor or a head that died, and TimeoutError after `limit_s` seconds.
         """
         import ray
 
         pending, deadline = list(references), time.monotonic() + limit_s
-        while waiting := [*pending, *(further or ())]:
+        while waiting := [*pending, *(scoring or ())]:
             ready, _ = ray.wait(waiting, num_returns=1, timeout=_POLL_S, fetch_local=False)
             self._head.check()
             if self._ctx.stopping() or self._closed:
                 return
             if not ready and time.monotonic() > deadline:
-                raise TimeoutError(_slow(pending, further or {}, limit_s))
+                raise TimeoutError(slow(who, len(pending), [sample for _, sample in (scoring or {}).values()], limit_s))
             for reference in ready:
                 try:
                     if isinstance(reference, ray.ObjectRefGenerator):
@@ -221,20 +238,31 @@ class RolloutPool:
                 except StopIteration:
                     pending.remove(reference)
                 except ray.exceptions.RayActorError as error:
-                    raise RuntimeError(
-                        "a rollout server or reward worker died, or its node did; the next attempt resumes the stage"
-                        f" ({str(error).strip().splitlines()[-1]})"
-                    ) from error
+                    named = REWARD_WORKER if scoring and reference in scoring else who
+                    raise RuntimeError(dead(named, str(error).strip().splitlines()[-1])) from error
 
 
-def _slow(pending: Sequence[Any], scoring: Mapping[Any, Any], limit_s: float) -> str:
-    """What was not done in time: the servers' work, or that of the reward workers, by the numbers of their prompts."""
-    if pending or not scoring:
-        return f"{len(pending)} calls of servers were not done after {limit_s:.0f} s; see server.*.log"
-    prompts = ", ".join(str(index) for index in sorted(scoring.values())[:8])
+def dead(who: str, why: str) -> str:
+    """That an actor died and what to do. why: Ray's last line about it."""
+    remedy = (
+        "out of memory is the usual cause: give rank 0's node more memory, or set fewer `reward.workers`"
+        if who == REWARD_WORKER
+        else "its server.*.log says more"
+    )
+    return f"a {who} died, or its node did: {remedy}; the next attempt resumes the stage ({why})"
+
+
+def slow(who: str, calls: int, samples: Sequence[str], limit_s: float) -> str:
+    """What was not done in time. calls: those of actors `who`. samples: those whose rollouts reward workers still score."""
+    if who == REWARD_WORKER:
+        return f"{calls} reward workers had not loaded their rewards and models after {limit_s:.0f} s; see Ray's logs"
+    if calls or not samples:
+        return f"{calls} calls of a {who} were not done after {limit_s:.0f} s; see server.*.log"
+    named = ", ".join(sorted(samples)[:8])
     return (
-        f"all rollouts are there, but reward workers had not scored those of {len(scoring)} prompts after {limit_s:.0f} s"
-        f" (numbers {prompts} of the step, from 0): a model of the reward is slow or hangs, or `reward.workers` are too few"
+        f"all rollouts are there, but reward workers are slow: they had not scored those of {len(samples)} prompts after"
+        f" {limit_s:.0f} s (samples {named}). A model of the reward is slow or hangs: set more `reward.workers`, a smaller"
+        " `reward.score_timeout_s`, or a larger `step_timeout_s`"
     )
 
 

@@ -111,7 +111,8 @@ def test_a_model_a_task_a_source_and_a_judge_are_added_one_after_the_other(desk:
     evaluate["settings"]["max_tokens"] = {"report": 50, "open": 20}
     assert added() == [f"{model}.open.shard.0000{k}" for model in ("one", "three", "two") for k in range(2)]
 
-    desk.before("evaluate", more=desk.stages["shard"])
+    others = desk.stages["phantoms"] | {"settings": {"studies": 9}}
+    desk.before("evaluate", others=others, more=desk.stages["shard"] | {"inputs": {"tree": "others"}})
     evaluate["inputs"]["shards"] = ["more", "shard"]
     assert len(added()) == 3 * 2 * 2 and len(set(tables)) == 3
 

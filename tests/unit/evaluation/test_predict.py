@@ -150,7 +150,8 @@ def test_a_server_that_answers_nothing_is_an_error(root, tmp_path, server):
 
 
 def test_the_grid_is_ordered_by_model():
-    chain = SimpleNamespace(units_of=lambda name: [Unit("00000"), Unit("00001")])
+    other = SimpleNamespace(spec=SimpleNamespace(kind="questions"))
+    chain = SimpleNamespace(units_of=lambda name: [Unit("00000"), Unit("00001")], stage=lambda name: other)
     report = {"tasks": ["report"]}
     units = evaluate.units(stages.stage("evaluate", report, models=["base", "grpo"], shards=["shard"]), chain)
     assert [u.key for u in units] == [

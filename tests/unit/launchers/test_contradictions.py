@@ -54,6 +54,12 @@ PAIRS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         {"augment": 2, "task": "grounding", "reward": {"name": "grounding"}},
     ),
     ("grpo", {"carry_gate": True}, "has neither", {"carry_gate": True, "reward": {"name": "closed"}}),
+    (
+        "grpo",
+        {"step_timeout_s": 60, "rewards": {"open": {"name": "open", "score_timeout_s": 60}}},
+        "would end the stage",
+        {"step_timeout_s": 121},
+    ),
     ("grpo", {"reasoning": "none", "format_instruction": True}, "without tags", {"reasoning": "none"}),
     (
         "grpo",

@@ -1,10 +1,14 @@
 """METEOR without Java: its parts by hand, and its counts against the Java program's."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from diagcot.jobs.errors import StorageError
+from diagcot.jobs.state import reading
 from diagcot.metrics import java
 from diagcot.metrics.meteor import meteor
 from diagcot.metrics.meteor.meteor import COUNTS, MeteorError, counts, meteor_of
@@ -70,6 +74,22 @@ def test_broken_files_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(meteor, "jar", missing)
     with pytest.raises(MeteorError, match="wheel is missing"):
         meteor.read_lexicon()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("part", ["meteor-1.5.jar", "paraphrase-en.gz"])
+def test_a_storage_that_fails_is_told_as_that(part, number, monkeypatch):
+    class Failing(reading.File):
+        def __init__(self, path):
+            if path.name == part:
+                raise OSError(number, os.strerror(number), str(path))
+            super().__init__(path)
+
+    monkeypatch.setattr(reading, "File", Failing)
+    monkeypatch.setattr(reading, "PAUSES", ())
+    with pytest.raises(StorageError, match=rf"{part}: .*{errno.errorcode[number]}.*no damage of the file") as told:
+        meteor.read_lexicon()
+    assert "install" not in str(told.value)
 
 
 def test_a_whole_match_is_not_fragmented_in_sums_either():

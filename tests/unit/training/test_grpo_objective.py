@@ -173,3 +173,57 @@ def test_passes_add_up_to_the_whole_update(by, size, seed):
         "constant": (values * mask).sum() / 54,
     }[by]
     assert float(sum(parts)) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("by", ["token", "sequence", "constant"])
+def test_rollouts_that_are_cut_enter_the_figures_and_not_the_loss(by, tmp_path, monkeypatch):
+    """Policy.update with `mask_cut` makes the loss and gradient of an update without the cut rollouts, exactly."""
+    import torch
+
+    from diagcot.jobs.testing import context
+    from diagcot.training.config.grpo_settings import GrpoSettings
+    from diagcot.training.rl import objective, policy
+    from diagcot.training.rl.micro_batches import MicroBatch
+    from diagcot.training.rl.rollout import Rollout
+
+    torch.manual_seed(3)
+    lengths, cut = [3, 5, 2, 5], [False, True, False, True]
+    weights, drawn, advantage = torch.randn(4, 5), -torch.rand(4, 5), torch.tensor([1.0, -2.0, 0.5, 3.0])
+    mask = (torch.arange(5) < torch.tensor(lengths).unsqueeze(1)).float()
+    monkeypatch.setattr(policy.process_group, "sum_values", list)
+
+    def update(rows, masked):
+        values = weights[rows].clone().requires_grad_()
+        trained: Any = object.__new__(policy.Policy)
+        trained.settings = GrpoSettings().model_copy(
+            update={"mask_cut": masked, "loss_aggregation": by, "max_tokens": 5}
+        )
+        trained.objective, trained.reference = objective.Objective(kl_coef=0.0), None
+        trained.ctx, trained.engine = context(tmp_path), FakeEngine()
+        trained._logprobs = lambda engine, batch: (-values.exp(), -values.exp().detach())
+        batch = MicroBatch({}, mask[rows], mask[rows], advantage[rows], torch.tensor(cut)[rows], drawn[rows])
+        rollouts = [Rollout(0, "", (1,) * lengths[row], (-1.0,) * lengths[row], cut[row], (), 9) for row in rows]
+        return trained.update([batch], rollouts, float("inf")), values.grad
+
+    figures, gradient = update([0, 1, 2, 3], masked=True)
+    without, expected = update([0, 2], masked=False)
+    whole, unmasked = update([0, 1, 2, 3], masked=False)
+    assert figures["loss"] == pytest.approx(without["loss"]) != pytest.approx(whole["loss"])
+    assert torch.allclose(gradient[[0, 2]], expected) and (gradient[[1, 3]] == 0).all()
+    assert (unmasked[[1, 3]] != 0).any()
+    assert figures["entropy"] == pytest.approx(whole["entropy"]) != pytest.approx(without["entropy"])
+    nothing, gradient = update([1, 3], masked=True)
+    assert nothing["loss"] == 0 and (gradient == 0).all()
+
+
+class FakeEngine:
+    """As much of DeepSpeed's engine as an update calls."""
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self):
+        pass
+
+    def get_global_grad_norm(self):
+        return 0.0

@@ -191,6 +191,18 @@ def test_each_gate_sees_the_samples_of_its_reward_and_the_penalty_comes_last():
     assert figures["flat"] == 1 and figures["reward_stable"] == 0.5 and figures["reward_overlong"] == -0.5
 
 
+def test_rollouts_that_are_late_or_left_out_of_the_loss_are_counted():
+    from diagcot.training.rl import experience
+
+    rollouts = [Rollout(0, "x", (1,), (-1.0,), cut, (), 9) for cut in (True, False, True)]
+    found = experience.Experience([SAMPLE], rollouts, [{"overall": 0.0}] * 3, late=2)
+    settings = SETTINGS.model_copy(update={"group_size": 3})
+    figures = experience.statistics(found, found.scores, settings)
+    assert figures["late"] == 2 and "masked" not in figures
+    masked = experience.statistics(found, found.scores, settings.model_copy(update={"mask_cut": True}))
+    assert masked["masked"] == 2
+
+
 GROUPS = [[0.1, 0.1], [0.4, 0.4]]
 
 

@@ -18,9 +18,10 @@ from diagcot.text.reasoning import TASKS
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.reward_settings import REASONED, TERMS, RewardModelsSettings, RewardSettings
 from diagcot.training.reward_models import missing, scorers
+from diagcot.training.reward_models.plain import Output
 from diagcot.training.reward_models.scorers import Component, Pair, ReaderScorer, ServedScorer
 from diagcot.training.reward_models.weighted import UNREAD, pair_of, weighted
-from diagcot.training.reward_models.worker import Output, RewardWorker
+from diagcot.training.reward_models.worker import RewardWorker
 from diagcot.training.rl.rollout_pool import scoring_settings
 from tests.integration.evaluation import report_models
 
