@@ -72,7 +72,7 @@ def test_answers_are_judged_in_either_order_and_the_table_tells_the_agreement(
     inputs = {"predictions": [str(answers)], "verdicts": [str(ctx.output)]}
     table = context(tmp_path, {"draws": 100, "examples": 0}, stage="table", inputs=inputs, shards_root=shards)
     table.output.parent.mkdir(exist_ok=True, parents=True)
-    assert run_unit(aggregate, Unit("metrics.0", {"models": list(MODELS)}), table) is not None
+    assert run_unit(aggregate, Unit("metrics.0", {"models": list(MODELS), "starts": {}}), table) is not None
     metrics = json.loads((table.output / "metrics.json").read_text())
     for row in metrics["rows"]:
         for task in TASKS:

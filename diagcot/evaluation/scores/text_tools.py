@@ -29,8 +29,10 @@ class TextTools:
     def tokenize(self, texts: Sequence[str]) -> dict[str, str]:
         """Text -> its words, by one tokeniser for all: the Java one, or the simple one as a fallback.
 
-        Raises UserError if Java is not usable and the fallback is not allowed.
+        Raises UserError if Java is not usable and the fallback is not allowed. Without texts Java is not asked.
         """
+        if not texts:
+            return {}
         try:
             return dict(zip(texts, java.tokenize(texts, self.java_s), strict=True))
         except java.JavaError as error:

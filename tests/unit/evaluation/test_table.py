@@ -239,3 +239,7 @@ def test_the_report_names_the_prompts_with_their_digests() -> None:
         planned("evaluate", prompt_set="default", prompt_digest="0123"),
     ]
     assert history.prompt_sets(stages) == {"prompts, default": "0123"}
+
+
+def test_without_texts_java_is_not_asked(no_java) -> None:
+    assert TextTools(fallbacks=()).tokenize([]) == {}
