@@ -168,14 +168,24 @@ class Cluster:
         self._start("munged", command, lambda: self._ok("munge", "-S", str(socket), "-n"), 10)
 
     def _database(self) -> None:
-        data, socket = self.settings.root / "db", self.settings.root / "run" / "mariadb.sock"
+        run = self.settings.root / "run"
+        data, socket = self.settings.root / "db", run / "mariadb.sock"
         if not (data / "mysql").is_dir():
-            install = ["mariadb-install-db", "--no-defaults", "--skip-test-db", f"--user={self.settings.user}"]
+            # In /tmp the temporary tables of clusters that start at once can have equal names.
+            install = [
+                "env",
+                f"TMPDIR={run}",
+                "mariadb-install-db",
+                "--no-defaults",
+                "--skip-test-db",
+                f"--user={self.settings.user}",
+            ]
             self._must(*install, "--auth-root-authentication-method=normal", f"--datadir={data}")
         command = ["mariadbd", "--no-defaults", f"--user={self.settings.user}", f"--datadir={data}"]
         command += [
             f"--socket={socket}",
-            f"--pid-file={self.settings.root / 'run' / 'mariadbd.pid'}",
+            f"--pid-file={run / 'mariadbd.pid'}",
+            f"--tmpdir={run}",
             "--bind-address=127.0.0.1",
         ]
         command += [f"--port={self.settings.port + 3}", "--performance-schema=OFF", "--innodb-buffer-pool-size=64M"]
