@@ -79,8 +79,8 @@ def _enter(stage_dir: str) -> None:
     cluster, plan = Path(stage_dir).parent / "cluster.yaml", Path(stage_dir) / "plan.json"
     settings = [json.loads(plan.read_text())["settings"]] if plan.exists() else []
     names = variables.named(json.loads(cluster.read_text()) if cluster.exists() else {}, settings)
-    if told := variables.sentence(variables.enter(names)):
-        print(told, flush=True)
+    if line := variables.sentence(variables.enter(names)):
+        print(line, flush=True)
 
 
 def _call(module: str, function: str, *arguments: object) -> Any:

@@ -39,7 +39,7 @@ def counts_matches(analysis: str) -> bool:
 
 
 def _last(analysis: str) -> str:
-    """What follows the last `[Explanation]:`, as Stanford-AIMI/GREEN takes it where a model begins anew."""
+    """What follows the last `[Explanation]:`, as Stanford-AIMI/GREEN takes it where a model begins again."""
     return analysis.rsplit("[Explanation]:", 1)[-1]
 
 

@@ -35,7 +35,7 @@ def _phrase(rng: random.Random, least: int, most: int) -> str:
 
 
 def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """A quarter are sentences of a report, the others words in random order: their next word only copying tells."""
+    """A quarter are sentences of a report, the others words in random order: only copying predicts their next word."""
     if rng.random() < 0.25:
         text = " ".join(rng.sample(list(statements), min(rng.randint(1, 4), len(statements))))
     else:
@@ -46,7 +46,7 @@ def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
 
 
 def _letters(_statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """Options of one word, all asked: from these alone a model learns soon that an option has the letter before it."""
+    """Options of one word, all asked: the simplest case of naming the letter before an option."""
     listed = [*zip(LETTERS, rng.sample(WORDS, rng.randint(2, 5)), strict=False)]
     asked = rng.sample(listed, len(listed))
     return _which(listed, asked), "; ".join(letter for letter, _ in asked)

@@ -59,7 +59,7 @@ def run(unit: Unit, shared: Green, ctx: Context) -> Result | None:
     """The scores of the predictions of unit `unit.key`, in the form of kind `clinical`.
 
     A prediction without text is not sent and scores 0, as does one whose analysis failed or cannot be read; the counts
-    say how many were refused (`failed`) and how many analyses have no part that tells the matched findings (`unread`).
+    say how many were refused (`failed`) and how many analyses have no section of matched findings (`unread`).
     """
     rows = predictions.tested(unit, ctx)
     records = ctx.records(unit)

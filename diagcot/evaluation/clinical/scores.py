@@ -148,7 +148,7 @@ def write_scores(
 
 
 def score_row(row: Prediction, scores: Mapping[str, Any], unread: Iterable[str] = ()) -> dict[str, Any]:
-    """A line of scores. unread: the readers that could not take a text of the pair, or whose analysis tells nothing."""
+    """A line of scores. unread: the readers that could not take a text of the pair, or whose analysis could not be read."""
     return {"id": row.id, "task": row.task, "model": row.model, "scores": dict(scores), "unread": list(unread)}
 
 

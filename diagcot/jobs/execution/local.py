@@ -214,8 +214,8 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     snapshot = code or attempts.last_code(plans[0].path, plans[0].code)
     values = {"PYTHONPATH": snapshot, codes.VARIABLE: snapshot}
     environment = variables.outside_job(variables.child(*names, **values))
-    if told := variables.sentence(sorted(set(os.environ) - set(environment))):
-        append_line(run_dir / "runner.log", told)
+    if line := variables.sentence(sorted(set(os.environ) - set(environment))):
+        append_line(run_dir / "runner.log", line)
     with lock_file:
         child = subprocess.Popen(
             command,

@@ -89,7 +89,7 @@ def _initialise(model: Any) -> None:
     uniform. Embeddings have variance 1 and the layers add little to them, so that a token is still itself behind the
     last layer, and the output layer starts as the embedding: attention to a token already raises its probability.
     Heads of the first layer attend to the token before, as the induction heads that copy need it (Olsson et al. 2022,
-    In-context Learning and Induction Heads); 400 steps then teach what 7,000 did not.
+    In-context Learning and Induction Heads).
     """
     language = model.model.language_model
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
