@@ -18,6 +18,8 @@ from tests import chains
 SMALL = {"partition": "cpu", "minutes": 5, "mem_gb": 0.5}
 CLUSTER = chains.cluster("slurm", resource_profiles={"small": SMALL}, warning_seconds=20)
 SIZE = Size.model_validate(SMALL)
+# For a shim: whether a process of a job called it. Commands of Slurm do not get the job's own variables.
+IN_A_JOB = "grep -qz ^SLURMD_NODENAME= /proc/$PPID/environ"
 PATIENCE_S = 300  # for a machine that is busy with other things; a test that needs it has not failed by itself
 
 

@@ -168,7 +168,7 @@ def test_row_13_a_finaliser_waits_for_slurmctld(tmp_path: Path) -> None:
     for call in ("scontrol show config", "scontrol show job", "scontrol update", "squeue", "sinfo", "sbatch"):
         root, (command, *words) = tmp_path / call.replace(" ", "-"), call.split()
         plans = two_stages(root, settings={"fail_once": "00001"})
-        seen, mine = root / "seen", f'[ -n "$SLURMD_NODENAME" ] && [[ "$*" == "{" ".join(words)}"* ]]'
+        seen, mine = root / "seen", f'{runs.IN_A_JOB} && [[ "$*" == "{" ".join(words)}"* ]]'
         chains.write(root, plans, runs.CLUSTER)
         with pytest.MonkeyPatch.context() as patch:
             script = f"if {mine}; then echo >> {seen}; [ $(wc -l < {seen}) -gt 2 ] || {{ {away}; }}; fi"

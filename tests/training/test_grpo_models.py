@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "prompts_per_step": 2,
     "group_size": 4,
     "max_tokens": 40,
+    "precheck_groups": 0,  # a policy that has learned nothing does not end its reports
     "temperature": 1.0,
     "kl_coef": 0.0,
     "server": {"max_model_len": 512, "max_num_seqs": 16, "images": 1, "startup_timeout_s": 150},

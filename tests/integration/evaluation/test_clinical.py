@@ -288,13 +288,13 @@ def test_scores_of_several_stages_meet_in_one_table(run, tmp_path, why):
     """GREEN's scores stand beside the others'; where its server never came, its column says so."""
     folder = run / "shards/test/green"
     folder.mkdir(parents=True)
-    lines = [
-        {"id": one.id, "task": "report", "model": one.model, "scores": {} if why else {"green": 0.25}}
-        for path in sorted((run / "shards/demo/evaluate").glob("*.report.*.jsonl"))
-        for one in predictions.read([path])
-    ]
-    (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "all.missing.json").write_text(
+    for path in (run / "shards/demo/evaluate").glob("*.report.*.jsonl"):
+        rows = [
+            {"id": one.id, "task": "report", "model": one.model, "scores": {} if why else {"green": 0.25}}
+            for one in predictions.read([path])
+        ]
+        (folder / path.name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / f"{unit(MODELS[0]).key}.missing.json").write_text(
         json.dumps({"readers": ["green"], "missing": {"green": why} if why else {"chexbert": "not there then"}})
     )
     report_models.write_chexbert(tmp_path / "models")
