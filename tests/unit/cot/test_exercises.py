@@ -35,6 +35,15 @@ def test_the_answers_are_those_of_the_options_that_are_asked_for(name: str) -> N
     assert len(set(letters)) >= 5 and max(map(letters.count, set(letters))) < 0.45 * len(letters)
 
 
+def test_each_option_is_followed_by_its_letter() -> None:
+    for number in range(100):
+        prompt, answer = exercises.write("matching", STATEMENTS, f"s{number}")
+        options = dict(re.findall(r"^([A-G])\) (.+)$", prompt, re.MULTILINE))
+        pairs = [each.rsplit(" ", 1) for each in answer.split("; ")]
+        assert {letter: option for option, letter in pairs} == options
+        assert prompt.endswith(f"Give the letter of: {'; '.join(option for option, _ in pairs)}")
+
+
 @pytest.mark.parametrize("name", exercises.WRITERS)
 def test_a_sample_gets_the_same_exercise_each_time(name: str) -> None:
     assert exercises.write(name, STATEMENTS, "x") == exercises.write(name, STATEMENTS, "x")
