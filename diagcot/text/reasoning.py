@@ -4,11 +4,12 @@ A rule reads the statements (`diagcot.data.reports.facts`), in any task whose an
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from diagcot.data.reports.facts import Facts, contradictions, same
 from diagcot.data.reports.statements import Statement
+from diagcot.metrics.reasoning import Reasoning
 from diagcot.text import layout
 from diagcot.text.facts import of_answer
 
@@ -16,21 +17,6 @@ TASKS = ("report", "classification", "grounding", "open")
 """The tasks that the metric reads."""
 
 Unit = tuple[str, str]  # a finding, and a side or ""
-
-
-@dataclass(frozen=True)
-class Reasoning:
-    """Figures of one reasoning, each 0 to 1."""
-
-    factuality: float  # share of its findings that the reference supports
-    completeness: float  # share of the reference's findings that it considers
-    effectiveness: float  # F1 of its findings and those of the answer
-
-    @property
-    def overall(self) -> float:
-        """Harmonic mean of factuality and completeness, times effectiveness: none of them can be gained alone."""
-        total = self.factuality + self.completeness
-        return 2 * self.factuality * self.completeness / total * self.effectiveness if total else 0.0
 
 
 NOTHING = Reasoning(0.0, 0.0, 0.0)

@@ -137,7 +137,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "metrics.repetition": repetition.variety,
     "metrics.tokens": tokens.words,
     "metrics.text": lambda text: overlap.rouge_l([text], [REPORT]),
-    "metrics.graphs": graphs.radgraph_xl_words,
+    "metrics.clinical.graphs": graphs.radgraph_xl_words,
     "cot.filtration.wording.leak": wording.leak,
     "cot.filtration.wording.json_remains": lambda text: wording.json_remains(text, REPORT),
     "cot.filtration.wording.json_of_sources": lambda text: wording.json_remains(text, text),

@@ -4,7 +4,6 @@ Everything else that the suite asks a model about a text, such as writing down a
 is made of these two.
 """
 
-import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -35,13 +34,11 @@ def _phrase(rng: random.Random, least: int, most: int) -> str:
 
 
 def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """A quarter are sentences of a report, the others words in random order: only copying predicts their next word."""
-    if rng.random() < 0.25:
+    """A seventh are sentences of a report, the others words in random order: only copying predicts their next word."""
+    if rng.random() < 0.15:
         text = " ".join(rng.sample(list(statements), min(rng.randint(1, 4), len(statements))))
     else:
-        known = [word.strip(".,;:") for statement in statements for word in statement.split()]
-        count = round(3 * math.exp(rng.uniform(0, math.log(20))))  # 3 to 60; a model learns to copy from the short ones
-        text = " ".join(rng.choice(known if rng.random() < 0.5 else WORDS) for _ in range(count))
+        text = _phrase(rng, 3, 40)
     return f"Copy this text without any change: {text}", text
 
 

@@ -9,6 +9,7 @@ from diagcot.metrics.clinical.readers import FORMS, Reader, close, compare_each,
 from diagcot.metrics.clinical.weights import READERS, missing_files
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
 from diagcot.tasks.predictions import Prediction
+from diagcot.text.reasoning import thought
 
 
 class Readers:
@@ -34,10 +35,11 @@ class Readers:
         if shard != self._shard:
             self._shard, self._kept = shard, {}
         pairs = [(self._form(row.answer), self._form(row.reference)) for row in rows]
+        thoughts = [self._form(thought(row.output)) for row in rows]
         scores: list[tuple[dict[str, Any], list[str]]] = [({}, []) for _ in rows]
         for name, reader in list(self._readers.items()):
             try:
-                compared = _compared(reader, pairs, self._kept.setdefault(name, {}))
+                compared = _compared(reader, pairs, thoughts, self._kept.setdefault(name, {}))
             except Exception as error:
                 self.missing[name] = why_failed(error)
                 close(self._readers.pop(name))
@@ -73,10 +75,15 @@ class Readers:
 
 
 def _compared(
-    reader: Reader, pairs: Sequence[tuple[str, str]], kept: dict[str, Any]
+    reader: Reader, pairs: Sequence[tuple[str, str]], thoughts: Sequence[str], kept: dict[str, Any]
 ) -> list[tuple[Mapping[str, Any], bool]]:
-    """Scores of each pair, and whether the reader could take both texts. kept: what was read of references; grows."""
-    texts = dict.fromkeys(("", *(side for pair in pairs for side in pair)))
+    """Scores of each pair, and whether the reader could take its texts. kept: what was read of references; grows.
+
+    thoughts: the reasoning before each answer, or nothing; a reader of graphs scores it too.
+    """
+    if not hasattr(reader, "reasoning"):
+        thoughts = [""] * len(pairs)
+    texts = dict.fromkeys(("", *(side for pair in pairs for side in pair), *thoughts))
     new = [side for side in texts if side not in kept]
     read = kept | dict(zip(new, read_each(reader, new) if new else (), strict=True))
     kept |= {reference: read[reference] for reference in ("", *(reference for _, reference in pairs))}
@@ -84,10 +91,16 @@ def _compared(
     whole = [read[ours] is not None and read[theirs] is not None for ours, theirs in pairs]
     readings = {side: empty if reading is None else reading for side, reading in read.items()}
     taken = [(readings[ours], readings[theirs]) for ours, theirs in pairs]
-    return [
+    found = [
         (reader.compare(empty, pair[1]), False) if scores is None else (scores, both)
         for scores, pair, both in zip(compare_each(reader, taken), taken, whole, strict=True)
     ]
+    for place, think in enumerate(thoughts):
+        if think:
+            scores, both = found[place]
+            figures = reader.reasoning(readings[think], *taken[place])  # type: ignore[attr-defined]
+            found[place] = {**scores, **figures}, both and read[think] is not None
+    return found
 
 
 def _radcliq(answer: str, reference: str, scores: dict[str, Any]) -> None:

@@ -5,12 +5,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import joined
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
 from diagcot.metrics import labels
-from diagcot.metrics.intervals import Metric, mean
+from diagcot.metrics.intervals import Additive, Metric, mean, mean_of
+from diagcot.metrics.reasoning import FIGURES
 from diagcot.tasks.predictions import Prediction
 
 
@@ -48,6 +51,16 @@ AGREEMENT = {
 }
 """Column -> what it counts, such as chexbert_f1, chexbert_recall_five_macro; without the name of an average it is micro."""
 
+REASONING = {
+    f"{name}_{figure}": ClinicalColumn(f"{title} {figure} of the reasoning", (reader,), False)
+    for name, title, reader in (
+        ("radgraph", "RadGraph", "radgraph"),
+        ("radgraph_xl", "RadGraph-XL", "radgraph-xl"),
+    )
+    for figure in FIGURES
+}
+"""Columns of the reasoning before an answer, where there is one."""
+
 _F1 = ("chexbert",)
 _COLUMNS = {
     "chexbert_f1": ClinicalColumn(AGREEMENT["chexbert_f1"].title, _F1),
@@ -63,6 +76,7 @@ _COLUMNS = {
     "radgraph_xl_partial": ClinicalColumn("RadGraph-XL F1 (partial)", ("radgraph-xl",), False),
     "radgraph_xl_simple": ClinicalColumn("RadGraph-XL F1 (simple)", ("radgraph-xl",), False),
     "radgraph_xl_complete": ClinicalColumn("RadGraph-XL F1 (complete)", ("radgraph-xl",), False),
+    **REASONING,
 }
 AS_WRITTEN = "_as_written"
 """Ends the names of readers and scores of a stage with `texts: as_written`."""
@@ -170,6 +184,10 @@ def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> di
     for name, column in CLINICAL.items():
         if not clinical.readers.issuperset(column.needs):
             continue
+        if name.removesuffix(AS_WRITTEN) in REASONING:
+            if metric := _reasoning(name, column.needs[0], scores):
+                metrics[name] = metric
+            continue
         agreement = AGREEMENT.get(name.removesuffix(AS_WRITTEN))
         key = _OWN[column.needs[0]] if agreement else name
         without = sum(row.get(key) is None for row in scores)
@@ -183,6 +201,18 @@ def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> di
             found = [row[key] for row in scores]
             metrics[name] = _chexbert(agreement, found) if agreement else mean(found)
     return {column_name(task, name): metric for name, metric in metrics.items()}
+
+
+def _reasoning(name: str, reader: str, scores: Sequence[Mapping[str, Any]]) -> Metric | None:
+    """The mean over the answers that the reader scored; one without a reasoning has 0, where others have one.
+
+    Answers whose reference has no entity are left out.
+    """
+    if not any(name in row for row in scores) or any(row.get(_OWN[reader]) is None for row in scores):
+        return None
+    values = [row.get(name, 0.0) for row in scores]
+    counts = [(0.0, 0.0) if value is None else (value, 1.0) for value in values]
+    return Additive(np.array(counts, dtype=np.float64), mean_of)
 
 
 def _chexbert(how: Agreement, read: Sequence[Sequence[Mapping[str, int]]]) -> Metric:

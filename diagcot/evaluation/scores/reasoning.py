@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diagcot.metrics.intervals import Additive, Metric, mean_of
+from diagcot.metrics.reasoning import FIGURES
 from diagcot.tasks.predictions import Prediction
 from diagcot.text.reasoning import TASKS, of_output, thought
-
-FIGURES = ("factuality", "completeness", "effectiveness", "overall")
 
 
 def reasoning_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from diagcot.jobs import UserError
 from diagcot.metrics.clinical.batches import batched
-from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
+from diagcot.metrics.clinical.graphs import (
+    Graph,
+    graph_reasoning,
+    radcliq_f1,
+    radgraph_f1,
+    radgraph_words,
+    radgraph_xl_words,
+)
+from diagcot.metrics.reasoning import FIGURES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,6 +84,12 @@ class RadGraph:
         name = self._name.replace("-", "_")
         found = {f"{name}_{level}": score for level, score in radgraph_f1(ours, theirs).items()}
         return found | ({"radgraph_radcliq": radcliq_f1(ours, theirs)} if self._name == "radgraph" else {})
+
+    def reasoning(self, think: Graph, answer: Graph, reference: Graph) -> dict[str, float | None]:
+        """The figures of a reasoning under the model's name, 0 to 1; None where the reference has no entity."""
+        found = graph_reasoning(think, answer, reference)
+        name = self._name.replace("-", "_")
+        return {f"{name}_{figure}": None if found is None else getattr(found, figure) for figure in FIGURES}
 
     def _embed(self, split: Sequence[Sequence[str]]) -> "list[Tensor]":
         """Vectors of the words, (words, hidden): the mean over a word's pieces. What is longer than the transformer

@@ -19,7 +19,10 @@ _CLASSES = {
 
 
 class Reader(Protocol):
-    """Reads texts once each, and compares what it has read. One that has a process also has `close`."""
+    """Reads texts once each, and compares what it has read.
+
+    One that has a process also has `close`. One that reads graphs also has `reasoning(think, answer, reference)`.
+    """
 
     def read(self, texts: Sequence[str]) -> Sequence[Any]:
         """What the model says of each text."""

@@ -19,10 +19,10 @@ from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics.clinical import weights
 from diagcot.metrics.clinical.bertscore import BASELINE, BertScore
 from diagcot.metrics.clinical.chexbert import HEADS, CheXbert
+from diagcot.metrics.clinical.graphs import Graph
 from diagcot.metrics.clinical.radgraph import RadGraph
 from diagcot.metrics.clinical.ratescore import RateScore
 from diagcot.metrics.clinical.readers import normalised
-from diagcot.metrics.graphs import Graph
 from diagcot.metrics.radcliq import radcliq_v1
 from tests.integration.evaluation import report_models
 from tests.unit.evaluation.evaluated_run import MODELS, write_run
@@ -178,6 +178,9 @@ def test_scores_go_to_the_table_with_their_intervals(run, models):
         ),
         abs=1e-9,
     )
+    thought = [scores["radgraph_overall"] for scores in mine if "radgraph_overall" in scores]
+    assert rows["grpo"]["radgraph_overall"]["value"] == pytest.approx(sum(thought) / len(mine)) and max(thought) > 0
+    assert "radgraph_overall" not in rows["base"]  # its replies have no reasoning
     assert rows["base"]["ratescore"]["reason"] == metrics["missing"]["RaTEScore"]
     columns = {column["name"]: column for column in metrics["columns"]}
     assert columns["radcliq"]["low"] and not columns["bertscore"]["low"]

@@ -16,11 +16,19 @@ from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context
 from diagcot.metrics import labels
 from diagcot.metrics.clinical import ratescore
+from diagcot.metrics.clinical.graphs import (
+    Graph,
+    graph_reasoning,
+    radcliq_f1,
+    radgraph_f1,
+    radgraph_words,
+    radgraph_xl_words,
+)
 from diagcot.metrics.clinical.readers import compare_each, normalised, readable
-from diagcot.metrics.graphs import Graph, radcliq_f1, radgraph_f1, radgraph_words, radgraph_xl_words
 from diagcot.metrics.green import counts_matches, errors, green
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.radcliq import MODEL, radcliq_v1, words
+from diagcot.metrics.reasoning import Reasoning
 from diagcot.preflight.doctor.data import stages
 from diagcot.tasks.predictions import Prediction
 
@@ -41,6 +49,17 @@ def test_reports_are_split_as_each_model_was_trained():
 
 
 HEART, BIG = ("Heart", "Anatomy"), ("enlarged", "Observation")
+
+
+def test_a_reasoning_is_measured_by_the_entities_of_graphs():
+    small = ("small", "Observation")
+    found = graph_reasoning(
+        Graph((HEART, BIG, small, small)), Graph((HEART, BIG)), Graph((HEART, BIG, ("lung", "Anatomy")))
+    )
+    assert found == Reasoning(factuality=2 / 3, completeness=2 / 3, effectiveness=0.8)
+    assert found.overall == pytest.approx(2 / 3 * 0.8)
+    assert graph_reasoning(Graph(()), Graph((HEART,)), Graph((HEART,))) == Reasoning(0.0, 0.0, 0.0)
+    assert graph_reasoning(Graph((HEART,)), Graph((HEART,)), Graph(())) is None
 
 
 def test_radgraph_f1_counts_entities_then_whether_they_relate_then_how():

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from diagcot.metrics.reasoning import Reasoning
 from diagcot.metrics.sets import f1
 
 Entity = tuple[str, str]  # its words, and its label
@@ -42,6 +43,23 @@ def _items(graph: Graph, level: str) -> set[tuple[object, ...]]:
         for source, target, label in graph.relations
     }
     return {*alone, *joined}
+
+
+def graph_reasoning(think: Graph, answer: Graph, reference: Graph) -> Reasoning | None:
+    """The metric of a reasoning (`diagcot.metrics.reasoning`) by the entities of RadGraph, their words and labels.
+
+    factuality: share of the reasoning's entities that the reference has. completeness: share of the reference's that the
+    reasoning has. effectiveness: F1 of the entities of reasoning and answer. None where the reference has no entity.
+    """
+    thought, answered, true = set(think.entities), set(answer.entities), set(reference.entities)
+    if not true:
+        return None
+    shared = len(thought & true)
+    return Reasoning(
+        factuality=shared / len(thought) if thought else 0.0,
+        completeness=shared / len(true),
+        effectiveness=f1(thought, answered, both_empty=0.0),
+    )
 
 
 def radcliq_f1(ours: Graph, theirs: Graph) -> float:
