@@ -9,7 +9,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
-from diagcot.training.config.reward_settings import REASONING, RewardModelsSettings, RewardSettings
+from diagcot.training.config.reward_settings import RADGRAPH_REASONING, REASONING, RewardModelsSettings, RewardSettings
 from diagcot.training.config.settings import Component, DeepSpeedSettings, FreezePolicy
 
 
@@ -234,8 +234,11 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
             )
         if self.reasoning == "none" and self.format_instruction:
             raise ValueError("reasoning: none takes replies without tags, which format_instruction asks for")
-        if self.reasoning == "none" and any(REASONING in reward.components for reward in self.reward_table.values()):
-            raise ValueError("reasoning: none leaves no reasoning to score, but a reward has the component reasoning")
+        components = {name for reward in self.reward_table.values() for name in reward.components}
+        if self.reasoning == "none" and (of_reasoning := sorted(components & {REASONING, RADGRAPH_REASONING})):
+            raise ValueError(
+                f"reasoning: none leaves no reasoning to score, but a reward has the component {of_reasoning[0]}"
+            )
         if self.server.endpoint:
             raise ValueError("server.endpoint cannot follow the policy: rollouts need the stage's own servers")
         if self.best is not None and not self.validation.prompts:

@@ -13,8 +13,10 @@ from diagcot.serving.settings import ServerSettings
 Weight = Annotated[float, Field(gt=0)]
 PLAIN = "plain"
 """The component that is the reward of name and mode."""
-READERS = ("chexbert", "radgraph", "ratescore")
-"""Components that the reward workers compute, each by the reader of that name."""
+RADGRAPH_REASONING = "radgraph_reasoning"
+"""The component that is the metric of the reasoning by RadGraph's entities."""
+READERS = {"chexbert": "chexbert", "radgraph": "radgraph", RADGRAPH_REASONING: "radgraph", "ratescore": "ratescore"}
+"""Components that the reward workers compute -> the folder of the model that reads the texts."""
 SERVED = ("green", "judge")
 """Components that a language model on a server gives."""
 MODELS = (*READERS, *SERVED)
@@ -51,8 +53,8 @@ class RewardSettings(Settings):
     components: dict[str, Weight] = Field(
         {},
         description="Component and its weight; the reward is their weighted sum. plain: the reward of name and mode; a term of"
-        " that reward by its name in the log, such as format; reasoning; or a model: chexbert, radgraph, ratescore, green,"
-        " judge (docs/grpo.md). Empty: the plain reward.",
+        " that reward by its name in the log, such as format; reasoning; or a model: chexbert, radgraph, radgraph_reasoning,"
+        " ratescore, green, judge (docs/grpo.md). Empty: the plain reward.",
     )
     workers: int = Field(1, ge=1, description="Number of processes that score rollouts.")
     score_timeout_s: float = Field(

@@ -90,6 +90,12 @@ class DeepSpeedSettings(Settings):
         "cosine", description="Course of the learning rate after the warm-up."
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    adam_beta2: float = Field(
+        0.999,
+        gt=0,
+        lt=1,
+        description="AdamW's decay of the mean square of gradients; 0.95 is steadier where a tiny model trains from nothing.",
+    )
     gradient_clipping: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0 does not clip.")
     epochs: float | None = Field(None, gt=0, description="Passes over the data; give either epochs or steps.")
     steps: int | None = Field(None, ge=1, description="Optimiser steps; give either epochs or steps.")

@@ -126,6 +126,7 @@ def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, settings.weight_decay),
         lr=settings.learning_rate,
+        betas=(0.9, settings.adam_beta2),
         fused=device.type == "cuda" and not settings.offload,
     )
     engine: Engine = deepspeed.initialize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from diagcot.jobs import UserError
 from diagcot.metrics.clinical.weights import missing_files
 from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.config.reward_settings import READERS
 
 
 def check(settings: GrpoSettings, inputs: Mapping[str, Sequence[str]]) -> None:
@@ -13,7 +14,7 @@ def check(settings: GrpoSettings, inputs: Mapping[str, Sequence[str]]) -> None:
     models, absent = settings.reward_models, []
     for name in settings.scoring_models:
         if name != "judge":
-            reason = missing_files(name, models.weights)
+            reason = missing_files(READERS.get(name, name), models.weights)
         elif models.judge.server.endpoint or len(inputs.get("judge", ())) == 1:
             reason = None
         else:

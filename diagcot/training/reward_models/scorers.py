@@ -18,7 +18,7 @@ from diagcot.metrics.labels import agreement, micro_f1
 from diagcot.rewards.report import states_normal
 from diagcot.serving import Reply, Request
 from diagcot.text.labels import ABNORMAL
-from diagcot.training.config.reward_settings import READERS, RewardModelsSettings
+from diagcot.training.config.reward_settings import RADGRAPH_REASONING, READERS, RewardModelsSettings
 
 Ask = Callable[[Sequence[Request]], Sequence[Reply]]
 """Sends requests to a served model and returns the replies in their order."""
@@ -29,11 +29,15 @@ _NO_ENTITY = (
 
 @dataclass(frozen=True)
 class Pair:
-    """What is scored of a reply, and its reference. question: what was asked, where that is more than a report."""
+    """What is scored of a reply, and its reference.
+
+    question: what was asked, where that is more than a report. think: the reasoning, for a component that reads it.
+    """
 
     answer: str
     reference: str
     question: str = ""
+    think: str = ""
 
 
 class Scorer(Protocol):
@@ -44,7 +48,8 @@ class Scorer(Protocol):
 
 
 class ReaderScorer:
-    """A component of READERS: CheXbert's micro F1 over 14 labels, RadGraph's partial F1, or RaTEScore.
+    """A component of READERS: CheXbert's micro F1 over 14 labels, RadGraph's partial F1, the metric of the reasoning by
+    RadGraph's entities, or RaTEScore.
 
     Noise is not paid: a reply without an abnormal label of CheXbert's scores 0 unless it says that something is normal or
     absent, and one in which RaTEScore finds no entity scores 0 and not the 0.5 of its package.
@@ -52,21 +57,26 @@ class ReaderScorer:
     """
 
     def __init__(self, name: str, weights: Path | None, device: str) -> None:
-        if (reason := missing_files(name, weights)) or weights is None:
+        folder = READERS[name]
+        if (reason := missing_files(folder, weights)) or weights is None:
             raise UserError(f"{reason}")
-        self._name, self._reader = name, load(name, weights, device)
+        self._name, self._reader = name, load(folder, weights, device)
 
     def score(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Scores of the pairs, in one form of text; each is read once. None for a pair with a text that the reader cannot
         take; raises what the reader raises if it cannot read a plain sentence either.
         """
-        sides = [(normalised(pair.answer), normalised(pair.reference)) for pair in pairs]
-        texts = list(dict.fromkeys(text for both in sides for text in both))
+        sides = [tuple(map(normalised, (pair.think or pair.answer, pair.answer, pair.reference))) for pair in pairs]
+        texts = list(dict.fromkeys(text for three in sides for text in three))
         read = dict(zip(texts, read_each(self._reader, texts), strict=True))
-        readings = [(read[ours], read[theirs]) for ours, theirs in sides]
-        whole = [place for place, both in enumerate(readings) if all(reading is not None for reading in both)]
-        compared = compare_each(self._reader, [readings[place] for place in whole])
+        readings = [tuple(read[text] for text in three) for three in sides]
+        whole = [place for place, three in enumerate(readings) if all(reading is not None for reading in three)]
         found: list[float | None] = [None] * len(pairs)
+        if self._name == RADGRAPH_REASONING:
+            for place in whole:
+                found[place] = self._reader.reasoning(*readings[place])["radgraph_overall"] or 0.0  # type: ignore[attr-defined]
+            return found
+        compared = compare_each(self._reader, [readings[place][1:] for place in whole])
         for place, scores in zip(whole, compared, strict=True):
             found[place] = None if scores is None else self._value(scores, pairs[place].answer)
         return found

@@ -4,7 +4,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,18 @@ from diagcot.jobs.environment import code
 from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply, Request
-from diagcot.training.config.reward_settings import PLAIN, REASONING, SERVED, RewardModelsSettings, RewardSettings
+from diagcot.text.reasoning import thought
+from diagcot.training.config.reward_settings import (
+    PLAIN,
+    RADGRAPH_REASONING,
+    REASONING,
+    SERVED,
+    RewardModelsSettings,
+    RewardSettings,
+)
 from diagcot.training.reward_models.child import DeadError, LateError, RewardChild
 from diagcot.training.reward_models.plain import Output
-from diagcot.training.reward_models.scorers import Ask, Component, create
+from diagcot.training.reward_models.scorers import Ask, Component, Pair, create
 from diagcot.training.reward_models.weighted import pair_of, weighted
 
 
@@ -100,7 +108,12 @@ class RewardWorker:
         pairs = [pair_of(output.text, output.reference.answer, output.question, reward) for output in outputs]
         models = {}
         for name in reward.models:
-            models[name], took = self._components[name].score(pairs)
+            shown = pairs
+            if name == RADGRAPH_REASONING:
+                shown = [
+                    _with_reasoning(pair, thought(output.text)) for pair, output in zip(pairs, outputs, strict=True)
+                ]
+            models[name], took = self._components[name].score(shown)
             scored.seconds[name] += took
         scores = weighted(plain, models, reward.components)
         for at in late:
@@ -135,6 +148,11 @@ class RewardWorker:
                 f" {output.sample or 'unknown'}. Mend the reward, or give the node more memory or fewer `reward.workers`; the"
                 " next attempt resumes the stage"
             ) from None
+
+
+def _with_reasoning(pair: Pair, think: str) -> Pair:
+    """The pair for a component that reads the reasoning; a reply without one is shown to no model, and earns 0."""
+    return replace(pair, think=think) if think else replace(pair, answer="")
 
 
 def _terms(reward: RewardSettings) -> list[str]:

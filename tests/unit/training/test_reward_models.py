@@ -134,6 +134,27 @@ def test_the_reasoning_itself_is_a_component_that_needs_no_model(weights: Path) 
         )
 
 
+def test_the_reasoning_is_read_by_radgraph_too(weights: Path) -> None:
+    reasoned = worker(weights, radgraph_reasoning=1.0)
+    assert reasoned.ready()
+    report = REPORTS[0].answer
+    thoughts = [report, "the heart is mildly enlarged .", ""]
+    texts = [f"<think>{think}</think><answer>{report}</answer>" for think in thoughts]
+    scored = reasoned.score([Output(text, REPORTS[0]) for text in texts], 0.0)
+    same, other, none = (score["overall"] for score in scored.scores)
+    assert same == 1.0 and other < 1.0 and none == 0.0 and scored.seconds["radgraph_reasoning"] > 0
+    with pytest.raises(
+        ValidationError, match="no reasoning to score, but a reward has the component radgraph_reasoning"
+    ):
+        GrpoSettings.model_validate(
+            {
+                "reasoning": "none",
+                "reward": {"components": {"radgraph_reasoning": 1.0}},
+                "deepspeed": {"steps": 1, "global_batch": 8},
+            }
+        )
+
+
 def test_replies_that_say_nothing_earn_nothing_of_a_model(weights: Path) -> None:
     models = worker(weights, chexbert=1.0, radgraph=1.0)
     replies = ["", " ", EMPTY, REPORTS[0].answer, f"<think>{REPORTS[0].answer}", f"<answer>{REPORTS[0].answer}"]
