@@ -175,6 +175,22 @@ def _answered(replica):
     )
 
 
+def test_a_server_whose_api_process_alone_got_sigterm_is_replaced(models, tmp_path):
+    """vLLM's engine ends then and its API process stays, so requests would wait for their own deadline of 15 minutes."""
+    with serve(models["a"], SETTINGS, context(tmp_path)) as server:
+        assert server.settings.request_timeout_s >= 900
+        requests = [Request(str(n), (("user", f"look at {n}"),), max_tokens=600) for n in range(48)]
+        replies, ended = {}, 0.0
+        for request_id, reply in server.complete(requests):
+            replies[request_id] = reply
+            if len(replies) == 4:
+                os.kill(server.process.pid, signal.SIGTERM)
+                ended = time.monotonic()
+        assert server.generation == 1 and len(replies) == 48
+        assert not [reply.error for reply in replies.values() if reply.error]
+        assert ended and time.monotonic() - ended < 400
+
+
 def test_tied_embeddings_are_never_exchanged_in_place(models):
     assert weights.tied(models["tied"]) and not weights.tied(models["a"])
     assert (

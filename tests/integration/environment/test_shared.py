@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.users import USER, as_user
+
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a folder read-only")
 
@@ -21,14 +23,6 @@ RECIPE = """name: small
 stages:
   - {name: phantoms, number: 0, kind: phantoms, settings: {studies: 4}}
 """
-
-
-def reachable(path: Path) -> bool:
-    return all(part.stat().st_mode & 0o005 == 0o005 for part in (path, *path.parents))
-
-
-# Another user, if others can read this interpreter and its packages.
-USER = 65534 if reachable(Path(sys.base_prefix)) and reachable(Path(sys.prefix)) else os.geteuid()
 
 
 @pytest.fixture
@@ -60,16 +54,6 @@ def places() -> Iterator[tuple[Path, Path]]:
             yield install, own
         finally:
             subprocess.run(["umount", "-l", install], check=True)
-
-
-def as_user(own: Path, command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(own), "COLUMNS": "200"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=cwd or own, env=environment, user=USER, group=USER, extra_groups=[],
-        capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 def wait(own: Path, name: str) -> None:
