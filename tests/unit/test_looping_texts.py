@@ -21,9 +21,9 @@ from diagcot.cot.search.evidence import judged_before_seen
 from diagcot.cot.settings import FilterSettings
 from diagcot.data.reports import facts, labeler, sections, statements
 from diagcot.evaluation import judge as answer_judge
-from diagcot.metrics import graphs, green, repetition, tokens
+from diagcot.metrics import green, repetition, tokens
 from diagcot.metrics import text as overlap
-from diagcot.metrics.clinical import readers, rubric
+from diagcot.metrics.clinical import graphs, readers, rubric
 from diagcot.rewards import names, registry
 from diagcot.rewards.released import grounding as released_grounding
 from diagcot.rewards.score import Reference, Reward

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from diagcot.jobs import UserError
 from diagcot.metrics.clinical import rubric
-from diagcot.metrics.clinical.readers import compare_each, load, normalised, read_each, readable, why_failed
+from diagcot.metrics.clinical.graphs import graph_reasoning
+from diagcot.metrics.clinical.readers import Reader, compare_each, load, normalised, read_each, readable, why_failed
 from diagcot.metrics.clinical.weights import missing_files
 from diagcot.metrics.green import green, prompt
 from diagcot.metrics.labels import agreement, micro_f1
@@ -48,8 +49,7 @@ class Scorer(Protocol):
 
 
 class ReaderScorer:
-    """A component of READERS: CheXbert's micro F1 over 14 labels, RadGraph's partial F1, the metric of the reasoning by
-    RadGraph's entities, or RaTEScore.
+    """A component of READERS: CheXbert's micro F1 over 14 labels, RadGraph's partial F1, or RaTEScore.
 
     Noise is not paid: a reply without an abnormal label of CheXbert's scores 0 unless it says that something is normal or
     absent, and one in which RaTEScore finds no entity scores 0 and not the 0.5 of its package.
@@ -57,26 +57,19 @@ class ReaderScorer:
     """
 
     def __init__(self, name: str, weights: Path | None, device: str) -> None:
-        folder = READERS[name]
-        if (reason := missing_files(folder, weights)) or weights is None:
-            raise UserError(f"{reason}")
-        self._name, self._reader = name, load(folder, weights, device)
+        self._name, self._reader = name, _reader(name, weights, device)
 
     def score(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Scores of the pairs, in one form of text; each is read once. None for a pair with a text that the reader cannot
         take; raises what the reader raises if it cannot read a plain sentence either.
         """
-        sides = [tuple(map(normalised, (pair.think or pair.answer, pair.answer, pair.reference))) for pair in pairs]
-        texts = list(dict.fromkeys(text for three in sides for text in three))
+        sides = [(normalised(pair.answer), normalised(pair.reference)) for pair in pairs]
+        texts = list(dict.fromkeys(text for both in sides for text in both))
         read = dict(zip(texts, read_each(self._reader, texts), strict=True))
-        readings = [tuple(read[text] for text in three) for three in sides]
-        whole = [place for place, three in enumerate(readings) if all(reading is not None for reading in three)]
+        readings = [(read[ours], read[theirs]) for ours, theirs in sides]
+        whole = [place for place, both in enumerate(readings) if all(reading is not None for reading in both)]
         found: list[float | None] = [None] * len(pairs)
-        if self._name == RADGRAPH_REASONING:
-            for place in whole:
-                found[place] = self._reader.reasoning(*readings[place])["radgraph_overall"] or 0.0  # type: ignore[attr-defined]
-            return found
-        compared = compare_each(self._reader, [readings[place][1:] for place in whole])
+        compared = compare_each(self._reader, [readings[place] for place in whole])
         for place, scores in zip(whole, compared, strict=True):
             found[place] = None if scores is None else self._value(scores, pairs[place].answer)
         return found
@@ -89,6 +82,35 @@ class ReaderScorer:
         if self._name == "ratescore":
             return 0.0 if scores["ratescore"] == _NO_ENTITY else float(scores["ratescore"])
         return float(scores["radgraph_partial"])
+
+
+class ReasoningScorer:
+    """The metric of the reasoning by RadGraph's entities; 0 where the reference has none. Raises as ReaderScorer does."""
+
+    def __init__(self, weights: Path | None, device: str) -> None:
+        self._reader = _reader(RADGRAPH_REASONING, weights, device)
+
+    def score(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """Scores of the pairs; None for one with a text that the reader cannot take."""
+        rows = [[normalised(text) for text in (pair.think, pair.answer, pair.reference)] for pair in pairs]
+        texts = list(dict.fromkeys(text for row in rows for text in row))
+        read = dict(zip(texts, read_each(self._reader, texts), strict=True))
+        found: list[float | None] = []
+        for row in rows:
+            think, answer, reference = (read[text] for text in row)
+            if think is None or answer is None or reference is None:
+                found.append(None)
+            else:
+                figures = graph_reasoning(think, answer, reference)
+                found.append(figures.overall if figures else 0.0)
+        return found
+
+
+def _reader(name: str, weights: Path | None, device: str) -> Reader:
+    folder = READERS[name]
+    if (reason := missing_files(folder, weights)) or weights is None:
+        raise UserError(f"{reason}")
+    return load(folder, weights, device)
 
 
 class ServedScorer:
@@ -121,6 +143,8 @@ class ServedScorer:
 
 def create(name: str, settings: RewardModelsSettings, ask: Ask) -> Scorer:
     """The scorer of a component. ask: to the server of that component, for those of SERVED."""
+    if name == RADGRAPH_REASONING:
+        return ReasoningScorer(settings.weights, settings.device)
     if name in READERS:
         return ReaderScorer(name, settings.weights, settings.device)
     return ServedScorer(name, settings, ask)
