@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from diagcot.jobs.plans.plan import read
+from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import attempts
 from tests.chains import ROOT
 from tests.slurm.test_chain import finished
 from tests.users import USER, as_user
@@ -26,7 +28,7 @@ pytestmark = [
 ]
 RECIPE = """name: small
 stages:
-  - {name: phantoms, number: 0, kind: phantoms, settings: {studies: 700}}
+  - {name: phantoms, number: 0, kind: phantoms, settings: {studies: 200}}
   - name: shard
     number: 0
     kind: shard
@@ -120,13 +122,13 @@ def test_a_chain_runs_through_beside_all_that_changes(places: tuple[Path, Path, 
 
     submit(checkout, own, "beside")
     assert "first" in as_user(other, f"{checkout}/.venv/bin/diagcot submit --recipe mine.yaml --run first").stdout
-    end = time.monotonic() + 120
-    while not list((own / "logs" / "beside" / "phantoms" / "partial").glob("*")):  # its first stage is at work
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    for name in ("diagcot/shards/__init__.py", "diagcot/jobs/execution/worker.py"):
-        assert (checkout / name).exists(), name
-        (checkout / name).write_text("raise RuntimeError('edited')\n")
+    (held,) = attempts.read(own / "logs" / "beside" / "shard")[
+        0
+    ].arrays  # its second stage starts after all the changes
+    slurm.call("scontrol", "hold", held.job)
+    (checkout / "diagcot" / "shards" / "__init__.py").write_text(
+        "raise RuntimeError('edited')\n"
+    )  # of the second stage
     (checkout / "locks" / "cpu.txt").write_text("iniconfig==2.1.0\n")
     built = subprocess.run(
         ["make", "--no-print-directory", "env", f"PYTHON={sys.executable}"],
@@ -136,8 +138,8 @@ def test_a_chain_runs_through_beside_all_that_changes(places: tuple[Path, Path, 
     new = (checkout / ".venv").resolve()
     assert new.name != ".venv-own"
     lend_packages(new)
-    assert not (own / "logs" / "beside" / "shard" / "summary.json").exists()  # it is still open
     assert ".venv-own" in diagcot(checkout, own, "clean").splitlines()[-1]
+    slurm.call("scontrol", "release", held.job)
 
     assert ended(own, "beside") == undisturbed
     end = time.monotonic() + 120
