@@ -18,7 +18,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "recipes" / "toy-base"
-GOALS = {"copy": 0.98, "verdict": 0.95, "choice": 0.98}
+GOALS = {"copy": 0.98, "verdict": 0.95, "letters": 0.98, "choice": 0.98}
+STAGES = ("copying", "choosing", "conversing", "base")
+"""The stages that train it."""
 _FILES = (".json", ".jinja", ".safetensors")
 _BATCH = 16
 
@@ -115,7 +117,8 @@ def publish(folder: Path, figures: dict[str, float], seed: int, steps: dict[str,
         f"""# The base of the demos
 
 A Qwen2.5-VL of {size:.1f} MB that this project trained from random weights with `make toy-base`: recipes/toy-base.yaml,
-seed {seed}, {steps["copying"]} steps of copying, {steps["choosing"]} of reading options, {steps["base"]} of all conversations.
+seed {seed}, {steps["copying"]} steps of copying, {steps["choosing"]} of reading options, {steps["conversing"]} of all conversations,
+{steps["base"]} of the same with more images.
 Its data are phantoms, drawings of simple shapes and text by rule; no image or report of a person is part of it. It is for
 demonstrations and tests only; do not use it on images of people.
 
@@ -147,7 +150,7 @@ def main() -> int:
     if not options.dry:
         recipe = yaml.safe_load((ROOT / "logs" / options.run / "recipe.yaml").read_text(encoding="utf-8"))
         stages = {stage["name"]: stage for stage in recipe["stages"]}
-        steps = {name: stages[name]["settings"]["deepspeed"]["steps"] for name in ("copying", "choosing", "base")}
+        steps = {name: stages[name]["settings"]["deepspeed"]["steps"] for name in STAGES}
         publish(folder, figures, recipe["seed"], steps)
         print(f"published in {PLACE.relative_to(ROOT)}")
     missed = [name for name, goal in GOALS.items() if figures.get(name, 0.0) < goal]

@@ -44,7 +44,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bool]]:
     stage(phantoms, "phantoms", Unit("tree"), {"studies": 90, "views": ["PA"], "held_out": 0.0})
     source = {"kind": "mimic_cxr", "input": "phantoms", "frontal_only": True}
     stage(build, "shard", UNIT, {"sources": [source], "image_size": 112}, phantoms="phantoms")
-    tasks = {"copy": 1.0, "choice": 2.0, "verify_true": 1.0, "verify_false": 1.0, "init": 1.0}
+    tasks = {"copy": 1.0, "letters": 1.0, "choice": 2.0, "verify_true": 1.0, "verify_false": 1.0, "init": 1.0}
     stage(synthetic_sft, "exam", UNIT, {"tasks": tasks}, shards="shard")
     by_task: dict[str, list[Sample]] = defaultdict(list)
     for sample in read_samples(shards / "exam" / "00000.jsonl"):
