@@ -71,7 +71,7 @@ def children(job: Job, word: str) -> Iterator[Any]:
 def test_models_score_each_group_and_a_dead_judge_is_started_again(root: Path) -> None:
     job = grpo(root, "judged")
     job.reach(1)
-    (judge,) = [process for process in children(job, "judge/model") if "--uds" in process.cmdline()]
+    (judge,) = [process for process in children(job, "judge/model") if os.getpgid(process.pid) == process.pid]
     os.killpg(judge.pid, signal.SIGKILL)
     job.wait()
     rows = [row for row in job.rows() if "loss" in row]
