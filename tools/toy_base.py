@@ -117,8 +117,8 @@ def publish(folder: Path, figures: dict[str, float], seed: int, steps: dict[str,
         f"""# The base of the demos
 
 A Qwen2.5-VL of {size:.1f} MB that this project trained from random weights with `make toy-base`: recipes/toy-base.yaml,
-seed {seed}, {steps["copying"]} steps of copying, {steps["choosing"]} of reading options, {steps["conversing"]} of all conversations,
-{steps["base"]} of the same with more images.
+seed {seed}, {steps["copying"]} steps of copying, {steps["choosing"]} of reading options, {steps["conversing"]} of all
+conversations, {steps["base"]} of the same with more images.
 Its data are phantoms, drawings of simple shapes and text by rule; no image or report of a person is part of it. It is for
 demonstrations and tests only; do not use it on images of people.
 
