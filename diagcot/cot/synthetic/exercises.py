@@ -34,7 +34,7 @@ def _phrase(rng: random.Random, least: int, most: int) -> str:
 
 
 def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """A seventh are sentences of a report, the others words in random order: only copying predicts their next word."""
+    """15 % are sentences of a report, the others words in random order: only copying predicts their next word."""
     if rng.random() < 0.15:
         text = " ".join(rng.sample(list(statements), min(rng.randint(1, 4), len(statements))))
     else:
@@ -45,14 +45,10 @@ def _copy(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
 def _matching(_statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """Options are copied and each is followed by its letter: where the text was found, the letter stands before it.
 
-    A model that learns this beside copying then names letters alone within a hundred steps; without it, it does not.
+    A model that has learned this together with copying soon names letters alone.
     """
-    options: list[str] = []
     count = rng.randint(2, 6)
-    while len(options) < count:
-        option = _phrase(rng, 1, 3) if rng.random() < 0.5 else rng.choice(WORDS)
-        if option not in options:
-            options.append(option)
+    options = _distinct([], count, lambda: _phrase(rng, 1, 3) if rng.random() < 0.5 else rng.choice(WORDS))
     listed = [*zip(LETTERS, options, strict=False)]
     asked = rng.sample(listed, count)
     texts = "; ".join(option for _, option in asked)
@@ -72,10 +68,7 @@ def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
     count = rng.randint(2, 6)
     known = [statement.rstrip(". ") for statement in statements]
     options = rng.sample(known, rng.randint(0, min(count, len(known))))
-    while len(options) < count:
-        phrase = _phrase(rng, 1, 3)
-        if phrase not in options:
-            options.append(phrase)
+    options = _distinct(options, count, lambda: _phrase(rng, 1, 3))
     rng.shuffle(options)
     listed = [*zip(LETTERS, options, strict=False)]
     asked = rng.sample(listed, rng.randint(1, count))
@@ -83,6 +76,14 @@ def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.7:
         return _which(listed, asked), letters
     return f"{_options(listed)}\nWhat does option {letters} say?", texts
+
+
+def _distinct(options: list[str], count: int, draw: Callable[[], str]) -> list[str]:
+    """`options` and as many drawn ones as make `count`, each once."""
+    found = dict.fromkeys(options)
+    while len(found) < count:
+        found[draw()] = None
+    return list(found)
 
 
 def _options(listed: Sequence[tuple[str, str]]) -> str:

@@ -64,8 +64,7 @@ class ReaderScorer:
         take; raises what the reader raises if it cannot read a plain sentence either.
         """
         sides = [(normalised(pair.answer), normalised(pair.reference)) for pair in pairs]
-        texts = list(dict.fromkeys(text for both in sides for text in both))
-        read = dict(zip(texts, read_each(self._reader, texts), strict=True))
+        read = _read_once(self._reader, [text for both in sides for text in both])
         readings = [(read[ours], read[theirs]) for ours, theirs in sides]
         whole = [place for place, both in enumerate(readings) if all(reading is not None for reading in both)]
         found: list[float | None] = [None] * len(pairs)
@@ -93,8 +92,7 @@ class ReasoningScorer:
     def score(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Scores of the pairs; None for one with a text that the reader cannot take."""
         rows = [[normalised(text) for text in (pair.think, pair.answer, pair.reference)] for pair in pairs]
-        texts = list(dict.fromkeys(text for row in rows for text in row))
-        read = dict(zip(texts, read_each(self._reader, texts), strict=True))
+        read = _read_once(self._reader, [text for row in rows for text in row])
         found: list[float | None] = []
         for row in rows:
             think, answer, reference = (read[text] for text in row)
@@ -104,6 +102,12 @@ class ReasoningScorer:
                 figures = graph_reasoning(think, answer, reference)
                 found.append(figures.overall if figures else 0.0)
         return found
+
+
+def _read_once(reader: Reader, texts: Sequence[str]) -> dict[str, Any]:
+    """Text -> what the reader says of it, None if it cannot take it."""
+    unique = list(dict.fromkeys(texts))
+    return dict(zip(unique, read_each(reader, unique), strict=True))
 
 
 def _reader(name: str, weights: Path | None, device: str) -> Reader:
