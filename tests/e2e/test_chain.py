@@ -1,7 +1,12 @@
-"""The whole chain for real: killed and continued on a laptop, by dependencies alone on a real Slurm, with the same table."""
+"""The whole chain for real: killed and continued on a laptop, by dependencies alone on a real Slurm, with the same table.
+
+Both run from a checkout that is broken right after the submission: every kind of stage computes with the submitted code. The
+laptop's shell exports a hostile value for every variable that the installed packages read.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +18,9 @@ from typing import Any
 import pytest
 
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, runner
 from tests.e2e.conftest import ROOT, cluster_file
+from tests.integration.environment import hostile
 
 pytestmark = pytest.mark.heavy
 MODELS = ["base", "align", "teacher", "plain-sft", "cot-sft", "grpo"]
@@ -29,13 +35,41 @@ def table(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "metrics.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.fixture
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(tmp_path_factory.mktemp("checkout"))
+
+
+def copied(folder: Path) -> Path:
+    """A copy of this checkout."""
+    for name in ("diagcot", "launchers", "prompts", "recipes", "slurm", "locks", "data"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def break_code(checkout: Path, *folders: str) -> dict[Path, str]:
+    """Make every module in these folders fail when it is imported; what they held."""
+    held = {path: path.read_text() for name in folders for path in (checkout / name).rglob("*.py")}
+    for path in held:
+        path.write_text("raise RuntimeError('edited after the submission')\n")
+    return held
+
+
 @pytest.fixture(scope="module")
 def laptop(micro: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The run's folder after `diagcot demo` was stopped by Ctrl-C in the middle and then run again to its end."""
+    """The run's folder after `diagcot demo` was stopped by Ctrl-C in the middle and then run again to its end.
+
+    Each time, what stages import and the command itself does not is broken as soon as the run's own process is there.
+    """
     root = tmp_path_factory.mktemp("laptop")
+    checkout = copied(root / "checkout")
+    env = {name: value for name, value in (os.environ | hostile.environment()).items() if not name.startswith("PYTHON")}
     command = diagcot("demo", "--recipe", micro, "--cluster", cluster_file("laptop", root, "local"), "--run", "trial")
     run_dir = root / "logs" / "trial"
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = subprocess.Popen(
+        command, cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    held = broken_once_running(checkout, run_dir, first)
     end = time.monotonic() + DEADLINE_S
     partial = run_dir / "cot" / "partial"
     while time.monotonic() < end and first.poll() is None and not any(partial.glob("*.jsonl")):
@@ -44,10 +78,26 @@ def laptop(micro: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     said, _ = first.communicate(timeout=90)
     assert first.returncode == 130, said
     assert not (run_dir / "metrics.json").exists()
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert second.returncode == 0, second.stdout + second.stderr
-    (run_dir / "said").write_text(second.stdout)
+    for path, text in held.items():
+        path.write_text(text)
+    second = subprocess.Popen(
+        command, cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    broken_once_running(checkout, run_dir, second)
+    said, _ = second.communicate(timeout=DEADLINE_S)
+    assert second.returncode == 0, said
+    (run_dir / "said").write_text(said)
     yield run_dir
+
+
+def broken_once_running(checkout: Path, run_dir: Path, command: subprocess.Popen[str]) -> dict[Path, str]:
+    end = time.monotonic() + 60
+    while not runner.process_id(run_dir):
+        assert time.monotonic() < end and command.poll() is None, command.communicate()
+        time.sleep(0.1)
+    return break_code(
+        checkout, *(f"diagcot/{name}" for name in ("training", "serving", "cot", "shards", "rewards", "tasks"))
+    )
 
 
 def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> None:
@@ -62,13 +112,20 @@ def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> No
 
 
 @pytest.mark.slurm
-def test_the_same_chain_on_a_real_slurm_by_dependencies_alone(
-    micro: Path, laptop: Path, tmp_path: Path, devcluster: Any
+@pytest.mark.row(
+    16,
+    promise="every kind of stage, GRPO included, computes with the submitted code, on a laptop and on Slurm",
+    injected="a checkout of which every module fails to import, right after the submission",
+    daemons="real",
+)
+def test_row_16_the_same_chain_on_a_real_slurm_by_dependencies_alone(
+    micro: Path, laptop: Path, tmp_path: Path, checkout: Path, devcluster: Any
 ) -> None:
     cluster = cluster_file("devcluster", tmp_path, "slurm")
     command = diagcot("submit", "--recipe", micro, "--cluster", cluster, "--run", "trial", "--stage", "all")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    break_code(checkout, "diagcot", "launchers")
     run_dir = tmp_path / "logs" / "trial"
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end and not (run_dir / "metrics.json").exists():

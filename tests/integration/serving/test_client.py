@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_a_server_that_dies_is_started_again_and_nothing_is_lost(tmp_path, monke
         assert server.generation == 1
     assert len(replies) == len(answered(replies)) == 60
     assert starts(tmp_path) == 2
-    logs = list((tmp_path / "models/test/.work/stage").glob("server.*.log"))
+    logs = list((tmp_path / "models/test/.work/servers").glob("server.*.log"))
     assert len(logs) == 2  # one of each process
 
 
@@ -260,3 +261,6 @@ def test_warm_servers_are_shared_and_stopped(tmp_path, monkeypatch):
     assert starts(tmp_path) == 2 and pids[0] != pids[1]  # the fake cannot exchange weights: it is restarted in place
     assert warm.stop(Path(tmp_path / "s")) == 1
     assert warm.stop(Path(tmp_path / "s")) == 0
+    shutil.rmtree(tmp_path / "s")  # as a run's place at its end: the logs of its warm servers are elsewhere
+    logs = list((tmp_path / "models/test/.work/servers").glob("server.*.log"))
+    assert logs and all(log.stat().st_mode & 0o077 == 0 for log in logs)
