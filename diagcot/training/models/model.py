@@ -8,7 +8,8 @@ from typing import Any
 from diagcot.jobs import UserError
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.distributed import library_setup
-from diagcot.training.models.pretrained import family_of, weights_of
+from diagcot.training.models import architecture
+from diagcot.training.models.pretrained import SMALL_FILES, family_of, weights_of
 
 library_setup.configure()
 
@@ -19,18 +20,20 @@ from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E40
 def link_pretrained(settings: ModelSettings, directory: Path) -> dict[str, Any]:
     """Make `directory` a view of the user's model: links to its weights, copies of its small files.
 
-    Returns the number of weight files. Raises UserError that names what the model lacks.
+    Returns the number of weight files. Raises UserError that names what the model lacks. A pixel budget is written into
+    `processor_config.json`; the older `preprocessor_config.json`, which would keep another one, then goes.
     """
     source = settings.pretrained
     assert source is not None
     family, names = family_of(source), weights_of(source)
     if family != settings.family:
         raise UserError(f"{source} is a {family}, the recipe says family: {settings.family}")
+    architecture.check_whole(source)
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name in names:
             (directory / path.name).symlink_to(path.resolve())
-        elif path.is_file() and path.suffix in {".json", ".jinja", ".txt", ".model", ".md"}:
+        elif path.is_file() and path.suffix in SMALL_FILES:
             shutil.copyfile(path, directory / path.name)
     processor = AutoProcessor.from_pretrained(directory)
     if settings.min_pixels or settings.max_pixels:
@@ -39,6 +42,7 @@ def link_pretrained(settings: ModelSettings, directory: Path) -> dict[str, Any]:
         size["longest_edge"] = settings.max_pixels or size["longest_edge"]
         processor.image_processor.size = size
         processor.save_pretrained(directory)
+        (directory / "preprocessor_config.json").unlink(missing_ok=True)
     return {"files": len(names)}
 
 
@@ -51,10 +55,12 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
     """The model of a directory, in training mode, on the CPU.
 
     zero3: the DeepSpeed configuration of a ZeRO-3 run; each rank then reads only its part, which needs an initialised
-    process group. Raises FileNotFoundError if there is no model.
+    process group. Raises FileNotFoundError if there is no model, and UserError if it is not whole: what transformers does
+    not find it draws at random.
     """
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"no model in {directory}; run the stage that makes it")
+    architecture.check_whole(directory)
     keep_alive: Any = None
     if zero3 is not None:
         from transformers import integrations

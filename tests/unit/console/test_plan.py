@@ -85,8 +85,9 @@ def test_space_for_weights_is_that_of_checkpoints_too(tmp_path: Path) -> None:
     tiny = cost.shape_of(ModelSettings())
     assert cost.model_storage(ModelSettings()) == 4 * sum(tiny.counts.values())
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 2000)
-    assert cost.model_storage(ModelSettings(pretrained=tmp_path)) == 2000
+    header = b'{"a":{"dtype":"U8","shape":[1900],"data_offsets":[0,1900]}}'
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(1900))
+    assert cost.model_storage(ModelSettings(pretrained=tmp_path)) == 8 + len(header) + 1900
     whole, merger, adapter = sum(tiny.counts.values()), tiny.counts["merger"], tiny.lora(LoraSettings())
     assert cost.training_storage(tiny, list(tiny.counts), None, DEEPSPEED) == whole * 2 + 3 * whole * 14
     assert cost.training_storage(tiny, ["merger"], None, DEEPSPEED) == whole * 2 + 3 * merger * 14

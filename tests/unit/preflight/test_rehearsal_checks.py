@@ -334,6 +334,9 @@ def test_missing_model_files(tmp_path: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors"}}))
     only(storage.model(told, ctx), "bad", "1.safetensors")
     (model / "1.safetensors").write_bytes(bytes(16))
+    only(storage.model(told, ctx), "bad", "1.safetensors")
+    header = b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+    (model / "1.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     only(storage.model(told, ctx), "good", "1 weight file")
 
 

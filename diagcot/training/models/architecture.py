@@ -1,0 +1,75 @@
+"""Compares the tensors of a model directory with those of its architecture. No weight is read, no memory is taken."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
+from diagcot.training.distributed import library_setup
+from diagcot.training.models.pretrained import family_of, weights_of
+
+library_setup.configure()
+
+import torch  # noqa: E402
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig  # noqa: E402
+from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: E402
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key  # noqa: E402
+
+_NO_VALUES = torch.device("meta")
+
+
+def check_whole(directory: Path) -> None:
+    """Raise UserError unless the weight files hold every parameter of the architecture, in its shape, and nothing else.
+
+    Tied weights count as there. Of quantised weights, whose tensors have other names, only the files are checked.
+    """
+    files = weights_of(directory)
+    if json.loads(reading.read_text(directory / "config.json")).get("quantization_config"):
+        return
+    stored = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    empty = {name: torch.empty(tensor.shape, device=_NO_VALUES) for name, tensor in stored.items()}
+    network, found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
+        None,
+        config=config,
+        state_dict=empty,
+        device_map="meta",
+        ignore_mismatched_sizes=True,  # they are reported below
+        output_loading_info=True,
+    )
+    faults = []
+    if missing := sorted(found["missing_keys"]):
+        where = next(iter(files)) if len(files) == 1 else f"its {len(files)} weight files"
+        faults.append(f"{where}: {len(missing)} parameters are missing, such as {missing[0]}")
+    names = parameter_names(network, stored)
+    where_is = {names[name]: file for file, tensors in files.items() for name in tensors}
+    if unexpected := sorted(found["unexpected_keys"]):
+        file = where_is.get(unexpected[0], "its weight files")
+        faults.append(f"{file}: {len(unexpected)} tensors do not belong to it, such as {unexpected[0]}")
+    if mismatched := sorted(found["mismatched_keys"]):
+        name, shape, wanted = mismatched[0]
+        file = where_is.get(name, "its weight files")
+        faults.append(
+            f"{file}: {len(mismatched)} parameters have another shape, such as {name} with {tuple(shape)} instead of"
+            f" {tuple(wanted)}"
+        )
+    if faults:
+        raise UserError(
+            f"{directory} is no whole {family_of(directory)}. {'; '.join(faults)}. Parameters that are not found would"
+            " start at random. Download the model again; or, if it was saved while an adapter or a wrapper held it, merge"
+            " the adapter or save the model itself"
+        )
+
+
+def parameter_names(network: Any, stored: Iterable[str]) -> dict[str, str]:
+    """Name in a weight file -> name of the parameter in `network`, as transformers reads that file."""
+    transforms = get_model_conversion_mapping(network)
+    renamings = [item for item in transforms if isinstance(item, WeightRenaming)]
+    converters = [item for item in transforms if isinstance(item, WeightConverter)]
+    parameters = network.state_dict()
+    return {
+        name: rename_source_key(name, renamings, converters, network.base_model_prefix, parameters)[0]
+        for name in stored
+    }

@@ -1,0 +1,69 @@
+"""What safetensors files hold, by their headers alone. Used while planning: nothing heavy is imported.
+
+A file is the header's length (8 bytes, little endian), the header (JSON: tensor -> type, shape, first and last byte), and
+the bytes of all tensors (huggingface.co/docs/safetensors).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
+
+LFS_POINTER = b"version https://git-lfs"  # github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_MOST_HEADER = 100_000_000  # bytes, as safetensors itself allows
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a file: its type (such as BF16), its shape, and its first byte in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def tensors_of(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name.
+
+    Raises UserError if the file is a Git-LFS pointer, has not all of its bytes, or is no safetensors file; StorageError
+    if it cannot be read.
+    """
+    refuse_pointer(path)
+    size = reading.patient(path, path.stat).st_size
+    length = int.from_bytes(_read(path, 0, 8), "little")
+    if size < 8 or length > min(_MOST_HEADER, size - 8):
+        raise UserError(f"{path} is cut short or is no safetensors file ({size:,} bytes); download it again")
+    try:
+        rows: dict[str, Any] = json.loads(_read(path, 8, length))
+        rows.pop("__metadata__", None)
+        ends = {name: row["data_offsets"][1] for name, row in rows.items()}
+        tensors = {
+            name: StoredTensor(row["dtype"], tuple(row["shape"]), 8 + length + row["data_offsets"][0])
+            for name, row in rows.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{path} is no safetensors file (its header: {error}); download it again") from None
+    expected = 8 + length + max(ends.values(), default=0)
+    if size != expected:
+        raise UserError(
+            f"{path} has {size:,} bytes instead of {expected:,}: it is cut short or damaged; download it again"
+        )
+    return tensors
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise UserError if the file is what Git leaves in place of a large file that was not downloaded."""
+    if _read(path, 0, len(LFS_POINTER)) == LFS_POINTER:
+        raise UserError(
+            f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull` in its folder, or download it again"
+        )
+
+
+def _read(path: Path, start: int, size: int) -> bytes:
+    def read() -> bytes:
+        with reading.opened(path) as file:
+            file.seek(start)
+            return file.read(size)
+
+    return reading.patient(path, read)
