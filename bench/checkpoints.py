@@ -65,8 +65,11 @@ def _deepspeed(trained: Any, ctx: Any) -> Callable[[int], None]:
 def _ours(async_save: bool) -> Callable[[Any, Any], Callable[[int], None]]:
     def way(trained: Any, ctx: Any) -> Callable[[int], None]:
         from diagcot.training.checkpoint.checkpoint import Checkpoints
+        from diagcot.training.checkpoint.origin import Origin
+        from diagcot.training.config.settings import DeepSpeedSettings
 
-        checkpoints = Checkpoints(ctx, trained, keep=1, async_save=async_save)
+        made_of = Origin(DeepSpeedSettings(steps=SAVES), ctx.seed, data="", model="", code="")
+        checkpoints = Checkpoints(ctx, trained, made_of, keep=1, async_save=async_save)
         return lambda step: checkpoints.save(step, {}) if step <= SAVES else checkpoints.wait()
 
     return way

@@ -82,6 +82,11 @@ class Shard:
         """Attributes of the file: schema, code version, sources."""
         return self._header.attrs
 
+    @property
+    def fingerprint(self) -> str:
+        """The checksums of all columns, those of every image's size and place among them, in hexadecimal."""
+        return "".join(f"{self._header.columns[name].crc32:08x}" for name in sorted(self._header.columns))
+
     def study(self, i: int) -> Study:
         """Study `i` with its images."""
         tags = self._text("studies/tags", i)

@@ -85,7 +85,7 @@ def test_row_36_a_checkpoint_that_cannot_be_read_stays(tmp_path: Path, monkeypat
             raise OSError(errno.EIO, "refused", str(path))
         whole(self, path, *rest)  # type: ignore[arg-type]
 
-    checkpoints = Checkpoints(ctx, None, keep=2)  # type: ignore[arg-type]
+    checkpoints = Checkpoints(ctx, None, None, keep=2)  # type: ignore[arg-type]
     with monkeypatch.context() as patch:
         patch.setattr(reading.File, "__init__", fail)
         with pytest.raises(StorageError, match="no damage of the file"):

@@ -35,7 +35,7 @@ def alone() -> Iterator[None]:
 def checkpoints(tmp_path: Path, alone: None) -> Path:
     """A workspace with the checkpoints of steps 1, 2 and 3, written by the code under test."""
     engine: Any = scenario.Engine()
-    with Checkpoints(scenario.at(tmp_path / "workspace"), engine, keep=3) as made:
+    with Checkpoints(scenario.at(tmp_path / "workspace"), engine, scenario.ORIGIN, keep=3) as made:
         for step in (1, 2, 3):
             engine.weights.fill_(step)
             made.save(step, {"epoch": step})
@@ -98,7 +98,7 @@ def test_row_04_a_checkpoint_that_does_not_fit_costs_itself_alone(tmp_path: Path
     place = disk(size="2m")
     ctx = context(tmp_path, workspace=place / "work")
     engine: Any = scenario.Engine(size=50_000)  # 400 kB a checkpoint
-    with Checkpoints(ctx, engine, keep=1) as made:
+    with Checkpoints(ctx, engine, scenario.ORIGIN, keep=1) as made:
         for step in (1, 2, 3, 4):
             free = shutil.disk_usage(place).free
             if step in (2, 3):

@@ -95,6 +95,7 @@ EVENTS = {
     "checkpoint": "A checkpoint is complete: seconds that training waited, and seconds of writing.",
     "checkpoint_failed": "A checkpoint could not be written; training goes on.",
     "checkpoint_passed_over": "A checkpoint was damaged or incomplete, and an older one is used.",
+    "checkpoint_set_aside": "Checkpoints of other settings, data, weights or code were set aside; training begins anew.",
     "converted": "A checkpoint was converted for another number of ranks.",
     "bad_image": "An image could not be read and was left out.",
     "bad_report": "A report could not be read and was left out.",

@@ -17,6 +17,7 @@ from diagcot.jobs import Context
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.state import reading
 from diagcot.training.checkpoint import shard, universal
+from diagcot.training.checkpoint.origin import Origin
 from diagcot.training.checkpoint.shard import CheckpointShard, Manifest
 from diagcot.training.distributed import process_group
 from diagcot.training.distributed.engine import Engine
@@ -38,11 +39,12 @@ class Checkpoints:
     A context manager: its end waits for the one being written. A checkpoint that cannot be written does not end the
     stage: it is reported, the checkpoints before it stay, and training goes on.
 
-    keep: how many stay. async_save: write in a thread from a copy in host memory; else training waits.
+    origin: what the stage is made of; checkpoints of another origin are set aside. keep: how many stay. async_save: write
+    in a thread from a copy in host memory; else training waits.
     """
 
-    def __init__(self, ctx: Context, engine: Engine, keep: int, async_save: bool = True) -> None:
-        self._ctx, self._engine, self._keep, self._async_save = ctx, engine, keep, async_save
+    def __init__(self, ctx: Context, engine: Engine, origin: Origin, keep: int, async_save: bool = True) -> None:
+        self._ctx, self._engine, self._origin, self._keep, self._async_save = ctx, engine, origin, keep, async_save
         self._root = ctx.workspace / "checkpoints"
         self._writing: _Writing | None = None
 
@@ -60,11 +62,12 @@ class Checkpoints:
     def resume(self) -> tuple[int, dict[str, Any]] | None:
         """Load the newest whole checkpoint into engine and random states; its step and state, or None. A collective.
 
-        A checkpoint that is not whole, or whose bytes differ from what was written, is passed over and reported. On
-        another number of ranks, rank r takes the random state of the old rank r modulo the old number.
+        A checkpoint that is not whole, or whose bytes differ from what was written, is passed over and reported. If the
+        newest whole one was made of other settings, data, weights or code, all are set aside. On another number of ranks,
+        rank r takes the random state of the old rank r modulo the old number.
         """
         newest = self._newest()
-        if newest is None:
+        if newest is None or self._set_aside(newest[1][0]):
             return None
         folder, manifests = newest
         old_ranks = len(manifests)
@@ -91,7 +94,13 @@ class Checkpoints:
         if problem:
             self._report_failure(step, problem)
             return
-        header = {"step": step, "attempt": attempt, "world_size": self._ctx.world_size, "state": state}
+        header = {
+            "step": step,
+            "attempt": attempt,
+            "world_size": self._ctx.world_size,
+            "state": state,
+            "origin": self._origin.record(),
+        }
         own = CheckpointShard(folder, self._ctx.rank, header)
         own.add_engine(self._engine, TAG)
         own.add(f"random-{self._ctx.rank}.pt", _random_state())
@@ -143,6 +152,23 @@ class Checkpoints:
                 print(f"checkpoint {folder.name} is passed over: {reason}", flush=True)
             self._ctx.event("checkpoint_passed_over", checkpoint=folder.name, why=reason)
         return None
+
+    def _set_aside(self, manifest: Manifest) -> bool:
+        """Move all checkpoints away, and say so, if this one is of another origin. A collective."""
+        why = "; ".join(self._origin.differences(manifest.get("origin"), self._ctx.stage_dir.parent))
+        place = self._root.with_name(f"checkpoints-of-{manifest['attempt']}")
+        if self._ctx.rank == 0 and why:
+            shutil.rmtree(place, ignore_errors=True)
+            self._root.rename(place)
+            print(
+                f"the checkpoints in the stage's folder are of another training ({why}): they are set aside in {place}, and"
+                " this stage begins at its first step. Remove that folder if you do not need it",
+                flush=True,
+            )
+        different: bool = process_group.broadcast(bool(why))
+        if different:
+            self._ctx.event("checkpoint_set_aside", checkpoint=f"step-{manifest['step']:08d}", why=why)
+        return different
 
     def _remove_old(self, newest: Path) -> None:
         """Remove whole checkpoints beyond `keep`, and those that a kill left incomplete or that were passed over.

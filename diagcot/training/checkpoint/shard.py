@@ -18,12 +18,13 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import fsync_path
+from diagcot.training.checkpoint.origin import OriginRecord
 
 _BLOCK = 1 << 22  # bytes read at once
 
@@ -35,12 +36,13 @@ class Manifest(TypedDict):
     attempt: str
     world_size: int
     state: dict[str, Any]
+    origin: NotRequired[OriginRecord]  # older checkpoints have none
     rank: int
     files: dict[str, tuple[int, str]]
 
 
 class CheckpointShard:
-    """What this rank writes into `folder`. `header`: the manifest's step, attempt, world_size and state.
+    """What this rank writes into `folder`. `header`: the manifest's step, attempt, world_size, state and origin.
 
     error: why the write failed, else empty. seconds: how long it took.
     """

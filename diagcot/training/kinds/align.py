@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context, Result, Unit
-from diagcot.training.checkpoint import export
+from diagcot.training.checkpoint import export, origin
 from diagcot.training.config.settings import AlignSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.collator import Collator
@@ -41,10 +41,11 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     order = BatchOrder(lengths.tokens, deepspeed.global_batch, deepspeed.micro_batch, ctx.seed)
     steps = loop.total_steps(deepspeed, order)
     sizes = {"samples": len(data.train), "cut": lengths.truncated}
+    made_of = origin.of(ctx, settings, [*data.train, *data.validation], base)
     ctx.event("training", held_out=len(data.validation), steps=steps, **sizes, **counts)
     trained = engine.initialize(aligner, deepspeed, ctx, steps)
     objective = AlignmentObjective(ctx, settings, trained, data, lengths, collator)
-    final = loop.train(ctx, trained, deepspeed, objective, settings.validate_every)
+    final = loop.train(ctx, trained, deepspeed, objective, made_of, settings.validate_every)
     return None if final is None else export.write(ctx, trained, processor, {**counts, **final, **sizes})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context, Result, Unit
-from diagcot.training.checkpoint import export
+from diagcot.training.checkpoint import export, origin
 from diagcot.training.config.settings import SftSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.collator import Collator
@@ -44,9 +44,10 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     objective = LanguageObjective(ctx, settings.deepspeed, data, lengths, collator)
     steps = loop.total_steps(settings.deepspeed, objective.order)
     sizes = {"samples": len(data.train), "cut": lengths.truncated}
+    made_of = origin.of(ctx, settings, [*data.train, *data.validation], base)
     ctx.event("training", held_out=len(data.validation), steps=steps, **sizes, **counts)
     trained = engine.initialize(network, settings.deepspeed, ctx, steps)
-    final = loop.train(ctx, trained, settings.deepspeed, objective, settings.validate_every)
+    final = loop.train(ctx, trained, settings.deepspeed, objective, made_of, settings.validate_every)
     return None if final is None else export.write(ctx, trained, processor, {**counts, **final, **sizes})
 
 

@@ -1,11 +1,12 @@
 """Checks of a downloaded model's directory without loading it. Used while planning: nothing heavy is imported."""
 
+import hashlib
 import json
 from pathlib import Path
 
 from diagcot.jobs import UserError
 from diagcot.jobs.state import reading
-from diagcot.training.models.weight_files import StoredTensor, refuse_pointer, tensors_of
+from diagcot.training.models.weight_files import StoredTensor, beginnings, refuse_pointer, tensors_of
 
 SMALL_FILES = {".json", ".jinja", ".txt", ".model", ".md"}
 """Endings of the files that a model directory holds beside its weights."""
@@ -49,3 +50,18 @@ def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:
         if path.suffix in SMALL_FILES and path.is_file():
             refuse_pointer(path)
     return files
+
+
+def digest(directory: Path) -> str:
+    """Digest of a model: its small files, and the first bytes of every tensor, which training changes everywhere.
+
+    A digest of all bytes would take minutes for large models. Raises UserError as `weights_of`.
+    """
+    total = hashlib.sha256()
+    for path in reading.listing(directory):
+        if path.suffix in SMALL_FILES - {".md"} and path.is_file() and path.name != "diagcot.json":
+            total.update(f"{path.name}\0".encode() + reading.read_bytes(path))
+    for name, tensors in weights_of(directory).items():
+        for tensor, beginning in zip(tensors, beginnings(directory / name, tensors.values()), strict=True):
+            total.update(f"{name}\0{tensor}\0{tensors[tensor]}".encode() + beginning)
+    return total.hexdigest()[:16]

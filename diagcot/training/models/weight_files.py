@@ -5,6 +5,7 @@ the bytes of all tensors (huggingface.co/docs/safetensors).
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ _MOST_HEADER = 100_000_000  # bytes, as safetensors itself allows
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a file: its type (such as BF16), its shape, and its first byte in the file."""
+    """A tensor of a file: its type (such as BF16), its shape, its first byte in the file and the one after its last."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
+    end: int
 
 
 def tensors_of(path: Path) -> dict[str, StoredTensor]:
@@ -37,19 +39,30 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
     try:
         rows: dict[str, Any] = json.loads(_read(path, 8, length))
         rows.pop("__metadata__", None)
-        ends = {name: row["data_offsets"][1] for name, row in rows.items()}
         tensors = {
-            name: StoredTensor(row["dtype"], tuple(row["shape"]), 8 + length + row["data_offsets"][0])
+            name: StoredTensor(row["dtype"], tuple(row["shape"]), *(8 + length + at for at in row["data_offsets"]))
             for name, row in rows.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path} is no safetensors file (its header: {error}); download it again") from None
-    expected = 8 + length + max(ends.values(), default=0)
+    expected = max((tensor.end for tensor in tensors.values()), default=8 + length)
     if size != expected:
         raise UserError(
             f"{path} has {size:,} bytes instead of {expected:,}: it is cut short or damaged; download it again"
         )
     return tensors
+
+
+def beginnings(path: Path, tensors: Iterable[StoredTensor], size: int = 4096) -> Iterator[bytes]:
+    """The first `size` bytes of each tensor of a file, or all of a smaller one. Raises StorageError."""
+    with reading.patient(path, lambda: reading.opened(path)) as file:
+        for tensor in tensors:
+
+            def read(tensor: StoredTensor = tensor) -> bytes:
+                file.seek(tensor.start)
+                return file.read(min(size, tensor.end - tensor.start))
+
+            yield reading.patient(path, read)
 
 
 def refuse_pointer(path: Path) -> None:

@@ -14,7 +14,7 @@ from diagcot.jobs import Context, Result, UserError
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
 from diagcot.rewards.score import Score
-from diagcot.training.checkpoint import export
+from diagcot.training.checkpoint import export, origin
 from diagcot.training.checkpoint.checkpoint import Checkpoints
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
@@ -49,7 +49,8 @@ class GrpoLoop:
         """stack: ends with the stage; it closes what is opened here."""
         self.settings, self.curriculum, self.pool, self.ctx = state.settings, state.curriculum, state.pool, ctx
         self.steps = self.curriculum.steps
-        self.policy = Policy(model_input(ctx), self.settings, ctx, self.steps)
+        base = model_input(ctx)
+        self.policy = Policy(base, self.settings, ctx, self.steps)
         ctx.event("training", prompts=len(self.curriculum.prompts), steps=self.steps, **self.policy.counts)
         transfer = weight_transfer.create(self.policy, self.pool, self.settings, ctx)
         stack.callback(transfer.close)
@@ -67,8 +68,10 @@ class GrpoLoop:
         self.breakdown = StepBreakdown()
         self.warned = False
         deepspeed = self.settings.deepspeed
+        prompts = [*self.curriculum.prompts, *self.curriculum.mixed, *self.curriculum.validation]
+        made_of = origin.of(ctx, self.settings, prompts, base)
         self.checkpoints = stack.enter_context(
-            Checkpoints(ctx, self.policy.engine, deepspeed.keep, deepspeed.async_save)
+            Checkpoints(ctx, self.policy.engine, made_of, deepspeed.keep, deepspeed.async_save)
         )
         self.first, saved = self.checkpoints.resume() or (0, {"gates": {}, "best": {}})
         self.gates = _initial_gates(self.settings, ctx)

@@ -7,6 +7,7 @@ import torch
 
 from diagcot.jobs import Context
 from diagcot.training.checkpoint.checkpoint import Checkpoints
+from diagcot.training.checkpoint.origin import Origin
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.data.collator import Batch
 from diagcot.training.data.order import BatchOrder
@@ -25,16 +26,21 @@ def total_steps(settings: DeepSpeedSettings, order: BatchOrder) -> int:
 
 
 def train(
-    ctx: Context, engine: Engine, settings: DeepSpeedSettings, objective: TrainingObjective, validate_every: int | None
+    ctx: Context,
+    engine: Engine,
+    settings: DeepSpeedSettings,
+    objective: TrainingObjective,
+    origin: Origin,
+    validate_every: int | None,
 ) -> dict[str, Any] | None:
     """Train from the newest checkpoint to the last step; returns the final figures, None if stopped before. A collective.
 
-    Every step adds a line to `train.jsonl` in the workspace: loss, lr, grad_norm, tokens_per_s, mfu (where the GPU's peak
-    is known), memory_gb of rank 0, data_wait (share of the step that the ranks waited for their batches, 0 to 1),
-    seconds. Raises FloatingPointError if the loss is not finite.
+    origin: what the stage is made of; only its own checkpoints are continued. Every step adds a line to `train.jsonl` in the
+    workspace: loss, lr, grad_norm, tokens_per_s, mfu (where the GPU's peak is known), memory_gb of rank 0, data_wait (share
+    of the step that the ranks waited for their batches, 0 to 1), seconds. Raises FloatingPointError if the loss is not finite.
     """
     steps = total_steps(settings, objective.order)
-    with Checkpoints(ctx, engine, settings.keep, settings.async_save) as checkpoints:
+    with Checkpoints(ctx, engine, origin, settings.keep, settings.async_save) as checkpoints:
         first, final = checkpoints.resume() or (0, {"loss": math.nan})
         with (
             TrainingLog(ctx, first, steps, settings.wandb) as log,

@@ -14,8 +14,11 @@ from diagcot.jobs import Context
 from diagcot.jobs.testing import context
 from diagcot.training.checkpoint import shard
 from diagcot.training.checkpoint.checkpoint import Checkpoints
+from diagcot.training.checkpoint.origin import Origin
+from diagcot.training.config.settings import DeepSpeedSettings
 
 KEEP = 1
+ORIGIN = Origin(DeepSpeedSettings(steps=9), seed=7, data="samples", model="weights", code="")
 
 
 class Engine:
@@ -54,7 +57,7 @@ def run(root: Path) -> None:
     alone()
     engine: Any = Engine()
     # What is printed is the list of points.
-    with contextlib.redirect_stdout(None), Checkpoints(at(root), engine, KEEP) as checkpoints:
+    with contextlib.redirect_stdout(None), Checkpoints(at(root), engine, ORIGIN, KEEP) as checkpoints:
         first, _ = checkpoints.resume() or (0, {})
         for step in range(1, first + 1):
             (root / f"saved-{step}").mkdir(exist_ok=True)
@@ -71,7 +74,7 @@ def load(root: Path) -> tuple[int, float]:
     """Step and weights of the newest valid checkpoint."""
     alone()
     engine: Any = Engine()
-    with Checkpoints(at(root), engine, KEEP) as checkpoints:
+    with Checkpoints(at(root), engine, ORIGIN, KEEP) as checkpoints:
         found = checkpoints.resume()
     assert found is not None and found[1] == {"epoch": found[0]}
     return found[0], float(engine.weights[0])

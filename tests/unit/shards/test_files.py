@@ -56,6 +56,16 @@ def write(path: Path, studies: list[tuple[Study, list[Jpeg]]] = STUDIES) -> Path
     return path
 
 
+def test_the_fingerprint_follows_texts_and_images(tmp_path: Path) -> None:
+    own = Shard(write(tmp_path / "a.h5")).fingerprint
+    assert own == Shard(write(tmp_path / "b.h5")).fingerprint
+    study, jpegs = STUDIES[0]
+    text = [(replace(study, impression="Other."), jpegs), *STUDIES[1:]]
+    image = [(study, [Jpeg(jpegs[0].data + b"\0", 64, 64, True), *jpegs[1:]]), *STUDIES[1:]]
+    found = {Shard(write(tmp_path / f"{n}.h5", rows)).fingerprint for n, rows in enumerate((text, image))}
+    assert len({own, *found}) == 3
+
+
 SURROGATE = "no \ud800 effusion"
 
 
