@@ -82,20 +82,43 @@ def test_a_blank_image_lets_text_run_the_vision_tower_and_changes_nothing(family
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=1e-4)
 
 
-def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("trainable", [("vision", "merger", "language_model", "lm_head"), ("merger",), ("lora",)])
+def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any], trainable: tuple[Any, ...]) -> None:
+    """Equal gradients; the trained language model is computed twice, a frozen vision tower once and without gradients."""
+    import copy
+
     import torch
 
+    from diagcot.training.config.settings import FreezePolicy, LoraSettings
+    from diagcot.training.distributed import engine
     from diagcot.training.losses import language
+    from diagcot.training.models import freeze, lora
 
     vlm, collator = family
+    vlm = copy.deepcopy(vlm)
+    visual, layers = vlm.model.visual, vlm.model.language_model.layers
+    network = lora.add_adapter(vlm, LoraSettings(rank=2)) if trainable == ("lora",) else vlm
+    freeze.freeze(network, FreezePolicy(trainable=trainable))
+    calls = {"vision": 0, "language": 0}
+    through: list[bool] = []  # whether a gradient goes back through the tower
+
+    def count(name: str) -> Any:
+        return lambda *_: calls.update({name: calls[name] + 1})
+
+    visual.blocks[0].register_forward_pre_hook(count("vision"))
+    layers[0].register_forward_pre_hook(count("language"))
+    visual.patch_embed.register_forward_hook(lambda module, given, output: through.append(output.requires_grad))
     batch, found = collator([*images.samples(2), several(2)]), []
     for checkpointing in (False, True):
         if checkpointing:
-            vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            vlm.enable_input_require_grads()
-        vlm.zero_grad(set_to_none=True)
-        language.summed_loss(vlm(**language.model_inputs(batch)).logits, batch["labels"]).backward()
-        found.append([p.grad.clone() for p in vlm.parameters() if p.grad is not None])
-    vlm.gradient_checkpointing_disable()
+            engine.recompute_activations(network)
+        calls |= dict.fromkeys(calls, 0)
+        network.zero_grad(set_to_none=True)
+        language.summed_loss(network(**language.model_inputs(batch)).logits, batch["labels"]).backward()
+        found.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert len(found[0]) == sum(p.requires_grad for p in network.parameters())
     for plain, again in zip(*found, strict=True):
         torch.testing.assert_close(again, plain, atol=1e-4, rtol=1e-3)
+    tower = "vision" in trainable
+    assert (calls["language"], calls["vision"]) == (2, 2 if tower else 1)
+    assert through == [tower, tower]

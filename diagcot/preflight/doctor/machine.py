@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from diagcot.jobs.environment import drivers
 from diagcot.preflight.checks import lock_stamp
 from diagcot.preflight.finding import Finding, bad, good, note
 
@@ -66,16 +67,22 @@ def resources(root: Path) -> Iterator[Finding]:
         yield good("disk", f"{free:.0f} GB free under {root}")
 
 
-def gpus() -> Iterator[Finding]:
-    """The GPUs of this machine, and whether the environment can use them."""
+def gpus(root: Path) -> Iterator[Finding]:
+    """The GPUs of this machine, and whether the environment can use them: its lock needs a driver that is new enough."""
+    cuda = drivers.cuda_of(root / "locks" / "gpu.txt")
+    least, driver = drivers.least(cuda), drivers.loaded()
     lines = _output("nvidia-smi", "-L").splitlines() if shutil.which("nvidia-smi") else []
     names = [line.split(":", 1)[1].split("(")[0].strip() for line in lines if line.startswith("GPU ")]
-    if names and (lock_stamp() or "cpu").startswith("cpu"):
+    if names and driver and int(driver.partition(".")[0]) < least:
+        text = f"{len(names)} × {names[0]} with driver {driver}: locks/gpu.txt (CUDA {cuda}) needs {least} or newer"
+        yield note("GPUs", text, "use nodes with a newer driver; locks/cpu.txt needs none")
+    elif names and (lock_stamp() or "cpu").startswith("cpu"):
         yield note("GPUs", f"{len(names)} × {names[0]}, but the environment is for CPUs", "run `make env LOCK=gpu`")
     elif names:
-        yield good("GPUs", f"{len(names)} × {names[0]}")
+        yield good("GPUs", f"{len(names)} × {names[0]}, driver {driver}")
     else:
-        yield good("GPUs", "none on this machine; what runs here uses its cores")
+        text = f"none on this machine; what runs here uses its cores (locks/gpu.txt needs driver {least} or newer)"
+        yield good("GPUs", text)
 
 
 def outputs(folders: Sequence[Path]) -> Iterator[Finding]:

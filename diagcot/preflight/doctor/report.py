@@ -33,7 +33,7 @@ def findings(recipe: str, cluster: str) -> list[Finding]:
         machine.python,
         lambda: machine.environment(ROOT),
         lambda: machine.resources(Path.cwd()),
-        machine.gpus,
+        lambda: machine.gpus(ROOT),
         checks.java,
         lambda: checks.place(_scratch(cluster)),
         data.folders,

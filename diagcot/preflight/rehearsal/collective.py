@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from diagcot.jobs import Context
+from diagcot.jobs import Context, UserError
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage
 
@@ -23,12 +23,15 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
     import torch
     import torch.distributed as dist
 
-    from diagcot.training.distributed import rendezvous
+    from diagcot.training.distributed import process_group, rendezvous
 
-    on_gpu = bool(ctx.gpus and torch.cuda.is_available())
-    where = torch.device("cpu")
+    try:
+        where = process_group.device(ctx)
+    except UserError as error:
+        yield bad("collective", str(error), "training would stop there too")
+        return
+    on_gpu = where.type == "cuda"
     if on_gpu:
-        where = torch.device("cuda", ctx.local_rank if torch.cuda.device_count() > ctx.local_rank else 0)
         torch.cuda.set_device(where)
     backend = "nccl" if on_gpu else "gloo"
     began = time.monotonic()

@@ -118,9 +118,7 @@ def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context
     process_group.connect(ctx)
     device = process_group.device(ctx)
     if settings.gradient_checkpointing:
-        network: Any = getattr(model, "vlm", model)
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        network.enable_input_require_grads()
+        recompute_activations(model)
     if settings.stage == 2:
         model.to(device)
     optimizer = torch.optim.AdamW(
@@ -136,6 +134,17 @@ def initialize(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context
         config=config(settings, ctx.world_size),
     )[0]
     return engine
+
+
+def recompute_activations(model: torch.nn.Module) -> None:
+    """Let the backward pass compute activations again instead of keeping them (gradient checkpointing).
+
+    A frozen vision tower is neither computed again nor passed through. transformers asks for gradients at the text's and at
+    the patches' embedding, which checkpoints without reentrance do not need.
+    """
+    network: Any = getattr(model, "vlm", model)
+    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    network.disable_input_require_grads()
 
 
 def frozen(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context) -> Any:

@@ -1,4 +1,4 @@
-"""The process group of a stage: NCCL on GPUs, gloo on a CPU, and small exchanges between the ranks' hosts."""
+"""The process group of a stage and the device of a rank: NCCL on GPUs, gloo on a CPU, exchanges between the ranks' hosts."""
 
 import contextlib
 import gc
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from diagcot.jobs import UserError
+from diagcot.jobs.environment import drivers
 from diagcot.jobs.execution.context import Context
 from diagcot.training.distributed import library_setup
 
@@ -28,11 +30,72 @@ _groups = _Groups()
 
 
 def device(ctx: Context) -> torch.device:
-    """This rank's device."""
-    if not (torch.cuda.is_available() and ctx.gpus):
+    """This rank's device: the CPU for a job without GPUs.
+
+    A site may show a rank all GPUs of the job on its node, or only the rank's own (`--gpus-per-task`, `--gpu-bind`), by
+    number, by uuid or as MIG instances. Raises UserError with the reason if the job has GPUs that cannot be used: training
+    on the CPU instead would take weeks without a word.
+    """
+    if not ctx.gpus:
         return torch.device("cpu")
-    # Slurm may show a rank all GPUs of its node, or only its own.
-    return torch.device("cuda", ctx.local_rank if torch.cuda.device_count() > ctx.local_rank else 0)
+    if torch.version.cuda is None and torch.version.hip is None:
+        if drivers.loaded():
+            raise UserError(
+                "this job has GPUs, but its environment is for CPUs: run `make env LOCK=gpu`, and submit again; or set"
+                " `gpus: 0` for this size in the cluster file"
+            )
+        return torch.device("cpu")  # simulated GPUs, as the tests' Slurm has
+    _show_own_mig(ctx)
+    if not torch.cuda.is_available():
+        raise UserError(f"this job has GPUs, but torch cannot use them on {os.uname().nodename}: {_why_unusable()}")
+    visible, wanted = torch.cuda.device_count(), ctx.gpus * ctx.local_world_size
+    if visible >= wanted:
+        return torch.device("cuda", ctx.local_rank * ctx.gpus)
+    if visible == ctx.gpus:
+        return torch.device("cuda", 0)
+    raise UserError(
+        f"rank {ctx.rank} sees {visible} GPUs on {os.uname().nodename}, and can tell its own neither among the"
+        f" {wanted} of the node nor as its {ctx.gpus}: let Slurm bind none (`--gpu-bind=none`) or one task's each"
+        " (`--gpu-bind=single:1`) in the cluster file, and see CUDA_VISIBLE_DEVICES in a job"
+    )
+
+
+def _show_own_mig(ctx: Context) -> None:
+    """Show this process its own MIG instance: CUDA uses only the first that is named. Before CUDA is initialised."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if len(names) > 1 and names[0].startswith("MIG-") and len(names) >= ctx.gpus * ctx.local_world_size:
+        first = ctx.local_rank * ctx.gpus
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[first : first + ctx.gpus])
+
+
+def _why_unusable() -> str:
+    """Why torch sees no GPU, in one sentence, and what to do."""
+    try:
+        torch.cuda.init()
+        reason = "it sees none"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    driver, cuda = drivers.loaded(), torch.version.cuda or ""
+    if cuda and driver and int(driver.partition(".")[0]) < drivers.least(cuda):
+        return (
+            f"its driver {driver} is too old for CUDA {cuda}, which needs {drivers.least(cuda)} or newer ({reason}); use"
+            " nodes with a newer driver"
+        )
+    return (
+        f"{reason} (driver {driver or 'not loaded'}, CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')});"
+        " run `nvidia-smi` in a job: does the job's cgroup give it the devices?"
+    )
+
+
+def rank_variables(ctx: Context, own_device: torch.device) -> dict[str, str]:
+    """The variables by which torch.distributed and DeepSpeed know this rank."""
+    return {
+        "RANK": str(ctx.rank),
+        "WORLD_SIZE": str(ctx.world_size),
+        # DeepSpeed takes it for the number of the device (runtime/engine.py: _set_distributed_vars).
+        "LOCAL_RANK": str(ctx.local_rank if own_device.index is None else own_device.index),
+        "LOCAL_SIZE": str(ctx.local_world_size),
+    }
 
 
 def connect(ctx: Context) -> None:
@@ -44,12 +107,7 @@ def connect(ctx: Context) -> None:
         return
     own_device = device(ctx)
     torch.manual_seed(ctx.seed)  # equal on all ranks: the initial adapter must not depend on the process
-    os.environ |= {
-        "RANK": str(ctx.rank),
-        "WORLD_SIZE": str(ctx.world_size),
-        "LOCAL_RANK": str(ctx.local_rank),
-        "LOCAL_SIZE": str(ctx.local_world_size),
-    }
+    os.environ |= rank_variables(ctx, own_device)
     if own_device.type == "cuda":
         torch.cuda.set_device(own_device)
     else:

@@ -50,6 +50,23 @@ def test_a_temporary_folder_with_a_long_path_is_passed_over(monkeypatch: pytest.
     assert "/tmp is used instead" in long.text and "TMPDIR" in long.remedy and "in /tmp" in found.text
 
 
+def test_a_driver_that_is_too_old_for_the_lock_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-1)\n"
+    monkeypatch.setattr(machine, "_output", lambda *_: listed)
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine, "lock_stamp", lambda: "gpu 1")
+    found = {}
+    for version in ("550.54.15", "580.65.06"):
+        monkeypatch.setattr(machine.drivers, "loaded", lambda version=version: version)
+        (found[version],) = machine.gpus(REPO)
+    old, new = found.values()
+    assert old.level == "note" and "driver 550.54.15" in old.text and "needs 580 or newer" in old.text
+    assert new.level == "good" and new.text.endswith("driver 580.65.06")
+    listed = ""
+    (without,) = machine.gpus(REPO)
+    assert without.level == "good" and "driver 580 or newer" in without.text
+
+
 def test_open_folders_are_reported(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir(mode=0o700)
     assert levels(machine.outputs([tmp_path / "logs", tmp_path / "not" / "yet"])) == ["good"]
