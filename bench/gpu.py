@@ -163,7 +163,6 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901,
     policy = step == "grpo"
     load = cost.Workload(
         _visual(name), TEXT, LEARNED, 1, scoring_passes=2 * policy, reference=policy,
-        logit_bytes=cost.POLICY_BYTES if policy else cost.CROSS_ENTROPY_BYTES,
     )  # fmt: skip
 
     def settings(offload: bool) -> DeepSpeedSettings:
@@ -203,7 +202,7 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901,
     trained = engine.initialize(
         contrastive.Aligner(network, 0.07) if step == "align" else network, deepspeed, ctx, warm + timed
     )
-    reference = built().requires_grad_(False).eval() if step == "grpo" else None
+    reference = engine.frozen(built(), engine.divided(deepspeed, ctx), ctx) if step == "grpo" else None
     batch = _batch(name, micro, where)
     objective = _objective(step, name, batch, trained, reference)
     if card:
@@ -261,13 +260,13 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     """The loss of one pass, made of the stage's own parts."""
     import torch
 
-    from diagcot.training.losses import contrastive, language
+    from diagcot.training.losses import contrastive, language, logprobs
     from diagcot.training.rl import objective
 
     inputs, micro = language.model_inputs(batch), len(batch["input_ids"])
 
     def sft() -> Any:
-        return language.summed_loss(trained(**inputs).logits, batch["labels"]) / (micro * LEARNED)
+        return language.summed_loss(trained, inputs, batch["labels"]) / (micro * LEARNED)
 
     width = SHAPES[name]["text_config"]["hidden_size"]
     reports = torch.nn.functional.normalize(torch.randn(micro, width), dim=-1).to(batch["labels"].device)
@@ -282,7 +281,7 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
     advantage = torch.linspace(-1, 1, micro + 1, device=targets.device)[1:]
 
     def scores(network: Any) -> Any:
-        return objective.logprobs(network(**inputs).logits[:, :-1], targets, 1.0, ())[0]
+        return logprobs.forward(network, inputs, targets)[0]
 
     def grpo() -> Any:
         with torch.no_grad():

@@ -6,7 +6,7 @@ from typing import Any
 from diagcot.jobs import UserError
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.settings import SftSettings
-from diagcot.training.cost import POLICY_BYTES, VALUE_BYTES, Estimate, Workload, weights_storage
+from diagcot.training.cost import Estimate, Workload, weights_storage
 from diagcot.training.reward_models import missing
 from launchers import model_size
 from launchers.inputs import one_training
@@ -15,7 +15,6 @@ from launchers.stage_kind import ChainView, Stage, StageKind
 PROMPT_TOKENS = 100  # text of a prompt
 LAYOUT_KINDS = ("filter", "questions", "synthetic-sft")  # whose samples answer in the layout that rewards ask for
 LOW_TEMPERATURE = 0.5  # below it most answers of a group are the same
-LARGE_REFERENCE = 10e9  # bytes of a reference model that a plan mentions
 
 
 def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
@@ -35,8 +34,8 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
 
 
 def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
-    """What a plan shows of a stage that will learn little, or that keeps much in memory."""
-    return [f"{stage.name}: {line}" for line in (*_learning_notes(stage, chain), *_memory_notes(stage, chain))]
+    """What a plan shows of a stage that will learn little."""
+    return [f"{stage.name}: {line}" for line in _learning_notes(stage, chain)]
 
 
 def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
@@ -75,22 +74,6 @@ def _taught(stage: Stage[Any], chain: ChainView) -> bool:
     return False
 
 
-def _memory_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
-    settings = stage.settings
-    if not settings.kl_coef or settings.deepspeed.stage == 3 or not chain.resources(stage.name).gpus:
-        return
-    try:
-        shape = model_size.shape(stage, chain)
-    except UserError:  # `check` reports it
-        return
-    size = sum(shape.counts.values()) * VALUE_BYTES[settings.deepspeed.precision] if shape else 0
-    if size > LARGE_REFERENCE:
-        yield (
-            f"kl_coef {settings.kl_coef:g} keeps a reference model of {size / 1e9:.0f} GB on every GPU beside the policy;"
-            " `deepspeed: {stage: 3}` divides both among the GPUs"
-        )
-
-
 def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
     """Bytes of the weights, of the best ones and of the checkpoints that are kept; None if the model is not known."""
     settings, shape = stage.settings, model_size.shape(stage, chain)
@@ -116,7 +99,6 @@ def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
         steps * rollouts if steps else None,
         scoring_passes=(settings.updates > 1) + reference,
         reference=reference,
-        logit_bytes=POLICY_BYTES,
     )
     return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load)
 

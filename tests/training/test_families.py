@@ -55,7 +55,7 @@ def test_aligner_sees_what_the_model_sees(family: tuple[Any, Any]) -> None:
         embeddings, _, loss = contrastive.Aligner(vlm, 0.07)(batch, "images and language")
         assert embeddings.shape == (3, 64) and torch.allclose(embeddings.norm(dim=-1), torch.ones(3))
         alone = contrastive.Aligner(vlm, 0.07)(collator([several(3)]), "images").embeddings
-        plain = language.summed_loss(vlm(**language.model_inputs(batch)).logits, batch["labels"])
+        plain = language.summed_loss(vlm, language.model_inputs(batch), batch["labels"])
     torch.testing.assert_close(embeddings[2:], alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(loss, plain, atol=1e-3, rtol=1e-5)
 
@@ -72,7 +72,7 @@ def test_a_blank_image_lets_text_run_the_vision_tower_and_changes_nothing(family
             [TEXT, replace(TEXT, id="u", messages=(*TEXT.messages, ("user", "So?"), ("assistant", "x .")))]
         )
         vlm.zero_grad(set_to_none=True)
-        loss = language.summed_loss(vlm(**language.model_inputs(batch)).logits, batch["labels"])
+        loss = language.summed_loss(vlm, language.model_inputs(batch), batch["labels"])
         loss.backward()
         found.append((float(loss.detach()), vlm.model.language_model.embed_tokens.weight.grad.clone()))
         parts = [parameter.grad for parameter in vlm.model.visual.parameters()]
@@ -114,7 +114,7 @@ def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any], train
             engine.recompute_activations(network)
         calls |= dict.fromkeys(calls, 0)
         network.zero_grad(set_to_none=True)
-        language.summed_loss(network(**language.model_inputs(batch)).logits, batch["labels"]).backward()
+        language.summed_loss(network, language.model_inputs(batch), batch["labels"]).backward()
         found.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
     assert len(found[0]) == sum(p.requires_grad for p in network.parameters())
     for plain, again in zip(*found, strict=True):

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from diagcot.training.rl.objective import Objective, advantages, aggregate, divisor, logprobs, token_losses
+from diagcot.training.losses import logprobs
+from diagcot.training.rl.objective import Objective, advantages, aggregate, divisor, token_losses
 
 pytestmark = pytest.mark.heavy
 
@@ -92,8 +93,8 @@ def test_loss_and_gradients_equal_trls(case: str, trainer_of: Any) -> None:
     def policy() -> torch.Tensor:
         ids = torch.cat([prompt, completion], 1)
         seen = torch.cat([torch.ones_like(prompt), mask.long()], 1)
-        logits = trainer.model(input_ids=ids, attention_mask=seen).logits[:, -LIMIT - 1 : -1]
-        return logprobs(logits, completion, 0.9, ())[0]
+        inputs = {"input_ids": ids, "attention_mask": seen, "logits_to_keep": LIMIT + 1}
+        return logprobs.forward(trainer.model, inputs, completion, 0.9)[0]
 
     now = policy().detach()
     old, reference, engine = (now + spread * torch.randn(6, LIMIT) for spread in (0.25, 0.3, 0.2))

@@ -39,7 +39,7 @@ def test_model_directory_gives_the_trained_loss(undisturbed: Job, training_root:
     assert len(data.validation) == 6 and not {s.study for s in data.train} & {s.study for s in data.validation}
     batch = collator(data.validation)
     with torch.no_grad():
-        loss = language.summed_loss(network(**language.model_inputs(batch)).logits, batch["labels"])
+        loss = language.summed_loss(network, language.model_inputs(batch), batch["labels"])
     targets = int((batch["labels"][:, 1:] != language.IGNORED).sum())
     assert float(loss) / targets == pytest.approx(undisturbed.rows()[-1]["validation_loss"], rel=1e-4)
 

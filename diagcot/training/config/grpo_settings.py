@@ -113,7 +113,7 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
     kl_coef: float = Field(
         0.05,
         ge=0,
-        description="Weight of the KL term (k3) in the loss; above 0 every GPU holds a reference model (ZeRO-3: its part).",
+        description="Weight of the KL term (k3) in the loss; above 0 the GPUs share a reference model, each holding its part.",
     )
     ratio_clipping: ClipSettings = Field(ClipSettings(), description="Bounds of the policy ratio.")
     ratio: Literal["token", "sequence"] = Field(

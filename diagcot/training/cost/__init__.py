@@ -10,15 +10,15 @@ from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES, peak_fl
 from diagcot.training.cost.memory import BASE_BYTES, GpuMemory, gpu_memory
 from diagcot.training.cost.shape import ModelShape, parse_config, shape_of
 from diagcot.training.cost.storage import model_storage, training_storage, weights_storage
-from diagcot.training.cost.workload import CROSS_ENTROPY_BYTES, POLICY_BYTES, Workload
+from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
 
 __all__ = [
     "BASE_BYTES",
-    "CROSS_ENTROPY_BYTES",
+    "CHUNK_TOKENS",
     "HIGH_UTILISATION",
+    "LOGIT_BYTES",
     "LOW_UTILISATION",
     "OPTIMIZER_BYTES",
-    "POLICY_BYTES",
     "VALUE_BYTES",
     "Estimate",
     "GpuMemory",

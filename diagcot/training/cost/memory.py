@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
 from diagcot.training.cost.shape import PATCHES_PER_TOKEN, ModelShape
-from diagcot.training.cost.workload import Workload
+from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
 
 BASE_BYTES = 3e9  # CUDA context, NCCL, DeepSpeed's buckets, fragmentation
 
@@ -15,11 +15,11 @@ class GpuMemory:
     """Bytes on the fullest GPU, by what takes them."""
 
     weights: float  # of the trained model; with ZeRO-3 this GPU's part and the layers that are gathered
-    reference: float  # of the frozen copy that GRPO's KL term needs, divided like the weights
+    reference: float  # of the frozen copy that GRPO's KL term needs, divided among the GPUs
     gradients: float
     optimizer: float
     activations: float
-    logits: float
+    logits: float  # of one chunk of tokens, and the gradient of a trained output head
     base: float = BASE_BYTES
 
     @property
@@ -40,16 +40,16 @@ def gpu_memory(
     whole = sum(shape.counts.values())
     trained = sum(count for name, count in shape.counts.items() if name in trainable) + adapter
 
-    def states(parameters: int) -> float:
-        return _divided_weights(shape, parameters, settings, ranks) if settings.stage == 3 else parameters * size
+    def states(parameters: int, divided: bool) -> float:
+        return _divided_weights(shape, parameters, settings, ranks) if divided else parameters * size
 
     return GpuMemory(
-        weights=states(whole + adapter),
-        reference=states(whole) if load.reference else 0.0,
+        weights=states(whole + adapter, settings.stage == 3),
+        reference=states(whole, settings.stage == 3 or ranks > 1) if load.reference else 0.0,
         gradients=trained * size / ranks,
         optimizer=0.0 if settings.offload else trained * OPTIMIZER_BYTES / ranks,
         activations=_activations(shape, trainable, settings, load) * size,
-        logits=settings.micro_batch * load.learned_tokens * shape.vocabulary * _logit_bytes(load, size),
+        logits=_logits(shape, trainable, settings, load),
     )
 
 
@@ -73,6 +73,9 @@ def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSett
     return settings.micro_batch * (load.tokens * kept + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
 
 
-def _logit_bytes(load: Workload, size: int) -> int:
-    """Peak bytes of one logit; `logit_bytes` is for bf16, whose logits and their gradient take half of fp32's."""
-    return load.logit_bytes + (size - VALUE_BYTES["bf16"])
+def _logits(shape: ModelShape, trainable: set[str], settings: DeepSpeedSettings, load: Workload) -> float:
+    """Logits of one chunk of tokens; where the output head trains, also the sum of its gradient in float32 and a part."""
+    tokens = min(CHUNK_TOKENS, settings.micro_batch * load.learned_tokens)
+    head = "language_model" if shape.tied else "lm_head"
+    gradient = shape.vocabulary * shape.hidden * (4 + VALUE_BYTES[settings.precision]) if head in trainable else 0
+    return tokens * shape.vocabulary * LOGIT_BYTES + gradient

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-CROSS_ENTROPY_BYTES, POLICY_BYTES = 12, 20
-"""Peak bytes of one logit, its copies and gradients: of the supervised loss, and of the log-probabilities that GRPO's
-objective needs (a second fp32 copy without the banned tokens, a third divided by the temperature)."""
+CHUNK_TOKENS = 256
+"""Tokens of a pass whose logits exist at the same time (`diagcot.training.losses.logprobs`)."""
+LOGIT_BYTES = 8
+"""Peak bytes of one logit: float32, and its exponential beside it."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,7 @@ class Workload:
     learned_tokens: int  # of the text tokens, those whose logits are computed
     sequences: int | None = None  # of the whole stage; None if that is not known beforehand
     scoring_passes: int = 0  # passes without gradients for each pass with them, as for GRPO's old and reference policy
-    reference: bool = False  # a frozen copy of the model, whole on every GPU or with ZeRO-3 divided
-    logit_bytes: int = CROSS_ENTROPY_BYTES
+    reference: bool = False  # a frozen copy of the model, divided among the GPUs
 
     @property
     def tokens(self) -> int:

@@ -147,26 +147,26 @@ def recompute_activations(model: torch.nn.Module) -> None:
     network.disable_input_require_grads()
 
 
-def frozen(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context) -> Any:
-    """`model` for passes without gradients: whole on this rank's device, or with ZeRO-3 divided among the ranks.
+def divided(settings: DeepSpeedSettings, ctx: Context) -> DeepSpeedSettings:
+    """The settings of a model without gradients: ZeRO-3 on several ranks, whatever divides the trained one."""
+    return settings.model_copy(update={"stage": 3 if ctx.world_size > 1 else settings.stage})
 
-    With ZeRO-3 creating it and every pass are collectives.
+
+def frozen(model: torch.nn.Module, settings: DeepSpeedSettings, ctx: Context) -> Any:
+    """`model` for passes without gradients, loaded and divided by `divided` settings. On one rank: whole on its device.
+
+    On several ranks creating it and every pass are collectives.
     """
     model.requires_grad_(False).eval()
     if settings.stage == 2:
         return model.to(process_group.device(ctx))
     import deepspeed
 
-    engine: Engine = deepspeed.initialize(model=model, config=_frozen_config(settings, ctx.world_size))[0]
+    whole = config(settings, ctx.world_size)
+    whole["zero_optimization"].pop("offload_optimizer", None)
+    engine: Engine = deepspeed.initialize(model=model, config=whole)[0]
     engine.eval()
     return engine
-
-
-def _frozen_config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of a model that has no optimiser."""
-    whole = config(settings, world_size)
-    whole["zero_optimization"].pop("offload_optimizer", None)
-    return whole
 
 
 def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:

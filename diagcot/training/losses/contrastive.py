@@ -62,8 +62,8 @@ class Aligner(nn.Module):
         if outputs == "images":
             return AlignerOutput(embeddings, scale)
         inputs = {name: value for name, value in model_inputs(batch).items() if name != "pixel_values"}
-        logits = network(**inputs, mm_encoder_outputs={"image": visual}).logits
-        return AlignerOutput(embeddings, scale, summed_loss(logits, batch["labels"]))
+        inputs["mm_encoder_outputs"] = {"image": visual}
+        return AlignerOutput(embeddings, scale, summed_loss(network, inputs, batch["labels"]))
 
     @property
     def width(self) -> int:

@@ -1,15 +1,15 @@
 """The causal language-model loss over the assistant's tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.data.collator import IGNORED, Batch, Collator
 from diagcot.training.distributed import process_group
+from diagcot.training.losses import logprobs
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
 
@@ -25,15 +25,14 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     return {**inputs, "logits_to_keep": batch["labels"].shape[1] - first + 1}
 
 
-def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum of the negative log-likelihood over the learned tokens, a scalar in nats.
+def summed_loss(network: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """Sum of the negative log-likelihood over the learned tokens of a forward pass, a scalar in nats.
 
-    logits (samples, kept, vocabulary) of the last `kept` positions, labels (samples, tokens).
+    inputs: those of the pass, with `logits_to_keep`. labels (samples, tokens).
     """
-    targets = labels[:, 1:][:, -(logits.shape[1] - 1) :]
-    return functional.cross_entropy(
-        logits[:, :-1].float().reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
-    )
+    targets = labels[:, 1:][:, -(inputs["logits_to_keep"] - 1) :]
+    sampled, _ = logprobs.forward(network, inputs, targets.clamp(min=0))
+    return -torch.where(targets != IGNORED, sampled, 0.0).sum()
 
 
 def learned_tokens(batch: Batch) -> float:
@@ -55,7 +54,7 @@ def held_out_loss(
         start = (index * ctx.world_size + ctx.rank) * micro_batch
         own = samples[start : start + micro_batch]
         batch = {name: value.to(device) for name, value in collator(own or samples[:1]).items()}
-        loss = summed_loss(model(**model_inputs(batch)).logits, batch["labels"])
+        loss = summed_loss(model, model_inputs(batch), batch["labels"])
         if own:
             total += float(loss)
             tokens += learned_tokens(batch)

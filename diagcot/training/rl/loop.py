@@ -244,7 +244,7 @@ class GrpoLoop:
     def _count(self, updates: Sequence[Sequence[MicroBatch]]) -> None:
         for batches in updates:
             for batch in batches:
-                self.timer.count(batch.inputs)
+                self.timer.count(batch.sizes)
 
     def _save(self, completed: int) -> None:
         gates = process_group.broadcast({name: gate.state() for name, gate in self.gates.items()})

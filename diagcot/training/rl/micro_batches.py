@@ -1,7 +1,7 @@
 """Rollouts as forward passes: prompts as training sees them, checked against the servers', and padded batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from diagcot.training.losses import language
 from diagcot.training.rl.rollout import Rollout
 
 _VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+_SIZES = ("attention_mask", "image_grid_thw", "logits_to_keep")
 
 
 def vision_tokens(tokenizer: Any) -> list[int]:
@@ -30,6 +32,7 @@ class MicroBatch:
     tokens (B, T). mask (B, T): 1 for tokens of the rollout. advantage (B,). cut (B,): whether it ended
     at max_tokens. rollout: the server's log-probabilities.
     old: those before the first update of the step; None where the step has only one. reference: the frozen model's.
+    sizes: the inputs that say how much work the pass is, in host memory, so that counting waits for no device.
     """
 
     inputs: dict[str, Any]
@@ -40,6 +43,12 @@ class MicroBatch:
     rollout: torch.Tensor
     old: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The pass on `device`; `sizes` stays where it is."""
+        moved = {name: _moved(value, device) for name, value in vars(self).items() if name not in ("inputs", "sizes")}
+        return replace(self, **moved, inputs={name: _moved(value, device) for name, value in self.inputs.items()})
 
 
 class MicroBatcher:
@@ -104,16 +113,26 @@ class MicroBatcher:
             labels = ids.clone()
             labels[: len(prompt)] = IGNORED
             encoded.append(EncodedSample(ids, labels))
-        batch = {name: value.to(self._device) for name, value in self.collator.pad(encoded, prompts).items()}
+        batch = self.collator.pad(encoded, prompts)
         inputs = language.model_inputs(batch)
         targets = batch["labels"][:, 1:][:, -(inputs["logits_to_keep"] - 1) :]
         mask = targets != IGNORED
-        drawn = torch.zeros(mask.shape, device=self._device)
-        values = [value for rollout in rollouts for value in rollout.logprobs]
-        drawn[mask] = torch.tensor(values, device=self._device)
-        advantage = torch.tensor(advantages, device=self._device)
-        cut = torch.tensor([rollout.cut for rollout in rollouts], device=self._device)
-        return MicroBatch(inputs, targets.clamp(min=0), mask.float(), advantage, cut, drawn)
+        drawn = torch.zeros(mask.shape)
+        drawn[mask] = torch.tensor([value for rollout in rollouts for value in rollout.logprobs])
+        made = MicroBatch(
+            inputs,
+            targets.clamp(min=0),
+            mask.float(),
+            torch.tensor(advantages),
+            torch.tensor([rollout.cut for rollout in rollouts]),
+            drawn,
+            sizes={name: inputs[name] for name in _SIZES if name in inputs},
+        )
+        return made.to(self._device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def _collapsed(ids: Sequence[int], vision: Sequence[int]) -> list[int]:

@@ -8,8 +8,7 @@ et al. 2025, arXiv:2503.20783), and the capped importance weight for rollouts of
 "Your efficient RL framework secretly brings you off-policy RL training"). DiagCoT trains with EasyR1, whose formulas these
 are (verl/trainer/core_algos.py).
 
-Shapes: B sequences, T response tokens, V vocabulary entries. Log-probabilities are in nats. Logits come in any float
-type and are reduced in float32.
+Shapes: B sequences, T response tokens. Log-probabilities are in nats (`diagcot.training.losses.logprobs`).
 """
 
 from collections.abc import Sequence
@@ -44,25 +43,6 @@ def advantages(rewards: Tensor, normalize: bool = True) -> Tensor:
 def overlong_penalty(length: int, limit: int, margin: int) -> float:
     """DAPO's penalty of a rollout's length in tokens: 0 up to limit - margin, then linear down to -1 at the limit."""
     return -max(0.0, length - (limit - margin)) / margin if margin else 0.0
-
-
-def logprobs(logits: Tensor, tokens: Tensor, temperature: float, banned: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` (B, T) under `logits` (B, T, V): (sampled, raw), each (B, T).
-
-    `sampled` is the distribution that rollouts are drawn from, which the objective needs: the banned ids masked,
-    logits divided by `temperature`. `raw` (no gradient) is the model's own distribution, which is what vLLM reports in
-    its default `raw_logprobs` mode, before bias and temperature: policy and servers are compared on it.
-    """
-    logits = logits.float()
-    chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
-        raw = chosen - logits.logsumexp(-1)
-    if banned:
-        mask = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        mask[list(banned)] = True
-        logits = logits.masked_fill(mask, float("-inf"))
-    sampled = chosen / temperature - (logits / temperature).logsumexp(-1)
-    return sampled, raw
 
 
 @dataclass(frozen=True)

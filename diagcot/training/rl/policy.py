@@ -13,9 +13,10 @@ from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import engine, process_group
+from diagcot.training.losses import logprobs
 from diagcot.training.models import freeze, model
 from diagcot.training.rl.micro_batches import MicroBatch, MicroBatcher
-from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, logprobs, ratios, token_losses, uncut
+from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, ratios, token_losses, uncut
 from diagcot.training.rl.rollout import Rollout
 
 _SUMS = ("gap", "kl", "entropy", "clipped", "capped")  # figures that are means over an update's tokens
@@ -42,18 +43,18 @@ class Policy:
         longest = settings.server.max_model_len
         collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb)
         self.batcher = MicroBatcher(collator, settings.deepspeed, ctx)
+        self._banned = torch.tensor(self.batcher.banned, device=process_group.device(ctx))
         self.engine = engine.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
         self.reference = None
         if settings.kl_coef > 0:
-            zero3 = engine.zero3_config(settings.deepspeed, ctx)
-            reference = model.load(base, settings.deepspeed.precision, zero3)
-            self.reference = engine.frozen(reference, settings.deepspeed, ctx)
+            divided = engine.divided(settings.deepspeed, ctx)
+            reference = model.load(base, divided.precision, engine.zero3_config(divided, ctx))
+            self.reference = engine.frozen(reference, divided, ctx)
 
     def _logprobs(self, network: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(sampled, raw), see `objective.logprobs`; 0 outside the mask."""
-        logits = network(**batch.inputs).logits[:, :-1]
-        sampled, raw = logprobs(logits, batch.tokens, self.settings.temperature, self.batcher.banned)
-        # Padding may name a banned id; its -inf must not reach a product with the mask.
+        """(sampled, raw), see `logprobs.forward`; 0 outside the mask."""
+        sampled, raw = logprobs.forward(network, batch.inputs, batch.tokens, self.settings.temperature, self._banned)
+        # Padding may name a banned id, whose value must not reach a product with the mask.
         return torch.where(batch.mask > 0, sampled, 0.0), torch.where(batch.mask > 0, raw, 0.0)
 
     @torch.no_grad()
@@ -63,18 +64,17 @@ class Policy:
         batch = self.batcher.micro_batch(samples, [rollouts[self.ctx.rank]], [0.0])
         _, raw = self._logprobs(self.engine, batch)
         self.engine.train()
-        return _mean_gap(float(_gap(batch, raw)), float(batch.mask.sum()))
+        return _mean_gap(_gap(batch, raw), batch.mask.sum())
 
     @torch.no_grad()
     def score_before_updates(self, batches: Sequence[MicroBatch]) -> float:
         """Fill `old` and `reference` of the passes before the first of several updates; returns the gap. A collective."""
-        total = tokens = 0.0
+        total = tokens = torch.zeros((), dtype=torch.float64, device=batches[0].mask.device)
         for batch in batches:
             batch.old, raw = self._logprobs(self.engine, batch)
             if self.reference is not None:
                 batch.reference, _ = self._logprobs(self.reference, batch)
-            total += float(_gap(batch, raw))
-            tokens += float(batch.mask.sum())
+            total, tokens = total + _gap(batch, raw), tokens + batch.mask.sum()
         return _mean_gap(total, tokens)
 
     def update(self, batches: Sequence[MicroBatch], rollouts: Sequence[Rollout], max_gap: float) -> dict[str, float]:
@@ -90,7 +90,8 @@ class Policy:
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
         passes = self.ctx.world_size * len(batches)  # DeepSpeed divides by both; `aggregate` gives a share of the loss
         divided_by = divisor(lengths, settings.loss_aggregation, settings.max_tokens)
-        sums = torch.zeros(1 + len(_SUMS), dtype=torch.float64)
+        # On the device until the last pass: reading a value would make the host wait for the device at every pass.
+        sums = torch.zeros(1 + len(_SUMS), dtype=torch.float64, device=batches[0].mask.device)
         figures: dict[str, float] = {}
         for index, batch in enumerate(batches):
             policy, raw = self._logprobs(self.engine, batch)
@@ -102,22 +103,22 @@ class Policy:
             learned = uncut(batch.mask, batch.cut) if settings.mask_cut else batch.mask
             loss = aggregate(losses, learned, settings.loss_aggregation, divided_by)
             self.engine.backward(loss * passes)
-            sums += self._sums(batch, policy.detach(), raw, old, float(loss.detach()))
+            sums += self._sums(batch, policy.detach(), raw, old, loss.detach())
             if index == len(batches) - 1:
                 figures = self._checked(process_group.sum_values(sums.tolist()), tokens, max_gap)
             self.engine.step()
         return {**figures, "grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
 
     def _sums(
-        self, batch: MicroBatch, policy: torch.Tensor, raw: torch.Tensor, old: torch.Tensor, loss: float
+        self, batch: MicroBatch, policy: torch.Tensor, raw: torch.Tensor, old: torch.Tensor, loss: torch.Tensor
     ) -> torch.Tensor:
         """The loss, and each of _SUMS summed over the pass's tokens."""
         ratio = ratios(policy, old, batch.mask, self.objective.ratio)
         outside = (ratio > 1 + self.objective.high) | (ratio < 1 - self.objective.low)
         capped = (old - batch.rollout).exp() > (self.objective.importance_cap or math.inf)
         kl = torch.zeros_like(batch.mask) if batch.reference is None else k3(old, batch.reference)
-        sums = [float((values * batch.mask).sum()) for values in (kl, -old, outside, capped)]
-        return torch.tensor([loss, float(_gap(batch, raw)), *sums], dtype=torch.float64)
+        sums = [(values * batch.mask).sum() for values in (kl, -old, outside, capped)]
+        return torch.stack([loss, _gap(batch, raw), *sums])
 
     def _checked(self, sums: Sequence[float], tokens: int, max_gap: float) -> dict[str, float]:
         figures = {"loss": sums[0], **{name: value / tokens for name, value in zip(_SUMS, sums[1:], strict=True)}}
@@ -156,6 +157,6 @@ def _gap(batch: MicroBatch, raw: torch.Tensor) -> torch.Tensor:
     return ((raw - batch.rollout).abs() * batch.mask).sum()
 
 
-def _mean_gap(total: float, tokens: float) -> float:
-    gap, count = process_group.sum_values([total, tokens])
+def _mean_gap(total: torch.Tensor, tokens: torch.Tensor) -> float:
+    gap, count = process_group.sum_values(torch.stack([total, tokens]).tolist())
     return gap / count

@@ -68,7 +68,7 @@ class LanguageObjective(TrainingObjective):
 
     def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
         """See `TrainingObjective.loss`."""
-        return language.summed_loss(engine(**language.model_inputs(batch)).logits, batch["labels"]) * batch["share"]
+        return language.summed_loss(engine, language.model_inputs(batch), batch["labels"]) * batch["share"]
 
     def validate(self, engine: Engine) -> dict[str, float]:
         """Loss on the held-out samples. A collective."""
