@@ -77,10 +77,12 @@ def _taught(stage: Stage[Any], chain: ChainView) -> bool:
 def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
     """Bytes of the weights, of the best ones and of the checkpoints that are kept; None if the model is not known."""
     settings, shape = stage.settings, model_size.shape(stage, chain)
-    total = model_size.training_bytes(stage, chain, settings, settings.deepspeed)
+    total = model_size.training_bytes(stage, chain, settings, settings.deepspeed, settings.lora)
     if total is None or shape is None:
         return None
-    return total + (weights_storage(shape, settings.deepspeed) if settings.best else 0)
+    # With an adapter, the merged model is published.
+    copies = (settings.lora is not None) + (settings.best is not None)
+    return total + copies * weights_storage(shape, settings.deepspeed)
 
 
 def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
@@ -91,16 +93,15 @@ def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
     """
     settings = stage.settings
     rollouts, steps = settings.prompts_per_step * settings.group_size, settings.deepspeed.steps
-    reference = settings.kl_coef > 0
     load = Workload(
         model_size.visual_tokens(stage, chain),
         PROMPT_TOKENS + settings.max_tokens,
         settings.max_tokens,
         steps * rollouts if steps else None,
-        scoring_passes=(settings.updates > 1) + reference,
-        reference=reference,
+        scoring_passes=(settings.updates > 1) + (settings.kl_coef > 0),
+        reference=settings.own_reference,
     )
-    return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load)
+    return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load, settings.lora)
 
 
 KIND = StageKind(

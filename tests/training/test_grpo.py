@@ -252,6 +252,30 @@ def test_a_divided_model_and_reference_learn_the_same(warm: Path, undisturbed: J
     assert warning["step"] == 1 and warning["gap"] <= 0.02 and warning["level"] == 1e-9
 
 
+@pytest.mark.parametrize(("stage", "trainable"), [(3, ["lora"]), (2, ["lora", "merger"])])
+def test_an_adapter_learns_against_its_base(warm: Path, warm_server: None, stage: int, trainable: list[str]) -> None:
+    """The servers hold adapter and base merged, the reference is the base, and a whole model is published."""
+    from safetensors.torch import load_file
+
+    job = grpo(
+        warm, f"adapter-{stage}", trainable=trainable, lora={"rank": 4}, precheck_groups=0,
+        deepspeed={**DEEPSPEED, "steps": 2, "stage": stage, "learning_rate": 1e-2},
+    )  # fmt: skip
+    job.wait()
+    first, second = steps(job)
+    assert first["kl"] == pytest.approx(0, abs=1e-6) and second["kl"] > 1e-4  # it began as its reference, and has moved
+    assert max(first["gap"], second["gap"]) < 0.02  # as have the servers
+    base = load_file(warm / "shards/test/warm/model/model.safetensors")
+    trained = load_file(job.output / "model" / "model.safetensors")
+    assert trained.keys() == base.keys()
+    changed = {name for name in base if not trained[name].equal(base[name])}
+    assert any("q_proj" in name for name in changed)
+    assert any(".merger." in name for name in changed) == ("merger" in trainable)
+    assert all("_proj.weight" in name or ".merger." in name for name in changed)
+    about = json.loads((job.output / "model" / "diagcot.json").read_text())
+    assert about["trainable"] == sum(about[f"trainable_{name}"] for name in trainable)
+
+
 def test_a_server_that_keeps_old_weights_ends_the_stage(warm: Path, warm_server: None) -> None:
     fooled = grpo(warm, "fooled", "tests.training.stale", world=1)
     assert fooled.ended(400) != [0]

@@ -1,5 +1,6 @@
 """The objective against TRL's own: the same tiny model, the same batch, loss and gradient of every weight to 1e-5."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,15 @@ import pytest
 import torch
 
 from diagcot.training.losses import logprobs
-from diagcot.training.rl.objective import Objective, advantages, aggregate, divisor, token_losses
+from diagcot.training.rl.objective import (
+    Objective,
+    advantages,
+    aggregate,
+    divisor,
+    leave_one_out,
+    token_losses,
+    whitened,
+)
 
 pytestmark = pytest.mark.heavy
 
@@ -32,6 +41,16 @@ CASES: dict[str, tuple[dict[str, Any], Objective, str]] = {
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.05},
         Objective(0.2, 0.2, None, kl_coef=0.05, ratio="sequence"),
         "sequence",
+    ),
+    "cispo": (
+        {"loss_type": "cispo", "epsilon_high": 1.3},
+        Objective(0.2, 0.3, None, kl_coef=0.0, loss="cispo"),
+        "token",
+    ),
+    "cispo, k3": (
+        {"loss_type": "cispo", "epsilon_high": 1.2, "beta": 0.05},
+        Objective(0.2, 0.2, 3.0, kl_coef=0.05, loss="cispo"),
+        "token",
     ),
     "correction": ({"loss_type": "bnpo"}, Objective(0.2, 0.2, None, importance_cap=1.1, kl_coef=0.0), "token"),
 }
@@ -127,3 +146,49 @@ def test_trls_advantages_are_ours() -> None:
     rewards = torch.rand(4, 8)
     theirs = (rewards - rewards.mean(1, keepdim=True)) / (nanstd(rewards, dim=1).unsqueeze(1) + 1e-4)
     torch.testing.assert_close(advantages(rewards), theirs, atol=2e-3, rtol=0)
+
+
+def test_leave_one_out_advantages_are_trls() -> None:
+    """The lines of its RLOOTrainer: reward minus the mean of its siblings."""
+    from trl.trainer import rloo_trainer
+
+    lines = inspect.getsource(rloo_trainer)
+    assert "baselines = (grouped_sum - grouped_rewards) / (scorable_counts - 1)" in lines  # what is repeated here
+    rewards = torch.rand(4, 8)
+    theirs = rewards - (rewards.sum(1, keepdim=True) - rewards) / (8 - 1)
+    torch.testing.assert_close(leave_one_out(rewards), theirs, atol=1e-5, rtol=0)
+    assert (leave_one_out(torch.full((2, 7), 0.1)) == 0).all()
+
+
+def test_whitened_advantages_are_verls() -> None:
+    """verl/trainer/ppo/core_algos.py, REINFORCE++ with gamma 1: returns of every token, whitened over those of the batch."""
+    rewards, lengths = torch.rand(2, 3), torch.randint(2, LIMIT + 1, (2, 3))
+    mask = (torch.arange(LIMIT) < lengths.view(-1, 1)).double()
+    given = torch.zeros(6, LIMIT, dtype=torch.float64)
+    given[torch.arange(6), lengths.flatten() - 1] = rewards.flatten().double()  # the reward comes with the last token
+    returns = given.flip(1).cumsum(1).flip(1)
+    mean = (returns * mask).sum() / mask.sum()
+    variance = ((returns - mean) ** 2 * mask).sum() / mask.sum() * (mask.sum() / (mask.sum() - 1))
+    theirs = (returns - mean) * torch.rsqrt(variance + 1e-8)
+    ours = whitened(rewards, lengths).view(-1, 1).expand(-1, LIMIT)
+    torch.testing.assert_close(ours * mask, theirs * mask, atol=1e-5, rtol=0)
+    assert (whitened(torch.full((2, 3), 0.1), lengths) == 0).all()
+
+
+def test_leave_one_out_on_the_policys_own_rollouts_has_the_gradient_of_trls_rloo(trainer_of: Any) -> None:
+    """RLOO's loss, -A x ratio of the whole sequence: at ratio 1 its gradient is that of our sum over tokens."""
+    torch.manual_seed(5)
+    network = trainer_of({"loss_type": "bnpo"}).model
+    prompt, completion = torch.randint(2, 32, (6, 4)), torch.randint(2, 32, (6, LIMIT))
+    ids, mask = torch.cat([prompt, completion], 1), (torch.arange(LIMIT) < torch.randint(3, LIMIT + 1, (6, 1))).float()
+    advantage = leave_one_out(torch.rand(2, 3)).flatten()
+    weights = [one for one in network.parameters() if one.requires_grad]
+    seen = torch.cat([torch.ones_like(prompt), mask.long()], 1)
+    inputs = {"input_ids": ids, "attention_mask": seen, "logits_to_keep": LIMIT + 1}
+    policy = logprobs.forward(network, inputs, completion)[0]
+    ratio = ((policy - policy.detach()) * mask).sum(1).exp()
+    theirs = torch.autograd.grad(-(ratio * advantage).mean(), weights, retain_graph=True)
+    values = token_losses(policy, policy.detach(), advantage, mask, Objective(kl_coef=0.0))
+    ours = aggregate(values, mask, "constant", divisor(mask.sum(1).int().tolist(), "constant", LIMIT)) * LIMIT
+    for one, other in zip(torch.autograd.grad(ours, weights), theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)

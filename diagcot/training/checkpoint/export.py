@@ -9,12 +9,16 @@ import torch
 from diagcot.jobs import Context, Result
 from diagcot.training.distributed import engine
 from diagcot.training.distributed.engine import Engine
-from diagcot.training.models import model
+from diagcot.training.models import lora, model
 from diagcot.training.models.inputs import write_counts
 
 
-def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any]) -> Result:
-    """Write the weights of an engine, the processor, `diagcot.json` and the log to staged places. A collective."""
+def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any], merge_adapter: bool = False) -> Result:
+    """Write the weights of an engine, the processor, `diagcot.json` and the log to staged places. A collective.
+
+    Of a model with an adapter that is the adapter, with the modules that train beside it, or with `merge_adapter` the whole
+    model.
+    """
     if torch.cuda.is_available():
         counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0 stands for all
     state = engine.weights(trained)
@@ -25,13 +29,13 @@ def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any])
     if hasattr(network, "vlm"):  # alignment also trains a temperature, which is not a part of the model
         network = network.vlm
         state = {name.removeprefix("vlm."): value for name, value in state.items() if name.startswith("vlm.")}
-    if hasattr(network, "peft_config"):
-        from peft import get_peft_model_state_dict
-
-        network.save_pretrained(staged, state_dict=get_peft_model_state_dict(network, state), safe_serialization=True)
+    if lora.has_adapter(network) and not merge_adapter:
+        lora.save(network, state, staged)
         processor.save_pretrained(staged)
-    else:
-        model.save(network, processor, staged, state)
+        return _published(ctx, staged, counts)
+    if lora.has_adapter(network):
+        network, state = network.get_base_model(), lora.merged(network, state)
+    model.save(network, processor, staged, state)
     return _published(ctx, staged, counts)
 
 

@@ -10,7 +10,7 @@ from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.training.config.reward_settings import RADGRAPH_REASONING, REASONING, RewardModelsSettings, RewardSettings
-from diagcot.training.config.settings import Component, DeepSpeedSettings, FreezePolicy
+from diagcot.training.config.settings import AdapterPolicy, Component, DeepSpeedSettings
 
 
 class ClipSettings(Settings):
@@ -53,7 +53,7 @@ class ValidationSettings(Settings):
     top_p: float = Field(1.0, gt=0, le=1, description="Probability mass that answers are sampled from.")
 
 
-class GrpoSettings(FreezePolicy, PromptedSettings):
+class GrpoSettings(AdapterPolicy, PromptedSettings):
     """Kind `grpo`: reinforcement learning; the defaults are those of DiagCoT's report run (arXiv:2509.06409).
 
     A step rolls out `group_size` answers to each of `prompts_per_step` prompts and updates the policy once for every
@@ -124,8 +124,20 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
         description="token: mean over all tokens (DAPO); sequence: mean over the sequences' means (GRPO); constant: over"
         " max_tokens (Dr. GRPO).",
     )
+    policy_loss: Literal["ppo", "cispo"] = Field(
+        "ppo",
+        description="ppo: clipped ratios; cispo: the ratio, at most 1 + ratio_clipping.high, is a weight without gradient"
+        " (arXiv:2506.13585).",
+    )
+    advantage_estimator: Literal["grpo", "rloo", "reinforce_plus_plus"] = Field(
+        "grpo",
+        description="grpo: reward minus the group's mean; rloo: minus the mean of the others of its group (arXiv:2402.14740);"
+        " reinforce_plus_plus: normalised over all tokens of the step (arXiv:2501.03262).",
+    )
     normalize_advantages: bool = Field(
-        True, description="Divide advantages by the standard deviation of their group; Dr. GRPO does not."
+        True,
+        description="With advantage_estimator grpo: divide advantages by the standard deviation of their group; Dr. GRPO does"
+        " not.",
     )
     importance_cap: float | None = Field(
         None,
@@ -232,6 +244,10 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
                 "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0, with"
                 " temperature 1 and top_p 1"
             )
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                "lora.dropout must be 0 in GRPO: with random dropouts the policy's log-probabilities are not the servers'"
+            )
         if self.reasoning == "none" and self.format_instruction:
             raise ValueError("reasoning: none takes replies without tags, which format_instruction asks for")
         components = {name for reward in self.reward_table.values() for name in reward.components}
@@ -241,6 +257,10 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
             )
         if self.server.endpoint:
             raise ValueError("server.endpoint cannot follow the policy: rollouts need the stage's own servers")
+        if self.advantage_estimator == "reinforce_plus_plus" and self.max_resample_rounds:
+            raise ValueError(
+                "max_resample_rounds replaces groups of equal rewards, from which reinforce_plus_plus learns: set it to 0"
+            )
         if self.best is not None and not self.validation.prompts:
             raise ValueError(f"best: {self.best} needs validation.prompts")
         if self.validation.prompts and self.validation.split == self.split:
@@ -248,6 +268,11 @@ class GrpoSettings(FreezePolicy, PromptedSettings):
                 f"validation.split {self.split} is what the policy trains on; use held_out, or the other split"
             )
         return self
+
+    @property
+    def own_reference(self) -> bool:
+        """Whether the KL term needs a model of its own: where an adapter alone trains, the base is the reference."""
+        return self.kl_coef > 0 and self.trainable != ("lora",)
 
     @property
     def updates(self) -> int:

@@ -144,11 +144,27 @@ class FreezePolicy(Settings):
     )
 
 
-class SftSettings(FreezePolicy, PromptedSettings):
+class AdapterPolicy(FreezePolicy):
+    """A freeze policy that may train a LoRA adapter, alone or together with whole components."""
+
+    lora: LoraSettings | None = Field(
+        None,
+        description="The adapter that trains; goes with `lora` in `trainable`, alone or with merger, vision or lm_head.",
+    )
+
+    @model_validator(mode="after")
+    def _lora_agrees(self) -> "AdapterPolicy":
+        if ("lora" in self.trainable) != (self.lora is not None):
+            raise ValueError("`lora` in trainable and the settings of `lora` belong together")
+        if self.lora is not None and "language_model" in self.trainable:
+            raise ValueError("under an adapter the language model stays frozen: trainable names lora or language_model")
+        return self
+
+
+class SftSettings(AdapterPolicy, PromptedSettings):
     """Kind `sft`: causal language modelling on the assistant's turns (DiagCoT, arXiv:2509.06409)."""
 
     deepspeed: DeepSpeedSettings = Field(description="Optimisation and its distribution over the ranks.")
-    lora: LoraSettings | None = Field(None, description="The adapter that trains; goes with `trainable: [lora]`.")
     tasks: dict[str, float] = Field(
         {"report": 1.0},
         description="Tasks made from the input `shards`, and how often each of their samples is seen in an epoch.",
@@ -170,14 +186,6 @@ class SftSettings(FreezePolicy, PromptedSettings):
         None, ge=1, description="Steps between validations; null validates only at the end."
     )
     image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
-
-    @model_validator(mode="after")
-    def _lora_agrees(self) -> "SftSettings":
-        if ("lora" in self.trainable) != (self.lora is not None):
-            raise ValueError("`lora` in trainable and the settings of `lora` belong together")
-        if self.lora is not None and self.trainable != ("lora",):
-            raise ValueError("with LoRA the base model stays frozen: trainable must be [lora]")
-        return self
 
 
 class AlignSettings(FreezePolicy, PromptedSettings):

@@ -9,7 +9,7 @@ from diagcot.rewards.gate import Gate
 from diagcot.rewards.score import Score
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
-from diagcot.training.rl.objective import overlong_penalty
+from diagcot.training.rl.objective import advantages, leave_one_out, overlong_penalty, whitened
 from diagcot.training.rl.rollout import Rollout
 from diagcot.training.rl.validation import component_means
 
@@ -53,6 +53,23 @@ def final_scores(experience: Experience, settings: GrpoSettings, gates: Mapping[
     return scores
 
 
+def rollout_advantages(experience: Experience, scores: Sequence[Score], settings: GrpoSettings) -> list[float]:
+    """The advantage of each rollout by its final score, as `advantage_estimator` says."""
+    rewards = _by_group(scores, settings)
+    if settings.advantage_estimator == "rloo":
+        values = leave_one_out(rewards)
+    elif settings.advantage_estimator == "reinforce_plus_plus":
+        lengths = torch.tensor([len(rollout.tokens) for rollout in experience.rollouts])
+        values = whitened(rewards, lengths.view(rewards.shape))
+    else:
+        values = advantages(rewards, settings.normalize_advantages)
+    return [float(value) for value in values.flatten()]
+
+
+def _by_group(scores: Sequence[Score], settings: GrpoSettings) -> torch.Tensor:
+    return torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
+
+
 def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSettings) -> dict[str, float]:
     """Figures of a step's rollouts for the log.
 
@@ -61,7 +78,7 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
     text; the number whose score was late; with `mask_cut` the number left out of the loss; with a mix, the reward of each task.
     """
     rollouts = experience.rollouts
-    rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
+    rewards = _by_group(scores, settings)
     figures = {
         "reward": float(rewards.mean()),
         "reward_best": float(rewards.amax(1).mean()),
@@ -106,10 +123,12 @@ def nothing_to_learn(experience: Experience, scores: Sequence[Score], settings: 
             "no rollout has the layout that the reward asks for, so its other parts have nothing to score. Ask for the layout"
             " in the prompt (format_instruction), or start from a model that a stage of supervised fine-tuning taught it"
         )
-    rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
+    rewards, inside = _by_group(scores, settings), "inside every group"
+    if settings.advantage_estimator == "reinforce_plus_plus":
+        rewards, inside = rewards.view(1, -1), "of all rollouts"
     if bool((rewards.amax(1) - rewards.amin(1) < _EQUAL).all()):
         return (
-            f"the rewards inside every group are equal (their mean is {float(rewards.mean()):.3f}), so all advantages are 0."
+            f"the rewards {inside} are equal (their mean is {float(rewards.mean()):.3f}), so all advantages are 0."
             " Raise temperature or group_size, take prompts of another difficulty, or a reward that tells such answers apart"
         )
     return ""

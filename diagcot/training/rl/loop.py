@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from diagcot.jobs import Context, Result, UserError
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.names import GATED
@@ -24,9 +22,8 @@ from diagcot.training.monitoring.step_breakdown import StepBreakdown
 from diagcot.training.monitoring.step_timer import StepTimer
 from diagcot.training.rl import rollout_page, validation, weight_transfer
 from diagcot.training.rl.curriculum import Curriculum, patient
-from diagcot.training.rl.experience import Experience, final_scores, nothing_to_learn, statistics
+from diagcot.training.rl.experience import Experience, final_scores, nothing_to_learn, rollout_advantages, statistics
 from diagcot.training.rl.micro_batches import MicroBatch
-from diagcot.training.rl.objective import advantages
 from diagcot.training.rl.policy import Policy, check_gap
 from diagcot.training.rl.rollout_collector import PendingRollouts, RolloutCollector
 from diagcot.training.rl.rollout_pool import RolloutPool
@@ -219,9 +216,8 @@ class GrpoLoop:
     def _update(self, experience: Experience, scores: Sequence[Score]) -> dict[str, float]:
         """Update the policy; returns the mean figures over the step's updates."""
         settings, rollouts = self.settings, experience.rollouts
-        rewards = torch.tensor([score["overall"] for score in scores]).view(-1, settings.group_size)
-        advantage = advantages(rewards, settings.normalize_advantages).flatten().tolist()
-        updates = self.policy.batcher.updates(experience.samples, rollouts, advantage)
+        advantages = rollout_advantages(experience, scores, settings)
+        updates = self.policy.batcher.updates(experience.samples, rollouts, advantages)
         # Asynchronous rollouts are from the weights before: only the probe's gap shows a fault of the servers.
         max_gap = float("inf") if settings.async_rollouts else settings.max_gap
         before = {}
@@ -258,7 +254,7 @@ class GrpoLoop:
         if self.settings.validation.prompts:
             counts |= process_group.broadcast(self.record.gain(exported) if self.ctx.rank == 0 else None)
         if exported == self.steps:
-            return export.write(self.ctx, self.policy.engine, self.policy.processor, counts)
+            return export.write(self.ctx, self.policy.engine, self.policy.processor, counts, merge_adapter=True)
         return export.copy(self.ctx, validation.best_folder(self.ctx), {**counts, "best_step": exported})
 
 

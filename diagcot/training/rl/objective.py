@@ -4,8 +4,11 @@ Sources: group-normalised advantages (GRPO: Shao et al. 2024, arXiv:2402.03300, 
 (PPO: Schulman et al. 2017, arXiv:1707.06347, section 3), dual clipping (Ye et al. 2020, arXiv:1912.09729),
 ratios of whole sequences (GSPO: Zheng et al. 2025, arXiv:2507.18071), asymmetric bounds, token mean, overlong penalty and
 overlong filtering (DAPO: Yu et al. 2025, arXiv:2503.14476, section 3), constant length and unscaled advantages (Dr. GRPO: Liu
-et al. 2025, arXiv:2503.20783), and the capped importance weight for rollouts of another policy or server (Yao et al. 2025,
-"Your efficient RL framework secretly brings you off-policy RL training"). DiagCoT trains with EasyR1, whose formulas these
+et al. 2025, arXiv:2503.20783), weights instead of clipped ratios (CISPO: MiniMax 2025, arXiv:2506.13585, section 3.1),
+leave-one-out baselines (RLOO: Ahmadian et al. 2024, arXiv:2402.14740, section 3.1), advantages normalised over the batch
+(REINFORCE++: Hu et al. 2025, arXiv:2501.03262, section 3; as verl computes them), and the capped importance weight for
+rollouts of another policy or server (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+training"). DiagCoT trains with EasyR1, whose formulas these
 are (verl/trainer/core_algos.py).
 
 Shapes: B sequences, T response tokens. Log-probabilities are in nats (`diagcot.training.losses.logprobs`).
@@ -23,6 +26,7 @@ _KL_LIMIT = 10.0
 
 Aggregation = Literal["token", "sequence", "constant"]
 Level = Literal["token", "sequence"]
+PolicyLoss = Literal["ppo", "cispo"]
 
 
 def advantages(rewards: Tensor, normalize: bool = True) -> Tensor:
@@ -40,6 +44,23 @@ def advantages(rewards: Tensor, normalize: bool = True) -> Tensor:
     return values.masked_fill(rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True), 0.0).float()
 
 
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """Reward minus the mean of the others of its group (RLOO). Shapes are those of `advantages`."""
+    return advantages(rewards, normalize=False) * (rewards.shape[1] / (rewards.shape[1] - 1))
+
+
+def whitened(rewards: Tensor, lengths: Tensor) -> Tensor:
+    """(r - mean) / std over all tokens of the batch, each of which has its rollout's reward (REINFORCE++ without discount).
+
+    rewards and lengths, in tokens: (groups, n). Rewards that are all equal have advantages of exactly 0.
+    """
+    values, weights = rewards.double(), lengths.double()
+    tokens = weights.sum()
+    values = values - (values * weights).sum() / tokens
+    variance = (values**2 * weights).sum() / (tokens - 1).clamp(min=1)
+    return (values * (variance + 1e-8).rsqrt()).masked_fill(rewards.amax() == rewards.amin(), 0.0).float()
+
+
 def overlong_penalty(length: int, limit: int, margin: int) -> float:
     """DAPO's penalty of a rollout's length in tokens: 0 up to limit - margin, then linear down to -1 at the limit."""
     return -max(0.0, length - (limit - margin)) / margin if margin else 0.0
@@ -49,9 +70,11 @@ def overlong_penalty(length: int, limit: int, margin: int) -> float:
 class Objective:
     """Bounds and options of the loss.
 
-    low, high: the ratio stays in [1 - low, 1 + high]. dual: a negative advantage costs at most this many times itself
-    (None: no bound). kl_coef: weight of k3. ratio: of each token, or of the sequence (the geometric mean of its tokens').
-    importance_cap: cap on the importance weights of tokens that another policy or server drew; None disables them.
+    loss: of PPO, where low and high keep the ratio in [1 - low, 1 + high] and a negative advantage costs at most `dual` times
+    itself (None: no bound); or of CISPO, where the ratio, at most 1 + high, is a weight without gradient, so that no token
+    loses its gradient; low and dual have no part in it. kl_coef: weight of k3. ratio: of each token, or of the sequence (the
+    geometric mean of its tokens'). importance_cap: cap on the importance weights of tokens that another policy or server drew;
+    None disables them.
     """
 
     low: float = 0.2
@@ -59,6 +82,7 @@ class Objective:
     dual: float | None = 3.0
     kl_coef: float = field(kw_only=True)
     ratio: Level = "token"
+    loss: PolicyLoss = "ppo"
     importance_cap: float | None = None
 
 
@@ -96,8 +120,11 @@ def token_losses(
     """
     advantage = advantage.unsqueeze(1)
     ratio = ratios(policy, old, mask, objective.ratio)
-    loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - objective.low, 1 + objective.high))
-    if objective.dual is not None:
+    if objective.loss == "cispo":
+        loss = -advantage * ratio.clamp(max=1 + objective.high).detach() * policy
+    else:
+        loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - objective.low, 1 + objective.high))
+    if objective.dual is not None and objective.loss == "ppo":
         loss = torch.where(advantage < 0, torch.minimum(loss, -advantage * objective.dual), loss)
     if objective.importance_cap is not None:
         if rollout is None:

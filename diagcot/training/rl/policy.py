@@ -1,5 +1,6 @@
 """The policy over all ranks: log-probabilities of rollouts, updates by the objective, weights for the servers."""
 
+import contextlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import logprobs
-from diagcot.training.models import freeze, model
+from diagcot.training.models import freeze, lora, model
 from diagcot.training.rl.micro_batches import MicroBatch, MicroBatcher
 from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, ratios, token_losses, uncut
 from diagcot.training.rl.rollout import Rollout
@@ -23,7 +24,10 @@ _SUMS = ("gap", "kl", "entropy", "clipped", "capped")  # figures that are means 
 
 
 class Policy:
-    """The trained model, and the frozen one that it started from where kl_coef > 0. Creating it is a collective."""
+    """The trained model, and the frozen one that it started from where kl_coef > 0. Creating it is a collective.
+
+    reference: the network of the frozen model; the engine itself where an adapter alone trains, whose base is that model.
+    """
 
     def __init__(self, base: Path, settings: GrpoSettings, ctx: Context, steps: int) -> None:
         self.base, self.settings, self.ctx = base, settings, ctx
@@ -34,9 +38,12 @@ class Policy:
             bounds.dual,
             kl_coef=settings.kl_coef,
             ratio=settings.ratio,
+            loss=settings.policy_loss,
             importance_cap=settings.importance_cap,
         )
         network = model.load(base, settings.deepspeed.precision, engine.zero3_config(settings.deepspeed, ctx))
+        if settings.lora is not None:
+            network = lora.add_adapter(network, settings.lora)
         freeze.freeze(network, settings)
         self.counts = freeze.describe(network)
         self.processor = model.load_processor(base)
@@ -45,8 +52,8 @@ class Policy:
         self.batcher = MicroBatcher(collator, settings.deepspeed, ctx)
         self._banned = torch.tensor(self.batcher.banned, device=process_group.device(ctx))
         self.engine = engine.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
-        self.reference = None
-        if settings.kl_coef > 0:
+        self.reference = self.engine if settings.kl_coef > 0 else None
+        if settings.own_reference:
             divided = engine.divided(settings.deepspeed, ctx)
             reference = model.load(base, divided.precision, engine.zero3_config(divided, ctx))
             self.reference = engine.frozen(reference, divided, ctx)
@@ -56,6 +63,15 @@ class Policy:
         sampled, raw = logprobs.forward(network, batch.inputs, batch.tokens, self.settings.temperature, self._banned)
         # Padding may name a banned id, whose value must not reach a product with the mask.
         return torch.where(batch.mask > 0, sampled, 0.0), torch.where(batch.mask > 0, raw, 0.0)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: MicroBatch) -> torch.Tensor | None:
+        """Log-probabilities of the frozen model under the sampled distribution."""
+        if self.reference is None:
+            return None
+        base = lora.switched_off(self.engine.module) if self.reference is self.engine else contextlib.nullcontext()
+        with base:
+            return self._logprobs(self.reference, batch)[0]
 
     @torch.no_grad()
     def probe_gap(self, samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> float:
@@ -72,8 +88,7 @@ class Policy:
         total = tokens = torch.zeros((), dtype=torch.float64, device=batches[0].mask.device)
         for batch in batches:
             batch.old, raw = self._logprobs(self.engine, batch)
-            if self.reference is not None:
-                batch.reference, _ = self._logprobs(self.reference, batch)
+            batch.reference = self._reference_logprobs(batch)
             total, tokens = total + _gap(batch, raw), tokens + batch.mask.sum()
         return _mean_gap(total, tokens)
 
@@ -94,11 +109,10 @@ class Policy:
         sums = torch.zeros(1 + len(_SUMS), dtype=torch.float64, device=batches[0].mask.device)
         figures: dict[str, float] = {}
         for index, batch in enumerate(batches):
+            if batch.reference is None:
+                batch.reference = self._reference_logprobs(batch)
             policy, raw = self._logprobs(self.engine, batch)
             old = policy.detach() if batch.old is None else batch.old
-            if self.reference is not None and batch.reference is None:
-                with torch.no_grad():
-                    batch.reference, _ = self._logprobs(self.reference, batch)
             losses = token_losses(policy, old, batch.advantage, batch.mask, objective, batch.rollout, batch.reference)
             learned = uncut(batch.mask, batch.cut) if settings.mask_cut else batch.mask
             loss = aggregate(losses, learned, settings.loss_aggregation, divided_by)
@@ -114,7 +128,9 @@ class Policy:
     ) -> torch.Tensor:
         """The loss, and each of _SUMS summed over the pass's tokens."""
         ratio = ratios(policy, old, batch.mask, self.objective.ratio)
-        outside = (ratio > 1 + self.objective.high) | (ratio < 1 - self.objective.low)
+        outside = ratio > 1 + self.objective.high
+        if self.objective.loss == "ppo":
+            outside |= ratio < 1 - self.objective.low
         capped = (old - batch.rollout).exp() > (self.objective.importance_cap or math.inf)
         kl = torch.zeros_like(batch.mask) if batch.reference is None else k3(old, batch.reference)
         sums = [(values * batch.mask).sum() for values in (kl, -old, outside, capped)]
@@ -128,7 +144,7 @@ class Policy:
         return figures
 
     def write_weights(self, folder: Path) -> None:
-        """Write the weights to `folder` as a model directory that a server of the base model can switch to.
+        """Write the weights, an adapter merged, to `folder` as a model directory that a server of the base can switch to.
 
         A collective; rank 0 writes.
         """
@@ -136,7 +152,10 @@ class Policy:
         if state is None:
             return
         shutil.rmtree(folder, ignore_errors=True)
-        self.engine.module.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
+        network = self.engine.module
+        if lora.has_adapter(network):
+            network, state = network.get_base_model(), lora.merged(network, state)
+        network.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
         for path in self.base.iterdir():
             # Small files are copied unchanged: a server restarts for a model whose configuration reads differently.
             if path.is_file() and ".safetensors" not in path.name:

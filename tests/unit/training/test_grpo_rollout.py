@@ -227,9 +227,33 @@ def test_rollouts_that_teach_nothing_are_told_by_their_cause(rewards, layout, cu
     first = experience.Experience([SAMPLE, SAMPLE], rollouts, scores)
     found = experience.nothing_to_learn(first, scores, settings)
     assert re.search(said, found) if said else not found
+    batch = settings.model_copy(
+        update={"advantage_estimator": "reinforce_plus_plus"}
+    )  # groups of equal rewards teach it
+    assert bool(experience.nothing_to_learn(first, scores, batch)) == (bool(said) and "equal" not in said)
     half = [replace(rollout, cut=index < 2) for index, rollout in enumerate(rollouts)]
     whole = [{"overall": 0.1, "format": 0.0}, {"overall": 0.9, "format": 1.0}] * 2
     assert not experience.nothing_to_learn(experience.Experience([SAMPLE, SAMPLE], half, whole), whole, settings)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        ("grpo", [-0.707, 0.707, 0, 0]),
+        ("rloo", [-1, 1, 0, 0]),
+        ("reinforce_plus_plus", [-1.410, 0.846, -0.282, -0.282]),
+    ],
+)
+def test_advantages_are_those_of_the_estimator(estimator, expected):
+    """Rewards 0 and 1, and a group of twice 0.5; rollouts of 2, 4, 1 and 1 tokens."""
+    from diagcot.training.rl import experience
+
+    lengths = (2, 4, 1, 1)
+    rollouts = [Rollout(at // 2, "x", (1,) * size, (-1.0,) * size, False, (), 9) for at, size in enumerate(lengths)]
+    scores = [{"overall": value} for value in (0.0, 1.0, 0.5, 0.5)]
+    settings = GrpoSettings().model_copy(update={"group_size": 2, "advantage_estimator": estimator})
+    found = experience.rollout_advantages(experience.Experience([SAMPLE, SAMPLE], rollouts, scores), scores, settings)
+    assert found == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_page_is_private_and_escapes_what_the_model_wrote(tmp_path):

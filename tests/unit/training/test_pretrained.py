@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.jobs import UserError
+from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.settings import AlignSettings, DeepSpeedSettings, ModelSettings, SftSettings
 from diagcot.training.models.pretrained import weights_of
 from tests.training import images
@@ -45,12 +46,27 @@ def test_batches_must_divide_among_ranks() -> None:
         DeepSpeedSettings()
 
 
-def test_lora_excludes_full_training() -> None:
+def test_an_adapter_trains_alone_or_beside_other_components() -> None:
     length = {"deepspeed": {"steps": 1}}
     with pytest.raises(ValueError, match="belong together"):
         SftSettings.model_validate({"trainable": ["merger"], "lora": {}, **length})
-    with pytest.raises(ValueError, match="base model stays frozen"):
-        SftSettings.model_validate({"trainable": ["merger", "lora"], "lora": {}, **length})
+    with pytest.raises(ValueError, match="language model stays frozen"):
+        SftSettings.model_validate({"trainable": ["language_model", "lora"], "lora": {}, **length})
+    assert SftSettings.model_validate({"trainable": ["lora", "merger"], "lora": {}, **length}).lora
+    with pytest.raises(ValueError, match="dropout must be 0"):
+        GrpoSettings.model_validate({"trainable": ["lora"], "lora": {"dropout": 0.1}})
+
+
+@pytest.mark.parametrize(
+    ("trainable", "kl_coef", "own"),
+    [(["lora"], 0.05, False), (["lora", "merger"], 0.05, True), (["language_model"], 0.05, True), (["lora"], 0, False)],
+)
+def test_a_reference_is_a_model_of_its_own_unless_it_is_the_base_of_the_adapter(
+    trainable: list[str], kl_coef: float, own: bool
+) -> None:
+    adapter = {"lora": {}} if "lora" in trainable else {}
+    settings = GrpoSettings.model_validate({"trainable": trainable, "kl_coef": kl_coef, **adapter})
+    assert settings.own_reference == own
 
 
 def test_flash_attention_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
