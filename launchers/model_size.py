@@ -6,7 +6,7 @@ from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import UserError
 from diagcot.shards.settings import BuildSettings
 from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy, LoraSettings, ModelSettings
-from diagcot.training.cost import Estimate, ModelShape, Workload, estimate, shape_of, training_storage
+from diagcot.training.cost import Engine, Estimate, ModelShape, Workload, estimate, shape_of, training_storage
 from launchers.stage_kind import ChainView, Stage
 
 MIMIC_TRAINING_IMAGES = {True: 223_049, False: 368_960}
@@ -71,12 +71,17 @@ def training_estimate(
     deepspeed: DeepSpeedSettings,
     load: Workload,
     lora: LoraSettings | None = None,
+    ranks: int | None = None,
+    engine: Engine | None = None,
 ) -> Estimate | None:
-    """Memory and GPU-hours of training; None without GPUs. Raises UserError if the model is missing."""
+    """Memory and GPU-hours of training; None without GPUs. Raises UserError if the model is missing.
+
+    ranks: those that train, if not all. engine: the rollout engine on their GPUs.
+    """
     model, resources = shape(stage, chain), chain.resources(stage.name)
     if model is None or not resources.gpus:
         return None
-    return estimate(model, policy.trainable, lora, deepspeed, load, resources.ranks)
+    return estimate(model, policy.trainable, lora, deepspeed, load, ranks or resources.ranks, engine)
 
 
 def visual_tokens(stage: Stage[Any], chain: ChainView) -> int:

@@ -5,8 +5,9 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.config.reward_settings import SERVED
 from diagcot.training.config.settings import SftSettings
-from diagcot.training.cost import Estimate, Workload, weights_storage
+from diagcot.training.cost import GPU_BYTES, Engine, Estimate, Workload, weights_storage
 from diagcot.training.reward_models import missing
 from launchers import model_size
 from launchers.inputs import one_training
@@ -86,7 +87,7 @@ def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
 
 
 def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
-    """Memory and GPU-hours of the policy's training without the rollouts.
+    """Memory of policy and rollout engine, and GPU-hours of the policy's training without the rollouts.
 
     Every answer is taken to be as long as it may be. Without gradients it is scored once more by the policy of the step's
     beginning, if the step has several updates, and once by the reference, if there is a KL term.
@@ -101,7 +102,21 @@ def estimate(stage: Stage[GrpoSettings], chain: ChainView) -> Estimate | None:
         scoring_passes=(settings.updates > 1) + (settings.kl_coef > 0),
         reference=settings.own_reference,
     )
-    return model_size.training_estimate(stage, chain, settings, settings.deepspeed, load, settings.lora)
+    resources = chain.resources(stage.name)
+    ranks = settings.trainers(resources.ranks, resources.nodes)
+    return model_size.training_estimate(
+        stage, chain, settings, settings.deepspeed, load, settings.lora, ranks, _engine(settings)
+    )
+
+
+def _engine(settings: GrpoSettings) -> Engine | None:
+    """What the servers take of the policy's GPUs; None if they have nodes of their own."""
+    if settings.rollout_nodes:
+        return None
+    models = [settings.reward_models.served(name) for name in settings.scoring_models if name in SERVED]
+    servers = [settings.server, *(served.server for served in models if not served.server.endpoint)]
+    share = sum(server.gpu_memory_utilization for server in servers)
+    return Engine(share * GPU_BYTES, sleeps=not settings.async_rollouts)
 
 
 KIND = StageKind(

@@ -9,6 +9,12 @@ from diagcot.jobs.plans import segments
 from diagcot.jobs.state.files import read_json
 
 Plan = Mapping[str, Any]  # the content of a plan.json
+_GPU, _FITS = 80e9, 72e9  # bytes of a GPU, and those that a plan may count on
+_PARTS = {
+    "weights": "policy", "reference": "reference", "gradients": "gradients", "optimizer": "optimizer",
+    "gathered": "gathered layers", "activations": "activations", "logits": "logits", "base": "CUDA and NCCL",
+    "sleeping_engine": "sleeping engine", "awake_engine": "awake engine",
+}  # fmt: skip
 BRIEF_S = 10  # start-up of all tasks of a stage together that is not worth showing
 
 
@@ -60,7 +66,10 @@ def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """The estimated cost of each training stage, and the assumptions."""
     for stage, row in estimates.items():
         size = f"{_millions(row['parameters'])} parameters, {_millions(row['trained'])} of them trained"
-        yield f"{stage}: {size}; about {_gb(row['memory'])} per GPU; {_hours(row)}"
+        yield f"{stage}: {size}; about {_gb(row['memory'])} per GPU with ZeRO-{row['zero']}; {_hours(row)}"
+        yield f"{stage}: {_other_zero(row)}"
+        if len(row["budget"]) > 1:
+            yield from (_moment(stage, name, parts) for name, parts in row["budget"].items())
     if estimates:
         yield (
             "GPU-hours of training are estimated for 312 TFLOP/s (A100) at 35 and 7 % of it, what DiagCoT's own runs"
@@ -79,7 +88,34 @@ def compared(run_dir: Path, spent: Mapping[str, float]) -> Iterator[str]:
             continue
         line = f"{stage} took {text.number(round(hours, 1))} GPU-hours; estimated: {_hours(row)}"
         used = ((read_json(run_dir / stage / "summary.json") or {}).get("counts") or {}).get("gpu_memory_gb")
-        yield line + (f"; {text.number(round(used, 1))} GB per GPU, estimated {_gb(row['memory'])}" if used else "")
+        yield line + (f"; {text.number(round(used, 1))} GB per GPU, estimated {_gb(_trained(row))}" if used else "")
+
+
+def _trained(row: Mapping[str, Any]) -> float:
+    """Bytes of the training processes alone, which is what they measure."""
+    parts: Mapping[str, float] = row.get("budget", {}).get("training", {"all": row["memory"]})
+    return sum(size for name, size in parts.items() if not name.endswith("_engine"))
+
+
+def _other_zero(row: Mapping[str, Any]) -> str:
+    """What the other ZeRO stage would take, and whether it would be better."""
+    other = _gb(row["other_zero_memory"])
+    if row["zero"] == 2:
+        return f"ZeRO-3 would take {other} and gather the weights in every pass"
+    if row["other_zero_memory"] <= _FITS:
+        return f"ZeRO-2 would take {other}, which fits a GPU of 80 GB, and gather no weights: `deepspeed: {{stage: 2}}`"
+    return f"ZeRO-2 would take {other}, too much for a GPU of 80 GB"
+
+
+def _moment(stage: str, name: str, parts: Mapping[str, float]) -> str:
+    """A line of the budget of a GPU: what it holds at a moment; a warning if that is more than it has."""
+    when = {"training": "while it trains", "rollouts": "while it rolls out"}[name]
+    held = ", ".join(f"{_PARTS[part]} {size / 1e9:.1f}" for part, size in parts.items())
+    total = sum(parts.values())
+    line = f"{stage}: {_gb(total)} of a GPU {when}: {held}"
+    if total <= _GPU:
+        return line
+    return f"! {line}; more than the 80 GB of an A100 or H100: more GPUs, a lower gpu_memory_utilization, or an adapter"
 
 
 def _hours(row: Mapping[str, Any]) -> str:

@@ -6,24 +6,28 @@ counts the operations of passes that are really made and is imported by the jobs
 
 from diagcot.training.cost.compute import HIGH_UTILISATION, LOW_UTILISATION, gpu_hours, sequence_flops
 from diagcot.training.cost.estimate import Estimate, estimate
-from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES, peak_flops
-from diagcot.training.cost.memory import BASE_BYTES, GpuMemory, gpu_memory
+from diagcot.training.cost.hardware import GPU_BYTES, OPTIMIZER_BYTES, VALUE_BYTES, peak_flops
+from diagcot.training.cost.memory import ASLEEP_BYTES, BASE_BYTES, Engine, GpuMemory, budget, gpu_memory
 from diagcot.training.cost.shape import ModelShape, parse_config, shape_of
 from diagcot.training.cost.storage import model_storage, training_storage, weights_storage
 from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
 
 __all__ = [
+    "ASLEEP_BYTES",
     "BASE_BYTES",
     "CHUNK_TOKENS",
+    "GPU_BYTES",
     "HIGH_UTILISATION",
     "LOGIT_BYTES",
     "LOW_UTILISATION",
     "OPTIMIZER_BYTES",
     "VALUE_BYTES",
+    "Engine",
     "Estimate",
     "GpuMemory",
     "ModelShape",
     "Workload",
+    "budget",
     "estimate",
     "gpu_hours",
     "gpu_memory",

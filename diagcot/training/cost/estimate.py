@@ -1,12 +1,12 @@
 """What a stage of training will take: memory on a GPU and GPU-hours, from the model's shape and the recipe alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings
 from diagcot.training.cost.compute import gpu_hours, sequence_flops
-from diagcot.training.cost.memory import gpu_memory
+from diagcot.training.cost.memory import Engine, budget, gpu_memory
 from diagcot.training.cost.shape import ModelShape
 from diagcot.training.cost.workload import Workload
 
@@ -15,13 +15,18 @@ from diagcot.training.cost.workload import Workload
 class Estimate:
     """The content of a stage's entry in estimates.json.
 
-    parameters, trained: counts. memory: bytes on the fullest GPU. tokens: of all sequences. sound, modest: GPU-hours at
-    high and at low utilisation. None if the number of sequences is not known.
+    parameters, trained: counts. memory: bytes on the fullest GPU at its fullest moment. budget: moment (`training`, and
+    `rollouts` where an engine shares the GPU) -> part -> bytes. zero: the ZeRO stage; other_zero_memory: bytes with the
+    other one, 2 or 3. tokens: of all sequences. sound, modest: GPU-hours at high and at low utilisation. None if the number
+    of sequences is not known.
     """
 
     parameters: int
     trained: int
     memory: float
+    budget: Mapping[str, Mapping[str, float]]
+    zero: int
+    other_zero_memory: float
     tokens: int | None
     sound: float | None
     modest: float | None
@@ -38,18 +43,34 @@ def estimate(
     settings: DeepSpeedSettings,
     load: Workload,
     ranks: int,
+    engine: Engine | None = None,
 ) -> Estimate:
-    """Estimate of a stage on `ranks` GPUs that trains the components `trainable`, or a LoRA adapter."""
+    """Estimate of a stage on `ranks` GPUs that trains the components `trainable`, a LoRA adapter, or both.
+
+    engine: the rollout engine on the same GPUs.
+    """
     components, adapter = set(trainable), shape.lora(lora) if lora else 0
     trained = shape.trained(components, lora)
     hours = None
     if load.sequences is not None:
         hours = gpu_hours(load.sequences * sequence_flops(shape, components, trained, load))
+
+    def moments(zero: Literal[2, 3]) -> dict[str, Mapping[str, float]]:
+        divided = settings.model_copy(update={"stage": zero})
+        return budget(gpu_memory(shape, components, adapter, divided, load, ranks), engine)
+
     return Estimate(
         parameters=sum(shape.counts.values()) + adapter,
         trained=trained,
-        memory=gpu_memory(shape, components, adapter, settings, load, ranks).total,
+        memory=_fullest(moments(settings.stage)),
+        budget=moments(settings.stage),
+        zero=settings.stage,
+        other_zero_memory=_fullest(moments(2 if settings.stage == 3 else 3)),
         tokens=None if load.sequences is None else load.sequences * load.tokens,
         sound=hours[0] if hours else None,
         modest=hours[1] if hours else None,
     )
+
+
+def _fullest(moments: Mapping[str, Mapping[str, float]]) -> float:
+    return max(sum(parts.values()) for parts in moments.values())

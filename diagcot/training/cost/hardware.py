@@ -5,6 +5,9 @@ import re
 VALUE_BYTES = {"fp32": 4, "bf16": 2}
 OPTIMIZER_BYTES = 12  # of a trained parameter: fp32 master copy and Adam's two moments
 
+GPU_BYTES = 80e9
+"""Memory of the GPU that estimates assume: an A100 or H100 of 80 GB."""
+
 A100 = 312e12  # bf16 FLOP/s, dense
 PEAKS = (
     (r"\bB200\b", 2250e12),

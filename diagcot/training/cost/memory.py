@@ -1,6 +1,7 @@
-"""Bytes on a GPU while a stage trains."""
+"""Bytes on a GPU while a stage trains, and beside a rollout engine that shares it."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
@@ -8,16 +9,20 @@ from diagcot.training.cost.shape import PATCHES_PER_TOKEN, ModelShape
 from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
 
 BASE_BYTES = 3e9  # CUDA context, NCCL, DeepSpeed's buckets, fragmentation
+ASLEEP_BYTES = 2e9  # CUDA context, CUDA graphs and NCCL of an engine that sleeps: weights and cache are given back
+PASSING = ("gathered", "activations", "logits")
+"""Parts that exist only inside a pass; their memory is given back before a rollout."""
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes on the fullest GPU, by what takes them."""
+    """Bytes of training on the fullest GPU, by what takes them."""
 
-    weights: float  # of the trained model; with ZeRO-3 this GPU's part and the layers that are gathered
-    reference: float  # of the frozen copy that GRPO's KL term needs, divided among the GPUs
+    weights: float  # of the trained model; with ZeRO-3 this GPU's part
+    reference: float  # of the frozen copy that GRPO's KL term needs: this GPU's part
     gradients: float
     optimizer: float
+    gathered: float  # layers of the model or its reference that ZeRO-3 has gathered
     activations: float
     logits: float  # of one chunk of tokens, and the gradient of a trained output head
     base: float = BASE_BYTES
@@ -25,7 +30,31 @@ class GpuMemory:
     @property
     def total(self) -> float:
         """The sum of all parts."""
-        return float(sum(getattr(self, part.name) for part in fields(self)))
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Part -> bytes, without those that are 0."""
+        return {name: float(size) for name, size in asdict(self).items() if size}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A rollout engine on the policy's GPUs. awake: its bytes of a GPU. sleeps: while the policy trains."""
+
+    awake: float
+    sleeps: bool = True
+
+
+def budget(training: GpuMemory, engine: Engine | None) -> dict[str, Mapping[str, float]]:
+    """Moment -> part -> bytes on the fullest GPU: `training`, and with an engine on the same GPU `rollouts`."""
+    parts = training.parts
+    if engine is None:
+        return {"training": parts}
+    awake = {"awake_engine": engine.awake}
+    asleep = {"sleeping_engine": ASLEEP_BYTES} if engine.sleeps else awake
+    kept = {name: size for name, size in parts.items() if name not in PASSING}
+    return {"training": parts | asleep, "rollouts": kept | awake}
 
 
 def gpu_memory(
@@ -33,33 +62,36 @@ def gpu_memory(
 ) -> GpuMemory:
     """Model states as ZeRO divides them over `ranks` GPUs (Rajbhandari et al. 2020, arXiv:1910.02054), and a micro batch.
 
-    adapter: parameters of a LoRA adapter, which then are those that train. Attention is assumed to keep no matrix of all
+    adapter: parameters of a LoRA adapter, which train beside `trainable`. Attention is assumed to keep no matrix of all
     pairs of tokens.
     """
     size = VALUE_BYTES[settings.precision]
     whole = sum(shape.counts.values())
     trained = sum(count for name, count in shape.counts.items() if name in trainable) + adapter
+    divided, reference_divided = settings.stage == 3, settings.stage == 3 or ranks > 1
 
     def states(parameters: int, divided: bool) -> float:
-        return _divided_weights(shape, parameters, settings, ranks) if divided else parameters * size
+        if divided:
+            return 0.0 if settings.offload else parameters * size / ranks
+        return float(parameters * size)
 
+    gathers = divided or (load.reference and reference_divided)
     return GpuMemory(
-        weights=states(whole + adapter, settings.stage == 3),
-        reference=states(whole, settings.stage == 3 or ranks > 1) if load.reference else 0.0,
+        weights=states(whole + adapter, divided),
+        reference=states(whole, reference_divided) if load.reference else 0.0,
         gradients=trained * size / ranks,
         optimizer=0.0 if settings.offload else trained * OPTIMIZER_BYTES / ranks,
+        gathered=_gathered(shape) * size if gathers else 0.0,
         activations=_activations(shape, trainable, settings, load) * size,
         logits=_logits(shape, trainable, settings, load),
     )
 
 
-def _divided_weights(shape: ModelShape, parameters: int, settings: DeepSpeedSettings, ranks: int) -> float:
-    """ZeRO-3: this GPU's part, the layer that is gathered, and the next one."""
-    size = VALUE_BYTES[settings.precision]
+def _gathered(shape: ModelShape) -> float:
+    """Parameters that ZeRO-3 holds whole: the layer at work and the next one."""
     embeddings = shape.vocabulary * shape.hidden
     layer = (shape.counts["language_model"] - embeddings) / shape.layers
-    own = 0.0 if settings.offload else parameters * size / ranks
-    return own + 2 * max(layer, embeddings) * size
+    return 2 * max(layer, embeddings)
 
 
 def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSettings, load: Workload) -> float:

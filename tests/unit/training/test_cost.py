@@ -11,7 +11,7 @@ from diagcot.console.state import cost as cost_lines
 from diagcot.training import cost
 from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings, TinySettings
 from launchers.chain import open_chain
-from tests.unit.training.test_freeze import QWEN2_5_VL_32B, QWEN2_VL_7B
+from tests.unit.training.test_freeze import QWEN2_5_VL_7B, QWEN2_5_VL_32B, QWEN2_VL_7B
 
 QWEN3_VL: dict[str, Any] = {
     "text_config": {
@@ -116,6 +116,7 @@ def test_memory_by_hand() -> None:
     language = 1876 * (28 * 3584 + 6 * 3584 + 2 * 4 * 128 + 3 * 18944) * 2
     vision = 4 * 752 * (6 * 1280 + 3 * 5120) * 2
     assert found.activations == language + vision
+    assert found.gathered == 0
     assert found.total == sum(
         (found.weights, found.gradients, found.optimizer, found.logits, found.activations, cost.BASE_BYTES)
     )
@@ -124,10 +125,25 @@ def test_memory_by_hand() -> None:
 def test_a_reference_is_divided_among_the_gpus_whatever_divides_the_policy() -> None:
     for ranks in (8, 64):
         for settings in (BF16, ZERO3):
-            found = memory(settings, ranks, reference=True)
-            assert found.total - memory(settings, ranks).total == found.reference == memory(ZERO3, ranks).weights
+            found, alone = memory(settings, ranks, reference=True), memory(settings, ranks)
+            assert found.reference == 8_291_375_616 * 2 / ranks and found.weights == alone.weights
+            assert found.gathered == 2 * 152_064 * 3584 * 2  # its embeddings and the layer after them
+            assert alone.gathered == (found.gathered if settings.stage == 3 else 0)
     fp32 = BF16.model_copy(update={"precision": "fp32"})
-    assert memory(fp32, ranks=1, reference=True).reference == 8_291_375_616 * 4  # whole on the only one
+    alone = memory(fp32, ranks=1, reference=True)  # whole on the only one
+    assert (alone.reference, alone.gathered) == (8_291_375_616 * 4, 0)
+
+
+def test_a_budget_has_what_is_held_at_each_moment() -> None:
+    trained, awake = memory(ZERO3, reference=True), cost.Engine(48e9)
+    assert cost.budget(trained, None) == {"training": trained.parts}
+    found = cost.budget(trained, awake)
+    assert found["training"] == trained.parts | {"sleeping_engine": cost.ASLEEP_BYTES}
+    assert found["rollouts"] == {
+        name: getattr(trained, name) for name in ("weights", "reference", "gradients", "optimizer", "base")
+    } | {"awake_engine": 48e9}
+    ahead = cost.budget(trained, cost.Engine(48e9, sleeps=False))  # it rolls out while the policy trains
+    assert ahead["training"] == trained.parts | {"awake_engine": 48e9}
 
 
 def test_an_adapter_is_what_trains() -> None:
@@ -153,7 +169,9 @@ def test_the_estimate_of_grpo_counts_the_reference_model(
     settings, trainable = chain.stage("grpo").settings.deepspeed, {"language_model", "lm_head"}
     load = cost.Workload(752, 1124, 1024, 400 * 32, passes, bool(reference))
     by_hand = cost.gpu_memory(SEVEN, trainable, 0, settings, load, 8)
-    assert found["memory"] == by_hand.total and by_hand.reference == reference * by_hand.weights
+    budget = cost.budget(by_hand, cost.Engine(0.6 * 80e9))
+    assert found["budget"] == budget and by_hand.reference == reference * by_hand.weights
+    assert found["memory"] == sum(budget["rollouts"].values()) > sum(budget["training"].values())
     assert (
         by_hand.logits == 256 * 152_064 * 8 + 152_064 * 3584 * 6
     )  # a chunk; the trained head's gradient in fp32 and bf16
@@ -166,6 +184,7 @@ def models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, family, config in (
         ("Qwen2-VL-7B-Instruct", "qwen2_vl", QWEN2_VL_7B),
         ("Qwen2.5-VL-32B-Instruct", "qwen2_5_vl", QWEN2_5_VL_32B),
+        ("Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", QWEN2_5_VL_7B),
     ):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps({"model_type": family, **config}))
@@ -185,7 +204,18 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
     ]  # fmt: skip
     assert json.loads(chain.pipeline.keep["estimates.json"]) == found
     lines = list(cost_lines.planned(found))
-    assert "align: 8.29 billion parameters, 44.6 million of them trained; about 8 GB per GPU; 16.2 to 80.8" in lines[0]
+    begin = (
+        "align: 8.29 billion parameters, 44.6 million of them trained; about 22 GB per GPU with ZeRO-2; 16.2 to 80.8"
+    )
+    assert lines[0].startswith(begin)
+    assert lines[1] == "align: ZeRO-3 would take 8 GB and gather the weights in every pass"
+    assert "teacher-lora: ZeRO-2 would take 78 GB, too much for a GPU of 80 GB" in lines
+    assert [line for line in lines if line.startswith("grpo: ") and " of a GPU " in line] == [
+        "grpo: 29 GB of a GPU while it trains: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, gathered layers 2.2,"
+        " activations 0.8, logits 3.6, CUDA and NCCL 3.0, sleeping engine 2.0",
+        "grpo: 68 GB of a GPU while it rolls out: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, CUDA and NCCL 3.0,"
+        " awake engine 48.0",
+    ]
     monkeypatch.delenv("MODELS_DIR")
     assert open_chain("diagcot-7b", "example", None).estimates() == {}  # no model to look at, no estimate
 
@@ -194,5 +224,35 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
     (tmp_path / "align" / "summary.json").write_text(json.dumps({"counts": {"gpu_memory_gb": 11.04}}))
     assert list(cost_lines.compared(tmp_path, {"align": 31.26, "shard": 2.0})) == [
         "align took 31.3 GPU-hours; estimated: 16.2 to 80.8 GPU-hours for 206.8 million tokens; 11 GB per GPU,"
-        " estimated 8 GB"
+        " estimated 22 GB"
     ]
+
+
+def test_a_plan_warns_of_a_gpu_that_would_be_too_full_and_of_weights_that_are_divided_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models(tmp_path, monkeypatch)
+    change = {"grpo": {"settings": {"deepspeed": {"stage": 2}}}, "align": {"settings": {"deepspeed": {"stage": 3}}}}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"name": "mine", "extends": "diagcot-7b", "change": change}))
+    lines = list(cost_lines.planned(open_chain(str(tmp_path / "mine.yaml"), "example", None).estimates()))
+    (warning,) = [line for line in lines if line.startswith("!")]
+    assert (
+        warning.startswith("! grpo: 83 GB of a GPU while it rolls out: policy 16.6,")
+        and "more than the 80 GB" in warning
+    )
+    fits = "align: ZeRO-2 would take 22 GB, which fits a GPU of 80 GB, and gather no weights: `deepspeed: {stage: 2}`"
+    assert fits in lines
+
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+
+
+@pytest.mark.parametrize("recipe", [*sorted(path.stem for path in RECIPES.glob("diagcot-*.yaml")), "cx-mind-7b"])
+def test_the_recipes_divide_weights_only_where_they_must(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage of the shipped recipes on the example cluster fits its GPUs, and no simpler ZeRO stage would."""
+    models(tmp_path, monkeypatch)
+    for stage, row in open_chain(recipe, "example", None).estimates().items():
+        assert row["memory"] <= cost.GPU_BYTES, stage
+        assert row["zero"] == 2 or row["other_zero_memory"] > 0.9 * cost.GPU_BYTES, stage

@@ -40,6 +40,12 @@ QWEN2_5_VL_32B: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+QWEN2_5_VL_7B: dict[str, Any] = {
+    "text_config": QWEN2_VL_7B["text_config"],
+    "vision_config": QWEN2_5_VL_32B["vision_config"] | {"intermediate_size": 3420, "out_hidden_size": 3584},
+    "tie_word_embeddings": False,
+}
+
 
 def on_meta(family: str, config: dict[str, Any]) -> Any:
     from diagcot.training.distributed import library_setup
