@@ -97,7 +97,8 @@ def _gathered(shape: ModelShape) -> float:
 def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSettings, load: Workload) -> float:
     """Values that a micro batch keeps for the backward pass."""
     inside = 6 * shape.hidden + 2 * shape.kv_heads * shape.head + 3 * shape.intermediate  # of one layer and token
-    kept = shape.layers * (shape.hidden if settings.gradient_checkpointing else inside) + inside
+    at_work = inside + 2 * shape.intermediate  # with the gradients inside it
+    kept = shape.layers * (shape.hidden if settings.gradient_checkpointing else inside) + at_work
     inside_vision = 6 * shape.vision_hidden + 3 * shape.vision_intermediate
     kept_vision = inside_vision
     if "vision" in trainable:

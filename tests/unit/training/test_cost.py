@@ -113,7 +113,8 @@ def test_memory_by_hand() -> None:
     assert found.optimizer == 7_115_194_880 * 12 / 8
     assert found.logits == 256 * 152_064 * 8
     # hidden 3584, 4 key and value heads of 128, intermediate 18944; 28 layers keep their input, one is computed again
-    language = 1876 * (28 * 3584 + 6 * 3584 + 2 * 4 * 128 + 3 * 18944) * 2
+    # with two gradients of the MLP's width
+    language = 1876 * (28 * 3584 + 6 * 3584 + 2 * 4 * 128 + 5 * 18944) * 2
     vision = 4 * 752 * (6 * 1280 + 3 * 5120) * 2
     assert found.activations == language + vision
     assert found.gathered == 0
@@ -212,7 +213,7 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
     assert "teacher-lora: ZeRO-2 would take 78 GB, too much for a GPU of 80 GB" in lines
     assert [line for line in lines if line.startswith("grpo: ") and " of a GPU " in line] == [
         "grpo: 29 GB of a GPU while it trains: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, gathered layers 2.2,"
-        " activations 0.8, logits 3.6, CUDA and NCCL 3.0, sleeping engine 2.0",
+        " activations 1.0, logits 3.6, CUDA and NCCL 3.0, sleeping engine 2.0",
         "grpo: 68 GB of a GPU while it rolls out: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, CUDA and NCCL 3.0,"
         " awake engine 48.0",
     ]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_an_adapter_trains_alone_or_beside_other_components() -> None:
 def test_a_reference_is_a_model_of_its_own_unless_it_is_the_base_of_the_adapter(
     trainable: list[str], kl_coef: float, own: bool
 ) -> None:
-    adapter = {"lora": {}} if "lora" in trainable else {}
+    adapter: dict[str, Any] = {"lora": {}} if "lora" in trainable else {}
     settings = GrpoSettings.model_validate({"trainable": trainable, "kl_coef": kl_coef, **adapter})
     assert settings.own_reference == own
 
