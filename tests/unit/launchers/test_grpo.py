@@ -1,4 +1,4 @@
-"""The launcher of `grpo`: what a plan says of a run that will learn little or takes much memory."""
+"""The launcher of `grpo`: what a plan says of a run that will learn little and of a reward whose models are missing."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import yaml
 from diagcot.jobs import UserError
 from launchers.chain import open_chain
 from launchers.training import grpo
-from tests.unit.training.test_cost import models
 
 LAYOUT = "teaches the layout"
 
@@ -43,15 +42,6 @@ def test_answers_that_are_too_short_or_too_equal_are_told(tmp_path: Path) -> Non
     assert notes_of(tmp_path, "tiny", {"max_tokens": 64}) == []  # a tiny model writes what its recipe taught it
     (cold,) = notes_of(tmp_path, "tiny", {"temperature": 0.1})
     assert "at temperature 0.1 the 8 answers of a group hardly differ" in cold
-
-
-def test_a_reference_that_is_whole_on_every_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models(tmp_path, monkeypatch)
-    assert notes_of(tmp_path, "diagcot-7b", {}, "example") == []  # ZeRO-3 divides it
-    (whole,) = notes_of(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "example")
-    assert "a reference model of 17 GB on every GPU" in whole
-    assert notes_of(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}, "kl_coef": 0.0}, "example") == []
-    assert notes_of(tmp_path, "diagcot-7b", {"deepspeed": {"stage": 2}}, "laptop") == []  # no GPU
 
 
 def test_a_reward_whose_models_are_missing_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

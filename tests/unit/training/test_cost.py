@@ -209,8 +209,8 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
         "align: 8.29 billion parameters, 44.6 million of them trained; about 22 GB per GPU with ZeRO-2; 16.2 to 80.8"
     )
     assert lines[0].startswith(begin)
-    assert lines[1] == "align: ZeRO-3 would take 8 GB and gather the weights in every pass"
-    assert "teacher-lora: ZeRO-2 would take 78 GB, too much for a GPU of 80 GB" in lines
+    assert lines[1] == "align: ZeRO-3 would take 9 GB and gather the weights in every pass"
+    assert "teacher-lora: ZeRO-2 would take 79 GB, too much for a GPU of 80 GB" in lines
     assert [line for line in lines if line.startswith("grpo: ") and " of a GPU " in line] == [
         "grpo: 29 GB of a GPU while it trains: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, gathered layers 2.2,"
         " activations 1.0, logits 3.6, CUDA and NCCL 3.0, sleeping engine 2.0",
