@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diagcot.training.config.settings import LoraSettings
 
@@ -49,20 +49,59 @@ def switched_off(network: Any) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+class ServedWeight(NamedTuple):
+    """A weight as a server of the base gets it: its name there, and the parameters that it is made of.
+
+    parameters: the base's, and where the layer has an adapter its two matrices, all with ZeRO-3 maybe divided. scaling: of
+    the adapter.
+    """
+
+    name: str
+    parameters: tuple["torch.nn.Parameter", ...]
+    scaling: float = 1.0
+
+    def value(self) -> "torch.Tensor":
+        """The weight with its adapter added; of gathered parameters."""
+        weight, *adapter = (parameter.data for parameter in self.parameters)
+        if not adapter:
+            return weight
+        down, up = adapter
+        return _sum(weight, down, up, self.scaling)
+
+
+def served_weights(network: Any) -> Iterator[ServedWeight]:
+    """All weights of `network`, with or without an adapter, as servers of its base get them."""
+    layers = _layers(network) if has_adapter(network) else {}
+    for name, parameter in network.named_parameters():
+        layer = layers.get(name.removesuffix(f".{_PARTS[0]}.weight"))
+        if layer is not None:
+            matrices = (layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight)
+            yield ServedWeight(_base_name(name), (parameter, *matrices), layer.scaling[_NAME])
+        elif ".lora_" not in name:
+            yield ServedWeight(_base_name(name), (parameter,))
+
+
 def merged(network: Any, state: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     """The weights of the base with the adapter added, by the base's names.
 
-    state: all weights of `network` by their names, in host memory; it is emptied. Products are summed in float32.
+    state: all weights of `network` by their names, in host memory; it is emptied.
     """
     result: dict[str, torch.Tensor] = {}
-    layers = _layers(network)
-    for name, layer in layers.items():
+    for name, layer in _layers(network).items():
         weight, down, up = (state.pop(f"{name}.{part}.weight") for part in _PARTS)
-        change = layer.scaling[_NAME] * (up.float() @ down.float())
-        result[f"{name}.weight".removeprefix(_PREFIX)] = (weight.float() + change).to(weight.dtype)
+        result[_base_name(f"{name}.weight")] = _sum(weight, down, up, layer.scaling[_NAME])
     for name in list(state):
-        result[name.removeprefix(_PREFIX).replace(".base_layer.", ".")] = state.pop(name)
+        result[_base_name(name)] = state.pop(name)
     return result
+
+
+def _sum(weight: "torch.Tensor", down: "torch.Tensor", up: "torch.Tensor", scaling: float) -> "torch.Tensor":
+    """Weight and adapter, added in float32, in the weight's type."""
+    return (weight.float() + scaling * (up.float() @ down.float())).to(weight.dtype)
+
+
+def _base_name(name: str) -> str:
+    return name.removeprefix(_PREFIX).replace(".base_layer.", ".")
 
 
 def save(network: Any, state: dict[str, "torch.Tensor"], directory: Path) -> None:

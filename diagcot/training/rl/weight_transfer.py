@@ -15,6 +15,7 @@ from diagcot.serving.server.owner import process_identity
 from diagcot.serving.server.weights import tied
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
+from diagcot.training.models import lora
 from diagcot.training.rl.policy import Policy
 from diagcot.training.rl.rollout_pool import RolloutPool
 
@@ -147,21 +148,25 @@ def transfer_client(pool: RolloutPool, replicas: int, width: int) -> Any:
 
 
 def weight_source(module: Any) -> Any:
-    """The module's parameters as vLLM's transfer reads them, gathered one by one where ZeRO-3 has divided them."""
+    """The module's weights as vLLM's transfer reads them, an adapter added to its base.
+
+    Where ZeRO-3 has divided them they are gathered one by one.
+    """
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-    class Parameters(WeightSource):
+    class Weights(WeightSource):
         def metadata(self) -> list[Any]:
             return [
-                ParamMeta(name, parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-                for name, parameter in module.named_parameters()
+                ParamMeta(name, parameters[0].dtype, tuple(getattr(parameters[0], "ds_shape", parameters[0].shape)))
+                for name, parameters, _ in lora.served_weights(module)
             ]
 
         def __iter__(self) -> Iterator[tuple[str, Any]]:
             import deepspeed
 
-            for name, parameter in module.named_parameters():
-                with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                    yield name, parameter.data
+            for weight in lora.served_weights(module):
+                divided = hasattr(weight.parameters[0], "ds_id")
+                with deepspeed.zero.GatheredParameters(list(weight.parameters), enabled=divided):
+                    yield weight.name, weight.value()
 
-    return Parameters()
+    return Weights()
