@@ -128,6 +128,7 @@ class Reply:
     top_logprobs: list[dict[str, float]] | None = None  # the best first tokens of each text
 
     error: str | None = None
+    refused: bool = False  # the server does not take this request, and would not at another time
 
     def first_token_logprob(self, token: int) -> float:
         """Log-probability of one of the `scored_tokens` as the first token, in nats. Raises LookupError if it is missing."""

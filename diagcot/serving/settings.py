@@ -14,7 +14,12 @@ class ServerSettings(Settings):
     max_model_len: int = Field(
         default=4096, ge=16, description="Maximum number of tokens of prompt and reply together, image tokens included."
     )
-    max_num_seqs: int = Field(default=64, ge=1, description="Maximum number of sequences decoded at the same time.")
+    max_num_seqs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Maximum number of sequences decoded at the same time. If not set: as many as the KV cache of the GPUs"
+        " holds at half of max_model_len, from 16 to 256; 64 on a CPU.",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
         description="Data type of weights and activations. auto: the model's own on GPU; float32 on CPU, where it is twice"
@@ -42,8 +47,11 @@ class ServerSettings(Settings):
     enforce_eager: bool | None = Field(
         default=None, description="Do not compile the model. If not set: true on CPU, where compiling does not pay off."
     )
-    kv_cache_gb: int = Field(
-        default=1, ge=1, description="Size of the KV cache in GB, on CPU only. On GPU gpu_memory_utilization sets it."
+    kv_cache_gb: int | None = Field(
+        default=None,
+        ge=1,
+        description="Size of the KV cache in GiB, on each GPU. If not set: what gpu_memory_utilization leaves beside the"
+        " weights; 1 on a CPU.",
     )
     cpu_threads: int = Field(default=1, ge=1, description="Number of OpenMP threads of the server, on CPU only.")
     quantization: str | None = Field(
@@ -105,6 +113,11 @@ class ServerSettings(Settings):
         return self
 
     @property
+    def sequences(self) -> int:
+        """`max_num_seqs`, or the number where the memory is not known."""
+        return self.max_num_seqs or 64
+
+    @property
     def window(self) -> int:
         """Maximum number of requests in flight at one server: some more than it decodes at once, so that it is never idle."""
-        return self.in_flight or max(2, self.max_num_seqs * 3 // 2)
+        return self.in_flight or max(2, self.sequences * 3 // 2)

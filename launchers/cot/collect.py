@@ -3,6 +3,7 @@
 from diagcot.cot.search import schemas
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit, UserError
+from launchers import server_memory
 from launchers.inputs import single
 from launchers.model_size import has_clause_tokens
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -30,8 +31,9 @@ def units(stage: Stage[CollectSettings], chain: ChainView) -> list[Unit]:
 
 
 def notes(stage: Stage[CollectSettings], chain: ChainView) -> list[str]:
-    """Whether the teacher is its own verifier, and which replies are longer than their limits of tokens."""
-    settings = stage.settings
+    """Whether the teacher is its own verifier, which replies are longer than their limits, and what its GPUs hold."""
+    settings, resources = stage.settings, chain.resources(stage.name)
+    gpus = resources.gpus * resources.tasks_per_node
     own_verifier = "report" in settings.tasks and not stage.inputs.get("verifier")
     said = [f"{stage.name}: {_SELF_VERIFIED}"] if own_verifier and settings.preset == "better" else []
     # Replies of a toy have far fewer tokens.
@@ -46,7 +48,7 @@ def notes(stage: Stage[CollectSettings], chain: ChainView) -> list[str]:
                     f"{stage.name}: search.reply allows replies of about {schemas.longest(schema)} tokens, but"
                     f" search.{name} is {tokens}: longer ones are cut and requested again; raise it, or lower search.reply"
                 )
-    return said
+    return [*said, *(f"{stage.name}: {line}" for line in server_memory.notes(stage, chain, settings.server, gpus))]
 
 
 KIND = StageKind(

@@ -9,7 +9,7 @@ from diagcot.training.config.reward_settings import SERVED
 from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import GPU_BYTES, Engine, Estimate, Workload, weights_storage
 from diagcot.training.reward_models import missing
-from launchers import model_size
+from launchers import model_size, server_memory
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -35,8 +35,11 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
 
 
 def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
-    """What a plan shows of a stage that will learn little."""
-    return [f"{stage.name}: {line}" for line in _learning_notes(stage, chain)]
+    """What a plan shows of a stage that will learn little, and of what its servers' GPUs hold."""
+    resources = chain.resources(stage.name)
+    gpus = resources.gpus * resources.tasks_per_node // stage.settings.engines
+    of_servers = server_memory.notes(stage, chain, stage.settings.server, gpus)
+    return [f"{stage.name}: {line}" for line in (*_learning_notes(stage, chain), *of_servers)]
 
 
 def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:

@@ -27,7 +27,10 @@ The environment variable DIAGCOT_FAKE_SCRIPT names a JSON file:
     usage           [tokens of the prompt, tokens of the reply] that are told, in place of counts of what was sent
     models          {"folder": script}: what is different for the model of that folder
 A reply is a function of the request's bytes, its delay too: whoever asks the same again gets the same.
-It appends one line to <script>.log for each process ("start") and request (its prompt's first words).
+    exchanges       true: it can exchange its weights; if not, it is restarted for others
+    refuse_calls    {"path": [status, message]}: what calls of vLLM's control routes are answered with
+It appends one line to <script>.log for each process ("start") and request (its prompt's first words), and one to
+<script>.calls for each call of a control route: the time, its path with the query, its body.
 /metrics speaks vLLM's names; /stats tells how many requests were answered, run, and ran at once at most.
 """
 
@@ -117,6 +120,7 @@ class Model:
         first = not (log.exists() and "start" in log.read_text().splitlines())
         self.script = script
         self.log = log.open("a", buffering=1)
+        self.calls = log.with_suffix(".calls")
         self.die_after, self.hang_after, self.engine_dies_after = (
             script.get(name, NEVER) if first else NEVER for name in ("die_after", "hang_after", "engine_dies_after")
         )
@@ -142,8 +146,10 @@ class Model:
         if path == "/metrics":
             return 200, self.metrics().encode()
         dead = self.answered >= self.engine_dies_after
+        if path == "/health":
+            return (503 if dead else 200), {}
         if path != "/v1/chat/completions":
-            return (503 if dead and path == "/health" else 200), {}
+            return self.control(path, raw)
         body = json.loads(raw)
         prompt = prompt_of(body)
         self.note(prompt[:40].replace("\n", " "))
@@ -162,6 +168,14 @@ class Model:
             return await self.run(body, prompt, hashlib.sha256(raw).digest())  # the quickest for a film of 50 KB
         finally:
             self.slots.release()
+
+    def control(self, path: str, raw: bytes) -> tuple[int, Any]:
+        """A call of one of vLLM's control routes: it is written down and, where the script does not refuse it, done."""
+        with self.calls.open("a") as out:
+            out.write(f"{time.time():.4f} {path} {raw.decode()}\n")
+        status, message = self.script.get("refuse_calls", {}).get(path.split("?")[0], (200, ""))
+        checksums: dict[str, Any] = {"checksums": {}} if self.script.get("exchanges") else {}
+        return status, checksums if status == 200 else {"error": message}
 
     async def run(self, body: dict[str, Any], prompt: str, digest: bytes) -> tuple[int, Any]:
         tokens, hits = self.cache.ask(body["messages"])

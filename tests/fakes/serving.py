@@ -57,6 +57,13 @@ def starts(root: Path) -> int:
     return (root / "script.log").read_text().splitlines().count("start")
 
 
+def calls(root: Path) -> list[tuple[float, str, str]]:
+    """Time, path and body of each call of a control route."""
+    path = root / "script.calls"
+    rows = [line.split(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(float(at), route, body) for at, route, body in rows]
+
+
 class QueueingServer:
     """An OpenAI-compatible server in a thread of the test, with vLLM's queue and metrics: `slots` requests are computed
     at once for `delay_s` each, the rest waits. With `vllm=False` it has no /metrics and knows no additions."""

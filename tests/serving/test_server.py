@@ -191,11 +191,19 @@ def test_a_server_whose_api_process_alone_got_sigterm_is_replaced(models, tmp_pa
         assert ended and time.monotonic() - ended < 400
 
 
-def test_tied_embeddings_are_never_exchanged_in_place(models):
-    assert weights.tied(models["tied"]) and not weights.tied(models["a"])
+def test_tied_embeddings_are_exchanged_in_place_with_the_output_layer(models, tmp_path):
     assert (
         weights.architecture(models["tied"]) != weights.architecture(models["a"]) == weights.architecture(models["b"])
     )
+    asked = {"messages": (("user", "<image>look"),), "images": (film(60),), "max_tokens": 8}
+    with serve(models["tied"], SETTINGS, context(tmp_path)) as server:
+        first, pid = one(server, **asked), server.process.pid
+        server.load(models["tied-too"])
+        other = one(server, **asked)
+        server.load(models["tied"])
+        assert one(server, **asked).logprobs == first.logprobs != other.logprobs and server.process.pid == pid
+    with serve(models["tied-too"], SETTINGS, context(tmp_path)) as server:  # as one that never held other weights
+        assert one(server, **asked).logprobs == other.logprobs
 
 
 def test_a_warm_server_is_taken_over_and_replaced_when_dead(models, tmp_path, monkeypatch):

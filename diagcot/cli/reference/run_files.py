@@ -89,6 +89,8 @@ EVENTS = {
     "ready": "Ray, the rollout servers and the reward workers of a GRPO stage are ready.",
     "validated": "Figures of the held-out prompts after a step.",
     "gap_warning": "Policy and servers differ by more than `warn_gap`: the first such step of an execution, and its gap.",
+    "prompts_left_out": "Prompts of a GRPO stage that its servers cannot take: too long, or with too many images; of how many.",
+    "device_sync_refused": "`sync: device` is not possible, with the reason; the weights travel as files from now on.",
     "score_late": "A reward gave no score of a rollout before `score_timeout_s`; the rollout scores 0.",
     "stopped": "Training stopped after a step because a stop was requested.",
     "resumed": "Training continues from a checkpoint.",

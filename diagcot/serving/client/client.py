@@ -12,7 +12,7 @@ from types import TracebackType
 from diagcot.serving.client.connection import ModelServer, ReplicaConnection
 from diagcot.serving.client.throttle import Load
 from diagcot.serving.errors import ServerError
-from diagcot.serving.http import ConnectionLostError, Response, UnreachableError
+from diagcot.serving.http import ConnectionLostError, Response, UnreachableError, refuses
 from diagcot.serving.request import NEUTRAL, Reply, Request
 
 MAX_LOSSES = 3
@@ -110,7 +110,7 @@ class Client:
         try:
             body = request.encode(self._model, self._vllm, self._sampling)
         except ValueError as error:
-            return Reply(error=str(error))
+            return Reply(error=str(error), refused=True)
         failures = _Failures()
         while True:
             reply = await self._send(request, body, failures)
@@ -135,7 +135,7 @@ class Client:
         if response.status == 429 or response.status >= 500:
             return await self._after_refusal(replica, generation, response, failures)
         if response.status != 200:
-            return Reply(error=f"HTTP {response.status}: {_message(response)}")
+            return Reply(error=f"HTTP {response.status}: {_message(response)}", refused=refuses(response.status))
         return await self._read(replica, response, request, failures)
 
     async def _after_loss(

@@ -4,13 +4,12 @@ vLLM reports most of these problems itself, but minutes later and without the na
 """
 
 import json
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.state import reading
+from diagcot.serving.capacity import gpu_memory, weight_bytes
 from diagcot.serving.server.placement import Placement
 from diagcot.serving.settings import ServerSettings
 
@@ -27,8 +26,8 @@ def check(model_dir: Path, settings: ServerSettings, placement: Placement) -> No
     _quantisation(model_dir, settings, config)
     if settings.images and "architectures" in config and not any("vis" in key for key in config):
         raise UserError(f"{model_dir} is a text-only model (no vision_config): set `images: 0` in its server settings")
-    if placement.gpus and not (settings.quantization and not config.get("quantization_config")):
-        _memory(model_dir, settings, placement, gpu_memory(placement.gpus))
+    if placement.gpus:
+        _memory(model_dir, settings, placement, config, gpu_memory(placement.gpus))
 
 
 def _context(model_dir: Path, settings: ServerSettings, text: dict[str, Any]) -> None:
@@ -76,12 +75,14 @@ def _quantisation(model_dir: Path, settings: ServerSettings, config: dict[str, A
         )
 
 
-def _memory(model_dir: Path, settings: ServerSettings, placement: Placement, memory: int | None) -> None:
+def _memory(
+    model_dir: Path, settings: ServerSettings, placement: Placement, config: dict[str, Any], memory: int | None
+) -> None:
     """memory: of the smallest GPU in bytes, if known."""
     if memory is None:
         return
     share = settings.gpu_memory_utilization * placement.memory_share
-    needed = weight_bytes(model_dir) / placement.tensor_parallel
+    needed = weight_bytes(model_dir, settings, config) / (placement.tensor_parallel * placement.nodes)
     if needed > memory * share:
         raise UserError(
             f"the weights of {model_dir} take {needed / 1e9:.0f} GB on each of {placement.tensor_parallel} GPUs"
@@ -89,22 +90,3 @@ def _memory(model_dir: Path, settings: ServerSettings, placement: Placement, mem
             f" (gpu_memory_utilization {share:.2g}): raise tensor_parallel and the GPUs of the stage, or serve a quantised"
             " model"
         )
-
-
-def weight_bytes(model_dir: Path) -> int:
-    """Size of the weights on disk in bytes."""
-    index = model_dir / "model.safetensors.index.json"
-    if index.exists():
-        files = set(json.loads(reading.read_text(index))["weight_map"].values())
-        return sum((model_dir / name).stat().st_size for name in files)
-    return sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
-
-
-def gpu_memory(names: Sequence[str]) -> int | None:
-    """Memory of the smallest of these GPUs in bytes; None if nvidia-smi does not report it."""
-    command = ["nvidia-smi", f"--id={','.join(names)}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        return min(int(line) for line in output.split()) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None

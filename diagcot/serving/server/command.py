@@ -1,6 +1,7 @@
 """The command line and environment of a vLLM server."""
 
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from diagcot.serving.request import MODEL_NAME
 from diagcot.serving.server.owner import OWNER
 from diagcot.serving.server.placement import Placement
 from diagcot.serving.settings import ServerSettings
+
+WORKER_EXTENSION = "diagcot.serving.vllm_worker.WorkerExtension"
 
 
 def on_cpu() -> bool:
@@ -37,7 +40,7 @@ def arguments(settings: ServerSettings, placement: Placement) -> list[str]:
     options: dict[str, Any] = {
         "--served-model-name": MODEL_NAME,
         "--max-model-len": settings.max_model_len,
-        "--max-num-seqs": settings.max_num_seqs,
+        "--max-num-seqs": settings.sequences,
         "--dtype": "float32" if cpu and settings.dtype == "auto" else settings.dtype,
         "--tensor-parallel-size": placement.tensor_parallel,
         "--limit-mm-per-prompt": f'{{"image":{settings.images},"video":0}}',
@@ -45,11 +48,14 @@ def arguments(settings: ServerSettings, placement: Placement) -> list[str]:
         "--shutdown-timeout": int(settings.shutdown_timeout_s),
         "--seed": settings.seed,
         "--uvicorn-log-level": "warning",
+        "--worker-extension-cls": WORKER_EXTENSION,
         # A model that is unsure pads optional white space in JSON up to the length limit; this allows none.
         "--structured-outputs-config": '{"backend":"xgrammar","disable_any_whitespace":true}',
     }
     if not cpu:
         options["--gpu-memory-utilization"] = round(settings.gpu_memory_utilization * placement.memory_share, 4)
+        if settings.kv_cache_gb is not None:
+            options["--kv-cache-memory-bytes"] = settings.kv_cache_gb * 2**30
     if placement.nodes > 1:
         options |= {
             "--nnodes": placement.nodes,
@@ -88,15 +94,21 @@ def environment(
         "VLLM_SERVER_DEV_MODE": "1",  # enables the routes that change weights; only we can reach the socket
         "VLLM_LOGGING_LEVEL": env.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "PYTHONUNBUFFERED": "1",
+        # Programs of the environment, such as ninja, by which FlashInfer compiles its kernels.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
         OWNER: owner,
     }
+    if "--weight-transfer-config" in settings.extra:
+        # vLLM gets the handles of CUDA IPC as a pickle and refuses to read one without this. A pickle can run any code, so
+        # this is only for a server whose requests come from us alone: ours listen on a Unix socket in a folder of mode 0700.
+        env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if cache is not None:
         env["VLLM_CACHE_ROOT"] = str(cache)
     if placement.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(placement.gpus)
     if on_cpu():
         env |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb),
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gb or 1),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.cpu_threads),
         }

@@ -124,7 +124,7 @@ class Replica:
             if stamp == self._stamp and self.process.alive():
                 return
             started = time.monotonic()
-            same = weights.architecture(model_dir) == self._architecture and not weights.tied(model_dir)
+            same = weights.architecture(model_dir) == self._architecture
             if not (same and self.process.alive() and self._reload(model_dir)):
                 self.process.stop(0)
                 self._start(model_dir)
@@ -147,6 +147,7 @@ class Replica:
                     reset = _checksums(http)
                 call = {"method": "reload_weights", "kwargs": {"weights_path": str(model_dir.resolve())}}
                 http.post("/collective_rpc", json=call).raise_for_status()
+                http.post("/collective_rpc", json={"method": "repack_tied_head"}).raise_for_status()
                 for cache in ("prefix", "mm", "encoder"):
                     http.post(f"/reset_{cache}_cache").raise_for_status()
                 if not self._verified:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from diagcot.jobs import UserError
 from diagcot.jobs.execution import place as private
+from diagcot.serving import capacity
 from diagcot.serving.client.client import Client
 from diagcot.serving.client.stats import ServingStats
 from diagcot.serving.client.stream import WorkStream
@@ -60,7 +61,7 @@ class Server:
         """Serve the weights of `model_dir` from now on; no request may be in flight.
 
         Weights of the same architecture are loaded into the running process, in about a tenth of a second for a small
-        model. Other models, and models with tied embeddings, need a restart. The first change in a process is verified:
+        model. Other models need a restart. The first change in a process is verified:
         every parameter must come from the new folder. Raises ServerError if the weights cannot be loaded either way.
         """
         _in_threads(self.replicas, lambda replica: replica.load(model_dir))
@@ -137,14 +138,17 @@ def serve(
     task: ServingTask,
     *,
     share: tuple[int, int] = (0, 1),
+    fixed_cache: bool = False,
     command: list[str] | None = None,
 ) -> Iterator[Server]:
     """A server of `model_dir` for the length of the block; see `Server`.
 
-    share: share i of n of the task's GPUs, for a task that serves n different models. command: replaces the program of the
-    server. If the environment names a folder of warm servers, one with the same arguments is taken from there and left
-    running at the end. With `settings.pipeline_parallel` one server spans the task's nodes; on ranks other than 0 this
-    raises HeadlessWorkerEnded at the end. With `settings.endpoint` the server is not ours, and `model_dir` only names the model.
+    share: share i of n of the task's GPUs, for a task that serves n different models. fixed_cache: give the KV cache its
+    size beforehand (see `diagcot.serving.capacity`), where another process takes memory of the same GPUs. command: replaces
+    the program of the server. If the environment names a folder of warm servers, one with the same arguments is taken from
+    there and left running at the end. With `settings.pipeline_parallel` one server spans the task's nodes; on ranks other
+    than 0 this raises HeadlessWorkerEnded at the end. With `settings.endpoint` the server is not ours, and `model_dir` only
+    names the model.
 
     Raises ServerError if the server cannot be started, UserError if `model_dir` is not a model folder or does not fit the
     settings.
@@ -159,6 +163,7 @@ def serve(
     if not (model_dir / "config.json").exists():
         raise UserError(f"{model_dir} is not a model folder (no config.json): has the stage that writes it finished?")
     placements = place(settings, 0 if on_cpu() else task.gpus, share)
+    settings = capacity.fitted(settings, model_dir, placements[0], fixed_cache)
     with contextlib.ExitStack() as stack:
         if settings.pipeline_parallel > 1:
             placements = [headless.spanning(placements, settings, task)]

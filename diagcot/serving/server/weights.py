@@ -27,13 +27,6 @@ def architecture(model_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def tied(model_dir: Path) -> bool:
-    """True if input and output embeddings are one matrix, whose output side vLLM's `reload_weights` leaves unchanged."""
-    config = _config(model_dir)
-    text = config.get("text_config") or {}
-    return bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-
-
 def stamp(model_dir: Path) -> tuple[Any, ...]:
     """Path, names, sizes and times of the weight files; equal only if the folder has not changed.
 

@@ -108,6 +108,12 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
     prompts_per_step: int = Field(4, ge=1, description="Prompts of a step.")
     group_size: int = Field(8, ge=2, description="Rollouts of each prompt.")
     max_tokens: int = Field(1024, ge=1, description="Most tokens of a rollout.")
+    long_prompts: Literal["leave_out", "refuse"] = Field(
+        "leave_out",
+        description="Prompts that the servers cannot take: of more tokens than server.max_model_len leaves beside max_tokens, or"
+        " with more images than server.images. They are counted before the first step. leave_out: the stage trains without"
+        " them; refuse: it ends.",
+    )
     temperature: float = Field(0.9, gt=0, description="Sampling temperature of the rollouts.")
     top_p: float = Field(0.99, gt=0, le=1, description="Probability mass that rollouts are sampled from.")
     kl_coef: float = Field(

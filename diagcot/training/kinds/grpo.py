@@ -12,17 +12,21 @@ from collections.abc import Iterator
 
 from diagcot.jobs import Context, Result, Unit
 from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import process_group, ray_cluster
+from diagcot.training.models import model
 from diagcot.training.models.inputs import model_input
 from diagcot.training.reward_models import missing
 from diagcot.training.rl import curriculum
 from diagcot.training.rl.loop import GrpoLoop, LoopState
-from diagcot.training.rl.rollout_pool import RolloutPool
+from diagcot.training.rl.rollout_pool import RolloutPool, shares_gpus, sleeps
+
+UNCUT = 2**31  # tokens of a sample that is measured and not trained on
 
 
 @contextlib.contextmanager
 def prepare(ctx: Context) -> Iterator[LoopState | None]:
-    """Settings, checked before anything heavy; Ray with its servers, which start while the ranks load the policy.
+    """Settings, checked before anything heavy; Ray with its servers, which begin to start.
 
     None on a node that holds only servers; there the block begins when the servers are no longer needed.
     """
@@ -51,7 +55,9 @@ def prepare(ctx: Context) -> Iterator[LoopState | None]:
         if head:
             pool = RolloutPool(model_input(ctx), settings, ctx, prompts.corpus(), head)
             stack.callback(pool.close)
-        yield LoopState(settings, prompts, pool)
+        # While the servers start, prompts that they cannot take are looked for.
+        collator = Collator(model.load_processor(model_input(ctx)), ctx.shards_root, UNCUT, cache_mb=0)
+        yield LoopState(settings, curriculum.within_limits(prompts, ctx, collator), pool)
 
 
 def _host_servers(ctx: Context, settings: GrpoSettings, rendezvous_file: ray_cluster.RendezvousFile) -> None:
@@ -70,9 +76,24 @@ def run(unit: Unit, state: LoopState | None, ctx: Context) -> Result | None:
         return Result()
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
+        # A server measures the memory of its GPUs while it starts, so nobody else may take or free some then.
+        servers_first = shares_gpus(state.settings, ctx)
+        if servers_first and not _servers_ready(state, ctx):
+            return None
         loop = GrpoLoop(state, ctx, stack)
-        if not process_group.broadcast(state.pool.ready() if state.pool else None):
+        if not servers_first and not _servers_ready(state, ctx):
             return None
         ctx.startup_s += time.monotonic() - began
         ctx.event("ready", seconds=round(time.monotonic() - began, 2))
         return loop.run()
+
+
+def _servers_ready(state: LoopState, ctx: Context) -> bool:
+    """Wait for the servers, and let those sleep that give their memory to the policy; False if a stop was requested."""
+    if not process_group.broadcast(state.pool.ready() if state.pool else None):
+        return False
+    if sleeps(state.settings, ctx):
+        if state.pool:
+            state.pool.sleep()
+        process_group.barrier()
+    return True

@@ -32,10 +32,19 @@ def server_gpus(visible: str | None, gpus: int, server: int, servers: int) -> li
 
 
 class ModelServer:
-    """One vLLM server and its weights; number `server` of `servers` on its node. context: see `context_fields`."""
+    """One vLLM server and its weights; number `server` of `servers` on its node. context: see `context_fields`.
+
+    fixed_cache: see `serve`.
+    """
 
     def __init__(
-        self, model_dir: Path, settings: ServerSettings, context: dict[str, Any], server: int, servers: int
+        self,
+        model_dir: Path,
+        settings: ServerSettings,
+        context: dict[str, Any],
+        server: int,
+        servers: int,
+        fixed_cache: bool = False,
     ) -> None:
         code.require_own()
         context = {**context, "rank": 0, "attempt": f"{context['attempt']}-{context['node_rank']}-{server}"}
@@ -45,17 +54,22 @@ class ModelServer:
             )
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus)
             context["gpus"] = len(own_gpus)
-        self._serve = serve(model_dir, settings, Context(**context))
+        self._serve = serve(model_dir, settings, Context(**context), fixed_cache=fixed_cache)
         self._stack = contextlib.ExitStack()
         self._server: Server
 
     def post(self, paths: Sequence[str], bodies: Sequence[Any], timeout_s: float) -> None:
-        """Call vLLM's control routes in turn, all replicas at once; each with its own JSON body or the only one."""
+        """Call vLLM's control routes in turn, all replicas at once; each with its own JSON body or the only one.
+
+        Raises ServerError with the answer of a replica that refuses.
+        """
 
         def call(replica: Any, body: Any) -> None:
             with connect(replica.process.socket, timeout_s) as http:
                 for path in paths:
-                    http.post(path, json=body).raise_for_status()
+                    answer = http.post(path, json=body)
+                    if answer.is_error:
+                        raise ServerError(f"{path}: HTTP {answer.status_code} {answer.text[:400]}")
 
         replicas = self._server.replicas
         with ThreadPoolExecutor(len(replicas)) as pool:

@@ -3,15 +3,16 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from diagcot.jobs import Context
+from diagcot.jobs import Context, UserError
 from diagcot.rewards.score import Reference
 from diagcot.tasks import augmentation
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data import dataset
+from diagcot.training.data.collator import Collator
 from diagcot.training.data.images import ShardImages
 
 
@@ -104,9 +105,45 @@ def load(ctx: Context, settings: GrpoSettings) -> Curriculum:
     ):
         if needed and not samples:
             raise ValueError(f"stage {ctx.stage} has no {name}")
-    per_epoch = max(1, len(training) // settings.prompts_per_step)
+    return _with_steps(Curriculum(settings, ctx.seed, 0, training, mixed, validation))
+
+
+def _with_steps(curriculum: Curriculum) -> Curriculum:
+    settings = curriculum.settings
+    per_epoch = max(1, len(curriculum.prompts) // settings.prompts_per_step)
     steps = settings.deepspeed.steps or max(1, math.ceil((settings.deepspeed.epochs or 0) * per_epoch))
-    return Curriculum(settings, ctx.seed, steps, training, mixed, validation)
+    return replace(curriculum, steps=steps)
+
+
+def within_limits(curriculum: Curriculum, ctx: Context, collator: Collator) -> Curriculum:
+    """Without the prompts that the servers cannot take, which the event `prompts_left_out` counts. A collective.
+
+    collator: one that cuts nothing. Raises UserError if there are such prompts and the settings refuse them, or if no others
+    are left.
+    """
+    settings, few, long = curriculum.settings, 0, 0
+    room = settings.server.max_model_len - settings.max_tokens
+    parts: list[list[Sample]] = []
+    read = (curriculum.prompts, curriculum.mixed, curriculum.validation)
+    for part in read:
+        shown = [sample for sample in part if len(sample.images) <= settings.server.images]
+        lengths = dataset.measure(ctx, shown, collator)
+        prompts = [total - learned for total, learned in zip(lengths.tokens, lengths.learned, strict=True)]
+        parts.append([sample for sample, tokens in zip(shown, prompts, strict=True) if tokens <= room])
+        few, long = few + len(part) - len(shown), long + len(shown) - len(parts[-1])
+    if not few + long:
+        return curriculum
+    reasons = (
+        f"{long} prompts have more than the {room} tokens that server.max_model_len {settings.server.max_model_len} leaves beside"
+        f" max_tokens {settings.max_tokens}, and {few} have more than {settings.server.images} images (server.images)"
+    )
+    if settings.long_prompts == "refuse" or any(part and not kept for part, kept in zip(read, parts, strict=True)):
+        raise UserError(
+            f"stage {ctx.stage}: {reasons}. Raise these settings or lower the pixel budget of the model;"
+            " `long_prompts: leave_out` trains without them, if others are left"
+        )
+    ctx.event("prompts_left_out", long=long, images=few, of=sum(map(len, parts)) + long + few)
+    return _with_steps(replace(curriculum, prompts=parts[0], mixed=parts[1], validation=parts[2]))
 
 
 def patient(sample: Sample) -> str:

@@ -22,7 +22,8 @@ class Experience:
 
     replaced: groups of equal rewards that other groups replaced. waited_s: seconds of waiting for scores when no server
     had work left. scoring_s: component -> seconds that its model was at work, most of them while others rolled out.
-    late: rollouts that a reward did not score before its deadline, those of replaced groups included.
+    late: rollouts that a reward did not score before its deadline, those of replaced groups included. refused: prompts that
+    a server did not take, in whose place others were rolled out.
     """
 
     samples: list[Sample]
@@ -32,6 +33,7 @@ class Experience:
     waited_s: float = 0.0
     scoring_s: dict[str, float] = field(default_factory=dict)
     late: int = 0
+    refused: int = 0
 
 
 def final_scores(experience: Experience, settings: GrpoSettings, gates: Mapping[str, Gate]) -> list[Score]:
@@ -74,8 +76,9 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
     """Figures of a step's rollouts for the log.
 
     Mean reward and components, and the seconds of models that score; over groups the mean best reward, the mean spread and
-    the share of equal rewards (flat); mean length in tokens, shares cut at max_tokens and without
-    text; the number whose score was late; with `mask_cut` the number left out of the loss; with a mix, the reward of each task.
+    the share of equal rewards (flat); mean length in tokens, shares cut at max_tokens and without text; the number whose score
+    was late, and that of prompts that a server refused; with `mask_cut` the number left out of the loss; with a mix, the reward
+    of each task.
     """
     rollouts = experience.rollouts
     rewards = _by_group(scores, settings)
@@ -90,6 +93,7 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
         "cut": sum(rollout.cut for rollout in rollouts) / len(rollouts),
         "empty": sum(not rollout.text.strip() for rollout in rollouts) / len(rollouts),
         "late": float(experience.late),
+        "refused": float(experience.refused),
     }
     if settings.mask_cut:
         figures["masked"] = float(sum(rollout.cut for rollout in rollouts))

@@ -63,7 +63,7 @@ def requests_of(
 
 
 def group_of(index: int, sample: Sample, reply: Reply, n: int) -> list[Rollout]:
-    """The `n` rollouts of prompt `index`. Raises RuntimeError that names the sample whose request failed."""
+    """The `n` rollouts of prompt `index`. Raises RuntimeError that names the sample whose request failed or was refused."""
     if reply.error or len(reply.texts) != n:
         raise RuntimeError(f"rollout of {sample.id} failed: {reply.error or f'{len(reply.texts)} of {n} answers'}")
     assert reply.token_ids is not None and reply.logprobs is not None

@@ -16,6 +16,7 @@ from diagcot.training.rl.rollout import Rollout, Sampling, group_of, requests_of
 from diagcot.training.rl.rollout_pool import RolloutBatch, RolloutPool
 
 _PROBE_TOKENS = 8
+_REFUSED_ROUNDS = 4  # in which other prompts take the places of refused ones
 
 Group = tuple[Sample, list[Rollout], list[Score]]
 
@@ -42,13 +43,15 @@ class RolloutCollector:
 
         With `max_resample_rounds`, further prompts replace groups of equal rewards, up to that many times (DAPO, Yu et
         al. 2025, arXiv:2503.14476, section 3.2). Groups that are still flat after the last round stay in the batch, where
-        their advantages are 0.
+        their advantages are 0. Further prompts also take the places of those that a server refuses. Raises RuntimeError that
+        names such a prompt if the others are refused as well.
         """
         groups: dict[int, Group] = {}  # by position in the step
-        positions, waited_s, replaced = list(range(self._settings.prompts_per_step)), 0.0, 0
+        positions, waited_s, replaced, late = list(range(self._settings.prompts_per_step)), 0.0, 0, 0
+        refused: list[str] = []
         scoring_s: Counter[str] = Counter()
-        late = 0
-        for resample_round in range(self._settings.max_resample_rounds + 1):
+        rounds = self._settings.max_resample_rounds
+        for resample_round in range(rounds + 1 + _REFUSED_ROUNDS):
             prompts = curriculum.step_prompts(number, resample_round)
             samples = [prompts[position] for position in positions]
             seed = f"{number}/{resample_round}" if resample_round else str(number)
@@ -58,13 +61,21 @@ class RolloutCollector:
             waited_s += batch.scored_at - batch.rolled_out_at
             scoring_s.update(batch.scoring_s)
             late += batch.late
-            replaced += len(positions) if resample_round else 0
+            replaced += sum(position in groups for position in positions)
             for index, position in enumerate(positions):
-                rollouts = group_of(position, samples[index], batch.replies[index], self._settings.group_size)
-                groups[position] = samples[index], rollouts, batch.scores[index]
-            positions = [position for position in positions if _flat(groups[position])]
+                sample, reply = samples[index], batch.replies[index]
+                if reply.refused:
+                    refused.append(f"{sample.id} ({reply.error})")
+                    continue
+                rollouts = group_of(position, sample, reply, self._settings.group_size)
+                groups[position] = sample, rollouts, batch.scores[index]
+            absent = [position for position in positions if position not in groups]
+            flat = [position for position in positions if position in groups and _flat(groups[position])]
+            positions = absent + (flat if resample_round < rounds else [])
             if not positions:
                 break
+        if len(groups) < self._settings.prompts_per_step:
+            raise RuntimeError(f"the servers refused {len(refused)} prompts of step {number + 1}, first {refused[0]}")
         ordered = [groups[position] for position in range(self._settings.prompts_per_step)]
         return Experience(
             [sample for sample, _, _ in ordered],
@@ -74,13 +85,17 @@ class RolloutCollector:
             waited_s,
             dict(scoring_s),
             late,
+            len(refused),
         )
 
     def validate(self, samples: Sequence[Sample]) -> list[Score] | None:
-        """Scores of one answer to each of `samples`, with the same seeds every time; None if a stop was requested."""
+        """Scores of one answer to each of `samples`, with the same seeds every time; None if a stop was requested.
+
+        A prompt that a server refuses counts as an empty answer, as in evaluation.
+        """
         rule = self._settings.validation
         sampling = Sampling(1, self._settings.max_tokens, rule.temperature, rule.top_p)
-        batch = self._roll_out(samples, sampling, "validation", 1.0)
+        batch = self._roll_out(samples, sampling, "validation", 1.0, refused_is_empty=True)
         return None if batch is None else [scores[0] for scores in batch.scores]
 
     def probe(self, sample: Sample, count: int) -> list[Rollout] | None:
@@ -91,17 +106,20 @@ class RolloutCollector:
         return None if batch is None else group_of(0, sample, batch.replies[0], count)
 
     def _roll_out(
-        self, samples: Sequence[Sample], sampling: Sampling, seed: str, progress: float
+        self, samples: Sequence[Sample], sampling: Sampling, seed: str, progress: float, refused_is_empty: bool = False
     ) -> RolloutBatch | None:
         requests = requests_of(samples, self._images, sampling, f"{self._seed}/{seed}", self._banned)
 
         def outputs(index: int, reply: Reply) -> list[Output]:
-            sample = samples[index]
-            group_of(index, sample, reply, sampling.n)  # raises for a failed request
+            sample, texts = samples[index], reply.texts
+            if reply.refused:
+                texts = [""] * sampling.n if refused_is_empty else []
+            else:
+                group_of(index, sample, reply, sampling.n)  # raises for a failed request
             key, question = self._settings.reward_of(sample.task), sample.prompt.replace("<image>", "").strip()
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
-            texts = reply.texts if self._settings.reasoning == "expected" else map(_in_layout, reply.texts)
-            return [Output(text, reference, key, sample.task, question, sample.meta, sample.id) for text in texts]
+            shown = texts if self._settings.reasoning == "expected" else map(_in_layout, texts)
+            return [Output(text, reference, key, sample.task, question, sample.meta, sample.id) for text in shown]
 
         return self._pool.roll_out(requests, outputs, progress)
 

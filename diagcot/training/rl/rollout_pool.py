@@ -12,7 +12,7 @@ from typing import Any
 from diagcot.jobs import Context
 from diagcot.metrics.green import CHAT_TEMPLATE
 from diagcot.rewards.score import Reference, Score
-from diagcot.serving import Reply, Request, ServerSettings
+from diagcot.serving import Reply, Request, ServerError, ServerSettings
 from diagcot.serving.server.command import on_cpu
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.reward_settings import SERVED
@@ -71,7 +71,12 @@ class RolloutPool:
             server.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), max_concurrency=1
             ).remote(
-                model_dir, server_settings(settings, ctx), {**context, "node_rank": number}, index, settings.engines
+                model_dir,
+                server_settings(settings, ctx),
+                {**context, "node_rank": number},
+                index,
+                settings.engines,
+                shares_gpus(settings, ctx),
             )
             for number, node in nodes[-settings.rollout_nodes :]
             for index in range(settings.engines)
@@ -87,6 +92,7 @@ class RolloutPool:
                 {**context, "node_rank": last, "attempt": f"{ctx.attempt}-{name}"},
                 0,
                 1,
+                shares_gpus(settings, ctx),
             )
             for name in settings.scoring_models
             if name in SERVED
@@ -119,27 +125,46 @@ class RolloutPool:
         return self._all([server.load.remote(model_dir) for server in self.servers], self._settings.step_timeout_s)
 
     def post(self, *paths: str, bodies: Sequence[Any] = (None,)) -> None:
-        """Call vLLM's control routes on all servers, each with its own of `bodies` or the only one."""
+        """Call vLLM's control routes on all servers, each with its own of `bodies` or the only one.
+
+        Raises ServerError with the answer of a server that refuses.
+        """
+        from ray.exceptions import RayTaskError
+
         limit, count = self._settings.step_timeout_s, len(bodies) // len(self.servers)
         calls = [
             server.post.remote(paths, list(bodies[index * count : (index + 1) * count] or bodies), limit)
             for index, server in enumerate(self.servers)
         ]
-        for _ in self._results(calls, limit):
-            pass
+        try:
+            self._all(calls, limit)
+        except RayTaskError as error:
+            raise ServerError(f"a rollout server does not do what it is asked for: {error.cause}") from error
 
     def sleep(self) -> None:
-        """Let the servers, also those of the rewards' models, give up their GPUs' memory until `wake`."""
-        self._call_all("/sleep?level=1")
+        """Let the servers give up their GPUs' memory until they are woken.
 
-    def wake(self) -> None:
-        """Let the servers take their GPUs' memory again."""
-        self._call_all("/wake_up")
+        Rollout servers forget their weights (vLLM's level 2), since the policy sends new ones before the next rollout. The
+        servers of rewards' models keep theirs in the host's memory (level 1).
+        """
+        self._call("/sleep?level=2", "/sleep?level=1")
 
-    def _call_all(self, path: str) -> None:
+    def wake_weights(self) -> None:
+        """Let the rollout servers take the memory of their weights again, which then hold nothing until they are sent."""
+        self._call("/wake_up?tags=weights", None)
+
+    def wake_cache(self) -> None:
+        """Let all servers take the rest of their memory; they answer requests again."""
+        self._call("/wake_up?tags=kv_cache", "/wake_up")
+
+    def _call(self, rollout: str, scoring: str | None) -> None:
+        """Call one route of the rollout servers, and one of the servers of rewards' models that are ours."""
         limit = self._settings.step_timeout_s
-        scoring = [self.scoring[name] for name in self.scoring if not _elsewhere(name, self._settings)]
-        self._all([server.post.remote([path], [None], limit) for server in [*self.servers, *scoring]], limit)
+        calls = [server.post.remote([rollout], [None], limit) for server in self.servers]
+        if scoring is not None:
+            ours = [self.scoring[name] for name in self.scoring if not _elsewhere(name, self._settings)]
+            calls += [server.post.remote([scoring], [None], limit) for server in ours]
+        self._all(calls, limit)
 
     def mark_pushed(self) -> None:
         """All servers now hold the policy's weights, sent from GPU to GPU."""
@@ -271,7 +296,7 @@ def server_settings(settings: GrpoSettings, ctx: Context) -> ServerSettings:
     flags: tuple[str, ...] = ()
     if sleeps(settings, ctx):
         flags += ("--enable-sleep-mode",)
-    if settings.sync == "device":
+    if settings.sync == "device" and ctx.gpus and not on_cpu():
         flags += ("--weight-transfer-config", f'{{"backend":"{"nccl" if settings.rollout_nodes else "ipc"}"}}')
     return settings.server.model_copy(update={"extra": (*settings.server.extra, *flags)})
 
@@ -299,9 +324,11 @@ def _gpu(settings: GrpoSettings, ctx: Context, worker: int) -> str | None:
     return names[worker % len(names)]
 
 
-def sleeps(settings: GrpoSettings, ctx: Context) -> bool:
-    """Whether the servers give their GPUs' memory to the policy while it trains.
+def shares_gpus(settings: GrpoSettings, ctx: Context) -> bool:
+    """Whether servers and policy are on the same GPUs. The CPU build of vLLM is on none, whatever GPUs Slurm reports."""
+    return bool(ctx.gpus) and not on_cpu() and not settings.rollout_nodes
 
-    vLLM on CPU has no such mode, whatever GPUs Slurm reports.
-    """
-    return bool(ctx.gpus) and not on_cpu() and not settings.rollout_nodes and not settings.async_rollouts
+
+def sleeps(settings: GrpoSettings, ctx: Context) -> bool:
+    """Whether the servers give their GPUs' memory to the policy while it trains."""
+    return shares_gpus(settings, ctx) and not settings.async_rollouts

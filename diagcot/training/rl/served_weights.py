@@ -31,26 +31,32 @@ class ServedWeights:
         self._policy, self._transfer, self._settings, self._ctx = policy, transfer, settings, ctx
         self._pool, self._collector = pool, collector
         self._probe_prompt = curriculum.prompts[0]
-        self._served_step = 0  # the servers start with the weights before the first step
+        # The servers start with the weights before the first step. Those that sleep have forgotten them.
+        self._asleep = sleeps(settings, ctx)
+        self._served_step = -1 if self._asleep else 0
         self._probed_step = -1
-        self._asleep = False
         self.gap = 0.0
 
     def update(self, step: int) -> bool:
         """Send the weights after `step` steps, unless the servers hold them; False if a stop was requested.
 
+        Sleeping servers get the memory of their weights first, and that of their cache when they hold them: while the
+        weights are gathered and sent, the cache's memory is the policy's.
         With asynchronous rollouts the rollouts of a step cannot show whether that worked: a short probe does, once for
         each step. Raises FloatingPointError if the probe's gap is above `max_gap`.
         """
         if self._asleep:
-            torch.cuda.empty_cache()
-            process_group.barrier()
+            self._free_memory()
             if self._pool:
-                self._pool.wake()
-        self._asleep = False
+                self._pool.wake_weights()
         if self._served_step != step and not self._transfer.send(step):
             return False
         self._served_step = step
+        if self._asleep:
+            self._free_memory()
+            if self._pool:
+                self._pool.wake_cache()
+            self._asleep = False
         return not self._settings.async_rollouts or self._probed_step == step or self._probe(step)
 
     def sleep(self) -> None:
@@ -58,7 +64,13 @@ class ServedWeights:
         if sleeps(self._settings, self._ctx):
             if self._pool:
                 self._pool.sleep()
-            self._asleep = True
+            self._asleep, self._served_step = True, -1
+
+    @staticmethod
+    def _free_memory() -> None:
+        """Give what the policy's allocator keeps on every GPU of the job back to the GPUs."""
+        torch.cuda.empty_cache()
+        process_group.barrier()
 
     def _probe(self, step: int) -> bool:
         rollouts = process_group.broadcast(

@@ -73,7 +73,7 @@ def test_a_server_that_dies_is_started_again_and_nothing_is_lost(tmp_path, monke
         assert server.generation == 1
     assert len(replies) == len(answered(replies)) == 60
     assert starts(tmp_path) == 2
-    logs = list((tmp_path / "models/test/.work/servers").glob("server.*.log"))
+    logs = list((tmp_path / "models/test/.work/stage").glob("server.*.log"))
     assert len(logs) == 2  # one of each process
 
 

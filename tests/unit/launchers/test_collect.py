@@ -8,6 +8,7 @@ import pytest
 
 from diagcot.cot.search import schemas
 from diagcot.jobs import Unit, UserError
+from diagcot.jobs.cluster import Size
 from launchers.cot import collect as launcher
 from launchers.cot import filter as filter_launcher
 from launchers.stage_kind import Stage
@@ -16,7 +17,7 @@ from tests import stages
 UNITS = {"shard": [Unit("00000"), Unit("00001")], "asked": [Unit("00000"), Unit("00001")], "others": [Unit("00000")]}
 MODELS = {name: stages.stage("model", {"pretrained": "x"}) for name in ("teacher", "t")}
 MODELS["tiny"] = stages.stage("model", {"tiny": {}})
-CHAIN: Any = SimpleNamespace(units_of=UNITS.__getitem__, stage=MODELS.__getitem__)
+CHAIN: Any = SimpleNamespace(units_of=UNITS.__getitem__, stage=MODELS.__getitem__, resources=lambda name: Size(gpus=0))
 
 
 def spec(settings: dict[str, Any], **inputs: list[str]) -> Stage[Any]:

@@ -8,7 +8,9 @@ import yaml
 
 from diagcot.jobs import UserError
 from launchers.chain import open_chain
+from launchers.cot import collect
 from launchers.training import grpo
+from tests.unit.training.test_cost import models
 
 LAYOUT = "teaches the layout"
 
@@ -42,6 +44,23 @@ def test_answers_that_are_too_short_or_too_equal_are_told(tmp_path: Path) -> Non
     assert notes_of(tmp_path, "tiny", {"max_tokens": 64}) == []  # a tiny model writes what its recipe taught it
     (cold,) = notes_of(tmp_path, "tiny", {"temperature": 0.1})
     assert "at temperature 0.1 the 8 answers of a group hardly differ" in cold
+
+
+def test_the_plan_says_how_many_sequences_follow_from_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models(tmp_path, monkeypatch)
+    (said,) = notes_of(tmp_path, "diagcot-7b", {}, "example")
+    # (0.6 x 80 - 16.6 - 5) GB of cache, 2 x 28 layers x 4 heads x 128 x 2 bytes a token, 2,560 tokens a sequence
+    assert said == "grpo: max_num_seqs follows from the GPUs' memory: 176 on GPUs of 80 GB (cache 26 GB, 57 kB a token)"
+    (collected,) = (line for line in _notes_of_collect(tmp_path) if "max_num_seqs" in line)
+    assert "on GPUs of 80 GB" in collected
+    assert notes_of(tmp_path, "diagcot-7b", {}, "laptop") == []
+
+
+def _notes_of_collect(folder: Path) -> list[str]:
+    chain = open_chain(str(folder / "mine.yaml"), "example", None)
+    return collect.notes(chain.stage("cot"), chain)
 
 
 def test_a_reward_whose_models_are_missing_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,53 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
 
 
+class Refusing:
+    """Refuses prompts whose study is in `studies`."""
+
+    def __init__(self, *studies):
+        self.studies, self.asked = studies, []
+
+    def roll_out(self, requests, outputs, progress):
+        self.asked.append(len(requests))
+        replies = [
+            Reply(error="HTTP 400: too long", refused=True)
+            if request.messages[0][1] in self.studies
+            else reply(*"ab"[: request.n])
+            for request in requests
+        ]
+        shown = [outputs(at, one) for at, one in enumerate(replies)]
+        scores = [[{"overall": float(bool(output.text))} for output in each] for each in shown]
+        return RolloutBatch(replies, scores, 1.0, 1.25)
+
+
+def test_a_prompt_that_a_server_refuses_costs_itself_alone():
+    from diagcot.training.rl import curriculum as curricula
+    from diagcot.training.rl import rollout_collector
+    from diagcot.training.rl.experience import statistics
+
+    settings = SETTINGS.model_copy(update={"prompts_per_step": 3, "group_size": 2})
+    prompts = [replace(SAMPLE, id=str(n), messages=(("user", str(n)), ("assistant", "clear"))) for n in range(9)]
+    curriculum = curricula.Curriculum(settings, 7, 3, prompts, [], prompts[:4])
+    first, *others = curriculum.step_prompts(0)
+    refusing: Any = Refusing(first.id)
+    collector = rollout_collector.RolloutCollector(refusing, settings, lambda _: (), [], 7)
+    found = collector.step(0, curriculum)
+    assert refusing.asked[0] == 3 and set(refusing.asked[1:]) == {1}
+    assert found.samples[1:] == others and found.samples[0].id != first.id
+    assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1, 2, 2] and found.replaced == 0
+    assert found.refused == len(refusing.asked) - 1 >= 1
+    assert statistics(found, found.scores, settings)["refused"] == found.refused
+
+    # In validation a refused prompt is an empty answer, each time.
+    refusing.studies = ("1",)
+    assert [score["overall"] for score in collector.validate(prompts[:4])] == [1, 0, 1, 1]
+
+    refusing.studies, refusing.asked = tuple(sample.id for sample in prompts), []
+    with pytest.raises(RuntimeError, match=r"refused 15 prompts of step 1, first \d \(HTTP 400: too long\)"):
+        collector.step(0, curriculum)
+    assert refusing.asked == [3] * 5
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "answer", "wrong"),
     [
