@@ -13,6 +13,15 @@ from diagcot.training.losses import logprobs
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
 
+_IN_HOST_MEMORY = ("labels", "image_counts")
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`, except for what says how a pass is cut: reading that there would make the host wait."""
+    return {
+        name: value if name in _IN_HOST_MEMORY else value.to(device, non_blocking=True) for name, value in batch.items()
+    }
+
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
     """The arguments of the model's forward pass, with logits only from the first learned token on.
@@ -30,7 +39,8 @@ def summed_loss(network: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -
 
     inputs: those of the pass, with `logits_to_keep`. labels (samples, tokens).
     """
-    targets = labels[:, 1:][:, -(inputs["logits_to_keep"] - 1) :]
+    device = inputs["input_ids"].device
+    targets = labels[:, 1:][:, -(inputs["logits_to_keep"] - 1) :].to(device, non_blocking=True)
     sampled, _ = logprobs.forward(network, inputs, targets.clamp(min=0))
     return -torch.where(targets != IGNORED, sampled, 0.0).sum()
 
@@ -53,7 +63,7 @@ def held_out_loss(
     for index in range(passes):
         start = (index * ctx.world_size + ctx.rank) * micro_batch
         own = samples[start : start + micro_batch]
-        batch = {name: value.to(device) for name, value in collator(own or samples[:1]).items()}
+        batch = on_device(collator(own or samples[:1]), device)
         loss = summed_loss(model, model_inputs(batch), batch["labels"])
         if own:
             total += float(loss)

@@ -106,4 +106,4 @@ class AlignmentObjective(TrainingObjective):
         return contrastive.cached_gradients(torch.cat(images), self._aligner.normalize(texts), keys, scale)
 
     def _moved(self, batch: Batch) -> Batch:
-        return {name: value.to(self._device) for name, value in batch.items()}
+        return language.on_device(batch, self._device)

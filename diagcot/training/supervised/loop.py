@@ -88,9 +88,7 @@ def _step(
     batches = objective.prepare(engine, batches)
     total_loss = torch.zeros((), device=timer.device)
     for batch in batches:
-        loss = objective.loss(
-            engine, {name: value.to(timer.device, non_blocking=True) for name, value in batch.items()}
-        )
+        loss = objective.loss(engine, language.on_device(batch, timer.device))
         engine.backward(loss)
         engine.step()
         total_loss += loss.detach()

@@ -107,6 +107,17 @@ def test_the_supervised_loss_is_the_cross_entropy_of_the_learned_tokens() -> Non
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-6)
 
 
+def test_a_supervised_pass_reads_no_value_from_the_device() -> None:
+    """On the meta device, whose tensors have no values to read."""
+    model, ids, meta = Model(31, 7, "meta"), torch.randint(31, (2, 9)), torch.device("meta")
+    labels = ids.masked_fill(torch.arange(9) < 4, -100)
+    batch = language.on_device({"input_ids": ids, "labels": labels}, meta)
+    inputs = language.model_inputs(batch)
+    assert inputs["logits_to_keep"] == 6 and inputs["input_ids"].device == meta
+    language.summed_loss(model, inputs, batch["labels"]).backward()
+    assert model.head.weight.grad is not None
+
+
 def test_nothing_learned_gives_no_loss_and_no_gradient() -> None:
     model, ids = Model(31, 7), torch.randint(31, (1, 5))
     labels = torch.full_like(ids, -100)
