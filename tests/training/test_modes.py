@@ -35,18 +35,35 @@ def runs(training_root: Path) -> dict[str, Job]:
     further: dict[str, dict[str, Any]] = {
         name: {"deepspeed": deepspeed(**LENGTH, micro_batch=1, **mode)} for name, mode in MODES.items()
     }
-    for stage in (2, 3):
-        lora = {
-            "trainable": ["lora"],
-            "lora": {"rank": 4},
-            "deepspeed": deepspeed(**LENGTH, micro_batch=1, stage=stage),
-        }
-        further[f"lora{stage}"] = lora
     settings = {"trainable": EVERYTHING, "deepspeed": deepspeed(**LENGTH, micro_batch=1), "validation": 2}
     sources = {**inputs(training_root), "samples": [str(root)]}
     first = start(training_root, "diagcot.training.kinds.sft", "zero2", settings, sources, further=further)
     first.wait()
     return {"zero2": first} | {name: Job(training_root, name, [], first.log) for name in further}
+
+
+@pytest.fixture(scope="module")
+def adapters(training_root: Path) -> dict[str, Job]:
+    """LoRA on ZeRO-2, on ZeRO-3, and as the recipes for 7B and 32B have it: ZeRO-3, bf16, gradient checkpointing."""
+    ways: dict[str, dict[str, Any]] = {
+        "lora2": {"stage": 2},
+        "lora3": {"stage": 3},
+        "lora3-recipes": {"stage": 3, "precision": "bf16", "gradient_checkpointing": True},
+    }
+    settings = {
+        name: {"trainable": ["lora"], "lora": {"rank": 4}, "deepspeed": deepspeed(**LENGTH, micro_batch=1, **way)}
+        for name, way in ways.items()
+    }
+    first = start(
+        training_root,
+        "diagcot.training.kinds.sft",
+        "lora2",
+        settings.pop("lora2"),
+        inputs(training_root),
+        further=settings,
+    )
+    first.wait()
+    return {name: Job(training_root, name, [], first.log) for name in ways}
 
 
 def text(row: int) -> Sample:
@@ -73,15 +90,30 @@ def test_every_division_computes_the_same(runs: dict[str, Job], mode: str) -> No
     assert other[-1]["validation_loss"] == pytest.approx(plain[-1]["validation_loss"], rel=1e-3)
 
 
-def test_an_adapter_is_the_same_where_the_base_is_in_parts(runs: dict[str, Job]) -> None:
+def test_an_adapter_is_the_same_where_the_base_is_in_parts(adapters: dict[str, Job]) -> None:
     from safetensors.torch import load_file
 
-    two, three = runs["lora2"], runs["lora3"]
+    two, three = adapters["lora2"], adapters["lora3"]
     assert [row["loss"] for row in three.rows()] == pytest.approx([row["loss"] for row in two.rows()], rel=1e-3)
     divided, plain = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (three, two))
     assert divided.keys() == plain.keys() and all(divided[name].shape == plain[name].shape for name in plain)
     assert max(float((divided[name] - plain[name]).abs().max()) for name in plain) < 1e-3
     assert any(float(divided[name].abs().max()) > 0 for name in divided if "lora_B" in name)
+
+
+def test_an_adapter_as_the_recipes_train_it(adapters: dict[str, Job]) -> None:
+    """ZeRO-3, bf16 and gradient checkpointing together: bf16's rounding apart the same, and the adapter is in bf16."""
+    from safetensors.torch import load_file
+
+    plain, recipes = adapters["lora2"], adapters["lora3-recipes"]
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in recipes.rows()] == pytest.approx([row[name] for row in plain.rows()], rel=0.05), (
+            name
+        )
+    own, whole = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (recipes, plain))
+    assert {str(value.dtype) for value in own.values()} == {"torch.bfloat16"}
+    assert own.keys() == whole.keys()
+    assert any(float(own[name].abs().max()) > 0 for name in own if "lora_B" in name)
 
 
 @pytest.mark.parametrize("mode", ["bf16", "zero3-bf16"])

@@ -21,15 +21,17 @@ def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any],
     """
     if torch.cuda.is_available():
         counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0 stands for all
-    state = engine.weights(trained)
+    network = trained.module
+    adapter = lora.has_adapter(network) and not merge_adapter  # its base stays where it is
+    state = engine.trained_weights(trained) if adapter else engine.weights(trained)
     if ctx.rank:
         return Result(counts=counts)
     staged = _staged_model(ctx)
-    network, state = trained.module, state or {}
+    state = state or {}
     if hasattr(network, "vlm"):  # alignment also trains a temperature, which is not a part of the model
         network = network.vlm
         state = {name.removeprefix("vlm."): value for name, value in state.items() if name.startswith("vlm.")}
-    if lora.has_adapter(network) and not merge_adapter:
+    if adapter:
         lora.save(network, state, staged)
         processor.save_pretrained(staged)
         return _published(ctx, staged, counts)

@@ -234,4 +234,13 @@ class RetrievalSettings(Settings):
 class MergeSettings(Settings):
     """Kind `merge`: adapter and base become one model."""
 
-    shard_size: str = Field("5GB", description="Largest size of one weight file, such as 5GB.")
+    shard_size: str = Field(
+        "5GB",
+        pattern=r"^[1-9][0-9]*(KB|MB|GB)$",
+        description="Largest size of one weight file, such as 5GB; the stage needs about twice as much memory.",
+    )
+
+    @property
+    def shard_bytes(self) -> int:
+        """`shard_size` in bytes."""
+        return int(self.shard_size[:-2]) * {"KB": 10**3, "MB": 10**6, "GB": 10**9}[self.shard_size[-2:]]

@@ -178,6 +178,19 @@ def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def trained_weights(engine: Engine) -> dict[str, torch.Tensor] | None:
+    """The weights that train, in rank 0's host memory, None on other ranks; frozen ones are not gathered. A collective."""
+    import deepspeed
+
+    divided, state = engine.zero_optimization_stage() == 3, dict[str, torch.Tensor]()
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            with deepspeed.zero.GatheredParameters([parameter], enabled=divided):
+                if dist.get_rank() == 0:
+                    state[name] = parameter.detach().cpu().clone()
+    return state if dist.get_rank() == 0 else None
+
+
 def weights(engine: Engine) -> dict[str, torch.Tensor] | None:
     """All weights in rank 0's host memory, None on other ranks. A collective."""
     if engine.zero_optimization_stage() == 3:

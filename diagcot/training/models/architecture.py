@@ -13,7 +13,7 @@ from diagcot.training.models.pretrained import family_of, weights_of
 library_setup.configure()
 
 import torch  # noqa: E402
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig  # noqa: E402
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText  # noqa: E402
 from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: E402
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key  # noqa: E402
 
@@ -61,6 +61,13 @@ def check_whole(directory: Path) -> None:
             " start at random. Download the model again; or, if it was saved while an adapter or a wrapper held it, merge"
             " the adapter or save the model itself"
         )
+
+
+def names_of(directory: Path, stored: Iterable[str]) -> dict[str, str]:
+    """Name in a weight file of `directory` -> name of the parameter in the model."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    with _NO_VALUES:
+        return parameter_names(AutoModelForImageTextToText.from_config(config), stored)
 
 
 def parameter_names(network: Any, stored: Iterable[str]) -> dict[str, str]:

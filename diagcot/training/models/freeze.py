@@ -7,7 +7,7 @@ LLaMA-Factory copy in TMLSIAT/DiagCoT-main); here they are declared, counted and
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diagcot.training.config.settings import FreezePolicy
 
@@ -46,12 +46,18 @@ def counts(named: Iterable[tuple[str, "torch.nn.Parameter"]]) -> dict[str, int]:
 def freeze(model: "torch.nn.Module", policy: FreezePolicy) -> dict[str, int]:
     """Let only `policy.trainable` train; returns trainable parameters by component.
 
-    Raises ValueError where a wanted component does not exist, where tied embeddings would unfreeze a frozen part,
-    or where the count differs from `policy.expect_trainable`.
+    Raises ValueError where a wanted component does not exist, where one of language model and head would train although
+    their embeddings are one matrix, or where the count differs from `policy.expect_trainable`.
     """
-    present = counts(model.named_parameters())
+    present = dict.fromkeys(counts(model.named_parameters()))
+    if _tied(model):  # the head is the input embedding and has no parameter of its own
+        present["lm_head"] = None
+        if ("language_model" in policy.trainable) != ("lm_head" in policy.trainable):
+            raise ValueError(
+                "this model's input and output embeddings are one matrix, so language_model and lm_head train together:"
+                " name both in `trainable`, or neither"
+            )
     if missing := [name for name in policy.trainable if name not in present]:
-        # Tied embeddings: the head is the input embedding and has no parameter of its own.
         raise ValueError(f"the model has no {', '.join(missing)} to train; it has {', '.join(present)}")
     trainable: dict[str, int] = {}
     for name, parameter in model.named_parameters():
@@ -67,6 +73,12 @@ def freeze(model: "torch.nn.Module", policy: FreezePolicy) -> dict[str, int]:
             " correct `trainable` or `expect_trainable`"
         )
     return trainable
+
+
+def _tied(model: Any) -> bool:
+    """Whether the output embeddings are the input embeddings."""
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return output is not None and embedding is not None and output.weight is embedding.weight
 
 
 def describe(model: "torch.nn.Module") -> dict[str, int | float | str]:

@@ -15,7 +15,11 @@ _NAME = "default"  # PEFT's name of the adapter
 
 
 def add_adapter(network: Any, settings: LoraSettings) -> Any:
-    """The model with a LoRA adapter on the language model's projections; vision tower and merger have none."""
+    """The model with a LoRA adapter on the language model's projections; vision tower and merger have none.
+
+    The adapter has the model's type. peft would keep it in fp32 on a bf16 model, and ZeRO-3 leaves it so: each projection
+    would then compute in fp32. DeepSpeed's optimiser holds its own fp32 copy.
+    """
     from peft import LoraConfig, get_peft_model
 
     names = "|".join(settings.targets)
@@ -25,7 +29,7 @@ def add_adapter(network: Any, settings: LoraSettings) -> Any:
         lora_dropout=settings.dropout,
         target_modules=rf".*language_model\..*\.({names})",
     )
-    return get_peft_model(network, config)
+    return get_peft_model(network, config, autocast_adapter_dtype=False)
 
 
 def has_adapter(network: Any) -> bool:

@@ -85,14 +85,12 @@ def attention_implementation(precision: str) -> str:
     return "flash_attention_2" if precision == "bf16" and find_spec("flash_attn") else "sdpa"
 
 
-def save(
-    model: Any, processor: Any, directory: Path, state: dict[str, Any] | None = None, shard_size: str = "5GB"
-) -> None:
-    """Write weights (safetensors, in files of `shard_size` at most), configuration, tokenizer and processor.
+def save(model: Any, processor: Any, directory: Path, state: dict[str, Any] | None = None) -> None:
+    """Write weights (safetensors, in files of 5 GB at most), configuration, tokenizer and processor.
 
     state: the weights by name, where they are not those of `model`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True
-    model.save_pretrained(directory, state_dict=state, max_shard_size=shard_size)
+    model.save_pretrained(directory, state_dict=state, max_shard_size="5GB")
     processor.save_pretrained(directory)

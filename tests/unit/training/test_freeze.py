@@ -93,6 +93,20 @@ def test_component_that_is_not_there(qwen2_vl_7b: Any) -> None:
         freeze.freeze(qwen2_vl_7b, FreezePolicy(trainable=("lora",)))
 
 
+def test_tied_embeddings_train_with_the_head_or_not_at_all() -> None:
+    from diagcot.training.models import freeze
+
+    text = QWEN2_VL_7B["text_config"] | {"num_hidden_layers": 1, "tie_word_embeddings": True}
+    tied = on_meta("qwen2_vl", QWEN2_VL_7B | {"text_config": text, "tie_word_embeddings": True})
+    for alone in (("language_model",), ("merger", "lm_head")):
+        with pytest.raises(ValueError, match="name both"):
+            freeze.freeze(tied, FreezePolicy(trainable=alone))
+    assert freeze.freeze(tied, FreezePolicy(trainable=("merger",))).keys() == {"merger"}
+    assert not tied.lm_head.weight.requires_grad
+    both = freeze.freeze(tied, FreezePolicy(trainable=("language_model", "lm_head")))
+    assert both.keys() == {"language_model"} and tied.lm_head.weight.requires_grad
+
+
 @pytest.mark.parametrize(
     ("name", "component"),
     [
