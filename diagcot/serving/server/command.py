@@ -98,7 +98,7 @@ def environment(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
         OWNER: owner,
     }
-    if "--weight-transfer-config" in settings.extra:
+    if any('"backend":"ipc"' in flag for flag in settings.extra):
         # vLLM gets the handles of CUDA IPC as a pickle and refuses to read one without this. A pickle can run any code, so
         # this is only for a server whose requests come from us alone: ours listen on a Unix socket in a folder of mode 0700.
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"

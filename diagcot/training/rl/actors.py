@@ -87,7 +87,7 @@ class RolloutServer(ModelServer):
 
     def __init__(self, *where: Any) -> None:
         super().__init__(*where)
-        self._server = self._stack.enter_context(self._serve)  # at once: the ranks load the policy in the meantime
+        self._server = self._stack.enter_context(self._serve)  # at once: all servers start together
 
     def ready(self) -> bool:
         """True; the call waits for the server to start."""

@@ -89,7 +89,7 @@ def test_vllm_reads_every_command_line(
         config = engine.weight_transfer_config
         assert (config.backend if config else None) == backend
         insecure = command.environment(settings, placement, "1:1").get("VLLM_ALLOW_INSECURE_SERIALIZATION")
-        assert insecure == ("1" if backend else None)
+        assert insecure == ("1" if backend == "ipc" else None)
     if name == "GREEN":
         assert parsed.chat_template == CHAT_TEMPLATE
 
