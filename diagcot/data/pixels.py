@@ -25,6 +25,8 @@ MAX_PIXELS = 120_000_000
 """More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header with more is wrong or not of an image."""
 
 MIN_SIDE = 8
+MAX_ASPECT = 20
+"""Longer than any film; image processors of the models refuse 200, and a stored side would be a few pixels."""
 warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)  # Pillow's limit is below MAX_PIXELS
 _RESAMPLE = Pillow.Resampling.LANCZOS
 _DICOM_MAGIC = slice(128, 132)
@@ -118,7 +120,8 @@ def _open_checked(file: Any) -> Pillow.Image:
 
 
 def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS or min(width, height) < MIN_SIDE:
+    shortest, longest = sorted((width, height))
+    if width * height > MAX_PIXELS or shortest < MIN_SIDE or longest > MAX_ASPECT * shortest:
         raise ImageError(f"the header says {width} x {height} pixels, which no X-ray image has")
 
 

@@ -282,3 +282,15 @@ def test_exif_does_not_turn_a_image() -> None:
         image = decoded(convert(out.getvalue(), longest, 95))
         assert image.width > image.height
         assert np.asarray(image)[:5].mean() < np.asarray(image)[-5:].mean()
+
+
+@pytest.mark.parametrize("wide", [(2000, 8), (8, 1700), (4000, 16), (10000, 40), (9000, 8), (420, 20)])
+def test_an_image_as_long_as_no_film_is_refused(tmp_path: Path, wide: tuple[int, int]) -> None:
+    ramp = np.linspace(0, 255, wide[0] * wide[1]).astype(np.uint8)
+    path = tmp_path / "film.png"
+    path.write_bytes(png(ramp.reshape(wide[1], wide[0])))
+    for read in (lambda: convert(path, 512, 90), lambda: size(path)):
+        with pytest.raises(ImageError, match=rf"{wide[0]} x {wide[1]} pixels"):
+            read()
+    path.write_bytes(png(ramp[: 400 * 20].reshape(20, 400)))  # 20 to 1
+    assert convert(path, 512, 90).width == 400
