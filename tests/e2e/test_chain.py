@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from diagcot.data.readers import fetch
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, runner
 from tests.e2e.conftest import ROOT, cluster_file
@@ -42,8 +43,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copied(folder: Path) -> Path:
     """A copy of this checkout."""
-    for name in ("diagcot", "launchers", "prompts", "recipes", "slurm", "locks", "data"):
+    for name in ("diagcot", "launchers", "prompts", "recipes", "slurm", "locks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    fetch.fetch(fetch.PLACE)  # before the shell is hostile, which keeps pip from its index
+    (folder / "data").symlink_to(ROOT / "data")
     return folder
 
 
@@ -63,7 +66,9 @@ def laptop(micro: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     """
     root = tmp_path_factory.mktemp("laptop")
     checkout = copied(root / "checkout")
-    env = {name: value for name, value in (os.environ | hostile.environment()).items() if not name.startswith("PYTHON")}
+    # What keeps Python or its linker from starting is left out.
+    unusable = ("PYTHON", "LD_")
+    env = {name: value for name, value in (os.environ | hostile.environment()).items() if not name.startswith(unusable)}
     command = diagcot("demo", "--recipe", micro, "--cluster", cluster_file("laptop", root, "local"), "--run", "trial")
     run_dir = root / "logs" / "trial"
     first = subprocess.Popen(
