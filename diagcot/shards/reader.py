@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError
+from diagcot.data.reports import controls
 from diagcot.data.study import Box, Image, Study
 from diagcot.jobs import UserError
 from diagcot.jobs.state import reading
@@ -88,11 +89,11 @@ class Shard:
         return "".join(f"{self._header.columns[name].crc32:08x}" for name in sorted(self._header.columns))
 
     def study(self, i: int) -> Study:
-        """Study `i` with its images."""
+        """Study `i` with its images. Control tokens of models in its texts are plain text (`diagcot.data.reports.controls`)."""
         tags = self._text("studies/tags", i)
         labels = self._numbers("studies/labels")[i].tolist()
         return Study(
-            **{name: self._text(f"studies/{name}", i) for name in STUDY_TEXTS},
+            **{name: controls.as_text(self._text(f"studies/{name}", i)) for name in STUDY_TEXTS},
             tags=tuple(tags.split("|")) if tags else (),
             labels={n: v for n, v in zip(self._header.labels, labels, strict=True) if v != NOT_MENTIONED},
             images=tuple(self.image(row) for row in self.rows(i)),

@@ -99,6 +99,7 @@ EVENTS = {
     "checkpoint_passed_over": "A checkpoint was damaged or incomplete, and an older one is used.",
     "checkpoint_set_aside": "Checkpoints of other settings, data, weights or code were set aside; training begins anew.",
     "converted": "A checkpoint was converted for another number of ranks.",
+    "blank_answers": "Samples with an empty answer were left out of training; of how many.",
     "bad_image": "An image could not be read and was left out.",
     "bad_report": "A report could not be read and was left out.",
     "metric_missing": "A metric has no value, with the reason.",

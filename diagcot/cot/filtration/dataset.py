@@ -2,6 +2,7 @@
 
 from diagcot.cot.filtration.rules import written
 from diagcot.cot.records import TraceRecord
+from diagcot.data.reports import controls
 from diagcot.tasks.samples import ImageRef, Sample
 
 
@@ -12,6 +13,6 @@ def sample(trace: TraceRecord) -> Sample:
         task=trace["task"],
         study=trace["study"],
         images=tuple(ImageRef(**image) for image in trace["images"]),
-        messages=(("user", trace["question"]), ("assistant", written(trace))),
+        messages=(("user", trace["question"]), ("assistant", controls.as_text(written(trace)))),
         meta=trace["meta"] | {"verified": trace["verified"], "forced": trace["forced"]},
     )

@@ -7,6 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from diagcot.data.reports import controls
 from diagcot.jobs.state import reading
 from diagcot.tasks.samples import Sample
 
@@ -48,6 +49,7 @@ def to_sample(row: Any) -> Sample:
         raise ValueError("has an empty turn")
     if any("<image>" in text for _, text in turns) or row.get("images"):
         raise ValueError("names an image; images come from shards")
+    turns = [(role, controls.as_text(text)) for role, text in turns]
     name = hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:16]
     return Sample(id=f"texts/{name}", task="text", study=f"texts/{name}", images=(), messages=tuple(turns))
 

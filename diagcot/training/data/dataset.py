@@ -50,6 +50,7 @@ def load(
     """Read the inputs of roles `samples` and `shards`.
 
     tasks: weight of each task made from shards. validation: samples to hold out at most. reasoning: of role `samples`.
+    Samples with an empty answer, which teach no more than to stop, are left out and counted by the event `blank_answers`.
     Raises ValueError if there is nothing to train on.
     """
     train: list[Sample] = []
@@ -63,11 +64,19 @@ def load(
         kept, split_off = _hold_out(samples, validation, ctx.seed)
         train += _weighted(kept, samples_weight, ctx.seed)
         held_out += split_off
+    answered = [sample for sample in train if _answered(sample)]
+    if len(answered) < len(train):
+        ctx.event("blank_answers", samples=len(train) - len(answered), of=len(train))
+    train, held_out = answered, [sample for sample in held_out if _answered(sample)]
     if not train:
         raise ValueError(f"stage {ctx.stage} has no samples to train on; check what its input stages wrote and `tasks`")
     held_out.sort(key=lambda sample: seeded_rank(ctx.seed, sample.id))
     studies = {sample.study for sample in train}
     return Dataset(train, [sample for sample in held_out if sample.study not in studies][:validation])
+
+
+def _answered(sample: Sample) -> bool:
+    return all(text.strip() for role, text in sample.messages if role == "assistant")
 
 
 def from_shards(ctx: Context, task: str, split: str, views: ViewPolicy = "image") -> list[Sample]:

@@ -1,0 +1,13 @@
+"""Control tokens of model families that stand in a text: a model would take them for the end of a turn or for an image."""
+
+import re
+
+_CONTROL = re.compile(r"<(?=\|\w+\|>|image>)")
+
+
+def as_text(text: str) -> str:
+    """`text` with a blank inside each control token (`<|im_end|>`, `<image>`), so that every tokenizer reads it as text.
+
+    It is for text of others: reports, conversations, replies of models. Prompts of a prompt set keep what they say.
+    """
+    return _CONTROL.sub("< ", text) if "<" in text else text

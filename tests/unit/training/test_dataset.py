@@ -1,0 +1,35 @@
+"""The samples of a training stage: what is left out of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diagcot.jobs.testing import context
+from diagcot.tasks.samples import Sample, write_samples
+
+
+def conversation(number: int, *answers: str) -> Sample:
+    turns = tuple(turn for answer in answers for turn in (("user", f"question {number}"), ("assistant", answer)))
+    return Sample(f"text/{number}", "text", f"text/{number}", (), turns)
+
+
+def test_samples_with_an_empty_answer_are_left_out_and_counted(tmp_path: Path) -> None:
+    from diagcot.training.data import dataset
+
+    (tmp_path / "in").mkdir()
+    samples = [
+        conversation(0, "yes"),
+        conversation(1, ""),
+        conversation(2, " \n"),
+        conversation(3, "yes", ""),
+        conversation(4, "no"),
+    ]
+    write_samples(tmp_path / "in" / "0.jsonl", samples)
+    ctx = context(tmp_path, inputs={"samples": [str(tmp_path / "in")]})
+    assert [sample.study for sample in dataset.load(ctx, {}, 1.0, 0).train] == ["text/0", "text/4"]
+    (event,) = (json.loads(line) for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines())
+    assert (event["event"], event["samples"], event["of"]) == ("blank_answers", 3, 5)
+    write_samples(tmp_path / "in" / "0.jsonl", samples[1:3])
+    with pytest.raises(ValueError, match="no samples to train on"):
+        dataset.load(ctx, {}, 1.0, 0)
