@@ -25,8 +25,16 @@ def context_fields(ctx: Context) -> dict[str, Any]:
 
 
 def server_gpus(visible: str | None, gpus: int, server: int, servers: int) -> list[str]:
-    """GPUs of server number `server` of `servers` on a node of `gpus` GPUs. visible: CUDA_VISIBLE_DEVICES there."""
+    """GPUs of server number `server` of `servers` on a node of `gpus` GPUs. visible: CUDA_VISIBLE_DEVICES there.
+
+    Raises UserError if fewer are visible: a site that binds one GPU to each task hides the others from Ray, too.
+    """
     names = [name for name in visible.split(",") if name] if visible else [str(number) for number in range(gpus)]
+    if len(names) < gpus:
+        raise UserError(
+            f"rollout servers see {len(names)} of the {gpus} GPUs of their node (CUDA_VISIBLE_DEVICES): let Slurm bind none to"
+            " single tasks (`gpu-bind: none` under `extra` in the cluster file)"
+        )
     share = max(1, len(names) // servers)
     return names[server * share : (server + 1) * share] or names[-share:]
 

@@ -398,6 +398,8 @@ def test_gpus_of_a_node_are_shared_out():
     assert server_gpus("4,5,6,7", 4, 1, 2) == ["6", "7"]
     assert server_gpus(None, 2, 0, 1) == ["0", "1"]
     assert server_gpus("3", 1, 1, 2) == ["3"]
+    with pytest.raises(UserError, match="1 of the 8 GPUs"):
+        server_gpus("3", 8, 0, 8)
 
 
 def test_a_context_travels(tmp_path):
