@@ -16,11 +16,14 @@ def family_of(directory: Path) -> str:
     """`model_type` of a model directory. Raises UserError if there is none."""
     if "$" in str(directory):
         raise UserError(f"pretrained: the variable in {str(directory)!r} is not set; point it at the downloaded model")
+    if not directory.is_dir():
+        raise UserError(f"{directory} does not exist; `pretrained` is the directory of a downloaded model")
     try:
         return str(json.loads(reading.read_text(directory / "config.json"))["model_type"])
     except (OSError, ValueError, KeyError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it has no model_type ({error})"
         raise UserError(
-            f"{directory} holds no model (config.json: {error}); `pretrained` is a downloaded directory"
+            f"{directory} holds no model (config.json: {why}); `pretrained` is the directory of a downloaded model"
         ) from error
 
 
