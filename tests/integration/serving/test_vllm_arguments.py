@@ -73,6 +73,7 @@ def test_vllm_reads_every_command_line(
     run = [str(tmp_path), "--uds", str(tmp_path / "s"), *command.arguments(settings, placement)]
     parsed = parser.parse_args(run)
     validate_parsed_serve_args(parsed)
+    parsed.model = parsed.model_tag  # as `vllm serve` does
     engine = AsyncEngineArgs.from_cli_args(parsed)
     assert (parsed.model_tag, parsed.uds, parsed.served_model_name) == (str(tmp_path), str(tmp_path / "s"), ["model"])
     assert engine.max_num_seqs == settings.sequences and engine.max_model_len == settings.max_model_len
