@@ -22,7 +22,8 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages[name]["settings"]["deepspeed"].update(steps=steps, warmup_steps=0, save_every=max(1, steps // 3))
     stages["cot"]["settings"]["samples_per_shard"] = 4
     stages["traces"]["settings"] = {"least_true": 0.0}  # a few traces say nothing about a share
-    stages["grpo"]["settings"]["precheck_groups"] = 0  # so little trained, it may not have learned the layout
+    # So little trained, it may not have learned the layout.
+    stages["grpo"]["settings"].update(precheck_groups=0, prompts_per_step=4, validation={"prompts": 8})
     stages["evaluate"]["settings"]["samples_per_shard"] = 6
     recipe["name"] = "micro"
     path = tmp_path_factory.mktemp("recipe") / "micro.yaml"

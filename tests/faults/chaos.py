@@ -168,11 +168,12 @@ class Chaos:
             alive = [job for job in queued if job.id.split("_")[0] in mine]
             held = [job for job in alive if "held" in job.reason.lower()]
             if not alive or held:
-                target = next(
-                    plan for plan in plans if plan.missing() and (not held or f".{plan.stage}." in held[0].name)
-                )
-                rows = pipeline.retry_stage(self.run_dir, target.stage)
-                self.say(f"make retry STAGE={target.stage}: {rows[0].state}")
+                # Meanwhile the last units may have ended: then there is nothing left to retry.
+                stages = [plan.stage for plan in plans if plan.missing()]
+                wanted = next((stage for stage in stages if not held or f".{stage}." in held[0].name), None)
+                if wanted is not None:
+                    rows = pipeline.retry_stage(self.run_dir, wanted)
+                    self.say(f"make retry STAGE={wanted}: {rows[0].state}")
         except UserError as error:
             self.say(f"(nothing to do: {str(error)[:80]})")
         return False
