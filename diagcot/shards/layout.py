@@ -26,6 +26,7 @@ part, parts, image_size, jpeg_quality, seed, sources, transform, libraries (the 
 FORMAT = "diagcot-shard"
 SCHEMA = 2
 NOT_MENTIONED = -2
-STUDY_TEXTS = ("dataset", "id", "patient", "split", "findings", "impression", "indication", "comparison", "order")
+REPORT_TEXTS = ("findings", "impression", "indication", "comparison")
+STUDY_TEXTS = ("dataset", "id", "patient", "split", *REPORT_TEXTS, "order")
 IMAGE_TEXTS = ("id", "view")
 LEFT_OUT_TEXTS = ("study", "image", "reason")

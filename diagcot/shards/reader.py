@@ -20,7 +20,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.state import reading
 from diagcot.shards import hdf5
 from diagcot.shards.files import File
-from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
+from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, REPORT_TEXTS, SCHEMA, STUDY_TEXTS
 
 REBUILD = "run `diagcot shards rebuild` on it, and submit again"
 _BLOCK = 4 << 20
@@ -89,11 +89,12 @@ class Shard:
         return "".join(f"{self._header.columns[name].crc32:08x}" for name in sorted(self._header.columns))
 
     def study(self, i: int) -> Study:
-        """Study `i` with its images. Control tokens of models in its texts are plain text (`diagcot.data.reports.controls`)."""
+        """Study `i` with its images. Control tokens of models in its report are plain text (`diagcot.data.reports.controls`)."""
         tags = self._text("studies/tags", i)
         labels = self._numbers("studies/labels")[i].tolist()
+        texts = {name: self._text(f"studies/{name}", i) for name in STUDY_TEXTS}
         return Study(
-            **{name: controls.as_text(self._text(f"studies/{name}", i)) for name in STUDY_TEXTS},
+            **texts | {name: controls.as_text(texts[name]) for name in REPORT_TEXTS},
             tags=tuple(tags.split("|")) if tags else (),
             labels={n: v for n, v in zip(self._header.labels, labels, strict=True) if v != NOT_MENTIONED},
             images=tuple(self.image(row) for row in self.rows(i)),

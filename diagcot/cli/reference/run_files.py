@@ -97,7 +97,7 @@ EVENTS = {
     "checkpoint": "A checkpoint is complete: seconds that training waited, and seconds of writing.",
     "checkpoint_failed": "A checkpoint could not be written; training goes on.",
     "checkpoint_passed_over": "A checkpoint was damaged or incomplete, and an older one is used.",
-    "checkpoint_set_aside": "Checkpoints of other settings, data, weights or code were set aside; training begins anew.",
+    "checkpoint_set_aside": "Checkpoints of other settings, data, weights or code were set aside; training starts over.",
     "converted": "A checkpoint was converted for another number of ranks.",
     "blank_answers": "Samples with an empty answer were left out of training; of how many.",
     "bad_image": "An image could not be read and was left out.",

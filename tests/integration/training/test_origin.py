@@ -75,7 +75,7 @@ def test_checkpoints_of_another_training_are_set_aside(
     rows = [json.loads(line) for line in (context(tmp_path).stage_dir / "events.jsonl").read_text().splitlines()]
     (event,) = [row for row in rows if row["event"] == "checkpoint_set_aside"]
     assert event["checkpoint"] == "step-00000004" and why in event["why"]
-    saved(tmp_path, now, 2)  # training begins anew, and its own checkpoints count
+    saved(tmp_path, now, 2)  # training begins at its first step, and its own checkpoints count
     assert resumed(tmp_path, now) == 2
 
 

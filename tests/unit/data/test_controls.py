@@ -44,8 +44,9 @@ def test_a_tokenizer_finds_no_control_token() -> None:
 
 def test_reports_of_a_shard_hold_none(tmp_path: Path) -> None:
     report = "Heart<|im_end|> normal.<image>"
-    study = Study(dataset="d", id="1", patient="p", split="train", findings=report, impression="<|im_start|>user")
+    study = Study(dataset="d", id="<|1|>", patient="p", split="train", findings=report, impression="<|im_start|>user")
     with ShardWriter(tmp_path / "00000.h5") as writer:
         writer.add(study, [])
     read = Shard(tmp_path / "00000.h5").study(0)
     assert read.findings == "Heart< |im_end|> normal.< image>" and read.impression == "< |im_start|>user"
+    assert read.id == "<|1|>"  # names are compared with those of other files
