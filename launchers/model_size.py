@@ -103,7 +103,7 @@ def training_images(stage: Stage[Any], chain: ChainView) -> int | None:
         for source in settings.sources:
             if source.kind != "mimic_cxr" or source.path is None or source.max_studies or source.frontal_only:
                 return None
-            total += MIMIC_TRAINING_IMAGES[source.only_fi]
+            total += MIMIC_TRAINING_IMAGES[source.requires_both_sections]
     return total
 
 

@@ -4,19 +4,17 @@ import io
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import PIL
 from PIL import Image as Pillow
 from PIL import features
 
+from diagcot.data import dicom, likeness
 from diagcot.data.errors import ImageError
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.state import reading
-
-if TYPE_CHECKING:
-    from pydicom import FileDataset
 
 PHANTOM_COMMENT = "phantom: drawn by diagcot, not a film of a person"
 """The JPEG comment of every phantom; an image with this comment is never used as that of a person."""
@@ -29,8 +27,8 @@ MAX_ASPECT = 20
 """Longer than any film; image processors of the models refuse 200, and a stored side would be a few pixels."""
 warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)  # Pillow's limit is below MAX_PIXELS
 _RESAMPLE = Pillow.Resampling.LANCZOS
-_DICOM_MAGIC = slice(128, 132)
 _DICOM_HEADER = 1 << 20
+_EXTREME = 0.0002  # of the pixels, at each end
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class Jpeg:
     height: int
     phantom: bool
     sha256: bytes = field(default=b"", compare=False, repr=False)  # of the original file; b"" if it was not computed
+    likeness: bytes = field(default=b"", compare=False, repr=False)  # perceptual digest; b"" of a phantom
+    flags: tuple[str, ...] = field(default=(), compare=False)  # what makes the image look wrong
 
 
 def convert(source: Path | bytes, longest: int, quality: int, name: str = "") -> Jpeg:
@@ -54,13 +54,13 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     name = name or str(source if isinstance(source, Path) else "image")
     try:
         raw = reading.read_bytes(source) if isinstance(source, Path) else source
-        if _is_dicom(raw, source):
+        if dicom.is_dicom(raw, source):
             image = from_dicom(raw)
         else:
             image = _open_checked(io.BytesIO(raw))
             if image.format == "JPEG" and image.mode == "L" and max(image.size) <= longest:
                 _not_blank(image)
-                return Jpeg(raw, image.width, image.height, is_phantom(image))
+                return _jpeg(raw, image, is_phantom(image))
             # The decoder reduces a JPEG to the next scale above the wanted size: 1.6 times as fast on full-size images.
             image.draft("L", (longest, longest))
         phantom = is_phantom(image)
@@ -77,15 +77,22 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
         raise ImageError(f"{name} is not a readable image ({type(error).__name__}: {error})") from error
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
-    return Jpeg(out.getvalue(), image.width, image.height, phantom)
+    return _jpeg(out.getvalue(), image, phantom)
+
+
+def _jpeg(data: bytes, image: Pillow.Image, phantom: bool) -> Jpeg:
+    """The encoded image with its digest and flags; a phantom needs neither, because it is known what it shows."""
+    if phantom:
+        return Jpeg(data, image.width, image.height, True)
+    return Jpeg(data, image.width, image.height, False, likeness=likeness.digest(image), flags=likeness.flags(image))
 
 
 def transform(longest: int, quality: int) -> list[str]:
     """The steps of `convert` in words, for the provenance of a shard."""
     return [
         "JPEG decoded at the smallest DCT scale (1, 1/2, 1/4, 1/8) that is not below the size wanted",
-        "DICOM through its modality and VOI look-up, MONOCHROME1 inverted, padding black",
-        "more than 8 bits stretched from least to most",
+        "DICOM through its modality and VOI look-up, MONOCHROME1 and presentation INVERSE inverted, padding black",
+        "more than 8 bits stretched from least to most; single extreme values are clipped",
         "transparency dropped, colour to grey by ITU-R 601-2, no rotation by EXIF",
         f"Lanczos to {longest} pixels of the longest side, never enlarged",
         f"grey JPEG of quality {quality}; a grey JPEG that is small enough is kept byte for byte",
@@ -102,8 +109,10 @@ def size(path: Path) -> tuple[int, int]:
     try:
         with reading.opened(path) as file:
             head = file.read(_DICOM_HEADER)
-            if _is_dicom(head, path):
-                return _dicom_size(_dicom(head, header_only=True))
+            if dicom.is_dicom(head, path):
+                width, height, frames = dicom.size(head)
+                _check_size(width, height * frames)
+                return width, height
             file.seek(0)
             return _open_checked(file).size  # type: ignore[no-any-return]
     except FileNotFoundError as error:
@@ -149,80 +158,36 @@ def grey(image: Pillow.Image) -> Pillow.Image:
 
 
 def stretched(values: np.ndarray, invert: bool = False) -> Pillow.Image:
-    """Map the darkest to the brightest value linearly to 0 to 255; `invert` swaps black and white."""
+    """Map the darkest to the brightest value linearly to 0 to 255; `invert` swaps black and white.
+
+    If a few pixels (0.02 % at each end) take more than half of the range, such as a defect of the detector, they are clipped.
+    """
     values = values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
+    sample = values.ravel()[:: max(1, values.size // 1_000_000)]
+    cut = max(2, round(_EXTREME * sample.size))
+    ordered = np.partition(sample, (cut, sample.size - 1 - cut))
+    inner_low, inner_high = float(ordered[cut]), float(ordered[-1 - cut])
+    if 0 < inner_high - inner_low < (high - low) / 2:
+        low, high = inner_low, inner_high
+        values = values.clip(low, high)
     scaled = (values - low) * (255.0 / max(high - low, 1e-6))
     return Pillow.fromarray((255.0 - scaled if invert else scaled).round().astype(np.uint8))
 
 
-def _is_dicom(raw: bytes, source: Path | bytes) -> bool:
-    """By the magic number; old files without it are recognised by their name."""
-    by_name = isinstance(source, Path) and source.suffix.lower() in (".dcm", ".dicom")
-    return raw[_DICOM_MAGIC] == b"DICM" or (by_name and raw[:4] != b"\x89PNG" and raw[:2] != b"\xff\xd8")
-
-
-def _dicom(raw: bytes, header_only: bool = False) -> "FileDataset":
-    import pydicom
-
-    dicom = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
-    if "Rows" not in dicom or "Columns" not in dicom:
-        raise ImageError("the DICOM file has no image")
-    return dicom
-
-
-def _dicom_size(dicom: "FileDataset") -> tuple[int, int]:
-    width, height = int(dicom.Columns), int(dicom.Rows)
-    _check_size(width, height * max(1, int(dicom.get("NumberOfFrames") or 1)))
-    return width, height
-
-
 def from_dicom(raw: bytes) -> Pillow.Image:
-    """First frame of a DICOM file, through its modality and VOI look-up, MONOCHROME1 inverted (DICOM PS3.3 C.7.6.3).
-
-    The first of several windows is used (C.11.2.1.2), and a VOI table in preference to a window; a window narrower than
-    PS3.3 allows is ignored. Padding (C.7.5.1.1.2) becomes black and has no effect on the stretch to 0 to 255.
-    Raises ImageError for a colour image and for a header that differs from the image.
-    """
-    from pydicom.pixels.processing import apply_modality_lut
-
-    dicom = _dicom(raw)
-    size = _dicom_size(dicom)
-    if dicom.get("SamplesPerPixel", 1) != 1:
-        raise ImageError("a colour DICOM is not an X-ray image")
-    stored = dicom.pixel_array
-    if stored.ndim == 3:
-        stored = stored[0]
-    if stored.shape[::-1] != size:
-        raise ImageError(
-            f"the header says {size[0]} x {size[1]} pixels, the image has {stored.shape[1]} x {stored.shape[0]}"
-        )
-    values = _windowed(apply_modality_lut(stored, dicom), dicom)
-    padding = _padding(stored, dicom)
-    invert = dicom.PhotometricInterpretation == "MONOCHROME1"
-    if padding is not None and not padding.all():
-        shown = values[~padding]
-        values = np.where(padding, shown.max() if invert else shown.min(), values)
-    return stretched(values, invert)
+    """First frame of a DICOM file as 8-bit grey; see `diagcot.data.dicom`. Raises ImageError."""
+    width, height, frames = dicom.size(raw)
+    _check_size(width, height * frames)
+    return stretched(*dicom.values(raw))
 
 
-def _windowed(values: np.ndarray, dicom: "FileDataset") -> np.ndarray:
-    from pydicom.pixels.processing import apply_voi, apply_windowing
-
-    if dicom.get("VOILUTSequence"):
-        return apply_voi(values, dicom)  # type: ignore[no-any-return]
-    widths = dicom.get("WindowWidth")
-    width = widths[0] if isinstance(widths, list | tuple) or hasattr(widths, "append") else widths
-    least = 1 if dicom.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
-    if width is None or dicom.get("WindowCenter") is None or float(width) < least:
-        return values
-    return apply_windowing(values, dicom)  # type: ignore[no-any-return]
-
-
-def _padding(stored: np.ndarray, dicom: "FileDataset") -> np.ndarray | None:
-    """Which pixels are padding; None if the file gives no padding value."""
-    value = dicom.get("PixelPaddingValue")
-    if value is None:
-        return None
-    other = dicom.get("PixelPaddingRangeLimit", value)
-    return (stored >= min(int(value), int(other))) & (stored <= max(int(value), int(other)))
+def view(path: Path) -> str:
+    """The view that the header of a DICOM file states (PA, AP, LATERAL); "" for other files and unreadable ones."""
+    try:
+        with reading.opened(path) as file:
+            head = file.read(_DICOM_HEADER)
+        return dicom.view(head) if dicom.is_dicom(head, path) else ""
+    except Exception as error:  # reported when the image itself is read
+        reading.check_storage(path, error)
+        return ""

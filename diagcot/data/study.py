@@ -1,5 +1,6 @@
 """The typed record of one study, which every reader yields and every shard stores."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -54,6 +55,7 @@ class Image:
     height: int = 0
     boxes: tuple[Box, ...] = ()
     phantom: bool = False  # drawn by this project, not an image of a person
+    origin: str = ""  # collection/id of the image in the collection that it was taken from, if it was
 
     @property
     def frontal(self) -> bool:
@@ -103,23 +105,43 @@ def ordinal(text: str) -> str:
     return f"{int(whole):012d}{dot}{fraction}" if whole.isdecimal() else text
 
 
-_LATERAL = {"L", "LL", "RL", "LATERAL", "LARGE LATERAL", "LLAT", "RLAT"}
+_LATERAL = {"lateral", "lat", "ll", "rl", "llat", "rlat"}
+_FRONTAL = {
+    "PA": {"pa", "posteroanterior"},
+    "AP": {"ap", "anteroposterior"},
+    "FRONTAL": {"frontal", "frontals"},
+}
+_UNKNOWN = {"unk", "unknown", "nan", "none", "na", "null", "other"}
 
 
 def view_of(text: str) -> str:
-    """PA, AP, FRONTAL or LATERAL from the terms of collections (`LL`, `Frontal`, `AP_horizontal`); others in capitals."""
-    view = text.strip().upper()
-    if view in _LATERAL:
-        return "LATERAL"
-    return "AP" if view.startswith(("AP_", "AP ")) else view
+    """PA, AP, FRONTAL or LATERAL from the terms of collections (`LL`, `frontal view`, `AP_horizontal`), "" if it is unknown.
+
+    Case, blanks and signs do not matter. Other terms (`SWIMMERS`), and those that name two views, are kept in capitals.
+    """
+    words = re.findall(
+        r"[a-z]+", text.lower().replace("postero-ant", "posteroant").replace("antero-post", "anteropost")
+    )
+    found = [view for view, names in _FRONTAL.items() if names & set(words)]
+    if _LATERAL & set(words) or words == ["l"]:
+        found.append("LATERAL")
+    if "FRONTAL" in found and len(found) > 1:  # "frontal (AP)"
+        found.remove("FRONTAL")
+    if len(found) == 1:
+        return found[0]
+    return "" if set(words) <= _UNKNOWN else " ".join(text.upper().split())
 
 
-_SPLITS = {"training": "train", "val": "validate", "valid": "validate", "validation": "validate", "dev": "validate"}
+_SPLITS = {
+    "training": "train", "val": "validate", "valid": "validate", "validation": "validate", "dev": "validate",
+    "testing": "test",
+}  # fmt: skip
 
 
 def split_of(text: str) -> str:
     """train, validate or test from one of their names. Raises ValueError for anything else."""
-    split = _SPLITS.get(text.strip().lower(), text.strip().lower())
+    word = text.strip().lower()
+    split = _SPLITS.get(word, word)
     if split not in SPLITS:
         raise ValueError(f"{text!r} is not a split ({', '.join(SPLITS)})")
     return split

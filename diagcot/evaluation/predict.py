@@ -3,8 +3,10 @@
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from diagcot.data.study import CHEXPERT_LABELS
@@ -15,6 +17,7 @@ from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
+from diagcot.shards.seen import SeenImages, seen_in_run
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
 from diagcot.tasks.predictions import ASKED, Prediction
@@ -30,6 +33,12 @@ class Predictor:
     def __init__(self, ctx: Context, stack: ExitStack) -> None:
         self.settings = EvaluateSettings.model_validate(ctx.settings)
         self._task_server = TaskServer(ctx, stack)
+        self._ctx = ctx
+
+    @cached_property
+    def seen(self) -> SeenImages:
+        """The images that the models were trained or chosen on, which are no test of them."""
+        return seen_in_run(self._ctx)
 
     def server(self, model: Path) -> Server:
         """The server with the weights of the folder `model`."""
@@ -46,16 +55,12 @@ def prepare(ctx: Context) -> Iterator[Predictor]:
 def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     """Answers of `unit.params`: model (its stage), task, source (the shards' stage), shard and max_tokens.
 
-    A request that failed is a prediction with no text: it counts as a miss. Raises UserError if all of them failed.
+    A request that failed is a prediction with no text: it counts as a miss. Raises UserError if all of them failed. A test
+    sample with an image that a training stage has seen is not asked, and counted (`seen_in_training`).
     """
     settings, task, texts = shared.settings, unit.params["task"], shared.settings.prompts
     shard = Shard(ctx.root("shards", unit.params["source"]) / f"{unit.params['shard']}.h5")
-    asked: dict[str, tuple[Sample, str]] = {}
-    ids = Ids("the sample", REMEDY)
-    for split in splits(task, settings):
-        for sample in samples_of(shard, ctx.shards_root, task, settings, split, ctx.seed):
-            ids.add(sample.id, shard.path)
-            asked[sample.id] = sample, split
+    asked, refused = _asked(unit, shared, shard, ctx)
     records = ctx.records(unit)
     failed: dict[str, str] = {}
     todo = [sample for sample, _ in asked.values() if sample.id not in records.ids]
@@ -100,7 +105,29 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
         for row in sorted(rows, key=lambda row: row["id"]):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     unfinished = sum(row["finish"] == "length" for row in rows)
-    return Result({final: staged}, {"samples": len(rows), "failed": len(failed), "cut_at_max_tokens": unfinished})
+    counts = {"samples": len(rows), "failed": len(failed), "cut_at_max_tokens": unfinished}
+    return Result({final: staged}, counts | ({"seen_in_training": refused.total()} if refused else {}))
+
+
+def _asked(
+    unit: Unit, shared: Predictor, shard: Shard, ctx: Context
+) -> tuple[dict[str, tuple[Sample, str]], Counter[str]]:
+    """The samples of a unit with their splits, by id; and of those that training has seen, the number by reason."""
+    asked: dict[str, tuple[Sample, str]] = {}
+    refused: Counter[str] = Counter()
+    ids, task = Ids("the sample", REMEDY), unit.params["task"]
+    for split in splits(task, shared.settings):
+        for sample in samples_of(shard, ctx.shards_root, task, shared.settings, split, ctx.seed):
+            ids.add(sample.id, shard.path)
+            if split == "test" and (
+                why := next(filter(None, (shared.seen.why(shard, i.row) for i in sample.images)), "")
+            ):
+                refused[why] += 1
+            else:
+                asked[sample.id] = sample, split
+    if refused:
+        ctx.event("seen_in_training", unit=unit.key, samples=dict(refused), of=len(asked) + refused.total())
+    return asked, refused
 
 
 def splits(task: str, settings: EvaluateSettings) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.state import attempts
+from diagcot.jobs.state.counts import added
 from diagcot.jobs.state.executions import executions, gpu_hours, logs_of
 from diagcot.jobs.state.files import append_line, write_json
 from diagcot.jobs.state.ledger import manifest, remove, settle, withdraw
@@ -45,13 +46,9 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
 
     missing: keys of the units that are not done. why: what stopped the stage.
     """
-    counts: dict[str, float] = {}
     left = set(missing)
     rows = [row for key in plan.keys if key not in left and (row := manifest(plan.path, key))]
-    for row in rows:
-        for name, value in row["counts"].items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                counts[name] = counts.get(name, 0) + value
+    counts = added(row["counts"] for row in rows)
     submissions, effort = attempts.read(plan.path), executions(plan.path, plan.gpus)
     startup = sum(row.get("startup_seconds", 0) for row in rows)
     seconds = startup + sum(row.get("seconds", 0) for row in rows)
@@ -85,7 +82,7 @@ def summarise(plan: Plan, missing: list[str], why: str = "") -> dict[str, Any]:
     return summary
 
 
-def _headline_cost(plan: Plan, counts: Mapping[str, float]) -> dict[str, float]:
+def _headline_cost(plan: Plan, counts: Mapping[str, Any]) -> dict[str, float]:
     """GPU-hours for a thousand of the headline count, all executions included; empty if no GPU was used."""
     headline = plan.headline
     if not counts.get(headline.count):

@@ -4,22 +4,26 @@ import hashlib
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.data.errors import ImageError
+from diagcot.data.errors import DataError, ImageError
 from diagcot.data.phantom.drawing import VIEWS
 from diagcot.data.pixels import Jpeg, convert, libraries, transform
+from diagcot.data.readers.origins import decide
 from diagcot.data.study import Study
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.counts import added
+from diagcot.jobs.state.files import read_json, write_json
+from diagcot.shards.accounting import Account, Counts, excess, reason_of
 from diagcot.shards.partial import Bad, Converted, Partial
 from diagcot.shards.settings import BuildSettings, Source, usable
-from diagcot.shards.sources import CollectionReader, open_reader, phantom_images, studies
+from diagcot.shards.sources import NO_FILE, CollectionReader, open_reader, phantom_images, studies
 from diagcot.shards.writer import ShardWriter, code
 
 _AHEAD = 4
@@ -37,6 +41,7 @@ class ShardBuilder:
         self.readers: list[tuple[Source, CollectionReader]] = [
             (s, open_reader(s, self.settings, ctx)) for s in self.settings.sources
         ]
+        self.splits = decide([reader for _, reader in self.readers])
         self.pool = ThreadPoolExecutor(max(1, ctx.cpus))
 
 
@@ -57,7 +62,8 @@ def run(unit: Unit, shared: ShardBuilder, ctx: Context) -> Result | None:
     settings, part = shared.settings, int(unit.key)
     final = ctx.output / f"{unit.key}.h5"
     staged = ctx.staged(final)
-    counts: Counter[str] = Counter(studies=0, images=0, phantoms=0, bad_images=0, studies_without_films=0, resumed=0)
+    counts: Counter[str] = Counter(studies=0, images=0, phantoms=0, bad_images=0, resumed=0)
+    accounts = [Account() for _ in shared.readers]
     provenance = {
         "part": part,
         "parts": settings.shards,
@@ -69,15 +75,14 @@ def run(unit: Unit, shared: ShardBuilder, ctx: Context) -> Result | None:
         "libraries": libraries(),
     }
     total = sum(sum(r.patients().values()) for _, r in shared.readers) / settings.shards
-    # Every part sees the same faults in the tables, so only part 0 reports these; each part reports those of its studies.
-    reported = [len(reader.bad) if part else 0 for _, reader in shared.readers]
+    reported = [_Reported(reader, part) for _, reader in shared.readers]
     # Phantoms are drawn from the report, which does not change within a run, so the digest need not contain it.
     partial = Partial(
         ctx, unit, hashlib.sha256(json.dumps([provenance, code()], sort_keys=True).encode()).hexdigest()[:16]
     )
     with closing(partial), ShardWriter(staged, **provenance) as writer:
-        with closing(_converted(shared, part, ctx, partial, counts)) as converted:
-            for study, jpegs, bad in converted:
+        with closing(_converted(shared, part, ctx, partial, counts, accounts)) as converted:
+            for account, study, jpegs, bad in converted:
                 for image, path, reason in bad:
                     what = f"{study.key}/{image} ({path}): {reason}"
                     if settings.on_bad_image == "fail":
@@ -87,33 +92,102 @@ def run(unit: Unit, shared: ShardBuilder, ctx: Context) -> Result | None:
                 counts["bad_images"] += len(bad)
                 if jpegs:
                     writer.add(study, jpegs)
+                    account.put(study)
+                    for kept, jpeg in zip(study.images, jpegs, strict=True):
+                        for flag in jpeg.flags:
+                            account.flag(flag, f"{study.key}/{kept.id}")
+                            ctx.event("image_flagged", image=f"{study.key}/{kept.id}", what=flag)
                     counts["studies"] += 1
                     counts["images"] += len(jpegs)
                     counts["phantoms"] += sum(jpeg.phantom for jpeg in jpegs)
                 else:
-                    counts["studies_without_films"] += 1
+                    account.leave_out("studies", NONE_USABLE, study.key)
                 done = counts["images"]
                 ctx.progress(done, max(total, done), studies=counts["studies"], bad=counts["bad_images"])
                 if ctx.stopping():
                     writer.discard()
                     return None
-    for (_, reader), start in zip(shared.readers, reported, strict=True):
-        for name, what in reader.bad[start:]:
-            counts["bad_reports"] += 1
-            ctx.event("bad_report", report=name, what=what)
+        names = source_names([reader.dataset for _, reader in shared.readers])
+        for name, account, faults in zip(names, accounts, reported, strict=True):
+            counts["bad_reports"] += faults.report(account, ctx)
+            account.check(name)
+        sources = {name: account.counts for name, account in zip(names, accounts, strict=True)}
+        writer.describe(accounts=sources)
+        _require_enough(shared, unit, ctx, sources)
     ctx.progress(counts["images"], counts["images"])
     partial.remove()
-    return Result({final: staged}, dict(counts))
+    return Result({final: staged}, {**counts, "sources": sources})
+
+
+NONE_USABLE = "none of its images can be used"
+
+
+class _Reported:
+    """The faults that a reader finds while a part is read.
+
+    Every part sees the same faults in the tables, so only part 0 reports these; each part reports those of its studies.
+    """
+
+    def __init__(self, reader: CollectionReader, part: int) -> None:
+        self._reader, self._first = reader, part == 0
+        reader.patients()
+        self._starts = [0 if self._first else len(faults) for faults in (reader.bad, reader.bad_boxes, reader.remarks)]
+
+    def report(self, account: Account, ctx: Context) -> int:
+        """Write an event for each fault and count what is left out; returns the number of rows and reports left out."""
+        reader, (bad, boxes, remarks) = self._reader, self._starts
+        rows = reader.bad[bad:]
+        account.read("rows", reader.rows if self._first else len(rows))
+        account.used_rows(reader.rows - len(rows) if self._first else 0)
+        for name, what in rows:
+            ctx.event("bad_report", report=name, what=what)
+            account.leave_out("rows", reason_of(what), Path(name).name)
+        for name, what in reader.bad_boxes[boxes:]:
+            ctx.event("bad_box", image=name, what=what)
+            account.read("boxes")
+            account.leave_out("boxes", reason_of(what), name)
+        for name, what in reader.remarks[remarks:]:
+            ctx.event("data_remark", where=name, what=what)
+        return len(rows)
+
+
+def source_names(datasets: Sequence[str]) -> list[str]:
+    """A name for each source: that of its collection, with a number where a collection is read more than once."""
+    seen: Counter[str] = Counter()
+    names = []
+    for dataset in datasets:
+        seen[dataset] += 1
+        names.append(dataset if seen[dataset] == 1 else f"{dataset} ({seen[dataset]})")
+    return names
+
+
+def _require_enough(shared: ShardBuilder, unit: Unit, ctx: Context, sources: Mapping[str, Counts]) -> None:
+    """Raise DataError if a source has lost more than it may, by what this unit and those that are done have counted.
+
+    A unit leaves its counts in the stage's folder before it reads those of the others, so that of two that end together
+    at least one sees both.
+    """
+    folder = ctx.stage_dir / "accounts"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / f"{unit.key}.json", sources)
+    known = [found for path in sorted(folder.glob("[0-9]*.json")) if (found := read_json(path)) is not None]
+    together = added(known)
+    for (source, _), name in zip(shared.readers, sources, strict=True):
+        if what := excess(together.get(name, {}), source.max_lost, (len(known), shared.settings.shards)):
+            raise DataError(
+                f"stage {ctx.stage}: the source {name} lost more than `max_lost: {source.max_lost:g}` allows. {what}."
+                " Correct the source, or raise `max_lost` of it in the recipe"
+            )
 
 
 def _converted(
-    shared: ShardBuilder, part: int, ctx: Context, partial: Partial, counts: Counter[str]
-) -> Generator[tuple[Study, list[Jpeg], list[Bad]], None, None]:
+    shared: ShardBuilder, part: int, ctx: Context, partial: Partial, counts: Counter[str], accounts: Sequence[Account]
+) -> Generator[tuple[Account, Study, list[Jpeg], list[Bad]], None, None]:
     """Studies of the part in order, each with its images and those that could not be read; converts some ahead."""
-    waiting: deque[tuple[Study, Future[tuple[Study, Converted]] | Converted]] = deque()
+    waiting: deque[tuple[Account, Study, Future[tuple[Study, Converted]] | Converted]] = deque()
 
-    def first() -> tuple[Study, list[Jpeg], list[Bad]]:
-        study, work = waiting.popleft()
+    def first() -> tuple[Account, Study, list[Jpeg], list[Bad]]:
+        account, study, work = waiting.popleft()
         if isinstance(work, Future):
             study, converted = work.result()
             partial.put(study.key, converted)
@@ -122,21 +196,23 @@ def _converted(
             counts["resumed"] += 1
         ids, jpegs, bad = converted
         by_id = {image.id: image for image in study.images}
-        return replace(study, images=tuple(by_id[name] for name in ids)), jpegs, bad
+        for name, _, reason in bad:
+            account.leave_out_image(study, by_id[name], reason_of(reason))
+        return account, replace(study, images=tuple(by_id[name] for name in ids)), jpegs, bad
 
     try:
-        for source, reader in shared.readers:
-            for study in studies(source, reader, part, shared.settings.shards):
+        for (source, reader), account, splits in zip(shared.readers, accounts, shared.splits, strict=True):
+            for study in studies(source, reader, part, shared.settings.shards, account, splits):
                 # Drawing a phantom again is faster than reading it back, and gives its boxes, which are not kept.
                 kept = None if source.phantom_images else partial.take(study.key)
                 work = kept or shared.pool.submit(_convert, source, reader, study, shared.settings, ctx.seed)
-                waiting.append((study, work))
+                waiting.append((account, study, work))
                 if len(waiting) >= _AHEAD * max(1, ctx.cpus):
                     yield first()
         while waiting:
             yield first()
     finally:
-        for _, work in waiting:
+        for *_, work in waiting:
             if isinstance(work, Future):
                 work.cancel()
 
@@ -146,16 +222,18 @@ def _convert(
 ) -> tuple[Study, Converted]:
     """The study and its images that could be read, or phantoms if it has none and the source asks for them."""
     files = [(image, reader.image_file(study, image)) for image in study.images]
-    present = [(image, path) for image, path in files if path is not None]
     size, quality = settings.image_size, settings.jpeg_quality
-    if not present and source.phantom_images:
+    if source.phantom_images and all(path is None for _, path in files):
         views = VIEWS[:1] if source.frontal_only else VIEWS
         study, drawn = phantom_images(study, views, size, seed)
         return study, ([image.id for image in study.images], [_jpeg(raw, size, quality) for raw in drawn], [])
     ids: list[str] = []
     jpegs: list[Jpeg] = []
     bad: list[Bad] = []
-    for image, path in present:
+    for image, path in files:
+        if path is None:
+            bad.append((image.id, "no file", NO_FILE))
+            continue
         try:
             jpegs.append(_jpeg(_content(path), size, quality))
             ids.append(image.id)
@@ -181,7 +259,9 @@ def _content(path: Path) -> bytes:
 def _origin(source: Source, reader: CollectionReader) -> dict[str, Any]:
     """What the shard was made from: the settings of the source without paths, and a digest of its patients."""
     ids = hashlib.sha256("\n".join(sorted(reader.patients())).encode()).hexdigest()
-    kept = source.model_dump(exclude={"path", "input", "reports", "images", "annotation", "section_overrides"})
+    kept = source.model_dump(
+        exclude={"path", "input", "reports", "images", "annotation", "section_overrides", "max_lost"}
+    )
     overrides = usable(source.section_overrides)
     digest = hashlib.sha256(overrides.read_bytes()).hexdigest() if overrides else None
     return {"dataset": reader.dataset, "patients_sha256": ids, "section_overrides_sha256": digest, **kept}

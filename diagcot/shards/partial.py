@@ -35,11 +35,12 @@ class Partial:
         jpegs, at = [], row["at"]
         file = File(self._folder / row["file"])
         try:
-            for size, crc, width, height, phantom, sha256 in row["jpegs"]:
+            for size, crc, width, height, phantom, sha256, likeness, flags in row["jpegs"]:
                 data, at = file.read(size, at), at + size
                 if zlib.crc32(data) != crc:
                     return None
-                jpegs.append(Jpeg(data, width, height, phantom, bytes.fromhex(sha256)))
+                digests = bytes.fromhex(sha256), bytes.fromhex(likeness)
+                jpegs.append(Jpeg(data, width, height, phantom, *digests, tuple(flags)))
         except FileNotFoundError:
             return None
         return row["images"], jpegs, [(image, path, reason) for image, path, reason in row["bad"]]
@@ -50,7 +51,10 @@ class Partial:
         at = self._out.tell()
         self._out.write(b"".join(jpeg.data for jpeg in jpegs))
         self._out.flush()
-        rows = [(len(j.data), zlib.crc32(j.data), j.width, j.height, j.phantom, j.sha256.hex()) for j in jpegs]
+        rows = [
+            (len(j.data), zlib.crc32(j.data), j.width, j.height, j.phantom, j.sha256.hex(), j.likeness.hex(), j.flags)
+            for j in jpegs
+        ]
         row = {"id": self._id(study), "file": self._path.name, "at": at, "jpegs": rows, "images": images, "bad": bad}
         self._records.append(row)
 

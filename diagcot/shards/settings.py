@@ -58,10 +58,10 @@ class Source(Settings):
     splits: list[Literal["train", "validate", "test"]] = Field(
         ["train", "validate", "test"], description="Splits whose studies are used."
     )
-    only_fi: bool = Field(
-        True,
-        description="Use only studies with both findings and impression, as DiagCoT does (arXiv:2509.06409). No effect on"
-        " collections whose reports are not in sections.",
+    only_fi: bool | None = Field(
+        None,
+        description="Use only studies with both findings and impression, as DiagCoT does (arXiv:2509.06409). null: true for"
+        " MIMIC-CXR and IU-Xray, false for other collections. No effect on collections whose reports are not in sections.",
     )
     transforms: list[str] = Field(
         [], description="Changes of the reports by name, applied in this order; docs/data.md lists them."
@@ -72,6 +72,21 @@ class Source(Settings):
     max_studies: int | None = Field(None, ge=0, description="Largest number of studies to use, 0 or more; null: all.")
     frontal_only: bool = Field(
         False, description="Leave lateral images out; a study that has no other image is left out too."
+    )
+    view: Literal["PA", "AP", "FRONTAL", "LATERAL"] | None = Field(
+        None, description="View of the images whose view the collection does not state; null: it stays unknown."
+    )
+    held_out: dict[Literal["validate", "test"], float] = Field(
+        {},
+        description="Share of the patients in each split, from 0 to 1, chosen by hash, for studies whose split the tables do"
+        " not state; in place of that of the collection's entry.",
+    )
+    max_lost: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest share of the rows, studies, images or boxes of the source that may be lost, from 0 to 1; beyond"
+        " it the stage fails and names the reasons. What the recipe leaves out by choice is no loss.",
     )
     phantom_images: bool = Field(
         False, description="Draw phantoms from the report's tags for studies that have no image."
@@ -115,6 +130,12 @@ class Source(Settings):
         if (self.path is None) == (self.input is None):
             raise ValueError("a source has either `path` or `input`")
         return self
+
+    @property
+    def requires_both_sections(self) -> bool:
+        """Whether only studies with both findings and impression are used."""
+        wanted = self.dataset.reader != "table" if self.only_fi is None else self.only_fi
+        return wanted and self.dataset.has("findings") and self.dataset.has("impression")
 
     @property
     def dataset(self) -> CollectionEntry:

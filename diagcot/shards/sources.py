@@ -1,6 +1,6 @@
 """The collections behind a shard stage: their readers, and the studies of one part of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +12,11 @@ from diagcot.data.phantom.findings import Findings
 from diagcot.data.readers.collection import TableCollection
 from diagcot.data.readers.iu_xray import IuXray
 from diagcot.data.readers.mimic_cxr import MimicCxr
+from diagcot.data.readers.origins import Origin
 from diagcot.data.reports import transforms
 from diagcot.data.study import Image, Study
 from diagcot.jobs import Context
+from diagcot.shards.accounting import Account
 from diagcot.shards.partition import partition
 from diagcot.shards.settings import BuildSettings, Source, usable
 
@@ -23,7 +25,14 @@ class CollectionReader(Protocol):
     """What every reader of a collection offers."""
 
     dataset: str
-    bad: list[tuple[str, str]]  # (row or report, what is wrong with it); complete for the tables after `patients`
+    bad: list[tuple[str, str]]  # (row or report, why it is left out); complete for the tables after `patients`
+    bad_boxes: list[tuple[str, str]]  # (image, why a box is left out)
+    remarks: list[tuple[str, str]]  # (file, row or report, what is worth knowing about it); nothing is left out
+
+    @property
+    def rows(self) -> int:
+        """Rows and reports that were read, those that are left out among them; as `bad`, complete after `patients`."""
+        ...
 
     def patients(self) -> dict[str, int]:
         """Patient -> number of images."""
@@ -39,6 +48,15 @@ class CollectionReader(Protocol):
 
     def image_file(self, study: Study, image: Image) -> Path | None:
         """The file of an image, which may turn out to be missing; None where the collection has no such file."""
+        ...
+
+    @property
+    def taken_from(self) -> frozenset[str]:
+        """Other collections that the tables name for images of this one."""
+        ...
+
+    def origins(self) -> Iterator[Origin]:
+        """What is known of each image before it is read."""
         ...
 
     def __hash__(self) -> int: ...
@@ -58,43 +76,124 @@ def open_reader(source: Source, settings: BuildSettings, ctx: Context) -> Collec
     if root is None:
         raise DataError(f"stage {ctx.stage}: the variable in {source.path!r} is not set")
     skip, images = settings.on_bad_report, usable(source.images)
-    if source.dataset.reader == "mimic_cxr":
+    entry = source.dataset
+    if source.held_out:
+        entry = entry.model_copy(update={"held_out": source.held_out})
+    if entry.reader == "mimic_cxr":
         return MimicCxr(
             root, usable(source.reports), source.labels, usable(source.tables), skip, usable(source.section_overrides)
         )
-    if source.dataset.reader == "iu_xray":
+    if entry.reader == "iu_xray":
         return IuXray(root, images, usable(source.annotation), skip)
-    return TableCollection(source.dataset, root, images, skip)
+    return TableCollection(entry, root, images, skip)
 
 
-def studies(source: Source, reader: CollectionReader, part: int, parts: int) -> Iterator[Study]:
+def studies(
+    source: Source,
+    reader: CollectionReader,
+    part: int,
+    parts: int,
+    account: Account | None = None,
+    splits: Mapping[str, str] | None = None,
+) -> Iterator[Study]:
     """The labelled studies of one part of a source that have images, in an order that depends only on the patients.
 
-    The labels are those of the report before its transforms.
+    The labels are those of the report before its transforms. account: counts what was read and what is left out here.
+    splits: patient -> split, of the patients whose split other sources decide (`diagcot.data.readers.origins.decide`).
     """
-    # Collections that have only labels or boxes have no reports; those of PadChest have no sections.
-    sections = [source.dataset.has(section) for section in ("findings", "impression")]
-    required = ("fi",) if source.only_fi and all(sections) else ()
-    change = _changes(reader, (*required, *source.transforms))
+    account = account or Account()
+    change = _Selection(source, reader)
     remaining = None
     if source.max_studies is not None:
         remaining = source.max_studies * (part + 1) // parts - source.max_studies * part // parts
-    for patient in partition(reader.patients(), part, parts):
-        for original in reader.studies(patient):
+    patients = partition(reader.patients(), part, parts)
+    for place, patient in enumerate(patients):
+        if remaining == 0:
+            account.leave_out("patients", BEYOND, reader.dataset, len(patients) - place, asked=True)
+            return
+        for found in reader.studies(patient):
+            original = found if source.view is None else _viewed(found, source.view)
+            if splits and (split := splits.get(patient)) and split != original.split:
+                account.move(original.split, split, len(original.images))
+                original = replace(original, split=split)
+            account.read_study(original)
             if remaining == 0:
-                return
-            empty = not (original.findings or original.impression)
-            if original.split not in source.splits or (any(sections) and empty):
+                account.leave_out_study(original, BEYOND, asked=True)
                 continue
-            study = change(original)
-            if study is None:
-                continue
-            if source.frontal_only:
-                study = replace(study, images=tuple(image for image in study.images if image.frontal))
-            if not source.phantom_images and all(reader.image_file(study, image) is None for image in study.images):
-                continue
-            yield replace(study, labels=reader.labels(original))
-            remaining = None if remaining is None else remaining - 1
+            study = change.selected(original, account)
+            if study is not None:
+                yield replace(study, labels=reader.labels(original))
+                remaining = None if remaining is None else remaining - 1
+
+
+def _viewed(study: Study, view: str) -> Study:
+    """The study with the view that the recipe states for images of unknown view."""
+    return replace(study, images=tuple(image if image.view else replace(image, view=view) for image in study.images))
+
+
+BEYOND = "beyond max_studies"
+
+
+class _Selection:
+    """What a source uses of the studies of its reader."""
+
+    def __init__(self, source: Source, reader: CollectionReader) -> None:
+        self._source, self._reader = source, reader
+        self._has_reports = any(source.dataset.has(section) for section in ("findings", "impression"))
+        self._required = source.requires_both_sections
+        self._change = _changes(reader, (*(("fi",) if self._required else ()), *source.transforms))
+
+    def selected(self, original: Study, account: Account) -> Study | None:
+        """The study as the source uses it; None, and counted with the reason, if it is not used."""
+        if why := self._left_out(original):
+            account.leave_out_study(original, why, asked=why in _ASKED)
+            return None
+        study = self._change(original)
+        if study is None:
+            account.leave_out_study(original, "emptied by the recipe's `transforms`", asked=True)
+            return None
+        if all(self._reader.image_file(study, image) is None for image in study.images):
+            if self._source.phantom_images:
+                for image in study.images:
+                    account.leave_out_image(study, image, DRAWN, asked=True)
+                return study
+            account.leave_out_study(study, NO_FILE if study.images else NO_IMAGE)
+            return None
+        if self._source.frontal_only:
+            study = self._frontal(study, account)
+            if not study.images:
+                account.leave_out("studies", LATERAL, study.key, asked=all(image.view for image in original.images))
+                return None
+        return study
+
+    def _left_out(self, study: Study) -> str:
+        if not study.split:
+            return NO_SPLIT
+        if study.split not in self._source.splits:
+            return OTHER_SPLIT
+        if self._required and not (study.findings.strip() and study.impression.strip()):
+            return NOT_BOTH
+        return NO_REPORT if self._has_reports and not (study.findings or study.impression) else ""
+
+    def _frontal(self, study: Study, account: Account) -> Study:
+        """The study without lateral images, and without those whose view is not known, which is a loss."""
+        for image in study.images:
+            if not image.frontal:
+                known = bool(image.view)
+                account.leave_out_image(study, image, LATERAL if known else NO_VIEW, asked=known)
+        return replace(study, images=tuple(image for image in study.images if image.frontal))
+
+
+OTHER_SPLIT = "of a split that `splits` does not name"
+NOT_BOTH = "without findings or impression (`only_fi`)"
+LATERAL = "not frontal (`frontal_only`)"
+NO_REPORT = "the report has no text"
+NO_SPLIT = "its split is not known: its table is missing or does not name it (`held_out` chooses splits by hash)"
+NO_VIEW = "its view is not known, and the recipe asks for frontal images (`view` states it)"
+NO_FILE = "its file is not in the folder of images"
+NO_IMAGE = "the study has no image"
+DRAWN = "a phantom is drawn in its place (`phantom_images`)"
+_ASKED = (OTHER_SPLIT, NOT_BOTH)
 
 
 @lru_cache(maxsize=8)

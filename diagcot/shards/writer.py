@@ -5,6 +5,7 @@ import json
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 
 from diagcot import __version__
+from diagcot.data import likeness
 from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import CHEXPERT_LABELS, Image, Study
@@ -45,6 +47,7 @@ class ShardWriter:
         self._offsets = [0]
         self._crcs: list[int] = []
         self._digests: list[bytes] = []
+        self._likenesses: list[bytes] = []
         self._images: list[tuple[int, Image]] = []
         self._studies: list[Study] = []
         self._left_out: list[tuple[str, str, str]] = []
@@ -60,14 +63,19 @@ class ShardWriter:
             self._offsets.append(self._offsets[-1] + len(jpeg.data))
             self._crcs.append(zlib.crc32(jpeg.data))
             self._digests.append(jpeg.sha256 or hashlib.sha256(jpeg.data).digest())
-            stored = Image(image.id, image.view, jpeg.width, jpeg.height, image.boxes, image.phantom or jpeg.phantom)
-            self._images.append((row, stored))
+            self._likenesses.append(jpeg.likeness or bytes(likeness.BYTES))
+            phantom = image.phantom or jpeg.phantom
+            self._images.append((row, replace(image, width=jpeg.width, height=jpeg.height, phantom=phantom)))
 
     def leave_out(self, study: str, image: str, reason: str) -> None:
         """Record an image that could not be used, by the key of its study and its id. Raises DataError as `add` does."""
         for field, text in zip(LEFT_OUT_TEXTS, (study, image, reason), strict=True):
             _refuse_surrogates(text, f"{field} of an image of study {_shown(study)} that is left out")
         self._left_out.append((study, image, reason))
+
+    def describe(self, **provenance: Any) -> None:
+        """Add attributes that are known only after the studies were added."""
+        self._provenance |= provenance
 
     def discard(self) -> None:
         """Write nothing when the block ends."""
@@ -109,6 +117,8 @@ class ShardWriter:
         _column(group, "crc32", np.array(self._crcs, np.uint32))
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32)
         _column(group, "sha256", digests)
+        likenesses = np.frombuffer(b"".join(self._likenesses), np.uint8).reshape(-1, likeness.BYTES)
+        _column(group, "likeness", likenesses)
         _column(group, "study", np.array([row for row, _ in self._images], np.int32))
         _column(group, "width", np.array([i.width for i in images], np.uint16))
         _column(group, "height", np.array([i.height for i in images], np.uint16))

@@ -101,7 +101,12 @@ EVENTS = {
     "converted": "A checkpoint was converted for another number of ranks.",
     "blank_answers": "Samples with an empty answer were left out of training; of how many.",
     "bad_image": "An image could not be read and was left out.",
-    "bad_report": "A report could not be read and was left out.",
+    "bad_report": "A report or a row of a table could not be read and was left out.",
+    "bad_box": "A box does not fit its image and was left out.",
+    "data_remark": "Something in a collection that is worth knowing; nothing was left out.",
+    "image_flagged": "An image in a shard looks wrong: almost blank, nearly black, nearly white, or inverted.",
+    "seen_in_training": "Test samples that were not asked, because a model was trained or chosen on one of their images: how each"
+    " is known again, and their number; of how many.",
     "metric_missing": "A metric has no value, with the reason.",
 }
 

@@ -1,11 +1,13 @@
 """`diagcot shards info`: what shards hold, on one screen of 80 columns."""
 
 import bisect
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -16,6 +18,8 @@ from rich.text import Text
 from diagcot.console import text
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs import UserError
+from diagcot.jobs.state.counts import added
+from diagcot.shards import accounting
 from diagcot.shards.reader import Shard
 
 BAR = 18
@@ -41,6 +45,8 @@ class Content:
     words: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in SECTIONS})
     boxes: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    accounts: dict[str, Any] = field(default_factory=dict)  # source -> what was read, kept and left out
+    copies: dict[str, set[str]] = field(default_factory=dict)  # digest of an image file -> its splits
     versions: set[str] = field(default_factory=set)  # image size, schema and code that wrote the shards
 
     def add(self, shard: Shard) -> None:
@@ -63,6 +69,11 @@ class Content:
             lengths = (len(section.split()) for section in shard.texts(f"studies/{name}"))
             self.words[name].update(_bin(length) for length in lengths)
         self.boxes.update(shard.texts("boxes/label"))
+        if accounts := shard.attrs.get("accounts"):
+            self.accounts = added([self.accounts, json.loads(accounts)])
+        of_study = np.repeat(np.arange(len(splits)), images)
+        for digest, row in zip(shard.numbers("images/sha256"), of_study, strict=True):
+            self.copies.setdefault(digest.tobytes().hex(), set()).add(splits[row])
         self.left_out.update(reason.split(" (")[0] for *_, reason in shard.left_out())
         attributes = shard.attrs
         size = f"{attributes['image_size']} pixels, " if "image_size" in attributes else ""
@@ -100,6 +111,9 @@ def render(content: Content, screen: Console) -> RenderableType:
         reasons = content.left_out.most_common(REASONS)
         head.append(f"images left out: {sum(content.left_out.values()):,}")
         head += [f"  {count:,}: {reason}" for reason, count in reasons]
+    head += accounting.lines(content.accounts)
+    if double := sum(len(splits) > 1 for splits in content.copies.values()):
+        head.append(f"images whose file is in more than one split: {double:,}")
     shared = sum(map(len, content.patients.values())) - len(set().union(*content.patients.values()))
     if shared:
         head.append(f"patients in more than one split: {shared:,}")

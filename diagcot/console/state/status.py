@@ -6,7 +6,7 @@ or, if neither its files nor Slurm say, unknown.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from diagcot.jobs.plans import stored
 from diagcot.jobs.state.executions import first_event, gpu_hours, retries
 from diagcot.jobs.state.files import changed_at, read_json
 from diagcot.jobs.state.progress import last_report
+from diagcot.shards import accounting
 
 FEW_TASKS = 16  # the last figures of a finished stage are shown if it has not more tasks than this
 
@@ -74,10 +75,18 @@ def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float
         gpu_spent=spent,
         gpu_left=cost.remaining(plan, spent, worked),
         figures=_figures(files, tasks) | cost.serving_figures(summary),
+        losses=tuple(_losses(summary.get("counts", {}))),
         stop_reason=stop_reason,
         finaliser=executor.jobs.get(finaliser),
         finaliser_id=finaliser,
     )
+
+
+def _losses(counts: dict[str, Any]) -> Iterator[str]:
+    """What a finished stage has lost or refused, by the counts of its summary."""
+    yield from accounting.lines(counts.get("sources", {}), losses_only=True)
+    if seen := counts.get("seen_in_training"):
+        yield f"{seen:,} test samples were not asked: a model was trained on one of their images (events.jsonl says which way)"
 
 
 def _units_by_state(files: StageFiles, tasks: Sequence[Task]) -> dict[str, int]:

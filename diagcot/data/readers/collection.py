@@ -1,5 +1,7 @@
 """The reader of all collections that the registry describes by tables."""
 
+import contextlib
+import heapq
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,16 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from diagcot.data import pixels
+from diagcot.data import pixels, seeded
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.readers.layouts import image_places, missing_tables, table_file
+from diagcot.data.readers.origins import Origin
 from diagcot.data.readers.records import RawBox, TableLayout, agreed
 from diagcot.data.readers.registry import CollectionEntry, TableFile
 from diagcot.data.reports.labeler import label
-from diagcot.data.reports.sections import sections
-from diagcot.data.study import CHEXPERT_LABELS, Box, Image, Study, ordinal, seeded_split
+from diagcot.data.reports.sections import free_sections
+from diagcot.data.study import CHEXPERT_LABELS, SPLITS, Box, Image, Study, ordinal, seeded_split
 
 Record = dict[str, Any]
+_SAMPLED_PATIENTS, _SAMPLED_IMAGES = 512, 48
+_MISFITS, _MARGIN = 0.1, 1.02
+_RESIZED = (
+    "its boxes are in pixels of another size than the image file has: this is a resized copy; put the table of the original"
+    " sizes beside it, or take the original images"
+)
 
 
 class TableCollection:
@@ -42,14 +51,23 @@ class TableCollection:
             raise DataError(f"{entry.name} is not complete; missing: {'; '.join(missing)}")
         self.entry, self.root, self._on_bad = entry, root, on_bad_row
         self.dataset = entry.name
-        self.bad: list[tuple[str, str]] = []  # (file:line, what is wrong)
+        self._used_rows = 0
+        self.bad: list[tuple[str, str]] = []  # (file:line, why the row is left out)
+        self.bad_boxes: list[tuple[str, str]] = []  # (image, why a box is left out)
+        self.remarks: list[tuple[str, str]] = []  # (file, what is worth knowing)
         self._folder = images or root
         self._labels: list[str] = []  # the collection's names of labels, by number
         self._number: dict[str, int] = {}
         self._images: dict[str, int] = {}  # patient -> number of images
         self._records: dict[str, bytearray] = {}  # patient -> JSON lines
         self._joined: dict[tuple[str, str], bytearray] = {}  # ("image" or "study", its id) -> JSON lines
+        self._known: dict[str, set[int]] = {"image": set(), "study": set()}  # hashes of the ids that the tables name
         self._has_raters = any(table.rater is not None for table in entry.tables)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the tables that were read, those that cannot be used among them."""
+        return self._used_rows + len(self.bad)
 
     def patients(self) -> dict[str, int]:
         """Patient -> number of images."""
@@ -58,16 +76,20 @@ class TableCollection:
     @cached_property
     def _indexed(self) -> dict[str, int]:
         seen: set[int] = set()  # hashes, because the ids of a hundred thousand images would take most of the memory
-        for table in self.entry.tables:
-            path = table_file(self.root, table)
+        for table in sorted(self.entry.tables, key=lambda table: bool(table.join)):  # those that name the images first
+            path = table_file(table, self.root, self._folder)
             if path is not None:
                 self._index(path, table, seen)
         if not self._images:
             raise DataError(f"{self.entry.name}: no row of its tables under {self.root} names an image")
+        if not (self.entry.states_splits or self.entry.held_out):
+            self.remarks.append(
+                (self.entry.name, "states no splits, and `held_out` is not set: all of it is for training")
+            )
         return self._images
 
     def _index(self, path: Path, table: TableFile, seen: set[int]) -> None:
-        before, rows = len(self.bad), 0
+        before, rows, strangers = len(self.bad), 0, 0
         for line, record in TableLayout(table, self.entry).records(path, self._fault):
             rows += 1
             boxes = record.pop("boxes", [])
@@ -78,20 +100,31 @@ class TableCollection:
             if boxes:
                 record["boxes"] = [(self._number_of(b.label), b.corners, b.size, b.phrase) for b in boxes]
             if table.join:
-                joined = self._joined.setdefault((table.join, record.pop(table.join)), bytearray())
+                name = record.pop(table.join)
+                if hash(name) not in self._known[table.join]:
+                    strangers += 1
+                    continue
+                joined = self._joined.setdefault((table.join, name), bytearray())
                 joined += json.dumps(record, separators=(",", ":")).encode() + b"\n"
                 continue
             image = record["image"]
             patient = record.pop("patient", "") or record.get("study") or image
             key = hash((patient, image)) if table.repeats else hash(image)
             if key in seen and not table.repeats:
+                rows -= 1
                 self._fault(f"{path}:{line}", f"a second row of image {image}; the first one is used")
                 continue
             self._images[patient] = self._images.get(patient, 0) + (key not in seen)
             seen.add(key)
+            self._known["image"].add(hash(image))
+            self._known["study"].add(hash(str(record.get("study", image))))
             self._records.setdefault(patient, bytearray()).extend(
                 json.dumps(record, separators=(",", ":")).encode() + b"\n"
             )
+        self._used_rows += rows
+        if strangers:
+            what = f"{strangers} of {rows} rows name no known {table.join} and are not used"
+            self.remarks.append((path.name, what))
         bad = len(self.bad) - before
         if bad > rows:
             where, what = self.bad[before]
@@ -128,7 +161,7 @@ class TableCollection:
             images.append(self._image(patient, name, image, of_image))
             self._vote([*of_image, *of_study], labels)
         facts = _merged(all_records)
-        parts = sections(facts["report"]) if "report" in facts else {}
+        parts = free_sections(facts["report"]) if "report" in facts else {}
         if "findings" not in parts:  # a report without headings: use its last paragraph
             parts.setdefault("impression", parts.get("conclusion", ""))
         text = {
@@ -143,7 +176,7 @@ class TableCollection:
             dataset=self.dataset,
             id=name,
             patient=patient,
-            split=facts.get("split") or self._seeded_split(patient),
+            split=_strictest(all_records) or self._split_of(patient),
             tags=tuple(
                 own.replace("|", "/") for own, value in labels.items() if value == 1 and own not in CHEXPERT_LABELS
             ),
@@ -153,30 +186,75 @@ class TableCollection:
             **{part: " ".join(words.split()) for part, words in text.items()},
         )
 
-    def _seeded_split(self, patient: str) -> str:
+    def _split_of(self, patient: str) -> str:
+        """The split of a patient whose tables state none; "" if they should state it."""
         shares: dict[str, float] = dict(self.entry.held_out.items())
+        if self.entry.states_splits and not shares:
+            return ""
         return seeded_split(f"{self.dataset}/{patient}", {"train": 1 - sum(shares.values()), **shares})
 
     def _image(self, patient: str, study: str, image: str, records: list[Record]) -> Image:
         facts = _merged(records)
-        raw = [
+        raw = self._raw_boxes(records)
+        width, height = facts.get("width", 0), facts.get("height", 0)
+        origin = next((f"{collection}/{name}" for collection, name in facts.get("names", ()) if name[0] != "#"), "")
+        view = facts.get("view", "") or self._view_of_header(patient, study, facts)
+        measured = (0, 0)
+        if raw and not (width and height) and any(not all(box.size) for box in raw):
+            try:
+                measured = width, height = pixels.size(self._path(patient, study, facts))
+            except ImageError:  # reported when the image itself is read; without its size the boxes cannot be used
+                self._lose_boxes(f"{self.dataset}/{study}/{image}", len(raw), "the size of its image is not known")
+                return Image(image, view, origin=origin)
+        kept = agreed(raw, self._quorum(records)) if self._has_raters else raw
+        if measured != (0, 0) and (
+            not self._unscaled or any(_exceeds(box, measured) for box in kept if not all(box.size))
+        ):
+            self._lose_boxes(f"{self.dataset}/{study}/{image}", len(kept), _RESIZED)
+            return Image(image, view, width, height, origin=origin)
+        boxes = [self._placed(box, box.size if all(box.size) else (width, height)) for box in kept]
+        if outside := boxes.count(None):
+            what = "a box lies outside its image; are the sizes those of this edition?"
+            self._lose_boxes(f"{self.dataset}/{study}/{image}", outside, what)
+        return Image(image, view, width, height, tuple(dict.fromkeys(box for box in boxes if box)), origin=origin)
+
+    def _raw_boxes(self, records: Iterable[Record]) -> list[RawBox]:
+        return [
             RawBox(self._labels[number], tuple(corners), tuple(size), phrase, record.get("rater", ""))
             for record in records
             for number, corners, size, phrase in record.get("boxes", [])
         ]
-        width, height = facts.get("width", 0), facts.get("height", 0)
-        if raw and not (width and height) and any(not all(box.size) for box in raw):
-            try:
-                width, height = pixels.size(self._path(patient, study, facts))
-            except ImageError:  # reported when the image itself is read; without its size the boxes cannot be used
-                return Image(image, facts.get("view", ""))
-        kept = agreed(raw, self._quorum(records)) if self._has_raters else raw
-        boxes = [self._placed(box, box.size if all(box.size) else (width, height)) for box in kept]
-        if None in boxes:
-            self._fault(
-                f"{self.dataset}/{study}/{image}", "a box lies outside its image; are the sizes those of this edition?"
-            )
-        return Image(image, facts.get("view", ""), width, height, tuple(dict.fromkeys(box for box in boxes if box)))
+
+    def _lose_boxes(self, image: str, count: int, what: str) -> None:
+        if self._on_bad == "fail":
+            raise DataError(f"{image}: {what}")
+        self.bad_boxes += [(image, what)] * count
+
+    def _view_of_header(self, patient: str, study: str, facts: Record) -> str:
+        """The view that the DICOM header states, for collections whose tables have no views."""
+        if any(table.view is not None for table in self.entry.tables):
+            return ""
+        path = self._path(patient, study, facts)
+        return pixels.view(path) if path.suffix.lower() in (".dcm", ".dicom") else ""
+
+    @cached_property
+    def _unscaled(self) -> bool:
+        """Whether boxes in pixels of the image file fit the files that are here, by a sample of the images with boxes.
+
+        In a copy of smaller images most boxes exceed their image; those that do not are wrong, too.
+        """
+        found = exceeding = 0
+        for patient in heapq.nsmallest(_SAMPLED_PATIENTS, self._records, key=seeded.rank):
+            for record in _lines(self._records[patient]):
+                study = str(record.get("study", record["image"]))
+                boxes = self._raw_boxes([record, *_lines(self._joined.get(("image", record["image"]), b""))])
+                if not boxes or found == _SAMPLED_IMAGES:
+                    continue
+                with contextlib.suppress(ImageError):
+                    size = pixels.size(self._path(patient, study, record))
+                    found += 1
+                    exceeding += any(_exceeds(box, size) for box in boxes if not all(box.size))
+        return exceeding <= _MISFITS * found
 
     def _quorum(self, records: Iterable[Record]) -> int:
         return min(self.entry.agree, max(1, len({record["rater"] for record in records if "rater" in record})))
@@ -216,6 +294,21 @@ class TableCollection:
                 chexpert[name] = max(chexpert.get(name, 0), value, key=(0, -1, 1).index)
         return {name: chexpert[name] for name in CHEXPERT_LABELS if name in chexpert}
 
+    @property
+    def taken_from(self) -> frozenset[str]:
+        """Other collections that the tables name for images of this one."""
+        return frozenset(taken.collection for table in self.entry.tables for taken in table.taken_from)
+
+    def origins(self) -> Iterator[Origin]:
+        """The names of each image and its patient, and their split."""
+        for patient in self.patients():
+            for record in _lines(self._records[patient]):
+                image, joined = record["image"], list(_lines(self._joined.get(("image", record["image"]), b"")))
+                split = _strictest([record, *joined])
+                others = [(collection, name) for row in (record, *joined) for collection, name in row.get("names", ())]
+                names = (*others, (self.dataset, image), (self.dataset, f"#{patient}"))
+                yield Origin(patient, names, split or self._split_of(patient), bool(split))
+
     def labels(self, study: Study) -> dict[str, int]:
         """The CheXpert labels of the study."""
         return study.labels
@@ -235,6 +328,16 @@ class TableCollection:
         names = {"path": "", "folder": "", **record, "study": study, "patient": patient}
         paths = [place / pattern.format_map(names) for place, pattern in self._places]
         return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _exceeds(box: RawBox, size: tuple[float, float]) -> bool:
+    """Whether a box in pixels of its image goes beyond it by more than rounding."""
+    return box.corners[2] > size[0] * _MARGIN or box.corners[3] > size[1] * _MARGIN
+
+
+def _strictest(records: Iterable[Record]) -> str:
+    """The split of an image that several tables state: test before validate before train; "" if none does."""
+    return max((record["split"] for record in records if "split" in record), key=SPLITS.index, default="")
 
 
 def _merged(records: Iterable[Record]) -> Record:

@@ -26,6 +26,7 @@ from diagcot.data.readers.layouts import (
     files,
     missing_iu,
 )
+from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import Image, Study, seeded_split, view_of
 from diagcot.jobs.state import reading
@@ -62,26 +63,48 @@ class IuXray:
         self._xml = (root / IU_ARCHIVE).is_file() or (root / IU_FOLDER).is_dir()
         self._kaggle = not self._xml and (root / IU_REPORTS).is_file()
         self._annotation = annotation or (None if self._xml or self._kaggle else root / IU_ANNOTATION)
-        self.bad: list[tuple[str, str]] = []  # (report, what is wrong)
+        self.taken_from: frozenset[str] = frozenset()
+        self.bad: list[tuple[str, str]] = []  # (report, why it is left out)
+        self.bad_boxes: list[tuple[str, str]] = []
+        self.remarks: list[tuple[str, str]] = []  # (file or report, what is worth knowing)
         self.automatic: dict[
             str, tuple[str, ...]
         ] = {}  # report id -> automatic terms; `Study.tags` are those of people
 
+    @property
+    def rows(self) -> int:
+        """Reports that were read, those that cannot be used among them."""
+        return len(self._studies) + len(self.bad)
+
+    def origins(self) -> Iterator[Origin]:
+        """The names of each image and its report, and their split."""
+        for name, study in self._studies.items():
+            images = [(self.dataset, image.id) for image in study.images]
+            for image in images or [(self.dataset, name)]:
+                yield Origin(name, (image, (self.dataset, f"#{name}")), study.split, self._split is not None)
+
     @cached_property
     def _studies(self) -> dict[str, Study]:
         studies: dict[str, Study] = {}
+        unlisted = 0
         reports = self._from_xml() if self._xml else self._from_kaggle() if self._kaggle else self._from_r2gen()
         for where, study in reports:
             if study.id in studies:
                 self._fault(where, f"a second report {study.id}")
             elif self._split is None or study.id in self._split:
                 studies[study.id] = study
+            else:
+                unlisted += 1
+        if unlisted:
+            self.remarks.append((str(self._annotation), f"does not list {unlisted} of the reports; they are not used"))
+        for name in sorted(set(self._split or ()) - set(studies)):
+            self._fault(f"{self._annotation}: {name}", "there is no report of this id")
         if self._folder is not None:
             missing = [image.id for study in studies.values() for image in study.images if image.id not in self._files]
             if missing:
                 count = sum(len(study.images) for study in studies.values())
                 what = f"{len(missing)} of {count} images are missing, the first is {missing[0]}"
-                self.bad.append((str(self._folder), what))
+                self.remarks.append((str(self._folder), what))
         return dict(sorted(studies.items(), key=lambda item: (len(item[0]), item[0])))
 
     def _fault(self, where: str, what: str, error: Exception | None = None) -> None:
@@ -182,12 +205,22 @@ class IuXray:
         headers = {name: view for name, (view, _, _) in self._headers.items()}
         if not (self.root / IU_PROJECTIONS).is_file():
             return {name: view for name, view in headers.items() if view == "LATERAL"}
-        rows = tables.rows(self.root / IU_PROJECTIONS, ("filename", "projection"), fault=self._fault)
-        lateral = {_image_id(name): projection == "Lateral" for _, (name, projection) in rows}
-        return {
-            name: "LATERAL" if is_lateral else {"PA": "PA", "AP": "AP"}.get(headers.get(name, ""), "FRONTAL")
-            for name, is_lateral in lateral.items()
-        }
+        views: dict[str, str] = {}
+        for line, (name, projection) in tables.rows(
+            self.root / IU_PROJECTIONS,
+            ("filename", "projection"),
+            fault=lambda *_: None,  # reported with the reports
+        ):
+            image, view = _image_id(name), view_of(projection)
+            if view in ("PA", "AP", "FRONTAL"):
+                from_header = headers.get(image, "")
+                views[image] = from_header if from_header in ("PA", "AP") else view
+            else:
+                views[image] = view
+                if view != "LATERAL":
+                    where = f"{self.root / IU_PROJECTIONS}:{line}"
+                    self.remarks.append((where, "the projection is neither frontal nor lateral; the view is not known"))
+        return views
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,7 @@ def missing_tables(entry: CollectionEntry, root: Path, images: Path | None = Non
     missing = [
         f"{root / table.patterns[0]}"
         for table in entry.tables
-        if not table.optional and table_file(root, table) is None
+        if not table.optional and table_file(table, root, images) is None
     ]
     if images is not None and not images.is_dir():
         missing.append(f"the folder of images {images}")
@@ -110,14 +110,19 @@ def missing_tables(entry: CollectionEntry, root: Path, images: Path | None = Non
     return [f"{what} ({entry.title}; get it at {entry.url})" for what in missing[:1]] + missing[1:]
 
 
-def table_file(root: Path, table: TableFile) -> Path | None:
-    """The file of a table, by the first pattern that matches; of several matches the last by name (the newest version)."""
-    for pattern in table.patterns:
-        matches = sorted(path for path in root.glob(pattern) if path.is_file())
-        if not matches and not pattern.endswith((".gz", "*")):
-            matches = [path for path in [root / f"{pattern}.gz"] if path.is_file()]
-        if matches:
-            return matches[-1]
+def table_file(table: TableFile, root: Path, images: Path | None = None) -> Path | None:
+    """The file of a table, by the first pattern that matches; of several matches the last by name (the newest version).
+
+    It is looked for under `root`, then under `images`, the folder of a collection that this one adds to.
+    """
+    for folder in (root, images):
+        for pattern in table.patterns if folder is not None else ():
+            assert folder is not None
+            matches = sorted(path for path in folder.glob(pattern) if path.is_file())
+            if not matches and not pattern.endswith((".gz", "*")):
+                matches = [path for path in [folder / f"{pattern}.gz"] if path.is_file()]
+            if matches:
+                return matches[-1]
     return None
 
 

@@ -25,6 +25,7 @@ from diagcot.data.readers.layouts import (
     missing_mimic,
     reports_place,
 )
+from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.sections import Override, read_overrides, sections
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS, Box, Image, Study, split_of, view_of
 from diagcot.jobs.state import reading
@@ -81,7 +82,10 @@ class MimicCxr:
         self.root = root
         self.phantom = (root / FINDINGS_FILE).is_file()
         self.dataset = "phantom" if self.phantom else "mimic-cxr"
-        self.bad: list[tuple[str, str]] = []  # (file:line or report, what is wrong)
+        self.taken_from: frozenset[str] = frozenset()
+        self.bad: list[tuple[str, str]] = []  # (file:line or study, why it is left out)
+        self.bad_boxes: list[tuple[str, str]] = []
+        self.remarks: list[tuple[str, str]] = []  # (file or report, what is worth knowing)
         self._reports = reports
         self._labels_table = labels
         self._tables = tables or root
@@ -197,6 +201,20 @@ class MimicCxr:
         archive = ReportZip(place)
         return lambda subject, study: archive.read(study)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the tables that were read, those that cannot be used among them."""
+        return len(self._images) + len(self._splits[0]) + len(self._labels[0]) + len(self.bad)
+
+    def origins(self) -> Iterator[Origin]:
+        """The names of each image and its patient, and their split."""
+        studies, splits = self._splits
+        places = splits[np.searchsorted(studies, self._images["study"])].tolist()
+        for image, split in zip(self._images.tolist(), places, strict=True):
+            patient = str(image[0])
+            names = ((self.dataset, _dicom_id(image[2])), (self.dataset, f"#{patient}"))
+            yield Origin(patient, names, SPLITS[split], True)
+
     def patients(self) -> dict[str, int]:
         """Patient -> number of images, for every patient of the tree."""
         subjects, counts = np.unique(self._images["subject"], return_counts=True)
@@ -228,8 +246,7 @@ class MimicCxr:
             )
 
     def _image(self, row: tuple[Any, ...]) -> Image:
-        token = row[2].hex()
-        dicom = "-".join(token[i : i + 8] for i in range(0, 40, 8))
+        dicom = _dicom_id(row[2])
         boxes = tuple(self._boxes.get(dicom, ()))
         return Image(dicom, self._views[row[3]], row[5], row[4], boxes, self.phantom)
 
@@ -238,7 +255,7 @@ class MimicCxr:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            self._fault(f"report s{study}.txt", "is not UTF-8; it was read as Latin-1")
+            self.remarks.append((f"report s{study}.txt", "is not UTF-8; it was read as Latin-1"))
             return raw.decode("latin-1")
 
     def labels(self, study: Study) -> dict[str, int]:
@@ -273,6 +290,11 @@ class MimicCxr:
         if self._on_bad == "fail":
             raise DataError(f"{where}: {what}")
         self.bad.append((where, what))
+
+
+def _dicom_id(token: bytes) -> str:
+    text = token.hex()
+    return "-".join(text[i : i + 8] for i in range(0, 40, 8))
 
 
 def _number(text: str, where: str, column: str) -> int:

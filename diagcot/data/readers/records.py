@@ -1,6 +1,7 @@
 """Rows of a table as records, with ids, labels and boxes in the terms of this project, by an entry of the registry."""
 
 import ast
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from diagcot.data.study import split_of, view_of
 
 NAMES = ("image", "study", "patient", "path")
 SECTIONS = ("report", "findings", "impression", "indication", "comparison")
-_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
+_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-1.0": -1}
 SAME_REGION = 0.4
 """Boxes of two raters mark the same region if their intersection over union is at least this."""
 
@@ -52,6 +53,8 @@ class TableLayout:
         if table.boxes:
             specs += [field for field in (_column(table.boxes.label), _column(table.boxes.phrase)) if field]
             plain += [*table.boxes.corners, *table.boxes.extent, *(n for n in table.boxes.size if isinstance(n, str))]
+        self._taken_from = [(t.collection, _column(t.image), _column(t.patient)) for t in table.taken_from]
+        specs += [field for _, *fields in self._taken_from for field in fields if field]
         self._label_of = _column(table.boxes.label) if table.boxes else None
         self._phrase_of = _column(table.boxes.phrase) if table.boxes else None
         self.columns = list(dict.fromkeys(plain + [n for field in specs if not field.optional for n in field.names]))
@@ -87,6 +90,8 @@ class TableLayout:
         for name, convert in _CONVERTED.items():
             if name in record:
                 record[name] = convert(record[name], name)
+        if names := [name for taken in self._taken_from for name in _names_in(*taken, row)]:
+            record["names"] = names
         if self._labels:
             record["labels"] = dict(self._labels_of(row))
         if self._boxes and (box := self._box(self._boxes, row, where, record.get("rater", ""))):
@@ -97,10 +102,11 @@ class TableLayout:
         assert self._labels is not None
         if self._labels.columns:
             for name in self._labels.columns:
-                if row[name]:
-                    if row[name] not in _VALUES:
+                value = row[name].lower().replace(",", ".")
+                if value and value != "nan":
+                    if value not in _VALUES:
                         raise RowError(f"{name} is {row[name]!r}, which is none of 1, 0, -1")
-                    yield self._own_name(name), _VALUES[row[name]]
+                    yield self._own_name(name), _VALUES[value]
             return
         text = row[self._labels.column]
         if self._labels.separator == "list":
@@ -133,6 +139,16 @@ class TableLayout:
             return None
         phrase = _value(self._phrase_of, row, where) if self._phrase_of else ""
         return RawBox(label, (x1, y1, x2, y2), (width, height), phrase, rater)
+
+
+def _names_in(
+    collection: str, image: TableColumn | None, patient: TableColumn | None, row: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """(collection, name) of the image, and of its patient, in another collection."""
+    for mark, field in (("", image), ("#", patient)):
+        with contextlib.suppress(RowError):
+            if field and (name := _value(field, row, "")):
+                yield collection, mark + name
 
 
 def _split(text: str, what: str) -> str:
@@ -172,7 +188,7 @@ def _value(field: TableColumn, row: Mapping[str, str], where: str, is_id: bool =
 
 def _number(text: str, what: str) -> float:
     try:
-        number = float(text)
+        number = tables.number(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

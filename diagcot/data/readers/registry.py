@@ -81,7 +81,7 @@ class Boxes(Settings):
     size: list[int] | list[str] = Field(
         [],
         description="Width and height of the image that the numbers refer to, in pixels, or the two columns that have"
-        " them; [1, 1] for fractions; empty: the size of the image file.",
+        " them; [1, 1] for fractions; empty: the `width` and `height` that a table states, or the size of the image file.",
     )
 
     @model_validator(mode="after")
@@ -91,6 +91,16 @@ class Boxes(Settings):
         if self.size and len(self.size) != 2:
             raise ValueError("`size` is a width and a height")
         return self
+
+
+class TakenFrom(Settings):
+    """The collection that an image was taken from, so that both use one split for it."""
+
+    collection: str = Field(description="Name of the collection, such as `nih_cxr14`.")
+    image: ColumnSpec = Field(
+        description="Id of the image there. A value that does not match its `pattern` names none."
+    )
+    patient: ColumnSpec = Field(None, description="Id of the patient there.")
 
 
 class TableFile(Settings):
@@ -131,6 +141,7 @@ class TableFile(Settings):
     indication: ColumnSpec = Field(None, description="The indication section, if the table has sections.")
     comparison: ColumnSpec = Field(None, description="The comparison section, if the table has sections.")
     rater: ColumnSpec = Field(None, description="Who read the image, if several persons did.")
+    taken_from: list[TakenFrom] = Field([], description="Other collections that have the image, by their ids.")
     labels: Labels | None = Field(None, description="Labels of the row.")
     boxes: Boxes | None = Field(None, description="The box of the row.")
 
@@ -175,6 +186,10 @@ class CollectionEntry(Settings):
     held_out: dict[Literal["validate", "test"], float] = Field(
         {}, description="Share of the patients in each split, from 0 to 1, chosen by hash; for tables without `split`."
     )
+    language: str = Field(
+        "en",
+        description="Language of the reports, as in ISO 639-1. Tasks that ask in English for a text use `en` alone.",
+    )
     from_report: bool = Field(False, description="Label the reports with the rule-based labeler.")
 
     @model_validator(mode="after")
@@ -188,6 +203,11 @@ class CollectionEntry(Settings):
             if isinstance(table.split, TableColumn) and table.split.value and table.split.value not in SPLITS:
                 raise ValueError(f"{table.patterns[0]}: split {table.split.value!r}{near(table.split.value, SPLITS)}")
         return self
+
+    @property
+    def states_splits(self) -> bool:
+        """Whether a table of the collection may state the split of a study."""
+        return any(table.split is not None for table in self.tables)
 
     def has(self, section: str) -> bool:
         """Whether the reports may have this section."""

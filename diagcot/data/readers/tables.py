@@ -1,7 +1,8 @@
 """Rows of tables as collections publish them: CSV, TSV, JSON, JSON lines and COCO, gzipped or not.
 
 Rows are streamed, except those of JSON and COCO files. The changes that spreadsheets, editors and broken downloads make
-to a table are either undone without loss (byte order marks, Windows newlines, semicolons) or reported with file and line.
+to a table are either undone without loss (byte order marks, Windows newlines, semicolons, headers in another case, decimal
+commas) or reported with file and line (error values such as `#NAME?`).
 """
 
 import csv
@@ -27,6 +28,7 @@ _SUFFIXES = {".tsv": "\t", ".csv": ",", ".txt": ","}
 _NUMBERED = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d+")
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _DATED = re.compile(rf"\d{{1,2}}-{_MONTH}(?:-\d{{2,4}})?|{_MONTH}-\d{{2,4}}|\d{{1,2}}/\d{{1,2}}/\d{{2,4}}")
+_ERROR_VALUE = re.compile(r"#[A-ZÀ-Ü/0]{2,9}[!?]|#N/A|#NV|#{3,}")
 SPREADSHEET = (
     "a spreadsheet program changed the table when it was opened and saved there, and the value is lost: "
     "download the table again and open it only with text tools"
@@ -61,9 +63,16 @@ def rows(
         with _text(path, encoding) as text:
             kind = Path(path.name.removesuffix(".gz")).suffix
             if kind in (".json", ".jsonl"):
-                yield from _records(path, text, kind, columns, optional, explode, at)
+                found = _records(path, text, kind, columns, optional, explode, at)
             else:
-                yield from _fields(path, text, columns, optional, header, delimiter, fault, at)
+                found = _fields(path, text, columns, optional, header, delimiter, fault, at)
+            for line, values in found:
+                if what := _error_value((*columns, *optional), values):
+                    if fault is None:
+                        raise DataError(f"{path}:{line}: {what}")
+                    fault(f"{path}:{line}", what)
+                else:
+                    yield line, values
     except UnicodeDecodeError as error:
         line = _undecodable(path, encoding)
         raise DataError(
@@ -96,6 +105,10 @@ def _text(path: Path, encoding: str) -> TextIO:
         raise
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
+    elif len(start) == 4 and start[1] == start[3] == 0 != start[0]:  # UTF-16 without its mark
+        encoding = "utf-16-le"
+    elif len(start) == 4 and start[0] == start[2] == 0 != start[1]:
+        encoding = "utf-16-be"
     elif encoding == "utf-8":
         encoding = "utf-8-sig"
     return io.TextIOWrapper(raw, encoding=encoding, newline="")
@@ -129,14 +142,14 @@ def _fields(
         at[0] = 1
         for candidate in dict.fromkeys((delimiter, ",", ";", "\t")):  # spreadsheets of many countries write semicolons
             names = [name.strip() for name in next(csv.reader([first], delimiter=candidate), [])]
-            if set(columns) <= set(names):
+            if all(_named(column, names) for column in columns):
                 delimiter = candidate
                 break
         else:
             names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
     _require(path, columns, names)
-    places = [names.index(column) for column in columns]
-    extra = [names.index(column) if column in names else None for column in optional]
+    places = [names.index(_named(column, names)) for column in columns]
+    extra = [names.index(name) if (name := _named(column, names)) else None for column in optional]
     last, skipped = max(places, default=0), at[0]
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     for row in reader:
@@ -153,10 +166,8 @@ def _fields(
                 raise DataError(f"{path}:{line}: {what}")
             fault(f"{path}:{line}", what)
             continue
-        yield (
-            line,
-            tuple("" if place is None or place >= len(row) else row[place].strip() for place in (*places, *extra)),
-        )
+        values = tuple("" if place is None or place >= len(row) else row[place].strip() for place in (*places, *extra))
+        yield line, values
 
 
 def _records(
@@ -169,15 +180,27 @@ def _records(
     at: list[int],
 ) -> Iterator[tuple[int, Row]]:
     records: Iterator[tuple[int, dict[str, Any]]] = _json_lines(path, text) if kind == ".jsonl" else _json(path, text)
-    for at[0], record in records:
-        if any(name not in record for name in columns):
-            _require(Path(f"{path}:{at[0]}"), columns, list(record))
+    for at[0], original in records:
+        if any(name not in original for name in columns):
+            _require(Path(f"{path}:{at[0]}"), columns, list(original))
+        record = original
+        if any(name not in original for name in (*columns, *optional)):
+            known = list(original)
+            record = original | {name: original.get(_named(name, known)) for name in (*columns, *optional)}
         lists = [record.get(name) or [] for name in explode]
         if len({len(items) for items in lists}) > 1:
             raise DataError(f"{path}:{at[0]}: the lists {', '.join(explode)} have different lengths")
         for items in zip(*lists, strict=True) if lists and lists[0] else [("",) * len(explode)]:
             flat = {**record, **dict(zip(explode, items, strict=True))}
             yield at[0], tuple(_cell(flat.get(name)) for name in (*columns, *optional))
+
+
+def _error_value(columns: Sequence[str], values: Row) -> str:
+    """What is wrong with a row in which a spreadsheet left an error in place of a value, or ""."""
+    for column, value in zip(columns, values, strict=True):
+        if value[:1] == "#" and _ERROR_VALUE.fullmatch(value):
+            return f"{column} is {value!r}: {SPREADSHEET}"
+    return ""
 
 
 def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -193,10 +216,16 @@ def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _json(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of a list, of the lists in an object, or of a COCO file (a row for each annotation, or for a bare image)."""
+    """Records of a list, of the lists in an object, of a COCO file (a row for each annotation, or for a bare image), or JSON
+    lines.
+    """
+    content = text.read()
     try:
-        value = json.load(text)
+        value = json.loads(content)
     except ValueError as error:
+        if content.lstrip()[:1] == "{" and "\n" in content.strip():  # JSON lines under the name .json
+            yield from _json_lines(path, io.StringIO(content))
+            return
         raise DataError(f"{path} is not JSON ({error}); download it again") from error
     try:
         if isinstance(value, dict) and {"images", "annotations"} <= set(value):
@@ -237,8 +266,27 @@ def _cell(value: Any) -> str:
     return str(value) if isinstance(value, int | float) else json.dumps(value)
 
 
+def _named(column: str, names: Sequence[str]) -> str:
+    """The name of the column in the table, whatever its case, blanks and underscores; "" if there is none, or more than one."""
+    if column in names:
+        return column
+    same = [name for name in names if _plain(name) == _plain(column)]
+    return same[0] if len(same) == 1 else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\ufeff\"']+", "", name).lower()
+
+
+def number(text: str) -> float:
+    """A number with a decimal point or comma. Raises ValueError; `1,024` may be a thousand, so it is none."""
+    if re.fullmatch(r"[-+]?\d+,(?!\d{3}$)\d+(?:[eE][-+]?\d+)?|[-+]?0,\d+", text):
+        text = text.replace(",", ".")
+    return float(text)
+
+
 def _require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in names]
+    missing = [column for column in columns if not _named(column, names)]
     if missing:
         hint = near(missing[0], [name for name in names if name])
         raise DataError(f"{path} has no columns {', '.join(missing)}{hint}. Is it the published table?")

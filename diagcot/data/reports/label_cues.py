@@ -20,7 +20,7 @@ _UNABLE = (
 
 ENDS = re.compile(
     r"\b(?:but|however|although|though|except|apart from|aside from|other than|besides|otherwise|whereas|while"
-    r"|there (?:is|are|has|have|may)|(?:is|are) (?:seen|noted|present)|stable|unchanged|again|persist\w*"
+    r"|there (?:is|are|has|have)|there(?= may)|(?:is|are) (?:seen|noted|present)|stable|unchanged|again|persist\w*"
     r"|with (?:an? )?(?:mild|small|stable|left|right|bilateral|associated|subsegmental|patchy)"
     rf"|and (?:an? )?(?={_SIZE} {_SIDE})|(?:none|nil|absent|negative|neg)(?=,))\b"
     r"|[;:]|, (?:the |and )?(?:heart|lungs?|cardiac|mediastin\w+|there|left|right|mild|stable)\b"
@@ -43,14 +43,14 @@ NO_CHANGE = re.compile(
     r" (?:changed?|interval change|increased?|decreased?|improve(?:d|ment)|progress(?:ed|ion)|worse(?:ning|ned)?|larger"
     r"|smaller|resolved|cleared)\b"
     r"|\bnot only\b|\bno (?:previous|prior|comparison)\b"
-    r"|\b(?:near(?:ly|[- ]complete)?|almost(?: completely?)?|partial(?:ly)?|partly|incompletely?)"
+    r"|\b(?:near(?:ly|[- ]complete)?|almost(?: completely?)?|partial(?:ly)?|partly|incomplete(?:ly)?)"
     r" (?:resolved|cleared|resolution(?: of)?)\b"
 )
 """Looks like a negation, but negates a change or its completeness, not the finding."""
 
 NEGATED_BEFORE = re.compile(
     r"\b(?:no|not|without|w/o|never|nor|neither|negative for|free of|clear of|absence of|absent|lack of|resolution of"
-    r"|resolved|resolving of|rather than|instead of|removal of|no longer|excluded?s?|nothing to suggest|history of|h/o"
+    r"|resolved|resolving of|rather than|instead of|removal of|no longer|excluded?s?|nothing to suggest|history of|hx of|h/o"
     r"|(?:resection|excision) of)\b|\(-\)"
 )
 NEGATED_AFTER = re.compile(
@@ -63,7 +63,7 @@ VALUE = re.compile(r"^(?:\(?s\)?)?\s*(?::|=|[-–—]+(?= )|\(|\?(?= ))\s*")
 """What stands between a finding and its value in a list, as in "Effusion: none"."""
 
 DENIED_VALUE = re.compile(
-    rf"\s*(?:(?:is|are|was|were) )?{_ABSENT}(?: {_SEEN})?(?:(?: on the)? {_SIDE})?\s*(?=$|[,;.)])"
+    rf"\s*(?:-(?=\s*\))|(?:(?:is|are|was|were) )?{_ABSENT}(?: {_SEEN})?(?:(?: on the)? {_SIDE}| on either side)?)\s*(?=$|[,;.)])"
 )
 """The start of a value, or of what follows a finding directly ("effusion absent")."""
 

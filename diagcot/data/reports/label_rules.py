@@ -41,7 +41,7 @@ MENTIONS: dict[str, list[str]] = {
         r"opaci(?:ty|ties|fication|fications|fied)",
         r"infiltrat(?:es?|ions?|ive)",
         r"ground[- ]glass|\bggos?\b",
-        r"air ?-?space (?:disease|process|opacit|consolidation)",
+        r"air ?-?space (?:disease|process|opacit\w+|consolidation)",
         r"\bhaz(?:e|y|iness)\b",
         r"(?:increased|interstitial|reticular|coarse\w*|prominent) (?:\w+ )?(?:markings?|densit\w+|pattern)",
         r"(?:patchy|streaky|linear|rounded|focal|lung|pulmonary|basilar|ill-defined|lobe|airspace) densit(?:y|ies)",
@@ -54,10 +54,10 @@ MENTIONS: dict[str, list[str]] = {
     ],
     "Consolidation": [r"consolidat\w+"],
     "Pneumonia": [r"pneumoni(?:a\w*|tis)|\bpna\b", r"infectious (?:process|infiltrate|etiology)"],
-    "Atelectasis": [r"atelecta\w+", r"(?:lobe|lobar|lung|volume|partial) collapse|collapse of", r"volume loss"],
+    "Atelectasis": [r"atelecta\w+|\batx\b", r"(?:lobe|lobar|lung|volume|partial) collapse|collapse of", r"volume loss"],
     "Pneumothorax": [r"pneumothora(?:x|ces)", r"pneumo thorax|\bptx\b"],
     "Pleural Effusion": [
-        r"(?<!pericardial )(?<!joint )effusions?",
+        r"(?<!pericardial )(?<!joint )effusions?|\beff\b",
         r"pleural (?:\w+ )?fluid",
         r"hydrothorax|hydropneumothorax|ha?emothorax",
     ],
@@ -76,7 +76,7 @@ MENTIONS: dict[str, list[str]] = {
         r"\b(?:et|ng|og|endotracheal|tracheostomy|nasogastric|enteric|feeding|chest|orogastric|drainage|dobb?hoff) tubes?\b",
         r"\b(?:ett|ngt|ogt|tracheostomy|dobb?hoff|iabp|balloon pump|lvad|ecmo|(?:chest|pleural|pigtail) drains?)\b",
         r"\b(?:stents?|prosthe\w+|valve replacement|sternotomy (?:wires|sutures)|clips|hardware|sutures?|cabg)\b",
-        r"\b(?:devices?|port)\b",
+        r"\b(?:devices?|port|cvls?|cvcs?|trach|ppm)\b",
     ],
 }
 
@@ -94,7 +94,7 @@ NORMAL: dict[str, list[str]] = {
         r"mediastin\w*" + _NOT_FAR + _FINE,
         r"normal (?:cardio)?-?mediastin",
     ],
-    "Support Devices": [r"\bextubated\b"],
+    "Support Devices": [r"\bextubat(?:ed|ion)\b"],
 }
 
 OTHER = [

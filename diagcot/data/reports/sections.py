@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from diagcot.data.errors import DataError
@@ -178,6 +179,37 @@ def sections(report: str, override: Override | None = None) -> dict[str, str]:
     if text := " ".join(conclusion(report, override).split()):
         texts["conclusion"] = text
     return texts
+
+
+_FREE_HEADING = re.compile(
+    r"(?:^|\n|(?<=[.!?;])[ \t])[ \t]*[*#]*((?:clinical )?(?:findings?|impressions?|conclusions?|opinion|indications?|history"
+    r"|information|comparisons?|technique|examination|exam|procedure|recommendations?)|findings and impression)[*]*[ \t]*"
+    r"(?::|\n|[-–—] )",
+    re.IGNORECASE,
+)
+
+
+def free_sections(report: str) -> dict[str, str]:
+    """The sections of a report that need not follow MIMIC-CXR's layout, as `sections` gives them.
+
+    Headings may be in any case, and in the middle of a line after a sentence. A report without a heading of findings or of
+    an impression is all findings, unless it ends with a paragraph of its own, which is the impression.
+    """
+    texts = sections(report)
+    if "findings" in texts or "impression" in texts:
+        return texts
+    headings = list(_FREE_HEADING.finditer(report))
+    for heading, following in zip_longest(headings, headings[1:]):
+        end = following.start() if following else len(report)
+        name = {"opinion": "impression"}.get(heading[1].lower(), common_name(heading[1]))
+        if text := " ".join(report[heading.end() : end].split()):
+            texts["indication" if name == "history" and "indication" not in texts else name] = text
+    known = {name: text for name, text in texts.items() if name in (*CONCLUDING, "conclusion", "indication")}
+    if LAST in known and not headings:
+        return {"findings": " ".join(split(report)[0].text.split()), "impression": known[LAST]}
+    if not {"findings", "impression", LAST} & set(known) and (text := " ".join(report.split())):
+        return {**known, "findings": text}
+    return known
 
 
 def _corrected(report: str, override: Override) -> str:

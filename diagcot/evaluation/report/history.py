@@ -12,6 +12,7 @@ from typing import Any
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan, segments
 from diagcot.jobs.state import attempts, executions, failures, ledger
+from diagcot.jobs.state.counts import added
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import read_json
 from diagcot.metrics.curves import read as read_curves
@@ -40,7 +41,7 @@ class Stage:
     submissions: list[str] = field(default_factory=list)  # why each was made
     retries: int = 0  # executions beyond the first of each task
     failures: list[dict[str, Any]] = field(default_factory=list)  # task, type, message of each execution that failed
-    counts: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)  # product -> sha256
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -96,9 +97,7 @@ def _stage(plan_of: plan.Plan, ending: str) -> Stage:
         stage.started = min(begun, stage.started or begun)
         stage.ended = max(row["time"], stage.ended or 0)
         stage.seconds += row.get("seconds", 0) + row.get("startup_seconds", 0)
-        for name, value in row["counts"].items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                stage.counts[name] = stage.counts.get(name, 0) + value
+        stage.counts = added([stage.counts, row["counts"]])
         stage.digests |= {Path(final).name: output["sha256"] for final, output in row["outputs"].items()}
     stage.submissions = [attempt.why for attempt in attempts.read(plan_of.path)]
     taken = executions.executions(plan_of.path, plan_of.gpus)

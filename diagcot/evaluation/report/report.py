@@ -9,6 +9,7 @@ from diagcot.evaluation.report.examples import Example
 from diagcot.evaluation.report.history import Stage
 from diagcot.evaluation.report.published import PUBLISHED, Published
 from diagcot.evaluation.scores.verdicts import RULE
+from diagcot.shards import accounting
 from diagcot.text.pages import environment
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again
@@ -49,11 +50,18 @@ def html(
         timeline=drawing.timeline(stages),
         curves=_curves(stages, colours),
         examples=examples,
+        accounts=_accounts(stages),
+        things=accounting.THINGS,
         truths=truths or {},
         versions=versions,
         duration=drawing.duration,
         moment=drawing.moment,
     )
+
+
+def _accounts(stages: Sequence[Stage]) -> dict[str, Mapping[str, Any]]:
+    """Stage -> source -> what was read of it and what became of that, of the stages that read collections."""
+    return {stage.name: stage.counts["sources"] for stage in stages if stage.counts.get("sources")}
 
 
 def _plots(metrics: Mapping[str, Any], dataset: str, colours: Mapping[str, int]) -> list[tuple[str, Any]]:
@@ -148,6 +156,8 @@ def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
         f"| {s.retries} | {len(s.failures)} |"
         for s in stages
     ]
+    for name, sources in _accounts(stages).items():
+        lines += ["", f"## Data of {name}", "", *(f"* {line.strip()}" for line in accounting.lines(sources))]
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ import torch
 
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.shards import Shard
+from diagcot.shards.seen import seen_in_run
 from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import Sample, order
@@ -66,13 +67,22 @@ def run(unit: Unit, settings: RetrievalSettings, ctx: Context) -> Result | None:
 
 
 def test_pairs(unit: Unit, settings: RetrievalSettings, ctx: Context) -> list[Sample]:
-    """The report samples of the test split, as `evaluate` chooses them. Raises UserError if there are none."""
+    """The report samples of the test split, as `evaluate` chooses them. Raises UserError if there are none.
+
+    Samples with an image that the models were trained on are left out.
+    """
     samples: list[Sample] = []
+    seen = seen_in_run(ctx)
     for key in unit.params["shards"]:
         path = ctx.root("shards", unit.params["source"]) / f"{key}.h5"
         name = str(path.relative_to(ctx.shards_root))
-        found = sorted(report_samples(Shard(path), name, "test", settings.views), key=lambda sample: order(sample.id))
-        samples += found[: settings.samples_per_shard]
+        shard = Shard(path)
+        unseen = (
+            sample
+            for sample in report_samples(shard, name, "test", settings.views)
+            if not any(seen.why(shard, image.row) for image in sample.images)
+        )
+        samples += sorted(unseen, key=lambda sample: order(sample.id))[: settings.samples_per_shard]
     if not samples:
         raise UserError(f"the shards of {unit.params['source']} have no report in the test split; see its `held_out`")
     return samples

@@ -9,7 +9,7 @@ from tests.unit.shards.test_build import IMAGES, REPORTS, built, needs_iu
 
 @needs_iu
 def test_real_images_are_used_where_they_are_there(tmp_path: Path) -> None:
-    source = {"kind": "iu_xray", "path": str(REPORTS), "images": str(IMAGES)}
+    source = {"kind": "iu_xray", "path": str(REPORTS), "images": str(IMAGES), "max_lost": 1}
     ctx = context(tmp_path, {"sources": [source], "shards": 1, "image_size": 64}, stage="shard")
     (result,) = built(ctx)
     shard = Shard(ctx.output / "00000.h5")

@@ -161,7 +161,7 @@ def test_a_report_that_is_not_utf8_is_read_and_noted(tmp_path: Path) -> None:
         path.write_bytes(b"FINDINGS: Caf\xe9.\n\nIMPRESSION: x.")
     reader = MimicCxr(root)
     assert {study.findings for study in studies(reader)} == {"Café."}
-    assert ("report s50414267.txt", "is not UTF-8; it was read as Latin-1") in reader.bad
+    assert ("report s50414267.txt", "is not UTF-8; it was read as Latin-1") in reader.remarks
 
 
 def zipped(count: int, method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -52,7 +52,7 @@ def test_all_reports_of_iu_xray(reports: IuXray) -> None:
     assert sum(bool(s.findings and s.impression) for s in studies) == 3419
     assert Counter(len(s.images) for s in studies) == {0: 104, 1: 446, 2: 3208, 3: 181, 4: 15, 5: 1}
     assert sum(len(s.images) for s in studies) == 7470
-    images = [what for _, what in reports.bad]  # 13 are here, and that the others are not is told once
+    images = [what for _, what in reports.remarks]  # 13 are here, and that the others are not is told once
     assert images == (["7457 of 7470 images are missing, the first is CXR1_IM-0001-3001"] if IMAGES.is_dir() else [])
     assert sum("normal" in s.tags for s in studies) == 1391
     assert len(reports.patients()) == 3955

@@ -9,11 +9,14 @@ import pytest
 from diagcot.data.readers import registry
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.settings import load
+from diagcot.jobs.state.counts import added
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build
 from diagcot.shards.settings import BuildSettings, Source, check
 from tests.unit.data.test_collections import MINE, MS_PATH, needs_nih, put, write_image
 from tests.unit.data.test_collections import SHARED as DATA
+
+SHARES = {"held_out": {"validate": 0.1, "test": 0.1}}
 
 
 def built(root: Path, *sources: dict[str, Any], **more: Any) -> tuple[Shard, dict[str, int], list[dict[str, Any]]]:
@@ -27,7 +30,7 @@ def built(root: Path, *sources: dict[str, Any], **more: Any) -> tuple[Shard, dic
 
 @needs_nih
 def test_nihs_images_with_labels_and_boxes_become_a_shard_without_a_report(tmp_path: Path) -> None:
-    shard, counts, _ = built(tmp_path, {"kind": "nih_cxr14", "path": str(DATA / "nih_cxr14")})
+    shard, counts, _ = built(tmp_path, {"kind": "nih_cxr14", "path": str(DATA / "nih_cxr14"), **SHARES})
     assert (counts["studies"], counts["images"], counts["bad_images"]) == (33, 33, 0)
     found = {study.id: study for study in map(shard.study, range(len(shard)))}
     study = found["00026911_000.png"]
@@ -42,7 +45,7 @@ def test_an_entry_is_carried_in_the_settings_and_no_place_in_the_shard(tmp_path:
     entry = tmp_path / "mine.yaml"
     text = (registry.FOLDER / "nih_cxr14.yaml").read_text().replace("name: nih_cxr14", "name: mine")
     put(entry, text)
-    source = Source(kind=str(entry), path=str(DATA / "nih_cxr14"))
+    source = Source(kind=str(entry), path=str(DATA / "nih_cxr14"), held_out={"test": 0.1})
     assert source.kind == "mine"
     entry.unlink()  # the jobs run later, and elsewhere
     kept = source.model_dump(mode="json")
@@ -67,9 +70,9 @@ def test_phrases_and_order_reach_the_shard(tmp_path: Path) -> None:
            "text": "FINDINGS: Clear.\n\nIMPRESSION: Normal."}  # fmt: skip
     put(tmp_path / "images.jsonl", json.dumps(row))
     write_image(tmp_path / "png" / "a.png")
-    sources = [
+    sources: list[dict[str, Any]] = [
         {"kind": "ms_cxr", "path": str(tmp_path)},
-        {"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)},
+        {"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path), **SHARES},
     ]
     shard, _, _ = built(tmp_path, *sources)
     (first, second) = map(shard.study, range(2))
@@ -85,7 +88,7 @@ def test_what_is_wrong_in_a_collection_is_reported_in_events(tmp_path: Path) -> 
     bad = {**row, "id": "c", "visit": "x", "box": [3, 3, 1, 1]}
     put(tmp_path / "images.jsonl", *map(json.dumps, (row, lost, bad)))
     write_image(tmp_path / "png" / "a.png")
-    source = {"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)}
+    source = {"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path), "max_lost": 1, **SHARES}
     _, counts, events = built(tmp_path, source)
     assert (counts["studies"], counts["bad_images"], counts["bad_reports"]) == (1, 1, 1)
     told = {event["event"]: event for event in events}
@@ -102,12 +105,18 @@ def test_each_fault_is_reported_once_whatever_the_number_of_shards(tmp_path: Pat
     put(tmp_path / "images.jsonl", *map(json.dumps, [*rows, {**rows[0], "id": "x", "box": [3, 3, 1, 1]}]))
     for n in range(8):
         write_image(tmp_path / "png" / f"f{n}.png")
-    sources = [{"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path)}]
+    sources = [{"kind": str(tmp_path / "clinic.yaml"), "path": str(tmp_path), "max_lost": 1, **SHARES}]
     ctx = context(tmp_path, {"sources": sources, "shards": 3, "image_size": 64}, stage="shard")
     results = [run_unit(build, Unit(f"{part:05d}"), ctx) for part in range(3)]
-    told = [json.loads(line)["report"] for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines()]
+    told = [event["report"] if event["event"] == "bad_report" else event["image"] for event in events]
     assert sorted(told) == sorted([*(f"clinic/v{n}/f{n}" for n in range(8)), f"{tmp_path / 'images.jsonl'}:9"])
-    assert sum(result.counts["bad_reports"] for result in results if result) == 9
+    assert sum(result.counts["bad_reports"] for result in results if result) == 1
+    account = added(result.counts for result in results if result)["sources"]["clinic"]
+    assert account["lost"] == {
+        "boxes": {"a box lies outside its image": 8},
+        "rows": {"a box from … … to … … has no area": 1},
+    }
 
 
 def test_a_recipe_that_names_no_collection_is_reported_by_line(tmp_path: Path) -> None:

@@ -183,7 +183,9 @@ def test_a_box_beyond_its_image_is_noted(tmp_path: Path) -> None:
     )
     (study,) = reader.studies("1")
     assert [box.x2 for box in study.images[0].boxes] == [1.0]  # the second is cut at the edge
-    assert [what for _, what in reader.bad] == ["a box lies outside its image; are the sizes those of this edition?"]
+    assert [what for _, what in reader.bad_boxes] == [
+        "a box lies outside its image; are the sizes those of this edition?"
+    ]
 
 
 def test_a_table_of_nothing_but_bad_rows_is_refused(tmp_path: Path) -> None:

@@ -212,3 +212,16 @@ def test_unknown_tasks_and_wordings_are_refused():
         EvaluateSettings(wording={"riddle": ["<image>?"]})
     assert EvaluateSettings(max_tokens={"report": 7}).tokens("report") == 7
     assert EvaluateSettings().tokens("report") == 1024 and EvaluateSettings().tokens("open") == 512
+
+
+def test_test_samples_that_training_has_seen_are_not_asked(root, tmp_path, server, monkeypatch):
+    class Seen:
+        def why(self, shard, row):
+            return "the same picture" if row % 2 else ""
+
+    monkeypatch.setattr(predict, "seen_in_run", lambda ctx: Seen())
+    ctx = made(root, tmp_path)
+    counts = run_unit(predict, unit(), ctx).counts
+    assert counts["seen_in_training"] == counts["samples"] == len(rows(ctx, unit())) > 0
+    (event,) = [row for row in map(json.loads, (ctx.stage_dir / "events.jsonl").read_text().splitlines())]
+    assert event["event"] == "seen_in_training" and event["samples"] == {"the same picture": counts["samples"]}

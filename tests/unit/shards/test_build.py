@@ -202,7 +202,14 @@ def iu_reports(root: Path) -> Path:
 
 
 def test_phantoms_are_drawn_from_reports_and_mixed_in(tree: Path, tmp_path: Path) -> None:
-    iu = {"kind": "iu_xray", "path": str(iu_reports(tmp_path)), "images": "", "phantom_images": True, "max_studies": 7}
+    iu: dict[str, Any] = {
+        "kind": "iu_xray",
+        "path": str(iu_reports(tmp_path)),
+        "images": "",
+        "phantom_images": True,
+        "max_studies": 7,
+    }
+    iu["max_lost"] = 0.1  # one of eleven reports is damaged
     ctx = shard_context(tmp_path, tree, sources=[*settings()["sources"], iu], shards=1)
     (result,) = built(ctx)
     shard = Shard(ctx.output / "00000.h5")

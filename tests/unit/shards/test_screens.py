@@ -56,7 +56,7 @@ def printed(folder: Path, width: int = 80) -> str:
 def test_info_counts_what_the_shards_hold(folder: Path) -> None:
     screen = printed(folder)
     assert "2 shards" in screen and "30 images of 30 studies; 15 to 15 images per shard" in screen
-    assert "96 pixels, schema 2, code " in screen
+    assert "96 pixels, schema 3, code " in screen
     splits = [SPLITS[k % 10 % 3] for k in range(STUDIES)]
     for split in SPLITS:
         count = splits.count(split)

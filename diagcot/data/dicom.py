@@ -1,0 +1,142 @@
+"""Values of a DICOM image as they are to be shown, by the rules of the DICOM standard (PS3.3, PS3.5)."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diagcot.data.errors import ImageError
+from diagcot.data.study import view_of
+
+if TYPE_CHECKING:
+    from pydicom import FileDataset
+
+_MAGIC = slice(128, 132)
+_ITEM = b"\xfe\xff\x00\xe0"  # the first tag of encapsulated pixel data (PS3.5 A.4)
+
+
+def is_dicom(raw: bytes, source: Path | bytes) -> bool:
+    """By the magic number; old files without it are recognised by their name."""
+    by_name = isinstance(source, Path) and source.suffix.lower() in (".dcm", ".dicom")
+    return raw[_MAGIC] == b"DICM" or (by_name and raw[:4] != b"\x89PNG" and raw[:2] != b"\xff\xd8")
+
+
+def _read(raw: bytes, header_only: bool = False) -> "FileDataset":
+    import pydicom
+
+    dicom = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
+    if "Rows" not in dicom or "Columns" not in dicom:
+        raise ImageError("the DICOM file has no image")
+    return dicom
+
+
+def size(raw: bytes) -> tuple[int, int, int]:
+    """Width, height and number of frames, from the header; `raw` may end before the pixels."""
+    dicom = _read(raw, header_only=True)
+    return int(dicom.Columns), int(dicom.Rows), max(1, int(dicom.get("NumberOfFrames") or 1))
+
+
+def view(raw: bytes) -> str:
+    """PA, AP, LATERAL or "" by View Position, else by View Code Sequence (PS3.3 C.8.11.5); `raw` may end before the pixels."""
+    dicom = _read(raw, header_only=True)
+    codes = [str(item.get("CodeMeaning", "")) for item in dicom.get("ViewCodeSequence") or ()]
+    return next((found for text in (str(dicom.get("ViewPosition") or ""), *codes) if (found := view_of(text))), "")
+
+
+def values(raw: bytes) -> tuple[np.ndarray, bool]:
+    """Values of the first frame through modality and VOI look-up, and whether the smallest is white.
+
+    The first of several windows is used (C.11.2.1.2), and a VOI table in preference to a window; a window narrower than
+    PS3.3 allows is ignored. The smallest value is white for MONOCHROME1 (C.7.6.3.1.2) and for the presentation INVERSE
+    (C.8.11.1.1.2). Padding (C.7.5.1.1.2) becomes black and has no effect on the range of values.
+    Raises ImageError for a colour image and for a header that differs from the image.
+    """
+    from pydicom.pixels.processing import apply_modality_lut
+
+    dicom = _read(raw)
+    if dicom.get("SamplesPerPixel", 1) != 1:
+        raise ImageError("a colour DICOM is not an X-ray image")
+    stored = _stored(dicom)
+    if stored.ndim == 3:
+        stored = stored[0]
+    width, height = int(dicom.Columns), int(dicom.Rows)
+    if stored.shape != (height, width):
+        raise ImageError(
+            f"the header says {width} x {height} pixels, the image has {stored.shape[1]} x {stored.shape[0]}"
+        )
+    shown = _windowed(apply_modality_lut(stored, dicom), dicom)
+    padding = _padding(stored, dicom)
+    inverse = dicom.PhotometricInterpretation == "MONOCHROME1" or dicom.get("PresentationLUTShape") == "INVERSE"
+    if padding is not None and not padding.all():
+        inside = shown[~padding]
+        shown = np.where(padding, inside.max() if inverse else inside.min(), shown)
+    return shown, inverse
+
+
+def _stored(dicom: "FileDataset") -> np.ndarray:
+    """The pixels as they are stored. A file without a transfer syntax gets the one that its bytes show."""
+    import pydicom
+
+    if getattr(dicom, "file_meta", None) is None:
+        dicom.file_meta = pydicom.dataset.FileMetaDataset()
+    if "TransferSyntaxUID" not in dicom.file_meta:
+        dicom.file_meta.TransferSyntaxUID = _syntax(dicom)
+    syntax = dicom.file_meta.TransferSyntaxUID
+    try:
+        return dicom.pixel_array  # type: ignore[no-any-return]
+    except (RuntimeError, NotImplementedError) as error:
+        if "dependencies" in str(error) or "plugin" in str(error):
+            raise ImageError(
+                f"its compression, {syntax.name}, needs the package python-gdcm: `make env` installs it"
+            ) from error
+        raise
+
+
+def _syntax(dicom: "FileDataset") -> Any:
+    """The transfer syntax of a file that states none: the encoding of its elements, or the mark of its compressed pixels.
+
+    Without file meta information a data set is in the default transfer syntax, Implicit VR Little Endian (PS3.5 10.1);
+    files in practice keep explicit elements, which the parser has recognised, or compressed pixels (seen in VinDr-CXR).
+    """
+    from pydicom import uid
+
+    data = bytes(dicom.get("PixelData") or b"")
+    if data[:4] == _ITEM:
+        stream = data[data.find(_ITEM, 8 + int.from_bytes(data[4:8], "little")) + 8 :]
+        if stream[:4] == b"\xff\x4f\xff\x51":
+            return uid.JPEG2000
+        frame = next(
+            (stream[n + 1] for n in range(len(stream) - 1) if stream[n] == 0xFF and stream[n + 1] in _FRAMES), 0
+        )
+        return getattr(uid, _FRAMES.get(frame, "RLELossless"))
+    implicit, little = dicom.original_encoding
+    if implicit is False:
+        return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    return uid.ImplicitVRLittleEndian
+
+
+_FRAMES = {0xC0: "JPEGBaseline8Bit", 0xC1: "JPEGExtended12Bit", 0xC3: "JPEGLosslessSV1", 0xF7: "JPEGLSLossless"}
+"""Start-of-frame marks of JPEG and JPEG-LS (ITU-T T.81, T.87) -> transfer syntax."""
+
+
+def _windowed(shown: np.ndarray, dicom: "FileDataset") -> np.ndarray:
+    from pydicom.pixels.processing import apply_voi, apply_windowing
+
+    if dicom.get("VOILUTSequence"):
+        return apply_voi(shown, dicom)  # type: ignore[no-any-return]
+    widths = dicom.get("WindowWidth")
+    width = widths[0] if isinstance(widths, list | tuple) or hasattr(widths, "append") else widths
+    least = 1 if dicom.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
+    if width is None or dicom.get("WindowCenter") is None or float(width) < least:
+        return shown
+    return apply_windowing(shown, dicom)  # type: ignore[no-any-return]
+
+
+def _padding(stored: np.ndarray, dicom: "FileDataset") -> np.ndarray | None:
+    """Which pixels are padding; None if the file gives no padding value."""
+    value = dicom.get("PixelPaddingValue")
+    if value is None:
+        return None
+    other = dicom.get("PixelPaddingRangeLimit", value)
+    return (stored >= min(int(value), int(other))) & (stored <= max(int(value), int(other)))

@@ -1,0 +1,191 @@
+"""What a shard stage read of each source, what is in the shards, and what was left out, by reason, with examples.
+
+For rows of tables, studies, images and boxes: read = in the shards + left out as the recipe asks + lost. A unit of the
+stage counts its part of every source; `diagcot.jobs.state.counts` adds the parts up in `summary.json`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from diagcot.data.errors import DataError
+from diagcot.data.study import Image, Study
+from diagcot.jobs.state.counts import EXAMPLES
+
+Thing = Literal["rows", "studies", "images", "boxes", "patients"]
+THINGS: tuple[Thing, ...] = ("rows", "studies", "images", "boxes")
+Counts = dict[str, Any]
+
+_DETAIL = re.compile(r" \(.*| at line \d.*|; .*", re.DOTALL)
+_VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\S)\S*\d\S*")
+REASON = 90
+"""Characters of a reason; what follows is in the stage's events."""
+
+
+def reason_of(message: str) -> str:
+    """The reason in a message without its values, so that equal faults are counted together and no content is shown."""
+    return _VALUE.sub("…", _DETAIL.sub("", message)).strip()[:REASON]
+
+
+class Account:
+    """The counts of one source in one unit.
+
+    An example is the key of a study, with the id of an image, or file and line; it never holds a value of a row.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counts = {
+            "read": {},
+            "in_shards": {},
+            "asked": {},
+            "lost": {},
+            "flagged": {},
+            "moved": {},
+            "examples": {},
+        }
+
+    def read(self, thing: Thing, count: int = 1) -> None:
+        """Count what the reader of the source gave."""
+        _count(self.counts["read"], thing, count)
+
+    def read_study(self, study: Study) -> None:
+        """Count a study with its images and boxes."""
+        self.read("studies")
+        self.read("images", len(study.images))
+        self.read("boxes", _boxes(study.images))
+
+    def put(self, study: Study) -> None:
+        """Count a study with the images and boxes that are in the shard. Phantoms drawn in place of images do not count."""
+        images = [image for image in study.images if not _drawn(study, image)]
+        _count(self.counts["in_shards"], "studies", 1)
+        _count(self.counts["in_shards"], "images", len(images))
+        _count(self.counts["in_shards"], "boxes", _boxes(images))
+
+    def used_rows(self, count: int) -> None:
+        """Count rows of tables that were used."""
+        _count(self.counts["in_shards"], "rows", count)
+
+    def leave_out(self, thing: Thing, reason: str, where: str, count: int = 1, *, asked: bool = False) -> None:
+        """Count something that is not in the shard. asked: the recipe asks for it, so it is no loss."""
+        if count:
+            reasons = self.counts["asked" if asked else "lost"].setdefault(thing, {})
+            _count(reasons, reason, count)
+            if not asked:
+                self._example(reason, where)
+
+    def leave_out_image(self, study: Study, image: Image, reason: str, *, asked: bool = False) -> None:
+        """Count an image, and its boxes, that are not in the shard."""
+        where = f"{study.key}/{image.id}"
+        self.leave_out("images", reason, where, asked=asked)
+        self.leave_out("boxes", reason, where, len(image.boxes), asked=asked)
+
+    def leave_out_study(self, study: Study, reason: str, *, asked: bool = False) -> None:
+        """Count a study with all its images and boxes."""
+        self.leave_out("studies", reason, study.key, asked=asked)
+        for image in study.images:
+            self.leave_out_image(study, image, reason, asked=asked)
+
+    def move(self, split: str, to: str, count: int) -> None:
+        """Count images whose split another source of the stage decides."""
+        _count(self.counts["moved"], f"{split or 'none'} to {to}", count)
+
+    def flag(self, what: str, where: str) -> None:
+        """Count an image that is in the shard and looks wrong."""
+        _count(self.counts["flagged"], what, 1)
+        self._example(what, where)
+
+    def _example(self, reason: str, where: str) -> None:
+        known = self.counts["examples"].setdefault(reason, [])
+        if len(known) < EXAMPLES and where not in known:
+            known.append(where)
+
+    def check(self, source: str) -> None:
+        """Raises DataError if what was read is not what is in the shard and what was left out."""
+        for thing in THINGS:
+            found = self.counts["in_shards"].get(thing, 0) + asked(self.counts, thing) + lost(self.counts, thing)
+            if found != self.counts["read"].get(thing, 0):
+                raise DataError(
+                    f"{source}: {self.counts['read'].get(thing, 0)} {thing} were read and {found} are accounted for; this is"
+                    " a fault of the suite: report it with the stage's log"
+                )
+
+
+def _drawn(study: Study, image: Image) -> bool:
+    """Whether the image was drawn by this stage; those of a tree of phantoms were read."""
+    return image.phantom and image.id.startswith(f"{study.id}-phantom-")
+
+
+def _boxes(images: Any) -> int:
+    return sum(len(image.boxes) for image in images)
+
+
+def _count(place: dict[str, int], name: str, count: int) -> None:
+    if count:
+        place[name] = place.get(name, 0) + count
+
+
+def asked(counts: Mapping[str, Any], thing: str) -> int:
+    """How many were left out as the recipe asks."""
+    return sum(counts.get("asked", {}).get(thing, {}).values())
+
+
+def lost(counts: Mapping[str, Any], thing: str) -> int:
+    """How many were lost."""
+    return sum(counts.get("lost", {}).get(thing, {}).values())
+
+
+def excess(counts: Mapping[str, Any], limit: float, units: tuple[int, int]) -> str:
+    """What was lost beyond `limit` (0 to 1), in words; empty if nothing was.
+
+    units: number of units whose counts these are, and of all units. As long as other units are to come, these are taken
+    to lose nothing, so a stage is stopped only if it cannot keep the limit any more. Rows are counted by one unit.
+    """
+    counted, every = units
+    found = []
+    for thing in THINGS:
+        gone = lost(counts, thing)
+        candidates = gone + counts.get("in_shards", {}).get(thing, 0)
+        share = gone / candidates if candidates else 0.0
+        if share * (1.0 if thing == "rows" else counted / every) > limit:
+            reasons = "; ".join(_reasons(counts, counts["lost"][thing]))
+            found.append(f"{gone:,} of {candidates:,} {thing} ({share:.1%}): {reasons}")
+    return ". ".join(found)
+
+
+def _reasons(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> Iterator[str]:
+    """`12: reason, e.g. example`, the most frequent first."""
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        examples = counts.get("examples", {}).get(reason, [])[:2]
+        yield f"{count:,}: {reason}" + (f", e.g. {', '.join(examples)}" if examples else "")
+
+
+def lines(sources: Mapping[str, Mapping[str, Any]], *, losses_only: bool = False) -> Iterator[str]:
+    """The accounts of the sources of a stage for a screen. losses_only: leave out what the recipe asks for."""
+    for source, counts in sources.items():
+        shown = [
+            f"{counts['in_shards'].get(thing, 0):,} of {counts['read'].get(thing, 0):,} {thing}"
+            for thing in THINGS
+            if counts.get("read", {}).get(thing)
+        ]
+        details = [] if losses_only else list(_details(counts, "asked", "left out as the recipe asks"))
+        details += [*_details(counts, "lost", "lost"), *_flags(counts)]
+        if moved := counts.get("moved"):
+            kinds = "; ".join(f"{count:,}: {kind}" for kind, count in moved.items())
+            details.append(
+                f"  images whose split another source decides, because it has the same image or patient: {kinds}"
+            )
+        if details or not losses_only:
+            yield f"{source}: in the shards are {', '.join(shown) or 'none'}"
+            yield from details
+
+
+def _details(counts: Mapping[str, Any], part: str, title: str) -> Iterator[str]:
+    for thing in (*THINGS, "patients"):
+        reasons = counts.get(part, {}).get(thing, {})
+        if reasons:
+            yield f"  {title}, {thing}: {'; '.join(_reasons(counts, reasons))}"
+
+
+def _flags(counts: Mapping[str, Any]) -> Iterator[str]:
+    if counts.get("flagged"):
+        yield f"  in the shards, but look at them: {'; '.join(_reasons(counts, counts['flagged']))}"

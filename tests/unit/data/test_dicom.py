@@ -1,0 +1,142 @@
+"""DICOM as it occurs: presentations, defects of detectors, missing transfer syntaxes, compressions, views in the header."""
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diagcot.data import dicom as reader
+from diagcot.data.errors import ImageError
+from diagcot.data.pixels import convert, view
+from tests.unit.data.test_collections import put, read
+from tests.unit.data.test_pixels import RAMP, STEPS, dicom, shown
+
+HAS_GDCM = importlib.util.find_spec("gdcm") is not None
+needs_gdcm = pytest.mark.skipif(not HAS_GDCM, reason="python-gdcm is not installed; `make env` installs it")
+
+
+@pytest.mark.parametrize(
+    ("photometric", "presentation", "inverted"),
+    [
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME1", "INVERSE", True),  # both say the same thing: it is inverted once
+        ("MONOCHROME1", None, True),
+    ],
+)
+def test_the_presentation_decides_what_is_white(photometric: str, presentation: str | None, inverted: bool) -> None:
+    fields: dict[str, Any] = {"PresentationLUTShape": presentation} if presentation else {}
+    values = shown(dicom(STEPS, PhotometricInterpretation=photometric, **fields))
+    assert np.abs(values - (1 - RAMP if inverted else RAMP) * 255).mean() < 3
+
+
+@pytest.mark.parametrize(("value", "kind"), [(65535, "hot"), (0, "dead")])
+def test_one_defect_pixel_does_not_dim_the_image(value: int, kind: str) -> None:
+    stored = STEPS + 20_000
+    stored[3, 3] = value
+    values = shown(dicom(stored))
+    assert np.abs(np.delete(values - RAMP * 255, slice(0, 8), axis=0)).mean() < 4, kind
+
+
+def without_syntax(raw: bytes) -> bytes:
+    import pydicom
+
+    read_back = pydicom.dcmread(io.BytesIO(raw))
+    del read_back.file_meta.TransferSyntaxUID
+    out = io.BytesIO()
+    out.write(b"\0" * 128 + b"DICM")
+    body = io.BytesIO()
+    pydicom.dcmwrite(body, read_back, implicit_vr=False, little_endian=True)
+    text = body.getvalue()
+    out.write(text[132:] if text[128:132] == b"DICM" else text)
+    return out.getvalue()
+
+
+def test_a_file_without_a_transfer_syntax_is_read_by_its_encoding() -> None:
+    assert np.abs(shown(without_syntax(dicom(STEPS))) - RAMP * 255).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        (b"\xff\xd8\xff\xc0\0\x0b", "JPEGBaseline8Bit"), (b"\xff\xd8\xff\xc1\0\x0b", "JPEGExtended12Bit"),
+        (b"\xff\xd8\xff\xc3\0\x0b", "JPEGLosslessSV1"), (b"\xff\xd8\xff\xf7\0\x0b", "JPEGLSLossless"),
+        (b"\xff\x4f\xff\x51\0\x0b", "JPEG2000"),
+    ],
+)  # fmt: skip
+def test_compressed_pixels_show_their_transfer_syntax(stream: bytes, name: str) -> None:
+    import pydicom
+    from pydicom import encaps, uid
+
+    data = pydicom.Dataset()
+    data.PixelData = encaps.encapsulate([stream])
+    assert reader._syntax(data) == getattr(uid, name)  # type: ignore[arg-type]
+
+
+def compressed(values: np.ndarray, syntax: str, bits: int = 16) -> bytes:
+    """The image as gdcm compresses it: JPEGLosslessProcess14_1, JPEGLSLossless or JPEGExtendedProcess2_4."""
+    import gdcm
+
+    source = Path.cwd() / "source.dcm"
+    source.write_bytes(dicom(values, BitsStored=bits, HighBit=bits - 1))
+    given = gdcm.ImageReader()
+    given.SetFileName(str(source))
+    assert given.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(given.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(source))
+    writer.SetFile(given.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return source.read_bytes()
+
+
+@needs_gdcm
+@pytest.mark.parametrize(
+    ("syntax", "bits"), [("JPEGLosslessProcess14_1", 16), ("JPEGLSLossless", 16), ("JPEGExtendedProcess2_4", 12)]
+)
+def test_lossless_jpeg_jpeg_ls_and_twelve_bits_are_decoded(
+    syntax: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = compressed(STEPS, syntax, bits)
+    import pydicom
+
+    assert pydicom.dcmread(io.BytesIO(raw)).file_meta.TransferSyntaxUID.is_compressed
+    assert np.abs(shown(raw) - RAMP * 255).mean() < 3
+
+
+@pytest.mark.skipif(HAS_GDCM, reason="python-gdcm is installed")
+def test_a_compression_that_cannot_be_decoded_names_the_package() -> None:
+    import pydicom
+    from pydicom import encaps, uid
+
+    file = pydicom.dcmread(io.BytesIO(dicom(STEPS)))
+    file.file_meta.TransferSyntaxUID = uid.JPEGLSLossless
+    file.PixelData = encaps.encapsulate([b"\xff\xd8\xff\xf7\0\x0b\0\0"])
+    file["PixelData"].is_undefined_length = True
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, file)
+    with pytest.raises(ImageError, match="JPEG-LS Lossless Image Compression, needs the package python-gdcm"):
+        convert(out.getvalue(), 100, 90, "a")
+
+
+def test_views_come_from_the_header_where_the_tables_have_none(tmp_path: Path) -> None:
+    fields: list[tuple[str, dict[str, Any], str]] = [
+        ("a", {"ViewPosition": "PA"}, "PA"), ("b", {"ViewPosition": "LL"}, "LATERAL"), ("c", {}, ""),
+    ]  # fmt: skip
+    put(tmp_path / "clinic.yaml", "name: clinic", "title: x", "url: x", "licence: x", 'images: ["{image}.dcm"]',
+        "tables: [{file: t.csv, image: id}]")  # fmt: skip
+    put(tmp_path / "t.csv", "id", *(name for name, _, _ in fields))
+    for name, header, _ in fields:
+        (tmp_path / f"{name}.dcm").write_bytes(dicom(STEPS, **header))
+    _, studies = read(str(tmp_path / "clinic.yaml"), tmp_path)
+    assert {name: studies[name].images[0].view for name, _, _ in fields} == {name: wanted for name, _, wanted in fields}
+    (tmp_path / "torn.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    assert view(tmp_path / "torn.dcm") == "" == view(tmp_path / "none.dcm")
