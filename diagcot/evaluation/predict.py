@@ -17,7 +17,7 @@ from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
-from diagcot.shards.seen import SeenImages, seen_in_run
+from diagcot.shards.audit.seen import SeenImages, seen_in_run
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
 from diagcot.tasks.predictions import ASKED, Prediction

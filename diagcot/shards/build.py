@@ -20,7 +20,7 @@ from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.counts import added
 from diagcot.jobs.state.files import read_json, write_json
-from diagcot.shards.accounting import Account, Counts, excess, reason_of
+from diagcot.shards.audit.accounting import Account, Counts, excess, reason_of
 from diagcot.shards.partial import Bad, Converted, Partial
 from diagcot.shards.settings import BuildSettings, Source, usable
 from diagcot.shards.sources import NO_FILE, CollectionReader, open_reader, phantom_images, studies

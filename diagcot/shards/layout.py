@@ -22,7 +22,7 @@ by "|".
 Every data set but the blob carries its own CRC-32 as the attribute `crc32`.
 Attributes of the file: format, schema, code (version and digest of the code that wrote it), and what the builder adds:
 part, parts, image_size, jpeg_quality, seed, sources, transform, libraries, accounts (the last four JSON). accounts: what
-was read of each source, what is in the shard and what was left out (`diagcot.shards.accounting`).
+was read of each source, what is in the shard and what was left out (`diagcot.shards.audit.accounting`).
 """
 
 FORMAT = "diagcot-shard"

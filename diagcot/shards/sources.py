@@ -16,7 +16,7 @@ from diagcot.data.readers.origins import Origin
 from diagcot.data.reports import transforms
 from diagcot.data.study import Image, Study
 from diagcot.jobs import Context
-from diagcot.shards.accounting import Account
+from diagcot.shards.audit.accounting import Account
 from diagcot.shards.partition import partition
 from diagcot.shards.settings import BuildSettings, Source, usable
 

@@ -30,7 +30,7 @@ def code() -> str:
     """The version of the code, and a digest of all modules that a shard's contents depend on."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted([*(root / "data").rglob("*.py"), *(root / "shards").glob("*.py")]):
+    for path in sorted([*(root / "data").rglob("*.py"), *(root / "shards").rglob("*.py")]):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 

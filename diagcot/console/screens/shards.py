@@ -19,7 +19,7 @@ from diagcot.console import text
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs import UserError
 from diagcot.jobs.state.counts import added
-from diagcot.shards import accounting
+from diagcot.shards.audit import accounting
 from diagcot.shards.reader import Shard
 
 BAR = 18

@@ -19,7 +19,7 @@ from diagcot.jobs.plans import stored
 from diagcot.jobs.state.executions import first_event, gpu_hours, retries
 from diagcot.jobs.state.files import changed_at, read_json
 from diagcot.jobs.state.progress import last_report
-from diagcot.shards import accounting
+from diagcot.shards.audit import accounting
 
 FEW_TASKS = 16  # the last figures of a finished stage are shown if it has not more tasks than this
 

@@ -9,7 +9,7 @@ from diagcot.evaluation.report.examples import Example
 from diagcot.evaluation.report.history import Stage
 from diagcot.evaluation.report.published import PUBLISHED, Published
 from diagcot.evaluation.scores.verdicts import RULE
-from diagcot.shards import accounting
+from diagcot.shards.audit import accounting
 from diagcot.text.pages import environment
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again

@@ -15,7 +15,7 @@ import torch
 
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.shards import Shard
-from diagcot.shards.seen import seen_in_run
+from diagcot.shards.audit.seen import seen_in_run
 from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import Sample, order

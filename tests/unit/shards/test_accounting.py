@@ -14,7 +14,7 @@ from diagcot.jobs import Context, Unit
 from diagcot.jobs.state.counts import added
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.shards.accounting import THINGS, Account, asked, excess, lines, lost, reason_of
+from diagcot.shards.audit.accounting import THINGS, Account, asked, excess, lines, lost, reason_of
 from tests.unit.data.test_collections import put, write_image
 
 ENTRY = """

@@ -17,7 +17,7 @@ from diagcot.jobs.plans import plan
 from diagcot.jobs.plans.units import Units
 from diagcot.jobs.testing import context
 from diagcot.shards import Shard
-from diagcot.shards.seen import SHARDS, SeenImages, seen_in_run
+from diagcot.shards.audit.seen import SHARDS, SeenImages, seen_in_run
 from diagcot.shards.writer import ShardWriter
 
 
