@@ -40,6 +40,7 @@ def _environment(token: str, reconnect_s: int) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_worker_niceness": "0",  # 15 by default: rollouts would yield to whatever else runs on the node
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(reconnect_s),
         # A warm server outlives the actor that started it; every other one is ended by its actor or owner.
         "RAY_kill_child_processes_on_worker_exit": "false",
