@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs import Context, Result, Unit, UserError
 
 
 @contextmanager
@@ -23,7 +23,8 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
     if ctx.settings.get("fail") == unit.key or ctx.settings.get("fail") == "all":
         raise RuntimeError(f"asked to fail at {unit.key}")
     if ctx.settings.get("fail_rank") == ctx.rank:
-        raise RuntimeError(f"asked to fail on rank {ctx.rank}")
+        error = UserError if ctx.settings.get("for_user") else RuntimeError
+        raise error(f"asked to fail on rank {ctx.rank}")
     if ctx.settings.get("fail_rank") is not None:
         time.sleep(60)  # as a rank does that waits for another
     if ctx.settings.get("fail_once") == unit.key and not (ctx.workspace / "failed-once").exists():

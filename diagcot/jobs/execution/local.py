@@ -155,13 +155,11 @@ class Runner:
     def _ended_short(self, plan: Plan, task_index: int) -> None:
         """A task ended with units left: it runs again, unless it would fail in the same way."""
         attempt = f"{len(attempts.read(plan.path))}."
-        recent = [
-            row
-            for row in failures.read(plan.path)
-            if row["task"] == f"{task_index:05d}" and row["attempt"].startswith(attempt) and row["rank"] == 0
-            if row["type"] != LOST_PEER
-        ]
-        if causes.is_hopeless(recent) or self.starts[plan.stage, task_index] >= self.cluster.max_attempts:
+        first: dict[str, dict[str, Any]] = {}  # execution -> what the first of its ranks to fail raised
+        for row in failures.read(plan.path):
+            if row["task"] == f"{task_index:05d}" and row["attempt"].startswith(attempt) and row["type"] != LOST_PEER:
+                first.setdefault(row["attempt"], row)
+        if causes.is_hopeless(list(first.values())) or self.starts[plan.stage, task_index] >= self.cluster.max_attempts:
             self.failed.add(plan.stage)
 
     def _settle(self, plan: Plan) -> None:

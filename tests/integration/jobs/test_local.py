@@ -106,6 +106,13 @@ def test_a_rank_that_fails_ends_those_that_wait_for_it(tmp_path: Path) -> None:
     assert {json.loads(p.read_text())["rank"] for p in (plan.path / "failed").glob("*.json")} == {1}
 
 
+def test_an_error_for_the_user_on_any_rank_is_not_tried_again(tmp_path: Path) -> None:
+    settings = {"fail_rank": 1, "for_user": True}
+    plan = chains.plan(tmp_path, "train", 1, resources=Size(tasks_per_node=2), settings=settings)
+    assert run(chains.write(tmp_path, [plan], chains.cluster())).returncode == 1
+    assert len(list((plan.path / "failed").glob("*.json"))) == 1  # one execution
+
+
 def test_only_one_runner_at_a_time(tmp_path: Path) -> None:
     run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "first", 1)], chains.cluster())
     held = runner.lock(run_dir)
