@@ -27,9 +27,9 @@ ONERUN = $(RUNOPT) $(call option,LOGS,logs)
 CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run logs seed half seeds stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel clean table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel clean table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -46,6 +46,9 @@ demo: env  ## run the whole chain on this machine at a tiny size, then show its 
 
 study: env  ## run the ablations of a paper on phantoms, three seeds each, and say which claims hold (HALF=cx-mind SEEDS=7,8,9 DRY=1)
 	@$(DIAGCOT) study $(call option,HALF,half) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)
+
+sweep: env  ## run RECIPE with values of settings and seeds, share what is equal, compare the models (OVER='grpo.kl_coef=0,0.05' SEEDS=7,8 DRY=1)
+	@$(DIAGCOT) sweep --recipe $(call quote,RECIPE) $(call option,OVER,over) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)
 
 toy-base: env  ## train the base that the demos start from again, measure it and replace recipes/toy-base (an hour)
 	@$(DIAGCOT) demo --recipe toy-base --run toy-base && $(BIN)/python tools/toy_base.py toy-base

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from diagcot.jobs import UserError
-from diagcot.jobs.names import check_stage
+from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.settings import Document, Loc, LocatedError, Settings, near
 
-__all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find"]
+__all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find", "merged"]
 
 NUMBERS = ("0", "1", "2", "3", "eval")
 """What `number` of a stage may be."""
@@ -22,9 +22,17 @@ class StageSpec(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"stage": "number", "each": "elementwise"}
 
+    model_config = ConfigDict(validate_by_alias=True, validate_by_name=False, serialize_by_alias=True)
+
     name: str = Field(description="Name of the stage, unique in the recipe; also the name of its folder in the run.")
-    kind: str = Field(description="What the stage does: one of the kinds that launchers/ declares.")
-    number: str = Field(description="Which `make submit-stageN` submits it: 0, 1, 2, 3 or eval.")
+    kind: str = Field("", description="What the stage does: one of the kinds that launchers/ declares.")
+    number: str = Field("", description="Which `make submit-stageN` submits it: 0, 1, 2, 3 or eval.")
+    source: str | None = Field(
+        None,
+        alias="from",
+        description="Finished stage of another run, as `run/stage`, whose product takes the place of this stage's: nothing"
+        " is run or copied. Such a stage has only a name besides.",
+    )
     inputs: dict[str, list[str]] = Field(
         {}, description="Role of an input, such as `shards` or `model`, and the earlier stages that provide it."
     )
@@ -58,6 +66,23 @@ class StageSpec(Settings):
     @classmethod
     def _lists(cls, value: Any) -> Any:
         return {k: [v] if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _made_or_taken(self) -> "StageSpec":
+        if self.source is None:
+            for name in ("kind", "number"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name} is missing")
+            return self
+        if others := sorted(self.model_fields_set - {"name", "source"}):
+            raise LocatedError(f"`from` takes the product of another run, so `{others[0]}` has no effect", (others[0],))
+        run, _, stage = self.source.partition("/")
+        try:
+            check_name(run)
+            check_stage(stage)
+        except UserError as error:
+            raise LocatedError(f"from must be run/stage, is {self.source!r}", ("from",)) from error
+        return self
 
     @property
     def follows(self) -> list[str]:
@@ -105,9 +130,14 @@ class Recipe(Settings):
 class Change(Settings):
     """What a recipe changes of a stage. Mappings are merged key by key, anything else is replaced."""
 
+    model_config = ConfigDict(validate_by_alias=True, validate_by_name=False, serialize_by_alias=True)
+
     inputs: dict[str, str | list[str]] = Field({}, description="Roles whose stages are replaced.")
     settings: dict[str, Any] = Field({}, description="Settings that are added or replaced, key by key.")
     unit_seconds: float | None = Field(None, gt=0, description="Expected seconds for one unit.")
+    source: str | None = Field(
+        None, alias="from", description="Finished stage of another run, as `run/stage`, that takes the stage's place."
+    )
 
 
 class Extension(Settings):
@@ -123,6 +153,9 @@ class Extension(Settings):
         [], description="Stages of the base recipe that are left out; they are also removed from the inputs of others."
     )
     change: dict[str, Change] = Field({}, description="Name of a stage of the base recipe and what is different in it.")
+    add: list[dict[str, Any]] = Field(
+        [], description="Further stages, as in a recipe. Each is put after the last one that it reads."
+    )
     claims: list[dict[str, Any]] = Field(
         [], description="What a study tests by this recipe's models; those of the base recipe are not taken over."
     )
@@ -137,26 +170,23 @@ class Extended(Document):
 
     def __init__(self, path: Path, base: Document, kind_of: KindOf) -> None:
         super().__init__(path)
-        self.rename(Extension)
-        kinds = {str(stage.get("name")): kind_of(str(stage.get("kind"))) for stage in base.value["stages"]}
-        for name, kind in kinds.items():
-            if kind is not None:
-                self.rename(kind[1], ("change", name, "settings"))
+        self._rename_keys(base, kind_of)
         extension = self.check(Extension, self.value)
         self._base = base
-        stages = [dict(stage) for stage in base.value["stages"]]
-        known = [str(stage["name"]) for stage in stages]
+        known = [str(stage["name"]) for stage in base.value["stages"]]
         named: list[tuple[Loc, str]] = [(("drop", i), name) for i, name in enumerate(extension.drop)]
         for at, name in [*named, *((("change", name), name) for name in extension.change)]:
             if name not in known:
                 raise UserError(f"{super().where(at)}: {base.path.name} has no stage {name!r}{near(name, known)}")
-        self._numbers = [i for i, name in enumerate(known) if name not in extension.drop]
-        kept = []
-        for number in self._numbers:
-            change = extension.change.get(known[number], Change()).model_dump(exclude_unset=True)
-            stage = _merged(stages[number], change)
-            kept.append(stage | {"inputs": self._inputs(stage, extension.drop)})
-        self._names = [known[number] for number in self._numbers]
+        self._origins: list[tuple[str, int]] = []  # of each stage: ("stages", i) of the base recipe, or ("add", i)
+        kept: list[dict[str, Any]] = []
+        for number, stage in enumerate(base.value["stages"]):
+            if known[number] not in extension.drop:
+                kept.append(self._changed(stage, extension))
+                self._origins.append(("stages", number))
+        for number, given in enumerate(extension.add):
+            self._insert(kept, given, number)
+        self._names = [str(stage["name"]) for stage in kept]
         whole = {
             "name": extension.name,
             "seed": base.value.get("seed", 0) if extension.seed is None else extension.seed,
@@ -169,7 +199,35 @@ class Extended(Document):
             self.value, sort_keys=False
         )
 
-    def _inputs(self, stage: dict[str, Any], dropped: list[str]) -> dict[str, list[str]]:
+    def _rename_keys(self, base: Document, kind_of: KindOf) -> None:
+        self.rename(Extension)
+        added = self.value.get("add") or ()
+        parts: list[tuple[Loc, Any]] = [(("change", str(stage.get("name"))), stage) for stage in base.value["stages"]]
+        parts += [(("add", number), stage) for number, stage in enumerate(added) if isinstance(stage, dict)]
+        for at, stage in parts:
+            if (kind := kind_of(str(stage.get("kind")))) is not None:
+                self.rename(kind[1], (*at, "settings"))
+
+    def _changed(self, stage: dict[str, Any], extension: Extension) -> dict[str, Any]:
+        name = str(stage["name"])
+        change = extension.change.get(name, Change()).model_dump(exclude_unset=True)
+        stage = {"name": name, **change} if "from" in change else merged(stage, change)
+        return stage | self._inputs(stage, extension.drop)
+
+    def _insert(self, kept: list[dict[str, Any]], given: dict[str, Any], number: int) -> None:
+        self.check(StageSpec, given, ("add", number))
+        names = [str(stage["name"]) for stage in kept]
+        if (name := str(given["name"])) in names:
+            raise UserError(
+                f"{super().where(('add', number))}: {self._base.path.name} has a stage {name!r}: `change` it"
+            )
+        at = max((names.index(read) + 1 for read in _read(given) if read in names), default=0)
+        while at < len(kept) and self._origins[at][0] == "add":  # those that were added before it
+            at += 1
+        kept.insert(at, dict(given))
+        self._origins.insert(at, ("add", number))
+
+    def _inputs(self, stage: dict[str, Any], dropped: list[str]) -> dict[str, dict[str, list[str]]]:
         inputs = {}
         for role, names in (stage.get("inputs") or {}).items():
             listed = [names] if isinstance(names, str) else names
@@ -180,20 +238,30 @@ class Extended(Document):
                     f"{where}: stage {stage['name']!r} reads {listed[0]!r} as {role} and nothing else: say what it reads"
                     f" instead, as change: {{{stage['name']}: {{inputs: {{{role}: …}}}}}}"
                 )
-        return inputs
+        return {"inputs": inputs} if inputs else {}
 
     def where(self, loc: Loc) -> str:
         if len(loc) < 2 or loc[0] != "stages" or not isinstance(loc[1], int):
             return super().where(loc)
+        origin = self._origins[loc[1]]
+        if origin[0] == "add":
+            return super().where((*origin, *loc[2:]))
         own = ("change", self._names[loc[1]], *loc[2:])
         if len(own) > 2 and self.find(own)[1] == len(own):
             return super().where(own)
-        return self._base.where(("stages", self._numbers[loc[1]], *loc[2:]))
+        return self._base.where((*origin, *loc[2:]))
 
 
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+def _read(stage: dict[str, Any]) -> list[str]:
+    """Names of the stages that a stage reads."""
+    listed = [[names] if isinstance(names, str) else names for names in (stage.get("inputs") or {}).values()]
+    return [name for names in listed for name in names]
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`base` with a change: mappings are merged key by key, anything else is replaced. Neither is altered."""
     both = {
-        name: _merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        name: merged(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
         for name, value in change.items()
     }
     return base | both

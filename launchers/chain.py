@@ -3,8 +3,8 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 from diagcot.tasks.prompt_set import PromptedSettings
-from launchers import contradictions, registry
+from launchers import contradictions, registry, reuse
+from launchers.reuse import Reused
 from launchers.stage_kind import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,11 +35,13 @@ class Chain:
     cluster: Cluster
     run: str
     root: Path = ROOT
+    reused: Mapping[str, Reused] = field(default_factory=dict)
+    """Stages whose product another run has made."""
 
     @property
     def run_dir(self) -> Path:
         """Folder of the run."""
-        return self.pipeline.run_dir
+        return self._path(self.cluster.roots.logs) / self.run
 
     @property
     def shards_root(self) -> Path:
@@ -56,6 +59,11 @@ class Chain:
     def spec(self, name: str) -> StageSpec:
         """The recipe's entry of the stage of that name."""
         return next(spec for spec in self.recipe.stages if spec.name == name)
+
+    @property
+    def own(self) -> list[StageSpec]:
+        """The recipe's entries of the stages that this run makes."""
+        return [spec for spec in self.recipe.stages if spec.source is None]
 
     def kind(self, spec: StageSpec) -> StageKind[Any]:
         """What a stage's kind declares. Raises UserError with file and line if there is no such kind."""
@@ -88,8 +96,8 @@ class Chain:
 
     @property
     def stages(self) -> Iterator[tuple[StageKind[Any], Stage[Any]]]:
-        """Every stage and its kind, in order. Raises UserError as `stage` does."""
-        return ((self.kind(spec), self.stage(spec.name)) for spec in self.recipe.stages)
+        """Every stage that this run makes and its kind, in order. Raises UserError as `stage` does."""
+        return ((self.kind(spec), self.stage(spec.name)) for spec in self.own)
 
     def resources(self, name: str) -> Size:
         """The resources of a stage on this cluster."""
@@ -107,7 +115,8 @@ class Chain:
         """Units of a stage. Raises UserError if the stage cannot run as the recipe says."""
         if name not in self._units:
             stage = self.stage(name)
-            self._units[name] = self.kind(stage.spec).units(stage, self)
+            taken = self.reused.get(name)
+            self._units[name] = list(taken.plan.units) if taken else self.kind(stage.spec).units(stage, self)
         return self._units[name]
 
     @property
@@ -127,9 +136,11 @@ class Chain:
             code=self.code,
             seed=self.recipe.seed,
             about={"recipe": self.recipe.name},
-            keep={"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"},
+            keep=self._files(),
         )
         plans: dict[str, Plan] = {}
+        for name, taken in self.reused.items():
+            plans[name] = pipeline.reuse(name, taken.plan, self.kind(taken.spec).product)
         for kind, stage in self.stages:
             spec = stage.spec
             counted = spec.inputs.get(kind.headline.inputs, []) if kind.headline else []
@@ -155,6 +166,13 @@ class Chain:
             )
         return pipeline
 
+    def _files(self) -> dict[str, str]:
+        files = {"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"}
+        if self.reused:
+            records = {name: taken.record() for name, taken in self.reused.items()}
+            files[reuse.FILE] = json.dumps(records, indent=1) + "\n"
+        return files
+
     @property
     def plans(self) -> list[Plan]:
         """The plan of every stage, in order. Raises UserError before anything is written."""
@@ -163,7 +181,11 @@ class Chain:
     def checks(self) -> None:
         """What the stages need from this machine. Raises one UserError that lists what is missing."""
         faults: dict[str, None] = {}
-        for spec in self.recipe.stages:
+        try:
+            reuse.require_unchanged(self.run_dir, self.reused)
+        except UserError as error:
+            faults[str(error)] = None
+        for spec in self.own:
             try:
                 self.check(spec.name)
             except UserError as error:
@@ -180,13 +202,19 @@ class Chain:
 
     def _trained_on_test(self) -> Iterator[str]:
         """What is wrong with stages that make weights from data of the test split, which evaluation alone may read."""
-        sources: dict[str, set[str]] = {}  # stage -> data stages of the test split that it was made from
-        for index, spec in enumerate(self.recipe.stages):
-            own = {spec.name} if spec.settings.get("split") == "test" else set()
-            sources[spec.name] = own.union(*(sources[name] for name in spec.follows))
-            if sources[spec.name] and self.kind(spec).product == "weights":
-                where = self.document.where(("stages", index, "inputs"))
-                names = ", ".join(sorted(sources[spec.name]))
+        known: dict[str, set[str]] = {}
+
+        def sources(spec: StageSpec) -> set[str]:
+            """The data stages of the test split that a stage was made from."""
+            if spec.name not in known:
+                own = {spec.name} if spec.settings.get("split") == "test" else set()
+                known[spec.name] = own.union(*(sources(self.spec(name)) for name in spec.follows))
+            return known[spec.name]
+
+        for spec in self.own:
+            if sources(spec) and self.kind(spec).product == "weights":
+                where = self.document.where(("stages", self.recipe.stages.index(spec), "inputs"))
+                names = ", ".join(sorted(sources(spec)))
                 yield (
                     f"{where}: stage {spec.name} trains on {names}, whose split is test: a model trained"
                     " or chosen on the test split has no honest score; use train or validate"
@@ -204,8 +232,8 @@ class Chain:
 
     def storage(self) -> dict[str, int | None]:
         """Stage -> bytes it will write; None if that is not known."""
-        sizes: dict[str, int | None] = dict.fromkeys(spec.name for spec in self.recipe.stages)
-        for spec in self.recipe.stages:
+        sizes: dict[str, int | None] = dict.fromkeys(spec.name for spec in self.own)
+        for spec in self.own:
             with contextlib.suppress(UserError):  # `checks` reports it
                 kind, stage = self.kind(spec), self.stage(spec.name)
                 sizes[spec.name] = kind.storage(stage, self) if kind.storage else None
@@ -214,7 +242,7 @@ class Chain:
     def estimates(self) -> dict[str, dict[str, Any]]:
         """Stage -> memory and GPU-hours; stages for which they are not known are left out."""
         known: dict[str, dict[str, Any]] = {}
-        for spec in self.recipe.stages:
+        for spec in self.own:
             with contextlib.suppress(UserError):  # as with `storage`
                 kind, stage = self.kind(spec), self.stage(spec.name)
                 if kind.estimate and (estimate := kind.estimate(stage, self)):
@@ -223,9 +251,9 @@ class Chain:
 
     def selected(self, number: str) -> set[str]:
         """Names of the stages of `number`, or of all of them."""
-        names = {spec.name for spec in self.recipe.stages if number in ("all", spec.number)}
+        names = {spec.name for spec in self.own if number in ("all", spec.number)}
         if not names:
-            numbers = dict.fromkeys(spec.number for spec in self.recipe.stages)
+            numbers = dict.fromkeys(spec.number for spec in self.own)
             raise UserError(f"recipe {self.recipe.name} has no stage {number!r}; it has {', '.join(numbers)}")
         return names
 
@@ -264,7 +292,27 @@ def chain_on(recipe: Recipe, document: Document, cluster: str, run: str | None, 
     check_name(run)
     on_cluster = find_cluster(cluster, root)
     on_cluster.enter()
-    return Chain(recipe, document, on_cluster, run, root)
+    chain = Chain(recipe, document, on_cluster, run, root)
+    return _with_reused(chain) if len(chain.own) < len(recipe.stages) else chain
+
+
+def _with_reused(chain: Chain) -> Chain:
+    """The chain with the stages of other runs that it names, and, after its own, those that they were made from."""
+    reused: dict[str, Reused] = {}
+    stages: list[StageSpec] = []
+    ancestors: dict[str, StageSpec] = {}
+    for index, own in enumerate(chain.recipe.stages):
+        spec = own
+        if spec.source:
+            try:
+                found = reuse.find(spec.name, spec.source, chain.run_dir.parent, chain.root, settings_model)
+            except UserError as error:
+                raise UserError(f"{chain.document.where(('stages', index, 'from'))}: {error}") from error
+            reused[spec.name], spec = found, found.spec
+            ancestors |= {one.name: one for one in found.ancestors}
+        stages.append(spec)
+    recipe = chain.recipe.model_copy(update={"stages": [*stages, *ancestors.values()]})
+    return replace(chain, recipe=recipe, reused=reused)
 
 
 def roots_folder() -> Path:

@@ -47,10 +47,14 @@ class Arm:
 
 
 class SeedOf:
-    """The stages of one seed. Stages that do the same with the same inputs are one, whichever arm they are from."""
+    """The stages of one seed. Stages that do the same with the same inputs are one, whichever arm they are from.
+
+    A stage whose recipe gives it a seed of its own, and whose inputs have theirs too, is the same for every seed.
+    """
 
     def __init__(self, arms: Sequence[Arm], seed: int) -> None:
         self.seed = seed
+        self._fixed: set[str] = set()  # names of stages that are the same for every seed
         self.stages: dict[str, dict[str, Any]] = {}  # name in the study -> the stage
         self.sources: dict[str, tuple[Document, int]] = {}
         self.names: dict[str, str] = {}  # <stage> or <stage>-<arm> -> name in the study, but for the seed
@@ -65,18 +69,26 @@ class SeedOf:
         name = self._equal.setdefault(json.dumps(stage, sort_keys=True), arm.called(spec.name))
         self.names[arm.called(spec.name)] = name
         if name == arm.called(spec.name):
-            self.stages[f"{name}-{self.seed}"] = {"name": f"{name}-{self.seed}", **stage}
-            self.sources[f"{name}-{self.seed}"] = arm.document, index
+            if spec.source or (
+                spec.seed is not None and all(self.names[arm.called(n)] in self._fixed for n in spec.follows)
+            ):
+                self._fixed.add(name)
+            self.stages[self.seeded(name)] = {"name": self.seeded(name), **stage}
+            self.sources[self.seeded(name)] = arm.document, index
+
+    def seeded(self, name: str) -> str:
+        """The name in the study of a stage of this seed."""
+        return name if name in self._fixed else f"{name}-{self.seed}"
 
     def _stage(self, arm: Arm, spec: StageSpec, inputs: dict[str, list[str]]) -> dict[str, Any]:
         row = spec.model_dump(exclude_unset=True, exclude={"name", "inputs"})
+        if spec.source:
+            return row
         kind = settings_model(spec.kind)
         if arm.recipe.prompt_set and kind and issubclass(kind[1], PromptedSettings):
             row["settings"] = {"prompt_set": arm.recipe.prompt_set, **spec.settings}
-        read = {
-            role: [f"{self.names[arm.called(name)]}-{self.seed}" for name in names] for role, names in inputs.items()
-        }
-        return row | {"inputs": read, "seed": self.seed}
+        read = {role: [self.seeded(self.names[arm.called(n)]) for n in names] for role, names in inputs.items()}
+        return row | {"inputs": read, "seed": self.seed if spec.seed is None else spec.seed}
 
     def evaluations(self, arms: Sequence[Arm], claims: Sequence[Claim]) -> Iterator[str]:
         """Add the evaluation of the models that claims name, on the tasks that decide; yields the names of its stages.
@@ -92,24 +104,25 @@ class SeedOf:
             for index, spec in enumerate(arm.recipe.stages):
                 if "models" not in spec.inputs:
                     continue
-                asked = _tasks(spec)
+                asked = tasks_of(spec)
                 known |= asked
-                own = [name for name in self._own(arm) if asked & wanted.get(name, set())]
+                own = [name for name in self.brought(arm) if asked & wanted.get(name, set())]
                 if own:
-                    yield self._evaluate(arm, index, spec, own)
+                    yield self.evaluate(arm, index, spec, own)
         for model, tasks in wanted.items():
             if missing := sorted(tasks - known):
                 raise UserError(f"a claim compares {model} on {missing[0]}, which no stage of the study evaluates")
 
-    def _own(self, arm: Arm) -> Iterable[str]:
-        """The models that the arm brings, as claims name them."""
+    def brought(self, arm: Arm) -> Iterable[str]:
+        """The stages that the arm brings, as claims name them."""
         return (
             self.names[name]
             for name in map(arm.called, (s.name for s in arm.recipe.stages))
             if self.names.get(name) == name
         )
 
-    def _evaluate(self, arm: Arm, index: int, spec: StageSpec, models: Sequence[str]) -> str:
+    def evaluate(self, arm: Arm, index: int, spec: StageSpec, models: Sequence[str]) -> str:
+        """Add models to the evaluation that an arm's stage describes; returns the name of its stage."""
         others = {role: names for role, names in spec.inputs.items() if role != "models"}
         stage = self._stage(arm, spec, others)
         name = f"{self._equal.setdefault(json.dumps(stage, sort_keys=True), arm.called(spec.name))}-{self.seed}"
@@ -117,7 +130,7 @@ class SeedOf:
             stage["inputs"] = {"models": [], **stage["inputs"]}
             self.stages[name] = {"name": name, **stage}
             self.sources[name] = arm.document, index
-        self.stages[name]["inputs"]["models"] += [f"{model}-{self.seed}" for model in models]
+        self.stages[name]["inputs"]["models"] += [self.seeded(model) for model in models]
         return name
 
 
@@ -144,7 +157,7 @@ def compose(half: str, seeds: Sequence[int], root: Path) -> tuple[Recipe, Docume
         claims = [_resolved(arm, place, claim, part.names) for arm in arms for place, claim in enumerate(arm.claims)]
         evaluations = list(dict.fromkeys(part.evaluations(arms, claims)))
         predictions += evaluations
-        needed = _ancestors(part.stages, evaluations)
+        needed = ancestors(part.stages, evaluations)
         stages += [stage for name, stage in part.stages.items() if name in needed]
         sources += [part.sources[name] for name in part.stages if name in needed]
     settings = {"claims": [claim.model_dump() for claim in claims], "seeds": list(seeds)}
@@ -154,7 +167,7 @@ def compose(half: str, seeds: Sequence[int], root: Path) -> tuple[Recipe, Docume
     return document.check(Recipe, value), document
 
 
-def _tasks(spec: StageSpec) -> set[str]:
+def tasks_of(spec: StageSpec) -> set[str]:
     """The tasks that a stage evaluates models on."""
     if spec.kind != "evaluate":
         return {spec.kind}
@@ -172,7 +185,7 @@ def _resolved(arm: Arm, place: int, claim: Claim, names: dict[str, str]) -> Clai
     return claim.model_copy(update={"better": names[claim.better], "than": names[claim.than]})
 
 
-def _ancestors(stages: dict[str, dict[str, Any]], names: Iterable[str]) -> set[str]:
+def ancestors(stages: dict[str, dict[str, Any]], names: Iterable[str]) -> set[str]:
     """The stages of these names and all that they read."""
     found: set[str] = set()
     todo = list(names)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add submit, plan, scripts, demo, study, retry, cancel and worker."""
+    """Add submit, plan, scripts, demo, study, sweep, retry, cancel and worker."""
     parser = verbs.add("submit", "submit stages of a run", _submit)
     add_chain_options(parser)
     add_stage_number_option(parser)
@@ -41,6 +41,24 @@ def add_verbs(verbs: Verbs) -> None:
         "--cluster", default="laptop", help="name of a cluster in slurm/clusters/, or path of a YAML file"
     )
     parser.add_argument("--run", default=None, help="name of the run (default: study-<half>)")
+    parser.add_argument("--dry", action="store_true", help="show what would be submitted, but submit nothing")
+
+    parser = verbs.add(
+        "sweep", "run a recipe with several values of its settings and seeds, and compare the models", _sweep
+    )
+    parser.add_argument("--recipe", default="tiny", help="name of a recipe in recipes/, or path of a YAML file")
+    parser.add_argument(
+        "--over",
+        action="append",
+        required=True,
+        metavar="STAGE.KEY=VALUES",
+        help="a setting and its values, such as grpo.deepspeed.learning_rate=1e-4,5e-4; several settings are combined",
+    )
+    parser.add_argument("--seeds", type=_seeds, default=(7,), help="seeds, such as 7,8,9 (default: 7)")
+    parser.add_argument(
+        "--cluster", default="laptop", help="name of a cluster in slurm/clusters/, or path of a YAML file"
+    )
+    parser.add_argument("--run", default=None, help="name of the run (default: sweep-<recipe>)")
     parser.add_argument("--dry", action="store_true", help="show what would be submitted, but submit nothing")
 
     parser = verbs.add("retry", "resubmit unfinished tasks of a stage, and the stages that follow it", _retry)
@@ -169,12 +187,25 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _study(args: argparse.Namespace) -> int:
-    from diagcot.console.screens import demo
     from launchers.chain import ROOT, chain_on
     from launchers.composition import compose
 
-    chain = chain_on(*compose(args.half, args.seeds, ROOT), args.cluster, args.run)
-    if args.dry:
+    return _composed(chain_on(*compose(args.half, args.seeds, ROOT), args.cluster, args.run), args.dry)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from launchers.chain import ROOT, chain_on
+    from launchers.sweep import compose
+
+    over = [text for option in args.over for text in option.split()]
+    return _composed(chain_on(*compose(args.recipe, over, args.seeds, ROOT), args.cluster, args.run), args.dry)
+
+
+def _composed(chain: "Chain", dry: bool) -> int:
+    """Show, submit or run a chain that was composed from recipes."""
+    from diagcot.console.screens import demo
+
+    if dry:
         return _show_plan(chain, chain.selected("all"), "", scripts=False)
     chain.obtain()
     if chain.cluster.executor == "slurm":

@@ -126,6 +126,24 @@ class StudySettings(Settings):
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
 
 
+class SweepRow(Settings):
+    """A model of a sweep: one row of its table."""
+
+    model: str = Field(description="Name of the model in the recipe.")
+    values: str = Field(description="The values of the settings that it was trained with.")
+    stages: list[str] = Field(description="The evaluated stage on each seed, in the order of `seeds`.")
+
+
+class SweepSettings(Settings):
+    """Compares models that differ in settings, on several seeds. `make sweep` writes this stage."""
+
+    rows: list[SweepRow] = Field(min_length=1, description="The models; each is compared with the first of its name.")
+    seeds: list[int] = Field(min_length=1, description="Seeds.")
+    tasks: list[str] = Field(min_length=1, description="Tasks whose scores are shown.")
+    draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
+
+
 class AggregateSettings(Settings):
     """The metrics table and the report."""
 

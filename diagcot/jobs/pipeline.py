@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class Pipeline:
         self.keep = dict(keep or {})
         self.plans: list[Plan] = []
         self.grew: list[str] = []  # what the last `write` added to an existing run
+        self._links: dict[Path, Path] = {}  # where this run looks for a product -> where another run has made it
 
     @property
     def run_dir(self) -> Path:
@@ -104,10 +106,11 @@ class Pipeline:
         kind: import path of what does the work, `module` or `module:function`. size: a resource profile of the cluster.
         settings: what the work is given; a typed model also lets an existing run be compared whose settings have old
         keys. after: stages that this one follows as a whole; elementwise: those that it follows unit by unit; inputs:
-        role -> stages whose products it reads, and which it follows too. product: data, weights, or report, see
-        `output`. number: what `make submit-stage…` selects it by. startup_s, unit_s: seconds before the first unit of a
-        task and for each unit, by which units are packed into tasks. headline_count: the counter whose GPU-hours are
-        reported, those of `headline_stages` included. grows: whether a stage of an existing run may grow (see `Grows` in
+        role -> stages whose products it reads, and which it follows too; those of another run must be complete. product:
+        data, weights, or report, see `output`. number: what `make submit-stage…` selects it by. startup_s, unit_s:
+        seconds before the first unit of a task and for each unit, by which units are packed into tasks. headline_count:
+        the counter whose GPU-hours are reported, those of `headline_stages` included. grows: whether a stage of an existing
+        run may grow (see `Grows` in
         `diagcot.jobs.plans.plan`); selector_settings may differ then, because they only select units.
         former_kind: what `kind` was in the last release. seed: None is the pipeline's.
         Raises UserError if the cluster has no such profile, if the units of an elementwise stage differ, or if `name`
@@ -120,7 +123,11 @@ class Pipeline:
         for pair in elementwise:
             if pair.keys != units_listed.keys:
                 raise UserError(f"stage {name} follows {pair.stage} unit by unit, but their units differ")
-        follows = dict.fromkeys(plan.stage for plan in [*after, *read, *elementwise])
+        # What another run has made is complete, and no job of this run to wait for.
+        pairs = [plan for plan in elementwise if plan.path.parent == self.run_dir]
+        follows = dict.fromkeys(
+            plan.stage for plan in [*after, *read, *elementwise] if plan.path.parent == self.run_dir
+        )
         plan = Plan(
             run=self.run,
             stage=name,
@@ -134,24 +141,35 @@ class Pipeline:
             workspace=self._path(self.cluster.roots.models) / self.run / ".work" / name,
             shards_root=self._path(self.cluster.roots.shards),
             seed=self.seed if seed is None else seed,
-            after=tuple(Edge(stage, stage in [pair.stage for pair in elementwise]) for stage in follows),
+            after=tuple(Edge(stage, stage in [pair.stage for pair in pairs]) for stage in follows),
             resources=resources,
-            tasks=elementwise[0].tasks
-            if elementwise
-            else plans.pack(len(units_listed), startup_s, unit_s, resources.minutes),
+            tasks=pairs[0].tasks if pairs else plans.pack(len(units_listed), startup_s, unit_s, resources.minutes),
             path=self.run_dir / name,
             startup_s=startup_s,
             unit_s=unit_s,
             code=str(self.code),
             cluster=self.cluster.name,
             setup=tuple(self.cluster.setup),
-            headline=Headline(headline_count, tuple(plan.stage for plan in headline_stages)),
+            headline=Headline(
+                headline_count, tuple(plan.stage for plan in headline_stages if plan.path.parent == self.run_dir)
+            ),
             grows=grows,
             selector_settings=tuple(selector_settings),
             units=units_listed,
         )
         self.plans.append(plan)
         return plan
+
+    def reuse(self, name: str, made: Plan, product: str) -> Plan:
+        """Take what a complete stage of another run has made as the product of a stage `name`, which has no jobs here.
+
+        Returns the plan that later stages name in `elementwise` and `inputs`. `write` makes a link to the product, so that
+        nothing is copied. Raises UserError if `name` cannot name a stage.
+        """
+        check_stage(name)
+        output = self.output(name, product)
+        self._links[output] = made.output
+        return replace(made, output=output)
 
     def growth(self) -> Growth:
         """What this pipeline has beyond the stored run. Writes nothing; raises as `write` does."""
@@ -174,6 +192,8 @@ class Pipeline:
                 create_exclusively(self.run_dir / "run.json", json.dumps(about, indent=1) + "\n")
                 for name, text in self.keep.items():
                     create_exclusively(self.run_dir / name, text)
+                for link, target in self._links.items():
+                    _link(link, target)
                 if new or any(plans.read(plan.path).code == str(self.code) for plan in self.plans):
                     codes.snapshot(self.code_roots, self.code)
                 for plan in new:
@@ -243,6 +263,16 @@ class Pipeline:
         elif todo:
             local.start(self.run_dir, [plan.stage for plan in own])
         return results
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make a link to the product of another run, or leave the one that is there. Raises UserError if something else is."""
+    if link.is_symlink() and link.readlink() == target:
+        return
+    if link.exists() or link.is_symlink():
+        raise UserError(f"{link} is in the way of a link to {target}: move it away, or use another RUN=name")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
 
 
 def _not_now(run: str, why: str) -> str:

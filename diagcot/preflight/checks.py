@@ -34,7 +34,7 @@ def fits(subject: str, size: Size, partition: str | None, known: Mapping[str, ca
 def stage_faults(chain: "Chain") -> dict[str, list[str]]:
     """Message -> the stages whose settings, resources, units or own check raise it on this host."""
     faults: dict[str, list[str]] = {}
-    for spec in chain.recipe.stages:
+    for spec in chain.own:
         try:
             chain.stage(spec.name)
             chain.resources(spec.name)

@@ -33,7 +33,7 @@ def keys(model: type[BaseModel]) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         bounds = _bounds(field)
         yield Key(
-            name,
+            field.alias or name,
             _values(field.annotation) + (f", {bounds}" if bounds else ""),
             _default(field),
             field.description or "",

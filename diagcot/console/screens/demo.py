@@ -53,6 +53,9 @@ def _results(run_dir: Path) -> int:
     if study.exists():
         text.console().print(study.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
         text.console().print(f"plots: {text.home(run_dir / 'study.html')}", soft_wrap=True)
+    sweep = run_dir / "sweep.md"
+    if sweep.exists():
+        text.console().print(sweep.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
     metrics = run_dir / "metrics.json"
     if not metrics.exists():
         return 0

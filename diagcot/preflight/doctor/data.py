@@ -46,7 +46,7 @@ def stages(chain: "Chain") -> Iterator[Finding]:
         others = f"\n(also stages {', '.join(names[1:])})" if names[1:] else ""
         yield bad(f"stage {names[0]}", message + others)
     if not faults:
-        yield good("recipe", f"{chain.recipe.name}: all {len(chain.recipe.stages)} stages have what they need")
+        yield good("recipe", f"{chain.recipe.name}: all {len(chain.own)} stages have what they need")
     with contextlib.suppress(UserError, ValueError):  # wrong settings are reported above
         for line in chain.notes():
             yield note("recipe", line)

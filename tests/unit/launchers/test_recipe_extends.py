@@ -130,3 +130,38 @@ def test_one_prompt_set_for_all_stages_that_ask_a_model(tmp_path: Path) -> None:
     assert "prompt_set" not in planned["shard"] and mine in chain.code
     with pytest.raises(UserError, match=r"mine.yaml:\d+.*no prompt set in"):
         open_chain(extension(tmp_path, "change: {align: {settings: {prompt_set: nothing}}}\n"), "laptop", None).plans  # noqa: B018
+
+
+def test_added_stages_stand_after_what_they_read(tmp_path: Path) -> None:
+    path = extension(
+        tmp_path,
+        "add:\n"
+        "  - {name: more, kind: align, number: 1, inputs: {model: align, shards: shard}, settings: {deepspeed: {steps: 2}}}\n"
+        "change:\n  evaluate: {inputs: {models: [align, more]}}\n",
+    )
+    chain = open_chain(path, "laptop", None)
+    assert [plan.stage for plan in chain.plans] == ["phantoms", "shard", "model", "align", "more", "evaluate"]
+    (tmp_path / "whole.yaml").write_text(chain.document.text)
+    assert open_chain(str(tmp_path / "whole.yaml"), "laptop", None).recipe == chain.recipe
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("{name: align, kind: align, number: 1}", r"mine.yaml:4: base.yaml has a stage 'align': `change` it"),
+        ("{name: more, kind: align}", r"mine.yaml:4: number is missing"),
+        ("{name: more, kind: aling, number: 1}", r"mine.yaml:4: unknown kind 'aling'; did you mean 'align'\?"),
+        (
+            "{name: more, kind: align, number: 1, inputs: {model: nowhere}}",
+            r"mine.yaml:4: stage 'more' reads 'nowhere'",
+        ),
+        ("{name: more, kind: align, number: 1, settings: {los: lm}}", r"mine.yaml:4: unknown key 'los'"),
+        ("{name: more, from: elsewhere}", r"mine.yaml:4: from must be run/stage, is 'elsewhere'"),
+        ("{name: more, from: a/b, kind: align}", r"mine.yaml:4: `from` takes the product of another run, so `kind`"),
+        ("{name: more, from: no-such-run/align}", r"mine.yaml:4: there is no run 'no-such-run'"),
+    ],
+)
+def test_faults_of_added_stages(tmp_path: Path, added: str, said: str) -> None:
+    path = extension(tmp_path, f"add:\n  - {added}\n")
+    with pytest.raises(UserError, match=said):
+        _ = open_chain(path, "laptop", None).plans

@@ -1,0 +1,93 @@
+"""Kind `sweep`: the scores of models that differ in settings, over seeds; writes sweep.json and sweep.md."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from diagcot.evaluation import predictions
+from diagcot.evaluation.scores.columns import BY_NAME, COLUMNS, LOW
+from diagcot.evaluation.settings import SweepRow, SweepSettings
+from diagcot.evaluation.study.claims import Pair, over_seeds, weigh
+from diagcot.evaluation.study.scores import Scores
+from diagcot.jobs import Context, Result, Unit
+
+RULE = (
+    "Scores are means over the seeds; in brackets the 95 % interval of the mean (Student's t over seeds; of one seed, a"
+    " bootstrap over its studies). ▲▼: better or worse than the first row of the same model, where the 95 % interval of"
+    " the mean of the paired differences, or that of every seed, leaves out zero. Nothing is corrected for the number of values."
+)
+MARKS = {"holds": " ▲", "does not hold": " ▼", "not decided": ""}
+
+
+@contextmanager
+def prepare(ctx: Context) -> Iterator[SweepSettings]:
+    """The stage's settings."""
+    yield SweepSettings.model_validate(ctx.settings)
+
+
+def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
+    """The table of all rows."""
+    rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False))
+    scores = Scores(rows, settings.draws, settings.java_s, ctx.seed)
+    ctx.progress(0, len(settings.rows), step="scores")
+    first: dict[str, SweepRow] = {}
+    found = []
+    for number, row in enumerate(settings.rows, 1):
+        found.append(scored(row, first.setdefault(row.model, row), scores, settings))
+        ctx.progress(number, len(settings.rows))
+    table = {
+        "run": ctx.run,
+        "seeds": settings.seeds,
+        "rule": RULE,
+        "phantom": any(r.phantom for r in rows),
+        "rows": found,
+    }
+    staged = {}
+    for name, text in {"sweep.json": json.dumps(table, indent=1) + "\n", "sweep.md": markdown(table)}.items():
+        staged[ctx.output / name] = ctx.staged(ctx.output / name)
+        staged[ctx.output / name].write_text(text, encoding="utf-8")
+    return Result(staged, {"models": len(found), "seeds": len(settings.seeds)})
+
+
+def scored(row: SweepRow, first: SweepRow, scores: Scores, settings: SweepSettings) -> dict[str, Any]:
+    """An entry of `rows`: the scores (value, low, high, verdict) of a model in every column that has one on all seeds."""
+    cells: dict[str, dict[str, Any]] = {}
+    for column in (c.name for c in COLUMNS if c.main and c.task in settings.tasks):
+        own = scores.of(row.stages, column)
+        if own is None:
+            continue
+        verdict = "not decided"
+        if row is not first and (other := scores.of(first.stages, column)):
+            pairs = [Pair(mine[0], mine[1], its[1]) for mine, its in zip(own, other, strict=True) if mine[0] is its[0]]
+            verdict = weigh(pairs, column in LOW).verdict if len(pairs) == len(own) else verdict
+        cells[column] = asdict(over_seeds([boot.interval(metric) for boot, metric in own])) | {"verdict": verdict}
+    return {"model": row.model, "values": row.values, "scores": cells}
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table for people. No text or image of any study."""
+    columns = [name for name in BY_NAME if any(name in row["scores"] for row in table["rows"])]
+    lines = [f"# Sweep {table['run']}", ""]
+    if table["phantom"]:
+        lines += ["**Phantom images:** drawn, not of people.", ""]
+    lines += [f"Seeds {', '.join(map(str, table['seeds']))}. {table['rule']}", ""]
+    lines += [
+        _line(["model", "values", *(BY_NAME[name].title for name in columns)]),
+        _line(["---"] * (len(columns) + 2)),
+    ]
+    lines += [
+        _line([row["model"], row["values"], *(_cell(row["scores"].get(c)) for c in columns)]) for row in table["rows"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return "–"
+    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]{MARKS[one['verdict']]}"

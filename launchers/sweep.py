@@ -1,0 +1,128 @@
+"""Composes a sweep: one recipe of a recipe, values of its settings and several seeds, in which equal stages occur once."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diagcot.evaluation.settings import SweepRow
+from diagcot.jobs import UserError
+from diagcot.jobs.settings import Document, near
+from diagcot.recipe import Recipe, merged
+from diagcot.recipe import find as find_recipe
+from launchers.chain import settings_model
+from launchers.composition import Arm, Composition, SeedOf, ancestors, tasks_of
+
+EXAMPLE = "grpo.deepspeed.learning_rate=1e-4,5e-4"
+
+
+def compose(name: str, over: Sequence[str], seeds: Sequence[int], root: Path) -> tuple[Recipe, Document]:
+    """The recipe that trains and evaluates recipe `name` with every combination of values, on every seed.
+
+    over: such as `grpo.deepspeed.learning_rate=1e-4,5e-4`: a stage, a key of its settings, and values.
+    Raises UserError for anything a person may have mistyped.
+    """
+    recipe, document = find_recipe(name, root, settings_model)
+    axes = [_axis(text, recipe) for text in over]
+    arms = [Arm("", recipe, document)]
+    labels: dict[str, str] = {}  # name of an arm -> its values, for people
+    for values in itertools.product(*([(stage, keys, value) for value in given] for stage, keys, given in axes)):
+        label = ", ".join(f"{keys[-1]} {_shown(value)}" for _, keys, value in values)
+        arm = re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-.")
+        labels[arm] = label
+        arms.append(Arm(arm, *_changed(document, values)))
+    stages: dict[str, dict[str, Any]] = {}
+    sources: dict[str, tuple[Document, int]] = {}
+    rows: dict[tuple[str, str], dict[int, str]] = {}  # model of the recipe, arm -> seed -> evaluated stage
+    predictions: list[str] = []
+    tasks: dict[str, None] = {}
+    for seed in seeds:
+        part = SeedOf(arms, seed)
+        evaluations: list[str] = []
+        wanted: set[str] = set()
+        for model, arm, stage in _models(part, recipe, labels):
+            rows.setdefault((model, arm), {})[seed] = part.seeded(stage)
+            wanted.add(stage)
+        if not rows:
+            raise UserError(
+                "no evaluated model depends on these settings: sweep a setting of a stage that a model comes from"
+            )
+        for index, spec in enumerate(recipe.stages):
+            evaluated = [part.names[f"{model}-{arm}"] for model in spec.inputs.get("models", ()) for arm in labels]
+            own = [name for name in dict.fromkeys(evaluated) if name in wanted]
+            if own:
+                evaluations.append(part.evaluate(arms[0], index, spec, own))
+                tasks |= dict.fromkeys(sorted(tasks_of(spec)))
+        evaluations = list(dict.fromkeys(evaluations))
+        predictions += [one for one in evaluations if one not in predictions]
+        needed = ancestors(part.stages, evaluations)
+        stages |= {name: stage for name, stage in part.stages.items() if name in needed}
+        sources |= {name: part.sources[name] for name in part.stages if name in needed}
+    settings = {
+        "seeds": list(seeds),
+        "tasks": list(tasks),
+        "rows": [
+            SweepRow(model=model, values=labels[arm], stages=list(at.values())).model_dump()
+            for (model, arm), at in rows.items()
+        ],
+    }
+    table = {"name": "sweep", "kind": "sweep", "number": "eval", "inputs": {"predictions": predictions}}
+    value = {
+        "name": f"sweep-{recipe.name}",
+        "seed": seeds[0],
+        "stages": [*stages.values(), table | {"settings": settings}],
+    }
+    composition = Composition(document.path, value, list(sources.values()))
+    return composition.check(Recipe, value), composition
+
+
+def _axis(text: str, recipe: Recipe) -> tuple[str, list[str], list[Any]]:
+    """Stage, keys and values of an option such as `grpo.deepspeed.learning_rate=1e-4,5e-4`."""
+    path, equals, listed = text.partition("=")
+    names = [spec.name for spec in recipe.stages if path.startswith(f"{spec.name}.")]
+    if not names:
+        stages = [spec.name for spec in recipe.stages]
+        raise UserError(
+            f"{text!r} names no stage of recipe {recipe.name}{near(path.split('.')[0], stages)}; e.g. {EXAMPLE}"
+        )
+    stage = max(names, key=len)
+    keys = path[len(stage) + 1 :].split(".")
+    try:
+        values = yaml.safe_load(f"[{listed}]")
+    except yaml.YAMLError:
+        values = []
+    if not equals or not values or not all(keys):
+        raise UserError(f"{text!r} must be a stage, a key of its settings and values, such as {EXAMPLE}")
+    if next(spec for spec in recipe.stages if spec.name == stage).number == "eval":
+        raise UserError(
+            f"{text!r}: all models of a sweep are evaluated alike; change stage {stage} in the recipe instead"
+        )
+    return stage, keys, values
+
+
+def _changed(document: Document, values: Sequence[tuple[str, list[str], Any]]) -> tuple[Recipe, Document]:
+    """The recipe with these settings in place of its own."""
+    stages = list(document.value["stages"])
+    for stage, keys, value in values:
+        change: Any = value
+        for key in reversed(keys):
+            change = {key: change}
+        index = next(i for i, one in enumerate(stages) if one["name"] == stage)
+        stages[index] = merged(stages[index], {"settings": change})
+    return document.check(Recipe, {**document.value, "stages": stages}), document
+
+
+def _models(part: SeedOf, recipe: Recipe, labels: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(model of the recipe, arm, its stage but for the seed) of every evaluated model that depends on the values."""
+    for model in dict.fromkeys(name for spec in recipe.stages for name in spec.inputs.get("models", ())):
+        found = {arm: part.names[f"{model}-{arm}"] for arm in labels}
+        if len(labels) == 1 or len(set(found.values())) > 1:
+            yield from ((model, arm, name) for arm, name in found.items())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

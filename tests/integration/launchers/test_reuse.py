@@ -1,0 +1,112 @@
+"""Products of other runs (`from: run/stage`): used without a copy, through a chain of runs, and never after a silent change."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+
+from diagcot.jobs import UserError
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.state import ledger
+from launchers.chain import Chain, open_chain
+
+FIRST = """\
+name: first
+seed: 3
+stages:
+  - {name: phantoms, kind: phantoms, number: 0, settings: {studies: 12, size: 64, views: [PA]}}
+  - name: shard
+    kind: shard
+    number: 0
+    inputs: {phantoms: phantoms}
+    settings: {sources: [{kind: mimic_cxr, input: phantoms}], shards: 2, image_size: 64}
+"""
+SECOND = """\
+name: second
+stages:
+  - {name: films, from: first/shard}
+  - {name: texts, kind: questions, number: 0, inputs: {shards: films}, elementwise: shards, settings: {tasks: {binary: [0, 1]}}}
+"""
+Start = Callable[[str], Chain]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    roots = {name: str(tmp_path / name) for name in ("logs", "shards", "models")}
+    profiles = {name: dict[str, int]() for name in ("cpu", "small", "server", "train", "grpo")}
+    (tmp_path / "here.yaml").write_text(
+        json.dumps({"name": "here", "executor": "debug", "roots": roots, "resource_profiles": profiles})
+    )
+
+    def run(recipe: str) -> Chain:
+        name = recipe.split()[1]
+        (tmp_path / f"{name}.yaml").write_text(recipe)
+        chain = open_chain(str(tmp_path / f"{name}.yaml"), str(tmp_path / "here.yaml"), None)
+        chain.submit("all")
+        return chain
+
+    return run
+
+
+def test_a_product_of_another_run_is_read_where_it_is(start: Start, tmp_path: Path) -> None:
+    start(FIRST)
+    second = start(SECOND)
+    assert [plan.stage for plan in second.plans] == ["texts"]
+    assert {path.name for path in second.run_dir.iterdir() if path.is_dir()} == {"texts", "code"}
+    link = tmp_path / "shards" / "second" / "films"
+    assert link.is_symlink() and link.resolve() == tmp_path / "shards" / "first" / "shard"
+    with h5py.File(link / "00000.h5") as shard:
+        assert len(shard) > 0
+    for key in ("00000", "00001"):
+        assert (tmp_path / "shards" / "second" / "texts" / f"{key}.jsonl").read_text().count("\n") > 0
+    assert json.loads((second.run_dir / "reused.json").read_text())["films"]["run"] == "first"
+
+    third = start(
+        SECOND.replace("second", "third").replace("first/shard", "second/films")
+    )  # which has it from the first
+    assert json.loads((third.run_dir / "reused.json").read_text()) == json.loads(
+        (second.run_dir / "reused.json").read_text()
+    )
+    of_second, of_third = (
+        (tmp_path / "shards" / name / "texts" / "00000.jsonl").read_text() for name in ("second", "third")
+    )
+    assert of_second.replace("second/films", "third/films") == of_third
+    fourth = start(  # a stage that was made from one that its own run had taken
+        "name: fourth\nstages:\n  - {name: texts, from: third/texts}\n  - {name: films, from: third/films}\n"
+        "  - {name: more, kind: questions, number: 0, inputs: {shards: films}, settings: {tasks: {open: [0, 1]}}}\n"
+    )
+    assert [spec.name for spec in fourth.recipe.stages][3:] == ["first/phantoms", "third/films"]
+
+
+def test_what_is_not_complete_or_has_changed_is_refused(start: Start, tmp_path: Path) -> None:
+    first = start(FIRST)
+    second = start(SECOND)
+    stage = plans.read(first.run_dir / "shard")
+    ledger.withdraw(stage.path, "00001")
+    with pytest.raises(UserError, match=r"third.yaml:3: stage shard of run first is not complete \(1 of 2 units"):
+        start(SECOND.replace("second", "third"))
+    changed = ledger.manifest(stage.path, "00000") or {}
+    for row in changed["outputs"].values():
+        row["sha256"] = "0" * 64
+    (stage.path / "done" / "00001.json").write_text(json.dumps(changed))
+    with pytest.raises(
+        UserError, match="stage shard of run first was made again, with another result, since run second"
+    ):
+        start(SECOND)
+    assert not plans.read(second.run_dir / "texts").missing()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("firts/shard", r"there is no run 'firts'; did you mean 'first'\?"),
+        ("first/shards", r"run first has no stage 'shards'; did you mean 'shard'\?"),
+    ],
+)
+def test_mistyped_sources(start: Start, source: str, said: str) -> None:
+    start(FIRST)
+    with pytest.raises(UserError, match=rf"second.yaml:3: {said}"):
+        start(SECOND.replace("first/shard", source))

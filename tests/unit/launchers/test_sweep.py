@@ -1,0 +1,101 @@
+"""A sweep composed of a recipe, values and seeds: what is shared, what is compared, and where mistakes are told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.jobs import UserError
+from launchers.chain import ROOT, chain_on
+from launchers.sweep import compose
+
+RECIPE = """\
+name: mine
+seed: 3
+stages:
+  - {name: phantoms, kind: phantoms, number: 0, settings: {studies: 8}}
+  - {name: shard, kind: shard, number: 0, inputs: {tree: phantoms}, settings: {sources: [{kind: mimic_cxr, input: tree}]}}
+  - {name: base, kind: model, number: 1, inputs: {shards: shard}}
+  - name: align
+    kind: align
+    number: 1
+    inputs: {model: base, shards: shard}
+    settings: &same {deepspeed: &d {steps: 5, global_batch: 8, learning_rate: 1.0e-4}}
+  - name: tuned
+    kind: sft
+    number: 2
+    inputs: {model: align, shards: shard}
+    settings: {trainable: [merger], deepspeed: *d}
+  - {name: evaluate, kind: evaluate, number: eval, inputs: {models: [base, align, tuned], shards: shard}}
+  - {name: table, kind: aggregate, number: eval, inputs: {predictions: evaluate}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    return tmp_path / "mine.yaml"
+
+
+def stages(recipe: Path, over: list[str], *seeds: int) -> dict[str, Any]:
+    composed, document = compose(str(recipe), over, seeds, ROOT)
+    assert chain_on(composed, document, "laptop", None).plans  # it can be planned
+    return {spec.name: spec for spec in composed.stages}
+
+
+def test_stages_before_the_swept_one_are_shared(recipe: Path) -> None:
+    found = stages(recipe, ["tuned.deepspeed.learning_rate=1e-3,2e-3"], 7)
+    tuned = ["tuned-learning_rate-1e-3-7", "tuned-learning_rate-2e-3-7"]
+    assert list(found) == ["phantoms-7", "shard-7", "base-7", "align-7", *tuned, "evaluate-7", "sweep"]
+    assert found["evaluate-7"].inputs["models"] == tuned  # no other model depends on the values
+    rates = [float(found[name].settings["deepspeed"]["learning_rate"]) for name in tuned]
+    assert rates == [1e-3, 2e-3]
+    assert found["align-7"].settings["deepspeed"]["learning_rate"] == 1e-4  # which shares its mapping in the file
+    assert [(row["model"], row["values"], row["stages"]) for row in found["sweep"].settings["rows"]] == [
+        ("tuned", "learning_rate 1e-3", [tuned[0]]),
+        ("tuned", "learning_rate 2e-3", [tuned[1]]),
+    ]
+
+
+def test_values_of_several_settings_are_combined_and_the_recipes_own_is_its_stage(recipe: Path) -> None:
+    found = stages(recipe, ["align.deepspeed.steps=5,9", "tuned.deepspeed.steps=5,6"], 7, 8)
+    rows = found["sweep"].settings["rows"]
+    assert len(rows) == 8 and {row["model"] for row in rows} == {"align", "tuned"}
+    assert rows[0]["stages"] == ["align-7", "align-8"]  # the recipe's own value
+    assert len([name for name in found if name.startswith("tuned") and name.endswith("-7")]) == 4
+    assert found["sweep"].settings["seeds"] == [7, 8]
+
+
+def test_a_stage_with_a_seed_of_its_own_is_the_same_for_every_seed(recipe: Path) -> None:
+    recipe.write_text(
+        RECIPE.replace("kind: phantoms,", "kind: phantoms, seed: 1,").replace("kind: shard,", "kind: shard, seed: 1,")
+    )
+    found = stages(recipe, ["tuned.deepspeed.steps=5,6"], 7, 8)
+    assert [name for name in found if "phantoms" in name or "shard" in name] == ["phantoms", "shard"]
+    assert found["align-8"].inputs["shards"] == ["shard"]
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        (
+            "tund.deepspeed.steps=5,6",
+            r"'tund.deepspeed.steps=5,6' names no stage of recipe mine; did you mean 'tuned'\?",
+        ),
+        ("tuned.deepspeed.steps", "must be a stage, a key of its settings and values"),
+        ("tuned.deepspeed.steps=", "must be a stage, a key of its settings and values"),
+        ("tuned.=1,2", "must be a stage, a key of its settings and values"),
+        ("evaluate.draws=1,2", "all models of a sweep are evaluated alike"),
+        ("tuned.deepspeed.step=5,6", r"mine.yaml:\d+: unknown key 'step'"),
+        ("tuned.deepspeed.steps=five,6", r"mine.yaml:\d+: deepspeed.steps: must be a whole number, is 'five'"),
+    ],
+)
+def test_mistakes_are_named(recipe: Path, over: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        stages(recipe, [over], 7)
+
+
+def test_a_setting_that_no_evaluated_model_depends_on_is_refused(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("models: [base, align, tuned]", "models: [align]"))
+    with pytest.raises(UserError, match="no evaluated model depends on these settings"):
+        stages(recipe, ["tuned.deepspeed.steps=5,6"], 7)
