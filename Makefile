@@ -29,7 +29,7 @@ DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exi
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
 $(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel clean table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -94,6 +94,12 @@ retry:  ## resubmit unfinished tasks of STAGE and of the stages that follow it (
 
 cancel:  ## stop a run; finished work is kept
 	@$(DIAGCOT) cancel $(ONERUN)
+
+space:  ## show what runs occupy on disk, or the stages of RUN, and which runs use them
+	@$(DIAGCOT) space $(ONERUN)
+
+remove:  ## remove RUN: products, work folders and logs, after a question; never what another run uses
+	@$(DIAGCOT) remove $(ONERUN)
 
 clean:  ## remove environments that no open run uses, and what dead processes have left in temporary folders
 	@$(DIAGCOT) clean

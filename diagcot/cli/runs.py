@@ -69,6 +69,12 @@ def find_run(logs: Path | None, name: str | None) -> Path:
     return found[0]
 
 
+def known_runs(logs: Path | None) -> list[Path]:
+    """All runs that `find_run` may find, the newest last."""
+    here, elsewhere = _known(logs)
+    return elsewhere + here
+
+
 def _known(logs: Path | None) -> tuple[list[Path], list[Path]]:
     """The runs of this folder, and those of other folders; each list begins with the oldest."""
     from diagcot.jobs.state import index

@@ -10,7 +10,7 @@ import re
 VARIABLE = "DIAGCOT_COMMAND"
 _VERBS = (
     *("submit", "plan", "scripts", "doctor", "rehearse", "status", "watch", "logs", "failures", "retry", "cancel"),
-    *("clean", "table", "traces", "demo", "study", "sweep"),
+    *("clean", "space", "remove", "table", "traces", "demo", "study", "sweep"),
 )
 _TARGET = re.compile(
     rf"\bmake (submit-stage(?P<number>\w+)|submit-(?P<name>eval|all)|(?P<verb>{'|'.join(_VERBS)}))\b"

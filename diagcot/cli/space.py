@@ -1,0 +1,97 @@
+"""Verbs about disk space: what runs occupy, and how a run is removed."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from diagcot.cli.options import Verbs, add_run_options
+from diagcot.cli.runs import find_run, known_runs, own_run_folder
+from diagcot.console.commands import typed
+from diagcot.jobs import UserError
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add space and remove."""
+    add_run_options(
+        verbs.add("space", "show what runs occupy on disk, or one run's stages, and which runs use them", _space)
+    )
+    parser = verbs.add(
+        "remove", "remove a run: its products, work folders and logs; never what another run uses", _remove
+    )
+    add_run_options(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def users(run_dir: Path) -> Iterator[tuple[str, str]]:
+    """(run, stage of `run_dir`) for every product that another of the user's runs reads."""
+    from launchers import reuse
+
+    here, newer = known_runs(run_dir.parent), known_runs(None)
+    for other in dict.fromkeys([*here, *newer]):
+        if other.resolve() != run_dir.resolve():
+            for taken in reuse.read(other).values():
+                if Path(taken["folder"]).resolve() == run_dir.resolve():
+                    yield other.name, taken["stage"]
+
+
+def _space(args: argparse.Namespace) -> int:
+    from diagcot.console import text
+    from diagcot.jobs.plans import space
+
+    screen = text.console()
+    if args.run is None:
+        runs = known_runs(args.logs)
+        if not runs:
+            find_run(args.logs, None)  # says that there is none
+        for folder in runs:
+            occupied = list(space.stages(folder))
+            total = sum(row.product + row.work for row in occupied) + space.size(folder)
+            used = sorted({run for run, _ in users(folder)})
+            screen.print(
+                f"{text.size(total):>9}  {folder.name}{'  used by ' + ', '.join(used) if used else ''}", soft_wrap=True
+            )
+        return 0
+    folder = find_run(args.logs, args.run)
+    used_by: dict[str, list[str]] = {}
+    for run, stage in users(folder):
+        used_by.setdefault(stage, []).append(run)
+    width = max((len(row.stage) for row in space.stages(folder)), default=0)
+    for row in space.stages(folder):
+        work = f"  work folder {text.size(row.work)}" if row.work else ""
+        reading = f"  used by {', '.join(used_by[row.stage])}" if row.stage in used_by else ""
+        screen.print(f"{text.size(row.product):>9}  {row.stage:<{width}}{work}{reading}".rstrip(), soft_wrap=True)
+    screen.print(f"{text.size(space.size(folder)):>9}  logs, code and reports", soft_wrap=True)
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from diagcot.cli.cleaning import is_open
+    from diagcot.jobs.plans import space
+
+    if args.run is None:
+        raise UserError("the run is missing: diagcot remove --run NAME (`diagcot space` lists runs)")
+    folder = own_run_folder(args)
+    if used := sorted(set(users(folder))):
+        listed = ", ".join(f"{stage} by {run}" for run, stage in used)
+        raise UserError(
+            f"run {folder.name} is used by other runs ({listed}), so nothing was removed: remove those first"
+        )
+    if is_open(folder):
+        raise UserError(
+            typed(
+                f"run {folder.name} is being worked on, or jobs of it are queued: make cancel RUN={folder.name} first"
+            )
+        )
+    if not args.yes:
+        if not sys.stdin.isatty():
+            raise UserError("nothing was removed: there is no terminal to ask at; --yes removes without asking")
+        if input(f"remove run {folder.name} with all its models, data and logs? [y/N] ").strip().lower() not in (
+            "y",
+            "yes",
+        ):
+            print("nothing was removed")
+            return 1
+    for path in space.remove(folder):
+        print(f"removed {path}")
+    return 0
