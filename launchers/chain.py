@@ -12,6 +12,7 @@ from typing import Any
 from diagcot.jobs import Cluster, Pipeline, Plan, Submitted, Unit, UserError, find_cluster
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.names import check_name
+from diagcot.jobs.plans.reused import FILE as REUSED_FILE
 from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
@@ -170,7 +171,7 @@ class Chain:
         files = {"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"}
         if self.reused:
             records = {name: taken.record() for name, taken in self.reused.items()}
-            files[reuse.FILE] = json.dumps(records, indent=1) + "\n"
+            files[REUSED_FILE] = json.dumps(records, indent=1) + "\n"
         return files
 
     @property

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from diagcot.jobs import Plan, UserError
 from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans import reused as files
 from diagcot.jobs.settings import near
 from diagcot.jobs.state import index, ledger
 from diagcot.recipe import KindOf, StageSpec
 from diagcot.recipe import find as find_recipe
-
-FILE = "reused.json"
-"""In the folder of a run: what it reads of other runs, as `{stage: {"run": …, "stage": …, "folder": …, "product": …}}`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
     """
     run, stage = source.split("/")
     folder = _folder(run, logs)
-    if chained := read(folder).get(stage):  # that run has it from a third one
+    if chained := files.read(folder).get(stage):  # that run has it from a third one
         return find(name, f"{chained['run']}/{chained['stage']}", Path(chained["folder"]).parent, root, kind_of)
     if not (folder / "recipe.yaml").exists():
         raise UserError(f"run {run} ({folder}) was not made from a recipe, so its stages cannot be used by another run")
@@ -82,18 +80,9 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
     return Reused(own.model_copy(update={"name": name, "source": source}), tuple(ancestors), plan)
 
 
-def read(run_dir: Path) -> dict[str, dict[str, str]]:
-    """What a run reads of others; nothing if it reads nothing."""
-    try:
-        found: dict[str, dict[str, str]] = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return found
-
-
 def require_unchanged(run_dir: Path, reused: Mapping[str, Reused]) -> None:
     """Raise UserError if a product has changed since the run in `run_dir` began to use it."""
-    before = read(run_dir)
+    before = files.read(run_dir)
     for name, now in reused.items():
         if name in before and before[name]["product"] != now.product:
             raise UserError(

@@ -25,12 +25,12 @@ def add_verbs(verbs: Verbs) -> None:
 
 def users(run_dir: Path) -> Iterator[tuple[str, str]]:
     """(run, stage of `run_dir`) for every product that another of the user's runs reads."""
-    from launchers import reuse
+    from diagcot.jobs.plans import reused
 
     here, newer = known_runs(run_dir.parent), known_runs(None)
     for other in dict.fromkeys([*here, *newer]):
         if other.resolve() != run_dir.resolve():
-            for taken in reuse.read(other).values():
+            for taken in reused.read(other).values():
                 if Path(taken["folder"]).resolve() == run_dir.resolve():
                     yield other.name, taken["stage"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from diagcot.data.likeness import BYTES, Lookup
 from diagcot.jobs import Context, UserError
-from diagcot.jobs.plans import plan
+from diagcot.jobs.plans import plan, reused
 from diagcot.shards.reader import Shard, shard_paths
 
 SHARDS = "diagcot.shards.build"
@@ -72,13 +72,14 @@ def seen_in_run(ctx: Context, role: str = "models") -> SeenImages:
 
 
 def _ancestors(run: Path, names: list[str]) -> Iterator[Any]:
-    """The plans of these stages of a run, and of all that they were made from."""
-    known = set(names)
-    while names:
-        name = names.pop()
-        with suppress(UserError, OSError):  # a folder without a plan is no stage of this run
-            found = plan.read(run / name)
+    """The plans of these stages of a run, and of all that they were made from, in other runs too."""
+    todo = [(run, name) for name in names]
+    known = set(todo)
+    while todo:
+        folder = reused.stage_dir(*todo.pop())
+        with suppress(UserError, OSError):  # a folder without a plan is no stage of a run
+            found = plan.read(folder)
             yield found
-            earlier = {Path(root).name for roots in found.inputs.values() for root in roots} - known
+            earlier = {(folder.parent, Path(root).name) for roots in found.inputs.values() for root in roots} - known
             known |= earlier
-            names += sorted(earlier)
+            todo += sorted(earlier)

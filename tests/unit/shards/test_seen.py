@@ -1,6 +1,7 @@
 """Test images that training has seen are found again, whatever collection they are in, and are not asked about."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,5 +102,11 @@ def test_a_run_knows_what_its_models_have_seen(shards: tuple[Shard, Shard], tmp_
     stage("grpo", "diagcot.training.kinds.grpo", models / "grpo", model=[str(models / "sft")])
     ctx = context(tmp_path, stage="evaluate", inputs={"models": [str(models / "grpo")]})
     assert seen_in_run(ctx).why(tested, 0) == "the same study"
+    other = tmp_path / "logs" / "other"  # a run that took the model from this one
+    other.mkdir()
+    taken = {"mine": {"run": "test", "stage": "grpo", "folder": str(logs), "product": ""}}
+    (other / "reused.json").write_text(json.dumps(taken))
+    there = replace(ctx, stage_dir=other / "evaluate", inputs={"models": [str(tmp_path / "models" / "other" / "mine")]})
+    assert seen_in_run(there).why(tested, 0) == "the same study"
     ctx = context(tmp_path, stage="evaluate", inputs={"models": [str(models / "elsewhere")]})
     assert seen_in_run(ctx).why(tested, 0) == ""
