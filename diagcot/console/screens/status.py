@@ -15,6 +15,7 @@ from diagcot.console.state.remarks import remarks, units
 from diagcot.console.state.run import Run, Stage
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import UserError
+from diagcot.jobs.plans import reused
 
 WIDE = 110
 
@@ -162,13 +163,25 @@ def now(stage: Stage) -> Text:
 
 
 def _costs(run: Run) -> Iterator[str]:
-    """Share of start-up, GPU-hours per thousand outputs, and actual compared with estimated cost of training."""
+    """What other runs have made, share of start-up, GPU-hours per thousand outputs, and the cost of training as estimated."""
+    yield from _taken(run.path)
     if shares := [f"{stage.startup_share:.1%} of {stage.name}" for stage in run.stages if stage.startup_share]:
         yield f"share of start-up in task time: {', '.join(shares)}"
     for one in headline_costs(run):
         if one.per_thousand is not None:
             yield f"{one.stage}: {text.number(one.per_thousand)} GPU-hours for 1,000 {one.name}"
     yield from cost.compared(run.path, {s.name: s.gpu_spent for s in run.stages if s.state == "done" and s.gpu_spent})
+
+
+def _taken(run_dir: Path) -> Iterator[str]:
+    try:
+        taken = reused.read(run_dir)
+    except UserError as error:
+        yield str(error)
+        return
+    for name, row in taken.items():
+        gone = "" if (Path(row["folder"]) / row["stage"] / "plan.json").exists() else ", which is gone"
+        yield f"{name}: taken from {row['run']}/{row['stage']}{gone}"
 
 
 def _figures(run: Run, screen: Console) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from diagcot.cli.main import main
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.state import ledger
@@ -71,3 +72,19 @@ def test_mistyped_sources(start: Start, source: str, said: str) -> None:
     start(FIRST)
     with pytest.raises(UserError, match=rf"second.yaml:3: {said}"):
         start(SECOND.replace("first/shard", source))
+
+
+def test_status_names_the_source_and_says_when_it_is_gone(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = start(FIRST), start(SECOND)
+    logs = ["--logs", str(second.run_dir.parent)]
+    assert main(["status", "--run", "second", *logs]) == 0
+    assert "films: taken from first/shard\n" in capsys.readouterr().out
+    first.run_dir.rename(first.run_dir.with_name("moved"))
+    assert main(["status", "--run", "second", *logs]) == 0
+    assert "films: taken from first/shard, which is gone" in capsys.readouterr().out
+    for damaged in ("", "[]", '{"films": 1}', "\x00", '{"films": {"run": "first"}}'):
+        (second.run_dir / "reused.json").write_text(damaged)
+        assert main(["status", "--run", "second", *logs]) == 0
+        assert "reused.json" in capsys.readouterr().out.replace("\n", "")
+        assert main(["space", *logs]) == 1
+        assert "reused.json" in capsys.readouterr().err
