@@ -19,7 +19,6 @@ from diagcot.jobs.plans import stored
 from diagcot.jobs.state.executions import first_event, gpu_hours, retries
 from diagcot.jobs.state.files import changed_at, read_json
 from diagcot.jobs.state.progress import last_report
-from diagcot.shards.audit import accounting
 
 FEW_TASKS = 16  # the last figures of a finished stage are shown if it has not more tasks than this
 
@@ -84,7 +83,10 @@ def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float
 
 def _losses(counts: dict[str, Any]) -> Iterator[str]:
     """What a finished stage has lost or refused, by the counts of its summary."""
-    yield from accounting.lines(counts.get("sources", {}), losses_only=True)
+    if sources := counts.get("sources"):
+        from diagcot.shards.audit import accounting  # only here: screens start without the domain
+
+        yield from accounting.lines(sources, losses_only=True)
     if seen := counts.get("seen_in_training"):
         yield f"{seen:,} test samples were not asked: a model was trained on one of their images (events.jsonl says which way)"
 
