@@ -110,6 +110,11 @@ class DevCluster:
         self._sacctmgr("add", "qos", name, *(f"{key}={value}" for key, value in limits.items()))
         self.limit(**{"qos+": name})
 
+    def wckey(self, name: str) -> None:
+        """Give the user a wckey, which becomes the default one."""
+        self._sacctmgr("add", "user", getpass.getuser(), "account=dev", "cluster=dev", f"wckey={name}")
+        self.limit(DefaultWCKey=name)
+
     def _sacctmgr(self, *words: str) -> None:
         env = {**os.environ, "SLURM_CONF": str(self.conf)}
         done = subprocess.run(["sacctmgr", "-i", *words], capture_output=True, text=True, env=env, timeout=60)

@@ -22,15 +22,18 @@ def run_folder(args: argparse.Namespace) -> Path:
     The environment of another user's run is not set: its LD_PRELOAD, its PATH or the plugins of its SLURM_CONF would run
     that user's code in our process.
     """
+    from diagcot.jobs.environment import variables
     from diagcot.jobs.owners import other_owner
 
     folder = find_run(args.logs, args.run)
     if owner := other_owner(folder):
         print(f"run {folder.name} belongs to {owner}: its environment (cluster.yaml) was not used", file=sys.stderr)
         return folder
-    environment = json.loads((folder / "cluster.yaml").read_text()).get("environment", {})
-    for name, value in environment.items():
+    cluster = json.loads((folder / "cluster.yaml").read_text())
+    for name, value in cluster.get("environment", {}).items():
         os.environ.setdefault(name, os.path.expandvars(value))
+    if cluster.get("executor") == "slurm":
+        variables.select_cluster(cluster.get("slurm", {}).get("cluster"))
     return folder
 
 

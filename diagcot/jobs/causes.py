@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.worker import PARKED
+from diagcot.jobs.execution.worker import INTERRUPTED, PARKED
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, failures
@@ -185,4 +185,6 @@ def _state(job: slurm.Job, rows: list[dict[str, Any]]) -> str:
         return "DEPENDENCY"
     if job.state == "FAILED" and job.exit.startswith(f"{PARKED}:"):
         return "TIMEOUT"
+    if job.state == "FAILED" and job.exit.startswith(f"{INTERRUPTED}:"):
+        return "PREEMPTED"
     return "OUT_OF_MEMORY" if job.state == "FAILED" and job.exit in KILLED and last is None else job.state

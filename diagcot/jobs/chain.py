@@ -38,9 +38,14 @@ def submit_lease(run_dir: Path) -> AbstractContextManager[None]:
 
 
 def live_attempt(plan: Plan) -> Attempt | None:
-    """The newest submission of a stage that has a finaliser, if the finaliser has not ended."""
+    """The newest submission of a stage that has a finaliser, if the finaliser has not ended.
+
+    A finaliser that may not submit has ended its work, although it is held in the queue for what waits for it.
+    """
     newest = next((attempt for attempt in reversed(attempts.read(plan.path)) if attempt.finaliser), None)
-    return newest if newest and slurm.alive({newest.finaliser: newest.finaliser_name}) else None
+    if newest is None or newest.finaliser == attempts.handed_over(plan.path)[0]:
+        return None
+    return newest if slurm.alive({newest.finaliser: newest.finaliser_name}) else None
 
 
 def alive(stage_dir: Path) -> set[str]:
@@ -64,13 +69,15 @@ def submit_chain(
     """
     with submit_lease(plans[0].path.parent):
         for plan in plans:
-            submit.recover(plan, cluster)
+            submit.recover(plan, cluster, anew=True)
         incomplete = {plan.stage for plan in plans if plan.missing()}
         live = {plan.stage: attempt for plan in plans if plan.stage in incomplete and (attempt := live_attempt(plan))}
         todo = [plan for plan in plans if plan.stage in selected & incomplete - live.keys()]
         known = {plan.stage: plan for plan in plans}
         _require(todo, live.keys() | (selected & incomplete), incomplete, known)
-        quota = QueueQuota.query(cluster, [plan.resources for plan in plans]) if todo else None
+        options = {plan.stage: cluster.options((sizes or {}).get(plan.stage, plan.resources)) for plan in todo}
+        finalisers = {plan.stage: cluster.options(cluster.finaliser(plan.stage)) for plan in todo}
+        quota = QueueQuota.query([*options.values(), *finalisers.values()]) if todo else None
         results = []
         for plan in (plan for plan in plans if plan.stage in selected):
             if plan.stage not in incomplete:
@@ -82,9 +89,12 @@ def submit_chain(
             else:
                 assert quota is not None
                 size = (sizes or {}).get(plan.stage, plan.resources)
-                open_tasks, later_stages = plan.open_tasks(), len(todo) - 1 - todo.index(plan)
+                open_tasks, later_stages = plan.open_tasks(), [later.stage for later in todo[todo.index(plan) + 1 :]]
                 # A task and a finaliser of every later stage, and the replacement of this stage's finaliser.
-                tasks = open_tasks[: quota.take(plan.stage, len(open_tasks), 2 * later_stages + 1)]
+                others = [row[stage] for stage in later_stages for row in (options, finalisers)]
+                others.append(finalisers[plan.stage])
+                room = quota.take(plan.stage, len(open_tasks), options[plan.stage], finalisers[plan.stage], others)
+                tasks = open_tasks[:room]
                 upstream = [
                     (edge.elementwise and plan.packed_like(known[edge.stage]), live[edge.stage])
                     for edge in plan.after
@@ -93,9 +103,22 @@ def submit_chain(
                 arrays, after = _linked(tasks, size, upstream, quota.limits.array_size)
                 about = {"code": code or attempts.last_code(plan.path, plan.code), "progress": _progress(plan, tasks)}
                 live[plan.stage] = attempt = submit.submit(plan, cluster, arrays, why, after, **about)
+                _take_over(plan, attempt, cluster, quota)
                 later = len(open_tasks) - len(tasks)
                 results.append(Submitted(plan.stage, "submitted", tuple(attempt.jobs), len(tasks), later))
     return results
+
+
+def _take_over(plan: Plan, attempt: Attempt, cluster: Cluster, quota: QueueQuota) -> None:
+    """Let all that waits for a finaliser that may not submit follow the attempt that a person makes in its place."""
+    held, _ = attempts.handed_over(plan.path)
+    if not held:
+        return
+    _resubmit_partners(plan, attempt, cluster, quota)
+    follow(plan, held, attempt.finaliser)
+    names = {job: name for before in attempts.read(plan.path) for job, name in before.names.items()}
+    slurm.cancel(sorted(slurm.alive({held: names.get(held, "")})))
+    attempts.take_over(plan.path)
 
 
 def _progress(plan: Plan, tasks: Iterable[int]) -> dict[int, Progress]:
@@ -144,7 +167,7 @@ def _linked(
     for index, chunk in enumerate(chunks):
         after = [f"afterok:{attempt.finaliser}" for attempt in whole]
         after += [_elementwise(attempt.arrays[index]) for attempt in pairs]
-        arrays.append(Array("", chunk, after=",".join(after), resources=size.model_dump()))
+        arrays.append(Array("", chunk, after=",".join(after), resources=size.stored()))
     return arrays, ",".join(f"afterany:{attempt.finaliser}" for attempt in pairs)
 
 
@@ -161,24 +184,49 @@ def _elementwise(partner: Array) -> str:
 
 
 def retry(
-    plans: Sequence[Plan], plan: Plan, cluster: Cluster, changes: Mapping[str, Any], code: str
+    plans: Sequence[Plan],
+    plan: Plan,
+    cluster: Cluster,
+    changes: Mapping[str, Any],
+    code: str,
+    before: Cluster | None = None,
 ) -> list[Submitted]:
-    """Submit the open tasks of `plan` with changed resources or code, and what follows it; or release what is held."""
+    """Submit the open tasks of `plan` with changed resources or code, and what follows it; or release what is held.
+
+    before: the cluster as it was at the last submission, where its file has changed since.
+    """
     if live_attempt(plan) is not None:
         return [_release(plan)]
-    size = Size.model_validate(plan.resources.model_dump() | _last_resources(plan) | dict(changes))
+    size = _retried(plan, planned(plan, cluster), planned(plan, before or cluster), changes)
     reasons = [f"{name}={value}" for name, value in changes.items()] + ([f"code={Path(code).name}"] if code else [])
+    reasons += [f"cluster file: {', '.join(cluster.differences(before))}"] if before else []
+    plans = [replace(row, resources=planned(row, cluster)) for row in plans]
     selected = {plan.stage, *downstream(plans, plan.stage)}
     return submit_chain(plans, selected, cluster, " ".join(["retry", *reasons]), {plan.stage: size}, code)
 
 
-def _last_resources(plan: Plan) -> dict[str, Any]:
-    """The most memory and time that any task of the stage was given so far."""
-    sizes = [array.resources for attempt in attempts.read(plan.path) for array in attempt.arrays]
-    return {
-        name: max((size[name] for size in sizes if size.get(name)), default=getattr(plan.resources, name))
-        for name in ("mem_gb", "minutes")
-    }
+def planned(plan: Plan, cluster: Cluster) -> Size:
+    """The resources that the cluster gives the stage, which may have changed since it was planned."""
+    return cluster.resources(plan.profile, plan.stage) if plan.profile else plan.resources
+
+
+def _retried(plan: Plan, now: Size, before: Size, changes: Mapping[str, Any]) -> Size:
+    """The resources of a retry: the most memory and time that a task had since a person last submitted it, and changes.
+
+    now, before: what the cluster file says, and what it said then; what differs is taken as it is now.
+    """
+    submissions, size = attempts.read(plan.path), now
+    first = max((index for index, attempt in enumerate(submissions) if attempt.by == "person"), default=0)
+    arrays = [array for attempt in submissions[first:] for array in attempt.arrays]
+    given = [Size.model_validate(array.resources) for array in arrays if array.resources]
+    if now.node_mem_gb and now.node_mem_gb == before.node_mem_gb:
+        size = size.with_memory(max([now.node_mem_gb, *(found.node_mem_gb or 0 for found in given)]))
+    if now.minutes == before.minutes:
+        size = size.model_copy(update={"minutes": max([now.minutes, *(found.minutes for found in given)])})
+    if "mem_gb" in changes:
+        size = size.with_memory(changes["mem_gb"])
+    others = {name: value for name, value in changes.items() if name != "mem_gb"}
+    return Size.model_validate(size.model_dump() | others)
 
 
 def downstream(plans: Sequence[Plan], stage: str) -> list[str]:
@@ -214,18 +262,20 @@ def resubmit(plan: Plan, verdict: Verdict, finaliser: str) -> Attempt:
     unit, the elements that Slurm cancelled because their partner had failed are submitted again with their partner.
     """
     cluster = Cluster.read(plan.path.parent)
-    quota = QueueQuota.wait(cluster, plan.resources)
-    tasks = list(verdict.retries)[: quota.take(plan.stage, len(verdict.retries), 0)]
+    usual = planned(plan, cluster)
+    quota = QueueQuota.wait(cluster, plan.stage, usual)
+    own, own_finaliser = cluster.options(usual), cluster.options(cluster.finaliser(plan.stage))
+    tasks = list(verdict.retries)[: quota.take(plan.stage, len(verdict.retries), own, own_finaliser)]
     newest = attempts.newest_arrays(plan.path)
     known = capacity.partitions()
     groups: dict[str, tuple[Size, list[int]]] = {}
     for task_index in tasks:
-        before = Size.model_validate(newest[task_index][1].resources) if task_index in newest else plan.resources
-        size = _escalated(before, plan.resources, verdict.retries[task_index], cluster.slurm.partition, known)
+        before = Size.model_validate(newest[task_index][1].resources) if task_index in newest else usual
+        size = _escalated(before, usual, verdict.retries[task_index], cluster.slurm.partition, known)
         size = _without(size, verdict.exclude)
         groups.setdefault(size.model_dump_json(), (size, []))[1].append(task_index)
     arrays = [
-        Array("", chunk, resources=size.model_dump())
+        Array("", chunk, resources=size.stored())
         for size, group in groups.values()
         for chunk in _chunks(group, quota.limits.array_size)
     ]
@@ -249,9 +299,9 @@ def _escalated(
     default: the partition of a size that names none.
     """
     size, partition = before, before.partition or default
-    if rule.more_memory and size.mem_gb:
+    if rule.more_memory and (given := size.node_mem_gb):
         most = capacity.most_memory(size, partition, known) or math.inf
-        size = size.model_copy(update={"mem_gb": min(size.mem_gb * RETRY_FACTOR, max(most, size.mem_gb))})
+        size = size.with_memory(min(given * RETRY_FACTOR, max(most, given)))
     if rule.more_time and size.minutes == planned.minutes:
         longest = capacity.most_minutes(size, partition, known) or math.inf
         size = size.model_copy(
@@ -279,15 +329,15 @@ def _resubmit_partners(plan: Plan, attempt: Attempt, cluster: Cluster, quota: Qu
             continue
         live, newest = live_attempt(partner), attempts.newest_arrays(folder)
         absent = {task for task in partner.open_tasks() if task not in newest or newest[task][2] not in queued}
-        last = partner.resources.model_dump() | _last_resources(partner)
+        size = _retried(partner, planned(partner, cluster), planned(partner, cluster), {})
         arrays = [
-            Array("", array.tasks, after=_elementwise(array), resources=last)
+            Array("", array.tasks, after=_elementwise(array), resources=size.stored())
             for array in attempt.arrays
-            if set(array.tasks) <= absent and len(array.tasks) <= quota.free - 1
+            if set(array.tasks) <= absent and len(array.tasks) < quota.room(cluster.options(size))
         ]
         if not arrays or live is None:
             continue  # its own finaliser will submit what is left
-        quota.free -= sum(len(array.tasks) for array in arrays)
+        quota.use(cluster.options(size), sum(len(array.tasks) for array in arrays))
         why = f"with its partner in {plan.stage}"
         about: dict[str, Any] = {
             "by": "finaliser",

@@ -7,7 +7,7 @@ from pathlib import Path
 from diagcot.jobs import causes, chain
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.plans.plan import read
+from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import submit
@@ -23,7 +23,9 @@ class StageFailed(UserError):
 
 
 def finalise(stage_dir: Path | str) -> str:
-    """Run the finaliser's job. Returns "done", "retried" or "superseded"; raises StageFailed, which cancels what follows.
+    """Run the finaliser's job. Returns "done", "retried", "superseded" or "handed over".
+
+    Raises StageFailed, which cancels what follows.
 
     It may itself be killed and requeued at any point: it then finds what it has submitted, and continues. While
     slurmctld does not answer it waits; failing would cancel all that follows.
@@ -39,6 +41,25 @@ def finalise(stage_dir: Path | str) -> str:
             print(f"{time.strftime('%F %T')} {error}: next try in {wait:.0f} s", flush=True)
             time.sleep(wait)
             wait = min(2 * wait, 60)
+
+
+def _hand_over(plan: Plan, missing: list[str], job: str, error: UserError) -> str:
+    """Leave the resubmission to a person: say so, and wait in the queue, held, so that nothing that follows is cancelled.
+
+    Many sites let only login nodes submit jobs; at others an account has expired since.
+    """
+    command = f"make retry STAGE={plan.stage} RUN={plan.run}"
+    why = (
+        f"resubmit it from the login node with `{command}`: its finaliser, on {os.uname().nodename}, could not: {error}"
+    )
+    attempts.hand_over(plan.path, job, why)
+    summarise(plan, missing, why)
+    print(why, flush=True)
+    try:
+        slurm.requeue_held(job)
+    except slurm.SlurmError as refusal:
+        raise StageFailed(f"stage {plan.stage}: {why} (and it could not be held: {refusal})") from error
+    return "handed over"
 
 
 def _finalise(stage_dir: Path) -> str:
@@ -65,7 +86,13 @@ def _finalise(stage_dir: Path) -> str:
             return "superseded"
         verdict = causes.judge(plan, cluster.max_attempts)
         if verdict.retries:
-            chain.resubmit(plan, verdict, job)
+            try:
+                chain.resubmit(plan, verdict, job)
+            except UserError as error:
+                if slurm.transient(str(error)):
+                    raise
+                return _hand_over(plan, missing, job, error)
+            attempts.take_over(stage_dir)
             return "retried"
     summarise(plan, missing, verdict.why)
     raise StageFailed(f"stage {plan.stage}: {len(missing)} of {len(plan.keys)} units are not done. {verdict.why}")

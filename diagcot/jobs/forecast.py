@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import capacity, sbatch
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.slurm import limits as slurm_limits
 from diagcot.jobs.slurm.limits import Limits
+from diagcot.jobs.slurm.quota import QueueQuota
 
 PATIENCE_S = 3.0  # the plan is shown without Slurm's answers rather than late
 UNIT_SHARE = 0.8  # of a time limit that start-up and one unit may be expected to take
@@ -57,11 +57,10 @@ def _ask_slurm(plans: Sequence[Plan], cluster: Cluster, known: Forecast) -> Fore
     """`known` with Slurm's answers, which are waited for at the same time."""
     stages = {plan.stage for plan in plans}
     first = [plan for plan in plans if not any(edge.stage in stages for edge in plan.after)]
-    partition = next((plan.resources.partition for plan in plans if plan.resources.partition), cluster.slurm.partition)
+    jobs = [cluster.options(size) for plan in plans for size in (plan.resources, cluster.finaliser(plan.stage))]
     with ThreadPoolExecutor(8) as pool:
         partitions = pool.submit(capacity.partitions, PATIENCE_S)
-        limits = pool.submit(slurm_limits.limits, cluster.slurm.account, cluster.slurm.qos, partition, PATIENCE_S)
-        queue = pool.submit(slurm.queue, PATIENCE_S)
+        quota = pool.submit(QueueQuota.query, jobs, PATIENCE_S)
         tests = {plan.stage: pool.submit(test_only, plan, cluster) for plan in first}
     warnings, notes, unknown = [*known.warnings], [], []
     if error := _slurm_error(partitions):
@@ -70,11 +69,10 @@ def _ask_slurm(plans: Sequence[Plan], cluster: Cluster, known: Forecast) -> Fore
     else:
         never = misfits(plans, cluster, partitions.result())
         warnings += _grouped(never)
-    if error := _slurm_error(limits):
+    if error := _slurm_error(quota):
         unknown.append(f"limits of the queue: {error}")
     else:
-        queued = 0 if _slurm_error(queue) else len(queue.result())
-        notes += waves(plans, limits.result(), queued)
+        notes += waves(plans, cluster, quota.result())
     starts = {}
     for stage, test in tests.items():
         if error := _slurm_error(test):
@@ -86,7 +84,7 @@ def _ask_slurm(plans: Sequence[Plan], cluster: Cluster, known: Forecast) -> Fore
     return Forecast(
         known.storage,
         known.free,
-        None if _slurm_error(limits) else limits.result(),
+        None if _slurm_error(quota) else quota.result().limits,
         starts,
         warnings,
         notes,
@@ -150,19 +148,28 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing(path)).free
 
 
-def waves(plans: Sequence[Plan], limits: Limits, queued: int) -> list[str]:
-    """How the cluster's limits split the submission. queued: jobs of this user that are in the queue already."""
+def waves(plans: Sequence[Plan], cluster: Cluster, quota: QueueQuota) -> list[str]:
+    """How the cluster's limits split the submission."""
+    array_size = quota.limits.array_size
     messages = [
-        f"{plan.stage}: {plan.tasks} tasks are split into {-(-plan.tasks // limits.array_size)} arrays (MaxArraySize"
-        f" {limits.array_size})"
+        f"{plan.stage}: {plan.tasks} tasks are split into {-(-plan.tasks // array_size)} arrays (MaxArraySize {array_size})"
         for plan in plans
-        if plan.tasks > limits.array_size
+        if plan.tasks > array_size
     ]
-    jobs, quota = sum(plan.tasks + 1 for plan in plans), max(0, limits.submit - queued)
-    if jobs > quota:
+    exceeded = []
+    for bound, free in quota.free.items():
+        jobs = sum(
+            plan.tasks * bound.holds(cluster.options(plan.resources))
+            + bound.holds(cluster.options(cluster.finaliser(plan.stage)))
+            for plan in plans
+        )
+        if jobs > free:
+            exceeded.append((free, jobs, bound))
+    if exceeded:
+        free, jobs, bound = min(exceeded)
         messages.append(
-            f"{jobs} jobs with the finalisers, and the queue takes {quota} more ({limits.name} {limits.submit}, {queued}"
-            " queued already): the finalisers submit the remaining tasks later"
+            f"{jobs} jobs with the finalisers, and the queue takes {max(0, free)} more ({bound.name} {bound.most},"
+            f" {bound.most - free} queued already): the finalisers submit the remaining tasks later"
         )
     return messages
 
@@ -189,6 +196,14 @@ def test_only(plan: Plan, cluster: Cluster) -> str:
     # The start of an array is that of its first task; an array that is too large for Slurm is split anyway.
     options = sbatch.options(plan, cluster, plan.resources, min(plan.tasks, 2))
     return slurm.answer("sbatch", "--test-only", *sbatch.flags(options), "--wrap=true", timeout=PATIENCE_S)
+
+
+def refusal(cluster: Cluster, size: Size, timeout: float = PATIENCE_S) -> str:
+    """Why Slurm refuses a job of this size now, or for ever; empty if it does not. Submits nothing. Raises SlurmError."""
+    chosen = sbatch.request(cluster, size)
+    now = {name: value for name, value in chosen.items() if name not in ("begin", "dependency")}
+    answer = slurm.answer("sbatch", "--test-only", *sbatch.flags(now), "--wrap=true", timeout=timeout)
+    return parse_test_only(answer)[1]
 
 
 def parse_test_only(answer: str) -> tuple[str, str]:

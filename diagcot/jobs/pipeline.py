@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from diagcot.jobs import chain
 from diagcot.jobs.chain import Submitted
-from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.cluster import Cluster, load_cluster
 from diagcot.jobs.environment import code as codes
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import debug, local
@@ -29,7 +29,7 @@ from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, environments, index, runner
-from diagcot.jobs.state.files import create_exclusively
+from diagcot.jobs.state.files import create_exclusively, write_json
 
 
 class Pipeline:
@@ -53,7 +53,8 @@ class Pipeline:
         check_name(run)
         self.run, self.cluster, self.root, self.seed = run, cluster, Path(root).resolve(), seed
         self.code_roots = list(dict.fromkeys([codes.PACKAGE, *(Path(path).resolve() for path in code)]))
-        self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **(about or {})}
+        file = {"cluster_file": str(cluster.file)} if cluster.file else {}
+        self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **file, **(about or {})}
         self.keep = dict(keep or {})
         self.plans: list[Plan] = []
         self.grew: list[str] = []  # what the last `write` added to an existing run
@@ -143,6 +144,7 @@ class Pipeline:
             seed=self.seed if seed is None else seed,
             after=tuple(Edge(stage, stage in [pair.stage for pair in pairs]) for stage in follows),
             resources=resources,
+            profile=size,
             tasks=pairs[0].tasks if pairs else plans.pack(len(units_listed), startup_s, unit_s, resources.minutes),
             path=self.run_dir / name,
             startup_s=startup_s,
@@ -198,8 +200,7 @@ class Pipeline:
                     codes.snapshot(self.code_roots, self.code)
                 for plan in new:
                     plans.create(plan)
-                cluster = json.dumps(self.cluster.stored(), indent=1)
-                (self.run_dir / "cluster.yaml").write_text(cluster + "\n")
+                _write_cluster(self.run_dir, self.cluster)
                 (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in self.plans) + "\n")
                 self.grew = growth_now.lines()
                 if growth_now:
@@ -275,6 +276,23 @@ def _link(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
+def _write_cluster(run_dir: Path, cluster: Cluster) -> None:
+    """Record the cluster as it is at this submission; jobs read it, so it is never half written."""
+    write_json(run_dir / "cluster.yaml", cluster.stored())
+
+
+def _current_cluster(run_dir: Path, before: Cluster) -> Cluster:
+    """The cluster as its file says now, with the folders and the executor that the run began with.
+
+    The one of the last submission where the file is not known, or not there any more. Raises UserError if it is wrong.
+    """
+    file = Path(json.loads((run_dir / "run.json").read_bytes()).get("cluster_file") or "/")
+    if not file.is_file():
+        return before
+    now = load_cluster(file)
+    return now.model_copy(update={name: getattr(before, name) for name in ("name", "executor", "roots", "extends")})
+
+
 def _not_now(run: str, why: str) -> str:
     return (
         f"run {run} cannot grow now: {why}. Wait until it has ended (`make watch RUN={run}`), or end it (`make cancel"
@@ -292,8 +310,13 @@ def retry_stage(
     there is nothing to retry.
     """
     require_own(run_dir)
-    cluster = Cluster.read(run_dir)
+    before = Cluster.read(run_dir)
+    cluster = _current_cluster(run_dir, before)
     cluster.enter()
+    if changed := cluster.differences(before):
+        print(
+            f"taken from {cluster.file}, which has changed since the last submission: {', '.join(changed)}", flush=True
+        )
     target = run_dir / codes.FOLDER / codes.digest(code) if code else None
     if target:
         codes.snapshot(code, target)
@@ -308,8 +331,10 @@ def retry_stage(
     if not plan.missing():
         raise UserError(f"stage {stage} is complete: there is nothing to run again")
     new = str(target or "")
+    if changed:
+        _write_cluster(run_dir, cluster)
     if cluster.executor == "slurm":
-        return chain.retry(stored, plan, cluster, dict(changes or {}), new)
+        return chain.retry(stored, plan, cluster, dict(changes or {}), new, before if changed else None)
     later = [stage, *chain.downstream(stored, stage)]
     todo = [p for p in stored if p.stage in later]
     state = "done" if cluster.executor == "debug" else "submitted"

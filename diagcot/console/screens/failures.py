@@ -12,6 +12,7 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
+from diagcot.console.state import cost, output
 from diagcot.console.state.executor import query
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
@@ -75,7 +76,7 @@ def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
         yield _advised(stage, failure)
     for failure, _ in _raised(stage, {_name(task): task for task in stage.unfinished_tasks if task.retried}):
         yield replace(failure, again=True)
-    if stage.stop_reason and not found and not blocked:
+    if stage.stop_reason and not blocked and (not found or attempts.handed_over(stage.path)[0]):
         if stored.damage(stage.path, stored.plan(stage.path)):  # a retry would be refused; the message says what to do
             yield Failure(stage.name, "damaged", stage.stop_reason, (), stage.units - stage.done, 1, None)
             return
@@ -129,9 +130,15 @@ def _ended(stage: Stage, reported: set[str]) -> Iterator[tuple[Failure, set[str]
             silent.setdefault(task.reason, []).append(task)
     for reason, tasks in sorted(silent.items(), key=lambda item: -len(item[1])):
         message = sentence(reason) if reason else "left no message"
+        begun = {path.name.partition(".")[0] for path in (stage.path / "out").glob("*.log")}
+        early = [
+            log for task in tasks if _name(task) not in begun and (log := output.task_log(stage.path, task.task_index))
+        ]
+        if early and (said := output.complaint(early[0])):
+            message = f"{message}; before its work began: {said}"
         left = sum(task.unfinished for task in tasks)
         yield (
-            Failure(stage.name, reason or "ended", message, (), left, len(tasks), None),
+            Failure(stage.name, reason or "ended", message, (), left, len(tasks), early[0] if early else None),
             {f"{task.task_index:05d}" for task in tasks},
         )
 
@@ -162,9 +169,11 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
 
 def _largest(stage: Stage) -> dict[str, Any]:
     """The largest memory and time limits of the stage's tasks so far."""
-    sizes = [stage.resources]
-    sizes += [array.resources for attempt in attempts.read(stage.path) for array in attempt.arrays]
-    return {name: max((size.get(name) or 0 for size in sizes), default=0) for name in ("mem_gb", "minutes")}
+    sizes = [stage.resources, *(array.resources for attempt in attempts.read(stage.path) for array in attempt.arrays)]
+    return {
+        "mem_gb": max((cost.memory_gb(size) for size in sizes), default=0),
+        "minutes": max((size.get("minutes") or 0 for size in sizes), default=0),
+    }
 
 
 def render(run: Run, found: list[Failure]) -> RenderableType:

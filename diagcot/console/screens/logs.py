@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diagcot.console import text
 from diagcot.console.screens.status import require
+from diagcot.console.state import output
 from diagcot.console.state.executor import executor
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import segments, stored
@@ -47,12 +48,21 @@ def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Pa
     if unit is not None:
         task = _task(folder, unit)
         newest = {name: log for name, log in newest.items() if name == task}
+    if not newest and (early := _early(folder, unit)):
+        return early
     if not newest:
         _require_logs(run_dir)
         what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
         raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` shows why)")
     name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
     return folder / "out" / f"{name}.{attempt}.log"
+
+
+def _early(folder: Path, unit: str | None) -> Path | None:
+    """Slurm's own log, of a job that printed something and ended before a worker began; None if there is none."""
+    if unit is not None:
+        return output.task_log(folder, int(_task(folder, unit)))
+    return next(reversed(output.job_logs(folder)), None)
 
 
 def _stages(run_dir: Path) -> list[str]:
@@ -73,6 +83,7 @@ def _stage_of(run_dir: Path, unit: str) -> str:
 
 def _newest(run_dir: Path) -> Path:
     logs = [path for path in run_dir.glob("*/out/*.log") if ".r" not in path.stem.partition(".")[2]]
+    logs = logs or [path for folder in run_dir.glob("*/plan.json") for path in output.job_logs(folder.parent)]
     if not logs:
         _require_logs(run_dir)
         raise UserError(f"run {run_dir.name} has no log yet: nothing has started")

@@ -155,7 +155,8 @@ def task_resources(size: Plan, wide: bool) -> str:
     nodes = f"{size['nodes']} × " if size["nodes"] > 1 else ""
     if not wide:
         return nodes + (f"{gpus} GPU" if gpus else f"{cpus} CPU")
-    memory = f", {text.number(size['mem_gb'])} GB" if size.get("mem_gb") else ""
+    node_gb = cost.memory_gb(size)
+    memory = f", {text.number(node_gb)} GB" if node_gb else ""
     return f"{nodes}({ranks}{f'{gpus} GPU, ' if gpus else ''}{cpus} CPU{memory})"
 
 

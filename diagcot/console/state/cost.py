@@ -24,6 +24,13 @@ def gpus(plan: Plan) -> int:
     return int(size["gpus"] * size["nodes"] * size["tasks_per_node"])
 
 
+def memory_gb(size: Mapping[str, Any]) -> float:
+    """Memory of one node in GB, in whatever form it is asked for; 0 if it is left to Slurm, or all of the node's."""
+    if per_cpu := size.get("mem_per_cpu_gb"):
+        return float(per_cpu * size.get("cpus", 1) * size.get("tasks_per_node", 1))
+    return float(size.get("mem_gb") or 0)
+
+
 def declared(plan: Plan) -> tuple[float, float]:
     """GPU-hours of a stage: (at the declared durations, at the time limits)."""
     seconds = plan["tasks"] * plan.get("startup_s", 0) + plan["units"] * plan.get("unit_s", 0)

@@ -25,11 +25,12 @@ SENTENCES = {
     "PartitionNodeLimit": "requests more nodes than its partition has: lower nodes in the cluster file",
     "PartitionDown": "its partition is down: ask the administrators",
     "PartitionInactive": "its partition accepts no jobs now: ask the administrators",
-    "ReqNodeNotAvail": "nodes that it needs are down or reserved: `sinfo -R` shows why",
     "NodeDown": "a node that it needs is down: `sinfo -R` shows why",
     "BadConstraints": "no node has the requested resources: compare the cluster file with `sinfo -o '%P %f %G %m'`",
     "InvalidAccount": "its account does not exist: correct account in the cluster file",
     "InvalidQOS": "its QOS does not exist or you may not use it: correct qos in the cluster file",
+    "ReqNodeNotAvail": "nodes that it needs are down or reserved, for example for maintenance that would begin before it"
+    " ends: `sinfo -R` and `scontrol show reservation` show why",
     "JobHeldUser": "held by a user: `{retry}` releases it",
     "JobHeldAdmin": "held by Slurm, for example because it failed to start too often: `{retry}` releases it",
     "JobHoldMaxRequeue": "requeued too often and is held: `make failures` may show why, `scontrol release` releases it",

@@ -62,8 +62,15 @@ SET: dict[str, str] = {
 OWN_CODE: dict[str, str] = {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
 """For a Python process that imports this project: the code of the process that starts it."""
 
+DROPPED = "variables that are not used"  # a line of logs that begins so names them
+
 MORE = "DIAGCOT_PASS"
 """Names and patterns that pass besides, for the processes below this one."""
+
+CLUSTERS = ("SLURM_CLUSTERS", "SBATCH_CLUSTERS")
+"""Variables that name the cluster that Slurm's commands speak to, where a login node serves several."""
+
+_selected: set[str] = set()  # the cluster that this process has selected
 
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SUBMITIT_")
 _EXPORT = re.compile(r"\bexport\s+([A-Za-z_]\w*)=")
@@ -90,8 +97,35 @@ def enter(more: Iterable[str] = ()) -> list[str]:
 
 
 def outside_job(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without the variables of the job that this process may run in, which would shape a query or another job."""
-    return {k: v for k, v in environment.items() if not k.startswith(_OF_A_JOB) or k == "SLURM_CONF"}
+    """Without the variables of the job that this process may run in, which would shape a query or another job.
+
+    A shell's defaults for sbatch go with them (`ignored_defaults` names these). What says which Slurm is meant stays.
+    """
+    kept = {k: v for k, v in environment.items() if not k.startswith(_OF_A_JOB) or k in ("SLURM_CONF", CLUSTERS[0])}
+    if kept.get(CLUSTERS[0]) == environment.get("SLURM_CLUSTER_NAME"):  # a job of that very cluster
+        kept.pop(CLUSTERS[0], None)
+    return kept
+
+
+def ignored_defaults(environment: Mapping[str, str]) -> list[str]:
+    """Names of the variables by which a shell gives sbatch defaults, and which `outside_job` drops."""
+    return sorted(name for name in environment if name.startswith("SBATCH_") and name not in CLUSTERS)
+
+
+def select_cluster(name: str | None) -> None:
+    """Let Slurm's commands speak to the cluster of this name; None: to the one of their slurm.conf."""
+    for variable in CLUSTERS:
+        os.environ.pop(variable, None)
+    _selected.clear()
+    if name:
+        os.environ[CLUSTERS[0]] = name
+        _selected.add(name)
+
+
+def clusters_of_shell() -> dict[str, str]:
+    """The variables by which the user's shell, and not `select_cluster`, names a cluster."""
+    named = {variable: os.environ.get(variable, "") for variable in CLUSTERS}
+    return {variable: name for variable, name in named.items() if name and name not in _selected}
 
 
 def named(cluster: Mapping[str, Any], settings: Iterable[Any] = ()) -> list[str]:
@@ -105,7 +139,7 @@ def named(cluster: Mapping[str, Any], settings: Iterable[Any] = ()) -> list[str]
 def sentence(dropped: Iterable[str]) -> str:
     """One line for a log; empty if nothing was dropped. Names only: a value may be a password."""
     names = " ".join(dropped)
-    return f"variables that are not used (`pass_environment` of the cluster file passes more): {names}" if names else ""
+    return f"{DROPPED} (`pass_environment` of the cluster file passes more): {names}" if names else ""
 
 
 def _passes(name: str, more: Iterable[str]) -> bool:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm.hostlist import hostnames
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,10 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
             local_world_size=max(1, size // nodes),
             node_rank=int(env.get("SLURM_NODEID", 0)),
             nodes=nodes,
-            master_addr=_first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "localhost")), nodes),
+            master_addr=hostnames(env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "localhost")))[0],
         )
     # Process ids are used again, and no execution may write to the log of an earlier one.
     return Ranks(f"hand-{os.getpid()}x{time.time_ns() // 1_000_000:x}", 0, 0, 1, 0, 1, 0, 1, "127.0.0.1")
-
-
-def _first_host(nodelist: str, nodes: int) -> str:
-    """The name of the first of these nodes; one node stands in Slurm's list by its own name."""
-    return nodelist if nodes == 1 else slurm.hostnames(nodelist)[0]
 
 
 def address(host: str) -> str:

@@ -12,11 +12,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from diagcot.jobs.cluster import Cluster
+from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.environment import code
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import place
@@ -25,6 +26,7 @@ from diagcot.jobs.execution.ranks import Ranks, address, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm.sbatch import SIZE
 from diagcot.jobs.state import failures
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import write_json
@@ -34,6 +36,8 @@ from diagcot.jobs.state.progress import Progress, last_report
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
 PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
+INTERRUPTED = 76  # exit code of a task that was parked by SIGTERM alone
+GRACE_S = 120  # how long after the announced end of a preempted job Slurm may take to end it
 STUCK = 3  # executions that reach the time limit without progress before the task is stopped
 HUNG = 3  # executions that hang before the task is stopped
 LAG_S = 30  # how late a file that another node has written may appear (NFS attribute caches)
@@ -54,7 +58,7 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     """
     os.umask(0o077)
     allow_open_files()
-    plan, ranks = read(Path(stage_dir)), from_environment()
+    plan, ranks = _with_own_size(read(Path(stage_dir))), from_environment()
     ctx = _context(plan, task_index, ranks)
     debugged = "DIAGCOT_DEBUG" in os.environ  # a person uses this terminal and its Ctrl-C
     if not debugged:
@@ -89,10 +93,15 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     print(f"{time.strftime('%F %T')} {state}", flush=True)
     if state == "parked":
         ctx.event("parked")
-        # Only after a warning: a SIGTERM alone is a person's scancel, or a preemption after which Slurm requeues.
-        if ctx.rank == 0 and warned.is_set() and "SLURM_JOB_ID" in os.environ:
-            _requeue(ranks.job)
+        if ctx.rank == 0 and "SLURM_JOB_ID" in os.environ and not debugged:
+            _leave(ranks.job, warned.is_set())
     return state
+
+
+def _with_own_size(plan: Plan) -> Plan:
+    """The plan with the resources of this job, which those of the plan may differ from: see `diagcot.jobs.slurm.sbatch`."""
+    own = os.environ.get(SIZE, "")
+    return replace(plan, resources=Size.model_validate_json(own)) if own else plan
 
 
 def _announce(ctx: Context, task_index: int) -> None:
@@ -106,6 +115,42 @@ def _scratch(plan: Plan) -> str:
     """The cluster's folder for temporary files; empty for a plan without a cluster."""
     run_dir = plan.path.parent
     return Cluster.read(run_dir).scratch if (run_dir / "cluster.yaml").exists() else ""
+
+
+def _leave(job: str, warned: bool) -> None:
+    """End a parked execution so that the task runs exactly once more, or not at all if a person has cancelled it.
+
+    warned: the warning signal came, not SIGTERM alone. A job that is preempted waits for Slurm to end and requeue it: if it
+    requeued itself, some versions of Slurm would requeue it a second time; if it ended, Slurm would take it for done.
+    """
+    row = _own_record(job)
+    if row.get("JobState", "RUNNING") != "RUNNING":
+        return  # Slurm is ending it, and knows why
+    if row.get("PreemptTime", "None") != "None":
+        print(f"{time.strftime('%F %T')} preempted: Slurm ends and requeues this job", flush=True)
+        _await_end(row.get("EndTime", ""))
+    if warned:
+        _requeue(job)
+    else:
+        sys.exit(INTERRUPTED)
+
+
+def _own_record(job: str) -> dict[str, str]:
+    """What scontrol shows of this job; empty where it cannot be asked."""
+    try:
+        return slurm.show("job", job)[0]
+    except (slurm.SlurmError, IndexError):
+        return {}
+
+
+def _await_end(announced: str) -> None:
+    """Wait until some time after a job's announced end, such as 2026-01-31T22:00:00."""
+    try:
+        end = time.mktime(time.strptime(announced, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        end = time.time()
+    while time.time() < end + GRACE_S:
+        time.sleep(1)
 
 
 def _requeue(job: str) -> None:

@@ -30,7 +30,7 @@ STARTUP_SHARE = 0.05  # start-up may take this share of a task's life
 TASK_START_S = 2  # what any task takes before its kind begins: Slurm's launch, Python, the plan
 MOST_TASKS = 4000  # more would only burden the scheduler (MaxJobCount is 10,000 by default)
 # What may differ when a run is submitted again, by its name in plan.json.
-MUTABLE_FIELDS = ("created", "code", "resources", "yields", "yields_from", "grows", "listed")
+MUTABLE_FIELDS = ("created", "code", "resources", "profile", "setup", "yields", "yields_from", "grows", "listed")
 Grows = Literal["", "units", "anew"]
 """Whether a stage of an existing run may grow: "": it may not. "units": it may get further units. "anew": its product is
 made again, by units that replace all earlier ones; their keys name what the product is made of."""
@@ -87,8 +87,10 @@ class Plan:
     code: str = ""
     """The snapshot of the code that the jobs run."""
     cluster: str = ""
+    profile: str = ""
+    """The resource profile that `resources` came from; empty in plans of earlier versions."""
     setup: tuple[str, ...] = ()
-    """Shell lines that a job runs before its work."""
+    """Shell lines before the work at the first submission; jobs run those of the run's cluster.yaml."""
     headline: Headline = Headline()
     grows: Grows = ""
     selector_settings: tuple[str, ...] = ()
@@ -186,7 +188,7 @@ class Plan:
         return replace(stored, settings=settings)
 
     def header(self) -> dict[str, Any]:
-        """The content of plan.json, whose keys are those of the first version, and `grown` if the stage has grown."""
+        """The content of plan.json: the keys of the first version, and later ones where they have a value."""
         row = {
             "run": self.run,
             "stage": self.stage,
@@ -199,7 +201,7 @@ class Plan:
             "shards_root": str(self.shards_root),
             "seed": self.seed,
             "after": [{"stage": edge.stage, "each": edge.elementwise} for edge in self.after],
-            "resources": self.resources.model_dump(),
+            "resources": self.resources.stored(),
             "tasks": self.tasks,
             "stage_dir": str(self.path),
             "startup_s": self.startup_s,
@@ -215,7 +217,8 @@ class Plan:
             "created": self.created,
             "units": len(self.units),
         }
-        return row | {"grown": self.grown} if self.grown else row
+        later = {"profile": self.profile, "grown": self.grown}
+        return row | {name: value for name, value in later.items() if value}
 
     @classmethod
     def from_header(cls, row: Mapping[str, Any], units: Units | Listing) -> "Plan":
@@ -239,6 +242,7 @@ class Plan:
             unit_s=row["unit_s"],
             code=row["code"],
             cluster=row["cluster"],
+            profile=row.get("profile", ""),
             setup=tuple(row["setup"]),
             headline=Headline(row.get("yields", ""), tuple(row.get("yields_from", ()))),
             grows=row.get("grows", ""),

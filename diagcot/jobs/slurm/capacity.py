@@ -5,6 +5,7 @@ nodes than a partition has, more time than it allows) and leaves them pending fo
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,12 +18,13 @@ COLUMNS = "%P|%a|%l|%s|%D|%c|%m|%G"  # sinfo manual page, option --format
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes of a partition that are equal. cpus, mem_gb, gpus: of one node."""
+    """Nodes of a partition that are equal. cpus, mem_gb, gpus: of one node. gpu_types: type -> GPUs of one node."""
 
     nodes: int
     cpus: int
     mem_gb: float
     gpus: int
+    gpu_types: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +60,8 @@ def parse(text: str) -> dict[str, Partition]:
             Partition(state == "up", minutes(limit), int(most) if most.isdigit() else None, name.endswith("*")),
         )
         mem_gb = int(memory.rstrip("+")) / 1024
-        partition.groups.append(NodeGroup(int(nodes), int(cpus.rstrip("+")), mem_gb, gpus(gres)))
+        group = NodeGroup(int(nodes), int(cpus.rstrip("+")), mem_gb, gpus(gres), gpu_types(gres))
+        partition.groups.append(group)
     return known
 
 
@@ -73,8 +76,18 @@ def minutes(text: str) -> int | None:
 
 def gpus(gres: str) -> int:
     """Number of GPUs in a GRES column: `gpu:h100:4(S:0-1),nvme:1` -> 4."""
-    counts = (part.split("(")[0].split(":") for part in re.split(r",(?![^(]*\))", gres) if part.startswith("gpu"))
-    return sum(int(part[-1]) if part[-1].isdigit() else 1 for part in counts)
+    return sum(gpu_types(gres).values())
+
+
+def gpu_types(gres: str) -> dict[str, int]:
+    """Type -> number of GPUs in a GRES column; the type is empty where the site names none."""
+    found: Counter[str] = Counter()
+    for part in re.split(r",(?![^(]*\))", gres):
+        name, *words = part.split("(")[0].split(":")
+        if name == "gpu":
+            count = int(words.pop()) if words and words[-1].isdigit() else 1
+            found[words[0] if words else ""] += count
+    return dict(found)
 
 
 def misfit(size: Size, name: str | None, known: Mapping[str, Partition]) -> str:
@@ -94,7 +107,7 @@ def misfit(size: Size, name: str | None, known: Mapping[str, Partition]) -> str:
 
 def most_memory(size: Size, name: str | None, known: Mapping[str, Partition]) -> float | None:
     """The most memory in GB that a node can give a job of this size, whatever it asks for now; None if no node fits."""
-    bare = size.model_copy(update={"mem_gb": None})
+    bare = size.with_memory(None)
     bounds = []
     for part in _fitting(bare, name, known):
         nodes = 0
@@ -129,11 +142,16 @@ def _able(size: Size, groups: Iterable[NodeGroup]) -> Iterator[NodeGroup]:
     """The nodes that have all CPUs, memory and GPUs that the job needs on one node."""
     for group in groups:
         if (
-            group.cpus >= size.cpus * size.tasks_per_node
-            and group.gpus >= size.gpus * size.tasks_per_node
-            and group.mem_gb >= (size.mem_gb or 0)
+            group.cpus >= size.node_cpus
+            and group.gpus >= size.node_gpus
+            and (not size.gpus or _has_type(size, group))
+            and group.mem_gb >= (size.node_mem_gb or 0)
         ):
             yield group
+
+
+def _has_type(size: Size, group: NodeGroup) -> bool:
+    return not size.gpu_type or not group.gpus or group.gpu_types.get(size.gpu_type, 0) >= size.node_gpus
 
 
 def _faults(size: Size, name: str, partition: Partition) -> Iterator[str]:
@@ -147,12 +165,15 @@ def _faults(size: Size, name: str, partition: Partition) -> Iterator[str]:
     total = sum(group.nodes for group in partition.groups)
     if size.nodes > total:
         yield f"asks for {size.nodes} nodes, {name} has {total}"
-    cpus, gpu_count = size.cpus * size.tasks_per_node, size.gpus * size.tasks_per_node
     per_node = [
-        (cpus, "CPUs", max((group.cpus for group in partition.groups), default=0)),
-        (size.mem_gb or 0, "GB of memory", max((group.mem_gb for group in partition.groups), default=0)),
-        (gpu_count, "GPUs", max((group.gpus for group in partition.groups), default=0)),
+        (size.node_cpus, "CPUs", max((group.cpus for group in partition.groups), default=0)),
+        (size.node_mem_gb or 0, "GB of memory", max((group.mem_gb for group in partition.groups), default=0)),
+        (size.node_gpus, "GPUs", max((group.gpus for group in partition.groups), default=0)),
     ]
+    if size.gpus and partition.groups and not any(_has_type(size, group) for group in partition.groups):
+        types = sorted({name for group in partition.groups for name in group.gpu_types if name})
+        yield f"asks for GPUs of type {size.gpu_type}, {name} has {', '.join(types) or 'GPUs without a type'}"
+        return
     exceeded = [row for row in per_node if row[0] > row[2]]
     for wanted, unit, most in exceeded:
         yield f"asks for {wanted:g} {unit} per node, the nodes of {name} have at most {most:g}"

@@ -49,7 +49,13 @@ def call(*command: str, timeout: float = TIMEOUT_S) -> str:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise SlurmError(f"{command[0]} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
-    return done.stdout
+    return "".join(line for line in done.stdout.splitlines(True) if not line.startswith("CLUSTER: "))
+
+
+def _of_cluster() -> list[str]:
+    """The option that names the cluster, for sacct, which reads no variable."""
+    name = variables.outside_job(os.environ).get(variables.CLUSTERS[0])
+    return ["-M", name] if name else []
 
 
 def answer(*command: str, timeout: float = TIMEOUT_S) -> str:
@@ -84,12 +90,16 @@ class Job:
     name: str = ""
     nodes: str = ""
     exit: str = ""  # `code:signal` of a job that has ended
+    partition: str = ""  # or several, separated by commas, of a job that waits
+    qos: str = ""
+    account: str = ""
 
 
 def queue(timeout: float = TIMEOUT_S) -> list[Job]:
     """This user's queued and running jobs, one row for each array task."""
-    text = call("squeue", "-r", "-h", "-u", user(), "-o", "%i|%T|%r|%j", timeout=timeout)
-    return [Job(*row.split("|", 3)) for row in text.splitlines() if row.count("|") >= 3]
+    text = call("squeue", "-r", "-h", "-u", user(), "-o", "%i|%T|%r|%j|%P|%q|%a", timeout=timeout)
+    rows = [row.split("|") for row in text.splitlines() if row.count("|") >= 3]
+    return [Job(*row[:4], **dict(zip(("partition", "qos", "account"), row[4:], strict=False))) for row in rows]
 
 
 def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job]:
@@ -102,7 +112,8 @@ def history(job_ids: Sequence[str], timeout: float = TIMEOUT_S) -> dict[str, Job
         return {}
     columns = "JobID,State,Reason,JobName,NodeList,ExitCode"
     # The start is explicit because sacct's default is the last midnight.
-    text = call("sacct", "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns, timeout=timeout)
+    query = ("sacct", *_of_cluster(), "-n", "-P", "-S", "now-30days", "-j", ",".join(job_ids), "-o", columns)
+    text = call(*query, timeout=timeout)
     jobs: dict[str, Job] = {}
     for row in text.splitlines():
         fields = row.split("|")
@@ -153,7 +164,8 @@ def named(name: str) -> list[str]:
     jobs = call("squeue", "-h", "-u", user(), "-n", name, "-o", "%F").split()
     if not jobs:
         try:
-            rows = call("sacct", "-X", "-n", "-P", "-S", "now-2days", f"--name={name}", "-o", "JobID").split()
+            query = ("sacct", *_of_cluster(), "-X", "-n", "-P", "-S", "now-2days", f"--name={name}", "-o", "JobID")
+            rows = call(*query).split()
             jobs = [row.split("_")[0] for row in rows]
         except SlurmError:
             pass
@@ -163,6 +175,11 @@ def named(name: str) -> list[str]:
 def requeue(job_id: str) -> None:
     """Put an array task back into the queue. Name it `<array>_<index>`: a plain id may mean the whole array."""
     call("scontrol", "requeue", job_id)
+
+
+def requeue_held(job_id: str) -> None:
+    """Put a running job back into the queue, where it is held until it is released or cancelled."""
+    call("scontrol", "requeuehold", job_id)
 
 
 def depend(job_id: str, old: str, new: Sequence[str]) -> bool:
@@ -192,9 +209,13 @@ def cancel(job_ids: Sequence[str]) -> None:
         call("scancel", *job_ids)
 
 
-def hostnames(nodelist: str) -> list[str]:
-    """The names in a host list such as `gpu[03-05,9],x1`."""
-    return call("scontrol", "show", "hostnames", nodelist).split()
+def show(what: str, *names: str, timeout: float = TIMEOUT_S) -> list[dict[str, str]]:
+    """Records of `scontrol show WHAT -o`, such as job or partition, each as a mapping.
+
+    A value ends at the first space: texts of people, such as comments, are not whole.
+    """
+    text = call("scontrol", "show", what, *names, "-o", timeout=timeout)
+    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in text.splitlines() if "=" in line]
 
 
 def config(timeout: float = TIMEOUT_S) -> dict[str, str]:

@@ -46,6 +46,9 @@ def submit(
     name = "" if finaliser_after is None else f"{plan.run}.{plan.stage}.finaliser.{token}"
     fields = {"code": plan.code, "finaliser_name": name, "finaliser_after": finaliser_after or ""} | about
     attempt = Attempt(number, why, named, **fields)  # type: ignore[arg-type]
+    if cluster.container:  # which can only be given folders that are there
+        for folder in sbatch.product_folders(plan):
+            folder.mkdir(parents=True, exist_ok=True)
     attempts.intend(plan.path, attempt)
     return _complete(plan, cluster, attempt, adopt=False)
 
@@ -58,10 +61,19 @@ def _require_entry(plan: Plan, code: Path) -> None:
         )
 
 
-def recover(plan: Plan, cluster: Cluster) -> Attempt | None:
-    """Finish the submission of a launcher that was killed: adopt the jobs that Slurm has, submit the others."""
+def recover(plan: Plan, cluster: Cluster, anew: bool = False) -> Attempt | None:
+    """Finish the submission of a launcher that was killed: adopt the jobs that Slurm has, submit the others.
+
+    anew: forget a submission of which Slurm has no job at all, because the caller submits the stage as it is now.
+    """
     attempt = attempts.intended(plan.path)
-    return None if attempt is None else _complete(plan, cluster, attempt, adopt=True)
+    if attempt is None:
+        return None
+    names = [array.name for array in attempt.arrays] + [attempt.finaliser_name] * bool(attempt.finaliser_name)
+    if anew and not any(slurm.named(name) for name in names):
+        attempts.forget(plan.path, attempt)
+        return None
+    return _complete(plan, cluster, attempt, adopt=True)
 
 
 def _token(plan: Plan, number: int) -> str:
@@ -74,7 +86,24 @@ def _token(plan: Plan, number: int) -> str:
 
 
 def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> Attempt:
+    """Submit all of it, or nothing: what was accepted before a refusal is cancelled, and decides nothing later."""
     arrays: list[Array] = []
+    try:
+        complete = _send_all(plan, cluster, attempt, adopt, arrays)
+    except slurm.SlurmError as error:
+        if not slurm.transient(str(error)):
+            slurm.cancel([array.job for array in arrays])
+            if arrays:  # their names were used
+                attempts.write(plan.path, dataclasses.replace(attempt, why=f"{attempt.why}, refused", arrays=()))
+            else:
+                attempts.forget(plan.path, attempt)
+        raise
+    attempts.write(plan.path, complete)
+    return complete
+
+
+def _send_all(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool, arrays: list[Array]) -> Attempt:
+    """Submit the arrays and the finaliser of an attempt. arrays: receives those that Slurm has accepted."""
     for array in attempt.arrays:
         size = Size.model_validate(array.resources)
         names = {"job_name": array.name, "dependency": array.after}
@@ -89,9 +118,7 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
         names = {"job_name": attempt.finaliser_name, "dependency": dependency}
         script = sbatch.finalise(plan, cluster, attempt.code, **names)
         finaliser = _send(plan, attempt.finaliser_name, script, adopt)
-    complete = dataclasses.replace(attempt, arrays=tuple(arrays), finaliser=finaliser)
-    attempts.write(plan.path, complete)
-    return complete
+    return dataclasses.replace(attempt, arrays=tuple(arrays), finaliser=finaliser)
 
 
 def _send(plan: Plan, name: str, script: str, adopt: bool) -> str:

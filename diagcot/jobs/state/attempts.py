@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.state.files import create_exclusively, write_json
+from diagcot.jobs.state.files import create_exclusively, read_json, write_json
 from diagcot.jobs.state.progress import Progress
 
+HANDED_OVER = "unsubmitted.json"
 RETRY_FACTOR = 1.5  # a task that lacked memory or time asks for this many times as much at its next attempt
 
 
@@ -125,6 +126,27 @@ def intend(stage_dir: Path, attempt: Attempt) -> None:
     """Record what is about to be submitted."""
     (stage_dir / "attempts").mkdir(exist_ok=True)
     write_json(stage_dir / "attempts" / f"{attempt.number}.intent", _row(attempt))
+
+
+def forget(stage_dir: Path, attempt: Attempt) -> None:
+    """Remove the record of a submission of which Slurm has accepted nothing."""
+    (stage_dir / "attempts" / f"{attempt.number}.intent").unlink(missing_ok=True)
+
+
+def hand_over(stage_dir: Path, finaliser: str, why: str) -> None:
+    """Record that a finaliser could not resubmit, and leaves it to a person."""
+    write_json(stage_dir / HANDED_OVER, {"finaliser": finaliser, "why": why})
+
+
+def handed_over(stage_dir: Path) -> tuple[str, str]:
+    """(job, reason) of a finaliser that left resubmission to a person; empty if none did."""
+    row = read_json(stage_dir / HANDED_OVER) or {}
+    return str(row.get("finaliser", "")), str(row.get("why", ""))
+
+
+def take_over(stage_dir: Path) -> None:
+    """Forget that a finaliser left resubmission to a person: somebody does it now."""
+    (stage_dir / HANDED_OVER).unlink(missing_ok=True)
 
 
 def intended(stage_dir: Path) -> Attempt | None:

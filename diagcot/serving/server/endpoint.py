@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from diagcot.jobs import UserError
-from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.slurm.hostlist import hostnames
 from diagcot.serving.errors import ServerError
 from diagcot.serving.http import ENGINE_DEAD, Address, refuses
 from diagcot.serving.settings import ServerSettings
@@ -121,7 +121,7 @@ def inside_allocation(host: str, environment: dict[str, str] | None = None) -> b
     if not addresses:
         raise UserError(f"{host} (endpoint) has no address: check the name")
     nodes = (os.environ if environment is None else environment).get("SLURM_JOB_NODELIST")
-    names = [socket.gethostname(), *(slurm.hostnames(nodes) if nodes else [])]
+    names = [socket.gethostname(), *(hostnames(nodes) if nodes else [])]
     inside = {node_address for name in names for node_address in _addresses(name)}
     return all(item in inside or ipaddress.ip_address(item).is_loopback for item in addresses)
 

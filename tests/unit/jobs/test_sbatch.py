@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diagcot.jobs import entrypoints
-from diagcot.jobs.cluster import Cluster, Size
+from diagcot.jobs.cluster import Cluster, Size, load_cluster
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans.plan import Edge, Plan
 from diagcot.jobs.slurm import sbatch, scripts, submit
@@ -26,6 +26,7 @@ def cluster(**more: Any) -> Cluster:
     general = {"partition": "gpu", "account": "chest x-ray", "extra": {"mail_type": "END", "exclusive": True}}
     profiles = {"small": {"cpus": 2, "minutes": 60, "partition": "cpu", "requeue": False}}
     rows = {"slurm": general, "resource_profiles": profiles, "environment": {"SITE_CONF": "/etc/a b.conf"}}
+    rows |= {"setup": ["module load cuda"]}
     return chains.cluster("slurm", **rows | more)
 
 
@@ -33,7 +34,6 @@ def plan(stage: str = "cot", count: int = 6, **more: Any) -> Plan:
     rows: dict[str, Any] = {
         "resources": SIZE,
         "tasks": count,
-        "setup": ("module load cuda",),
         "code": "/site/code/1a2b",
     }
     return chains.plan(SITE, stage, count, **rows | more)
@@ -87,11 +87,90 @@ def test_a_job_that_is_no_array_needs_no_index(monkeypatch: pytest.MonkeyPatch) 
     assert entrypoints.own_task("12") == 12
 
 
-def test_options_of_the_site_win() -> None:
-    extra = {"signal": "USR2@10", "hold": True, "gres_flags": "enforce-binding", "requeue": False, "comment": None}
-    flags = sbatch.flags(sbatch.options(plan(), cluster(slurm={"extra": extra}), SIZE))
-    assert {"--signal=USR2@10", "--hold", "--gres-flags=enforce-binding"} <= set(flags)
-    assert not any(flag.startswith(("--requeue", "--comment", "--array", "--partition")) for flag in flags)
+def flags(size: Size = SIZE, **general: Any) -> list[str]:
+    return sbatch.flags(sbatch.options(plan(), cluster(slurm=general), size))
+
+
+def test_options_of_the_site_and_of_a_profile() -> None:
+    general: dict[str, Any] = {
+        "account": "lab", "reservation": "week", "licenses": "m:2", "exclusive": "user", "switches": "1@60", "nice": 100,
+        "begin": "22:00", "comment": "project 7", "wckey": "k", "mail_type": "FAIL", "dependency": "afterok:9",
+        "extra": {"hold": True, "gres_flags": "enforce-binding", "mail_user": "me@x", "requeued": None},
+    }  # fmt: skip
+    assert {
+        *("--account=lab", "--reservation=week", "--licenses=m:2", "--exclusive=user", "--switches=1@60", "--nice=100"),
+        *("--begin=22:00", "--comment=project 7", "--wckey=k", "--mail-type=FAIL", "--mail-user=me@x"),
+        *("--hold", "--gres-flags=enforce-binding", "--dependency=afterok:9"),
+    } <= set(flags(**general))
+    own = flags(SIZE.model_copy(update={"account": "big", "exclusive": True, "nice": 0}), **general)
+    assert {"--account=big", "--exclusive", "--nice=0"} <= set(own)
+    text = sbatch.work(plan(), cluster(slurm=general), SIZE, (0,), dependency="afterok:7")
+    assert "#SBATCH --dependency=afterok:7,afterok:9\n" in text  # the run's own and the foreign job
+    assert not any(flag.startswith(("--wckey", "--comment=p", "--dependency")) for flag in flags())
+
+
+@pytest.mark.parametrize(
+    ("general", "own", "expected"),
+    [
+        ({}, {}, ["--gpus-per-node=4"]),
+        ({"gpu_type": "h100"}, {}, ["--gpus-per-node=h100:4"]),
+        ({"gpu_type": "h100", "gpu_request": "gres"}, {"gres": "nvme:1"}, ["--gres=gpu:h100:4,nvme:1"]),
+        ({"gpu_request": "gpus-per-task"}, {"gpu_type": "a100"}, ["--gpus-per-task=a100:1"]),
+        ({"gpu_type": "h100", "gpu_bind": "closest"}, {}, ["--gpus-per-node=h100:4", "--gpu-bind=closest"]),
+        ({"gpu_type": "h100", "gpu_request": "gres", "gpu_bind": "none"}, {"gpus": 0}, []),
+        ({}, {"gpus": 0, "gres": "nvme:1"}, ["--gres=nvme:1"]),
+    ],
+)
+def test_row_05_gpus_as_the_site_spells_them_and_none_for_cpu_jobs(
+    general: dict[str, Any], own: dict[str, Any], expected: list[str]
+) -> None:
+    found = flags(Size.model_validate(SIZE.model_dump() | own), **general)
+    assert [flag for flag in found if flag.startswith(("--gpu", "--gres"))] == expected
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        ({"mem_gb": 1.5}, ["--mem=1536MB"]),
+        ({"mem_gb": 0}, ["--mem=0"]),
+        ({"mem_per_cpu_gb": 4}, ["--mem-per-cpu=4096MB"]),
+        ({}, []),
+    ],
+)
+def test_row_06_one_form_of_memory(memory: dict[str, Any], expected: list[str]) -> None:
+    size = Size(cpus=8, tasks_per_node=2, **memory)
+    assert [flag for flag in flags(size) if flag.startswith("--mem")] == expected
+    assert size.with_memory(64).node_mem_gb == 64
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("gpus_per_node", "gpu_type"), ("gres", "gpu_request: gres"), ("mem-per-cpu", "mem_per_cpu_gb"),
+        ("signal", "warning_seconds"), ("requeue", "`requeue`"), ("clusters", "`cluster` under"), ("array", "the suite sets"),
+        ("output", "find what a job prints"), ("nodes", "`nodes`"), ("p", "long name"),
+    ],
+)  # fmt: skip
+def test_an_option_that_the_suite_sets_is_an_error_with_the_key_to_write(
+    tmp_path: Path, option: str, remedy: str
+) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(f"name: site\nexecutor: slurm\nresource_profiles: {{}}\nslurm:\n  extra:\n    {option}: x\n")
+    with pytest.raises(UserError, match=rf"site.yaml:6: extra: .*{remedy}"):
+        load_cluster(path)
+
+
+def test_a_task_in_a_container(tmp_path: Path) -> None:
+    inside = {"image": "/img/dc.sif", "python": "/opt/bin/python", "mounts": ["/data/mimic"]}
+    made = plan("align", 1)
+    text = sbatch.work(made, cluster(container=inside), SIZE, (0,))
+    path = GOLDEN / "apptainer.txt"
+    assert text.splitlines()[-1] + "\n" == path.read_text(), f"if that is meant, write it to {path}"
+    text = sbatch.work(made, cluster(container=inside | {"runtime": "pyxis"}), SIZE, (0,))
+    path = GOLDEN / "pyxis.txt"
+    assert text.splitlines()[-1] + "\n" == path.read_text(), f"if that is meant, write it to {path}"
+    assert "apptainer" not in sbatch.finalise(made, cluster(container=inside))
+    assert "--nv" not in sbatch.work(made, cluster(container=inside), SIZE.model_copy(update={"gpus": 0}), (0,))
 
 
 def write(root: Path, array_size: int) -> list[Path]:

@@ -53,7 +53,7 @@ def test_every_event_of_the_code_is_described_and_no_other() -> None:
 
 
 def test_keys_of_run_files_are_those_that_are_written(tmp_path: Path) -> None:
-    plan = chains.plan(tmp_path, "first", 1)
+    plan = chains.plan(tmp_path, "first", 1, profile="small")
     assert plan.header().keys() == run_files.PLAN_KEYS.keys()
     folder = tmp_path / "stage"
     folder.mkdir()

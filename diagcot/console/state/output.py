@@ -1,0 +1,43 @@
+"""What Slurm's own log of a job says, where a job has failed before the worker opened a log of its task."""
+
+import re
+from pathlib import Path
+
+from diagcot.jobs.entrypoints import STARTED
+from diagcot.jobs.environment import variables
+from diagcot.jobs.state import attempts
+
+FOLDER = "slurm"  # of a stage (as in `diagcot.jobs.slurm.sbatch`)
+CHARACTERS = 300  # of a line that are shown
+# What shells, loaders, containers and Slurm print when something is wrong.
+WRONG = re.compile(r"[Ee]rror|ERROR|FATAL|not found|denied|No such|[Cc]annot|[Uu]nable|[Ff]ailed|Killed|Traceback")
+# Slurm's own last lines ("Exited with exit code 1") say less than those of the program.
+OF_SLURM = re.compile(r"^(srun|slurmstepd|slurmd\S*):")
+
+
+def job_log(stage_dir: Path, job: str) -> Path | None:
+    """Slurm's log of a job or array element; None if there is none, or nothing in it."""
+    path = stage_dir / FOLDER / f"{job}.log"
+    return path if path.exists() and path.stat().st_size else None
+
+
+def task_log(stage_dir: Path, task_index: int) -> Path | None:
+    """Slurm's log of the newest job of a task."""
+    newest = attempts.newest_arrays(stage_dir)
+    return job_log(stage_dir, newest[task_index][2]) if task_index in newest else None
+
+
+def job_logs(stage_dir: Path) -> list[Path]:
+    """Slurm's logs of a stage that are not empty: those of finalisers, then those of tasks, each the oldest first."""
+    finalisers = {attempt.finaliser for attempt in attempts.read(stage_dir)}
+    paths = [path for path in (stage_dir / FOLDER).glob("*.log") if path.stat().st_size]
+    return sorted(paths, key=lambda path: (path.stem not in finalisers, path.stat().st_mtime))
+
+
+def complaint(path: Path) -> str:
+    """The last line that says what went wrong, else the last line; empty if there is none."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith((STARTED, variables.DROPPED))]
+    wrong = [line for line in lines if WRONG.search(line)]
+    own = [line for line in wrong if not OF_SLURM.match(line)]
+    return (own or wrong or lines or [""])[-1][:CHARACTERS]
