@@ -29,7 +29,7 @@ DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exi
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
 $(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -71,6 +71,9 @@ submit-all:  ## submit the whole chain (DRY=1 only shows it, with its scripts)
 
 doctor:  ## check this machine, the cluster, data, models and Java, and show what to fix
 	@$(DIAGCOT) doctor $(CHAIN)
+
+cluster-init:  ## write slurm/clusters/<CLUSTER>.yaml from what Slurm says of this site (partitions, GPUs, limits, accounts)
+	@$(DIAGCOT) cluster init $(if $(filter-out laptop,$(value CLUSTER)),$(call option,CLUSTER,name))
 
 rehearse:  ## submit two-minute jobs that check, on the nodes, what each stage will need (PATIENCE=minutes)
 	@$(DIAGCOT) rehearse $(CHAIN) $(call option,PATIENCE,patience)

@@ -6,7 +6,7 @@ from diagcot.cli.options import Verbs, add_chain_options, chain_of
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add doctor and rehearse, which is also called preflight."""
+    """Add doctor, rehearse, which is also called preflight, and cluster."""
     add_chain_options(verbs.add("doctor", "check this machine, the cluster, data, models and Java", _doctor))
 
     parser = verbs.add(
@@ -19,6 +19,18 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument(
         "--patience", type=float, default=10, metavar="MINUTES", help="minutes to wait for a job to start (default: 10)"
     )
+
+    parser = verbs.add("cluster", "write a cluster file from what Slurm says of this site", _cluster)
+    parser.add_argument("action", choices=["init"], help="init: write a new file into slurm/clusters/")
+    parser.add_argument("--name", default=None, help="name of the cluster (default: as Slurm names it)")
+
+
+def _cluster(args: argparse.Namespace) -> int:
+    from diagcot.preflight.site import command
+    from launchers.chain import ROOT
+
+    command.init(args.name, ROOT / "slurm" / "clusters")
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

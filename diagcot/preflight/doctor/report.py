@@ -67,6 +67,11 @@ def _chain(recipe: str, cluster: str) -> Iterable[Finding]:
     except UserError as error:
         yield bad("cluster", str(error), "write it from slurm/clusters/example.yaml (docs/cluster.md)")
         return
+    try:
+        site.enter()
+    except UserError as error:
+        yield bad("cluster", str(error))
+        return
     yield good("cluster", f"{site.name}: executor {site.executor}, sizes {', '.join(site.resource_profiles)}")
     if site.executor == "slurm":
         yield from slurm_check.answers(site)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 KIND = "diagcot.preflight.rehearsal.node"
 MINUTES = 2
 SINFO_S = 30
+NOT_NOW = {"begin": None, "dependency": None, "mail_type": None}  # a rehearsal waits for nothing, and mails nobody
 WARNING_SECONDS = 5  # the warning of a real job would come as soon as one of two minutes begins
 FOLDER = "rehearsals"  # in the folder of logs, one level below the runs, so that no verb takes one for a run
 FINALISER = "finaliser"  # one stands for those of all stages: they are alike
@@ -77,8 +78,10 @@ def rehearsed(cluster: Cluster) -> Cluster:
             "warning_seconds": WARNING_SECONDS,
             "max_attempts": 1,
             "roots": Roots(logs=folder, shards=folder, models=folder),
+            "slurm": cluster.slurm.model_copy(update=NOT_NOW),
             "resource_profiles": {
-                name: size.model_copy(update={"minutes": MINUTES}) for name, size in cluster.resource_profiles.items()
+                name: size.model_copy(update={"minutes": MINUTES, **NOT_NOW})
+                for name, size in cluster.resource_profiles.items()
             },
             "stages": {name: parts | {"minutes": MINUTES} for name, parts in cluster.stages.items()},
         }
@@ -191,16 +194,11 @@ def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:
 
     Options that this host is refused are left out: sbatch will refuse the stages themselves.
     """
-    general = chain.cluster.slurm
     distinct: list[dict[str, str]] = []
     for plan in chain.plans:
-        options = {
-            "partition": plan.resources.partition or general.partition,
-            "account": general.account,
-            "qos": general.qos,
-            "constraint": general.constraint,
-        }
-        given = {name: value for name, value in options.items() if value}
+        options = chain.cluster.options(plan.resources)
+        names = ("partition", "account", "qos", "constraint", "reservation", "wckey")
+        given = {name: str(value) for name in names if (value := getattr(options, name))}
         distinct += [given] if given not in distinct else []
     return tuple(options for options in distinct if not refused(options))
 
@@ -238,8 +236,11 @@ def start(rehearsal: Rehearsal) -> None:
         before = [rehearsal.jobs[name] for name in edges.get(plan.stage, ()) if name in rehearsal.jobs]
         after = f"afterany:{':'.join(before)}" if before else ""
         arrays = [Array("", (0,), after=after, resources=plan.resources.model_dump())]
+        cluster = rehearsal.pipeline.cluster
+        if plan.stage == FINALISER:  # finalisers run outside the container
+            cluster = cluster.model_copy(update={"container": None})
         try:
-            attempt = submit.submit(plan, rehearsal.pipeline.cluster, arrays, "rehearsal", None)
+            attempt = submit.submit(plan, cluster, arrays, "rehearsal", None)
         except slurm.SlurmError as error:
             rehearsal.rows.append(_refused(rehearsal, plan, error, known))
         else:

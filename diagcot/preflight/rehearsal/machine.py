@@ -166,6 +166,10 @@ def commands(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Slurm's commands inside the job: a worker requeues itself, a finaliser submits."""
     wanted = ["scontrol"] + (["sbatch", "squeue", "sacct"] if "submit" in stage.needs else [])
     missing = [name for name in wanted if shutil.which(name) is None]
+    if missing == ["scontrol"] and _in_container(ctx.stage_dir.parent):
+        text = "no scontrol in the container: a task cannot requeue itself at its time limit"
+        yield note("Slurm", text, "nothing needs to be done: its finaliser submits it again")
+        return
     if missing:
         why = "finalisers resubmit tasks" if len(wanted) > 1 else "a job that is preempted requeues"
         remedy = f"{why}: load your site's Slurm in `setup` of the cluster file"
@@ -182,6 +186,10 @@ def commands(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
             yield bad("Slurm", f"this node may not submit to {flags}: {refusal}", "ask the administrators (AllocNodes)")
             return
     yield good("Slurm", f"{', '.join(wanted)}: available, and the controller answers")
+
+
+def _in_container(run_dir: Path) -> bool:
+    return (run_dir / "cluster.yaml").exists() and Cluster.read(run_dir).container is not None
 
 
 def refused(options: dict[str, str]) -> str:
