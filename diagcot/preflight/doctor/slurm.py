@@ -39,8 +39,7 @@ def answers(cluster: Cluster) -> Iterator[Finding]:
         yield good("accounting", "sacct answers")
     except slurm.SlurmError as error:
         yield note("accounting", str(error), NO_ACCOUNTING)
-    yield from _shell(os.environ)
-    yield from _site(cluster)
+    yield from site(cluster)
     for name, size in cluster.resource_profiles.items():
         yield _profile(cluster, name, size, known)
 
@@ -66,8 +65,9 @@ def _shell(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield note("defaults", text, "write what they say into the cluster file, under `slurm` or `environment`")
 
 
-def _site(cluster: Cluster) -> Iterator[Finding]:
-    """What this site does differently from others: limits, keys, who may submit, preemption."""
+def site(cluster: Cluster) -> Iterator[Finding]:
+    """What this site and shell do differently from others: defaults, limits, keys, who may submit, preemption."""
+    yield from _shell(os.environ)
     jobs = [cluster.options(size) for size in cluster.resource_profiles.values()]
     try:
         config, found = slurm.config(TIMEOUT_S), limits(jobs, TIMEOUT_S)

@@ -18,6 +18,7 @@ from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.attempts import Array
 from diagcot.jobs.state.environments import interpreter
 from diagcot.preflight import checks
+from diagcot.preflight.doctor.slurm import site
 from diagcot.preflight.finding import bad
 from diagcot.preflight.rehearsal.machine import refused
 from diagcot.preflight.rehearsal.rows import Row
@@ -210,6 +211,7 @@ def _check_here(rehearsal: Rehearsal) -> None:
         rehearsal.rows += [Row(name, bad("settings", " ".join(message.split()))) for name in names]
     if chain.cluster.executor != "slurm":
         return
+    rehearsal.rows += [Row("(this host)", finding) for finding in site(chain.cluster) if finding.level != "good"]
     known = capacity.partitions(SINFO_S)
     for plan in chain.plans:
         partition = plan.resources.partition or chain.cluster.slurm.partition
