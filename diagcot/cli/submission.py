@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from diagcot.jobs import Submitted
     from launchers.chain import Chain
 
+DEMOS = {"tiny": "demo"}
+"""Recipe -> the name of its run where `demo` is typed; the run of any other recipe is named after the recipe."""
+
 
 def add_verbs(verbs: Verbs) -> None:
     """Add submit, plan, scripts, demo, study, sweep, retry, cancel and worker."""
@@ -181,7 +184,7 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
 def _demo(args: argparse.Namespace) -> int:
     from diagcot.console.screens import demo
 
-    chain = chain_of(args, "demo")
+    chain = chain_of(args, DEMOS.get(args.recipe, ""))
     chain.obtain()
     return demo.run(chain)
 
