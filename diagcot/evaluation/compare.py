@@ -13,6 +13,7 @@ from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import UserError
+from diagcot.jobs.plans import differences
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.identity import Ids
 from diagcot.tasks.predictions import Prediction
@@ -32,9 +33,21 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
     pairs = [(model, model) for model in shared] or [(names[0][-1], names[1][-1])]
     ids = [{_key(row) for row in mine} for mine in rows]
     common = ids[0] & ids[1]
+    other = {key[:2] for key in ids[0] - common} & {key[:2] for key in ids[1] - common}
+    why = (
+        f"{len(other)} have an id that both runs have and another reference, so they are about other data: another seed draws"
+        " other phantoms, other settings make other questions"
+        if other
+        else ""
+    )
     if not common:
-        raise UserError(f"{one.name} and {two.name} have no sample in common: they were evaluated on other data")
-    notes = []
+        raise UserError(
+            f"{one.name} and {two.name} have no sample in common: they were evaluated on other data"
+            + (f" ({why})" if why else "")
+        )
+    notes = [f"differs: {line}" for line in differences.between(one, two)]
+    if why:
+        notes.append(f"of the samples that are not in both runs {why}")
     for run, mine in zip((one, two), ids, strict=True):
         if left := len(mine - common):
             notes.append(f"{left} of {len(mine)} samples of {run.name} are not in the other run and are left out")

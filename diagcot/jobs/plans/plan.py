@@ -344,7 +344,7 @@ def refuse(stored: Plan, differences: Sequence[str]) -> None:
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line for each difference between two headers that matters, such as `settings.lr: 0.1 in the run, 0.2 now`."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     units = "the keys or parameters of the units differ"
     return [
         units
@@ -355,11 +355,12 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"a": {"b": 1}}` is `{"a.b": "1"}`, values as JSON."""
     if isinstance(value, dict):
         rows: dict[str, Any] = {}
         for key, item in value.items():
-            rows |= _flat(item, f"{name}.{key}" if name else str(key))
+            rows |= flat(item, f"{name}.{key}" if name else str(key))
         return rows
     return {name: json.dumps(value, default=list)}
 
