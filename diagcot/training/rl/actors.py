@@ -33,7 +33,7 @@ def server_gpus(visible: str | None, gpus: int, server: int, servers: int) -> li
     if len(names) < gpus:
         raise UserError(
             f"rollout servers see {len(names)} of the {gpus} GPUs of their node (CUDA_VISIBLE_DEVICES): let Slurm bind none to"
-            " single tasks (`gpu-bind: none` under `extra` in the cluster file)"
+            " single tasks (`gpu_bind: none` in the cluster file)"
         )
     share = max(1, len(names) // servers)
     return names[server * share : (server + 1) * share] or names[-share:]
