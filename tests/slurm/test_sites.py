@@ -73,10 +73,13 @@ def test_row_02_the_limit_of_a_partitions_qos_is_kept_by_waves(tmp_path: Path, d
     assert "the submit limit left no room for it before" in " ".join(runs.why(plan))
 
 
-def test_row_03_preemption_that_begins_with_sigterm_is_one_more_execution(
-    tmp_path: Path, devcluster_with: Start
+@pytest.mark.parametrize(
+    ("how", "first"), [("idle_on_node_suspend", "SIGTERM"), ("preempt_send_user_signal", "SIGUSR2")]
+)
+def test_rows_03_and_04_preemption_is_one_more_execution_however_it_is_announced(
+    tmp_path: Path, devcluster_with: Start, how: str, first: str
 ) -> None:
-    devcluster_with(accounting=True, gpu_nodes=1, extra="SlurmctldParameters=idle_on_node_suspend")
+    devcluster_with(gpu_nodes=1, cpu_nodes=1, extra=f"SlurmctldParameters={how}")
     plan = chains.plan(
         tmp_path, "stage", 1, settings={"records": 120, "seconds": 0.25},
         resources=runs.size(partition="spot", gpus=4, minutes=10),
@@ -87,8 +90,8 @@ def test_row_03_preemption_that_begins_with_sigterm_is_one_more_execution(
     runs.finished([plan])
     runs.whole(plan)
     assert [token[-2:] for token in runs.executions(plan, 0)] == ["-0", "-1"]
-    assert runs.why(plan) == ["submitted"] and "SIGTERM: stopping" in runs.log(plan, 0)
-    assert runs.manifest(plan, "00000")["seconds"] < 30  # it did not begin anew
+    log = runs.log(plan, 0)
+    assert runs.why(plan) == ["submitted"] and f"{first}: stopping" in log and "Slurm ends and requeues this job" in log
 
 
 @pytest.mark.usefixtures("devcluster")
