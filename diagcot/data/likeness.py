@@ -66,9 +66,9 @@ class Lookup:
 
     def __init__(self, digests: NDArray[np.uint8]) -> None:
         self._digests = digests
-        self._pieces = [_piece(digests, place) for place in range(SAME + 1)]
-        self._orders = [np.argsort(piece, kind="stable") for piece in self._pieces]
-        self._sorted = [piece[order] for piece, order in zip(self._pieces, self._orders, strict=True)]
+        pieces = [_piece(digests, place) for place in range(SAME + 1)]
+        self._orders = [np.argsort(piece, kind="stable") for piece in pieces]
+        self._sorted = [piece[order] for piece, order in zip(pieces, self._orders, strict=True)]
 
     def find(self, digest: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Rows of the digests that are of the same picture as `digest`, [32] bytes."""

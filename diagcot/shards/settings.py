@@ -1,14 +1,14 @@
 """Settings of the stage that builds shards; commands that only plan read them too."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from diagcot.data.readers import registry
-from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables
+from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables, table_file
 from diagcot.data.readers.registry import CollectionEntry
 from diagcot.data.reports import transforms
 from diagcot.jobs import UserError
@@ -179,6 +179,21 @@ class BuildSettings(Settings):
         "skip",
         description="`skip` leaves an unusable report or row of a table out and records it; `fail` ends the unit.",
     )
+
+
+def unsplit(source: Source) -> Iterator[str]:
+    """The missing tables of splits of a collection that states them in tables of their own, if the source has no `held_out`."""
+    root = usable(source.path)
+    entry = source.dataset
+    tables = [table for table in entry.tables if table.split is not None]
+    if root is None or source.held_out or entry.held_out or not all(table.join and table.optional for table in tables):
+        return
+    missing = [table.patterns[0] for table in tables if table_file(table, root, usable(source.images)) is None]
+    if missing:
+        yield (
+            f"{', '.join(missing)}: not there; studies whose split no table states are lost (put the files beside the other"
+            " tables, or give the source `held_out`)"
+        )
 
 
 def check(settings: BuildSettings) -> None:

@@ -12,6 +12,7 @@ from diagcot.data import seeded
 from diagcot.data.reports import transforms
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.tasks import prompts
+from diagcot.tasks.languages import other_languages
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import ViewPolicy, study_views
@@ -26,10 +27,16 @@ GROUNDED = ("Cardiomegaly", "Lung Opacity", "Pleural Effusion", "Pneumothorax", 
 def report_samples(
     shard: "Shard", ref_name: str, split: str, views: ViewPolicy = "image", texts: PromptSet = DEFAULT
 ) -> Iterator[Sample]:
-    """Images with the whole report of their study. `ref_name`: the shard's path under the shards root."""
+    """Images with the whole report of their study. `ref_name`: the shard's path under the shards root.
+
+    Studies whose reports are not in English give no sample.
+    """
     without_headings, prompt = _without_headings(shard), texts.render("report")
+    foreign = other_languages(shard)
     for view in study_views(shard, split, views):
         study = view.study
+        if study.dataset in foreign:
+            continue
         if study.dataset in without_headings:
             answer = study.findings
         else:

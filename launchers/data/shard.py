@@ -19,6 +19,13 @@ def check(stage: Stage[BuildSettings], chain: ChainView) -> None:
     shards.check(stage.settings)
 
 
+def notes(stage: Stage[BuildSettings], chain: ChainView) -> list[str]:
+    """Sources whose tables of splits are missing: without `held_out` their studies are lost."""
+    return [
+        f"{stage.name}: {source.kind}: {what}" for source in stage.settings.sources for what in shards.unsplit(source)
+    ]
+
+
 def storage(stage: Stage[BuildSettings], chain: ChainView) -> int:
     """Bytes that the shards will take, by the number of images."""
     sources = {role: chain.stage(names[0]) for role, names in stage.inputs.items()}
@@ -50,6 +57,7 @@ KIND = StageKind(
     unit_s=300,
     units=units,
     check=check,
+    notes=notes,
     storage=storage,
     obtain=obtain,
     needs=("data",),

@@ -29,6 +29,7 @@ STAGE_FILES = {
     "progress/<task>.json": "How far a task is.",
     "partial/<unit>.<attempt>.jsonl": "Finished records of a unit that is not done yet.",
     "done/<unit>.json": "The unit is done: outputs with sha256 and bytes, counts, seconds, node.",
+    "accounts/<unit>.json": "Kind `shard`: what the unit read of each source, and what became of it.",
     "failed/<task>.<attempt>.r<rank>.json": "An error: type, message and traceback.",
     "slurm/": "Scripts as submitted, and what their jobs printed before the worker began.",
     "unsubmitted.json": "A finaliser that Slurm did not let resubmit, and why; it is held until a retry.",

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from diagcot.data import pixels, seeded
 from diagcot.data.errors import DataError, ImageError
-from diagcot.data.readers.layouts import image_places, missing_tables, table_file
+from diagcot.data.readers.layouts import image_places, missing_tables, table_files
 from diagcot.data.readers.origins import Origin
-from diagcot.data.readers.records import RawBox, TableLayout, agreed
+from diagcot.data.readers.records import SECTIONS, RawBox, TableLayout, agreed
 from diagcot.data.readers.registry import CollectionEntry, TableFile
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.sections import free_sections
@@ -61,6 +61,7 @@ class TableCollection:
         self._images: dict[str, int] = {}  # patient -> number of images
         self._records: dict[str, bytearray] = {}  # patient -> JSON lines
         self._joined: dict[tuple[str, str], bytearray] = {}  # ("image" or "study", its id) -> JSON lines
+        self._required: dict[str, set[int]] = {}  # image or study -> hashes of those that required tables name
         self._known: dict[str, set[int]] = {"image": set(), "study": set()}  # hashes of the ids that the tables name
         self._has_raters = any(table.rater is not None for table in entry.tables)
 
@@ -77,9 +78,14 @@ class TableCollection:
     def _indexed(self) -> dict[str, int]:
         seen: set[int] = set()  # hashes, because the ids of a hundred thousand images would take most of the memory
         for table in sorted(self.entry.tables, key=lambda table: bool(table.join)):  # those that name the images first
-            path = table_file(table, self.root, self._folder)
-            if path is not None:
-                self._index(path, table, seen)
+            paths = table_files(table, self.root, self._folder)
+            counts = [self._index(path, table, seen) for path in (paths if table.every else paths[-1:])]
+            rows, strangers = map(sum, zip(*counts, strict=True)) if counts else (0, 0)
+            if strangers:
+                what = f"{strangers} of {rows} rows name no known {table.join} and are not used"
+                self.remarks.append((table.patterns[0] if table.every else paths[-1].name, what))
+        for key, names in self._required.items():
+            self._keep(key, names)
         if not self._images:
             raise DataError(f"{self.entry.name}: no row of its tables under {self.root} names an image")
         if not (self.entry.states_splits or self.entry.held_out):
@@ -88,7 +94,8 @@ class TableCollection:
             )
         return self._images
 
-    def _index(self, path: Path, table: TableFile, seen: set[int]) -> None:
+    def _index(self, path: Path, table: TableFile, seen: set[int]) -> tuple[int, int]:
+        """Read a table; returns the number of its rows that can be used, and of those that no other table knows."""
         before, rows, strangers = len(self.bad), 0, 0
         for line, record in TableLayout(table, self.entry).records(path, self._fault):
             rows += 1
@@ -101,6 +108,8 @@ class TableCollection:
                 record["boxes"] = [(self._number_of(b.label), b.corners, b.size, b.phrase) for b in boxes]
             if table.join:
                 name = record.pop(table.join)
+                if table.required:
+                    self._required.setdefault(table.join, set()).add(hash(name))
                 if hash(name) not in self._known[table.join]:
                     strangers += 1
                     continue
@@ -122,13 +131,26 @@ class TableCollection:
                 json.dumps(record, separators=(",", ":")).encode() + b"\n"
             )
         self._used_rows += rows
-        if strangers:
-            what = f"{strangers} of {rows} rows name no known {table.join} and are not used"
-            self.remarks.append((path.name, what))
         bad = len(self.bad) - before
         if bad > rows:
             where, what = self.bad[before]
             raise DataError(f"{path}: {bad} of {bad + rows} rows cannot be used; the first is {where}: {what}")
+        return rows, strangers
+
+    def _keep(self, key: str, names: set[int]) -> None:
+        """Forget the images that no required table names, by themselves or by their study (`key`)."""
+        for patient, records in list(self._records.items()):
+            kept = [
+                line
+                for line in records.splitlines(keepends=True)
+                for record in [json.loads(line)]
+                if hash(str(record.get(key, record["image"]))) in names
+            ]
+            if kept:
+                self._records[patient] = bytearray(b"".join(kept))
+                self._images[patient] = len({record["image"] for record in map(json.loads, kept)})
+            else:
+                del self._records[patient], self._images[patient]
 
     def _number_of(self, name: str) -> int:
         if name not in self._number:
@@ -160,7 +182,7 @@ class TableCollection:
             all_records += of_image
             images.append(self._image(patient, name, image, of_image))
             self._vote([*of_image, *of_study], labels)
-        facts = _merged(all_records)
+        facts = _merged(all_records) | _joined_texts(all_records)
         parts = free_sections(facts["report"]) if "report" in facts else {}
         if "findings" not in parts:  # a report without headings: use its last paragraph
             parts.setdefault("impression", parts.get("conclusion", ""))
@@ -266,7 +288,8 @@ class TableCollection:
             box.corners[0] / width, box.corners[1] / height, box.corners[2] / width, box.corners[3] / height))  # fmt: skip
         chexpert = self.entry.chexpert.get(box.label)
         # A label that means the same as one of CheXpert takes its name; a subtype (mass, nodule) keeps its own name.
-        same = chexpert is not None and list(self.entry.chexpert.values()).count(chexpert) == 1
+        only = chexpert is not None and list(self.entry.chexpert.values()).count(chexpert) == 1
+        same = only or (chexpert is not None and chexpert.lower() == box.label.lower())
         return (
             Box(chexpert if same and chexpert else box.label, x1, y1, x2, y2, box.phrase)
             if x1 < x2 and y1 < y2
@@ -303,7 +326,9 @@ class TableCollection:
         """The names of each image and its patient, and their split."""
         for patient in self.patients():
             for record in _lines(self._records[patient]):
-                image, joined = record["image"], list(_lines(self._joined.get(("image", record["image"]), b"")))
+                image = record["image"]
+                keys = (("image", image), ("study", str(record.get("study", image))))
+                joined = [row for key in keys for row in _lines(self._joined.get(key, b""))]
                 split = _strictest([record, *joined])
                 others = [(collection, name) for row in (record, *joined) for collection, name in row.get("names", ())]
                 names = (*others, (self.dataset, image), (self.dataset, f"#{patient}"))
@@ -333,6 +358,16 @@ class TableCollection:
 def _exceeds(box: RawBox, size: tuple[float, float]) -> bool:
     """Whether a box in pixels of its image goes beyond it by more than rounding."""
     return box.corners[2] > size[0] * _MARGIN or box.corners[3] > size[1] * _MARGIN
+
+
+def _joined_texts(records: Iterable[Record]) -> Record:
+    """The sections that tables give sentence by sentence, each with its different sentences in their order."""
+    texts: dict[str, dict[str, None]] = {}
+    for record in records:
+        for section in SECTIONS:
+            if section in record and "sentence" in record:
+                texts.setdefault(section, {})[record[section]] = None
+    return {section: " ".join(found) for section, found in texts.items()}
 
 
 def _strictest(records: Iterable[Record]) -> str:

@@ -111,9 +111,14 @@ def missing_tables(entry: CollectionEntry, root: Path, images: Path | None = Non
 
 
 def table_file(table: TableFile, root: Path, images: Path | None = None) -> Path | None:
-    """The file of a table, by the first pattern that matches; of several matches the last by name (the newest version).
+    """The file of a table, by the first pattern that matches; of several matches the last by name (the newest version)."""
+    return next(iter(table_files(table, root, images)[-1:]), None)
 
-    It is looked for under `root`, then under `images`, the folder of a collection that this one adds to.
+
+def table_files(table: TableFile, root: Path, images: Path | None = None) -> list[Path]:
+    """All files that the first pattern with a match names, by name.
+
+    They are looked for under `root`, then under `images`, the folder of a collection that this one adds to.
     """
     for folder in (root, images):
         for pattern in table.patterns if folder is not None else ():
@@ -122,8 +127,8 @@ def table_file(table: TableFile, root: Path, images: Path | None = None) -> Path
             if not matches and not pattern.endswith((".gz", "*")):
                 matches = [path for path in [folder / f"{pattern}.gz"] if path.is_file()]
             if matches:
-                return matches[-1]
-    return None
+                return matches
+    return []
 
 
 def image_places(entry: CollectionEntry, folder: Path) -> list[tuple[Path, str]]:

@@ -90,12 +90,14 @@ class TableLayout:
         for name, convert in _CONVERTED.items():
             if name in record:
                 record[name] = convert(record[name], name)
+        if self.table.sentences:
+            record["sentence"] = True
         if names := [name for taken in self._taken_from for name in _names_in(*taken, row)]:
             record["names"] = names
         if self._labels:
             record["labels"] = dict(self._labels_of(row))
-        if self._boxes and (box := self._box(self._boxes, row, where, record.get("rater", ""))):
-            record["boxes"] = [box]
+        if self._boxes and (boxes := list(self._boxes_of(self._boxes, row, where, record.get("rater", "")))):
+            record["boxes"] = boxes
         return record
 
     def _labels_of(self, row: Mapping[str, str]) -> Iterator[tuple[str, int]]:
@@ -120,25 +122,25 @@ class TableLayout:
     def _own_name(self, name: str) -> str:
         return self._rename.get(name, name)
 
-    def _box(self, boxes: Boxes, row: Mapping[str, str], where: str, rater: str) -> RawBox | None:
+    def _boxes_of(self, boxes: Boxes, row: Mapping[str, str], where: str, rater: str) -> Iterator[RawBox]:
         columns = boxes.corners or boxes.extent
         texts = [row[name] for name in columns]
         if len(texts) == 1:
             texts = [part for part in re.split(r"[\s,;\[\]()]+", texts[0]) if part]
         if not any(texts):
-            return None
-        if len(texts) != 4:
+            return
+        if len(texts) % 4:
             raise RowError(f"a box of {len(texts)} numbers")
-        a, b, c, d = (_number(text, "a box's number") for text in texts)
-        x1, y1, x2, y2 = (a, b, c, d) if boxes.corners else (a, b, a + c, b + d)
-        if not (x1 < x2 and y1 < y2):
-            raise RowError(f"a box from {x1:g}, {y1:g} to {x2:g}, {y2:g} has no area")
+        numbers = [_number(text, "a box's number") for text in texts]
         width, height = ((n if isinstance(n, int) else _number(row[n], n)) for n in boxes.size or (0, 0))
         label = self._own_name(_value(self._label_of, row, where)) if self._label_of else ""
-        if not label:
-            return None
         phrase = _value(self._phrase_of, row, where) if self._phrase_of else ""
-        return RawBox(label, (x1, y1, x2, y2), (width, height), phrase, rater)
+        for a, b, c, d in zip(numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4], strict=True):
+            x1, y1, x2, y2 = (a, b, c, d) if boxes.corners else (a, b, a + c, b + d)
+            if not (x1 < x2 and y1 < y2):
+                raise RowError(f"a box from {x1:g}, {y1:g} to {x2:g}, {y2:g} has no area")
+            if label:
+                yield RawBox(label, (x1, y1, x2, y2), (width, height), phrase, rater)
 
 
 def _names_in(
@@ -182,7 +184,7 @@ def _value(field: TableColumn, row: Mapping[str, str], where: str, is_id: bool =
         match = re.fullmatch(field.pattern, value)
         if match is None:
             raise RowError(f"{name} is {value!r}, not of the form {field.pattern}; is this the table as published?")
-        value = match[1] if match.re.groups else value
+        value = (match[1] or "") if match.re.groups else value
     return field.map.get(value, value)
 
 

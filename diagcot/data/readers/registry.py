@@ -68,7 +68,7 @@ class Labels(Settings):
 
 
 class Boxes(Settings):
-    """The box of a row. A row whose numbers are all blank has none."""
+    """The box of a row, or its boxes, if one column lists them. A row whose numbers are all blank has none."""
 
     label: ColumnSpec = Field(description="The finding that the box shows.")
     phrase: ColumnSpec = Field(None, description="The words of the report that the box shows.")
@@ -114,6 +114,15 @@ class TableFile(Settings):
         "", description="Empty: the table names the images. `image` or `study`: it adds to what other tables name."
     )
     optional: bool = Field(False, description="The collection is complete without this table.")
+    sentences: bool = Field(
+        False, description="Each row gives a sentence of a section; they are joined. Otherwise the last row counts."
+    )
+    every: bool = Field(
+        False, description="Read every file that matches, each as a part of the table, instead of the last by name."
+    )
+    required: bool = Field(
+        False, description="With `join`: images that no such table names are no part of the collection."
+    )
     repeats: bool = Field(
         False, description="Several rows of an image are expected, each with labels or boxes of its own."
     )
@@ -123,7 +132,9 @@ class TableFile(Settings):
     header: list[str] = Field([], description="Names of the columns, for a table without a header line.")
     encoding: str = Field("utf-8", description="Encoding of the text; UTF-8 and UTF-16 marks are recognised.")
     explode: list[str] = Field(
-        [], description="JSON: columns that hold lists of the same length; each position becomes a row."
+        [],
+        description="JSON: columns that hold lists of the same length; each position becomes a row. The fields of listed"
+        " objects are columns `name.field`.",
     )
     image: ColumnSpec = Field(None, description="Id of the image; required unless `join` is `study`.")
     study: ColumnSpec = Field(None, description="Id of the study; without it every image is a study.")
@@ -208,6 +219,27 @@ class CollectionEntry(Settings):
     def states_splits(self) -> bool:
         """Whether a table of the collection may state the split of a study."""
         return any(table.split is not None for table in self.tables)
+
+    def gives(self) -> frozenset[str]:
+        """What the collection has that questions are made of: labels of CheXpert, reports, boxes, views, order."""
+        if self.reader != "table":
+            return frozenset({"labels", "reports", "views", "order"})
+        known = {
+            *self.classes,
+            *self.chexpert.values(),
+            *(n for t in self.tables if t.labels for n in t.labels.columns),
+        }
+        labelled = self.from_report or bool(known & set(CHEXPERT_LABELS))
+        labelled = labelled or (not known and any(table.labels for table in self.tables))
+        found = {
+            "labels": labelled,
+            "reports": self.has("findings") or self.has("impression"),
+            "boxes": any(table.boxes for table in self.tables),
+            "views": any(table.view is not None and not (isinstance(table.view, TableColumn) and table.view.value)
+                         for table in self.tables),
+            "order": any(table.order is not None for table in self.tables),
+        }  # fmt: skip
+        return frozenset(name for name, has in found.items() if has)
 
     def has(self, section: str) -> bool:
         """Whether the reports may have this section."""

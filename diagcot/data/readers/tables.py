@@ -53,7 +53,8 @@ def rows(
     """(line, values of `columns` followed by those of `optional`) of each row; a missing optional column gives "".
 
     header: names of the columns, for a table without a header line. explode: columns of a JSON record that hold lists of
-    the same length; each position becomes a row, and a record with empty lists becomes one row.
+    the same length; each position becomes a row, and a record with empty lists becomes one row. The fields of listed
+    objects are columns `name.field`.
     fault: called for a row that cannot be used, which is then left out; without it such a row raises an error.
     Raises DataError that names the file, the line and a remedy for missing columns, an incomplete gzip file, text in
     another encoding, and a quote that is never closed.
@@ -181,8 +182,9 @@ def _records(
 ) -> Iterator[tuple[int, Row]]:
     records: Iterator[tuple[int, dict[str, Any]]] = _json_lines(path, text) if kind == ".jsonl" else _json(path, text)
     for at[0], original in records:
-        if any(name not in original for name in columns):
-            _require(Path(f"{path}:{at[0]}"), columns, list(original))
+        needed = [name for name in columns if name.partition(".")[0] not in explode]
+        if any(name not in original for name in needed):
+            _require(Path(f"{path}:{at[0]}"), needed, list(original))
         record = original
         if any(name not in original for name in (*columns, *optional)):
             known = list(original)
@@ -192,6 +194,9 @@ def _records(
             raise DataError(f"{path}:{at[0]}: the lists {', '.join(explode)} have different lengths")
         for items in zip(*lists, strict=True) if lists and lists[0] else [("",) * len(explode)]:
             flat = {**record, **dict(zip(explode, items, strict=True))}
+            for name, item in zip(explode, items, strict=True):
+                if isinstance(item, dict):  # a list of objects, whose fields are columns `name.field`
+                    flat |= {f"{name}.{key}": value for key, value in item.items()}
             yield at[0], tuple(_cell(flat.get(name)) for name in (*columns, *optional))
 
 
@@ -230,8 +235,10 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         if isinstance(value, dict) and {"images", "annotations"} <= set(value):
             records: list[dict[str, Any]] = list(_coco(value))
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
             records = [record for part in value.values() for record in part]
+        elif isinstance(value, dict):  # a file of JSON lines that has one line
+            records = [value]
         else:
             records = list(value)
         if not all(isinstance(record, dict) for record in records):

@@ -21,7 +21,7 @@ SHARDS = "diagcot.shards.build"
 
 
 class SeenImages:
-    """The images of shards that are not of their test split. Memory: about 400 bytes for each."""
+    """The images of shards that are not of their test split. Memory: about 600 bytes for each."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._studies: set[int] = set()  # hashes, because the names themselves would take most of the memory

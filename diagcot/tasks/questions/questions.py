@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from diagcot.data import seeded
+from diagcot.tasks.languages import other_languages
 from diagcot.tasks.questions import combined_questions, image_questions, label_questions
 from diagcot.tasks.questions.context import QuestionContext
 from diagcot.tasks.questions.wording import TASKS, Share, Wording
@@ -30,6 +31,10 @@ CLOSED: dict[str, Callable[[QuestionContext], Iterator[ClosedQuestion]]] = {
 """Task -> its questions, for the closed tasks that need the views of the chosen policy alone."""
 
 
+OF_REPORTS = ("matching", "fg", "fg_i", "fs", "ig", "ig_i")
+"""Tasks that show or ask for the text of a report; they use reports in English alone."""
+
+
 def question_samples(
     shard: "Shard",
     ref_name: str,
@@ -47,9 +52,11 @@ def question_samples(
     if unknown:
         raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(TASKS)}")
     all_views, single_views = (list(study_views(shard, split, policy)) for policy in (views, "image"))
+    foreign = other_languages(shard)
     for task in TASKS:
         if tasks.get(task):
-            context = QuestionContext(_share(all_views, task, tasks[task], seed), wording, seed)
+            usable = [view for view in all_views if task not in OF_REPORTS or view.study.dataset not in foreign]
+            context = QuestionContext(_share(usable, task, tasks[task], seed), wording, seed)
             singles = _share(single_views, task, tasks[task], seed)
             for sample in _samples(task, shard, context, singles, ref_name, split):
                 yield sample.with_meta(split=split)

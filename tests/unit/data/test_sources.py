@@ -12,7 +12,7 @@ from diagcot.jobs.settings import load
 from diagcot.jobs.state.counts import added
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build
-from diagcot.shards.settings import BuildSettings, Source, check
+from diagcot.shards.settings import BuildSettings, Source, check, unsplit
 from tests.unit.data.test_collections import MINE, MS_PATH, needs_nih, put, write_image
 from tests.unit.data.test_collections import SHARED as DATA
 
@@ -152,3 +152,17 @@ def test_what_is_missing_of_every_source_is_reported_before_submission(tmp_path:
         check(BuildSettings(sources=sources))  # type: ignore[arg-type]
     for word in ("PADCHEST_chest", "bimcv", "nowhere", "MS_CXR_Local", "$NO_SUCH_VARIABLE", "metadata.csv.gz"):
         assert word in str(error.value)
+
+
+def test_the_plan_names_missing_tables_of_splits(tmp_path: Path) -> None:
+    put(tmp_path / "Data_Entry_2017.csv", "Image Index,Finding Labels,Follow-up #,Patient ID,View Position")
+    (tmp_path / "images").mkdir()
+    source: dict[str, Any] = {"kind": "nih_cxr14", "path": str(tmp_path)}
+    (line,) = unsplit(Source(**source))
+    assert line.startswith("train_val_list.txt, test_list.txt: not there; ") and "`held_out`" in line
+    assert not list(unsplit(Source(**source, held_out={"test": 0.1})))
+    put(tmp_path / "train_val_list.txt", "a")
+    put(tmp_path / "test_list.txt", "b")
+    assert not list(unsplit(Source(**source)))
+    assert not list(unsplit(Source(kind="chexpert", path=str(tmp_path))))
+    assert not list(unsplit(Source(kind="rsna_pneumonia", path=str(tmp_path))))

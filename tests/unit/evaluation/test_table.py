@@ -131,6 +131,20 @@ def test_the_report_tells_how_many_traces_are_true(metrics, tmp_path):
     assert "True traces" not in report.html(metrics, stages, [], {})
 
 
+def test_the_report_accounts_for_what_was_read(metrics):
+    counts = {"read": {"images": 10, "rows": 12}, "in_shards": {"images": 7, "rows": 12}, "flagged": {"nearly black": 1},
+              "asked": {"images": {"not frontal (`frontal_only`)": 2}}, "lost": {"images": {"the file does not exist": 1}},
+              "moved": {"train to test": 3}, "examples": {"the file does not exist": ["clinic/a/b"]}}  # fmt: skip
+    stages = [history.Stage("shard", "0", "diagcot.shards.build", 1, counts={"sources": {"clinic": counts}}),
+              history.Stage("evaluate", "eval", "diagcot.evaluation.predict", 1, counts={"seen_in_training": 4})]  # fmt: skip
+    page, text = report.html(metrics, stages, [], {}), report.markdown(metrics, stages)
+    assert "<td>images</td><td>10</td><td>7</td>" in page and "1: the file does not exist, e.g. clinic/a/b" in page
+    assert "2: not frontal" in page and "3: split changed from train to test" in page and "1: nearly black" in page
+    assert "evaluate: 4 test samples were not asked" in page
+    assert "## Data of shard" in text and "clinic: in the shards are 12 of 12 rows, 7 of 10 images" in text
+    assert "Data of" not in report.markdown(metrics, []) and "<h2>Data</h2>" not in report.html(metrics, [], [], {})
+
+
 def test_what_may_be_shared_holds_no_text_of_a_study(run, answers):
     shared = (run / "report.md").read_text() + (run / "metrics.json").read_text()
     for row in answers:
