@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 def _measure(folder: Path, figures: Figures, steps: int, short: int) -> None:
     inputs = warm.build(folder, studies=200)
     ours, about = _ours(folder, "ours", inputs, steps, validation={"prompts": 64, "share": 0.4, "temperature": 1.0})
-    ahead, _ = _ours(folder, "ahead", inputs, short, async_rollouts=True, importance_cap=2.0)
+    ahead, _ = _ours(folder, "ahead", inputs, short, max_staleness=1, importance_cap=2.0)
     trl = _trl(folder, inputs, short)
     for name, rows in (("ours", ours), ("ours, overlapped", ahead), ("TRL", trl)):
         length = statistics.mean(row["length"] for row in rows[SKIPPED:])

@@ -59,6 +59,7 @@ class Request:
     logit_bias: dict[int, float] | None = None
     return_token_ids: bool = False
     scored_tokens: tuple[int, ...] = ()  # ids of tokens whose log-probabilities as the first token are returned
+    priority: int = 0  # below 0: before others, where vLLM runs with `--scheduling-policy priority`
 
     def encode(self, model: str = MODEL_NAME, vllm: bool = True, sampling: dict[str, float] | None = None) -> bytes:
         """The JSON body of POST /v1/chat/completions. The images are copied once and not decoded.
@@ -84,6 +85,8 @@ class Request:
         }
         if self.seed is not None:
             body["seed"] = self.seed
+        if self.priority:
+            body["priority"] = self.priority
         if self.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": self.logprobs}
         if self.logit_bias:

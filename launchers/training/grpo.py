@@ -119,7 +119,7 @@ def _engine(settings: GrpoSettings) -> Engine | None:
     models = [settings.reward_models.served(name) for name in settings.scoring_models if name in SERVED]
     servers = [settings.server, *(served.server for served in models if not served.server.endpoint)]
     share = sum(server.gpu_memory_utilization for server in servers)
-    return Engine(share * GPU_BYTES, sleeps=not settings.async_rollouts)
+    return Engine(share * GPU_BYTES, sleeps=not settings.max_staleness)
 
 
 KIND = StageKind(

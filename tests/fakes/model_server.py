@@ -22,13 +22,15 @@ The environment variable DIAGCOT_FAKE_SCRIPT names a JSON file:
     verdict         what a boolean of a JSON reply is (default true), an integer is its highest or lowest; a number is the
                     share of those that are true
     scores          what all integers of a JSON reply are, for each of the request's n in turn
-    text            what a reply without a schema is
+    text            what a reply without a schema is;  texts: what each of the request's n is drawn from
     replies         {"text": reply}: what a request whose first prompt holds the text is answered with
     usage           [tokens of the prompt, tokens of the reply] that are told, in place of counts of what was sent
     models          {"folder": script}: what is different for the model of that folder
 A reply is a function of the request's bytes, its delay too: whoever asks the same again gets the same.
     exchanges       true: it can exchange its weights; if not, it is restarted for others
     refuse_calls    {"path": [status, message]}: what calls of vLLM's control routes are answered with
+    log_requests    true: requests are written down among the calls of control routes, with their seeds as bodies
+Between /pause and /resume no request is answered. A request that asks for token ids and log-probabilities gets four of each.
 It appends one line to <script>.log for each process ("start") and request (its prompt's first words), and one to
 <script>.calls for each call of a control route: the time, its path with the query, its body.
 /metrics speaks vLLM's names; /stats tells how many requests were answered, run, and ran at once at most.
@@ -129,6 +131,8 @@ class Model:
         self.kv_tokens = script.get("kv_tokens", 1_000_000)
         self.cache = PrefixCache(self.kv_tokens)
         self.slots = asyncio.Semaphore(script.get("slots", NEVER))
+        self.going = asyncio.Event()
+        self.going.set()
         self.counts: Counter[str] = Counter()
         self.answered = self.running = self.most = self.waiting = self.held = 0
 
@@ -153,6 +157,8 @@ class Model:
         body = json.loads(raw)
         prompt = prompt_of(body)
         self.note(prompt[:40].replace("\n", " "))
+        if self.script.get("log_requests"):
+            self.called(path, str(body.get("seed")))
         if self.script.get("die_on", "\0") in prompt or self.answered >= self.die_after:
             os._exit(1)
         if dead:
@@ -171,11 +177,18 @@ class Model:
 
     def control(self, path: str, raw: bytes) -> tuple[int, Any]:
         """A call of one of vLLM's control routes: it is written down and, where the script does not refuse it, done."""
-        with self.calls.open("a") as out:
-            out.write(f"{time.time():.4f} {path} {raw.decode()}\n")
+        self.called(path, raw.decode())
+        if path.startswith("/pause"):
+            self.going.clear()
+        elif path == "/resume":
+            self.going.set()
         status, message = self.script.get("refuse_calls", {}).get(path.split("?")[0], (200, ""))
         checksums: dict[str, Any] = {"checksums": {}} if self.script.get("exchanges") else {}
         return status, checksums if status == 200 else {"error": message}
+
+    def called(self, path: str, body: str) -> None:
+        with self.calls.open("a") as out:
+            out.write(f"{time.time():.4f} {path} {body}\n")
 
     async def run(self, body: dict[str, Any], prompt: str, digest: bytes) -> tuple[int, Any]:
         tokens, hits = self.cache.ask(body["messages"])
@@ -188,6 +201,7 @@ class Model:
             if self.script.get("hang_on", "\0") in prompt:
                 await asyncio.sleep(3600)
             await asyncio.sleep(delay(self.script.get("delay_s", 0), digest))
+            await self.going.wait()
         finally:
             self.running -= 1
             self.held -= tokens
@@ -214,13 +228,18 @@ class Model:
         texts = [
             told
             or (json.dumps(self.instance(form["json"], prompt, digest, turn=turn)) if "json" in form else "")
-            or self.script.get("text", plain)
+            or self.script.get("text", self.drawn(digest, turn) or plain)
             for turn in range(body.get("n", 1))
         ]
         choices: list[dict[str, Any]] = [
             {"index": turn, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
             for turn, text in enumerate(texts)
         ]
+        if body.get("return_token_ids"):
+            for choice in choices:
+                ids = [int(draw(digest, f"token {choice['index']} {at}") * 200) for at in range(4)]
+                scored = [{"logprob": -5.0, "top_logprobs": []} for _ in ids]
+                choice |= {"token_ids": ids, "logprobs": {"content": scored}}
         for text, reasons in self.finish.items():
             if text in prompt and reasons:
                 content = choices[-1]["message"]["content"]
@@ -229,6 +248,11 @@ class Model:
         counted = (tokens, sum(len(text) // 4 + 1 for text in texts))
         usage = dict(zip(("prompt_tokens", "completion_tokens"), self.script.get("usage", counted), strict=True))
         return {"choices": choices, "usage": usage}
+
+    def drawn(self, digest: bytes, turn: int) -> str:
+        """One of the script's texts; empty without any."""
+        texts = self.script.get("texts", [""])
+        return str(texts[int(draw(digest, f"text {turn}") * len(texts))])
 
     def instance(self, schema: dict[str, Any], prompt: str, digest: bytes, key: str = "", turn: int = 0) -> Any:
         """The smallest value that a schema allows, with the reference's own sections where a report is asked for."""

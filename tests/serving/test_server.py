@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from diagcot.evaluation.predict import first_tokens
 from diagcot.jobs.testing import context
 from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.serving.server import warm, weights
+from diagcot.serving.server.process import connect
 from tests.serving.conftest import SETTINGS
 
 pytestmark = pytest.mark.heavy
@@ -140,6 +142,60 @@ def test_load_exchanges_all_weights_and_drops_the_caches(server, models):
     server.load(models["a"])
     assert one(server, **asked).logprobs == before.logprobs
     assert server.metrics()["vllm:request_success_total"] > 0
+
+
+def test_an_answer_in_flight_goes_on_with_new_weights(server, models):
+    """As rollouts ahead of training: its first tokens are the old model's and its last ones the new one's."""
+    config = json.loads((models["a"] / "config.json").read_text())
+    banned = (config["text_config"]["eos_token_id"], config["image_token_id"], config["video_token_id"])
+    asked = {
+        "messages": (("user", "<image>look long"),), "images": (film(33),), "max_tokens": 200, "logprobs": 0,
+        "temperature": 1.0, "seed": 5, "logit_bias": dict.fromkeys(banned, -100.0), "return_token_ids": True,
+    }  # fmt: skip
+    before = server.metrics()["vllm:generation_tokens_total"]
+    with ThreadPoolExecutor(1) as pool:
+        flying = pool.submit(one, server, **asked)
+        while server.metrics()["vllm:generation_tokens_total"] < before + 20:
+            assert not flying.done()
+            time.sleep(0.01)
+        for route, load in (("/pause?mode=keep", True), ("/resume", False)):
+            for replica in server.replicas:
+                with connect(replica.process.socket, 60) as http:
+                    http.post(route).raise_for_status()
+            if load:
+                server.load(models["b"])
+        reply = flying.result()
+    server.load(models["a"])
+    drawn, told = reply.token_ids[0], reply.logprobs[0]
+    assert len(drawn) == len(told) == 200
+    old, new = (_logprobs_of(models[name], film(33), drawn) for name in "ab")
+    by_old = [abs(value - said) < 0.02 for value, said in zip(old, told, strict=True)]
+    by_new = [abs(value - said) < 0.02 for value, said in zip(new, told, strict=True)]
+    switch = by_new.index(True)
+    while not all(by_new[switch:]):
+        switch += 1
+    assert 10 < switch < 200 and all(by_old[: switch - 1]) and not all(by_old[switch:])
+
+
+def _logprobs_of(model: Path, image: bytes, drawn: list[int]) -> list[float]:
+    """Log-probabilities that transformers' model gives these tokens after the prompt."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(model)
+    parts = [{"type": "image"}, {"type": "text", "text": "look long"}]
+    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    inputs = processor(text=[text], images=[Image.open(io.BytesIO(image))], return_tensors="pt")
+    prompt, tokens = inputs["input_ids"], torch.tensor([drawn])
+    longer = {
+        "input_ids": torch.cat([prompt, tokens], 1),
+        "attention_mask": torch.ones(1, prompt.shape[1] + len(drawn)),
+    }
+    longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(tokens)], 1)
+    with torch.no_grad():
+        logits = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)(**{**inputs, **longer}).logits
+    scores = logits[0, prompt.shape[1] - 1 : -1].log_softmax(-1)
+    return [float(value) for value in scores.gather(1, tokens[0][:, None])[:, 0]]
 
 
 def test_two_replicas_share_the_samples_and_one_is_enough(server, models):

@@ -134,7 +134,7 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
     name = str(shard.relative_to(warm / "shards"))
     write_samples(warm / "shards/test/mix/00000.jsonl", classification_samples(Shard(shard), name, "train"))
     ahead = grpo(
-        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, async_rollouts=True, importance_cap=2.0, top_p=1.0,
+        warm, "ahead", nodes=2, attempt="one", rollout_nodes=1, max_staleness=2, importance_cap=2.0, top_p=1.0,
         max_resample_rounds=1,
         mix={"start": 0.5, "end": 0.25}, rewards={"classification": {"name": "classification"}},
         validation={**VALIDATION, "every": None}, deepspeed={**DEEPSPEED, "global_batch": 16},

@@ -53,6 +53,8 @@ class Replica:
         if warm and warm.process:
             self.process, self._architecture, self._stamp = warm.process, warm.architecture, ()
             self.load(model_dir)
+            with contextlib.suppress(httpx.HTTPError), connect(self.process.socket, 10) as http:
+                http.post("/resume")  # a stage that was killed while it changed the weights has left it paused
         else:
             self._start(model_dir)
 

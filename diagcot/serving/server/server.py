@@ -58,7 +58,7 @@ class Server:
         return max(replica.load_s for replica in self.replicas)
 
     def load(self, model_dir: Path) -> None:
-        """Serve the weights of `model_dir` from now on; no request may be in flight.
+        """Serve the weights of `model_dir` from now on. No request may be in flight unless the processes are paused.
 
         Weights of the same architecture are loaded into the running process, in about a tenth of a second for a small
         model. Other models need a restart. The first change in a process is verified:

@@ -66,7 +66,7 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
         "scale": "normalize_advantages",
         "loss": "loss_aggregation",
         "correction": "importance_cap",
-        "overlap": "async_rollouts",
+        "async_rollouts": "max_staleness",
         "kl": "kl_coef",
         "resample": "max_resample_rounds",
         "clip": "ratio_clipping",
@@ -162,8 +162,12 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
         " cut rollout may reason well, and a bad reward for its length alone is noise that disturbs training (DAPO, overlong"
         " filtering, arXiv:2503.14476, section 3.4). DiagCoT and CX-Mind train on all rollouts.",
     )
-    async_rollouts: bool = Field(
-        False, description="Roll out the next step while this one trains, one step off-policy; needs importance_cap."
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Steps by which the weights that a rollout began with may be older than those that train on it. 0: the"
+        " servers wait while the policy trains; k: they roll out the k next steps meanwhile, which needs importance_cap.",
     )
     validation: ValidationSettings = Field(ValidationSettings(), description="Prompts that measure progress.")
     best: str | None = Field(
@@ -209,7 +213,10 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
     object_store_mb: int = Field(80, ge=76, description="Ray's shared memory on a node, in MB.")
     start_timeout_s: float = Field(1800, gt=0, description="Seconds until Ray and the servers must be ready.")
     step_timeout_s: float = Field(
-        1500, gt=0, le=1700, description="Seconds for one rollout with its scores, and for one change of weights."
+        1500,
+        gt=0,
+        le=1700,
+        description="Seconds for one rollout with its scores, times 1 + max_staleness, and for one change of weights.",
     )
     image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
 
@@ -245,10 +252,10 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
                 "importance_cap needs temperature 1 and top_p 1: servers report log-probabilities of the model's own"
                 " distribution, and the ratio for another one cannot be computed from them"
             )
-        if self.async_rollouts and self.importance_cap is None:
+        if self.max_staleness and self.importance_cap is None:
             raise ValueError(
-                "async_rollouts rolls out with weights that are one step old: set importance_cap, for example to 2.0, with"
-                " temperature 1 and top_p 1"
+                "with max_staleness rollouts are from older weights: set importance_cap, for example to 2.0, with temperature 1"
+                " and top_p 1"
             )
         if self.lora is not None and self.lora.dropout:
             raise ValueError(

@@ -2,8 +2,8 @@
 
 Every rank holds the policy (DeepSpeed). Rank 0 also drives Ray inside the allocation: vLLM servers roll out, CPU workers
 score each reply as it arrives. A step: send the servers the current weights, roll out, score, normalise inside each
-group, check that servers and policy agree on the log-probabilities, update. With `async_rollouts` the servers roll out
-the next step's prompts while the policy trains on the current one's.
+group, check that servers and policy agree on the log-probabilities, update. With `max_staleness` the servers roll out the
+prompts of the next steps while the policy trains.
 """
 
 import contextlib

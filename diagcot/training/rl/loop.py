@@ -55,7 +55,7 @@ class GrpoLoop:
         if self.pool:
             batcher = self.policy.batcher
             self.collector = RolloutCollector(self.pool, self.settings, batcher.images, batcher.banned, ctx.seed)
-            self.pending = PendingRollouts(self.collector, self.curriculum)
+            self.pending = PendingRollouts(self.collector, self.curriculum, self.settings.max_staleness)
             stack.callback(self.pending.close)
         self.served = ServedWeights(
             self.policy, transfer, self.curriculum, self.settings, ctx, self.pool, self.collector
@@ -136,7 +136,7 @@ class GrpoLoop:
         """
         began = time.monotonic()
         if self.pending:
-            self.pending.wait()  # weights change only while no server is busy
+            self.pending.wait()  # figures of one model: weights that change meanwhile would mix two
         if not self._update_servers(step):
             return False
         scores = process_group.broadcast(
@@ -158,15 +158,13 @@ class GrpoLoop:
         return True
 
     def _experience(self, number: int) -> Experience | None:
-        """Rollouts of a step; with asynchronous rollouts those of the next step are launched."""
-        if not self.settings.async_rollouts:
-            return self._collect(number) if self._update_servers(number) else None
-        experience = self._collect(number)
-        if experience is None or not self._update_servers(number):
+        """Rollouts of a step; those of the next `max_staleness` steps go on while it trains."""
+        if not self._update_servers(number):
             return None
-        if self.pending and number + 1 < self.steps:
-            self.pending.launch(number + 1)
-        return experience
+        if self.pending:
+            for launched in range(number, min(number + self.settings.max_staleness + 1, self.steps)):
+                self.pending.launch(launched)
+        return self._collect(number)
 
     def _collect(self, number: int) -> Experience | None:
         """The experience of step `number` on all ranks."""
@@ -218,8 +216,8 @@ class GrpoLoop:
         settings, rollouts = self.settings, experience.rollouts
         advantages = rollout_advantages(experience, scores, settings)
         updates = self.policy.batcher.updates(experience.samples, rollouts, advantages)
-        # Asynchronous rollouts are from the weights before: only the probe's gap shows a fault of the servers.
-        max_gap = float("inf") if settings.async_rollouts else settings.max_gap
+        # Rollouts of earlier weights differ from the policy: only the probe's gap shows a fault of the servers.
+        max_gap = float("inf") if settings.max_staleness else settings.max_gap
         before = {}
         if len(updates) > 1:
             before["gap"] = self.policy.score_before_updates([batch for batches in updates for batch in batches])
@@ -233,7 +231,7 @@ class GrpoLoop:
         self._count(updates)
         self.breakdown.add("train_s")
         means = {name: sum(row[name] for row in figures) / len(figures) for name in figures[0]} | before
-        if settings.async_rollouts:
+        if settings.max_staleness:
             means |= {"drift": means["gap"], "gap": self.served.gap}
         return means
 

@@ -1,8 +1,9 @@
-"""Experience from the rollout pool, one step at a time or one step ahead of training."""
+"""Experience from the rollout pool, one step at a time or some steps ahead of training."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from diagcot.rewards.score import Reference, Score
 from diagcot.serving import Reply
@@ -16,6 +17,7 @@ from diagcot.training.rl.rollout import Rollout, Sampling, group_of, requests_of
 from diagcot.training.rl.rollout_pool import RolloutBatch, RolloutPool
 
 _PROBE_TOKENS = 8
+_FIRST = -1  # priority of a probe, for which training waits, before rollouts of coming steps
 _REFUSED_ROUNDS = 4  # in which other prompts take the places of refused ones
 
 Group = tuple[Sample, list[Rollout], list[Score]]
@@ -102,6 +104,7 @@ class RolloutCollector:
         """`count` short answers, unscored: enough to see whether servers hold the policy's weights."""
         sampling = Sampling(count, _PROBE_TOKENS, 1.0)
         requests = requests_of([sample], self._images, sampling, f"{self._seed}/probe", self._banned)
+        requests = [replace(request, priority=_FIRST) for request in requests]
         batch = self._pool.roll_out(requests, lambda index, reply: [], 0.0)
         return None if batch is None else group_of(0, sample, batch.replies[0], count)
 
@@ -125,17 +128,17 @@ class RolloutCollector:
 
 
 class PendingRollouts:
-    """Rollouts of coming steps, collected in a thread. For rank 0."""
+    """Rollouts of a step and of up to `ahead` further ones, each collected in a thread. For rank 0."""
 
-    def __init__(self, collector: RolloutCollector, curriculum: Curriculum) -> None:
+    def __init__(self, collector: RolloutCollector, curriculum: Curriculum, ahead: int) -> None:
         self._collector, self._curriculum = collector, curriculum
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._threads = ThreadPoolExecutor(1 + ahead, thread_name_prefix="rollouts")
         self._futures: dict[int, Future[Experience | None]] = {}  # by step
 
     def launch(self, number: int) -> None:
         """Begin to roll out step `number`, unless it was launched before."""
         if number not in self._futures:
-            self._futures[number] = self._thread.submit(self._collector.step, number, self._curriculum)
+            self._futures[number] = self._threads.submit(self._collector.step, number, self._curriculum)
 
     def collect(self, number: int) -> Experience | None:
         """The experience of step `number`; None if a stop was requested. Raises what the rollouts raised."""
@@ -149,7 +152,7 @@ class PendingRollouts:
 
     def close(self) -> None:
         """Start nothing more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_layout(text: str) -> str:

@@ -1,5 +1,6 @@
 """The rollout servers on the nodes and the reward workers next to rank 0, which alone holds them."""
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -69,7 +70,11 @@ class RolloutPool:
         nodes = list(enumerate(ray_cluster.node_ids(expected, settings.start_timeout_s)))
         self.servers = [
             server.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False), max_concurrency=1
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                max_concurrency=1
+                + settings.max_staleness
+                + (settings.max_staleness > 0),  # steps, and a change of weights
             ).remote(
                 model_dir,
                 server_settings(settings, ctx),
@@ -157,6 +162,21 @@ class RolloutPool:
         """Let all servers take the rest of their memory; they answer requests again."""
         self._call("/wake_up?tags=kv_cache", "/wake_up")
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For the length of the block the rollout servers keep their requests without working on them, if there may be some.
+
+        Afterwards they read prompts and begun answers again, by the weights that they have then, and go on.
+        """
+        if not self._settings.max_staleness:
+            yield
+            return
+        self._call("/pause?mode=keep", None)
+        try:
+            yield
+        finally:
+            self._call("/resume", None)
+
     def _call(self, rollout: str, scoring: str | None) -> None:
         """Call one route of the rollout servers, and one of the servers of rewards' models that are ours."""
         limit = self._settings.step_timeout_s
@@ -175,7 +195,8 @@ class RolloutPool:
     ) -> RolloutBatch | None:
         """Replies to the requests, dealt to the servers in turn, each scored as soon as it arrives.
 
-        outputs: index of a request and its reply -> what to score. progress: share of training done, 0 to 1.
+        outputs: index of a request and its reply -> what to score. progress: share of training done, 0 to 1. May be called
+        from several threads at once; the servers then work on the requests of all.
         """
         if len({request.id for request in requests}) < len(requests):
             raise ValueError("two requests of a step have one id, so their rollouts could not be told apart")
@@ -191,7 +212,8 @@ class RolloutPool:
         scoring_s: Counter[str] = Counter()
         late = 0
         rolled_out_at = time.monotonic()
-        for reference, value in self._results([*streams], self._settings.step_timeout_s, scoring):
+        limit = self._settings.step_timeout_s * (1 + self._settings.max_staleness)
+        for reference, value in self._results([*streams], limit, scoring):
             if reference in scoring:
                 scored: Scored = value
                 scores[scoring.pop(reference)[0]] = scored.scores
@@ -296,6 +318,9 @@ def server_settings(settings: GrpoSettings, ctx: Context) -> ServerSettings:
     flags: tuple[str, ...] = ()
     if sleeps(settings, ctx):
         flags += ("--enable-sleep-mode",)
+    if settings.max_staleness:
+        # Weights change while requests arrive: the two halves of vLLM's cache of images could then differ for good.
+        flags += ("--scheduling-policy", "priority", "--mm-processor-cache-gb", "0")
     if settings.sync == "device" and ctx.gpus and not on_cpu():
         flags += ("--weight-transfer-config", f'{{"backend":"{"nccl" if settings.rollout_nodes else "ipc"}"}}')
     return settings.server.model_copy(update={"extra": (*settings.server.extra, *flags)})
@@ -331,4 +356,4 @@ def shares_gpus(settings: GrpoSettings, ctx: Context) -> bool:
 
 def sleeps(settings: GrpoSettings, ctx: Context) -> bool:
     """Whether the servers give their GPUs' memory to the policy while it trains."""
-    return shares_gpus(settings, ctx) and not settings.async_rollouts
+    return shares_gpus(settings, ctx) and not settings.max_staleness

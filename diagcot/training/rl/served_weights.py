@@ -42,8 +42,8 @@ class ServedWeights:
 
         Sleeping servers get the memory of their weights first, and that of their cache when they hold them: while the
         weights are gathered and sent, the cache's memory is the policy's.
-        With asynchronous rollouts the rollouts of a step cannot show whether that worked: a short probe does, once for
-        each step. Raises FloatingPointError if the probe's gap is above `max_gap`.
+        Rollouts of earlier weights cannot show whether that worked: with `max_staleness` a short probe does, once for each
+        step. Raises FloatingPointError if the probe's gap is above `max_gap`.
         """
         if self._asleep:
             self._free_memory()
@@ -57,7 +57,7 @@ class ServedWeights:
             if self._pool:
                 self._pool.wake_cache()
             self._asleep = False
-        return not self._settings.async_rollouts or self._probed_step == step or self._probe(step)
+        return not self._settings.max_staleness or self._probed_step == step or self._probe(step)
 
     def sleep(self) -> None:
         """Let servers on the policy's GPUs give up their memory until the next weights."""

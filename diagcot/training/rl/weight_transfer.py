@@ -3,6 +3,7 @@
 Either way the result is checked afterwards: the log-probabilities of policy and servers must agree.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -28,7 +29,10 @@ class WeightTransfer(Protocol):
     """The interface between training and serving."""
 
     def send(self, step: int) -> bool:
-        """Send the weights after `step` steps to all servers, idle now; False if a stop was requested. A collective."""
+        """Send the weights after `step` steps to all servers; False if a stop was requested. A collective.
+
+        Servers that are at work hold their requests for as long as their weights change (`RolloutPool.held`).
+        """
         ...
 
     def close(self) -> None:
@@ -66,7 +70,11 @@ class FolderTransfer:
         """See `WeightTransfer.send`."""
         folder = self.root / "ab"[step % 2]
         self._policy.write_weights(folder)
-        return bool(process_group.broadcast(self._pool.load(folder) if self._pool else None))
+        loaded = None
+        if self._pool:
+            with self._pool.held():
+                loaded = self._pool.load(folder)
+        return bool(process_group.broadcast(loaded))
 
     def close(self) -> None:
         """Remove the folders."""
@@ -101,7 +109,8 @@ class DeviceTransfer:
     def send(self, step: int) -> bool:
         """See `WeightTransfer.send`."""
         if self._files is None:
-            refused = self._send()
+            with self._pool.held() if self._pool else contextlib.nullcontext():
+                refused = self._send()
             if not refused:
                 return not process_group.broadcast(self._ctx.stopping())
             self._ctx.event("device_sync_refused", reason=refused)

@@ -32,6 +32,7 @@ def scoring(ctx: Any, name: str) -> ServerSettings:
 SERVERS: dict[str, Any] = {
     "chat": lambda ctx: (ServerSettings(), GPU),
     "tensor parallel": lambda ctx: (ServerSettings(max_num_seqs=96), Placement(gpus=("0", "1"), tensor_parallel=2)),
+    "tensor parallel over 4": lambda ctx: (ServerSettings(), Placement(gpus=("0", "1", "2", "3"), tensor_parallel=4)),
     "several nodes": lambda ctx: (
         ServerSettings(pipeline_parallel=2),
         Placement(gpus=("0",), nodes=2, node_rank=1, master=("10.0.0.1", 29500)),
@@ -46,6 +47,10 @@ SERVERS: dict[str, Any] = {
     ),
     "rollouts by device": lambda ctx: (grpo(ctx, sync="device"), GPU),
     "rollouts on nodes of their own": lambda ctx: (grpo(ctx, sync="device", rollout_nodes=1), GPU),
+    "rollouts ahead of training": lambda ctx: (
+        grpo(ctx, max_staleness=2, importance_cap=2.0, temperature=1.0, top_p=1.0, rollout_nodes=1),
+        GPU,
+    ),
     "GREEN": lambda ctx: (scoring(ctx, "green"), GPU),
     "judge": lambda ctx: (scoring(ctx, "judge"), GPU),
 }
@@ -84,13 +89,15 @@ def test_vllm_reads_every_command_line(
     if not cpu:
         assert engine.gpu_memory_utilization == settings.gpu_memory_utilization
         assert engine.kv_cache_memory_bytes == (settings.kv_cache_gb and settings.kv_cache_gb * 2**30)
-        alone = name == "rollouts on nodes of their own"
+        alone = name in ("rollouts on nodes of their own", "rollouts ahead of training")
         assert engine.enable_sleep_mode == (name in ("GREEN", "judge") or (name.startswith("rollouts") and not alone))
         backend = {"rollouts by device": "ipc", "rollouts on nodes of their own": "nccl"}.get(name)
         config = engine.weight_transfer_config
         assert (config.backend if config else None) == backend
         insecure = command.environment(settings, placement, "1:1").get("VLLM_ALLOW_INSECURE_SERIALIZATION")
         assert insecure == ("1" if backend == "ipc" else None)
+    ahead = name == "rollouts ahead of training"
+    assert (engine.scheduling_policy, engine.mm_processor_cache_gb == 0) == ("priority" if ahead else "fcfs", ahead)
     if name == "GREEN":
         assert parsed.chat_template == CHAT_TEMPLATE
 

@@ -10,13 +10,9 @@ from typing import Any
 import pytest
 
 from diagcot.jobs import Context, Unit
-from diagcot.jobs.testing import context
 from diagcot.serving import ServerError
-from diagcot.serving.server import process
-from diagcot.tasks.samples import Sample
-from diagcot.training.config.grpo_settings import GrpoSettings
-from tests.fakes import ray_here
-from tests.fakes.serving import COMMAND, calls, starts, write_script
+from tests.fakes import grpo as scripted
+from tests.fakes.serving import calls, starts
 
 FILES = ["/collective_rpc", "/collective_rpc", "/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"]
 PUSHED = FILES[1:]
@@ -36,35 +32,13 @@ class OnceAwake(threading.Event):
 @pytest.fixture
 def stage(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Context]]:
     """The state of a GRPO stage whose servers are scripted and count as being on the policy's GPU, and its context."""
-    from diagcot.training.distributed import process_group
     from diagcot.training.kinds import grpo
     from diagcot.training.rl import rollout_pool
-    from diagcot.training.rl.curriculum import Curriculum
-    from diagcot.training.rl.loop import LoopState
-    from tests.serving import tiny
 
-    ray_here.install(monkeypatch)
-    write_script(tmp_path, monkeypatch, exchanges=True, **getattr(request, "param", {}))
-    monkeypatch.setattr(process, "program", lambda override: COMMAND)
     for module in (rollout_pool, grpo):
         monkeypatch.setattr(module, "shares_gpus", lambda settings, ctx: not settings.rollout_nodes)
-    tiny.build(tmp_path / "shards/test/base/model")
-    deepspeed = {"steps": 2, "micro_batch": 2, "global_batch": 2, "precision": "fp32", "learning_rate": 1e-3}
-    settings = GrpoSettings.model_validate(
-        {
-            "reward": {"name": "classification", "workers": 1},
-            "prompts_per_step": 1, "group_size": 2, "max_tokens": 8, "deepspeed": deepspeed,
-            "server": {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "enforce_eager": True},
-        }
-    )  # fmt: skip
-    ctx = context(tmp_path, inputs={"model": [str(tmp_path / "shards/test/base")]})
-    sample = Sample("d/s/i", "binary", "d/s", (), (("user", "Is it clear?"), ("assistant", "yes")))
-    prompts = Curriculum(settings, 7, 2, [sample], [], [])
-    head: Any = type("Head", (), {"lost": False, "check": lambda self: None})()
-    with process_group.connected(ctx), contextlib.ExitStack() as stack:
-        pool = rollout_pool.RolloutPool(grpo.model_input(ctx), settings, ctx, prompts.corpus(), head)
-        stack.callback(pool.close)
-        yield LoopState(settings, prompts, pool), ctx
+    with scripted.stage(tmp_path, monkeypatch, getattr(request, "param", {})) as made:
+        yield made
 
 
 def paths(root: Path, since: int = 0) -> list[str]:

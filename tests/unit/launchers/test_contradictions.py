@@ -41,7 +41,7 @@ PAIRS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("align", {"validation": 0, "validate_every": 5}, "nothing to validate", {"validation": 0}),
     ("grpo", {"importance_cap": 2.0, "temperature": 1.0, "top_p": 0.99}, "top_p 1", {"importance_cap": None}),
     ("grpo", {"importance_cap": 2.0, "temperature": 0.9, "top_p": 1.0}, "temperature 1", {"top_p": 0.99}),
-    ("grpo", {"async_rollouts": True}, "set importance_cap", {}),
+    ("grpo", {"max_staleness": 1}, "set importance_cap", {}),
     ("grpo", {"max_tokens": 512, "server": SMALL}, "no room for a prompt", {"max_tokens": 256, "server": SMALL}),
     ("grpo", {"overlong": 2000}, "more than max_tokens", {"overlong": 100}),
     ("grpo", {"best": "reward"}, "needs validation.prompts", {"best": "reward", "validation": {"prompts": 4}}),

@@ -44,7 +44,7 @@ def test_the_defaults_are_those_of_diagcots_report_run():
         ({"max_tokens": 4096}, "no room for a prompt"),
         ({"importance_cap": 2.0, "top_p": 1.0}, "needs temperature 1"),
         ({"importance_cap": 2.0, "temperature": 1.0}, "needs temperature 1 and top_p 1"),
-        ({"async_rollouts": True, "temperature": 1.0}, "set importance_cap"),
+        ({"max_staleness": 2, "temperature": 1.0}, "set importance_cap"),
         ({"best": "reward"}, "needs validation.prompts"),
         ({"validation": {"prompts": 8, "split": "train"}}, "what the policy trains on"),
         ({"validation": {"prompts": 8, "split": "test"}}, "held_out"),
@@ -364,7 +364,7 @@ def test_a_node_is_left_for_the_policy():
     [
         ({}, 0, ()),
         ({}, 1, ("--enable-sleep-mode",)),
-        ({"async_rollouts": True}, 1, ()),
+        ({"max_staleness": 1}, 1, ("--scheduling-policy", "priority", "--mm-processor-cache-gb", "0")),
         ({"rollout_nodes": 1, "sync": "device"}, 1, ("--weight-transfer-config", '{"backend":"nccl"}')),
         ({"sync": "device"}, 1, ("--enable-sleep-mode", "--weight-transfer-config", '{"backend":"ipc"}')),
     ],
