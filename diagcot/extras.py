@@ -12,6 +12,7 @@ MODULES = {
         *("ray", "psutil", "tensorboard"),
     ),
     "cpu] or diagcot[gpu": ("vllm",),
+    "trackers": ("wandb", "mlflow", "swanlab"),
 }
 
 

@@ -1,5 +1,6 @@
 """The model that a stage of training descends from, the samples it sees, and what both cost."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from diagcot.cot.settings import CollectSettings
@@ -44,12 +45,29 @@ def has_clause_tokens(stage: Stage[Any], chain: ChainView) -> bool:
     return model is not None and model.vocabulary < LEAST_SUBWORDS
 
 
-def check_batches(stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int) -> None:
-    """Raises UserError if the batches do not divide among `ranks` ranks."""
+def check_training(
+    stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int, gpus: int = 0, lora: LoraSettings | None = None
+) -> None:
+    """Raises UserError if the batches do not divide among `ranks` ranks, or packages or the GPU for the settings are absent."""
     try:
         deepspeed.accumulation(ranks)
     except ValueError as error:
         raise UserError(f"stage {stage.name}: {error}") from error
+    if absent := [name for name in deepspeed.trackers if find_spec(name) is None]:
+        raise UserError(
+            f"stage {stage.name}: deepspeed.trackers names {', '.join(absent)}, which this environment lacks:"
+            " `pip install diagcot[trackers]`, or remove the name"
+        )
+    if lora is None or not lora.load_in_4bit:
+        return
+    if not gpus:
+        raise UserError(
+            f"stage {stage.name}: lora.load_in_4bit needs a GPU, and the cluster file gives this stage none"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"stage {stage.name}: lora.load_in_4bit needs the package bitsandbytes: `pip install bitsandbytes`"
+        )
 
 
 def training_bytes(

@@ -8,8 +8,8 @@ from launchers.stage_kind import ChainView, Stage, StageKind
 
 
 def check(stage: Stage[AlignSettings], chain: ChainView) -> None:
-    """Raises UserError if the batches do not divide among the ranks that the cluster gives."""
-    model_size.check_batches(stage, stage.settings.deepspeed, chain.resources(stage.name).ranks)
+    """Raises UserError if the batches do not divide among the ranks that the cluster gives, or a package is absent."""
+    model_size.check_training(stage, stage.settings.deepspeed, chain.resources(stage.name).ranks)
 
 
 def storage(stage: Stage[AlignSettings], chain: ChainView) -> int | None:

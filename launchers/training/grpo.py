@@ -19,8 +19,8 @@ LOW_TEMPERATURE = 0.5  # below it most answers of a group are the same
 
 
 def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
-    """Raises UserError if the batches do not divide among the policy's ranks, no node is left for it, or a model of its
-    rewards is missing.
+    """Raises UserError if the batches do not divide among the policy's ranks, no node is left for it, or what its settings need
+    is absent: a package, a GPU, a model of its rewards.
     """
     resources, settings = chain.resources(stage.name), stage.settings
     if settings.mix and "mix" not in stage.inputs:
@@ -31,7 +31,8 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
         raise UserError(f"stage {stage.name}: {error}") from None
     if settings.reward_models.device == "cuda" and not resources.gpus:
         raise UserError(f"stage {stage.name}: reward_models.device is cuda, and the cluster gives it no GPU")
-    model_size.check_batches(stage, settings.deepspeed, settings.trainers(resources.ranks, resources.nodes))
+    ranks = settings.trainers(resources.ranks, resources.nodes)
+    model_size.check_training(stage, settings.deepspeed, ranks, resources.gpus, settings.lora)
 
 
 def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:

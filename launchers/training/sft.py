@@ -10,8 +10,9 @@ DATA_KINDS = ("texts", "shard", "questions", "filter", "synthetic-sft")
 
 
 def check(stage: Stage[SftSettings], chain: ChainView) -> None:
-    """Raises UserError if the batches do not divide among the ranks that the cluster gives."""
-    model_size.check_batches(stage, stage.settings.deepspeed, chain.resources(stage.name).ranks)
+    """Raises UserError if the batches do not divide among the ranks that the cluster gives, or what settings need is absent."""
+    settings, resources = stage.settings, chain.resources(stage.name)
+    model_size.check_training(stage, settings.deepspeed, resources.ranks, resources.gpus, settings.lora)
 
 
 def storage(stage: Stage[SftSettings], chain: ChainView) -> int | None:

@@ -96,6 +96,8 @@ EVENTS = {
     "prompts_left_out": "Prompts of a GRPO stage that its servers cannot take: too long, or with too many images; of how many.",
     "device_sync_refused": "`sync: device` is not possible, with the reason; the weights travel as files from now on.",
     "score_late": "A reward gave no score of a rollout before `score_timeout_s`; the rollout scores 0.",
+    "tracker_failed": "A tracker (wandb, mlflow, swanlab) failed for the first time, with the reason; training goes on.",
+    "tracker_failures": "How often a tracker failed in an execution.",
     "stopped": "Training stopped after a step because a stop was requested.",
     "resumed": "Training continues from a checkpoint.",
     "checkpoint": "A checkpoint is complete: seconds that training waited, and seconds of writing.",

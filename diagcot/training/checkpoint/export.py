@@ -23,7 +23,10 @@ def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any],
         counts = {**counts, "gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9}  # rank 0 stands for all
     network = trained.module
     adapter = lora.has_adapter(network) and not merge_adapter  # its base stays where it is
-    state = engine.trained_weights(trained) if adapter else engine.weights(trained)
+    if lora.has_adapter(network) and merge_adapter:
+        state = lora.merged(network)
+    else:
+        state = engine.trained_weights(trained) if adapter else engine.weights(trained)
     if ctx.rank:
         return Result(counts=counts)
     staged = _staged_model(ctx)
@@ -36,7 +39,7 @@ def write(ctx: Context, trained: Engine, processor: Any, counts: dict[str, Any],
         processor.save_pretrained(staged)
         return _published(ctx, staged, counts)
     if lora.has_adapter(network):
-        network, state = network.get_base_model(), lora.merged(network, state)
+        network = network.get_base_model()
     model.save(network, processor, staged, state)
     return _published(ctx, staged, counts)
 

@@ -15,7 +15,7 @@ from diagcot.tasks.samples import Sample
 from diagcot.training.distributed import process_group
 from diagcot.training.models import pretrained
 
-WITHOUT_EFFECT = {"save_every", "keep", "async_save", "wandb", "validate_every", "image_cache_mb"}
+WITHOUT_EFFECT = {"save_every", "keep", "async_save", "trackers", "validate_every", "image_cache_mb"}
 """Settings that change when a stage writes and what it keeps in memory, and none of the weights."""
 
 

@@ -282,6 +282,15 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _reference_is_rounded_too(self) -> "GrpoSettings":
+        if self.lora is not None and self.lora.load_in_4bit and self.own_reference:
+            raise ValueError(
+                "lora.load_in_4bit needs trainable: [lora], or kl_coef: 0: a second model as reference would lack the rounded"
+                " weights that the policy starts from"
+            )
+        return self
+
     @property
     def own_reference(self) -> bool:
         """Whether the KL term needs a model of its own: where an adapter alone trains, the base is the reference."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 Reasoning = Literal["kept", "joined", "dropped"]
+TrackerName = Literal["wandb", "mlflow", "swanlab"]
 
 
 class TinySettings(Settings):
@@ -65,6 +66,19 @@ class LoraSettings(Settings):
     rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
     alpha: int = Field(16, ge=1, description="Scale of the adapter's output; it is multiplied by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs that are dropped in training.")
+    use_rslora: bool = Field(
+        False,
+        description="Multiply by alpha / √rank instead, which keeps large ranks stable (rsLoRA, arXiv:2312.03732).",
+    )
+    use_dora: bool = Field(
+        False,
+        description="Train the length of each row of the weights by itself (DoRA, arXiv:2402.09353); needs deepspeed.stage 2.",
+    )
+    load_in_4bit: bool = Field(
+        False,
+        description="Hold the frozen projections of the language model in 4 bits (QLoRA, arXiv:2305.14314); needs a GPU, the"
+        " package bitsandbytes and deepspeed.stage 2.",
+    )
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         description="Projections of the language model that get an adapter.",
@@ -74,7 +88,11 @@ class LoraSettings(Settings):
 class DeepSpeedSettings(Settings):
     """Optimisation and its distribution. Steps are optimiser steps over `global_batch` samples."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"save_behind": "async_save", "clip": "gradient_clipping"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "save_behind": "async_save",
+        "clip": "gradient_clipping",
+        "wandb": "trackers",
+    }
 
     stage: Literal[2, 3] = Field(
         2, description="ZeRO stage: 2 divides gradients and optimiser state among the ranks, 3 also the weights."
@@ -108,7 +126,17 @@ class DeepSpeedSettings(Settings):
     async_save: bool = Field(
         True, description="Write checkpoints while training goes on; takes host memory for one checkpoint."
     )
-    wandb: bool = Field(False, description="Also log to an offline run of wandb, which must be installed.")
+    trackers: tuple[TrackerName, ...] = Field(
+        (),
+        description="Packages that also get the figures, in files below the stage's folder in logs; they must be installed"
+        " (`pip install diagcot[trackers]`), and send nothing.",
+    )
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _was_wandb(cls, value: Any) -> Any:
+        """The old key `wandb` was true or false."""
+        return (("wandb",) if value else ()) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> "DeepSpeedSettings":
@@ -151,6 +179,7 @@ class AdapterPolicy(FreezePolicy):
         None,
         description="The adapter that trains; goes with `lora` in `trainable`, alone or with merger, vision or lm_head.",
     )
+    deepspeed: DeepSpeedSettings = Field(description="Optimisation and its distribution over the ranks.")
 
     @model_validator(mode="after")
     def _lora_agrees(self) -> "AdapterPolicy":
@@ -160,11 +189,19 @@ class AdapterPolicy(FreezePolicy):
             raise ValueError("under an adapter the language model stays frozen: trainable names lora or language_model")
         return self
 
+    @model_validator(mode="after")
+    def _adapter_reads_whole_weights(self) -> "AdapterPolicy":
+        chosen = [name for name in ("use_dora", "load_in_4bit") if self.lora is not None and getattr(self.lora, name)]
+        if chosen and self.deepspeed.stage == 3:
+            raise ValueError(
+                f"lora.{chosen[0]} reads whole weights of the base, which deepspeed.stage 3 divides among the GPUs: use stage 2"
+            )
+        return self
+
 
 class SftSettings(AdapterPolicy, PromptedSettings):
     """Kind `sft`: causal language modelling on the assistant's turns (DiagCoT, arXiv:2509.06409)."""
 
-    deepspeed: DeepSpeedSettings = Field(description="Optimisation and its distribution over the ranks.")
     tasks: dict[str, float] = Field(
         {"report": 1.0},
         description="Tasks made from the input `shards`, and how often each of their samples is seen in an epoch.",

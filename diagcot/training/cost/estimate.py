@@ -51,13 +51,14 @@ def estimate(
     """
     components, adapter = set(trainable), shape.lora(lora) if lora else 0
     trained = shape.trained(components, lora)
+    packed = shape.projections if lora and lora.load_in_4bit else 0
     hours = None
     if load.sequences is not None:
         hours = gpu_hours(load.sequences * sequence_flops(shape, components, trained, load))
 
     def moments(zero: Literal[2, 3]) -> dict[str, Mapping[str, float]]:
         divided = settings.model_copy(update={"stage": zero})
-        return budget(gpu_memory(shape, components, adapter, divided, load, ranks), engine)
+        return budget(gpu_memory(shape, components, adapter, divided, load, ranks, packed), engine)
 
     return Estimate(
         parameters=sum(shape.counts.values()) + adapter,

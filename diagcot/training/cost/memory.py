@@ -9,6 +9,7 @@ from diagcot.training.cost.shape import PATCHES_PER_TOKEN, ModelShape
 from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
 
 BASE_BYTES = 3e9  # CUDA context, NCCL, DeepSpeed's buckets, fragmentation
+PACKED_BYTES = 0.516  # of a value in NF4 with double quantisation (arXiv:2305.14314, section 3): 4.127 bits
 ASLEEP_BYTES = 2e9  # CUDA context, CUDA graphs and NCCL of an engine that sleeps: weights and cache are given back
 PASSING = ("gathered", "activations", "logits")
 """Parts that exist only inside a pass; their memory is given back before a rollout."""
@@ -58,12 +59,18 @@ def budget(training: GpuMemory, engine: Engine | None) -> dict[str, Mapping[str,
 
 
 def gpu_memory(
-    shape: ModelShape, trainable: set[str], adapter: int, settings: DeepSpeedSettings, load: Workload, ranks: int
+    shape: ModelShape,
+    trainable: set[str],
+    adapter: int,
+    settings: DeepSpeedSettings,
+    load: Workload,
+    ranks: int,
+    packed: int = 0,
 ) -> GpuMemory:
     """Model states as ZeRO divides them over `ranks` GPUs (Rajbhandari et al. 2020, arXiv:1910.02054), and a micro batch.
 
-    adapter: parameters of a LoRA adapter, which train beside `trainable`. Attention is assumed to keep no matrix of all
-    pairs of tokens.
+    adapter: parameters of a LoRA adapter, which train beside `trainable`. packed: those of the model in 4 bits. Attention is
+    assumed to keep no matrix of all pairs of tokens.
     """
     size = VALUE_BYTES[settings.precision]
     whole = sum(shape.counts.values())
@@ -77,7 +84,7 @@ def gpu_memory(
 
     gathers = divided or (load.reference and reference_divided)
     return GpuMemory(
-        weights=states(whole + adapter, divided),
+        weights=states(whole + adapter - packed, divided) + packed * PACKED_BYTES,
         reference=states(whole, reference_divided) if load.reference else 0.0,
         gradients=trained * size / ranks,
         optimizer=0.0 if settings.offload else trained * OPTIMIZER_BYTES / ranks,

@@ -71,13 +71,24 @@ class ModelShape:
 
     def lora(self, settings: LoraSettings) -> int:
         """Parameters of an adapter on the language model's projections."""
+        ends = [self._ends[name] for name in settings.targets if name in self._ends]
+        lengths = sum(outputs for _, outputs in ends) if settings.use_dora else 0
+        return self.layers * (settings.rank * sum(map(sum, ends)) + lengths)
+
+    @property
+    def projections(self) -> int:
+        """Parameters of the language model's projections, which QLoRA packs."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self._ends.values())
+
+    @property
+    def _ends(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's projections."""
         query, key = self.heads * self.head, self.kv_heads * self.head
         wide, mlp = self.hidden, self.intermediate
-        ends = {
+        return {
             "q_proj": (wide, query), "k_proj": (wide, key), "v_proj": (wide, key), "o_proj": (query, wide),
             "gate_proj": (wide, mlp), "up_proj": (wide, mlp), "down_proj": (mlp, wide),
         }  # fmt: skip
-        return self.layers * settings.rank * sum(sum(ends.get(name, (0, 0))) for name in settings.targets)
 
 
 def shape_of(settings: ModelSettings) -> ModelShape:

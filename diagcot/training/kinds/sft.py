@@ -53,7 +53,8 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
 
 def load_model(base: Path, settings: SftSettings, ctx: Context) -> tuple[Any, dict[str, Any]]:
     """The model with its freeze policy, and its parameter counts."""
-    network = model.load(base, settings.deepspeed.precision, engine.zero3_config(settings.deepspeed, ctx))
+    packed = settings.lora is not None and settings.lora.load_in_4bit
+    network = model.load(base, settings.deepspeed.precision, engine.zero3_config(settings.deepspeed, ctx), packed)
     if settings.lora is not None:
         network = lora.add_adapter(network, settings.lora)
     freeze.freeze(network, settings)

@@ -6,6 +6,7 @@ The parameter names of Qwen2-VL, Qwen2.5-VL and Qwen3-VL agree where it matters:
 LLaMA-Factory copy in TMLSIAT/DiagCoT-main); here they are declared, counted and asserted.
 """
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,10 @@ def component_of(name: str) -> str:
 
 
 def size_of(parameter: "torch.nn.Parameter") -> int:
-    """Number of values, also where ZeRO-3 holds only a part of them here."""
+    """Number of values, also where ZeRO-3 holds only a part of them here, or bitsandbytes has packed them."""
+    packed = getattr(parameter, "quant_state", None)
+    if packed is not None:
+        return math.prod(packed.shape)
     return int(getattr(parameter, "ds_numel", None) or parameter.numel())
 
 

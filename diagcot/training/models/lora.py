@@ -1,17 +1,21 @@
-"""LoRA adapters (Hu et al. 2021, arXiv:2106.09685) on the language model's projections."""
+"""LoRA adapters (Hu et al. 2021, arXiv:2106.09685) and their variants by peft, on the language model's projections."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from diagcot.jobs import UserError
 from diagcot.training.config.settings import LoraSettings
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
 
 _PREFIX = "base_model.model."  # of every name in a model with an adapter
 _NAME = "default"  # PEFT's name of the adapter
+_ONE = "projection"  # name of a module that stands alone
 
 
 def add_adapter(network: Any, settings: LoraSettings) -> Any:
@@ -27,6 +31,8 @@ def add_adapter(network: Any, settings: LoraSettings) -> Any:
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
         target_modules=rf".*language_model\..*\.({names})",
     )
     return get_peft_model(network, config, autocast_adapter_dtype=False)
@@ -56,52 +62,91 @@ def switched_off(network: Any) -> Iterator[None]:
 class ServedWeight(NamedTuple):
     """A weight as a server of the base gets it: its name there, and the parameters that it is made of.
 
-    parameters: the base's, and where the layer has an adapter its two matrices, all with ZeRO-3 maybe divided. scaling: of
-    the adapter.
+    parameters: the base's, and those of the layer's adapter by their names in an adapter's file, all with ZeRO-3 maybe
+    divided. config: peft's of the adapter.
     """
 
     name: str
-    parameters: tuple["torch.nn.Parameter", ...]
-    scaling: float = 1.0
+    base: "torch.nn.Parameter"
+    adapter: Mapping[str, "torch.nn.Parameter"] = MappingProxyType({})
+    config: "LoraConfig | None" = None
+
+    @property
+    def parameters(self) -> list["torch.nn.Parameter"]:
+        """All that must be whole for `value`."""
+        return [self.base, *self.adapter.values()]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole weight."""
+        packed = getattr(self.base, "quant_state", None)
+        return tuple(getattr(self.base, "ds_shape", self.base.shape) if packed is None else packed.shape)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Of the weight, also where bitsandbytes packs it."""
+        packed = getattr(self.base, "quant_state", None)
+        return self.base.dtype if packed is None else packed.dtype  # type: ignore[no-any-return]
 
     def value(self) -> "torch.Tensor":
         """The weight with its adapter added; of gathered parameters."""
-        weight, *adapter = (parameter.data for parameter in self.parameters)
-        if not adapter:
-            return weight
-        down, up = adapter
-        return _sum(weight, down, up, self.scaling)
+        weight = self.base.data
+        if getattr(self.base, "quant_state", None) is not None:
+            from peft.utils.integrations import dequantize_bnb_weight
+
+            weight = dequantize_bnb_weight(self.base)
+        parts = {name: parameter.data for name, parameter in self.adapter.items()}
+        return add(weight, parts, self.config) if self.config else weight
 
 
 def served_weights(network: Any) -> Iterator[ServedWeight]:
     """All weights of `network`, with or without an adapter, as servers of its base get them."""
     layers = _layers(network) if has_adapter(network) else {}
     for name, parameter in network.named_parameters():
-        layer = layers.get(name.removesuffix(f".{_PARTS[0]}.weight"))
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
         if layer is not None:
-            matrices = (layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight)
-            yield ServedWeight(_base_name(name), (parameter, *matrices), layer.scaling[_NAME])
+            own = {"lora_A.weight": layer.lora_A[_NAME].weight, "lora_B.weight": layer.lora_B[_NAME].weight}
+            if _NAME in layer.lora_magnitude_vector:  # of DoRA
+                own["lora_magnitude_vector"] = layer.lora_magnitude_vector[_NAME].weight
+            yield ServedWeight(_base_name(name), parameter, own, network.peft_config[_NAME])
         elif ".lora_" not in name:
-            yield ServedWeight(_base_name(name), (parameter,))
+            yield ServedWeight(_base_name(name), parameter)
 
 
-def merged(network: Any, state: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """The weights of the base with the adapter added, by the base's names.
+def merged(network: Any) -> dict[str, "torch.Tensor"] | None:
+    """The weights of the base with the adapter added, in rank 0's host memory, None on other ranks. A collective."""
+    import deepspeed
+    import torch.distributed as dist
 
-    state: all weights of `network` by their names, in host memory; it is emptied.
+    first, result = not dist.is_initialized() or dist.get_rank() == 0, dict[str, "torch.Tensor"]()
+    for weight in served_weights(network):
+        divided = hasattr(weight.base, "ds_id")
+        with deepspeed.zero.GatheredParameters(weight.parameters, enabled=divided):
+            if first:
+                result[weight.name] = weight.value().detach().cpu().clone()
+    return result if first else None
+
+
+def add(weight: "torch.Tensor", parts: Mapping[str, "torch.Tensor"], config: "LoraConfig") -> "torch.Tensor":
+    """`weight` (outputs, inputs) plus an adapter's share, computed by peft in float32, in the weight's type.
+
+    parts: such as lora_A.weight and lora_B.weight. Raises UserError for parts that LoRA of this kind does not have.
     """
-    result: dict[str, torch.Tensor] = {}
-    for name, layer in _layers(network).items():
-        weight, down, up = (state.pop(f"{name}.{part}.weight") for part in _PARTS)
-        result[_base_name(f"{name}.weight")] = _sum(weight, down, up, layer.scaling[_NAME])
-    for name in list(state):
-        result[_base_name(name)] = state.pop(name)
-    return result
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-
-def _sum(weight: "torch.Tensor", down: "torch.Tensor", up: "torch.Tensor", scaling: float) -> "torch.Tensor":
-    """Weight and adapter, added in float32, in the weight's type."""
-    return (weight.float() + scaling * (up.float() @ down.float())).to(weight.dtype)
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(weight.to(torch.float32, copy=True), requires_grad=False)
+    holder = torch.nn.ModuleDict({_ONE: layer})
+    settings = {"r": config.r, "lora_alpha": config.lora_alpha, "use_rslora": config.use_rslora}
+    alone = LoraConfig(**settings, use_dora=config.use_dora, target_modules=[_ONE])
+    network = inject_adapter_in_model(alone, holder)
+    found = set_peft_model_state_dict(network, {f"{_ONE}.{name}": value.float() for name, value in parts.items()})
+    if found.unexpected_keys:
+        raise UserError(f"the adapter holds {', '.join(found.unexpected_keys)}, which LoRA of this kind does not have")
+    projection: Any = network[_ONE]
+    projection.merge()
+    return projection.get_base_layer().weight.detach().to(weight.dtype)
 
 
 def _base_name(name: str) -> str:
@@ -126,9 +171,6 @@ def save(network: Any, state: dict[str, "torch.Tensor"], directory: Path) -> Non
     adapter |= {name: value for name, value in state.items() if name.startswith(whole)}
     tensors = {name: value.contiguous() for name, value in adapter.items()}
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-_PARTS = ("base_layer", f"lora_A.{_NAME}", f"lora_B.{_NAME}")
 
 
 def _layers(network: Any) -> dict[str, Any]:

@@ -5,24 +5,22 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.training.distributed import library_setup
-from diagcot.training.models import architecture
+from diagcot.training.models import architecture, lora
 from diagcot.training.models.pretrained import SMALL_FILES, weights_of
 from diagcot.training.models.weight_files import StoredTensor, tensors_of
 
 library_setup.configure()
 
 import torch  # noqa: E402
-from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict  # noqa: E402
+from peft import LoraConfig, PeftConfig  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 ADAPTER = "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of a module's name in an adapter's file
-_ONE = "projection"  # name of a module that stands alone
 
 Parts = dict[str, torch.Tensor]
 
@@ -59,7 +57,7 @@ def merge(base: Path, adapter: Path, target: Path, shard_bytes: int) -> int:
             if name_here in whole:
                 tensor = whole[name_here].to(tensor.dtype)
             elif (module := name_here.removesuffix(".weight")) in parts:
-                tensor = add(tensor, parts[module], config)
+                tensor = lora.add(tensor, parts[module], config)
             merged[tensor_name] = tensor
             count += tensor.numel()
         save_file(merged, target / name, {"format": "pt"})
@@ -69,25 +67,6 @@ def merge(base: Path, adapter: Path, target: Path, shard_bytes: int) -> int:
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
     return count
-
-
-def add(weight: torch.Tensor, parts: Parts, config: LoraConfig) -> torch.Tensor:
-    """`weight` (outputs, inputs) plus the adapter's share, computed by peft, in the weight's type.
-
-    parts: such as lora_A.weight and lora_B.weight.
-    """
-    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    holder = torch.nn.ModuleDict({_ONE: layer})
-    settings = {"r": config.r, "lora_alpha": config.lora_alpha, "use_rslora": config.use_rslora}
-    alone = LoraConfig(**settings, use_dora=config.use_dora, target_modules=[_ONE])
-    network = inject_adapter_in_model(alone, holder)
-    found = set_peft_model_state_dict(network, {f"{_ONE}.{name}": value for name, value in parts.items()})
-    if found.unexpected_keys:
-        raise UserError(f"the adapter holds {', '.join(found.unexpected_keys)}, which LoRA of this kind does not have")
-    projection: Any = network[_ONE]
-    projection.merge()
-    return projection.get_base_layer().weight.detach().to(weight.dtype)
 
 
 def _parts(adapter: Path, parameters: set[str]) -> tuple[dict[str, Parts], Parts]:

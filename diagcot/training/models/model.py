@@ -14,7 +14,7 @@ from diagcot.training.models.pretrained import SMALL_FILES, family_of, weights_o
 library_setup.configure()
 
 import torch  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig  # noqa: E402
 
 
 def link_pretrained(settings: ModelSettings, directory: Path) -> dict[str, Any]:
@@ -51,12 +51,13 @@ def load_processor(directory: Path) -> Any:
     return AutoProcessor.from_pretrained(directory, local_files_only=True)
 
 
-def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None = None) -> Any:
+def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None = None, four_bits: bool = False) -> Any:
     """The model of a directory, in training mode, on the CPU.
 
     zero3: the DeepSpeed configuration of a ZeRO-3 run; each rank then reads only its part, which needs an initialised
-    process group. Raises FileNotFoundError if there is no model, and UserError if it is not whole: what transformers does
-    not find it draws at random.
+    process group. four_bits: pack the language model's projections as QLoRA does; the model is then on this rank's GPU.
+    Raises FileNotFoundError if there is no model, and UserError if it is not whole: what transformers does not find it draws
+    at random.
     """
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"no model in {directory}; run the stage that makes it")
@@ -71,10 +72,25 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         local_files_only=True,
         attn_implementation=attention_implementation(precision),
+        quantization_config=quantization() if four_bits else None,
     )
     del keep_alive
     model.config.use_cache = False
     return model.train()
+
+
+def quantization() -> BitsAndBytesConfig:
+    """How QLoRA packs weights (Dettmers et al. 2023, arXiv:2305.14314): NF4 with double quantisation, products in bf16.
+
+    Vision tower, merger, embeddings and head stay as they are.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["model.visual", "lm_head"],  # of 4 bits, too
+    )
 
 
 def attention_implementation(precision: str) -> str:

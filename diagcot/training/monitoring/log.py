@@ -1,48 +1,38 @@
-"""The log of a training stage: a line of `train.jsonl` for each step, TensorBoard, wandb on request, progress, curves."""
+"""The log of a training stage: a line of `train.jsonl` for each step, TensorBoard, trackers on request, progress, curves."""
 
 import contextlib
 import json
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from diagcot.jobs import Context, UserError
+from diagcot.jobs import Context
 from diagcot.training.monitoring import curves
+from diagcot.training.monitoring.trackers import Trackers
 
 SHOWN = ("loss", "reward", "kl", "gap", "tokens_per_s", "mfu")  # next to the progress bar, where a stage has them
-
-
-class Board(Protocol):
-    """Where figures are drawn while the stage runs."""
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Add a point."""
-
-    def close(self) -> None:
-        """Write what is still in memory."""
 
 
 class TrainingLog:
     """The log of a stage that continues after step `first` of `steps`. Only rank 0 writes; `path` is its file.
 
-    A context manager: at its end it draws the curves, however the stage ends. Raises UserError where wandb is requested
-    and not installed.
+    A context manager: at its end it draws the curves, however the stage ends. trackers: names of further places for the
+    figures, see `Trackers`.
     """
 
-    def __init__(self, ctx: Context, first: int, steps: int, wandb: bool = False) -> None:
+    def __init__(self, ctx: Context, first: int, steps: int, trackers: Sequence[str] = ()) -> None:
         self._ctx, self._steps = ctx, steps
         self.path = ctx.workspace / "train.jsonl"
         self._unwritten: list[str] = []  # lines that a full disk did not take
-        self._boards: list[Board] = []
         if ctx.rank:
             return
         rewind(self.path, first)
-        self._boards.append(_tensorboard(ctx.stage_dir / "tensorboard", first))
-        if wandb:
-            self._boards.append(_Wandb(ctx))
+        self._board = _tensorboard(ctx.stage_dir / "tensorboard", first)
+        self._trackers = Trackers(ctx, trackers)
 
     def __enter__(self) -> "TrainingLog":
         return self
@@ -52,9 +42,9 @@ class TrainingLog:
     ) -> None:
         if self._ctx.rank:
             return
-        for board in self._boards:
-            with contextlib.suppress(OSError):
-                board.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
+        self._trackers.close()
         with contextlib.suppress(OSError):
             curves.draw(self.path, self._ctx.stage_dir / "curves.png", f"{self._ctx.run} / {self._ctx.stage}")
 
@@ -66,10 +56,10 @@ class TrainingLog:
                 append(self.path, "".join(self._unwritten))
                 self._unwritten.clear()
             with contextlib.suppress(OSError):
-                for board in self._boards:
-                    for name, value in figures.items():
-                        if isinstance(value, int | float):
-                            board.add_scalar(name, value, step)
+                for name, value in figures.items():
+                    if isinstance(value, int | float):
+                        self._board.add_scalar(name, value, step)
+            self._trackers.log(figures, step)
         shown = {name: round(figures[name], 4) for name in SHOWN if name in figures}
         self._ctx.progress(step, self._steps, **shown)
 
@@ -110,30 +100,7 @@ def memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
 
 
-def _tensorboard(folder: Path, first: int) -> Board:
+def _tensorboard(folder: Path, first: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    board: Board = SummaryWriter(str(folder), purge_step=first + 1, flush_secs=30)
-    return board
-
-
-class _Wandb:
-    """An offline run of wandb, which a person may upload later; nothing leaves the machine on its own."""
-
-    def __init__(self, ctx: Context) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("`wandb: true` needs the package wandb: pip install wandb, or remove the key") from error
-        name = f"{ctx.run}-{ctx.stage}"
-        self._run = wandb.init(
-            mode="offline", project=ctx.run, id=name, name=name, dir=str(ctx.stage_dir), resume="allow"
-        )
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Add a point."""
-        self._run.log({name: value}, step=step)
-
-    def close(self) -> None:
-        """End the run."""
-        self._run.finish()
+    return SummaryWriter(str(folder), purge_step=first + 1, flush_secs=30)

@@ -76,7 +76,7 @@ class GrpoLoop:
         self.best: dict[str, float] = saved["best"]  # step and value of the best validation, empty before one
         if ctx.rank == 0:
             self.record.rewind(self.first)
-        self.log = stack.enter_context(TrainingLog(ctx, self.first, self.steps, deepspeed.wandb))
+        self.log = stack.enter_context(TrainingLog(ctx, self.first, self.steps, deepspeed.trackers))
         self.timer = StepTimer(ctx, self.policy.engine, deepspeed)
 
     def run(self) -> Result | None:

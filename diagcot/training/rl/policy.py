@@ -41,7 +41,8 @@ class Policy:
             loss=settings.policy_loss,
             importance_cap=settings.importance_cap,
         )
-        network = model.load(base, settings.deepspeed.precision, engine.zero3_config(settings.deepspeed, ctx))
+        zero3, packed = engine.zero3_config(settings.deepspeed, ctx), settings.lora and settings.lora.load_in_4bit
+        network = model.load(base, settings.deepspeed.precision, zero3, bool(packed))
         if settings.lora is not None:
             network = lora.add_adapter(network, settings.lora)
         freeze.freeze(network, settings)
@@ -148,13 +149,13 @@ class Policy:
 
         A collective; rank 0 writes.
         """
-        state = engine.weights(self.engine)
+        network = self.engine.module
+        adapted = lora.has_adapter(network)
+        state = lora.merged(network) if adapted else engine.weights(self.engine)
         if state is None:
             return
         shutil.rmtree(folder, ignore_errors=True)
-        network = self.engine.module
-        if lora.has_adapter(network):
-            network, state = network.get_base_model(), lora.merged(network, state)
+        network = network.get_base_model() if adapted else network
         network.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
         for path in self.base.iterdir():
             # Small files are copied unchanged: a server restarts for a model whose configuration reads differently.

@@ -221,17 +221,14 @@ def weight_source(module: Any) -> Any:
 
     class Weights(WeightSource):
         def metadata(self) -> list[Any]:
-            return [
-                ParamMeta(name, parameters[0].dtype, tuple(getattr(parameters[0], "ds_shape", parameters[0].shape)))
-                for name, parameters, _ in lora.served_weights(module)
-            ]
+            return [ParamMeta(weight.name, weight.dtype, weight.shape) for weight in lora.served_weights(module)]
 
         def __iter__(self) -> Iterator[tuple[str, Any]]:
             import deepspeed
 
             for weight in lora.served_weights(module):
-                divided = hasattr(weight.parameters[0], "ds_id")
-                with deepspeed.zero.GatheredParameters(list(weight.parameters), enabled=divided):
+                divided = hasattr(weight.base, "ds_id")
+                with deepspeed.zero.GatheredParameters(weight.parameters, enabled=divided):
                     yield weight.name, weight.value()
 
     return Weights()

@@ -43,7 +43,7 @@ def train(
     with Checkpoints(ctx, engine, origin, settings.keep, settings.async_save) as checkpoints:
         first, final = checkpoints.resume() or (0, {"loss": math.nan})
         with (
-            TrainingLog(ctx, first, steps, settings.wandb) as log,
+            TrainingLog(ctx, first, steps, settings.trackers) as log,
             Prefetch(objective.batches, first, steps) as prefetch,
         ):
             engine.train()

@@ -101,6 +101,20 @@ def memory(settings: DeepSpeedSettings, ranks: int = 8, adapter: int = 0, **load
     return cost.gpu_memory(SEVEN, trainable, adapter, settings, cost.Workload(752, 1124, 1024, **load), ranks)
 
 
+def test_variants_of_an_adapter_change_what_is_held() -> None:
+    plain, dora = (SEVEN.lora(LoraSettings(rank=8, use_dora=value)) for value in (False, True))
+    assert dora - plain == 28 * (3584 + 2 * 512 + 3584 + 2 * 18944 + 3584)  # the rows of a layer's projections
+    load = cost.Workload(752, 1124, 1024)
+
+    def weights(**changes: Any) -> float:
+        settings = DeepSpeedSettings(steps=1, gradient_checkpointing=True)
+        found = cost.estimate(SEVEN, (), LoraSettings(rank=8, **changes), settings, load, 8)
+        return found.budget["training"]["weights"]
+
+    packed = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert weights() - weights(load_in_4bit=True) == pytest.approx(packed * (2 - 4.127 / 8), rel=1e-3)
+
+
 BF16 = DeepSpeedSettings(steps=1, gradient_checkpointing=True, micro_batch=1)
 ZERO3 = BF16.model_copy(update={"stage": 3})
 
