@@ -1,5 +1,6 @@
 """Rewards written for other trainers, `path/to/file.py:function`, called as their own trainer calls them."""
 
+import asyncio
 import importlib.util
 import inspect
 import math
@@ -16,12 +17,13 @@ REFERENCE_COLUMNS = ("reference", "answer", "solution", "ground_truth")
 
 
 def load(name: str, style: str) -> Reward:
-    """The function of `file.py:function`, to be called in `style`: trl or easyr1.
+    """The function of `file.py:function`, to be called in `style`: trl, trl_messages or easyr1.
 
-    trl: `function(prompts=, completions=, **columns) -> [float or None]`, with the reference in all of REFERENCE_COLUMNS;
-    None counts as 0. easyr1: `function(reward_inputs) -> [{"overall": …}]`, or, of versions until 2025,
-    `function(predicts, ground_truths)`; with REWARD_TYPE = "sequential" in the file it is called for each sample separately.
-    Raises UserError if there is no such file or function.
+    trl: `function(prompts=, completions=, **columns) -> [float or None]`, which may be a coroutine, with the reference in all
+    of REFERENCE_COLUMNS; None counts as 0. A completion is a text; with trl_messages it is a list of one message. easyr1:
+    `function(reward_inputs) -> [{"overall": …}]`, or, of versions until 2025, `function(predicts, ground_truths)`; with
+    REWARD_TYPE = "sequential" in the file it is called for each sample separately. Raises UserError if there is no such file
+    or function.
     """
     return ExternalReward(name, style)
 
@@ -48,6 +50,9 @@ class ExternalReward:
         answers = [reference.answer for reference in references]
         if self._style == "trl":
             scores = _as_trl(self._score, list(outputs), answers, progress)
+        elif self._style == "trl_messages":
+            messages = [[{"role": "assistant", "content": output}] for output in outputs]
+            scores = _as_trl(self._score, messages, answers, progress)
         elif self._sequential:
             scores = [
                 _as_easyr1(self._score, [output], [answer], True)[0]
@@ -83,11 +88,14 @@ def _module(file: Path) -> Any:
 
 
 def _as_trl(
-    function: Callable[..., Sequence[float | None]], outputs: list[str], answers: list[str], progress: float
+    function: Callable[..., Any], completions: Sequence[Any], answers: list[str], progress: float
 ) -> list[Score]:
     columns = dict.fromkeys(REFERENCE_COLUMNS, answers)
     state = SimpleNamespace(global_step=round(progress * 1_000_000), max_steps=1_000_000)
-    values = function(prompts=[""] * len(outputs), completions=outputs, trainer_state=state, **columns)
+    prompts: list[Any] = ["" if isinstance(completion, str) else [] for completion in completions]
+    values = function(prompts=prompts, completions=completions, trainer_state=state, **columns)
+    if inspect.iscoroutine(values):
+        values = asyncio.run(values)
     return [{"overall": float(value or 0.0)} for value in values]
 
 

@@ -9,7 +9,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "open": ("checked", "think", "answer", "released"),
 }
 
-STYLES = ("trl", "easyr1")
+STYLES = ("trl", "trl_messages", "easyr1")
 """How the reward of another project, `file.py:function`, is called (`diagcot.rewards.external`)."""
 
 GATED = ("closed", "open")

@@ -41,8 +41,10 @@ class RewardSettings(Settings):
         "report", description="Name of a reward of this project, or path/to/file.py:function of an external one."
     )
     mode: str = Field("", description="Variant of the reward; empty takes its first one.")
-    style: Literal["", "trl", "easyr1"] = Field(
-        "", description="How an external reward is called: as TRL or as EasyR1 does. Empty for rewards of this project."
+    style: Literal["", "trl", "trl_messages", "easyr1"] = Field(
+        "",
+        description="How an external reward is called: trl, as TRL does where prompts are texts; trl_messages, as TRL does where"
+        " they are messages, with images for example; easyr1, as EasyR1 does. Empty for rewards of this project.",
     )
     alpha: float = Field(
         0.2, gt=0, le=1, description="Rewards closed and open: weight of the newest batch in the gate's mean accuracy."
@@ -74,7 +76,7 @@ class RewardSettings(Settings):
     def _known(self) -> "RewardSettings":
         if ".py:" in self.name:
             if not self.style:
-                raise ValueError(f"reward {self.name} needs a style, trl or easyr1")
+                raise ValueError(f"reward {self.name} needs a style, trl, trl_messages or easyr1")
             if self.mode:
                 raise ValueError(
                     f"reward {self.name} is external and has no mode, but mode is {self.mode!r}; a recipe that extends"

@@ -225,8 +225,10 @@ class RolloutPool:
             index, reply = int(value[0]), value[1]
             replies[index], rolled_out_at = reply, time.monotonic()
             scored_outputs = outputs(index, reply)
-            sample = scored_outputs[0].sample if scored_outputs else ""
-            scoring[next(workers).score.remote(scored_outputs, progress)] = index, sample
+            if not scored_outputs:  # a probe does not wait for workers that score rollouts
+                scores[index] = []
+                continue
+            scoring[next(workers).score.remote(scored_outputs, progress)] = index, scored_outputs[0].sample
         if len(scores) < len(requests):
             return None
         order = range(len(requests))

@@ -26,7 +26,7 @@ class Absent(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 {code}
 """
-OTHERS = {"cloudpickle", "wandb", "RaTEScore"}  # submitit brings the first; users install the others themselves
+OTHERS = {"cloudpickle", "RaTEScore"}  # submitit brings the first; users install the others themselves
 MAIN = "from diagcot.cli.main import main\nsys.exit(main(sys.argv[1:]))"
 
 

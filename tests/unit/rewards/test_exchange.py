@@ -63,6 +63,10 @@ def test_conversations_and_a_gate_of_its_own():
 THEIRS = """
 def trl(completions, answer, trainer_state=None, **_):
     return [1.0 if a in c else None for c, a in zip(completions, answer)]
+def messages(prompts, completions, solution, **_):
+    return [float(s in c[0]["content"] and p == []) for p, c, s in zip(prompts, completions, solution)]
+async def later(completions, answer, **_):
+    return [float(a in c) for c, a in zip(completions, answer)]
 def new(reward_inputs):
     return [{"overall": float(r["ground_truth"] in r["response"]), "format": 1.0, "accuracy": None} for r in reward_inputs]
 def old(predicts, ground_truths, weight=0.5):
@@ -88,6 +92,8 @@ def theirs(tmp_path):
     ("name", "style", "values"),
     [
         ("theirs.py:trl", "trl", [1, 0]),
+        ("theirs.py:messages", "trl_messages", [1, 0]),
+        ("theirs.py:later", "trl", [1, 0]),
         ("theirs.py:new", "easyr1", [1, 0]),
         ("theirs.py:old", "easyr1", [0.5, 0]),
         ("single.py:one", "easyr1", [3, 1]),
@@ -101,6 +107,16 @@ def test_external_rewards(theirs, name, style, values):
         scores = one(["yes", "n"], [Reference("y")] * 2, 0.5)
         assert [score["overall"] for score in scores] == values
     assert reward([], []) == []
+
+
+def test_a_reward_that_trl_brings():
+    trl = importlib.util.find_spec("trl")
+    if trl is None:
+        pytest.skip("trl is not installed")
+    file = Path(trl.submodule_search_locations[0]) / "rewards" / "format_rewards.py"
+    reward = registry.reward(f"{file}:think_format_reward", "trl_messages")
+    scores = reward(["<think>a</think> b", "<think>a b"], [Reference("b")] * 2)
+    assert [score["overall"] for score in scores] == [1, 0]
 
 
 def test_an_exported_reward_loaded_back():

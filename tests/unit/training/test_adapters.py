@@ -87,7 +87,7 @@ def test_what_bitsandbytes_packs_trains_and_is_served_as_it_is(base: Path) -> No
 
     from diagcot.training.data.collator import Collator
     from diagcot.training.losses import language
-    from diagcot.training.models import lora, model
+    from diagcot.training.models import freeze, lora, model
 
     network = lora.add_adapter(model.load(base, "bf16", four_bits=True), LoraSettings(rank=4))
     for name, parameter in network.named_parameters():
@@ -99,6 +99,8 @@ def test_what_bitsandbytes_packs_trains_and_is_served_as_it_is(base: Path) -> No
     language.summed_loss(network, inputs, batch["labels"]).backward()
     assert all(parameter.grad is not None for name, parameter in network.named_parameters() if "lora_B" in name)
     plain = model.load(base, "bf16")
+    adapter = sum(parameter.numel() for name, parameter in network.named_parameters() if "lora_" in name)
+    assert freeze.describe(network)["parameters"] == freeze.describe(plain)["parameters"] + adapter
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     served = {weight.name: weight for weight in lora.served_weights(network)}
     assert served.keys() == before.keys()

@@ -58,6 +58,12 @@ def test_settings_refuse(changes, says):
         GrpoSettings.model_validate({"deepspeed": deepspeed, **changes})
 
 
+def test_the_old_key_of_rollouts_ahead_is_one_step():
+    rest = {"importance_cap": 2.0, "temperature": 1.0, "top_p": 1.0, "deepspeed": {"global_batch": 8, "steps": 1}}
+    for old, steps in ((True, 1), (False, 0)):
+        assert GrpoSettings.model_validate({"async_rollouts": old, **rest}).max_staleness == steps
+
+
 def test_requests_differ_by_step_and_prompt_and_ban_vision_tokens():
     def ask(step):
         sampling = Sampling(8, 100, 0.9, 0.99)
