@@ -86,7 +86,7 @@ class ServedWeight(NamedTuple):
     def dtype(self) -> "torch.dtype":
         """Of the weight, also where bitsandbytes packs it."""
         packed = getattr(self.base, "quant_state", None)
-        return self.base.dtype if packed is None else packed.dtype  # type: ignore[no-any-return]
+        return self.base.dtype if packed is None else packed.dtype
 
     def value(self) -> "torch.Tensor":
         """The weight with its adapter added; of gathered parameters."""
