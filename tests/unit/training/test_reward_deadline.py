@@ -164,7 +164,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: Any, limit_s: 
     monkeypatch.setitem(sys.modules, "ray", ray)
     made: Any = object.__new__(RolloutPool)
     made._ctx, made._closed, made._head = context(tmp_path), False, SimpleNamespace(check=lambda: None)
-    made._settings = SimpleNamespace(step_timeout_s=limit_s)
+    made._settings = SimpleNamespace(step_timeout_s=limit_s, max_staleness=0)
     generate = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda requests: Stream(requests)))
     made.servers, made.workers = (
         [SimpleNamespace(generate=generate)],
