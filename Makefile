@@ -29,7 +29,7 @@ DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exi
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
 $(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -135,6 +135,9 @@ test: env  ## all tests that this machine can run, those on a real Slurm include
 test-fast: env  ## the tests that need no server, no training and no Slurm (a minute)
 	@$(PYTEST) tests/unit -n 2
 
+test-slurm-24: env  ## the tests on a real Slurm 24.11, whose daemons are in a Debian 13 root (needs root, debootstrap and Python outside /usr)
+	@$(HERE)/.ci/slurm-24 -m slurm tests/slurm tests/faults
+
 bench-shards: env  ## writing and reading shards compared with plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
 	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
 
@@ -168,4 +171,4 @@ bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 min
 check: env  ## ruff, mypy, spelling, links of the documentation, shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy
 	@$(BIN)/codespell $$(git ls-files) && $(BIN)/python -m pytest tests/unit/test_docs_links.py
-	@shellcheck .ci/run $$(git ls-files '*.sh')
+	@shellcheck .ci/run .ci/slurm-24 $$(git ls-files '*.sh')

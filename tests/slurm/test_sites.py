@@ -91,7 +91,7 @@ def test_rows_03_and_04_preemption_is_one_more_execution_however_it_is_announced
     runs.whole(plan)
     assert [token[-2:] for token in runs.executions(plan, 0)] == ["-0", "-1"]
     log = runs.log(plan, 0)
-    assert runs.why(plan) == ["submitted"] and f"{first}: stopping" in log and "Slurm ends and requeues this job" in log
+    assert runs.why(plan) == ["submitted"] and f"{first}: stopping" in log and "Slurm requeues this job" in log
 
 
 @pytest.mark.usefixtures("devcluster")

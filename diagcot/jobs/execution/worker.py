@@ -120,14 +120,16 @@ def _scratch(plan: Plan) -> str:
 def _leave(job: str, warned: bool) -> None:
     """End a parked execution so that the task runs exactly once more, or not at all if a person has cancelled it.
 
-    warned: the warning signal came, not SIGTERM alone. A job that is preempted waits for Slurm to end and requeue it: if it
-    requeued itself, some versions of Slurm would requeue it a second time; if it ended, Slurm would take it for done.
+    warned: the warning signal came, not SIGTERM alone. A job that is preempted leaves it to Slurm to requeue it, because it
+    would be requeued a second time if it did so itself: it ends, or waits for its end, as the version of Slurm needs it.
     """
     row = _own_record(job)
     if row.get("JobState", "RUNNING") != "RUNNING":
         return  # Slurm is ending it, and knows why
     if row.get("PreemptTime", "None") != "None":
-        print(f"{time.strftime('%F %T')} preempted: Slurm ends and requeues this job", flush=True)
+        print(f"{time.strftime('%F %T')} preempted: Slurm requeues this job", flush=True)
+        if slurm.requeues_what_ends_early():
+            sys.exit(INTERRUPTED)
         _await_end(row.get("EndTime", ""))
     if warned:
         _requeue(job)

@@ -14,6 +14,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60
+REQUEUES_EARLY = (24, 11)  # measured on 22.05.8 and 24.11.5
 # Parts of the messages of a command that did not reach slurmctld, or not for certain.
 TRANSIENT = ("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication")
 UNREACHABLE = (*TRANSIENT, "connect failure", "configuration source")
@@ -70,6 +71,20 @@ def answer(*command: str, timeout: float = TIMEOUT_S) -> str:
 def transient(error: str) -> bool:
     """True if Slurm may accept the same request later, or may have accepted it already."""
     return any(word in error.lower() for word in TRANSIENT)
+
+
+def version() -> tuple[int, ...]:
+    """The version of Slurm's commands here, such as (24, 11, 5); empty if it is not known."""
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", call("scontrol", "--version"))
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def requeues_what_ends_early() -> bool:
+    """Whether Slurm requeues a job by itself that ends between the announcement of its preemption and the end of GraceTime.
+
+    22.05 takes such a job for done, so it has to wait for its end; 24.11 requeues it, and a job that waits a second time.
+    """
+    return version() >= REQUEUES_EARLY
 
 
 def user() -> str:
