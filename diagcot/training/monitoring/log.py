@@ -60,7 +60,7 @@ class TrainingLog:
                     if isinstance(value, int | float):
                         self._board.add_scalar(name, value, step)
             self._trackers.log(figures, step)
-        shown = {name: round(figures[name], 4) for name in SHOWN if name in figures}
+        shown = {name: round(figures[name], 4) for name in SHOWN if isinstance(figures.get(name), int | float)}
         self._ctx.progress(step, self._steps, **shown)
 
 
