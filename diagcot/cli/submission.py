@@ -193,7 +193,8 @@ def _study(args: argparse.Namespace) -> int:
     from launchers.chain import ROOT, chain_on
     from launchers.composition import compose
 
-    return _composed(chain_on(*compose(args.half, args.seeds, ROOT), args.cluster, args.run), args.dry)
+    chain = chain_on(*compose(args.half, args.seeds, ROOT), args.cluster, args.run)
+    return _composed(chain, args, "study", HALF=args.half)
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -201,15 +202,19 @@ def _sweep(args: argparse.Namespace) -> int:
     from launchers.sweep import compose
 
     over = [text for option in args.over for text in option.split()]
-    return _composed(chain_on(*compose(args.recipe, over, args.seeds, ROOT), args.cluster, args.run), args.dry)
+    chain = chain_on(*compose(args.recipe, over, args.seeds, ROOT), args.cluster, args.run)
+    return _composed(chain, args, "sweep", RECIPE=args.recipe, OVER=" ".join(over))
 
 
-def _composed(chain: "Chain", dry: bool) -> int:
-    """Show, submit or run a chain that was composed from recipes."""
+def _composed(chain: "Chain", args: argparse.Namespace, verb: str, **options: str) -> int:
+    """Show, submit or run a chain that was composed from recipes. options: of make, besides those of all such verbs."""
     from diagcot.console.screens import demo
 
-    if dry:
-        return _show_plan(chain, chain.selected("all"), "", scripts=False)
+    if args.dry:
+        options |= {"SEEDS": ",".join(map(str, args.seeds)), "CLUSTER": args.cluster}
+        options |= {"RUN": args.run} if args.run else {}
+        given = (f"{name}={shlex.quote(value)}" for name, value in options.items())
+        return _show_plan(chain, chain.selected("all"), typed(" ".join(["make", verb, *given])), scripts=False)
     chain.obtain()
     if chain.cluster.executor == "slurm":
         _print_submitted(chain.submit("all"), chain.run)
