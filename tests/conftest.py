@@ -112,7 +112,7 @@ class DevCluster:
 
     def wckey(self, name: str) -> None:
         """Give the user a wckey, which becomes the default one."""
-        self._sacctmgr("add", "user", getpass.getuser(), "account=dev", "cluster=dev", f"wckey={name}")
+        self._sacctmgr("add", "user", getpass.getuser(), "cluster=dev", f"wckey={name}")
         self.limit(DefaultWCKey=name)
 
     def _sacctmgr(self, *words: str) -> None:
