@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
 def test_weights_that_hardly_move_give_the_losses_of_the_loop_that_waits(runs: dict[int, Run]) -> None:
     waits, ahead = runs[0].rows, runs[2].rows
     assert [row["step"] for row in ahead] == [row["step"] for row in waits] == list(range(1, STEPS + 1))
-    assert max(abs(row["loss"]) for row in waits) > 1e-3 and max(row["spread"] for row in waits) > 0.1
+    assert max(abs(row["loss"]) for row in waits) > 1e-3 and max(row["spread"] for row in waits) > 0.01
     for name in ("loss", "reward", "grad_norm", "capped"):
         assert [row[name] for row in ahead] == pytest.approx([row[name] for row in waits], rel=1e-5, abs=1e-6), name
     assert all("drift" in row for row in ahead) and "drift" not in waits[0]
