@@ -15,8 +15,12 @@ from diagcot.tasks.samples import Sample
 from diagcot.training.distributed import process_group
 from diagcot.training.models import pretrained
 
-WITHOUT_EFFECT = {"save_every", "keep", "async_save", "trackers", "validate_every", "image_cache_mb"}
-"""Settings that change when a stage writes and what it keeps in memory, and none of the weights."""
+WITHOUT_EFFECT = {
+    *("save_every", "keep", "async_save", "trackers", "validate_every", "image_cache_mb"),
+    *("micro_batch", "offload", "gradient_checkpointing"),
+}
+"""Settings that change when a stage writes, what it keeps in memory and how a step is cut into passes: none of the weights
+but for the order of sums, as another number of ranks does."""
 
 
 class OriginRecord(TypedDict):
