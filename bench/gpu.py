@@ -152,7 +152,7 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901,
     from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy
     from diagcot.training.distributed import engine, process_group
     from diagcot.training.losses import contrastive
-    from diagcot.training.models import freeze, model
+    from diagcot.training.models import attention, freeze
 
     where, card = process_group.device(ctx), ctx.gpus > 0
     warm, timed = (WARM, TIMED) if card else (0, 1)
@@ -185,14 +185,12 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901,
     config = AutoConfig.for_model("qwen2_5_vl", **SHAPES[name], **ids)
     torch.manual_seed(0)
 
-    attention = model.attention_implementation(precision)
-
     def built() -> Any:
         with torch.device(where):
             network = AutoModelForImageTextToText.from_config(
                 config,
                 dtype=torch.bfloat16 if card else torch.float32,
-                attn_implementation=attention,
+                attn_implementation=attention.implementation(precision),
             )
         network.config.use_cache = False
         return network.train()
@@ -213,9 +211,9 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901,
             _synchronise(where)
             began = time.perf_counter()
         for _ in range(passes):
-            loss = objective()
+            loss = objective() / passes
             trained.backward(loss)
-            trained.step()
+        trained.step()
         if not torch.isfinite(loss.detach()):
             raise FloatingPointError(f"{step}: the loss is {float(loss)}")
     _synchronise(where)
@@ -237,6 +235,9 @@ def _measure(step: str, name: str, ctx: Any) -> dict[str, float]:  # noqa: C901,
 def _batch(name: str, micro: int, where: Any) -> dict[str, Any]:
     import torch
 
+    from diagcot.training.data import positions
+    from diagcot.training.losses import language
+
     height, width = GRIDS[name]
     visual = _visual(name)
     text = torch.randint(20, SHAPES[name]["text_config"]["vocab_size"], (micro, TEXT - 2))
@@ -244,16 +245,17 @@ def _batch(name: str, micro: int, where: Any) -> dict[str, Any]:
     ids = torch.cat([head, text], 1)
     labels = torch.full_like(ids, -100)
     labels[:, -LEARNED:] = ids[:, -LEARNED:]
+    place = positions.multimodal(ids[0] == 10, torch.tensor([[1, height, width]]), 2)
     made = {
         "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == 10).int(),
+        "position_ids": place[:, None].expand(-1, micro, -1),
         "labels": labels,
+        "sequence_lengths": torch.full((micro,), ids.shape[1]),
         "image_counts": torch.ones(micro, dtype=torch.long),
         "pixel_values": torch.randn(micro * height * width, 3 * 2 * 14 * 14),
         "image_grid_thw": torch.tensor([[1, height, width]] * micro),
     }
-    return {key: value.to(where) for key, value in made.items()}
+    return language.on_device(made, where)
 
 
 def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, reference: Any) -> Any:
@@ -269,7 +271,7 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
         return language.summed_loss(trained, inputs, batch["labels"]) / (micro * LEARNED)
 
     width = SHAPES[name]["text_config"]["hidden_size"]
-    reports = torch.nn.functional.normalize(torch.randn(micro, width), dim=-1).to(batch["labels"].device)
+    reports = torch.nn.functional.normalize(torch.randn(micro, width), dim=-1).to(inputs["input_ids"].device)
     keys = torch.arange(micro, device=reports.device)[:, None] + 1000 * int(os.environ["RANK"])
 
     def align() -> Any:
@@ -277,7 +279,7 @@ def _objective(step: str, name: str, batch: dict[str, Any], trained: Any, refere
         gradients = contrastive.cached_gradients(images, reports, keys, scale)
         return loss / (micro * LEARNED) + gradients.surrogate(images, scale, 1)
 
-    targets = batch["labels"][:, -LEARNED:]
+    targets = batch["labels"][:, -LEARNED:].to(reports.device)
     advantage = torch.linspace(-1, 1, micro + 1, device=targets.device)[1:]
 
     def scores(network: Any) -> Any:

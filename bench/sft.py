@@ -2,8 +2,9 @@
 
 A tiny model on drawn images of 256 pixels, less than one epoch, so that no image is seen twice. Two ranks over gloo, ZeRO-2,
 one thread each; the same model, samples, batches on each rank, optimiser and learning rate: the losses are compared, too.
-The Trainer runs twice: with the model's processor as its collator in a worker process, as is usual, and with this
-project's collator. Contenders take turns, `--rounds` times; a figure is the median of its rounds.
+Ours runs twice: with padded rows, and packed. The Trainer runs twice: with the model's processor as its collator in a worker
+process, as is usual, and with this project's collator. Contenders take turns, `--rounds` times; a figure is the median of
+its rounds.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from typing import Any
 from bench.figures import Figures
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTENDERS = ("ours", "trainer", "trainer_our_collator")
+CONTENDERS = ("ours", "packed", "trainer", "trainer_our_collator")
 WORLD, MICRO, STEPS, WARM = 2, 4, 24, 4
 STUDIES = 160  # two images each, a tenth of the patients held out twice: enough for one epoch of STEPS
+PACKED_TOKENS = 4096  # more than a rank's samples of a step: as many passes as with padded rows
 DEEPSPEED = {
     "steps": STEPS, "micro_batch": MICRO, "global_batch": MICRO * WORLD, "learning_rate": 1e-3, "schedule": "constant",
     "precision": "fp32", "save_every": 10_000,
@@ -128,12 +130,13 @@ def _rank(root: Path, name: str, steps: int) -> int:
 
     rank = int(os.environ["RANK"])
     inputs = {"model": [str(root / "shards/test/model")], "shards": [str(root / "shards/test/shard")]}
-    settings = SETTINGS | {"deepspeed": DEEPSPEED | {"steps": steps}}
+    packing = {"micro_batch_tokens": PACKED_TOKENS} if name == "packed" else {}
+    settings = SETTINGS | {"deepspeed": DEEPSPEED | {"steps": steps} | packing}
     ctx = context(
         root, settings, inputs=inputs, stage=name, rank=rank, world_size=WORLD, local_rank=rank, local_world_size=WORLD,
         cpus=1, workspace=root / "work" / os.environ["MASTER_PORT"],
     )  # fmt: skip
-    row = _ours(ctx) if name == "ours" else _trainer(ctx, name == "trainer_our_collator")
+    row = _ours(ctx) if name in ("ours", "packed") else _trainer(ctx, name == "trainer_our_collator")
     if rank == 0:
         (root / f"{name}.json").write_text(json.dumps(row))
     return 0
@@ -180,6 +183,7 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
     from diagcot.training.data.collator import Collator
     from diagcot.training.data.order import BatchOrder
     from diagcot.training.distributed import engine, process_group
+    from diagcot.training.losses import language
     from diagcot.training.models import freeze, model
     from diagcot.training.models.inputs import model_input
 
@@ -208,15 +212,15 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
 
     def ours(rows: list[Any]) -> dict[str, Any]:
         batch = collator(rows)
-        batch.pop("image_counts", None)
-        return batch
+        return {name: batch[name] for name in (*language.MODEL_INPUTS, "labels")}
 
     arguments = TrainingArguments(
         output_dir=str(ctx.workspace), use_cpu=True, max_steps=steps, per_device_train_batch_size=MICRO,
         learning_rate=settings.deepspeed.learning_rate, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
         optim="adamw_torch", logging_steps=1, save_strategy="no", report_to=[], remove_unused_columns=False,
         disable_tqdm=True, dataloader_num_workers=0 if our_collator else 1, dataloader_pin_memory=False, seed=ctx.seed,
-        deepspeed=engine.config(settings.deepspeed, WORLD), ddp_backend="gloo", bf16=False,
+        deepspeed=engine.config(settings.deepspeed, WORLD) | {"managed_gradient_accumulation": True},
+        ddp_backend="gloo", bf16=False,
     )  # fmt: skip
     trainer = InOrder(
         model=network, args=arguments, train_dataset=samples, callbacks=[Clock()],

@@ -50,7 +50,7 @@ def check_training(
 ) -> None:
     """Raises UserError if the batches do not divide among `ranks` ranks, or packages or the GPU for the settings are absent."""
     try:
-        deepspeed.accumulation(ranks)
+        deepspeed.check_batches(ranks)
     except ValueError as error:
         raise UserError(f"stage {stage.name}: {error}") from error
     if absent := [name for name in deepspeed.trackers if find_spec(name) is None]:

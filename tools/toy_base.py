@@ -34,6 +34,7 @@ def answers(folder: Path, samples: Iterable[Any], shards_root: Path, max_tokens:
 
     network, processor = model.load(folder).eval(), model.load_processor(folder)
     network.config.use_cache = True
+    network.set_attn_implementation("eager")  # prompts are padded on the left here, which needs a mask
     collator = Collator(processor, shards_root, 4096)
     tokenizer = processor.tokenizer
     replies = {}
@@ -42,7 +43,7 @@ def answers(folder: Path, samples: Iterable[Any], shards_root: Path, max_tokens:
         batch = rows[start : start + _BATCH]
         encoded = [collator.encode(sample) for sample in batch]
         prompts = [e.ids[: int((e.labels != -100).nonzero()[0])] for e in encoded]
-        inputs = collator.pad(encoded, batch)
+        inputs = collator.join(encoded, batch)
         width = max(map(len, prompts))
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)

@@ -22,6 +22,8 @@ MODES: dict[str, dict[str, Any]] = {
     "zero3-all": {"stage": 3, "offload": True, "gradient_checkpointing": True},
     "bf16": {"precision": "bf16"},
     "zero3-bf16": {"stage": 3, "precision": "bf16"},
+    "packed": {"micro_batch_tokens": 300},
+    "zero3-packed-offload": {"stage": 3, "micro_batch_tokens": 300, "offload": True},
 }
 
 
@@ -48,12 +50,14 @@ def adapters(training_root: Path) -> dict[str, Job]:
     ways: dict[str, dict[str, Any]] = {
         "lora2": {"stage": 2},
         "lora3": {"stage": 3},
+        "lora3-packed": {"stage": 3, "micro_batch_tokens": 400},
         "lora3-recipes": {"stage": 3, "precision": "bf16", "gradient_checkpointing": True},
     }
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         name: {"trainable": ["lora"], "lora": {"rank": 4}, "deepspeed": deepspeed(**LENGTH, micro_batch=1, **way)}
         for name, way in ways.items()
     }
+    settings["lora3-tower"] = {**settings["lora3"], "vision_cache_mb": 0}  # the tower inside every pass
     first = start(
         training_root,
         "diagcot.training.kinds.sft",
@@ -63,7 +67,7 @@ def adapters(training_root: Path) -> dict[str, Job]:
         further=settings,
     )
     first.wait()
-    return {name: Job(training_root, name, [], first.log) for name in ways}
+    return {name: Job(training_root, name, [], first.log) for name in ["lora2", *settings]}
 
 
 def text(row: int) -> Sample:
@@ -90,10 +94,11 @@ def test_every_division_computes_the_same(runs: dict[str, Job], mode: str) -> No
     assert other[-1]["validation_loss"] == pytest.approx(plain[-1]["validation_loss"], rel=1e-3)
 
 
-def test_an_adapter_is_the_same_where_the_base_is_in_parts(adapters: dict[str, Job]) -> None:
+@pytest.mark.parametrize("way", ["lora3", "lora3-packed", "lora3-tower"])
+def test_an_adapter_is_the_same_where_the_base_is_in_parts(adapters: dict[str, Job], way: str) -> None:
     from safetensors.torch import load_file
 
-    two, three = adapters["lora2"], adapters["lora3"]
+    two, three = adapters["lora2"], adapters[way]
     assert [row["loss"] for row in three.rows()] == pytest.approx([row["loss"] for row in two.rows()], rel=1e-3)
     divided, plain = (load_file(job.output / "model" / "adapter_model.safetensors") for job in (three, two))
     assert divided.keys() == plain.keys() and all(divided[name].shape == plain[name].shape for name in plain)

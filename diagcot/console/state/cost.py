@@ -12,7 +12,8 @@ Plan = Mapping[str, Any]  # the content of a plan.json
 _GPU, _FITS = 80e9, 72e9  # bytes of a GPU, and those that a plan may count on
 _PARTS = {
     "weights": "policy", "reference": "reference", "gradients": "gradients", "optimizer": "optimizer",
-    "gathered": "gathered layers", "activations": "activations", "logits": "logits", "base": "CUDA and NCCL",
+    "gathered": "gathered layers", "activations": "activations", "logits": "logits", "tower": "vision tower",
+    "base": "CUDA and NCCL",
     "sleeping_engine": "sleeping engine", "awake_engine": "awake engine",
 }  # fmt: skip
 BRIEF_S = 10  # start-up of all tasks of a stage together that is not worth showing

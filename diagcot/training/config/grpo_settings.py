@@ -219,6 +219,12 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
         description="Seconds for one rollout with its scores, times 1 + max_staleness, and for one change of weights.",
     )
     image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
+    vision_cache_mb: int = Field(
+        1024,
+        ge=0,
+        description="Host memory of a rank for what a frozen vision tower makes of images, in MB: it sees each image once. 0: it"
+        " sees them in every pass.",
+    )
 
     @field_validator("split")
     @classmethod

@@ -100,7 +100,15 @@ class DeepSpeedSettings(Settings):
     offload: bool = Field(
         False, description="Keep the optimiser state, and at stage 3 also the parameters, in host memory."
     )
-    micro_batch: int = Field(1, ge=1, description="Samples in one forward pass of a rank.")
+    micro_batch: int = Field(
+        1, ge=1, description="Samples in one forward pass of a rank, padded to the longest of them."
+    )
+    micro_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens in one forward pass of a rank: samples are then packed, one after the other without padding,"
+        " and spread evenly over passes and ranks. A longer sample is a pass of its own. null: `micro_batch` padded samples.",
+    )
     global_batch: int = Field(64, ge=1, description="Samples in one optimiser step over all ranks.")
     learning_rate: float = Field(1e-5, gt=0, description="Highest learning rate.")
     warmup_steps: int = Field(0, ge=0, description="Steps in which the learning rate rises from 0.")
@@ -144,15 +152,14 @@ class DeepSpeedSettings(Settings):
             raise ValueError("give either epochs or steps")
         return self
 
-    def accumulation(self, world_size: int) -> int:
-        """Forward passes of a rank in one step. Raises ValueError if the batches do not divide."""
-        micro = self.micro_batch * world_size
-        if self.global_batch % micro:
+    def check_batches(self, world_size: int) -> None:
+        """Raises ValueError if the samples of a step do not divide among the ranks."""
+        size = 1 if self.micro_batch_tokens else self.micro_batch
+        if self.global_batch % (size * world_size):
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch} x {world_size}"
+                f"global_batch {self.global_batch} is not a multiple of micro_batch {size} x {world_size}"
                 " ranks; change one of them in the recipe or the number of ranks in the cluster file"
             )
-        return self.global_batch // micro
 
     def sequences(self, samples: int | None) -> int | None:
         """Samples that the whole stage sees if an epoch has `samples`; None if that is not known."""
@@ -223,6 +230,12 @@ class SftSettings(AdapterPolicy, PromptedSettings):
         None, ge=1, description="Steps between validations; null validates only at the end."
     )
     image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
+    vision_cache_mb: int = Field(
+        1024,
+        ge=0,
+        description="Host memory of a rank for what a frozen vision tower makes of images, in MB: it sees each image once. 0: it"
+        " sees them in every pass.",
+    )
 
 
 class AlignSettings(FreezePolicy, PromptedSettings):
@@ -245,11 +258,21 @@ class AlignSettings(FreezePolicy, PromptedSettings):
         100, ge=1, description="Steps between validations; null validates only at the end."
     )
     image_cache_mb: int = Field(1024, ge=0, description="Host memory of a rank for prepared images, in MB.")
+    vision_cache_mb: int = Field(
+        1024,
+        ge=0,
+        description="Host memory of a rank for what a frozen vision tower makes of images, in MB: it sees each image once. 0: it"
+        " sees them in every pass.",
+    )
 
     @model_validator(mode="after")
     def _reports_stay(self) -> "AlignSettings":
         if self.loss != "lm" and not set(self.trainable) <= {"vision", "merger"}:
             raise ValueError("the contrastive loss embeds reports once: with it only vision and merger may train")
+        if self.loss != "lm" and self.deepspeed.micro_batch_tokens:
+            raise ValueError(
+                "the contrastive loss needs equally many pairs on every rank: give micro_batch, not micro_batch_tokens"
+            )
         return self
 
 

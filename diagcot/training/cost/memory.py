@@ -26,6 +26,7 @@ class GpuMemory:
     gathered: float  # layers of the model or its reference that ZeRO-3 has gathered
     activations: float
     logits: float  # of one chunk of tokens, and the gradient of a trained output head
+    tower: float = 0.0  # a frozen vision tower, whole beside a model that ZeRO-3 divides
     base: float = BASE_BYTES
 
     @property
@@ -82,6 +83,7 @@ def gpu_memory(
             return 0.0 if settings.offload else parameters * size / ranks
         return float(parameters * size)
 
+    tower = shape.counts["vision"] + shape.counts["merger"]
     gathers = divided or (load.reference and reference_divided)
     return GpuMemory(
         weights=states(whole + adapter - packed, divided) + packed * PACKED_BYTES,
@@ -91,6 +93,7 @@ def gpu_memory(
         gathered=_gathered(shape) * size if gathers else 0.0,
         activations=_activations(shape, trainable, settings, load) * size,
         logits=_logits(shape, trainable, settings, load),
+        tower=float(tower * size) if divided and "vision" not in trainable else 0.0,
     )
 
 
@@ -110,12 +113,17 @@ def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSett
     kept_vision = inside_vision
     if "vision" in trainable:
         kept_vision += shape.vision_depth * (shape.vision_hidden if settings.gradient_checkpointing else inside_vision)
-    return settings.micro_batch * (load.tokens * kept + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
+    return _sequences(settings, load) * (load.tokens * kept + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
+
+
+def _sequences(settings: DeepSpeedSettings, load: Workload) -> float:
+    """Sequences of a forward pass."""
+    return max(1.0, settings.micro_batch_tokens / load.tokens) if settings.micro_batch_tokens else settings.micro_batch
 
 
 def _logits(shape: ModelShape, trainable: set[str], settings: DeepSpeedSettings, load: Workload) -> float:
     """Logits of one chunk of tokens; where the output head trains, also the sum of its gradient in float32 and a part."""
-    tokens = min(CHUNK_TOKENS, settings.micro_batch * load.learned_tokens)
+    tokens = min(CHUNK_TOKENS, _sequences(settings, load) * load.learned_tokens)
     head = "language_model" if shape.tied else "lm_head"
     gradient = shape.vocabulary * shape.hidden * (4 + VALUE_BYTES[settings.precision]) if head in trainable else 0
     return tokens * shape.vocabulary * LOGIT_BYTES + gradient

@@ -52,13 +52,11 @@ class StepFlops:
         self._attention = 4.0 * text.num_hidden_layers * text.num_attention_heads * head
 
     def of(self, inputs: Mapping[str, Any]) -> float:
-        """FLOPs over attention_mask (samples, tokens), image_grid_thw (images, 3) and logits_to_keep, if there."""
-        mask = inputs["attention_mask"]
-        lengths = mask.sum(1).double()
+        """FLOPs over input_ids (rows, tokens), sequence_lengths (samples,), image_grid_thw (images, 3) and logits_to_keep."""
+        lengths, kept = inputs["sequence_lengths"].double(), inputs["logits_to_keep"]
         patches = float(inputs["image_grid_thw"].prod(1).sum()) if "image_grid_thw" in inputs else 0.0
-        kept = inputs.get("logits_to_keep") or mask.shape[1]
         seen = {"vision": patches, "merger": patches / 4, "language_model": float(lengths.sum())}
-        seen["lm_head"] = float(len(mask) * kept)
+        seen["lm_head"] = float(len(inputs["input_ids"]) * kept if isinstance(kept, int) else len(kept))
         total, flows = 0.0, False  # flows: a gradient comes back through this component's inputs
         for name in self._runs:
             trains = self._trained[name] > 0
@@ -68,3 +66,8 @@ class StepFlops:
                 total += self._attention * float((lengths**2).sum()) * (3 if through else 1)
             flows = flows or trains
         return total
+
+    def of_tower(self, patches: float) -> float:
+        """FLOPs of a forward pass through what the passes do not run: a frozen vision tower, and a frozen merger."""
+        seen = {"vision": patches, "merger": patches / 4}
+        return sum(2 * self._sizes[name] * seen[name] for name in seen if name not in self._runs)

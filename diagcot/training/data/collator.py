@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diagcot.tasks.samples import ImageRef, Sample
+from diagcot.training.data import positions
 from diagcot.training.data.images import ImageSource, PreparedImages, ShardImages
 
 IGNORED = -100  # label of a token that is not learned
@@ -30,10 +31,11 @@ class EncodedSample:
 
 
 class Collator:
-    """Makes right-padded batches of samples.
+    """Makes batches of samples: padded on the right, or packed, one sequence after the other in a single row.
 
-    A batch holds input_ids, attention_mask, mm_token_type_ids and labels (samples, tokens), image_counts (samples,),
-    and, if there are images, pixel_values (patches, values) and image_grid_thw (images, 3).
+    A batch holds input_ids and labels (rows, tokens), position_ids (3, rows, tokens), sequence_lengths (samples,), image_counts
+    (samples,), and, if there are images, pixel_values (patches, values) and image_grid_thw (images, 3). Padding has the
+    label IGNORED, and so has the first token of a sequence.
 
     The chat template is the model's own; each assistant turn and its end token are learned. The prompt is tokenised
     separately, as a server does, so that training and generation see the same ids.
@@ -48,15 +50,16 @@ class Collator:
         max_length: int,
         cache_mb: int = 1024,
         source: ImageSource | None = None,
+        packed: bool = False,
     ) -> None:
-        self.processor = processor
+        self.processor, self.packed = processor, packed
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
         # Where some passes have images and others none, all run the vision tower: ranks that train or gather it
         # must meet there.
         self.show_blank = False
         self.images = PreparedImages(processor.image_processor, source or ShardImages(shards_root), cache_mb)
-        self.image_token = processor.image_token
+        self.image_token, self._merge = processor.image_token, int(processor.image_processor.merge_size)
         self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         self._cache: dict[tuple[object, ...], EncodedSample] = {}
 
@@ -94,42 +97,40 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """The batch of these samples."""
-        return self.pad([self.encode(sample) for sample in samples], samples)
+        return self.join([self.encode(sample) for sample in samples], samples)
 
-    def pad(self, encoded: Sequence[EncodedSample], samples: Sequence[Sample]) -> Batch:
+    def join(self, encoded: Sequence[EncodedSample], samples: Sequence[Sample]) -> Batch:
         """The batch of sequences that are encoded already, with the images of their samples."""
-        width = max(len(sequence.ids) for sequence in encoded)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.full((len(encoded), width), pad, dtype=torch.long)
-        labels = torch.full((len(encoded), width), IGNORED, dtype=torch.long)
-        mask = torch.zeros((len(encoded), width), dtype=torch.long)
-        for row, sequence in enumerate(encoded):
-            size = len(sequence.ids)
-            ids[row, :size] = sequence.ids
-            labels[row, :size] = sequence.labels
-            mask[row, :size] = 1
         images = self.images.batch([ref for sample in samples for ref in sample.images])
+        counts = [len(sample.images) for sample in samples]
+        ids, labels = [sequence.ids for sequence in encoded], [sequence.labels.clone() for sequence in encoded]
+        shown = list(counts)
         if not images and self.show_blank:
-            ids, labels, mask, images = self._with_blank(ids, labels, mask)
+            images, shown[0] = self.images.blank(), 1
+            size = int(images["image_grid_thw"][0].prod()) // self._merge**2
+            # Behind the first sequence, where no token sees it.
+            ids[0] = torch.cat([ids[0], ids[0].new_full((size,), self.image_id)])
+            labels[0] = torch.cat([labels[0], labels[0].new_full((size,), IGNORED)])
+        for row in labels:
+            row[0] = IGNORED
+        grids = images["image_grid_thw"].split(shown) if images else [torch.empty(0, 3)] * len(ids)
+        places = [
+            positions.multimodal(row == self.image_id, grid, self._merge) for row, grid in zip(ids, grids, strict=True)
+        ]
         return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "mm_token_type_ids": (ids == self.image_id).int(),
-            "labels": labels,
-            "image_counts": torch.tensor([len(sample.images) for sample in samples]),
+            "input_ids": self._rows(ids, self.tokenizer.pad_token_id),
+            "position_ids": torch.stack([self._rows([place[axis] for place in places], 0) for axis in range(3)]),
+            "labels": self._rows(labels, IGNORED),
+            "sequence_lengths": torch.tensor([len(row) for row in ids]),
+            "image_counts": torch.tensor(counts),
             **images,
         }
 
-    def _with_blank(
-        self, ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Batch]:
-        """The first sequence followed by a blank image that no token sees, the others by padding."""
-        images = self.images.blank()
-        size = int(images["image_grid_thw"][0].prod()) // int(self.processor.image_processor.merge_size) ** 2
-        fills = ((ids, self.tokenizer.pad_token_id), (labels, IGNORED), (mask, 0))
-        ids, labels, mask = (torch.cat([rows, rows.new_full((len(rows), size), fill)], 1) for rows, fill in fills)
-        ids[0, -size:] = self.image_id
-        return ids, labels, mask, images
+    def _rows(self, sequences: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
+        """Sequences as the rows of a table, or one after the other in its only row."""
+        if self.packed:
+            return torch.cat(list(sequences))[None]
+        return torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True, padding_value=fill)
 
     def _turns(self, sample: Sample) -> Iterator[tuple[str, bool]]:
         """Pieces of the rendered conversation, and whether each is learned."""

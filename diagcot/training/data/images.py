@@ -1,5 +1,6 @@
 """Images of samples, by reference to their shard: sizes without decoding, prepared pixels from a bounded cache."""
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -78,7 +79,7 @@ class PreparedImages:
         self.processor = image_processor
         self.source = source
         self._free = cache_mb * 2**20
-        self._cache: OrderedDict[ImageRef, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._cache: OrderedDict[ImageRef, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = OrderedDict()
         self._lock = threading.Lock()
         self._merge = int(image_processor.merge_size) ** 2
         self._temporal = int(image_processor.temporal_patch_size)
@@ -93,24 +94,33 @@ class PreparedImages:
         return int(self.processor.get_number_of_image_patches(height, width)) // self._merge
 
     def batch(self, refs: Sequence[ImageRef]) -> dict[str, torch.Tensor]:
-        """pixel_values (patches, channels * temporal * patch^2) float32 and image_grid_thw (images, 3); empty without."""
+        """pixel_values (patches, channels * temporal * patch^2) float32, image_grid_thw (images, 3) and image_keys (images, 2).
+
+        A key is a digest of the pixels and their grid. Empty without images.
+        """
         if not refs:
             return {}
         prepared = [self._patches(ref) for ref in refs]
-        raw = torch.cat([patches for patches, _ in prepared]).float()  # patches, channels, 1, patch^2
+        raw = torch.cat([patches for patches, _, _ in prepared]).float()  # patches, channels, 1, patch^2
         values = (raw * self._scale - self._mean) / self._std
         values = values.expand(-1, -1, self._temporal, -1).reshape(len(values), -1)
-        return {"pixel_values": values, "image_grid_thw": torch.stack([grid for _, grid in prepared])}
+        grids, keys = (torch.stack([entry[number] for entry in prepared]) for number in (1, 2))
+        return {"pixel_values": values, "image_grid_thw": grids, "image_keys": keys}
 
     def blank(self) -> dict[str, torch.Tensor]:
         """`batch` of one black image of the smallest possible size."""
         side = int(self.processor.patch_size) * int(self.processor.merge_size)
         values = -(self._mean / self._std).expand(self._merge, -1, self._temporal, (side * side) // self._merge)
         grid = [1, int(self.processor.merge_size), int(self.processor.merge_size)]
-        return {"pixel_values": values.reshape(self._merge, -1), "image_grid_thw": torch.tensor([grid])}
+        pixels = values.reshape(self._merge, -1)
+        return {
+            "pixel_values": pixels,
+            "image_grid_thw": torch.tensor([grid]),
+            "image_keys": torch.zeros(1, 2, dtype=torch.long),
+        }
 
-    def _patches(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor]:
-        """Resized patches (patches, channels, 1, patch^2) uint8 and the grid (3,) of one image."""
+    def _patches(self, ref: ImageRef) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Resized patches (patches, channels, 1, patch^2) uint8, the grid (3,) and the key (2,) of one image."""
         with self._lock:
             if ref in self._cache:
                 self._cache.move_to_end(ref)
@@ -124,11 +134,19 @@ class PreparedImages:
         values = features["pixel_values"]
         channels = self._mean.shape[1]
         values = values.view(len(values), channels, self._temporal, -1)[:, :, :1].round().to(torch.uint8).contiguous()
-        entry = values, features["image_grid_thw"][0]
+        entry = values, features["image_grid_thw"][0], _digest(values, features["image_grid_thw"])
         with self._lock:
             self._cache[ref] = entry
             self._free -= values.numel()
             while self._free < 0 and len(self._cache) > 1:
-                _, (dropped, _) = self._cache.popitem(last=False)
+                _, (dropped, _, _) = self._cache.popitem(last=False)
                 self._free += dropped.numel()
         return entry
+
+
+def _digest(values: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """128 bits of the pixels and their grid, as two numbers."""
+    total = hashlib.blake2b(digest_size=16)
+    for tensor in (values, grid):
+        total.update(tensor.numpy().tobytes())
+    return torch.frombuffer(bytearray(total.digest()), dtype=torch.int64)

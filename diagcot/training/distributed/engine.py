@@ -26,10 +26,10 @@ class Engine(Protocol):
         """The model's forward pass."""
 
     def backward(self, loss: torch.Tensor) -> Any:
-        """Gradients of a micro batch's loss, which the engine divides by the passes and ranks of a step."""
+        """Add the gradients of a forward pass's loss to those of the step; the engine divides them by the ranks."""
 
     def step(self) -> Any:
-        """Update the weights after the last micro batch of a step; else nothing."""
+        """Update the weights by the gradients since the last update."""
 
     def train(self) -> Any:
         """Training mode."""
@@ -65,9 +65,11 @@ def config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
         if settings.offload:
             zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
-        "train_micro_batch_size_per_gpu": settings.micro_batch,
-        "gradient_accumulation_steps": settings.accumulation(world_size),
         "train_batch_size": settings.global_batch,
+        "train_micro_batch_size_per_gpu": settings.global_batch // world_size,
+        "gradient_accumulation_steps": 1,
+        # The loops call `step` after the last pass of a step: packed steps differ in their number of passes.
+        "managed_gradient_accumulation": False,
         "gradient_clipping": settings.gradient_clipping,
         "bf16": {"enabled": settings.precision == "bf16"},
         "zero_optimization": zero,

@@ -16,6 +16,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DS_IGNORE_CUDA_DETECTION": "1",
     "DS_SKIP_CUDA_CHECK": "1",
+    # It compares numbers on the device, for which the host would wait in each pass; batches are made to agree.
+    "TRANSFORMERS_DISABLE_TORCH_CHECK": "1",
     "DEEPSPEED_LOG_LEVEL": "ERROR",
 }
 _LIBRARIES = r"(torch|torchvision|transformers|deepspeed|peft|accelerate|huggingface_hub|ray|vllm)(\.|$)"

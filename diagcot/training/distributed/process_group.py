@@ -60,6 +60,13 @@ def device(ctx: Context) -> torch.device:
     )
 
 
+def moved(tensor: torch.Tensor, target: torch.device) -> torch.Tensor:
+    """The tensor on `target`, for which the host does not wait: a GPU copies without it from pinned memory alone."""
+    if target.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(target, non_blocking=True)
+
+
 def _show_own_mig(ctx: Context) -> None:
     """Show this process its own MIG instance: CUDA uses only the first that is named. Before CUDA is initialised."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

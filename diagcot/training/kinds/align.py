@@ -10,20 +10,20 @@ from diagcot.training.checkpoint import export, origin
 from diagcot.training.config.settings import AlignSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.collator import Collator
-from diagcot.training.data.order import BatchOrder
 from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses.contrastive import Aligner
-from diagcot.training.models import freeze, model
+from diagcot.training.models import freeze, frozen_tower, model
 from diagcot.training.models.inputs import model_input
 from diagcot.training.supervised import loop
 from diagcot.training.supervised.alignment import AlignmentObjective
+from diagcot.training.supervised.objective import order_of
 
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[AlignSettings]:
     """The stage's settings, checked before anything heavy, and the group of ranks."""
     settings = AlignSettings.model_validate(ctx.settings)
-    settings.deepspeed.accumulation(ctx.world_size)
+    settings.deepspeed.check_batches(ctx.world_size)
     with process_group.connected(ctx):
         yield settings
 
@@ -32,19 +32,20 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     """Train on pairs of images and report; writes a model directory, None when stopped before the end."""
     base, deepspeed = model_input(ctx), settings.deepspeed
     processor = model.load_processor(base)
-    collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
+    packed = deepspeed.micro_batch_tokens is not None
+    collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb, packed=packed)
     data = dataset.load(ctx, {"report": 1.0}, 1.0, settings.validation)
     if without := next((sample.id for sample in [*data.train, *data.validation] if not sample.images), None):
         raise ValueError(f"sample {without} has no image: align learns from pairs of images and report")
     lengths = dataset.measure(ctx, data.train, collator)
     aligner, counts = load_aligner(base, settings, ctx)
-    order = BatchOrder(lengths.tokens, deepspeed.global_batch, deepspeed.micro_batch, ctx.seed)
-    steps = loop.total_steps(deepspeed, order)
+    steps = loop.total_steps(deepspeed, order_of(lengths, deepspeed, ctx))
     sizes = {"samples": len(data.train), "cut": lengths.truncated}
     made_of = origin.of(ctx, settings, [*data.train, *data.validation], base)
     ctx.event("training", held_out=len(data.validation), steps=steps, **sizes, **counts)
     trained = engine.initialize(aligner, deepspeed, ctx, steps)
-    objective = AlignmentObjective(ctx, settings, trained, data, lengths, collator)
+    tower = frozen_tower.of(aligner, settings, ctx)
+    objective = AlignmentObjective(ctx, settings, trained, data, lengths, collator, tower)
     final = loop.train(ctx, trained, deepspeed, objective, made_of, settings.validate_every)
     return None if final is None else export.write(ctx, trained, processor, {**counts, **final, **sizes})
 

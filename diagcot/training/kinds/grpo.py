@@ -34,7 +34,7 @@ def prepare(ctx: Context) -> Iterator[LoopState | None]:
     missing.check(settings, ctx.inputs)
     all_ranks = ctx.world_size
     trainers = settings.trainers(all_ranks, ctx.nodes)
-    settings.deepspeed.accumulation(trainers)
+    settings.deepspeed.check_batches(trainers)
     rendezvous_file = ray_cluster.RendezvousFile(ctx)
     if ctx.rank >= trainers:
         _host_servers(ctx, settings, rendezvous_file)

@@ -15,17 +15,17 @@ from diagcot.training.config.settings import SftSettings
 from diagcot.training.data import dataset
 from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import engine, process_group
-from diagcot.training.models import freeze, lora, model
+from diagcot.training.models import freeze, frozen_tower, lora, model
 from diagcot.training.models.inputs import model_input
 from diagcot.training.supervised import loop
-from diagcot.training.supervised.objective import LanguageObjective
+from diagcot.training.supervised.objective import LanguageObjective, order_of
 
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[SftSettings]:
     """The stage's settings, checked before anything heavy, and the group of ranks."""
     settings = SftSettings.model_validate(ctx.settings)
-    settings.deepspeed.accumulation(ctx.world_size)
+    settings.deepspeed.check_batches(ctx.world_size)
     with process_group.connected(ctx):
         yield settings
 
@@ -34,19 +34,21 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     """Train and write a model directory (or an adapter's); None when stopped before the end."""
     base = model_input(ctx)
     processor = model.load_processor(base)
-    collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb)
+    packed = settings.deepspeed.micro_batch_tokens is not None
+    collator = Collator(processor, ctx.shards_root, settings.max_length, settings.image_cache_mb, packed=packed)
     data = dataset.load(
         ctx, settings.tasks, settings.samples_weight, settings.validation, settings.views, settings.reasoning
     )
     collator.show_blank = len({bool(sample.images) for sample in [*data.train, *data.validation]}) == 2
     lengths = dataset.measure(ctx, data.train, collator)
     network, counts = load_model(base, settings, ctx)
-    objective = LanguageObjective(ctx, settings.deepspeed, data, lengths, collator)
-    steps = loop.total_steps(settings.deepspeed, objective.order)
+    steps = loop.total_steps(settings.deepspeed, order_of(lengths, settings.deepspeed, ctx))
     sizes = {"samples": len(data.train), "cut": lengths.truncated}
     made_of = origin.of(ctx, settings, [*data.train, *data.validation], base)
     ctx.event("training", held_out=len(data.validation), steps=steps, **sizes, **counts)
     trained = engine.initialize(network, settings.deepspeed, ctx, steps)
+    tower = frozen_tower.of(network, settings, ctx)
+    objective = LanguageObjective(ctx, settings.deepspeed, data, lengths, collator, tower)
     final = loop.train(ctx, trained, settings.deepspeed, objective, made_of, settings.validate_every)
     return None if final is None else export.write(ctx, trained, processor, {**counts, **final, **sizes})
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from diagcot.training.data.collator import Batch
 from diagcot.training.losses.language import model_inputs, summed_loss
+from diagcot.training.models import attention
 
 Outputs = Literal["images", "images and language", "reports"]
 
@@ -55,7 +56,9 @@ class Aligner(nn.Module):
             ).last_hidden_state
             mask = batch["attention_mask"][..., None].float()
             return AlignerOutput((hidden.float() * mask).sum(1) / mask.sum(1), scale)
-        visual = network.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
+        pixels, grids = batch["pixel_values"], batch["image_grid_thw"]
+        of_images = attention.of_images(network, batch, pixels.device)
+        visual = network.model.get_image_features(pixels, grids, return_dict=True, **of_images)
         tokens = iter(visual.pooler_output)
         means = [torch.cat([next(tokens) for _ in range(n)]).float().mean(0) for n in batch["image_counts"].tolist()]
         embeddings = self.normalize(torch.stack(means))
@@ -97,7 +100,7 @@ class CachedGradients(NamedTuple):
     image_gradient: torch.Tensor
     scale_gradient: torch.Tensor
 
-    def surrogate(self, images: torch.Tensor, log_scale: torch.Tensor, passes: int) -> torch.Tensor:
+    def surrogate(self, images: torch.Tensor, log_scale: torch.Tensor, passes: float | torch.Tensor) -> torch.Tensor:
         """A scalar for one of `passes` forward passes over all ranks, from outputs that carry a graph.
 
         Its mean over the passes has the loss's value and its exact gradient.

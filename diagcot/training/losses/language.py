@@ -1,48 +1,68 @@
 """The causal language-model loss over the assistant's tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
-from diagcot.training.data.collator import IGNORED, Batch, Collator
+from diagcot.training.data.collator import IGNORED, Batch
 from diagcot.training.distributed import process_group
 from diagcot.training.losses import logprobs
+from diagcot.training.models import attention
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
+MODEL_INPUTS = ("input_ids", "position_ids", "pixel_values", "image_grid_thw")
 
-_IN_HOST_MEMORY = ("labels", "image_counts")
+_IN_HOST_MEMORY = {
+    *("labels", "sequence_lengths", "cu_seq_lens_q", "cu_seq_lens_k"),
+    *("image_counts", "image_keys", "image_grid_thw"),
+}
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`, except for what says how a pass is cut: reading that there would make the host wait."""
+def on_device(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch or inputs on `device`, but for what says how a pass is cut: reading that there would make the host wait."""
     return {
-        name: value if name in _IN_HOST_MEMORY else value.to(device, non_blocking=True) for name, value in batch.items()
+        name: process_group.moved(value, device)
+        if isinstance(value, torch.Tensor) and name not in _IN_HOST_MEMORY
+        else value
+        for name, value in values.items()
     }
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """The arguments of the model's forward pass, with logits only from the first learned token on.
+    """The arguments of the model's forward pass, which gives logits only where the next token may be learned.
 
-    The prompt with its image holds most of the tokens; their logits over the whole vocabulary are never needed.
+    The prompt with its image holds most of the tokens; their logits over the whole vocabulary are never needed. Of padded
+    rows `logits_to_keep` is a number of columns, from the first learned token of any row on; of packed sequences it is the
+    positions (learned,) before the learned tokens.
     """
-    inputs = {name: value for name, value in batch.items() if name in MODEL_INPUTS}
-    learned = (batch["labels"] != IGNORED).any(0)
-    first = int(learned.int().argmax()) if bool(learned.any()) else 0
-    return {**inputs, "logits_to_keep": batch["labels"].shape[1] - first + 1}
+    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name in MODEL_INPUTS}
+    lengths, learned = batch["sequence_lengths"], batch["labels"] != IGNORED
+    if len(lengths) > len(learned):
+        before = process_group.moved(learned[0, 1:].nonzero()[:, 0], batch["input_ids"].device)
+        return {**inputs, **attention.bounds(lengths), "logits_to_keep": before}
+    columns = learned.any(0)
+    first = int(columns.int().argmax()) if bool(columns.any()) else 0
+    return {**inputs, "logits_to_keep": learned.shape[1] - first + 1}
+
+
+def targets(labels: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The labels (rows, kept) of the tokens whose log-probabilities a pass with `logits_to_keep` gives."""
+    if isinstance(logits_to_keep, int):
+        return labels[:, 1:][:, -(logits_to_keep - 1) :]
+    following = labels[:, 1:]
+    return following[following != IGNORED][None]
 
 
 def summed_loss(network: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> torch.Tensor:
     """Sum of the negative log-likelihood over the learned tokens of a forward pass, a scalar in nats.
 
-    inputs: those of the pass, with `logits_to_keep`. labels (samples, tokens).
+    inputs: those of the pass, with `logits_to_keep`. labels (rows, tokens), in host memory.
     """
-    device = inputs["input_ids"].device
-    targets = labels[:, 1:][:, -(inputs["logits_to_keep"] - 1) :].to(device, non_blocking=True)
-    sampled, _ = logprobs.forward(network, inputs, targets.clamp(min=0))
-    return -torch.where(targets != IGNORED, sampled, 0.0).sum()
+    learned = process_group.moved(targets(labels, inputs["logits_to_keep"]), inputs["input_ids"].device)
+    sampled, _ = logprobs.forward(network, inputs, learned.clamp(min=0))
+    return -torch.where(learned != IGNORED, sampled, 0.0).sum()
 
 
 def learned_tokens(batch: Batch) -> float:
@@ -51,22 +71,25 @@ def learned_tokens(batch: Batch) -> float:
 
 
 def held_out_loss(
-    model: Any, samples: Sequence[Sample], collator: Collator, ctx: Context, micro_batch: int
+    model: Any, samples: Sequence[Sample], collate: Callable[[Sequence[Sample]], Batch], ctx: Context, micro_batch: int
 ) -> dict[str, float]:
-    """`loss`: mean nats a learned token on held-out samples; empty without samples. A collective."""
+    """`loss`: mean nats a learned token on held-out samples; empty without samples. A collective.
+
+    collate: makes the batch of samples that `model` takes.
+    """
     if not samples:
         return {}
     device = process_group.device(ctx)
     # ZeRO-3 gathers parameters in step, so all ranks make the same number of passes, the last ones maybe on a repeat.
     passes = -(-len(samples) // (micro_batch * ctx.world_size))
-    total = tokens = 0.0
+    total, tokens = torch.zeros((), device=device), 0.0
     for index in range(passes):
         start = (index * ctx.world_size + ctx.rank) * micro_batch
         own = samples[start : start + micro_batch]
-        batch = on_device(collator(own or samples[:1]), device)
+        batch = on_device(collate(own or samples[:1]), device)
         loss = summed_loss(model, model_inputs(batch), batch["labels"])
         if own:
-            total += float(loss)
+            total += loss
             tokens += learned_tokens(batch)
-    total, tokens = process_group.sum_values([total, tokens])
-    return {"loss": total / tokens}
+    loss_sum, tokens = process_group.sum_values([float(total), tokens])
+    return {"loss": loss_sum / tokens}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diagcot.training.cost.workload import CHUNK_TOKENS
+from diagcot.training.models import attention
 
 
 def forward(
@@ -21,21 +22,22 @@ def forward(
     """Log-probabilities of `tokens` (B, T) in a forward pass of `network`: (sampled, raw), each (B, T) float32, nats.
 
     network: a vision-language model or its DeepSpeed engine. inputs: those of its forward pass, with `logits_to_keep`
-    T + 1, or none if the pass has T + 1 tokens. `sampled` is the distribution that rollouts are drawn from: the ids
-    `banned` have no part in it and logits are divided by `temperature`. `raw` (no gradient) is the model's own
-    distribution, which is what vLLM reports in its default mode `raw_logprobs`.
+    T + 1 or the T positions before the tokens, or none if the pass has T + 1 tokens. `sampled` is the distribution that
+    rollouts are drawn from: the ids `banned` have no part in it and logits are divided by `temperature`. `raw` (no gradient)
+    is the model's own distribution, which is what vLLM reports in its default mode `raw_logprobs`.
     """
-    head = getattr(network, "module", network).get_output_embeddings()
+    module = getattr(network, "module", network)
+    head = module.get_output_embeddings()
 
     def scores(hidden: Tensor) -> Tensor:
-        rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        rows = hidden[:, : tokens.shape[1]].reshape(-1, hidden.shape[-1])
         flat = _Logprobs.apply(rows, head.weight, tokens.reshape(-1), temperature, banned)
         return flat.view(*tokens.shape, 2)
 
     # Inside the head's own forward pass, since ZeRO-3 has its weights only there.
     head.forward = scores
     try:
-        sampled, raw = network(**inputs).logits.unbind(-1)
+        sampled, raw = network(**attention.placed(module, dict(inputs))).logits.unbind(-1)
     finally:
         del head.forward
     return sampled, raw.detach()

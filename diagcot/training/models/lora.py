@@ -128,7 +128,7 @@ def merged(network: Any) -> dict[str, "torch.Tensor"] | None:
 
 
 def add(weight: "torch.Tensor", parts: Mapping[str, "torch.Tensor"], config: "LoraConfig") -> "torch.Tensor":
-    """`weight` (outputs, inputs) plus an adapter's share, computed by peft in float32, in the weight's type.
+    """`weight` (outputs, inputs) plus an adapter's share, computed by peft, in the weight's type.
 
     parts: such as lora_A.weight and lora_B.weight. Raises UserError for parts that LoRA of this kind does not have.
     """
@@ -136,12 +136,12 @@ def add(weight: "torch.Tensor", parts: Mapping[str, "torch.Tensor"], config: "Lo
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = torch.nn.Parameter(weight.to(torch.float32, copy=True), requires_grad=False)
+    layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
     holder = torch.nn.ModuleDict({_ONE: layer})
     settings = {"r": config.r, "lora_alpha": config.lora_alpha, "use_rslora": config.use_rslora}
     alone = LoraConfig(**settings, use_dora=config.use_dora, target_modules=[_ONE])
     network = inject_adapter_in_model(alone, holder)
-    found = set_peft_model_state_dict(network, {f"{_ONE}.{name}": value.float() for name, value in parts.items()})
+    found = set_peft_model_state_dict(network, {f"{_ONE}.{name}": value for name, value in parts.items()})
     if found.unexpected_keys:
         raise UserError(f"the adapter holds {', '.join(found.unexpected_keys)}, which LoRA of this kind does not have")
     projection: Any = network[_ONE]

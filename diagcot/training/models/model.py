@@ -1,14 +1,13 @@
 """Loads and saves vision-language models as Hugging Face directories."""
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.distributed import library_setup
-from diagcot.training.models import architecture
+from diagcot.training.models import architecture, attention
 from diagcot.training.models.pretrained import SMALL_FILES, family_of, weights_of
 
 library_setup.configure()
@@ -71,7 +70,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
         directory,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         local_files_only=True,
-        attn_implementation=attention_implementation(precision),
+        attn_implementation=attention.implementation(precision),
         quantization_config=quantization() if four_bits else None,
     )
     del keep_alive
@@ -91,14 +90,6 @@ def quantization() -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=["model.visual", "lm_head"],  # of 4 bits, too
     )
-
-
-def attention_implementation(precision: str) -> str:
-    """FlashAttention where the package is installed and the precision allows it, else what torch has."""
-    if not torch.cuda.is_available():
-        # Fused attention with a mask falls back to a slow path on the CPU, where plain attention trains twice as fast.
-        return "eager"
-    return "flash_attention_2" if precision == "bf16" and find_spec("flash_attn") else "sdpa"
 
 
 def save(model: Any, processor: Any, directory: Path, state: dict[str, Any] | None = None) -> None:

@@ -9,13 +9,15 @@ from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost import step_flops
 from diagcot.training.distributed import process_group
 from diagcot.training.distributed.engine import Engine
+from diagcot.training.models.frozen_tower import FrozenTower
 from diagcot.training.monitoring import log
 
 
 class StepTimer:
-    """Measures one step after the other: `start`, `data_ready`, `count` for each pass, `figures`.
+    """Measures one step after the other: `start`, `data_ready`, `count` for each pass, `sums`, `figures`.
 
-    components: those that a forward pass runs through.
+    components: those that a forward pass runs through. tower: what the network is cut behind, whose work counts when it
+    is done.
     """
 
     def __init__(
@@ -24,10 +26,12 @@ class StepTimer:
         engine: Engine,
         settings: DeepSpeedSettings,
         components: Sequence[str] = step_flops.ALL_COMPONENTS,
+        tower: FrozenTower | None = None,
     ) -> None:
-        self.device = process_group.device(ctx)
+        self.device, self._tower = process_group.device(ctx), tower
         self._ranks = ctx.world_size
-        self._work = step_flops.StepFlops(engine.module, components)
+        apart = tower.components if tower else ()
+        self._work = step_flops.StepFlops(engine.module, [name for name in components if name not in apart])
         self._peak = step_flops.peak(self.device, settings.precision)
         self.start()
 
@@ -41,13 +45,15 @@ class StepTimer:
         self._waited = time.monotonic() - self._began
 
     def count(self, inputs: Mapping[str, Any]) -> None:
-        """Count a forward and backward pass over the model's `inputs`."""
-        self._tokens += float(inputs["attention_mask"].sum())
+        """Count a forward and backward pass over the model's `inputs` and their `sequence_lengths`."""
+        self._tokens += float(inputs["sequence_lengths"].sum())
         if self._peak:
             self._flops += self._work.of(inputs)
 
     def sums(self) -> list[float]:
         """This rank's tokens, FLOPs and seconds of waiting, to be summed over the ranks for `figures`."""
+        if self._tower and self._peak:
+            self._flops += self._work.of_tower(self._tower.take_patches())
         return [self._tokens, self._flops, self._waited]
 
     def figures(self, sums: Sequence[float]) -> dict[str, float]:

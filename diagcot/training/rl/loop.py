@@ -77,7 +77,7 @@ class GrpoLoop:
         if ctx.rank == 0:
             self.record.rewind(self.first)
         self.log = stack.enter_context(TrainingLog(ctx, self.first, self.steps, deepspeed.trackers))
-        self.timer = StepTimer(ctx, self.policy.engine, deepspeed)
+        self.timer = StepTimer(ctx, self.policy.engine, deepspeed, tower=self.policy.tower)
 
     def run(self) -> Result | None:
         """Run the remaining steps; the published model, or None when stopped before the end."""

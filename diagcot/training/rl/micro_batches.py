@@ -1,4 +1,4 @@
-"""Rollouts as forward passes: prompts as training sees them, checked against the servers', and padded batches."""
+"""Rollouts as forward passes: prompts as training sees them, checked against the servers', and padded or packed batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +10,15 @@ from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.data.collator import IGNORED, Collator, EncodedSample
+from diagcot.training.data.order import balanced
 from diagcot.training.distributed import process_group
 from diagcot.training.losses import language
+from diagcot.training.models.frozen_tower import FrozenTower
 from diagcot.training.rl.rollout import Rollout
 
 _VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
-_SIZES = ("attention_mask", "image_grid_thw", "logits_to_keep")
+_SIZES = ("input_ids", "image_grid_thw", "logits_to_keep")
 
 
 def vision_tokens(tokenizer: Any) -> list[int]:
@@ -29,7 +31,8 @@ def vision_tokens(tokenizer: Any) -> list[int]:
 class MicroBatch:
     """One forward pass: B rollouts, T columns from the first response token on. Log-probabilities are (B, T), nats.
 
-    tokens (B, T). mask (B, T): 1 for tokens of the rollout. advantage (B,). cut (B,): whether it ended
+    tokens (B, T); of packed rollouts (1, N), those of the first rollout, then of the second, …, as their mask has T columns
+    from each one's own first token on. mask (B, T): 1 for tokens of the rollout. advantage (B,). cut (B,): whether it ended
     at max_tokens. rollout: the server's log-probabilities.
     old: those before the first update of the step; None where the step has only one. reference: the frozen model's.
     sizes: the inputs that say how much work the pass is, in host memory, so that counting waits for no device.
@@ -48,14 +51,19 @@ class MicroBatch:
     def to(self, device: torch.device) -> "MicroBatch":
         """The pass on `device`; `sizes` stays where it is."""
         moved = {name: _moved(value, device) for name, value in vars(self).items() if name not in ("inputs", "sizes")}
-        return replace(self, **moved, inputs={name: _moved(value, device) for name, value in self.inputs.items()})
+        return replace(self, **moved, inputs=language.on_device(self.inputs, device))
 
 
 class MicroBatcher:
-    """Makes this rank's forward passes of rollouts. `banned`: ids of tokens that no rollout may contain."""
+    """Makes this rank's forward passes of rollouts. `banned`: ids of tokens that no rollout may contain.
 
-    def __init__(self, collator: Collator, settings: DeepSpeedSettings, ctx: Context) -> None:
-        self.collator, self._settings, self._ctx = collator, settings, ctx
+    tower: what the policy is cut behind, if its vision tower is frozen.
+    """
+
+    def __init__(
+        self, collator: Collator, settings: DeepSpeedSettings, ctx: Context, tower: FrozenTower | None = None
+    ) -> None:
+        self.collator, self._settings, self._ctx, self._tower = collator, settings, ctx, tower
         self._device = process_group.device(ctx)
         self.banned = vision_tokens(collator.tokenizer)
 
@@ -93,14 +101,22 @@ class MicroBatcher:
     ) -> list[list[MicroBatch]]:
         """This rank's forward passes, one list for each update of the step. advantages: one for each rollout."""
         size, world, rank = self._settings.micro_batch, self._ctx.world_size, self._ctx.rank
-        update = self._settings.global_batch
-        return [
-            [
-                self.micro_batch(samples, rollouts[at + rank * size :][:size], advantages[at + rank * size :][:size])
-                for at in range(first, first + update, size * world)
-            ]
-            for first in range(0, len(rollouts), update)
-        ]
+        update, budget = self._settings.global_batch, self._settings.micro_batch_tokens
+        made = []
+        for first in range(0, len(rollouts), update):
+            part = rollouts[first : first + update]
+            if budget is None:
+                passes = [list(range(at, at + size)) for at in range(rank * size, update, size * world)]
+            else:
+                lengths = [rollout.prompt_length + len(rollout.tokens) for rollout in part]
+                passes = balanced(lengths, world, budget)[rank]
+            made.append(
+                [
+                    self.micro_batch(samples, [part[at] for at in own], [advantages[first + at] for at in own])
+                    for own in passes
+                ]
+            )
+        return made
 
     def micro_batch(
         self, samples: Sequence[Sample], rollouts: Sequence[Rollout], advantages: Sequence[float]
@@ -113,10 +129,15 @@ class MicroBatcher:
             labels = ids.clone()
             labels[: len(prompt)] = IGNORED
             encoded.append(EncodedSample(ids, labels))
-        batch = self.collator.pad(encoded, prompts)
+        batch = self.collator.join(encoded, prompts)
+        if self._tower:
+            batch = self._tower.with_features(batch)
         inputs = language.model_inputs(batch)
-        targets = batch["labels"][:, 1:][:, -(inputs["logits_to_keep"] - 1) :]
+        targets = language.targets(batch["labels"], inputs["logits_to_keep"])
         mask = targets != IGNORED
+        if len(mask) < len(rollouts):  # packed: a row of their own for what is computed of each rollout
+            lengths = torch.tensor([len(rollout.tokens) for rollout in rollouts])
+            mask = torch.arange(int(lengths.max())) < lengths[:, None]
         drawn = torch.zeros(mask.shape)
         drawn[mask] = torch.tensor([value for rollout in rollouts for value in rollout.logprobs])
         made = MicroBatch(
@@ -126,13 +147,14 @@ class MicroBatcher:
             torch.tensor(advantages),
             torch.tensor([rollout.cut for rollout in rollouts]),
             drawn,
-            sizes={name: inputs[name] for name in _SIZES if name in inputs},
+            sizes={name: inputs[name] for name in _SIZES if name in inputs}
+            | {"sequence_lengths": batch["sequence_lengths"]},
         )
         return made.to(self._device)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+    return process_group.moved(value, device) if isinstance(value, torch.Tensor) else value
 
 
 def _collapsed(ids: Sequence[int], vision: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import logprobs
-from diagcot.training.models import freeze, lora, model
+from diagcot.training.models import freeze, frozen_tower, lora, model
 from diagcot.training.rl.micro_batches import MicroBatch, MicroBatcher
 from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, ratios, token_losses, uncut
 from diagcot.training.rl.rollout import Rollout
@@ -49,19 +49,26 @@ class Policy:
         self.counts = freeze.describe(network)
         self.processor = model.load_processor(base)
         longest = settings.server.max_model_len
-        collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb)
-        self.batcher = MicroBatcher(collator, settings.deepspeed, ctx)
+        packed = settings.deepspeed.micro_batch_tokens is not None
+        collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb, packed=packed)
+        self.tower = frozen_tower.of(network, settings, ctx)
+        self.batcher = MicroBatcher(collator, settings.deepspeed, ctx, self.tower)
         self._banned = torch.tensor(self.batcher.banned, device=process_group.device(ctx))
         self.engine = engine.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
         self.reference = self.engine if settings.kl_coef > 0 else None
         if settings.own_reference:
             divided = engine.divided(settings.deepspeed, ctx)
             reference = model.load(base, divided.precision, engine.zero3_config(divided, ctx))
+            if self.tower:
+                self.tower.cut(reference)
             self.reference = engine.frozen(reference, divided, ctx)
 
     def _logprobs(self, network: Any, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(sampled, raw), see `logprobs.forward`; 0 outside the mask."""
         sampled, raw = logprobs.forward(network, batch.inputs, batch.tokens, self.settings.temperature, self._banned)
+        if sampled.shape != batch.mask.shape:  # of packed rollouts: a row for each
+            rows = torch.zeros_like(batch.mask)
+            sampled, raw = (rows.masked_scatter(batch.mask > 0, values) for values in (sampled, raw))
         # Padding may name a banned id, whose value must not reach a product with the mask.
         return torch.where(batch.mask > 0, sampled, 0.0), torch.where(batch.mask > 0, raw, 0.0)
 
@@ -104,12 +111,10 @@ class Policy:
         settings, objective = self.settings, self.objective
         lengths = [len(rollout.tokens) for rollout in rollouts if not (settings.mask_cut and rollout.cut)]
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
-        passes = self.ctx.world_size * len(batches)  # DeepSpeed divides by both; `aggregate` gives a share of the loss
         divided_by = divisor(lengths, settings.loss_aggregation, settings.max_tokens)
         # On the device until the last pass: reading a value would make the host wait for the device at every pass.
         sums = torch.zeros(1 + len(_SUMS), dtype=torch.float64, device=batches[0].mask.device)
-        figures: dict[str, float] = {}
-        for index, batch in enumerate(batches):
+        for batch in batches:
             if batch.reference is None:
                 batch.reference = self._reference_logprobs(batch)
             policy, raw = self._logprobs(self.engine, batch)
@@ -117,11 +122,11 @@ class Policy:
             losses = token_losses(policy, old, batch.advantage, batch.mask, objective, batch.rollout, batch.reference)
             learned = uncut(batch.mask, batch.cut) if settings.mask_cut else batch.mask
             loss = aggregate(losses, learned, settings.loss_aggregation, divided_by)
-            self.engine.backward(loss * passes)
+            # `aggregate` gives a share of the loss, and DeepSpeed divides by the ranks.
+            self.engine.backward(loss * self.ctx.world_size)
             sums += self._sums(batch, policy.detach(), raw, old, loss.detach())
-            if index == len(batches) - 1:
-                figures = self._checked(process_group.sum_values(sums.tolist()), tokens, max_gap)
-            self.engine.step()
+        figures = self._checked(process_group.sum_values(sums.tolist()), tokens, max_gap)
+        self.engine.step()
         return {**figures, "grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
 
     def _sums(

@@ -12,6 +12,7 @@ from diagcot.training.distributed import process_group
 from diagcot.training.distributed.engine import Engine
 from diagcot.training.losses import contrastive, language
 from diagcot.training.losses.contrastive import CachedGradients, Outputs
+from diagcot.training.models.frozen_tower import FrozenTower
 from diagcot.training.supervised import reports
 from diagcot.training.supervised.objective import TrainingObjective
 
@@ -30,8 +31,9 @@ class AlignmentObjective(TrainingObjective):
         data: Dataset,
         lengths: Lengths,
         collator: Collator,
+        tower: FrozenTower | None = None,
     ) -> None:
-        super().__init__(ctx, settings.deepspeed, data, lengths, collator)
+        super().__init__(ctx, settings.deepspeed, data, lengths, collator, tower)
         self._loss, self._aligner = settings.loss, engine.module
         self._weight = settings.contrastive_weight if settings.loss == "combined" else 1.0
         self._outputs: Outputs = "images" if settings.loss == "contrastive" else "images and language"
@@ -51,12 +53,13 @@ class AlignmentObjective(TrainingObjective):
 
     def prepare(self, engine: Engine, batches: list[Batch]) -> list[Batch]:
         """With several passes a step, embed all images once without gradients: the loss is over all of them."""
+        batches = super().prepare(engine, batches)
         if self._loss == "lm" or len(batches) == 1:
             return batches
         with torch.no_grad():
             outputs = [engine(self._moved(batch), "images") for batch in batches]
         gradients = self._gradients([output.embeddings for output in outputs], outputs[0].log_scale, batches)
-        parts = gradients.image_gradient.split(self.settings.micro_batch)
+        parts = gradients.image_gradient.split([len(batch["image_counts"]) for batch in batches])
         return [
             {**batch, **gradients._replace(image_gradient=part)._asdict()}
             for batch, part in zip(batches, parts, strict=True)
@@ -74,7 +77,7 @@ class AlignmentObjective(TrainingObjective):
                 gradients = CachedGradients(*(batch[name] for name in CachedGradients._fields))
             else:
                 gradients = self._gradients([images], scale, [batch])
-            total = total + gradients.surrogate(images, scale, self.passes) * self._weight
+            total = total + gradients.surrogate(images, scale, batch["passes"]) * self._weight
         return total
 
     def validate(self, engine: Engine) -> dict[str, float]:
@@ -82,20 +85,20 @@ class AlignmentObjective(TrainingObjective):
         samples, first = self.data.validation, len(self.data.train)
         if not samples:
             return {}
-        images = torch.zeros(len(samples), self._reports.shape[1])
-        total = tokens = 0.0
+        images = torch.zeros(len(samples), self._reports.shape[1], device=self._device)
+        total, tokens = torch.zeros((), device=self._device), 0.0
         for own in reports.shares(len(samples), self.settings.micro_batch, self.ctx):
-            batch = self._moved(self.collator([samples[index] for index in own] or samples[:1]))
+            batch = self._moved(self.with_features(self.collator([samples[index] for index in own] or samples[:1])))
             output = engine(batch, "images and language")
             if len(own):
-                images[own.start : own.stop] = output.embeddings.cpu()
-                total += float(output.language_loss)
+                images[own.start : own.stop] = output.embeddings
+                total += output.language_loss
                 tokens += language.learned_tokens(batch)
-        total, tokens = process_group.sum_values([total, tokens])
-        images = torch.from_numpy(process_group.sum_array(images.numpy())).float()
+        loss_sum, tokens = process_group.sum_values([float(total), tokens])
+        images = torch.from_numpy(process_group.sum_array(images.cpu().numpy())).float()
         candidates = self._aligner.normalize(self._reports[first:].to(self._device)).cpu()
         return {
-            "loss": total / tokens,
+            "loss": loss_sum / tokens,
             **contrastive.retrieval_recall(images, candidates, self._keys.words[first:]),
         }
 

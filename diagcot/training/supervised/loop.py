@@ -47,7 +47,7 @@ def train(
             Prefetch(objective.batches, first, steps) as prefetch,
         ):
             engine.train()
-            timer = StepTimer(ctx, engine, settings, objective.components)
+            timer = StepTimer(ctx, engine, settings, objective.components, objective.tower)
             for step in range(first, steps):
                 done = step + 1
                 figures, stop = _step(ctx, engine, objective, prefetch, timer)
@@ -84,15 +84,15 @@ def _step(
     batches = next(prefetch)
     timer.data_ready()
     for batch in batches:
-        timer.count(language.model_inputs(batch))
+        timer.count({**batch, **language.model_inputs(batch)})
     batches = objective.prepare(engine, batches)
     total_loss = torch.zeros((), device=timer.device)
     for batch in batches:
-        loss = objective.loss(engine, language.on_device(batch, timer.device))
+        loss = objective.loss(engine, language.on_device(batch, timer.device)) / len(batches)
         engine.backward(loss)
-        engine.step()
         total_loss += loss.detach()
-    stop, loss_sum, *sums = process_group.sum_values([ctx.stopping(), float(total_loss) / len(batches), *timer.sums()])
+    engine.step()
+    stop, loss_sum, *sums = process_group.sum_values([ctx.stopping(), float(total_loss), *timer.sums()])
     return {
         "loss": loss_sum / ctx.world_size,
         "lr": engine.get_lr()[0],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from diagcot.jobs import Context
+from diagcot.tasks.samples import Sample
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.step_flops import ALL_COMPONENTS
 from diagcot.training.data.collator import Batch, Collator
@@ -13,6 +14,14 @@ from diagcot.training.data.dataset import Dataset, Lengths
 from diagcot.training.data.order import BatchOrder
 from diagcot.training.distributed.engine import Engine
 from diagcot.training.losses import language
+from diagcot.training.models.frozen_tower import FrozenTower
+
+
+def order_of(lengths: Lengths, settings: DeepSpeedSettings, ctx: Context) -> BatchOrder:
+    """The order of a stage's training samples."""
+    return BatchOrder(
+        lengths.tokens, settings.global_batch, settings.micro_batch, ctx.seed, settings.micro_batch_tokens
+    )
 
 
 class TrainingObjective(ABC):
@@ -27,23 +36,26 @@ class TrainingObjective(ABC):
         data: Dataset,
         lengths: Lengths,
         collator: Collator,
+        tower: FrozenTower | None = None,
     ) -> None:
-        self.ctx, self.settings = ctx, settings
+        """tower: what the network is cut behind, if its vision tower is frozen."""
+        self.ctx, self.settings, self.tower = ctx, settings, tower
         self.data, self.lengths, self.collator = data, lengths, collator
-        self.order = BatchOrder(lengths.tokens, settings.global_batch, settings.micro_batch, ctx.seed)
-        self.passes = ctx.world_size * settings.accumulation(ctx.world_size)  # of a step over all ranks
+        self.order = order_of(lengths, settings, ctx)
 
     def batches(self, step: int) -> list[Batch]:
         """This rank's batches of step `step` (0-based), one for each forward pass; called in a thread.
 
-        `share` (scalar) makes every learned token of the global batch weigh the same, however the batch is spread over
-        passes and ranks.
+        `passes` (scalar): those of the step over all ranks. `share` (scalar) makes every learned token of the global batch
+        weigh the same, however the batch is spread over passes and ranks.
         """
         learned = sum(self.lengths.learned[index] for index in self.order.batch(step))
-        share = torch.tensor(self.passes / learned)
+        own = self.order.micro_batches(step, self.ctx.rank, self.ctx.world_size)
+        passes = torch.tensor(float(len(own) * self.ctx.world_size))
+        shares = {"passes": passes, "share": passes / learned}
         return [
-            {**self.collator([self.data.train[index] for index in indices]), "share": share, **self.extras(indices)}
-            for indices in self.order.micro_batches(step, self.ctx.rank, self.ctx.world_size)
+            {**self.collator([self.data.train[index] for index in indices]), **shares, **self.extras(indices)}
+            for indices in own
         ]
 
     def extras(self, indices: Sequence[int]) -> Batch:
@@ -51,8 +63,12 @@ class TrainingObjective(ABC):
         return {}
 
     def prepare(self, engine: Engine, batches: list[Batch]) -> list[Batch]:
-        """The batches of a step to train on, for a loss that spans all of them. A collective."""
-        return batches
+        """The batches of a step as the network takes them, made for a loss that spans all of them. A collective."""
+        return [self.with_features(batch) for batch in batches]
+
+    def with_features(self, batch: Batch) -> Batch:
+        """The batch with what a frozen tower makes of its images. A collective."""
+        return self.tower.with_features(batch) if self.tower else batch
 
     @abstractmethod
     def loss(self, engine: Engine, batch: Batch) -> torch.Tensor:
@@ -72,4 +88,8 @@ class LanguageObjective(TrainingObjective):
 
     def validate(self, engine: Engine) -> dict[str, float]:
         """Loss on the held-out samples. A collective."""
-        return language.held_out_loss(engine, self.data.validation, self.collator, self.ctx, self.settings.micro_batch)
+
+        def batch(samples: Sequence[Sample]) -> Batch:
+            return self.with_features(self.collator(samples))
+
+        return language.held_out_loss(engine, self.data.validation, batch, self.ctx, self.settings.micro_batch)

@@ -80,6 +80,9 @@ def test_states_are_those_of_the_real_model_and_optimiser(
         "gradients": size(part(parameter, torch.bfloat16) for parameter in trained),
         "optimizer": size(masters) + size(moments),
     } | ({"reference": size(base)} if settings.own_reference else {})
+    if "vision" not in settings.trainable:
+        real["tower"] = size(layer.model.visual.parameters()) // words.element_size() * 2
+    assert ("tower" in real) == (case != "cx-mind-7b")
     assert settings.own_reference == (settings.lora is None)
     for name, expected in real.items():
         assert row["budget"]["rollouts"][name] == pytest.approx(expected, rel=0.001), name

@@ -94,7 +94,7 @@ def test_the_supervised_loss_is_the_cross_entropy_of_the_learned_tokens() -> Non
     model, ids = Model(31, 7), torch.randint(31, (3, MOST))
     labels = ids.masked_fill(torch.rand(ids.shape) < 0.5, -100)
     labels[:, :300] = -100
-    batch = {"input_ids": ids, "labels": labels}
+    batch = {"input_ids": ids, "labels": labels, "sequence_lengths": torch.tensor([MOST] * 3)}
     inputs = language.model_inputs(batch)
     assert inputs["logits_to_keep"] < MOST
     plain = torch.nn.functional.cross_entropy(
@@ -111,7 +111,7 @@ def test_a_supervised_pass_reads_no_value_from_the_device() -> None:
     """On the meta device, whose tensors have no values to read."""
     model, ids, meta = Model(31, 7, "meta"), torch.randint(31, (2, 9)), torch.device("meta")
     labels = ids.masked_fill(torch.arange(9) < 4, -100)
-    batch = language.on_device({"input_ids": ids, "labels": labels}, meta)
+    batch = language.on_device({"input_ids": ids, "labels": labels, "sequence_lengths": torch.tensor([9, 9])}, meta)
     inputs = language.model_inputs(batch)
     assert inputs["logits_to_keep"] == 6 and inputs["input_ids"].device == meta
     language.summed_loss(model, inputs, batch["labels"]).backward()
@@ -121,7 +121,8 @@ def test_a_supervised_pass_reads_no_value_from_the_device() -> None:
 def test_nothing_learned_gives_no_loss_and_no_gradient() -> None:
     model, ids = Model(31, 7), torch.randint(31, (1, 5))
     labels = torch.full_like(ids, -100)
-    loss = language.summed_loss(model, language.model_inputs({"input_ids": ids, "labels": labels}), labels)
+    batch = {"input_ids": ids, "labels": labels, "sequence_lengths": torch.tensor([5])}
+    loss = language.summed_loss(model, language.model_inputs(batch), labels)
     assert loss.item() == 0
     assert not any(gradient.any() for gradient in torch.autograd.grad(loss, list(model.parameters())))
 

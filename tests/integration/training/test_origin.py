@@ -83,7 +83,13 @@ def test_the_same_training_goes_on(alone: None, tmp_path: Path) -> None:
     saved(tmp_path, OWN, 4)
     assert resumed(tmp_path, OWN) == 4
     rare = with_deepspeed(
-        save_every=7, keep=1, async_save=False, micro_batch=4, offload=True, gradient_checkpointing=True
+        save_every=7,
+        keep=1,
+        async_save=False,
+        micro_batch=4,
+        micro_batch_tokens=2048,
+        offload=True,
+        gradient_checkpointing=True,
     )
     assert resumed(tmp_path, rare._replace(settings=rare.settings.model_copy(update={"image_cache_mb": 1}))) == 4
 

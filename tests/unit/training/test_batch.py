@@ -89,7 +89,8 @@ def test_prompt_is_masked_and_tokenised_as_a_server_does(processor: Any, count: 
     )
     length = served["input_ids"].shape[1]
     assert batch["input_ids"][0, :length].tolist() == served["input_ids"][0].tolist()
-    assert batch["mm_token_type_ids"][0, :length].tolist() == served["mm_token_type_ids"][0].tolist()
+    visual = batch["input_ids"][0, :length] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    assert visual.int().tolist() == served["mm_token_type_ids"][0].tolist()
     assert batch["image_grid_thw"].tolist() == served["image_grid_thw"].tolist()
     assert float((batch["pixel_values"] - served["pixel_values"]).abs().max()) < 1e-5
     assert (batch["labels"][0, :length] == IGNORED).all()
@@ -137,7 +138,7 @@ def test_padding_learns_nothing_and_long_answers_are_cut(processor: Any) -> None
     assert (
         batch["input_ids"].shape[1] == 128 and collator.encode(long).truncated and not collator.encode(short).truncated
     )
-    assert (batch["labels"][0, size:] == IGNORED).all() and not batch["attention_mask"][0, size:].any()
+    assert (batch["labels"][0, size:] == IGNORED).all() and batch["sequence_lengths"].tolist() == [size, 128]
 
 
 def test_prompt_that_does_not_fit_is_refused(processor: Any) -> None:
@@ -186,3 +187,36 @@ def test_two_conversations_of_one_id_keep_their_own_tokens(processor: Any) -> No
     first, second = collator.encode(sample), collator.encode(other)
     assert first.ids.tolist() != second.ids.tolist()
     assert collator.encode(sample) is first and collator.encode(other) is second
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=2, max_size=60),
+    ranks=st.integers(1, 4),
+    budget=st.integers(1, 3000),
+)
+@examples(max_examples=200, deadline=None)
+def test_packed_passes_hold_every_sequence_once_within_the_budget(lengths: list[int], ranks: int, budget: int) -> None:
+    from diagcot.training.data.order import balanced
+
+    lengths = lengths * ranks  # as many for each rank
+    spread = balanced(lengths, ranks, budget)
+    assert len(spread) == ranks and len({len(passes) for passes in spread}) == 1
+    parts = [part for passes in spread for part in passes]
+    assert all(parts) and sorted(index for part in parts for index in part) == list(range(len(lengths)))
+    sizes = [sum(lengths[index] for index in part) for part in parts]
+    assert max(sizes) <= max(budget, *lengths)
+    assert max(sizes) - min(sizes) <= max(lengths)  # balanced: no more than one sequence apart
+    if len(spread[0]) > 1:
+        assert 2 * sum(lengths) > (len(spread[0]) - 1) * ranks * max(budget, *lengths)  # one pass fewer is too few
+
+
+def test_packing_changes_the_cut_and_not_the_batch() -> None:
+    from diagcot.training.data.order import BatchOrder
+
+    lengths = [7 * i % 50 + 1 for i in range(100)]
+    padded, packed = BatchOrder(lengths, 16, 4, 1), BatchOrder(lengths, 16, 4, 1, micro_batch_tokens=120)
+    for step in range(9):
+        assert packed.batch(step) == padded.batch(step)
+        passes = [part for rank in range(2) for part in packed.micro_batches(step, rank, 2)]
+        assert sorted(index for part in passes for index in part) == sorted(packed.batch(step))
+        assert all(sum(lengths[index] for index in part) <= 120 for part in passes)

@@ -155,7 +155,7 @@ def test_a_budget_has_what_is_held_at_each_moment() -> None:
     found = cost.budget(trained, awake)
     assert found["training"] == trained.parts | {"sleeping_engine": cost.ASLEEP_BYTES}
     assert found["rollouts"] == {
-        name: getattr(trained, name) for name in ("weights", "reference", "gradients", "optimizer", "base")
+        name: getattr(trained, name) for name in ("weights", "reference", "gradients", "optimizer", "tower", "base")
     } | {"awake_engine": 48e9}
     ahead = cost.budget(trained, cost.Engine(48e9, sleeps=False))  # it rolls out while the policy trains
     assert ahead["training"] == trained.parts | {"awake_engine": 48e9}
@@ -223,12 +223,13 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
         "align: 8.29 billion parameters, 44.6 million of them trained; about 22 GB per GPU with ZeRO-2; 16.2 to 80.8"
     )
     assert lines[0].startswith(begin)
-    assert lines[1] == "align: ZeRO-3 would take 9 GB and gather the weights in every pass"
+    assert lines[1] == "align: ZeRO-3 would take 10 GB and gather the weights in every pass"
     assert "teacher-lora: ZeRO-2 would take 79 GB, too much for a GPU of 80 GB" in lines
     assert [line for line in lines if line.startswith("grpo: ") and " of a GPU " in line] == [
-        "grpo: 29 GB of a GPU while it trains: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, gathered layers 2.2,"
-        " activations 1.0, logits 3.6, CUDA and NCCL 3.0, sleeping engine 2.0",
-        "grpo: 68 GB of a GPU while it rolls out: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, CUDA and NCCL 3.0,"
+        "grpo: 31 GB of a GPU while it trains: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, gathered layers 2.2,"
+        " activations 1.0, logits 3.6, vision tower 1.4, CUDA and NCCL 3.0, sleeping engine 2.0",
+        "grpo: 70 GB of a GPU while it rolls out: policy 2.1, reference 2.1, gradients 1.9, optimizer 11.4, vision tower 1.4,"
+        " CUDA and NCCL 3.0,"
         " awake engine 48.0",
     ]
     monkeypatch.delenv("MODELS_DIR")

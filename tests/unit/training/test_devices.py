@@ -171,3 +171,26 @@ def test_the_least_driver_of_each_lock_is_documented() -> None:
     assert cuda and int(cuda.partition(".")[0]) in drivers.LEAST_DRIVER
     assert not drivers.cuda_of(root / "locks" / "cpu.txt")
     assert f"| {cuda.rsplit('.', 2)[0]} | {drivers.least(cuda)}" in (root / "docs" / "environment.md").read_text()
+
+
+def test_a_gpu_copies_from_pinned_memory_without_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from diagcot.training.distributed import process_group
+
+    copies: list[tuple[bool, str, bool]] = []
+    pinned: list[Any] = []
+
+    def pin(tensor: Any) -> Any:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    def copied(tensor: Any, target: Any, non_blocking: bool) -> Any:
+        copies.append((any(tensor is one for one in pinned), target.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    for target in ("cuda", "cpu"):
+        process_group.moved(torch.ones(3), torch.device(target))
+    assert copies == [(True, "cuda", True), (False, "cpu", True)]

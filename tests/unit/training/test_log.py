@@ -27,7 +27,8 @@ def inputs() -> dict[str, Any]:
     import torch
 
     return {
-        "attention_mask": torch.tensor([[1] * 10, [1] * 6 + [0] * 4]),
+        "input_ids": torch.zeros(2, 10),
+        "sequence_lengths": torch.tensor([10, 6]),
         "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
         "logits_to_keep": 5,
     }
@@ -54,6 +55,27 @@ def test_flops_are_those_that_are_computed(trained: str, expected: float) -> Non
     from diagcot.training.cost import step_flops as flops
 
     assert flops.StepFlops(net(trained, SIZES)).of(inputs()) == expected
+
+
+@pytest.mark.parametrize("apart", [("vision",), ("vision", "merger")])
+def test_a_tower_apart_counts_when_it_computes(apart: tuple[str, ...]) -> None:
+    """Passes over kept features and one pass of the tower, which is forward alone, are the passes with the tower inside."""
+    from diagcot.training.cost import step_flops as flops
+
+    runs = [name for name in flops.ALL_COMPONENTS if name not in apart]
+    module = net("language_model", SIZES)
+    cut = flops.StepFlops(module, runs)
+    assert cut.of(inputs()) + cut.of_tower(32) == flops.StepFlops(module).of(inputs())
+    assert cut.of_tower(32) == 2 * 1000 * 32 + (2 * 200 * 8 if "merger" in apart else 0)
+
+
+def test_packed_sequences_take_attention_among_themselves_and_logits_of_learned_tokens_alone() -> None:
+    import torch
+
+    from diagcot.training.cost import step_flops as flops
+
+    packed = inputs() | {"input_ids": torch.zeros(1, 16), "logits_to_keep": torch.tensor([8, 9, 15])}
+    assert flops.StepFlops(net("", SIZES)).of(packed) == flops.StepFlops(net("", SIZES)).of(inputs()) - 6 * 700 * 7
 
 
 def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() -> None:

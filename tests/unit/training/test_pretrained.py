@@ -40,9 +40,12 @@ def test_adopted_model_is_linked_and_loads(tmp_path: Path) -> None:
 
 def test_batches_must_divide_among_ranks() -> None:
     settings = DeepSpeedSettings(steps=1, micro_batch=4, global_batch=32)
-    assert settings.accumulation(2) == 4
+    settings.check_batches(2)
     with pytest.raises(ValueError, match="not a multiple"):
-        settings.accumulation(3)
+        settings.check_batches(3)
+    with pytest.raises(ValueError, match="not a multiple"):
+        settings.check_batches(16)
+    settings.model_copy(update={"micro_batch_tokens": 4096}).check_batches(16)
     with pytest.raises(ValueError, match="either epochs or steps"):
         DeepSpeedSettings()
 
@@ -71,19 +74,19 @@ def test_a_reference_is_a_model_of_its_own_unless_it_is_the_base_of_the_adapter(
 
 
 def test_flash_attention_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagcot.training.models import model
+    from diagcot.training.models import attention
 
     there, card = {"flash_attn"}, [True]
-    monkeypatch.setattr(model.torch.cuda, "is_available", lambda: card[0])
-    monkeypatch.setattr(model, "find_spec", lambda name: name in there or None)
-    assert [model.attention_implementation(precision) for precision in ("bf16", "fp32")] == [
+    monkeypatch.setattr(attention.torch.cuda, "is_available", lambda: card[0])
+    monkeypatch.setattr(attention, "find_spec", lambda name: name in there or None)
+    assert [attention.implementation(precision) for precision in ("bf16", "fp32")] == [
         "flash_attention_2",
-        "sdpa",
+        "by_sequence",
     ]
     there.clear()
-    assert model.attention_implementation("bf16") == "sdpa"
+    assert attention.implementation("bf16") == "by_sequence"
     card[0] = False
-    assert model.attention_implementation("bf16") == "eager"
+    assert attention.implementation("bf16") == "by_sequence"
 
 
 def test_the_contrastive_loss_keeps_reports_as_they_are() -> None:
@@ -91,3 +94,5 @@ def test_the_contrastive_loss_keeps_reports_as_they_are() -> None:
     AlignSettings.model_validate(settings)
     with pytest.raises(ValueError, match="embeds reports once"):
         AlignSettings.model_validate({**settings, "loss": "combined"})
+    with pytest.raises(ValueError, match="equally many pairs"):
+        AlignSettings.model_validate({"deepspeed": {"steps": 1, "micro_batch_tokens": 99}, "loss": "contrastive"})
