@@ -86,7 +86,7 @@ def _stored(dicom: "FileDataset") -> np.ndarray:
     try:
         return dicom.pixel_array  # type: ignore[no-any-return]
     except (RuntimeError, NotImplementedError) as error:
-        if "dependencies" in str(error) or "plugin" in str(error):
+        if "missing dependencies" in str(error):
             raise ImageError(
                 f"its compression, {syntax.name}, needs the package python-gdcm: `make env` installs it"
             ) from error
