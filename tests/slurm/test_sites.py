@@ -45,7 +45,7 @@ def remarks_of(plan: Plan) -> str:
     return " ".join(remarks.remarks(snapshot_of(plan)))
 
 
-def test_row_01_a_site_that_enforces_wckeys(tmp_path: Path, devcluster_with: Start) -> None:
+def test_site_row_01_a_site_that_enforces_wckeys(tmp_path: Path, devcluster_with: Start) -> None:
     cluster = devcluster_with(enforce=True, extra=ENFORCED)
     cluster.wckey("own")
     for name, wckey in (("without", None), ("named", "own")):
@@ -56,7 +56,7 @@ def test_row_01_a_site_that_enforces_wckeys(tmp_path: Path, devcluster_with: Sta
         runs.whole(plan)
 
 
-def test_row_02_the_limit_of_a_partitions_qos_is_kept_by_waves(tmp_path: Path, devcluster_with: Start) -> None:
+def test_site_row_02_the_limit_of_a_partitions_qos_is_kept_by_waves(tmp_path: Path, devcluster_with: Start) -> None:
     cluster = devcluster_with(enforce=True, extra=ENFORCED)
     cluster.wckey("other")
     cluster.qos("narrow", MaxSubmitJobsPerUser=4)
@@ -97,7 +97,7 @@ def test_rows_03_and_04_preemption_is_one_more_execution_however_it_is_announced
 
 @pytest.mark.usefixtures("devcluster")
 @pytest.mark.parametrize("way", ["gpus-per-node", "gpus-per-task", "gres"])
-def test_row_05_typed_gpus_in_the_spelling_of_the_site(tmp_path: Path, way: str) -> None:
+def test_site_row_05_typed_gpus_in_the_spelling_of_the_site(tmp_path: Path, way: str) -> None:
     size = runs.size(partition="gpu", gpus=2)
     plan = chains.plan(tmp_path, "stage", 2, resources=size)
     runs.submit(tmp_path, [plan], on(gpu_type="h100", gpu_request=way))  # the finaliser runs on cpu
@@ -109,7 +109,7 @@ def test_row_05_typed_gpus_in_the_spelling_of_the_site(tmp_path: Path, way: str)
 
 
 @pytest.mark.usefixtures("devcluster")
-def test_row_06_memory_of_a_whole_node_and_of_a_cpu(tmp_path: Path) -> None:
+def test_site_row_06_memory_of_a_whole_node_and_of_a_cpu(tmp_path: Path) -> None:
     whole = chains.plan(tmp_path / "whole", "stage", 1, resources=runs.size(mem_gb=0))
     each = chains.plan(tmp_path / "each", "stage", 1, resources=runs.size(mem_gb=None, mem_per_cpu_gb=0.5, cpus=2))
     for plan, memory in ((whole, "62.50G"), (each, "1G")):
@@ -124,7 +124,7 @@ def test_row_06_memory_of_a_whole_node_and_of_a_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("devcluster")
 @pytest.mark.parametrize("refused", ["array", "finaliser"])
-def test_row_07_a_refused_submission_decides_nothing_later(tmp_path: Path, refused: str) -> None:
+def test_site_row_07_a_refused_submission_decides_nothing_later(tmp_path: Path, refused: str) -> None:
     wrong = runs.size(partition="cpus")
     size, small = (wrong, runs.SMALL) if refused == "array" else (runs.SIZE, wrong.model_dump())
     plans = [chains.plan(tmp_path, name, 2, resources=size) for name in ("first", "second")]
@@ -168,7 +168,7 @@ def test_rows_08_and_09_what_fails_before_the_work_is_shown_and_a_corrected_setu
     assert [row.state for row in again.submit()] == ["complete"]
 
 
-def test_row_10_where_nodes_may_not_submit_a_person_does_and_nothing_is_cancelled(
+def test_site_row_10_where_nodes_may_not_submit_a_person_does_and_nothing_is_cancelled(
     tmp_path: Path, devcluster: DevCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = chains.plan(tmp_path, "first", 2, resources=runs.SIZE, settings={"mishaps": {"00001": ["exit 3"]}})
@@ -193,7 +193,7 @@ def test_row_10_where_nodes_may_not_submit_a_person_does_and_nothing_is_cancelle
 
 
 @pytest.mark.usefixtures("devcluster")
-def test_row_11_a_list_of_partitions(tmp_path: Path) -> None:
+def test_site_row_11_a_list_of_partitions(tmp_path: Path) -> None:
     size = runs.size(partition="cpu,gpu")
     known = capacity.partitions()
     assert fits("size", size, size.partition, known).level == "good"
@@ -207,7 +207,7 @@ def test_row_11_a_list_of_partitions(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("devcluster")
-def test_row_12_a_named_cluster(tmp_path: Path) -> None:
+def test_site_row_12_a_named_cluster(tmp_path: Path) -> None:
     site = on(cluster="dev")
     site.enter()
     plan = chains.plan(tmp_path, "stage", 2, resources=runs.SIZE, settings={"mishaps": {"00001": ["exit 3"]}})

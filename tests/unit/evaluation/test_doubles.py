@@ -174,7 +174,7 @@ def test_collection_and_evaluation_refuse_two_samples_of_one_id(
 ) -> None:
     """Without that a unit would never be done: there is one record for each id."""
     ctx = replace(context(tmp_path), inputs={"shards": [str(tmp_path / "s")]})
-    shard, doubles = SimpleNamespace(path=tmp_path / "0.h5"), [SimpleNamespace(id="a/1/x")] * 2
+    shard, doubles = SimpleNamespace(path=tmp_path / "0.h5"), [SimpleNamespace(id="a/1/x", images=[])] * 2
     for module, selector in ((collect, "select_samples"), (predict, "samples_of")):
         monkeypatch.setattr(module, "Shard", lambda path: shard)
         monkeypatch.setattr(module, selector, lambda *_: doubles)

@@ -83,7 +83,7 @@ def test_what_a_run_keeps_is_read_by_earlier_code_too(tmp_path: Path) -> None:
     assert Cluster.read(tmp_path) == typed and typed.differences(made) == ["slurm", "resource_profiles"]
 
 
-def test_row_12_a_shell_that_names_another_cluster_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_site_row_12_a_shell_that_names_another_cluster_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CLUSTERS", "west")
     with pytest.raises(UserError, match=r"SLURM_CLUSTERS=west is set in this shell.*write west there, or unset"):
         chains.cluster("slurm").enter()
@@ -96,7 +96,7 @@ def test_row_12_a_shell_that_names_another_cluster_is_refused_in_words(monkeypat
     assert "SLURM_CLUSTERS" not in variables.outside_job(inside)
 
 
-def test_row_12_every_command_speaks_to_the_named_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_site_row_12_every_command_speaks_to_the_named_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"sacct": "7|COMPLETED||r.s.1||0:0\n", "squeue": "CLUSTER: west\n7|RUNNING|None|r.s.1|gpu|q|a\n"}
     monkeypatch.setenv("PATH", f"{fake_slurm(tmp_path / 'bin', **said)}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_CLUSTERS", raising=False)

@@ -121,7 +121,7 @@ def test_options_of_the_site_and_of_a_profile() -> None:
         ({}, {"gpus": 0, "gres": "nvme:1"}, ["--gres=nvme:1"]),
     ],
 )
-def test_row_05_gpus_as_the_site_spells_them_and_none_for_cpu_jobs(
+def test_site_row_05_gpus_as_the_site_spells_them_and_none_for_cpu_jobs(
     general: dict[str, Any], own: dict[str, Any], expected: list[str]
 ) -> None:
     found = flags(Size.model_validate(SIZE.model_dump() | own), **general)
@@ -137,7 +137,7 @@ def test_row_05_gpus_as_the_site_spells_them_and_none_for_cpu_jobs(
         ({}, []),
     ],
 )
-def test_row_06_one_form_of_memory(memory: dict[str, Any], expected: list[str]) -> None:
+def test_site_row_06_one_form_of_memory(memory: dict[str, Any], expected: list[str]) -> None:
     size = Size(cpus=8, tasks_per_node=2, **memory)
     assert [flag for flag in flags(size) if flag.startswith("--mem")] == expected
     assert size.with_memory(64).node_mem_gb == 64

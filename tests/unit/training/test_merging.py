@@ -81,12 +81,12 @@ def test_the_sum_is_that_of_peft(base: Path, tmp_path: Path, changes: dict[str, 
 
     joined = model.load(tmp_path / "merged", "bf16").state_dict()
     network = PeftModel.from_pretrained(
-        model.load(base, "fp32"), str(part), local_files_only=True, autocast_adapter_dtype=False
+        model.load(base, "bf16"), str(part), local_files_only=True, autocast_adapter_dtype=False
     )
-    expected = network.merge_and_unload().state_dict()  # in float32; the sum is rounded once
+    expected = network.merge_and_unload().state_dict()
     assert joined.keys() == expected.keys()
     for name in expected:
-        assert torch.equal(joined[name], expected[name].to(joined[name].dtype)), name
+        assert torch.equal(joined[name], expected[name]), name
 
 
 def test_the_kind_writes_one_file_where_it_fits(base: Path, tmp_path: Path) -> None:
