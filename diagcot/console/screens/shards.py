@@ -18,8 +18,8 @@ from rich.text import Text
 from diagcot.console import text
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs import UserError
+from diagcot.jobs.state import counts as accounts
 from diagcot.jobs.state.counts import added
-from diagcot.shards.audit import accounting
 from diagcot.shards.reader import Shard
 
 BAR = 18
@@ -111,7 +111,7 @@ def render(content: Content, screen: Console) -> RenderableType:
         reasons = content.left_out.most_common(REASONS)
         head.append(f"images left out: {sum(content.left_out.values()):,}")
         head += [f"  {count:,}: {reason}" for reason, count in reasons]
-    head += accounting.lines(content.accounts)
+    head += accounts.lines(content.accounts)
     if double := sum(len(splits) > 1 for splits in content.copies.values()):
         head.append(f"images whose file is in more than one split: {double:,}")
     shared = sum(map(len, content.patients.values())) - len(set().union(*content.patients.values()))

@@ -16,6 +16,7 @@ from diagcot.console.state.run import Run, Stage, Task
 from diagcot.console.state.stage_files import StageFiles
 from diagcot.console.state.tasks import unfinished_tasks
 from diagcot.jobs.plans import stored
+from diagcot.jobs.state import counts as accounts
 from diagcot.jobs.state.executions import first_event, gpu_hours, retries
 from diagcot.jobs.state.files import changed_at, read_json
 from diagcot.jobs.state.progress import last_report
@@ -84,9 +85,7 @@ def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float
 def _losses(counts: dict[str, Any]) -> Iterator[str]:
     """What a finished stage has lost or refused, by the counts of its summary."""
     if sources := counts.get("sources"):
-        from diagcot.shards.audit import accounting  # only here: screens start without the domain
-
-        yield from accounting.lines(sources, losses_only=True)
+        yield from accounts.lines(sources, losses_only=True)
     if seen := counts.get("seen_in_training"):
         yield f"{seen:,} test samples were not asked: a model was trained on one of their images (events.jsonl says which way)"
 

@@ -9,7 +9,7 @@ from diagcot.evaluation.report.examples import Example
 from diagcot.evaluation.report.history import Stage
 from diagcot.evaluation.report.published import PUBLISHED, Published
 from diagcot.evaluation.scores.verdicts import RULE
-from diagcot.shards.audit import accounting
+from diagcot.jobs.state import counts as accounts
 from diagcot.text.pages import environment
 
 COLOURS = 6  # of the style sheet; models beyond them take the first ones again
@@ -51,7 +51,7 @@ def html(
         curves=_curves(stages, colours),
         examples=examples,
         accounts=_accounts(stages),
-        things=accounting.THINGS,
+        things=accounts.THINGS,
         truths=truths or {},
         versions=versions,
         duration=drawing.duration,
@@ -157,7 +157,7 @@ def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:
         for s in stages
     ]
     for name, sources in _accounts(stages).items():
-        lines += ["", f"## Data of {name}", "", *(f"* {line.strip()}" for line in accounting.lines(sources))]
+        lines += ["", f"## Data of {name}", "", *(f"* {line.strip()}" for line in accounts.lines(sources))]
     return "\n".join(lines) + "\n"
 
 

@@ -5,15 +5,13 @@ stage counts its part of every source; `diagcot.jobs.state.counts` adds the part
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from diagcot.data.errors import DataError
 from diagcot.data.study import Image, Study
-from diagcot.jobs.state.counts import EXAMPLES
+from diagcot.jobs.state.counts import EXAMPLES, THINGS, Thing, asked, lost, reasons_of
 
-Thing = Literal["rows", "studies", "images", "boxes", "patients"]
-THINGS: tuple[Thing, ...] = ("rows", "studies", "images", "boxes")
 Counts = dict[str, Any]
 
 _DETAIL = re.compile(r" \(.*| at line \d.*|; .*", re.DOTALL)
@@ -124,16 +122,6 @@ def _count(place: dict[str, int], name: str, count: int) -> None:
         place[name] = place.get(name, 0) + count
 
 
-def asked(counts: Mapping[str, Any], thing: str) -> int:
-    """How many were left out as the recipe asks."""
-    return sum(counts.get("asked", {}).get(thing, {}).values())
-
-
-def lost(counts: Mapping[str, Any], thing: str) -> int:
-    """How many were lost."""
-    return sum(counts.get("lost", {}).get(thing, {}).values())
-
-
 def excess(counts: Mapping[str, Any], limit: float, units: tuple[int, int]) -> str:
     """What was lost beyond `limit` (0 to 1), in words; empty if nothing was.
 
@@ -147,45 +135,6 @@ def excess(counts: Mapping[str, Any], limit: float, units: tuple[int, int]) -> s
         candidates = gone + counts.get("in_shards", {}).get(thing, 0)
         share = gone / candidates if candidates else 0.0
         if share * (1.0 if thing == "rows" else counted / every) > limit:
-            reasons = "; ".join(_reasons(counts, counts["lost"][thing]))
+            reasons = "; ".join(reasons_of(counts, counts["lost"][thing]))
             found.append(f"{gone:,} of {candidates:,} {thing} ({share:.1%}): {reasons}")
     return ". ".join(found)
-
-
-def _reasons(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> Iterator[str]:
-    """`12: reason, e.g. example`, the most frequent first."""
-    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
-        examples = counts.get("examples", {}).get(reason, [])[:2]
-        yield f"{count:,}: {reason}" + (f", e.g. {', '.join(examples)}" if examples else "")
-
-
-def lines(sources: Mapping[str, Mapping[str, Any]], *, losses_only: bool = False) -> Iterator[str]:
-    """The accounts of the sources of a stage for a screen. losses_only: leave out what the recipe asks for."""
-    for source, counts in sources.items():
-        shown = [
-            f"{counts['in_shards'].get(thing, 0):,} of {counts['read'].get(thing, 0):,} {thing}"
-            for thing in THINGS
-            if counts.get("read", {}).get(thing)
-        ]
-        details = [] if losses_only else list(_details(counts, "asked", "left out as the recipe asks"))
-        details += [*_details(counts, "lost", "lost"), *_flags(counts)]
-        if moved := counts.get("moved"):
-            kinds = "; ".join(f"{count:,}: {kind}" for kind, count in moved.items())
-            details.append(
-                f"  images whose split another source decides, because it has the same image or patient: {kinds}"
-            )
-        if details or not losses_only:
-            yield f"{source}: in the shards are {', '.join(shown) or 'none'}"
-            yield from details
-
-
-def _details(counts: Mapping[str, Any], part: str, title: str) -> Iterator[str]:
-    for thing in (*THINGS, "patients"):
-        reasons = counts.get(part, {}).get(thing, {})
-        if reasons:
-            yield f"  {title}, {thing}: {'; '.join(_reasons(counts, reasons))}"
-
-
-def _flags(counts: Mapping[str, Any]) -> Iterator[str]:
-    if counts.get("flagged"):
-        yield f"  in the shards, but look at them: {'; '.join(_reasons(counts, counts['flagged']))}"

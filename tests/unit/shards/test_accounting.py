@@ -11,10 +11,10 @@ from rich.console import Console
 from diagcot.console.screens import shards as shards_screen
 from diagcot.data.errors import DataError
 from diagcot.jobs import Context, Unit
-from diagcot.jobs.state.counts import added
+from diagcot.jobs.state.counts import THINGS, added, asked, lines, lost
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.shards.audit.accounting import THINGS, Account, asked, excess, lines, lost, reason_of
+from diagcot.shards.audit.accounting import Account, excess, reason_of
 from tests.unit.data.test_collections import put, write_image
 
 ENTRY = """
