@@ -38,7 +38,7 @@ def bounds(lengths: torch.Tensor) -> dict[str, Any]:
 
 def placed(network: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a pass with all that the network's attention would else compute from values on the device."""
-    device = inputs["input_ids"].device
+    device = next(inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs).device
     names = [name for name in ("cu_seq_lens_q", "cu_seq_lens_k") if name in inputs]
     if names and is_flash_attention_requested(network.config):
         inputs = inputs | {name: process_group.moved(inputs[name], device) for name in names}
