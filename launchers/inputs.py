@@ -1,5 +1,6 @@
 """Checks of a stage's inputs that several kinds share."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -34,6 +35,19 @@ def one_training(stage: Stage[Any], chain: ChainView) -> list[Unit]:
                 )
             filters[traces] = name
     return [Unit("model")]
+
+
+def one_table(stage: Stage[Any], chain: ChainView, name: str) -> list[Unit]:
+    """The one unit of a stage that makes a table of all predictions; its key, `name` and a digest, says of what and how.
+
+    Raises UserError if the stage reads no predictions.
+    """
+    sources = stage.inputs.get("predictions", [])
+    if not sources:
+        raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
+    read = [[source, *(unit.key for unit in chain.units_of(source))] for source in sources]
+    digest = hashlib.sha256(json.dumps([read, stage.settings.model_dump()]).encode()).hexdigest()
+    return [Unit(f"{name}.{digest[:10]}")]
 
 
 def distinct_collections(stage: Stage[Any], chain: ChainView, role: str, split: str) -> None:

@@ -1,21 +1,14 @@
 """Kind `study`: one job that reads the predictions of all seeds and says which claims hold."""
 
-import hashlib
-import json
-
 from diagcot.evaluation.settings import StudySettings
-from diagcot.jobs import Unit, UserError
+from diagcot.jobs import Unit
+from launchers.inputs import one_table
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
 def units(stage: Stage[StudySettings], chain: ChainView) -> list[Unit]:
     """The one unit; its key is a digest of all that it reads and tests, as that of `aggregate`."""
-    sources = stage.inputs.get("predictions", [])
-    if not sources:
-        raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
-    read = [[name, *(unit.key for unit in chain.units_of(name))] for name in sources]
-    digest = hashlib.sha256(json.dumps([read, stage.settings.model_dump()]).encode()).hexdigest()
-    return [Unit(f"study.{digest[:10]}")]
+    return one_table(stage, chain, "study")
 
 
 KIND = StageKind(

@@ -28,14 +28,14 @@ def markdown(study: Mapping[str, Any]) -> str:
         sentences = [f"* {sentence(claim)}" for claim in study["claims"] if claim["verdict"] == verdict]
         lines += [f"## {heading}", "", *(sentences or ["None."]), ""]
     heads = ["better", "than", "score", *(f"seed {seed}" for seed in seeds), "mean", "verdict"]
-    lines += ["## Differences", "", _line(heads), _line(["---"] * len(heads))]
+    lines += ["## Differences", "", line(heads), line(["---"] * len(heads))]
     for claim in study["claims"]:
         cells = [_cell(one, sign=True) for one in (*(claim["seeds"].get(seed) for seed in seeds), claim["mean"])]
-        lines.append(_line([claim["better"], claim["than"], claim["title"], *cells, claim["verdict"]]))
+        lines.append(line([claim["better"], claim["than"], claim["title"], *cells, claim["verdict"]]))
     columns = _columns(study)
     heads = ["model", *columns.values()]
-    lines += ["", "## Models, mean over seeds", "", _line(heads), _line(["---"] * len(heads))]
-    lines += [_line([row["model"], *(_cell(row["scores"].get(name)) for name in columns)]) for row in study["models"]]
+    lines += ["", "## Models, mean over seeds", "", line(heads), line(["---"] * len(heads))]
+    lines += [line([row["model"], *(_cell(row["scores"].get(name)) for name in columns)]) for row in study["models"]]
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +70,8 @@ def _columns(study: Mapping[str, Any]) -> dict[str, str]:
     return {claim["column"]: claim["title"] for claim in study["claims"]}
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,7 +1,7 @@
 """Kind `sweep`: the scores of models that differ in settings, over seeds; writes sweep.json and sweep.md."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +10,7 @@ from diagcot.evaluation import predictions
 from diagcot.evaluation.scores.columns import BY_NAME, COLUMNS, LOW
 from diagcot.evaluation.settings import SweepRow, SweepSettings
 from diagcot.evaluation.study.claims import Pair, over_seeds, weigh
+from diagcot.evaluation.study.page import line
 from diagcot.evaluation.study.scores import Scores
 from diagcot.jobs import Context, Result, Unit
 
@@ -74,17 +75,13 @@ def markdown(table: Mapping[str, Any]) -> str:
         lines += ["**Phantom images:** drawn, not of people.", ""]
     lines += [f"Seeds {', '.join(map(str, table['seeds']))}. {table['rule']}", ""]
     lines += [
-        _line(["model", "values", *(BY_NAME[name].title for name in columns)]),
-        _line(["---"] * (len(columns) + 2)),
+        line(["model", "values", *(BY_NAME[name].title for name in columns)]),
+        line(["---"] * (len(columns) + 2)),
     ]
     lines += [
-        _line([row["model"], row["values"], *(_cell(row["scores"].get(c)) for c in columns)]) for row in table["rows"]
+        line([row["model"], row["values"], *(_cell(row["scores"].get(c)) for c in columns)]) for row in table["rows"]
     ]
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(one: Mapping[str, Any] | None) -> str:
