@@ -232,7 +232,7 @@ class Extended(Document):
         for role, names in (stage.get("inputs") or {}).items():
             listed = [names] if isinstance(names, str) else names
             inputs[role] = [name for name in listed if name not in dropped]
-            if not inputs[role]:
+            if listed and not inputs[role]:
                 where = super().where(("drop", dropped.index(listed[0])))
                 raise UserError(
                     f"{where}: stage {stage['name']!r} reads {listed[0]!r} as {role} and nothing else: say what it reads"

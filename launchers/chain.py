@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,9 @@ from launchers.reuse import Reused
 from launchers.stage_kind import Stage, StageKind
 
 ROOT = Path(__file__).resolve().parent.parent
+
+LOCATED = re.compile(r"\S+\.ya?ml:\d+: ")
+"""How a message begins that says where in a recipe the fault is."""
 
 CODE = ("diagcot", "launchers", "prompts")
 """Folders that the snapshot of the code that jobs run consists of: the packages and the prompts."""
@@ -113,12 +117,21 @@ class Chain:
         return {}
 
     def units_of(self, name: str) -> list[Unit]:
-        """Units of a stage. Raises UserError if the stage cannot run as the recipe says."""
+        """Units of a stage. Raises UserError with file and line if the stage cannot run as the recipe says."""
         if name not in self._units:
             stage = self.stage(name)
             taken = self.reused.get(name)
-            self._units[name] = list(taken.plan.units) if taken else self.kind(stage.spec).units(stage, self)
+            try:
+                self._units[name] = list(taken.plan.units) if taken else self.kind(stage.spec).units(stage, self)
+            except UserError as error:
+                raise UserError(self._located(stage.spec, str(error))) from error
         return self._units[name]
+
+    def _located(self, spec: StageSpec, said: str) -> str:
+        """What is wrong with a stage, with the place of the stage in its file unless it has one already."""
+        if LOCATED.match(said):
+            return said
+        return f"{self.document.where(('stages', self.recipe.stages.index(spec)))}: {said}"
 
     @property
     def code(self) -> list[Path]:
@@ -182,6 +195,7 @@ class Chain:
     def checks(self) -> None:
         """What the stages need from this machine. Raises one UserError that lists what is missing."""
         faults: dict[str, None] = {}
+        said: dict[str, StageSpec] = {}
         try:
             reuse.require_unchanged(self.run_dir, self.reused)
         except UserError as error:
@@ -190,7 +204,8 @@ class Chain:
             try:
                 self.check(spec.name)
             except UserError as error:
-                faults[str(error)] = None
+                said.setdefault(str(error), spec)  # stages that lack the same are told once
+        faults |= dict.fromkeys(self._located(spec, text) for text, spec in said.items())
         faults |= dict.fromkeys(self._trained_on_test())
         if faults:
             raise UserError("\n".join(faults))

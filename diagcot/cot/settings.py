@@ -148,7 +148,7 @@ class CollectSettings(PromptedSettings):
             return given
         given = current_keys(cls, given)  # before the preset is added, which uses today's keys
         tasks = {"tasks": [given["tasks"]]} if isinstance(given.get("tasks"), str) else {}
-        return _with_defaults(PRESETS.get(given.get("preset", "better"), {}), given | tasks)
+        return _with_defaults(PRESETS.get(str(given.get("preset", "better")), {}), given | tasks)
 
     @property
     def questions(self) -> bool:

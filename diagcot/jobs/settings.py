@@ -2,10 +2,11 @@
 
 import difflib
 import json
+import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -54,12 +55,14 @@ EXPECTED = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "a text",
+    "invalid_key": "a text",
     "path_type": "a path",
     "literal_error": "one of {expected}",
     "greater_than_equal": "at least {ge}",
@@ -72,6 +75,8 @@ EXPECTED = {
     "model_type": "a mapping (key: value)",
 }
 """What a value must be, by pydantic's type of the fault."""
+OPTION = re.compile(r"\[key\]|str|int|float|bool|(list|tuple|dict|literal|constrained|function|lax)\W.*")
+"""What pydantic adds to the place of a fault: that it is in a key, or which of several types was tried."""
 
 
 def current_keys(annotation: Any, value: Any, at: Loc = (), old_keys: dict[Loc, str] | None = None) -> Any:
@@ -186,11 +191,16 @@ class Document:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            faults = [self._message(model, fault, at) for fault in error.errors()[:5]]
-            raise UserError("\n".join(faults)) from error
+            faults: dict[Loc, list[Any]] = {}  # a value of several types is one fault for each of them
+            for fault in error.errors():
+                loc = tuple(part for part in fault["loc"] if not (isinstance(part, str) and OPTION.fullmatch(part)))
+                faults.setdefault(loc, []).append(fault)
+            messages = [self._message(model, loc, same, at) for loc, same in list(faults.items())[:5]]
+            raise UserError("\n".join(messages)) from error
 
-    def _message(self, model: type[BaseModel], fault: Any, at: Loc) -> str:
-        loc: Loc = tuple(fault["loc"])
+    def _message(self, model: type[BaseModel], loc: Loc, faults: Sequence[Any], at: Loc) -> str:
+        """The message of the faults of one place."""
+        fault = faults[0]
         name = ".".join(str(part) for part in loc)
         if fault["type"] == "extra_forbidden":
             message = _unknown_key(str(loc[-1]), _fields(model, loc[:-1]), (*at, *loc[:-1]))
@@ -200,7 +210,7 @@ class Document:
             error = fault.get("ctx", {}).get("error")
             if isinstance(error, LocatedError):
                 loc, name = (*loc, *error.loc), ""
-            message = ": ".join(part for part in (name, _plain(fault)) if part)
+            message = ": ".join(part for part in (name, _plain(faults)) if part)
         return f"{self.where(at + loc)}: {message}"
 
 
@@ -213,19 +223,25 @@ def _unknown_key(key: str, valid: list[str], place: Loc) -> str:
     return f"unknown key {key!r}: no key is valid in {'.'.join(map(str, place)) or 'this file'}"
 
 
-def _plain(fault: Any) -> str:
-    """The message of a fault without pydantic's own words."""
-    context = fault.get("ctx", {})
+def _plain(faults: Sequence[Any]) -> str:
+    """The message of the faults of one place without pydantic's own words."""
+    fault = faults[0]
     if fault["type"] == "value_error":
-        return str(context["error"])
-    if fault["type"] not in EXPECTED:
-        return str(fault["msg"])
+        return str(fault["ctx"]["error"])
+    if expected := dict.fromkeys(_expected(row) for row in faults if row["type"] in EXPECTED):
+        value = fault["input"]
+        written = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+        shown = written if len(written) <= SHOWN else f"{written[:SHOWN]}…"
+        return f"must be {' or '.join(expected)}, is {shown}"
+    return str(fault["msg"])
+
+
+def _expected(fault: Any) -> str:
+    """What a value of the wrong type must be."""
+    context = fault.get("ctx", {})
     if "expected" in context:
         context = context | {"expected": context["expected"].replace("'", "").replace(" or ", ", ")}
-    value = fault["input"]
-    written = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    shown = written if len(written) <= SHOWN else f"{written[:SHOWN]}…"
-    return f"must be {EXPECTED[fault['type']].format(**context)}, is {shown}"
+    return EXPECTED[fault["type"]].format(**context)
 
 
 def load(path: Path, model: type[Model]) -> Model:
