@@ -18,7 +18,7 @@ from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 from diagcot.tasks.prompt_set import PromptedSettings
-from launchers import contradictions, registry, reuse
+from launchers import contradictions, own_files, registry, reuse
 from launchers.reuse import Reused
 from launchers.stage_kind import Stage, StageKind
 
@@ -135,10 +135,9 @@ class Chain:
 
     @property
     def code(self) -> list[Path]:
-        """The folders of the snapshot of the code that jobs run, prompts that are elsewhere among them."""
-        settings = [stage.settings for _, stage in self.stages]
-        named = {found.prompt_set for found in settings if isinstance(found, PromptedSettings)}
-        return [self.root / name for name in CODE] + [Path(name) for name in sorted(named) if "/" in name]
+        """What the snapshot of the code that jobs run consists of: the user's prompts and rewards are among it."""
+        own = own_files.of_stages(stage.settings.model_dump() for _, stage in self.stages)
+        return [*(self.root / name for name in CODE), *own]
 
     @cached_property
     def pipeline(self) -> Pipeline:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diagcot.jobs.chain import Submitted
     from diagcot.jobs.cluster import Cluster, find_cluster
-    from diagcot.jobs.errors import UserError
+    from diagcot.jobs.errors import ModelError, OwnCodeError, SiteError, UserError
     from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
     from diagcot.jobs.pipeline import Pipeline, retry_stage
     from diagcot.jobs.plans.plan import Plan
@@ -21,10 +21,13 @@ __all__ = [
     "Cluster",
     "Context",
     "HeadlessWorkerEnded",
+    "ModelError",
+    "OwnCodeError",
     "Pipeline",
     "Plan",
     "Records",
     "Result",
+    "SiteError",
     "Submitted",
     "Unit",
     "UserError",
@@ -36,10 +39,13 @@ _MODULES = {
     "Cluster": "cluster",
     "Context": "execution.context",
     "HeadlessWorkerEnded": "execution.context",
+    "ModelError": "errors",
+    "OwnCodeError": "errors",
     "Pipeline": "pipeline",
     "Plan": "plans.plan",
     "Records": "state.records",
     "Result": "execution.context",
+    "SiteError": "errors",
     "Submitted": "chain",
     "Unit": "plans.units",
     "UserError": "errors",

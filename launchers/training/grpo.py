@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diagcot.jobs import UserError
+from diagcot.rewards import trial
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.reward_settings import SERVED
 from diagcot.training.config.settings import SftSettings
@@ -29,6 +30,9 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
         missing.check(settings, stage.inputs)
     except UserError as error:
         raise UserError(f"stage {stage.name}: {error}") from None
+    for key, reward in settings.reward_table.items():
+        if reward.style:
+            trial.check(reward.name, reward.style, settings.task if key == "" else key)
     if settings.reward_models.device == "cuda" and not resources.gpus:
         raise UserError(f"stage {stage.name}: reward_models.device is cuda, and the cluster gives it no GPU")
     ranks = settings.trainers(resources.ranks, resources.nodes)

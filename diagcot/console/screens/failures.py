@@ -18,11 +18,11 @@ from diagcot.console.state.reasons import sentence
 from diagcot.console.state.remarks import retry, units
 from diagcot.console.state.run import Run, Stage, Task
 from diagcot.console.state.status import snapshot
-from diagcot.jobs.errors import StorageError
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state import failures as raised
 from diagcot.jobs.state.attempts import RETRY_FACTOR
+from diagcot.jobs.state.failures import fault_of
 
 REMEDIES = {
     errno.ENOSPC: "the disk is full, or has no free inodes: delete files, or change `roots` in the cluster file",
@@ -32,6 +32,19 @@ REMEDIES = {
     errno.EIO: "the disk or the network to it failed: submit the run again when it works",
 }
 """Remedies for system errors, by errno."""
+
+ADVICE: dict[str, str] = {
+    "recipe": "correct what the message names in a recipe under another RUN= (`from: run/stage` takes over what is finished),"
+    " or outside of it",
+    "data": "correct the data, or what the recipe says of them under another RUN=",
+    "model": "correct or download the model",
+    "site": "fix that",
+    "own code": "fix your code (CODE=new runs the fixed code)",
+    "ours": "this is a fault of DiagCoT: report it with the log; CODE=new runs corrected code",
+}
+"""What can help, by where the fault lies."""
+SLURM_FAULTS = {"OUT_OF_MEMORY": "memory", "NODE_FAIL": "site", "BOOT_FAIL": "site", "PREEMPTED": "site"}
+"""Where the fault lies, by Slurm's state of the job that ended."""
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 MESSAGE = 300  # characters of a message that are shown
@@ -52,6 +65,7 @@ class Failure:
     command: str = ""
     first: str = ""  # what to do before the command
     again: bool = False  # its tasks run again, or wait to
+    fault_in: str = ""  # where the fault lies (`FaultIn`), if that is known
 
 
 def show(run_dir: Path) -> int:
@@ -111,6 +125,7 @@ def _raised(stage: Stage, broken: Mapping[str, Task]) -> Iterator[tuple[Failure,
                 sum(broken[name].unfinished for name in tasks),
                 len({(row["task"], row["attempt"]) for row in same}),
                 log if log.exists() else None,
+                fault_in=fault_of(first),
             ),
             tasks,
         )
@@ -138,7 +153,16 @@ def _ended(stage: Stage, reported: set[str]) -> Iterator[tuple[Failure, set[str]
             message = f"{message}; before its work began: {said}"
         left = sum(task.unfinished for task in tasks)
         yield (
-            Failure(stage.name, reason or "ended", message, (), left, len(tasks), early[0] if early else None),
+            Failure(
+                stage.name,
+                reason or "ended",
+                message,
+                (),
+                left,
+                len(tasks),
+                early[0] if early else None,
+                fault_in=SLURM_FAULTS.get(reason, ""),
+            ),
             {f"{task.task_index:05d}" for task in tasks},
         )
 
@@ -151,18 +175,20 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
     """The failure with the command that retries it, and the options that its cause needs."""
     size, options, first = _largest(stage), [], ""
     message = failure.message.lower()
-    if failure.kind in MEMORY or "out of memory" in message:
+    if failure.fault_in == "memory" or failure.kind in MEMORY or "out of memory" in message:
         if size["mem_gb"] and "cuda" not in message:
             options.append(f"MEM={int(size['mem_gb'] * RETRY_FACTOR + 0.999)}")
         else:
             first = "lower the batch size in the recipe and use another RUN=, or use nodes with more memory"
     elif failure.kind in ("TIMEOUT", "DEADLINE") or "time limit" in message:
         options.append(f"TIME={int(size['minutes'] * RETRY_FACTOR)}")
-    elif failure.kind == StorageError.__name__ or remedy(failure.message):
-        first = "fix that"
-    elif failure.where:
-        first, options = "fix the code (CODE=new runs the fixed code)", ["CODE=new"]
-    elif failure.kind not in ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "stopped"):
+    elif remedy(failure.message):
+        first = ADVICE["site"]
+    elif failure.kind in ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "CANCELLED", "stopped"):
+        pass
+    elif failure.fault_in:
+        first, options = ADVICE[failure.fault_in], ["CODE=new"] if failure.fault_in in ("own code", "ours") else []
+    else:
         first = "fix the reported problem"
     return replace(failure, command=retry(stage.path.parent, stage.name, *options), first=first)
 
@@ -184,7 +210,11 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
     for failure in found:
         times = f", {failure.times} times" if failure.times > 1 else ""
         parts.append(
-            Text.assemble((f"{failure.stage}: {failure.kind}", "bold red"), f"  blocks {units(failure.units)}{times}")
+            Text.assemble(
+                (f"{failure.stage}: {failure.kind}", "bold red"),
+                f"  blocks {units(failure.units)}{times}",
+                f"; fault in: {failure.fault_in}" if failure.fault_in else "",
+            )
         )
         message = failure.message if len(failure.message) <= MESSAGE else failure.message[:MESSAGE] + "…"
         parts += [Text(f"  {line}") for line in message.splitlines()]

@@ -51,7 +51,7 @@ def _stage(run: Run, stage: Stage) -> Iterator[str]:
         ended = "their tasks ended without a message (killed, or not reported)"
         yield f"{units(stage.unknown)} unknown, {ended}: {_next(stage, command)}"
     if stage.stop_reason and not run.blocked(stage):
-        yield "stopped: " + (
+        yield (f"stopped (fault in: {stage.fault_in}): " if stage.fault_in else "stopped: ") + (
             stage.stop_reason if len(stage.stop_reason) <= MESSAGE else f"{stage.stop_reason[:MESSAGE]}…"
         )
     elif stage.failed and not stage.stop_reason and _finaliser_alive(stage):

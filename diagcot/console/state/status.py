@@ -17,6 +17,7 @@ from diagcot.console.state.stage_files import StageFiles
 from diagcot.console.state.tasks import unfinished_tasks
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import counts as accounts
+from diagcot.jobs.state import failures
 from diagcot.jobs.state.executions import first_event, gpu_hours, retries
 from diagcot.jobs.state.files import changed_at, read_json
 from diagcot.jobs.state.progress import last_report
@@ -77,6 +78,7 @@ def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float
         figures=_figures(files, tasks) | cost.serving_figures(summary),
         losses=tuple(_losses(summary.get("counts", {}))),
         stop_reason=stop_reason,
+        fault_in=_fault_in(path) if stop_reason else "",
         finaliser=executor.jobs.get(finaliser),
         finaliser_id=finaliser,
     )
@@ -120,6 +122,12 @@ def _stop_reason(files: StageFiles) -> str:
     attempts = len(files.attempts)
     current = summary.get("state") == "failed" and summary.get("attempts", attempts) == attempts
     return str(summary.get("why", "")) if current else ""
+
+
+def _fault_in(path: Path) -> str:
+    """Where the newest fault of a stage lies; empty if no task has left an error."""
+    rows = failures.read(path)
+    return failures.fault_of(rows[-1]) if rows else ""
 
 
 def _end(files: StageFiles, stop_reason: str) -> float | None:

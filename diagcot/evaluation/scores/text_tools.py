@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diagcot.jobs import UserError
+from diagcot.jobs import SiteError
 from diagcot.metrics import java, tokens
 from diagcot.metrics.intervals import Additive, Array, Metric
 from diagcot.metrics.meteor import meteor
@@ -29,7 +29,7 @@ class TextTools:
     def tokenize(self, texts: Sequence[str]) -> dict[str, str]:
         """Text -> its words, by one tokeniser for all: the Java one, or the simple one as a fallback.
 
-        Raises UserError if Java is not usable and the fallback is not allowed. Without texts Java is not asked.
+        Raises SiteError if Java is not usable and the fallback is not allowed. Without texts Java is not asked.
         """
         if not texts:
             return {}
@@ -44,7 +44,7 @@ class TextTools:
     def meteor(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Array]:
         """METEOR's counts of each pair of tokenised texts (ours, reference); nothing where METEOR is left out.
 
-        Raises UserError if METEOR is not usable and may not be left out.
+        Raises SiteError if METEOR is not usable and may not be left out.
         """
         distinct = list(dict.fromkeys(pairs))
         try:
@@ -57,7 +57,7 @@ class TextTools:
 
     def _require(self, fallback: str, why: str) -> None:
         if fallback not in self.fallbacks:
-            raise UserError(
+            raise SiteError(
                 f"{why}. Mend that (`make doctor` checks it), or allow other figures by name in the settings of the stage:"
                 f" `fallbacks: [{fallback}]`"
             )

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from diagcot.jobs.errors import UserError
+from diagcot.jobs.errors import SiteError
 from diagcot.jobs.owners import distrust
 
 VARIABLE = "DIAGCOT_PLACE"
@@ -89,13 +89,13 @@ def _unusable(base: Path) -> str:
 
 
 def choose(scratch: str = "") -> tuple[Path, list[str]]:
-    """The folder to make a place in, and why those before it will not do. Raises UserError if none will do."""
+    """The folder to make a place in, and why those before it will not do. Raises SiteError if none will do."""
     refused: list[str] = []
     for name, base in candidates(scratch).items():
         if not (why := unfit(base)):
             return base, refused
         refused.append(f"{name}={base}: {why}" if str(base) != name else f"{base}: {why}")
-    raise UserError(
+    raise SiteError(
         "no folder for temporary files: "
         + "; ".join(refused)
         + ". Set `scratch` in the cluster file to a folder of each"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diagcot.jobs.environment import variables
-from diagcot.jobs.errors import UserError
+from diagcot.jobs.errors import SiteError
 from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60
@@ -20,7 +20,7 @@ TRANSIENT = ("timed out", "no answer", "unable to contact", "connection", "tempo
 UNREACHABLE = (*TRANSIENT, "connect failure", "configuration source")
 
 
-class SlurmError(UserError):
+class SlurmError(SiteError):
     """A Slurm command failed, timed out or is not installed."""
 
 

@@ -1,19 +1,34 @@
 """What executions raised: `failed/<task>.<attempt>.r<rank>.json`, one file for each rank that failed."""
 
+import errno
 import json
 import os
+import sysconfig
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.errors import StorageError, UserError
+from diagcot.jobs.environment.code import PACKAGE
+from diagcot.jobs.errors import FaultIn, StorageError, UserError
 from diagcot.jobs.state.files import write_json
 
 FRAMES = 6  # of a traceback that are kept, the innermost last
 MESSAGE = 2000  # characters of a message that are kept
 LOST_PEER = "LostPeer"  # the type of a failure that only says that another rank has ended
 UPSTREAM_INCOMPLETE = "UpstreamIncomplete"  # the type of a failure of a stage that the task follows
+SITE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EAGAIN,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""System errors of a disk, a file server or a limit of the site."""
 
 
 def write(stage_dir: Path, task: str, attempt: str, rank: int, unit: str, error: BaseException, kind: str = "") -> None:
@@ -28,12 +43,36 @@ def write(stage_dir: Path, task: str, attempt: str, rank: int, unit: str, error:
         "time": time.time(),
         "type": kind or type(cause).__name__,
         "message": str(cause)[:MESSAGE],
+        "fault_in": fault_in(error, [frame.filename for frame in frames]),
         "for_user": isinstance(error, UserError) and not isinstance(error, StorageError),
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-FRAMES:]],
     }
     folder = stage_dir / "failed"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{task}.{attempt}.r{rank}.json", row)
+
+
+def fault_in(error: BaseException, files: Sequence[str]) -> FaultIn:
+    """Where the fault lies that an error tells of. files: of its stack frames, the innermost last.
+
+    An error that is not for the user is of their own code if the last frame outside of libraries is in a file of theirs.
+    """
+    cause = first_cause(error)
+    if isinstance(cause, MemoryError) or "out of memory" in str(cause).lower():
+        return "memory"
+    for raised in (error, cause):
+        if isinstance(raised, UserError):
+            return raised.fault_in
+    if isinstance(cause, OSError) and cause.errno in SITE_ERRORS:
+        return "site"
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    last = next((file for file in reversed(files) if not file.startswith((*libraries, "<"))), str(PACKAGE))
+    return "ours" if Path(last).is_relative_to(PACKAGE.parent) else "own code"
+
+
+def fault_of(row: Mapping[str, Any]) -> str:
+    """Where the fault of a recorded failure lies; rows of an earlier version do not say it."""
+    return str(row.get("fault_in") or ("recipe" if row.get("for_user") else "ours"))
 
 
 def first_cause(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.metrics.clinical.batches import batched
 
 HEADS = (
@@ -25,7 +25,7 @@ class CheXbert:
     """Reads labels and an embedding, the last layer's vector of [CLS], from reports.
 
     folder: chexbert.pth as published (`model_state_dict`), with config.json and the tokenizer of bert-base-uncased.
-    Raises UserError where the checkpoint is not of that form.
+    Raises ModelError where the checkpoint is not of that form.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -43,7 +43,7 @@ class CheXbert:
         try:
             self._model.load_state_dict(named)
         except RuntimeError as error:
-            raise UserError(
+            raise ModelError(
                 f"{folder}/chexbert.pth does not fit its config.json: {str(error).splitlines()[-1].strip()}"
             ) from None
         self._model.eval().to(device)

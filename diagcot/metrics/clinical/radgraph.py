@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.metrics.clinical.batches import batched
 from diagcot.metrics.clinical.graphs import (
     Graph,
@@ -36,7 +36,7 @@ class RadGraph:
 
     folder: the unpacked archive (config.json, weights.th, vocabulary/), and in encoder/ the config and tokenizer of the
     transformer that config.json names. name: radgraph or radgraph-xl, which differ in how a report is split into words.
-    Raises UserError where the archive is not of that form.
+    Raises ModelError where the archive is not of that form.
     """
 
     def __init__(self, folder: Path, device: str, name: str) -> None:
@@ -48,7 +48,7 @@ class RadGraph:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
         modules = config.get("modules", {})
         if any(modules.get(part, {}).get(how) for part, how in (("coref", "coref_prop"), ("relation", "rel_prop"))):
-            raise UserError(f"{folder}/config.json asks for propagation, which is not computed here")
+            raise ModelError(f"{folder}/config.json asks for propagation, which is not computed here")
         self._width, self._density = int(config["max_span_width"]), float(modules["relation"]["spans_per_word"])
         most = config["embedder"]["token_embedders"]["bert"].get("max_length")
         encoder = AutoConfig.from_pretrained(folder / "encoder", local_files_only=True)
@@ -64,7 +64,7 @@ class RadGraph:
         missing, unknown = self._encoder.load_state_dict(own, strict=False)
         odd = [key for key in (*missing, *unknown) if not key.endswith("position_ids") and "pooler" not in key]
         if odd:
-            raise UserError(f"{folder}/weights.th does not fit encoder/config.json: {odd[0]}")
+            raise ModelError(f"{folder}/weights.th does not fit encoder/config.json: {odd[0]}")
         self._encoder.to(device)
         self._state = {key: value.to(device) for key, value in state.items() if not key.startswith(_ENCODER)}
 
@@ -181,7 +181,7 @@ def _space(folder: Path, name: str) -> str:
     known = [path.name.removesuffix(end) for path in sorted((folder / "vocabulary").glob(f"*{end}"))]
     if name in known or len(known) == 1:
         return name if name in known else known[0]
-    raise UserError(f"{folder}/vocabulary has labels of {', '.join(known) or 'nothing'}, and not of {name}")
+    raise ModelError(f"{folder}/vocabulary has labels of {', '.join(known) or 'nothing'}, and not of {name}")
 
 
 def _lines(folder: Path, name: str) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagcot.jobs import UserError
+from diagcot.jobs import SiteError
 from diagcot.jobs.environment import variables
 
 _CHILD = Path(__file__).with_name("ratescore_child.py")
@@ -21,7 +21,7 @@ _START_S, _PAIR_S = 300, 120  # patience with the start of the process, and with
 class RateScore:
     """Asks the package. folder: ner/ and synonyms/, the two models as downloaded, and venv/, the environment.
 
-    Raises UserError where the process does not start, and says why.
+    Raises SiteError where the process does not start, and says why.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -37,7 +37,7 @@ class RateScore:
             self._answer(_START_S)
         except RuntimeError as error:
             self.close()
-            raise UserError(f"{self._command[0]} cannot run RaTEScore: {error}") from None
+            raise SiteError(f"{self._command[0]} cannot run RaTEScore: {error}") from None
 
     def read(self, texts: Sequence[str]) -> list[str]:
         """The texts: the package reads and compares in one."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
 from diagcot.training.config.settings import Family, LoraSettings, ModelSettings
 from diagcot.training.models.pretrained import family_of
@@ -92,7 +92,7 @@ class ModelShape:
 
 
 def shape_of(settings: ModelSettings) -> ModelShape:
-    """Shape of the model that kind `model` takes over or builds. Raises UserError if it is missing or of another family."""
+    """Shape of the model that kind `model` takes over or builds. Raises ModelError if it is missing or of another family."""
     if settings.pretrained is None:
         return _tiny(settings)
     family_of(settings.pretrained)
@@ -104,7 +104,7 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelSha
     """Shape by a config.json, whose language model stands at its top (as first published) or in `text_config`."""
     family, text = config.get("model_type"), {**config, **config.get("text_config", {})}
     if family not in _VISION:
-        raise UserError(f"{where}: model_type {family!r} is none of {', '.join(_VISION)}")
+        raise ModelError(f"{where}: model_type {family!r} is none of {', '.join(_VISION)}")
     vision = _VISION[family] | config.get("vision_config", {})
     wide = vision["embed_dim"] if family == "qwen2_vl" else vision["hidden_size"]
     try:
@@ -128,7 +128,7 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelSha
             deepstack=len(vision.get("deepstack_visual_indexes", ())),
         )
     except KeyError as error:
-        raise UserError(f"{where} has no {error}") from error
+        raise ModelError(f"{where} has no {error}") from error
 
 
 def _tiny(settings: ModelSettings) -> ModelShape:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from diagcot.jobs import UserError
+from diagcot.jobs import SiteError
 from diagcot.jobs.environment import drivers
 from diagcot.jobs.execution.context import Context
 from diagcot.training.distributed import library_setup
@@ -33,27 +33,27 @@ def device(ctx: Context) -> torch.device:
     """This rank's device: the CPU for a job without GPUs.
 
     A site may show a rank all GPUs of the job on its node, or only the rank's own (`--gpus-per-task`, `--gpu-bind`), by
-    number, by uuid or as MIG instances. Raises UserError with the reason if the job has GPUs that cannot be used: training
+    number, by uuid or as MIG instances. Raises SiteError with the reason if the job has GPUs that cannot be used: training
     on the CPU instead would take weeks without a word.
     """
     if not ctx.gpus:
         return torch.device("cpu")
     if torch.version.cuda is None and torch.version.hip is None:
         if drivers.loaded():
-            raise UserError(
+            raise SiteError(
                 "this job has GPUs, but its environment is for CPUs: run `make env LOCK=gpu`, and submit again; or set"
                 " `gpus: 0` for this size in the cluster file"
             )
         return torch.device("cpu")  # simulated GPUs, as the tests' Slurm has
     _show_own_mig(ctx)
     if not torch.cuda.is_available():
-        raise UserError(f"this job has GPUs, but torch cannot use them on {os.uname().nodename}: {_why_unusable()}")
+        raise SiteError(f"this job has GPUs, but torch cannot use them on {os.uname().nodename}: {_why_unusable()}")
     visible, wanted = torch.cuda.device_count(), ctx.gpus * ctx.local_world_size
     if visible >= wanted:
         return torch.device("cuda", ctx.local_rank * ctx.gpus)
     if visible == ctx.gpus:
         return torch.device("cuda", 0)
-    raise UserError(
+    raise SiteError(
         f"rank {ctx.rank} sees {visible} GPUs on {os.uname().nodename}, and can tell its own neither among the"
         f" {wanted} of the node nor as its {ctx.gpus}: let Slurm bind none (`--gpu-bind=none`) or one task's each"
         " (`--gpu-bind=single:1`) in the cluster file, and see CUDA_VISIBLE_DEVICES in a job"

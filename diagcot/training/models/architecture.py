@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
 from diagcot.training.distributed import library_setup
 from diagcot.training.models.pretrained import family_of, weights_of
@@ -21,7 +21,7 @@ _NO_VALUES = torch.device("meta")
 
 
 def check_whole(directory: Path) -> None:
-    """Raise UserError unless the weight files hold every parameter of the architecture, in its shape, and nothing else.
+    """Raise ModelError unless the weight files hold every parameter of the architecture, in its shape, and nothing else.
 
     Tied weights count as there. Of quantised weights, whose tensors have other names, only the files are checked.
     """
@@ -56,7 +56,7 @@ def check_whole(directory: Path) -> None:
             f" {tuple(wanted)}"
         )
     if faults:
-        raise UserError(
+        raise ModelError(
             f"{directory} is no whole {family_of(directory)}. {'; '.join(faults)}. Parameters that are not found would"
             " start at random. Download the model again; or, if it was saved while an adapter or a wrapper held it, merge"
             " the adapter or save the model itself"

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
 from diagcot.training.models.weight_files import StoredTensor, beginnings, refuse_pointer, tensors_of
 
@@ -13,16 +13,16 @@ SMALL_FILES = {".json", ".jinja", ".txt", ".model", ".md"}
 
 
 def family_of(directory: Path) -> str:
-    """`model_type` of a model directory. Raises UserError if there is none."""
+    """`model_type` of a model directory. Raises ModelError if there is none."""
     if "$" in str(directory):
-        raise UserError(f"pretrained: the variable in {str(directory)!r} is not set; point it at the downloaded model")
+        raise ModelError(f"pretrained: the variable in {str(directory)!r} is not set; point it at the downloaded model")
     if not directory.is_dir():
-        raise UserError(f"{directory} does not exist; `pretrained` is the directory of a downloaded model")
+        raise ModelError(f"{directory} does not exist; `pretrained` is the directory of a downloaded model")
     try:
         return str(json.loads(reading.read_text(directory / "config.json"))["model_type"])
     except (OSError, ValueError, KeyError) as error:
         why = error.strerror if isinstance(error, OSError) else f"it has no model_type ({error})"
-        raise UserError(
+        raise ModelError(
             f"{directory} holds no model (config.json: {why}); `pretrained` is the directory of a downloaded model"
         ) from error
 
@@ -30,7 +30,7 @@ def family_of(directory: Path) -> str:
 def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:
     """Weight files, each with its tensors.
 
-    Raises UserError that names the file that is missing, is a Git-LFS pointer, is cut short or lacks a tensor.
+    Raises ModelError that names the file that is missing, is a Git-LFS pointer, is cut short or lacks a tensor.
     """
     family_of(directory)
     index = directory / "model.safetensors.index.json"
@@ -41,14 +41,14 @@ def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:
         try:
             places = dict(json.loads(reading.read_text(index))["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{index} is no index of weight files ({error!r}); download it again") from error
+            raise ModelError(f"{index} is no index of weight files ({error!r}); download it again") from error
         names = set(places.values())
     if missing := sorted(name for name in names if not (directory / name).is_file()):
-        raise UserError(f"{directory} lacks {', '.join(missing)}; download the model again")
+        raise ModelError(f"{directory} lacks {', '.join(missing)}; download the model again")
     files = {name: tensors_of(directory / name) for name in sorted(names)}
     for tensor, name in places.items():
         if tensor not in files[name]:
-            raise UserError(f"{directory / name} lacks {tensor}, which {index.name} names; download both again")
+            raise ModelError(f"{directory / name} lacks {tensor}, which {index.name} names; download both again")
     for path in reading.listing(directory):
         if path.suffix in SMALL_FILES and path.is_file():
             refuse_pointer(path)
@@ -58,7 +58,7 @@ def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:
 def digest(directory: Path) -> str:
     """Digest of a model: its small files, and the first bytes of every tensor, which training changes everywhere.
 
-    A digest of all bytes would take minutes for large models. Raises UserError as `weights_of`.
+    A digest of all bytes would take minutes for large models. Raises ModelError as `weights_of`.
     """
     total = hashlib.sha256()
     for path in reading.listing(directory):

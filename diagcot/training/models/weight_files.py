@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
 
 LFS_POINTER = b"version https://git-lfs"  # github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -28,14 +28,14 @@ class StoredTensor(NamedTuple):
 def tensors_of(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file by name.
 
-    Raises UserError if the file is a Git-LFS pointer, has not all of its bytes, or is no safetensors file; StorageError
+    Raises ModelError if the file is a Git-LFS pointer, has not all of its bytes, or is no safetensors file; StorageError
     if it cannot be read.
     """
     refuse_pointer(path)
     size = reading.patient(path, path.stat).st_size
     length = int.from_bytes(_read(path, 0, 8), "little")
     if size < 8 or length > min(_MOST_HEADER, size - 8):
-        raise UserError(f"{path} is cut short or is no safetensors file ({size:,} bytes); download it again")
+        raise ModelError(f"{path} is cut short or is no safetensors file ({size:,} bytes); download it again")
     try:
         rows: dict[str, Any] = json.loads(_read(path, 8, length))
         rows.pop("__metadata__", None)
@@ -44,10 +44,10 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
             for name, row in rows.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path} is no safetensors file (its header: {error}); download it again") from None
+        raise ModelError(f"{path} is no safetensors file (its header: {error}); download it again") from None
     expected = max((tensor.end for tensor in tensors.values()), default=8 + length)
     if size != expected:
-        raise UserError(
+        raise ModelError(
             f"{path} has {size:,} bytes instead of {expected:,}: it is cut short or damaged; download it again"
         )
     return tensors
@@ -66,9 +66,9 @@ def beginnings(path: Path, tensors: Iterable[StoredTensor], size: int = 4096) ->
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise UserError if the file is what Git leaves in place of a large file that was not downloaded."""
+    """Raise ModelError if the file is what Git leaves in place of a large file that was not downloaded."""
     if _read(path, 0, len(LFS_POINTER)) == LFS_POINTER:
-        raise UserError(
+        raise ModelError(
             f"{path} is a Git-LFS pointer, not the file itself: run `git lfs pull` in its folder, or download it again"
         )
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.metrics.clinical.weights import missing_files
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.reward_settings import READERS
 
 
 def check(settings: GrpoSettings, inputs: Mapping[str, Sequence[str]]) -> None:
-    """Raises UserError that names every component whose model is missing. inputs: those of the stage, by role."""
+    """Raises ModelError that names every component whose model is missing. inputs: those of the stage, by role."""
     models, absent = settings.reward_models, []
     for name in settings.scoring_models:
         if name != "judge":
@@ -22,7 +22,7 @@ def check(settings: GrpoSettings, inputs: Mapping[str, Sequence[str]]) -> None:
         if reason:
             absent.append(f"{name}: {reason}")
     if absent:
-        raise UserError(
+        raise ModelError(
             f"the reward's components lack their models: {'; '.join(absent)}. docs/evaluation.md lists where each comes from;"
             " reward_models.weights is their folder"
         )

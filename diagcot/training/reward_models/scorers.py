@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.metrics.clinical import rubric
 from diagcot.metrics.clinical.graphs import graph_reasoning
 from diagcot.metrics.clinical.readers import Reader, compare_each, load, normalised, read_each, readable, why_failed
@@ -53,7 +53,7 @@ class ReaderScorer:
 
     Noise is not paid: a reply without an abnormal label of CheXbert's scores 0 unless it says that something is normal or
     absent, and one in which RaTEScore finds no entity scores 0 and not the 0.5 of its package.
-    Raises UserError if the reader's files are not there or not of the published form.
+    Raises ModelError if the reader's files are not there or not of the published form.
     """
 
     def __init__(self, name: str, weights: Path | None, device: str) -> None:
@@ -113,7 +113,7 @@ def _read_once(reader: Reader, texts: Sequence[str]) -> dict[str, Any]:
 def _reader(name: str, weights: Path | None, device: str) -> Reader:
     folder = READERS[name]
     if (reason := missing_files(folder, weights)) or weights is None:
-        raise UserError(f"{reason}")
+        raise ModelError(f"{reason}")
     return load(folder, weights, device)
 
 

@@ -12,7 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import Context, UserError
+from diagcot.jobs import Context, SiteError, UserError
 from diagcot.jobs.environment import code
 from diagcot.serving import Reply, Request, Server, ServerError, ServerSettings, serve
 from diagcot.serving.server.process import connect
@@ -27,11 +27,11 @@ def context_fields(ctx: Context) -> dict[str, Any]:
 def server_gpus(visible: str | None, gpus: int, server: int, servers: int) -> list[str]:
     """GPUs of server number `server` of `servers` on a node of `gpus` GPUs. visible: CUDA_VISIBLE_DEVICES there.
 
-    Raises UserError if fewer are visible: a site that binds one GPU to each task hides the others from Ray, too.
+    Raises SiteError if fewer are visible: a site that binds one GPU to each task hides the others from Ray, too.
     """
     names = [name for name in visible.split(",") if name] if visible else [str(number) for number in range(gpus)]
     if len(names) < gpus:
-        raise UserError(
+        raise SiteError(
             f"rollout servers see {len(names)} of the {gpus} GPUs of their node (CUDA_VISIBLE_DEVICES): let Slurm bind none to"
             " single tasks (`gpu_bind: none` in the cluster file)"
         )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -124,5 +125,8 @@ def test_what_is_lacking_is_a_warning_of_the_plan(tmp_path: Path) -> None:
     recipe = (ROOT / "recipes" / "tiny.yaml").read_text().replace("path: data/iu_xray", f"path: {tmp_path}/none")
     (tmp_path / "r.yaml").write_text(recipe)
     shown = diagcot("plan", "--recipe", str(tmp_path / "r.yaml"))
-    assert "! The data is not complete" in shown.stdout and f"{tmp_path}/none" in shown.stdout
+    assert (
+        re.search(r"r.yaml:\d+: The data is not complete", shown.stdout.replace("\n", ""))
+        and f"{tmp_path}/none" in shown.stdout
+    )
     assert not list((ROOT / "logs").glob("r/run.json"))

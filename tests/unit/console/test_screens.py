@@ -142,8 +142,12 @@ def test_failures_once_each_with_what_they_hold_up(tmp_path: Path) -> None:
     assert [(f.kind, f.units) for f in found] == [("ValueError", 4), ("UserError", 2)]
     shown = drawn(80, lambda screen: failures.render(snapshot(run), found))
     assert "at model.py:20 forward" in shown
-    assert "fix the code (CODE=new runs the fixed code); then: make retry STAGE=cot CODE=new RUN=r" in flat(shown)
-    assert "fix the reported problem; then: make retry STAGE=cot RUN=r" in flat(shown)
+    assert "report it with the log; CODE=new runs corrected code; then: make retry STAGE=cot CODE=new RUN=r" in flat(
+        shown
+    )
+    assert "cot: ValueError blocks 4 units, 2 times; fault in: ours" in flat(shown)
+    assert "cot: UserError blocks 2 units; fault in: recipe" in flat(shown)
+    assert "or outside of it; then: make retry STAGE=cot RUN=r" in flat(shown)
     assert found[1].where == ()
 
 

@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from diagcot.jobs import UserError
-from launchers.chain import open_chain
+from diagcot.jobs import OwnCodeError, UserError
+from diagcot.jobs.environment import code
+from diagcot.rewards import external
+from diagcot.rewards.score import Reference
+from launchers import own_files
+from launchers.chain import Chain, open_chain
 from launchers.cot import collect
 from launchers.training import grpo
 from tests.unit.training.test_cost import models
@@ -95,3 +99,51 @@ def checked(folder: Path, settings: dict[str, Any], **inputs: list[str]) -> None
     )
     chain = open_chain(str(path), "laptop", None)
     chain.check("grpo")
+
+
+def chain_with(folder: Path, body: str) -> Chain:
+    """Recipe `tiny` with a reward of the user's own."""
+    (folder / "mine.py").write_text(body)
+    reward = {"name": f"{folder}/mine.py:score", "style": "trl", "mode": ""}
+    change = {"grpo": {"settings": {"reward": reward}}}
+    (folder / "own.yaml").write_text(yaml.safe_dump({"name": "own", "extends": "tiny", "change": change}))
+    return open_chain(str(folder / "own.yaml"), "laptop", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import no_such_package\ndef score(completions, **rest): return [0] * len(completions)", "no_such_package"),
+        ("def other(): ...", "has no function 'score'"),
+        ("def score(completions, **rest): return [1.0]", "returned 1 scores for 2 outputs"),
+        ("def score(completions, **rest):\n    return [len(c.missing) for c in completions]", r"mine.py:2\): fix it"),
+        ("import os\ndef score(completions, **rest): os._exit(4)", "ends the process that calls it"),
+    ],
+)
+def test_a_reward_of_the_users_own_is_called_when_it_is_planned(tmp_path: Path, body: str, said: str) -> None:
+    chain = chain_with(tmp_path, body)
+    with pytest.raises(OwnCodeError, match=said):
+        grpo.check(chain.stage("grpo"), chain)
+
+
+def test_jobs_use_the_reward_as_it_was_at_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = chain_with(tmp_path, "def score(completions, **rest): return [0.25] * len(completions)")
+    grpo.check(chain.stage("grpo"), chain)
+    assert tmp_path / "mine.py" in chain.code
+    snapshot = tmp_path / "snapshot"
+    code.snapshot([tmp_path / "mine.py"], snapshot)
+    (tmp_path / "mine.py").write_text("def score(completions, **rest): return [0.75] * len(completions)")
+    reward = chain.stage("grpo").settings.reward
+    given = [Reference("Edema")]
+    assert external.load(reward.name, reward.style)(["a"], given) == [{"overall": 0.75}]
+    monkeypatch.setenv(code.VARIABLE, str(snapshot))
+    assert external.load(reward.name, reward.style)(["a"], given) == [{"overall": 0.25}]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("")
+    rewards = {name: {"name": f"{tmp_path}/{name}/mine.py:score"} for name in ("a", "b")}
+    with pytest.raises(UserError, match="have the same name: rename one"):
+        own_files.of_stages([{"rewards": rewards}])

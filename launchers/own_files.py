@@ -1,0 +1,37 @@
+"""Files of the user that the settings of a stage name and that decide its result. Jobs run a copy of them."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diagcot.jobs import UserError
+
+FUNCTION = re.compile(r"(/.+\.py):\w+")
+"""An external reward, as settings hold it: `/path/to/file.py:function`."""
+
+
+def named(settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Files of rewards and folders of prompts that the settings of a stage name, at every depth."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from named(value)
+        elif key == "prompt_set" and "/" in str(value):
+            yield Path(str(value))
+        elif key == "name" and (found := FUNCTION.fullmatch(str(value))):
+            yield Path(found[1])
+
+
+def of_stages(settings: Iterable[Mapping[str, Any]]) -> list[Path]:
+    """Files and folders that the stages of a run name, each once; those that are not there are left out.
+
+    Raises UserError if two have the same name, since the copies of a run stand side by side.
+    """
+    found = sorted({path for given in settings for path in named(given) if path.exists()})
+    known: dict[str, Path] = {}
+    for path in found:
+        if (other := known.setdefault(path.name, path)) != path:
+            raise UserError(
+                f"{other} and {path} have the same name: rename one, since a run keeps a copy of both side by side"
+            )
+    return found
