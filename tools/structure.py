@@ -21,7 +21,7 @@ MOST_LINES = 400  # of a module
 MEDIAN_LINES = 150
 
 DOMAIN = ("training", "cot", "evaluation")
-LIBRARY = ("rewards", "serving", "tasks", "shards", "text", "metrics", "data", "jobs")
+LIBRARY = ("exchange", "rewards", "serving", "tasks", "shards", "text", "metrics", "data", "jobs")
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "cli": ("extras", "preflight", "console", "launchers", "recipe", *DOMAIN, *LIBRARY),
     "preflight": ("console", "launchers", "training", "serving", "shards", "data", "jobs"),
@@ -30,6 +30,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "training": LIBRARY,
     "cot": LIBRARY,
     "evaluation": LIBRARY,
+    "exchange": ("tasks", "shards", "text", "data", "jobs"),
     "rewards": ("tasks", "text", "metrics", "data", "jobs"),
     "serving": ("jobs",),
     "tasks": ("shards", "text", "data", "jobs"),

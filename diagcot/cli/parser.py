@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from diagcot.cli import checks, cleaning, prompts, reading, rewards, shards, space, submission
+from diagcot.cli import checks, cleaning, export, prompts, reading, rewards, shards, space, submission
 from diagcot.cli.options import Verbs
 from diagcot.cli.reference import verb as reference
 from diagcot.jobs.settings import near
@@ -18,7 +18,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(print_help=parser.print_help)
     verbs = Verbs(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
-    for subject in (submission, reading, checks, cleaning, space, shards, rewards, prompts, reference):
+    for subject in (submission, reading, checks, cleaning, space, shards, export, rewards, prompts, reference):
         subject.add_verbs(verbs)
     return parser
 

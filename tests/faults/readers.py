@@ -22,6 +22,7 @@ from diagcot.data.readers import iu_xray, tables
 from diagcot.data.readers.archive import ReportZip
 from diagcot.data.reports import sections
 from diagcot.evaluation import predictions
+from diagcot.exchange import tables as exchanged
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.state import files, ledger, reading
 from diagcot.jobs.state.records import Records
@@ -31,7 +32,6 @@ from diagcot.tasks import samples
 from diagcot.tasks.predictions import Prediction
 from diagcot.training.checkpoint import shard as checkpoint
 from diagcot.training.checkpoint.shard import CheckpointShard
-from diagcot.training.data import conversations
 from diagcot.training.models import pretrained
 from tests.fakes import storage
 from tests.unit.shards.test_files import write
@@ -93,7 +93,7 @@ def readers(root: Path) -> dict[str, Reader]:
         "samples": Reader("samples.jsonl", lambda: list(samples.read_samples(named["samples.jsonl"]))),
         "predictions": Reader("predictions.jsonl", lambda: list(predictions.read([named["predictions.jsonl"]]))),
         "table of predictions": Reader("all.parquet", lambda: list(predictions.read_parquet(table))),
-        "conversations": Reader("rows.jsonl", lambda: list(conversations.rows(named["rows.jsonl"]))),
+        "conversations": Reader("rows.jsonl", lambda: list(exchanged.rows(named["rows.jsonl"]))),
         "traces": Reader("traces/0.jsonl", lambda: list(traces.pairs(root / "traces", root))),
         "folder of verdicts": Reader("verdicts", lambda: list(traces.pairs(root / "traces", root)), ("list",)),
         "table": Reader("table.csv", lambda: list(tables.rows(named["table.csv"], ("a",))), streams=True),

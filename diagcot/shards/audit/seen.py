@@ -16,8 +16,8 @@ from diagcot.jobs import Context, UserError
 from diagcot.jobs.plans import plan, reused
 from diagcot.shards.reader import Shard, shard_paths
 
-SHARDS = "diagcot.shards.build"
-"""The kind of work of the stages that write shards."""
+SHARDS = ("diagcot.shards.build", "diagcot.exchange.importing")
+"""The kinds of work of the stages that write shards."""
 
 
 class SeenImages:
@@ -67,7 +67,7 @@ def seen_in_run(ctx: Context, role: str = "models") -> SeenImages:
     """What the models of an input role have seen: the shards of all stages that they were made from."""
     run = ctx.stage_dir.parent
     stages = _ancestors(run, [Path(root).name for root in ctx.inputs.get(role, [])])
-    roots = sorted({str(found.output) for found in stages if found.kind == SHARDS})
+    roots = sorted({str(found.output) for found in stages if found.kind in SHARDS})
     return SeenImages(path for root in roots if Path(root).is_dir() for path in shard_paths(Path(root)))
 
 

@@ -60,8 +60,10 @@ def load(
         held_out += from_shards(ctx, task, "validate", views) if validation else []
     if ctx.inputs.get("samples"):
         samples = [with_reasoning(sample, reasoning) for sample in from_files(ctx)]
+        stated = [sample for sample in samples if sample.meta.get("split") == "validate"]
+        samples = [sample for sample in samples if sample.meta.get("split") != "validate"]
         # A study held out by the shards' split is held out here too.
-        kept, split_off = _hold_out(samples, validation, ctx.seed)
+        kept, split_off = (samples, stated) if stated else _hold_out(samples, validation, ctx.seed)
         train += _weighted(kept, samples_weight, ctx.seed)
         held_out += split_off
     answered = [sample for sample in train if _answered(sample)]

@@ -1,13 +1,17 @@
 """Kind `texts`: text conversations become samples without images (CX-Mind's first stage, arXiv:2508.03733)."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
+from diagcot.exchange import tables
+from diagcot.exchange.conversations import read
 from diagcot.jobs import Context, Result, Unit
 from diagcot.tasks.samples import Sample, write_samples
 from diagcot.training.config.texts_settings import TextsSettings
-from diagcot.training.data import conversations
 
 
 @contextmanager
@@ -26,12 +30,12 @@ def run(unit: Unit, settings: TextsSettings, ctx: Context) -> Result | None:
     def samples() -> Iterator[Sample]:
         ids: set[str] = set()
         for done, path in enumerate(paths):
-            for number, row in islice(conversations.rows(path), settings.max_samples):
+            for place, row in islice(tables.rows(path), settings.max_samples):
                 try:
-                    sample = conversations.to_sample(row)
+                    sample = to_sample(row)
                 except ValueError as error:
                     if settings.on_bad_row == "fail":
-                        raise ValueError(f"{path}:{number}: {error}; fix it, or set on_bad_row: skip") from None
+                        raise ValueError(f"{path.parent / place}: {error}; fix it, or set on_bad_row: skip") from None
                     counts["skipped"] += 1
                     continue
                 if sample.id in ids:
@@ -46,3 +50,12 @@ def run(unit: Unit, settings: TextsSettings, ctx: Context) -> Result | None:
     if not counts["samples"]:
         raise ValueError(f"no row of {', '.join(map(str, paths))} is a conversation; see `files` in docs/training.md")
     return Result(outputs={final: ctx.staged(final)}, counts=counts)
+
+
+def to_sample(row: Any) -> Sample:
+    """The sample of a row. Raises ValueError that says what is wrong with the row, without its text."""
+    conversation = read(row)
+    if conversation.images:
+        raise ValueError("names an image; kind `import` reads conversations about images")
+    name = hashlib.sha256(json.dumps(conversation.turns).encode()).hexdigest()[:16]
+    return Sample(id=f"texts/{name}", task="text", study=f"texts/{name}", images=(), messages=conversation.turns)

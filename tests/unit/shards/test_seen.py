@@ -93,7 +93,7 @@ def test_a_run_knows_what_its_models_have_seen(shards: tuple[Shard, Shard], tmp_
         )  # fmt: skip
 
     models = tmp_path / "models" / "test"
-    stage("shard", SHARDS, trained.path.parent)
+    stage("shard", SHARDS[0], trained.path.parent)
     stage("questions", "diagcot.cot.synthetic.questions", tmp_path / "shards" / "test" / "questions",
           shards=[str(trained.path.parent)])  # fmt: skip
     stage(

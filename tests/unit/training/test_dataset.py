@@ -33,3 +33,16 @@ def test_samples_with_an_empty_answer_are_left_out_and_counted(tmp_path: Path) -
     write_samples(tmp_path / "in" / "0.jsonl", samples[1:3])
     with pytest.raises(ValueError, match="no samples to train on"):
         dataset.load(ctx, {}, 1.0, 0)
+
+
+def test_samples_that_state_the_validate_split_are_held_out(tmp_path: Path) -> None:
+    from diagcot.training.data import dataset
+
+    (tmp_path / "in").mkdir()
+    samples = [conversation(n, "yes").with_meta(split="validate" if n < 2 else "train") for n in range(4)]
+    write_samples(tmp_path / "in" / "0.jsonl", samples)
+    ctx = context(tmp_path, inputs={"samples": [str(tmp_path / "in")]})
+    loaded = dataset.load(ctx, {}, 1.0, 5)
+    assert [sample.study for sample in loaded.train] == ["text/2", "text/3"]
+    assert {sample.study for sample in loaded.validation} == {"text/0", "text/1"}
+    assert not dataset.load(ctx, {}, 1.0, 0).validation

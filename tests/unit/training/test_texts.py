@@ -9,7 +9,6 @@ import pytest
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.tasks.samples import read_samples
-from diagcot.training.data import conversations
 from diagcot.training.kinds import texts
 
 ASKED, SAID = "what is a pneumothorax ?", "air in the pleural space ."
@@ -36,7 +35,7 @@ BAD = [
 
 @pytest.mark.parametrize(("row", "turns"), GOOD)
 def test_forms(row: dict[str, Any], turns: tuple[tuple[str, str], ...]) -> None:
-    assert conversations.to_sample(row).messages == turns
+    assert texts.to_sample(row).messages == turns
 
 
 def test_files_become_samples(tmp_path: Path) -> None:

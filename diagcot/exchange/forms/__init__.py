@@ -1,0 +1,1 @@
+"""How a row of a file holds a conversation: one module for each form."""

@@ -1,0 +1,152 @@
+"""Files of rows: JSON, JSON lines, Parquet, folders that Hugging Face `datasets` saved, and folders of LLaMA-Factory."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diagcot.data.errors import DataError
+from diagcot.jobs.settings import near
+from diagcot.jobs.state import reading
+
+DATASET_INFO = "dataset_info.json"
+_STATE = "state.json"  # of a folder of `Dataset.save_to_disk`
+_SPLITS = "dataset_dict.json"  # of a folder of `DatasetDict.save_to_disk`
+_JSON_LINES = (".jsonl", ".ndjson")
+
+Placed = tuple[str, Any]
+"""(file and line or position from 1, row); the row of a line that is not JSON is None."""
+
+
+def rows(path: Path, names: list[str] | None = None) -> Iterator[Placed]:
+    """The rows of a file or folder in their order. names: sets of a folder with `dataset_info.json`; None: all.
+
+    Raises DataError that names the file, if it is of none of the forms or damaged.
+    """
+    if path.is_dir():
+        yield from _of_folder(path, names)
+    elif path.suffix in _JSON_LINES:
+        yield from _lines(path)
+    elif path.suffix == ".json":
+        yield from _json(path)
+    elif path.suffix == ".parquet":
+        yield from _parquet(path)
+    else:
+        raise DataError(
+            f"{path}: its rows cannot be read; give a .json, .jsonl or .parquet file, or a folder of `datasets`"
+        )
+
+
+def _of_folder(folder: Path, names: list[str] | None) -> Iterator[Placed]:
+    if (folder / _SPLITS).is_file():
+        for split in _read_json(folder / _SPLITS)["splits"]:
+            for place, row in _arrow(folder / split):
+                yield place, {"split": split} | row
+    elif (folder / _STATE).is_file():
+        yield from _arrow(folder)
+    elif (folder / DATASET_INFO).is_file():
+        yield from _llama_factory(folder, names)
+    else:
+        raise DataError(f"{folder} has neither {_STATE}, {_SPLITS} nor {DATASET_INFO}; name its files instead")
+
+
+def _lines(path: Path) -> Iterator[Placed]:
+    for number, line in enumerate(reading.lines(path), 1):
+        if line.strip():
+            try:
+                yield f"{path.name}:{number}", json.loads(line)
+            except ValueError:
+                yield f"{path.name}:{number}", None
+
+
+def _json(path: Path) -> Iterator[Placed]:
+    try:
+        content = json.loads(reading.read_bytes(path))
+    except ValueError as error:
+        if reading.read_bytes(path).lstrip()[:1] != b"{":
+            raise DataError(f"{path} is not valid JSON ({error}); correct it or write it again") from None
+        yield from _lines(path)  # JSON lines under this name
+        return
+    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
+        yield f"{path.name}:{number}", row
+
+
+def _parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(reading.opened(path)).iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path.name}:{number}", row
+    except (pa.ArrowException, OSError) as error:
+        reading.check_storage(path, error)
+        raise DataError(f"{path} is no whole Parquet file ({error}); write it again") from error
+
+
+def _arrow(folder: Path) -> Iterator[Placed]:
+    """The rows of a folder of `Dataset.save_to_disk`: streams of Arrow, in the order of its `state.json`."""
+    import pyarrow as pa
+
+    state = _read_json(folder / _STATE)
+    if state.get("_indices_data_files"):
+        raise DataError(f"{folder} was saved with a selection of rows; save it after `flatten_indices()`")
+    number = 0
+    for name in (entry["filename"] for entry in state["_data_files"]):
+        try:
+            with reading.opened(folder / name) as file, pa.ipc.open_stream(file) as stream:
+                for batch in stream:
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield f"{folder.name}:{number}", row
+        except (pa.ArrowException, OSError) as error:
+            reading.check_storage(folder / name, error)
+            raise DataError(f"{folder / name} is no whole file of `datasets` ({error}); save it again") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(reading.read_bytes(path))
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there; the folder is not whole: copy or save it again") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}); correct it") from None
+
+
+def _llama_factory(folder: Path, names: list[str] | None) -> Iterator[Placed]:
+    info = _read_json(folder / DATASET_INFO)
+    for name in info if names is None else names:
+        if name not in info:
+            raise DataError(f"{folder / DATASET_INFO} has no data set {name!r}{near(name, info)}")
+        entry = info[name]
+        if not entry.get("file_name"):
+            raise DataError(f"{folder / DATASET_INFO}: {name} has no file_name: only files on disk are read")
+        path = folder / entry["file_name"]
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            for place, row in rows(file):
+                yield place, _renamed(row, entry) if isinstance(row, dict) else row
+
+
+def _renamed(row: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the columns and roles that our forms expect, by its entry in `dataset_info.json`."""
+    if entry.get("ranking") or any(row.get(entry.get("columns", {}).get(name, name)) for name in ("videos", "audios")):
+        return {}  # no form; counted as such
+    columns, tags = entry.get("columns", {}), entry.get("tags", {})
+    extra = {name: row[theirs] for name in ("system", "images") if (theirs := columns.get(name)) and theirs in row}
+    if entry.get("formatting", "alpaca") != "sharegpt":
+        ours = {"instruction": "prompt", "input": "query", "output": "response", "history": "history"}
+        defaults = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
+        return row | extra | {name: row.get(columns.get(role, defaults[role])) for name, role in ours.items()}
+    role, text = tags.get("role_tag", "from"), tags.get("content_tag", "value")
+    names = {tags.get(f"{name}_tag", tag): tag for name, tag in _TAGS.items()}
+    turns = row.get(columns.get("messages", "conversations")) or []
+    said = [
+        {"from": names.get(turn.get(role), turn.get(role)), "value": turn.get(text)} if isinstance(turn, dict) else turn
+        for turn in turns
+    ]
+    return row | extra | {"conversations": said}
+
+
+_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}
