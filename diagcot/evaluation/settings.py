@@ -1,13 +1,16 @@
 """Settings of the evaluation's kinds."""
 
+from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 from diagcot.metrics.clinical.readers import Texts
 from diagcot.metrics.clinical.weights import WeightsFolder
 from diagcot.serving.settings import ServerSettings
+from diagcot.shards.settings import resolved
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import Wording
 
@@ -142,6 +145,54 @@ class SweepSettings(Settings):
     tasks: list[str] = Field(min_length=1, description="Tasks whose scores are shown.")
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
+
+
+class ForeignModel(Settings):
+    """A model that ran elsewhere, and the file of its answers to one task."""
+
+    model: str = Field(pattern=r"^\w[\w.-]*$", description="Name of the row in the table.")
+    path: str = Field(
+        description="File of its answers: .csv, .tsv, .json, .jsonl, .parquet, or ReXrank's .json; $VARIABLES are replaced."
+    )
+    origin: str = Field(
+        min_length=1,
+        description="Where the answers come from, such as a paper, a release or a date; shown beside the table.",
+    )
+    task: Task = Field("report", description="The task that it answered.")
+    columns: dict[Literal["id", "study", "text"], str] = Field(
+        {},
+        description="Names of the columns that hold the sample's id, the study and the answer, where they are others.",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        return resolved(path) or path
+
+    def file(self) -> Path:
+        """The file. Raises UserError if it is not there."""
+        if "$" in self.path or not Path(self.path).is_file():
+            raise UserError(f"the answers of {self.model}: {self.path} is no file; correct `path`, or set its variable")
+        return Path(self.path)
+
+
+class PredictionsSettings(Settings):
+    """Answers of models that ran elsewhere, to the samples of an evaluation: they join its table with a mark."""
+
+    models: list[ForeignModel] = Field(min_length=1, description="The models, in the order of the table.")
+    max_missing: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest share of the samples that may be without an answer, from 0 to 1. They count as misses.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "PredictionsSettings":
+        seen = [(model.model, model.task) for model in self.models]
+        if double := next((one for one in seen if seen.count(one) > 1), None):
+            raise ValueError(f"{double[0]} has two files for the task {double[1]}; join them")
+        return self
 
 
 class AggregateSettings(Settings):

@@ -12,6 +12,8 @@ ASKED = tuple(task for task in TASKS if task != "grounding")
 """Tasks whose samples are made by `diagcot.tasks.questions.questions`; `grounding` is a task of `diagcot.tasks.diagnosis`."""
 ABOUT = ("label", "labels", "options", "option", "view", "report_rank", "image_rank")
 """The entries of a sample's meta data that its prediction keeps."""
+BROUGHT = "brought"
+"""The entry of `about` that says where the answer of a model that ran elsewhere comes from."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from diagcot.evaluation.settings import AggregateSettings
+from diagcot.evaluation.settings import AggregateSettings, PredictionsSettings
 from diagcot.jobs import Unit, UserError
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
 def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
-    """The one unit; it carries the models in the order in which the evaluation lists them.
+    """The one unit; it carries the models in the order in which the evaluation lists them, those that ran elsewhere last.
 
     Its key is a digest of all that it reads, so that an aggregation of less does not count as this one.
     """
@@ -18,12 +18,16 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
     if not sources:
         raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
     models = list(dict.fromkeys(model for source in sources for model in chain.stage(source).inputs.get("models", [])))
+    brought = [
+        unit.params["model"] for source in sources if _is_foreign(source, chain) for unit in chain.units_of(source)
+    ]
+    trained, models = models, [*models, *dict.fromkeys(brought)]
     inputs = [
         [role, name, *(unit.key for unit in chain.units_of(name))]
         for role, names in stage.inputs.items()
         for name in names
     ]
-    starts = {model: start for model in models if (start := _start(model, models, chain))}
+    starts = {model: start for model in trained if (start := _start(model, models, chain))}
     for model, other in stage.settings.compare_with.items():
         if {model, other} - set(models):
             raise UserError(
@@ -32,6 +36,10 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
         starts[model] = other
     digest = hashlib.sha256(json.dumps([models, inputs, starts]).encode()).hexdigest()
     return [Unit(f"metrics.{digest[:10]}", {"models": models, "starts": starts})]
+
+
+def _is_foreign(source: str, chain: ChainView) -> bool:
+    return isinstance(chain.stage(source).settings, PredictionsSettings)
 
 
 def _start(model: str, models: Sequence[str], chain: ChainView) -> str:

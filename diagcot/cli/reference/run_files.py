@@ -110,6 +110,8 @@ EVENTS = {
     "bad_report": "A report or a row of a table could not be read and was left out.",
     "bad_box": "A box does not fit its image and was left out.",
     "data_remark": "Something in a collection that is worth knowing; nothing was left out.",
+    "foreign_rows": "Of a foreign model's file: rows that name no sample or cannot be used, and samples without an answer, a"
+    " few of each.",
     "image_flagged": "An image in a shard looks wrong: almost blank, nearly black, nearly white, or inverted.",
     "seen_in_training": "Test samples that were not asked, because a model was trained or chosen on one of their images: how each"
     " is known again, and their number; of how many.",

@@ -19,7 +19,7 @@ from diagcot.jobs import UserError
 WIDE = 150
 SHORT = {"ROUGE-L": "ROUGE", "rule-label F1": "lab F1", "grounding IoU": "gr IoU"}
 MARKS = {"better": ("▲", "green"), "worse": ("▼", "red"), "unclear": (" ", "")}
-PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-", "°": "*"})
+PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-", "°": "*", "†": "+"})
 
 
 def show(path: Path, screen: Console | None = None) -> None:
@@ -52,7 +52,7 @@ def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
         title.append(" (phantom images)", "yellow")
     grids: list[RenderableType] = []
     for part in _parts(columns, screen.width, wide):
-        grids += [_grid(part, rows, wide, screen), ""]
+        grids += [_grid(part, rows, wide, screen, metrics.get("brought", {})), ""]
     notes = [Text(_fits(screen, line), "dim") for line in _notes(metrics, rows, wide)]
     comparisons = _comparisons([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
     missing = [Text(f"no {name}: {reason}", "yellow") for name, reason in metrics["missing"].items()]
@@ -71,7 +71,11 @@ def _parts(columns: Sequence[Mapping[str, Any]], width: int, wide: bool) -> list
 
 
 def _grid(
-    columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], wide: bool, screen: Console
+    columns: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    wide: bool,
+    screen: Console,
+    brought: Mapping[str, str],
 ) -> Table:
     grid = Table(box=None, padding=(0, 1 if not wide else 2, 0, 0), show_edge=False, header_style="dim")
     longest = max((len(row["model"]) for row in rows), default=5)
@@ -84,7 +88,8 @@ def _grid(
     for row in rows:
         cells = [_cell(row["scores"].get(column["name"]), wide, screen) for column in columns]
         samples = sum(count for task, count in row["samples"].items() if task in tasks)
-        grid.add_row(Text(row["model"], "bold"), *cells, str(samples))
+        mark = _fits(screen, "†") if row["model"] in brought else ""
+        grid.add_row(Text(row["model"] + mark, "bold"), *cells, str(samples))
     return grid
 
 
@@ -133,6 +138,7 @@ def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: 
     other = any("words" in cell for row in rows for cell in row["scores"].values())
     return [
         *(["°: by simpler words than those of published figures; do not compare with other runs or papers"] * other),
+        *(f"† {model}: ran elsewhere ({origin})" for model, origin in metrics.get("brought", {}).items()),
         f"▲▼: against the model that it starts from, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
         f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
         f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",

@@ -19,6 +19,7 @@ OTHER_WORDS_MEAN = (
     "by simpler words than those of published figures, because Java was not usable and the recipe allows it; do not compare"
     " with other runs or papers."
 )
+BROUGHT = "†"
 _MARKS = {"better": "▲", "worse": "▼", "unclear": ""}
 
 
@@ -42,6 +43,8 @@ def html(
         others=[column for column in metrics["columns"] if not column["main"]],
         marks=_MARKS,
         rule=RULE,
+        brought=BROUGHT,
+        brought_notes=brought_notes(metrics),
         other_words=OTHER_WORDS,
         other_words_mean=OTHER_WORDS_MEAN if _other_words(metrics) else "",
         colours=colours,
@@ -133,9 +136,19 @@ def table(metrics: Mapping[str, Any]) -> str:
                 if row["dataset"] == dataset:
                     cells = [_cell(row["scores"].get(column["name"])) for column in family]
                     tasks = {column["task"] for column in family}
-                    lines.append(f"| {row['model']} | " + " | ".join(cells) + f" | {_samples(row, tasks)} |")
+                    mark = BROUGHT if row["model"] in metrics.get("brought", {}) else ""
+                    lines.append(f"| {row['model']}{mark} | " + " | ".join(cells) + f" | {_samples(row, tasks)} |")
             lines.append("")
-    return "\n".join([*lines, *([f"{OTHER_WORDS} {OTHER_WORDS_MEAN}", ""] if _other_words(metrics) else [])])
+    lines += [f"{OTHER_WORDS} {OTHER_WORDS_MEAN}", ""] if _other_words(metrics) else []
+    return "\n".join([*lines, *(line for note in brought_notes(metrics) for line in (note, ""))])
+
+
+def brought_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence about each model that ran elsewhere."""
+    return [
+        f"{BROUGHT} {model}: answers of a model that ran elsewhere ({origin}). Which images it was trained on is not known here."
+        for model, origin in metrics.get("brought", {}).items()
+    ]
 
 
 def markdown(metrics: Mapping[str, Any], stages: Sequence[Stage]) -> str:

@@ -26,7 +26,7 @@ from diagcot.evaluation.scores.verdicts import MARKS, verdict
 from diagcot.jobs import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric, holm
 from diagcot.metrics.meteor import meteor
-from diagcot.tasks.predictions import Prediction
+from diagcot.tasks.predictions import BROUGHT, Prediction
 
 Scores = dict[str, Metric | str]  # a metric, or the reason why it has no value
 Group = dict[tuple[str, str, str], list[Prediction]]  # (dataset, task, model) -> predictions in the order of their ids
@@ -54,9 +54,11 @@ def table(
 
     r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
     clinical: what models that read reports make of each answer. starts: model -> the one that it was trained from; a
-    model that is not in it, or whose start did not answer, is compared with the row above.
+    model that is not in it, or whose start did not answer, is compared with the row above. The row of a model that ran
+    elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
+    brought = {row.model: row.about[BROUGHT] for row in predictions if BROUGHT in row.about}
     groups = _grouped([row for row in predictions if row.split == "test"])
     chosen_on = _grouped([row for row in predictions if row.split == "validate"])
     written = [row for row in predictions if row.task in TEXTS]
@@ -89,7 +91,7 @@ def table(
     reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
-        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed)
+        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed, brought)
     _mark_other_words(rows_of_table, tools.tokenizer)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
@@ -99,6 +101,7 @@ def table(
         "draws": draws,
         "marks": MARKS,
         "models": list(models),
+        "brought": brought,
         "columns": [
             {**asdict(c), "family": FAMILY.get(c.task, "questions")}
             for c in COLUMNS
@@ -143,6 +146,7 @@ def _rows(
     starts: Mapping[str, str],
     draws: int,
     seed: int,
+    brought: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     tasks = sorted({task for d, task, _ in groups if d == dataset})
     present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
@@ -171,6 +175,8 @@ def _rows(
                 }
             start = starts[model] if starts.get(model) in present else present[place - 1]
             against = {"start": start, "base": present[0]} if place else {}
+            if model in brought and model not in starts:
+                against = {}  # it starts from no row of this table
             for name, metric in scores[dataset, task, model].items():
                 row["scores"][name] = _score(
                     name, metric, boot, {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()}

@@ -1,0 +1,83 @@
+"""Answers of a model that ran elsewhere: CSV, JSON lines, JSON, Parquet, or ReXrank's file, an object of studies.
+
+ReXrank's file: rajpurkarlab/ReXrank, example_files/prediction.json (`model_prediction` of each study), and the CSV that its
+evaluation makes of it (`study_id`, `report`; example_files/evaluation_script.md).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diagcot.data.errors import DataError
+from diagcot.exchange import tables
+from diagcot.jobs.state import reading
+
+NAMES = ("id", "sample_id", "image_id", "dicom_id", "image", "study_id", "study")
+"""Columns that name what was asked, the most precise first."""
+TEXTS = ("model_prediction", "prediction", "generated_report", "output", "response", "answer", "text", "report")
+"""Columns that hold the answer; the first that a row has is used, since a `report` may be the reference."""
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+class ForeignAnswer(NamedTuple):
+    """An answer: where it stands (file and line or position), the names of what was asked, and the text."""
+
+    place: str
+    names: tuple[str, ...]
+    text: str
+
+
+def read(path: Path, columns: Mapping[str, str]) -> Iterator[ForeignAnswer | str]:
+    """The answers of a file, in its order; for a row that is none, where it stands and why.
+
+    columns: `id`, `study` or `text` -> the name of the column in the file. Raises DataError if the file cannot be read.
+    """
+    for place, row in _rows(path):
+        if not isinstance(row, Mapping):
+            yield f"{place}: not an object"
+            continue
+        names = [columns[name] for name in ("id", "study") if name in columns] or NAMES
+        texts = [columns["text"]] if "text" in columns else TEXTS
+        found = tuple(
+            str(row[name]).strip() for name in names if isinstance(row.get(name), str | int) and str(row[name]).strip()
+        )
+        text = next((row[name] for name in texts if isinstance(row.get(name), str)), None)
+        if not found:
+            yield f"{place}: names no study (columns {', '.join(names)})"
+        elif text is None:
+            yield f"{place}: has no answer (columns {', '.join(texts)})"
+        else:
+            yield ForeignAnswer(place, found, text)
+
+
+def _rows(path: Path) -> Iterator[tables.Placed]:
+    if path.suffix in _DELIMITERS:
+        yield from _table(path)
+        return
+    if path.suffix == ".json":
+        try:
+            content: Any = json.loads(reading.read_bytes(path))
+        except ValueError:
+            content = None  # JSON lines, or an error that `tables` names
+        if isinstance(content, dict) and content and all(isinstance(value, dict | str) for value in content.values()):
+            for study, value in content.items():
+                yield (
+                    f"{path.name}: {study}",
+                    {"study_id": study} | (value if isinstance(value, dict) else {"text": value}),
+                )
+            return
+    yield from tables.rows(path)
+
+
+def _table(path: Path) -> Iterator[tables.Placed]:
+    try:
+        text = reading.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
+    csv.field_size_limit(1 << 24)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix])
+    for row in rows:
+        yield f"{path.name}:{rows.line_num}", row
