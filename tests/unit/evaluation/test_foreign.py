@@ -112,7 +112,7 @@ def test_a_study_with_several_questions_needs_the_ids_of_samples(root: Path, tmp
     file = tmp_path / "p.csv"
     study = next(row.study for row in asked(root, "grounding"))
     file.write_text(f"study_id,answer\n{study},none\n")
-    with pytest.raises(UserError, match="samples of different studies or questions.*column `id`"):
+    with pytest.raises(UserError, match=r"samples of different studies or questions.*column `id`"):
         brought(root, tmp_path, file, task="grounding", max_missing=1)
 
 
