@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from diagcot.data.errors import DataError
 from diagcot.evaluation import predictions
 from diagcot.evaluation.settings import ForeignModel, PredictionsSettings
 from diagcot.exchange.answers import ForeignAnswer, read
-from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs import Context, Result, Unit
 from diagcot.tasks.predictions import ASKED, BROUGHT, Prediction
 from diagcot.text.layout import first_answer, last_answer
 
@@ -29,7 +30,7 @@ def run(unit: Unit, settings: PredictionsSettings, ctx: Context) -> Result | Non
     """Predictions of `unit.params["model"]` for every test sample of the evaluation's units `unit.params["asked"]`.
 
     A sample without an answer is a prediction without text, which counts as a miss. Rows that name no sample are counted.
-    Raises UserError if no row names one, if more samples are without an answer than `max_missing` allows, or if two rows
+    Raises DataError if no row names one, if more samples are without an answer than `max_missing` allows, or if two rows
     give one sample two answers.
     """
     foreign = next(
@@ -53,7 +54,7 @@ def run(unit: Unit, settings: PredictionsSettings, ctx: Context) -> Result | Non
             unusable=answers.unusable[:_EXAMPLES],
         )
     if missing > settings.max_missing * len(asked):
-        raise UserError(_too_few(foreign, settings, asked, answers))
+        raise DataError(_too_few(foreign, settings, asked, answers))
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     with staged.open("w", encoding="utf-8") as out:
@@ -105,7 +106,7 @@ class _Answers:
                 self._named[name].append(row)
 
     def add(self, found: ForeignAnswer | str) -> None:
-        """Give the samples that a row names its text. Raises UserError if it names several, or one that has another text."""
+        """Give the samples that a row names its text. Raises DataError if it names several, or one that has another text."""
         if isinstance(found, str):
             self.unusable.append(found)
             return
@@ -115,13 +116,13 @@ class _Answers:
             return
         where = f"{self._foreign.path}: {found.place}"
         if len({row.study for row in rows}) > 1 or len({row.question for row in rows}) > 1:
-            raise UserError(
+            raise DataError(
                 f"{where} names {len(rows)} samples of different studies or questions, such as {rows[0].id} and"
                 f" {rows[-1].id}; give the rows a column `id` with the ids of samples"
             )
         for row in rows:
             if self.texts.setdefault(row.id, found.text) != found.text:
-                raise UserError(f"{where} and {self._places[row.id]} give {row.id} two answers; keep one of them")
+                raise DataError(f"{where} and {self._places[row.id]} give {row.id} two answers; keep one of them")
             self.repeated += row.id in self._places
             self._places[row.id] = found.place
 

@@ -2,7 +2,7 @@
 
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.cost import model_storage
-from diagcot.training.models.pretrained import weights_of
+from diagcot.training.models.pretrained import weight_paths
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -10,7 +10,7 @@ from launchers.stage_kind import ChainView, Stage, StageKind
 def check(stage: Stage[ModelSettings], chain: ChainView) -> None:
     """Raises UserError if the model that the recipe names is missing or incomplete."""
     if stage.settings.pretrained is not None:
-        weights_of(stage.settings.pretrained)
+        weight_paths(stage.settings.pretrained, stage.settings.adapter)
 
 
 def storage(stage: Stage[ModelSettings], chain: ChainView) -> int:

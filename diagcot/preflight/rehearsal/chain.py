@@ -187,7 +187,10 @@ def _declare(rehearsal: Rehearsal) -> None:
 def _weights_gb(chain: "Chain") -> float:
     """Size of the pretrained models that the chain begins with; 0 where it builds its own."""
     places = [Path(given) for plan in chain.plans if (given := plan.settings.get("pretrained"))]
-    return sum(path.stat().st_size for place in places for path in place.glob("*.safetensors")) / 1e9
+    return (
+        sum(path.stat().st_size for place in places for kind in ("*.safetensors", "*.pt") for path in place.glob(kind))
+        / 1e9
+    )
 
 
 def _asks(chain: "Chain") -> tuple[dict[str, str], ...]:

@@ -138,14 +138,17 @@ def privacy(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 
 def model(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """The pretrained model that the settings name, as this node sees it."""
-    from diagcot.training.models.pretrained import weights_of
+    from diagcot.training.models.pretrained import weight_paths
 
     place = stage.settings.get("pretrained")
     if place is None:
         yield good("model", "built by the chain")
         return
     try:
-        names = weights_of(Path(place))  # reads in each file: it may be listed and yet not be readable here
+        adapter = stage.settings.get("adapter")
+        names = weight_paths(
+            Path(place), Path(adapter) if adapter else None
+        )  # reads in each file: it may be listed and yet not be readable here
     except (UserError, OSError) as error:
         yield bad("model", str(error), "the folder has to be readable on the compute nodes")
         return

@@ -39,8 +39,13 @@ class ModelSettings(Settings):
     family: Family = Field("qwen2_5_vl", description="Architecture of the model.")
     pretrained: Path | None = Field(
         None,
-        description="Folder of a downloaded model; $VARIABLES are replaced, and a relative path starts at the project's root."
-        " null builds a tiny model.",
+        description="Folder of a model: a downloaded one, an output folder of LLaMA-Factory, or the folder `actor` of a"
+        " checkpoint of EasyR1 or verl. $VARIABLES are replaced, and a relative path starts at the project's root. null builds"
+        " a tiny model.",
+    )
+    adapter: Path | None = Field(
+        None,
+        description="Folder of a LoRA adapter of PEFT or LLaMA-Factory, which is added to the weights of `pretrained`.",
     )
     tiny: TinySettings = Field(TinySettings(), description="Sizes of the tiny model.")
     min_pixels: int | None = Field(
@@ -50,7 +55,13 @@ class ModelSettings(Settings):
         None, description="Most pixels that an image is resized to, for the whole chain; null keeps the model's own."
     )
 
-    @field_validator("pretrained", mode="before")
+    @model_validator(mode="after")
+    def _has_base(self) -> "ModelSettings":
+        if self.adapter is not None and self.pretrained is None:
+            raise ValueError("`adapter` needs its base as `pretrained`")
+        return self
+
+    @field_validator("pretrained", "adapter", mode="before")
     @classmethod
     def _settled(cls, path: str | None) -> str | None:
         """Variables are replaced now, since jobs may lack them. An unset one stays and is reported when it is needed."""

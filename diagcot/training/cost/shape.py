@@ -8,7 +8,7 @@ from typing import Any
 from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
 from diagcot.training.config.settings import Family, LoraSettings, ModelSettings
-from diagcot.training.models.pretrained import family_of
+from diagcot.training.models.pretrained import configuration_of, family_of
 
 # What transformers fills in where a published config.json is silent.
 _VISION: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ def shape_of(settings: ModelSettings) -> ModelShape:
     if settings.pretrained is None:
         return _tiny(settings)
     family_of(settings.pretrained)
-    path = settings.pretrained / "config.json"
+    path = configuration_of(settings.pretrained) / "config.json"
     return parse_config(json.loads(reading.read_text(path)), str(path))
 
 

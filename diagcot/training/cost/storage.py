@@ -1,20 +1,18 @@
 """Bytes on disk of the weights that a stage publishes and of the checkpoints that it keeps."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings
 from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
 from diagcot.training.cost.shape import ModelShape, shape_of
-from diagcot.training.models.pretrained import weights_of
+from diagcot.training.models.pretrained import weight_paths
 
 
 def model_storage(settings: ModelSettings) -> int:
     """Bytes that kind `model` writes. Raises UserError if the model is missing."""
     if settings.pretrained is None:
         return sum(shape_of(settings).counts.values()) * VALUE_BYTES["fp32"]
-    root = Path(settings.pretrained)
-    return sum((root / name).stat().st_size for name in weights_of(root))
+    return sum(path.stat().st_size for path in weight_paths(settings.pretrained, settings.adapter))
 
 
 def weights_storage(shape: ModelShape, settings: DeepSpeedSettings) -> int:

@@ -15,7 +15,7 @@ def prepare(ctx: Context) -> Iterator[ModelSettings]:
 
 
 def run(unit: Unit, settings: ModelSettings, ctx: Context) -> Result | None:
-    """Link to a model on disk, or build a tiny one whose tokenizer knows the texts of the inputs."""
+    """Take a model over from disk, or build a tiny one whose tokenizer knows the texts of the inputs."""
     if ctx.rank:
         return Result()
     from diagcot.training.data import dataset
@@ -26,7 +26,7 @@ def run(unit: Unit, settings: ModelSettings, ctx: Context) -> Result | None:
     staged = ctx.staged(final)
     shutil.rmtree(staged, ignore_errors=True)
     if settings.pretrained is not None:
-        counts = model.link_pretrained(settings, staged)
+        counts = model.adopt(settings, staged)
     else:
         counts = tiny.build(settings, dataset.corpus(ctx), staged, ctx.seed)
     write_counts(ctx, staged, counts)

@@ -70,6 +70,16 @@ def names_of(directory: Path, stored: Iterable[str]) -> dict[str, str]:
         return parameter_names(AutoModelForImageTextToText.from_config(config), stored)
 
 
+def shapes_of(directory: Path, stored: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Name of a weight -> its shape by the architecture; names that it has not are left out."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    with _NO_VALUES:
+        network = AutoModelForImageTextToText.from_config(config)
+    parameters = network.state_dict()
+    names = parameter_names(network, stored)
+    return {name: tuple(parameters[own].shape) for name, own in names.items() if own in parameters}
+
+
 def parameter_names(network: Any, stored: Iterable[str]) -> dict[str, str]:
     """Name in a weight file -> name of the parameter in `network`, as transformers reads that file."""
     transforms = get_model_conversion_mapping(network)

@@ -4,36 +4,46 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import UserError
+from diagcot.jobs import ModelError
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.distributed import library_setup
 from diagcot.training.models import architecture, attention
-from diagcot.training.models.pretrained import SMALL_FILES, family_of, weights_of
+from diagcot.training.models.pretrained import OF_TRAINING, SMALL_FILES, family_of, rank_files, weights_of
 
 library_setup.configure()
 
 import torch  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig  # noqa: E402
 
+SHARD_BYTES = 5 * 10**9
+"""Of a weight file that is written."""
 
-def link_pretrained(settings: ModelSettings, directory: Path) -> dict[str, Any]:
-    """Make `directory` a view of the user's model: links to its weights, copies of its small files.
 
-    Returns the number of weight files. Raises UserError that names what the model lacks. A pixel budget is written into
-    `processor_config.json`; the older `preprocessor_config.json`, which would keep another one, then goes.
+def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
+    """Make `directory` the user's model: a view of its folder, its adapter added, or the gathered parts of FSDP's ranks.
+
+    A view has links to the weights and copies of the small files. Returns the number of weight files. Raises ModelError
+    that names what the model lacks. A pixel budget is written into `processor_config.json`; the older
+    `preprocessor_config.json`, which would keep another one, then goes.
     """
+    from diagcot.training.models import fsdp, merging
+
     source = settings.pretrained
     assert source is not None
-    family, names = family_of(source), weights_of(source)
+    family, ranks = family_of(source), rank_files(source)
     if family != settings.family:
-        raise UserError(f"{source} is a {family}, the recipe says family: {settings.family}")
-    architecture.check_whole(source)
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.name in names:
-            (directory / path.name).symlink_to(path.resolve())
-        elif path.is_file() and path.suffix in SMALL_FILES:
-            shutil.copyfile(path, directory / path.name)
+        raise ModelError(f"{source} is a {family}, the recipe says family: {settings.family}")
+    if ranks and settings.adapter:
+        raise ModelError(
+            f"{source} is divided among ranks; import it by a stage of its own, and merge the adapter after it"
+        )
+    if ranks:
+        fsdp.gather(source, directory, SHARD_BYTES)
+        architecture.check_whole(directory)
+    elif settings.adapter:
+        merging.merge(source, settings.adapter, directory, SHARD_BYTES)
+    else:
+        _link(source, directory)
     processor = AutoProcessor.from_pretrained(directory)
     if settings.min_pixels or settings.max_pixels:
         size = dict(processor.image_processor.size)
@@ -42,7 +52,18 @@ def link_pretrained(settings: ModelSettings, directory: Path) -> dict[str, Any]:
         processor.image_processor.size = size
         processor.save_pretrained(directory)
         (directory / "preprocessor_config.json").unlink(missing_ok=True)
-    return {"files": len(names)}
+    return {"files": len(weights_of(directory))}
+
+
+def _link(source: Path, directory: Path) -> None:
+    names = weights_of(source)
+    architecture.check_whole(source)
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.name in names:
+            (directory / path.name).symlink_to(path.resolve())
+        elif path.is_file() and path.suffix in SMALL_FILES and path.name not in OF_TRAINING:
+            shutil.copyfile(path, directory / path.name)
 
 
 def load_processor(directory: Path) -> Any:
@@ -55,7 +76,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
 
     zero3: the DeepSpeed configuration of a ZeRO-3 run; each rank then reads only its part, which needs an initialised
     process group. four_bits: pack the language model's projections as QLoRA does; the model is then on this rank's GPU.
-    Raises FileNotFoundError if there is no model, and UserError if it is not whole: what transformers does not find it draws
+    Raises FileNotFoundError if there is no model, and ModelError if it is not whole: what transformers does not find it draws
     at random.
     """
     if not (directory / "config.json").is_file():
@@ -99,5 +120,5 @@ def save(model: Any, processor: Any, directory: Path, state: dict[str, Any] | No
     """
     directory.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True
-    model.save_pretrained(directory, state_dict=state, max_shard_size="5GB")
+    model.save_pretrained(directory, state_dict=state, max_shard_size=SHARD_BYTES)
     processor.save_pretrained(directory)

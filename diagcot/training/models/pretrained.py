@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from diagcot.jobs import ModelError
@@ -10,6 +11,11 @@ from diagcot.training.models.weight_files import StoredTensor, beginnings, refus
 
 SMALL_FILES = {".json", ".jinja", ".txt", ".model", ".md"}
 """Endings of the files that a model directory holds beside its weights."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+OF_TRAINING = {"trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "trainer_log.jsonl"}
+"""Small files of LLaMA-Factory's and transformers' trainers, which are no part of a model."""
+_RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
 
 def family_of(directory: Path) -> str:
@@ -18,13 +24,76 @@ def family_of(directory: Path) -> str:
         raise ModelError(f"pretrained: the variable in {str(directory)!r} is not set; point it at the downloaded model")
     if not directory.is_dir():
         raise ModelError(f"{directory} does not exist; `pretrained` is the directory of a downloaded model")
+    if (directory / ADAPTER_CONFIG).is_file() and not (directory / "config.json").is_file():
+        raise ModelError(
+            f"{directory} is an adapter on {_base_of(directory)}: name that model's folder as `pretrained`, and this one as"
+            " `adapter`"
+        )
     try:
-        return str(json.loads(reading.read_text(directory / "config.json"))["model_type"])
+        return str(json.loads(reading.read_text(configuration_of(directory) / "config.json"))["model_type"])
     except (OSError, ValueError, KeyError) as error:
         why = error.strerror if isinstance(error, OSError) else f"it has no model_type ({error})"
         raise ModelError(
             f"{directory} holds no model (config.json: {why}); `pretrained` is the directory of a downloaded model"
         ) from error
+
+
+def configuration_of(directory: Path) -> Path:
+    """The folder of a model's configuration, tokenizer and processor: its own, or that beside the files of FSDP's ranks."""
+    return directory / "huggingface" if rank_files(directory) else directory
+
+
+def rank_files(directory: Path) -> list[Path]:
+    """The weights of an `actor/` folder of EasyR1 or verl, one file for each rank of FSDP; empty for any other folder.
+
+    Raises ModelError that names the files of ranks that are missing.
+    """
+    found = {
+        (int(match[1]), int(match[2])): path
+        for path in reading.listing(directory, "model_world_size_*.pt")
+        if (match := _RANK_FILE.fullmatch(path.name))
+    }
+    worlds = sorted({world for world, _ in found})
+    if len(worlds) > 1:
+        raise ModelError(f"{directory} holds the checkpoints of {len(worlds)} numbers of ranks; remove the older one")
+    ranks = range(worlds[0]) if worlds else range(0)
+    missing = [f"model_world_size_{worlds[0]}_rank_{rank}.pt" for rank in ranks if (worlds[0], rank) not in found]
+    if missing:
+        raise ModelError(f"{directory} lacks {', '.join(missing)}; copy the files of all ranks")
+    return [found[worlds[0], rank] for rank in ranks]
+
+
+def weight_paths(directory: Path, adapter: Path | None = None) -> list[Path]:
+    """The files that hold a model's weights. Raises ModelError as `weights_of` and `rank_files`, and for a broken adapter."""
+    files = rank_files(directory)
+    if files:
+        family_of(directory)
+    else:
+        files = [directory / name for name in weights_of(directory)]
+    if adapter is not None:
+        check_adapter(adapter)
+        files.append(adapter / ADAPTER_WEIGHTS)
+    return files
+
+
+def check_adapter(directory: Path) -> None:
+    """Raise ModelError unless the folder holds an adapter as PEFT saves it, with whole files."""
+    if "$" in str(directory):
+        raise ModelError(f"adapter: the variable in {str(directory)!r} is not set; point it at the adapter's folder")
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (directory / name).is_file():
+            raise ModelError(f"{directory} is no adapter: it lacks {name}, which PEFT and LLaMA-Factory write")
+    _base_of(directory)
+    tensors_of(directory / ADAPTER_WEIGHTS)
+
+
+def _base_of(adapter: Path) -> str:
+    """The base model that an adapter names."""
+    path = adapter / ADAPTER_CONFIG
+    try:
+        return str(json.loads(reading.read_text(path)).get("base_model_name_or_path"))
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is no configuration of an adapter ({error}); copy it again") from None
 
 
 def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:

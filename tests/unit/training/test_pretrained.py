@@ -30,12 +30,12 @@ def test_adopted_model_is_linked_and_loads(tmp_path: Path) -> None:
     texts = [text for sample in images.samples(8) for _, text in sample.messages]
     tiny.build(ModelSettings(), texts, tmp_path / "source")
     settings = ModelSettings(pretrained=tmp_path / "source", min_pixels=28 * 28, max_pixels=56 * 56)
-    model.link_pretrained(settings, tmp_path / "mine")
+    model.adopt(settings, tmp_path / "mine")
     assert (tmp_path / "mine" / "model.safetensors").is_symlink()
     assert model.load_processor(tmp_path / "mine").image_processor.size["longest_edge"] == 56 * 56
     assert model.load(tmp_path / "mine").config.model_type == "qwen2_5_vl"
     with pytest.raises(UserError, match="family: qwen3_vl"):
-        model.link_pretrained(settings.model_copy(update={"family": "qwen3_vl"}), tmp_path / "other")
+        model.adopt(settings.model_copy(update={"family": "qwen3_vl"}), tmp_path / "other")
 
 
 def test_batches_must_divide_among_ranks() -> None:

@@ -65,7 +65,7 @@ def test_a_model_that_is_not_whole_is_refused(fault: str, whole: Path, tmp_path:
     folder = changed(whole, tmp_path / "model", change)
     family: Family = json.loads((folder / "config.json").read_text())["model_type"]
     with pytest.raises(UserError, match=message):
-        model.link_pretrained(ModelSettings(family=family, pretrained=folder), tmp_path / "mine")
+        model.adopt(ModelSettings(family=family, pretrained=folder), tmp_path / "mine")
     with pytest.raises(UserError, match=message):
         model.load(folder)
     with pytest.raises(UserError, match=message):  # refused before DeepSpeed divides anything
@@ -171,8 +171,8 @@ def test_the_pixel_budget_stands_in_one_file(whole: Path, tmp_path: Path) -> Non
     )
     family: Family = json.loads((whole / "config.json").read_text())["model_type"]
     budget = ModelSettings(family=family, pretrained=tmp_path / "source", max_pixels=50176)
-    model.link_pretrained(budget, tmp_path / "mine")
+    model.adopt(budget, tmp_path / "mine")
     assert not (tmp_path / "mine" / "preprocessor_config.json").exists()
     assert model.load_processor(tmp_path / "mine").image_processor.size["longest_edge"] == 50176
-    model.link_pretrained(budget.model_copy(update={"max_pixels": None}), tmp_path / "as-it-is")
+    model.adopt(budget.model_copy(update={"max_pixels": None}), tmp_path / "as-it-is")
     assert (tmp_path / "as-it-is" / "preprocessor_config.json").exists()
