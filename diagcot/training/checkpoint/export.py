@@ -9,7 +9,7 @@ import torch
 from diagcot.jobs import Context, Result
 from diagcot.training.distributed import engine
 from diagcot.training.distributed.engine import Engine
-from diagcot.training.models import lora, model
+from diagcot.training.models import card, lora, model
 from diagcot.training.models.inputs import write_counts
 
 
@@ -61,6 +61,7 @@ def _staged_model(ctx: Context) -> Path:
 
 def _published(ctx: Context, staged: Path, counts: dict[str, Any]) -> Result:
     write_counts(ctx, staged, counts)
+    card.write(ctx, staged, counts)
     log = ctx.output / "train.jsonl"
     staged_log = ctx.staged(log)
     shutil.copyfile(ctx.workspace / "train.jsonl", staged_log)

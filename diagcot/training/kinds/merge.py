@@ -21,7 +21,7 @@ def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
     """Merge on the CPU in the base's type. Inputs: role `model` is the base, role `adapter` the LoRA stage."""
     if ctx.rank:
         return Result()
-    from diagcot.training.models import merging
+    from diagcot.training.models import card, merging
     from diagcot.training.models.inputs import model_input, write_counts
 
     base, adapter = model_input(ctx), model_input(ctx, "adapter")
@@ -32,5 +32,6 @@ def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
     shutil.rmtree(staged, ignore_errors=True)
     counts = {"parameters": merging.merge(base, adapter, staged, settings.shard_bytes)}
     write_counts(ctx, staged, counts)
+    card.write(ctx, staged, counts)
     ctx.progress(1, 1)
     return Result(outputs={final: staged}, counts=counts)

@@ -19,7 +19,7 @@ def run(unit: Unit, settings: ModelSettings, ctx: Context) -> Result | None:
     if ctx.rank:
         return Result()
     from diagcot.training.data import dataset
-    from diagcot.training.models import model, tiny
+    from diagcot.training.models import card, model, tiny
     from diagcot.training.models.inputs import write_counts
 
     final = ctx.output / "model"
@@ -30,5 +30,7 @@ def run(unit: Unit, settings: ModelSettings, ctx: Context) -> Result | None:
     else:
         counts = tiny.build(settings, dataset.corpus(ctx), staged, ctx.seed)
     write_counts(ctx, staged, counts)
+    if not (staged / card.CARD).exists():  # a downloaded model has its own
+        card.write(ctx, staged, counts)
     ctx.progress(1, 1)
     return Result(outputs={final: staged}, counts=counts)
