@@ -29,7 +29,7 @@ DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exi
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
 $(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -112,6 +112,9 @@ table:  ## show the metrics of a run
 
 compare:  ## compare two runs on the samples that both answered (A=run B=run)
 	@$(if $(and $(value A),$(value B)),,echo "error: two runs are needed: make compare A=run B=run" >&2; exit 2;) $(DIAGCOT) compare $(call option,LOGS,logs) -- $(call quote,A) $(call quote,B)
+
+verify:  ## show digests of what decides RUN's results and of what it made, equal for a run that is equal bit by bit (B=other run)
+	@$(DIAGCOT) verify $(ONERUN) $(if $(value B),--against $(call quote,B))
 
 traces:  ## show how many chains of thought were kept, and where to read a sample of them
 	@$(DIAGCOT) traces $(ONERUN)

@@ -2,10 +2,37 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from diagcot.jobs import Unit, UserError
 from launchers.stage_kind import ChainView, Stage
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "report": ("reports",),
+    **dict.fromkeys(("classification", "binary", "single", "multi", "open", "combined"), ("labels",)),
+    "view": ("views",),
+    "matching": ("reports",),
+    "progression": ("labels", "order"),
+    **dict.fromkeys(("grounding", "grounding_pixels"), ("boxes",)),
+    **dict.fromkeys(("fg", "fg_i", "fs", "ig", "ig_i"), ("reports",)),
+}
+"""Task -> what a collection must have for it, as `CollectionEntry.gives` names it."""
+
+
+def without_samples(stage: Stage[Any], chain: ChainView, tasks: Iterable[str]) -> list[str]:
+    """One line for each task that none of the collections of the input `shards` can give a sample of."""
+    given: list[set[str]] = []
+    for name in stage.inputs.get("shards", []):
+        shards = chain.stage(name)
+        for source in shards.settings.sources if shards.spec.kind == "shard" else ():
+            drawn = source.input is not None or source.phantom_images
+            given.append(source.dataset.gives() | ({"boxes"} if drawn else set()))
+    lacking = [task for task in tasks if given and not any(known.issuperset(NEEDS.get(task, ())) for known in given)]
+    return [
+        f"{stage.name}: no collection of its shards has {' and '.join(NEEDS[task])}, so there will be no sample of task {task}"
+        for task in lacking
+    ]
 
 
 def single(stage: Stage[Any], role: str, what: str) -> str:

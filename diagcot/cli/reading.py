@@ -9,7 +9,7 @@ from diagcot.jobs import UserError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add status, watch, logs, failures, table, compare and traces."""
+    """Add status, watch, logs, failures, table, compare, verify and traces."""
     add_run_options(verbs.add("status", "show the state of every stage of a run", _status))
     add_run_options(verbs.add("watch", "show the state of every stage, updated each second", _watch))
 
@@ -33,6 +33,10 @@ def add_verbs(verbs: Verbs) -> None:
         help="folder that holds the runs (default: logs, and wherever you have started runs)",
     )
     parser.add_argument("--draws", default=1000, type=int, help="number of bootstrap draws (default: 1000)")
+
+    parser = verbs.add("verify", "show digests of what decides each stage's result and of what it made", _verify)
+    add_run_options(parser)
+    parser.add_argument("--against", default=None, metavar="RUN", help="another run whose digests are compared")
 
     add_run_options(
         verbs.add("traces", "show how many chains of thought were kept, and why others were dropped", _traces)
@@ -89,6 +93,18 @@ def _compare(args: argparse.Namespace) -> int:
         metrics, costs, notes = compare(first, second, args.draws)
     console.print(screen.render(metrics, costs, notes, console))
     return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from diagcot.console.screens import verify as screen
+    from launchers import digests
+
+    folder = find_run(args.logs, args.run)
+    own = digests.of_run(folder)
+    if args.against is None:
+        return screen.show(folder.name, own)
+    other = find_run(args.logs, args.against)
+    return screen.show_both(folder.name, own, other.name, digests.of_run(other))
 
 
 def _traces(args: argparse.Namespace) -> int:

@@ -266,13 +266,31 @@ class QuestionSettings(Settings):
         return self
 
 
+SyntheticTask = Literal[
+    *(
+        "report",
+        "grounding",
+        "init",
+        "verify_true",
+        "verify_false",
+        "rethink",
+        "label",
+        "rewrite",
+        "final",
+        "judge_yes",
+    ),
+    *("judge_no", "reasoned", "closed", "open", "copy", "matching", "letters", "choice", "drawing", "drawing_boxes"),
+]
+"""The conversations that `diagcot.cot.synthetic` writes."""
+
+
 class SyntheticSettings(PromptedSettings):
     """Kind `synthetic-sft`: example conversations written by rule."""
 
     split: Literal["train", "validate"] = Field(
         default="train", description="Split of the studies; examples of `validate` measure what a model has learned."
     )
-    tasks: dict[str, float] = Field(
+    tasks: dict[SyntheticTask, float] = Field(
         default={
             "report": 1.0,
             "grounding": 0.25,

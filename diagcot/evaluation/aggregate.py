@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.report import card, history, report
 from diagcot.evaluation.report.examples import examples
-from diagcot.evaluation.scores.table import Judged, table
+from diagcot.evaluation.scores.table import Judged, collapsed, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
@@ -40,11 +41,18 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     )
     for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)
-    metrics = {"run": ctx.run, "time": time.time(), **found, "verdicts": verdicts(found["rows"], found["columns"])}
+    stages = history.stages(ctx.output, (ctx.stage, unit.key))
+    warnings = [*history.nothing_of(stages), *collapsed(found["rows"])]
+    metrics = {
+        "run": ctx.run,
+        "time": time.time(),
+        **found,
+        "warnings": warnings,
+        "verdicts": verdicts(found["rows"], found["columns"]),
+    }
     ctx.progress(1, 3, step="examples")
     shown = list(examples(rows, models, ctx.shards_root, shared.examples))
     ctx.progress(2, 3, step="report")
-    stages = history.stages(ctx.output, (ctx.stage, unit.key))
     versions = history.versions(ctx.output) | history.prompt_sets(stages)
     folders = {(ctx.shards_root / image["shard"]).parent for row in rows for image in row.images}
     data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))
@@ -58,7 +66,13 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     whole = ctx.output / "predictions.parquet"
     staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
     ctx.progress(3, 3)
-    return Result(staged, {"predictions": len(rows), "models": len(models), "metrics_missing": len(found["missing"])})
+    counts: dict[str, Any] = {
+        "predictions": len(rows),
+        "models": len(models),
+        "metrics_missing": len(found["missing"]),
+        "needed": {"predictions": len(rows)},
+    }
+    return Result(staged, counts | {"warnings": collapsed(found["rows"])})
 
 
 def _judged(ctx: Context) -> Judged:

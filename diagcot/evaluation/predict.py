@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import REMEDY
@@ -105,7 +106,8 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
         for row in sorted(rows, key=lambda row: row["id"]):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     unfinished = sum(row["finish"] == "length" for row in rows)
-    counts = {"samples": len(rows), "failed": len(failed), "cut_at_max_tokens": unfinished}
+    counts: dict[str, Any] = {"samples": len(rows), "failed": len(failed), "cut_at_max_tokens": unfinished}
+    counts["needed"] = {f"samples of task {task}": len(rows)}
     return Result({final: staged}, counts | ({"seen_in_training": refused.total()} if refused else {}))
 
 

@@ -18,7 +18,7 @@ from diagcot.data.readers.origins import decide
 from diagcot.data.study import Study
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
-from diagcot.jobs.state.counts import added
+from diagcot.jobs.state.counts import added, reasons_of
 from diagcot.jobs.state.files import read_json, write_json
 from diagcot.shards.audit.accounting import Account, Counts, excess, reason_of
 from diagcot.shards.partial import Bad, Converted, Partial
@@ -173,10 +173,19 @@ def _require_enough(shared: ShardBuilder, unit: Unit, ctx: Context, sources: Map
     known = [found for path in sorted(folder.glob("[0-9]*.json")) if (found := read_json(path)) is not None]
     together = added(known)
     for (source, _), name in zip(shared.readers, sources, strict=True):
-        if what := excess(together.get(name, {}), source.max_lost, (len(known), shared.settings.shards)):
+        whole = together.get(name, {})
+        if what := excess(whole, source.max_lost, (len(known), shared.settings.shards)):
             raise DataError(
                 f"stage {ctx.stage}: the source {name} lost more than `max_lost: {source.max_lost:g}` allows. {what}."
                 " Correct the source, or raise `max_lost` of it in the recipe"
+            )
+        if len(known) == shared.settings.shards and not whole.get("in_shards", {}).get("studies"):
+            left_out = ". ".join(
+                "; ".join(reasons_of(whole, whole[part].get("studies", {}))) for part in ("asked", "lost")
+            )
+            raise DataError(
+                f"stage {ctx.stage}: the source {name} has given no study to any shard ({left_out.strip('. ') or 'it has none'})."
+                " Correct the source or its settings and use another RUN=name, or leave it out of the recipe"
             )
 
 

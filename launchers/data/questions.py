@@ -4,18 +4,8 @@ from collections.abc import Iterator
 
 from diagcot.cot.settings import QuestionSettings
 from diagcot.data.readers.registry import CollectionEntry
-from launchers.inputs import one_per_shard
+from launchers.inputs import NEEDS, one_per_shard
 from launchers.stage_kind import ChainView, Stage, StageKind
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("binary", "single", "multi", "open", "combined"), ("labels",)),
-    "view": ("views",),
-    "matching": ("reports",),
-    "progression": ("labels", "order"),
-    **dict.fromkeys(("grounding", "grounding_pixels"), ("boxes",)),
-    **dict.fromkeys(("fg", "fg_i", "fs", "ig", "ig_i"), ("reports",)),
-}
-"""Task -> what a collection must have for it, as `CollectionEntry.gives` names it."""
 
 
 def notes(stage: Stage[QuestionSettings], chain: ChainView) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
-from launchers.inputs import distinct_collections, single
+from launchers.inputs import distinct_collections, single, without_samples
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -33,6 +33,11 @@ def units(stage: Stage[EvaluateSettings], chain: ChainView) -> list[Unit]:
     ]
 
 
+def notes(stage: Stage[EvaluateSettings], chain: ChainView) -> list[str]:
+    """Tasks that will have no sample."""
+    return without_samples(stage, chain, stage.settings.tasks)
+
+
 def answered(stage: Stage[Any], chain: ChainView, tasks: Sequence[str]) -> list[Unit]:
     """Units of the evaluation that `stage` reads whose task is one of `tasks`. Raises UserError if there are none."""
     source = single(stage, "predictions", "the input predictions: an evaluation")
@@ -53,6 +58,7 @@ KIND = StageKind(
     startup_s=90,
     unit_s=60,
     units=units,
+    notes=notes,
     grows="units",  # only what is added is evaluated: a model, a task or a source of shards
     selector_settings=("tasks", "max_tokens"),
     needs=("vllm",),

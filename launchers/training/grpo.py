@@ -11,7 +11,7 @@ from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import GPU_BYTES, Engine, Estimate, Workload, weights_storage
 from diagcot.training.reward_models import missing
 from launchers import model_size, server_memory
-from launchers.inputs import one_training
+from launchers.inputs import one_training, without_samples
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 PROMPT_TOKENS = 100  # text of a prompt
@@ -44,7 +44,8 @@ def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
     resources = chain.resources(stage.name)
     gpus = resources.gpus * resources.tasks_per_node // stage.settings.engines
     of_servers = server_memory.notes(stage, chain, stage.settings.server, gpus)
-    return [f"{stage.name}: {line}" for line in (*_learning_notes(stage, chain), *of_servers)]
+    said = [f"{stage.name}: {line}" for line in (*_learning_notes(stage, chain), *of_servers)]
+    return [*said, *without_samples(stage, chain, [stage.settings.task])]
 
 
 def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import Estimate, Workload
 from launchers import model_size
-from launchers.inputs import one_training
+from launchers.inputs import one_training, without_samples
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 DATA_KINDS = ("texts", "shard", "questions", "filter", "synthetic-sft")
@@ -13,6 +13,11 @@ def check(stage: Stage[SftSettings], chain: ChainView) -> None:
     """Raises UserError if the batches do not divide among the ranks that the cluster gives, or what settings need is absent."""
     settings, resources = stage.settings, chain.resources(stage.name)
     model_size.check_training(stage, settings.deepspeed, resources.ranks, resources.gpus, settings.lora)
+
+
+def notes(stage: Stage[SftSettings], chain: ChainView) -> list[str]:
+    """Tasks that will have no sample."""
+    return without_samples(stage, chain, (task for task, weight in stage.settings.tasks.items() if weight))
 
 
 def storage(stage: Stage[SftSettings], chain: ChainView) -> int | None:
@@ -50,6 +55,7 @@ KIND = StageKind(
     unit_s=600,
     units=one_training,
     check=check,
+    notes=notes,
     storage=storage,
     estimate=estimate,
     needs=("deepspeed", "collective"),

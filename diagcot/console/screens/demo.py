@@ -11,6 +11,7 @@ from rich.live import Live
 from diagcot.console import text
 from diagcot.console.screens.status import render
 from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
+from diagcot.console.state.status import snapshot
 from diagcot.jobs.state import runner
 
 
@@ -61,11 +62,19 @@ def _results(run_dir: Path) -> int:
         return 0
     from diagcot.console.screens import metrics_table
 
-    code = int(metrics_table.main([str(metrics)]) or 0)
+    code = int(metrics_table.main([str(metrics)]) or 0) or _told_nothing(run_dir)
     report = run_dir / "report.html"
     if report.exists():
         text.console().print(f"report: {text.home(report)}", soft_wrap=True)
     return code
+
+
+def _told_nothing(run_dir: Path) -> int:
+    """Name what finished stages must have some of and have none of. Returns 1 if there is any, else 0."""
+    lacking = [f"{stage.name}: it has no {name}" for stage in snapshot(run_dir).stages for name in stage.nothing_of]
+    for line in lacking:
+        text.console().print(line, style="yellow", soft_wrap=True)
+    return int(bool(lacking))
 
 
 class ChainScreen:

@@ -55,13 +55,14 @@ def render(metrics: Mapping[str, Any], screen: Console) -> RenderableType:
         grids += [_grid(part, rows, wide, screen, metrics.get("brought", {})), ""]
     notes = [Text(_fits(screen, line), "dim") for line in _notes(metrics, rows, wide)]
     comparisons = _comparisons([v for v in metrics["verdicts"] if v["dataset"] == datasets[0]], screen)
-    missing = [Text(f"no {name}: {reason}", "yellow") for name, reason in metrics["missing"].items()]
+    warnings = [Text(_fits(screen, line), "yellow") for line in metrics.get("warnings", ())]
+    missing = [*warnings, *(Text(f"no {name}: {reason}", "yellow") for name, reason in metrics["missing"].items())]
     return Group(title, "", *grids, *comparisons, *missing, *notes)
 
 
 def _parts(columns: Sequence[Mapping[str, Any]], width: int, wide: bool) -> list[list[Mapping[str, Any]]]:
     """Columns of each table: those of a family of tasks together, not more than fit the screen."""
-    most = (width - 20) // 14 if wide else max(3, (width - 16) // 7)
+    most = (width - 29) // 14 if wide else max(3, (width - 25) // 7)
     families: dict[str, list[Mapping[str, Any]]] = {}
     for column in columns:
         families.setdefault(column.get("family", ""), []).append(column)
@@ -83,13 +84,16 @@ def _grid(
     for column in columns:
         heading = column["title"] if wide else SHORT.get(column["title"], column["title"])
         grid.add_column(heading, justify="right", overflow="fold", min_width=6)
+    grid.add_column("distinct", justify="right", no_wrap=True)
     grid.add_column("samples", justify="right", no_wrap=True)
     tasks = {column["task"] for column in columns}
     for row in rows:
         cells = [_cell(row["scores"].get(column["name"]), wide, screen) for column in columns]
         samples = sum(count for task, count in row["samples"].items() if task in tasks)
         mark = _fits(screen, "†") if row["model"] in brought else ""
-        grid.add_row(Text(row["model"] + mark, "bold"), *cells, str(samples))
+        shares = [share for task, share in row.get("distinct", {}).items() if task in tasks]
+        distinct = f"{min(shares):.0%}" if shares else "-"
+        grid.add_row(Text(row["model"] + mark, "bold"), *cells, distinct, str(samples))
     return grid
 
 
@@ -141,6 +145,7 @@ def _notes(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], wide: 
         *(f"† {model}: ran elsewhere ({origin})" for model, origin in metrics.get("brought", {}).items()),
         f"▲▼: against the model that it starts from, {metrics.get('marks', 'by a 95 % interval that excludes zero')}",
         f"{interval}, bootstrap over studies; tokeniser: {metrics['tokenizer']}",
+        "distinct: share of different answers, of the task that has the fewest",
         f"samples: {' or '.join(sorted(parts))}; truncated or unreadable answers: {failed}, all scored",
     ]
 

@@ -21,12 +21,15 @@ WIDE = 110
 
 
 def show(run_dir: Path) -> int:
-    """Print the run once. Returns 1 if something failed, else 0. Raises UserError if there is no such run."""
+    """Print the run once. Returns 1 if something failed or a finished stage lacks what it must have some of, else 0.
+
+    Raises UserError if there is no such run.
+    """
     require(run_dir)
     answer, screen = query(run_dir), text.console()
     run = snapshot(run_dir, answer)
     screen.print(render(run, screen))
-    return 1 if any(stage.failed for stage in run.stages) else 0
+    return int(any(stage.failed or stage.nothing_of for stage in run.stages))
 
 
 def require(run_dir: Path) -> None:

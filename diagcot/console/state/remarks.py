@@ -35,6 +35,7 @@ def remarks(run: Run) -> list[str]:
 
 def _stage(run: Run, stage: Stage) -> Iterator[str]:
     command = retry(run.path, stage.name)
+    yield from (f"it has no {name}" for name in stage.nothing_of)
     yield from (line.strip() for line in stage.losses)
     if stage.state == "done":  # the next stages still wait for its finaliser
         if stage.finaliser is not None and stage.finaliser.state in QUEUED:

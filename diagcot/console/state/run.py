@@ -65,6 +65,7 @@ class Stage:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     fault_in: str = ""  # where the fault lies that stopped it
+    nothing_of: tuple[str, ...] = ()  # of a finished stage: what it must have some of and has none of
     losses: tuple[str, ...] = ()  # of a finished stage that read collections: what was lost or looks wrong
     stop_reason: str = ""  # why it stopped, if its finaliser has ended it or its files are damaged
     finaliser: Job | None = None  # the job that ends the stage, if Slurm knows it

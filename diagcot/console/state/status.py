@@ -76,6 +76,7 @@ def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float
         gpu_spent=spent,
         gpu_left=cost.remaining(plan, spent, worked),
         figures=_figures(files, tasks) | cost.serving_figures(summary),
+        nothing_of=tuple(accounts.nothing_of(summary.get("counts", {}))),
         losses=tuple(_losses(summary.get("counts", {}))),
         stop_reason=stop_reason,
         fault_in=_fault_in(path) if stop_reason else "",
@@ -90,6 +91,7 @@ def _losses(counts: dict[str, Any]) -> Iterator[str]:
         yield from accounts.lines(sources, losses_only=True)
     if seen := counts.get("seen_in_training"):
         yield f"{seen:,} test samples were not asked: a model was trained on one of their images (events.jsonl says which way)"
+    yield from counts.get("warnings", ())
 
 
 def _units_by_state(files: StageFiles, tasks: Sequence[Task]) -> dict[str, int]:

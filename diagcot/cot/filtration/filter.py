@@ -127,7 +127,8 @@ def _publish(unit: Unit, traces: dict[str, TraceRecord], verdicts: list[VerdictR
     with outputs[table].open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in verdicts)
     write_samples(outputs[samples], (dataset.sample(traces[row["id"]]) for row in verdicts if row["kept"]))
-    return Result(outputs, counts(traces, verdicts))
+    found = counts(traces, verdicts)
+    return Result(outputs, found | {"needed": {"kept traces": found["kept"]}})
 
 
 def dropped_by(row: VerdictRecord) -> str:

@@ -90,7 +90,8 @@ def run(unit: Unit, shared: Servers, ctx: Context) -> Result | None:
             for row in records.rows():
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts.update(_counts(row))
-        return Result({final: staged}, dict(counts) | served)
+        needed = {"needed": {"traces": counts["samples"]}}
+        return Result({final: staged}, dict(counts) | served | needed)
     finally:
         records.close()
 

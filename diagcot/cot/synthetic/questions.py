@@ -30,4 +30,6 @@ def run(unit: Unit, shared: QuestionSettings, ctx: Context) -> Result | None:
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     write_samples(staged, samples)
-    return Result({final: staged}, dict(sorted(Counter(sample.task for sample in samples).items())))
+    counts = Counter(sample.task for sample in samples)
+    needed = {f"questions of task {task}": counts[task] for task, share in sorted(shared.tasks.items()) if share}
+    return Result({final: staged}, {**dict(sorted(counts.items())), "needed": needed})

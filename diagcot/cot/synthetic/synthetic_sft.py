@@ -26,8 +26,6 @@ from diagcot.tasks.questions.wording import Wording
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
 from diagcot.tasks.views import study_views
 
-_KNOWN = ("report", "grounding", *CONVERSATIONS, "reasoned", "closed", "open", *exercises.WRITERS, *drawings.TASKS)
-
 
 @contextlib.contextmanager
 def prepare(ctx: Context) -> Iterator[SyntheticSettings]:
@@ -36,10 +34,7 @@ def prepare(ctx: Context) -> Iterator[SyntheticSettings]:
 
 
 def run(unit: Unit, shared: SyntheticSettings, ctx: Context) -> Result | None:
-    """Write the examples of shard `unit.key`. Raises ValueError for an unknown task in the settings."""
-    unknown = sorted(set(shared.tasks) - set(_KNOWN))
-    if unknown:
-        raise ValueError(f"unknown tasks of synthetic-sft: {', '.join(unknown)}; known: {', '.join(_KNOWN)}")
+    """Write the examples of shard `unit.key`."""
     shard = Shard(Path(ctx.inputs["shards"][0]) / f"{unit.key}.h5")
     name = str(shard.path.relative_to(ctx.shards_root))
     samples = [
@@ -53,7 +48,9 @@ def run(unit: Unit, shared: SyntheticSettings, ctx: Context) -> Result | None:
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     write_samples(staged, samples)
-    return Result({final: staged}, dict(sorted(Counter(sample.task for sample in samples).items())))
+    counts = Counter(sample.task for sample in samples)
+    needed = {f"conversations of task {task}": counts[task] for task, number in sorted(shared.tasks.items()) if number}
+    return Result({final: staged}, {**dict(sorted(counts.items())), "needed": needed})
 
 
 def _direct(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator[Sample]:

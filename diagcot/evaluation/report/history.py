@@ -11,8 +11,7 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan, segments
-from diagcot.jobs.state import attempts, executions, failures, ledger
-from diagcot.jobs.state.counts import added
+from diagcot.jobs.state import attempts, counts, executions, failures, ledger
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import read_json
 from diagcot.metrics.curves import read as read_curves
@@ -81,6 +80,12 @@ def stages(run_dir: Path, ending: tuple[str, str] = ("", "")) -> list[Stage]:
     return found
 
 
+def nothing_of(stages: Sequence[Stage]) -> list[str]:
+    """One line for each thing that a finished stage must have some of and has none of."""
+    finished = (stage for stage in stages if stage.done == stage.units)
+    return [f"{stage.name} has no {name}" for stage in finished for name in counts.nothing_of(stage.counts)]
+
+
 def _stage(plan_of: plan.Plan, ending: str) -> Stage:
     stage = Stage(plan_of.stage, plan_of.number, plan_of.kind, len(plan_of.keys), settings=plan_of.settings)
     stage.code = Path(plan_of.code).name
@@ -97,7 +102,7 @@ def _stage(plan_of: plan.Plan, ending: str) -> Stage:
         stage.started = min(begun, stage.started or begun)
         stage.ended = max(row["time"], stage.ended or 0)
         stage.seconds += row.get("seconds", 0) + row.get("startup_seconds", 0)
-        stage.counts = added([stage.counts, row["counts"]])
+        stage.counts = counts.added([stage.counts, row["counts"]])
         stage.digests |= {Path(final).name: output["sha256"] for final, output in row["outputs"].items()}
     stage.submissions = [attempt.why for attempt in attempts.read(plan_of.path)]
     taken = executions.executions(plan_of.path, plan_of.gpus)

@@ -40,6 +40,7 @@ def html(
         families=_families(metrics),
         main=[column for column in metrics["columns"] if column["main"]],
         published=_published(metrics, datasets[0]) if datasets else [],
+        distinct=_distinct,
         others=[column for column in metrics["columns"] if not column["main"]],
         marks=_MARKS,
         rule=RULE,
@@ -130,14 +131,16 @@ def table(metrics: Mapping[str, Any]) -> str:
     for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
         lines += [f"### {dataset}", ""]
         for family in _families(metrics).values():
-            lines += ["| model | " + " | ".join(c["title"] for c in family) + " | samples |"]
-            lines.append("|---|" + "---|" * (len(family) + 1))
+            lines += ["| model | " + " | ".join(c["title"] for c in family) + " | distinct answers | samples |"]
+            lines.append("|---|" + "---|" * (len(family) + 2))
             for row in metrics["rows"]:
                 if row["dataset"] == dataset:
                     cells = [_cell(row["scores"].get(column["name"])) for column in family]
                     tasks = {column["task"] for column in family}
                     mark = BROUGHT if row["model"] in metrics.get("brought", {}) else ""
-                    lines.append(f"| {row['model']}{mark} | " + " | ".join(cells) + f" | {_samples(row, tasks)} |")
+                    lines.append(
+                        f"| {row['model']}{mark} | {' | '.join(cells)} | {_distinct(row, family)} | {_samples(row, tasks)} |"
+                    )
             lines.append("")
     lines += [f"{OTHER_WORDS} {OTHER_WORDS_MEAN}", ""] if _other_words(metrics) else []
     return "\n".join([*lines, *(line for note in brought_notes(metrics) for line in (note, ""))])
@@ -178,6 +181,7 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
     notes = []
     if metrics["phantom"]["samples"]:
         notes.append("**Phantom images:** drawn, not of people. The numbers show that the chain works, no more.")
+    notes += [f"**{line}.**" for line in metrics.get("warnings", ())]
     notes.append(f"Intervals: {metrics['interval']}. Words: {metrics['tokenizer']}.")
     return notes + [f"No {name}: {why}." for name, why in metrics["missing"].items()]
 
@@ -194,6 +198,13 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
     mark = _MARKS[cell["start"]["verdict"]] if "start" in cell else ""
     interval = "" if cell["low"] is None else f" [{cell['low']:.3f}, {cell['high']:.3f}]"
     return f"{cell['value']:.3f}{OTHER_WORDS if 'words' in cell else ''}{mark}{interval}"
+
+
+def _distinct(row: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> str:
+    """Shares of different answers of a model to the tasks of these columns, such as `62 % report`."""
+    tasks = dict.fromkeys(column["task"] for column in columns)
+    known = {task: row["distinct"][task] for task in tasks if task in row.get("distinct", {})}
+    return ", ".join(f"{share:.0%}{f' {task}' if len(known) > 1 else ''}" for task, share in known.items()) or "–"
 
 
 def _samples(row: Mapping[str, Any], tasks: set[str]) -> str:

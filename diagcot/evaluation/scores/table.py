@@ -35,6 +35,8 @@ Judged = dict[tuple[str, str], dict[str, list[bool | None]]]
 
 SEED = 0
 """Of the draws: one for every run, so that a number has one interval, in the run's table and beside another run's."""
+COLLAPSE = 10
+"""Samples of a task from which on equal answers to all of them are a collapse and no chance."""
 ALL = "all"  # the rows that pool the datasets, where there are several
 
 
@@ -151,7 +153,7 @@ def _rows(
     tasks = sorted({task for d, task, _ in groups if d == dataset})
     present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
     rows: list[dict[str, Any]] = [
-        {"dataset": dataset, "model": model, "samples": {}, "failures": {}, "scores": {}, "labels": {}}
+        {"dataset": dataset, "model": model, "samples": {}, "distinct": {}, "failures": {}, "scores": {}, "labels": {}}
         for model in present
     ]
     for task in tasks:
@@ -162,6 +164,7 @@ def _rows(
             if answers is None:
                 continue
             row["samples"][task] = len(answers)
+            row["distinct"][task] = distinct(answers)
             row["failures"][task] = {
                 "no_text": sum(answer.finish == "error" for answer in answers),
                 "empty": sum(answer.finish == "stop" and not answer.output.strip() for answer in answers),
@@ -185,6 +188,21 @@ def _rows(
     for row in rows:
         _judge(row, failures)
     return rows
+
+
+def distinct(answers: Sequence[Prediction]) -> float:
+    """The share of different answers, 0 to 1: a model that does not look says the same of many images."""
+    return round(len({" ".join(row.answer.split()) for row in answers}) / len(answers), 4)
+
+
+def collapsed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each model that gives one and the same answer to every image, by the rows of a table."""
+    return [
+        f"{row['model']} gives one and the same answer to all {count} images of {row['dataset']} (task {task})"
+        for row in rows
+        for task, count in row["samples"].items()
+        if count >= COLLAPSE and row["distinct"].get(task, 1.0) * count < 1.5 and row["dataset"] != ALL
+    ]
 
 
 def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]]) -> None:

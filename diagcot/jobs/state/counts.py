@@ -49,6 +49,14 @@ def reasons_of(counts: Mapping[str, Any], reasons: Mapping[str, int]) -> Iterato
         yield f"{count:,}: {reason}" + (f", e.g. {', '.join(examples)}" if examples else "")
 
 
+def nothing_of(counts: Mapping[str, Any]) -> list[str]:
+    """What a stage needs some of and has none of, by name: the entries of its count `needed` that are 0.
+
+    A unit counts there what it found or made, such as `samples of task report`; the whole stage must have some.
+    """
+    return [name for name, count in counts.get("needed", {}).items() if not count]
+
+
 def lines(sources: Mapping[str, Mapping[str, Any]], *, losses_only: bool = False) -> Iterator[str]:
     """The accounts of the sources of a stage for a screen. losses_only: leave out what the recipe asks for."""
     for source, counts in sources.items():

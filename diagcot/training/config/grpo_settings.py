@@ -10,7 +10,7 @@ from diagcot.jobs.settings import Settings
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.training.config.reward_settings import RADGRAPH_REASONING, REASONING, RewardModelsSettings, RewardSettings
-from diagcot.training.config.settings import AdapterPolicy, Component, DeepSpeedSettings
+from diagcot.training.config.settings import AdapterPolicy, Component, DeepSpeedSettings, ShardTask
 
 
 class ClipSettings(Settings):
@@ -86,7 +86,7 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
         description="expected: replies reason and answer in the layout of the reward; none: the whole reply is the answer, and"
         " the reward gets it inside that layout, so the format is never in doubt.",
     )
-    task: str = Field(
+    task: ShardTask = Field(
         "report", description="Task of the prompts made from the input `shards`; the input `samples` brings its own."
     )
     format_instruction: bool = Field(

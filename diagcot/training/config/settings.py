@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
 Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+ShardTask = Literal["report", "classification", "grounding"]
+"""Tasks whose samples are made from shards (`diagcot.tasks.diagnosis.SAMPLES`)."""
 Reasoning = Literal["kept", "joined", "dropped"]
 TrackerName = Literal["wandb", "mlflow", "swanlab"]
 
@@ -220,7 +222,7 @@ class AdapterPolicy(FreezePolicy):
 class SftSettings(AdapterPolicy, PromptedSettings):
     """Kind `sft`: causal language modelling on the assistant's turns (DiagCoT, arXiv:2509.06409)."""
 
-    tasks: dict[str, float] = Field(
+    tasks: dict[ShardTask, float] = Field(
         {"report": 1.0},
         description="Tasks made from the input `shards`, and how often each of their samples is seen in an epoch.",
     )

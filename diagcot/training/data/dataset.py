@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from diagcot.data import seeded
+from diagcot.data.errors import DataError
 from diagcot.jobs import Context
 from diagcot.tasks.diagnosis import SAMPLES
 from diagcot.tasks.prompt_set import PromptSet
@@ -24,10 +25,14 @@ MAX_HELD_OUT = 0.1  # share of the samples without a split in their data
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples to train on (repeated by weight) and held out; no study is in both."""
+    """Samples to train on (repeated by weight) and held out; no study is in both.
+
+    needed: what the stage must have some of, see `diagcot.jobs.state.counts.nothing_of`.
+    """
 
     train: list[Sample]
     validation: list[Sample]
+    needed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,22 @@ def load(
 
     tasks: weight of each task made from shards. validation: samples to hold out at most. reasoning: of role `samples`.
     Samples with an empty answer, which teach no more than to stop, are left out and counted by the event `blank_answers`.
-    Raises ValueError if there is nothing to train on.
+    Raises DataError if there is nothing to train on.
     """
+    needed: dict[str, int] = {}
     train: list[Sample] = []
     held_out: list[Sample] = []
     for task, weight in sorted(tasks.items()) if ctx.inputs.get("shards") else ():
-        train += _weighted(from_shards(ctx, task, "train", views), weight, ctx.seed)
+        found = from_shards(ctx, task, "train", views)
+        needed |= {f"training samples of task {task}": len(found)} if weight else {}
+        train += _weighted(found, weight, ctx.seed)
         held_out += from_shards(ctx, task, "validate", views) if validation else []
     if ctx.inputs.get("samples"):
         samples = [with_reasoning(sample, reasoning) for sample in from_files(ctx)]
         stated = [sample for sample in samples if sample.meta.get("split") == "validate"]
         samples = [sample for sample in samples if sample.meta.get("split") != "validate"]
         # A study held out by the shards' split is held out here too.
+        needed["training samples of the input samples"] = len(samples)
         kept, split_off = (samples, stated) if stated else _hold_out(samples, validation, ctx.seed)
         train += _weighted(kept, samples_weight, ctx.seed)
         held_out += split_off
@@ -71,10 +80,10 @@ def load(
         ctx.event("blank_answers", samples=len(train) - len(answered), of=len(train))
     train, held_out = answered, [sample for sample in held_out if _answered(sample)]
     if not train:
-        raise ValueError(f"stage {ctx.stage} has no samples to train on; check what its input stages wrote and `tasks`")
+        raise DataError(f"stage {ctx.stage} has no samples to train on; check what its input stages wrote and `tasks`")
     held_out.sort(key=lambda sample: seeded_rank(ctx.seed, sample.id))
     studies = {sample.study for sample in train}
-    return Dataset(train, [sample for sample in held_out if sample.study not in studies][:validation])
+    return Dataset(train, [sample for sample in held_out if sample.study not in studies][:validation], needed)
 
 
 def _answered(sample: Sample) -> bool:

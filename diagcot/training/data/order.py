@@ -4,6 +4,8 @@ import heapq
 import random
 from collections.abc import Sequence
 
+from diagcot.data.errors import DataError
+
 
 def balanced(lengths: Sequence[int], ranks: int, budget: int) -> list[list[list[int]]]:
     """Forward passes of packed sequences: rank -> pass -> positions in `lengths`, in as few passes as the budget allows.
@@ -50,10 +52,10 @@ class BatchOrder:
     ) -> None:
         """lengths: tokens of each sample. micro_batch_tokens: see `balanced`; None: `micro_batch` samples in each pass.
 
-        Raises ValueError if there are no samples.
+        Raises DataError if there are no samples.
         """
         if not lengths:
-            raise ValueError("no samples to train on; check the stage's inputs and its `tasks`")
+            raise DataError("no samples to train on; check the stage's inputs and its `tasks`")
         self.lengths, self.seed = lengths, seed
         self.global_batch, self.micro_batch, self.micro_batch_tokens = global_batch, micro_batch, micro_batch_tokens
         self.steps_per_epoch = -(-len(lengths) // global_batch)

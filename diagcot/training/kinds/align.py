@@ -47,7 +47,11 @@ def run(unit: Unit, settings: AlignSettings, ctx: Context) -> Result | None:
     tower = frozen_tower.of(aligner, settings, ctx)
     objective = AlignmentObjective(ctx, settings, trained, data, lengths, collator, tower)
     final = loop.train(ctx, trained, deepspeed, objective, made_of, settings.validate_every)
-    return None if final is None else export.write(ctx, trained, processor, {**counts, **final, **sizes})
+    return (
+        None
+        if final is None
+        else export.write(ctx, trained, processor, {**counts, **final, **sizes, "needed": data.needed})
+    )
 
 
 def load_aligner(base: Path, settings: AlignSettings, ctx: Context) -> tuple[Aligner, dict[str, Any]]:

@@ -50,7 +50,11 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     tower = frozen_tower.of(network, settings, ctx)
     objective = LanguageObjective(ctx, settings.deepspeed, data, lengths, collator, tower)
     final = loop.train(ctx, trained, settings.deepspeed, objective, made_of, settings.validate_every)
-    return None if final is None else export.write(ctx, trained, processor, {**counts, **final, **sizes})
+    return (
+        None
+        if final is None
+        else export.write(ctx, trained, processor, {**counts, **final, **sizes, "needed": data.needed})
+    )
 
 
 def load_model(base: Path, settings: SftSettings, ctx: Context) -> tuple[Any, dict[str, Any]]:

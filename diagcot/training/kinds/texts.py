@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from diagcot.data.errors import DataError
 from diagcot.exchange import tables
 from diagcot.exchange.conversations import read
 from diagcot.jobs import Context, Result, Unit
@@ -35,7 +36,7 @@ def run(unit: Unit, settings: TextsSettings, ctx: Context) -> Result | None:
                     sample = to_sample(row)
                 except ValueError as error:
                     if settings.on_bad_row == "fail":
-                        raise ValueError(f"{path.parent / place}: {error}; fix it, or set on_bad_row: skip") from None
+                        raise DataError(f"{path.parent / place}: {error}; fix it, or set on_bad_row: skip") from None
                     counts["skipped"] += 1
                     continue
                 if sample.id in ids:
@@ -48,7 +49,7 @@ def run(unit: Unit, settings: TextsSettings, ctx: Context) -> Result | None:
     final = ctx.output / "texts.jsonl"
     counts["samples"] = write_samples(ctx.staged(final), samples())
     if not counts["samples"]:
-        raise ValueError(f"no row of {', '.join(map(str, paths))} is a conversation; see `files` in docs/training.md")
+        raise DataError(f"no row of {', '.join(map(str, paths))} is a conversation; see `files` in docs/training.md")
     return Result(outputs={final: ctx.staged(final)}, counts=counts)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from diagcot.data.errors import DataError
 from diagcot.jobs import Context, UserError
 from diagcot.rewards.score import Reference
 from diagcot.tasks import augmentation
@@ -104,7 +105,7 @@ def load(ctx: Context, settings: GrpoSettings) -> Curriculum:
         (rule.prompts, validation, f"prompts to validate on (validation.split {rule.split})"),
     ):
         if needed and not samples:
-            raise ValueError(f"stage {ctx.stage} has no {name}")
+            raise DataError(f"stage {ctx.stage} has no {name}")
     return _with_steps(Curriculum(settings, ctx.seed, 0, training, mixed, validation))
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from diagcot.metrics.curves import read as read_curves
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.score import Score
 from diagcot.tasks.samples import Sample
@@ -107,6 +109,18 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
         ]
         figures[f"reward_of_{task}"] = sum(values) / len(values)
     return figures
+
+
+def taught(log: Path, settings: GrpoSettings) -> dict[str, int]:
+    """What all steps of a training log must have some of: groups whose rewards differ, and answers that were not cut."""
+    curves = read_curves(log)
+    groups, answers = settings.prompts_per_step, settings.prompts_per_step * settings.group_size
+    return {
+        "groups of rollouts whose rewards differ": round(
+            sum(groups * (1 - flat) for _, flat in curves.get("flat", []))
+        ),
+        "rollouts that end before max_tokens": round(sum(answers * (1 - cut) for _, cut in curves.get("cut", []))),
+    }
 
 
 def nothing_to_learn(experience: Experience, scores: Sequence[Score], settings: GrpoSettings) -> str:

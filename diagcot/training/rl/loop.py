@@ -22,7 +22,14 @@ from diagcot.training.monitoring.step_breakdown import StepBreakdown
 from diagcot.training.monitoring.step_timer import StepTimer
 from diagcot.training.rl import rollout_page, validation, weight_transfer
 from diagcot.training.rl.curriculum import Curriculum, patient
-from diagcot.training.rl.experience import Experience, final_scores, nothing_to_learn, rollout_advantages, statistics
+from diagcot.training.rl.experience import (
+    Experience,
+    final_scores,
+    nothing_to_learn,
+    rollout_advantages,
+    statistics,
+    taught,
+)
 from diagcot.training.rl.micro_batches import MicroBatch
 from diagcot.training.rl.policy import Policy, check_gap
 from diagcot.training.rl.rollout_collector import PendingRollouts, RolloutCollector
@@ -248,6 +255,8 @@ class GrpoLoop:
     def _result(self, figures: dict[str, float]) -> Result:
         counts: dict[str, Any] = {**self.policy.counts, "steps": self.steps, **figures}
         counts |= {f"gate_{name}": gate.mean for name, gate in self.gates.items()}
+        if self.ctx.rank == 0:
+            counts["needed"] = taught(self.ctx.workspace / "train.jsonl", self.settings)
         exported = int(self.best.get("step", self.steps))
         if self.settings.validation.prompts:
             counts |= process_group.broadcast(self.record.gain(exported) if self.ctx.rank == 0 else None)

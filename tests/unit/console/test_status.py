@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from diagcot.console import text
+from diagcot.console.screens import status as status_screen
 from diagcot.console.screens.status import render
 from diagcot.console.state import tasks
 from diagcot.console.state.executor import ExecutorState
@@ -309,3 +310,18 @@ def test_a_stage_that_has_grown_is_reckoned_by_what_it_does_now(tmp_path: Path) 
         (2, 1, "running"), (3, 2, "pending"), (4, 2, "pending"),
     ]  # fmt: skip
     assert seen.rate == pytest.approx(1 / 60, rel=0.05) and seen.eta == pytest.approx(5 * 60, rel=0.05)
+
+
+def test_a_finished_stage_with_nothing_in_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = FakeStage(tmp_path / "r", "evaluate", 2, 1)
+    stage.done(0, 2)
+    needed = {"samples of task report": 12, "samples of task grounding": 0}
+    stage.write("summary.json", {"state": "done", "counts": {"needed": needed, "warnings": ["base says the same"]}})
+    (tmp_path / "r" / "run.json").write_text("{}")
+    assert status_screen.show(tmp_path / "r") == 1  # green is for what has something in it
+    shown = capsys.readouterr().out
+    assert "evaluate: it has no samples of task grounding\n" in shown and "evaluate: base says the same" in shown
+    assert "no samples of task report" not in shown
+    needed["samples of task grounding"] = 3
+    stage.write("summary.json", {"state": "done", "counts": {"needed": needed}})
+    assert status_screen.show(tmp_path / "r") == 0

@@ -74,7 +74,10 @@ def test_the_stage_writes_samples_of_every_task(folder: Path, phantoms: Shard) -
     ctx = context(folder, settings, stage="questions", inputs={"shards": [str(phantoms.path.parent)]})
     result = run_unit(stage, Unit("00000"), ctx)
     written = list(read_samples(ctx.output / "00000.jsonl"))
-    assert result is not None and sum(result.counts.values()) == len(written) > 50
+    assert result is not None and sum(result.counts["needed"].values()) == len(written) > 50
+    assert result.counts == {"needed": result.counts["needed"]} | {
+        name.rpartition(" ")[2]: count for name, count in result.counts["needed"].items() if count
+    }
     assert {sample.meta["split"] for sample in written} == {"validate"}
     path, rows = written[0].images[0].shard, [ref.row for sample in written for ref in sample.images]
     assert folder / "shards" / path == phantoms.path

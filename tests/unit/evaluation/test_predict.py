@@ -91,7 +91,8 @@ def test_one_answer_for_each_sample(root, tmp_path, server):
     ctx = made(root, tmp_path)
     result = run_unit(predict, unit(task="grounding"), ctx)
     found = rows(ctx, unit(task="grounding"))
-    assert result.counts == {"samples": len(found), "failed": 0, "cut_at_max_tokens": 0}
+    needed = {"samples of task grounding": len(found)}
+    assert result.counts == {"samples": len(found), "failed": 0, "cut_at_max_tokens": 0, "needed": needed}
     assert [row["id"] for row in found] == sorted(row["id"] for row in found)
     one = found[0]
     assert one["answer"] == "no regions detected by base" and one["output"].startswith("<think>")

@@ -9,7 +9,7 @@ import pytest
 from diagcot.evaluation import aggregate, predictions
 from diagcot.evaluation.report import history, report
 from diagcot.evaluation.report.history import curves
-from diagcot.evaluation.scores.table import table
+from diagcot.evaluation.scores.table import collapsed, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
@@ -257,3 +257,26 @@ def test_the_report_names_the_prompts_with_their_digests() -> None:
 
 def test_without_texts_java_is_not_asked(no_java) -> None:
     assert TextTools(fallbacks=()).tokenize([]) == {}
+
+
+def test_a_model_that_says_the_same_of_every_image_is_told(answers, metrics):
+    """A share of different answers stands beside each model; one answer for all of them is a warning by name."""
+    for row in metrics["rows"]:
+        assert 0.05 < row["distinct"]["report"] <= 1
+    assert metrics["warnings"] == []
+    same = [dataclasses.replace(row, answer="Normal.") if row.model == "teacher" else row for row in answers]
+    found = table([row for row in same if row.task == "report"], MODELS, TextTools(60, ()), 20)
+    rows = {row["model"]: row for row in found["rows"] if row["dataset"] == "mimic_cxr"}
+    count = rows["teacher"]["samples"]["report"]
+    assert rows["teacher"]["distinct"] == {"report": round(1 / count, 4)}
+    assert collapsed(found["rows"])[0].startswith("teacher gives one and the same answer to all ")
+    assert {line.split()[0] for line in collapsed(found["rows"])} == {"teacher"}
+    page = report.html(metrics | {"warnings": collapsed(found["rows"])}, [], [], {})
+    assert "teacher gives one and the same answer" in page and "distinct answers" in page
+
+
+def test_a_stage_with_nothing_in_it_is_a_warning_of_the_report():
+    counts = {"needed": {"samples of task report": 3, "samples of task grounding": 0}}
+    stages = [history.Stage("evaluate", "eval", "diagcot.evaluation.predict", 2, done=2, counts=counts),
+              history.Stage("filter", "2", "f", 2, done=1, counts={"needed": {"kept traces": 0}})]  # fmt: skip
+    assert history.nothing_of(stages) == ["evaluate has no samples of task grounding"]  # filter is not finished

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from diagcot.jobs import UserError
 from launchers import chain as chains
@@ -150,3 +151,22 @@ def test_the_table_compares_each_model_with_the_one_that_it_was_trained_from() -
     assert units["report"][0].params["starts"] == starts
     chosen = {plan.stage: plan.units for plan in open_chain("ablations/cx-curriculum-tiny", "laptop", "trial").plans}
     assert chosen["report"][0].params["starts"]["grpo-open"] == "open-alone"
+
+
+def test_tasks_without_a_sample_are_told_by_the_plan(tmp_path: Path) -> None:
+    shard = {"settings": {"sources": [{"kind": "iu_xray", "path": "data/iu_xray", "images": "$IU_XRAY_DIR"}]}}
+    change = {"shard": shard | {"inputs": {}}, "cot-sft": {"settings": {"tasks": {"grounding": 0.2}}}}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"name": "x", "extends": "tiny", "change": change}))
+    said = [line for line in open_chain(str(tmp_path / "x.yaml"), "laptop", None).notes() if "no sample" in line]
+    why = "no collection of its shards has boxes, so there will be no sample of task grounding"
+    assert said == [f"{stage}: {why}" for stage in ("cot-sft", "plain-sft", "evaluate")]
+    assert not [line for line in open_chain("tiny", "laptop", None).notes() if "no sample" in line]
+
+
+@pytest.mark.parametrize(("stage", "settings"), [("cot-sft", {"tasks": {"reprot": 1}}), ("grpo", {"task": "reprot"})])
+def test_an_unknown_task_is_told_by_the_plan(tmp_path: Path, stage: str, settings: dict[str, Any]) -> None:
+    (tmp_path / "x.yaml").write_text(
+        yaml.safe_dump({"name": "x", "extends": "tiny", "change": {stage: {"settings": settings}}})
+    )
+    with pytest.raises(UserError, match=r"x.yaml:\d+: tasks?.*: must be one of report, classification, grounding"):
+        _ = open_chain(str(tmp_path / "x.yaml"), "laptop", None).plans

@@ -132,7 +132,7 @@ def test_jobs_use_the_reward_as_it_was_at_submission(tmp_path: Path, monkeypatch
     assert tmp_path / "mine.py" in chain.code
     snapshot = tmp_path / "snapshot"
     code.snapshot([tmp_path / "mine.py"], snapshot)
-    (tmp_path / "mine.py").write_text("def score(completions, **rest): return [0.75] * len(completions)")
+    (tmp_path / "mine.py").write_text("def score(completions, **rest): return [0.750] * len(completions)")
     reward = chain.stage("grpo").settings.reward
     given = [Reference("Edema")]
     assert external.load(reward.name, reward.style)(["a"], given) == [{"overall": 0.75}]

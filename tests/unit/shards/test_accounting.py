@@ -86,11 +86,16 @@ def test_what_the_recipe_leaves_out_is_counted_and_no_loss(tmp_path: Path) -> No
     assert counts["asked"]["studies"] == {"without findings or impression (`only_fi`)": 2} and not counts["lost"]
     counts = accounts(stage(tmp_path / "b", {**source, "max_studies": 4}))["clinic"]
     assert counts["asked"] == {"patients": {"beyond max_studies": 2}}
-    counts = accounts(stage(tmp_path / "c", {**source, "splits": ["test"], "held_out": {"test": 0.0}}))["clinic"]
-    assert counts["asked"]["studies"] == {"of a split that `splits` does not name": 6}
+    counts = accounts(stage(tmp_path / "c", {**source, "splits": ["test"], "held_out": {"test": 0.5}}))["clinic"]
+    assert list(counts["asked"]["studies"]) == ["of a split that `splits` does not name"] and not counts["lost"]
     lateral = clinic(tmp_path / "d", view="Lateral")
+    rows = [json.loads(line) for line in (tmp_path / "d" / "images.jsonl").read_text().splitlines()]
+    put(
+        tmp_path / "d" / "images.jsonl",
+        *(json.dumps(row | {"view": "PA"} if n == 0 else row) for n, row in enumerate(rows)),
+    )
     counts = accounts(stage(tmp_path / "d", {**lateral, "frontal_only": True}))["clinic"]
-    assert counts["asked"]["images"] == {"not frontal (`frontal_only`)": 6} and not counts["lost"]
+    assert counts["asked"]["images"] == {"not frontal (`frontal_only`)": 5} and not counts["lost"]
 
 
 @pytest.mark.parametrize(
@@ -157,3 +162,14 @@ def test_info_and_lines_show_the_account(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_reasons_hold_no_values(message: str, reason: str) -> None:
     assert reason_of(message) == reason
+
+
+def test_a_source_that_gives_no_study_is_an_error_by_name(tmp_path: Path) -> None:
+    """Whatever the reason is, and although the other source fills the shards."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    full, lateral = clinic(tmp_path / "a"), clinic(tmp_path / "b", view="LATERAL")
+    ctx = stage(tmp_path, full, lateral | {"frontal_only": True}, shards=2)
+    run_unit(build, Unit("00000"), ctx)
+    with pytest.raises(DataError, match=r"the source clinic \(2\) has given no study to any shard \(\d: .*frontal"):
+        run_unit(build, Unit("00001"), ctx)

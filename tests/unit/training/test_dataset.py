@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.data.errors import DataError
 from diagcot.jobs.testing import context
 from diagcot.tasks.samples import Sample, write_samples
 
@@ -27,11 +28,13 @@ def test_samples_with_an_empty_answer_are_left_out_and_counted(tmp_path: Path) -
     ]
     write_samples(tmp_path / "in" / "0.jsonl", samples)
     ctx = context(tmp_path, inputs={"samples": [str(tmp_path / "in")]})
-    assert [sample.study for sample in dataset.load(ctx, {}, 1.0, 0).train] == ["text/0", "text/4"]
+    loaded = dataset.load(ctx, {}, 1.0, 0)
+    assert [sample.study for sample in loaded.train] == ["text/0", "text/4"]
+    assert loaded.needed == {"training samples of the input samples": 5}
     (event,) = (json.loads(line) for line in (ctx.stage_dir / "events.jsonl").read_text().splitlines())
     assert (event["event"], event["samples"], event["of"]) == ("blank_answers", 3, 5)
     write_samples(tmp_path / "in" / "0.jsonl", samples[1:3])
-    with pytest.raises(ValueError, match="no samples to train on"):
+    with pytest.raises(DataError, match="no samples to train on"):
         dataset.load(ctx, {}, 1.0, 0)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagcot.data.errors import DataError
 from diagcot.jobs.testing import context
 from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import ImageRef, Sample, write_samples
@@ -120,7 +121,7 @@ def test_another_split_validates(tmp_path):
     ],
 )
 def test_what_is_missing_is_named(tmp_path, changes, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(DataError, match=says):
         gathered(tmp_path, many(6), **changes)
 
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagcot.jobs.state.counts import nothing_of
+
 GROUPS = st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=3)
 
 
@@ -225,3 +227,15 @@ class FakeEngine:
 
     def get_global_grad_norm(self):
         return 0.0
+
+
+def test_what_all_steps_had_to_learn_from_is_counted_from_the_log(tmp_path):
+    from diagcot.training.config.grpo_settings import GrpoSettings
+    from diagcot.training.rl.experience import taught
+
+    deepspeed = {"steps": 2, "global_batch": 8, "micro_batch": 8, "learning_rate": 1e-4}
+    settings = GrpoSettings.model_validate({"prompts_per_step": 4, "group_size": 2, "deepspeed": deepspeed})
+    log = tmp_path / "train.jsonl"
+    log.write_text('{"step": 1, "flat": 1.0, "cut": 1.0}\n{"step": 2, "flat": 0.75, "cut": 1.0}\n')
+    assert list(taught(log, settings).values()) == [1, 0]
+    assert nothing_of({"needed": taught(log, settings)}) == ["rollouts that end before max_tokens"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from diagcot.data.errors import DataError
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.tasks.samples import read_samples
@@ -47,7 +48,7 @@ def test_files_become_samples(tmp_path: Path) -> None:
     assert made and made.counts == {"samples": 4, "skipped": len(BAD) + 1, "repeated": 1}
     assert [sample.messages for sample in read_samples(ctx.output / "texts.jsonl")] == [turns for _, turns in GOOD]
     strict = context(tmp_path, {"files": [str(tmp_path / "a.jsonl")], "on_bad_row": "fail"}, stage="strict")
-    with pytest.raises(ValueError, match=r"a\.jsonl:2: not an object"):
+    with pytest.raises(DataError, match=r"a\.jsonl:2: not an object"):
         run_unit(texts, Unit("texts"), strict)
 
 
