@@ -267,19 +267,26 @@ class QuestionSettings(Settings):
 
 
 SyntheticTask = Literal[
-    *(
-        "report",
-        "grounding",
-        "init",
-        "verify_true",
-        "verify_false",
-        "rethink",
-        "label",
-        "rewrite",
-        "final",
-        "judge_yes",
-    ),
-    *("judge_no", "reasoned", "closed", "open", "copy", "matching", "letters", "choice", "drawing", "drawing_boxes"),
+    "report",
+    "grounding",
+    "init",
+    "verify_true",
+    "verify_false",
+    "rethink",
+    "label",
+    "rewrite",
+    "final",
+    "judge_yes",
+    "judge_no",
+    "reasoned",
+    "closed",
+    "open",
+    "copy",
+    "matching",
+    "letters",
+    "choice",
+    "drawing",
+    "drawing_boxes",
 ]
 """The conversations that `diagcot.cot.synthetic` writes."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from diagcot.tasks.diagnosis import SAMPLES
 from diagcot.tasks.prompt_set import PromptSet
 from diagcot.tasks.samples import Sample, read_samples
 from diagcot.tasks.views import ViewPolicy
-from diagcot.training.config.settings import Reasoning
+from diagcot.training.config.settings import Reasoning, ShardTask
 from diagcot.training.data.collator import Collator
 from diagcot.training.data.reasoning import with_reasoning
 from diagcot.training.distributed import process_group
@@ -46,7 +46,7 @@ class Lengths:
 
 def load(
     ctx: Context,
-    tasks: dict[str, float],
+    tasks: Mapping[ShardTask, float],
     samples_weight: float,
     validation: int,
     views: ViewPolicy = "image",
