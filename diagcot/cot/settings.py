@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diagcot.cot.search.schemas import Limits
-from diagcot.jobs.settings import Settings, current_keys
+from diagcot.jobs.settings import Settings, current_keys, near
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS
@@ -266,28 +266,21 @@ class QuestionSettings(Settings):
         return self
 
 
-SyntheticTask = Literal[
-    "report",
-    "grounding",
-    "init",
-    "verify_true",
-    "verify_false",
-    "rethink",
-    "label",
-    "rewrite",
-    "final",
-    "judge_yes",
-    "judge_no",
-    "reasoned",
-    "closed",
-    "open",
-    "copy",
-    "matching",
-    "letters",
-    "choice",
-    "drawing",
-    "drawing_boxes",
-]
+SYNTHETIC = (
+    *(
+        "report",
+        "grounding",
+        "init",
+        "verify_true",
+        "verify_false",
+        "rethink",
+        "label",
+        "rewrite",
+        "final",
+        "judge_yes",
+    ),
+    *("judge_no", "reasoned", "closed", "open", "copy", "matching", "letters", "choice", "drawing", "drawing_boxes"),
+)
 """The conversations that `diagcot.cot.synthetic` writes."""
 
 
@@ -297,7 +290,7 @@ class SyntheticSettings(PromptedSettings):
     split: Literal["train", "validate"] = Field(
         default="train", description="Split of the studies; examples of `validate` measure what a model has learned."
     )
-    tasks: dict[SyntheticTask, float] = Field(
+    tasks: dict[str, float] = Field(
         default={
             "report": 1.0,
             "grounding": 0.25,
@@ -323,3 +316,11 @@ class SyntheticSettings(PromptedSettings):
     max_words: int = Field(
         default=70, ge=1, description="Studies with a longer reference report, in words, get no conversations."
     )
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, tasks: dict[str, float]) -> dict[str, float]:
+        for task in tasks:
+            if task not in SYNTHETIC:
+                raise ValueError(f"there is no conversation {task!r}{near(task, SYNTHETIC)}")
+        return tasks

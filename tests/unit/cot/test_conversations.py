@@ -96,3 +96,13 @@ def test_no_reply_speaks_of_the_reference_and_all_are_short(name: str) -> None:
             clean(reply, case, True)
             assert not reference_mention(reply, "report", material.correct.text)
         assert len(f"{DEFAULT.render('system')} {prompt} {reply}".split()) < 620
+
+
+def test_the_names_of_conversations_are_those_that_are_written() -> None:
+    from diagcot.cot.settings import SYNTHETIC, SyntheticSettings
+    from diagcot.cot.synthetic import conversations, drawings, exercises
+
+    written = {*conversations.CONVERSATIONS, *exercises.WRITERS, *drawings.TASKS}
+    assert set(SYNTHETIC) == written | {"report", "grounding", "reasoned", "closed", "open"}
+    with pytest.raises(ValueError, match="there is no conversation 'reprot'; did you mean 'report'"):
+        SyntheticSettings(tasks={"reprot": 1.0})
