@@ -1,7 +1,7 @@
 # The commands of the suite. `make help` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-OPTIONS := RECIPE CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B
+OPTIONS := RECIPE CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE
 # Only make's own command line sets an option: sites export TIME, MEM and others for their own purposes. Python's own
 # variables (PYTHONPATH and others) are nobody's options either.
 exported = $(filter environment%,$(origin $(1)))
@@ -27,9 +27,9 @@ ONERUN = $(RUNOPT) $(call option,LOGS,logs)
 CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b archive dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove pack unpack table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -103,6 +103,12 @@ space:  ## show what runs occupy on disk, or the stages of RUN, and which runs u
 
 remove:  ## remove RUN: products, work folders and logs, after a question; never what another run uses
 	@$(DIAGCOT) remove $(ONERUN)
+
+pack:  ## write RUN into <run>.tar.gz: recipe, code, prompts, lock, digests, tables (`diagcot pack --help`: --models, --report-text)
+	@$(DIAGCOT) pack $(ONERUN)
+
+unpack:  ## unpack ARCHIVE here; nothing of it is run
+	@$(if $(value ARCHIVE),,echo "error: the archive is missing: make unpack ARCHIVE=file.tar.gz" >&2; exit 2;) $(DIAGCOT) unpack -- $(call quote,ARCHIVE)
 
 clean:  ## remove environments that no open run uses, and what dead processes have left in temporary folders
 	@$(DIAGCOT) clean

@@ -35,3 +35,19 @@ def of_stages(settings: Iterable[Mapping[str, Any]]) -> list[Path]:
                 f"{other} and {path} have the same name: rename one, since a run keeps a copy of both side by side"
             )
     return found
+
+
+def moved(value: Any, folder: str) -> Any:
+    """A recipe's settings with the user's rewards and prompts in `folder`, by their names."""
+    if isinstance(value, list):
+        return [moved(part, folder) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: f"{folder}/{str(part).rpartition('/')[2]}" if _is_own(key, part) else moved(part, folder)
+        for key, part in value.items()
+    }
+
+
+def _is_own(key: str, value: Any) -> bool:
+    return (key == "prompt_set" and "/" in str(value)) or (key == "name" and ".py:" in str(value))

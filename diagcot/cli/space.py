@@ -1,4 +1,4 @@
-"""Verbs about disk space: what runs occupy, and how a run is removed."""
+"""Verbs about the files of runs: what they occupy, how a run is removed, packed into an archive, and unpacked."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from diagcot.jobs import UserError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add space and remove."""
+    """Add space, remove, pack and unpack."""
     add_run_options(
         verbs.add("space", "show what runs occupy on disk, or one run's stages, and which runs use them", _space)
     )
@@ -21,6 +21,25 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_run_options(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
+
+    parser = verbs.add(
+        "pack", "write a run into one archive: recipe, code, prompts, lock, digests, tables; never images", _pack
+    )
+    add_run_options(parser)
+    parser.add_argument("--out", type=Path, default=None, help="the archive (default: <run>.tar.gz)")
+    parser.add_argument("--models", action="store_true", help="with all weights")
+    parser.add_argument(
+        "--report-text",
+        action="store_true",
+        help="with predictions, traces and samples: they hold reports of patients. Only for people who may read the data",
+    )
+
+    parser = verbs.add("unpack", "unpack an archive of `diagcot pack`; nothing of it is run", _unpack)
+    parser.add_argument("archive", type=Path, help="the archive")
+    parser.add_argument(
+        "--into", type=Path, default=Path(), help="folder for its logs, shards and models (default: this)"
+    )
+    parser.add_argument("--most", type=float, default=20, metavar="GB", help="most GB that it may hold (default: 20)")
 
 
 def users(run_dir: Path) -> Iterator[tuple[str, str]]:
@@ -94,4 +113,24 @@ def _remove(args: argparse.Namespace) -> int:
             return 1
     for path in space.remove(folder):
         print(f"removed {path}")
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from launchers import pack
+
+    folder = own_run_folder(args)
+    archive = args.out or Path(f"{folder.name}.tar.gz")
+    index = pack.write(folder, archive, models=args.models, texts=args.report_text)
+    print(f"{archive}: {len(index['files'])} files of run {folder.name}, {archive.stat().st_size / 1e6:.1f} MB")
+    if args.report_text:
+        print("it holds reports of patients: give it only to people who may read the data")
+    return 0
+
+
+def _unpack(args: argparse.Namespace) -> int:
+    from launchers import unpack
+
+    folder = unpack.unpack(args.archive, args.into, int(args.most * 1e9))
+    print(f"{folder}: to plan it here: diagcot plan --recipe {folder / 'recipe.yaml'} --run {folder.name}-again")
     return 0

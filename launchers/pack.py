@@ -1,0 +1,187 @@
+"""One archive of a run, to hand over: what decides it, its figures, and, where asked, its models and its texts.
+
+The archive is a gzipped tar file with the folders of one run in it, and `pack.json` with the sha256 of every file. Paths of
+this machine are replaced by marks, which `launchers.unpack` replaces by paths of the machine where it is opened.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diagcot.jobs import UserError
+from diagcot.jobs.environment.code import FOLDER as CODE
+from diagcot.jobs.plans import segments, stored
+from diagcot.jobs.state import ledger
+from launchers import digests, own_files
+
+LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
+"""Marks for the folders in which runs have their logs, shards and models."""
+INDEX = "pack.json"
+FIGURES = (".json", ".md")
+"""Files in the run's folder that hold figures and no text of any study."""
+LEFT_OUT = ("runner.json", "run.json", "estimates.json")
+"""Files of the run's folder that are not copied as they are, or mean nothing elsewhere."""
+WITH_TEXTS = (".jsonl",)
+Files = Iterator[tuple[str, Path | bytes]]
+
+
+def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = False) -> dict[str, Any]:
+    """Write the archive of a run; returns its index. Images are never in it.
+
+    models: with all weights. texts: with predictions and samples, which hold reports of patients and answers about them.
+    Raises UserError if the archive exists, or if a stage of the run has not ended.
+    """
+    if archive.exists():
+        raise UserError(f"{archive} exists: remove it, or name another file with --out")
+    found = digests.of_run(run_dir)
+    if unfinished := [stage.stage for stage in found if not stage.made]:
+        raise UserError(
+            f"stages of run {run_dir.name} are not complete: {', '.join(unfinished)}. Continue it first"
+            f" (`make submit-all RUN={run_dir.name}`)"
+        )
+    if damaged := [line for stage in found for line in stage.damaged]:
+        raise UserError(f"run {run_dir.name} is damaged, so it was not packed: {damaged[0]}")
+    index: dict[str, Any] = {
+        "run": run_dir.name,
+        "models": models,
+        "texts": texts,
+        "stages": [asdict(stage) for stage in found],
+        "files": {},
+    }
+    staged = archive.with_name(f".{archive.name}.{os.getpid()}")
+    try:
+        with staged.open("xb") as out, gzip.GzipFile("", "wb", fileobj=out, mtime=0) as packed:
+            staged.chmod(0o600)
+            with tarfile.open(fileobj=packed, mode="w") as tar:
+                for name, content in _files(run_dir, models, texts):
+                    index["files"][name] = _add(tar, name, content)
+                _add(tar, INDEX, json.dumps(index, indent=1).encode())
+        staged.rename(archive)
+    finally:
+        staged.unlink(missing_ok=True)
+    return index
+
+
+def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> str:
+    """Add a file with no owner, time or rights of this machine; returns its sha256."""
+    about = tarfile.TarInfo(name)
+    about.mode = 0o600
+    total = hashlib.sha256()
+    if isinstance(content, bytes):
+        about.size = len(content)
+        tar.addfile(about, io.BytesIO(content))
+        total.update(content)
+        return total.hexdigest()
+    about.size = content.stat().st_size
+    with content.open("rb") as file:
+        tar.addfile(about, file)
+        file.seek(0)
+        while block := file.read(digests.BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _files(run_dir: Path, models: bool, texts: bool) -> Files:
+    plans = list(stored.plans(run_dir))
+    places = _places(run_dir, plans)
+    code = dict.fromkeys(Path(plan["code"]).name for plan in plans)
+    newest = list(code)[-1]
+    yield "run/recipe.yaml", _recipe(run_dir / "recipe.yaml", newest)
+    about = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    yield "run/run.json", json.dumps({key: value for key, value in about.items() if key != "cluster_file"}).encode()
+    yield "run/cluster.yaml", _cluster(json.loads((run_dir / "cluster.yaml").read_text(encoding="utf-8")))
+    yield "run/stages", (run_dir / "stages").read_bytes()
+    for name in code:
+        for path in sorted((run_dir / CODE / name).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"run/{path.relative_to(run_dir)}", path
+    lock = Path(__file__).resolve().parent.parent / "locks"
+    for path in sorted(lock.glob("*.txt")):
+        yield f"run/locks/{path.name}", path
+    for path in sorted(run_dir.iterdir()):
+        figures = path.suffix in FIGURES and path.name not in LEFT_OUT
+        if path.is_file() and (figures or (texts and path.name == "predictions.parquet")):
+            yield f"run/{path.name}", _portable(path.read_bytes(), places) if figures else path
+    for plan in plans:
+        yield from _stage(run_dir, plan, places, models, texts)
+
+
+def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], models: bool, texts: bool) -> Files:
+    folder = run_dir / plan["stage"]
+    for path in (folder / "plan.json", folder / segments.UNITS):
+        yield f"run/{plan['stage']}/{path.name}", _portable(path.read_bytes(), places)
+    weights = _mark(Path(plan["output"]), places).startswith(MODELS)
+    if not (models if weights else texts) or Path(plan["output"]) == run_dir:
+        return
+    products = [path for path in _products(folder) if weights or path.suffix in WITH_TEXTS]
+    for path in products:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                inside = f"{run_dir.name}/"
+                name = (
+                    _mark(file, places)
+                    .replace(f"{MODELS}/{inside}", "models/")
+                    .replace(f"{SHARDS}/{inside}", "shards/")
+                )
+                yield name, file
+    if products and len(products) == len(list(_products(folder))):  # so that another run can use the stage
+        for key in sorted(ledger.done_keys(folder)):
+            manifest = ledger.manifest(folder, key) or {}
+            kept = {name: manifest[name] for name in ("unit", "outputs", "time") if name in manifest}
+            row = json.dumps(kept | {"counts": {}}).encode()
+            yield f"run/{plan['stage']}/done/{key}.json", _portable(row, places)
+
+
+def _products(folder: Path) -> Iterator[Path]:
+    for key in sorted(ledger.done_keys(folder)):
+        yield from map(Path, (ledger.manifest(folder, key) or {"outputs": {}})["outputs"])
+
+
+def _places(run_dir: Path, plans: list[dict[str, Any]]) -> dict[str, str]:
+    """Folder of this machine -> its mark."""
+    places = {str(run_dir.parent): LOGS}
+    for plan in plans:
+        places.setdefault(plan["shards_root"], SHARDS)
+        places.setdefault(str(Path(plan["workspace"]).parents[2]), MODELS)  # <models>/<run>/.work/<stage>
+    return dict(sorted(places.items(), key=lambda item: -len(item[0])))
+
+
+def _mark(path: Path, places: Mapping[str, str]) -> str:
+    inside = ((old, new) for old, new in places.items() if Path(old) in path.parents)
+    return next((f"{new}{str(path).removeprefix(old)}" for old, new in inside), str(path))
+
+
+def _portable(content: bytes, places: Mapping[str, str]) -> bytes:
+    text = content.decode()
+    for old, new in places.items():
+        text = re.sub(rf'{re.escape(old)}(?=["/\\s]|$)', new, text)
+    return text.encode()
+
+
+def _recipe(path: Path, code: str) -> bytes:
+    """The whole recipe, with the user's own rewards and prompts as they are in the run's copy of the code."""
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    moved = own_files.moved(recipe, f"{LOGS}/{path.parent.name}/{CODE}/{code}")
+    return f"# {recipe['name']}, as it was submitted\n{yaml.safe_dump(moved, sort_keys=False)}".encode()
+
+
+def _cluster(cluster: Mapping[str, Any]) -> bytes:
+    """The sizes of the run's tasks, as a machine without Slurm; nothing of the site."""
+    sizes = ("nodes", "tasks_per_node", "cpus", "gpus", "minutes")
+    profiles = {
+        name: {key: size[key] for key in sizes if key in size}
+        for name, size in cluster.get("resource_profiles", {}).items()
+    }
+    roots = {"logs": LOGS, "shards": SHARDS, "models": MODELS}
+    row = {"name": "unpacked", "executor": "local", "resource_profiles": profiles, "roots": roots}
+    return json.dumps(row, indent=1).encode()

@@ -1,0 +1,99 @@
+"""Opens the archive of a run that another person has packed, and trusts nothing that is in it."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from diagcot.jobs import UserError
+from diagcot.jobs.names import check_name
+from diagcot.jobs.state import index as known_runs
+from launchers.digests import BLOCK
+from launchers.pack import INDEX, LOGS, MODELS, SHARDS
+
+MOST_FILES = 100_000
+MARKED = (".json", ".jsonl", ".yaml", ".md")
+"""Files in which marks are replaced by paths."""
+PARTS = {"run": "logs", "shards": "shards", "models": "models"}
+"""First folder of a name in the archive -> the folder of `into` that it goes to."""
+
+
+def unpack(archive: Path, into: Path, most_bytes: int) -> Path:
+    """Unpack into `into`/logs, shards and models; returns the run's folder.
+
+    Raises UserError, and leaves nothing, if the archive holds anything but plain files with plain names, more than
+    `most_bytes` or MOST_FILES, a file that differs from its digest, or a run whose name is taken.
+    """
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
+            index = _extract(archive, Path(staged), most_bytes)
+            return _publish(Path(staged), index["run"], into.resolve())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}") from error
+
+
+def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
+    left, found = most_bytes, dict[str, str]()
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            if not member.isreg():
+                raise UserError(f"{archive}: {member.name!r} is not a plain file: nothing was unpacked")
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts or (name.parts[0] not in PARTS and str(name) != INDEX):
+                raise UserError(f"{archive}: {member.name!r} is outside of the run's folders: nothing was unpacked")
+            left -= member.size
+            if left < 0 or len(found) >= MOST_FILES:
+                raise UserError(
+                    f"{archive} holds more than {most_bytes / 1e9:g} GB or {MOST_FILES:,} files: nothing was unpacked."
+                    " If that is right, --most allows more GB"
+                )
+            if str(name) in found:
+                raise UserError(f"{archive} holds {member.name!r} twice: nothing was unpacked")
+            content = tar.extractfile(member)
+            assert content is not None
+            found[str(name)] = _write(content, staged / name)
+    try:
+        index = json.loads((staged / INDEX).read_text(encoding="utf-8"))
+        expected, run = dict(index["files"]), str(index["run"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{archive} is no archive of `diagcot pack` ({INDEX}: {error})") from error
+    check_name(run)
+    found.pop(INDEX)
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise UserError(f"{archive} is damaged: {wrong[0]} is missing, added, or differs from its digest")
+    return {"run": run}
+
+
+def _write(content: IO[bytes], path: Path) -> str:
+    """Write a new file; returns its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    total = hashlib.sha256()
+    with path.open("xb") as out:
+        path.chmod(0o600)
+        while block := content.read(BLOCK):
+            total.update(block)
+            out.write(block)
+    return total.hexdigest()
+
+
+def _publish(staged: Path, run: str, into: Path) -> Path:
+    targets = {part: into / folder / run for part, folder in PARTS.items()}
+    if taken := [path for path in targets.values() if path.exists()]:
+        raise UserError(f"{taken[0]} exists: unpack with --into another folder")
+    marks = {LOGS: into / "logs", SHARDS: into / "shards", MODELS: into / "models"}
+    for path in (staged / "run").rglob("*"):
+        if path.suffix in MARKED and "code" not in path.relative_to(staged / "run").parts:
+            text = path.read_text(encoding="utf-8")
+            for mark, target in marks.items():
+                text = text.replace(mark, str(target))
+            path.write_text(text, encoding="utf-8")
+    for part in ("shards", "models", "run"):
+        if (staged / part).exists():
+            targets[part].parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(staged / part, targets[part])
+    known_runs.add(targets["run"])
+    return targets["run"]
