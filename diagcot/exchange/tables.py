@@ -135,13 +135,14 @@ def _renamed(row: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # no form; counted as such
     columns, tags = entry.get("columns", {}), entry.get("tags", {})
     extra = {name: row[theirs] for name in ("system", "images") if (theirs := columns.get(name)) and theirs in row}
-    if entry.get("formatting", "alpaca") != "sharegpt":
+    if (formatting := entry.get("formatting", "alpaca")) == "alpaca":
         ours = {"instruction": "prompt", "input": "query", "output": "response", "history": "history"}
         defaults = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
         return row | extra | {name: row.get(columns.get(role, defaults[role])) for name, role in ours.items()}
-    role, text = tags.get("role_tag", "from"), tags.get("content_tag", "value")
-    names = {tags.get(f"{name}_tag", tag): tag for name, tag in _TAGS.items()}
-    turns = row.get(columns.get("messages", "conversations")) or []
+    defaults = _TAGS[formatting] if formatting in _TAGS else _TAGS["sharegpt"]
+    role, text = (tags.get(f"{name}_tag", defaults[name]) for name in ("role", "content"))
+    names = {tags.get(f"{name}_tag", defaults[name]): ours for name, ours in _TAGS["sharegpt"].items()}
+    turns = row.get(columns.get("messages", defaults["messages"])) or []
     said = [
         {"from": names.get(turn.get(role), turn.get(role)), "value": turn.get(text)} if isinstance(turn, dict) else turn
         for turn in turns
@@ -149,4 +150,9 @@ def _renamed(row: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     return row | extra | {"conversations": said}
 
 
-_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}
+_TAGS = {
+    "sharegpt": {"messages": "conversations", "role": "from", "content": "value"}
+    | {"user": "human", "assistant": "gpt", "system": "system"},
+    "openai": {"messages": "messages", "role": "role", "content": "content"}
+    | {"user": "user", "assistant": "assistant", "system": "system"},
+}

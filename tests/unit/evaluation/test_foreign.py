@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
+from diagcot.cli import main as cli
 from diagcot.console.screens import metrics_table
 from diagcot.evaluation import foreign, predictions
 from diagcot.evaluation.report import report
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.settings import PredictionsSettings
+from diagcot.exchange import answers
 from diagcot.jobs import Result, Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.tasks.predictions import Prediction
 from launchers.chain import open_chain
-from tests.unit.evaluation.evaluated_run import write_predictions, write_shard
+from tests.unit.evaluation.evaluated_run import write_predictions, write_run, write_shard
 
 ORIGIN = "its release of 2025"
 
@@ -141,6 +143,29 @@ def test_the_table_marks_what_was_brought(root: Path, tmp_path: Path) -> None:
     with screen.capture() as shown:
         screen.print(metrics_table.render(whole, screen))
     assert "other†" in shown.get() or "other+" in shown.get()
+
+
+def test_reports_go_out_in_the_file_of_rexrank_and_come_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = write_run(tmp_path, studies=4, size=48)
+    rows = list(predictions.read(sorted((tmp_path / "shards/demo/evaluate").glob("*.report.*.jsonl"))))
+    predictions.write_parquet(logs / "predictions.parquet", rows)
+    out = tmp_path / "rexrank.json"
+    asked = ["export", "rexrank", str(logs), "--out", str(out), "--model"]
+    assert cli.main([*asked, "nobody"]) == 1 and "has no reports of 'nobody'" in capsys.readouterr().err
+    assert cli.main([*asked, "grpo"]) == 0 and "on 4 studies" in capsys.readouterr().out
+    assert out.stat().st_mode & 0o77 == 0
+    frontal = {row.study: row.answer for row in rows if row.model == "grpo" and row.id.endswith("-PA")}
+    content = json.loads(out.read_text())
+    assert {f"mimic_cxr/{name}": entry["model_prediction"] for name, entry in content.items()} == frontal
+    assert all(entry["report"] == f"Findings: {entry['section_findings']} Impression: {entry['section_impression']}"
+               for entry in content.values())  # fmt: skip
+    found = [answer for answer in answers.read(out, {}) if isinstance(answer, answers.ForeignAnswer)]
+    assert [(answer.names, answer.text) for answer in found] == [
+        ((k,), v["model_prediction"]) for k, v in content.items()
+    ]
+    assert cli.main([*asked, "grpo"]) == 1 and "choose another path" in capsys.readouterr().err
 
 
 def recipe(tmp_path: Path, **model: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from diagcot.cli import main as cli
 from diagcot.data.errors import DataError
 from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
@@ -20,6 +21,7 @@ from diagcot.shards import Shard
 from diagcot.shards.audit.seen import SHARDS
 from diagcot.tasks.samples import Sample, read_samples
 from launchers import registry
+from tests.unit.evaluation.evaluated_run import write_shard
 
 UNIT = Unit("00000")
 
@@ -248,6 +250,7 @@ def test_a_folder_of_llama_factory_names_its_columns_and_roles(tmp_path: Path, i
             "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "doctor", "assistant_tag": "model"},
         },
         "asked": {"file_name": "asked.json", "columns": {"prompt": "q", "response": "a"}},
+        "chat": {"file_name": "chat.json", "formatting": "openai", "columns": {"messages": "messages"}},
         "hub": {"hf_hub_url": "somebody/something"},
     }
     talk = [
@@ -255,10 +258,13 @@ def test_a_folder_of_llama_factory_names_its_columns_and_roles(tmp_path: Path, i
     ]
     (folder / "talk.json").write_text(json.dumps(talk))
     (folder / "asked.json").write_text(json.dumps([{"q": "why", "a": "so"}]))
+    chat = [{"messages": [{"role": "user", "content": "how"}, {"role": "assistant", "content": "thus"}]}]
+    (folder / "chat.json").write_text(json.dumps(chat))
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    ctx, _ = stage(tmp_path, [{"path": str(folder), "sets": ["talk", "asked"]}])
+    ctx, _ = stage(tmp_path, [{"path": str(folder), "sets": ["talk", "asked", "chat"]}])
     assert sorted(s.messages for s in samples(ctx)) == [
         (("user", "<image>see"), ("assistant", "yes")),
+        (("user", "how"), ("assistant", "thus")),
         (("user", "why"), ("assistant", "so")),
     ]
     with pytest.raises(DataError, match="hub has no file_name"):
@@ -298,3 +304,15 @@ def test_own_names_of_columns(tmp_path: Path, images: Path) -> None:
 def test_evaluation_knows_images_of_imports() -> None:
     kind = registry.find("import")
     assert kind is not None and kind.work in SHARDS
+
+
+def test_the_verb_exports_shards_by_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path / "shards" / "run" / "shard" / "00000.h5", 3, size=48)
+    folder, out = tmp_path / "shards" / "run" / "shard", tmp_path / "out"
+    asked = ["export", "easyr1", str(folder), "--out", str(out), "--task", "report"]
+    assert cli.main(asked) == 1 and "nothing to write of the split train" in capsys.readouterr().err
+    assert cli.main([*asked, "--split", "test"]) == 0
+    assert "6 samples, 6 images; only you can read" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "data.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and all(row["split"] == "test" and row["answer"].startswith("findings :") for row in rows)
+    assert all((out / row["images"][0]).is_file() for row in rows)
