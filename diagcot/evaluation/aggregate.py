@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.report import card, history, report
 from diagcot.evaluation.report.examples import examples
+from diagcot.evaluation.scores import constant
 from diagcot.evaluation.scores.table import Judged, collapsed, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
-from diagcot.evaluation.settings import AggregateSettings
+from diagcot.evaluation.settings import AggregateSettings, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit
 from diagcot.shards import shard_paths
 
@@ -32,8 +33,10 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     models = unit.params["models"]
     tools = TextTools(shared.java_s, shared.fallbacks)
     ctx.progress(0, 3, step="scores")
+    stages = history.stages(ctx.output, (ctx.stage, unit.key))
+    constants = constant.answers(rows, ctx.shards_root, _asked_with(stages), ctx.seed)
     found = table(
-        *(rows, models, tools, shared.draws),
+        *([*rows, *constants], [*models, constant.NAME], tools, shared.draws),
         r2gen=shared.r2gen,
         judged=_judged(ctx),
         clinical=ClinicalScores.read(ctx),
@@ -41,12 +44,12 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     )
     for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)
-    stages = history.stages(ctx.output, (ctx.stage, unit.key))
     warnings = [*history.nothing_of(stages), *collapsed(found["rows"])]
     metrics = {
         "run": ctx.run,
         "time": time.time(),
         **found,
+        "models": models,
         "warnings": warnings,
         "verdicts": verdicts(found["rows"], found["columns"]),
     }
@@ -73,6 +76,12 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         "needed": {"predictions": len(rows)},
     }
     return Result(staged, counts | {"warnings": collapsed(found["rows"])})
+
+
+def _asked_with(stages: Sequence[history.Stage]) -> constant.SettingsOf:
+    """The settings of the stage that has asked a task; the default ones where it is not known."""
+    known = [EvaluateSettings.model_validate(s.settings) for s in stages if s.kind == "diagcot.evaluation.predict"]
+    return lambda task: next((settings for settings in known if task in settings.tasks), EvaluateSettings())
 
 
 def _judged(ctx: Context) -> Judged:

@@ -32,7 +32,8 @@ def html(
 ) -> str:
     """The report as one HTML page without scripts or external requests. truths: see `history.truths`."""
     page = environment(Path(__file__).parent)
-    colours = {model: place % COLOURS for place, model in enumerate(metrics["models"])}
+    shown = dict.fromkeys([*metrics["models"], *(row["model"] for row in metrics["rows"])])
+    colours = {model: place % COLOURS for place, model in enumerate(shown)}
     datasets = list(dict.fromkeys(row["dataset"] for row in metrics["rows"]))
     return page.get_template("report.html.j2").render(
         metrics=metrics,
@@ -113,7 +114,7 @@ def _families(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 
 def _published(metrics: Mapping[str, Any], dataset: str) -> list[tuple[Published, list[tuple[str, float]]]]:
     """Published values whose metric the run has, each with (model, value) of the run's first and last model."""
-    rows = [row for row in metrics["rows"] if row["dataset"] == dataset]
+    rows = [row for row in metrics["rows"] if row["dataset"] == dataset and row["model"] in metrics["models"]]
     found = []
     for one in PUBLISHED:
         cells = [(row["model"], row["scores"].get(one.column, {})) for row in rows]

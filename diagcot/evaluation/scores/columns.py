@@ -22,6 +22,9 @@ from diagcot.text.labels import chexpert, findings
 from diagcot.text.options import chosen
 from diagcot.text.reasoning import TASKS as REASONED
 
+CONSTANT = "best constant answer"
+"""The row of a table that no model has made: see `diagcot.evaluation.scores.constant`."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -12,6 +12,7 @@ from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
     BY_NAME,
     COLUMNS,
+    CONSTANT,
     FAMILY,
     TEXTS,
     judged_metrics,
@@ -84,7 +85,7 @@ def table(
             scores[key] |= r2gen_metrics(rows)
         if verdicts := (judged or {}).get(key[1:]):
             scores[key] |= judged_metrics(rows, verdicts)
-        if clinical:
+        if clinical and key[2] != CONSTANT:
             scores[key] |= clinical_metrics(rows, clinical)
     counts = counted.result()
     pool.shutdown()
@@ -177,7 +178,7 @@ def _rows(
                     for label, (count, auc) in by_label(answers).items()
                 }
             start = starts[model] if starts.get(model) in present else present[place - 1]
-            against = {"start": start, "base": present[0]} if place else {}
+            against = {"start": start, "base": present[0]} if place and model != CONSTANT else {}
             if model in brought and model not in starts:
                 against = {}  # it starts from no row of this table
             for name, metric in scores[dataset, task, model].items():
@@ -201,6 +202,7 @@ def collapsed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{row['model']} gives one and the same answer to all {count} images of {row['dataset']} (task {task})"
         for row in rows
         for task, count in row["samples"].items()
+        if row["model"] != CONSTANT
         if count >= COLLAPSE and row["distinct"].get(task, 1.0) * count < 1.5 and row["dataset"] != ALL
     ]
 

@@ -29,11 +29,18 @@ MODELS = ("base", "align", "teacher", "cot-sft", "grpo")
 SKILL = {"base": 0.15, "align": 0.45, "teacher": 0.62, "cot-sft": 0.6, "grpo": 0.85}
 
 
-def write_shard(path: Path, studies: int, dataset: str = "mimic_cxr", size: int = 112, seed: int = 0) -> Shard:
-    """A shard of phantoms, all of the test split."""
+def write_shard(
+    path: Path,
+    studies: int,
+    dataset: str = "mimic_cxr",
+    size: int = 112,
+    seed: int = 0,
+    splits: tuple[str, ...] = ("test",),
+) -> Shard:
+    """A shard of phantoms whose splits follow each other; by default all are of the test split."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with ShardWriter(path) as out:
-        for visit in visits(studies, seed):
+        for number, visit in enumerate(visits(studies, seed)):
             found: Findings = visit.findings
             drawn = [draw(str(visit.study), found, view, size) for view in VIEWS]
             images = tuple(
@@ -44,7 +51,7 @@ def write_shard(path: Path, studies: int, dataset: str = "mimic_cxr", size: int 
                 dataset,
                 str(visit.study),
                 str(visit.subject),
-                "test",
+                splits[number % len(splits)],
                 findings,
                 impression,
                 labels=found.labels(),

@@ -2,14 +2,19 @@
 
 import csv
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.evaluation.predict import samples_of
+from diagcot.evaluation.report import report
+from diagcot.evaluation.scores import constant as constants
 from diagcot.evaluation.scores.columns import COLUMNS, TEXTS, measured, meteor_column
+from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
+from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.metrics import tokens
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.tasks import diagnosis, prompts
@@ -131,3 +136,31 @@ def test_on_real_reports_no_constant_reply_reaches_a_noisy_honest_model():
     central = sorted(often, key=lambda text: (-often[text], len(text)))[:6]
     assert refuted(made, {NORMAL, EVERYTHING, *central}) == []
     assert scores(constant(made, NORMAL))["rule_label_f1"] == 0.0
+
+
+def test_the_best_constant_answer_is_chosen_on_the_training_split(tmp_path: Path) -> None:
+    """Among the answers of that split, the one that scores most there; it is a row of the table and compared with none."""
+    shard = write_shard(tmp_path / "shards" / "0.h5", 40, size=32, splits=("train", "train", "test"))
+    root, settings = tmp_path / "shards", EvaluateSettings(tasks=["report", "grounding", "binary"])
+    samples = {task: samples_of(shard, root, task, settings, "test", 7) for task in settings.tasks}
+    rows = [Prediction.of(sample, "base", "Normal.", "stop", "test") for some in samples.values() for sample in some]
+    found = constants.answers(rows, root, lambda task: settings, 7)
+    assert [row.id for row in found] == [row.id for row in rows] and {row.model for row in found} == {constants.NAME}
+    for task in settings.tasks:
+        (answer,) = {row.answer for row in found if row.task == task}
+        training = [
+            Prediction.of(sample, "x", sample.answer, "stop", "train")
+            for sample in samples_of(shard, root, task, settings, "train", 7)
+        ]
+        known = [other for other, _ in Counter(row.reference for row in training).most_common(constants.CANDIDATES)]
+        scored_on = training[: constants.SCORED]
+        assert answer in known
+        assert constants.value(answer, scored_on) == max(constants.value(other, scored_on) for other in known)
+    scored = table([*rows, *found], ["base", constants.NAME], TextTools(60, ()), 20)
+    base, line = scored["rows"]
+    assert line["model"] == constants.NAME and line["scores"]["iou"]["value"] >= base["scores"]["iou"]["value"]
+    assert not [cell for cell in line["scores"].values() if "start" in cell or "base" in cell]
+    page = report.html(
+        scored | {"run": "r", "time": 0.0, "models": ["base"], "warnings": [], "verdicts": []}, [], [], {}
+    )
+    assert page.count(constants.NAME) >= 2
