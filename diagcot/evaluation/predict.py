@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import REMEDY
 from diagcot.evaluation.server import TaskServer
-from diagcot.evaluation.settings import EvaluateSettings
+from diagcot.evaluation.settings import CLOSED, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
@@ -25,7 +25,7 @@ from diagcot.tasks.predictions import ASKED, Prediction
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import Wording
-from diagcot.tasks.samples import Sample, order
+from diagcot.tasks.samples import Sample, order, read_samples
 
 
 class Predictor:
@@ -142,7 +142,12 @@ def samples_of(
 ) -> list[Sample]:
     """Samples of a split of a shard in the order of their ids; of too many, the same ones for every model."""
     name = str(shard.path.relative_to(shards_root))
-    if task in ASKED:
+    brought = shard.path.parent / split / f"{shard.path.stem}.jsonl"  # by a stage of kind `import`
+    if brought.is_file():
+        if task in CLOSED:
+            raise UserError(f"{brought}: conversations that were imported have no options; do not ask them {task}")
+        found: Iterable[Sample] = [sample for sample in read_samples(brought) if sample.task == task]
+    elif task in ASKED:
         found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
     else:
         found = tasks.SAMPLES[task](shard, name, split, settings.views, settings.prompts)

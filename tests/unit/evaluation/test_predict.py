@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from diagcot.data.phantom.drawing import draw
+from diagcot.data.phantom.findings import Findings
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation import predict
 from diagcot.evaluation.settings import EvaluateSettings
@@ -226,3 +228,24 @@ def test_test_samples_that_training_has_seen_are_not_asked(root, tmp_path, serve
     assert counts["seen_in_training"] == counts["samples"] == len(rows(ctx, unit())) > 0
     (event,) = [row for row in map(json.loads, (ctx.stage_dir / "events.jsonl").read_text().splitlines())]
     assert event["event"] == "seen_in_training" and event["samples"] == {"the same picture": counts["samples"]}
+
+
+def test_imported_test_samples_are_asked_by_their_task(tmp_path, server):
+    from diagcot.exchange import importing
+
+    image = tmp_path / "a.jpg"
+    image.write_bytes(draw("a", Findings.from_tags(()), "PA", 64, 1).jpeg())
+    common = {"problem": "<image>what ?", "images": [str(image)], "patient": "p", "split": "test"}
+    asked = [{**common, "answer": f"{task} test", "task": task} for task in ("report", "open")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    mine = context(tmp_path, {"files": [{"path": str(tmp_path / "rows.jsonl")}]}, stage="mine")
+    assert run_unit(importing, Unit("00000"), mine).counts["test"] == 2
+    inputs = {"models": [str(tmp_path / "models" / "test" / "base")], "shards": [str(mine.output)]}
+    ctx = context(tmp_path, {}, stage="evaluate", inputs=inputs)
+    one = unit(task="report")
+    one = Unit(one.key, {**one.params, "source": "mine"})
+    assert run_unit(predict, one, ctx).counts["samples"] == 1
+    (row,) = rows(ctx, one)
+    assert (row["reference"], row["question"], row["dataset"]) == ("report test", "what ?", "imported")
+    with pytest.raises(UserError, match="have no options; do not ask them binary"):
+        run_unit(predict, Unit("x", {**one.params, "task": "binary"}), ctx)

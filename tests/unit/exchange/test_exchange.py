@@ -21,6 +21,7 @@ from diagcot.shards import Shard
 from diagcot.shards.audit.seen import SHARDS
 from diagcot.tasks.samples import Sample, read_samples
 from launchers import registry
+from launchers.chain import open_chain
 from tests.unit.evaluation.evaluated_run import write_shard
 
 UNIT = Unit("00000")
@@ -316,3 +317,24 @@ def test_the_verb_exports_shards_by_task(tmp_path: Path, capsys: pytest.CaptureF
     rows = [json.loads(line) for line in (out / "data.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and all(row["split"] == "test" and row["answer"].startswith("findings :") for row in rows)
     assert all((out / row["images"][0]).is_file() for row in rows)
+
+
+def test_a_recipe_trains_and_evaluates_on_an_import(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(problem("why")))
+    stages = [
+        {"name": "mine", "kind": "import", "number": "0", "settings": {"files": [{"path": str(tmp_path / "rows.jsonl")}]}},
+        {"name": "own", "kind": "sft", "number": "2", "inputs": {"model": "align", "samples": "mine"},
+         "settings": {"trainable": ["merger"], "tasks": {}, "deepspeed": {"steps": 2}}},
+        {"name": "test", "kind": "evaluate", "number": "eval", "inputs": {"models": "own", "shards": ["mine"]},
+         "settings": {"tasks": ["report"]}},
+    ]  # fmt: skip
+    recipe = tmp_path / "with-own.yaml"
+    recipe.write_text(json.dumps({"extends": "tiny", "name": "with-own", "add": stages}))
+    chain = open_chain(str(recipe), "laptop", None)
+    assert [unit.key for unit in chain.units_of("mine")] == ["00000"]
+    assert [unit.key for unit in chain.units_of("test")] == ["own.report.mine.00000"]
+    assert chain.plans and chain.notes() is not None and chain.storage()
+    chain.check("mine")
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(UserError, match=r"files to import are missing: .*rows\.jsonl does not exist"):
+        open_chain(str(recipe), "laptop", None).check("mine")
