@@ -110,7 +110,7 @@ pack:  ## write RUN into <run>.tar.gz: recipe, code, prompts, lock, digests, tab
 unpack:  ## unpack ARCHIVE here; nothing of it is run
 	@$(if $(value ARCHIVE),,echo "error: the archive is missing: make unpack ARCHIVE=file.tar.gz" >&2; exit 2;) $(DIAGCOT) unpack -- $(call quote,ARCHIVE)
 
-clean:  ## remove environments that no open run uses, and what dead processes have left in temporary folders
+clean:  ## remove environments that no open run uses, what dead processes have left, and, after a question, work folders of finished stages
 	@$(DIAGCOT) clean
 
 table:  ## show the metrics of a run

@@ -14,15 +14,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def add_verbs(verbs: Verbs) -> None:
     """Add clean."""
-    verbs.add(
-        "clean", "remove environments that no open run of yours uses, and temporary files of dead processes", _clean
+    parser = verbs.add(
+        "clean",
+        "remove what no run of yours needs: environments, temporary files of dead processes, and, after a question, folders"
+        " of work of finished stages",
+        _clean,
     )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _clean(args: argparse.Namespace) -> int:
     from diagcot.jobs.execution import place
     from diagcot.jobs.state import index
 
+    _clean_runs(yes=args.yes)
     for left in (path for base in place.candidates().values() for path in place.sweep(base)):
         print(f"removed {left}")
     if ROOT.stat().st_uid != os.geteuid():
@@ -35,6 +40,36 @@ def _clean(args: argparse.Namespace) -> int:
     kept = ", ".join(sorted(path.name for path in ROOT.glob(".venv-*")))
     print(f"environments that are used: {kept or 'none'}")
     return 0
+
+
+def _clean_runs(*, yes: bool) -> None:
+    """Remove, after a question, what the stages of the user's runs do not need; runs that are at work are left alone."""
+    from diagcot.cli.runs import known_runs
+    from diagcot.console import text
+    from diagcot.jobs import UserError
+    from diagcot.jobs.owners import other_owner
+    from diagcot.jobs.plans import space
+
+    found: list[Path] = []
+    for run_dir in known_runs(None):
+        if other_owner(run_dir) or is_open(run_dir):
+            continue
+        try:
+            found += space.leftovers(run_dir)
+        except (UserError, OSError) as error:
+            print(f"run {run_dir.name} was left alone: {error}")
+    if not found:
+        return
+    for path in found:
+        print(f"{text.size(space.size(path)):>9}  {path}")
+    if not (yes or (sys.stdin.isatty() and input("remove these? [y/N] ").strip().lower() in ("y", "yes"))):
+        print(
+            "these were not removed" + ("" if sys.stdin.isatty() else ": there is no terminal to ask at; --yes does it")
+        )
+        return
+    for path in found:
+        shutil.rmtree(path)
+        print(f"removed {path}")
 
 
 def unused(root: Path, runs: Iterable[Path]) -> list[Path]:

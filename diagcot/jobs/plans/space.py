@@ -11,6 +11,7 @@ from typing import Any
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import check_name, require_inside
 from diagcot.jobs.plans import stored
+from diagcot.jobs.state import ledger
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,25 @@ def stages(run_dir: Path) -> Iterator[Occupied]:
     for plan in stored.plans(run_dir):
         output, work = Path(plan["output"]), Path(plan["workspace"])
         yield Occupied(plan["stage"], 0 if _in_run_folder(output, run_dir) else size(output), size(work))
+
+
+def leftovers(run_dir: Path) -> Iterator[Path]:
+    """What no stage of the run needs any more, though the run stays: folders of work of finished stages, with their
+    checkpoints and caches, and those of servers, once all stages are finished.
+
+    Products are never among it. Raises UserError if a path of a plan does not belong to the run.
+    """
+    plans = list(stored.plans(run_dir))
+    list(_paths(run_dir))  # that they belong to the run
+    open_stages = [plan for plan in plans if len(ledger.done_keys(run_dir / plan["stage"])) < plan["units"]]
+    works = {Path(plan["workspace"]).parent for plan in plans}
+    for plan in plans:
+        if plan not in open_stages:
+            yield from (
+                path for path in (Path(plan["workspace"]), run_dir / plan["stage"] / "partial") if path.is_dir()
+            )
+    if not open_stages:
+        yield from (work / "servers" for work in sorted(works) if (work / "servers").is_dir())
 
 
 def remove(run_dir: Path) -> Iterator[Path]:

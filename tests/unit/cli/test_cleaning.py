@@ -1,13 +1,15 @@
-"""Which environments `diagcot clean` may remove."""
+"""What `diagcot clean` may remove: environments, and what finished stages have left."""
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
 
 from diagcot.cli import cleaning
-from diagcot.jobs.state import attempts, environments, runner
+from diagcot.jobs.state import attempts, environments, index, runner
 from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.ledger import publish
 from tests import chains
 
 
@@ -69,3 +71,39 @@ def test_a_submission_names_the_folder_and_not_the_link(root: Path, monkeypatch:
     environments.record(run_dir)
     environments.record(run_dir)
     assert environments.named(run_dir) == [str(root / ".venv-old"), str(root / ".venv-new")]
+
+
+def test_what_finished_stages_have_left_is_removed_after_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checkpoints of a stage that is not finished stay, and so does every product; a run at work is left alone."""
+    models = tmp_path / "models" / "one"
+    plans = [
+        chains.plan(tmp_path / "logs" / "one", stage, 1, output=models / stage, workspace=models / ".work" / stage)
+        for stage in ("first", "second")
+    ]
+    run_dir = chains.write(tmp_path / "logs" / "one", plans, chains.cluster("local"))
+    for plan in plans:
+        for folder in (plan.output, plan.workspace):
+            folder.mkdir(parents=True)
+            (folder / "weights").write_text("x")
+    (models / ".work" / "servers").mkdir()
+    publish(run_dir / "first", plans[0].keys[0], {}, {}, {})
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))  # no terminal, so nobody can be asked
+    monkeypatch.chdir(tmp_path)
+    index.add(run_dir)
+    held = runner.lock(run_dir)
+    cleaning._clean_runs(yes=True)
+    held.close()
+    assert capsys.readouterr().out == ""
+    cleaning._clean_runs(yes=False)
+    told = capsys.readouterr().out
+    assert f"{models}/.work/first\n" in told and "second" not in told and "--yes does it" in told
+    assert (plans[0].workspace / "weights").exists()
+    cleaning._clean_runs(yes=True)
+    assert not plans[0].workspace.exists() and (models / ".work" / "servers").exists()
+    assert (plans[1].workspace / "weights").exists() and (plans[0].output / "weights").exists()
+    publish(run_dir / "second", plans[1].keys[0], {}, {}, {})
+    cleaning._clean_runs(yes=True)
+    assert sorted(path.name for path in models.iterdir()) == [".work", "first", "second"]
+    assert not any((models / ".work").iterdir())
