@@ -25,7 +25,9 @@ class StageSpec(Settings):
     model_config = ConfigDict(validate_by_alias=True, validate_by_name=False, serialize_by_alias=True)
 
     name: str = Field(description="Name of the stage, unique in the recipe; also the name of its folder in the run.")
-    kind: str = Field("", description="What the stage does: one of the kinds that launchers/ declares.")
+    kind: str = Field(
+        "", description="What the stage does: a kind that launchers/ declares, or path/to/file.py:KIND of your own."
+    )
     number: str = Field("", description="Which `make submit-stageN` submits it: 0, 1, 2, 3 or eval.")
     source: str | None = Field(
         None,

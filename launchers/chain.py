@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import Cluster, Pipeline, Plan, Submitted, Unit, UserError, find_cluster
+from diagcot.jobs import Cluster, OwnCodeError, Pipeline, Plan, Submitted, Unit, UserError, find_cluster
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.names import check_name
 from diagcot.jobs.plans.reused import FILE as REUSED_FILE
@@ -72,9 +72,12 @@ class Chain:
 
     def kind(self, spec: StageSpec) -> StageKind[Any]:
         """What a stage's kind declares. Raises UserError with file and line if there is no such kind."""
-        kind = registry.find(spec.kind)
+        where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
+        try:
+            kind = registry.find(spec.kind)
+        except UserError as error:
+            raise OwnCodeError(f"{where}: {error}") from error
         if kind is None:
-            where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
             raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, registry.modules())}")
         return kind
 
@@ -136,7 +139,9 @@ class Chain:
     @property
     def code(self) -> list[Path]:
         """What the snapshot of the code that jobs run consists of: the user's prompts and rewards are among it."""
-        own = own_files.of_stages(stage.settings.model_dump() for _, stage in self.stages)
+        own = own_files.of_stages(
+            {"kind": stage.spec.kind, "settings": stage.settings.model_dump()} for _, stage in self.stages
+        )
         return [*(self.root / name for name in CODE), *own]
 
     @cached_property
@@ -288,7 +293,10 @@ class Chain:
 def settings_model(name: str) -> tuple[str, type[Settings]] | None:
     """The present name of a kind and its settings model; None if there is no such kind."""
     name = registry.RENAMED.get(name, name)
-    kind = registry.find(name)
+    try:
+        kind = registry.find(name)
+    except UserError:  # told with its place when the stage is planned
+        return None
     return (name, kind.settings) if kind else None
 
 

@@ -1,4 +1,4 @@
-"""Files of the user that the settings of a stage name and that decide its result. Jobs run a copy of them."""
+"""Files of the user that a stage and its settings name and that decide its result. Jobs run a copy of them."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +12,14 @@ FUNCTION = re.compile(r"(/.+\.py):\w+")
 
 
 def named(settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Files of rewards and folders of prompts that the settings of a stage name, at every depth."""
+    """Files of kinds and rewards and folders of prompts that a stage or its settings name, at every depth."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from named(value)
         elif key == "prompt_set" and "/" in str(value):
             yield Path(str(value))
+        elif key == "kind" and ".py:" in str(value):
+            yield Path(str(value).rpartition(":")[0]).resolve()
         elif key == "name" and (found := FUNCTION.fullmatch(str(value))):
             yield Path(found[1])
 
@@ -50,4 +52,4 @@ def moved(value: Any, folder: str) -> Any:
 
 
 def _is_own(key: str, value: Any) -> bool:
-    return (key == "prompt_set" and "/" in str(value)) or (key == "name" and ".py:" in str(value))
+    return (key == "prompt_set" and "/" in str(value)) or (key in ("name", "kind") and ".py:" in str(value))

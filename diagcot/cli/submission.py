@@ -223,6 +223,8 @@ def _composed(chain: "Chain", args: argparse.Namespace, verb: str, **options: st
 
 
 def _retry(args: argparse.Namespace) -> int:
+    import yaml
+
     from diagcot.jobs import pipeline
     from diagcot.jobs.plans import stored
     from launchers import own_files
@@ -233,7 +235,11 @@ def _retry(args: argparse.Namespace) -> int:
         raise UserError(f"the stage is missing: make retry STAGE=… (`make failures RUN={folder.name}` names it)")
     changes = {name: value for name, value in (("mem_gb", args.mem), ("minutes", args.time)) if value is not None}
     root = Path(__file__).resolve().parents[2]
-    own = own_files.of_stages(plan["settings"] for plan in stored.plans(folder)) if args.code else ()
+    own: Sequence[Path] = ()
+    if args.code:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        kinds = ({"kind": stage.get("kind", "")} for stage in recipe["stages"])
+        own = own_files.of_stages([*(plan["settings"] for plan in stored.plans(folder)), *kinds])
     code = [*(root / name for name in CODE), *own] if args.code else ()
     _print_submitted(pipeline.retry_stage(folder, args.stage, changes, code), folder.name)
     return 0
