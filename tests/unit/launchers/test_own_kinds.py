@@ -65,6 +65,7 @@ def test_a_stage_of_the_users_own_runs_with_its_file_as_it_was(tmp_path: Path) -
     ("name", "body", "kind", "said"),
     [
         (
+            "own_broken",
             "import no_such_package",
             "KIND",
             r"x\.yaml:11: .*own_\w+\.py cannot be imported \(ModuleNotFoundError: .*fix it",
