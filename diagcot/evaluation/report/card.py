@@ -73,7 +73,9 @@ def markdown(
     places = sorted(data.studies, key=lambda place: (place[0], SPLITS.index(place[1])))
     return page.get_template("card.md.j2").render(
         metrics=metrics,
-        models=[_model(name, by_name.get(name)) for name in metrics["models"]],
+        models=[
+            _model(name, by_name.get(name)) for name in metrics["models"] if name not in metrics.get("brought", {})
+        ],
         data=[
             {
                 "dataset": place[0],

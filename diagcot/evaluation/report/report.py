@@ -113,8 +113,9 @@ def _families(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _published(metrics: Mapping[str, Any], dataset: str) -> list[tuple[Published, list[tuple[str, float]]]]:
-    """Published values whose metric the run has, each with (model, value) of the run's first and last model."""
-    rows = [row for row in metrics["rows"] if row["dataset"] == dataset and row["model"] in metrics["models"]]
+    """Published values whose metric the run has, each with (model, value) of the run's own first and last model."""
+    own = set(metrics["models"]) - set(metrics.get("brought", {}))
+    rows = [row for row in metrics["rows"] if row["dataset"] == dataset and row["model"] in own]
     found = []
     for one in PUBLISHED:
         cells = [(row["model"], row["scores"].get(one.column, {})) for row in rows]

@@ -34,7 +34,7 @@ def write(ctx: Context, directory: Path, counts: Mapping[str, Any]) -> None:
         "trained": ", ".join(ctx.settings.get("trainable") or ()) or None,
         "prompts": _prompts(ctx.settings),
         "seed": ctx.seed,
-        **{name.replace("_", " "): f"{value:,}" for name, value in counts.items() if isinstance(value, int | float)},
+        **{name.replace("_", " "): _figure(value) for name, value in counts.items() if isinstance(value, int | float)},
     }
     rows = [f"| {name} | {value} |" for name, value in about.items() if value not in (None, "")]
     lines = [
@@ -64,6 +64,10 @@ def write(ctx: Context, directory: Path, counts: Mapping[str, Any]) -> None:
         " hold for these weights, too.",
     ]
     (directory / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _name(root: str) -> str:

@@ -137,8 +137,11 @@ def test_the_table_marks_what_was_brought(root: Path, tmp_path: Path) -> None:
         and "| base |" in text
         and f"† other: answers of a model that ran elsewhere ({ORIGIN})" in text
     )
-    whole = metrics | {"run": "r", "time": 0.0, "verdicts": []}
+    whole = metrics | {"run": "r", "time": 0.0, "verdicts": [], "warnings": []}
     assert "other†" in report.html(whole, [], [], {}) and ORIGIN in report.html(whole, [], [], {})
+    assert [ours for _, ours in report._published(metrics, "mimic_cxr")] == [
+        [("base", ours["scores"]["iou_as_released"]["value"])]
+    ]  # beside a published value stands no model that ran elsewhere
     screen = metrics_table.text.console(width=120)
     with screen.capture() as shown:
         screen.print(metrics_table.render(whole, screen))
@@ -179,10 +182,11 @@ def recipe(tmp_path: Path, **model: str) -> Path:
         "inputs": {"predictions": "evaluate"},
         "settings": {"models": [row]},
     }
+    read = {"name": "read", "kind": "clinical", "number": "eval", "inputs": {"predictions": "foreign"}}
     text = {
         "extends": "tiny",
         "name": "with-others",
-        "add": [stage],
+        "add": [stage, read],
         "change": {"report": {"inputs": {"predictions": ["evaluate", "foreign"]}}},
     }
     (tmp_path / "with-others.yaml").write_text(json.dumps(text))
@@ -194,6 +198,7 @@ def test_a_recipe_names_foreign_models(tmp_path: Path) -> None:
     (unit,) = chain.units_of("foreign")
     assert unit.params["asked"] and all(key.startswith("base.report.") for key in unit.params["asked"])
     (aggregated,) = chain.units_of("report")
+    assert [unit.key for unit in chain.units_of("read")] == ["other.report"]
     assert aggregated.params["models"][-1] == "other" and "other" not in aggregated.params["starts"]
     chain.check("foreign")
     with pytest.raises(UserError, match="a stage has the name grpo"):
