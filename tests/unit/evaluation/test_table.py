@@ -280,3 +280,10 @@ def test_a_stage_with_nothing_in_it_is_a_warning_of_the_report():
     stages = [history.Stage("evaluate", "eval", "diagcot.evaluation.predict", 2, done=2, counts=counts),
               history.Stage("filter", "2", "f", 2, done=1, counts={"needed": {"kept traces": 0}})]  # fmt: skip
     assert history.nothing_of(stages) == ["evaluate has no samples of task grounding"]  # filter is not finished
+
+
+def test_the_card_holds_seeds_lock_and_digests_of_the_data(run, root):
+    card = (run / "card.md").read_text()
+    digests = history.data_digests(sorted((root / "shards" / "demo").glob("shard*")))
+    assert digests and all(len(value) == 71 and f"* {name}: {value}\n" in card for name, value in digests.items())
+    assert "* seeds: 7\n" in card and "* lock: " in card

@@ -51,3 +51,19 @@ def test_a_snapshot_that_was_changed_is_refused(snapshot: Path, tmp_path: Path) 
 def test_outside_a_run_there_is_nothing_to_compare_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(code.VARIABLE, raising=False)
     code.require_own()
+
+
+def test_the_commit_says_whether_tracked_files_differ_from_it(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert code.commit(tmp_path) == ""
+    git("init", "-q")
+    (tmp_path / "a.py").write_text("1\n")
+    git("add", "a.py")
+    git("commit", "-qm", "one")
+    (tmp_path / "other.txt").write_text("not tracked")
+    assert code.commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "a.py").write_text("2\n")
+    assert code.commit(tmp_path) == git("rev-parse", "HEAD") + " with changes"
