@@ -142,11 +142,8 @@ def samples_of(
 ) -> list[Sample]:
     """Samples of a split of a shard in the order of their ids; of too many, the same ones for every model."""
     name = str(shard.path.relative_to(shards_root))
-    brought = shard.path.parent / split / f"{shard.path.stem}.jsonl"  # by a stage of kind `import`
-    if brought.is_file():
-        if task in CLOSED:
-            raise UserError(f"{brought}: conversations that were imported have no options; do not ask them {task}")
-        found: Iterable[Sample] = [sample for sample in read_samples(brought) if sample.task == task]
+    if (imported := shard.path.with_suffix(".jsonl")).is_file():
+        found: Iterable[Sample] = _imported(imported, task, split)
     elif task in ASKED:
         found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
     else:
@@ -155,6 +152,16 @@ def samples_of(
         found = map(settings.prompts.instructed, found)
     samples = sorted(found, key=lambda sample: order(sample.id))
     return sorted(samples[: settings.samples_per_shard], key=lambda sample: sample.id)
+
+
+def _imported(path: Path, task: str, split: str) -> Iterator[Sample]:
+    """Samples of a task that a stage of kind `import` wrote beside its shard, those of the test split in a folder of theirs."""
+    if task in CLOSED:
+        raise UserError(f"{path}: conversations that were imported have no options; do not ask them {task}")
+    file = path.parent / "test" / path.name if split == "test" else path
+    for sample in read_samples(file) if file.is_file() else ():
+        if sample.task == task and sample.meta.get("split") == split:
+            yield sample
 
 
 def first_tokens(model_dir: Path) -> tuple[int, int]:

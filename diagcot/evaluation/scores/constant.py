@@ -16,7 +16,7 @@ from diagcot.metrics import tokens
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.text import rouge_l
 from diagcot.shards import Shard
-from diagcot.tasks.predictions import Prediction
+from diagcot.tasks.predictions import BROUGHT, Prediction
 
 NAME = CONSTANT
 CANDIDATES = 30
@@ -47,9 +47,10 @@ def answers(rows: Sequence[Prediction], shards_root: Path, settings_of: Settings
         read = _training(dataset, task, list(own.values()), shards_root, settings_of(task), seed)
         if training := list(islice(read, READ)):
             answer = best(training)
-            found += [
-                replace(row, model=NAME, output=answer, answer=answer, finish="stop", scores={}) for row in own.values()
-            ]
+            for row in own.values():
+                about = {name: value for name, value in row.about.items() if name != BROUGHT}
+                one = replace(row, model=NAME, output=answer, answer=answer, finish="stop", scores={}, about=about)
+                found.append(one)
     return found
 
 

@@ -16,6 +16,7 @@ from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Reply
+from diagcot.shards import Shard
 from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.prompts import reasoned
 from launchers.evaluation import evaluate
@@ -237,6 +238,7 @@ def test_imported_test_samples_are_asked_by_their_task(tmp_path, server):
     image.write_bytes(draw("a", Findings.from_tags(()), "PA", 64, 1).jpeg())
     common = {"problem": "<image>what ?", "images": [str(image)], "patient": "p", "split": "test"}
     asked = [{**common, "answer": f"{task} test", "task": task} for task in ("report", "open")]
+    asked.append({"problem": "no image", "answer": "report train", "task": "report"})
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, asked)))
     mine = context(tmp_path, {"files": [{"path": str(tmp_path / "rows.jsonl")}]}, stage="mine")
     assert run_unit(importing, Unit("00000"), mine).counts["test"] == 2
@@ -247,5 +249,8 @@ def test_imported_test_samples_are_asked_by_their_task(tmp_path, server):
     assert run_unit(predict, one, ctx).counts["samples"] == 1
     (row,) = rows(ctx, one)
     assert (row["reference"], row["question"], row["dataset"]) == ("report test", "what ?", "imported")
+    shard, settings = Shard(mine.output / "00000.h5"), EvaluateSettings()
+    (known,) = predict.samples_of(shard, ctx.shards_root, "report", settings, "train", 7)
+    assert known.answer == "report train"  # where the best constant answer is chosen
     with pytest.raises(UserError, match="have no options; do not ask them binary"):
         run_unit(predict, Unit("x", {**one.params, "task": "binary"}), ctx)
