@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from diagcot.jobs.state.counts import nothing_of
 from diagcot.metrics.curves import read as read_curves
 from diagcot.rewards.gate import Gate
 from diagcot.rewards.score import Score
@@ -121,6 +123,13 @@ def taught(log: Path, settings: GrpoSettings) -> dict[str, int]:
         ),
         "rollouts that end before max_tokens": round(sum(answers * (1 - cut) for _, cut in curves.get("cut", []))),
     }
+
+
+def told(found: Mapping[str, int], settings: GrpoSettings) -> dict[str, Any]:
+    """`found` as counts of the stage: what it needs, or a warning where the recipe trains nevertheless (`precheck_groups: 0`)."""
+    if settings.precheck_groups:
+        return {"needed": dict(found)}
+    return {"warnings": [f"it has no {name}" for name in nothing_of({"needed": found})]}
 
 
 def nothing_to_learn(experience: Experience, scores: Sequence[Score], settings: GrpoSettings) -> str:

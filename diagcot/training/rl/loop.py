@@ -29,6 +29,7 @@ from diagcot.training.rl.experience import (
     rollout_advantages,
     statistics,
     taught,
+    told,
 )
 from diagcot.training.rl.micro_batches import MicroBatch
 from diagcot.training.rl.policy import Policy, check_gap
@@ -256,7 +257,7 @@ class GrpoLoop:
         counts: dict[str, Any] = {**self.policy.counts, "steps": self.steps, **figures}
         counts |= {f"gate_{name}": gate.mean for name, gate in self.gates.items()}
         if self.ctx.rank == 0:
-            counts["needed"] = taught(self.ctx.workspace / "train.jsonl", self.settings)
+            counts |= told(taught(self.ctx.workspace / "train.jsonl", self.settings), self.settings)
         exported = int(self.best.get("step", self.steps))
         if self.settings.validation.prompts:
             counts |= process_group.broadcast(self.record.gain(exported) if self.ctx.rank == 0 else None)

@@ -250,7 +250,7 @@ def test_the_primer_writes_every_conversation_as_the_search_asks_it(run_folder):
     ctx = stage(run_folder, "synthetic", {"tasks": weights}, shards="shard")
     result = run_unit(synthetic_sft, UNIT, ctx)
     samples = list(read_samples(ctx.output / "00000.jsonl"))
-    assert set(result.counts) == set(weights)
+    assert set(result.counts) - {"needed"} == set(weights) and not nothing_of(result.counts)
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
     train = {s.study for s in report_samples(shard, "test/shard/00000.h5", "train")}
     assert {s.study for s in samples} <= train
