@@ -50,6 +50,8 @@ class LocatedError(ValueError):
         self.loc = loc
 
 
+ESCAPE = "\\"
+"""Only with an escape can YAML write the character 0."""
 SHOWN = 60  # characters of a wrong value that are shown
 EXPECTED = {
     "bool_parsing": "true or false",
@@ -136,6 +138,8 @@ class Document:
             raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        if self._root is not None and ESCAPE in self.text:
+            _refuse_nul(self._root, path)
 
     def rename(self, model: Any, at: Loc = ()) -> None:
         """Replace the old keys of the part at `at`, which is meant for `model`, and print a warning for each."""
@@ -212,6 +216,22 @@ class Document:
                 loc, name = (*loc, *error.loc), ""
             message = ": ".join(part for part in (name, _plain(faults)) if part)
         return f"{self.where(at + loc)}: {message}"
+
+
+def _refuse_nul(root: yaml.Node, path: Path) -> None:
+    """Raise UserError for a text with the character 0, which no name of a file can have."""
+    todo, seen = [root], set[int]()  # an alias may lead to a node that holds it
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+            raise UserError(f"{path}:{node.start_mark.line + 1}: a text holds the character 0 (\\0): remove it")
+        if isinstance(node, yaml.MappingNode):
+            todo += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            todo += node.value
 
 
 def _unknown_key(key: str, valid: list[str], place: Loc) -> str:

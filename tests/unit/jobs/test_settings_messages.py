@@ -85,3 +85,13 @@ def test_line_of_the_stage(tmp_path: Path, stage: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         document.check(Recipe, document.value)
     assert str(error.value) == f"{path}:{message}"
+
+
+def test_a_text_with_the_character_0_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text('name: x\nstages: &all\n  - {again: *all}\n  - {path: "a\\0b"}\n')
+    with pytest.raises(UserError) as error:
+        Document(path)
+    assert str(error.value) == rf"{path}:4: a text holds the character 0 (\0): remove it"
+    path.write_text('name: "a \\u00e9"\n')
+    assert Document(path).value == {"name": "a é"}
