@@ -137,8 +137,8 @@ devcluster-down:  ## stop the Slurm of devcluster-up
 test: env  ## all tests that this machine can run, those on a real Slurm included; the slowest are listed
 	@failed=0; \
 	 $(PYTEST) tests/unit --cache-clear -n 2 $(if $(COVERAGE),--cov --cov-report=) || failed=1; \
-	 $(PYTEST) --ignore tests/unit -m "not slurm" -n 2 --durations=20 || failed=1; \
-	 $(PYTEST) --ignore tests/unit -m slurm -n $(SLURM_WORKERS) --durations=20 || failed=1; \
+	 $(PYTEST) --ignore tests/unit -m "not slurm and not chain" -n 2 --durations=40 || failed=1; \
+	 $(PYTEST) --ignore tests/unit -m "slurm or chain" -n $(SLURM_WORKERS) --durations=40 || failed=1; \
 	 exit $$failed
 
 test-fast: env  ## the tests that need no server, no training and no Slurm (a minute)

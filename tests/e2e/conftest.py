@@ -6,12 +6,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = {"align": 12, "teacher-lora": 12, "cot-sft": 12, "plain-sft": 12, "grpo": 2}
+STEPS = {"align": 12, "teacher-lora": 12, "cot-sft": 12, "grpo": 2}
+MODELS = ["base", "teacher", "cot-sft", "grpo"]
 
 
 @pytest.fixture(scope="session")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """recipes/tiny.yaml with less of everything: the same stages, edges and kinds."""
+    """recipes/tiny.yaml with less of everything and without its control: the same kinds of stages and edges."""
     recipe = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
     stages = {stage["name"]: stage for stage in recipe["stages"]}
     stages["phantoms"]["settings"]["studies"] = 160
@@ -25,6 +26,9 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # So little trained, it may not have learned the layout.
     stages["grpo"]["settings"].update(precheck_groups=0, prompts_per_step=4, validation={"prompts": 8})
     stages["evaluate"]["settings"]["samples_per_shard"] = 6
+    # Each model that answers has a server to wait for.
+    recipe["stages"].remove(stages["plain-sft"])
+    stages["evaluate"]["inputs"]["models"] = MODELS
     recipe["name"] = "micro"
     path = tmp_path_factory.mktemp("recipe") / "micro.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))

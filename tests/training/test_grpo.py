@@ -92,7 +92,7 @@ def validations(job: Job) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in job.rows() if "validation_reward" in row}
 
 
-def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, undisturbed: Job) -> None:
+def test_servers_follow_the_policy(undisturbed: Job) -> None:
     rows = steps(undisturbed)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["gap"] < 0.02 for row in rows), [row["gap"] for row in rows]
@@ -111,17 +111,6 @@ def test_servers_follow_the_policy_and_a_killed_run_ends_the_same(warm: Path, un
     assert about["gain_low"] <= about["gain"] <= about["gain_high"]
     pages = sorted((undisturbed.workspace / "pages").iterdir())
     assert [page.name for page in pages] == ["rollouts-00000002.html", "rollouts-00000004.html"]
-
-    killed = grpo(warm, "killed", **OPTIONS)
-    killed.kill_after(3)
-    assert [path.name for path in (killed.workspace / "checkpoints").iterdir()] == ["step-00000002"]
-    grpo(warm, "killed", **OPTIONS).wait()
-    resumed = steps(killed)
-    assert [row["step"] for row in resumed] == [1, 2, 3, 4] and list(validations(killed)) == [0, 2, 4]
-    events = (warm / "logs/test/killed/events.jsonl").read_text()
-    assert '"resumed"' in events
-    # Sampling on the same seeds from the same weights: equal up to rounding of batched sums.
-    assert resumed[2]["reward"] == pytest.approx(rows[2]["reward"], abs=0.05)
 
 
 def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path, warm_server: None) -> None:
@@ -225,23 +214,15 @@ def kill(root: int, name: str) -> None:
     print(f"{name} killed: all of Ray gone after {time.monotonic() - began:.1f} s")
 
 
-@pytest.mark.parametrize(
-    ("changes", "said", "groups"),
-    [({"max_tokens": 4}, "every rollout is cut at max_tokens 4", 16), ({"temperature": 1e-4}, "are equal", 4)],
-    ids=["cut", "flat"],
-)
-def test_a_run_that_cannot_learn_is_refused(
-    warm: Path, warm_server: None, changes: dict[str, Any], said: str, groups: int
-) -> None:
+def test_a_run_that_cannot_learn_is_refused(warm: Path, warm_server: None) -> None:
     """Before the first update, on every rank, as an error for the user; with further groups if need be."""
-    stage = f"vain-{groups}"
-    vain = grpo(warm, stage, **changes, precheck_groups=groups)
+    vain = grpo(warm, "vain", temperature=1e-4, precheck_groups=4)
     assert vain.ended(400) != [0, 0]
     told = [line for line in vain.log.read_text().splitlines() if line.startswith("diagcot.jobs.errors.UserError: ")]
     assert len(told) == 2
     for line in told:
-        assert f"cannot learn, as the first {groups} groups of 8 rollouts show" in line
-        assert said in line and "precheck_groups: 0" in line
+        assert "cannot learn, as the first 4 groups of 8 rollouts show" in line
+        assert "are equal" in line and "precheck_groups: 0" in line
     assert not vain.rows() and not (vain.output / "model").exists()
 
 

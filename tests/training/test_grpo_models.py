@@ -19,7 +19,7 @@ WEIGHTS = {"format": 0.2, "chexbert": 0.3, "radgraph": 0.3, "judge": 0.2}
 SETTINGS: dict[str, Any] = {
     "reward": {"name": "report", "mode": "clinical", "components": WEIGHTS},
     "reasoning": "none",  # whatever the policy writes is its report
-    "prompts_per_step": 2,
+    "prompts_per_step": 1,
     "group_size": 4,
     "max_tokens": 40,
     "precheck_groups": 0,  # a policy that has learned nothing does not end its reports
@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "kl_coef": 0.0,
     "server": {"max_model_len": 512, "max_num_seqs": 16, "images": 1, "startup_timeout_s": 150},
     "deepspeed": {
-        "steps": 3, "save_every": 3, "micro_batch": 8, "global_batch": 8, "learning_rate": 1e-3, "schedule": "constant",
+        "steps": 2, "save_every": 2, "micro_batch": 4, "global_batch": 4, "learning_rate": 1e-3, "schedule": "constant",
         "precision": "fp32",
     },
 }  # fmt: skip
@@ -75,7 +75,7 @@ def test_models_score_each_group_and_a_dead_judge_is_started_again(root: Path) -
     os.killpg(judge.pid, signal.SIGKILL)
     job.wait()
     rows = [row for row in job.rows() if "loss" in row]
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
         parts = sum(weight * row[f"reward_{name}"] for name, weight in WEIGHTS.items())
         assert row["reward"] == pytest.approx(parts, abs=1e-4)
