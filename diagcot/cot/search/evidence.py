@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.tasks.questions.worked_answers import says_no
+from diagcot.tasks.questions.worked_answers import says_no, without_option
 from diagcot.text import labels
 from diagcot.text.options import LETTERS, named, without_marks
 
@@ -42,7 +42,7 @@ def judged_before_seen(pairs: Sequence[Sequence[str]], meta: Mapping[str, Any]) 
     for place, (subject, denial) in enumerate(zip(subjects, denials, strict=True)):
         if denial and not all(denials[place:]):
             return f"{subject} is judged before the options or findings on which it depends"
-        thoughts = " ".join(think for think, _ in pairs[: place + (1 if options else 2)]).lower()
+        thoughts = " ".join(without_option(think) for think, _ in pairs[: place + (1 if options else 2)]).lower()
         asked = [meta["label"]] if subject == "Yes" and "label" in meta else labels.findings(subject)
         for name in asked:
             if name in _REGION and name.lower() not in thoughts and not _REGION[name].search(thoughts):

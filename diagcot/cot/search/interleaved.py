@@ -17,7 +17,7 @@ from diagcot.cot.settings import SearchSettings
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
-from diagcot.tasks.questions.worked_answers import judging_order, with_look
+from diagcot.tasks.questions.worked_answers import judging_order, with_look, with_option, without_option
 from diagcot.text.options import LETTERS, RIGHT, WRONG
 
 _NAMES = {name.lower(): name for name in CHEXPERT_LABELS}
@@ -45,7 +45,7 @@ def _main(
     schema = schemas.closed_question(limits, letters) if letters else schemas.open_question(limits)
 
     def read(row: dict[str, Any]) -> list[Step]:
-        parsed = closed_pairs(row, letters) if letters else open_pairs(row)
+        parsed = closed_pairs(row, letters, sample.meta["options"]) if letters else open_pairs(row)
         fault = broken_rule(parsed, sample, settings.hide_reference)
         step = "init" if not trace.verdicts else "again"
         trace.verdicts.append({"step": step, "verdict": not fault, "reason": fault or "by rule"})
@@ -75,16 +75,20 @@ def gold_answer(sample: CoTSample) -> str:
     return f"{sample.meta['option']}) {options[LETTERS.index(sample.meta['option'])]}" if options else sample.reference
 
 
-def closed_pairs(row: dict[str, Any], letters: Sequence[str]) -> list[Step]:
+def closed_pairs(row: dict[str, Any], letters: Sequence[str], options: Sequence[str]) -> list[Step]:
     """The pairs of a closed question from the look and the assessments. Raises UnreadableReplyError if a member is missing.
 
-    letters: of the options, in the order in which they are judged. The first thought begins with the look.
+    letters: of the options, in the order in which they are judged. options: their texts, in the order of the question. Each
+    thought begins with its option, the first one with the look.
     """
     look = replies.line(replies.member(row, "look"), "'look'")
     assessments = {letter: replies.member(row, letter) for letter in letters}
     marks = {letter: _mark(assessment) for letter, assessment in assessments.items()}
     pairs = [
-        (_think(assessment), f"{letter}) {RIGHT if marks[letter] else WRONG}")
+        (
+            with_option(letter, options[LETTERS.index(letter)], _think(assessment)),
+            f"{letter}) {RIGHT if marks[letter] else WRONG}",
+        )
         for letter, assessment in assessments.items()
     ]
     pairs[0] = (with_look(look, pairs[0][0]), pairs[0][1])
@@ -143,7 +147,7 @@ def broken_rule(pairs: Sequence[Step], sample: CoTSample, hide_reference: bool) 
         return "no absent finding is considered"
     if fault := judged_before_seen(pairs, sample.meta):
         return fault
-    thinks = [line.lower() for think, _ in pairs for line in think.splitlines()]
+    thinks = [line.lower() for think, _ in pairs for line in without_option(think).splitlines()]
     if len(set(thinks)) < len(thinks):
         return "two thoughts are the same"
     for think, _ in pairs:

@@ -17,6 +17,7 @@ from diagcot.cot.search.sample import CoTSample
 from diagcot.data import seeded
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.prompts import report_answer, report_text
+from diagcot.tasks.questions.worked_answers import without_option
 from diagcot.text import layout
 from diagcot.text.options import RIGHT, WRONG
 
@@ -312,4 +313,4 @@ def pairs(sample: CoTSample, gold: str, texts: PromptSet = DEFAULT) -> tuple[str
 
 
 def _assessment(pair: layout.Pair) -> dict[str, Any]:
-    return {"think": pair.think, "correct": pair.answer.endswith(RIGHT)}
+    return {"think": without_option(pair.think), "correct": pair.answer.endswith(RIGHT)}

@@ -127,8 +127,8 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "seen_from": ("The chest is seen from the {side}.",),
     "compared": ("The image shows {image}. The report states {report}.",),
     "course": ("Earlier image: {earlier}. Later image: {later}.",),
-    "right_choice": ("{choice}: this fits what I see.",),
-    "wrong_choice": ("{choice}: this does not fit what I see.",),
+    "right_choice": ("{choice} fits what I see.",),
+    "wrong_choice": ("{choice} does not fit what I see.",),
     "summary": ("In summary, the answer is {answer}.",),
 }  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 The answers are written by rule from labels and from sentences of the report. The rewards of `diagcot.rewards.cxmind`
 give them full marks: each option or hypothesis is judged once, all thoughts differ, and the last step concludes. The
-first thought looks: it states what the image shows of everything that is judged after it. What depends on other verdicts,
-such as No Finding, is judged after them. So a model that writes from left to right can reason before it decides.
+first thought looks: it states what the image shows of everything that is judged after it. The thought about an option
+begins with the option itself, so that letter and text stay together. What depends on other verdicts, such as No Finding,
+is judged after them. So a model that writes from left to right can reason before it decides.
 Source of the layout: CX-Mind, arXiv:2508.03733, and the reward code of github.com/SII-WenjieLisjtu/CX-Mind.
 """
 
@@ -46,6 +47,7 @@ class ClosedQuestion:
 
 
 _ABSENCE = re.compile(r"(?:no|none|neither)\b", re.IGNORECASE)
+_OPTION = re.compile(rf"^[{LETTERS}]\) [^\n?]*\? ", re.MULTILINE)
 
 
 def says_no(text: str) -> bool:
@@ -83,7 +85,8 @@ def _closed_sample(question: ClosedQuestion, position: int, ref_name: str, wordi
     prompt = wording.text(question.task, pick, options=option_lines, steps=steps, **question.values)
     texts = [option.text for option in options]
     judged = [(letter, options[letters.index(letter)]) for letter in judging_order(texts)]
-    thoughts = [with_look(question.look, judged[0][1].thought), *(option.thought for _, option in judged[1:])]
+    thoughts = [with_option(letter, option.text, option.thought) for letter, option in judged]
+    thoughts[0] = with_look(question.look, thoughts[0])
     trace = [
         trace_step(thought, f"{letter}) {RIGHT if option is right else WRONG}")
         for thought, (letter, option) in zip(thoughts, judged, strict=True)
@@ -101,6 +104,16 @@ def open_trace(look: str, hypotheses: Sequence[tuple[str, str, bool]], summary: 
     steps = [trace_step(look, f"Differential Diagnoses: [{names}]")]
     steps += [trace_step(thought, f"{name} {RIGHT if true else WRONG}") for name, thought, true in hypotheses]
     return "\n".join([*steps, trace_step(summary, ", ".join(name for name, _, true in hypotheses if true))])
+
+
+def with_option(letter: str, text: str, thought: str) -> str:
+    """A thought that begins with the option that it judges, as a question, so that it states nothing about the image."""
+    return f"{letter}) {text}? {thought}"
+
+
+def without_option(thought: str) -> str:
+    """The thought without the option, or options, that its lines begin with."""
+    return _OPTION.sub("", thought)
 
 
 def with_look(look: str, thought: str) -> str:
