@@ -20,6 +20,9 @@ SUMMARY = ("In summary, it is this.", "B) ✅")
         ([("The vessels are wide.", "B) ✅"), ("Not this.", "C) ❌"), ("The ribs are whole.", "A) ❌")], SINGLE,
          "Fracture is judged before a thought is about fracture"),
         ([("The vessels are wide.", "B) ✅"), ("The ribs are whole.", "C) ❌"), ("So no.", "A) ❌")], SINGLE, ""),
+        ([(f"{LOOK}\nB) Edema? It is.", "B) ✅"), ("C) Fracture? No.", "C) ❌"), ("A) No Finding? No.", "A) ❌")], SINGLE, ""),
+        ([("C) Fracture? It is.", "C) ✅"), ("B) Edema? No.", "B) ❌"), ("A) No Finding? No.", "A) ❌")], SINGLE,
+         "Fracture is judged before"),  # the option is no evidence
         ([("This fits.", "A) ✅"), ("That does not.", "B) ❌")], {"options": ["Yes", "No"], "label": "Edema"}, "Yes is judged"),
         ([("There is no edema.", "A) ❌"), ("So no.", "B) ✅")], {"options": ["Yes", "No"], "label": "Edema"}, ""),
         ([("The heart is wide.", "A) ✅"), ("It adds a finding.", "B) ❌")],

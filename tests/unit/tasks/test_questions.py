@@ -171,6 +171,11 @@ def test_worked_answers_of_closed_questions(samples: dict[str, list[Sample]], ta
         marks = [f"{letter}) {'✅' if letter == sample.meta['option'] else '❌'}" for letter in order]
         assert [step.answer for step in steps] == [*marks, f"{sample.meta['option']}) ✅"]
         assert all(f"\n{letter}) {text}\n" in sample.prompt for letter, text in zip(letters, options, strict=True))
+        judgements = [step.think.split("\n")[-1] for step in steps[:-1]]
+        assert all(
+            f"{letter}) {options['ABCDEFG'.index(letter)]}? " in line
+            for letter, line in zip(order, judgements, strict=True)
+        )
         score = cxmind.closed(sample.answer, Reference(sample.answer))
         assert (score["overall"], score["process"], score["reason"]) == (pytest.approx(1), 0.5, pytest.approx(1))
 
