@@ -1,14 +1,14 @@
-"""Exercises without an image: copying a text, and reading the options of a question. A tiny model learns both here.
+"""Exercises without an image: copying a text, reading the options of a question, and concluding from marked options.
 
-Everything else that the suite asks a model about a text, such as writing down a given report or naming the right option,
-is made of these two.
+Everything else that the suite asks a tiny model about a text, such as writing down a given report or naming the right
+option, is made of these.
 """
 
 import random
 from collections.abc import Callable, Sequence
 
 from diagcot.data import seeded
-from diagcot.text.options import LETTERS
+from diagcot.text.options import LETTERS, RIGHT, WRONG
 
 WORDS = """
 heart lung pleura rib spine aorta hilum apex base lobe fissure trachea diaphragm vessel node cavity border
@@ -78,6 +78,20 @@ def _choice(statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
     return f"{_options(listed)}\nWhat does option {letters} say?", texts
 
 
+def _marks(_statements: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Options that were judged one by one, of which one is right: how an interleaved trace comes to its conclusion."""
+    count = rng.randint(2, 6)
+    options = _distinct([], count, lambda: _phrase(rng, 1, 3))
+    right = rng.randrange(count)
+    judged = rng.sample([*enumerate(zip(LETTERS, options, strict=False))], count)
+    lines = [
+        f"{letter}) {option}? {_phrase(rng, 3, 8)}. {letter}) {RIGHT if place == right else WRONG}"
+        for place, (letter, option) in judged
+    ]
+    answer = f"In summary, the answer is {LETTERS[right]}) {options[right]}."
+    return "\n".join(["Judged options:", *lines, "Which one is right?"]), answer
+
+
 def _distinct(options: list[str], count: int, draw: Callable[[], str]) -> list[str]:
     """`options` and as many drawn ones as make `count`, each once."""
     found = dict.fromkeys(options)
@@ -99,5 +113,6 @@ WRITERS: dict[str, Callable[[Sequence[str], random.Random], tuple[str, str]]] = 
     "matching": _matching,
     "letters": _letters,
     "choice": _choice,
+    "marks": _marks,
 }
 """Name of an exercise -> its writer, from the sentences of a report and a random generator."""

@@ -47,3 +47,11 @@ def test_each_option_is_followed_by_its_letter() -> None:
 @pytest.mark.parametrize("name", exercises.WRITERS)
 def test_a_sample_gets_the_same_exercise_each_time(name: str) -> None:
     assert exercises.write(name, STATEMENTS, "x") == exercises.write(name, STATEMENTS, "x")
+
+
+def test_the_conclusion_names_the_option_with_the_mark() -> None:
+    for number in range(50):
+        prompt, answer = exercises.write("marks", STATEMENTS, f"s{number}")
+        (letter,) = [line.split()[-2] for line in prompt.split("\n") if line.endswith("✅")]
+        (text,) = [line.split("? ")[0] for line in prompt.split("\n") if line.startswith(letter)]
+        assert answer == f"In summary, the answer is {text}."
