@@ -279,7 +279,19 @@ SYNTHETIC = (
         "final",
         "judge_yes",
     ),
-    *("judge_no", "reasoned", "closed", "open", "copy", "matching", "letters", "choice", "drawing", "drawing_boxes"),
+    *(
+        "judge_no",
+        "reasoned",
+        "closed",
+        "open",
+        "copy",
+        "matching",
+        "letters",
+        "marks",
+        "choice",
+        "drawing",
+        "drawing_boxes",
+    ),
 )
 """The conversations that `diagcot.cot.synthetic` writes."""
 
