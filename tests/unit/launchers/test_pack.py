@@ -104,6 +104,7 @@ INDEX = json.dumps({"run": "one", "files": {"run/a": "0" * 64}}).encode()
         ([member("/etc/evil")], "outside of the run's folders"),
         ([member("run/../../evil")], "outside of the run's folders"),
         ([member("elsewhere/a")], "outside of the run's folders"),
+        ([member(".")], "outside of the run's folders"),
         ([member("run/a", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is not a plain file"),
         ([member("run/a", b"", type=tarfile.LNKTYPE, linkname="run/b")], "is not a plain file"),
         ([member("run/a", b"", type=tarfile.FIFOTYPE)], "is not a plain file"),
