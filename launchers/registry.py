@@ -36,6 +36,10 @@ def find(name: str) -> StageKind[Any] | None:
     return kind
 
 
+_from_files: set[str] = set()
+"""Names of modules that this process has from files of the user."""
+
+
 @cache
 def _own(name: str) -> StageKind[Any]:
     place, _, attribute = name.rpartition(":")
@@ -57,12 +61,13 @@ def _from_file(file: Path) -> ModuleType:
     """The file as a module of its name, under which jobs import their copy of it too."""
     if not file.is_file():
         raise OwnCodeError(f"there is no file {file}: `kind` names path/to/file.py:KIND")
-    found = importlib.util.find_spec(file.stem)
-    if file.stem not in sys.modules and found is not None and Path(found.origin or "").resolve() != file:
+    found = None if file.stem in _from_files else importlib.util.find_spec(file.stem)
+    if found is not None and Path(found.origin or "").resolve() != file:
         raise OwnCodeError(f"{file} has the name of the installed module {file.stem}: rename the file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    _from_files.add(file.stem)
     sys.modules[file.stem] = module  # a debugger's run in this process imports `work` from here
     try:
         spec.loader.exec_module(module)
