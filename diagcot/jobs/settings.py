@@ -203,7 +203,8 @@ class Document:
             raise UserError("\n".join(messages)) from error
 
     def _message(self, model: type[BaseModel], loc: Loc, faults: Sequence[Any], at: Loc) -> str:
-        """The message of the faults of one place."""
+        """The message of the faults of one place. What a validator says comes first: only its type fits the value."""
+        faults = sorted(faults, key=lambda row: row["type"] != "value_error")
         fault = faults[0]
         name = ".".join(str(part) for part in loc)
         if fault["type"] == "extra_forbidden":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diagcot.jobs import UserError
+from diagcot.jobs import OwnCodeError, UserError
 from diagcot.jobs.testing import context
 from diagcot.rewards.score import Reference
 from diagcot.serving import Reply, Request
@@ -93,9 +93,9 @@ def test_a_rollout_that_ends_the_reward_is_told_with_its_sample_and_what_to_do(
 
 
 def test_what_a_reward_raises_is_raised_by_the_worker(worker: RewardWorker) -> None:
-    with pytest.raises(ValueError, match="no such answer") as told:
+    with pytest.raises(OwnCodeError, match=r"raised ValueError: no such answer \(.*reward\.py:\d+\)") as told:
         worker.score(outputs("raise"), 0.0)
-    assert "reward.py" in told.value.__notes__[0]
+    assert "in the process of the reward" in told.value.__notes__[0]
 
 
 def test_a_reward_that_cannot_be_loaded_is_told_each_time(tmp_path: Path) -> None:
