@@ -26,7 +26,10 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # So little trained, it may not have learned the layout.
     stages["grpo"]["settings"].update(precheck_groups=0, prompts_per_step=4, validation={"prompts": 8})
     stages["evaluate"]["settings"]["samples_per_shard"] = 6
-    # Each model that answers has a server to wait for.
+    # Each model that answers has a server to wait for, and two servers take twice the time to start.
+    for stage in stages.values():
+        if "server" in stage.get("settings", {}):
+            stage["settings"]["server"] |= {"data_parallel": 1}
     recipe["stages"].remove(stages["plain-sft"])
     stages["evaluate"]["inputs"]["models"] = MODELS
     recipe["name"] = "micro"

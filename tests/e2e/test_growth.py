@@ -27,6 +27,7 @@ def recipe(path: Path, *models: str) -> Path:
     for name in ("evaluate", "retrieval"):
         stages[name]["inputs"]["models"] = list(models)
     stages["evaluate"]["settings"] |= {"samples_per_shard": 3, "max_tokens": {"report": 12, "grounding": 12}}
+    stages["evaluate"]["settings"]["server"] |= {"data_parallel": 1}
     before = [stages[name] for name in ("phantoms", "shard")]
     whole["stages"] = [*before, *built.values(), *(stages[name] for name in KEPT[2:])]
     path.write_text(yaml.safe_dump(whole, sort_keys=False))

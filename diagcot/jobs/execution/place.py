@@ -19,6 +19,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -219,5 +220,18 @@ def _made(base: Path) -> Iterator[Path]:
         try:
             yield place
         finally:
-            shutil.rmtree(place, ignore_errors=True)
-            keeper.communicate()
+            _remove(place)
+            assert keeper.stdin is not None
+            keeper.stdin.close()
+            # Where something is left, the keeper tries again later, and the task does not wait for that.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                keeper.wait(1)
+
+
+def _remove(place: Path) -> None:
+    """Remove a place, and try again for a second while something still writes into it."""
+    end = time.monotonic() + 1
+    shutil.rmtree(place, ignore_errors=True)
+    while place.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+        shutil.rmtree(place, ignore_errors=True)

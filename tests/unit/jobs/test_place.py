@@ -1,6 +1,7 @@
 """The private place of a run: where it is made, who can reach it, what is left of it."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -44,6 +45,23 @@ def test_it_is_ours_alone_and_is_gone_afterwards(base: Path) -> None:
             assert shared == own
     assert os.environ["TMPDIR"] == str(base) and place.VARIABLE not in os.environ
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ and not list(base.iterdir())
+
+
+def test_what_is_still_written_at_its_end_is_removed_without_a_wait(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def disturbed(path: Path, ignore_errors: bool) -> None:
+        attempts.append(path)
+        if len(attempts) > 1:
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+
+    began = time.monotonic()
+    with place.opened() as folder:
+        monkeypatch.setattr(place, "shutil", SimpleNamespace(rmtree=disturbed))
+    assert attempts == [folder, folder] and not folder.exists()
+    assert time.monotonic() - began < 5
 
 
 def test_the_longest_socket_can_be_made_in_the_longest_base(base: Path) -> None:
