@@ -1,5 +1,6 @@
 """A real Slurm on one machine: munge, MariaDB, slurmdbd, slurmctld and several slurmd, started in that order."""
 
+import errno
 import os
 import shutil
 import signal
@@ -73,7 +74,7 @@ class Cluster:
         self.daemons.stop("fabric", signal.SIGKILL)  # unshare --fork ignores SIGTERM
         for node in self.settings.nodes if self.settings.cgroup else []:
             for folder in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{node}/**/"), reverse=True):
-                folder.rmdir()
+                _remove_when_empty(folder)
 
     def wipe(self) -> None:
         """Down, and forget everything."""
@@ -225,3 +226,15 @@ class Cluster:
         done = self._ask(*command, seconds=120)
         if done.returncode:
             raise DaemonError(f"`{command[0]}` failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _remove_when_empty(cgroup: Path, patience: float = 10) -> None:
+    """Remove a control group, which killed processes leave a moment later. Raises OSError after `patience` seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return cgroup.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.1)

@@ -117,9 +117,9 @@ def test_site_row_06_memory_of_a_whole_node_and_of_a_cpu(tmp_path: Path) -> None
         runs.finished([plan])
         runs.whole(plan)
         job = attempts.read(plan.path)[0].arrays[0].job
-        runs.until(lambda: slurm.call("sacct", "-X", "-n", "-j", job, "-o", "End").strip(), "accounting")  # noqa: B023
-        asked = slurm.call("sacct", "-X", "-n", "-P", "-j", job, "-o", "AllocTRES")
-        assert f"mem={memory}" in asked
+        asked = ("sacct", "-X", "-n", "-P", "-j", job, "-o", "AllocTRES")
+        runs.until(lambda: slurm.call(*asked).strip(), "accounting")  # noqa: B023
+        assert f"mem={memory}" in slurm.call(*asked)
 
 
 @pytest.mark.usefixtures("devcluster")
