@@ -19,7 +19,7 @@ from diagcot.shards import Shard
 from diagcot.training.models.weight_files import tensors_of
 
 MEASURED = ("time", "seconds", "run", "memory_gb", "data_wait", "mfu", "started", "ended", "cached_tokens")
-"""Keys whose values are measured anew each time, or name the run; so do those that end in `_s`."""
+"""Keys whose values are measured again each time, or name the run; so do those that end in `_s`."""
 PAGES = (".html", ".md", ".png", ".parquet")
 """Files that are drawn from others, with the time and the name of the run on them."""
 BLOCK = 1 << 22
@@ -137,7 +137,7 @@ def _said(path: Path) -> str:
 
 
 def _lasting(value: Any) -> Any:
-    """A JSON value without what is measured anew each time; shards are named without the run that has made them."""
+    """A JSON value without what is measured again each time; shards are named without the run that has made them."""
     if isinstance(value, list):
         return [_lasting(part) for part in value]
     if not isinstance(value, dict):

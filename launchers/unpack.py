@@ -43,11 +43,8 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
             if not member.isreg():
                 raise UserError(f"{archive}: {member.name!r} is not a plain file: nothing was unpacked")
             name = PurePosixPath(member.name)
-            if (
-                name.is_absolute()
-                or ".." in name.parts
-                or (not PARTS.keys() & {*name.parts[:1]} and str(name) != INDEX)
-            ):
+            first = name.parts[0] if name.parts else ""
+            if name.is_absolute() or ".." in name.parts or (first not in PARTS and str(name) != INDEX):
                 raise UserError(f"{archive}: {member.name!r} is outside of the run's folders: nothing was unpacked")
             left -= member.size
             if left < 0 or len(found) >= MOST_FILES:

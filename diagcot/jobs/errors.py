@@ -1,4 +1,4 @@
-"""Exceptions whose message is meant for the person at the terminal, and where the fault lies that they tell of."""
+"""Exceptions whose message is meant for the person at the terminal, and where the fault lies that caused them."""
 
 from typing import ClassVar, Literal
 

@@ -178,7 +178,8 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, u
     assert "its gcs_server has died; the next attempt resumes" in message
     assert [row["step"] for row in job.events("resumed")] == [2]
     assert not stage.missing()
-    published = map(json.loads, (job.output / "train.jsonl").read_text().splitlines())
+    published = [json.loads(line) for line in (job.output / "train.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in published if "validation_reward" in row] == [0, 2, 4]
     rows, expected = [row for row in published if "loss" in row], steps(undisturbed)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for name in ("loss", "reward"):  # sampling on the same seeds: equal up to rounding of batched sums

@@ -53,7 +53,7 @@ def write(stage_dir: Path, task: str, attempt: str, rank: int, unit: str, error:
 
 
 def fault_in(error: BaseException, files: Sequence[str]) -> FaultIn:
-    """Where the fault lies that an error tells of. files: of its stack frames, the innermost last.
+    """Where the fault lies that caused an error. files: of its stack frames, the innermost last.
 
     An error that is not for the user is of their own code if the last frame outside of libraries is in a file of theirs.
     """

@@ -113,22 +113,21 @@ def statistics(experience: Experience, scores: Sequence[Score], settings: GrpoSe
     return figures
 
 
-def taught(log: Path, settings: GrpoSettings) -> dict[str, int]:
-    """What all steps of a training log must have some of: groups whose rewards differ, and answers that were not cut."""
+def learning_counts(log: Path, settings: GrpoSettings) -> dict[str, Any]:
+    """Counts of the stage from its training log: groups whose rewards differ, and rollouts that were not cut.
+
+    The stage needs some of each. Where the recipe trains nevertheless (`precheck_groups: 0`), it gets a warning instead.
+    """
     curves = read_curves(log)
-    groups, answers = settings.prompts_per_step, settings.prompts_per_step * settings.group_size
-    return {
+    groups, rollouts = settings.prompts_per_step, settings.prompts_per_step * settings.group_size
+    found = {
         "groups of rollouts whose rewards differ": round(
             sum(groups * (1 - flat) for _, flat in curves.get("flat", []))
         ),
-        "rollouts that end before max_tokens": round(sum(answers * (1 - cut) for _, cut in curves.get("cut", []))),
+        "rollouts that end before max_tokens": round(sum(rollouts * (1 - cut) for _, cut in curves.get("cut", []))),
     }
-
-
-def told(found: Mapping[str, int], settings: GrpoSettings) -> dict[str, Any]:
-    """`found` as counts of the stage: what it needs, or a warning where the recipe trains nevertheless (`precheck_groups: 0`)."""
     if settings.precheck_groups:
-        return {"needed": dict(found)}
+        return {"needed": found}
     return {"warnings": [f"it has no {name}" for name in nothing_of({"needed": found})]}
 
 

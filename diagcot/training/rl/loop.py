@@ -25,11 +25,10 @@ from diagcot.training.rl.curriculum import Curriculum, patient
 from diagcot.training.rl.experience import (
     Experience,
     final_scores,
+    learning_counts,
     nothing_to_learn,
     rollout_advantages,
     statistics,
-    taught,
-    told,
 )
 from diagcot.training.rl.micro_batches import MicroBatch
 from diagcot.training.rl.policy import Policy, check_gap
@@ -257,7 +256,7 @@ class GrpoLoop:
         counts: dict[str, Any] = {**self.policy.counts, "steps": self.steps, **figures}
         counts |= {f"gate_{name}": gate.mean for name, gate in self.gates.items()}
         if self.ctx.rank == 0:
-            counts |= told(taught(self.ctx.workspace / "train.jsonl", self.settings), self.settings)
+            counts |= learning_counts(self.ctx.workspace / "train.jsonl", self.settings)
         exported = int(self.best.get("step", self.steps))
         if self.settings.validation.prompts:
             counts |= process_group.broadcast(self.record.gain(exported) if self.ctx.rank == 0 else None)

@@ -231,13 +231,13 @@ class FakeEngine:
 
 def test_what_all_steps_had_to_learn_from_is_counted_from_the_log(tmp_path):
     from diagcot.training.config.grpo_settings import GrpoSettings
-    from diagcot.training.rl.experience import taught, told
+    from diagcot.training.rl.experience import learning_counts
 
     deepspeed = {"steps": 2, "global_batch": 8, "micro_batch": 8, "learning_rate": 1e-4}
     settings = GrpoSettings.model_validate({"prompts_per_step": 4, "group_size": 2, "deepspeed": deepspeed})
     log = tmp_path / "train.jsonl"
     log.write_text('{"step": 1, "flat": 1.0, "cut": 1.0}\n{"step": 2, "flat": 0.75, "cut": 1.0}\n')
-    assert list(taught(log, settings).values()) == [1, 0]
-    assert nothing_of(told(taught(log, settings), settings)) == ["rollouts that end before max_tokens"]
+    assert list(learning_counts(log, settings)["needed"].values()) == [1, 0]
+    assert nothing_of(learning_counts(log, settings)) == ["rollouts that end before max_tokens"]
     nevertheless = settings.model_copy(update={"precheck_groups": 0})
-    assert told(taught(log, settings), nevertheless) == {"warnings": ["it has no rollouts that end before max_tokens"]}
+    assert learning_counts(log, nevertheless) == {"warnings": ["it has no rollouts that end before max_tokens"]}
