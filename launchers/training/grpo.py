@@ -50,9 +50,10 @@ def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
 
 def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
     settings = stage.settings
-    own_rewards = any(".py:" not in reward.name for reward in settings.reward_table.values())
+    # The mode `whole` pays for answers without the layout, too; what a reward of the user's own asks for is not known.
+    asked = any(reward.chosen_mode != "whole" and ".py:" not in reward.name for reward in settings.reward_table.values())
     if (
-        own_rewards
+        asked
         and settings.reasoning == "expected"
         and not settings.format_instruction
         and not _taught(stage, chain)

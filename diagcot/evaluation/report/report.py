@@ -133,7 +133,7 @@ def table(metrics: Mapping[str, Any]) -> str:
     for dataset in dict.fromkeys(row["dataset"] for row in metrics["rows"]):
         lines += [f"### {dataset}", ""]
         for family in _families(metrics).values():
-            lines += ["| model | " + " | ".join(c["title"] for c in family) + " | distinct answers | samples |"]
+            lines += ["| model | " + " | ".join(c["title"] for c in family) + " | distinct | samples |"]
             lines.append("|---|" + "---|" * (len(family) + 2))
             for row in metrics["rows"]:
                 if row["dataset"] == dataset:

@@ -272,7 +272,7 @@ def test_a_model_that_says_the_same_of_every_image_is_told(answers, metrics):
     assert collapsed(found["rows"])[0].startswith("teacher gives one and the same answer to all ")
     assert {line.split()[0] for line in collapsed(found["rows"])} == {"teacher"}
     page = report.html(metrics | {"warnings": collapsed(found["rows"])}, [], [], {})
-    assert "teacher gives one and the same answer" in page and "distinct answers" in page
+    assert "teacher gives one and the same answer" in page and "share of different answers" in page
 
 
 def test_a_stage_with_nothing_in_it_is_a_warning_of_the_report():

@@ -37,7 +37,7 @@ def test_a_model_that_never_saw_the_layout_is_told(tmp_path: Path, model: str, t
     """In `tiny` only the chains of thought teach it."""
     found = notes_of(tmp_path, "tiny", {}, model=[model], shards=["shard"])
     assert [LAYOUT in line for line in found] == ([] if taught else [True])
-    for change in ({"format_instruction": True}, {"reasoning": "none"}):
+    for change in ({"format_instruction": True}, {"reasoning": "none"}, {"reward": {"mode": "whole"}}):
         assert not notes_of(tmp_path, "tiny", change, model=[model], shards=["shard"])
 
 
