@@ -44,10 +44,11 @@ def run(unit: Unit, settings: TextsSettings, ctx: Context) -> Result | None:
                     continue
                 ids.add(sample.id)
                 yield sample
+            counts["samples"] = len(ids)
             ctx.progress(done + 1, len(paths), **counts)
 
     final = ctx.output / "texts.jsonl"
-    counts["samples"] = write_samples(ctx.staged(final), samples())
+    write_samples(ctx.staged(final), samples())
     if not counts["samples"]:
         raise DataError(f"no row of {', '.join(map(str, paths))} is a conversation; see `files` in docs/training.md")
     return Result(outputs={final: ctx.staged(final)}, counts=counts)

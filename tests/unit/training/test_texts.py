@@ -46,6 +46,8 @@ def test_files_become_samples(tmp_path: Path) -> None:
     ctx = context(tmp_path, {"files": [str(tmp_path / "*.json*")]})
     made = run_unit(texts, Unit("texts"), ctx)
     assert made and made.counts == {"samples": 4, "skipped": len(BAD) + 1, "repeated": 1}
+    (shown,) = (json.loads(path.read_text()) for path in (ctx.stage_dir / "progress").iterdir())
+    assert shown["figures"] == made.counts
     assert [sample.messages for sample in read_samples(ctx.output / "texts.jsonl")] == [turns for _, turns in GOOD]
     strict = context(tmp_path, {"files": [str(tmp_path / "a.jsonl")], "on_bad_row": "fail"}, stage="strict")
     with pytest.raises(DataError, match=r"a\.jsonl:2: not an object"):
