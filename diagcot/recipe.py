@@ -245,6 +245,8 @@ class Extended(Document):
     def where(self, loc: Loc) -> str:
         if len(loc) < 2 or loc[0] != "stages" or not isinstance(loc[1], int):
             return super().where(loc)
+        if loc[1] >= len(self._origins):  # a stage that another run's product was made from
+            return super().where(())
         origin = self._origins[loc[1]]
         if origin[0] == "add":
             return super().where((*origin, *loc[2:]))

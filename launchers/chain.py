@@ -73,13 +73,13 @@ class Chain:
 
     def kind(self, spec: StageSpec) -> StageKind[Any]:
         """What a stage's kind declares. Raises UserError with file and line if there is no such kind."""
-        where = self.document.where(("stages", self.recipe.stages.index(spec), "kind"))
+        at = ("stages", self.recipe.stages.index(spec), "kind")
         try:
             kind = registry.find(spec.kind)
         except UserError as error:
-            raise OwnCodeError(f"{where}: {error}") from error
+            raise OwnCodeError(f"{self.document.where(at)}: {error}") from error
         if kind is None:
-            raise UserError(f"{where}: unknown kind {spec.kind!r}{near(spec.kind, registry.modules())}")
+            raise UserError(f"{self.document.where(at)}: unknown kind {spec.kind!r}{near(spec.kind, registry.modules())}")
         return kind
 
     @cached_property

@@ -41,6 +41,9 @@ def test_a_product_of_another_run_is_read_where_it_is(start: Start, tmp_path: Pa
         "  - {name: more, kind: questions, number: 0, inputs: {shards: films}, settings: {tasks: {open: [0, 1]}}}\n"
     )
     assert [spec.name for spec in fourth.recipe.stages][3:] == ["first/phantoms", "third/films"]
+    fifth = start(f"name: fifth\nextends: {tmp_path / 'second.yaml'}\nchange: {{films: {{from: third/films}}}}\n")
+    assert fifth.stage("first/phantoms").settings.studies == 12
+    assert fifth.document.where(("stages", 2, "settings")) == f"{tmp_path}/fifth.yaml:1"
 
 
 def test_what_is_not_complete_or_has_changed_is_refused(start: Start, tmp_path: Path) -> None:
