@@ -27,6 +27,9 @@ CHEXPERT_LABELS = (
 
 SPLITS = ("train", "validate", "test")
 
+MIMIC_CXR, IU_XRAY, PHANTOM = "mimic-cxr", "iu-xray", "phantom"
+"""Names in shards and predictions of the collections that code treats apart; those of the others are in the registry."""
+
 
 @dataclass(frozen=True)
 class Box:

@@ -13,7 +13,7 @@ from typing import Any
 
 from diagcot.data.errors import DataError
 from diagcot.data.pixels import libraries, transform
-from diagcot.data.study import SPLITS, Image, Study, seeded_split
+from diagcot.data.study import MIMIC_CXR, SPLITS, Image, Study, seeded_split
 from diagcot.exchange import tables
 from diagcot.exchange.conversations import Conversation, read
 from diagcot.exchange.forms.form import ImageFile
@@ -178,7 +178,7 @@ def _write_shard(
 def _origin(path: str) -> str:
     """The image of MIMIC-CXR that a path names, by which evaluation knows it again in other collections."""
     found = _MIMIC.search(path.replace("\\", "/"))
-    return f"mimic_cxr/{found[1]}" if found else ""
+    return f"{MIMIC_CXR}/{found[1]}" if found else ""
 
 
 def _samples(

@@ -18,6 +18,7 @@ from diagcot.data.reports.facts import Facts, contradictions, omissions
 from diagcot.data.reports.labeler import mentions
 from diagcot.data.reports.statement_phrases import CLEAR, LUNG, PLACED, ZONED
 from diagcot.data.reports.statements import NO_FINDING, Statement
+from diagcot.data.study import PHANTOM
 from diagcot.shards import Shard
 from diagcot.text.facts import sections
 
@@ -100,7 +101,7 @@ def _drawn(path: Path, row: int) -> Known | None:
         study = _shard(path).study(_shard(path).study_of(row))
     except DataError:
         return None
-    if study.dataset != "phantom":
+    if study.dataset != PHANTOM:
         return None
     return known_of(study.tags)
 

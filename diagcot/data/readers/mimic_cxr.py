@@ -27,7 +27,7 @@ from diagcot.data.readers.layouts import (
 )
 from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.sections import Override, read_overrides, sections
-from diagcot.data.study import CHEXPERT_LABELS, SPLITS, Box, Image, Study, split_of, view_of
+from diagcot.data.study import CHEXPERT_LABELS, MIMIC_CXR, PHANTOM, SPLITS, Box, Image, Study, split_of, view_of
 from diagcot.jobs.state import reading
 
 METADATA = (
@@ -81,7 +81,7 @@ class MimicCxr:
             )
         self.root = root
         self.phantom = (root / FINDINGS_FILE).is_file()
-        self.dataset = "phantom" if self.phantom else "mimic-cxr"
+        self.dataset = PHANTOM if self.phantom else MIMIC_CXR
         self.taken_from: frozenset[str] = frozenset()
         self.bad: list[tuple[str, str]] = []  # (file:line or study, why it is left out)
         self.bad_boxes: list[tuple[str, str]] = []

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
+from diagcot.data.study import IU_XRAY
 from diagcot.metrics import labels, text
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.tasks.predictions import Prediction
@@ -56,7 +57,7 @@ def r2gen_texts(rows: Sequence[Prediction]) -> tuple[list[str], list[str]]:
 def _r2gen(report: str, dataset: str) -> str:
     found = _FINDINGS.search(report)
     text = (found.group(1) if found else report).replace(UNKNOWN, _KEPT)
-    clean, most = (clean_iu, 59) if dataset == "iu_xray" else (clean_mimic, 99)
+    clean, most = (clean_iu, 59) if dataset == IU_XRAY else (clean_mimic, 99)
     return " ".join(clean(text).replace(_KEPT, UNKNOWN).split()[:most])
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from diagcot.cli import main as cli
-from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.data.readers.iu_xray import IuXray
+from diagcot.data.study import CHEXPERT_LABELS, MIMIC_CXR
 from diagcot.evaluation import judge, predictions
 from diagcot.evaluation.compare import compare
 from diagcot.evaluation.scores import answers, columns
@@ -242,7 +243,7 @@ def test_reports_by_the_protocol_of_r2gen():
     rows = [row("1", "report", answer, "findings : the heart is <unk> . no effusion . impression : a large heart .")]
     hyps, refs = r2gen_texts(rows)
     assert hyps == ["the heart is large . no effusion ."] and refs == ["the heart is <unk> . no effusion ."]
-    long = [dataclasses.replace(rows[0], answer="word " * 200, dataset=name) for name in ("iu_xray", "mimic_cxr")]
+    long = [dataclasses.replace(rows[0], answer="word " * 200, dataset=name) for name in (IuXray.dataset, MIMIC_CXR)]
     assert [len(text.split()) for text in r2gen_texts(long)[0]] == [59, 99]
     tools = TextTools(missing={"meteor": "not asked"})
     found = table(rows, ["base"], tools, draws=100, seed=1, r2gen=True)["rows"][0]["scores"]

@@ -12,6 +12,7 @@ from diagcot.cli import main as cli
 from diagcot.data.errors import DataError
 from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
+from diagcot.data.study import MIMIC_CXR
 from diagcot.exchange import importing
 from diagcot.exchange.conversations import read
 from diagcot.exchange.export import FORMATS, export
@@ -90,7 +91,7 @@ def test_rows_become_samples_of_one_shard(tmp_path: Path, images: Path) -> None:
     assert (len(shard), shard.images, result.counts["samples"]) == (2, 3, 4)  # `A` is stored once
     assert [study.key for study in map(shard.study, range(2))] == ["imported/s50000001", "imported/s50000002"]
     assert {shard.study(i).patient for i in range(2)} == {"p10000001"}
-    assert [shard.image(row).origin for row in range(3)] == [f"mimic_cxr/{name}" for name in "abc"]
+    assert [shard.image(row).origin for row in range(3)] == [f"{MIMIC_CXR}/{name}" for name in "abc"]
     both = next(sample for sample in samples(ctx) if len(sample.images) == 2)
     assert both.messages == (("user", "<image>and<image>y"), ("assistant", "answer to andy"))
     assert [ref.shard for ref in both.images] == ["test/import/00000.h5"] * 2
