@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.plans import reused, stored
-from diagcot.jobs.plans.plan import flat
+from diagcot.jobs.plans.headers import flat
 
 SHOWN = 80  # characters of a value that are shown
 

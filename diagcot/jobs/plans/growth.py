@@ -15,7 +15,7 @@ from typing import Any
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.plans import segments
+from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
@@ -121,7 +121,7 @@ def addition(stored: Plan, plan: Plan, additions: Mapping[str, Addition]) -> Add
     additions: what the stages before it get. Raises UserError with the differences if `plan` does not only add.
     """
     if not (stored.grows and plan.grows):
-        plans.refuse(stored, plans.compare(stored.header(), plan.header() | {"units_sha256": plans.digest(plan)}))
+        plans.refuse(stored, headers.compare(stored.header(), plan.header() | {"units_sha256": plans.digest(plan)}))
         return None
     new, unit_differences = _further_units(stored, plan)
     plans.refuse(stored, [*_differences(stored, plan), *unit_differences])
@@ -160,7 +160,7 @@ def _params(unit: Unit) -> str:
 
 def _differences(stored: Plan, plan: Plan) -> list[str]:
     """What differs apart from the units, and is not only an addition."""
-    differences = plans.compare(_fixed(stored, plan.selector_settings), _fixed(plan, plan.selector_settings))
+    differences = headers.compare(_fixed(stored, plan.selector_settings), _fixed(plan, plan.selector_settings))
     for role, old in stored.inputs.items():
         new = plan.inputs.get(role, [])
         if [root for root in new if root in old] != old:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import check_stage, require_inside
-from diagcot.jobs.plans import segments
+from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
 from diagcot.jobs.state.files import create_exclusively
@@ -29,8 +29,6 @@ from diagcot.jobs.state.progress import Progress, record_bytes, reported_steps
 STARTUP_SHARE = 0.05  # start-up may take this share of a task's life
 TASK_START_S = 2  # what any task takes before its kind begins: Slurm's launch, Python, the plan
 MOST_TASKS = 4000  # more would only burden the scheduler (MaxJobCount is 10,000 by default)
-# What may differ when a run is submitted again, by its name in plan.json.
-MUTABLE_FIELDS = ("created", "code", "resources", "profile", "setup", "yields", "yields_from", "grows", "listed")
 Grows = Literal["", "units", "anew"]
 """Whether a stage of an existing run may grow: "": it may not. "units": it may get further units. "anew": its product is
 made again, by units that replace all earlier ones; their keys name what the product is made of."""
@@ -281,7 +279,7 @@ def write(plan: Plan) -> Plan:
     if not (plan.path / "plan.json").exists():
         create(plan)
     stored = plan.updated(read(plan.path))
-    refuse(stored, compare(stored.header(), plan.header() | {"units_sha256": digest(plan)}))
+    refuse(stored, headers.compare(stored.header(), plan.header() | {"units_sha256": digest(plan)}))
     return with_resources(plan)
 
 
@@ -338,31 +336,9 @@ def refuse(stored: Plan, differences: Sequence[str]) -> None:
         raise UserError(
             f"run {stored.run} has another plan for stage {stored.stage} ({stored.path / 'plan.json'}):\n  "
             + "\n  ".join(differences)
-            + "\nUse another RUN=name, or remove the run's folder to start again."
+            + "\n"
+            + headers.remedy(differences)
         )
-
-
-def compare(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each difference between two headers that matters, such as `settings.lr: 0.1 in the run, 0.2 now`."""
-    before, after = flat(old), flat(new)
-    units = "the keys or parameters of the units differ"
-    return [
-        units
-        if name == "units_sha256"
-        else f"{name}: {before.get(name, 'absent')} in the run, {after.get(name, 'absent')} now"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and name.split(".")[0] not in MUTABLE_FIELDS
-    ]
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings as one: `{"a": {"b": 1}}` is `{"a.b": "1"}`, values as JSON."""
-    if isinstance(value, dict):
-        rows: dict[str, Any] = {}
-        for key, item in value.items():
-            rows |= flat(item, f"{name}.{key}" if name else str(key))
-        return rows
-    return {name: json.dumps(value, default=list)}
 
 
 def read(stage_dir: Path) -> Plan:

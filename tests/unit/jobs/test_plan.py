@@ -79,6 +79,19 @@ def test_another_plan_under_the_same_name_is_refused_with_the_difference(tmp_pat
         plans.write(chains.plan(tmp_path, "shard", 5, settings={"quality": 90}))
 
 
+def test_a_shell_without_the_variable_of_a_run_is_told_its_name_and_the_key(tmp_path: Path) -> None:
+    long = {"entry": {"title": "x" * 3000}}
+    plans.write(chains.plan(tmp_path, "shard", 1, settings={"sources": [{"kind": "iu", "images": "/data/iu", **long}]}))
+    unset = {"sources": [{"kind": "iu", "images": "$NO_SUCH_DIR", **long}]}
+    with pytest.raises(UserError, match=r'settings.sources.0.images: "/data/iu" in the run, "\$NO_SUCH_DIR" now') as told:
+        plans.write(chains.plan(tmp_path, "shard", 1, settings=unset))
+    said = str(told.value)
+    assert said.endswith("In this shell NO_SUCH_DIR is not set: set it as when the run was submitted.") and len(said) < 500
+    with pytest.raises(UserError, match="Use another RUN=name") as told:
+        plans.write(chains.plan(tmp_path, "shard", 1, settings={"sources": []}))
+    assert len(str(told.value)) < 1500
+
+
 def test_an_unknown_key_names_file_line_and_neighbour(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nexecutor: slurm\nsizes:\n  cpu:\n    minuts: 5\n")
