@@ -4,6 +4,7 @@ A file that cannot be imported, a function that raises an error, and one that ne
 planned, and not when servers and trainers have started.
 """
 
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ ANSWERS = {
     "open": "Cardiomegaly, Edema",
 }
 """Task -> an answer as its references have them; other tasks have a closed question's."""
+
+_PROMPT = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Write the report."}]},)
 
 
 def check(name: str, style: str, task: str) -> None:
@@ -69,12 +72,24 @@ def main(arguments: Sequence[str]) -> int:
     name, style, task = arguments
     answer = ANSWERS.get(task, ANSWERS["closed"])
     replies = [f"<think>The image shows it.</think>\n<answer>{answer}</answer>", ""]
+    facts = [external.RolloutFacts(_PROMPT, _image(), tuple(range(len(reply.split())))) for reply in replies]
     try:
-        external.load(name, style)(replies, [Reference(answer)] * len(replies))
+        external.load(name, style)(replies, [Reference(answer)] * len(replies), 0.0, facts)
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return FAILED
     return 0
+
+
+def _image() -> tuple[bytes, ...]:
+    """A black image as a JPEG file; none where Pillow is not installed."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return ()
+    data = io.BytesIO()
+    Image.new("L", (64, 64)).save(data, "JPEG")
+    return (data.getvalue(),)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diagcot.rewards import registry
+from diagcot.rewards.external import ExternalReward, RolloutFacts
 from diagcot.rewards.score import Reference, Score
 from diagcot.text.reasoning import NOTHING, of_output
 from diagcot.training.config.reward_settings import REASONING, RewardSettings
@@ -14,7 +15,8 @@ from diagcot.training.config.reward_settings import REASONING, RewardSettings
 class Output:
     """A rollout's text, the reference that it is scored against, and the key of its reward.
 
-    task, question, about: those of the sample, the question without images. sample: its id, for messages.
+    task, question, about: those of the sample, the question without images. sample: its id, for messages. facts: for rewards
+    of other projects, which get them as their own trainer gives them.
     """
 
     text: str
@@ -24,6 +26,7 @@ class Output:
     question: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     sample: str = ""
+    facts: RolloutFacts = field(default_factory=RolloutFacts)
 
 
 class PlainRewards:
@@ -45,7 +48,11 @@ class PlainRewards:
     def score(self, key: str, outputs: Sequence[Output], progress: float) -> list[Score]:
         """Scores of outputs of one reward, together, with the metric of the reasoning where it is a component."""
         texts, references = [output.text for output in outputs], [output.reference for output in outputs]
-        scores = self._rewards[key](texts, references, progress)
+        reward = self._rewards[key]
+        if isinstance(reward, ExternalReward):
+            scores = reward(texts, references, progress, [output.facts for output in outputs])
+        else:
+            scores = reward(texts, references, progress)
         if REASONING in self._table[key].components:
             return [score | _reasoning(output) for score, output in zip(scores, outputs, strict=True)]
         return scores

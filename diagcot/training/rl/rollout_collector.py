@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+from diagcot.rewards.external import RolloutFacts
 from diagcot.rewards.score import Reference, Score
-from diagcot.serving import Reply
+from diagcot.serving import Reply, Request
 from diagcot.tasks.prompts import reasoned
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.data.collator import message_parts
 from diagcot.training.reward_models.plain import Output
 from diagcot.training.rl.curriculum import Curriculum
 from diagcot.training.rl.experience import Experience
@@ -121,10 +123,23 @@ class RolloutCollector:
                 group_of(index, sample, reply, sampling.n)  # raises for a failed request
             key, question = self._settings.reward_of(sample.task), sample.prompt.replace("<image>", "").strip()
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
-            shown = texts if self._settings.reasoning == "expected" else map(_in_layout, texts)
-            return [Output(text, reference, key, sample.task, question, sample.meta, sample.id) for text in shown]
+            shown = texts if self._settings.reasoning == "expected" else list(map(_in_layout, texts))
+            facts = [RolloutFacts()] * len(texts)
+            if self._settings.reward_table[key].style:
+                tokens = reply.token_ids or [()] * len(texts)
+                facts = [self._facts(sample, requests[index], tuple(own)) for own in tokens]
+            return [
+                Output(text, reference, key, sample.task, question, sample.meta, sample.id, told)
+                for text, told in zip(shown, facts, strict=True)
+            ]
 
         return self._pool.roll_out(requests, outputs, progress)
+
+    def _facts(self, sample: Sample, request: Request, tokens: tuple[int, ...]) -> RolloutFacts:
+        """What a reward of another project is told of a rollout."""
+        prompt = [{"role": role, "content": message_parts(text)} for role, text in request.messages]
+        about = {**sample.meta, "id": sample.id, "task": sample.task, "study": sample.study}
+        return RolloutFacts(prompt, request.images, tokens, about)
 
 
 class PendingRollouts:

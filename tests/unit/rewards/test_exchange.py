@@ -1,6 +1,7 @@
 """Exported rewards in other trainers, and external rewards in ours."""
 
 import importlib.util
+import io
 import pickle
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from diagcot.jobs import UserError
-from diagcot.rewards import easyr1, registry
+from diagcot.rewards import easyr1, registry, trial
 from diagcot.rewards import trl as for_trl
+from diagcot.rewards.external import RolloutFacts
 from diagcot.rewards.score import Reference
 from diagcot.tasks.prompts import classification_answer, reasoned
 from diagcot.training.config.reward_settings import RewardSettings
+from diagcot.training.reward_models.plain import Output, PlainRewards
 
 TRUTH = classification_answer(["Edema"])
 OUTPUTS = [
@@ -117,6 +120,80 @@ def test_a_reward_that_trl_brings():
     reward = registry.reward(f"{file}:think_format_reward", "trl_messages")
     scores = reward(["<think>a</think> b", "<think>a b"], [Reference("b")] * 2)
     assert [score["overall"] for score in scores] == [1, 0]
+
+
+CALLED = """
+import importlib.util, pathlib
+SEEN = []
+def told(**columns):
+    columns["log_metric"]("length", 1.0)
+    columns["log_extra"]("note", ["a"])
+    SEEN.append(columns)
+    return [0.0] * len(columns["completions"])
+def reads_ids(completions, completion_ids, **columns):
+    return [len(ids) for ids in completion_ids]
+"""
+
+
+def rollouts(count):
+    """What is told of `count` rollouts of one prompt with an image of 8 x 6 pixels; rollout n has n tokens."""
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.new("L", (8, 6), 255).save(data, "JPEG")
+    prompt = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Look."}]},
+    ]
+    columns = {"side": "left", "answer": "never the reference", "completions": "never the reply"}
+    return [RolloutFacts(prompt, (data.getvalue(),), tuple(range(n)), columns) for n in range(count)]
+
+
+@pytest.mark.parametrize("style", ["trl", "trl_messages"])
+def test_a_reward_of_trl_gets_all_that_trl_gives(tmp_path, style):
+    """The names of trl/trainer/grpo_trainer.py, `_calculate_rewards`, and prompts as `prepare_multimodal_messages` makes them."""
+    (tmp_path / "called.py").write_text(CALLED)
+    reward = registry.reward(f"{tmp_path}/called.py:told", style)
+    reward(["a", "b"], [Reference("x"), Reference("y")], 0.5, rollouts(2))
+    (seen,) = reward._score.__globals__["SEEN"]
+    assert seen["completion_ids"] == [[], [0]] and seen["side"] == ["left", "left"]
+    assert seen["answer"] == seen["solution"] == ["x", "y"]
+    assert seen["trainer_state"].global_step / seen["trainer_state"].max_steps == 0.5
+    assert [[image.size for image in own] for own in seen["images"]] == [[(8, 6)], [(8, 6)]]
+    assert seen["image"][1] is seen["images"][1][0]
+    if style == "trl":
+        assert seen["completions"] == ["a", "b"] and seen["prompts"] == ["Be brief.\nLook."] * 2
+        return
+    assert seen["completions"][1] == [{"role": "assistant", "content": "b"}]
+    system, user = seen["prompts"][0]
+    assert system == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    assert user["content"] == [{"type": "image", "image": seen["images"][0][0]}, {"type": "text", "text": "Look."}]
+
+
+def test_a_penalty_of_trl_reads_the_ids_of_the_reply(tmp_path):
+    trl = importlib.util.find_spec("trl")
+    if trl is None:
+        pytest.skip("trl is not installed")
+    theirs = Path(trl.submodule_search_locations[0]) / "rewards" / "other_rewards.py"
+    (tmp_path / "penalty.py").write_text(
+        f"import runpy\npenalty = runpy.run_path({str(theirs)!r})['get_repetition_penalty_reward'](2, -1.0)\n"
+    )
+    reward = registry.reward(f"{tmp_path}/penalty.py:penalty", "trl")
+    facts = [RolloutFacts(tokens=(1, 2, 3, 4)), RolloutFacts(tokens=(5, 5, 5, 5, 5))]
+    scores = reward(["a", "b"], [Reference("x")] * 2, 0.0, facts)
+    assert [score["overall"] for score in scores] == [0.0, -0.75]  # its own example
+
+
+def test_rewards_of_a_stage_pass_on_what_is_told(tmp_path):
+    (tmp_path / "called.py").write_text(
+        CALLED + "def new(rows): return [{'overall': r['response_length']} for r in rows]"
+    )
+    for function, style in (("reads_ids", "trl"), ("new", "easyr1")):
+        chosen = RewardSettings(name=f"{tmp_path}/called.py:{function}", style=style)
+        plain = PlainRewards({"": chosen}, {"": [Reference("x")]})
+        outputs = [Output("a", Reference("x"), facts=facts) for facts in rollouts(3)]
+        assert [score["overall"] for score in plain.score("", outputs, 0.0)] == [0, 1, 2]
+        trial.check(chosen.name, style, "report")  # with a prompt, an image and ids, as a plan calls it
 
 
 def test_an_exported_reward_loaded_back():

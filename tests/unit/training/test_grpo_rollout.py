@@ -133,6 +133,22 @@ def test_groups_of_equal_rewards_make_room_for_others_of_their_kind():
     assert [one.prompt for one in found.rollouts] == [0, 0, 1, 1] and found.waited_s == pytest.approx(0.75)
 
 
+def test_a_reward_of_another_project_is_told_of_prompt_image_ids_and_sample():
+    from diagcot.rewards.external import RolloutFacts
+    from diagcot.training.rl import curriculum as curricula
+    from diagcot.training.rl import rollout_collector
+
+    theirs = SETTINGS.model_copy(update={"group_size": 2, "reward": RewardSettings(name="x.py:f", style="trl")})
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Look."}]}]
+    columns = {"side": "left", "id": "d/s/i", "task": "report", "study": "d/s"}
+    told = RolloutFacts(prompt, (b"jpeg",), (5, 2), columns)
+    for settings, expected in ((theirs, told), (SETTINGS.model_copy(update={"group_size": 2}), RolloutFacts())):
+        curriculum = curricula.Curriculum(settings, 7, 4, [SAMPLE.with_meta(side="left")] * 4, [], [])
+        scorer: Any = Scorer()
+        rollout_collector.RolloutCollector(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
+        assert [output.facts for output in scorer.asked[0][0]] == [expected] * 2
+
+
 class Refusing:
     """Refuses prompts whose study is in `studies`."""
 
