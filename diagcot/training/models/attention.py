@@ -2,10 +2,15 @@
 
 Sequences are causal and, where they lie in rows of their own, padded on the right: no token sees padding, so no mask is
 needed. Packed sequences lie one after the other in one row. FlashAttention then takes their bounds (its variable-length
-function, which transformers calls); elsewhere torch's fused attention runs over one sequence after the other. That is
-what a block-diagonal mask computes, without the products between sequences and without a mask of all pairs of tokens.
+function, which transformers calls); elsewhere torch's fused attention runs over one sequence after the other, and over
+neighbours of one length together. That is what a block-diagonal mask computes, without the products between sequences and
+without a mask of all pairs of tokens.
+
+The windows of Qwen2.5-VL's vision tower are such sequences. An image has at most four lengths of them (whole windows, those at
+the right and at the lower edge, and the corner), so they are put in the order of their lengths: four calls in a layer.
 """
 
+import itertools
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +26,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward  # n
 from transformers.utils.generic import is_flash_attention_requested  # noqa: E402
 
 BY_SEQUENCE = "by_sequence"
+# transformers gives the bounds of all windows to an attention with `flash` in its name, and calls any other once a window.
+_OF_TOWER = "by_sequence_in_place_of_flash"
 
 
 def implementation(precision: str) -> str:
@@ -46,38 +53,68 @@ def placed(network: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_images(network: Any, inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Arguments of a pass about its images: what a vision tower would else compute from `image_grid_thw` (images, 3).
+    """Arguments of a pass about its images, see `of_tower`; `image_grid_thw` (images, 3) lies in host memory.
 
-    The grids lie in host memory, so nobody waits for the device. Bounds stay there, too, but for FlashAttention. Empty without
-    pixels, and for a network that takes features in place of pixels.
+    Empty without pixels, and for a network that takes features in place of pixels.
     """
-    if "pixel_values" not in inputs or hasattr(visual_of(network), "takes_features"):
+    visual = visual_of(network)
+    if "pixel_values" not in inputs or hasattr(visual, "takes_features"):
         return {}
-    visual, grids = visual_of(network), inputs["image_grid_thw"]
+    return {f"image_{name}": value for name, value in of_tower(visual, inputs["image_grid_thw"], device).items()}
+
+
+def of_tower(visual: Any, grids: torch.Tensor, device: torch.device) -> dict[str, Any]:
+    """What a vision tower would else compute on `device` from the grids (images, 3) of its images, in host memory.
+
+    Nobody waits for the device. Bounds stay in host memory, but for FlashAttention.
+    """
     merge = int(visual.spatial_merge_size)
     found: dict[str, Any] = {"position_ids": vision_utils.get_vision_position_ids(grids, merge)}
     limits = {"seqlen": vision_utils.get_vision_cu_seqlens(grids)}
     if hasattr(visual, "window_size"):
-        found["window_index"], limits["window_seqlen"] = vision_utils.get_vision_window_index(
-            grids, merge, visual.window_size, visual.patch_size
-        )
+        found["window_index"], limits["window_seqlen"] = _windows(visual, grids)
     if hasattr(visual, "num_grid_per_side"):
         found["interp_indices"], found["interp_weights"] = vision_utils.get_vision_interpolation_indices_and_weights(
             grids, visual.num_grid_per_side, visual.interpolation_mode, visual.interpolation_align_corners, merge
         )
     found = {name: process_group.moved(value, device) for name, value in found.items()}
     for name, ends in limits.items():
-        found[f"cu_{name}s"] = ends
-        if is_flash_attention_requested(visual.config):
-            found |= {f"cu_{name}s": process_group.moved(ends, device), f"max_{name}": int(ends.diff().max())}
-    return {f"image_{name}": value for name, value in found.items()}
+        found[f"max_{name}"] = int(ends.diff().max())
+        on_host = visual.config._attn_implementation in (BY_SEQUENCE, _OF_TOWER)
+        found[f"cu_{name}s"] = ends if on_host else process_group.moved(ends, device)
+    return found
+
+
+def _windows(visual: Any, grids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Visual tokens (tokens,) in the order of their windows, and the windows' bounds (windows + 1,) in patches.
+
+    transformers' windows, those of an image in the order of their lengths.
+    """
+    merge = int(visual.spatial_merge_size)
+    tokens, ends = vision_utils.get_vision_window_index(grids, merge, visual.window_size, visual.patch_size)
+    starts, lengths = ends[:-1].long(), ends.diff().long()
+    images = torch.bucketize(starts, grids.prod(1).cumsum(0), right=True)
+    order = torch.argsort(images * (int(lengths.max()) + 1) - lengths, stable=True)
+    parts = tokens.split((lengths // merge**2).tolist())
+    ends = functional.pad(lengths[order].cumsum(0), (1, 0)).to(torch.int32)
+    return torch.cat([parts[window] for window in order.tolist()]), ends
+
+
+def with_bounds(visual: Any) -> None:
+    """Let a vision tower whose attention is `by_sequence` call it once a layer, with the bounds of all windows."""
+    if visual.config._attn_implementation == BY_SEQUENCE:
+        visual.config._attn_implementation = _OF_TOWER
 
 
 def visual_of(network: Any) -> Any:
     """The vision part of a vision-language model, with or without an adapter or an aligner around it."""
+    return _inside(network).visual
+
+
+def _inside(network: Any) -> Any:
     network = getattr(network, "vlm", network)
     network = network.get_base_model() if hasattr(network, "get_base_model") else network
-    return network.model.visual
+    return network.model
 
 
 def by_sequence(
@@ -97,9 +134,23 @@ def by_sequence(
     if cu_seq_lens_q is None:
         rows, _ = sdpa_attention_forward(module, query, key, value, None, **options)
         return rows, None
-    lengths = cu_seq_lens_q.diff().tolist()
-    parts = zip(*(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *part, None, **options)[0] for part in parts], 1), None
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(cu_seq_lens_q.diff().tolist())]
+    parts = zip(
+        *(tensor.split([length * count for length, count in runs], 2) for tensor in (query, key, value)), strict=True
+    )
+    made = [_run(module, count, part, options) for (_, count), part in zip(runs, parts, strict=True)]
+    return torch.cat(made, 1), None
+
+
+def _run(
+    module: torch.nn.Module, count: int, part: tuple[torch.Tensor, ...], options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Attention over `count` neighbours of one length, as rows. part: query, key and value. See `by_sequence`."""
+    if count > 1:
+        part = tuple(tensor.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1) for tensor in part)
+    rows: torch.Tensor = sdpa_attention_forward(module, *part, None, **options)[0]
+    return rows.reshape(1, -1, *rows.shape[2:])
 
 
 AttentionInterface.register(BY_SEQUENCE, by_sequence)
+AttentionInterface.register(_OF_TOWER, by_sequence)

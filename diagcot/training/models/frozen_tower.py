@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from diagcot.jobs import Context
 from diagcot.training.distributed import library_setup, process_group
+from diagcot.training.models import attention
 from diagcot.training.models.attention import visual_of
 
 library_setup.configure()
@@ -13,7 +15,6 @@ library_setup.configure()
 import torch  # noqa: E402
 from transformers.modeling_outputs import BaseModelOutputWithPooling  # noqa: E402
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures  # noqa: E402
-from transformers.vision_utils import get_vision_window_index  # noqa: E402
 
 Key = tuple[int, ...]
 
@@ -103,16 +104,18 @@ class FrozenTower:
             merger.register_forward_pre_hook(lambda module, given: inputs.update({module: given[0]}))
             for merger in mergers
         ]
+        given = attention.of_tower(self._visual, grids, self._device)
+        windows = given.get("window_index")
         try:
             pixels = pixels.to(self._device, self._visual.dtype)
-            output = self._tower(pixels, grid_thw=grids.to(self._device))
+            output = self._tower(pixels, grid_thw=grids, **given)
         finally:
             for hook in hooks:
                 hook.remove()
         sizes = grids.prod(1)
         if self._mergers_train:
             rows = torch.cat([inputs[merger] for merger in mergers], -1)
-            rows = _in_order(rows, self._visual, grids)
+            rows = rows if windows is None else _in_order(rows, windows)
         else:
             deep = getattr(output, "deepstack_features", None) or ()
             rows = torch.cat([output.pooler_output, *deep], -1)
@@ -140,19 +143,19 @@ def _whole(visual: Any, device: torch.device) -> Any:
         return visual
     import deepspeed
 
+    own, config = visual.config._attn_implementation, deepcopy(visual.config)
     with torch.device(device):
-        copy = type(visual)._from_config(visual.config, dtype=visual.dtype)
+        copy = type(visual)._from_config(config, dtype=visual.dtype, attn_implementation=attention.BY_SEQUENCE)
+    copy.config._attn_implementation = own
     copy.requires_grad_(False)
     with deepspeed.zero.GatheredParameters(parameters):
         copy.load_state_dict(visual.state_dict())
     return copy.eval()
 
 
-def _in_order(rows: torch.Tensor, visual: Any, grids: torch.Tensor) -> torch.Tensor:
-    """Rows of patches in the order of their visual tokens: Qwen2.5-VL computes them window by window."""
-    if not hasattr(visual, "window_size"):
-        return rows
-    merge = int(visual.spatial_merge_size)
-    windows, _ = get_vision_window_index(grids, merge, visual.window_size, visual.patch_size)
-    places = torch.argsort(windows).to(rows.device)
-    return rows.view(-1, merge**2, rows.shape[-1])[places].flatten(0, 1)
+def _in_order(rows: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Rows of patches (patches, width), computed window by window, in the order of their visual tokens.
+
+    windows (tokens,): the visual token of each place.
+    """
+    return rows.view(len(windows), -1, rows.shape[-1])[torch.argsort(windows)].flatten(0, 1)

@@ -95,6 +95,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
         quantization_config=quantization() if four_bits else None,
     )
     del keep_alive
+    attention.with_bounds(attention.visual_of(model))
     model.config.use_cache = False
     return model.train()
 
