@@ -23,6 +23,13 @@ MODES: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "zero3-bf16": {"stage": 3, "precision": "bf16"},
     "packed": {"micro_batch_tokens": 300},
+    "shared-rows": {"micro_batch_tokens": 300, "sequence_parallel": 2},
+    "zero3-shared-rows": {
+        "stage": 3,
+        "micro_batch_tokens": 500,
+        "sequence_parallel": 2,
+        "gradient_checkpointing": True,
+    },
     "zero3-packed-offload": {"stage": 3, "micro_batch_tokens": 300, "offload": True},
 }
 

@@ -17,7 +17,7 @@ from diagcot.training.models import pretrained
 
 WITHOUT_EFFECT = {
     *("save_every", "keep", "async_save", "trackers", "validate_every", "image_cache_mb", "vision_cache_mb"),
-    *("micro_batch", "micro_batch_tokens", "offload", "gradient_checkpointing"),
+    *("micro_batch", "micro_batch_tokens", "sequence_parallel", "offload", "gradient_checkpointing"),
 }
 """Settings that change when a stage writes, what it keeps in memory and how a step is cut into passes: none of the weights
 but for the order of sums, as another number of ranks does."""

@@ -237,6 +237,7 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "GrpoSettings":
+        self.deepspeed.refuse_sharing("grpo")
         rollouts = self.prompts_per_step * self.group_size
         if rollouts % self.deepspeed.global_batch:
             raise ValueError(

@@ -122,6 +122,13 @@ class DeepSpeedSettings(Settings):
         description="Most tokens in one forward pass of a rank: samples are then packed, one after the other without padding,"
         " and spread evenly over passes and ranks. A longer sample is a pass of its own. null: `micro_batch` padded samples.",
     )
+    sequence_parallel: int = Field(
+        1,
+        ge=1,
+        description="Ranks, neighbours in number, that share the tokens of each pass (DeepSpeed Ulysses), for samples whose"
+        " activations do not fit one GPU; in kind sft, with micro_batch_tokens. It must divide the number of ranks, and the"
+        " model's heads of keys and values.",
+    )
     global_batch: int = Field(64, ge=1, description="Samples in one optimiser step over all ranks.")
     learning_rate: float = Field(1e-5, gt=0, description="Highest learning rate.")
     warmup_steps: int = Field(0, ge=0, description="Steps in which the learning rate rises from 0.")
@@ -165,13 +172,32 @@ class DeepSpeedSettings(Settings):
             raise ValueError("give either epochs or steps")
         return self
 
+    @model_validator(mode="after")
+    def _rows_to_share(self) -> "DeepSpeedSettings":
+        if self.sequence_parallel > 1 and not self.micro_batch_tokens:
+            raise ValueError("sequence_parallel divides packed rows: give micro_batch_tokens, too")
+        return self
+
     def check_batches(self, world_size: int) -> None:
         """Raises ValueError if the samples of a step do not divide among the ranks."""
         size = 1 if self.micro_batch_tokens else self.micro_batch
-        if self.global_batch % (size * world_size):
+        if world_size % self.sequence_parallel:
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of micro_batch {size} x {world_size}"
+                f"sequence_parallel {self.sequence_parallel} does not divide the {world_size} ranks; change it in the recipe, or"
+                " the number of ranks in the cluster file"
+            )
+        groups = world_size // self.sequence_parallel
+        if self.global_batch % (size * groups):
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of micro_batch {size} x {groups}"
                 " ranks; change one of them in the recipe or the number of ranks in the cluster file"
+            )
+
+    def refuse_sharing(self, kind: str) -> None:
+        """Raises ValueError if ranks are to share passes, which `kind` does not do."""
+        if self.sequence_parallel > 1:
+            raise ValueError(
+                f"deepspeed.sequence_parallel is for kind sft; {kind} does not divide sequences: remove it"
             )
 
     def sequences(self, samples: int | None) -> int | None:
@@ -280,6 +306,7 @@ class AlignSettings(FreezePolicy, PromptedSettings):
 
     @model_validator(mode="after")
     def _reports_stay(self) -> "AlignSettings":
+        self.deepspeed.refuse_sharing("align")
         if self.loss != "lm" and not set(self.trainable) <= {"vision", "merger"}:
             raise ValueError("the contrastive loss embeds reports once: with it only vision and merger may train")
         if self.loss != "lm" and self.deepspeed.micro_batch_tokens:

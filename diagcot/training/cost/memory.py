@@ -113,7 +113,8 @@ def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSett
     kept_vision = inside_vision
     if "vision" in trainable:
         kept_vision += shape.vision_depth * (shape.vision_hidden if settings.gradient_checkpointing else inside_vision)
-    return _sequences(settings, load) * (load.tokens * kept + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
+    of_text = load.tokens * kept / settings.sequence_parallel
+    return _sequences(settings, load) * (of_text + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
 
 
 def _sequences(settings: DeepSpeedSettings, load: Workload) -> float:

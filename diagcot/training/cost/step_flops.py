@@ -51,11 +51,14 @@ class StepFlops:
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self._attention = 4.0 * text.num_hidden_layers * text.num_attention_heads * head
 
-    def of(self, inputs: Mapping[str, Any]) -> float:
-        """FLOPs over input_ids (rows, tokens), sequence_lengths (samples,), image_grid_thw (images, 3) and logits_to_keep."""
+    def of(self, inputs: Mapping[str, Any], sharing: int = 1) -> float:
+        """FLOPs over input_ids (rows, tokens), sequence_lengths (samples,), image_grid_thw (images, 3) and logits_to_keep.
+
+        sharing: ranks that share the pass; the result is this rank's part, and logits_to_keep its own.
+        """
         lengths, kept = inputs["sequence_lengths"].double(), inputs["logits_to_keep"]
-        patches = float(inputs["image_grid_thw"].prod(1).sum()) if "image_grid_thw" in inputs else 0.0
-        seen = {"vision": patches, "merger": patches / 4, "language_model": float(lengths.sum())}
+        patches = float(inputs["image_grid_thw"].prod(1).sum()) / sharing if "image_grid_thw" in inputs else 0.0
+        seen = {"vision": patches, "merger": patches / 4, "language_model": float(lengths.sum()) / sharing}
         seen["lm_head"] = float(len(inputs["input_ids"]) * kept if isinstance(kept, int) else len(kept))
         total, flows = 0.0, False  # flows: a gradient comes back through this component's inputs
         for name in self._runs:
@@ -63,7 +66,7 @@ class StepFlops:
             through = flows or (trains and name != "lm_head")
             total += seen[name] * 2 * (self._sizes[name] * (1 + through) + self._trained[name])
             if name == "language_model":
-                total += self._attention * float((lengths**2).sum()) * (3 if through else 1)
+                total += self._attention * float((lengths**2).sum()) / sharing * (3 if through else 1)
             flows = flows or trains
         return total
 

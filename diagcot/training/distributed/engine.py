@@ -64,9 +64,10 @@ def config(settings: DeepSpeedSettings, world_size: int) -> dict[str, Any]:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
         if settings.offload:
             zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    samples = max(1, settings.global_batch // world_size)  # of a rank; ranks that share samples may be more than these
     return {
-        "train_batch_size": settings.global_batch,
-        "train_micro_batch_size_per_gpu": settings.global_batch // world_size,
+        "train_batch_size": samples * world_size,
+        "train_micro_batch_size_per_gpu": samples,
         "gradient_accumulation_steps": 1,
         # The loops call `step` after the last pass of a step: packed steps differ in their number of passes.
         "managed_gradient_accumulation": False,

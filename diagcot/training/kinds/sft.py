@@ -19,6 +19,7 @@ from diagcot.training.models import freeze, frozen_tower, lora, model
 from diagcot.training.models.inputs import model_input
 from diagcot.training.supervised import loop
 from diagcot.training.supervised.objective import LanguageObjective, order_of
+from diagcot.training.supervised.sequence_parallel import SharedRows
 
 
 @contextmanager
@@ -48,7 +49,9 @@ def run(unit: Unit, settings: SftSettings, ctx: Context) -> Result | None:
     ctx.event("training", held_out=len(data.validation), steps=steps, **sizes, **counts)
     trained = engine.initialize(network, settings.deepspeed, ctx, steps)
     tower = frozen_tower.of(network, settings, ctx)
-    objective = LanguageObjective(ctx, settings.deepspeed, data, lengths, collator, tower)
+    ranks = settings.deepspeed.sequence_parallel
+    shared = SharedRows(network, ranks, ctx) if ranks > 1 else None
+    objective = LanguageObjective(ctx, settings.deepspeed, data, lengths, collator, tower, shared)
     final = loop.train(ctx, trained, settings.deepspeed, objective, made_of, settings.validate_every)
     return (
         None

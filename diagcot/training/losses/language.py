@@ -16,7 +16,7 @@ MODEL_INPUTS = ("input_ids", "position_ids", "pixel_values", "image_grid_thw")
 
 _IN_HOST_MEMORY = {
     *("labels", "sequence_lengths", "cu_seq_lens_q", "cu_seq_lens_k"),
-    *("image_counts", "image_keys", "image_grid_thw"),
+    *("image_counts", "image_keys", "image_grid_thw", "part_start"),
 }
 
 
@@ -35,12 +35,13 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 
     The prompt with its image holds most of the tokens; their logits over the whole vocabulary are never needed. Of padded
     rows `logits_to_keep` is a number of columns, from the first learned token of any row on; of packed sequences it is the
-    positions (learned,) before the learned tokens.
+    positions (learned,) before the learned tokens, counted from `part_start` where this rank computes a part of the row.
     """
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name in MODEL_INPUTS}
     lengths, learned = batch["sequence_lengths"], batch["labels"] != IGNORED
-    if len(lengths) > len(learned):
-        before = process_group.moved(learned[0, 1:].nonzero()[:, 0], batch["input_ids"].device)
+    if len(lengths) > len(learned) or "part_start" in batch:
+        before = learned[0, 1:].nonzero()[:, 0] - batch.get("part_start", 0)
+        before = process_group.moved(before, batch["input_ids"].device)
         return {**inputs, **attention.bounds(lengths), "logits_to_keep": before}
     columns = learned.any(0)
     first = int(columns.int().argmax()) if bool(columns.any()) else 0
@@ -71,20 +72,26 @@ def learned_tokens(batch: Batch) -> float:
 
 
 def held_out_loss(
-    model: Any, samples: Sequence[Sample], collate: Callable[[Sequence[Sample]], Batch], ctx: Context, micro_batch: int
+    model: Any,
+    samples: Sequence[Sample],
+    collate: Callable[[Sequence[Sample]], Batch],
+    ctx: Context,
+    micro_batch: int,
+    sharing: int = 1,
 ) -> dict[str, float]:
     """`loss`: mean nats a learned token on held-out samples; empty without samples. A collective.
 
-    collate: makes the batch of samples that `model` takes.
+    collate: makes the batch of samples that `model` takes. sharing: ranks that share a pass.
     """
     if not samples:
         return {}
     device = process_group.device(ctx)
     # ZeRO-3 gathers parameters in step, so all ranks make the same number of passes, the last ones maybe on a repeat.
-    passes = -(-len(samples) // (micro_batch * ctx.world_size))
+    group, groups = ctx.rank // sharing, ctx.world_size // sharing
+    passes = -(-len(samples) // (micro_batch * groups))
     total, tokens = torch.zeros((), device=device), 0.0
     for index in range(passes):
-        start = (index * ctx.world_size + ctx.rank) * micro_batch
+        start = (index * groups + group) * micro_batch
         own = samples[start : start + micro_batch]
         batch = on_device(collate(own or samples[:1]), device)
         loss = summed_loss(model, model_inputs(batch), batch["labels"])

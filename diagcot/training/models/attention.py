@@ -11,7 +11,7 @@ the right and at the lower edge, and the corner), so they are put in the order o
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -111,6 +111,11 @@ def visual_of(network: Any) -> Any:
     return _inside(network).visual
 
 
+def language_of(network: Any) -> Any:
+    """The language model without its head, see `visual_of`."""
+    return _inside(network).language_model
+
+
 def _inside(network: Any) -> Any:
     network = getattr(network, "vlm", network)
     network = network.get_base_model() if hasattr(network, "get_base_model") else network
@@ -124,13 +129,21 @@ def by_sequence(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    exchange: Callable[..., torch.Tensor] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """torch's fused attention over rows, or over the sequences of one row whose bounds are given.
 
     query, key, value: (rows, heads, tokens, width). attention_mask: has no part in it. cu_seq_lens_q: (sequences + 1,), in
-    host memory. Returns (rows, tokens, heads, width).
+    host memory. exchange: where several ranks share a row (`diagcot.training.supervised.sequence_parallel`). Returns (rows,
+    tokens, heads, width).
     """
+    if exchange is not None:
+
+        def attend(*states: torch.Tensor) -> torch.Tensor:
+            return by_sequence(module, *states, None, cu_seq_lens_q, **options)[0]
+
+        return exchange(attend, query, key, value), None
     if cu_seq_lens_q is None:
         rows, _ = sdpa_attention_forward(module, query, key, value, None, **options)
         return rows, None

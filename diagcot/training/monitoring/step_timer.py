@@ -29,7 +29,7 @@ class StepTimer:
         tower: FrozenTower | None = None,
     ) -> None:
         self.device, self._tower = process_group.device(ctx), tower
-        self._ranks = ctx.world_size
+        self._ranks, self._sharing = ctx.world_size, settings.sequence_parallel
         apart = tower.components if tower else ()
         self._work = step_flops.StepFlops(engine.module, [name for name in components if name not in apart])
         self._peak = step_flops.peak(self.device, settings.precision)
@@ -46,9 +46,9 @@ class StepTimer:
 
     def count(self, inputs: Mapping[str, Any]) -> None:
         """Count a forward and backward pass over the model's `inputs` and their `sequence_lengths`."""
-        self._tokens += float(inputs["sequence_lengths"].sum())
+        self._tokens += float(inputs["sequence_lengths"].sum()) / self._sharing
         if self._peak:
-            self._flops += self._work.of(inputs)
+            self._flops += self._work.of(inputs, self._sharing)
 
     def sums(self) -> list[float]:
         """This rank's tokens, FLOPs and seconds of waiting, to be summed over the ranks for `figures`."""

@@ -15,6 +15,7 @@ from diagcot.training.data.order import BatchOrder
 from diagcot.training.distributed.engine import Engine
 from diagcot.training.losses import language
 from diagcot.training.models.frozen_tower import FrozenTower
+from diagcot.training.supervised.sequence_parallel import SharedRows
 
 
 def order_of(lengths: Lengths, settings: DeepSpeedSettings, ctx: Context) -> BatchOrder:
@@ -37,9 +38,10 @@ class TrainingObjective(ABC):
         lengths: Lengths,
         collator: Collator,
         tower: FrozenTower | None = None,
+        shared: SharedRows | None = None,
     ) -> None:
-        """tower: what the network is cut behind, if its vision tower is frozen."""
-        self.ctx, self.settings, self.tower = ctx, settings, tower
+        """tower: what the network is cut behind, if its vision tower is frozen. shared: where ranks share passes."""
+        self.ctx, self.settings, self.tower, self._shared = ctx, settings, tower, shared
         self.data, self.lengths, self.collator = data, lengths, collator
         self.order = order_of(lengths, settings, ctx)
 
@@ -50,13 +52,19 @@ class TrainingObjective(ABC):
         weigh the same, however the batch is spread over passes and ranks.
         """
         learned = sum(self.lengths.learned[index] for index in self.order.batch(step))
-        own = self.order.micro_batches(step, self.ctx.rank, self.ctx.world_size)
+        sharing = self.settings.sequence_parallel
+        own = self.order.micro_batches(step, self.ctx.rank // sharing, self.ctx.world_size // sharing)
         passes = torch.tensor(float(len(own) * self.ctx.world_size))
         shares = {"passes": passes, "share": passes / learned}
         return [
-            {**self.collator([self.data.train[index] for index in indices]), **shares, **self.extras(indices)}
+            {**self.collated([self.data.train[index] for index in indices]), **shares, **self.extras(indices)}
             for indices in own
         ]
+
+    def collated(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of these samples, or what this rank learns of it where ranks share passes."""
+        batch = self.collator(samples)
+        return self._shared.own(batch) if self._shared else batch
 
     def extras(self, indices: Sequence[int]) -> Batch:
         """Further tensors of the batch of these training samples."""
@@ -90,6 +98,9 @@ class LanguageObjective(TrainingObjective):
         """Loss on the held-out samples. A collective."""
 
         def batch(samples: Sequence[Sample]) -> Batch:
-            return self.with_features(self.collator(samples))
+            return self.with_features(self.collated(samples))
 
-        return language.held_out_loss(engine, self.data.validation, batch, self.ctx, self.settings.micro_batch)
+        settings = self.settings
+        return language.held_out_loss(
+            engine, self.data.validation, batch, self.ctx, settings.micro_batch, settings.sequence_parallel
+        )

@@ -112,6 +112,35 @@ def test_what_bitsandbytes_packs_trains_and_is_served_as_it_is(base: Path) -> No
     assert float((ours - theirs).abs().max()) < 0.05 * float(theirs.abs().max())
 
 
+def test_an_export_gathers_nothing_of_the_frozen_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ZeRO-3 divides a model of 32B, gathering it all would move 67 GB for an adapter of 134 MB."""
+    import contextlib
+    from types import SimpleNamespace
+
+    import deepspeed
+
+    from diagcot.training.config.settings import FreezePolicy
+    from diagcot.training.distributed import engine
+    from diagcot.training.models import freeze, lora, model
+
+    network = lora.add_adapter(model.load(base), LoraSettings(rank=4))
+    freeze.freeze(network, FreezePolicy(trainable=("lora", "merger")))
+    gathered: list[Any] = []
+
+    def gather(parameters: list[Any], enabled: bool) -> Any:
+        assert enabled
+        gathered.extend(parameters)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(deepspeed.zero, "GatheredParameters", gather)
+    monkeypatch.setattr(engine.dist, "get_rank", lambda: 0)
+    divided: Any = SimpleNamespace(module=network, zero_optimization_stage=lambda: 3)
+    state = engine.trained_weights(divided)
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert state is not None and state.keys() == trained.keys() and 2 * 7 * 2 < len(trained) < 40
+    assert {id(parameter) for parameter in gathered} == {id(parameter) for parameter in trained.values()}
+
+
 @pytest.mark.parametrize("name", ["use_dora", "load_in_4bit"])
 def test_adapters_that_read_whole_weights_need_zero_2(name: str) -> None:
     lora = {"rank": 4, name: True}

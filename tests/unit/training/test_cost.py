@@ -137,6 +137,14 @@ def test_memory_by_hand() -> None:
     )
 
 
+def test_ranks_that_share_rows_hold_a_part_of_the_text() -> None:
+    packed = BF16.model_copy(update={"micro_batch_tokens": 8 * 1876})
+    one, four = (memory(packed.model_copy(update={"sequence_parallel": ranks})) for ranks in (1, 4))
+    of_images = 8 * 4 * 752 * (6 * 1280 + 3 * 5120) * 2  # patches: each rank embeds all of them
+    assert four.activations - of_images == pytest.approx((one.activations - of_images) / 4)
+    assert four.weights == one.weights
+
+
 def test_a_reference_is_divided_among_the_gpus_whatever_divides_the_policy() -> None:
     for ranks in (8, 64):
         for settings in (BF16, ZERO3):

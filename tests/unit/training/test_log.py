@@ -78,6 +78,17 @@ def test_packed_sequences_take_attention_among_themselves_and_logits_of_learned_
     assert flops.StepFlops(net("", SIZES)).of(packed) == flops.StepFlops(net("", SIZES)).of(inputs()) - 6 * 700 * 7
 
 
+def test_ranks_that_share_a_pass_count_it_once() -> None:
+    import torch
+
+    from diagcot.training.cost import step_flops as flops
+
+    counted = flops.StepFlops(net("language_model", SIZES))
+    whole = inputs() | {"input_ids": torch.zeros(1, 16), "logits_to_keep": torch.tensor([8, 9, 15])}
+    parts = [whole | {"logits_to_keep": torch.tensor(own)} for own in ([8 - 8, 9 - 8, 15 - 8], [])]
+    assert sum(counted.of(part, 2) for part in parts) == counted.of(whole)
+
+
 def test_tied_embeddings_are_the_head_and_a_part_of_the_model_can_run_alone() -> None:
     from diagcot.training.cost import step_flops as flops
 

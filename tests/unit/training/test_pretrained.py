@@ -50,6 +50,21 @@ def test_batches_must_divide_among_ranks() -> None:
         DeepSpeedSettings()
 
 
+def test_ranks_that_share_rows_must_fit() -> None:
+    shared = {"steps": 1, "global_batch": 8, "micro_batch_tokens": 4096, "sequence_parallel": 4}
+    settings = DeepSpeedSettings.model_validate(shared)
+    settings.check_batches(32)  # eight groups, a sample for each
+    with pytest.raises(ValueError, match="sequence_parallel 4 does not divide the 6 ranks"):
+        settings.check_batches(6)
+    with pytest.raises(ValueError, match="global_batch 8 is not a multiple of micro_batch 1 x 16 ranks"):
+        settings.check_batches(64)
+    with pytest.raises(ValueError, match="give micro_batch_tokens"):
+        DeepSpeedSettings.model_validate(shared | {"micro_batch_tokens": None})
+    for kind, refuse in (("align", AlignSettings), ("grpo", GrpoSettings)):
+        with pytest.raises(ValueError, match=f"sequence_parallel is for kind sft; {kind}"):
+            refuse.model_validate({"deepspeed": shared})
+
+
 def test_an_adapter_trains_alone_or_beside_other_components() -> None:
     length = {"deepspeed": {"steps": 1}}
     with pytest.raises(ValueError, match="belong together"):
