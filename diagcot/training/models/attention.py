@@ -47,7 +47,7 @@ def placed(network: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a pass with all that the network's attention would else compute from values on the device."""
     device = next(inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs).device
     names = [name for name in ("cu_seq_lens_q", "cu_seq_lens_k") if name in inputs]
-    if names and is_flash_attention_requested(network.config):
+    if names and is_flash_attention_requested(language_of(network).config):
         inputs = inputs | {name: process_group.moved(inputs[name], device) for name in names}
     return inputs | of_images(network, inputs, device)
 
@@ -140,8 +140,8 @@ def by_sequence(
     """
     if exchange is not None:
 
-        def attend(*states: torch.Tensor) -> torch.Tensor:
-            return by_sequence(module, *states, None, cu_seq_lens_q, **options)[0]
+        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return by_sequence(module, query, key, value, None, cu_seq_lens_q, **options)[0]
 
         return exchange(attend, query, key, value), None
     if cu_seq_lens_q is None:
