@@ -134,9 +134,12 @@ class Change(Settings):
 
     model_config = ConfigDict(validate_by_alias=True, validate_by_name=False, serialize_by_alias=True)
 
-    inputs: dict[str, str | list[str]] = Field({}, description="Roles whose stages are replaced.")
+    inputs: dict[str, str | list[str]] = Field(
+        {}, description="Roles whose stages are replaced; an empty list takes a role away."
+    )
     settings: dict[str, Any] = Field({}, description="Settings that are added or replaced, key by key.")
     unit_seconds: float | None = Field(None, gt=0, description="Expected seconds for one unit.")
+    seed: int | None = Field(None, description="Seed of the stage's random choices; null is the recipe's.")
     source: str | None = Field(
         None, alias="from", description="Finished stage of another run, as `run/stage`, that takes the stage's place."
     )
@@ -172,6 +175,7 @@ class Extended(Document):
 
     def __init__(self, path: Path, base: Document, kind_of: KindOf) -> None:
         super().__init__(path)
+        self.anchor()
         self._rename_keys(base, kind_of)
         extension = self.check(Extension, self.value)
         self._base = base
@@ -233,14 +237,16 @@ class Extended(Document):
         inputs = {}
         for role, names in (stage.get("inputs") or {}).items():
             listed = [names] if isinstance(names, str) else names
+            if not listed:  # a change takes the role away
+                continue
             inputs[role] = [name for name in listed if name not in dropped]
-            if listed and not inputs[role]:
+            if not inputs[role]:
                 where = super().where(("drop", dropped.index(listed[0])))
                 raise UserError(
                     f"{where}: stage {stage['name']!r} reads {listed[0]!r} as {role} and nothing else: say what it reads"
                     f" instead, as change: {{{stage['name']}: {{inputs: {{{role}: …}}}}}}"
                 )
-        return {"inputs": inputs} if inputs else {}
+        return {"inputs": inputs} if stage.get("inputs") else {}
 
     def where(self, loc: Loc) -> str:
         if len(loc) < 2 or loc[0] != "stages" or not isinstance(loc[1], int):
@@ -251,9 +257,11 @@ class Extended(Document):
         if origin[0] == "add":
             return super().where((*origin, *loc[2:]))
         own = ("change", self._names[loc[1]], *loc[2:])
-        if len(own) > 2 and self.find(own)[1] == len(own):
+        there = (*origin, *loc[2:])
+        depth = self.find(own)[1]  # beyond the stage's settings: the part that lacks a key may be this recipe's own
+        if len(own) > 2 and (depth == len(own) or depth > max(3, self._base.find(there)[1])):
             return super().where(own)
-        return self._base.where((*origin, *loc[2:]))
+        return self._base.where(there)
 
 
 def _read(stage: dict[str, Any]) -> list[str]:
@@ -291,6 +299,7 @@ def find(name: str, root: Path, kind_of: KindOf, seed: int | None = None) -> tup
 
 def _document(path: Path, folder: Path, kind_of: KindOf, above: tuple[Path, ...] = ()) -> Document:
     document = Document(path)
+    document.anchor()
     if not isinstance(document.value, dict) or "extends" not in document.value:
         _rename_stages(document, kind_of)
         return document

@@ -1,27 +1,29 @@
 """Files of the user that a stage and its settings name and that decide its result. Jobs run a copy of them."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
-
-FUNCTION = re.compile(r"(/.+\.py):\w+")
-"""An external reward, as settings hold it: `/path/to/file.py:function`."""
+from diagcot.jobs.environment import own_code
 
 
-def named(settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Files of kinds and rewards and folders of prompts that a stage or its settings name, at every depth."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from named(value)
-        elif key == "prompt_set" and "/" in str(value):
-            yield Path(str(value))
-        elif key == "kind" and ".py:" in str(value):
-            yield Path(str(value).rpartition(":")[0]).resolve()
-        elif key == "name" and (found := FUNCTION.fullmatch(str(value))):
-            yield Path(found[1])
+def named(value: Any, key: str = "") -> Iterator[Path]:
+    """Files of code and folders of prompts that a stage or its settings name, at every depth. key: that of the value."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from (*named(name), *named(part, str(name)))
+    elif isinstance(value, list):
+        for part in value:
+            yield from named(part)
+    elif isinstance(value, str) and (file := _file(value, key)):
+        yield Path(file).resolve()
+
+
+def _file(value: str, key: str) -> str:
+    """The file or folder of the user's own that a text of a recipe names; empty if it names none."""
+    found = own_code.NAME.fullmatch(value)
+    return found[1] if found else value if key == "prompt_set" and "/" in value else ""
 
 
 def of_stages(settings: Iterable[Mapping[str, Any]]) -> list[Path]:
@@ -39,17 +41,11 @@ def of_stages(settings: Iterable[Mapping[str, Any]]) -> list[Path]:
     return found
 
 
-def moved(value: Any, folder: str) -> Any:
-    """A recipe's settings with the user's rewards and prompts in `folder`, by their names."""
+def moved(value: Any, folder: str, key: str = "") -> Any:
+    """A recipe's settings with the user's code and prompts in `folder`, by their names."""
     if isinstance(value, list):
         return [moved(part, folder) for part in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: f"{folder}/{str(part).rpartition('/')[2]}" if _is_own(key, part) else moved(part, folder)
-        for key, part in value.items()
-    }
-
-
-def _is_own(key: str, value: Any) -> bool:
-    return (key == "prompt_set" and "/" in str(value)) or (key in ("name", "kind") and ".py:" in str(value))
+    if isinstance(value, dict):
+        return {moved(name, folder): moved(part, folder, name) for name, part in value.items()}
+    own = isinstance(value, str) and _file(value, key)
+    return f"{folder}/{value.rpartition('/')[2]}" if own else value

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,12 @@ from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state.files import digest
 from diagcot.shards import shard_paths
+
+MADE = ("metrics.json", "report.html", "report.md", "card.md")
+EARLIER = "earlier"
+"""Folder of the run for tables and pages that were made again, with other settings or more models."""
 
 
 @contextmanager
@@ -41,6 +47,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         judged=_judged(ctx),
         clinical=ClinicalScores.read(ctx),
         starts=unit.params["starts"],
+        own=shared.metrics,
     )
     for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)
@@ -66,6 +73,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         "report.md": report.markdown(metrics, stages),
         "card.md": card.markdown(metrics, stages, data, versions, report.table(metrics)),
     }
+    _keep_earlier(ctx.output)
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
     whole = ctx.output / "predictions.parquet"
     staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
@@ -77,6 +85,17 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         "needed": {"predictions": len(rows)},
     }
     return Result(staged, counts | {"warnings": collapsed(found["rows"])})
+
+
+def _keep_earlier(run: Path) -> None:
+    """Copy the table and pages that are about to be replaced to `earlier/<digest of the table>/`."""
+    made = [path for name in MADE if (path := run / name).is_file()]
+    if not (run / MADE[0]).is_file():
+        return
+    folder = run / EARLIER / digest(run / MADE[0])[:10]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in made:
+        shutil.copy2(path, folder / path.name)
 
 
 def _asked_with(stages: Sequence[history.Stage]) -> constant.SettingsOf:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from diagcot.jobs import UserError
+from diagcot.jobs.environment import own_code
 from diagcot.jobs.settings import Settings
 from diagcot.metrics.clinical.readers import Texts
 from diagcot.metrics.clinical.weights import WeightsFolder
@@ -195,6 +196,32 @@ class PredictionsSettings(Settings):
         return self
 
 
+class OwnMetric(Settings):
+    """A metric in a file of your own: a function that gives each answer a number; the column has their mean."""
+
+    name: str = Field(description="path/to/file.py:function, see docs/how-to/add-a-metric.md.")
+    task: Task = Field("report", description="The task whose answers it scores.")
+    better: Literal["higher", "lower"] = Field(description="Which values are better; the marks follow it.")
+    title: str = Field("", description="Heading of its column; empty: the name of the function.")
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_file(cls, name: str) -> str:
+        if not own_code.NAME.fullmatch(name):
+            raise ValueError(f"a metric is named path/to/file.py:function, not {name!r}")
+        return own_code.absolute(name)
+
+    @property
+    def column(self) -> str:
+        """Its name in metrics.json."""
+        return own_code.label(self.name)
+
+    @property
+    def heading(self) -> str:
+        """The heading of its column."""
+        return self.title or self.name.rpartition(":")[2].replace("_", " ")
+
+
 class AggregateSettings(Settings):
     """The metrics table and the report."""
 
@@ -207,6 +234,7 @@ class AggregateSettings(Settings):
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
     examples: int = Field(6, ge=0, description="Samples of each task that the report shows.")
     r2gen: bool = Field(False, description="Also score reports by R2Gen's protocol, under separate names.")
+    metrics: list[OwnMetric] = Field([], description="Metrics of your own, each a further column.")
     compare_with: dict[str, str] = Field(
         default_factory=dict,
         description="Model -> the evaluated model that its marks compare it with. Default: the one that it was trained from, or"

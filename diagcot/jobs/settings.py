@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from diagcot.jobs.environment import own_code
 from diagcot.jobs.errors import UserError
 
 
@@ -140,6 +141,13 @@ class Document:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         if self._root is not None and ESCAPE in self.text:
             _refuse_nul(self._root, path)
+
+    def anchor(self) -> None:
+        """Give every `file.py:NAME` its whole path, which begins in the folder of this file."""
+        whole = own_code.anchored(self.value, self.path.parent)
+        if whole != self.value:
+            self.value = whole
+            self.text = f"# {self.path.name}, with whole paths\n" + yaml.safe_dump(whole, sort_keys=False)
 
     def rename(self, model: Any, at: Loc = ()) -> None:
         """Replace the old keys of the part at `at`, which is meant for `model`, and print a warning for each."""

@@ -1,11 +1,9 @@
 """Rewards written for other trainers, `path/to/file.py:function`, called as their own trainer calls them."""
 
 import asyncio
-import importlib.util
 import inspect
 import io
 import math
-import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from diagcot.jobs import OwnCodeError
-from diagcot.jobs.environment import code
+from diagcot.jobs.environment import own_code
 from diagcot.rewards.score import Reference, Reward, Score
 
 REFERENCE_COLUMNS = ("reference", "answer", "solution", "ground_truth")
@@ -53,14 +51,8 @@ class ExternalReward:
 
     def __init__(self, name: str, style: str) -> None:
         self._name, self._style = name, style
-        file, _, function = name.rpartition(":")
-        module = _module(Path(file))
-        score = getattr(module, function, None)
-        if not callable(score):
-            raise OwnCodeError(
-                f"the reward file {file} has no function {function!r}: set reward.name to path/to/file.py:function"
-            )
-        self._score: Callable[..., Any] = score
+        module = own_code.module(Path(name.rpartition(":")[0]), "reward")
+        self._score = own_code.function(module, name, "reward")
         self._sequential = style == "easyr1" and getattr(module, "REWARD_TYPE", "batch") == "sequential"
 
     def __call__(
@@ -109,24 +101,6 @@ class ExternalReward:
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return ExternalReward, (self._name, self._style)
-
-
-def _module(file: Path) -> Any:
-    copied = Path(os.environ[code.VARIABLE]) / file.name if code.VARIABLE in os.environ else file
-    file = copied if copied.is_file() else file  # in a job: as it was at submission
-    spec = importlib.util.spec_from_file_location(f"reward_{file.stem}", file) if file.is_file() else None
-    if spec is None or spec.loader is None:
-        raise OwnCodeError(
-            f"there is no Python file {file} for the reward: set reward.name to path/to/file.py:function"
-        )
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file does
-        raise OwnCodeError(
-            f"the reward file {file} cannot be loaded ({type(error).__name__}: {error}): fix it"
-        ) from error
-    return module
 
 
 def _as_trl(

@@ -1,24 +1,13 @@
-"""Calls the reward of another project once, in a process of its own: `python -m diagcot.rewards.trial file.py:function style`.
-
-A file that cannot be imported, a function that raises an error, and one that never returns are known when a recipe is
-planned, and not when servers and trainers have started.
-"""
+"""Calls a reward of the user's own once: `python -m diagcot.rewards.trial file.py:function style task`."""
 
 import io
-import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
-from diagcot.jobs import OwnCodeError, UserError
-from diagcot.jobs.environment import variables
+from diagcot.jobs.environment import own_code
 from diagcot.rewards import external
 from diagcot.rewards.score import Reference
 
-TIMEOUT_S = 120
-FAILED = 3
-"""Exit code after a message for the user."""
 ANSWERS = {
     "report": "Findings: The lungs are clear. Impression: No acute disease.",
     "classification": "Cardiomegaly, Edema",
@@ -37,48 +26,17 @@ def check(name: str, style: str, task: str) -> None:
 
     Raises OwnCodeError if that fails or takes more than two minutes.
     """
-    file = Path(name.rpartition(":")[0])
-    if said := _tried(name, style, task, file.stat().st_mtime_ns if file.exists() else 0):
-        raise OwnCodeError(said)
-
-
-@cache
-def _tried(name: str, style: str, task: str, written: int) -> str:
-    """What went wrong with the file of that time; empty if nothing did."""
-    command = [sys.executable, "-m", "diagcot.rewards.trial", name, style, task]
-    environment = variables.child() | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        return (
-            f"the reward {name} gave no score of one rollout in {TIMEOUT_S} s: fix it, or what its file does on import"
-        )
-    if done.returncode == 0:
-        return ""
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return last if done.returncode == FAILED else f"the reward {name} ends the process that calls it ({last}): fix it"
+    own_code.check("diagcot.rewards.trial", "reward", name, style, task)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Score a reply that is right and one that is empty. Returns 0, or FAILED after one line on stderr."""
+    """Score a reply that is right and one that is empty. Returns the exit code."""
     name, style, task = arguments
     answer = ANSWERS.get(task, ANSWERS["closed"])
     replies = [f"<think>The image shows it.</think>\n<answer>{answer}</answer>", ""]
     facts = [external.RolloutFacts(_PROMPT, _image(), tuple(range(len(reply.split())))) for reply in replies]
-    try:
-        external.load(name, style)(replies, [Reference(answer)] * len(replies), 0.0, facts)
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return FAILED
-    return 0
+    references = [Reference(answer)] * len(replies)
+    return own_code.trial(lambda: external.load(name, style)(replies, references, 0.0, facts))
 
 
 def _image() -> tuple[bytes, ...]:

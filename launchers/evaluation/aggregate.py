@@ -4,15 +4,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from diagcot.evaluation import own_metrics
 from diagcot.evaluation.settings import AggregateSettings, PredictionsSettings
 from diagcot.jobs import Unit, UserError
+from diagcot.jobs.environment import own_code
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
 def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
     """The one unit; it carries the models in the order in which the evaluation lists them, those that ran elsewhere last.
 
-    Its key is a digest of all that it reads, so that an aggregation of less does not count as this one.
+    Its key is a digest of all that it reads and of its settings, so that an aggregation of less, or by other settings, does
+    not count as this one.
     """
     sources = stage.inputs.get("predictions", [])
     if not sources:
@@ -34,8 +37,25 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
                 f"stage {stage.name}: compare_with names {model} and {other}; evaluated are {', '.join(models)}"
             )
         starts[model] = other
-    digest = hashlib.sha256(json.dumps([models, inputs, starts]).encode()).hexdigest()
+    chosen = stage.settings.model_dump(mode="json", exclude_defaults=True)
+    for metric in chosen.get("metrics", []):
+        metric["name"] = own_code.label(metric["name"])  # wherever its file lies
+    digest = hashlib.sha256(json.dumps([models, inputs, starts, *([chosen] if chosen else [])]).encode()).hexdigest()
     return [Unit(f"metrics.{digest[:10]}", {"models": models, "starts": starts})]
+
+
+def check(stage: Stage[AggregateSettings], chain: ChainView) -> None:
+    """Raises OwnCodeError if a metric of the user's own cannot be called, UserError if nothing answers its task."""
+    asked = {
+        unit.params.get("task") for source in stage.inputs.get("predictions", []) for unit in chain.units_of(source)
+    }
+    for metric in stage.settings.metrics:
+        if metric.task not in asked:
+            raise UserError(
+                f"stage {stage.name}: the metric {metric.heading} scores answers to {metric.task}, which no evaluation that"
+                " it reads asks for"
+            )
+        own_metrics.check(metric)
 
 
 def _is_foreign(source: str, chain: ChainView) -> bool:
@@ -59,6 +79,8 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
-    grows="anew",  # when the evaluation has grown, the table is made again
+    check=check,
+    grows="anew",  # when the evaluation has grown, or with other settings, the table is made again
+    selector_settings=tuple(AggregateSettings.model_fields),
     needs=("java",),
 )

@@ -31,8 +31,8 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
     except UserError as error:
         raise UserError(f"stage {stage.name}: {error}") from None
     for key, reward in settings.reward_table.items():
-        if reward.style:
-            trial.check(reward.name, reward.style, settings.task if key == "" else key)
+        for name, style in reward.calls:
+            trial.check(name, style, settings.task if key == "" else key)
     if settings.reward_models.device == "cuda" and not resources.gpus:
         raise UserError(f"stage {stage.name}: reward_models.device is cuda, and the cluster gives it no GPU")
     ranks = settings.trainers(resources.ranks, resources.nodes)
@@ -86,7 +86,7 @@ def _taught(stage: Stage[Any], chain: ChainView) -> bool:
 
 
 def storage(stage: Stage[GrpoSettings], chain: ChainView) -> int | None:
-    """Bytes of the weights, of the best ones and of the checkpoints that are kept; None if the model is not known."""
+    """Bytes of the weights and of the best ones; None if the model is not known."""
     settings, shape = stage.settings, model_size.shape(stage, chain)
     total = model_size.training_bytes(stage, chain, settings, settings.deepspeed, settings.lora)
     if total is None or shape is None:

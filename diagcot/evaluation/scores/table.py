@@ -7,14 +7,15 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
+from diagcot.evaluation import own_metrics
 from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
 from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
-    BY_NAME,
     COLUMNS,
     CONSTANT,
     FAMILY,
     TEXTS,
+    Column,
     judged_metrics,
     measured,
     meteor_column,
@@ -24,8 +25,9 @@ from diagcot.evaluation.scores.columns import (
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
 from diagcot.evaluation.scores.verdicts import MARKS, verdict
+from diagcot.evaluation.settings import OwnMetric
 from diagcot.jobs import UserError
-from diagcot.metrics.intervals import Bootstrap, Metric, holm
+from diagcot.metrics.intervals import Bootstrap, Metric, holm, mean
 from diagcot.metrics.meteor import meteor
 from diagcot.tasks.predictions import BROUGHT, Prediction
 
@@ -52,13 +54,15 @@ def table(
     judged: Judged | None = None,
     clinical: ClinicalScores | None = None,
     starts: Mapping[str, str] | None = None,
+    own: Sequence[OwnMetric] = (),
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
     r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
     clinical: what models that read reports make of each answer. starts: model -> the one that it was trained from; a
     model that is not in it, or whose start did not answer, is compared with the row above. The row of a model that ran
-    elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin.
+    elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin. own: metrics
+    of the user's own.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     brought = {row.model: row.about[BROUGHT] for row in predictions if BROUGHT in row.about}
@@ -87,14 +91,17 @@ def table(
             scores[key] |= judged_metrics(rows, verdicts)
         if clinical and key[2] != CONSTANT:
             scores[key] |= clinical_metrics(rows, clinical)
+        scores[key] |= {m.column: mean(own_metrics.values(m.name, rows)) for m in own if m.task == key[1]}
     counts = counted.result()
     pool.shutdown()
     for (key, column), some in pairs.items():
         scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
     reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
+    columns = [*COLUMNS, *(Column(m.column, m.heading, m.task, low=m.better == "lower") for m in own)]
+    known = {column.name: column for column in columns}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
-        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed, brought)
+        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed, brought, known)
     _mark_other_words(rows_of_table, tools.tokenizer)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
@@ -107,7 +114,7 @@ def table(
         "brought": brought,
         "columns": [
             {**asdict(c), "family": FAMILY.get(c.task, "questions")}
-            for c in COLUMNS
+            for c in columns
             if any(c.name in row["scores"] for row in rows_of_table)
         ],
         "rows": rows_of_table,
@@ -150,6 +157,7 @@ def _rows(
     draws: int,
     seed: int,
     brought: Mapping[str, str],
+    known: Mapping[str, Column],
 ) -> list[dict[str, Any]]:
     tasks = sorted({task for d, task, _ in groups if d == dataset})
     present = [model for model in models if any((dataset, task, model) in groups for task in tasks)]
@@ -183,11 +191,14 @@ def _rows(
                 against = {}  # it starts from no row of this table
             for name, metric in scores[dataset, task, model].items():
                 row["scores"][name] = _score(
-                    name, metric, boot, {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()}
+                    known[name],
+                    metric,
+                    boot,
+                    {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()},
                 )
     failures = {row["model"]: row["failures"] for row in rows}
     for row in rows:
-        _judge(row, failures)
+        _judge(row, failures, known)
     return rows
 
 
@@ -207,10 +218,10 @@ def collapsed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]]) -> None:
+def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]], known: Mapping[str, Column]) -> None:
     """Add to the paired differences of a row their p by Holm, over the main columns and over the others, and a verdict."""
     for how, main in product(("start", "base"), (True, False)):
-        found = [(BY_NAME[name], cell) for name, cell in row["scores"].items() if how in cell]
+        found = [(known[name], cell) for name, cell in row["scores"].items() if how in cell]
         cells = [(column, cell) for column, cell in found if column.main is main]
         for (column, cell), p in zip(cells, holm([cell[how]["p"] for _, cell in cells]), strict=True):
             pair = cell[how]
@@ -219,14 +230,16 @@ def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]]) 
             pair["verdict"] = verdict(pair, cell["studies"], column.low, *failed)
 
 
-def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, tuple[str, Scores]]) -> dict[str, Any]:
+def _score(
+    column: Column, metric: Metric | str, boot: Bootstrap, against: dict[str, tuple[str, Scores]]
+) -> dict[str, Any]:
     """A cell: value, interval, numbers of samples and studies, and paired differences.
 
     A column whose draws are biased has neither interval nor differences.
     """
     if isinstance(metric, str):
         return {"value": None, "reason": metric}
-    if not BY_NAME[name].interval:
+    if not column.interval:
         return {"value": boot.value(metric), "low": None, "high": None, "n": boot.samples, "studies": boot.studies}
     cell: dict[str, Any] = {
         **asdict(boot.interval(metric)),
@@ -234,7 +247,7 @@ def _score(name: str, metric: Metric | str, boot: Bootstrap, against: dict[str, 
         "studies": boot.studies,
     }
     for how, (model, others) in against.items():
-        theirs = others.get(name)
+        theirs = others.get(column.name)
         if isinstance(theirs, Metric):
             difference = boot.difference(metric, theirs)
             cell[how] = {"model": model, **asdict(difference), "p": round(boot.p_value(metric, theirs), 4)}

@@ -1,10 +1,10 @@
 """Settings of the rewards of kind `grpo`. Imported while planning, so nothing heavy is imported here."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from diagcot.jobs.environment import own_code
 from diagcot.jobs.settings import Settings
 from diagcot.metrics.clinical.weights import WeightsFolder
 from diagcot.rewards.names import MODES
@@ -22,6 +22,8 @@ SERVED = ("green", "judge")
 MODELS = (*READERS, *SERVED)
 REASONING = "reasoning"
 """The component that is the metric of the reasoning itself (`diagcot.text.reasoning`)."""
+OWN_STYLE = "trl"
+"""How components of the user's own are called, see `diagcot.rewards.names.STYLES`."""
 REASONED = ("report", "classification", "grounding", "open")
 """Rewards of tasks whose reasoning that metric reads."""
 MODELS_OF = {"report": MODELS, "open": ("judge",)}
@@ -55,8 +57,9 @@ class RewardSettings(Settings):
     components: dict[str, Weight] = Field(
         {},
         description="Component and its weight; the reward is their weighted sum. plain: the reward of name and mode; a term of"
-        " that reward by its name in the log, such as format; reasoning; or a model: chexbert, radgraph, radgraph_reasoning,"
-        " ratescore, green, judge (docs/grpo.md). Empty: the plain reward.",
+        " that reward by its name in the log, such as format; reasoning; a model: chexbert, radgraph, radgraph_reasoning,"
+        " ratescore, green, judge (docs/grpo.md); or path/to/file.py:function, a reward of your own that is called as by `style:"
+        " trl`. Empty: the plain reward.",
     )
     workers: int = Field(1, ge=1, description="Number of processes that score rollouts.")
     score_timeout_s: float = Field(
@@ -69,8 +72,12 @@ class RewardSettings(Settings):
     @field_validator("name")
     @classmethod
     def _whole_path(cls, name: str) -> str:
-        file, colon, function = name.rpartition(":")
-        return f"{Path(file).resolve()}:{function}" if colon else name
+        return own_code.absolute(name)
+
+    @field_validator("components")
+    @classmethod
+    def _whole_paths(cls, components: dict[str, float]) -> dict[str, float]:
+        return {own_code.absolute(name): weight for name, weight in components.items()}
 
     @model_validator(mode="after")
     def _known(self) -> "RewardSettings":
@@ -97,14 +104,32 @@ class RewardSettings(Settings):
         models = MODELS_OF.get(self.name, MODELS if self.style else ())
         known = (PLAIN, *TERMS.get(self.name, ()), *reasoning, *models)
         for name in self.components:
-            if name not in known:
-                raise ValueError(f"reward {self.name} has no component {name!r}; it has {', '.join(known)}")
+            if name not in known and not own_code.NAME.fullmatch(name):
+                raise ValueError(
+                    f"reward {self.name} has no component {name!r}; it has {', '.join(known)}, and path/to/file.py:function"
+                )
         return self
 
     @property
     def chosen_mode(self) -> str:
         """The mode, or the style of a reward of another project."""
         return self.style or self.mode or MODES[self.name][0]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Component, by its name in scores and logs, and its weight."""
+        return {own_code.label(name): weight for name, weight in self.components.items()}
+
+    @property
+    def own(self) -> dict[str, str]:
+        """Components of the user's own: name in scores and logs -> `file.py:function`."""
+        return {own_code.label(name): name for name in self.components if own_code.NAME.fullmatch(name)}
+
+    @property
+    def calls(self) -> tuple[tuple[str, str], ...]:
+        """Each `file.py:function` that the reward calls, and in which style."""
+        plain = ((self.name, self.style),) if self.style else ()
+        return *plain, *((name, OWN_STYLE) for name in self.own.values())
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diagcot.rewards import registry
-from diagcot.rewards.external import ExternalReward, RolloutFacts
+from diagcot.rewards import external, registry
 from diagcot.rewards.score import Reference, Score
 from diagcot.text.reasoning import NOTHING, of_output
-from diagcot.training.config.reward_settings import REASONING, RewardSettings
+from diagcot.training.config.reward_settings import OWN_STYLE, REASONING, RewardSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Output:
     question: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     sample: str = ""
-    facts: RolloutFacts = field(default_factory=RolloutFacts)
+    facts: external.RolloutFacts = field(default_factory=external.RolloutFacts)
 
 
 class PlainRewards:
@@ -38,6 +37,10 @@ class PlainRewards:
         self._rewards = {
             key: registry.reward(reward.name, reward.chosen_mode, corpus[key]) for key, reward in table.items()
         }
+        self._own = {
+            key: {label: external.load(name, OWN_STYLE) for label, name in reward.own.items()}
+            for key, reward in table.items()
+        }
 
     def warm_up(self) -> None:
         """Score a reference by each reward of this project: what it compiles or reads at first use counts for no deadline."""
@@ -46,13 +49,19 @@ class PlainRewards:
                 self._rewards[key]([self._examples[key].answer], [self._examples[key]], 0.0)
 
     def score(self, key: str, outputs: Sequence[Output], progress: float) -> list[Score]:
-        """Scores of outputs of one reward, together, with the metric of the reasoning where it is a component."""
+        """Scores of outputs of one reward, together, with the user's own rewards and the metric of the reasoning where they are
+        components.
+        """
         texts, references = [output.text for output in outputs], [output.reference for output in outputs]
+        facts = [output.facts for output in outputs]
         reward = self._rewards[key]
-        if isinstance(reward, ExternalReward):
-            scores = reward(texts, references, progress, [output.facts for output in outputs])
+        if isinstance(reward, external.ExternalReward):
+            scores = reward(texts, references, progress, facts)
         else:
             scores = reward(texts, references, progress)
+        for label, mine in self._own[key].items():
+            own = mine(texts, references, progress, facts)
+            scores = [score | {label: one["overall"]} for score, one in zip(scores, own, strict=True)]
         if REASONING in self._table[key].components:
             return [score | _reasoning(output) for score, output in zip(scores, outputs, strict=True)]
         return scores

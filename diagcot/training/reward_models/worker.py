@@ -73,7 +73,7 @@ class RewardWorker:
         with self._turn:
             self._plain.start()
         for key, reward in self._table.items():
-            terms = [name for name in reward.components if name not in (PLAIN, REASONING, *reward.models)]
+            terms = [name for name in reward.weights if name not in (PLAIN, REASONING, *reward.models, *reward.own)]
             if terms:
                 example = Output(self._examples[key].answer, self._examples[key], key)
                 (score,), _ = self._plain_scores(key, [example], 0.0)
@@ -115,7 +115,7 @@ class RewardWorker:
                 ]
             models[name], took = self._components[name].score(shown)
             scored.seconds[name] += took
-        scores = weighted(plain, models, reward.components)
+        scores = weighted(plain, models, reward.weights)
         for at in late:
             scores[at]["overall"] = 0.0
         return scores
@@ -157,7 +157,7 @@ def _with_reasoning(pair: Pair, think: str) -> Pair:
 
 def _terms(reward: RewardSettings) -> list[str]:
     """Terms that a score of the reward must have, for the case that no output was scored."""
-    own = [name for name in reward.components if name not in (PLAIN, *reward.models)]
+    own = [name for name in reward.weights if name not in (PLAIN, *reward.models)]
     return ["overall", *own, *(("accuracy", "process", "reason") if reward.name in GATED else ())]
 
 

@@ -4,14 +4,29 @@ from pathlib import Path
 
 import yaml
 
+from diagcot.evaluation.settings import AggregateSettings
 from diagcot.training.config.grpo_settings import GrpoSettings
 from tests import pages
 
 
 def test_add_a_reward(tmp_path: Path) -> None:
-    assert pages.write("how-to/add-a-reward.md", tmp_path) == ["brevity.py", "recipe-part.yaml", "test_brevity.py"]
+    assert pages.write("how-to/add-a-reward.md", tmp_path) == [
+        "brevity.py",
+        "recipe-part.yaml",
+        "mixed-part.yaml",
+        "test_brevity.py",
+    ]
     settings = GrpoSettings.model_validate(yaml.safe_load((tmp_path / "recipe-part.yaml").read_text()))
     assert settings.reward.name == "/path/to/brevity.py:brevity"
+    settings = GrpoSettings.model_validate(yaml.safe_load((tmp_path / "mixed-part.yaml").read_text()))
+    assert settings.reward.own == {"brevity.brevity": f"{Path.cwd()}/brevity.py:brevity"}
+    pages.run_tests(tmp_path, "test_brevity.py")
+
+
+def test_add_a_metric(tmp_path: Path) -> None:
+    assert pages.write("how-to/add-a-metric.md", tmp_path) == ["brevity.py", "recipe-part.yaml", "test_brevity.py"]
+    (metric,) = AggregateSettings.model_validate(yaml.safe_load((tmp_path / "recipe-part.yaml").read_text())).metrics
+    assert (metric.column, metric.heading, metric.better) == ("brevity.words_per_word", "words per word", "lower")
     pages.run_tests(tmp_path, "test_brevity.py")
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from diagcot.cli import main as cli
+from diagcot.evaluation import aggregate as aggregate_work
 from diagcot.jobs import Pipeline, Plan, Unit, UserError
 from diagcot.jobs.plans.plan import read
 from launchers.chain import Chain, open_chain
@@ -89,6 +90,15 @@ def desk(tmp_path: Path) -> Desk:
 def test_the_same_recipe_again_adds_nothing(desk: Desk) -> None:
     plans = desk.write()
     assert not desk.chain().pipeline.growth() and not plans["evaluate"].grown and len(plans["table"].keys) == 1
+
+
+def test_a_finished_table_is_made_again_with_other_settings_and_nothing_else_is(desk: Desk) -> None:
+    desk.stages["table"]["settings"] = {"draws": 2000, "examples": 2}
+    plans = desk.write()
+    assert len(plans["table"].keys) == 2 and plans["table"].open_tasks() == [1]
+    assert plans["table"].settings["draws"] == 2000 and not plans["evaluate"].grown
+    desk.stages["table"]["settings"]["r2gen"] = True
+    assert len(desk.write()["table"].keys) == 3
 
 
 def test_a_model_a_task_a_source_and_a_judge_are_added_one_after_the_other(desk: Desk) -> None:
@@ -214,6 +224,8 @@ def test_the_table_and_the_report_show_all_models_and_old_predictions_are_not_to
     old = {path.name: (path.read_bytes(), path.stat().st_ino) for path in (shards / "run" / "evaluate").iterdir()}
     after = submit("base", "teacher", "grpo")
     assert (before["models"], after["models"]) == (["base", "grpo"], ["base", "teacher", "grpo"])
+    (kept,) = (run / aggregate_work.EARLIER).iterdir()
+    assert json.loads((kept / "metrics.json").read_text()) == before and (kept / "report.html").is_file()
     scores = [{row["model"]: row["scores"]["open_f1"]["value"] for row in one["rows"]} for one in (before, after)]
     assert scores[0] == {name: value for name, value in scores[1].items() if name != "teacher"} and len(scores[1]) == 3
     now = {path.name: (path.read_bytes(), path.stat().st_ino) for path in (shards / "run" / "evaluate").iterdir()}

@@ -126,6 +126,20 @@ def test_a_reward_of_the_users_own_is_called_when_it_is_planned(tmp_path: Path, 
         grpo.check(chain.stage("grpo"), chain)
 
 
+def test_an_own_component_of_a_reward_is_called_when_it_is_planned(tmp_path: Path) -> None:
+    """Its path is relative, and begins in the folder of the recipe."""
+    (tmp_path / "mine.py").write_text("def score(completions, **rest): return [completions[0].missing]")
+    change = {"grpo": {"settings": {"reward": {"components": {"plain": 0.5, "mine.py:score": 0.5}}}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"name": "own", "extends": "tiny", "change": change}))
+    chain = open_chain(str(tmp_path / "own.yaml"), "laptop", None)
+    assert tmp_path / "mine.py" in chain.code
+    with pytest.raises(OwnCodeError, match=rf"the reward {tmp_path}/mine.py:score raised AttributeError"):
+        chain.check("grpo")
+    moved = own_files.moved(yaml.safe_load(chain.document.text), "/there")
+    (stage,) = (stage for stage in moved["stages"] if stage["name"] == "grpo")
+    assert stage["settings"]["reward"]["components"] == {"plain": 0.5, "/there/mine.py:score": 0.5}
+
+
 def test_jobs_use_the_reward_as_it_was_at_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = chain_with(tmp_path, "def score(completions, **rest): return [0.25] * len(completions)")
     grpo.check(chain.stage("grpo"), chain)

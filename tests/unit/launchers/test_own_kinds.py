@@ -61,6 +61,31 @@ def test_a_stage_of_the_users_own_runs_with_its_file_as_it_was(tmp_path: Path) -
     assert Path(moved.rpartition(":")[0]).read_text() == OWN
 
 
+def test_a_relative_path_begins_at_the_recipe_also_for_a_retry_with_new_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    ready = tmp_path / "ready"
+    body = OWN.replace("own_lengths:", "own_again:")
+    wait = f"    if not __import__('pathlib').Path({str(ready)!r}).exists():\n        raise ValueError('not ready')\n"
+    (here / "own_again.py").write_text(body.replace("    from diagcot.shards", f"{wait}    from diagcot.shards"))
+    with pytest.raises(ValueError, match="not ready"):
+        made(here, "one", recipe("own_again.py:KIND"))
+    run = here / "logs" / "one"
+    stored = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert stored["stages"][-1]["kind"] == f"{here}/own_again.py:KIND"
+    ready.touch()
+    (here / "own_again.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    logs = ["--logs", str(here / "logs")]
+    assert main(["retry", "--run", "one", "--stage", "own", "--code", "new", *logs]) == 0
+    copies = sorted(
+        (path.stat().st_mtime_ns, path.read_text() == body) for path in (run / "code").glob("*/own_again.py")
+    )
+    assert [same for _, same in copies] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("name", "body", "kind", "said"),
     [

@@ -112,6 +112,28 @@ def test_the_reward_is_the_weighted_sum_of_its_components(weights: Path) -> None
         assert score[UNREAD] == 0
 
 
+def test_own_rewards_are_mixed_with_those_of_the_suite(tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def short(completions, reference, **rest): return [1 / len(text) for text in completions]\n"
+        "def none(completions, **rest): return [None for _ in completions]\n"
+    )
+    mixed = {"plain": 0.5, "format": 0.1, f"{tmp_path}/mine.py:short": 0.3, f"{tmp_path}/mine.py:none": 0.1}
+    both = worker(weights, **mixed)
+    assert both.ready()
+    for score, text in zip(
+        both.score([Output(t, REPORTS[0]) for t in (RIGHT, EMPTY)], 0.0).scores, (RIGHT, EMPTY), strict=True
+    ):
+        assert (score["mine.short"], score["mine.none"]) == (1 / len(text), 0.0)
+        parts = 0.5 * score["plain"] + 0.1 * score["format"] + 0.3 * score["mine.short"]
+        assert score["overall"] == pytest.approx(parts)
+    settings = RewardSettings(name="report", components=mixed)
+    assert settings.calls == tuple((f"{tmp_path}/mine.py:{name}", "trl") for name in ("short", "none"))
+    (tmp_path / "mine.py").write_text("def short(completions, **rest): return [0.0]\n")
+    broken = worker(weights, plain=0.5, **{f"{tmp_path}/mine.py:short": 0.5})
+    with pytest.raises(UserError, match="returned 1 scores for 2 outputs"):
+        broken.score([Output(text, REPORTS[0]) for text in (RIGHT, EMPTY)], 0.0)
+
+
 def test_the_reasoning_itself_is_a_component_that_needs_no_model(weights: Path) -> None:
     reasoned = worker(weights, plain=0.5, reasoning=0.5)
     assert reasoned.ready()

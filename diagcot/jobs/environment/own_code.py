@@ -1,0 +1,121 @@
+"""Code of the user's own that a recipe names, `path/to/file.py:NAME`. Jobs run the copy that the submission made.
+
+A relative path begins in the folder of the recipe that names it.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from diagcot.jobs.environment import code, variables
+from diagcot.jobs.errors import OwnCodeError, UserError
+
+NAME = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+"""How a recipe names a piece of the user's own: `path/to/file.py:NAME`."""
+TIMEOUT_S = 120
+FAILED = 3
+"""Exit code of a trial after a message for the user."""
+
+
+def absolute(name: str, folder: Path | None = None) -> str:
+    """`file.py:NAME` with a whole path that begins in `folder` (default: the current one); any other text as it is."""
+    found = NAME.fullmatch(name)
+    return f"{((folder or Path.cwd()) / found[1]).resolve()}:{found[2]}" if found else name
+
+
+def anchored(value: Any, folder: Path) -> Any:
+    """Parts of a recipe with whole paths in every `file.py:NAME`, which begin in `folder`."""
+    if isinstance(value, Mapping):
+        return {anchored(key, folder): anchored(part, folder) for key, part in value.items()}
+    if isinstance(value, list):
+        return [anchored(part, folder) for part in value]
+    return absolute(value, folder) if isinstance(value, str) else value
+
+
+def label(name: str) -> str:
+    """What logs and tables call a piece: `file.NAME`; any other text as it is."""
+    found = NAME.fullmatch(name)
+    return f"{Path(found[1]).stem}.{found[2]}" if found else name
+
+
+def module(file: Path, what: str) -> ModuleType:
+    """Import a file that holds a `what`, such as a reward. Raises OwnCodeError if that fails."""
+    copied = Path(os.environ[code.VARIABLE]) / file.name if code.VARIABLE in os.environ else file
+    file = copied if copied.is_file() else file  # in a job: as it was at submission
+    spec = importlib.util.spec_from_file_location(f"own_{file.stem}", file) if file.is_file() else None
+    if spec is None or spec.loader is None:
+        raise OwnCodeError(f"there is no Python file {file} for the {what}: name it path/to/file.py:function")
+    found = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(found)
+    except Exception as error:  # whatever the file does
+        raise OwnCodeError(
+            f"the {what} file {file} cannot be loaded ({type(error).__name__}: {error}): fix it"
+        ) from error
+    return found
+
+
+def function(held: ModuleType, name: str, what: str) -> Callable[..., Any]:
+    """The function of `file.py:NAME` in its module. Raises OwnCodeError if there is none."""
+    file, _, attribute = name.rpartition(":")
+    found = getattr(held, attribute, None)
+    if not callable(found):
+        raise OwnCodeError(
+            f"the {what} file {file} has no function {attribute!r}: name one that it has, as path/to/file.py:function"
+        )
+    called: Callable[..., Any] = found
+    return called
+
+
+def check(trial_module: str, what: str, name: str, *arguments: str) -> None:
+    """Import a file and call its function once, in a process of its own: `python -m TRIAL_MODULE name arguments`.
+
+    A file that cannot be imported, a function that raises an error, and one that never returns are known when a recipe is
+    planned, and not when servers and trainers have started. Raises OwnCodeError if that fails or takes over two minutes.
+    """
+    file = Path(name.rpartition(":")[0])
+    written = file.stat().st_mtime_ns if file.exists() else 0
+    if said := _tried(trial_module, what, (name, *arguments), written):
+        raise OwnCodeError(said)
+
+
+@cache
+def _tried(trial_module: str, what: str, arguments: Iterable[str], written: int) -> str:
+    """What went wrong with the file of that time; empty if nothing did."""
+    name, *_ = arguments
+    environment = variables.child() | {"PYTHONPATH": str(code.PACKAGE.parent)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", trial_module, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return (
+            f"the {what} {name} gave no value of one sample in {TIMEOUT_S} s: fix it, or what its file does on import"
+        )
+    if done.returncode == 0:
+        return ""
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return last if done.returncode == FAILED else f"the {what} {name} ends the process that calls it ({last}): fix it"
+
+
+def trial(call: Callable[[], object]) -> int:
+    """Make the call that `check` started this process for. Returns 0, or FAILED after one line on stderr."""
+    try:
+        call()
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return FAILED
+    return 0
