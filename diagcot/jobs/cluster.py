@@ -39,6 +39,9 @@ class Size(JobOptions):
     hang_minutes: float = Field(
         60, ge=0, description="Minutes without a sign of life after which a task is ended and requeued; 0: never."
     )
+    local_shards: bool | None = Field(
+        None, description="As `local_shards` of the cluster file, for the jobs of this profile; null: as it says."
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Size":
@@ -154,7 +157,13 @@ class Cluster(Settings):
     container: Container | None = Field(None, description="The container that tasks run in; null: none.")
     scratch: str = Field(
         "",
-        description="Folder on each node's own disk for temporary files, where TMPDIR names none; $VARIABLES are replaced.",
+        description="Folder on each node's own disk for temporary files, where TMPDIR names none, and for"
+        " `local_shards`; $VARIABLES of the job, such as $TMPDIR, are replaced.",
+    )
+    local_shards: bool = Field(
+        False,
+        description="Tasks copy the shards that they read to `scratch`, once a node, and read the copies; worth it where"
+        " they are read several times.",
     )
     warning_seconds: int = Field(
         90, ge=0, description="Seconds before the time limit at which a job is asked to stop (sbatch --signal)."
@@ -177,6 +186,20 @@ class Cluster(Settings):
         if not isinstance(profiles, dict):
             return value
         return value | {"resource_profiles": {name: _extended(name, profiles) for name in profiles}}
+
+    @model_validator(mode="after")
+    def _place_for_shards(self) -> "Cluster":
+        wanted: dict[tuple[str, ...], bool | None] = {("local_shards",): self.local_shards}
+        for name, size in self.resource_profiles.items():
+            wanted["resource_profiles", name, "local_shards"] = size.local_shards
+        for name, row in self.stages.items():
+            wanted["stages", name, "local_shards"] = row.get("local_shards")
+        for key, on in wanted.items():
+            if on and not self.scratch:
+                raise LocatedError(
+                    "local_shards needs `scratch`: a folder on each node's own disk, such as $TMPDIR", key
+                )
+        return self
 
     @property
     def file(self) -> Path | None:
@@ -229,6 +252,10 @@ class Cluster(Settings):
     def finaliser(self, stage: str) -> Size:
         """The resources of a stage's finaliser."""
         return self.resources("small", f"{stage}.finaliser")
+
+    def shards_copied_to(self, size: Size) -> str:
+        """The folder, with its $VARIABLES, to which jobs of this size copy the shards that they read; empty: they do not."""
+        return self.scratch if (self.local_shards if size.local_shards is None else size.local_shards) else ""
 
     def options(self, size: Size) -> JobOptions:
         """The options of a job of this size: its own, and those of `slurm`."""

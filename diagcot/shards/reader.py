@@ -17,6 +17,7 @@ from diagcot.data.errors import DataError
 from diagcot.data.reports import controls
 from diagcot.data.study import Box, Image, Study
 from diagcot.jobs import UserError
+from diagcot.jobs.execution import copies
 from diagcot.jobs.state import reading
 from diagcot.shards import hdf5
 from diagcot.shards.files import File
@@ -203,7 +204,7 @@ class Shard:
                 size = int(item.size) * item.dtype.itemsize
                 columns[name] = _Column(int(place), size, item.shape, item.dtype, int(item.attrs["crc32"]))
 
-        with hdf5.opened(self.path, "r") as file:
+        with hdf5.opened(self._near, "r") as file:
             attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
             if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
                 raise DataError(
@@ -267,4 +268,9 @@ class Shard:
 
     @cached_property
     def _file(self) -> File:
-        return File(self.path)
+        return File(self._near)
+
+    @cached_property
+    def _near(self) -> Path:
+        """The file that is read: the copy on this node's disk where the cluster has it so (`local_shards`)."""
+        return copies.near(self.path)

@@ -73,6 +73,7 @@ CLUSTERS = ("SLURM_CLUSTERS", "SBATCH_CLUSTERS")
 _selected: set[str] = set()  # the cluster that this process has selected
 
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SUBMITIT_")
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _EXPORT = re.compile(r"\bexport\s+([A-Za-z_]\w*)=")
 
 
@@ -132,7 +133,8 @@ def named(cluster: Mapping[str, Any], settings: Iterable[Any] = ()) -> list[str]
     """The names that a cluster file (its content) and settings of stages pass."""
     exported = [name for line in cluster.get("setup", ()) for name in _EXPORT.findall(line)]
     from_settings = [name for value in settings for name in _names_in(value)]
-    names = [*cluster.get("pass_environment", ()), *cluster.get("environment", {}), *exported, *from_settings]
+    places = _VARIABLE.findall(cluster.get("scratch") or "")
+    names = [*cluster.get("pass_environment", ()), *cluster.get("environment", {}), *exported, *places, *from_settings]
     return list(dict.fromkeys(names))
 
 

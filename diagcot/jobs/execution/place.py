@@ -10,6 +10,7 @@ is killed. What is left where that process was killed too is removed by the user
 import atexit
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import mmap
 import os
@@ -17,11 +18,13 @@ import re
 import secrets
 import shutil
 import stat
+import string
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from diagcot.jobs.errors import SiteError
 from diagcot.jobs.owners import distrust
@@ -39,6 +42,10 @@ _LOCK = "lock"
 _FOLDERS = {"t": ("TMPDIR", "VLLM_RPC_BASE_PATH"), "i": ("TORCHINDUCTOR_CACHE_DIR",), "c": ("TRITON_CACHE_DIR",)}
 # Waits for the end of its input, which ends with the owner; what the owner has started ends some seconds later.
 _KEEPER = 'trap "" HUP INT TERM; cat; [ -d "$1" ] || exit 0; rm -rf -- "$1"; sleep 25; rm -rf -- "$1"'
+# As `_KEEPER`, for a place that other processes use too: only the last one removes it, and never one that was made anew.
+_SHARED_KEEPER = """trap "" HUP INT TERM; cat; exec 9< "$1/lock" || exit
+flock -w 25 9 && [ "$1/lock" -ef /dev/fd/9 ] && rm -rf -- "$1"
+"""
 # Caches that hold code to be loaded. Where the user's variable names a folder that others can write, it is dropped.
 _CACHES = ("TORCH_EXTENSIONS_DIR", "NUMBA_CACHE_DIR", "VLLM_CACHE_ROOT", "HF_MODULES_CACHE", "XDG_CACHE_HOME")
 
@@ -48,25 +55,34 @@ def candidates(scratch: str = "", environment: Mapping[str, str] = os.environ) -
     named = {
         "SLURM_TMPDIR": environment.get("SLURM_TMPDIR", ""),
         "TMPDIR": environment.get(_GIVEN, environment.get("TMPDIR", "")),
-        "scratch": os.path.expandvars(scratch),
+        "scratch": str(expanded(scratch, environment)) if scratch else "",
         "/tmp": "/tmp",
     }
     return {name: Path(value) for name, value in named.items() if value}
 
 
+def expanded(scratch: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder that `scratch` of a cluster file names here; TMPDIR is that of the job, not the one of its place."""
+    given = {"TMPDIR": environment[_GIVEN]} if _GIVEN in environment else {}
+    return Path(string.Template(scratch).safe_substitute({**environment, **given}))
+
+
 def unfit(base: Path) -> str:
     """Why a place cannot be made in this folder; empty if it can."""
     size = len(os.fsencode(base))
-    if not base.is_absolute() or not base.is_dir():
-        return "is not a folder on this machine"
+    if why := not_ours(base):
+        return why
     if size > _PATH_BYTES:
         return f"its path has {size} bytes, sockets allow {_PATH_BYTES}"
+    return _unusable(base)
+
+
+def not_ours(base: Path) -> str:
+    """Why this user cannot keep private files in this folder; empty if that works."""
+    if not base.is_absolute() or not base.is_dir():
+        return "is not a folder on this machine"
     if not os.access(base, os.W_OK | os.X_OK):
         return "is not writable"
-    return _unsafe(base) or _unusable(base)
-
-
-def _unsafe(base: Path) -> str:
     found = base.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
         return "other users can rename what is in it"
@@ -149,7 +165,12 @@ def variables(place: Path) -> dict[str, str]:
 
 def current() -> Path | None:
     """The place that this process was started with, if it is still there and ours alone."""
-    place = Path(os.environ.get(VARIABLE) or "/")
+    return trusted(os.environ.get(VARIABLE, ""))
+
+
+def trusted(name: str) -> Path | None:
+    """The place of this name, if there is one and it is this user's alone."""
+    place = Path(name or "/")
     with contextlib.suppress(OSError):
         found = place.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
@@ -209,23 +230,73 @@ def _made(base: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # without locks on this disk no process sweeps it either
             fcntl.flock(lock, fcntl.LOCK_EX)
         staged.rename(place)
-        keeper = subprocess.Popen(
-            ["/bin/sh", "-c", _KEEPER, "sh", str(place)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        with _kept(_KEEPER, place):
+            try:
+                yield place
+            finally:
+                _remove(place)
+
+
+@contextlib.contextmanager
+def _kept(script: str, place: Path) -> Iterator[None]:
+    """A small process that removes what is left of a place when this process ends the block, or is killed in it."""
+    keeper = subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", str(place)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        # Where something is left, the keeper tries again later, and the task does not wait for that.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            keeper.wait(1)
+
+
+@contextlib.contextmanager
+def shared(base: Path) -> Iterator[Path]:
+    """One folder in `base` for all processes of this user on this machine, for the length of the block.
+
+    The last process that leaves it removes it, a killed one's keeper if it was the last. Raises OSError where the folder
+    has no locks.
+    """
+    sweep(base)
+    place = base / f"dc{hashlib.sha256(f'shared by {os.geteuid()}'.encode()).hexdigest()[:6]}"
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(_entered(place))
+        stack.enter_context(_kept(_SHARED_KEEPER, place))
         try:
             yield place
         finally:
-            _remove(place)
-            assert keeper.stdin is not None
-            keeper.stdin.close()
-            # Where something is left, the keeper tries again later, and the task does not wait for that.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                keeper.wait(1)
+            with contextlib.suppress(OSError):  # another process is in it: it gives up this one's share of the lock too
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _entered(place: Path) -> TextIO:
+    """The lock of a shared place, held together with the others who are in it; the place is made if nobody is."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            lock = (place / _LOCK).open()
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), (place / _LOCK).stat()):
+                    return lock
+            lock.close()  # the last one has just removed the place
+            continue
+        staged = place.with_name(f".{place.name}{secrets.token_hex(3)}")
+        staged.mkdir(mode=0o700)
+        (staged / _LOCK).touch()
+        try:
+            staged.rename(place)  # over an empty folder at most
+        except OSError:
+            shutil.rmtree(staged, ignore_errors=True)
+            time.sleep(0.1)
 
 
 def _remove(place: Path) -> None:

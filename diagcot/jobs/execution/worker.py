@@ -20,7 +20,7 @@ from typing import Any
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.environment import code
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution import place
+from diagcot.jobs.execution import copies, place
 from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
 from diagcot.jobs.execution.ranks import Ranks, address, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
@@ -76,7 +76,8 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         code.require_own()
         await_upstream(plan, task_index)
         try:
-            with place.opened(_scratch(plan)):
+            scratch, copied_to = _node_folders(plan)
+            with copies.opened(copied_to), place.opened(scratch):
                 state = _run(plan, task_index, ctx)
         except HeadlessWorkerEnded:
             state = "done"
@@ -111,10 +112,13 @@ def _announce(ctx: Context, task_index: int) -> None:
     ctx._written = 0.0  # the next report may follow at once
 
 
-def _scratch(plan: Plan) -> str:
-    """The cluster's folder for temporary files; empty for a plan without a cluster."""
+def _node_folders(plan: Plan) -> tuple[str, str]:
+    """The cluster's folder for temporary files, and that for copies of shards; empty where there is none."""
     run_dir = plan.path.parent
-    return Cluster.read(run_dir).scratch if (run_dir / "cluster.yaml").exists() else ""
+    if not (run_dir / "cluster.yaml").exists():
+        return "", ""
+    cluster = Cluster.read(run_dir)
+    return cluster.scratch, cluster.shards_copied_to(plan.resources)
 
 
 def _leave(job: str, warned: bool) -> None:

@@ -166,6 +166,7 @@ def _declare(rehearsal: Rehearsal) -> None:
             output=plan.output,
             workspace=plan.workspace,
             weights_gb=weights if kind.product == "weights" else 0,
+            shards_copied_to=chain.cluster.shards_copied_to(plan.resources),
             **common,
         )
         settings = rehearsed_stage.model_dump(mode="json")

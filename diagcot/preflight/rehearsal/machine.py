@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs import Cluster, Context, UserError
+from diagcot.jobs.execution import place as private
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight import checks
 from diagcot.preflight.finding import Finding, bad, good, note
@@ -140,9 +141,12 @@ def limits(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
 
 
 def scratch(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
-    """The folder of temporary files on this node."""
+    """The folder of temporary files on this node, and the one for copies of shards."""
     run_dir = ctx.stage_dir.parent
     yield from checks.place(Cluster.read(run_dir).scratch if (run_dir / "cluster.yaml").exists() else "")
+    if stage.shards_copied_to and (why := private.not_ours(base := private.expanded(stage.shards_copied_to))):
+        text = f"{base}: {why}; shards would be read from the shared storage"
+        yield note("scratch", text, "correct `scratch` of the cluster file, or leave `local_shards` out")
 
 
 def shared_memory(stage: RehearsedStage, ctx: Context, place: Path = Path("/dev/shm")) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ class RehearsedStage(Settings):
     python: str = Field("", description="Interpreter that the jobs should run.")
     lock: str = Field("", description="Stamp of the lock from which the submitting host's environment was built.")
     weights_gb: float = Field(0, description="Size of the chain's base model in GB; 0 where it is not known.")
+    shards_copied_to: str = Field("", description="Folder for copies of shards, with its $VARIABLES; empty: none.")
     asks: tuple[dict[str, str], ...] = Field(
         (), description="sbatch options that the finaliser must be allowed to use."
     )

@@ -172,6 +172,9 @@ def test_temporary_files_are_tried_where_they_will_be(tmp_path: Path, monkeypatc
     with tempfile.TemporaryDirectory(prefix="n", dir="/tmp") as own:
         monkeypatch.setenv("NODE_DISK", own)
         only(machine.scratch(stage(tmp_path), replace(ctx, stage_dir=tmp_path / "s")), "good", f"in {own}")
+    found, shards = machine.scratch(stage(tmp_path, shards_copied_to="/no/such/disk"), ctx)
+    assert found.level == "good" and shards.level == "note" and "read from the shared storage" in shards.text
+    (found,) = machine.scratch(stage(tmp_path, shards_copied_to="/tmp"), ctx)
     monkeypatch.setattr(machine.checks.private, "unfit", lambda base: "is full")
     only(machine.scratch(stage(tmp_path), ctx), "bad", "/tmp: is full", "scratch")
     monkeypatch.undo()

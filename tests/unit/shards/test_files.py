@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import re
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -21,10 +23,12 @@ from diagcot.data.phantom.drawing import VIEWS, draw
 from diagcot.data.phantom.findings import Effusion, Findings
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import SPLITS, Image, Study
+from diagcot.jobs.execution import copies
 from diagcot.shards import Shard, shard_paths
 from diagcot.shards.partition import partition, partitions
 from diagcot.shards.verify import faults
 from diagcot.shards.writer import ShardWriter
+from tests.kinds.reading import opened
 
 
 def made(number: int) -> tuple[Study, list[Jpeg]]:
@@ -64,6 +68,17 @@ def test_the_fingerprint_follows_texts_and_images(tmp_path: Path) -> None:
     image = [(study, [Jpeg(jpegs[0].data + b"\0", 64, 64, True), *jpegs[1:]]), *STUDIES[1:]]
     found = {Shard(write(tmp_path / f"{n}.h5", rows)).fingerprint for n, rows in enumerate((text, image))}
     assert len({own, *found}) == 3
+
+
+def test_a_shard_is_read_from_the_copy_on_the_nodes_disk(tmp_path: Path) -> None:
+    path = write(tmp_path / "00000.h5")
+    with tempfile.TemporaryDirectory(dir="/tmp") as disk:
+        with copies.opened(disk):
+            shard = Shard(path)
+            assert shard.study(1) == STUDIES[1][0] and shard.jpeg(0) == STUDIES[0][1][0].data
+            (copy,) = Path(disk).glob("dc*/f/*.h5")
+            assert str(copy) in opened() and str(path) not in opened() and shard.path == path
+        assert not os.listdir(disk)
 
 
 SURROGATE = "no \ud800 effusion"
