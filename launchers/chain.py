@@ -79,7 +79,9 @@ class Chain:
         except UserError as error:
             raise OwnCodeError(f"{self.document.where(at)}: {error}") from error
         if kind is None:
-            raise UserError(f"{self.document.where(at)}: unknown kind {spec.kind!r}{near(spec.kind, registry.modules())}")
+            raise UserError(
+                f"{self.document.where(at)}: unknown kind {spec.kind!r}{near(spec.kind, registry.modules())}"
+            )
         return kind
 
     @cached_property

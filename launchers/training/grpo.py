@@ -51,13 +51,10 @@ def notes(stage: Stage[GrpoSettings], chain: ChainView) -> list[str]:
 def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[str]:
     settings = stage.settings
     # The mode `whole` pays for answers without the layout, too; what a reward of the user's own asks for is not known.
-    asked = any(reward.chosen_mode != "whole" and ".py:" not in reward.name for reward in settings.reward_table.values())
-    if (
-        asked
-        and settings.reasoning == "expected"
-        and not settings.format_instruction
-        and not _taught(stage, chain)
-    ):
+    asked = any(
+        reward.chosen_mode != "whole" and ".py:" not in reward.name for reward in settings.reward_table.values()
+    )
+    if asked and settings.reasoning == "expected" and not settings.format_instruction and not _taught(stage, chain):
         yield (
             "no stage before it teaches the layout that its reward asks for, and its prompts do not ask for it"
             " (`format_instruction: true`); where no rollout has it, the stage is refused before its first update"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import headers, segments
+from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units

@@ -83,10 +83,14 @@ def test_a_shell_without_the_variable_of_a_run_is_told_its_name_and_the_key(tmp_
     long = {"entry": {"title": "x" * 3000}}
     plans.write(chains.plan(tmp_path, "shard", 1, settings={"sources": [{"kind": "iu", "images": "/data/iu", **long}]}))
     unset = {"sources": [{"kind": "iu", "images": "$NO_SUCH_DIR", **long}]}
-    with pytest.raises(UserError, match=r'settings.sources.0.images: "/data/iu" in the run, "\$NO_SUCH_DIR" now') as told:
+    with pytest.raises(
+        UserError, match=r'settings.sources.0.images: "/data/iu" in the run, "\$NO_SUCH_DIR" now'
+    ) as told:
         plans.write(chains.plan(tmp_path, "shard", 1, settings=unset))
     said = str(told.value)
-    assert said.endswith("In this shell NO_SUCH_DIR is not set: set it as when the run was submitted.") and len(said) < 500
+    assert (
+        said.endswith("In this shell NO_SUCH_DIR is not set: set it as when the run was submitted.") and len(said) < 500
+    )
     with pytest.raises(UserError, match="Use another RUN=name") as told:
         plans.write(chains.plan(tmp_path, "shard", 1, settings={"sources": []}))
     assert len(str(told.value)) < 1500
