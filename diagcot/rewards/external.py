@@ -33,7 +33,7 @@ class RolloutFacts:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(name: str, style: str) -> Reward:
+def load(name: str, style: str) -> "ExternalReward":
     """The function of `file.py:function`, to be called in `style`: trl, trl_messages or easyr1.
 
     trl: `function(prompts=, completions=, completion_ids=, **columns) -> [float or None]`, which may be a coroutine, with the

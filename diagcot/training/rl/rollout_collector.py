@@ -125,8 +125,8 @@ class RolloutCollector:
             reference = Reference(sample.answer, tuple(sample.meta.get("options", ())))
             shown = texts if self._settings.reasoning == "expected" else list(map(_in_layout, texts))
             facts = [RolloutFacts()] * len(texts)
-            if self._settings.reward_table[key].style:
-                tokens = reply.token_ids or [()] * len(texts)
+            if self._settings.reward_table[key].calls:
+                tokens = reply.token_ids or [[]] * len(texts)
                 facts = [self._facts(sample, requests[index], tuple(own)) for own in tokens]
             return [
                 Output(text, reference, key, sample.task, question, sample.meta, sample.id, told)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from diagcot.jobs import UserError
-from diagcot.rewards import easyr1, registry, trial
+from diagcot.rewards import easyr1, external, registry, trial
 from diagcot.rewards import trl as for_trl
 from diagcot.rewards.external import RolloutFacts
 from diagcot.rewards.score import Reference
@@ -153,7 +153,7 @@ def rollouts(count):
 def test_a_reward_of_trl_gets_all_that_trl_gives(tmp_path, style):
     """The names of trl/trainer/grpo_trainer.py, `_calculate_rewards`, and prompts as `prepare_multimodal_messages` makes them."""
     (tmp_path / "called.py").write_text(CALLED)
-    reward = registry.reward(f"{tmp_path}/called.py:told", style)
+    reward = external.load(f"{tmp_path}/called.py:told", style)
     reward(["a", "b"], [Reference("x"), Reference("y")], 0.5, rollouts(2))
     (seen,) = reward._score.__globals__["SEEN"]
     assert seen["completion_ids"] == [[], [0]] and seen["side"] == ["left", "left"]
@@ -178,7 +178,7 @@ def test_a_penalty_of_trl_reads_the_ids_of_the_reply(tmp_path):
     (tmp_path / "penalty.py").write_text(
         f"import runpy\npenalty = runpy.run_path({str(theirs)!r})['get_repetition_penalty_reward'](2, -1.0)\n"
     )
-    reward = registry.reward(f"{tmp_path}/penalty.py:penalty", "trl")
+    reward = external.load(f"{tmp_path}/penalty.py:penalty", "trl")
     facts = [RolloutFacts(tokens=(1, 2, 3, 4)), RolloutFacts(tokens=(5, 5, 5, 5, 5))]
     scores = reward(["a", "b"], [Reference("x")] * 2, 0.0, facts)
     assert [score["overall"] for score in scores] == [0.0, -0.75]  # its own example
