@@ -90,13 +90,13 @@ class SeedOf:
         read = {role: [self.seeded(self.names[arm.called(n)]) for n in names] for role, names in inputs.items()}
         return row | {"inputs": read, "seed": self.seed if spec.seed is None else spec.seed}
 
-    def evaluations(self, arms: Sequence[Arm], claims: Sequence[Claim]) -> Iterator[str]:
+    def evaluations(self, arms: Sequence[Arm], claims: Sequence[tuple[str, Claim]]) -> Iterator[str]:
         """Add the evaluation of the models that claims name, on the tasks that decide; yields the names of its stages.
 
-        Raises UserError if the recipes evaluate no model on such a task.
+        claims: each after its `file:line`. Raises UserError if the recipes evaluate no model on such a task.
         """
         wanted: dict[str, set[str]] = {}  # model -> tasks
-        for claim in claims:
+        for _, claim in claims:
             for model in (claim.better, claim.than):
                 wanted.setdefault(model, set()).add(TASKS[claim.column])
         known: set[str] = set()
@@ -109,9 +109,9 @@ class SeedOf:
                 own = [name for name in self.brought(arm) if asked & wanted.get(name, set())]
                 if own:
                     yield self.evaluate(arm, index, spec, own)
-        for model, tasks in wanted.items():
-            if missing := sorted(tasks - known):
-                raise UserError(f"a claim compares {model} on {missing[0]}, which no stage of the study evaluates")
+        for place, claim in claims:
+            if (task := TASKS[claim.column]) not in known:
+                raise UserError(f"{place}: {claim.column} needs answers to {task}, which no stage of the study evaluates")
 
     def brought(self, arm: Arm) -> Iterable[str]:
         """The stages that the arm brings, as claims name them."""
@@ -151,16 +151,20 @@ def compose(half: str, seeds: Sequence[int], root: Path) -> tuple[Recipe, Docume
     stages: list[dict[str, Any]] = []
     sources: list[tuple[Document, int]] = []
     predictions: list[str] = []
-    claims: list[Claim] = []
+    claims: list[tuple[str, Claim]] = []
     for seed in seeds:
         part = SeedOf(arms, seed)
-        claims = [_resolved(arm, place, claim, part.names) for arm in arms for place, claim in enumerate(arm.claims)]
+        claims = [
+            (arm.document.where(("claims", at)), _resolved(arm, at, claim, part.names))
+            for arm in arms
+            for at, claim in enumerate(arm.claims)
+        ]
         evaluations = list(dict.fromkeys(part.evaluations(arms, claims)))
         predictions += evaluations
         needed = ancestors(part.stages, evaluations)
         stages += [stage for name, stage in part.stages.items() if name in needed]
         sources += [part.sources[name] for name in part.stages if name in needed]
-    settings = {"claims": [claim.model_dump() for claim in claims], "seeds": list(seeds)}
+    settings = {"claims": [claim.model_dump() for _, claim in claims], "seeds": list(seeds)}
     study = {"name": "study", "kind": "study", "number": "eval", "inputs": {"predictions": predictions}}
     value = {"name": f"study-{half}", "seed": seeds[0], "stages": [*stages, study | {"settings": settings}]}
     document = Composition(arms[0].document.path, value, sources)
@@ -182,7 +186,13 @@ def _resolved(arm: Arm, place: int, claim: Claim, names: dict[str, str]) -> Clai
                 f"{arm.document.where(('claims', place, key))}: the study has no {'score' if key == 'column' else 'model'}"
                 f" {getattr(claim, key)!r}{near(getattr(claim, key), known)}"
             )
-    return claim.model_copy(update={"better": names[claim.better], "than": names[claim.than]})
+    better, than = names[claim.better], names[claim.than]
+    if better == than:
+        raise UserError(
+            f"{arm.document.where(('claims', place, 'than'))}: {claim.better} and {claim.than} are one model: the arm changes"
+            " nothing that it is made from"
+        )
+    return claim.model_copy(update={"better": better, "than": than})
 
 
 def ancestors(stages: dict[str, dict[str, Any]], names: Iterable[str]) -> set[str]:

@@ -57,7 +57,8 @@ def _learning_notes(stage: Stage[GrpoSettings], chain: ChainView) -> Iterator[st
     if asked and settings.reasoning == "expected" and not settings.format_instruction and not _taught(stage, chain):
         yield (
             "no stage before it teaches the layout that its reward asks for, and its prompts do not ask for it"
-            " (`format_instruction: true`); where no rollout has it, the stage is refused before its first update"
+            " (`format_instruction: true`); where no rollout has it, "
+            + ("the stage is refused before its first update" if settings.precheck_groups else "it learns nothing")
         )
     expected, clauses = model_size.TRACE_TOKENS[1], model_size.has_clause_tokens(stage, chain)
     reports = settings.task == "report" and stage.inputs.get("shards") and settings.reasoning == "expected"
