@@ -175,7 +175,7 @@ class Extended(Document):
 
     def __init__(self, path: Path, base: Document, kind_of: KindOf) -> None:
         super().__init__(path)
-        self.anchor()
+        self.anchor("prompt_set")
         self._rename_keys(base, kind_of)
         extension = self.check(Extension, self.value)
         self._base = base
@@ -299,7 +299,7 @@ def find(name: str, root: Path, kind_of: KindOf, seed: int | None = None) -> tup
 
 def _document(path: Path, folder: Path, kind_of: KindOf, above: tuple[Path, ...] = ()) -> Document:
     document = Document(path)
-    document.anchor()
+    document.anchor("prompt_set")
     if not isinstance(document.value, dict) or "extends" not in document.value:
         _rename_stages(document, kind_of)
         return document

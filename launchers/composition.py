@@ -111,7 +111,9 @@ class SeedOf:
                     yield self.evaluate(arm, index, spec, own)
         for place, claim in claims:
             if (task := TASKS[claim.column]) not in known:
-                raise UserError(f"{place}: {claim.column} needs answers to {task}, which no stage of the study evaluates")
+                raise UserError(
+                    f"{place}: {claim.column} needs answers to {task}, which no stage of the study evaluates"
+                )
 
     def brought(self, arm: Arm) -> Iterable[str]:
         """The stages that the arm brings, as claims name them."""

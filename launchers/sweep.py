@@ -97,6 +97,8 @@ def _axis(text: str, recipe: Recipe) -> tuple[str, list[str], list[Any]]:
         values = []
     if not equals or not values or not all(keys):
         raise UserError(f"{text!r} must be a stage, a key of its settings and values, such as {EXAMPLE}")
+    if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
+        raise UserError(f"{text!r} gives a value twice: leave one out")
     if next(spec for spec in recipe.stages if spec.name == stage).number == "eval":
         raise UserError(
             f"{text!r}: all models of a sweep are evaluated alike; change stage {stage} in the recipe instead"

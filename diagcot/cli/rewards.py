@@ -3,12 +3,15 @@
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from diagcot.cli.options import Verbs
 from diagcot.jobs import UserError
+from diagcot.jobs.environment import own_code
 from diagcot.jobs.settings import near
 
 if TYPE_CHECKING:
@@ -27,7 +30,11 @@ def add_verbs(verbs: Verbs) -> None:
         "texts of a closed question's options, may be added",
     )
     parser.add_argument("--name", required=True, help="name of a reward (docs/rewards.md), or path/to/file.py:function")
-    parser.add_argument("--mode", default="", help="mode of the reward, or trl or easyr1 (default: its first mode)")
+    parser.add_argument(
+        "--mode",
+        default="",
+        help="mode of the reward (default: its first), or trl, trl_messages or easyr1 for a function of yours",
+    )
     parser.add_argument(
         "--corpus", default="", help="text file with a training reference on each line, for the clinical report reward"
     )
@@ -36,17 +43,49 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _reward(args: argparse.Namespace) -> int:
     reward = _named(args.name, args.mode, args.corpus)
-    if args.file == STDIN:
-        _write(_scored(reward, sys.stdin, "standard input"), args.out)
-        return 0
+    out = args.out
+    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise UserError(f"{out} cannot be written: give --out a file in a folder that exists")
+    source = "standard input" if args.file == STDIN else args.file
+    count = 0
     try:
-        with Path(args.file).open(encoding="utf-8") as lines:
-            _write(_scored(reward, lines, args.file), args.out)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {args.file}: give a file of JSON lines, or - for standard input") from None
+        with _lines(args.file) as lines, _written(out) as file:
+            for score in _scored(reward, lines, source):
+                print(json.dumps(score), file=file)
+                count += 1
     except UnicodeDecodeError as error:
-        raise UserError(f"{args.file} is not UTF-8 text (byte {error.start}): convert it first") from None
+        raise UserError(f"{source} is not UTF-8 text (byte {error.start}): convert it first") from None
+    if not count:
+        raise UserError(f"{source} has no row: write one JSON object on each line")
     return 0
+
+
+@contextmanager
+def _lines(file: str) -> Iterator[Iterable[str]]:
+    if file == STDIN:
+        yield sys.stdin
+        return
+    try:
+        with Path(file).open(encoding="utf-8-sig") as lines:
+            yield lines
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no file {file}: give a file of JSON lines, or - for standard input") from None
+
+
+@contextmanager
+def _written(out: Path | None) -> Iterator[TextIO]:
+    """Where scores go. A file gets its name when all rows are scored, so nothing is lost if one cannot be."""
+    if out is None:
+        yield sys.stdout
+        return
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=out.absolute().parent, delete=False) as file:
+        staged = Path(file.name)
+        try:
+            yield file
+        except BaseException:
+            staged.unlink()
+            raise
+    staged.replace(out)
 
 
 def _named(name: str, mode: str, corpus: str) -> "Reward":
@@ -54,6 +93,10 @@ def _named(name: str, mode: str, corpus: str) -> "Reward":
     from diagcot.rewards import exported
     from diagcot.rewards.names import MODES, STYLES
 
+    if own_code.NAME.fullmatch(name) and mode not in STYLES:
+        raise UserError(f"say how {name} is called: --mode {', '.join(STYLES)}")
+    if mode in STYLES and not own_code.NAME.fullmatch(name):
+        raise UserError(f"--mode {mode} calls a function of yours: give --name path/to/file.py:function")
     if mode not in STYLES and name not in MODES:
         raise UserError(f"there is no reward {name!r}{near(name, MODES)}")
     if mode and mode not in STYLES and mode not in MODES[name]:
@@ -62,6 +105,12 @@ def _named(name: str, mode: str, corpus: str) -> "Reward":
         raise UserError(f"there is no file {corpus}: give --corpus a text file with a reference on each line")
     try:
         return exported.cached(name, mode, corpus)
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file of references is not UTF-8 text (byte {error.start}): convert it first") from None
+    except OSError as error:
+        raise UserError(
+            f"the file of references (--corpus, {exported.CORPUS}): {error.strerror}: {error.filename}"
+        ) from None
     except ValueError as error:
         raise UserError(f"{error} (--corpus)") from None
     except MeteorError as error:
@@ -96,12 +145,3 @@ def _checked(line: str, place: str) -> dict[str, Any]:
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise UserError(f"{place}: options must be a list of texts")
     return row
-
-
-def _write(scores: Iterable[dict[str, float]], out: Path | None) -> None:
-    if out is None:
-        for score in scores:
-            print(json.dumps(score))
-        return
-    with out.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(score) + "\n" for score in scores)

@@ -47,6 +47,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         judged=_judged(ctx),
         clinical=ClinicalScores.read(ctx),
         starts=unit.params["starts"],
+        controls=shared.controls,
         own=shared.metrics,
     )
     for name, why in found["missing"].items():

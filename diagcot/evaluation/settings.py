@@ -240,4 +240,9 @@ class AggregateSettings(Settings):
         description="Model -> the evaluated model that its marks compare it with. Default: the one that it was trained from, or"
         " the row above.",
     )
+    controls: dict[str, str] = Field(
+        default_factory=dict,
+        description="Model -> an evaluated model that it is compared with as well: one that was trained likewise, but without"
+        " what is studied.",
+    )
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")

@@ -142,9 +142,9 @@ class Document:
         if self._root is not None and ESCAPE in self.text:
             _refuse_nul(self._root, path)
 
-    def anchor(self) -> None:
-        """Give every `file.py:NAME` its whole path, which begins in the folder of this file."""
-        whole = own_code.anchored(self.value, self.path.parent)
+    def anchor(self, *keys: str) -> None:
+        """Give every `file.py:NAME`, and every path below one of `keys`, its whole path, which begins in this file's folder."""
+        whole = own_code.anchored(self.value, self.path.parent, keys)
         if whole != self.value:
             self.value = whole
             self.text = f"# {self.path.name}, with whole paths\n" + yaml.safe_dump(whole, sort_keys=False)

@@ -26,9 +26,12 @@ def curriculum(output: str, reference: Reference, progress: float = 0.0) -> Scor
     """(w format + (1 - w) labels) × repetition, w = 0.1 (1 - progress / 2), labels as evaluation reads them.
 
     `repetition` is the release's penalty for repeated lines, or the share of distinct items in the list if it is smaller.
+    Raises ValueError if the reference names no CheXpert label.
     """
-    answer, truth = layout.first_answer(output), layout.first_answer(reference.answer)
-    agreed = agreement(labels.chexpert(answer), labels.chexpert(truth), progress)
+    answer, truth = layout.first_answer(output), labels.chexpert(layout.first_answer(reference.answer))
+    if not truth:
+        raise ValueError("the reference of a classification must name CheXpert labels, or No Finding")
+    agreed = agreement(labels.chexpert(answer), truth, progress)
     items = labels.listed(answer)
     factor = min(repetition(output), len(set(items)) / max(1, len(items)) if items else 1.0)
     in_layout = float(layout.is_reasoned_single(output))

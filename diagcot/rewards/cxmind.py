@@ -23,8 +23,8 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 def closed(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.5) -> Score:
     """Accuracy is 1 if the last pair chooses the gold option; process pays `process` if all options of the gold trace are
-    judged, all marks before the last pair are right, and the choice is; reason compares the think about the gold option with
-    the gold trace's. `process` is 0.5 in CX-Mind's code, 0.2 in its paper.
+    judged, all marks before the last pair are right, and the choice is; reason compares the think about the gold option,
+    if it ends in ✅, with the gold trace's. `process` is 0.5 in CX-Mind's code, 0.2 in its paper.
 
     Raises ValueError if the reference is not a trace that ends in its option.
     """
@@ -39,7 +39,7 @@ def closed(output: str, reference: Reference, progress: float = 0.0, *, process:
     every = {options.named(step.answer, reference.options) for step in gold_steps}
     complete = correct and marked and {letter for _, letter in judged} >= every
     paid = in_layout and complete and _speak_of(steps, gold_steps, reference)
-    thinks = [step.think for step, letter in judged if letter == gold]
+    thinks = [step.think for step, letter in judged if letter == gold and options.mark(step.answer)]
     gold_thinks = [step.think for step in gold_steps if options.named(step.answer, reference.options) == gold]
     others = [step.think for step in gold_steps if options.named(step.answer, reference.options) != gold]
     like = _likeness(thinks[0], gold_thinks[0], others) if correct and thinks else 0.0

@@ -1,6 +1,7 @@
 """Reward of a report that counts clinical agreement. DiagCoT's published formula is `diagcot.rewards.released.report`."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -57,12 +58,17 @@ def label_agreement(report: str, reference: str) -> float:
     """F1 times specificity of the abnormal CheXpert labels that two reports state or leave in doubt, 0 to 1.
 
     Of a normal reference: 1 for a report that says that something is normal or absent, and states nothing abnormal. A normal
-    report earns 0 on every other reference.
+    report earns 0 on every other reference. Where both state only what no label names, such as a hernia: F1 of their words.
     """
     ours, theirs = _abnormal(report), _abnormal(reference)
-    if not theirs and not ours:
-        return float(states_normal(report))
-    return specific_f1(ours, theirs, ABNORMAL)
+    if ours == theirs == {_OTHER}:
+        return _word_f1(words(report).split(), words(reference).split())
+    return specific_f1(ours, theirs, ABNORMAL) if ours or theirs else 1.0
+
+
+def _word_f1(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    shared = (Counter(ours) & Counter(theirs)).total()
+    return 2 * shared / max(1, len(ours) + len(theirs))
 
 
 def states_normal(report: str) -> bool:
@@ -71,6 +77,8 @@ def states_normal(report: str) -> bool:
 
 
 def _abnormal(report: str) -> frozenset[str]:
+    """Abnormal labels of a report; none of one that says that it is normal, and `_OTHER` of one that says neither."""
     found = _label(report)
     stated = frozenset(name for name in ABNORMAL if found.get(name, 0) != 0)
-    return stated if stated or not found or found.get(NO_FINDING) == 1 else frozenset({_OTHER})
+    normal = found.get(NO_FINDING) == 1 if found else states_normal(report)
+    return stated if stated or normal else frozenset({_OTHER})

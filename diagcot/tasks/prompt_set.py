@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from diagcot.jobs import UserError
-from diagcot.jobs.settings import Settings
+from diagcot.jobs.settings import Settings, load, near
 from diagcot.tasks.prompts import Layout
 from diagcot.tasks.samples import Sample
 
@@ -24,12 +23,33 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
 """The sets of the repository; the snapshot of the code that jobs run has them too."""
 
-NAMES = (
-    *("system", "head", "conclusion", "init", "verify", "rethink", "label", "rewrite", "final", "retry"),
-    *("closed", "open", "judge"),
-    *("report", "classification", "grounding", "presence", "format_instruction"),
-)
-"""The prompts of a set: those of the search, the interleaved questions and the judge, and those of the tasks."""
+VARIABLES: Mapping[str, frozenset[str]] = {
+    name: frozenset(variables.split())
+    for name, variables in {
+        "system": "",
+        "head": "images reference question",
+        "conclusion": "reference task",
+        "init": "reference task",
+        "verify": "reference conclusion verdict",
+        "rethink": "reference thinking strategy reason task",
+        "label": "reference thinking reason answer",
+        "rewrite": "reference thinking",
+        "final": "reference reasoning sections",
+        "retry": "fault",
+        "closed": "reference answer",
+        "open": "reference answer",
+        "judge": "reference reasoning name answer gold verdict image",
+        "report": "",
+        "classification": "labels",
+        "grounding": "label",
+        "presence": "label",
+        "format_instruction": "task",
+    }.items()
+}
+"""The prompts of a set, and the variables that each is given: those of the search, the interleaved questions and the judge, and
+those of the tasks."""
+NAMES = tuple(VARIABLES)
+_WITH_IMAGE = ("report", "classification", "grounding", "presence")
 
 
 class About(Settings):
@@ -89,6 +109,25 @@ class PromptSet:
             total.update(f"{name}\n{len(text)}\n{text}".encode())
         return total.hexdigest()[:12]
 
+    def check(self) -> None:
+        """Raises UserError if a prompt is no template, uses a variable that it is not given, or asks about no image."""
+        from jinja2 import TemplateError, meta
+
+        texts, environment = _texts(self.folder), _environment(self.folder)
+        for name, text in texts.items():
+            path = f"{self.folder / name}.j2"
+            if name not in NAMES:
+                raise UserError(f"{path}: there is no such prompt{near(name, NAMES)}")
+            try:
+                used = meta.find_undeclared_variables(environment.parse(text))
+            except TemplateError as error:
+                raise UserError(f"{path}:{getattr(error, 'lineno', 1)}: {error.message}") from error
+            if unknown := sorted(used - VARIABLES[name]):
+                given = ", ".join(sorted(VARIABLES[name])) or "none"
+                raise UserError(f"{path}: there is no variable {unknown[0]!r} in this prompt; there are: {given}")
+            if name in _WITH_IMAGE and "<image>" not in text:
+                raise UserError(f"{path}: <image> is missing, the place of the image")
+
     def render(self, name: str, /, **variables: Any) -> str:
         """The prompt `name` with these variables. Raises UserError if the template uses another one or is broken."""
         from jinja2 import TemplateError
@@ -137,6 +176,8 @@ class PromptedSettings(Settings):
         name = str(given.get("prompt_set", "default"))
         try:
             texts = PromptSet(str(Path(name).resolve()) if "/" in name else name)
+            if "/" in name:
+                texts.check()
             return given | {"prompt_set": texts.name, "prompt_digest": texts.digest}
         except UserError as error:
             raise ValueError(str(error)) from error
@@ -148,23 +189,27 @@ def _about(folder: Path) -> About:
     if not path.is_file():
         known = ", ".join(sorted(file.parent.name for file in FOLDER.glob("*/set.yaml")))
         raise UserError(f"no prompt set in {folder}: there is no set.yaml (sets of the repository: {known})")
-    try:
-        return About.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: {error}") from error
+    return load(path, About)
 
 
 @cache
 def _texts(folder: Path) -> dict[str, str]:
     about = _about(folder)
     texts = dict(_texts(FOLDER / about.extends)) if about.extends else {}
-    texts |= {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.j2")}
+    texts |= {path.stem: _text(path) for path in folder.glob("*.j2")}
     missing = [f"{name}.j2" for name in NAMES if name not in texts]
     if missing:
         raise UserError(
             f"the prompt set {folder} lacks {', '.join(missing)}: add the files, or `extends: default` to its set.yaml"
         )
     return texts
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from None
 
 
 @cache

@@ -17,10 +17,13 @@ _OTHER_STYLES = re.compile(
 )
 """Two points, whatever is around them, as in Qwen2-VL's <|box_start|>(x1,y1),(x2,y2)<|box_end|>; or four numbers after a
 mark, as in <box>[x1,y1,x2,y2]</box> and the bbox_2d of Qwen2.5-VL's and Qwen3-VL's JSON."""
-_DENIAL = re.compile(r"\b(?:no|not|without|absence of)\b", re.IGNORECASE)
-_DENIED = re.compile(
-    r"\b(?:detected|seen|found|visible|present|identified|evident|regions?|findings?)\b", re.IGNORECASE
+_FOUND = r"(?:detected|seen|found|visible|present|identified|evident)"
+_NONE = re.compile(
+    rf"\b(?:no|none|without|absence of)\b(?:(?!\b(?:doubt|question|other|but|that|what)\b)[^:;()]){{0,80}}?\b(?:{_FOUND}|regions?|findings?)\b"
+    rf"|\bnot?\s+(?:be |been |clearly |definitely )?{_FOUND}\b",
+    re.IGNORECASE,
 )
+_ELSEWHERE = re.compile(r"\b(?:else(?:where)?|other)\b", re.IGNORECASE)
 _SIGNED = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _PIXELS = re.compile(rf"\[{_SIGNED},{_SIGNED},{_SIGNED},{_SIGNED}\]")
 
@@ -70,12 +73,9 @@ def claimed_in_any_style(answer: str) -> tuple[list[Box] | None, bool]:
 
 def says_none(text: str) -> bool:
     """True if a text has no box and states that there is nothing to find."""
-    return not _OPENING.search(text) and any(map(_denies, re.split("[.<]", text)))
-
-
-def _denies(sentence: str) -> bool:
-    denial = _DENIAL.search(sentence)
-    return denial is not None and _DENIED.search(sentence, denial.end()) is not None
+    if _OPENING.search(text) or _OTHER_STYLES.search(text):
+        return False
+    return any(_NONE.search(sentence) and not _ELSEWHERE.search(sentence) for sentence in re.split("[.<]", text))
 
 
 def is_well_formed(box: Box) -> bool:

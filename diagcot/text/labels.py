@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import CHEXPERT_LABELS
-from diagcot.text.options import without_marks
+from diagcot.text.options import WRONG, without_marks
 
 NO_FINDING = "No Finding"
 ABNORMAL = frozenset(CHEXPERT_LABELS) - {NO_FINDING}
@@ -32,10 +32,13 @@ def findings(answer: str) -> list[str]:
 def listed(answer: str) -> list[str]:
     """Items of the list after the last colon of an answer, repeats included, without bullets, emphasis, marks, brackets.
 
-    Items stand between commas, semicolons, lines and "and". An item is the CheXpert label that its words state, or its own
+    Items stand between commas, semicolons, lines and "and". One with ❌ is refuted and not listed. An item is the CheXpert label that its words state, or its own
     words in lower case. DiagCoT's other sentence for No Finding ("No significant abnormalities were found", 56 of its GRPO
     samples) means the same where no label is named.
     """
+    if WRONG in answer:
+        parts = re.split(f"({_SEPARATOR.pattern})", answer, flags=re.IGNORECASE)
+        answer = "".join(part for part in parts if WRONG not in part)
     text = _EMPHASIS.sub("", _BULLET.sub("", without_marks(answer))).rpartition(":")[2]
     items = [canonical(name) for item in _SEPARATOR.split(text) if (name := _clean(item))]
     if _NOTHING.search(text) and not any(item in CHEXPERT_LABELS for item in items):
@@ -44,8 +47,8 @@ def listed(answer: str) -> list[str]:
 
 
 def finding(text: str) -> str:
-    """The one finding that a text names, as in `X ✅`; empty if it names none or several."""
-    names = findings(text)
+    """The one finding that a text names, whatever its mark, as in `X ✅`; empty if it names none or several."""
+    names = findings(without_marks(text))
     return names[0] if len(names) == 1 else ""
 
 

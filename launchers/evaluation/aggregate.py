@@ -20,11 +20,8 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
     sources = stage.inputs.get("predictions", [])
     if not sources:
         raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
-    models = list(dict.fromkeys(model for source in sources for model in chain.stage(source).inputs.get("models", [])))
-    brought = [
-        unit.params["model"] for source in sources if _is_foreign(source, chain) for unit in chain.units_of(source)
-    ]
-    trained, models = models, [*models, *dict.fromkeys(brought)]
+    trained, brought = _models(sources, chain)
+    models = [*trained, *brought]
     inputs = [
         [role, name, *(unit.key for unit in chain.units_of(name))]
         for role, names in stage.inputs.items()
@@ -58,6 +55,26 @@ def check(stage: Stage[AggregateSettings], chain: ChainView) -> None:
         own_metrics.check(metric)
 
 
+def notes(stage: Stage[AggregateSettings], chain: ChainView) -> list[str]:
+    """What a plan shows of comparisons that there will not be."""
+    trained, brought = _models(stage.inputs.get("predictions", []), chain)
+    named = dict.fromkeys(name for pair in stage.settings.controls.items() for name in pair)
+    return [
+        f"{stage.name}: controls names {name}, which is not evaluated, so nothing is compared with it"
+        for name in named
+        if name not in (*trained, *brought)
+    ]
+
+
+def _models(sources: Sequence[str], chain: ChainView) -> tuple[list[str], list[str]]:
+    """The evaluated models of the recipe, and those that ran elsewhere."""
+    trained = (model for source in sources for model in chain.stage(source).inputs.get("models", []))
+    brought = (
+        unit.params["model"] for source in sources if _is_foreign(source, chain) for unit in chain.units_of(source)
+    )
+    return list(dict.fromkeys(trained)), list(dict.fromkeys(brought))
+
+
 def _is_foreign(source: str, chain: ChainView) -> bool:
     return isinstance(chain.stage(source).settings, PredictionsSettings)
 
@@ -80,6 +97,7 @@ KIND = StageKind(
     unit_s=60,
     units=units,
     check=check,
+    notes=notes,
     grows="anew",  # when the evaluation has grown, or with other settings, the table is made again
     selector_settings=tuple(AggregateSettings.model_fields),
     needs=("java",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.cot.filtration.filter import dropped_by
+from diagcot.cot.filtration.filter import dropped_by, failed_criteria
 from diagcot.cot.records import TraceRecord, VerdictRecord
 from diagcot.cot.review.statistics import found_by
 from diagcot.data.errors import DataError
@@ -60,7 +60,11 @@ class Example:
     def reason(self) -> str:
         """Why it was kept or dropped, in a few words."""
         if self.verdict["kept"]:
-            return "kept by rules and judge" if self.verdict["judgements"] else "kept by the rules"
+            if not self.verdict["judgements"]:
+                return "kept by the rules"
+            return (
+                "kept by the rules, against the judge" if failed_criteria(self.verdict) else "kept by rules and judge"
+            )
         return f"dropped: {dropped_by(self.verdict).replace('_', ' ')}"
 
     @property

@@ -24,6 +24,9 @@ class Statistics:
     kept: Counter[str] = field(default_factory=Counter)  # all, forced, verified, phantom
     total: Counter[str] = field(default_factory=Counter)
     tasks: dict[str, Counter[str]] = field(default_factory=dict)  # task -> traces, kept, forced
+    collections: dict[str, Counter[str]] = field(
+        default_factory=dict
+    )  # collection of the study -> traces, kept, forced
     dropped: Counter[str] = field(default_factory=Counter)  # by rule, judge, unreadable
     failed: Counter[str] = field(default_factory=Counter)  # by criterion
     scores: dict[str, Counter[int]] = field(default_factory=dict)  # criterion -> score -> judgements
@@ -41,7 +44,12 @@ class Statistics:
             table["forced"] += bool(trace["forced"])
             table["verified"] += bool(trace["verified"])
             table["phantom"] += bool(trace["meta"].get("phantom"))
-        for name, group in ((trace["task"], self.tasks), (found_by(trace), self.steps)):
+        collection = trace["study"].partition("/")[0]
+        for name, group in (
+            (trace["task"], self.tasks),
+            (collection, self.collections),
+            (found_by(trace), self.steps),
+        ):
             group.setdefault(name, Counter()).update(traces=1, kept=int(kept), forced=int(trace["forced"]))
         if not kept:
             self.dropped[dropped_by(verdict)] += 1
@@ -70,6 +78,7 @@ class Statistics:
             "forced": {"traces": self.total["forced"], "kept": self.kept["forced"]},
             "verified": {"traces": self.total["verified"], "kept": self.kept["verified"]},
             "tasks": {name: dict(row) for name, row in sorted(self.tasks.items())},
+            "collections": {name: dict(row) for name, row in sorted(self.collections.items())},
             "dropped": dict(self.dropped.most_common()),
             "truth": self.truth.figures(),
             "criteria": [self._criterion(name) for name in judge.CRITERIA if name in self.scores],

@@ -60,9 +60,9 @@ COLUMNS = (
     Column("open_f1", "open F1", "open"),
     *(Column(f"{task}_rouge_l", f"{task} ROUGE-L", task) for task in WRITTEN),
     Column("iou_pixels", "IoU, pixels", "grounding_pixels"),
-    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False),
+    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False, interval=False),
     Column("rule_label_f1_five", "rule-label F1, five labels", "report", False),
-    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False),
+    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False, interval=False),
     Column("rule_no_finding_f1", "F1 of No Finding by the rule labeler", "report", False),
     *(
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
@@ -82,11 +82,19 @@ COLUMNS = (
     Column("auprc", "AUPRC", "classification", False, interval=False),
     *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
     Column("f1_at_thresholds", "F1 at thresholds of the validate split", "classification", False),
-    Column("f1_at_thresholds_macro", "F1 at thresholds of the validate split, macro", "classification", False),
+    Column(
+        "f1_at_thresholds_macro",
+        "F1 at thresholds of the validate split, macro",
+        "classification",
+        False,
+        interval=False,
+    ),
     Column("calibration_error", "calibration error", "classification", False, low=True, interval=False),
     Column("brier", "Brier score", "classification", False, low=True),
     Column("classification_f1", "classification F1, labels named", "classification", False),
-    Column("classification_f1_macro", "classification F1, labels named, macro", "classification", False),
+    Column(
+        "classification_f1_macro", "classification F1, labels named, macro", "classification", False, interval=False
+    ),
     Column("balanced_accuracy", "balanced accuracy of labels named (AUC as released)", "classification", False),
     Column("open_exact", "open, exact set", "open", False),
     *(

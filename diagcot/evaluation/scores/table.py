@@ -24,7 +24,7 @@ from diagcot.evaluation.scores.columns import (
 )
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
-from diagcot.evaluation.scores.verdicts import MARKS, verdict
+from diagcot.evaluation.scores.verdicts import COMPARED, MARKS, verdict
 from diagcot.evaluation.settings import OwnMetric
 from diagcot.jobs import UserError
 from diagcot.metrics.intervals import Bootstrap, Metric, holm, mean
@@ -54,13 +54,15 @@ def table(
     judged: Judged | None = None,
     clinical: ClinicalScores | None = None,
     starts: Mapping[str, str] | None = None,
+    controls: Mapping[str, str] | None = None,
     own: Sequence[OwnMetric] = (),
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
     r2gen: reports by R2Gen's protocol, too. judged: (task, model) -> sample id -> the judge's two verdicts.
     clinical: what models that read reports make of each answer. starts: model -> the one that it was trained from; a
-    model that is not in it, or whose start did not answer, is compared with the row above. The row of a model that ran
+    model that is not in it, or whose start did not answer, is compared with the row above. controls: model -> a further one
+    that it is compared with. The row of a model that ran
     elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin. own: metrics
     of the user's own.
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
@@ -101,7 +103,9 @@ def table(
     known = {column.name: column for column in columns}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
-        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, draws, seed, brought, known)
+        rows_of_table += _rows(
+            dataset, groups, scores, models, starts or {}, controls or {}, draws, seed, brought, known
+        )
     _mark_other_words(rows_of_table, tools.tokenizer)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
@@ -154,6 +158,7 @@ def _rows(
     scores: dict[tuple[str, str, str], Scores],
     models: Sequence[str],
     starts: Mapping[str, str],
+    controls: Mapping[str, str],
     draws: int,
     seed: int,
     brought: Mapping[str, str],
@@ -189,6 +194,8 @@ def _rows(
             against = {"start": start, "base": present[0]} if place and model != CONSTANT else {}
             if model in brought and model not in starts:
                 against = {}  # it starts from no row of this table
+            if controls.get(model) in present:
+                against["control"] = controls[model]
             for name, metric in scores[dataset, task, model].items():
                 row["scores"][name] = _score(
                     known[name],
@@ -220,7 +227,7 @@ def collapsed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]], known: Mapping[str, Column]) -> None:
     """Add to the paired differences of a row their p by Holm, over the main columns and over the others, and a verdict."""
-    for how, main in product(("start", "base"), (True, False)):
+    for how, main in product(COMPARED, (True, False)):
         found = [(known[name], cell) for name, cell in row["scores"].items() if how in cell]
         cells = [(column, cell) for column, cell in found if column.main is main]
         for (column, cell), p in zip(cells, holm([cell[how]["p"] for _, cell in cells]), strict=True):

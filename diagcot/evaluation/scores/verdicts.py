@@ -7,6 +7,8 @@ from diagcot.metrics.intervals import LEAST_STUDIES
 
 LEVEL = 0.05
 NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
+COMPARED = ("start", "base", "control")
+"""What a model is compared with: the one that it starts from, the first of the table, and the control that a recipe names."""
 MARKS = f"by p < .05 after Holm over the row's columns, from {LEAST_STUDIES} studies on"
 RULE = (
     "Better or worse is said where the 95 % interval of the paired difference, over the same studies, lies wholly on "
@@ -29,7 +31,7 @@ def verdict(pair: Mapping[str, Any], studies: int, low: bool, failed: int, other
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each model and each of `start` (the model that it starts from) and `base`, main columns only.
+    """One entry for each model and each of COMPARED, main columns only.
 
     Each has dataset, model, against, how, `pairs` (column -> difference, interval and verdict), the titles that are
     `better`, `worse` and `unclear`, and the sentence `text`.
@@ -37,14 +39,14 @@ def verdicts(rows: Sequence[Mapping[str, Any]], columns: Iterable[Mapping[str, A
     main = {column["name"]: column["title"] for column in columns if column["main"]}
     found: list[dict[str, Any]] = []
     for row in rows:
-        for how in ("start", "base"):
+        for how in COMPARED:
             cells = {name: row["scores"].get(name, {}).get(how) for name in main}
             pairs = {name: pair for name, pair in cells.items() if pair}
             if not pairs:
                 continue
             against = next(iter(pairs.values()))["model"]
-            if how == "base" and against == found[-1]["against"]:
-                continue  # it starts from the base
+            if any((row["dataset"], row["model"], against) == (v["dataset"], v["model"], v["against"]) for v in found):
+                continue  # it starts from the base, say
             about = {"dataset": row["dataset"], "model": row["model"], "against": against, "how": how, "pairs": pairs}
             for verdict in ("better", "worse", "unclear"):
                 about[verdict] = [main[name] for name, pair in pairs.items() if pair["verdict"] == verdict]

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -30,13 +30,18 @@ def absolute(name: str, folder: Path | None = None) -> str:
     return f"{((folder or Path.cwd()) / found[1]).resolve()}:{found[2]}" if found else name
 
 
-def anchored(value: Any, folder: Path) -> Any:
-    """Parts of a recipe with whole paths in every `file.py:NAME`, which begin in `folder`."""
+def anchored(value: Any, folder: Path, keys: Sequence[str] = (), key: str = "") -> Any:
+    """Parts of a recipe with whole paths, which begin in `folder`, in every `file.py:NAME` and in the paths below `keys`.
+
+    key: what `value` stands below. A value below one of `keys` is a path if it has a slash.
+    """
     if isinstance(value, Mapping):
-        return {anchored(key, folder): anchored(part, folder) for key, part in value.items()}
+        return {anchored(name, folder): anchored(part, folder, keys, str(name)) for name, part in value.items()}
     if isinstance(value, list):
-        return [anchored(part, folder) for part in value]
-    return absolute(value, folder) if isinstance(value, str) else value
+        return [anchored(part, folder, keys) for part in value]
+    if not isinstance(value, str):
+        return value
+    return str((folder / value).resolve()) if key in keys and "/" in value else absolute(value, folder)
 
 
 def label(name: str) -> str:

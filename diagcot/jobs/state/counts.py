@@ -73,7 +73,7 @@ def lines(sources: Mapping[str, Mapping[str, Any]], *, losses_only: bool = False
                 f"  images whose split another source decides, because it has the same image or patient: {kinds}"
             )
         if details or not losses_only:
-            yield f"{source}: in the shards are {', '.join(shown) or 'none'}"
+            yield f"{source}: of what was read, the shards have {', '.join(shown) or 'nothing'}"
             yield from details
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_a_broken_row_is_named(row: str, message: str, tmp_path: Path, capsys: p
         (["--name", "open", "nowhere.jsonl"], "there is no file nowhere.jsonl"),
         (["--name", "report", "--corpus", "nowhere.txt", "x"], "there is no file nowhere.txt"),
         (["--name", "nowhere.py:f", "--mode", "trl", "x"], "there is no Python file nowhere.py"),
+        (["--name", "nowhere.py:f", "x"], "say how nowhere.py:f is called: --mode "),
+        (["--name", "open", "--mode", "trl", "x"], "calls a function of yours: give --name path/to/file.py:function"),
+        (["--name", "open", "."], "there is no file .: "),
+        (["--name", "open", "--out", ".", "x"], ". cannot be written: "),
+        (["--name", "open", "--out", "nowhere/out", "x"], "nowhere/out cannot be written: "),
+        (["--name", "open", "empty"], "empty has no row"),
+        (["--name", "report", "--corpus", "latin", "x"], "the file of references is not UTF-8 text (byte 0)"),
     ],
 )
 def test_mistakes_on_the_command_line(
@@ -108,8 +116,30 @@ def test_mistakes_on_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("empty").touch()
+    Path("latin").write_bytes(b"\xe4")
     assert main(["reward", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_there_stays_unless_all_rows_are_scored(tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("\ufeff" + lines({"output": GOLD, "answer": GOLD}), encoding="utf-8")
+    assert main(["reward", "--name", "closed", "--out", str(rows), str(rows)]) == 0
+    assert json.loads(rows.read_text())["accuracy"] == 1
+    out.write_text("old")
+    assert main(["reward", "--name", "closed", "--out", str(out), str(rows)]) == 1
+    assert out.read_text() == "old" and {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl"}
+
+
+def test_a_reader_that_stops_early_ends_it_quietly(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(lines({"output": GOLD, "answer": GOLD}) * 3000)
+    command = f"{sys.executable} -m diagcot reward --name closed rows.jsonl | head -1"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
 
 
 def test_no_torch_is_imported(tmp_path: Path) -> None:

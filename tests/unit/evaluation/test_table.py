@@ -11,6 +11,7 @@ from diagcot.evaluation.report import history, report
 from diagcot.evaluation.report.history import curves
 from diagcot.evaluation.scores.table import collapsed, table
 from diagcot.evaluation.scores.text_tools import TextTools
+from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.metrics import java
@@ -141,7 +142,9 @@ def test_the_report_accounts_for_what_was_read(metrics):
     assert "<td>images</td><td>10</td><td>7</td>" in page and "1: the file does not exist, e.g. clinic/a/b" in page
     assert "2: not frontal" in page and "3: split changed from train to test" in page and "1: nearly black" in page
     assert "evaluate: 4 test samples were not asked" in page
-    assert "## Data of shard" in text and "clinic: in the shards are 12 of 12 rows, 7 of 10 images" in text
+    assert (
+        "## Data of shard" in text and "clinic: of what was read, the shards have 12 of 12 rows, 7 of 10 images" in text
+    )
     assert "Data of" not in report.markdown(metrics, []) and "<h2>Data</h2>" not in report.html(metrics, [], [], {})
 
 
@@ -219,6 +222,21 @@ def test_a_model_is_compared_with_the_one_that_it_starts_from(answers, no_java):
     }
     above = dict(zip(MODELS[1:], MODELS, strict=False))
     assert against == {"base": None, **above, "cot-sft": "align"}  # one that was not evaluated is no start
+
+
+def test_a_model_is_also_compared_with_the_control_that_the_recipe_names(answers, no_java):
+    tools = TextTools(fallbacks=["simple_words"])
+    found = table(
+        answers, MODELS, tools, 100, 0, starts={"grpo": "cot-sft"}, controls={"grpo": "teacher", "base": "gone"}
+    )
+    said = [
+        (v["against"], v["how"])
+        for v in verdicts(found["rows"], found["columns"])
+        if (v["dataset"], v["model"]) == ("all", "grpo")
+    ]
+    assert said == [("cot-sft", "start"), ("base", "base"), ("teacher", "control")]
+    macro = found["rows"][0]["scores"]["rule_label_f1_macro"]
+    assert macro["value"] is not None and macro["low"] is None  # draws without a rare label are biased
 
 
 def test_one_model_alone(answers, no_java):

@@ -85,6 +85,7 @@ def test_a_stage_with_a_seed_of_its_own_is_the_same_for_every_seed(recipe: Path)
         ("tuned.deepspeed.steps", "must be a stage, a key of its settings and values"),
         ("tuned.deepspeed.steps=", "must be a stage, a key of its settings and values"),
         ("tuned.=1,2", "must be a stage, a key of its settings and values"),
+        ("tuned.deepspeed.steps=5,5", "gives a value twice"),
         ("evaluate.draws=1,2", "all models of a sweep are evaluated alike"),
         ("tuned.deepspeed.step=5,6", r"mine.yaml:\d+: unknown key 'step'"),
         ("tuned.deepspeed.steps=five,6", r"mine.yaml:\d+: deepspeed.steps: must be a whole number, is 'five'"),

@@ -87,6 +87,7 @@ def classification(rng: random.Random) -> Case:
         "all labels and No Finding": classification_answer(CHEXPERT_LABELS),
         "No Finding": classification_answer([]),
         "everything denied": classification_answer([f"no {name}" for name in PATHOLOGIES]),
+        "the truth refuted": classification_answer([f"{name} {WRONG}" for name in truth]),
         **EMPTY_CONTENTS,
     }
     why = "the heart is wide and the left base is dense"
@@ -117,6 +118,9 @@ def grounding(rng: random.Random) -> Case:
         "broken boxes": "<box>" * 20 + "<box>(1,2),(3</box>",
         "reversed corners": "<box>(900,900),(100,100)</box>",
         **({"none": grounding_answer("lung opacity", [])} if truth else {}),
+        "no doubt of it": "There is no doubt that opacity is present in both lungs.",
+        "not knowing": "I do not know what regions",
+        "points without tags": "Opacity present at (100,100),(300,300), not detected elsewhere",
         **EMPTY_CONTENTS,
     }
     reply = reasoned("the left base is denser than the right", grounding_answer("lung opacity", [*map(_half, truth)]))
@@ -209,6 +213,10 @@ def closed(rng: random.Random) -> Case:
         steps = [_step(think(p), f"{letters[p]}) {marks[p]}") for p in letters_of or range(len(names))]
         return "\n".join([*steps, _step(f"so it is {names[chosen].lower()} after all", f"{letters[chosen]}) {RIGHT}")])
 
+    def template(mark: Callable[[int], str]) -> str:
+        steps = [_step(f"it is in any {names[p].lower()}", f"{letters[p]}) {mark(p)}") for p in range(len(names))]
+        return "\n".join([*steps, _step("so it is this one", f"{letters[right]}) {RIGHT}")])
+
     gold = trace(lambda place: f"for {names[place].lower()} I look at the film: it is {signs[place]}")
     mistaken = (right + 1) % len(names)
     honest = trace(lambda place: f"{names[place].lower()} would be {signs[place]}, as this film shows", mistaken)
@@ -226,6 +234,8 @@ def closed(rng: random.Random) -> Case:
     knowing = {
         "marks alone": trace(lambda place: "." * (place + 1)),
         "marks and nonsense": trace(lambda place: " ".join(rng.sample(NONSENSE.split(), 4))),
+        "every option refused and then chosen": template(lambda place: WRONG),
+        "both marks on every option": template(lambda place: RIGHT + WRONG),
         "the right option alone": _step("this is what I see", f"{letters[right]}) {RIGHT}"),
         "only right marks": trace(lambda place: f"{place} is a number of this list", letters_of=[right]),
         "the same option again": trace(lambda place: f"option {place} it is", letters_of=[right] * 5),

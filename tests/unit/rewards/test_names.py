@@ -12,7 +12,9 @@ CORPUS = [Reference("the lungs are clear ."), Reference("the heart is large .")]
 
 @pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, modes in MODES.items() for mode in modes])
 def test_every_mode_scores(name: str, mode: str) -> None:
-    pixels = [Reference("[10, 20, 30, 40]")]
-    gold = [Reference(TRACE)] if name in GATED else pixels if name == "grounding_pixels" else CORPUS[:1]
+    gold = {"grounding_pixels": [Reference("[10, 20, 30, 40]")], "classification": [Reference("Edema")]}.get(
+        name, CORPUS[:1]
+    )
+    gold = [Reference(TRACE)] if name in GATED else gold
     scores = reward(name, mode, CORPUS)([TRACE], gold, 0.5)
     assert len(scores) == 1 and "overall" in scores[0]

@@ -144,7 +144,7 @@ def test_info_and_lines_show_the_account(tmp_path: Path) -> None:
     out = io.StringIO()
     shards_screen.show(shard_paths(ctx.output), Console(file=out, width=80, highlight=False))
     screen = " ".join(out.getvalue().split())
-    assert "clinic: in the shards are 6 of 6 rows, 3 of 6 studies, 3 of 6 images" in screen
+    assert "clinic: of what was read, the shards have 6 of 6 rows, 3 of 6 studies, 3 of 6 images" in screen
     assert "lost, images: 1: the file does not exist, e.g. clinic/v5/f5" in screen
     assert "left out as the recipe asks, studies: 2: without findings or impression (`only_fi`)" in screen
     assert list(lines(counts, losses_only=True))[1:] == [line for line in lines(counts) if line.startswith("  lost")]

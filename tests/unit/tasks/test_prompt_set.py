@@ -81,6 +81,10 @@ def test_an_unknown_variable_and_missing_files_are_errors_that_name_them(tmp_pat
     (mine / "retry.j2").write_text("{{ reason }}")
     with pytest.raises(UserError, match=r"mine/retry.j2: 'reason' is undefined"):
         PromptSet(str(mine)).render("retry", fault="x")
+    with pytest.raises(
+        ValueError, match=r"mine/retry.j2: there is no variable 'reason' in this prompt; there are: fault"
+    ):
+        CollectSettings.model_validate({"prompt_set": str(mine)})
     alone = own_set(tmp_path / "alone", "")
     with pytest.raises(UserError, match=r"alone lacks system.j2, head.j2.*add the files, or `extends: default`"):
         PromptSet(str(alone)).digest  # noqa: B018
@@ -118,3 +122,30 @@ def test_settings_record_the_digest_and_a_stage_refuses_other_texts(
 def test_settings_and_digests_need_no_jinja() -> None:
     code = "import sys, diagcot.cot.settings as s; s.CollectSettings(); assert 'jinja2' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parent)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("init.j2", b"Hello {% if %}", r"mine/init.j2:1: "),
+        ("report.j2", b"Report, please.", "mine/report.j2: <image> is missing"),
+        ("reprot.j2", b"<image>Report.", r"mine/reprot.j2: there is no such prompt; did you mean 'report'\?"),
+        ("head.j2", b"\xff", r"mine/head.j2 is not UTF-8 text \(byte 0\)"),
+        ("set.yaml", b"nmae: mine", r"mine/set.yaml:1: unknown key 'nmae'; did you mean 'name'\?"),
+    ],
+)
+def test_a_broken_set_is_known_while_a_recipe_is_planned(tmp_path: Path, file: str, text: bytes, said: str) -> None:
+    mine = own_set(tmp_path / "mine")
+    (mine / file).write_bytes(text)
+    with pytest.raises(ValueError, match=said):
+        CollectSettings.model_validate({"prompt_set": str(mine)})
+
+
+def test_a_set_lies_beside_the_recipe_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from launchers.chain import open_chain
+
+    own_set(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "own.yaml").write_text("name: own\nextends: tiny\nprompt_set: ./mine\n")
+    stage = open_chain(str(tmp_path / "own.yaml"), "laptop", None).stage("cot")
+    assert stage.settings.prompt_set == str(tmp_path / "mine")

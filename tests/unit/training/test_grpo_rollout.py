@@ -144,7 +144,11 @@ def test_a_reward_of_another_project_is_told_of_prompt_image_ids_and_sample():
     told = RolloutFacts(prompt, (b"jpeg",), (5, 2), columns)
     part = RewardSettings(name="report", components={"plain": 0.5, "x.py:f": 0.5})
     mixed = theirs.model_copy(update={"reward": part})
-    for settings, expected in ((theirs, told), (mixed, told), (SETTINGS.model_copy(update={"group_size": 2}), RolloutFacts())):
+    for settings, expected in (
+        (theirs, told),
+        (mixed, told),
+        (SETTINGS.model_copy(update={"group_size": 2}), RolloutFacts()),
+    ):
         curriculum = curricula.Curriculum(settings, 7, 4, [SAMPLE.with_meta(side="left")] * 4, [], [])
         scorer: Any = Scorer()
         rollout_collector.RolloutCollector(scorer, settings, lambda _: (b"jpeg",), [], 7).step(0, curriculum)
