@@ -168,7 +168,7 @@ bench-cot: env  ## chains of thought compared with the released way and vLLM's l
 bench-sft: env  ## samples/s of fine-tuning compared with HF Trainer with DeepSpeed, on the same data and settings (about 6 minutes)
 	@$(BIN)/python -u -m bench.sft
 
-bench-gpu: env  ## tokens/s and utilisation of training steps on this machine's GPUs (SHAPE=7b, 3b; tiny runs on a CPU)
+bench-gpu: env  ## what runs on this machine's GPUs, part by part: training steps, checkpoint, merge, server (SHAPE=7b, 3b; tiny runs on a CPU)
 	@$(BIN)/python -u -m bench.gpu --shape $(or $(SHAPE),7b)
 
 bench-grpo: env  ## time of each part of a GRPO step, and its gain in reward, compared with TRL's GRPOTrainer (under 8 minutes)

@@ -1,8 +1,8 @@
 """`make bench-grpo`: a step of GRPO and where its seconds go, what it gains, and TRL's GRPOTrainer on the same work.
 
-A tiny model is taught to answer phantoms in think and answer tags. Then ours (one rank, one vLLM server) and TRL
-(generation by transformers, the mode that runs without a GPU) train it on the same prompts, group size, micro-batch,
-longest answer, learning rate and reward, one after the other on all cores of the machine.
+A tiny model is taught to answer phantoms in think and answer tags. Then ours (one rank, one vLLM server; with padded rows, with
+rollouts ahead, and with packed rows) and TRL (generation by transformers, the mode that runs without a GPU) train it on the same
+prompts, group size, micro-batch, longest answer, learning rate and reward, one after the other on all cores of the machine.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from tests.training.ranks import start
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("rollout_s", "train_s", "sync_s", "reward_s", "idle_s")
+PACKED_TOKENS = 4096  # more than the rollouts of a micro-batch
 SKIPPED = 3  # steps at the start, while servers, caches and allocators get warm
 SETTINGS: dict[str, Any] = {
     "reward": {"name": "report", "mode": "clinical"},
@@ -70,13 +71,15 @@ def _measure(folder: Path, figures: Figures, steps: int, short: int) -> None:
     inputs = warm.build(folder, studies=200)
     ours, about = _ours(folder, "ours", inputs, steps, validation={"prompts": 64, "share": 0.4, "temperature": 1.0})
     ahead, _ = _ours(folder, "ahead", inputs, short, max_staleness=1, importance_cap=2.0)
+    packed, _ = _ours(folder, "packed", inputs, short, deepspeed={"micro_batch_tokens": PACKED_TOKENS})
     trl = _trl(folder, inputs, short)
-    for name, rows in (("ours", ours), ("ours, overlapped", ahead), ("TRL", trl)):
+    for name, rows in (("ours", ours), ("ours, overlapped", ahead), ("ours, packed", packed), ("TRL", trl)):
         length = statistics.mean(row["length"] for row in rows[SKIPPED:])
         print(f"{name}: {_seconds(rows):.2f} s a step, {length:.0f} tokens an answer, over {len(rows) - SKIPPED} steps")
     figures.add("step", _seconds(ours), "s", _seconds(trl), 1 / 3, of="ratio")
     figures.add("step_overlapped", _seconds(ahead), "s", _seconds(trl), 1 / 3, of="ratio")
-    for prefix, rows in (("", ours), ("overlapped_", ahead)):
+    figures.add("step_packed", _seconds(packed), "s", _seconds(ours), of="ratio")
+    for prefix, rows in (("", ours), ("overlapped_", ahead), ("packed_", packed)):
         whole = sum(row["seconds"] for row in rows[SKIPPED:])
         for part in PARTS:
             share = sum(row[part] for row in rows[SKIPPED:]) / whole
@@ -97,7 +100,7 @@ def _seconds(rows: list[dict[str, Any]]) -> float:
 def _ours(
     root: Path, stage: str, inputs: dict[str, list[str]], steps: int, **changes: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    deepspeed = {**SETTINGS["deepspeed"], "steps": steps}
+    deepspeed = {**SETTINGS["deepspeed"], "steps": steps, **changes.pop("deepspeed", {})}
     job = start(
         root,
         "diagcot.training.kinds.grpo",
