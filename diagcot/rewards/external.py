@@ -13,7 +13,7 @@ from typing import Any
 
 from diagcot.jobs import OwnCodeError
 from diagcot.jobs.environment import own_code
-from diagcot.rewards.score import Reference, Reward, Score
+from diagcot.rewards.score import Reference, Score
 
 REFERENCE_COLUMNS = ("reference", "answer", "solution", "ground_truth")
 """Columns in which a TRL reward looks for the reference."""

@@ -18,8 +18,9 @@ _OTHER_STYLES = re.compile(
 """Two points, whatever is around them, as in Qwen2-VL's <|box_start|>(x1,y1),(x2,y2)<|box_end|>; or four numbers after a
 mark, as in <box>[x1,y1,x2,y2]</box> and the bbox_2d of Qwen2.5-VL's and Qwen3-VL's JSON."""
 _FOUND = r"(?:detected|seen|found|visible|present|identified|evident)"
+_BETWEEN = r"(?:(?!\b(?:doubt|question|other|but|that|what)\b)[^:;()]){0,80}?"
 _NONE = re.compile(
-    rf"\b(?:no|none|without|absence of)\b(?:(?!\b(?:doubt|question|other|but|that|what)\b)[^:;()]){{0,80}}?\b(?:{_FOUND}|regions?|findings?)\b"
+    rf"\b(?:no|none|without|absence of)\b{_BETWEEN}\b(?:{_FOUND}|regions?|findings?)\b"
     rf"|\bnot?\s+(?:be |been |clearly |definitely )?{_FOUND}\b",
     re.IGNORECASE,
 )

@@ -32,9 +32,9 @@ def findings(answer: str) -> list[str]:
 def listed(answer: str) -> list[str]:
     """Items of the list after the last colon of an answer, repeats included, without bullets, emphasis, marks, brackets.
 
-    Items stand between commas, semicolons, lines and "and". One with ❌ is refuted and not listed. An item is the CheXpert label that its words state, or its own
-    words in lower case. DiagCoT's other sentence for No Finding ("No significant abnormalities were found", 56 of its GRPO
-    samples) means the same where no label is named.
+    Items stand between commas, semicolons, lines and "and". One with ❌ is refuted and not listed. An item is the CheXpert label
+    that its words state, or its own words in lower case. DiagCoT's other sentence for No Finding ("No significant abnormalities
+    were found", 56 of its GRPO samples) means the same where no label is named.
     """
     if WRONG in answer:
         parts = re.split(f"({_SEPARATOR.pattern})", answer, flags=re.IGNORECASE)

@@ -134,11 +134,9 @@ def test_a_file_that_is_there_stays_unless_all_rows_are_scored(tmp_path: Path) -
 
 def test_a_reader_that_stops_early_ends_it_quietly(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(lines({"output": GOLD, "answer": GOLD}) * 3000)
-    command = f"{sys.executable} -m diagcot reward --name closed rows.jsonl | head -1"
+    command = ["sh", "-c", f"{sys.executable} -m diagcot reward --name closed rows.jsonl | head -1"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(
-        command, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
 
 
