@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from diagcot.jobs import Unit, UserError
+from diagcot.tasks.questions.wording import GIVEN
 from launchers.stage_kind import ChainView, Stage
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -20,6 +21,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Task -> what a collection must have for it, as `CollectionEntry.gives` names it."""
 
 
+def possible(task: str, given: Collection[str]) -> bool:
+    """Whether a collection that gives this has samples of a task: what the task is made of, or questions of its own."""
+    return (task in GIVEN and "questions" in given) or set(NEEDS.get(task, ())) <= set(given)
+
+
 def without_samples(stage: Stage[Any], chain: ChainView, tasks: Iterable[str]) -> list[str]:
     """One line for each task that none of the collections of the input `shards` can give a sample of."""
     given: list[set[str]] = []
@@ -28,7 +34,7 @@ def without_samples(stage: Stage[Any], chain: ChainView, tasks: Iterable[str]) -
         for source in shards.settings.sources if shards.spec.kind == "shard" else ():
             drawn = source.input is not None or source.phantom_images
             given.append(source.dataset.gives() | ({"boxes"} if drawn else set()))
-    lacking = [task for task in tasks if given and not any(known.issuperset(NEEDS.get(task, ())) for known in given)]
+    lacking = [task for task in tasks if given and not any(possible(task, known) for known in given)]
     return [
         f"{stage.name}: no collection of its shards has {' and '.join(NEEDS[task])}, so there will be no sample of task {task}"
         for task in lacking

@@ -67,6 +67,18 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question that a collection itself asks, with its answer; `diagcot.tasks.questions.given_questions` asks it."""
+
+    text: str
+    answers: tuple[str, ...]  # one or several; of a question with options, those of them that are right
+    options: tuple[str, ...] = ()  # in the collection's order, without letters; empty if the answer is free
+    image: str = ""  # the id of the image that it is about; "" for the whole study
+    earlier: str = ""  # the id of an earlier study of the patient with which it compares this one
+    reason: str = ""  # why the answer is right, if the collection says it
+
+
+@dataclass(frozen=True)
 class Study:
     """One study: sections of its report, labels and images. `key` names it in every record of the suite."""
 
@@ -82,6 +94,7 @@ class Study:
     labels: dict[str, int] = field(default_factory=dict)  # CheXpert label -> 1 present, 0 absent, -1 uncertain
     images: tuple[Image, ...] = ()
     order: str = ""  # sorts, as text, the studies of a patient by time; "" if the time is unknown
+    questions: tuple[Question, ...] = ()
 
     @property
     def key(self) -> str:
@@ -122,9 +135,7 @@ def view_of(text: str) -> str:
 
     Case, blanks and signs do not matter. Other terms (`SWIMMERS`), and those that name two views, are kept in capitals.
     """
-    words = re.findall(
-        r"[a-z]+", text.lower().replace("postero-ant", "posteroant").replace("antero-post", "anteropost")
-    )
+    words = re.findall(r"[a-z]+", re.sub(r"(postero|antero)[-_ ](?=ant|post)", r"\1", text.lower()))
     found = [view for view, names in _FRONTAL.items() if names & set(words)]
     if _LATERAL & set(words) or words == ["l"]:
         found.append("LATERAL")

@@ -47,19 +47,21 @@ def closed(output: str, reference: Reference, progress: float = 0.0, *, process:
 
 
 def opened(output: str, reference: Reference, progress: float = 0.0, *, process: float = 0.2) -> Score:
-    """Accuracy is F1 times specificity of the last answer's diseases, times the share of distinct ones in its list; process
-    pays if every middle pair judges another disease that the first pair lists, all marks are right, all present diseases are
-    among them, and something is refuted where the gold trace refutes something; reason is the mean over the present
-    diseases of how like the gold think is the one about the disease, 0 for a disease without one.
+    """Accuracy is F1 times specificity of the last answer's diseases, times the share of distinct ones in its list, up to
+    that of the reference's; process pays if every middle pair judges another disease that the first pair lists, all marks
+    are right, all present diseases are among them, and something is refuted where the gold trace refutes something; reason
+    is the mean over the present diseases of how like the gold think is the one about the disease, 0 for a disease without
+    one.
 
     Words that no finding stands behind cannot be a middle pair's disease. Raises ValueError if the reference is not a trace.
     """
     steps, gold_steps = layout.pairs(output), layout.pairs(reference.answer)
     if not gold_steps:
         raise ValueError("the reference of an open question must be an interleaved trace that ends in its diseases")
-    truth = frozenset(labels.findings(layout.last_answer(reference.answer)))
-    named = labels.listed(layout.last_answer(output))
-    distinct = len(set(named)) / len(named) if named else 1.0
+    wanted, named = (labels.listed(layout.last_answer(text)) for text in (reference.answer, output))
+    truth = frozenset(wanted)
+    # A collection's own answer may name one label by two words ("chest tube, PICC"), and so may the reply to it.
+    distinct = min(1.0, _distinct(named) / _distinct(wanted))
     accuracy = specific_f1(frozenset(named), truth, labels.ABNORMAL) * distinct
     in_layout = layout.is_reasoned_interleaved(output)
     middle = {labels.finding(step.answer): step for step in steps[1:-1]}
@@ -81,6 +83,10 @@ def opened(output: str, reference: Reference, progress: float = 0.0, *, process:
         if name in middle and options.mark(middle[name].answer)
     ]
     return score(in_layout, accuracy, process * paid, sum(like) / max(1, len(truth)))
+
+
+def _distinct(names: Sequence[str]) -> float:
+    return len(set(names)) / len(names) if names else 1.0
 
 
 def _without(thinks: Mapping[str, str], name: str) -> list[str]:

@@ -15,6 +15,9 @@
     boxes/image       int32 [boxes]     row of its image
     boxes/corners     float64 [boxes, 4]   x1, y1, x2, y2 as fractions of width and height
     boxes/label, phrase   text
+    questions/study   int32 [questions]  row of its study; the group is there if a collection of the shard asks questions itself
+    questions/text, image, earlier, reason   text; image and earlier: the ids of an image and of an earlier study, or empty
+    questions/answers, options   text; one a line
     left_out/study, image, reason   text   images that could not be used, and why; study is the key of the study
 
 A text column is a group of `text` uint8 (UTF-8, one after the other) and `offset` uint32 [rows + 1]; tags are joined
@@ -31,4 +34,6 @@ NOT_MENTIONED = -2
 REPORT_TEXTS = ("findings", "impression", "indication", "comparison")
 STUDY_TEXTS = ("dataset", "id", "patient", "split", *REPORT_TEXTS, "order")
 IMAGE_TEXTS = ("id", "view", "origin")
+QUESTION_TEXTS = ("text", "image", "earlier", "reason")
+QUESTION_LISTS = ("answers", "options")
 LEFT_OUT_TEXTS = ("study", "image", "reason")

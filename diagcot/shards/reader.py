@@ -15,13 +15,22 @@ from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError
 from diagcot.data.reports import controls
-from diagcot.data.study import Box, Image, Study
+from diagcot.data.study import Box, Image, Question, Study
 from diagcot.jobs import UserError
 from diagcot.jobs.execution import copies
 from diagcot.jobs.state import reading
 from diagcot.shards import hdf5
 from diagcot.shards.files import File
-from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, REPORT_TEXTS, SCHEMA, STUDY_TEXTS
+from diagcot.shards.layout import (
+    FORMAT,
+    IMAGE_TEXTS,
+    LEFT_OUT_TEXTS,
+    NOT_MENTIONED,
+    QUESTION_LISTS,
+    REPORT_TEXTS,
+    SCHEMA,
+    STUDY_TEXTS,
+)
 
 REBUILD = "run `diagcot shards rebuild` on it, and submit again"
 _BLOCK = 4 << 20
@@ -85,12 +94,19 @@ class Shard:
         return self._header.attrs
 
     @property
+    def has_questions(self) -> bool:
+        """Whether a collection of the shard asks questions itself."""
+        return "questions/study" in self._header.columns
+
+    @property
     def fingerprint(self) -> str:
         """The checksums of all columns, those of every image's size and place among them, in hexadecimal."""
         return "".join(f"{self._header.columns[name].crc32:08x}" for name in sorted(self._header.columns))
 
     def study(self, i: int) -> Study:
-        """Study `i` with its images. Control tokens of models in its report are plain text (`diagcot.data.reports.controls`)."""
+        """Study `i` with its images and questions. Control tokens of models in its texts are plain text
+        (`diagcot.data.reports.controls`).
+        """
         tags = self._text("studies/tags", i)
         labels = self._numbers("studies/labels")[i].tolist()
         texts = {name: self._text(f"studies/{name}", i) for name in STUDY_TEXTS}
@@ -99,7 +115,15 @@ class Shard:
             tags=tuple(tags.split("|")) if tags else (),
             labels={n: v for n, v in zip(self._header.labels, labels, strict=True) if v != NOT_MENTIONED},
             images=tuple(self.image(row) for row in self.rows(i)),
+            questions=tuple(map(self._question, self._questions.get(i, ()))),
         )
+
+    def _question(self, row: int) -> Question:
+        def text(name: str) -> str:
+            return controls.as_text(self._text(f"questions/{name}", row))
+
+        answers, options = (tuple(text(name).splitlines()) for name in QUESTION_LISTS)
+        return Question(text("text"), answers, options, text("image"), text("earlier"), text("reason"))
 
     def split(self, i: int) -> str:
         """Split of study `i`, without reading the rest of the study."""
@@ -265,6 +289,15 @@ class Shard:
         for row, label, (x1, y1, x2, y2), phrase in zip(rows, labels, corners, phrases, strict=True):
             boxes.setdefault(row, []).append(Box(label, x1, y1, x2, y2, phrase))
         return boxes
+
+    @cached_property
+    def _questions(self) -> dict[int, list[int]]:
+        """Row of a study -> rows of its questions."""
+        found: dict[int, list[int]] = {}
+        if self.has_questions:
+            for row, study in enumerate(self._numbers("questions/study").tolist()):
+                found.setdefault(study, []).append(row)
+        return found
 
     @cached_property
     def _file(self) -> File:

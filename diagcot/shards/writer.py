@@ -20,7 +20,16 @@ from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import CHEXPERT_LABELS, Image, Study
 from diagcot.shards import hdf5
-from diagcot.shards.layout import FORMAT, IMAGE_TEXTS, LEFT_OUT_TEXTS, NOT_MENTIONED, SCHEMA, STUDY_TEXTS
+from diagcot.shards.layout import (
+    FORMAT,
+    IMAGE_TEXTS,
+    LEFT_OUT_TEXTS,
+    NOT_MENTIONED,
+    QUESTION_LISTS,
+    QUESTION_TEXTS,
+    SCHEMA,
+    STUDY_TEXTS,
+)
 
 _BLOCK = 16 << 20
 
@@ -101,6 +110,8 @@ class ShardWriter:
             self._write_images(file.create_group("images"))
             self._write_studies(file.create_group("studies"))
             self._write_boxes(file.create_group("boxes"))
+            if any(study.questions for study in self._studies):
+                self._write_questions(file.create_group("questions"))
             group = file.create_group("left_out")
             for place, name in enumerate(LEFT_OUT_TEXTS):
                 _text(group, name, [row[place] for row in self._left_out])
@@ -146,6 +157,14 @@ class ShardWriter:
         _text(group, "label", [box.label for _, box in boxes])
         _text(group, "phrase", [box.phrase for _, box in boxes])
 
+    def _write_questions(self, group: h5py.Group) -> None:
+        asked = [(row, question) for row, study in enumerate(self._studies) for question in study.questions]
+        _column(group, "study", np.array([row for row, _ in asked], np.int32))
+        for name in QUESTION_TEXTS:
+            _text(group, name, [getattr(question, name) for _, question in asked])
+        for name in QUESTION_LISTS:
+            _text(group, name, ["\n".join(getattr(question, name)) for _, question in asked])
+
 
 def _texts(study: Study) -> Iterator[tuple[str, str]]:
     """Every text of a study that a shard keeps, after the name of its field."""
@@ -156,6 +175,9 @@ def _texts(study: Study) -> Iterator[tuple[str, str]]:
         yield from ((f"{name} of image {place}", getattr(image, name)) for name in IMAGE_TEXTS)
         for box in image.boxes:
             yield from ((f"{name} of a box of image {place}", getattr(box, name)) for name in ("label", "phrase"))
+    for question in study.questions:
+        yield from ((f"{name} of a question", getattr(question, name)) for name in QUESTION_TEXTS)
+        yield from ((f"{name} of a question", text) for name in QUESTION_LISTS for text in getattr(question, name))
 
 
 def _refuse_surrogates(text: str, place: str) -> None:

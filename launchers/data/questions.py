@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diagcot.cot.settings import QuestionSettings
 from diagcot.data.readers.registry import CollectionEntry
-from launchers.inputs import NEEDS, one_per_shard
+from launchers.inputs import NEEDS, one_per_shard, possible
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -24,7 +24,7 @@ def _remarks(entry: CollectionEntry, asked: list[str], *, drawn: bool) -> Iterat
     """drawn: the images are phantoms, whose boxes are known."""
     english = entry.language == "en"
     given = (entry.gives() | ({"boxes"} if drawn else set())) - (set() if english else {"reports"})
-    if not any(given.issuperset(NEEDS[task]) for task in asked):
+    if not any(possible(task, given) for task in asked):
         missing = sorted({need for task in asked for need in NEEDS[task]} - given)
         yield f"{entry.name} gives no question of any task that is asked; it lacks {', '.join(missing)}"
     elif not english and (refused := [task for task in asked if "reports" in NEEDS[task]]):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from diagcot.data import pixels, seeded
 from diagcot.data.errors import DataError, ImageError
+from diagcot.data.readers.given_questions import questions_of
 from diagcot.data.readers.layouts import image_places, missing_tables, table_files
 from diagcot.data.readers.origins import Origin
 from diagcot.data.readers.records import SECTIONS, RawBox, TableLayout, agreed
@@ -176,12 +177,14 @@ class TableCollection:
     def _study(self, patient: str, name: str, records: Mapping[str, list[Record]]) -> Study:
         of_study = list(_lines(self._joined.get(("study", name), b"")))
         images, labels = [], defaultdict[str, int](lambda: -2)
+        questions = list(questions_of(of_study))
         all_records = list(of_study)
         for image, rows in records.items():
             of_image = [*rows, *_lines(self._joined.get(("image", image), b""))]
             all_records += of_image
             images.append(self._image(patient, name, image, of_image))
             self._vote([*of_image, *of_study], labels)
+            questions += questions_of(of_image, image)
         facts = _merged(all_records) | _joined_texts(all_records)
         parts = free_sections(facts["report"]) if "report" in facts else {}
         if "findings" not in parts:  # a report without headings: use its last paragraph
@@ -205,6 +208,7 @@ class TableCollection:
             labels=chexpert,
             images=tuple(images),
             order=ordinal(facts.get("order", "")),
+            questions=tuple(dict.fromkeys(questions)),
             **{part: " ".join(words.split()) for part, words in text.items()},
         )
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from diagcot.data.geometry import iou
 from diagcot.data.readers import tables
-from diagcot.data.readers.registry import Boxes, CollectionEntry, ColumnSpec, TableColumn, TableFile
+from diagcot.data.readers.given_questions import read_question
+from diagcot.data.readers.registry import CollectionEntry, ColumnSpec, TableColumn, TableFile
 from diagcot.data.study import split_of, view_of
 
 NAMES = ("image", "study", "patient", "path")
@@ -43,13 +44,22 @@ class TableLayout:
 
     def __init__(self, table: TableFile, dataset: CollectionEntry) -> None:
         self.table, self._rename = table, dataset.rename
+        self._any_case = {name.lower(): own for name, own in dataset.rename.items()}
+        self._where = {name: re.compile(pattern) for name, pattern in table.where.items()}
         self.fields = {name: _column(getattr(table, name)) for name in (*NAMES, *SECTIONS, "order", "view", "split",
                        "folder", "width", "height", "rater")}  # fmt: skip
         self._labels, self._boxes = table.labels, table.boxes
         specs = [field for field in self.fields.values() if field]
-        plain: list[str] = []
+        plain: list[str] = list(self._where)
+        self._label_value = _column(table.labels.value) if table.labels else None
         if table.labels:
             plain += table.labels.columns or [table.labels.column]
+            specs += [self._label_value] if self._label_value else []
+        asked = table.questions
+        self._question = (
+            {name: _column(getattr(asked, name)) for name in ("text", "answer", "earlier", "reason")} if asked else {}
+        )
+        specs += [field for field in self._question.values() if field]
         if table.boxes:
             specs += [field for field in (_column(table.boxes.label), _column(table.boxes.phrase)) if field]
             plain += [*table.boxes.corners, *table.boxes.extent, *(n for n in table.boxes.size if isinstance(n, str))]
@@ -59,6 +69,7 @@ class TableLayout:
         self._phrase_of = _column(table.boxes.phrase) if table.boxes else None
         self.columns = list(dict.fromkeys(plain + [n for field in specs if not field.optional for n in field.names]))
         optional = [n for field in specs if field.optional for n in field.names]
+        optional += [asked.options] if asked and asked.options else []
         self.optional = [name for name in dict.fromkeys(optional) if name not in self.columns]
 
     def records(self, path: Path, fault: tables.Fault) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -72,9 +83,11 @@ class TableLayout:
             path, self.columns, self.optional, header=table.header, delimiter=table.delimiter,
             encoding=table.encoding, explode=table.explode, fault=fault,
         ):  # fmt: skip
-            where = f"{path}:{line}"
+            where, values = f"{path}:{line}", dict(zip(names, row, strict=True))
+            if not all(pattern.fullmatch(values[name]) for name, pattern in self._where.items()):
+                continue
             try:
-                yield line, self._record(dict(zip(names, row, strict=True)), where)
+                yield line, self._record(values, where)
             except RowError as error:
                 fault(where, str(error))
 
@@ -92,13 +105,27 @@ class TableLayout:
                 record[name] = convert(record[name], name)
         if self.table.sentences:
             record["sentence"] = True
-        if names := [name for taken in self._taken_from for name in _names_in(*taken, row)]:
-            record["names"] = names
         if self._labels:
             record["labels"] = dict(self._labels_of(row))
-        if self._boxes and (boxes := list(self._boxes_of(self._boxes, row, where, record.get("rater", "")))):
-            record["boxes"] = boxes
-        return record
+        found = {
+            "names": [name for taken in self._taken_from for name in _names_in(*taken, row)],
+            "boxes": list(self._boxes_of(row, where, record.get("rater", ""))),
+            "question": self._question_of(row, where),
+        }
+        return record | {name: value for name, value in found.items() if value}
+
+    def _question_of(self, row: Mapping[str, str], where: str) -> dict[str, Any] | None:
+        """The question of a row: the fields of `Question` but `image`, as JSON has them."""
+        asked = self.table.questions
+        if asked is None:
+            return None
+        values = {name: _value(field, row, where) if field else "" for name, field in self._question.items()}
+        try:
+            return read_question(
+                values["text"], values["answer"], row.get(asked.options, ""), values["earlier"], values["reason"]
+            )
+        except ValueError as error:
+            raise RowError(str(error)) from error
 
     def _labels_of(self, row: Mapping[str, str]) -> Iterator[tuple[str, int]]:
         assert self._labels is not None
@@ -115,14 +142,20 @@ class TableLayout:
             names = _parse_list(text, self._labels.column)
         else:
             names = text.split(self._labels.separator) if self._labels.separator else [text]
-        for name in names:
+        value = _value(self._label_value, row, "") if self._label_value else "1"
+        if value and value not in _VALUES:
+            raise RowError(f"the value of a label is {value!r}, which is none of 1, 0, -1")
+        for name in names if value else ():
             if own_name := self._own_name(name.strip()):
-                yield own_name, 1
+                yield own_name, _VALUES[value]
 
     def _own_name(self, name: str) -> str:
-        return self._rename.get(name, name)
+        return self._rename.get(name, self._any_case.get(name.lower(), name))
 
-    def _boxes_of(self, boxes: Boxes, row: Mapping[str, str], where: str, rater: str) -> Iterator[RawBox]:
+    def _boxes_of(self, row: Mapping[str, str], where: str, rater: str) -> Iterator[RawBox]:
+        boxes = self._boxes
+        if boxes is None:
+            return
         columns = boxes.corners or boxes.extent
         texts = [row[name] for name in columns]
         if len(texts) == 1:

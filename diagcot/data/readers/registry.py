@@ -59,6 +59,9 @@ class Labels(Settings):
     columns: list[str] = Field(
         [], description="Columns named as the labels: 1 present, 0 absent, -1 in doubt, blank not mentioned."
     )
+    value: ColumnSpec = Field(
+        None, description="With `column`: 1, 0 or -1 for its labels, blank for none; without it they are present."
+    )
 
     @model_validator(mode="after")
     def _check_origin(self) -> "Labels":
@@ -93,6 +96,23 @@ class Boxes(Settings):
         return self
 
 
+class Questions(Settings):
+    """The question of a row with its answer. A row without a question has none."""
+
+    text: ColumnSpec = Field(description="The question.")
+    answer: ColumnSpec = Field(
+        description="The answer: a text, or a list of several (an empty one is the answer None). Of a question with options"
+        " the letters or the texts of those that are right."
+    )
+    options: str = Field(
+        "", description="Column with the list of options, with or without letters (`A. …`, `A: …`), if the row has one."
+    )
+    earlier: ColumnSpec = Field(
+        None, description="Id of the earlier study of the patient with which the question compares this one."
+    )
+    reason: ColumnSpec = Field(None, description="Why the answer is right.")
+
+
 class TakenFrom(Settings):
     """The collection that an image was taken from, so that both use one split for it."""
 
@@ -123,6 +143,10 @@ class TableFile(Settings):
     required: bool = Field(
         False, description="With `join`: images that no such table names are no part of the collection."
     )
+    where: dict[str, str] = Field(
+        {},
+        description="Column -> regular expression that its whole value must match; other rows are no part of the table.",
+    )
     repeats: bool = Field(
         False, description="Several rows of an image are expected, each with labels or boxes of its own."
     )
@@ -134,7 +158,7 @@ class TableFile(Settings):
     explode: list[str] = Field(
         [],
         description="JSON: columns that hold lists of the same length; each position becomes a row. The fields of listed"
-        " objects are columns `name.field`.",
+        " objects are columns `name.field`. An object of objects is listed by its members.",
     )
     image: ColumnSpec = Field(None, description="Id of the image; required unless `join` is `study`.")
     study: ColumnSpec = Field(None, description="Id of the study; without it every image is a study.")
@@ -155,6 +179,7 @@ class TableFile(Settings):
     taken_from: list[TakenFrom] = Field([], description="Other collections that have the image, by their ids.")
     labels: Labels | None = Field(None, description="Labels of the row.")
     boxes: Boxes | None = Field(None, description="The box of the row.")
+    questions: Questions | None = Field(None, description="The question of the row.")
 
     @property
     def patterns(self) -> list[str]:
@@ -188,7 +213,8 @@ class CollectionEntry(Settings):
     )
     classes: list[str] = Field([], description="Labels that every image was read for; one that is not given is absent.")
     rename: dict[str, str] = Field(
-        {}, description="Other spelling -> the collection's name of a label; an empty name drops the label."
+        {},
+        description="Other spelling, in any case -> the collection's name of a label; an empty name drops the label.",
     )
     chexpert: dict[str, str] = Field(
         {}, description="The collection's name of a label -> CheXpert label; names of CheXpert need no entry."
@@ -221,7 +247,7 @@ class CollectionEntry(Settings):
         return any(table.split is not None for table in self.tables)
 
     def gives(self) -> frozenset[str]:
-        """What the collection has that questions are made of: labels of CheXpert, reports, boxes, views, order."""
+        """What the collection has that is asked: labels of CheXpert, reports, boxes, views, order, and its own questions."""
         if self.reader != "table":
             return frozenset({"labels", "reports", "views", "order"})
         known = {
@@ -238,6 +264,7 @@ class CollectionEntry(Settings):
             "views": any(table.view is not None and not (isinstance(table.view, TableColumn) and table.view.value)
                          for table in self.tables),
             "order": any(table.order is not None for table in self.tables),
+            "questions": any(table.questions for table in self.tables),
         }  # fmt: skip
         return frozenset(name for name, has in found.items() if has)
 

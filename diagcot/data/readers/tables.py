@@ -1,4 +1,4 @@
-"""Rows of tables as collections publish them: CSV, TSV, JSON, JSON lines and COCO, gzipped or not.
+"""Rows of tables as collections publish them: CSV, TSV, JSON, JSON lines, COCO and XML, gzipped or not.
 
 Rows are streamed, except those of JSON and COCO files. The changes that spreadsheets, editors and broken downloads make
 to a table are either undone without loss (byte order marks, Windows newlines, semicolons, headers in another case, decimal
@@ -11,11 +11,12 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from diagcot.data.errors import DataError
+from diagcot.data.readers import documents
 from diagcot.jobs.settings import near
 from diagcot.jobs.state import reading
 
@@ -53,8 +54,9 @@ def rows(
     """(line, values of `columns` followed by those of `optional`) of each row; a missing optional column gives "".
 
     header: names of the columns, for a table without a header line. explode: columns of a JSON record that hold lists of
-    the same length; each position becomes a row, and a record with empty lists becomes one row. The fields of listed
-    objects are columns `name.field`.
+    the same length, or objects of objects; each position becomes a row, and a record with empty lists becomes one row. The
+    fields of listed objects are columns `name.field`. The key of a record in an object of objects, and the name of an XML
+    file, is the column `key`.
     fault: called for a row that cannot be used, which is then left out; without it such a row raises an error.
     Raises DataError that names the file, the line and a remedy for missing columns, an incomplete gzip file, text in
     another encoding, and a quote that is never closed.
@@ -63,7 +65,7 @@ def rows(
     try:
         with _text(path, encoding) as text:
             kind = Path(path.name.removesuffix(".gz")).suffix
-            if kind in (".json", ".jsonl"):
+            if kind in (".json", ".jsonl", ".xml"):
                 found = _records(path, text, kind, columns, optional, explode, at)
             else:
                 found = _fields(path, text, columns, optional, header, delimiter, fault, at)
@@ -180,8 +182,7 @@ def _records(
     explode: Sequence[str],
     at: list[int],
 ) -> Iterator[tuple[int, Row]]:
-    records: Iterator[tuple[int, dict[str, Any]]] = _json_lines(path, text) if kind == ".jsonl" else _json(path, text)
-    for at[0], original in records:
+    for at[0], original in documents.records(path, text, kind):
         needed = [name for name in columns if name.partition(".")[0] not in explode]
         if any(name not in original for name in needed):
             _require(Path(f"{path}:{at[0]}"), needed, list(original))
@@ -189,15 +190,22 @@ def _records(
         if any(name not in original for name in (*columns, *optional)):
             known = list(original)
             record = original | {name: original.get(_named(name, known)) for name in (*columns, *optional)}
-        lists = [record.get(name) or [] for name in explode]
+        lists = [_items(record.get(name)) for name in explode]
+        length = max(map(len, lists), default=0)
+        lists = [items or [""] * length for items in lists]  # a list that is not there
         if len({len(items) for items in lists}) > 1:
             raise DataError(f"{path}:{at[0]}: the lists {', '.join(explode)} have different lengths")
-        for items in zip(*lists, strict=True) if lists and lists[0] else [("",) * len(explode)]:
+        for items in zip(*lists, strict=True) if length else [("",) * len(explode)]:
             flat = {**record, **dict(zip(explode, items, strict=True))}
             for name, item in zip(explode, items, strict=True):
-                if isinstance(item, dict):  # a list of objects, whose fields are columns `name.field`
+                if isinstance(item, Mapping):  # a list of objects, whose fields are columns `name.field`
                     flat |= {f"{name}.{key}": value for key, value in item.items()}
             yield at[0], tuple(_cell(flat.get(name)) for name in (*columns, *optional))
+
+
+def _items(value: Any) -> list[Any]:
+    """A list, or the members of an object."""
+    return list(value.values() if isinstance(value, Mapping) else value or ())
 
 
 def _error_value(columns: Sequence[str], values: Row) -> str:
@@ -206,61 +214,6 @@ def _error_value(columns: Sequence[str], values: Row) -> str:
         if value[:1] == "#" and _ERROR_VALUE.fullmatch(value):
             return f"{column} is {value!r}: {SPREADSHEET}"
     return ""
-
-
-def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text, 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number} is not JSON ({error}); download it again") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{path}:{number} is not a JSON object")
-            yield number, record
-
-
-def _json(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of a list, of the lists in an object, of a COCO file (a row for each annotation, or for a bare image), or JSON
-    lines.
-    """
-    content = text.read()
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        if content.lstrip()[:1] == "{" and "\n" in content.strip():  # JSON lines under the name .json
-            yield from _json_lines(path, io.StringIO(content))
-            return
-        raise DataError(f"{path} is not JSON ({error}); download it again") from error
-    try:
-        if isinstance(value, dict) and {"images", "annotations"} <= set(value):
-            records: list[dict[str, Any]] = list(_coco(value))
-        elif isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
-            records = [record for part in value.values() for record in part]
-        elif isinstance(value, dict):  # a file of JSON lines that has one line
-            records = [value]
-        else:
-            records = list(value)
-        if not all(isinstance(record, dict) for record in records):
-            raise TypeError("its records are not objects")
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is neither a list of records nor COCO ({error!r})") from error
-    yield from enumerate(records, 1)
-
-
-def _coco(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An image's fields (its size as image_width and image_height) with category_name, x, y, w, h of one annotation."""
-    names = {category["id"]: category["name"] for category in value.get("categories", [])}
-    notes: dict[Any, list[dict[str, Any]]] = {}
-    for note in value["annotations"]:
-        notes.setdefault(note["image_id"], []).append(note)
-    for image in value["images"]:
-        size = {"image_width": image.get("width"), "image_height": image.get("height")}
-        for note in notes.pop(image["id"], [{}]):
-            box = dict(zip("xywh", note.get("bbox") or [None] * 4, strict=True))
-            yield {**note, **image, **size, **box, "category_name": names.get(note.get("category_id"))}
-    if notes:
-        raise ValueError(f"{len(notes)} annotated images are not in its list of images")
 
 
 def _cell(value: Any) -> str:

@@ -100,21 +100,27 @@ def multiple_choice(context: QuestionContext) -> Iterator[ClosedQuestion]:
             continue
         pick = context.pick(view, "multi")
         choices = sorted([*present, *absent[: _MOST_IN_SET - len(present)]], key=CHEXPERT_LABELS.index)
-        options = [Option(", ".join(present), context.wording.text("right_set", pick))]
-        for chosen in _wrong_sets(choices, present, pick, context.seed):
-            faults = {
-                "missing": [name for name in present if name not in chosen],
-                "surplus": [name for name in chosen if name not in present],
-            }
-            thoughts = [
-                context.wording.text(key, pick, findings=in_words(*names)) for key, names in faults.items() if names
-            ]
-            options.append(Option(", ".join(chosen), " ".join(thoughts)))
+        options = sets(context, choices, present, pick)
         values = {"findings": ", ".join(map(in_words, choices))}
         meta = {"labels_present": present, "labels_asked": choices}
         shown = context.wording.text("present_set", pick, findings=in_words(*present))
         look = context.look(study, choices, pick, shown)
-        yield ClosedQuestion("multi", view, "", tuple(options), look, values, meta)
+        yield ClosedQuestion("multi", view, "", options, look, values, meta)
+
+
+def sets(context: QuestionContext, choices: Sequence[str], right: Sequence[str], pick: int) -> tuple[Option, ...]:
+    """The right set of choices and wrong ones as options, the right one first. choices: all names, in their order."""
+    options = [Option(", ".join(right), context.wording.text("right_set", pick))]
+    for chosen in _wrong_sets(choices, right, pick, context.seed):
+        faults = {
+            "missing": [name for name in right if name not in chosen],
+            "surplus": [name for name in chosen if name not in right],
+        }
+        thoughts = [
+            context.wording.text(key, pick, findings=in_words(*names)) for key, names in faults.items() if names
+        ]
+        options.append(Option(", ".join(chosen), " ".join(thoughts)))
+    return tuple(options)
 
 
 def _wrong_sets(choices: Sequence[str], present: Sequence[str], pick: int, seed: int) -> list[tuple[str, ...]]:

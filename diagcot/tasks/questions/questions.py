@@ -1,4 +1,5 @@
-"""Question answering data of a shard for CX-Mind's curriculum, made from labels, boxes and reports.
+"""Question answering data of a shard for CX-Mind's curriculum, made from labels, boxes and reports, or asked by a
+collection itself.
 
 The task families are those of CX-Mind, arXiv:2508.03733. What is asked, how it is worded and where the right option
 stands depend only on the seed and on the keys of the studies. The tasks of `CLOSED` and `progression` are closed
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from diagcot.data import seeded
 from diagcot.tasks.languages import other_languages
-from diagcot.tasks.questions import combined_questions, image_questions, label_questions
+from diagcot.tasks.questions import combined_questions, given_questions, image_questions, label_questions
 from diagcot.tasks.questions.context import QuestionContext
-from diagcot.tasks.questions.wording import TASKS, Share, Wording
+from diagcot.tasks.questions.wording import GIVEN, TASKS, Share, Wording
 from diagcot.tasks.questions.worked_answers import ClosedQuestion, closed_samples
 from diagcot.tasks.samples import Sample
 from diagcot.tasks.views import StudyView, ViewPolicy, study_views
@@ -52,6 +53,7 @@ def question_samples(
     if unknown:
         raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(TASKS)}")
     all_views, single_views = (list(study_views(shard, split, policy)) for policy in (views, "image"))
+    wholes = list(study_views(shard, split, "study")) if shard.has_questions else []
     foreign = other_languages(shard)
     for task in TASKS:
         if tasks.get(task):
@@ -60,6 +62,10 @@ def question_samples(
             singles = _share(single_views, task, tasks[task], seed)
             for sample in _samples(task, shard, context, singles, ref_name, split):
                 yield sample.with_meta(split=split)
+            if task in GIVEN:
+                own = QuestionContext(_share(wholes, task, tasks[task], seed), wording, seed)
+                for sample in given_questions.given(task, own, ref_name):
+                    yield sample.with_meta(split=split)
 
 
 def _samples(

@@ -12,6 +12,9 @@ TASKS = (
 )  # fmt: skip
 """The tasks; the other keys of the wordings are parts of their questions, or thoughts."""
 
+GIVEN = ("binary", "single", "multi", "open")
+"""Tasks that the questions of a collection itself may be of."""
+
 Share = float | tuple[float, float]
 """A share of the patients, 0 to 1, or where it begins and ends among them: (0.1, 0.3) is the fifth after the first tenth."""
 
@@ -24,6 +27,9 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "matching": ("report", "options", "steps"),
     "progression": ("finding", "options", "steps"),
     "combined": ("question", "options", "steps"),
+    "given": ("question", "options", "steps"),
+    "given_sets": ("question", "choices", "options", "steps"),
+    "given_open": ("question", "steps"),
     "larger_effusion": (),
     "heart_and_fluid": (),
     "heart_failure": (),
@@ -38,6 +44,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "ig_i": ("indication",),
     "closed_steps": (),
     "open_steps": (),
+    "given_steps": (),
     "look": ("seen",),
     "signs": ("finding",),
     "no_signs": ("finding",),
@@ -59,6 +66,9 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "summary": ("answer",),
 }
 """Key -> the placeholders that each of its wordings must have."""
+
+ASKED = (*TASKS, "given", "given_sets", "given_open")
+"""The wordings that models are asked; `given` and so on ask the questions of a collection itself."""
 
 IMAGES = {"progression": 2}  # number of images that a question shows, if it is not one
 
@@ -85,6 +95,9 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
         "{options}\n{steps}",
     ),
     "combined": ("<image>{question}\n{options}\n{steps}",),
+    "given": ("<image>{question}\n{options}\n{steps}",),
+    "given_sets": ("<image>{question}\nOf these: {choices}.\n{options}\n{steps}",),
+    "given_open": ("<image>{question}\n{steps}",),
     "larger_effusion": ("Which side has the larger pleural effusion?",),
     "heart_and_fluid": ("Is the heart enlarged, and is there pleural fluid on both sides?",),
     "heart_failure": ("Does the image fit heart failure: an enlarged heart together with edema or pleural effusion?",),
@@ -110,6 +123,9 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
         "</answer>. Then judge each in <think></think> and give it with ✅ or ❌ in <answer></answer>. At the end, summarise"
         " in <think></think>"
         " and list the findings that are present in <answer></answer>.",
+    ),
+    "given_steps": (
+        "Reason in <think></think>, then answer in <answer></answer>. Separate several answers by commas.",
     ),
     "look": ("I look at the image. {seen}",),
     "signs": ("I see {finding}.",),
@@ -159,7 +175,7 @@ class Wording:
         if missing:
             raise ValueError(f"wording {key!r} lacks {', '.join(f'{{{name}}}' for name in missing)}: {text!r}")
         images = text.count("<image>")
-        if key in TASKS and (images != IMAGES.get(key, 1) or not text.startswith("<image>")):
+        if key in ASKED and (images != IMAGES.get(key, 1) or not text.startswith("<image>")):
             raise ValueError(
                 f"wording {key!r} must start with {IMAGES.get(key, 1)} <image> and contain no more: {text!r}"
             )

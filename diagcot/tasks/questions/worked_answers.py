@@ -39,6 +39,7 @@ class ClosedQuestion:
     look: str  # what the image shows of everything that the options are about, in one line
     values: dict[str, Any] = field(default_factory=dict)  # of the wording's placeholders, except options and steps
     meta: dict[str, Any] = field(default_factory=dict)
+    wording: str = ""  # the key of its wording, if that is not the task
 
     @property
     def key(self) -> str:
@@ -71,18 +72,22 @@ def closed_samples(questions: Sequence[ClosedQuestion], ref_name: str, wording: 
         group = (question.task, len(question.options))
         first = seeded.rank(seed, *group) % len(question.options)
         turns[group] = turns.get(group, first) + 1
-        yield _closed_sample(question, turns[group] % len(question.options), ref_name, wording, seed)
+        position = turns[group] % len(question.options)
+        right, *others = question.options
+        others.sort(key=lambda option: seeded.rank(seed, question.key, option.text))
+        yield closed_sample(question, [*others[:position], right, *others[position:]], ref_name, wording, seed)
 
 
-def _closed_sample(question: ClosedQuestion, position: int, ref_name: str, wording: Wording, seed: int) -> Sample:
-    right, *others = question.options
-    others.sort(key=lambda option: seeded.rank(seed, question.key, option.text))
-    options = [*others[:position], right, *others[position:]]
+def closed_sample(
+    question: ClosedQuestion, options: Sequence[Option], ref_name: str, wording: Wording, seed: int
+) -> Sample:
+    """A closed question as a sample, with its options in this order."""
+    right, position = question.options[0], options.index(question.options[0])
     letters = LETTERS[: len(options)]
     option_lines = "\n".join(f"{letter}) {option.text}" for letter, option in zip(letters, options, strict=True))
     pick = seeded.rank(seed, question.key, "words")
     steps = wording.text("closed_steps", pick)
-    prompt = wording.text(question.task, pick, options=option_lines, steps=steps, **question.values)
+    prompt = wording.text(question.wording or question.task, pick, options=option_lines, steps=steps, **question.values)
     texts = [option.text for option in options]
     judged = [(letter, options[letters.index(letter)]) for letter in judging_order(texts)]
     thoughts = [with_option(letter, option.text, option.thought) for letter, option in judged]

@@ -38,7 +38,7 @@ def corners(box: Box) -> tuple[float, ...]:
 
 def test_every_entry_is_valid_and_says_where_it_comes_from() -> None:
     found = {entry.name: entry for entry in registry.entries()}
-    assert set(found) == set(registry.names()) and len(found) == 19
+    assert set(found) == set(registry.names()) and len(found) == 26
     assert all(entry.url.startswith("https://") and entry.licence for entry in found.values())
 
 
