@@ -51,6 +51,22 @@ def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
     assert chain.selected("0") == {"phantoms", "shard"} and len(chain.selected("all")) == 3
 
 
+def test_the_named_mixture_of_cx_mind_names_all_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {
+        "nih_cxr14": "NIH_CXR14_DIR", "chexpert": "CHEXPERT_DIR", "mimic_cxr": "MIMIC_CXR_DIR", "padchest": "PADCHEST_DIR",
+        "rsna_pneumonia": "RSNA_DIR", "covidx_cxr3": "COVIDX_DIR", "ms_cxr": "MS_CXR_DIR", "mimic_nle": "MIMIC_NLE_DIR",
+        "cxr_al14": "CXR_AL14_DIR", "radgraph": "RADGRAPH_DIR",
+    }  # fmt: skip
+    for variable in named.values():
+        monkeypatch.delenv(variable, raising=False)
+    chain = open_chain("mixtures/cx-set", "laptop", "trial")
+    assert [source.kind for source in chain.stage("shard").settings.sources] == list(named)
+    with pytest.raises(UserError) as caught:
+        chain.check("shard")
+    for kind, variable in named.items():
+        assert f"{kind}: the variable in '${variable}' is not set" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
