@@ -73,6 +73,7 @@ _COLUMNS = {
     "semb": ClinicalColumn("CheXbert embedding similarity (SembScore)", _F1, False),
     "radgraph_simple": ClinicalColumn("RadGraph F1 (simple)", ("radgraph",), False),
     "radgraph_complete": ClinicalColumn("RadGraph F1 (complete)", ("radgraph",), False),
+    "radgraph_radcliq": ClinicalColumn("RadGraph, entities and relations (RadCliQ, ReXrank)", ("radgraph",), False),
     "radgraph_xl_partial": ClinicalColumn("RadGraph-XL F1 (partial)", ("radgraph-xl",), False),
     "radgraph_xl_simple": ClinicalColumn("RadGraph-XL F1 (simple)", ("radgraph-xl",), False),
     "radgraph_xl_complete": ClinicalColumn("RadGraph-XL F1 (complete)", ("radgraph-xl",), False),

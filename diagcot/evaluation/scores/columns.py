@@ -68,6 +68,7 @@ COLUMNS = (
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
         for n in (1, 2, 3, 4)
     ),
+    Column("bleu2_rexrank", "BLEU-2, mean of samples (ReXrank's words)", "report", False),
     *(
         Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False)
         for name, title in (

@@ -7,7 +7,7 @@ from functools import lru_cache
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
 from diagcot.data.study import IU_XRAY
-from diagcot.metrics import labels, text
+from diagcot.metrics import labels, radcliq, text
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.tasks.predictions import Prediction
 
@@ -36,6 +36,7 @@ def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict
         "rule_label_f1_five_macro": Additive(five, labels.macro_f1),
         "rule_no_finding_f1": Additive(none, labels.micro_f1),
         **{f"bleu{n}_as_released": mean(alone[:, n - 1]) for n in range(1, text.ORDERS + 1)},
+        "bleu2_rexrank": mean(text.sentence_bleu(*_rexrank_texts(rows))[:, 1]),
     }
 
 
@@ -44,6 +45,15 @@ def part_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[s
     kept = ("bleu4", "rouge_l", "cider", "rule_label_f1")
     found = report_metrics(rows, words)
     return {f"{rows[0].task}_{name}": found[name] for name in kept}
+
+
+def _rexrank_texts(rows: Sequence[Prediction]) -> tuple[list[str], list[str]]:
+    """Answers and references in the words of CXR-Report-Metric, which ReXrank's BLEU-2 takes; headings as ReXrank has them."""
+    both = ((row.answer, row.reference) for row in rows)
+    answers, references = zip(
+        *([radcliq.words(side.replace(" :", ":")) for side in pair] for pair in both), strict=True
+    )
+    return list(answers), list(references)
 
 
 def r2gen_texts(rows: Sequence[Prediction]) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ from diagcot.evaluation.scores import answers, columns
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.columns import BY_NAME
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
-from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
+from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts, report_metrics
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdict
@@ -53,6 +53,22 @@ def row(name, task, answer, reference, model="base", **more):
 def value_of(boot: Bootstrap, metric: Metric | str) -> float | None:
     assert not isinstance(metric, str), metric  # the reason why there is none
     return boot.value(metric)
+
+
+def test_bleu2_of_rexrank_is_the_mean_of_samples_in_its_own_words():
+    rows = [
+        row(
+            "1",
+            "report",
+            "Findings: Heart is LARGE. Impression: Big.",
+            "findings : heart is large . impression : big .",
+        ),
+        row("2", "report", "heart is large", "heart is big"),  # 2 of 3 words, 1 of 2 pairs
+    ]
+    found = report_metrics(rows, {text: text for one in rows for text in (one.answer, one.reference)})
+    boot = Bootstrap([r.study for r in rows], draws=100)
+    assert value_of(boot, found["bleu2_rexrank"]) == pytest.approx((1 + (2 / 3 * 1 / 2) ** 0.5) / 2)
+    assert not BY_NAME["bleu2_rexrank"].main and not BY_NAME["radgraph_radcliq_as_written"].main
 
 
 def test_open_answers_by_hand():
