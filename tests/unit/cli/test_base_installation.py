@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.extras import MODULES, missing_module
+from tests import documented
 
 ROOT = Path(__file__).resolve().parents[3]
 # Runs `diagcot` where no module of an extra can be imported.
@@ -73,6 +74,17 @@ def test_it_runs_a_pipeline_and_shows_where_it_stands(tmp_path: Path) -> None:
     done = run(code, "status", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "logs" / "run" / "first" / "summary.json").read_text())["state"] == "done"
+
+
+def test_the_documented_pipeline_runs_and_is_watched(tmp_path: Path) -> None:
+    """words.py of docs/jobs.md, where nothing but the base installation can be imported."""
+    documented.pipeline(tmp_path)
+    (tmp_path / "mine.yaml").write_text("name: mine\nexecutor: debug\nresource_profiles: {small: {}}\n")
+    code = "import runpy\nrunpy.run_path('words.py', run_name='__main__')\nsys.argv[1:] = ['status', '--run', 'words']\n"
+    done = run(code + MAIN, "mine.yaml", *(f"{name}.txt" for name in documented.TEXTS), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    total = json.loads((tmp_path / "shards" / "words" / "total" / "total.json").read_text())
+    assert total["lungs"] == 2 and "total" in done.stdout and "done" in done.stdout
 
 
 def test_what_is_missing_is_named_with_its_extra(tmp_path: Path) -> None:
