@@ -1,5 +1,6 @@
 """A development cluster for a benchmark, in a folder and on ports of its own, wiped at the end."""
 
+import collections
 import contextlib
 import os
 import shutil
@@ -41,7 +42,7 @@ def cluster(nodes: int, accounting: bool = True) -> Iterator[Path]:
 
 def _tool(folder: Path, *arguments: str) -> None:
     command = [sys.executable, str(TOOL), "--directory", str(folder), *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=180)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
 
 
 def _ports(count: int) -> int:
@@ -65,22 +66,24 @@ COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo", "sacctm
 
 
 @contextlib.contextmanager
-def counted(folder: Path) -> Iterator[dict[str, int]]:
-    """Slurm's commands on PATH leave a line each; the mapping that is yielded is filled in at the end."""
+def counted(folder: Path) -> Iterator[collections.Counter[str]]:
+    """Slurm's commands on PATH leave a line each, those of jobs as `srun@job`; what is yielded is filled in at the end."""
     shims, calls = folder / "shims", folder / "calls"
     shims.mkdir(parents=True, exist_ok=True)
     calls.write_text("")
     for name in COMMANDS:
         real = shutil.which(name)
         if real:
-            (shims / name).write_text(f'#!/bin/sh\necho {name} >> {calls}\nexec {real} "$@"\n')
+            (shims / name).write_text(
+                "#!/bin/sh\ngrep -qsz ^SLURMD_NODENAME= /proc/$PPID/environ && job=@job\n"
+                f'echo {name}$job >> {calls}\nexec {real} "$@"\n'
+            )
             (shims / name).chmod(0o755)
-    path, found = os.environ["PATH"], dict[str, int]()
+    path, found = os.environ["PATH"], collections.Counter[str]()
     os.environ["PATH"] = f"{shims}:{path}"
     try:
         yield found
     finally:
         os.environ["PATH"] = path
-        for name in calls.read_text().split():
-            found[name] = found.get(name, 0) + 1
+        found.update(calls.read_text().split())
         shutil.rmtree(shims)

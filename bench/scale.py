@@ -1,7 +1,8 @@
 """`python -m bench.scale`: all 227,827 studies of MIMIC-CXR planned, submitted, run with scaled-down sleeps, finished.
 
-300 virtual nodes of the development cluster, one task at a time on each. Every study must have been run and published
-exactly once. Ends with one JSON line (see `bench.figures`).
+300 virtual nodes of the development cluster, one task at a time on each (`--nodes 1000 --tasks 2000`: an array of 2,000
+tasks on 1,000 nodes). Every study must have been run and published exactly once. Slurm's commands are counted. Ends with one
+JSON line (see `bench.figures`).
 """
 
 import argparse
@@ -14,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench import runs
-from bench.cluster import cluster
+from bench.cluster import cluster, counted
 from bench.figures import Figures
 
-STUDIES, NODES, LIMIT_S = 227_827, 300, 1500
+STUDIES, NODES = 227_827, 300
+LIMIT_S, TASK_S = 1500, 2  # of a run; for each task besides, as a busy machine with two cores starts one
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +32,7 @@ def main(argv: list[str]) -> int:
     options.add_argument("--studies", type=int, default=STUDIES)
     options.add_argument("--nodes", type=int, default=NODES)
     options.add_argument("--stages", type=int, default=1, help="linked element-wise")
+    options.add_argument("--tasks", type=int, default=0, help="of a stage; 0: packed by a server's start of 180 s")
     args = options.parse_args(argv)
     figures = Figures("scale")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {args.nodes} virtual nodes", flush=True)
@@ -45,14 +49,21 @@ def main(argv: list[str]) -> int:
 def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) -> None:
     (folder / "ran").mkdir()
     began = time.monotonic()
-    command = [sys.executable, str(runs.HERE / "all_of_mimic.py"), str(folder), str(args.studies), str(args.stages)]
-    said = subprocess.run(command, env=runs.environment(), check=True, capture_output=True, text=True).stdout.strip()
-    submitted = time.monotonic() - began
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{said}; submitted in {submitted:.2f} s with {memory:.0f} MB", flush=True)
-    summaries = [folder / "logs" / "mimic" / f"cot{stage}" / "summary.json" for stage in range(args.stages)]
-    worked = _await(summaries, args.studies, began)
-    seconds = time.monotonic() - began
+    command = [sys.executable, str(runs.HERE / "all_of_mimic.py"), str(folder)]
+    command += [str(number) for number in (args.studies, args.stages, args.tasks)]
+    with counted(folder) as calls:
+        said = subprocess.run(
+            command, env=runs.environment(), check=True, capture_output=True, text=True
+        ).stdout.strip()
+        submitted = time.monotonic() - began
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"{said}; submitted in {submitted:.2f} s with {memory:.0f} MB", flush=True)
+        summaries = [folder / "logs" / "mimic" / f"cot{stage}" / "summary.json" for stage in range(args.stages)]
+        worked = _await(summaries, args.studies, began, LIMIT_S + TASK_S * args.tasks * args.stages)
+        seconds = time.monotonic() - began
+    by_jobs = {name.removesuffix("@job"): count for name, count in calls.items() if name.endswith("@job")}
+    launched = {name: count for name, count in calls.items() if not name.endswith("@job")}
+    print(f"Slurm's commands: by the launcher {_told(launched)}; by all jobs together {_told(by_jobs)}")
     stages = [json.loads(path.read_text()) for path in summaries]
     ran = collections.Counter[str]()
     for path in (folder / "ran").iterdir():
@@ -88,14 +99,18 @@ def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) 
     figures.add("not_exactly_once", wanted - once, "units", goal=0)
 
 
-def _await(summaries: list[Path], studies: int, began: float) -> float:
+def _told(calls: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(calls.items())) or "none"
+
+
+def _await(summaries: list[Path], studies: int, began: float, limit_s: float) -> float:
     """Wait for all summaries, telling how far it is; when the last study was seen done, in seconds after `began`."""
     printed, worked = 0.0, 0.0
     while not all(path.exists() for path in summaries):
         now = time.monotonic() - began
-        if now > LIMIT_S:
+        if now > limit_s:
             left = subprocess.run(["squeue"], check=False, capture_output=True, text=True, timeout=60).stdout[-2000:]
-            raise TimeoutError(f"not finished after {LIMIT_S} s; the queue:\n{left}")
+            raise TimeoutError(f"not finished after {limit_s:.0f} s; the queue:\n{left}")
         if now > printed + 10 or worked == 0:
             done = sum(len(os.listdir(p.parent / "done")) for p in summaries if (p.parent / "done").exists())
             if done >= studies * len(summaries) and not worked:

@@ -1,15 +1,17 @@
-"""Submits all studies of MIMIC-CXR, chained element-wise: python all_of_mimic.py FOLDER STUDIES STAGES."""
+"""Submits all studies of MIMIC-CXR, chained element-wise: python all_of_mimic.py FOLDER STUDIES STAGES TASKS."""
 
 import sys
 from pathlib import Path
 
 from diagcot.jobs import Cluster, Pipeline, Plan
+from diagcot.jobs.plans.plan import STARTUP_SHARE, TASK_START_S
 
 HERE = Path(__file__).parent
 START_S, STUDY_S = 180, 6  # a server's start, and a study with dozens in flight: what units are packed by
 SCALE = 3000  # by so much the studies are sped up; starts are not slept at all
 
-folder, studies, stages = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+folder, (studies, stages, tasks) = Path(sys.argv[1]), map(int, sys.argv[2:])
+start_s = studies / tasks * STUDY_S * STARTUP_SHARE / (1 - STARTUP_SHARE) - TASK_START_S if tasks else float(START_S)
 size = {"partition": "cpu", "cpus": 16, "mem_gb": 1, "minutes": 1440, "array_parallelism": 1000}
 cluster = Cluster.model_validate(
     {"name": "scale", "executor": "slurm", "resource_profiles": {"node": size, "small": size}}
@@ -20,7 +22,7 @@ before: list[Plan] = []
 for stage in range(stages):
     keys = (f"s{50_000_000 + k}" for k in range(studies))
     plan = flow.stage(
-        f"cot{stage}", "studies", keys, "node", settings=settings, elementwise=before, startup_s=START_S, unit_s=STUDY_S
+        f"cot{stage}", "studies", keys, "node", settings=settings, elementwise=before, startup_s=start_s, unit_s=STUDY_S
     )
     before = [plan]
 submitted = flow.submit()
