@@ -96,6 +96,8 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         ctx.event("parked")
         if ctx.rank == 0 and "SLURM_JOB_ID" in os.environ and not debugged:
             _leave(ranks.job, warned.is_set())
+    elif ranks.restarts and ctx.rank == 0 and not debugged:
+        _end(ranks.job)
     return state
 
 
@@ -139,6 +141,13 @@ def _leave(job: str, warned: bool) -> None:
         _requeue(job)
     else:
         sys.exit(INTERRUPTED)
+
+
+def _end(job: str) -> None:
+    """Let a requeued execution that is done be the last one, where Slurm would run the task again for nothing."""
+    with contextlib.suppress(slurm.SlurmError):  # it would find everything done
+        if slurm.requeues_what_ended_well():
+            slurm.never_requeue(job)
 
 
 def _own_record(job: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from diagcot.jobs.owners import distrust
 
 TIMEOUT_S = 60
 REQUEUES_EARLY = (24, 11)  # measured on 22.05.8 and 24.11.5
+FORGETS = (26, 5)  # SchedMD's ticket 25682
 # Parts of the messages of a command that did not reach slurmctld, or not for certain.
 TRANSIENT = ("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication")
 UNREACHABLE = (*TRANSIENT, "connect failure", "configuration source")
@@ -85,6 +86,14 @@ def requeues_what_ends_early() -> bool:
     22.05 takes such a job for done, so it has to wait for its end; 24.11 requeues it, and a job that waits a second time.
     """
     return version() >= REQUEUES_EARLY
+
+
+def requeues_what_ended_well() -> bool:
+    """Whether Slurm requeues a job that was killed at the end of its GraceTime again, after its next execution has ended well.
+
+    Since it requeues what ends early it keeps a mark on the job, which until 26.05 outlives the requeue at the end of GraceTime.
+    """
+    return REQUEUES_EARLY <= version() < FORGETS
 
 
 def user() -> str:
@@ -190,6 +199,11 @@ def named(name: str) -> list[str]:
 def requeue(job_id: str) -> None:
     """Put an array task back into the queue. Name it `<array>_<index>`: a plain id may mean the whole array."""
     call("scontrol", "requeue", job_id)
+
+
+def never_requeue(job_id: str) -> None:
+    """Do not put a job into the queue again by itself, whatever it ends by."""
+    call("scontrol", "update", f"JobId={job_id}", "Requeue=0")
 
 
 def requeue_held(job_id: str) -> None:
