@@ -14,8 +14,8 @@ from diagcot.console.screens import failures, logs
 from diagcot.console.state import executor, remarks
 from diagcot.console.state.run import Run
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import Pipeline, Plan, UserError, chain, pipeline
-from diagcot.jobs.cluster import Cluster, load_cluster
+from diagcot.jobs import Pipeline, Plan, UserError, chain, forecast, pipeline
+from diagcot.jobs.cluster import Cluster, Size, load_cluster
 from diagcot.jobs.plans.plan import read
 from diagcot.jobs.slurm import capacity, limits
 from diagcot.jobs.slurm import commands as slurm
@@ -72,6 +72,52 @@ def test_site_row_02_the_limit_of_a_partitions_qos_is_kept_by_waves(tmp_path: Pa
         slurm.call("scontrol", "update", "PartitionName=cpu", "QoS=")
     runs.whole(plan)
     assert "the submit limit left no room for it before" in " ".join(runs.why(plan))
+
+
+def test_plan_doctor_and_rehearsal_name_each_kind_before_a_submission(
+    tmp_path: Path, devcluster_with: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of docs/cluster.md, "What is known before". Nothing is submitted; a rehearsal makes these checks as well."""
+    cluster = devcluster_with(enforce=True, extra=ENFORCED)
+    cluster.wckey("known")
+    cluster.qos("tight", MaxSubmitJobsPerUser=3)
+    names = iter("abcdefgh")
+
+    def planned(size: Size) -> str:
+        """What `make plan` says of a stage of six tasks."""
+        plan = chains.plan(tmp_path / next(names), "stage", 6, resources=size)
+        found = forecast.forecast([plan], on(), {})
+        return "\n".join([*found.warnings, *found.notes])
+
+    def of_site(partition: str) -> str:
+        """What `make doctor` and `make rehearse` say of the site."""
+        site = chains.cluster("slurm", resource_profiles={"small": runs.SMALL | {"partition": partition}})
+        return "\n".join(f"{one.subject}: {one.text}" for one in doctor.site(site) if one.level != "good")
+
+    update = ("scontrol", "update")
+    slurm.call(*update, "PartitionName=cpu", "QoS=tight")
+    slurm.call(*update, "PartitionName=spot", "GraceTime=0")
+    try:
+        assert "wckeys: this site checks wckeys" in of_site("cpu")  # 1
+        assert "queue takes 3 more (the submit limit of QOS tight, that of partition cpu" in planned(runs.SIZE)  # 2
+        assert "preemption: jobs in spot are preempted without a warning" in of_site("spot")  # 3, 4
+        assert "a100" in planned(runs.size(partition="gpu", gpus=1, gpu_type="a100"))  # 5
+        assert "could never start" in planned(runs.size(mem_gb=1000))  # 6
+        assert "could never start: partition 'cpus' does not exist" in planned(runs.size(partition="cpus"))  # 7
+        assert "partition 'gpus' does not exist" in planned(runs.size(partition="cpu,gpus"))  # 11
+        assert "asks for 9 nodes" in planned(runs.size(nodes=9))  # 13
+        slurm.call(*update, "PartitionName=cpu", "AllocNodes=cpu1")
+        assert "submission: only cpu1 may submit to cpu" in of_site("cpu")  # 10
+        assert "Slurm would refuse it: Access/permission denied" in planned(runs.SIZE)
+        with monkeypatch.context() as shell:
+            shell.setenv("SBATCH_EXPORT", "NONE")
+            assert "defaults: SBATCH_EXPORT: set in this shell, and not used" in of_site("cpu")  # 9
+            shell.setenv("SLURM_CLUSTERS", "other")
+            with pytest.raises(UserError, match="SLURM_CLUSTERS=other is set in this shell"):
+                on().enter()  # 12
+    finally:
+        slurm.call(*update, "PartitionName=cpu", "QoS=", "AllocNodes=ALL")
+        slurm.call(*update, "PartitionName=spot", "GraceTime=10")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_the_documented_pipeline_runs_and_is_watched(tmp_path: Path) -> None:
     """words.py of docs/jobs.md, where nothing but the base installation can be imported."""
     documented.pipeline(tmp_path)
     (tmp_path / "mine.yaml").write_text("name: mine\nexecutor: debug\nresource_profiles: {small: {}}\n")
-    code = "import runpy\nrunpy.run_path('words.py', run_name='__main__')\nsys.argv[1:] = ['status', '--run', 'words']\n"
+    code = (
+        "import runpy\nrunpy.run_path('words.py', run_name='__main__')\nsys.argv[1:] = ['status', '--run', 'words']\n"
+    )
     done = run(code + MAIN, "mine.yaml", *(f"{name}.txt" for name in documented.TEXTS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     total = json.loads((tmp_path / "shards" / "words" / "total" / "total.json").read_text())
