@@ -59,6 +59,7 @@ class Cluster:
         self._slurmctld()
         for node in self.settings.nodes:
             self.nodes.up(node)
+        patience = max(patience, len(self.settings.nodes) / 2)  # hundreds of daemons start one after the other
         end = time.monotonic() + patience
         while late := self.not_ready():
             if time.monotonic() > end:

@@ -46,6 +46,7 @@ def test_a_file_is_copied_once_and_the_copy_goes_with_the_last_who_reads_it(
     disk: Path, shard: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with copies.opened("$TMPDIR"), place.opened(""):  # the place has a TMPDIR of its own
+        assert os.environ["TMPDIR"] != str(disk) == str(place.expanded("$TMPDIR"))
         first = copies.near(shard)
         assert [first] == copied(disk) and first.read_bytes() == shard.read_bytes()
         assert copies.near(shard) == first
