@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     options.add_argument("--nodes", type=int, default=NODES)
     options.add_argument("--stages", type=int, default=1, help="linked element-wise")
     options.add_argument("--tasks", type=int, default=0, help="of a stage; 0: packed by a server's start of 180 s")
+    options.add_argument("--failing", type=int, default=0, help="every so manyth task fails once; 0: none")
     args = options.parse_args(argv)
     figures = Figures("scale")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {args.nodes} virtual nodes", flush=True)
@@ -50,7 +51,7 @@ def _run(args: argparse.Namespace, folder: Path, slurm: Path, figures: Figures) 
     (folder / "ran").mkdir()
     began = time.monotonic()
     command = [sys.executable, str(runs.HERE / "all_of_mimic.py"), str(folder)]
-    command += [str(number) for number in (args.studies, args.stages, args.tasks)]
+    command += [str(number) for number in (args.studies, args.stages, args.tasks, args.failing)]
     with counted(folder) as calls:
         said = subprocess.run(
             command, env=runs.environment(), check=True, capture_output=True, text=True

@@ -11,7 +11,11 @@ from diagcot.jobs import Context, Result, Unit
 
 @contextmanager
 def prepare(ctx: Context) -> Iterator[TextIOWrapper]:
-    """A file of this execution: it shows what was run, and how often, without the ledger."""
+    """A file of this execution: it shows what was run, and how often, without the ledger; every `failing`-th task fails once."""
+    failing, first = ctx.settings["failing"], not list(Path(ctx.settings["ran"]).glob(f"{ctx.stage}.{ctx.task}.*"))
+    if failing and first and int(ctx.task) % failing == 0:
+        (Path(ctx.settings["ran"]) / f"{ctx.stage}.{ctx.task}.{ctx.attempt}").touch()
+        raise RuntimeError("asked to fail once")
     with (Path(ctx.settings["ran"]) / f"{ctx.stage}.{ctx.task}.{ctx.attempt}").open("w", buffering=1) as ran:
         yield ran
 

@@ -95,15 +95,15 @@ def test_one_rehearsal_tells_all_that_would_fail(
     bad = {(row["stage"], row["subject"]): row for row in rows if row["level"] == "bad"}
 
     # The stage with an unknown partition, the one on a read-only folder, and the one that can never start.
-    assert set(bad) == {("shard", "submission"), ("base", "folders"), ("wide", "size"), ("wide", "start")}, rows
+    # (24.11 refuses it, 22.05 leaves it pending.)
+    late = "submission" if slurm.version() >= (24, 11) else "start"
+    assert set(bad) == {("shard", "submission"), ("base", "folders"), ("wide", "size"), ("wide", late)}, rows
     assert "invalid partition" in bad["shard", "submission"]["text"]
     assert "did you mean 'cpu'" in bad["shard", "submission"]["remedy"]
     assert f"cannot write to {roots}/models: Read-only file system" in bad["base", "folders"]["text"]
     assert sorted(bad["base", "folders"]["hosts"]) == ["gpu1", "gpu2"]
-    assert (
-        "PartitionNodeLimit" in bad["wide", "start"]["text"]
-        and "asks for 9 nodes, cpu has 2" in bad["wide", "size"]["text"]
-    )
+    assert ("PartitionNodeLimit" if late == "start" else "not available") in bad["wide", late]["text"]
+    assert "asks for 9 nodes, cpu has 2" in bad["wide", "size"]["text"]
     assert "cpus" in said and "Read-only" in said and "4 problems to fix before submitting" in said
 
     # All others were rehearsed to their end, those behind a stage that failed included.

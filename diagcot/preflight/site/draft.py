@@ -72,6 +72,7 @@ def _scratch(facts: Facts) -> Iterator[str]:
     if place not in ("/tmp", "(null)"):
         yield ""
         yield "# TmpFS of this site: the nodes' own disk, for temporary files where TMPDIR names none."
+        yield "# With `local_shards: true` in a profile its tasks read shards from copies there."
         yield f"scratch: {place}"
 
 
