@@ -122,6 +122,7 @@ def made_shard(path: Path) -> Path:
 def holds(process: Path, file: Path) -> bool:
     """Whether the process has the file open."""
     try:
-        return any(descriptor.readlink() == file for descriptor in (process / "fd").iterdir())
+        # Not by name: in another mount namespace a file may have another one.
+        return any(file.samefile(descriptor) for descriptor in (process / "fd").iterdir())
     except OSError:
         return False
