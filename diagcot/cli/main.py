@@ -13,7 +13,7 @@ from diagcot.jobs.state.processes import allow_open_files
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns its exit code: 1 after an error that was printed, 130 after Ctrl-C, 141 if nobody reads its output."""
+    """Run one verb; returns its exit code: 1 after a printed error, 130 after Ctrl-C, 141 if nobody reads its output."""
     args = parse(sys.argv[1:] if argv is None else argv)
     call: Call = args.call
     os.environ.setdefault("USER", user())  # often unset in containers; cluster files may name it
