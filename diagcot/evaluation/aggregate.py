@@ -77,7 +77,9 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     _keep_earlier(ctx.output)
     staged = {ctx.output / name: _private(ctx.staged(ctx.output / name), text) for name, text in outputs.items()}
     whole = ctx.output / "predictions.parquet"
-    staged[whole] = predictions.write_parquet(_private(ctx.staged(whole), ""), rows)
+    staged[whole] = predictions.write_parquet(
+        _private(ctx.staged(whole), ""), predictions.with_images(rows, ctx.shards_root)
+    )
     ctx.progress(3, 3)
     counts: dict[str, Any] = {
         "predictions": len(rows),

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
     names = [_order(run, mine) for run, mine in zip((one, two), rows, strict=True)]
     shared = [model for model in names[0] if model in names[1]]
     pairs = [(model, model) for model in shared] or [(names[0][-1], names[1][-1])]
+    by_image = all(predictions.IMAGES in row.about for mine in rows for row in mine if row.images)
+    if not by_image:
+        rows = [[_without_images(row) for row in mine] for mine in rows]
     ids = [{_key(row) for row in mine} for mine in rows]
     common = ids[0] & ids[1]
     other = {key[:2] for key in ids[0] - common} & {key[:2] for key in ids[1] - common}
     why = (
-        f"{len(other)} have an id that both runs have and another reference, so they are about other data: another seed draws"
-        " other phantoms, other settings make other questions"
+        f"{len(other)} have an id that both runs have and another image or reference, so they are about other data: another"
+        " seed draws other phantoms, other settings make other questions"
         if other
         else ""
     )
@@ -46,6 +50,10 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
             + (f" ({why})" if why else "")
         )
     notes = [f"differs: {line}" for line in differences.between(one, two)]
+    if not by_image:
+        notes.append(
+            "samples are paired by id and reference alone: a run of an earlier version does not know its images"
+        )
     if why:
         notes.append(f"of the samples that are not in both runs {why}")
     for run, mine in zip((one, two), ids, strict=True):
@@ -91,8 +99,12 @@ def _draws(run: Path) -> int:
         return AggregateSettings().draws
 
 
-def _key(row: Prediction) -> tuple[str, str, str]:
-    return row.task, row.id, row.reference
+def _key(row: Prediction) -> tuple[str, ...]:
+    return row.task, row.id, row.reference, *row.about.get(predictions.IMAGES, ())
+
+
+def _without_images(row: Prediction) -> Prediction:
+    return replace(row, about={name: value for name, value in row.about.items() if name != predictions.IMAGES})
 
 
 def _renamed(row: Prediction, model: str) -> Prediction:

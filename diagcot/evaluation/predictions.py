@@ -3,14 +3,18 @@
 import io
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context, Unit, UserError
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.identity import Ids, doubled
+from diagcot.shards import Shard
 from diagcot.tasks.predictions import Prediction
 
+IMAGES = "image_digests"
+"""Entry of `about`: a digest of each image of the sample."""
 REMEDY = (
     "the inputs of the evaluation hold one study twice. Give it each collection from one `shards` stage alone, and collections"
     " whose ids are alike names of their own"
@@ -70,6 +74,16 @@ def joined(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
             if units.setdefault(key, path).name != path.name:
                 raise doubled("what is said of", name, units[key], path, REMEDY)
             yield row
+
+
+def with_images(rows: Iterable[Prediction], shards_root: Path) -> Iterator[Prediction]:
+    """The predictions with digests of their images' files in `about`, by which another run's answers are paired with them."""
+    known: dict[str, list[str]] = {}
+    for row in rows:
+        for name in {image["shard"] for image in row.images} - known.keys():
+            known[name] = [digest.tobytes().hex()[:16] for digest in Shard(shards_root / name).numbers("images/sha256")]
+        shown = [known[image["shard"]][image["row"]] for image in row.images]
+        yield replace(row, about=row.about | {IMAGES: shown}) if shown else row
 
 
 def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:

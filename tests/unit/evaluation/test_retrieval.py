@@ -1,12 +1,13 @@
 """Retrieval in the table: recall from ranks, in both directions, beside the scores of answers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diagcot.evaluation.compare import compare
-from diagcot.evaluation.predictions import write_parquet
+from diagcot.evaluation.predictions import IMAGES, write_parquet
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.jobs import Unit, UserError
@@ -59,6 +60,31 @@ def test_two_runs_are_compared_by_the_same_ranks(tmp_path: Path) -> None:
         write_parquet(tmp_path / name / "predictions.parquet", [row for row in rows() if row.model == model])
     metrics, _, _ = compare(tmp_path / "one", tmp_path / "two", 200)
     assert metrics["rows"][1]["scores"]["retrieval_recall_5"]["start"]["value"] == pytest.approx(0.25)
+
+
+def test_answers_of_two_runs_are_paired_by_the_digests_of_their_images(tmp_path: Path) -> None:
+    """Another seed draws other phantoms under the same ids, and normal reports are alike."""
+    runs = {
+        "one": [shown(row, f"drawing {number}") for number, row in enumerate(rows()[:40])],
+        "two": [shown(row, f"drawing {number + 100 * (number < 4)}") for number, row in enumerate(rows()[:40])],
+        "old": rows()[:40],
+    }
+    for name, made in runs.items():
+        (tmp_path / name).mkdir()
+        write_parquet(tmp_path / name / "predictions.parquet", [replace(row, images=IMAGE) for row in made])
+    metrics, _, notes = compare(tmp_path / "one", tmp_path / "two", 100)
+    assert metrics["rows"][0]["samples"] == {"retrieval": 36}
+    assert any("4 have an id that both runs have and another image or reference" in note for note in notes)
+    metrics, _, notes = compare(tmp_path / "one", tmp_path / "old", 100)
+    assert metrics["rows"][0]["samples"] == {"retrieval": 40}
+    assert any("paired by id and reference alone" in note for note in notes)
+
+
+IMAGE: list[dict[str, Any]] = [{"shard": "a.h5", "row": 0}]
+
+
+def shown(row: Prediction, digest: str) -> Prediction:
+    return replace(row, about=row.about | {IMAGES: [digest]})
 
 
 def test_a_unit_is_a_model_and_a_source_since_all_its_shards_are_candidates() -> None:
