@@ -146,6 +146,8 @@ def samples_of(
         found: Iterable[Sample] = _imported(imported, task, split)
     elif task in ASKED:
         found = question_samples(shard, name, split, {task: 1.0}, Wording(settings.wording), seed, settings.views)
+    elif task == "classification":
+        found = tasks.classification_samples(shard, name, split, settings.views, settings.prompts, negatives=True)
     else:
         found = tasks.SAMPLES[task](shard, name, split, settings.views, settings.prompts)
     if settings.format_instruction:

@@ -46,14 +46,24 @@ def report_samples(
 
 
 def classification_samples(
-    shard: "Shard", ref_name: str, split: str, views: ViewPolicy = "image", texts: PromptSet = DEFAULT
+    shard: "Shard",
+    ref_name: str,
+    split: str,
+    views: ViewPolicy = "image",
+    texts: PromptSet = DEFAULT,
+    *,
+    negatives: bool = False,
 ) -> Iterator[Sample]:
-    """The labels that are present, in CheXpert's order. A study without a present label gives no sample."""
+    """The labels that are present, in CheXpert's order.
+
+    A study without a present label teaches nothing and gives no sample, unless `negatives` asks for those of which labels are
+    known to be absent: they are the hard negatives of an evaluation, such as images with a finding that is no CheXpert label.
+    """
     prompt = texts.render("classification", labels=CHEXPERT_LABELS)
     for view in study_views(shard, split, views):
         labels = view.study.labels
         present = [name for name, value in labels.items() if value == 1]
-        if present:
+        if present or (negatives and 0 in labels.values()):
             answer = prompts.classification_answer(present, texts.about.answers)
             yield view.sample("classification", ref_name, prompt, answer, "classification", labels=labels)
 

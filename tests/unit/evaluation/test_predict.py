@@ -10,13 +10,16 @@ import pytest
 
 from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
-from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.data.pixels import convert
+from diagcot.data.study import CHEXPERT_LABELS, Image, Study
 from diagcot.evaluation import predict
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving import Reply
 from diagcot.shards import Shard
+from diagcot.shards.writer import ShardWriter
+from diagcot.tasks.diagnosis import classification_samples
 from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.prompts import reasoned
 from launchers.evaluation import evaluate
@@ -88,6 +91,21 @@ def unit(model="base", task="report", max_tokens=512):
 
 def rows(ctx, of):
     return [json.loads(line) for line in (ctx.output / f"{of.key}.jsonl").read_text().splitlines()]
+
+
+def test_images_without_a_present_label_are_hard_negatives_of_the_evaluation_alone(tmp_path):
+    known = ({"Edema": 1, "Fracture": 0}, {"Edema": 0, "Fracture": 0}, {"Edema": -1}, {})
+    jpeg = convert(draw("1", Findings(), "PA", 48).jpeg(), 48, 90)
+    with ShardWriter(tmp_path / "0.h5") as out:
+        for number, labels in enumerate(known):
+            images = (Image(f"i{number}", "PA"),)
+            out.add(Study("mine", f"s{number}", f"p{number}", "test", labels=labels, images=images), [jpeg])
+    shard = Shard(tmp_path / "0.h5")
+    asked = predict.samples_of(shard, tmp_path, "classification", EvaluateSettings(), "test", 0)
+    assert {sample.study: sample.answer.rpartition(": ")[2] for sample in asked} == {
+        "mine/s0": "Edema", "mine/s1": "No Finding",
+    }  # fmt: skip
+    assert [sample.study for sample in classification_samples(shard, "0.h5", "test")] == ["mine/s0"]
 
 
 def test_one_answer_for_each_sample(root, tmp_path, server):
