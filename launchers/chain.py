@@ -254,12 +254,22 @@ class Chain:
                 kind.obtain(stage, self)
 
     def storage(self) -> dict[str, int | None]:
-        """Stage -> bytes it will write; None if that is not known."""
+        """Stage -> bytes of its product; None if that is not known."""
         sizes: dict[str, int | None] = dict.fromkeys(spec.name for spec in self.own)
         for spec in self.own:
             with contextlib.suppress(UserError):  # `checks` reports it
                 kind, stage = self.kind(spec), self.stage(spec.name)
                 sizes[spec.name] = kind.storage(stage, self) if kind.storage else None
+        return sizes
+
+    def work_storage(self) -> dict[str, int]:
+        """Stage -> bytes that it needs besides its product until it is done, where it needs some."""
+        sizes: dict[str, int] = {}
+        for spec in self.own:
+            with contextlib.suppress(UserError):  # as with `storage`
+                kind, stage = self.kind(spec), self.stage(spec.name)
+                if kind.work_storage and (size := kind.work_storage(stage, self)):
+                    sizes[spec.name] = size
         return sizes
 
     def estimates(self) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,17 @@ from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import UserError
 from diagcot.shards.settings import BuildSettings
 from diagcot.training.config.settings import DeepSpeedSettings, FreezePolicy, LoraSettings, ModelSettings
-from diagcot.training.cost import Engine, Estimate, ModelShape, Workload, estimate, shape_of, training_storage
+from diagcot.training.cost import (
+    Engine,
+    Estimate,
+    ModelShape,
+    Workload,
+    checkpoint_storage,
+    estimate,
+    shape_of,
+    training_storage,
+)
+from diagcot.training.models.pretrained import SMALL_FILES
 from launchers.stage_kind import ChainView, Stage
 
 MIMIC_TRAINING_IMAGES = {True: 223_049, False: 368_960}
@@ -16,6 +26,9 @@ MIMIC_TRAINING_IMAGES = {True: 223_049, False: 368_960}
 KEPT_TRACES = 0.91  # share of the collected traces that become samples (arXiv:2509.06409)
 REPORT_TOKENS, TRACE_TOKENS = (175, 160), (760, 740)
 """Text tokens of a sample, and those of them that are learned, in DiagCoT's published runs (arXiv:2509.06409)."""
+
+LOG_BYTES, TOKEN_BYTES = 220, 80
+"""Bytes of a line of train.jsonl, and of a token in tokenizer.json, measured on the demo."""
 
 LEAST_SUBWORDS = 10_000
 """Tokens of a vocabulary of parts of words, at least; those of the published models have over 100,000."""
@@ -77,9 +90,26 @@ def training_bytes(
     deepspeed: DeepSpeedSettings,
     lora: LoraSettings | None = None,
 ) -> int | None:
-    """Bytes of the weights and of the checkpoints that are kept; None if the model is not known."""
-    model = shape(stage, chain)
-    return training_storage(model, policy.trainable, lora, deepspeed) if model else None
+    """Bytes of the weights that are published, of the small files beside them and of the log; None if the model is not known."""
+    base, model = base_of(stage, chain), shape(stage, chain)
+    if base is None or model is None:
+        return None
+    weights = training_storage(model, policy.trainable, lora, deepspeed)
+    return weights + small_files(base.settings) + LOG_BYTES * (deepspeed.steps or 0)
+
+
+def small_files(settings: ModelSettings) -> int:
+    """Bytes of the tokenizer and the other files beside the weights of a base, which every model that is made from it has."""
+    if settings.pretrained is None:
+        return TOKEN_BYTES * settings.tiny.vocabulary
+    return sum(path.stat().st_size for path in settings.pretrained.glob("*") if path.suffix in SMALL_FILES)
+
+
+def checkpoints(stage: Stage[Any], chain: ChainView) -> int:
+    """Bytes of the checkpoints of a stage of training, which are gone when it is done; 0 if the model is not known."""
+    model, settings = shape(stage, chain), stage.settings
+    lora = getattr(settings, "lora", None)
+    return checkpoint_storage(model, settings.trainable, lora, settings.deepspeed) if model else 0
 
 
 def training_estimate(

@@ -88,7 +88,8 @@ class StageKind(Generic[S]):
     units: Callable[[Stage[S], ChainView], list[Unit]]
     check: Callable[[Stage[S], ChainView], None] | None = None  # what the stage needs from the submitting host
     notes: Callable[[Stage[S], ChainView], list[str]] | None = None  # lines for the plan
-    storage: Callable[[Stage[S], ChainView], int | None] | None = None  # bytes that it will write, None if not known
+    storage: Callable[[Stage[S], ChainView], int | None] | None = None  # bytes of its product, None if not known
+    work_storage: Callable[[Stage[S], ChainView], int] | None = None  # bytes that are gone when it is done
     estimate: Callable[[Stage[S], ChainView], Estimate | None] | None = None  # memory and GPU-hours of training
     obtain: Callable[[Stage[S], ChainView], None] | None = None  # fetches what is missing and may be fetched
     needs: tuple[Need, ...] = ()

@@ -35,7 +35,11 @@ def add_verbs(verbs: Verbs) -> None:
     add_stage_number_option(parser)
 
     add_chain_options(verbs.add("scripts", "write a batch script for each stage, to submit by hand", _scripts))
-    add_chain_options(verbs.add("demo", "run the whole chain on this machine and show its metrics", _demo))
+    parser = verbs.add("demo", "run the whole chain on this machine and show its metrics", _demo)
+    add_chain_options(parser)
+    parser.add_argument(
+        "--data", choices=["iu"], default=None, help="iu: the recipe's form on IU-Xray, with the images in $IU_XRAY_DIR"
+    )
 
     parser = verbs.add("study", "run the ablations of a paper on phantoms and say which claims hold", _study)
     parser.add_argument("--half", default="diagcot", help="name of a study in recipes/study/: diagcot or cx-mind")
@@ -164,7 +168,7 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
     plans = [plan for plan in chain.plans if plan.stage in selected]
     with_scripts = plans if scripts and chain.cluster.executor == "slurm" else []
     texts = {plan.stage: submit.render(plan, chain.cluster) for plan in with_scripts}
-    expected = forecast(plans, chain.cluster, chain.storage())
+    expected = forecast(plans, chain.cluster, chain.storage(), chain.work_storage())
     problems: list[str] = []
     growth: list[str] = []
     try:
@@ -184,8 +188,12 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
 def _demo(args: argparse.Namespace) -> int:
     from diagcot.console.screens import demo
 
+    if args.data:
+        args.recipe = f"{args.recipe}-{args.data}"
     chain = chain_of(args, DEMOS.get(args.recipe, ""))
     chain.obtain()
+    for line in chain.notes():
+        print(f"! {line}")
     return demo.run(chain)
 
 

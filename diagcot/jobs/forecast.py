@@ -27,12 +27,14 @@ UNIT_SHARE = 0.8  # of a time limit that start-up and one unit may be expected t
 class Forecast:
     """What is known about stages that would be submitted.
 
-    storage: stage -> bytes that it will write, None if not known. free: stage -> bytes free where it will write them.
-    limits: the user's submit limits, None if not known. starts: stage -> when it would start, empty if Slurm gives no
-    time. warnings: what will fail. notes: worth knowing, but harmless. unknown: what could not be asked, and why.
+    storage: stage -> bytes of its product, None if not known. work: stage -> bytes that it needs until it is done. free:
+    stage -> bytes free where it will write them. limits: the user's submit limits, None if not known. starts: stage -> when
+    it would start, empty if Slurm gives no time. warnings: what will fail. notes: worth knowing, but harmless. unknown: what
+    could not be asked, and why.
     """
 
     storage: Mapping[str, int | None] = field(default_factory=dict)
+    work: Mapping[str, int] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
     limits: Limits | None = None
     starts: Mapping[str, str] = field(default_factory=dict)
@@ -41,16 +43,21 @@ class Forecast:
     unknown: Sequence[str] = ()
 
 
-def forecast(plans: Sequence[Plan], cluster: Cluster, storage: Mapping[str, int | None]) -> Forecast:
-    """The forecast of these plans. storage: stage -> bytes that it will write, None if that is not known."""
-    warnings = [*too_short(plans), *too_little_space(plans, storage)]
+def forecast(
+    plans: Sequence[Plan], cluster: Cluster, storage: Mapping[str, int | None], work: Mapping[str, int] | None = None
+) -> Forecast:
+    """The forecast of these plans. storage: stage -> bytes of its product, None if that is not known. work: stage -> bytes
+    that it needs until it is done.
+    """
+    work = work or {}
+    warnings = [*too_short(plans), *too_little_space(plans, storage, work), *without_effect(plans, cluster)]
     free = {plan.stage: free_bytes(plan.output) for plan in plans}
     if cluster.executor != "slurm":
-        return Forecast(storage, free, warnings=warnings)
+        return Forecast(storage, work, free, warnings=warnings)
     if not slurm.available():
         lines = ["start times and limits are not known: Slurm's commands are not on PATH here"]
-        return Forecast(storage, free, warnings=warnings, unknown=lines)
-    return _ask_slurm(plans, cluster, Forecast(storage, free, warnings=warnings))
+        return Forecast(storage, work, free, warnings=warnings, unknown=lines)
+    return _ask_slurm(plans, cluster, Forecast(storage, work, free, warnings=warnings))
 
 
 def _ask_slurm(plans: Sequence[Plan], cluster: Cluster, known: Forecast) -> Forecast:
@@ -83,6 +90,7 @@ def _ask_slurm(plans: Sequence[Plan], cluster: Cluster, known: Forecast) -> Fore
             warnings.append(f"{stage}: Slurm would refuse it: {refusal}")
     return Forecast(
         known.storage,
+        known.work,
         known.free,
         None if _slurm_error(quota) else quota.result().limits,
         starts,
@@ -117,8 +125,8 @@ def too_short(plans: Sequence[Plan]) -> list[str]:
     ]
 
 
-def too_little_space(plans: Sequence[Plan], storage: Mapping[str, int | None]) -> list[str]:
-    """File systems with less free space than the stages are going to write there."""
+def too_little_space(plans: Sequence[Plan], storage: Mapping[str, int | None], work: Mapping[str, int]) -> list[str]:
+    """File systems with less free space than the products of the stages take, with the work files of the one that has most."""
     rows_of: dict[int, list[tuple[str, int]]] = {}
     place_of: dict[int, Path] = {}
     for plan in plans:
@@ -129,6 +137,7 @@ def too_little_space(plans: Sequence[Plan], storage: Mapping[str, int | None]) -
     messages = []
     for device, rows in rows_of.items():
         free, need = free_bytes(place_of[device]), sum(size for _, size in rows)
+        need += max((work.get(stage, 0) for stage, _ in rows), default=0)
         if need > free:
             largest = max(rows, key=lambda row: row[1])[0]
             messages.append(
@@ -136,6 +145,23 @@ def too_little_space(plans: Sequence[Plan], storage: Mapping[str, int | None]) -
                 f" ({largest} most of it): free some, or set other roots in the cluster file"
             )
     return messages
+
+
+def without_effect(plans: Sequence[Plan], cluster: Cluster) -> list[str]:
+    """What the cluster file asks for and only Slurm can give."""
+    if cluster.executor == "slurm":
+        return []
+    asked = {
+        "setup": bool(cluster.setup),
+        "container": cluster.container is not None,
+        "mem_gb": any(plan.resources.node_mem_gb for plan in plans),
+    }
+    if not (names := [name for name, given in asked.items() if given]):
+        return []
+    return [
+        f"{', '.join(names)} of cluster {cluster.name} ha{'ve' if len(names) > 1 else 's'} no effect: with executor:"
+        f" {cluster.executor} stages run in this environment, with all of this machine's memory"
+    ]
 
 
 def existing(path: Path) -> Path:

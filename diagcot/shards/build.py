@@ -232,7 +232,7 @@ def _convert(
     """The study and its images that could be read, or phantoms if it has none and the source asks for them."""
     files = [(image, reader.image_file(study, image)) for image in study.images]
     size, quality = settings.image_size, settings.jpeg_quality
-    if source.phantom_images and all(path is None for _, path in files):
+    if source.phantom_images and not files:  # see `sources`: none of its images is there
         views = VIEWS[:1] if source.frontal_only else VIEWS
         study, drawn = phantom_images(study, views, size, seed)
         return study, ([image.id for image in study.images], [_jpeg(raw, size, quality) for raw in drawn], [])

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from diagcot.data.readers import registry
-from diagcot.data.readers.layouts import missing_iu, missing_mimic, missing_tables, table_file
+from diagcot.data.readers.layouts import image_files, missing_iu, missing_mimic, missing_tables, table_file
 from diagcot.data.readers.registry import CollectionEntry
 from diagcot.data.reports import transforms
 from diagcot.jobs import UserError
@@ -89,7 +89,9 @@ class Source(Settings):
         " it the stage fails and names the reasons. What the recipe leaves out by choice is no loss.",
     )
     phantom_images: bool = Field(
-        False, description="Draw phantoms from the report's tags for studies that have no image."
+        False,
+        description="Draw phantoms from the report's tags for studies of which no image (with `frontal_only`: no frontal one) is"
+        " in the folder of images; they are counted apart.",
     )
 
     @field_validator("transforms")
@@ -194,6 +196,18 @@ def unsplit(source: Source) -> Iterator[str]:
             f"{', '.join(missing)}: not there; studies whose split no table states are lost (put the files beside the other"
             " tables, or give the source `held_out`)"
         )
+
+
+def drawn(source: Source) -> Iterator[str]:
+    """How many image files there are where phantoms may take the place of images: it may not be what was meant."""
+    if not source.phantom_images:
+        return
+    folder = usable(source.images) or (None if source.dataset.reader == "iu_xray" else usable(source.path))
+    if folder is None:
+        why = f"the variable in {source.images} is not set" if source.images else "the source names no folder of images"
+        yield f"every image is a phantom, because {why}"
+    elif folder.is_dir():
+        yield f"{sum(1 for _ in image_files(folder)):,} image files in {folder}; other studies get phantoms"
 
 
 def check(settings: BuildSettings) -> None:

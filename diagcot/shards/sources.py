@@ -152,19 +152,29 @@ class _Selection:
         if study is None:
             account.leave_out_study(original, "emptied by the recipe's `transforms`", asked=True)
             return None
-        if all(self._reader.image_file(study, image) is None for image in study.images):
-            if self._source.phantom_images:
-                for image in study.images:
-                    account.leave_out_image(study, image, DRAWN, asked=True)
-                return study
+        there = tuple(image for image in study.images if self._reader.image_file(study, image) is not None)
+        if self._source.phantom_images and not any(map(self._wanted, there)):
+            return self._to_be_drawn(study, there, account)
+        if not there:
             account.leave_out_study(study, NO_FILE if study.images else NO_IMAGE)
             return None
-        if self._source.frontal_only:
-            study = self._frontal(study, account)
-            if not study.images:
-                account.leave_out("studies", LATERAL, study.key, asked=all(image.view for image in original.images))
-                return None
-        return study
+        if self._source.phantom_images:
+            for image in study.images:
+                if image not in there:
+                    account.leave_out_image(study, image, NOT_DRAWN, asked=True)
+            study = replace(study, images=there)
+        return self._frontal(study, account) if self._source.frontal_only else study
+
+    def _to_be_drawn(self, study: Study, there: Sequence[Image], account: Account) -> Study:
+        """The study without images: a phantom is drawn for it."""
+        for image in study.images:
+            why = DRAWN if image not in there else LATERAL if image.view else NO_VIEW
+            account.leave_out_image(study, image, why, asked=why != NO_VIEW)
+        return replace(study, images=())
+
+    def _wanted(self, image: Image) -> bool:
+        """Whether an image is of a view that the source uses."""
+        return image.frontal or not self._source.frontal_only
 
     def _left_out(self, study: Study) -> str:
         if not study.split:
@@ -175,13 +185,19 @@ class _Selection:
             return NOT_BOTH
         return NO_REPORT if self._has_reports and not (study.findings or study.impression) else ""
 
-    def _frontal(self, study: Study, account: Account) -> Study:
-        """The study without lateral images, and without those whose view is not known, which is a loss."""
+    def _frontal(self, study: Study, account: Account) -> Study | None:
+        """The study without lateral images, and without those whose view is not known, which is a loss; None if no other is
+        left.
+        """
         for image in study.images:
             if not image.frontal:
                 known = bool(image.view)
                 account.leave_out_image(study, image, LATERAL if known else NO_VIEW, asked=known)
-        return replace(study, images=tuple(image for image in study.images if image.frontal))
+        images = tuple(image for image in study.images if image.frontal)
+        if not images:
+            account.leave_out("studies", LATERAL, study.key, asked=all(image.view for image in study.images))
+            return None
+        return replace(study, images=images)
 
 
 OTHER_SPLIT = "of a split that `splits` does not name"
@@ -193,6 +209,7 @@ NO_VIEW = "its view is not known, and the recipe asks for frontal images (`view`
 NO_FILE = "its file is not in the folder of images"
 NO_IMAGE = "the study has no image"
 DRAWN = "a phantom is drawn in its place (`phantom_images`)"
+NOT_DRAWN = "its file is not in the folder of images, and the study has another one (`phantom_images`)"
 _ASKED = (OTHER_SPLIT, NOT_BOTH)
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from diagcot.data.readers.layouts import image_files
 from diagcot.jobs import UserError
-from diagcot.shards.settings import BuildSettings, Source
+from diagcot.shards.settings import BuildSettings, Source, usable
 
 # (studies, images, share of frontal images). MIMIC-CXR-JPG: https://physionet.org/content/mimic-cxr-jpg/;
 # IU-Xray: 3,955 reports with 7,470 images (Open-I). Studies without findings or impression are counted too.
@@ -30,6 +31,12 @@ def _counts(source: Source, drawn: Mapping[str, tuple[int, int]]) -> tuple[float
         frontal = studies / images if images else 1.0
     elif source.kind in COLLECTIONS:
         studies, images, frontal = COLLECTIONS[source.kind]
+        folder = usable(source.images)
+        if (
+            source.kind == "iu_xray" and folder and not source.phantom_images
+        ):  # perhaps only some of the images are there
+            images = min(images, sum(1 for _ in image_files(folder)))
+            studies = min(studies, images)
     else:
         raise UserError(f"the number of images of {source.kind} is not known")
     used = min(studies, source.max_studies or studies)

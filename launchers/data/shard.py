@@ -20,15 +20,17 @@ def check(stage: Stage[BuildSettings], chain: ChainView) -> None:
 
 
 def notes(stage: Stage[BuildSettings], chain: ChainView) -> list[str]:
-    """Sources whose tables of splits are missing: without `held_out` their studies are lost."""
+    """Sources whose tables of splits are missing: without `held_out` their studies are lost. What phantoms stand for."""
     return [
-        f"{stage.name}: {source.kind}: {what}" for source in stage.settings.sources for what in shards.unsplit(source)
+        f"{stage.name}: {source.kind}: {what}"
+        for source in stage.settings.sources
+        for what in (*shards.unsplit(source), *shards.drawn(source))
     ]
 
 
 def storage(stage: Stage[BuildSettings], chain: ChainView) -> int:
     """Bytes that the shards will take, by the number of images."""
-    sources = {role: chain.stage(names[0]) for role, names in stage.inputs.items()}
+    sources = {role: chain.stage(names[0]) for role, names in stage.inputs.items() if names}
     drawn: dict[str, tuple[int, int]] = {}  # role -> studies, images
     for role, source in sources.items():
         if isinstance(source.settings, PhantomsSettings):

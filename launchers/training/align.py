@@ -13,7 +13,7 @@ def check(stage: Stage[AlignSettings], chain: ChainView) -> None:
 
 
 def storage(stage: Stage[AlignSettings], chain: ChainView) -> int | None:
-    """Bytes of the weights and of the checkpoints that are kept; None if the model is not known."""
+    """Bytes of the weights; None if the model is not known."""
     return model_size.training_bytes(stage, chain, stage.settings, stage.settings.deepspeed)
 
 
@@ -37,6 +37,7 @@ KIND = StageKind(
     units=one_training,
     check=check,
     storage=storage,
+    work_storage=model_size.checkpoints,
     estimate=estimate,
     needs=("deepspeed", "collective"),
 )

@@ -139,6 +139,7 @@ KIND = StageKind(
     check=check,
     notes=notes,
     storage=storage,
+    work_storage=model_size.checkpoints,
     estimate=estimate,
     needs=("vllm", "ray", "deepspeed", "collective", "java"),
 )

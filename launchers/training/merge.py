@@ -10,7 +10,7 @@ from launchers.stage_kind import ChainView, Stage, StageKind
 def storage(stage: Stage[MergeSettings], chain: ChainView) -> int | None:
     """Bytes of a whole model, as those of its base."""
     base = model_size.base_of(stage, chain)
-    return model_storage(base.settings) if base else None
+    return model_storage(base.settings) + model_size.small_files(base.settings) if base else None
 
 
 KIND = StageKind(

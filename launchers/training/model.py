@@ -2,7 +2,8 @@
 
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.cost import model_storage
-from diagcot.training.models.pretrained import weight_paths
+from diagcot.training.models.pretrained import rank_files, weight_paths
+from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -14,8 +15,10 @@ def check(stage: Stage[ModelSettings], chain: ChainView) -> None:
 
 
 def storage(stage: Stage[ModelSettings], chain: ChainView) -> int:
-    """Bytes of the weights."""
-    return model_storage(stage.settings)
+    """Bytes of what is written: of a model that is taken over as it is, the small files alone, since its weights are linked."""
+    settings, weights = stage.settings, model_storage(stage.settings)
+    linked = settings.pretrained is not None and not settings.adapter and not rank_files(settings.pretrained)
+    return model_size.small_files(settings) + (0 if linked else weights)
 
 
 KIND = StageKind(

@@ -21,7 +21,7 @@ def notes(stage: Stage[SftSettings], chain: ChainView) -> list[str]:
 
 
 def storage(stage: Stage[SftSettings], chain: ChainView) -> int | None:
-    """Bytes of the weights and of the checkpoints that are kept; None if the model is not known."""
+    """Bytes of the weights; None if the model is not known."""
     return model_size.training_bytes(stage, chain, stage.settings, stage.settings.deepspeed, stage.settings.lora)
 
 
@@ -57,6 +57,7 @@ KIND = StageKind(
     check=check,
     notes=notes,
     storage=storage,
+    work_storage=model_size.checkpoints,
     estimate=estimate,
     needs=("deepspeed", "collective"),
 )

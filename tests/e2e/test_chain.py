@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from diagcot.data.readers import fetch
+from diagcot.jobs.plans import space
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, runner
+from launchers.chain import open_chain
 from tests.e2e.conftest import ROOT, cluster_file
 from tests.integration.environment import hostile
 
@@ -114,6 +116,14 @@ def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> No
     tried = [name.parent.parent.name for name in laptop.glob("*/attempts/2.json")]
     assert "cot" in tried or "filter" in tried  # it was stopped in the middle, and what was done was kept
     assert not list((laptop / "shard").glob("attempts/2.json"))
+
+
+def test_the_plan_has_told_the_space_of_each_stage_within_a_factor_of_two(micro: Path, laptop: Path) -> None:
+    told = open_chain(str(micro), "laptop", None).storage()
+    used = {row.stage: row.product for row in space.stages(laptop) if told[row.stage] is not None}
+    assert {"phantoms", "shard", "base", "align", "teacher-lora", "teacher", "cot-sft", "grpo"} <= used.keys()
+    off = {name: (told[name], size) for name, size in used.items() if not size / 2 <= (told[name] or 0) <= size * 2}
+    assert off == {}
 
 
 @pytest.mark.slurm

@@ -74,6 +74,8 @@ def _writes(stages: Sequence[str], forecast: "Forecast") -> str:
         parts.append(f"about {text.size(sum(known.values()))} will be written ({sizes})")
     if unknown := [stage for stage in stages if stage not in known]:
         parts.append(f"what {', '.join(unknown)} will write is not known")
+    if work := max(((forecast.work.get(stage, 0), stage) for stage in stages), default=(0, "")):
+        parts += [f"and for a time up to {text.size(work[0])} of checkpoints ({work[1]})"] if work[0] else []
     return "; ".join([*parts, f"{text.size(forecast.free[stages[0]])} free"])
 
 

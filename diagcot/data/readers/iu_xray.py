@@ -15,7 +15,7 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from diagcot.data.errors import DataError
-from diagcot.data.readers import tables
+from diagcot.data.readers import iu_views, tables
 from diagcot.data.readers.layouts import (
     IU_ANNOTATION,
     IU_ARCHIVE,
@@ -23,17 +23,16 @@ from diagcot.data.readers.layouts import (
     IU_METADATA,
     IU_PROJECTIONS,
     IU_REPORTS,
-    files,
+    image_files,
     missing_iu,
 )
 from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.labeler import label
-from diagcot.data.study import Image, Study, seeded_split, view_of
+from diagcot.data.study import IU_XRAY, Image, Study, seeded_split, view_of
 from diagcot.jobs.state import reading
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
 """Shares of the studies, as in R2Gen's split (2,069 / 296 / 590; Chen et al. 2020, arXiv:2010.16056)."""
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 _R2GEN_FOLDER = re.compile(r"CXR\d+_IM-[\d-]+")
 
 
@@ -47,7 +46,7 @@ class IuXray:
     on_bad_report: "skip" collects bad reports in `bad`; "fail" raises DataError for the first one.
     """
 
-    dataset = "iu-xray"
+    dataset = IU_XRAY
 
     def __init__(
         self,
@@ -181,30 +180,39 @@ class IuXray:
             indication=parts.get("indication", ""),
             comparison=parts.get("comparison", ""),
             tags=tuple(tag for tag in tags if tag),
-            images=tuple(Image(i, self._views.get(i, ""), *self._headers.get(i, ("", 0, 0))[1:]) for i in images),
+            images=tuple(Image(i, self._views.get(i, ""), *self._size(i)) for i in images),
         )
 
     @cached_property
-    def _headers(self) -> dict[str, tuple[str, int, int]]:
-        """Image -> view, width and height of its DICOM header, from NLM's table of headers if it exists."""
+    def _headers(self) -> dict[str, iu_views.Header]:
+        """Image -> fields of its DICOM header, from NLM's table of headers if it exists; those of `iu_views` and the size."""
         path = self.root / IU_METADATA
         if not path.is_file():
             return {}
-        columns = ("imageid", "View Position", "Columns", "Rows")
+        columns, optional = ("imageid", "View Position", "Columns", "Rows"), iu_views.COLUMNS[1:]
+        names = (*columns[1:], *optional)
         return {
-            _image_id(name): (view_of(view), int(float(width or 0)), int(float(height or 0)))
-            for _, (name, view, width, height) in tables.rows(path, columns, fault=self._fault)
+            _image_id(name): dict(zip(names, values, strict=True))
+            for _, (name, *values) in tables.rows(path, columns, optional, fault=self._fault)
         }
+
+    def _size(self, image: str) -> tuple[int, int]:
+        """Width and height of an image by its header, 0 where that is not known."""
+        header = self._headers.get(image, {})
+        return int(float(header.get("Columns") or 0)), int(float(header.get("Rows") or 0))
 
     @cached_property
     def _views(self) -> dict[str, str]:
         """Image -> view. Kaggle's table decides between frontal and lateral, DICOM headers between PA and AP.
 
-        Headers say PA for 1,368 lateral images (and 2,222 frontal ones), so without Kaggle's table only LATERAL is used.
+        Without Kaggle's table the headers decide both (`iu_views`).
         """
-        headers = {name: view for name, (view, _, _) in self._headers.items()}
         if not (self.root / IU_PROJECTIONS).is_file():
-            return {name: view for name, view in headers.items() if view == "LATERAL"}
+            studies: dict[str, dict[str, iu_views.Header]] = {}
+            for image, header in self._headers.items():
+                studies.setdefault(image.partition("_")[0], {})[image] = header
+            return iu_views.views(studies.values())
+        headers = {name: view_of(header["View Position"]) for name, header in self._headers.items()}
         views: dict[str, str] = {}
         for line, (name, projection) in tables.rows(
             self.root / IU_PROJECTIONS,
@@ -239,10 +247,9 @@ class IuXray:
     def _files(self) -> dict[str, Path]:
         paths: dict[str, Path] = {}
         if self._folder is not None:
-            for path in files(self._folder):
-                if path.suffix.lower() in _SUFFIXES:
-                    r2gen = _R2GEN_FOLDER.fullmatch(path.parent.name) and path.stem.isdecimal()
-                    paths.setdefault(f"{path.parent.name}/{path.stem}" if r2gen else _image_id(path.name), path)
+            for path in image_files(self._folder):
+                r2gen = _R2GEN_FOLDER.fullmatch(path.parent.name) and path.stem.isdecimal()
+                paths.setdefault(f"{path.parent.name}/{path.stem}" if r2gen else _image_id(path.name), path)
         return paths
 
     @cached_property
@@ -271,7 +278,7 @@ class IuXray:
 
 def default_split(uid: str) -> str:
     """The split of a report without an annotation: fixed by its id, in the shares of `SHARES`."""
-    return seeded_split(f"iu-xray/{uid}", SHARES)
+    return seeded_split(f"{IU_XRAY}/{uid}", SHARES)
 
 
 def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:

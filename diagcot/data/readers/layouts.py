@@ -16,6 +16,7 @@ IU_ARCHIVE, IU_FOLDER = "NLMCXR_reports.tgz", "ecgen-radiology"
 IU_METADATA = "nlmcxr_dicom_metadata.csv.gz"
 IU_REPORTS, IU_PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
 IU_ANNOTATION = "annotation.json"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 
 
 def folder(root: Path, subject: int | str, study: int | str) -> Path:
@@ -76,6 +77,8 @@ def missing_iu(root: Path, images: Path | None = None, annotation: Path | None =
         )
     if images is not None and not images.is_dir():
         missing.append(f"{images} (the folder of the images; check IU_XRAY_DIR)")
+    elif images is not None and next(image_files(images), None) is None:
+        missing.append(f"images in {images} (no {', '.join(IMAGE_SUFFIXES)} file is in it or below; check IU_XRAY_DIR)")
     if annotation is not None and not annotation.is_file():
         missing.append(f"{annotation} (R2Gen's split)")
     return missing
@@ -92,6 +95,11 @@ def files(root: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         yield from (Path(place) / name for name in sorted(names))
+
+
+def image_files(root: Path) -> Iterator[Path]:
+    """Every image of `IMAGE_SUFFIXES` under `root`, as `files`."""
+    return (path for path in files(root) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def missing_tables(entry: CollectionEntry, root: Path, images: Path | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from diagcot.training.cost.estimate import Estimate, estimate
 from diagcot.training.cost.hardware import GPU_BYTES, OPTIMIZER_BYTES, VALUE_BYTES, peak_flops
 from diagcot.training.cost.memory import ASLEEP_BYTES, BASE_BYTES, Engine, GpuMemory, budget, gpu_memory
 from diagcot.training.cost.shape import ModelShape, parse_config, shape_of
-from diagcot.training.cost.storage import model_storage, training_storage, weights_storage
+from diagcot.training.cost.storage import checkpoint_storage, model_storage, training_storage, weights_storage
 from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ModelShape",
     "Workload",
     "budget",
+    "checkpoint_storage",
     "estimate",
     "gpu_hours",
     "gpu_memory",

@@ -33,6 +33,7 @@ def plan(stage: str, root: str, **more: Any) -> dict[str, Any]:
 def test_space_starts_and_warnings_are_sentences() -> None:
     forecast = Forecast(
         storage={"shard": 41_000_000_000, "cot": None, "sft": 6_400_000},
+        work={"sft": 20_000_000},
         free=dict.fromkeys(("shard", "cot", "sft"), 78_000_000_000),
         starts={"shard": "2026-01-02T05:00:00", "sft": "2026-01-02T03:00:10", "cot": ""},
         warnings=["cot: too short"],
@@ -43,7 +44,7 @@ def test_space_starts_and_warnings_are_sentences() -> None:
     plans = [plan("shard", "/s"), plan("cot", "/s"), plan("sft", "/m")]
     assert list(plan_screen.expected(plans, forecast, now)) == [
         "/s: about 41 GB will be written (shard 41 GB); what cot will write is not known; 78 GB free",
-        "/m: about 6.4 MB will be written (sft 6.4 MB); 78 GB free",
+        "/m: about 6.4 MB will be written (sft 6.4 MB); and for a time up to 20 MB of checkpoints (sft); 78 GB free",
         "shard would start in 2:00:00, at 2026-01-02 05:00:00",
         "sft would start immediately",
         "cot: 3000 tasks are split into 3 arrays",
@@ -90,9 +91,13 @@ def test_space_for_weights_is_that_of_checkpoints_too(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(1900))
     assert cost.model_storage(ModelSettings(pretrained=tmp_path)) == 8 + len(header) + 1900
     whole, merger, adapter = sum(tiny.counts.values()), tiny.counts["merger"], tiny.lora(LoraSettings())
-    assert cost.training_storage(tiny, list(tiny.counts), None, DEEPSPEED) == whole * 2 + 3 * whole * 14
-    assert cost.training_storage(tiny, ["merger"], None, DEEPSPEED) == whole * 2 + 3 * merger * 14
-    assert cost.training_storage(tiny, ["lora"], LoraSettings(), DEEPSPEED) == adapter * 2 + 3 * adapter * 14
+    for trainable, lora, product, trained in (
+        (list(tiny.counts), None, whole, whole),
+        (["merger"], None, whole, merger),
+        (["lora"], LoraSettings(), adapter, adapter),
+    ):
+        assert cost.training_storage(tiny, trainable, lora, DEEPSPEED) == product * 2
+        assert cost.checkpoint_storage(tiny, trainable, lora, DEEPSPEED) == 3 * trained * 14
 
 
 def diagcot(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:

@@ -68,6 +68,19 @@ def test_views_of_iu_xray(reports: IuXray) -> None:
 
 
 @needs_reports
+def test_views_from_headers_are_those_of_kaggles_table(reports: IuXray, tmp_path: Path) -> None:
+    """What `make data-iu` fetches has no table of projections."""
+    for name in ("NLMCXR_reports.tgz", "nlmcxr_dicom_metadata.csv.gz"):
+        (tmp_path / name).symlink_to(REPORTS / name)
+    known = {image.id: image for study in reached(reports) for image in study.images if image.view}
+    found = {image.id: image for study in reached(IuXray(tmp_path)) for image in study.images if image.id in known}
+    given = [name for name in found if found[name].view]
+    right = [name for name in given if found[name].frontal == known[name].frontal]
+    assert (len(known), len(given), len(right)) == (7466, 7463, 7380)
+    assert {found[name].view for name in given} == {"PA", "AP", "FRONTAL", "LATERAL"}
+
+
+@needs_reports
 def test_automatic_terms_are_kept_apart(reports: IuXray) -> None:
     assert len(reports.patients()) == 3955
     assert reports.automatic["CXR54"] == ("atelectases", "calcified granuloma", "Atelectasis", "Thoracic Aorta")
