@@ -21,6 +21,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Task -> what a collection must have for it, as `CollectionEntry.gives` names it."""
 
 
+LABELLED = " (`from_report: true` in a collection's entry labels its reports by rule)"
+
+
 def possible(task: str, given: Collection[str]) -> bool:
     """Whether a collection that gives this has samples of a task: what the task is made of, or questions of its own."""
     return (task in GIVEN and "questions" in given) or set(NEEDS.get(task, ())) <= set(given)
@@ -37,6 +40,7 @@ def without_samples(stage: Stage[Any], chain: ChainView, tasks: Iterable[str]) -
     lacking = [task for task in tasks if given and not any(possible(task, known) for known in given)]
     return [
         f"{stage.name}: no collection of its shards has {' and '.join(NEEDS[task])}, so there will be no sample of task {task}"
+        + (LABELLED if "labels" in NEEDS[task] and any("reports" in known for known in given) else "")
         for task in lacking
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from diagcot.cot.settings import QuestionSettings
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
 from launchers.inputs import distinct_collections, single, without_samples
@@ -34,8 +35,22 @@ def units(stage: Stage[EvaluateSettings], chain: ChainView) -> list[Unit]:
 
 
 def notes(stage: Stage[EvaluateSettings], chain: ChainView) -> list[str]:
-    """Tasks that will have no sample."""
-    return without_samples(stage, chain, stage.settings.tasks)
+    """Tasks that will have no sample, and stages whose questions have another wording than those of the evaluation."""
+    asked = set(stage.settings.tasks)
+    worded = [
+        f"{stage.name}: the questions of stage {spec.name} have another `wording` of {', '.join(sorted(other))}: models would be"
+        " asked otherwise than they were taught"
+        for spec in chain.recipe.stages
+        if spec.kind == "questions" and spec.source is None
+        if (other := asked & _differ(chain.stage(spec.name).settings, stage.settings))
+    ]
+    return [*without_samples(stage, chain, stage.settings.tasks), *worded]
+
+
+def _differ(taught: QuestionSettings, asked: EvaluateSettings) -> set[str]:
+    """Tasks that the two settings word differently."""
+    tasks = taught.wording.keys() | asked.wording.keys()
+    return {task for task in tasks if taught.wording.get(task) != asked.wording.get(task)}
 
 
 def answered(stage: Stage[Any], chain: ChainView, tasks: Sequence[str]) -> list[Unit]:

@@ -10,7 +10,7 @@ from diagcot.jobs.settings import Settings
 class PhantomsSettings(Settings):
     """Settings of kind `phantoms`: a tree of invented patients in the layout of MIMIC-CXR-JPG."""
 
-    studies: int = Field(1500, description="Number of studies, of about two thirds as many patients.")
+    studies: int = Field(1500, ge=1, description="Number of studies, of about two thirds as many patients.")
     size: int = Field(112, description="Width and height of an image in pixels.")
     views: list[Literal["PA", "LATERAL"]] = Field(["PA", "LATERAL"], description="The images of each study.")
     held_out: float = Field(

@@ -52,7 +52,9 @@ def run(unit: Unit, settings: StudySettings, ctx: Context) -> Result | None:
         staged[ctx.output / name].write_text(text, encoding="utf-8")
     ctx.progress(2, 2)
     verdicts = [claim["verdict"] for claim in claims]
-    return Result(staged, {name: verdicts.count(name) for name in ("holds", "does not hold", "not decided")})
+    counts = {name: verdicts.count(name) for name in ("holds", "does not hold", "not decided")}
+    values = sum(len(model["scores"]) for model in found["models"])
+    return Result(staged, counts | {"needed": {"scores of the models that claims name": values}})
 
 
 def pair(claim: Claim, seed: int, scores: Scores) -> Pair | str:

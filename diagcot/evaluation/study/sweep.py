@@ -49,7 +49,8 @@ def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
     for name, text in {"sweep.json": json.dumps(table, indent=1) + "\n", "sweep.md": markdown(table)}.items():
         staged[ctx.output / name] = ctx.staged(ctx.output / name)
         staged[ctx.output / name].write_text(text, encoding="utf-8")
-    return Result(staged, {"models": len(found), "seeds": len(settings.seeds)})
+    values = sum(len(row["scores"]) for row in found)
+    return Result(staged, {"models": len(found), "seeds": len(settings.seeds), "needed": {"scores": values}})
 
 
 def scored(row: SweepRow, first: SweepRow, scores: Scores, settings: SweepSettings) -> dict[str, Any]:
