@@ -18,7 +18,18 @@ from diagcot.jobs.state.files import digest
 from diagcot.shards import Shard
 from diagcot.training.models.weight_files import tensors_of
 
-MEASURED = ("time", "seconds", "run", "memory_gb", "data_wait", "mfu", "started", "ended", "cached_tokens")
+MEASURED = (
+    "time",
+    "seconds",
+    "run",
+    "memory_gb",
+    "gpu_memory_gb",
+    "data_wait",
+    "mfu",
+    "started",
+    "ended",
+    "cached_tokens",
+)
 """Keys whose values are measured again each time, or name the run; so do those that end in `_s`."""
 PAGES = (".html", ".md", ".png", ".parquet")
 """Files that are drawn from others, with the time and the name of the run on them."""
@@ -69,7 +80,12 @@ def _without_places(value: Any) -> Any:
         return {key: _without_places(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_places(part) for part in value]
-    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith(("/", "$")) else value
+    return _name(value) if isinstance(value, str) else value
+
+
+def _name(text: str) -> str:
+    """The last part of a path, which is one word; any other text as it is."""
+    return text.rpartition("/")[2] if text.startswith(("/", "$")) and len(text.split()) == 1 else text
 
 
 def _manifests(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,11 +153,13 @@ def _said(path: Path) -> str:
 
 
 def _lasting(value: Any) -> Any:
-    """A JSON value without what is measured again each time; shards are named without the run that has made them."""
+    """A JSON value without what is measured again each time and without places: of a path the last part alone, of a shard
+    its name in the run that has made it.
+    """
     if isinstance(value, list):
         return [_lasting(part) for part in value]
     if not isinstance(value, dict):
-        return value
+        return _name(value) if isinstance(value, str) else value
     return {
         key: part.partition("/")[2] if key == "shard" and isinstance(part, str) else _lasting(part)
         for key, part in value.items()

@@ -48,6 +48,13 @@ def test_dropped_and_changed(tmp_path: Path) -> None:
     assert open_chain(str(tmp_path / "whole.yaml"), "laptop", None).recipe == chain.recipe
 
 
+def test_a_change_gives_a_stage_a_seed_of_its_own_and_takes_a_role_away(tmp_path: Path) -> None:
+    path = extension(tmp_path, "change:\n  model: {seed: 9, inputs: {shards: []}}\n")
+    chain = open_chain(path, "laptop", None)
+    assert (chain.spec("model").seed, chain.spec("model").inputs, chain.spec("shard").seed) == (9, {}, None)
+    assert chain.spec("align").inputs == {"model": ["model"], "shards": ["shard"]}
+
+
 def test_an_extension_may_be_extended(tmp_path: Path) -> None:
     extension(tmp_path, "change:\n  align: {settings: {deepspeed: {steps: 7}}}\n")
     (tmp_path / "more.yaml").write_text(
