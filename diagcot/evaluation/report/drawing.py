@@ -8,20 +8,25 @@ from markupsafe import Markup, escape
 
 from diagcot.evaluation.report.history import Stage
 
+SEEN = 1e-6
+"""Values that are smaller are 0 on an axis."""
 Points = Sequence[tuple[float, float]]
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], colours: Mapping[str, int]) -> Markup:
-    """A dot and its interval for each (model, value, low, high), on one axis from 0."""
+    """A dot and its interval for each (model, value, low, high), on one axis that has 0."""
     width, left, right, step = 340, 78, 52, 22
     height = step * len(rows) + 22
-    top = _ceiling(max([high for *_, high in rows] + [1e-9]))
+    most, least = max([0.0, *(high for *_, high in rows)]), min([0.0, *(low for _, _, low, _ in rows)])
+    bottom = -_ceiling(-least) if least < -SEEN else 0.0
+    top = _ceiling(most) if most > SEEN else 0.0 if bottom else 1.0
 
     def x(value: float) -> float:
-        return left + (width - left - right) * value / top
+        return left + (width - left - right) * (value - bottom) / (top - bottom)
 
-    parts = [_line(x(tick), 2, x(tick), height - 18, "grid") for tick in _ticks(top)]
-    parts += [_text(x(tick), height - 5, f"{tick:g}", "axis mid") for tick in _ticks(top)]
+    ticks = [bottom, 0.0, top] if bottom else list(_ticks(top))
+    parts = [_line(x(tick), 2, x(tick), height - 18, "grid") for tick in ticks]
+    parts += [_text(x(tick), height - 5, f"{tick:g}", "axis mid") for tick in ticks]
     for place, (model, value, low, high) in enumerate(rows):
         y, colour = 13 + step * place, f"c{colours[model]}"
         parts.append(_text(left - 8, y + 4, model, "label end"))
