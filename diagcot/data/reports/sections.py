@@ -30,13 +30,16 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "impression": (
         "impression", "conclusion", "findings and impression", "findings/impression", "findings/ impression",
         "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion", "imperssion", "mpression",
-        "impession", "ndication",
+        "impession",
     ),
     "findings": (
         "findings", "finding", "chest, two views", "reference findings", "findins", "findindgs", "findgings", "findngs",
         "findnings", "finidngs",
     ),
-    "indication": ("indication", "reason for examination", "reason for exam", "clinical indication", "idication"),
+    "indication": (
+        "indication", "reason for examination", "reason for exam", "clinical indication", "idication",
+        "ndication",  # an impression in MIT-LCP's rules, so that a model would learn the question as the answer
+    ),
     "history": ("history", "clinical history", "clinical information", "patient history", "pfi"),
     "comparison": (
         "comparison", "comparisons", "comparison exam", "comparison film", "reference exam", "comparision",

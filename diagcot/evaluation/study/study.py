@@ -31,13 +31,14 @@ def run(unit: Unit, settings: StudySettings, ctx: Context) -> Result | None:
     scores = Scores(rows, settings.draws, settings.java_s, ctx.seed)
     ctx.progress(0, 2, step="claims")
     claims = [about(claim, scores, settings) for claim in settings.claims]
+    scored = models(scores, settings)
     found = {
         "run": ctx.run,
         "seeds": settings.seeds,
         "phantom": {"samples": sum(row.phantom for row in rows), "of": len(rows)},
         "rule": RULE,
         "claims": claims,
-        "models": models(scores, settings),
+        "models": scored,
         "seconds": sum(stage.seconds for stage in history.stages(ctx.output, (ctx.stage, unit.key))),
     }
     ctx.progress(1, 2, step="page")
@@ -52,8 +53,8 @@ def run(unit: Unit, settings: StudySettings, ctx: Context) -> Result | None:
         staged[ctx.output / name].write_text(text, encoding="utf-8")
     ctx.progress(2, 2)
     verdicts = [claim["verdict"] for claim in claims]
-    counts = {name: verdicts.count(name) for name in ("holds", "does not hold", "not decided")}
-    values = sum(len(model["scores"]) for model in found["models"])
+    counts: dict[str, Any] = {name: verdicts.count(name) for name in ("holds", "does not hold", "not decided")}
+    values = sum(len(model["scores"]) for model in scored)
     return Result(staged, counts | {"needed": {"scores of the models that claims name": values}})
 
 

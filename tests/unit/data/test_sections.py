@@ -96,6 +96,11 @@ def test_the_last_of_a_name_counts() -> None:
     assert (found["findings"], found["impression"], found["conclusion"]) == ("new.", "second.", "second.")
 
 
+def test_an_indication_without_its_first_letter_is_no_impression() -> None:
+    found = sections("FINAL REPORT\n NDICATION: Cough.\n\n FINDINGS: Clear.\n")
+    assert (found["indication"], found["findings"], "impression" in found) == ("Cough.", "Clear.", False)
+
+
 def test_an_empty_section_of_findings_is_a_title() -> None:
     found = sections("FINAL REPORT\n CHEST, TWO VIEWS:  \n\n INDICATION: Cough.\n\n FINDINGS: Clear.\n CHEST:\n \n")
     assert found["findings"] == found["conclusion"] == "Clear."

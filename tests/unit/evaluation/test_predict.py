@@ -94,7 +94,7 @@ def rows(ctx, of):
 
 
 def test_images_without_a_present_label_are_hard_negatives_of_the_evaluation_alone(tmp_path):
-    known = ({"Edema": 1, "Fracture": 0}, {"Edema": 0, "Fracture": 0}, {"Edema": -1}, {})
+    known: tuple[dict[str, int], ...] = ({"Edema": 1, "Fracture": 0}, {"Edema": 0, "Fracture": 0}, {"Edema": -1}, {})
     jpeg = convert(draw("1", Findings(), "PA", 48).jpeg(), 48, 90)
     with ShardWriter(tmp_path / "0.h5") as out:
         for number, labels in enumerate(known):
