@@ -123,11 +123,12 @@ def _paired(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _cost(run: Path) -> dict[str, Any]:
     stages = history.stages(run)
+    recipes = [digest for name, digest in history.versions(run).items() if name.startswith("recipe")]
     return {
         "run": run.name,
         "stages": len(stages),
         "gpu_hours": sum(stage.gpu_hours for stage in stages),
         "work_s": sum(stage.seconds for stage in stages),
         "failures": sum(len(stage.failures) for stage in stages),
-        "recipe": history.versions(run).get("recipe", "unknown").removeprefix("sha256 ")[:12],
+        "recipe": recipes[-1].removeprefix("sha256 ")[:12] if recipes else "unknown",  # that of the last growth
     }

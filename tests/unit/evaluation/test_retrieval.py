@@ -1,5 +1,7 @@
 """Retrieval in the table: recall from ranks, in both directions, beside the scores of answers."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,19 @@ def test_answers_of_two_runs_are_paired_by_the_digests_of_their_images(tmp_path:
     metrics, _, notes = compare(tmp_path / "one", tmp_path / "old", 100)
     assert metrics["rows"][0]["samples"] == {"retrieval": 40}
     assert any("paired by id and reference alone" in note for note in notes)
+
+
+def test_the_recipe_of_a_run_that_grew_is_its_newest_one(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "grown" / "1").mkdir(parents=True)
+        write_parquet(tmp_path / name / "predictions.parquet", rows()[:40])
+        (tmp_path / name / "recipe.yaml").write_text("name: first\n")
+    grown = tmp_path / "two" / "grown" / "1"
+    (grown / "recipe.yaml").write_text("name: second\n")
+    (grown / "growth.json").write_text(json.dumps({"time": 0, "code": "c", "joined": [], "stages": {}}))
+    _, costs, _ = compare(tmp_path / "one", tmp_path / "two", 100)
+    digests = [hashlib.sha256(f"name: {name}\n".encode()).hexdigest()[:12] for name in ("first", "second")]
+    assert [cost["recipe"] for cost in costs] == digests
 
 
 IMAGE: list[dict[str, Any]] = [{"shard": "a.h5", "row": 0}]
