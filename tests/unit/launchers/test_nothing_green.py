@@ -17,14 +17,12 @@ NOTHING: dict[str, str] = {
     # A setting that would make nothing is refused by the plan.
     **dict.fromkeys(("phantoms", "drawings"), "plan"),
     # An input without a row, a study or a text stops the stage with the reason.
-    **dict.fromkeys(
-        ("shard", "import", "texts", "align", "sft", "retrieval", "predictions", "model", "merge"), "error"
-    ),
+    **dict.fromkeys(("shard", "import", "texts", "align", "sft", "retrieval", "model", "merge"), "error"),
     # A finished stage counts what it must have some of: plan, status, report and exit code name what is missing.
     **dict.fromkeys(("questions", "synthetic-sft", "collect", "filter", "grpo", "evaluate", "aggregate"), "needed"),
     **dict.fromkeys(("study", "sweep"), "needed"),
     # It only reads what an earlier stage has counted, and that stage is named.
-    **dict.fromkeys(("judge", "clinical", "green"), "evaluate"),
+    **dict.fromkeys(("judge", "clinical", "green", "predictions"), "evaluate"),
     "traces": "filter",
 }
 """Kind -> how its emptiness is told: by the plan, as an error, by its count `needed`, or by the stage that it reads."""
