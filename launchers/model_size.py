@@ -18,6 +18,7 @@ from diagcot.training.cost import (
     training_storage,
 )
 from diagcot.training.models.pretrained import SMALL_FILES
+from diagcot.training.families import FAMILIES
 from launchers.stage_kind import ChainView, Stage
 
 MIMIC_TRAINING_IMAGES = {True: 223_049, False: 368_960}
@@ -59,9 +60,17 @@ def has_clause_tokens(stage: Stage[Any], chain: ChainView) -> bool:
 
 
 def check_training(
-    stage: Stage[Any], deepspeed: DeepSpeedSettings, ranks: int, gpus: int = 0, lora: LoraSettings | None = None
+    stage: Stage[Any],
+    chain: ChainView,
+    deepspeed: DeepSpeedSettings,
+    ranks: int,
+    gpus: int = 0,
+    lora: LoraSettings | None = None,
 ) -> None:
-    """Raises UserError if the batches do not divide among `ranks` ranks, or packages or the GPU for the settings are absent."""
+    """Raises UserError if the batches do not divide among `ranks` ranks, if the model's family does not allow the settings, or
+    if packages or the GPU for them are absent.
+    """
+    _check_family(stage, chain, deepspeed, lora)
     try:
         deepspeed.check_batches(ranks)
     except ValueError as error:
@@ -80,6 +89,23 @@ def check_training(
     if find_spec("bitsandbytes") is None:
         raise UserError(
             f"stage {stage.name}: lora.load_in_4bit needs the package bitsandbytes: `pip install bitsandbytes`"
+        )
+
+
+def _check_family(stage: Stage[Any], chain: ChainView, deepspeed: DeepSpeedSettings, lora: LoraSettings | None) -> None:
+    base = base_of(stage, chain)
+    if base is None:
+        return
+    family = FAMILIES[base.settings.family]
+    if deepspeed.micro_batch_tokens and not family.causal:
+        raise UserError(
+            f"stage {stage.name}: sequences of {family.title} cannot be packed, because the tokens of an image see each other"
+            " both ways: give micro_batch, not micro_batch_tokens"
+        )
+    if lora and (absent := [name for name in lora.targets if name not in family.lora_targets]):
+        raise UserError(
+            f"stage {stage.name}: {family.title} takes no adapter on {', '.join(absent)}: lora.targets may name"
+            f" {', '.join(family.lora_targets)}"
         )
 
 
@@ -138,8 +164,7 @@ def visual_tokens(stage: Stage[Any], chain: ChainView) -> int:
     settings = base.settings if base else ModelSettings()
     built = (chain.stage(spec.name).settings for spec in chain.recipe.stages if spec.kind == "shard")
     side = max((settings.image_size for settings in built), default=0)
-    token = shape_of(settings).patch * 2
-    return min(settings.max_pixels or side**2, side**2) // token**2
+    return shape_of(settings).visual_tokens(side, settings.max_pixels)
 
 
 def training_images(stage: Stage[Any], chain: ChainView) -> int | None:

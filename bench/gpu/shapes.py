@@ -57,6 +57,7 @@ def network(shape: str, where: Any, precision: str, ids: dict[str, int] | None =
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    from diagcot.training.families import FAMILIES
     from diagcot.training.models import attention
 
     config = AutoConfig.for_model("qwen2_5_vl", **SHAPES[shape], **(ids or IDS))
@@ -65,9 +66,9 @@ def network(shape: str, where: Any, precision: str, ids: dict[str, int] | None =
         made = AutoModelForImageTextToText.from_config(
             config,
             dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-            attn_implementation=attention.implementation(precision),
+            attn_implementation=attention.implementation(FAMILIES["qwen2_5_vl"], precision),
         )
-    attention.with_bounds(attention.visual_of(made))
+    attention.with_bounds(made)
     made.config.use_cache = False
     return made.train()
 
@@ -106,7 +107,7 @@ def batch(shape: str, texts: Sequence[int], where: Any, packed: bool = False) ->
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from diagcot.training.data import positions
+    from diagcot.training.families import positions
     from diagcot.training.losses import language
 
     height, width = GRIDS[shape]
@@ -129,5 +130,7 @@ def batch(shape: str, texts: Sequence[int], where: Any, packed: bool = False) ->
         "image_counts": torch.ones(len(rows), dtype=torch.long),
         "pixel_values": torch.randn(len(rows) * height * width, 3 * 2 * 14 * 14),
         "image_grid_thw": grid.expand(len(rows), -1),
+        "image_patches": torch.tensor([height * width] * len(rows)),
+        "image_tokens": torch.tensor([visual_tokens(shape)] * len(rows)),
     }
     return language.on_device(made, where)

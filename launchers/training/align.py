@@ -9,7 +9,7 @@ from launchers.stage_kind import ChainView, Stage, StageKind
 
 def check(stage: Stage[AlignSettings], chain: ChainView) -> None:
     """Raises UserError if the batches do not divide among the ranks that the cluster gives, or a package is absent."""
-    model_size.check_training(stage, stage.settings.deepspeed, chain.resources(stage.name).ranks)
+    model_size.check_training(stage, chain, stage.settings.deepspeed, chain.resources(stage.name).ranks)
 
 
 def storage(stage: Stage[AlignSettings], chain: ChainView) -> int | None:

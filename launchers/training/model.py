@@ -2,7 +2,7 @@
 
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.cost import model_storage
-from diagcot.training.models.pretrained import rank_files, weight_paths
+from diagcot.training.models.pretrained import check_pixel_budget, rank_files, weight_paths
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -12,6 +12,7 @@ def check(stage: Stage[ModelSettings], chain: ChainView) -> None:
     """Raises UserError if the model that the recipe names is missing or incomplete."""
     if stage.settings.pretrained is not None:
         weight_paths(stage.settings.pretrained, stage.settings.adapter)
+        check_pixel_budget(stage.settings)
 
 
 def storage(stage: Stage[ModelSettings], chain: ChainView) -> int:

@@ -12,7 +12,7 @@ DATA_KINDS = ("texts", "shard", "questions", "filter", "synthetic-sft")
 def check(stage: Stage[SftSettings], chain: ChainView) -> None:
     """Raises UserError if the batches do not divide among the ranks that the cluster gives, or what settings need is absent."""
     settings, resources = stage.settings, chain.resources(stage.name)
-    model_size.check_training(stage, settings.deepspeed, resources.ranks, resources.gpus, settings.lora)
+    model_size.check_training(stage, chain, settings.deepspeed, resources.ranks, resources.gpus, settings.lora)
 
 
 def notes(stage: Stage[SftSettings], chain: ChainView) -> list[str]:

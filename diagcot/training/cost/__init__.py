@@ -8,9 +8,10 @@ from diagcot.training.cost.compute import HIGH_UTILISATION, LOW_UTILISATION, gpu
 from diagcot.training.cost.estimate import Estimate, estimate
 from diagcot.training.cost.hardware import GPU_BYTES, OPTIMIZER_BYTES, VALUE_BYTES, peak_flops
 from diagcot.training.cost.memory import ASLEEP_BYTES, BASE_BYTES, Engine, GpuMemory, budget, gpu_memory
-from diagcot.training.cost.shape import ModelShape, parse_config, shape_of
+from diagcot.training.cost.shape import parse_config, shape_of
 from diagcot.training.cost.storage import checkpoint_storage, model_storage, training_storage, weights_storage
 from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
+from diagcot.training.families import ModelShape
 
 __all__ = [
     "ASLEEP_BYTES",

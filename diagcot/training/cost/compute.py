@@ -1,8 +1,8 @@
 """Floating-point operations of a stage of training, and the GPU-hours that they take."""
 
 from diagcot.training.cost.hardware import A100
-from diagcot.training.cost.shape import PATCHES_PER_TOKEN, ModelShape
 from diagcot.training.cost.workload import Workload
+from diagcot.training.families import ModelShape
 
 HIGH_UTILISATION, LOW_UTILISATION = 0.35, 0.07
 """Model FLOPs utilisation of a well-fed run of long sequences, and the middle of DiagCoT's three published runs, which
@@ -17,7 +17,7 @@ def sequence_flops(shape: ModelShape, trainable: set[str], trained: int, load: W
     checkpointing computes again are not counted, as in the definition of utilisation.
     """
     counts = shape.counts
-    patches = PATCHES_PER_TOKEN * load.visual_tokens
+    patches = shape.patches_per_token * load.visual_tokens
     embeddings = shape.vocabulary * shape.hidden  # looked up, not multiplied
     language = (counts["language_model"] - embeddings) * load.tokens + embeddings * load.learned_tokens
     vision = counts["vision"] * patches + counts["merger"] * load.visual_tokens

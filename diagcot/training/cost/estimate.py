@@ -7,8 +7,8 @@ from typing import Any, Literal
 from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings
 from diagcot.training.cost.compute import gpu_hours, sequence_flops
 from diagcot.training.cost.memory import Engine, budget, gpu_memory
-from diagcot.training.cost.shape import ModelShape
 from diagcot.training.cost.workload import Workload
+from diagcot.training.families import ModelShape
 
 
 @dataclass(frozen=True)

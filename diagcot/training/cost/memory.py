@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 
 from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
-from diagcot.training.cost.shape import PATCHES_PER_TOKEN, ModelShape
 from diagcot.training.cost.workload import CHUNK_TOKENS, LOGIT_BYTES, Workload
+from diagcot.training.families import ModelShape
 
 BASE_BYTES = 3e9  # CUDA context, NCCL, DeepSpeed's buckets, fragmentation
 PACKED_BYTES = 0.516  # of a value in NF4 with double quantisation (arXiv:2305.14314, section 3): 4.127 bits
@@ -114,7 +114,7 @@ def _activations(shape: ModelShape, trainable: set[str], settings: DeepSpeedSett
     if "vision" in trainable:
         kept_vision += shape.vision_depth * (shape.vision_hidden if settings.gradient_checkpointing else inside_vision)
     of_text = load.tokens * kept / settings.sequence_parallel
-    return _sequences(settings, load) * (of_text + PATCHES_PER_TOKEN * load.visual_tokens * kept_vision)
+    return _sequences(settings, load) * (of_text + shape.patches_per_token * load.visual_tokens * kept_vision)
 
 
 def _sequences(settings: DeepSpeedSettings, load: Workload) -> float:

@@ -24,7 +24,7 @@ class StepFlops:
     After PaLM (Chowdhery et al. 2022, appendix B): for each parameter and token 2 forward, 2 backward for the gradient of
     the inputs and 2 for that of the weights, 6 in all; attention 4, 4 and 4 for each layer, width and pair of tokens. Not
     counted is what is not computed: weight gradients of frozen parameters, and input gradients below all that trains. A
-    vision parameter sees every patch, a merger parameter every fourth, the head the tokens whose logits are needed.
+    vision parameter sees every patch, a merger parameter every visual token, the head the tokens whose logits are needed.
     Recomputation (gradient checkpointing) and attention in the vision tower are not counted, so the result is rather low.
     """
 
@@ -52,13 +52,15 @@ class StepFlops:
         self._attention = 4.0 * text.num_hidden_layers * text.num_attention_heads * head
 
     def of(self, inputs: Mapping[str, Any], sharing: int = 1) -> float:
-        """FLOPs over input_ids (rows, tokens), sequence_lengths (samples,), image_grid_thw (images, 3) and logits_to_keep.
+        """FLOPs over input_ids (rows, tokens), sequence_lengths (samples,), logits_to_keep, and of images image_patches and
+        image_tokens (images,).
 
         sharing: ranks that share the pass; the result is this rank's part, and logits_to_keep its own.
         """
         lengths, kept = inputs["sequence_lengths"].double(), inputs["logits_to_keep"]
-        patches = float(inputs["image_grid_thw"].prod(1).sum()) / sharing if "image_grid_thw" in inputs else 0.0
-        seen = {"vision": patches, "merger": patches / 4, "language_model": float(lengths.sum()) / sharing}
+        of_images = (float(inputs[n].sum()) / sharing if n in inputs else 0.0 for n in ("image_patches", "image_tokens"))
+        patches, tokens = of_images
+        seen = {"vision": patches, "merger": tokens, "language_model": float(lengths.sum()) / sharing}
         seen["lm_head"] = float(len(inputs["input_ids"]) * kept if isinstance(kept, int) else len(kept))
         total, flows = 0.0, False  # flows: a gradient comes back through this component's inputs
         for name in self._runs:

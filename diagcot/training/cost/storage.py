@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings
 from diagcot.training.cost.hardware import OPTIMIZER_BYTES, VALUE_BYTES
-from diagcot.training.cost.shape import ModelShape, shape_of
+from diagcot.training.cost.shape import shape_of
+from diagcot.training.families import ModelShape
 from diagcot.training.models.pretrained import weight_paths
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from diagcot.tasks.samples import ImageRef, Sample
-from diagcot.training.data import positions
-from diagcot.training.data.images import ImageSource, PreparedImages, ShardImages
+from diagcot.training.data.images import ShardImages, prepared
+from diagcot.training.families import family_by_processor
+from diagcot.training.families.prepared_images import ImageSource
 
 IGNORED = -100  # label of a token that is not learned
 
@@ -33,9 +34,9 @@ class EncodedSample:
 class Collator:
     """Makes batches of samples: padded on the right, or packed, one sequence after the other in a single row.
 
-    A batch holds input_ids and labels (rows, tokens), position_ids (3, rows, tokens), sequence_lengths (samples,), image_counts
-    (samples,), and, if there are images, pixel_values (patches, values) and image_grid_thw (images, 3). Padding has the
-    label IGNORED, and so has the first token of a sequence.
+    A batch holds input_ids and labels (rows, tokens), position_ids (rows, tokens), or (3, rows, tokens) in families whose
+    positions have three axes, sequence_lengths (samples,), image_counts (samples,), and, if there are images, what
+    `PreparedImages.batch` makes of them. Padding has the label IGNORED, and so has the first token of a sequence.
 
     The chat template is the model's own; each assistant turn and its end token are learned. The prompt is tokenised
     separately, as a server does, so that training and generation see the same ids.
@@ -58,9 +59,13 @@ class Collator:
         # Where some passes have images and others none, all run the vision tower: ranks that train or gather it
         # must meet there.
         self.show_blank = False
-        self.images = PreparedImages(processor.image_processor, source or ShardImages(shards_root), cache_mb)
-        self.image_token, self._merge = processor.image_token, int(processor.image_processor.merge_size)
-        self.image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self.family = family_by_processor(processor)
+        if packed and not self.family.causal:
+            raise ValueError(
+                f"sequences of {self.family.title} cannot be packed: give micro_batch, not micro_batch_tokens"
+            )
+        self.images = prepared(processor, source or ShardImages(shards_root), cache_mb)
+        self.image_id = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
         self._cache: dict[tuple[object, ...], EncodedSample] = {}
 
     def encode(self, sample: Sample) -> EncodedSample:
@@ -106,23 +111,23 @@ class Collator:
         ids, labels = [sequence.ids for sequence in encoded], [sequence.labels.clone() for sequence in encoded]
         shown = list(counts)
         if not images and self.show_blank:
-            images, shown[0] = self.images.blank(), 1
-            size = int(images["image_grid_thw"][0].prod()) // self._merge**2
+            (images, text), shown[0] = self.images.blank(), 1
+            blank = ids[0].new_tensor(self._ids(text))
             # Behind the first sequence, where no token sees it.
-            ids[0] = torch.cat([ids[0], ids[0].new_full((size,), self.image_id)])
-            labels[0] = torch.cat([labels[0], labels[0].new_full((size,), IGNORED)])
+            ids[0] = torch.cat([ids[0], blank])
+            labels[0] = torch.cat([labels[0], labels[0].new_full(blank.shape, IGNORED)])
         for row in labels:
             row[0] = IGNORED
-        grids = images["image_grid_thw"].split(shown) if images else [torch.empty(0, 3)] * len(ids)
-        places = [
-            positions.multimodal(row == self.image_id, grid, self._merge) for row, grid in zip(ids, grids, strict=True)
-        ]
+        places = self.images.positions([row == self.image_id for row in ids], images, shown)
+        axes = [self._rows([place[axis] for place in places], 0) for axis in range(len(places[0]))]
+        input_ids = self._rows(ids, self.tokenizer.pad_token_id)
         return {
-            "input_ids": self._rows(ids, self.tokenizer.pad_token_id),
-            "position_ids": torch.stack([self._rows([place[axis] for place in places], 0) for axis in range(3)]),
+            "input_ids": input_ids,
+            "position_ids": torch.stack(axes) if len(axes) > 1 else axes[0],
             "labels": self._rows(labels, IGNORED),
             "sequence_lengths": torch.tensor([len(row) for row in ids]),
             "image_counts": torch.tensor(counts),
+            **self.family.sequence_inputs(input_ids == self.image_id),
             **images,
         }
 
@@ -153,14 +158,17 @@ class Collator:
         return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
 
     def _tokens(self, text: str, refs: Iterator[ImageRef], sample: Sample) -> list[int]:
-        """Ids of a piece, each image mark as many times as its image has visual tokens."""
-        pieces = text.split(self.image_token)
+        """Ids of a piece, the tokens of an image in the place of its mark."""
+        pieces = text.split(self.family.image_mark)
         for index in range(1, len(pieces)):
             ref = next(refs, None)
             if ref is None:
                 raise ValueError(f"sample {sample.id} has more <image> marks than images")
-            pieces[index] = self.image_token * self.images.tokens(ref) + pieces[index]
-        return list(self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"])
+            pieces[index] = self.images.text(ref) + pieces[index]
+        return self._ids("".join(pieces))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def message_parts(text: str) -> list[dict[str, str]]:

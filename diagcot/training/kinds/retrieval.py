@@ -20,7 +20,7 @@ from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import Sample, order
 from diagcot.training.config.settings import RetrievalSettings
-from diagcot.training.data.images import PreparedImages, ShardImages
+from diagcot.training.data import images as sources
 from diagcot.training.distributed import process_group
 from diagcot.training.losses import contrastive
 from diagcot.training.losses.contrastive import Aligner
@@ -98,7 +98,7 @@ def embed(
     """
     processor, device, size = model.load_processor(directory), process_group.device(ctx), settings.micro_batch
     aligner = Aligner(model.load(directory, settings.precision), 1.0).eval().to(device)
-    prepared = PreparedImages(processor.image_processor, ShardImages(ctx.shards_root))
+    prepared = sources.prepared(processor, sources.ShardImages(ctx.shards_root))
     texts = reports.embed(aligner, aligner.width, samples, processor, ctx, size)
     aligner.centre = texts.mean(0).to(device)
     images: list[torch.Tensor] = []

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from diagcot.training.data.collator import Batch
+from diagcot.training.families import FAMILIES
 from diagcot.training.losses.language import model_inputs, summed_loss
 from diagcot.training.models import attention
 
@@ -49,18 +50,19 @@ class Aligner(nn.Module):
         One method computes everything, since ZeRO-3 has parameters only inside the engine's own forward pass.
         """
         network: Any = self.vlm
+        family = FAMILIES[network.config.model_type]
         scale = self.log_scale.float() * 1.0  # a view of the parameter would outlive ZeRO-3's gathering
         if outputs == "reports":
-            hidden = network.model.language_model(
-                batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state
+            language_model = getattr(network.model, family.language)
+            hidden = language_model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
             mask = batch["attention_mask"][..., None].float()
             return AlignerOutput((hidden.float() * mask).sum(1) / mask.sum(1), scale)
-        pixels, grids = batch["pixel_values"], batch["image_grid_thw"]
-        of_images = attention.of_images(network, batch, pixels.device)
-        visual = network.model.get_image_features(pixels, grids, return_dict=True, **of_images)
-        tokens = iter(visual.pooler_output)
-        means = [torch.cat([next(tokens) for _ in range(n)]).float().mean(0) for n in batch["image_counts"].tolist()]
+        images = {name: batch[name] for name in family.image_inputs}
+        of_images = attention.of_images(network, batch, images["pixel_values"].device)
+        visual = network.model.get_image_features(**images, return_dict=True, **of_images)
+        tokens = torch.cat([part.flatten(0, -2) for part in visual.pooler_output])
+        of_samples = (part.sum() for part in batch["image_tokens"].split(batch["image_counts"].tolist()))
+        means = [part.float().mean(0) for part in tokens.split([int(size) for size in of_samples])]
         embeddings = self.normalize(torch.stack(means))
         if outputs == "images":
             return AlignerOutput(embeddings, scale)

@@ -9,14 +9,15 @@ from diagcot.jobs import Context
 from diagcot.tasks.samples import Sample
 from diagcot.training.data.collator import IGNORED, Batch
 from diagcot.training.distributed import process_group
+from diagcot.training.families import IMAGE_INPUTS
 from diagcot.training.losses import logprobs
 from diagcot.training.models import attention
 
-MODEL_INPUTS = ("input_ids", "position_ids", "pixel_values", "image_grid_thw")
+MODEL_INPUTS = ("input_ids", "position_ids", "token_type_ids", *IMAGE_INPUTS)
 
 _IN_HOST_MEMORY = {
     *("labels", "sequence_lengths", "cu_seq_lens_q", "cu_seq_lens_k"),
-    *("image_counts", "image_keys", "image_grid_thw", "part_start"),
+    *("image_counts", "image_keys", "image_grid_thw", "image_sizes", "image_patches", "image_tokens", "part_start"),
 }
 
 

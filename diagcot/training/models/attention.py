@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from diagcot.training.distributed import library_setup, process_group
+from diagcot.training.families import Family
 
 library_setup.configure()
 
@@ -30,8 +31,12 @@ BY_SEQUENCE = "by_sequence"
 _OF_TOWER = "by_sequence_in_place_of_flash"
 
 
-def implementation(precision: str) -> str:
-    """FlashAttention where the package is installed and the precision allows it, else `by_sequence`."""
+def implementation(family: Family, precision: str) -> str:
+    """FlashAttention where the package is installed and the precision allows it, else `by_sequence`; torch's own with the
+    model's masks for a family whose visual tokens see later ones.
+    """
+    if not family.causal:
+        return "sdpa"
     flash = torch.cuda.is_available() and precision == "bf16" and find_spec("flash_attn")
     return "flash_attention_2" if flash else BY_SEQUENCE
 
@@ -55,10 +60,9 @@ def placed(network: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 def of_images(network: Any, inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Arguments of a pass about its images, see `of_tower`; `image_grid_thw` (images, 3) lies in host memory.
 
-    Empty without pixels, and for a network that takes features in place of pixels.
+    Empty without pixels, for families without grids, and for a network that takes features in place of pixels.
     """
-    visual = visual_of(network)
-    if "pixel_values" not in inputs or hasattr(visual, "takes_features"):
+    if not {"pixel_values", "image_grid_thw"} <= inputs.keys() or hasattr(visual := visual_of(network), "takes_features"):
         return {}
     return {f"image_{name}": value for name, value in of_tower(visual, inputs["image_grid_thw"], device).items()}
 
@@ -100,9 +104,10 @@ def _windows(visual: Any, grids: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return torch.cat([parts[window] for window in order.tolist()]), ends
 
 
-def with_bounds(visual: Any) -> None:
-    """Let a vision tower whose attention is `by_sequence` call it once a layer, with the bounds of all windows."""
-    if visual.config._attn_implementation == BY_SEQUENCE:
+def with_bounds(network: Any) -> None:
+    """Let a vision tower of Qwen whose attention is `by_sequence` call it once a layer, with the bounds of all windows."""
+    visual = getattr(_inside(network), "visual", None)
+    if visual is not None and visual.config._attn_implementation == BY_SEQUENCE:
         visual.config._attn_implementation = _OF_TOWER
 
 

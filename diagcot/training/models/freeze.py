@@ -1,8 +1,8 @@
 """Components of a vision-language model by parameter name, and the freeze policy over them.
 
-The parameter names of Qwen2-VL, Qwen2.5-VL and Qwen3-VL agree where it matters: `visual` holds the vision tower, its
-`merger` (and Qwen3's `deepstack_merger_list`) the projector, `language_model` the decoder with its input embeddings,
-`lm_head` the output. DiagCoT's release chooses trainable parts by editing the source (model/loader.py of the
+A parameter belongs to a component by the modules in its name, which each family declares (`diagcot.training.families`): the
+vision tower, the projector (`merger`), the decoder with its input embeddings (`language_model`), the output (`lm_head`).
+DiagCoT's release chooses trainable parts by editing the source (model/loader.py of the
 LLaMA-Factory copy in TMLSIAT/DiagCoT-main); here they are declared, counted and asserted.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from diagcot.training.config.settings import FreezePolicy
+from diagcot.training.families import FAMILIES, MODULES
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +24,11 @@ def component_of(name: str) -> str:
     parts = name.split(".")
     if any(part.startswith("lora_") for part in parts):
         return "lora"
-    if "visual" in parts:
-        return "merger" if {"merger", "deepstack_merger_list"} & set(parts) else "vision"
-    for component in ("lm_head", "language_model"):
-        if component in parts:
+    for component, modules in MODULES.items():
+        if not modules.isdisjoint(parts):
             return component
-    raise ValueError(f"parameter {name} belongs to no known component; supported: Qwen2-VL, Qwen2.5-VL, Qwen3-VL")
+    supported = ", ".join(family.title for family in FAMILIES.values())
+    raise ValueError(f"parameter {name} belongs to no known component; supported: {supported}")
 
 
 def size_of(parameter: "torch.nn.Parameter") -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from diagcot.jobs import Context
 from diagcot.training.distributed import library_setup, process_group
+from diagcot.training.families import FAMILIES
 from diagcot.training.models import attention
 from diagcot.training.models.attention import visual_of
 
@@ -20,11 +21,12 @@ Key = tuple[int, ...]
 
 
 def of(network: Any, settings: Any, ctx: Context) -> "FrozenTower | None":
-    """The frozen tower of a stage's network, None where the tower trains or nothing of it is to be kept.
+    """The frozen tower of a stage's network, None where the tower trains, or nothing of it is to be kept or can be.
 
     settings: with `trainable` and `vision_cache_mb`. A collective where ZeRO-3 divides the network.
     """
-    if "vision" in settings.trainable or not settings.vision_cache_mb:
+    family = FAMILIES[getattr(network, "vlm", network).config.model_type]
+    if "vision" in settings.trainable or not settings.vision_cache_mb or not family.keeps_features:
         return None
     return FrozenTower(network, settings.vision_cache_mb, process_group.device(ctx))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diagcot.jobs import UserError
 from diagcot.training.config.settings import LoraSettings
+from diagcot.training.families import FAMILIES
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ def add_adapter(network: Any, settings: LoraSettings) -> Any:
         lora_dropout=settings.dropout,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
-        target_modules=rf".*language_model\..*\.({names})",
+        target_modules=rf".*{FAMILIES[network.config.model_type].language}\..*\.({names})",
     )
     return get_peft_model(network, config, autocast_adapter_dtype=False)
 

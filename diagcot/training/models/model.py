@@ -7,8 +7,16 @@ from typing import Any
 from diagcot.jobs import ModelError
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.distributed import library_setup
+from diagcot.training.families import FAMILIES, Family
 from diagcot.training.models import architecture, attention
-from diagcot.training.models.pretrained import OF_TRAINING, SMALL_FILES, family_of, rank_files, weights_of
+from diagcot.training.models.pretrained import (
+    OF_TRAINING,
+    SMALL_FILES,
+    check_pixel_budget,
+    family_of,
+    rank_files,
+    weights_of,
+)
 
 library_setup.configure()
 
@@ -33,6 +41,7 @@ def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
     family, ranks = family_of(source), rank_files(source)
     if family != settings.family:
         raise ModelError(f"{source} is a {family}, the recipe says family: {settings.family}")
+    check_pixel_budget(settings)
     if ranks and settings.adapter:
         raise ModelError(
             f"{source} is divided among ranks; import it by a stage of its own, and merge the adapter after it"
@@ -67,8 +76,14 @@ def _link(source: Path, directory: Path) -> None:
 
 
 def load_processor(directory: Path) -> Any:
-    """The processor (tokenizer, image processor, chat template) of a model directory."""
-    return AutoProcessor.from_pretrained(directory, local_files_only=True)
+    """The processor (tokenizer, image processor, chat template) of a model directory.
+
+    A tokenizer that names no token for filling rows fills them with its end token: nothing is learned there.
+    """
+    processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
 
 
 def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None = None, four_bits: bool = False) -> Any:
@@ -82,6 +97,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"no model in {directory}; run the stage that makes it")
     architecture.check_whole(directory)
+    family = FAMILIES[family_of(directory)]
     keep_alive: Any = None
     if zero3 is not None:
         from transformers import integrations
@@ -91,26 +107,27 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
         directory,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         local_files_only=True,
-        attn_implementation=attention.implementation(precision),
-        quantization_config=quantization() if four_bits else None,
+        attn_implementation=attention.implementation(family, precision),
+        quantization_config=quantization(family) if four_bits else None,
     )
     del keep_alive
-    attention.with_bounds(attention.visual_of(model))
+    attention.with_bounds(model)
     model.config.use_cache = False
     return model.train()
 
 
-def quantization() -> BitsAndBytesConfig:
+def quantization(family: Family) -> BitsAndBytesConfig:
     """How QLoRA packs weights (Dettmers et al. 2023, arXiv:2305.14314): NF4 with double quantisation, products in bf16.
 
-    Vision tower, merger, embeddings and head stay as they are.
+    Vision tower, projector, embeddings and head stay as they are.
     """
+    apart = [f"model.{name}" for name in (*family.vision, *family.projector)]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["model.visual", "lm_head"],  # of 4 bits, too
+        llm_int8_skip_modules=[*apart, "lm_head"],  # of 4 bits, too
     )
 
 

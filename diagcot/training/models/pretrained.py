@@ -7,6 +7,8 @@ from pathlib import Path
 
 from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
+from diagcot.training.config.settings import ModelSettings
+from diagcot.training.families import FAMILIES
 from diagcot.training.models.weight_files import StoredTensor, beginnings, refuse_pointer, tensors_of
 
 SMALL_FILES = {".json", ".jinja", ".txt", ".model", ".md"}
@@ -36,6 +38,18 @@ def family_of(directory: Path) -> str:
         raise ModelError(
             f"{directory} holds no model (config.json: {why}); `pretrained` is the directory of a downloaded model"
         ) from error
+
+
+def check_pixel_budget(settings: ModelSettings) -> None:
+    """Raise ModelError where a downloaded model of a family without a pixel budget is given one."""
+    family = FAMILIES[settings.family]
+    if settings.pretrained is None or family.pixel_budget:
+        return
+    if given := [name for name in ("min_pixels", "max_pixels") if getattr(settings, name) is not None]:
+        raise ModelError(
+            f"{family.title} gives every image the size that its processor names, so it takes no {' and '.join(given)}: remove"
+            " the setting"
+        )
 
 
 def configuration_of(directory: Path) -> Path:

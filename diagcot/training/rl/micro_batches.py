@@ -12,19 +12,18 @@ from diagcot.training.config.settings import DeepSpeedSettings
 from diagcot.training.data.collator import IGNORED, Collator, EncodedSample
 from diagcot.training.data.order import balanced
 from diagcot.training.distributed import process_group
+from diagcot.training.families import Family
 from diagcot.training.losses import language
 from diagcot.training.models.frozen_tower import FrozenTower
 from diagcot.training.rl.rollout import Rollout
 
-_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-
-_SIZES = ("input_ids", "image_grid_thw", "logits_to_keep")
+_SIZES = ("input_ids", "image_patches", "image_tokens", "logits_to_keep", "sequence_lengths")
 
 
-def vision_tokens(tokenizer: Any) -> list[int]:
+def vision_tokens(tokenizer: Any, family: Family) -> list[int]:
     """Ids that a rollout must not contain: the model would expect an image after them."""
     vocabulary = tokenizer.get_vocab()
-    return sorted(vocabulary[name] for name in _VISION_TOKENS if name in vocabulary)
+    return sorted(vocabulary[name] for name in family.image_words if name in vocabulary)
 
 
 @dataclass
@@ -65,7 +64,7 @@ class MicroBatcher:
     ) -> None:
         self.collator, self._settings, self._ctx, self._tower = collator, settings, ctx, tower
         self._device = process_group.device(ctx)
-        self.banned = vision_tokens(collator.tokenizer)
+        self.banned = vision_tokens(collator.tokenizer, collator.family)
 
     def images(self, sample: Sample) -> tuple[bytes, ...]:
         """The sample's images as JPEG files, as a server takes them."""
@@ -147,8 +146,7 @@ class MicroBatcher:
             torch.tensor(advantages),
             torch.tensor([rollout.cut for rollout in rollouts]),
             drawn,
-            sizes={name: inputs[name] for name in _SIZES if name in inputs}
-            | {"sequence_lengths": batch["sequence_lengths"]},
+            sizes={name: value for name, value in {**batch, **inputs}.items() if name in _SIZES},
         )
         return made.to(self._device)
 

@@ -130,13 +130,13 @@ def test_a_reference_takes_the_same_features_with_its_own_merger(family: tuple[A
 
 def test_a_changed_or_resized_image_is_another_one(family: tuple[Any, Any]) -> None:
     """Keys follow the pixels: equal images share one, an augmented image has its own."""
-    from diagcot.training.data.images import PreparedImages
+    from diagcot.training.data.images import prepared
 
     collator = family[1]
     ref = images.samples(1)[0].images[0]
     keys = collator.images.batch([ref, ref])["image_keys"]
     assert torch.equal(keys[0], keys[1]) and keys.dtype == torch.int64
-    flipped = PreparedImages(collator.processor.image_processor, Flipped()).batch([ref])
+    flipped = prepared(collator.processor, Flipped()).batch([ref])
     assert not torch.equal(flipped["image_keys"][0], keys[0])
     assert flipped["image_grid_thw"].tolist() == collator.images.batch([ref])["image_grid_thw"].tolist()
 

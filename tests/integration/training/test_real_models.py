@@ -9,14 +9,26 @@ from diagcot.training.config.settings import FreezePolicy, LoraSettings
 from tests.unit.training.test_cost import QWEN3_VL
 from tests.unit.training.test_freeze import QWEN2_5_VL_32B, QWEN2_VL_7B, on_meta
 
+GEMMA3_4B: dict[str, Any] = {  # sizes that are not there are those of transformers
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024},
+    "vision_config": {
+        "hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "num_attention_heads": 16,
+        "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": False,
+    },
+    "mm_tokens_per_image": 256,
+}  # fmt: skip
+MODELS = {"qwen2_vl": QWEN2_VL_7B, "qwen2_5_vl": QWEN2_5_VL_32B, "qwen3_vl": QWEN3_VL, "gemma3": GEMMA3_4B}
 
-@pytest.mark.parametrize(
-    ("family", "config"), [("qwen2_vl", QWEN2_VL_7B), ("qwen2_5_vl", QWEN2_5_VL_32B), ("qwen3_vl", QWEN3_VL)]
-)
+
+def test_counts_of_gemma_3_4b() -> None:
+    assert sum(cost.parse_config({"model_type": "gemma3", **GEMMA3_4B}).counts.values()) == 4_300_079_472
+
+
+@pytest.mark.parametrize(("family", "config"), MODELS.items())
 def test_counts_are_the_models_own(family: str, config: dict[str, Any]) -> None:
     from diagcot.training.models import freeze
 
-    for tied in (False, True) if family == "qwen3_vl" else (False,):
+    for tied in (False, True) if family in ("qwen3_vl", "gemma3") else (False,):
         config = config | {"tie_word_embeddings": tied}
         model = on_meta(family, config)
         if tied:

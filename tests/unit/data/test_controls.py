@@ -36,7 +36,9 @@ def test_no_control_token_is_left_and_everything_else_stays(text: str) -> None:
 
 def test_a_tokenizer_finds_no_control_token() -> None:
     tokenizer = pytest.importorskip("diagcot.training.models.tokenizer")
-    made = tokenizer.train(["The heart is normal.", "No effusion."], 300)
+    from diagcot.training.families import FAMILIES
+
+    made = tokenizer.train(["The heart is normal.", "No effusion."], 300, FAMILIES["qwen2_5_vl"])
     text = "normal " + "".join(CONTROLS)
     assert set(made(text)["input_ids"]) & set(made.all_special_ids)
     assert not set(made(controls.as_text(text))["input_ids"]) & set(made.all_special_ids)

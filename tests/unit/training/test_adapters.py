@@ -66,11 +66,12 @@ def test_qlora_packs_the_projections_of_the_language_model_alone(base: Path, mon
     from transformers.quantizers.auto import AutoHfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
 
+    from diagcot.training.families import FAMILIES
     from diagcot.training.models import model
 
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.50.2" if name == "bitsandbytes" else real(name))
-    config = model.quantization()
+    config = model.quantization(FAMILIES["qwen2_5_vl"])
     assert config.quantization_method() == "nf4" and config.bnb_4bit_use_double_quant
     network = model.load(base)
     kept = AutoHfQuantizer.from_config(config).get_modules_to_not_convert(
@@ -182,6 +183,6 @@ def test_what_is_not_installed_is_refused_at_plan(
     monkeypatch.setattr(model_size, "find_spec", lambda name: None)
     deepspeed = {"steps": 1, **changes.pop("deepspeed", {})}
     settings = SftSettings.model_validate({"trainable": ["merger"], **changes, "deepspeed": deepspeed})
-    stage: Any = SimpleNamespace(name="sft")
+    stage: Any = SimpleNamespace(name="sft", settings=settings, inputs={})
     with pytest.raises(UserError, match=rf"stage sft: .*{said}"):
-        model_size.check_training(stage, settings.deepspeed, 1, gpus, settings.lora)
+        model_size.check_training(stage, SimpleNamespace(), settings.deepspeed, 1, gpus, settings.lora)

@@ -161,10 +161,10 @@ def test_marks_and_images_must_agree(processor: Any) -> None:
 
 
 def test_images_leave_the_cache_but_stay_the_same(processor: Any) -> None:
-    from diagcot.training.data.images import PreparedImages
+    from diagcot.training.data.images import prepared
 
     refs = [sample.images[0] for sample in images.samples(8)]
-    small, large = (PreparedImages(processor.image_processor, images.DrawnImages(), room) for room in (0, 64))
+    small, large = (prepared(processor, images.DrawnImages(), room) for room in (0, 64))
     for _ in range(2):
         assert small.batch(refs)["pixel_values"].equal(large.batch(refs)["pixel_values"])
     assert len(small._cache) == 1 and len(large._cache) == 8

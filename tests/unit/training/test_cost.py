@@ -10,6 +10,7 @@ import pytest
 from diagcot.console.state import cost as cost_lines
 from diagcot.training import cost
 from diagcot.training.config.settings import DeepSpeedSettings, LoraSettings, ModelSettings, TinySettings
+from diagcot.training.families import FAMILIES
 from launchers.chain import open_chain
 from tests.unit.training.test_freeze import QWEN2_5_VL_7B, QWEN2_5_VL_32B, QWEN2_VL_7B
 
@@ -36,7 +37,7 @@ def test_counts_of_the_paper() -> None:
     assert cost.parse_config(flat) == SEVEN
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_tiny_model_has_the_counts_of_its_settings(family: Any) -> None:
     from diagcot.training.models import freeze, tiny
 
@@ -52,7 +53,7 @@ def test_a_tiny_model_has_the_counts_of_its_settings(family: Any) -> None:
 
     settings = ModelSettings(family=family, tiny=TinySettings(vocabulary=800))
     with torch.device("meta"):
-        made = AutoModelForImageTextToText.from_config(tiny.configuration(family, settings.tiny, Tokenizer()))
+        made = AutoModelForImageTextToText.from_config(tiny.configuration(settings, Tokenizer()))
     assert cost.shape_of(settings).counts == freeze.counts(made.named_parameters())
 
 

@@ -29,7 +29,8 @@ def inputs() -> dict[str, Any]:
     return {
         "input_ids": torch.zeros(2, 10),
         "sequence_lengths": torch.tensor([10, 6]),
-        "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
+        "image_patches": torch.tensor([16, 16]),
+        "image_tokens": torch.tensor([4, 4]),
         "logits_to_keep": 5,
     }
 

@@ -89,19 +89,22 @@ def test_a_reference_is_a_model_of_its_own_unless_it_is_the_base_of_the_adapter(
 
 
 def test_flash_attention_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagcot.training.families import FAMILIES
     from diagcot.training.models import attention
 
+    qwen, gemma = FAMILIES["qwen2_5_vl"], FAMILIES["gemma3"]
     there, card = {"flash_attn"}, [True]
     monkeypatch.setattr(attention.torch.cuda, "is_available", lambda: card[0])
     monkeypatch.setattr(attention, "find_spec", lambda name: name in there or None)
-    assert [attention.implementation(precision) for precision in ("bf16", "fp32")] == [
+    assert [attention.implementation(qwen, precision) for precision in ("bf16", "fp32")] == [
         "flash_attention_2",
         "by_sequence",
     ]
+    assert attention.implementation(gemma, "bf16") == "sdpa"  # FlashAttention takes no mask
     there.clear()
-    assert attention.implementation("bf16") == "by_sequence"
+    assert attention.implementation(qwen, "bf16") == "by_sequence"
     card[0] = False
-    assert attention.implementation("bf16") == "by_sequence"
+    assert attention.implementation(qwen, "bf16") == "by_sequence"
 
 
 def test_the_contrastive_loss_keeps_reports_as_they_are() -> None:

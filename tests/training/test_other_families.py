@@ -1,0 +1,239 @@
+"""Families other than Qwen, each from its tiny base to a merged teacher, and what a server makes of the same prompt."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.tasks.prompts import with_image_tags
+from diagcot.tasks.samples import ImageRef, Sample
+from diagcot.training.families import FAMILIES, Family
+from tests.training import images
+from tests.training.conftest import deepspeed
+
+pytestmark = pytest.mark.heavy
+
+TINY = {"hidden": 64, "layers": 2, "vision_hidden": 32, "intermediate": 128, "vocabulary": 420}
+SIZES = ((112, 112), (90, 200), (260, 120))  # width and height of images
+
+
+class SizedImages(images.DrawnImages):
+    """Drawn images whose size follows their row."""
+
+    def size(self, ref: ImageRef) -> tuple[int, int]:
+        return SIZES[ref.row % len(SIZES)]
+
+    def pixels(self, ref: ImageRef) -> Any:
+        return super().pixels(ref).resize(self.size(ref))
+
+
+@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.startswith("qwen")])
+def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with samples and the family's tiny model as stage `base`."""
+    from diagcot.training.kinds import model
+
+    root = tmp_path_factory.mktemp(request.param)
+    images.write(root / "shards" / "test" / "samples", 16)
+    run(root, model, "base", {"family": request.param, "tiny": TINY}, samples="samples")
+    return root
+
+
+def run(root: Path, kind: Any, stage: str, settings: dict[str, Any], **inputs: str) -> Path:
+    """The model directory that a stage writes. inputs: role -> stage."""
+    from diagcot.jobs import Unit
+    from diagcot.jobs.testing import context, run_unit
+    from diagcot.training.data import collator
+
+    sources = {role: [str(root / "shards/test" / name)] for role, name in inputs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collator, "ShardImages", SizedImages)
+        assert run_unit(kind, Unit("model"), context(root, settings, inputs=sources, stage=stage)) is not None
+    return root / "shards/test" / stage / "model"
+
+
+def base_of(root: Path) -> Path:
+    return root / "shards/test/base/model"
+
+
+def family_of(root: Path) -> Family:
+    return FAMILIES[json.loads((base_of(root) / "config.json").read_text())["model_type"]]
+
+
+def study(count: int) -> Sample:
+    """A sample of the first images together."""
+    last = images.samples(count)[-1]
+    refs = tuple(ref for sample in images.samples(count) for ref in sample.images)
+    turns = (("user", with_image_tags(last.prompt, count)), last.messages[1])
+    return Sample(f"study/{count}", "report", "s", refs, turns)
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    """Components whose parameters differ."""
+    from safetensors.torch import load_file
+
+    from diagcot.training.models.freeze import component_of
+
+    old, new = (load_file(folder / "model.safetensors") for folder in (before, after))
+    assert old.keys() == new.keys()
+    return {component_of(name) for name, value in old.items() if not value.equal(new[name])}
+
+
+def test_alignment_and_supervised_stages_train_what_they_name(root: Path) -> None:
+    from diagcot.training.kinds import align, sft
+
+    few = deepspeed(steps=3, global_batch=4, warmup_steps=1)
+    aligned = run(
+        root, align, "align", {"loss": "combined", "deepspeed": few, "validation": 2}, model="base", samples="samples"
+    )
+    assert changed(base_of(root), aligned) == {"merger"}
+    tied = json.loads((base_of(root) / "config.json").read_text()).get("tie_word_embeddings", False)
+    parts = ["language_model", "lm_head"] if tied else ["language_model"]
+    settings = {
+        "trainable": [*parts, "vision"],
+        "deepspeed": few | {"gradient_checkpointing": True},
+        "validation": 2,
+    }
+    trained = run(root, sft, "sft", settings, model="align", samples="samples")
+    assert changed(aligned, trained) == {"language_model", "vision"}
+    rows = [json.loads(line) for line in (trained.parent / "train.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_merged_adapter_computes_what_base_and_adapter_did(root: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from diagcot.training.data.collator import Collator
+    from diagcot.training.kinds import merge, sft
+    from diagcot.training.losses import language
+    from diagcot.training.models import model
+
+    settings = {
+        "trainable": ["lora", "merger"],
+        "lora": {"rank": 4, "targets": list(family_of(root).lora_targets)},
+        "deepspeed": deepspeed(steps=4, global_batch=4, learning_rate=1e-2),
+        "validation": 2,
+    }
+    adapter = run(root, sft, "lora", settings, model="base", samples="samples")
+    merged = run(root, merge, "merged", {}, model="base", adapter="lora")
+    assert changed(base_of(root), merged) == {"merger", "language_model"}
+    collator = Collator(model.load_processor(merged), root, 4096, source=SizedImages())
+    batch = language.model_inputs(collator(images.samples(3)))
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(model.load(base_of(root)), str(adapter)).eval()(**batch).logits
+        joined = model.load(merged).eval()(**batch).logits
+    torch.testing.assert_close(joined, adapted, atol=1e-4, rtol=1e-4)
+
+
+def test_log_probabilities_of_rollouts_are_those_of_the_model(root: Path) -> None:
+    """A padded batch of rollouts of different lengths, with one image and three, against transformers' own passes."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from diagcot.jobs.testing import context
+    from diagcot.training.config.settings import DeepSpeedSettings
+    from diagcot.training.data.collator import Collator
+    from diagcot.training.losses import logprobs
+    from diagcot.training.models import model
+    from diagcot.training.rl.micro_batches import MicroBatcher
+    from diagcot.training.rl.rollout import Rollout
+
+    processor = model.load_processor(base_of(root))
+    collator = Collator(processor, root, 4096, source=SizedImages())
+    batcher = MicroBatcher(collator, DeepSpeedSettings(steps=1), context(root, stage="grpo"))
+    family = collator.family
+    assert set(processor.tokenizer.convert_ids_to_tokens(batcher.banned)) == set(family.image_words)
+    samples = [study(1), study(3)]
+    rollouts = [Rollout(row, "", (5, 6, 7, 8)[: 4 - row], (-1.0,) * (4 - row), False, (), 0) for row in (0, 1)]
+    batch = batcher.micro_batch(samples, rollouts, [1.0, -1.0])
+    with torch.no_grad():
+        _, found = logprobs.forward(model.load(base_of(root)).eval(), batch.inputs, batch.tokens)
+    plain = AutoModelForImageTextToText.from_pretrained(base_of(root), attn_implementation="eager").eval()
+    for row, (sample, rollout) in enumerate(zip(samples, rollouts, strict=True)):
+        inputs = served(processor, sample)
+        size = inputs["input_ids"].shape[1]
+        more = torch.tensor([rollout.tokens])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], more], 1)
+        for name in ("attention_mask", "token_type_ids"):
+            if name in inputs:
+                fill = torch.full_like(more, int(name == "attention_mask"))
+                inputs[name] = torch.cat([inputs[name], fill], 1)
+        with torch.no_grad():
+            logits = plain(**inputs).logits[0, size - 1 : -1].log_softmax(-1)
+        expected = logits.gather(1, more.T)[:, 0]
+        torch.testing.assert_close(found[row][batch.mask[row] > 0], expected, atol=1e-4, rtol=1e-4)
+
+
+def served(processor: Any, sample: Sample) -> Any:
+    """What transformers' own processor makes of a sample's prompt."""
+    source = SizedImages()
+    content = [
+        *({"type": "image", "image": source.pixels(ref)} for ref in sample.images),
+        {"type": "text", "text": sample.prompt.replace("<image>", "")},
+    ]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+
+
+@pytest.fixture(scope="module")
+def vllm_processor(root: Path) -> Any:
+    """vLLM's own processor of the model, without a server. Its registry else inspects models in a process of their own."""
+    registry = pytest.importorskip("vllm.model_executor.models.registry")
+    from vllm.config import ModelConfig
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    directory = str(base_of(root))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_run_in_subprocess", lambda work: work())
+        config = ModelConfig(
+            model=directory, tokenizer=directory, dtype="float32", max_model_len=4096, limit_mm_per_prompt={"image": 4}
+        )
+    assert config.architectures == [FAMILIES[config.hf_config.model_type].architecture]
+    return MULTIMODAL_REGISTRY.create_processor(config)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_training_and_server_see_the_same_tokens_and_pixels(root: Path, vllm_processor: Any, count: int) -> None:
+    import torch
+    from vllm.multimodal.processing import ProcessorInputs, TimingContext
+
+    from diagcot.training.data.collator import IGNORED, Collator
+    from diagcot.training.models import model
+
+    processor, source, sample = model.load_processor(base_of(root)), SizedImages(), study(count)
+    collator = Collator(processor, root, 4096, source=source)
+    batch = collator([sample])
+    prompt = batch["input_ids"][0][batch["labels"][0] == IGNORED]
+    content = [{"type": "image"}] * count + [{"type": "text", "text": sample.prompt.replace("<image>", "")}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    items = vllm_processor.info.parse_mm_data({"image": [source.pixels(ref) for ref in sample.images]})
+    asked = ProcessorInputs(processor.tokenizer(text, add_special_tokens=False)["input_ids"], items)
+    made = vllm_processor.apply(asked, TimingContext(enabled=False))
+    assert made["prompt_token_ids"] == prompt.tolist()
+    visual = torch.zeros(len(prompt), dtype=torch.bool)
+    for place in made["mm_placeholders"]["image"]:
+        inside = torch.ones(place.length, dtype=torch.bool) if place.is_embed is None else place.is_embed
+        visual[place.offset : place.offset + place.length] = inside
+    assert visual.equal(prompt == collator.image_id) and int(visual.sum()) == int(batch["image_tokens"].sum())
+    pixels = made["mm_kwargs"].get_data()["pixel_values"]
+    tiles = torch.cat([part.reshape(-1, *batch["pixel_values"].shape[-3:]) for part in pixels])
+    torch.testing.assert_close(tiles, batch["pixel_values"].reshape(tiles.shape), atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_holds_no_token_of_the_family(root: Path) -> None:
+    """Reports are data: what looks like a control token is read as text."""
+    from diagcot.data.reports import controls
+    from diagcot.training.models import model
+
+    family = family_of(root)
+    tokenizer = model.load_processor(base_of(root)).tokenizer
+    text = "normal " + "".join(family.special_tokens)
+    assert set(tokenizer(text, add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
+    ids = tokenizer(controls.as_text(text), add_special_tokens=False)["input_ids"]
+    assert not set(ids) & set(tokenizer.all_special_ids)
