@@ -39,7 +39,8 @@ def fitted(settings: ServerSettings, model_dir: Path, placement: Placement, fixe
             )
         settings = settings.model_copy(update={"kv_cache_gb": int(cache // 2**30)})
     text = config.get("text_config") or config
-    if settings.max_num_seqs is None and "num_hidden_layers" in text:
+    # Some published files leave sizes to transformers (Gemma 3); then the number is that of `ServerSettings.sequences`.
+    if settings.max_num_seqs is None and {"num_hidden_layers", "num_attention_heads"} <= text.keys():
         count = sequences(settings, cache, token_bytes(settings, text, placement.tensor_parallel, placement.nodes))
         settings = settings.model_copy(update={"max_num_seqs": count})
     return settings

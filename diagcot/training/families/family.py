@@ -33,7 +33,8 @@ class Family(ABC):
     Of its passes: `image_inputs` are the arguments that hold images. `causal`: no token of the language model sees a later one.
     Where that is not so, attention takes a mask, and sequences cannot be packed. `keeps_features`: what a frozen vision tower
     makes of images can be kept (`diagcot.training.models.frozen_tower`). `pixel_budget`: images may be resized to
-    a number of pixels; elsewhere the processor gives every image its one size, or tiles of it.
+    a number of pixels; elsewhere the processor gives every image its one size, or tiles of it. `device_sync`: vLLM knows the
+    parameters by their names in memory, so that they may travel from GPU to GPU; elsewhere they travel as files.
 
     Of a tiny model: its special tokens, further tokens that are text, the token that fills rows, the tokens that end a reply,
     and its chat template, laid out as the published models have them.
@@ -57,6 +58,7 @@ class Family(ABC):
     causal: ClassVar[bool] = True
     keeps_features: ClassVar[bool] = False
     pixel_budget: ClassVar[bool] = False
+    device_sync: ClassVar[bool] = False
 
     special_tokens: ClassVar[tuple[str, ...]]
     text_tokens: ClassVar[tuple[str, ...]] = ()

@@ -27,6 +27,7 @@ class Qwen2VL(Family):
     image_inputs = ("pixel_values", "image_grid_thw")
     keeps_features = True
     pixel_budget = True
+    device_sync = True
     special_tokens = (
         "<|endoftext|>",
         "<|im_start|>",

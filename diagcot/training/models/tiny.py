@@ -12,6 +12,7 @@ library_setup.configure()
 
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig  # noqa: E402
+from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: E402
 
 from diagcot.training.models import model as directories  # noqa: E402
 from diagcot.training.models import tokenizer as tokenizers  # noqa: E402
@@ -29,6 +30,8 @@ def build(settings: ModelSettings, corpus: Iterable[str], directory: Path, seed:
     model.generation_config = GenerationConfig(
         eos_token_id=ends if len(ends) > 1 else ends[0], pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
+    # By the names of published weights: of a model that was not loaded, transformers leaves out prefixes that servers expect.
+    model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
     directories.save(model, processor, directory)
     return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
 

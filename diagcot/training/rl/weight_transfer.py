@@ -17,6 +17,7 @@ from diagcot.serving import ServerError
 from diagcot.serving.server.owner import process_identity
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
+from diagcot.training.families import FAMILIES
 from diagcot.training.models import lora
 from diagcot.training.rl.policy import Policy
 from diagcot.training.rl.rollout_pool import RolloutPool
@@ -41,11 +42,20 @@ class WeightTransfer(Protocol):
 
 def create(policy: Policy, pool: RolloutPool | None, settings: GrpoSettings, ctx: Context) -> WeightTransfer:
     """The transfer that the settings name; `pool` is rank 0's, None on other ranks."""
-    if settings.sync == "device" and process_group.device(ctx).type == "cuda":
-        return DeviceTransfer(policy, pool, settings, ctx)
     if settings.sync == "device":
-        ctx.event("device_sync_refused", reason="the policy is not on a GPU")
+        refused = _without_device_sync(policy, ctx)
+        if not refused:
+            return DeviceTransfer(policy, pool, settings, ctx)
+        ctx.event("device_sync_refused", reason=refused)
     return FolderTransfer(policy, pool, settings, ctx)
+
+
+def _without_device_sync(policy: Policy, ctx: Context) -> str:
+    """Why weights cannot travel from GPU to GPU; empty if they may."""
+    if process_group.device(ctx).type != "cuda":
+        return "the policy is not on a GPU"
+    family = FAMILIES[policy.engine.module.config.model_type]
+    return "" if family.device_sync else f"vLLM knows the weights of {family.title} by other names than the policy"
 
 
 class FolderTransfer:

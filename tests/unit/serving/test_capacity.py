@@ -55,6 +55,12 @@ def test_sequences_follow_from_the_memory_unless_they_are_named(tmp_path: Path, 
     assert chosen.window == sequences * 3 // 2
 
 
+def test_sizes_that_a_config_leaves_to_transformers_are_not_needed(tmp_path: Path) -> None:
+    """As published for Gemma 3 4B."""
+    root = folder(tmp_path, 86 * 10**8, text_config={"num_hidden_layers": 34, "hidden_size": 2560})
+    assert fitted(root, GPU_80, Placement(gpus=("0",))).max_num_seqs is None
+
+
 def test_a_model_over_several_gpus_and_a_gpu_of_two_servers(tmp_path: Path) -> None:
     root = folder(tmp_path, 67 * 10**9, **QWEN_32B)
     four = Placement(gpus=("0", "1", "2", "3"), tensor_parallel=4)
