@@ -1,7 +1,7 @@
 # The commands of the suite. `make help` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-OPTIONS := RECIPE CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE DATA
+OPTIONS := RECIPE FAMILY CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE DATA
 # Only make's own command line sets an option: sites export TIME, MEM and others for their own purposes. Python's own
 # variables (PYTHONPATH and others) are nobody's options either.
 exported = $(filter environment%,$(origin $(1)))
@@ -27,7 +27,7 @@ ONERUN = $(RUNOPT) $(call option,LOGS,logs)
 CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run logs seed half seeds over stage unit mem time code patience a b archive data dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run logs seed half seeds family over stage unit mem time code patience a b archive data dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
 .PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove pack unpack table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
@@ -41,8 +41,8 @@ help:  ## list these targets
 env:  ## build the environment .venv from a lock of exact versions (LOCK=cpu or gpu)
 	@$(PYTHON) $(HERE)/locks/install.py $(LOCK)
 
-demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics (SEED=8: other images and draws; DATA=iu: real reports and the images in IU_XRAY_DIR)
-	@$(DIAGCOT) demo $(call option,DATA,data) $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(RUNOPT) $(call option,SEED,seed)
+demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics (SEED=8: other images and draws; DATA=iu: real reports and the images in IU_XRAY_DIR; FAMILY=internvl: another family of models)
+	@$(DIAGCOT) demo $(call option,DATA,data) $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(call option,FAMILY,family) $(RUNOPT) $(call option,SEED,seed)
 
 study: env  ## run the ablations of a paper on phantoms, three seeds each, and say which claims hold (HALF=cx-mind SEEDS=7,8,9 DRY=1)
 	@$(DIAGCOT) study $(call option,HALF,half) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)

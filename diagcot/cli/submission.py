@@ -40,6 +40,11 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument(
         "--data", choices=["iu"], default=None, help="iu: the recipe's form on IU-Xray, with the images in $IU_XRAY_DIR"
     )
+    parser.add_argument(
+        "--family",
+        default=None,
+        help="run the recipe of another family of models, in recipes/families/, from random weights",
+    )
 
     parser = verbs.add("study", "run the ablations of a paper on phantoms and say which claims hold", _study)
     parser.add_argument("--half", default="diagcot", help="name of a study in recipes/study/: diagcot or cx-mind")
@@ -188,13 +193,20 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
 def _demo(args: argparse.Namespace) -> int:
     from diagcot.console.screens import demo
 
+    if args.family:
+        args.recipe = f"families/{args.family}"
     if args.data:
         args.recipe = f"{args.recipe}-{args.data}"
     chain = chain_of(args, DEMOS.get(args.recipe, ""))
     chain.obtain()
     for line in chain.notes():
         print(f"! {line}")
-    return demo.run(chain)
+    code = demo.run(chain)
+    if args.family:
+        print(
+            f"The base of this run had random weights: its figures show that the chain runs with {args.family}, and no more."
+        )
+    return code
 
 
 def _study(args: argparse.Namespace) -> int:

@@ -39,6 +39,7 @@ def program(tmp_path: Path) -> Path:
         (["demo", f"RECIPE={HOSTILE}", "-o", "env"], ["demo", "--recipe", HOSTILE]),
         (["demo", "SEED=8", "-o", "env"], ["demo", "--seed", "8"]),
         (["demo", "DATA=iu", "-o", "env"], ["demo", "--data", "iu"]),
+        (["demo", "FAMILY=internvl", "-o", "env"], ["demo", "--family", "internvl"]),
         (
             ["study", "HALF=cx-mind", "SEEDS=7,8", "-o", "env"],
             ["study", "--half", "cx-mind", "--seeds", "7,8", "--cluster", "laptop"],

@@ -12,6 +12,7 @@ from diagcot.training.config.settings import Family, LoraSettings, ModelSettings
 from diagcot.training.families import FAMILIES
 from diagcot.training.models.pretrained import check_pixel_budget
 from launchers import model_size
+from launchers.chain import open_chain
 
 PACKED = {"trainable": ["merger"], "deepspeed": {"steps": 1, "micro_batch_tokens": 4096}}
 
@@ -35,6 +36,16 @@ def test_packing_is_refused_where_visual_tokens_see_each_other_both_ways() -> No
     check("gemma3", PACKED | {"deepspeed": {"steps": 1}})
     with pytest.raises(UserError, match=r"stage sft: sequences of Gemma 3.* cannot be packed.*give micro_batch"):
         check("gemma3", PACKED)
+
+
+def test_grpo_of_such_a_family_needs_a_gpu(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: gemma\nextends: families/internvl\nchange: {base: {settings: {family: gemma3}}}\n", encoding="utf-8"
+    )
+    chain = open_chain(str(recipe), "laptop", "trial")
+    with pytest.raises(UserError, match=r"stage grpo: on a CPU vLLM .* as Gemma 3.* needs it.*Give the stage a GPU"):
+        chain.check("grpo")
 
 
 def test_an_adapter_on_projections_that_a_family_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
