@@ -130,7 +130,9 @@ def test_gradient_checkpointing_computes_the_same(family: tuple[Any, Any], train
         network.zero_grad(set_to_none=True)
         language.summed_loss(network, language.model_inputs(batch), batch["labels"]).backward()
         found.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
-    unused = 2 if collator.family.name == "llava_onevision" else 0  # the tower's last norm, which features are taken before
+    unused = (
+        2 if collator.family.name == "llava_onevision" else 0
+    )  # the tower's last norm, which features are taken before
     assert len(found[0]) == sum(p.requires_grad for p in network.parameters()) - unused * ("vision" in trainable)
     for plain, again in zip(*found, strict=True):
         torch.testing.assert_close(again, plain, atol=1e-4, rtol=1e-3)

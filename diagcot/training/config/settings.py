@@ -13,7 +13,7 @@ from diagcot.tasks.prompt_set import PromptedSettings
 ROOT = Path(__file__).resolve().parents[3]
 
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
-Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl"]
+Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl", "llava_onevision", "idefics3"]
 """`model_type` of the families in `diagcot.training.families`."""
 ShardTask = Literal["report", "classification", "grounding"]
 """Tasks whose samples are made from shards (`diagcot.tasks.diagnosis.SAMPLES`)."""

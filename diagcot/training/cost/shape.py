@@ -28,14 +28,19 @@ def shape_of(settings: ModelSettings) -> ModelShape:
 
 
 def parse_config(config: Mapping[str, Any], where: str = "config.json", tiles: int | None = None) -> ModelShape:
-    """Shape by a config.json. tiles: most parts that the model's processor cuts an image into, where it says so."""
+    """Shape by a config.json. tiles: most parts that the model's processor cuts an image into, where it says so.
+
+    Raises ModelError that names a family, a part or a size that is unknown or missing.
+    """
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(f"{where}: model_type {name!r} is none of {', '.join(FAMILIES)}")
     try:
         return FAMILIES[name].shape(config, tiles)
     except KeyError as error:
         raise ModelError(f"{where} has no {error}") from error
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from None
 
 
 def _tiles(folder: Path) -> int | None:
@@ -43,5 +48,6 @@ def _tiles(folder: Path) -> int | None:
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             about = json.loads(reading.read_text(folder / name))
-            return about.get("image_processor", about).get("max_patches")
+            tiles: int | None = about.get("image_processor", about).get("max_patches")
+            return tiles
     return None

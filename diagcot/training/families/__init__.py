@@ -5,14 +5,17 @@ from typing import Any
 
 from diagcot.training.families.family import Family
 from diagcot.training.families.gemma3 import Gemma3
+from diagcot.training.families.idefics3 import Idefics3
 from diagcot.training.families.internvl import InternVL
+from diagcot.training.families.llava_onevision import LlavaOnevision
 from diagcot.training.families.qwen import Qwen2VL, Qwen3VL, Qwen25VL
 from diagcot.training.families.shape import ModelShape
 
 __all__ = ["FAMILIES", "IMAGE_INPUTS", "MODULES", "Family", "ModelShape", "family_by_processor"]
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (Qwen2VL(), Qwen25VL(), Qwen3VL(), Gemma3(), InternVL())
+    family.name: family
+    for family in (Qwen2VL(), Qwen25VL(), Qwen3VL(), Gemma3(), InternVL(), LlavaOnevision(), Idefics3())
 }
 """`model_type` -> family."""
 

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from diagcot.training.config.settings import Family as FamilyName
 from diagcot.training.config.settings import ModelSettings, TinySettings
 from diagcot.training.families.shape import ModelShape
 
@@ -40,7 +39,7 @@ class Family(ABC):
     and its chat template, laid out as the published models have them.
     """
 
-    name: ClassVar[FamilyName]
+    name: ClassVar[str]
     title: ClassVar[str]
     architecture: ClassVar[str]
     processor_class: ClassVar[str]

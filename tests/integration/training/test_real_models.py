@@ -17,7 +17,36 @@ GEMMA3_4B: dict[str, Any] = {  # sizes that are not there are those of transform
     },
     "mm_tokens_per_image": 256,
 }  # fmt: skip
-MODELS = {"qwen2_vl": QWEN2_VL_7B, "qwen2_5_vl": QWEN2_5_VL_32B, "qwen3_vl": QWEN3_VL, "gemma3": GEMMA3_4B}
+QWEN2_5_05B: dict[str, Any] = {
+    "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+    "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151674,
+}  # fmt: skip
+INTERNVL3_1B: dict[str, Any] = {
+    "text_config": QWEN2_5_05B,
+    "vision_config": {"attention_bias": True, "use_mean_pooling": True},
+    "tie_word_embeddings": False,
+}
+LLAVA_ONEVISION_05B: dict[str, Any] = {"text_config": QWEN2_5_05B, "tie_word_embeddings": False}
+SMOLVLM_256M: dict[str, Any] = {
+    "text_config": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49280,
+    },
+    "vision_config": {
+        "hidden_size": 768, "image_size": 512, "intermediate_size": 3072, "num_attention_heads": 12,
+        "num_hidden_layers": 12, "patch_size": 16,
+    },
+    "scale_factor": 4,
+}  # fmt: skip
+MODELS = {
+    "qwen2_vl": QWEN2_VL_7B,
+    "qwen2_5_vl": QWEN2_5_VL_32B,
+    "qwen3_vl": QWEN3_VL,
+    "gemma3": GEMMA3_4B,
+    "internvl": INTERNVL3_1B,
+    "llava_onevision": LLAVA_ONEVISION_05B,
+    "idefics3": SMOLVLM_256M,
+}
 
 
 def test_counts_of_gemma_3_4b() -> None:

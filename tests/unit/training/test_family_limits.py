@@ -71,6 +71,18 @@ def test_visual_tokens_follow_the_budget_or_the_family() -> None:
     assert gemma.visual_tokens(112, None) == gemma.visual_tokens(2000, None) == 16
 
 
+def test_parts_of_other_families_are_named() -> None:
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = {"model_type": "internvl", "text_config": {"model_type": "gpt_oss", "vocab_size": 9, **text}}
+    with pytest.raises(ModelError, match=r"a/config\.json: its language model is a gpt_oss; supported are qwen2"):
+        cost.parse_config(config, "a/config.json")
+    config = {"model_type": "llava_onevision", "vision_config": {"model_type": "clip_vision_model"}}
+    with pytest.raises(ModelError, match=r"its vision tower is a clip_vision_model"):
+        cost.parse_config(config)
+    with pytest.raises(ModelError, match=r"config\.json has no 'num_attention_heads'"):
+        cost.parse_config({"model_type": "idefics3"})
+
+
 def test_an_adapters_parameters_are_those_of_the_language_model() -> None:
     """4 layers of width 128 with 4 heads and 2 key-value heads of 32, and an MLP of 384."""
     ends = (128 + 128) + 2 * (128 + 64) + (128 + 128) + 2 * (128 + 384) + (384 + 128)
