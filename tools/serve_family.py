@@ -2,7 +2,8 @@
 
 For each family: a model of random weights is served, and its answers to prompts with one image, two images and none are drawn.
 Printed is the mean |log p(training) - log p(server)| of a token, in nats, before and after other weights are loaded in place as
-GRPO does; for Gemma 3 also that of a policy whose tokens see no later one. The process fails if prompts differ between training and server. Minutes for each family on two cores.
+GRPO does; for Gemma 3 also that of a policy whose tokens see no later one. The process fails if prompts differ between
+training and server. Minutes for each family on two cores.
 """
 
 import argparse

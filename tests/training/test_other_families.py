@@ -127,7 +127,8 @@ def test_a_merged_adapter_computes_what_base_and_adapter_did(root: Path) -> None
 
 
 def test_log_probabilities_of_rollouts_are_those_of_the_model(root: Path) -> None:
-    """A padded batch of rollouts of different lengths, with one image and three, against transformers' own passes.
+    """A padded batch of rollouts of different lengths, with one image and three, and a packed one, against transformers' own
+    passes.
 
     transformers cuts no tiles out of several images of LLaVA-OneVision; servers do, and so does training.
     """
@@ -150,8 +151,9 @@ def test_log_probabilities_of_rollouts_are_those_of_the_model(root: Path) -> Non
     samples = [study(1), study(1 if family.name == "llava_onevision" else 3)]
     rollouts = [Rollout(row, "", (5, 6, 7, 8)[: 4 - row], (-1.0,) * (4 - row), False, (), 0) for row in (0, 1)]
     batch = batcher.micro_batch(samples, rollouts, [1.0, -1.0])
+    network, expected = model.load(base_of(root)).eval(), []
     with torch.no_grad():
-        _, found = logprobs.forward(model.load(base_of(root)).eval(), batch.inputs, batch.tokens)
+        _, found = logprobs.forward(network, batch.inputs, batch.tokens)
     plain = AutoModelForImageTextToText.from_pretrained(base_of(root), attn_implementation="eager").eval()
     for row, (sample, rollout) in enumerate(zip(samples, rollouts, strict=True)):
         inputs = served(processor, sample)
@@ -164,8 +166,17 @@ def test_log_probabilities_of_rollouts_are_those_of_the_model(root: Path) -> Non
                 inputs[name] = torch.cat([inputs[name], fill], 1)
         with torch.no_grad():
             logits = plain(**inputs).logits[0, size - 1 : -1].log_softmax(-1)
-        expected = logits.gather(1, more.T)[:, 0]
-        torch.testing.assert_close(found[row][batch.mask[row] > 0], expected, atol=1e-4, rtol=1e-4)
+        expected.append(logits.gather(1, more.T)[:, 0])
+        torch.testing.assert_close(found[row][batch.mask[row] > 0], expected[row], atol=1e-4, rtol=1e-4)
+    if not family.causal:
+        with pytest.raises(ValueError, match="cannot be packed"):
+            Collator(processor, root, 4096, source=SizedImages(), packed=True)
+        return
+    batcher.collator.packed = True
+    batch = batcher.micro_batch(samples, rollouts, [1.0, -1.0])
+    with torch.no_grad():
+        _, found = logprobs.forward(network, batch.inputs, batch.tokens)
+    torch.testing.assert_close(found[0], torch.cat(expected), atol=1e-4, rtol=1e-4)
 
 
 def served(processor: Any, sample: Sample) -> Any:

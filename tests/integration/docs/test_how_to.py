@@ -1,11 +1,14 @@
 """What the how-to pages say is done as they say it."""
 
+import inspect
+import re
 from pathlib import Path
 
 import yaml
 
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.training.config.grpo_settings import GrpoSettings
+from diagcot.training.families import FAMILIES, Family
 from tests import pages
 
 
@@ -44,9 +47,13 @@ def test_add_a_collection(tmp_path: Path) -> None:
 
 def test_add_a_model_family(tmp_path: Path) -> None:
     page = (pages.ROOT / "docs" / "how-to" / "add-a-model-family.md").read_text()
-    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert len(rows) == 5
-    for file in rows:
-        assert (pages.ROOT / file).is_file(), file
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    names = [name for cell in cells for name in re.findall("`([^`]+)`", cell)]
+    modules = {name for name in names if name.endswith(".py")}
+    folder = pages.ROOT / "diagcot" / "training" / "families"
+    assert modules == {Path(inspect.getfile(type(family))).name for family in FAMILIES.values()}
+    assert all((folder / module).is_file() for module in modules)
+    known = {*dir(Family), *Family.__annotations__}
+    assert [name for name in names if name not in known | modules] == []
     assert pages.write("how-to/add-a-model-family.md", tmp_path) == ["test_family.py"]
     pages.run_tests(tmp_path, "test_family.py")
