@@ -17,8 +17,8 @@ from diagcot.training.cost import (
     shape_of,
     training_storage,
 )
-from diagcot.training.models.pretrained import SMALL_FILES
 from diagcot.training.families import FAMILIES
+from diagcot.training.models.pretrained import SMALL_FILES
 from launchers.stage_kind import ChainView, Stage
 
 MIMIC_TRAINING_IMAGES = {True: 223_049, False: 368_960}

@@ -58,7 +58,9 @@ class StepFlops:
         sharing: ranks that share the pass; the result is this rank's part, and logits_to_keep its own.
         """
         lengths, kept = inputs["sequence_lengths"].double(), inputs["logits_to_keep"]
-        of_images = (float(inputs[n].sum()) / sharing if n in inputs else 0.0 for n in ("image_patches", "image_tokens"))
+        of_images = (
+            float(inputs[n].sum()) / sharing if n in inputs else 0.0 for n in ("image_patches", "image_tokens")
+        )
         patches, tokens = of_images
         seen = {"vision": patches, "merger": tokens, "language_model": float(lengths.sum()) / sharing}
         seen["lm_head"] = float(len(inputs["input_ids"]) * kept if isinstance(kept, int) else len(kept))

@@ -62,7 +62,9 @@ def of_images(network: Any, inputs: Mapping[str, Any], device: torch.device) -> 
 
     Empty without pixels, for families without grids, and for a network that takes features in place of pixels.
     """
-    if not {"pixel_values", "image_grid_thw"} <= inputs.keys() or hasattr(visual := visual_of(network), "takes_features"):
+    if not {"pixel_values", "image_grid_thw"} <= inputs.keys() or hasattr(
+        visual := visual_of(network), "takes_features"
+    ):
         return {}
     return {f"image_{name}": value for name, value in of_tower(visual, inputs["image_grid_thw"], device).items()}
 
