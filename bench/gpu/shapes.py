@@ -78,9 +78,11 @@ def directory(shape: str, folder: Path, where: Any, precision: str) -> Path:
     from transformers import GenerationConfig
 
     from diagcot.training.config.settings import ModelSettings
-    from diagcot.training.models import model, tiny, tokenizer
+    from diagcot.training.families import FAMILIES
+    from diagcot.training.models import model, tokenizer
 
-    words = tokenizer.train(["the lungs are clear . no effusion ."] * 2, 400)
+    family = FAMILIES["qwen2_5_vl"]
+    words = tokenizer.train(["the lungs are clear . no effusion ."] * 2, 400, family)
     named = {
         "image_token_id": "<|image_pad|>",
         "video_token_id": "<|video_pad|>",
@@ -95,7 +97,7 @@ def directory(shape: str, folder: Path, where: Any, precision: str) -> Path:
     made.generation_config = GenerationConfig(eos_token_id=ids["eos_token_id"], pad_token_id=ids["pad_token_id"])
     height, width = GRIDS[shape]
     pixels = ModelSettings(min_pixels=56 * 56, max_pixels=height * width * 14 * 14)
-    model.save(made, tiny._processor(pixels, words), folder)
+    model.save(made, family.processor(pixels, words), folder)
     return folder
 
 

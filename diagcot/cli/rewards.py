@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 from diagcot.cli.options import Verbs
 from diagcot.jobs import UserError
@@ -73,7 +73,7 @@ def _lines(file: str) -> Iterator[Iterable[str]]:
 
 
 @contextmanager
-def _written(out: Path | None) -> Iterator[TextIO]:
+def _written(out: Path | None) -> Iterator[IO[str]]:
     """Where scores go. A file gets its name when all rows are scored, so nothing is lost if one cannot be."""
     if out is None:
         yield sys.stdout
