@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -231,3 +232,50 @@ def test_readers_leave_a_read_only_folder_as_it_is(tmp_path: Path) -> None:
         for path in before:
             path.chmod(0o755)
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"a": {"x": 1}, "b": {"x": 2}}', [(1, ("1", "a")), (2, ("2", "b"))]),
+        ('{"a": {"x": 1}}', [(1, ("1", "a"))]),
+        ('{\n "p/1.txt": {"x": "y"},\n "q\\"": {"x": [1]}\n}\n', [(1, ("y", "p/1.txt")), (2, ("[1]", 'q"'))]),
+        ('{"about": {"n": 1}, "x": 3}', [(1, ("3", ""))]),  # one record, whose first field is an object
+        ('{"about": {"n": 1}, "x": 3}\n{"about": {"n": 2}, "x": 4}\n', [(1, ("3", "")), (2, ("4", ""))]),  # JSON lines
+        ("{}", []),
+    ],
+)  # fmt: skip
+def test_objects_of_objects_are_told_from_records(
+    tmp_path: Path, content: str, found: list[tuple[int, tuple[str, ...]]]
+) -> None:
+    (tmp_path / "x.json").write_text(content)
+    assert list(rows(tmp_path / "x.json", ["x"], ["key"])) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("x.json", '{"a": {"x": 1}, "b": {"x": 2}, "c": {"x"', "x.json: its record 3 is damaged"),
+        (
+            "x.json",
+            '{"a": {"x": 1}, "b": {"x": 2}, "c": 7}',
+            "x.json: its record 3 is no object, or the file ends in it",
+        ),
+        ("x.json", '{"a": {"x": 1}, "b": {"x": 2}', "x.json: its record 2 is no object, or the file ends in it"),
+        ("x.xml", "<annotation><x>1</x>", "x.xml is not XML"),
+    ],
+)
+def test_damaged_documents_are_named(tmp_path: Path, name: str, content: str, what: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=what):
+        list(rows(tmp_path / name, ["x"], ["key"]))
+
+
+def test_lists_that_are_not_there_are_blank_and_objects_are_listed(tmp_path: Path) -> None:
+    record = {"a": [1, 2], "b": None, "c": {"p": {"n": 3}, "q": {"n": 4}}}
+    (tmp_path / "x.json").write_text(json.dumps([record]))
+    found = list(rows(tmp_path / "x.json", ["a", "b", "c.n"], explode=["a", "b", "c"]))
+    assert found == [(1, ("1", "", "3")), (1, ("2", "", "4"))]
+    (tmp_path / "x.json").write_text(json.dumps([{**record, "b": [1, 2, 3]}]))
+    with pytest.raises(DataError, match="have different lengths"):
+        list(rows(tmp_path / "x.json", ["a", "b", "c.n"], explode=["a", "b", "c"]))
