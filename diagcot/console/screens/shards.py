@@ -44,6 +44,7 @@ class Content:
     labels: np.ndarray = field(default_factory=lambda: np.zeros((len(CHEXPERT_LABELS), 3), np.int64))
     words: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in SECTIONS})
     boxes: Counter[str] = field(default_factory=Counter)
+    questions: Counter[str] = field(default_factory=Counter)  # asked by the collections themselves
     left_out: Counter[str] = field(default_factory=Counter)
     accounts: dict[str, Any] = field(default_factory=dict)  # source -> what was read, kept and left out
     copies: dict[str, set[str]] = field(default_factory=dict)  # digest of an image file -> its splits
@@ -69,6 +70,8 @@ class Content:
             lengths = (len(section.split()) for section in shard.texts(f"studies/{name}"))
             self.words[name].update(_bin(length) for length in lengths)
         self.boxes.update(shard.texts("boxes/label"))
+        if shard.has_questions:
+            self.questions.update("with options" if options else "open" for options in shard.texts("questions/options"))
         if accounts := shard.attrs.get("accounts"):
             self.accounts = added([self.accounts, json.loads(accounts)])
         of_study = np.repeat(np.arange(len(splits)), images)
@@ -107,6 +110,8 @@ def render(content: Content, screen: Console) -> RenderableType:
         head.append(f"phantoms (drawn images, not of patients): {content.phantoms:,}")
     if content.boxes:
         head.append(f"boxes: {_counts(content.boxes)}")
+    if content.questions:
+        head.append(f"questions of the collections: {_counts(content.questions)}")
     if content.left_out:
         reasons = content.left_out.most_common(REASONS)
         head.append(f"images left out: {sum(content.left_out.values()):,}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from diagcot.console.screens.shards import show
 from diagcot.cot.synthetic import questions
 from diagcot.data.study import Image, Question, Study
 from diagcot.evaluation.scores.answers import closed_metrics, open_metrics
@@ -41,7 +42,7 @@ QUESTIONS = {
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Shard:
     path = tmp_path_factory.mktemp("given") / "00000.h5"
-    with ShardWriter(path) as out:
+    with ShardWriter(path, image_size=32) as out:
         out.add(Study("vqa", "s0", "p0", "train", images=(Image("e0", "PA"),), order="1"), [picture(0)])
         asked = tuple(QUESTIONS.values())
         images = (Image("i0", "PA"), Image("i1", "LATERAL"))
@@ -66,6 +67,11 @@ def test_a_shard_keeps_questions_with_their_control_tokens_as_text(shard: Shard,
         out.add(Study("vqa", "s0", "p0", "train", images=(Image("e0"),)), [picture(0)])
     plain = Shard(tmp_path / "plain.h5")
     assert not plain.has_questions and plain.study(0).questions == () and asked(plain) == []
+
+
+def test_the_screen_of_shards_counts_questions(shard: Shard, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show([shard.path]) == 0
+    assert "questions of the collections: with options 5, open 3" in capsys.readouterr().out
 
 
 def test_each_question_is_a_sample_of_its_task_about_its_images(shard: Shard) -> None:
