@@ -70,7 +70,7 @@ def read_only(cluster: DevCluster, node: str, folder: Path) -> None:
     pid = (cluster.directory / "run" / f"slurmd-{node}.id").read_text().split()[0]
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
     user = [] if os.getuid() == 0 else ["-U", "--preserve-credentials"]
-    subprocess.run(["nsenter", "-t", pid, *user, "-m", "--", *mount], check=True, capture_output=True)
+    subprocess.run(["nsenter", "-t", pid, *user, "-m", "-r", "--", *mount], check=True, capture_output=True)
 
 
 def queued() -> list[str]:
