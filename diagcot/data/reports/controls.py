@@ -3,7 +3,7 @@
 import re
 
 _CONTROL = re.compile(
-    r"<(?=\|\w+\|>|(?:image|video|bos|eos|pad|unk|s|/s|img|/img|IMG_CONTEXT|start_of_turn|end_of_turn|start_of_image|end_of_image"
+    r"<(?=\|\w+\|>|(?:image|video|bos|eos|pad|s|/s|img|/img|IMG_CONTEXT|start_of_turn|end_of_turn|start_of_image|end_of_image"
     r"|image_soft_token|end_of_utterance|fake_token_around_image|global-img|row_\d+_col_\d+)>)"
 )
 

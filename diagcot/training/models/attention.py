@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from diagcot.training.distributed import library_setup, process_group
-from diagcot.training.families import Family
+from diagcot.training.families import FAMILIES, Family
 
 library_setup.configure()
 
@@ -120,7 +120,8 @@ def visual_of(network: Any) -> Any:
 
 def language_of(network: Any) -> Any:
     """The language model without its head, see `visual_of`."""
-    return _inside(network).language_model
+    inside = _inside(network)
+    return getattr(inside, FAMILIES[inside.config.model_type].language)
 
 
 def _inside(network: Any) -> Any:

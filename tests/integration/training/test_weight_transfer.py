@@ -42,7 +42,8 @@ def test_an_adapter_is_sent_as_weights_of_its_base():
     )  # fmt: skip
     names = {name: (parameter.dtype, tuple(parameter.shape)) for name, parameter in plain.named_parameters()}
     network: Any = torch.nn.ModuleDict({"language_model": plain})
-    network.prepare_inputs_for_generation, network.config = None, plain.config
+    network.prepare_inputs_for_generation, network.config = None, Qwen2Config()
+    network.config.model_type = "qwen2_vl"
     network = lora.add_adapter(network, LoraSettings(rank=2))
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
