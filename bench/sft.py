@@ -212,7 +212,7 @@ def _trainer(ctx: Any, our_collator: bool) -> dict[str, Any]:
 
     def ours(rows: list[Any]) -> dict[str, Any]:
         batch = collator(rows)
-        return {name: batch[name] for name in (*language.MODEL_INPUTS, "labels")}
+        return {name: batch[name] for name in (*language.MODEL_INPUTS, "labels") if name in batch}
 
     arguments = TrainingArguments(
         output_dir=str(ctx.workspace), use_cpu=True, max_steps=steps, per_device_train_batch_size=MICRO,
