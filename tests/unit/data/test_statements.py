@@ -89,7 +89,8 @@ def test_time_grows_with_the_text_not_with_its_square(text):
         return time.process_time() - start
 
     seconds(20)
-    assert seconds(3000) < 30 * max(seconds(300), 0.005)
+    long = min(seconds(3000) for _ in range(3))  # the least of three: other work costs CPU time, too
+    assert long < 30 * max(min(seconds(300) for _ in range(3)), 0.005)
 
 
 def _findings(random: Random) -> Findings:
