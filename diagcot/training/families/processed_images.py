@@ -1,5 +1,6 @@
 """Images of one size, or tiles of it, exactly as a family's processor makes them."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,9 @@ class ProcessedImages(PreparedImages):
         width, height = self.source.size(ref)
         return self.text_of(height, width)
 
+    @abstractmethod
     def text_of(self, height: int, width: int) -> str:
         """`text` of an image of this size."""
-        raise NotImplementedError
 
     def batch(self, refs: Sequence[ImageRef]) -> Tensors:
         """pixel_values (tiles, channels, rows, columns) float32, and what `further` names. See also `PreparedImages.batch`."""

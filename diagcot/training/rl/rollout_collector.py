@@ -129,14 +129,14 @@ class RolloutCollector:
                 tokens = reply.token_ids or [[]] * len(texts)
                 facts = [self._facts(sample, requests[index], tuple(own)) for own in tokens]
             return [
-                Output(text, reference, key, sample.task, question, sample.meta, sample.id, told)
-                for text, told in zip(shown, facts, strict=True)
+                Output(text, reference, key, sample.task, question, sample.meta, sample.id, own)
+                for text, own in zip(shown, facts, strict=True)
             ]
 
         return self._pool.roll_out(requests, outputs, progress)
 
     def _facts(self, sample: Sample, request: Request, tokens: tuple[int, ...]) -> RolloutFacts:
-        """What a reward of another project is told of a rollout."""
+        """What a reward of another project gets with a rollout."""
         prompt = [{"role": role, "content": message_parts(text)} for role, text in request.messages]
         about = {**sample.meta, "id": sample.id, "task": sample.task, "study": sample.study}
         return RolloutFacts(prompt, request.images, tokens, about)
