@@ -134,7 +134,7 @@ def _rank(root: Path, name: str, steps: int) -> int:
     settings = SETTINGS | {"deepspeed": DEEPSPEED | {"steps": steps} | packing}
     ctx = context(
         root, settings, inputs=inputs, stage=name, rank=rank, world_size=WORLD, local_rank=rank, local_world_size=WORLD,
-        cpus=1, workspace=root / "work" / os.environ["MASTER_PORT"],
+        cpus=1, workspace=root / "work" / os.environ["MASTER_PORT"], attempt=os.environ["MASTER_PORT"],
     )  # fmt: skip
     row = _ours(ctx) if name in ("ours", "packed") else _trainer(ctx, name == "trainer_our_collator")
     if rank == 0:

@@ -184,12 +184,12 @@ def shared_path(tmp_path: Path) -> Path:
 
 
 def free_ports(count: int = 20) -> int:
-    """The first of `count` ports below the ephemeral range that nobody listens on.
+    """The first of `count` ports, at most 520, that nobody listens on, below those of ranks and those that are ephemeral.
 
     Each worker looks in a range of its own: some seconds pass before the daemons of another one listen.
     """
-    begin = 18000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8 * 1700
-    for first in range(begin, begin + 1700, 100):
+    begin = 9000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4 * 1500
+    for first in range(begin, begin + 1000, 100):
         if all(_free(port) for port in range(first, first + count)):
             return first
     raise AssertionError("no free ports")

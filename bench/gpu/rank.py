@@ -18,7 +18,7 @@ def main(shape: str, part: str, folder: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     ctx = context(
         folder / f"rank{rank}", rank=rank, world_size=world, local_rank=rank, local_world_size=world,
-        gpus=int(torch.cuda.is_available()), cpus=max(1, (os.cpu_count() or 1) // world),
+        gpus=int(torch.cuda.is_available()), cpus=max(1, (os.cpu_count() or 1) // world), attempt=os.environ["MASTER_PORT"],
     )  # fmt: skip
     with process_group.connected(ctx):
         if part in training.STEPS:

@@ -39,10 +39,10 @@ def main(job: dict[str, Any], environment: dict[str, str], log: Path) -> None:
     kind = importlib.import_module(job["kind"])
     print(f"imports {time.monotonic() - started:.1f} s", flush=True)
     ranks = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"]), "cpus": 1}
+    ranks["attempt"] = job["attempt"]
     ranks |= {"local_rank": ranks["rank"], "local_world_size": ranks["world_size"]}
     if job.get("nodes"):  # each rank as the only one of its node
         ranks |= {"node_rank": ranks["rank"], "nodes": job["nodes"], "local_rank": 0, "local_world_size": 1}
-        ranks["attempt"] = job["attempt"]
     # Further stages of the same process, each with its own changes: one start of the ranks serves them all.
     port = int(os.environ["MASTER_PORT"])
     for index, (stage, changes) in enumerate({job["stage"]: {}, **job.get("further", {})}.items()):

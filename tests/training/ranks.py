@@ -4,13 +4,14 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from tests.conftest import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 _FORKS = multiprocessing.get_context("forkserver")
@@ -96,9 +97,8 @@ def start(
     log = root / f"{stage}.log"
     log.unlink(missing_ok=True)
     job |= {"kind": kind, "root": str(root), "stage": stage, "settings": settings, "inputs": inputs}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    job.setdefault("attempt", os.urandom(4).hex())
+    port = free_ports(1 + len(job.get("further", {})))
     shared = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -1,13 +1,13 @@
 """Two ranks that share packed rows learn what one rank learns of them: loss and every gradient, for each family of models."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diagcot.training.config.settings import ModelSettings, TinySettings
+from tests.conftest import free_ports
 from tests.training import images
 from tests.training.ranks import _FORKS
 
@@ -63,7 +63,7 @@ def compare(rank: int, port: int, root: Path) -> None:
     from diagcot.training.supervised.sequence_parallel import SharedRows
     from tests.integration.training.test_packing import SAMPLES
 
-    ctx = context(root / str(rank), rank=rank, world_size=2, local_rank=rank, local_world_size=2, cpus=1)
+    ctx = context(root / str(rank), rank=rank, world_size=2, local_rank=rank, local_world_size=2, cpus=1, attempt="one")
     found: dict[str, dict[str, float]] = {}
     with process_group.connected(ctx):
         for family in FAMILIES:
@@ -90,9 +90,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     sizes = TinySettings(hidden=64, layers=2, vision_hidden=32, intermediate=128, vocabulary=400)
     for family in FAMILIES:
         tiny.build(ModelSettings.model_validate({"family": family, "tiny": sizes}), texts, root / family)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports(1)
     processes = [_FORKS.Process(target=compare, args=(rank, port, root)) for rank in range(2)]
     for process in processes:
         process.start()

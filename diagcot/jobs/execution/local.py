@@ -123,7 +123,6 @@ class Runner:
         attempt = f"{count}.{self.starts[plan.stage, task_index]}"
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
-            DIAGCOT_TASK=f"{plan.path}/{task_index:05d}",
             PYTHONSAFEPATH="1",  # import the snapshot, not the folder of submission
             PYTHONPATH=(snapshot := attempts.last_code(plan.path, plan.code)),
             **{codes.VARIABLE: snapshot},

@@ -23,7 +23,9 @@ class Ranks:
     node_rank: int
     nodes: int
     master_addr: str
-    place: str = ""  # distinguishes tasks that have the same attempt: those of several stages and runs on a laptop
+    task: str = (
+        ""  # distinguishes executions of one attempt: several stages on a laptop, several clusters on one machine
+    )
 
     @property
     def attempt(self) -> str:
@@ -33,7 +35,7 @@ class Ranks:
     @property
     def master_port(self) -> int:
         """A port of this execution alone, below the ephemeral range."""
-        return 15000 + zlib.crc32(f"{self.attempt}{self.place}".encode()) % 15000
+        return 15000 + zlib.crc32(f"{self.attempt}{self.task}".encode()) % 15000
 
 
 def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
@@ -42,8 +44,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
         size = int(env["SUBMITIT_LOCAL_NTASKS"])
         rank = int(env["SUBMITIT_LOCAL_GLOBALID"])
         token = env.get("DIAGCOT_ATTEMPT", env["SUBMITIT_LOCAL_JOB_ID"])
-        place = env.get("DIAGCOT_TASK", "")
-        return Ranks(token, 0, rank, size, int(env["SUBMITIT_LOCAL_LOCALID"]), size, 0, 1, "127.0.0.1", place)
+        return Ranks(token, 0, rank, size, int(env["SUBMITIT_LOCAL_LOCALID"]), size, 0, 1, "127.0.0.1")
     if "SLURM_JOB_ID" in env:
         job = env["SLURM_JOB_ID"]
         if "SLURM_ARRAY_JOB_ID" in env:

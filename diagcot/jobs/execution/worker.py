@@ -58,7 +58,8 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     """
     os.umask(0o077)
     allow_open_files()
-    plan, ranks = _with_own_size(read(Path(stage_dir))), from_environment()
+    plan = _with_own_size(read(Path(stage_dir)))
+    ranks = replace(from_environment(), task=f"{plan.path}/{task_index:05d}")
     ctx = _context(plan, task_index, ranks)
     debugged = "DIAGCOT_DEBUG" in os.environ  # a person uses this terminal and its Ctrl-C
     if not debugged:

@@ -52,7 +52,7 @@ def check(stage: RehearsedStage, ctx: Context, deadline_s: float = DEADLINE_S) -
         dist.all_reduce(clocks)
         skew = float(clocks.max() - clocks.min())
     except (RuntimeError, ValueError) as error:
-        message = str(error.__cause__ or error).splitlines()[0][:200]  # the cause names no rank, so rows are joined
+        message = str(error).splitlines()[0][:200]
         yield bad(
             "collective", f"the {ctx.world_size} ranks did not connect within {deadline_s:.0f} s: {message}", REMEDY
         )
