@@ -22,6 +22,13 @@ def cache_folder() -> Path:
     return Path(config.CACHE_DIR or Path(base) / "diagcot" / "numba")
 
 
+def require_own(folder: Path) -> None:
+    """Raise OSError unless the folder exists, belongs to this user, and no other user can write to it."""
+    state = folder.stat()
+    if state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise PermissionError(f"{folder} belongs to another user or can be written by others")
+
+
 class SourceCache:
     """A cache locator of numba: its folder is named after the content of all modules next to the source.
 
@@ -50,9 +57,7 @@ class SourceCache:
         """Create the folder. Raises OSError if it is not writable, or if another user could write to it."""
         self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        state = self._folder.stat()
-        if state.st_uid != os.getuid() or state.st_mode & 0o022:
-            raise PermissionError(f"{self._folder} belongs to another user or can be written by others")
+        require_own(self._folder)
         tempfile.TemporaryFile(dir=self._folder).close()
 
     @classmethod

@@ -1,6 +1,5 @@
 """What METEOR 1.5 knows of English words, read from the jar and the paraphrase table of the pycocoevalcap wheel."""
 
-import gzip
 import io
 import re
 import threading
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagcot.jobs.state import reading
-from diagcot.metrics.meteor import alignment, phrases
+from diagcot.metrics.meteor import alignment, paraphrases, phrases
 from diagcot.metrics.stems import stem
 
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
@@ -67,8 +66,7 @@ def _java_hash(word: str) -> int:
 class Lexicon:
     """Words by number, and tables of what METEOR knows of them, filled as words are met. One for a process.
 
-    Some three seconds and 120 MB for the paraphrase table, read when it is first asked for, and 270 MB more
-    meanwhile. Raises StorageError, and OSError or KeyError where the wheel's files are missing or broken.
+    Raises StorageError, and OSError or KeyError where the wheel's files are missing or broken.
     """
 
     def __init__(self, jar: Path) -> None:
@@ -204,20 +202,7 @@ class Lexicon:
                     return base + ("ful" if word.endswith("ful") else "")
         return ""
 
-    def _read_paraphrases(self) -> bytes:
-        with reading.opened(self._paraphrases) as file, gzip.open(file) as unpacked:
-            return unpacked.read()
-
     @cached_property
-    def paraphrases(self) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.uint64], NDArray[np.uint8], int]:
-        """The paraphrase table as hashes: sorted phrases, buckets of them, what each is put as, its words, most words.
-
-        Two of the table's phrases, or of a text's, share 64 bits of hash with a probability below 1e-5.
-        """
-        text = np.frombuffer(reading.patient(self._paraphrases, self._read_paraphrases), np.uint8)
-        room = np.count_nonzero(text == 10) // 3 + 1
-        keys, values, lengths = np.zeros(room, np.uint64), np.zeros(room, np.uint64), np.zeros(room, np.uint8)
-        records, most = phrases.scan(text, keys, values, lengths)
-        order = np.argsort(keys[:records], kind="stable")
-        keys = keys[order]
-        return keys, phrases.buckets(keys), values[order], lengths[order], int(most)
+    def paraphrases(self) -> paraphrases.Paraphrases:
+        """The paraphrase table, read when it is first asked for."""
+        return paraphrases.load(self._paraphrases)
