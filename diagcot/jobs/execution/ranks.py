@@ -37,6 +37,18 @@ class Ranks:
         """A port of this execution alone, below the ephemeral range."""
         return 15000 + zlib.crc32(f"{self.attempt}{self.task}".encode()) % 15000
 
+    def export(self) -> None:
+        """Set the variables that torch.distributed and DeepSpeed read."""
+        os.environ.update(
+            MASTER_ADDR=self.master_addr if self.nodes == 1 else address(self.master_addr),
+            MASTER_PORT=str(self.master_port),
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.world_size),
+            LOCAL_RANK=str(self.local_rank),
+            LOCAL_SIZE=str(self.local_world_size),
+            LOCAL_WORLD_SIZE=str(self.local_world_size),
+        )
+
 
 def from_environment(env: Mapping[str, str] = os.environ) -> Ranks:
     """The ranks that submitit or Slurm put into the environment; a single rank if there are none."""

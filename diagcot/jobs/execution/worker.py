@@ -22,7 +22,7 @@ from diagcot.jobs.environment import code
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import copies, place
 from diagcot.jobs.execution.context import Context, HeadlessWorkerEnded, Result
-from diagcot.jobs.execution.ranks import Ranks, address, from_environment
+from diagcot.jobs.execution.ranks import Ranks, from_environment
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
@@ -59,13 +59,13 @@ def work(stage_dir: Path | str, task_index: int) -> str:
     os.umask(0o077)
     allow_open_files()
     plan = _with_own_size(read(Path(stage_dir)))
-    ranks = replace(from_environment(), task=f"{plan.path}/{task_index:05d}")
+    ranks = replace(from_environment(), task=f"{stage_dir}/{task_index:05d}")
     ctx = _context(plan, task_index, ranks)
     debugged = "DIAGCOT_DEBUG" in os.environ  # a person uses this terminal and its Ctrl-C
     if not debugged:
         _redirect(ctx)
     warned = threading.Event() if debugged else _listen(ctx.stop)
-    _distribute(ranks)
+    ranks.export()
     print(
         f"{time.strftime('%F %T')} task {task_index} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
         flush=True,
@@ -361,19 +361,6 @@ def _follow(owner: int, stop: threading.Event) -> None:
         if not is_alive(owner):
             stop.set()
         time.sleep(1)
-
-
-def _distribute(ranks: Ranks) -> None:
-    """Set the variables that torch.distributed and DeepSpeed read."""
-    os.environ.update(
-        MASTER_ADDR=ranks.master_addr if ranks.nodes == 1 else address(ranks.master_addr),
-        MASTER_PORT=str(ranks.master_port),
-        RANK=str(ranks.rank),
-        WORLD_SIZE=str(ranks.world_size),
-        LOCAL_RANK=str(ranks.local_rank),
-        LOCAL_SIZE=str(ranks.local_world_size),
-        LOCAL_WORLD_SIZE=str(ranks.local_world_size),
-    )
 
 
 def _record_failure(ctx: Context, error: BaseException) -> None:
