@@ -1,6 +1,6 @@
 """Images that a unit had converted before it was interrupted, so that its next execution resumes there."""
 
-import zlib
+from isal.isal_zlib import crc32
 
 from diagcot.data.pixels import Jpeg
 from diagcot.jobs import Context, Unit
@@ -37,7 +37,7 @@ class Partial:
         try:
             for size, crc, width, height, phantom, sha256, likeness, flags in row["jpegs"]:
                 data, at = file.read(size, at), at + size
-                if zlib.crc32(data) != crc:
+                if crc32(data) != crc:
                     return None
                 digests = bytes.fromhex(sha256), bytes.fromhex(likeness)
                 jpegs.append(Jpeg(data, width, height, phantom, *digests, tuple(flags)))
@@ -52,7 +52,7 @@ class Partial:
         self._out.write(b"".join(jpeg.data for jpeg in jpegs))
         self._out.flush()
         rows = [
-            (len(j.data), zlib.crc32(j.data), j.width, j.height, j.phantom, j.sha256.hex(), j.likeness.hex(), j.flags)
+            (len(j.data), crc32(j.data), j.width, j.height, j.phantom, j.sha256.hex(), j.likeness.hex(), j.flags)
             for j in jpegs
         ]
         row = {"id": self._id(study), "file": self._path.name, "at": at, "jpegs": rows, "images": images, "bad": bad}

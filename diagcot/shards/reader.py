@@ -2,7 +2,6 @@
 
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from isal.isal_zlib import crc32  # zlib's own takes half of the time of a read
 from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError
@@ -186,7 +186,7 @@ class Shard:
         return data
 
     def _check_image(self, row: int, data: bytes) -> None:
-        if zlib.crc32(data) != self._numbers("images/crc32")[row]:
+        if crc32(data) != self._numbers("images/crc32")[row]:
             study = self.study(self.study_of(row))
             raise DataError(f"{self.path}: image {self.image(row).id} of {study.key} (row {row}) is damaged; {REBUILD}")
         self._intact[row] = 1
@@ -243,7 +243,7 @@ class Shard:
         column, crc = self._header.columns[name], 0
         for at in range(0, column.size, _BLOCK):
             block = self._file.read(min(_BLOCK, column.size - at), column.place + at)
-            crc = zlib.crc32(block, crc)
+            crc = crc32(block, crc)
             yield block
         if crc != column.crc32:
             raise DataError(f"{self.path}: the column {name} is damaged; {REBUILD}")

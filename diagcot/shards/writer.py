@@ -3,7 +3,6 @@
 import hashlib
 import json
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from isal.isal_zlib import crc32
 
 from diagcot import __version__
 from diagcot.data import likeness
@@ -70,7 +70,7 @@ class ShardWriter:
         for image, jpeg in zip(study.images, jpegs, strict=True):
             self._jpegs.write(jpeg.data)
             self._offsets.append(self._offsets[-1] + len(jpeg.data))
-            self._crcs.append(zlib.crc32(jpeg.data))
+            self._crcs.append(crc32(jpeg.data))
             self._digests.append(jpeg.sha256 or hashlib.sha256(jpeg.data).digest())
             self._likenesses.append(jpeg.likeness or bytes(likeness.BYTES))
             phantom = image.phantom or jpeg.phantom
@@ -204,7 +204,7 @@ def _attribute(place: h5py.HLObject, name: str, value: Any) -> None:
 
 def _column(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:
     data = group.create_dataset(name, data=values, track_times=False)
-    data.attrs["crc32"] = np.uint32(zlib.crc32(np.ascontiguousarray(values).tobytes()))
+    data.attrs["crc32"] = np.uint32(crc32(np.ascontiguousarray(values).tobytes()))
     return data
 
 
