@@ -111,7 +111,7 @@ FOUR = ["Cardiomegaly", "Pleural Effusion", "Edema", "No Finding"]
         (FOUR, "A. Cardiomegaly", "A"),
         (FOUR, "a) cardiomegaly", "A"),
         (FOUR, "<answer>B</answer>", "B"),
-        (FOUR, "B) is right, A) is wrong", ""),
+        (FOUR, "B) is right, A) is wrong", "B"),
         (FOUR, "A T-shaped line: Edema", "C"),
         (FOUR, "Edema ✅", "C"),
         (FOUR, "Edema ❌", ""),
