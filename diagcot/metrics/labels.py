@@ -33,6 +33,12 @@ def agreement(
     return np.stack([ours & theirs, ours & ~theirs, ~ours & theirs], axis=-1).astype(np.float64)
 
 
+def all_wrong(counts: Array, rows: NDArray[np.bool_]) -> Array:
+    """The counts (N, L, 3) with those rows (N,) wrong in every label: what is there is missed, what is not is claimed."""
+    there = counts[..., 0] + counts[..., 2]
+    return np.where(rows[:, None, None], np.stack([np.zeros_like(there), 1 - there, there], axis=-1), counts)
+
+
 def f1_of(counts: Array) -> Array:
     """F1 of summed counts: (..., 3) -> (...), 0 to 1; 1 where there was nothing to find and nothing was claimed."""
     hit, extra, missed = counts[..., 0], counts[..., 1], counts[..., 2]

@@ -104,7 +104,13 @@ def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:
         return Text("n/a ", "yellow")
     mark, style = MARKS[cell.get("start", {}).get("verdict", "unclear")]
     low, high = cell["low"], cell["high"]
-    width = f"{low:.3f}–{high:.3f} " if wide else f"±{(high - low) / 2:.3f} ".replace("±0.", "±.")
+    width = (
+        ""
+        if low is None
+        else f"{low:.3f}–{high:.3f} "
+        if wide
+        else f"±{(high - low) / 2:.3f} ".replace("±0.", "±.")
+    )
     other = _fits(screen, "°") if "words" in cell else ""
     return (
         Text(f"{cell['value']:.3f}{other}", style)

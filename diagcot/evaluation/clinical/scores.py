@@ -6,13 +6,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.predictions import joined
+from diagcot.evaluation.scores.failures import failed
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
 from diagcot.metrics import labels
-from diagcot.metrics.intervals import Additive, Metric, mean, mean_of
+from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Metric, mean, mean_of
+from diagcot.metrics.radcliq import MODEL, radcliq_v1
 from diagcot.metrics.reasoning import FIGURES
 from diagcot.tasks.predictions import Prediction
 
@@ -25,6 +28,9 @@ class ClinicalColumn:
     needs: tuple[str, ...]
     main: bool = True
     low: bool = False
+    interval: int | None = LEAST_STUDIES  # as in `diagcot.evaluation.scores.columns.Column`
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    worst: float = 0.0  # what a request that failed has at best
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,20 @@ _F1 = ("chexbert",)
 _COLUMNS = {
     "chexbert_f1": ClinicalColumn(AGREEMENT["chexbert_f1"].title, _F1),
     "radgraph_partial": ClinicalColumn("RadGraph F1 (partial)", ("radgraph",)),
-    "bertscore": ClinicalColumn("BERTScore", ("distilroberta-base",)),
-    "radcliq": ClinicalColumn("RadCliQ-v1", ("chexbert", "distilroberta-base", "radgraph"), low=True),
+    "bertscore": ClinicalColumn("BERTScore", ("distilroberta-base",), bounds=None),
+    "radcliq": ClinicalColumn(
+        "RadCliQ-v1",
+        ("chexbert", "distilroberta-base", "radgraph"),
+        low=True,
+        bounds=None,
+        worst=radcliq_v1(dict.fromkeys(MODEL, 0.0) | {"semb": -1.0}),
+    ),
     "ratescore": ClinicalColumn("RaTEScore", ("ratescore",)),
     "green": ClinicalColumn("GREEN", ("green",)),
     **{name: ClinicalColumn(how.title, _F1, False) for name, how in AGREEMENT.items() if name != "chexbert_f1"},
-    "semb": ClinicalColumn("CheXbert embedding similarity (SembScore)", _F1, False),
+    "semb": ClinicalColumn(
+        "CheXbert embedding similarity (SembScore)", _F1, False, bounds=(-1.0, 1.0), worst=-1.0
+    ),
     "radgraph_simple": ClinicalColumn("RadGraph F1 (simple)", ("radgraph",), False),
     "radgraph_complete": ClinicalColumn("RadGraph F1 (complete)", ("radgraph",), False),
     "radgraph_radcliq": ClinicalColumn("RadGraph, entities and relations (RadCliQ, ReXrank)", ("radgraph",), False),
@@ -181,6 +195,7 @@ def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> di
     if (task, model) not in clinical.scores:
         return {}
     scores = [clinical.scores[task, model].get(row.id, {}) for row in rows]
+    lost = failed(rows)
     metrics: dict[str, Metric | str] = {}
     for name, column in CLINICAL.items():
         if not clinical.readers.issuperset(column.needs):
@@ -200,7 +215,7 @@ def clinical_metrics(rows: Sequence[Prediction], clinical: ClinicalScores) -> di
             )
         else:
             found = [row[key] for row in scores]
-            metrics[name] = _chexbert(agreement, found) if agreement else mean(found)
+            metrics[name] = _chexbert(agreement, found, lost) if agreement else mean(_at_worst(column, found, lost))
     return {column_name(task, name): metric for name, metric in metrics.items()}
 
 
@@ -216,10 +231,14 @@ def _reasoning(name: str, reader: str, scores: Sequence[Mapping[str, Any]]) -> M
     return Additive(np.array(counts, dtype=np.float64), mean_of)
 
 
-def _chexbert(how: Agreement, read: Sequence[Sequence[Mapping[str, int]]]) -> Metric:
+def _at_worst(column: ClinicalColumn, scores: Sequence[float], lost: NDArray[np.bool_]) -> labels.Array:
+    """Scores (N,), those of requests that failed no better than the column's worst: some give an empty text half a point."""
+    worse = np.maximum if column.low else np.minimum
+    values = np.array(scores, dtype=np.float64)
+    return np.where(lost, worse(values, column.worst), values)
+
+
+def _chexbert(how: Agreement, read: Sequence[Sequence[Mapping[str, int]]], lost: NDArray[np.bool_]) -> Metric:
     """Agreement of the labels of both sides, as F1CheXbert has it: uncertain is stated."""
-    return labels.averaged(
-        labels.agreement([ours for ours, _ in read], [theirs for _, theirs in read], how.names),
-        how.measure,
-        how.average,
-    )
+    found = labels.agreement([ours for ours, _ in read], [theirs for _, theirs in read], how.names)
+    return labels.averaged(labels.all_wrong(found, lost), how.measure, how.average)

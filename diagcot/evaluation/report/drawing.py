@@ -13,11 +13,14 @@ SEEN = 1e-6
 Points = Sequence[tuple[float, float]]
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float]], colours: Mapping[str, int]) -> Markup:
-    """A dot and its interval for each (model, value, low, high), on one axis that has 0."""
+def intervals(
+    rows: Sequence[tuple[str, float, float | None, float | None]], colours: Mapping[str, int]
+) -> Markup:
+    """A dot and its interval, if it has one, for each (model, value, low, high), on one axis that has 0."""
     width, left, right, step = 340, 78, 52, 22
     height = step * len(rows) + 22
-    most, least = max([0.0, *(high for *_, high in rows)]), min([0.0, *(low for _, _, low, _ in rows)])
+    ends = [0.0, *(end for _, *all_three in rows for end in all_three if end is not None)]
+    most, least = max(ends), min(ends)
     bottom = -_ceiling(-least) if least < -SEEN else 0.0
     top = _ceiling(most) if most > SEEN else 0.0 if bottom else 1.0
 
@@ -30,7 +33,8 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], colours: Mapping[
     for place, (model, value, low, high) in enumerate(rows):
         y, colour = 13 + step * place, f"c{colours[model]}"
         parts.append(_text(left - 8, y + 4, model, "label end"))
-        parts.append(_line(x(low), y, x(high), y, f"whisker {colour}"))
+        if low is not None and high is not None:
+            parts.append(_line(x(low), y, x(high), y, f"whisker {colour}"))
         parts.append(Markup('<circle cx="{:.1f}" cy="{}" r="4.5" class="dot {}"/>').format(x(value), y, colour))
         parts.append(_text(width - right + 8, y + 4, f"{value:.3f}", "value"))
     return _svg(width, height, parts)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diagcot.evaluation.scores.failures import failed
 from diagcot.metrics.intervals import Metric, mean
 from diagcot.metrics.sets import f1
 from diagcot.tasks.predictions import Prediction
@@ -23,10 +24,11 @@ def closed_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
 def open_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """Set F1, exact sets, and recall among the first k findings of the list, all by sample; synonyms count as one."""
     answers = [(findings(row.answer), findings(row.reference)) for row in rows]
-    exact = [set(ours) == set(theirs) for ours, theirs in answers]
+    there = ~failed(rows)
+    exact = np.array([set(ours) == set(theirs) for ours, theirs in answers])
     return {
-        "open_f1": mean([f1(set(ours), set(theirs)) for ours, theirs in answers]),
-        "open_exact": mean(np.array(exact, dtype=np.float64)),
+        "open_f1": mean(np.array([f1(set(ours), set(theirs)) for ours, theirs in answers]) * there),
+        "open_exact": mean((exact & there).astype(np.float64)),
         **{
             f"open_recall_{k}": mean(
                 [len(set(ours[:k]) & set(theirs)) / max(1, len(theirs)) for ours, theirs in answers]

@@ -3,18 +3,20 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
 from diagcot.evaluation.clinical.scores import CLINICAL, column_name
 from diagcot.evaluation.scores.answers import RECALL_AT, closed_metrics, open_metrics
 from diagcot.evaluation.scores.classification import classification_metrics
+from diagcot.evaluation.scores.failures import failed
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.evaluation.scores.reasoning import FIGURES, reasoning_metrics
 from diagcot.evaluation.scores.reports import part_metrics, report_metrics
 from diagcot.evaluation.scores.retrieval import RETRIEVED, retrieval_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
-from diagcot.metrics.intervals import Additive, Metric, mean
+from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Interval, Metric, mean
 from diagcot.metrics.labels import kappa
 from diagcot.tasks.predictions import Prediction
 from diagcot.text import boxes
@@ -35,7 +37,22 @@ class Column:
     task: str
     main: bool = True
     low: bool = False  # the lower the better
-    interval: bool = True  # False where the draws of a small sample are biased, so that they bound nothing
+    interval: int | None = LEAST_STUDIES  # studies from which on its interval holds the true value; None: at no number
+    bounds: tuple[float, float] | None = (0.0, 1.0)  # of its values
+
+    def shown(self, found: Interval, studies: int) -> dict[str, float | None]:
+        """`value`, `low` and `high` within the bounds; no interval with too few studies, nor one of no width."""
+        if self.interval is None or studies < self.interval or not found.low < found.high:
+            return {"value": found.value, "low": None, "high": None}
+        least, most = self.bounds or (-inf, inf)
+        return {"value": found.value, "low": max(found.low, least), "high": min(found.high, most)}
+
+
+_CIDER = (0.0, 10.0)
+
+
+def _bounds(name: str) -> tuple[float, float]:
+    return _CIDER if name == "cider" else (0.0, 1.0)
 
 
 _PARTS = {
@@ -50,9 +67,9 @@ COLUMNS = (
     *(Column(f"bleu{n}", f"BLEU-{n}", "report") for n in (1, 2, 3, 4)),
     Column("meteor", "METEOR", "report"),
     Column("rouge_l", "ROUGE-L", "report"),
-    Column("cider", "CIDEr", "report"),
+    Column("cider", "CIDEr", "report", bounds=_CIDER),
     Column("rule_label_f1", "rule-label F1", "report"),
-    *(Column(name, c.title, "report", c.main, c.low) for name, c in CLINICAL.items()),
+    *(Column(name, c.title, "report", c.main, c.low, c.interval, c.bounds) for name, c in CLINICAL.items()),
     Column("iou", "grounding IoU", "grounding"),
     Column("auc", "AUC", "classification"),
     *(Column(f"retrieval_recall_{k}", f"recall@{k}", "retrieval") for k in RETRIEVED),
@@ -60,9 +77,9 @@ COLUMNS = (
     Column("open_f1", "open F1", "open"),
     *(Column(f"{task}_rouge_l", f"{task} ROUGE-L", task) for task in WRITTEN),
     Column("iou_pixels", "IoU, pixels", "grounding_pixels"),
-    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False, interval=False),
+    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False, interval=None),
     Column("rule_label_f1_five", "rule-label F1, five labels", "report", False),
-    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False, interval=False),
+    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False, interval=None),
     Column("rule_no_finding_f1", "F1 of No Finding by the rule labeler", "report", False),
     *(
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
@@ -70,7 +87,7 @@ COLUMNS = (
     ),
     Column("bleu2_rexrank", "BLEU-2, mean of samples (ReXrank's words)", "report", False),
     *(
-        Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False)
+        Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False, bounds=_bounds(name))
         for name, title in (
             *((f"bleu{n}", f"BLEU-{n}") for n in (1, 2, 3, 4)),
             *(("meteor", "METEOR"), ("rouge_l", "ROUGE-L"), ("cider", "CIDEr")),
@@ -80,7 +97,7 @@ COLUMNS = (
     Column("iou_of_shown", "grounding IoU, images that show the finding", "grounding", False),
     Column("grounding_other_style", "grounding: boxes read in another style", "grounding", False, low=True),
     Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
-    Column("auprc", "AUPRC", "classification", False, interval=False),
+    Column("auprc", "AUPRC", "classification", False, interval=None),
     *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
     Column("f1_at_thresholds", "F1 at thresholds of the validate split", "classification", False),
     Column(
@@ -88,13 +105,13 @@ COLUMNS = (
         "F1 at thresholds of the validate split, macro",
         "classification",
         False,
-        interval=False,
+        interval=None,
     ),
-    Column("calibration_error", "calibration error", "classification", False, low=True, interval=False),
+    Column("calibration_error", "calibration error", "classification", False, low=True, interval=None),
     Column("brier", "Brier score", "classification", False, low=True),
     Column("classification_f1", "classification F1, labels named", "classification", False),
     Column(
-        "classification_f1_macro", "classification F1, labels named, macro", "classification", False, interval=False
+        "classification_f1_macro", "classification F1, labels named, macro", "classification", False, interval=None
     ),
     Column("balanced_accuracy", "balanced accuracy of labels named (AUC as released)", "classification", False),
     Column("open_exact", "open, exact set", "open", False),
@@ -104,7 +121,7 @@ COLUMNS = (
     ),
     *(Column(f"open_recall_{k}", f"open recall@{k}", "open", False) for k in RECALL_AT),
     *(
-        Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False)
+        Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False, bounds=_bounds(name))
         for task in WRITTEN
         for name, title in (
             ("bleu4", "BLEU-4"),
@@ -114,7 +131,7 @@ COLUMNS = (
         )
     ),
     *(
-        Column(column_name(task, name), f"{c.title} of the {_PARTS[task]}", task, False, c.low)
+        Column(column_name(task, name), f"{c.title} of the {_PARTS[task]}", task, False, c.low, c.interval, c.bounds)
         for task in WRITTEN
         for name, c in CLINICAL.items()
     ),
@@ -124,7 +141,7 @@ COLUMNS = (
         for task in (*CLOSED, "open")
     ),
     *(
-        Column(f"{task}_judge_kappa", f"{task}, judge and rule beyond chance (kappa)", task, False)
+        Column(f"{task}_judge_kappa", f"{task}, judge and rule beyond chance (kappa)", task, False, bounds=(-1.0, 1.0))
         for task in (*CLOSED, "open")
     ),
     *(Column(f"retrieval_report_recall_{k}", f"recall@{k}, report of an image", "retrieval", False) for k in RETRIEVED),
@@ -198,13 +215,16 @@ def judged_metrics(
     often its two judgements agree, and Cohen's kappa of judge and rule. verdicts: sample id -> its two judgements,
     None where one could not be read.
 
-    A sample that was not judged counts as wrong, and as one on which the judge does not agree with itself.
+    A sample that was not judged counts as wrong, and as one on which the judge does not agree with itself. On a request
+    that failed judge and rule do not agree.
     """
     task = rows[0].task
     both = [verdicts.get(row.id, (None, None)) for row in rows]
     said = np.array([all(pair) for pair in both])
     rule = np.array([_right(row) for row in rows])
-    table = np.stack([said & rule, said & ~rule, ~said & rule, ~said & ~rule], axis=-1).astype(np.float64)
+    lost = failed(rows)
+    cells = (said & rule & ~lost, (said & ~rule) | lost, ~said & rule & ~lost, ~(said | rule | lost))
+    table = np.stack(cells, axis=-1).astype(np.float64)
     return {
         f"{task}_judged": mean(said.astype(np.float64)),
         f"{task}_judge_agreement": mean([float(agree(pair)) for pair in both]),

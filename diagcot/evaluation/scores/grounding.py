@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diagcot.evaluation.scores.failures import failed
 from diagcot.metrics.boxes import iou, matched_iou
 from diagcot.metrics.intervals import Additive, Metric, mean, mean_of
 from diagcot.rewards.released import grounding as released
@@ -19,8 +20,9 @@ def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """IoU of boxes with the reference's, misses and false alarms counted; an answer that cannot be read scores 0.
 
     Boxes in the styles of base models are read, too, so that a base model is not measured by the layout that training
-    teaches; `grounding_other_style` is the share of such answers.
+    teaches; `grounding_other_style` is the share of such answers, and of requests that failed.
     """
+    lost = failed(rows)
     read = [boxes.claimed_in_any_style(row.answer) for row in rows]
     pairs = [(ours, boxes.parse(row.reference)) for (ours, _), row in zip(read, rows, strict=True)]
     matched = np.array([matched_iou(ours, theirs) for ours, theirs in pairs])
@@ -32,7 +34,7 @@ def grounding_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
         if shown.any()
         else "no image shows the finding",
         **{f"accuracy_{round(100 * least)}": mean((matched >= least).astype(np.float64)) for least in LEAST},
-        "grounding_other_style": mean([float(other) for _, other in read]),
+        "grounding_other_style": mean(np.maximum([float(other) for _, other in read], lost)),
         "iou_as_released": Additive(counts, mean_of) if counts[:, 1].any() else "no sample has boxes on both sides",
     }
 
@@ -42,8 +44,10 @@ def _pairs_as_released(row: Prediction) -> tuple[float, float]:
 
     As evaluate_grounding_cot_rft.py of TMLSIAT/DiagCoT-main: boxes of the first answer block of the output, otherwise of the
     whole output, blanks inside a box or a coordinate beyond 1000 make it none, and a sample without boxes on one side is left
-    out. The mean over all pairs of all samples is the published IoU.
+    out. The mean over all pairs of all samples is the published IoU. A request that failed has one pair for each true box.
     """
+    if row.finish == "error":
+        return 0.0, float(len(boxes.parse(row.reference)))
     answer = layout.answer(row.output)
     try:
         ours, theirs = released.boxes(row.output if answer is None else answer), released.boxes(row.reference)

@@ -4,9 +4,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
 from diagcot.data.study import IU_XRAY
+from diagcot.evaluation.scores.failures import failed, unmatched, words_of
 from diagcot.metrics import labels, radcliq, text
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.tasks.predictions import Prediction
@@ -19,11 +23,13 @@ _labels = lru_cache(maxsize=65536)(label)  # a reference is read once for all mo
 
 def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[str, Metric | str]:
     """Everything about reports but METEOR. An answer that is empty or cut short is scored as it is."""
-    hyps, refs = [words[row.answer] for row in rows], [words[row.reference] for row in rows]
-    bleu = text.bleu_counts(hyps, refs)
+    lost = failed(rows)
+    hyps, refs = [words_of(row, words) for row in rows], [words[row.reference] for row in rows]
+    bleu = _bleu_counts(hyps, refs, lost)
     ours, theirs = [_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows]
     found, five, none = (
-        labels.agreement(ours, theirs, names) for names in (labels.FINDINGS, labels.FIVE, ("No Finding",))
+        labels.all_wrong(labels.agreement(ours, theirs, names), lost)
+        for names in (labels.FINDINGS, labels.FIVE, ("No Finding",))
     )
     alone = text.bleu_of(bleu)
     return {
@@ -61,7 +67,12 @@ def r2gen_texts(rows: Sequence[Prediction]) -> tuple[list[str], list[str]]:
     cleaning in place of a tokeniser, 59 words of IU-Xray and 99 of others. `<unk>` stands where the shards have it
     (transform `r2gen_iu` or `r2gen_mimic`); a model's rare word matches nothing, as in the original.
     """
-    return [_r2gen(row.answer, row.dataset) for row in rows], [_r2gen(row.reference, row.dataset) for row in rows]
+    refs = [_r2gen(row.reference, row.dataset) for row in rows]
+    hyps = [
+        unmatched(ref) if row.finish == "error" else _r2gen(row.answer, row.dataset)
+        for row, ref in zip(rows, refs, strict=True)
+    ]
+    return hyps, refs
 
 
 def _r2gen(report: str, dataset: str) -> str:
@@ -74,12 +85,19 @@ def _r2gen(report: str, dataset: str) -> str:
 def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """BLEU, ROUGE-L and CIDEr by R2Gen's protocol; METEOR comes with the others."""
     hyps, refs = r2gen_texts(rows)
-    bleu = text.bleu_counts(hyps, refs)
+    bleu = _bleu_counts(hyps, refs, failed(rows))
     return {
         **{f"bleu{n}_r2gen": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l_r2gen": mean(text.rouge_l(hyps, refs)),
         "cider_r2gen": _cider(hyps, refs),
     }
+
+
+def _bleu_counts(hyps: Sequence[str], refs: Sequence[str], lost: NDArray[np.bool_]) -> Array:
+    """BLEU's counts; what failed adds no length, which the penalty for short texts would count in its favour."""
+    counts = text.bleu_counts(hyps, refs)
+    counts[lost, 0] = 0
+    return counts
 
 
 def _cider(hyps: Sequence[str], refs: Sequence[str]) -> Metric | str:

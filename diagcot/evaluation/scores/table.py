@@ -22,6 +22,7 @@ from diagcot.evaluation.scores.columns import (
     of_words,
     unreadable,
 )
+from diagcot.evaluation.scores.failures import words_of
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
 from diagcot.evaluation.scores.verdicts import COMPARED, MARKS, verdict
@@ -75,7 +76,7 @@ def table(
     pool.submit(meteor.load)  # in the background; an error is reported when METEOR is used
     words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
     pairs = {
-        (key, meteor_column(key[1])): [(words[r.answer], words[r.reference]) for r in rows]
+        (key, meteor_column(key[1])): [(words_of(r, words), words[r.reference]) for r in rows]
         for key, rows in groups.items()
         if key[1] in TEXTS
     }
@@ -99,13 +100,14 @@ def table(
     for (key, column), some in pairs.items():
         scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
     reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
-    columns = [*COLUMNS, *(Column(m.column, m.heading, m.task, low=m.better == "lower") for m in own)]
+    columns = [*COLUMNS, *(Column(m.column, m.heading, m.task, low=m.better == "lower", bounds=None) for m in own)]
     known = {column.name: column for column in columns}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
         rows_of_table += _rows(
             dataset, groups, scores, models, starts or {}, controls or {}, draws, seed, brought, known
         )
+    judge(rows_of_table, known)
     _mark_other_words(rows_of_table, tools.tokenizer)
     return {
         "phantom": {"samples": sum(row.phantom for row in predictions), "of": len(predictions)},
@@ -203,9 +205,6 @@ def _rows(
                     boot,
                     {how: (m, scores.get((dataset, task, m), {})) for how, m in against.items()},
                 )
-    failures = {row["model"]: row["failures"] for row in rows}
-    for row in rows:
-        _judge(row, failures, known)
     return rows
 
 
@@ -225,16 +224,26 @@ def collapsed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _judge(row: dict[str, Any], failures: dict[str, dict[str, dict[str, int]]], known: Mapping[str, Column]) -> None:
-    """Add to the paired differences of a row their p by Holm, over the main columns and over the others, and a verdict."""
-    for how, main in product(COMPARED, (True, False)):
-        found = [(known[name], cell) for name, cell in row["scores"].items() if how in cell]
-        cells = [(column, cell) for column, cell in found if column.main is main]
-        for (column, cell), p in zip(cells, holm([cell[how]["p"] for _, cell in cells]), strict=True):
-            pair = cell[how]
-            pair["p_holm"] = round(p, 4)
-            failed = [failures[model][column.task]["no_text"] for model in (row["model"], pair["model"])]
-            pair["verdict"] = verdict(pair, cell["studies"], column.low, *failed)
+def judge(rows: Sequence[dict[str, Any]], known: Mapping[str, Column]) -> None:
+    """Add to all paired differences of a table their p by Holm, over its main columns and over the others, and a verdict.
+
+    A difference that stands in the table twice (the model that one starts from is the base, too) counts once.
+    """
+    failures = {(row["dataset"], row["model"]): row["failures"] for row in rows}
+    for main in (True, False):
+        found = [
+            (row, known[name], cell, cell[how])
+            for row, how in product(rows, COMPARED)
+            for name, cell in row["scores"].items()
+            if how in cell and known[name].main is main
+        ]
+        keys = [(row["dataset"], row["model"], pair["model"], column.name) for row, column, _, pair in found]
+        p_of = {key: pair["p"] for key, (*_, pair) in zip(keys, found, strict=True)}
+        adjusted = dict(zip(p_of, holm(list(p_of.values())), strict=True))
+        for key, (row, column, cell, pair) in zip(keys, found, strict=True):
+            pair["p_holm"] = round(adjusted[key], 4)
+            both = (failures[row["dataset"], model][column.task]["no_text"] for model in (row["model"], pair["model"]))
+            pair["verdict"] = verdict(pair, cell["studies"], column.low, *both)
 
 
 def _score(
@@ -242,20 +251,20 @@ def _score(
 ) -> dict[str, Any]:
     """A cell: value, interval, numbers of samples and studies, and paired differences.
 
-    A column whose draws are biased has neither interval nor differences.
+    Without an interval (see `Column`) there are no differences either.
     """
     if isinstance(metric, str):
         return {"value": None, "reason": metric}
-    if not column.interval:
-        return {"value": boot.value(metric), "low": None, "high": None, "n": boot.samples, "studies": boot.studies}
     cell: dict[str, Any] = {
-        **asdict(boot.interval(metric)),
+        **column.shown(boot.interval(metric), boot.studies),
         "n": boot.samples,
         "studies": boot.studies,
     }
+    if column.interval is None or boot.studies < column.interval:
+        return cell
     for how, (model, others) in against.items():
         theirs = others.get(column.name)
         if isinstance(theirs, Metric):
             difference = boot.difference(metric, theirs)
-            cell[how] = {"model": model, **asdict(difference), "p": round(boot.p_value(metric, theirs), 4)}
+            cell[how] = {"model": model, **asdict(difference), "p": round(boot.p_value(metric, theirs), 8)}
     return cell

@@ -75,8 +75,9 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(one: Mapping[str, float] | None, sign: bool = False) -> str:
+def _cell(one: Mapping[str, float | None] | None, sign: bool = False) -> str:
     if one is None:
         return "–"
     shape = "+.3f" if sign else ".3f"
-    return f"{one['value']:{shape}} [{one['low']:{shape}}, {one['high']:{shape}}]"
+    interval = "" if one["low"] is None else f" [{one['low']:{shape}}, {one['high']:{shape}}]"
+    return f"{one['value']:{shape}}{interval}"

@@ -88,4 +88,5 @@ def markdown(table: Mapping[str, Any]) -> str:
 def _cell(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "–"
-    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]{MARKS[one['verdict']]}"
+    interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
+    return f"{one['value']:.3f}{interval}{MARKS[one['verdict']]}"

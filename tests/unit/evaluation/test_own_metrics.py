@@ -54,8 +54,8 @@ def test_a_column_has_interval_difference_and_mark_by_its_direction(
     made = table(rows, ["base", "tuned", CONSTANT], TextTools(), draws=200, own=[metric(tmp_path, better)])
     (column,) = [column for column in made["columns"] if column["name"] == "mine.error"]
     assert column == {
-        "name": "mine.error", "title": "error", "task": "open", "main": True, "low": better == "lower", "interval": True,
-        "family": "questions",
+        "name": "mine.error", "title": "error", "task": "open", "main": True, "low": better == "lower",
+        "interval": LEAST_STUDIES, "bounds": None, "family": "questions",
     }  # fmt: skip
     cells = {row["model"]: row["scores"]["mine.error"] for row in made["rows"]}
     assert [cells[model]["value"] for model in ("base", "tuned", CONSTANT)] == pytest.approx([0.9, 0.1, 0.0])
