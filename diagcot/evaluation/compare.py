@@ -9,7 +9,8 @@ from typing import Any
 
 from diagcot.evaluation import predictions
 from diagcot.evaluation.report import history
-from diagcot.evaluation.scores.table import table
+from diagcot.evaluation.scores.columns import BY_NAME
+from diagcot.evaluation.scores.table import judge, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
@@ -66,9 +67,11 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
             models.append(f"{letter}:{model}")
             chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
     found = table(chosen, models, TextTools(), draws or _draws(one))
-    sentences = [v for v in verdicts(found["rows"], found["columns"]) if v["how"] == "start" and v["model"][0] == "B"]
+    pairs_of_rows = _paired(found["rows"])
+    judge(pairs_of_rows, BY_NAME)  # the differences that are left are corrected for their own number
+    sentences = [v for v in verdicts(pairs_of_rows, found["columns"]) if v["model"][0] == "B"]
     name = f"A {one.name}, B {two.name}"
-    metrics = {"run": name, "time": time.time(), **found, "rows": _paired(found["rows"]), "verdicts": sentences}
+    metrics = {"run": name, "time": time.time(), **found, "rows": pairs_of_rows, "verdicts": sentences}
     return metrics, [_cost(run) for run in (one, two)], notes
 
 

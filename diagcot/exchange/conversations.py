@@ -24,11 +24,14 @@ ABOUT: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns of a row, its images in the order of their marks, and what it says of itself (`ABOUT`)."""
+    """The turns of a row, its images in the order of their marks, what it says of itself (`ABOUT`), and further texts that
+    are as right as its last one.
+    """
 
     turns: tuple[tuple[str, str], ...]
     images: tuple[ImageFile, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
 
 
 def read(row: Any) -> Conversation:
@@ -62,7 +65,7 @@ def read(row: Any) -> Conversation:
         raise ValueError("has an empty turn")
     column_images = iter(given)
     images = tuple(next(column_images) if image is None else image for image in places)
-    return Conversation(tuple(texts), images, _about(row, form))
+    return Conversation(tuple(texts), images, _about(row, form), _references(row, form))
 
 
 def _in_turn(row: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:
@@ -94,6 +97,16 @@ def _flat(role: str, content: Any) -> tuple[str, list[ImageFile | None]]:
         else:
             raise ValueError("has a part that is neither a text nor an image of the user")
     return "".join(texts), images
+
+
+def _references(row: Mapping[str, Any], form: Form) -> tuple[str, ...]:
+    inner = row.get(form.about)
+    found = row.get("references", inner.get("references") if isinstance(inner, Mapping) else None)
+    if found is None:
+        return ()
+    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
+        raise ValueError("its references are not a list of texts")
+    return tuple(map(controls.as_text, found))
 
 
 def _about(row: Mapping[str, Any], form: Form) -> dict[str, str]:

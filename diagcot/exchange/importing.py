@@ -218,6 +218,7 @@ def _samples(
                 "patient": f"{place.dataset}/{place.patient}",
                 "split": split,
                 "phantom": any(key in phantoms for key in row.images),
+                **({"references": list(row.conversation.references)} if row.conversation.references else {}),
             },
             dataset=place.dataset,
         )

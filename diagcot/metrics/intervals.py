@@ -1,7 +1,9 @@
-"""Bootstrap intervals, studies drawn whole (Efron 1979; Field and Welsh 2007): Student's t over the error of the draws.
+"""Bootstrap intervals, studies drawn whole (Efron 1979; Field and Welsh 2007), studentised and symmetric (Hall 1988).
 
-Percentiles of the draws would be too narrow where studies are few, and miss the value itself where the draws are biased;
-`bench/coverage.py` measures how often the intervals of each figure hold the true value.
+Each draw's distance from the value is measured in the draw's own error, which comes from the jackknife over studies; the
+interval is the value and, to either side, its error times the 95th percentile of these distances. Percentiles of the draws
+themselves are too narrow where studies are few or scores are skewed; `bench/coverage.py` measures how often the interval of
+each figure holds the true value. With many studies Student's t over the error of the draws is the same.
 
 A draw says how often each sample counts, and a metric is a function of these weights. Nearly all are additive: a mean is
 sum over number, BLEU a function of ten sums, so that all draws are one matrix product; those that rank samples (AUC) are
@@ -17,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-TAIL = 2.5  # per cent on each side of a 95 % interval
-_NOTHING = 1e-12  # spreads and differences below it are rounding
-LEAST_STUDIES = 10
+LEVEL = 95  # per cent of intervals that hold the true value
+LEAST_STUDIES = 20
 """With fewer studies no figure has an interval, and no difference is called one."""
+MANY_STUDIES = 300
+"""From which on the error is that of the draws, which needs no jackknife."""
+_NOTHING = 1e-12  # spreads and differences below it are rounding
 
 
 class Metric(ABC):
@@ -80,6 +84,7 @@ class Bootstrap:
         self.studies, self.samples = len(names), len(studies)
         self._draws, self._seed = draws, seed
         self._drawn: dict[Metric, Array] = {}  # a model meets two others and itself
+        self._influences: dict[Metric, Array] = {}
 
     @cached_property
     def _times(self) -> Array:
@@ -89,12 +94,18 @@ class Bootstrap:
 
     def draws(self, metric: Metric) -> Array:
         """The metric's score in every draw, (draws,). Raises ValueError if it has not one row for each sample."""
-        if metric in self._drawn:
-            return self._drawn[metric]
-        if len(metric) != self.samples:
-            raise ValueError(f"{len(metric)} rows of counts for {self.samples} samples")
-        self._drawn[metric] = metric.under(self._times, self._study)
+        if metric not in self._drawn:
+            if len(metric) != self.samples:
+                raise ValueError(f"{len(metric)} rows of counts for {self.samples} samples")
+            self._drawn[metric] = metric.under(self._times, self._study)
         return self._drawn[metric]
+
+    def influence(self, metric: Metric) -> Array:
+        """What each study adds to the score of all, times their number, (studies,): by leaving it out (Tukey 1958)."""
+        if metric not in self._influences:
+            without = metric.under(np.ones((self.studies, self.studies)) - np.eye(self.studies), self._study)
+            self._influences[metric] = (self.studies - 1) * (without.mean() - without)
+        return self._influences[metric]
 
     def value(self, metric: Metric) -> float:
         """The score of all samples."""
@@ -102,51 +113,66 @@ class Bootstrap:
 
     def interval(self, metric: Metric) -> Interval:
         """The score of all samples and its interval. Raises ValueError where there are no samples."""
-        return self._interval(self.value(metric), self.draws(metric))
+        return self._interval(self.value(metric), self.draws(metric), self._influence(metric))
 
     def difference(self, ours: Metric, theirs: Metric) -> Interval:
         """Score of `ours` less score of `theirs` on the same samples, and its interval over the same draws."""
-        return self._interval(self.value(ours) - self.value(theirs), self.draws(ours) - self.draws(theirs))
+        return self._interval(*self._pair(ours, theirs))
 
     def p_value(self, ours: Metric, theirs: Metric) -> float:
-        """Two-sided p of no difference, 0 to 1: Student's t of the difference over its bootstrap error (Efron 1993, 12.4).
+        """Two-sided p of no difference, 0 to 1: Student's t of the difference over its error.
 
         It is never below 2^(1 - studies), the least p that exchanging the two models study by study could give.
         """
-        difference = np.array([self.value(ours) - self.value(theirs)])
-        return float(p_values(difference, (self.draws(ours) - self.draws(theirs))[:, None], self.studies)[0])
+        value, drawn, influence = self._pair(ours, theirs)
+        return float(p_values(np.array([value]), np.array([self._error(drawn, influence)]), self.studies)[0])
 
-    def _interval(self, value: float, draws: Array) -> Interval:
-        """Student's t over the error of the draws; of no width where the draws do not differ, as with a single study."""
-        from scipy.special import stdtrit
+    def _pair(self, ours: Metric, theirs: Metric) -> tuple[float, Array, Array | None]:
+        mine, its = self._influence(ours), self._influence(theirs)
+        influence = None if mine is None or its is None else mine - its
+        return self.value(ours) - self.value(theirs), self.draws(ours) - self.draws(theirs), influence
 
-        error = float(errors(draws[:, None], self.studies)[0])
-        half = float(stdtrit(self.studies - 1, 1 - TAIL / 100)) * error if error > 0 else 0.0
+    def _influence(self, metric: Metric) -> Array | None:
+        return self.influence(metric) if 1 < self.studies < MANY_STUDIES else None
+
+    def _error(self, drawn: Array, influence: Array | None) -> float:
+        """Standard error of a score; 0 where it does not vary, NaN where it is not defined without some study."""
+        if self.studies < 2:
+            return 0.0
+        variance = np.square(influence).mean() if influence is not None else self.studies * np.nanvar(drawn)
+        error = float(np.sqrt(variance / (self.studies - 1)))
+        return 0.0 if error <= _NOTHING else error
+
+    def _interval(self, value: float, drawn: Array, influence: Array | None) -> Interval:
+        """An interval of no width where the score does not vary, as with a single study, or has no error."""
+        error = self._error(drawn, influence)
+        if not error > 0:
+            return Interval(value, value, value)
+        half = error * (self._many() if influence is None else self._few(value, drawn, influence))
         return Interval(value, value - half, value + half)
 
+    def _many(self) -> float:
+        from scipy.special import stdtrit
 
-def errors(drawn: Array, studies: int) -> Array:
-    """Standard errors (K,) of K figures from their draws (D, K), those that are not finite left out; 0 for a single study."""
-    if studies < 2:
-        return np.zeros(drawn.shape[1])
-    kept = np.isfinite(drawn)
-    number = np.maximum(kept.sum(axis=0), 1)
-    mean = np.where(kept, drawn, 0.0).sum(axis=0) / number
-    spread: Array = np.sqrt(np.where(kept, (drawn - mean) ** 2, 0.0).sum(axis=0) / number)
-    return np.where(spread > _NOTHING, spread, 0.0) * np.sqrt(studies / (studies - 1))
+        return float(stdtrit(self.studies - 1, 0.5 + LEVEL / 200))
+
+    def _few(self, value: float, drawn: Array, influence: Array) -> float:
+        """How many of its own errors a draw lies from the value, at the 95th percentile of the draws."""
+        mean, square = self._times @ influence / self.studies, self._times @ np.square(influence) / self.studies
+        errors = np.sqrt(np.maximum(square - np.square(mean), 0) / (self.studies - 1))
+        known = np.isfinite(drawn) & (errors > _NOTHING)
+        return float(np.percentile(np.abs(drawn[known] - value) / errors[known], LEVEL)) if known.any() else 0.0
 
 
-def p_values(differences: Array, drawn: Array, studies: int) -> Array:
-    """Two-sided p (K,) of no difference, of K differences and their draws (D, K): see `Bootstrap.p_value`."""
+def p_values(differences: Array, errors: Array, studies: int) -> Array:
+    """Two-sided p of no difference of each of K differences (K,) with these errors (K,): see `Bootstrap.p_value`."""
     from scipy.special import stdtr
 
     if studies < 2:
         return np.ones(len(differences))
-    error = errors(drawn, studies)
-    ratio = np.divide(-np.abs(differences), error, out=np.zeros_like(error), where=error > 0)
-    p = np.where(error > 0, 2 * stdtr(studies - 1, ratio), np.abs(differences) <= _NOTHING)
-    known = np.isfinite(differences) & np.isfinite(drawn).any(axis=0)
-    return np.where(known, np.maximum(p, 2.0 ** (1 - studies)), 1.0)
+    ratio = np.divide(-np.abs(differences), errors, out=np.zeros_like(errors), where=errors > 0)
+    p = np.where(errors > 0, 2 * stdtr(studies - 1, ratio), np.abs(differences) <= _NOTHING)
+    return np.where(np.isfinite(differences) & np.isfinite(errors), np.maximum(p, 2.0 ** (1 - studies)), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

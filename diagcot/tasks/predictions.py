@@ -10,8 +10,8 @@ from diagcot.text.layout import first_answer, last_answer
 
 ASKED = tuple(task for task in TASKS if task != "grounding")
 """Tasks whose samples are made by `diagcot.tasks.questions.questions`; `grounding` is a task of `diagcot.tasks.diagnosis`."""
-ABOUT = ("label", "labels", "options", "option", "view", "report_rank", "image_rank")
-"""The entries of a sample's meta data that its prediction keeps."""
+ABOUT = ("label", "labels", "options", "option", "view", "report_rank", "image_rank", "references")
+"""The entries of a sample's meta data that its prediction keeps. `references`: further texts, as right as its answer."""
 BROUGHT = "brought"
 """The entry of `about` that says where the answer of a model that ran elsewhere comes from."""
 
@@ -61,6 +61,11 @@ class Prediction:
             scores=dict(scores or {}),
             about={name: sample.meta[name] for name in ABOUT if name in sample.meta},
         )
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All texts that it is scored against, one unless the sample has several."""
+        return (self.reference, *self.about.get("references", ()))
 
     def row(self) -> dict[str, Any]:
         """The prediction as a JSON object."""

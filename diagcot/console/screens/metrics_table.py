@@ -105,11 +105,7 @@ def _cell(cell: Mapping[str, Any] | None, wide: bool, screen: Console) -> Text:
     mark, style = MARKS[cell.get("start", {}).get("verdict", "unclear")]
     low, high = cell["low"], cell["high"]
     width = (
-        ""
-        if low is None
-        else f"{low:.3f}–{high:.3f} "
-        if wide
-        else f"±{(high - low) / 2:.3f} ".replace("±0.", "±.")
+        "" if low is None else f"{low:.3f}–{high:.3f} " if wide else f"±{(high - low) / 2:.3f} ".replace("±0.", "±.")
     )
     other = _fits(screen, "°") if "words" in cell else ""
     return (

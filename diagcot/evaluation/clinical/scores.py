@@ -82,9 +82,7 @@ _COLUMNS = {
     "ratescore": ClinicalColumn("RaTEScore", ("ratescore",)),
     "green": ClinicalColumn("GREEN", ("green",)),
     **{name: ClinicalColumn(how.title, _F1, False) for name, how in AGREEMENT.items() if name != "chexbert_f1"},
-    "semb": ClinicalColumn(
-        "CheXbert embedding similarity (SembScore)", _F1, False, bounds=(-1.0, 1.0), worst=-1.0
-    ),
+    "semb": ClinicalColumn("CheXbert embedding similarity (SembScore)", _F1, False, bounds=(-1.0, 1.0), worst=-1.0),
     "radgraph_simple": ClinicalColumn("RadGraph F1 (simple)", ("radgraph",), False),
     "radgraph_complete": ClinicalColumn("RadGraph F1 (complete)", ("radgraph",), False),
     "radgraph_radcliq": ClinicalColumn("RadGraph, entities and relations (RadCliQ, ReXrank)", ("radgraph",), False),

@@ -13,9 +13,7 @@ SEEN = 1e-6
 Points = Sequence[tuple[float, float]]
 
 
-def intervals(
-    rows: Sequence[tuple[str, float, float | None, float | None]], colours: Mapping[str, int]
-) -> Markup:
+def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], colours: Mapping[str, int]) -> Markup:
     """A dot and its interval, if it has one, for each (model, value, low, high), on one axis that has 0."""
     width, left, right, step = 340, 78, 52, 22
     height = step * len(rows) + 22

@@ -40,7 +40,7 @@ def html(
         datasets=datasets,
         families=_families(metrics),
         main=[column for column in metrics["columns"] if column["main"]],
-        published=_published(metrics, datasets[0]) if datasets else [],
+        published=_published(metrics),
         distinct=_distinct,
         others=[column for column in metrics["columns"] if not column["main"]],
         marks=_MARKS,
@@ -112,13 +112,13 @@ def _families(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return found
 
 
-def _published(metrics: Mapping[str, Any], dataset: str) -> list[tuple[Published, list[tuple[str, float]]]]:
-    """Published values whose metric the run has, each with (model, value) of the run's own first and last model."""
+def _published(metrics: Mapping[str, Any]) -> list[tuple[Published, list[tuple[str, float]]]]:
+    """Published values whose metric the run has on their collection, each with (model, value) of its own first and last model."""
     own = set(metrics["models"]) - set(metrics.get("brought", {}))
-    rows = [row for row in metrics["rows"] if row["dataset"] == dataset and row["model"] in own]
+    rows = [row for row in metrics["rows"] if row["model"] in own]
     found = []
     for one in PUBLISHED:
-        cells = [(row["model"], row["scores"].get(one.column, {})) for row in rows]
+        cells = [(row["model"], row["scores"].get(one.column, {})) for row in rows if row["dataset"] == one.collection]
         ours = [
             (model, cell["value"]) for model, cell in cells if cell.get("value") is not None and "words" not in cell
         ]

@@ -40,9 +40,13 @@ class Column:
     interval: int | None = LEAST_STUDIES  # studies from which on its interval holds the true value; None: at no number
     bounds: tuple[float, float] | None = (0.0, 1.0)  # of its values
 
+    def holds(self, studies: int) -> bool:
+        """Whether intervals of so many studies hold the true value as often as they say."""
+        return self.interval is not None and studies >= self.interval
+
     def shown(self, found: Interval, studies: int) -> dict[str, float | None]:
         """`value`, `low` and `high` within the bounds; no interval with too few studies, nor one of no width."""
-        if self.interval is None or studies < self.interval or not found.low < found.high:
+        if not self.holds(studies) or not found.low < found.high:
             return {"value": found.value, "low": None, "high": None}
         least, most = self.bounds or (-inf, inf)
         return {"value": found.value, "low": max(found.low, least), "high": min(found.high, most)}
@@ -85,6 +89,10 @@ COLUMNS = (
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
         for n in (1, 2, 3, 4)
     ),
+    *(
+        Column(f"bleu{n}_method1", f"BLEU-{n}, mean of samples (NLTK's smoothing method 1)", "report", False)
+        for n in (1, 2, 3, 4)
+    ),
     Column("bleu2_rexrank", "BLEU-2, mean of samples (ReXrank's words)", "report", False),
     *(
         Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False, bounds=_bounds(name))
@@ -110,9 +118,7 @@ COLUMNS = (
     Column("calibration_error", "calibration error", "classification", False, low=True, interval=None),
     Column("brier", "Brier score", "classification", False, low=True),
     Column("classification_f1", "classification F1, labels named", "classification", False),
-    Column(
-        "classification_f1_macro", "classification F1, labels named, macro", "classification", False, interval=None
-    ),
+    Column("classification_f1_macro", "classification F1, labels named, macro", "classification", False, interval=None),
     Column("balanced_accuracy", "balanced accuracy of labels named (AUC as released)", "classification", False),
     Column("open_exact", "open, exact set", "open", False),
     *(
@@ -168,7 +174,7 @@ _SCORERS = {
     "open": open_metrics,
     "retrieval": retrieval_metrics,
 }
-_OF_WORDS = re.compile(r"(?:\w+_)?(?:bleu\d|meteor|rouge_l|cider)(?:_as_released)?")
+_OF_WORDS = re.compile(r"(?:\w+_)?(?:bleu\d|meteor|rouge_l|cider)(?:_as_released|_method1)?")
 BY_NAME = {column.name: column for column in COLUMNS}
 LOW = frozenset(column.name for column in COLUMNS if column.low)
 TEXTS = ("report", *WRITTEN)

@@ -22,16 +22,19 @@ _labels = lru_cache(maxsize=65536)(label)  # a reference is read once for all mo
 
 
 def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[str, Metric | str]:
-    """Everything about reports but METEOR. An answer that is empty or cut short is scored as it is."""
+    """Everything about reports but METEOR. An answer that is empty or cut short is scored as it is.
+
+    BLEU, ROUGE-L and CIDEr take all references of a sample; labels and the protocols of others take the first.
+    """
     lost = failed(rows)
-    hyps, refs = [words_of(row, words) for row in rows], [words[row.reference] for row in rows]
+    hyps, refs = [words_of(row, words) for row in rows], [tuple(words[text] for text in row.references) for row in rows]
     bleu = _bleu_counts(hyps, refs, lost)
     ours, theirs = [_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows]
     found, five, none = (
         labels.all_wrong(labels.agreement(ours, theirs, names), lost)
         for names in (labels.FINDINGS, labels.FIVE, ("No Finding",))
     )
-    alone = text.bleu_of(bleu)
+    alone, smoothed = text.bleu_of(bleu), text.sentence_bleu_method1(hyps, refs)
     return {
         **{f"bleu{n}": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l": mean(text.rouge_l(hyps, refs)),
@@ -42,6 +45,7 @@ def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict
         "rule_label_f1_five_macro": Additive(five, labels.macro_f1),
         "rule_no_finding_f1": Additive(none, labels.micro_f1),
         **{f"bleu{n}_as_released": mean(alone[:, n - 1]) for n in range(1, text.ORDERS + 1)},
+        **{f"bleu{n}_method1": mean(smoothed[:, n - 1]) for n in range(1, text.ORDERS + 1)},
         "bleu2_rexrank": mean(text.sentence_bleu(*_rexrank_texts(rows))[:, 1]),
     }
 
@@ -93,14 +97,14 @@ def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     }
 
 
-def _bleu_counts(hyps: Sequence[str], refs: Sequence[str], lost: NDArray[np.bool_]) -> Array:
+def _bleu_counts(hyps: Sequence[str], refs: Sequence[text.Reference], lost: NDArray[np.bool_]) -> Array:
     """BLEU's counts; what failed adds no length, which the penalty for short texts would count in its favour."""
     counts = text.bleu_counts(hyps, refs)
     counts[lost, 0] = 0
     return counts
 
 
-def _cider(hyps: Sequence[str], refs: Sequence[str]) -> Metric | str:
+def _cider(hyps: Sequence[str], refs: Sequence[text.Reference]) -> Metric | str:
     if len(set(refs)) < 2:
         return "CIDEr needs two different references: it weighs words by how few of the references have them"
     return mean(text.cider(hyps, refs))

@@ -11,6 +11,7 @@ from diagcot.evaluation import own_metrics
 from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
 from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
+    BY_NAME,
     COLUMNS,
     CONSTANT,
     FAMILY,
@@ -28,7 +29,7 @@ from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteo
 from diagcot.evaluation.scores.verdicts import COMPARED, MARKS, verdict
 from diagcot.evaluation.settings import OwnMetric
 from diagcot.jobs import UserError
-from diagcot.metrics.intervals import Bootstrap, Metric, holm, mean
+from diagcot.metrics.intervals import LEAST_STUDIES, Bootstrap, Metric, holm, mean
 from diagcot.metrics.meteor import meteor
 from diagcot.tasks.predictions import BROUGHT, Prediction
 
@@ -74,16 +75,19 @@ def table(
     written = [row for row in predictions if row.task in TEXTS]
     pool = ThreadPoolExecutor(1)
     pool.submit(meteor.load)  # in the background; an error is reported when METEOR is used
-    words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, row.reference))))
+    words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, *row.references))))
     pairs = {
-        (key, meteor_column(key[1])): [(words_of(r, words), words[r.reference]) for r in rows]
+        (key, meteor_column(key[1])): [[(words_of(r, words), words[text]) for text in r.references] for r in rows]
         for key, rows in groups.items()
         if key[1] in TEXTS
     }
     if r2gen:
         reports = {key: rows for key, rows in groups.items() if key[1] == "report"}
-        pairs |= {(key, "meteor_r2gen"): list(zip(*r2gen_texts(rows), strict=True)) for key, rows in reports.items()}
-    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for pair in some])
+        pairs |= {
+            (key, "meteor_r2gen"): [[pair] for pair in zip(*r2gen_texts(rows), strict=True)]
+            for key, rows in reports.items()
+        }
+    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for sample in some for pair in sample])
     scores: dict[tuple[str, str, str], Scores] = {
         key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
     }
@@ -189,7 +193,7 @@ def _rows(
             }
             if task == "classification":
                 row["labels"] = {
-                    label: {"positive": count, **asdict(boot.interval(auc))}
+                    label: {"positive": count, **_of_label(boot, auc, answers, label)}
                     for label, (count, auc) in by_label(answers).items()
                 }
             start = starts[model] if starts.get(model) in present else present[place - 1]
@@ -246,12 +250,20 @@ def judge(rows: Sequence[dict[str, Any]], known: Mapping[str, Column]) -> None:
             pair["verdict"] = verdict(pair, cell["studies"], column.low, *both)
 
 
+def _of_label(boot: Bootstrap, auc: Metric, answers: Sequence[Prediction], label: str) -> dict[str, float | None]:
+    """The AUC of one label; its interval needs enough studies with it and without it."""
+    known = {row.study: row.about["labels"].get(label, 0) for row in answers}
+    present = sum(value == 1 for value in known.values())
+    rarer = min(present, sum(value == 0 for value in known.values()))
+    return BY_NAME["auc"].shown(boot.interval(auc), boot.studies if rarer >= LEAST_STUDIES else 0)
+
+
 def _score(
     column: Column, metric: Metric | str, boot: Bootstrap, against: dict[str, tuple[str, Scores]]
 ) -> dict[str, Any]:
     """A cell: value, interval, numbers of samples and studies, and paired differences.
 
-    Without an interval (see `Column`) there are no differences either.
+    A column that never has an interval has no differences; one that has none of so few studies has them without theirs.
     """
     if isinstance(metric, str):
         return {"value": None, "reason": metric}
@@ -260,11 +272,13 @@ def _score(
         "n": boot.samples,
         "studies": boot.studies,
     }
-    if column.interval is None or boot.studies < column.interval:
+    if column.interval is None:
         return cell
     for how, (model, others) in against.items():
         theirs = others.get(column.name)
         if isinstance(theirs, Metric):
-            difference = boot.difference(metric, theirs)
-            cell[how] = {"model": model, **asdict(difference), "p": round(boot.p_value(metric, theirs), 8)}
+            pair = asdict(boot.difference(metric, theirs))
+            if not column.holds(boot.studies):
+                pair |= {"low": None, "high": None}
+            cell[how] = {"model": model, **pair, "p": round(boot.p_value(metric, theirs), 8)}
     return cell

@@ -63,6 +63,7 @@ class TextTools:
             )
 
 
-def meteor_metric(pairs: Sequence[tuple[str, str]], counts: Mapping[tuple[str, str], Array]) -> Metric:
-    """METEOR of pairs whose counts are known."""
-    return Additive(np.array([counts[pair] for pair in pairs]).reshape(-1, meteor.COUNTS), meteor.meteor_of)
+def meteor_metric(samples: Sequence[Sequence[tuple[str, str]]], counts: Mapping[tuple[str, str], Array]) -> Metric:
+    """METEOR of samples whose pairs with each of their references have known counts; the best reference counts."""
+    best = [max((counts[pair] for pair in pairs), key=meteor.meteor_of) for pairs in samples]
+    return Additive(np.array(best).reshape(-1, meteor.COUNTS), meteor.meteor_of)

@@ -9,10 +9,10 @@ LEVEL = 0.05
 NOISE = 1e-6  # BLEU's smoothing and rounding leave differences below it between texts that are equally wrong
 COMPARED = ("start", "base", "control")
 """What a model is compared with: the one that it starts from, the first of the table, and the control that a recipe names."""
-MARKS = f"by p < .05 after Holm over the row's columns, from {LEAST_STUDIES} studies on"
+MARKS = f"by p < .05 after Holm over the whole table, from {LEAST_STUDIES} studies on"
 RULE = (
     "Better or worse is said where the 95 % interval of the paired difference, over the same studies, lies wholly on "
-    "one side of zero and its p, corrected by Holm for the columns of the row, is below .05. Nothing is said with fewer "
+    "one side of zero and its p, corrected by Holm for all differences of the table, is below .05. Nothing is said with fewer "
     f"than {LEAST_STUDIES} studies, nor in favour of the model on which more requests failed."
 )
 
@@ -22,7 +22,9 @@ def verdict(pair: Mapping[str, Any], studies: int, low: bool, failed: int, other
 
     low: the lower the better. failed: how many requests got no answer, of the two models.
     """
-    if studies < LEAST_STUDIES or pair["p_holm"] >= LEVEL or (pair["low"] <= NOISE and pair["high"] >= -NOISE):
+    if studies < LEAST_STUDIES or pair["low"] is None or pair["p_holm"] >= LEVEL:
+        return "unclear"
+    if pair["low"] <= NOISE and pair["high"] >= -NOISE:
         return "unclear"
     better = (pair["low"] > NOISE) is not low
     return (

@@ -7,13 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from diagcot.metrics.intervals import TAIL, Bootstrap, Interval, Metric
+from diagcot.metrics.intervals import LEAST_STUDIES, LEVEL, Bootstrap, Interval, Metric
 
 Verdict = Literal["holds", "does not hold", "not decided"]
 RULE = (
     "The interval of a seed is a bootstrap over its studies, paired; that of the mean is Student's t over the seeds. A claim"
     " holds if the mean's 95 % interval lies above zero, or the interval of every seed does; it does not hold if they lie"
-    " below zero; else it is not decided. Nothing is corrected for the number of claims."
+    f" below zero; else, and with fewer than {LEAST_STUDIES} studies, it is not decided. Nothing is corrected for the number"
+    " of claims."
 )
 
 
@@ -44,6 +45,8 @@ def weigh(pairs: Sequence[Pair], low: bool) -> Weighed:
     seeds = tuple(Interval(-one.value, -one.high, -one.low) if low else one for one in found)
     mean = over_seeds(seeds)
     verdict: Verdict = "not decided"
+    if any(pair.boot.studies < LEAST_STUDIES for pair in pairs):
+        return Weighed(seeds, mean, verdict)
     if mean.low > 0 or all(one.low > 0 for one in seeds):
         verdict = "holds"
     elif mean.high < 0 or all(one.high < 0 for one in seeds):
@@ -61,5 +64,5 @@ def over_seeds(found: Sequence[Interval]) -> Interval:
     if len(found) == 1:
         return found[0]
     values = np.array([one.value for one in found])
-    half = float(stdtrit(len(values) - 1, 1 - TAIL / 100)) * values.std(ddof=1) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.5 + LEVEL / 200)) * values.std(ddof=1) / math.sqrt(len(values))
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))

@@ -1,9 +1,11 @@
 """The scores of many models of one run, each with the bootstrap over the studies that it was measured on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from diagcot.evaluation.scores.columns import BY_NAME, TEXTS, measured
 from diagcot.evaluation.scores.text_tools import TextTools
+from diagcot.evaluation.study.claims import over_seeds
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.tasks.predictions import Prediction
 
@@ -11,13 +13,13 @@ from diagcot.tasks.predictions import Prediction
 class Scores:
     """The scores of every model on every seed, each with the bootstrap over the studies of its seed."""
 
-    def __init__(self, rows: Sequence[Prediction], draws: int, java_s: float, seed: int) -> None:
+    def __init__(self, rows: Sequence[Prediction], draws: int, java_s: float) -> None:
         self._rows: dict[tuple[str, str], dict[str, list[Prediction]]] = {}  # (model, task) -> split -> rows
         for row in sorted(rows, key=lambda row: row.id):
             self._rows.setdefault((row.model, row.task), {}).setdefault(row.split, []).append(row)
-        texts = [side for row in rows if row.task in TEXTS for side in (row.answer, row.reference)]
+        texts = [side for row in rows if row.task in TEXTS for side in (row.answer, *row.references)]
         self._words: Mapping[str, str] = TextTools(java_s).tokenize(list(dict.fromkeys(texts)))
-        self._draws, self._seed = draws, seed
+        self._draws = draws
         self._scores: dict[tuple[str, str], dict[str, Metric | str]] = {}
         self._boots: dict[tuple[str, ...], Bootstrap] = {}
 
@@ -36,8 +38,21 @@ class Scores:
         """One for all models with the same samples, so that their draws are paired."""
         ids = tuple(row.id for row in rows)
         if ids not in self._boots:
-            self._boots[ids] = Bootstrap([row.study for row in rows], self._draws, self._seed)
+            self._boots[ids] = Bootstrap([row.study for row in rows], self._draws)
         return self._boots[ids]
+
+    def over(self, models: Sequence[str], column: str) -> dict[str, float | None] | None:
+        """`value`, `low` and `high` of the mean of several models in a column, each on its seed; None if one has no value.
+
+        Of one seed it is the cell of its run's table, drawn with the same seed. Student's t over seeds needs no draws.
+        """
+        found = self.of(models, column)
+        if found is None:
+            return None
+        mean = over_seeds([boot.interval(metric) for boot, metric in found])
+        if len(found) == 1:
+            return BY_NAME[column].shown(mean, found[0][0].studies)
+        return replace(BY_NAME[column], interval=0).shown(mean, len(found))
 
     def of(self, models: Sequence[str], column: str) -> list[tuple[Bootstrap, Metric]] | None:
         """The scores of several models in a column; None if one of them has no value."""

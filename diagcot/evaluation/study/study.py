@@ -11,7 +11,7 @@ from diagcot.evaluation.report import history
 from diagcot.evaluation.scores.columns import COLUMNS, LOW
 from diagcot.evaluation.settings import Claim, StudySettings
 from diagcot.evaluation.study import page
-from diagcot.evaluation.study.claims import RULE, Pair, over_seeds, weigh
+from diagcot.evaluation.study.claims import RULE, Pair, weigh
 from diagcot.evaluation.study.scores import Scores
 from diagcot.jobs import Context, Result, Unit, UserError
 
@@ -28,7 +28,7 @@ def prepare(ctx: Context) -> Iterator[StudySettings]:
 def run(unit: Unit, settings: StudySettings, ctx: Context) -> Result | None:
     """The verdict on each claim, and the score of each model that a claim names."""
     rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False))
-    scores = Scores(rows, settings.draws, settings.java_s, ctx.seed)
+    scores = Scores(rows, settings.draws, settings.java_s)
     ctx.progress(0, 2, step="claims")
     claims = [about(claim, scores, settings) for claim in settings.claims]
     scored = models(scores, settings)
@@ -94,7 +94,7 @@ def models(scores: Scores, settings: StudySettings) -> list[dict[str, Any]]:
     for name in names:
         cells = {}
         for column in columns:
-            if pairs := scores.of([f"{name}-{number}" for number in settings.seeds], column):
-                cells[column] = asdict(over_seeds([boot.interval(metric) for boot, metric in pairs]))
+            if cell := scores.over([f"{name}-{number}" for number in settings.seeds], column):
+                cells[column] = cell
         table.append({"model": name, "scores": cells})
     return table

@@ -3,21 +3,22 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from diagcot.evaluation import predictions
 from diagcot.evaluation.scores.columns import BY_NAME, COLUMNS, LOW
 from diagcot.evaluation.settings import SweepRow, SweepSettings
-from diagcot.evaluation.study.claims import Pair, over_seeds, weigh
+from diagcot.evaluation.study.claims import Pair, weigh
 from diagcot.evaluation.study.page import line
 from diagcot.evaluation.study.scores import Scores
 from diagcot.jobs import Context, Result, Unit
+from diagcot.metrics.intervals import LEAST_STUDIES
 
 RULE = (
     "Scores are means over the seeds; in brackets the 95 % interval of the mean (Student's t over seeds; of one seed, a"
     " bootstrap over its studies). ▲▼: better or worse than the first row of the same model, where the 95 % interval of"
-    " the mean of the paired differences, or that of every seed, leaves out zero. Nothing is corrected for the number of values."
+    " the mean of the paired differences, or that of every seed, leaves out zero,"
+    f" and each has {LEAST_STUDIES} studies. Nothing is corrected for the number of values."
 )
 MARKS = {"holds": " ▲", "does not hold": " ▼", "not decided": ""}
 
@@ -31,7 +32,7 @@ def prepare(ctx: Context) -> Iterator[SweepSettings]:
 def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
     """The table of all rows."""
     rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False))
-    scores = Scores(rows, settings.draws, settings.java_s, ctx.seed)
+    scores = Scores(rows, settings.draws, settings.java_s)
     ctx.progress(0, len(settings.rows), step="scores")
     first: dict[str, SweepRow] = {}
     found = []
@@ -64,7 +65,7 @@ def scored(row: SweepRow, first: SweepRow, scores: Scores, settings: SweepSettin
         if row is not first and (other := scores.of(first.stages, column)):
             pairs = [Pair(mine[0], mine[1], its[1]) for mine, its in zip(own, other, strict=True) if mine[0] is its[0]]
             verdict = weigh(pairs, column in LOW).verdict if len(pairs) == len(own) else verdict
-        cells[column] = asdict(over_seeds([boot.interval(metric) for boot, metric in own])) | {"verdict": verdict}
+        cells[column] = {**(scores.over(row.stages, column) or {}), "verdict": verdict}
     return {"model": row.model, "values": row.values, "scores": cells}
 
 

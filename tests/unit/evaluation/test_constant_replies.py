@@ -56,7 +56,7 @@ def scores(rows: list[Prediction]) -> dict[str, float]:
     found = measured(rows, [], words)
     if task == "report":
         pairs = [(words[row.answer], words[row.reference]) for row in rows]
-        found[meteor_column(task)] = meteor_metric(pairs, TextTools().meteor(pairs))
+        found[meteor_column(task)] = meteor_metric([[pair] for pair in pairs], TextTools().meteor(pairs))
     boot = Bootstrap([row.study for row in rows], draws=100)
     main = {column.name for column in COLUMNS if column.main and column.task == task}
     return {name: boot.value(metric) for name, metric in found.items() if name in main and isinstance(metric, Metric)}

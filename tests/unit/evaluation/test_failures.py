@@ -98,7 +98,9 @@ def read(rows: Sequence[Prediction], seed: int) -> ClinicalScores:
         theirs = {name: int(rng.random() < 0.3) for name in CHEXPERT_LABELS}
         if row.finish == "error":
             drawn = {
-                name: 0.5 for name in drawn if name.removesuffix(AS_WRITTEN) not in REASONING  # it has no reasoning
+                name: 0.5
+                for name in drawn
+                if name.removesuffix(AS_WRITTEN) not in REASONING  # it has no reasoning
             }
             ours = {}
         pair = [ours, theirs]

@@ -9,8 +9,12 @@ import pytest
 
 from diagcot.cli import main as cli
 from diagcot.console.screens import metrics_table
+from diagcot.data.readers import registry
+from diagcot.data.study import IU_XRAY, MIMIC_CXR
 from diagcot.evaluation import foreign, predictions
 from diagcot.evaluation.report import report
+from diagcot.evaluation.report.published import PUBLISHED
+from diagcot.evaluation.scores.columns import BY_NAME
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.settings import PredictionsSettings
@@ -140,7 +144,9 @@ def test_the_table_marks_what_was_brought(root: Path, tmp_path: Path) -> None:
     )
     whole = metrics | {"run": "r", "time": 0.0, "verdicts": [], "warnings": []}
     assert "other†" in report.html(whole, [], [], {}) and ORIGIN in report.html(whole, [], [], {})
-    assert [ours for _, ours in report._published(metrics, "mimic_cxr")] == [
+    assert report._published(metrics) == []  # the published boxes are of another collection
+    elsewhere = {**metrics, "rows": [row | {"dataset": "rsna_pneumonia"} for row in metrics["rows"]]}
+    assert [ours for _, ours in report._published(elsewhere)] == [
         [("base", ours["scores"]["iou_as_released"]["value"])]
     ]  # beside a published value stands no model that ran elsewhere
     screen = metrics_table.text.console(width=120)
@@ -214,3 +220,10 @@ def test_two_files_of_one_model_and_task_are_refused() -> None:
     row = {"model": "other", "path": "x.csv", "origin": "a paper"}
     with pytest.raises(ValueError, match="two files for the task report"):
         PredictionsSettings.model_validate({"models": [row, row]})
+
+
+def test_published_values_are_of_collections_and_columns_that_there_are() -> None:
+    """DiagCoT's AUC comes from hard decisions, so that our balanced accuracy stands beside it and not our AUC."""
+    names = {entry.name for entry in registry.entries()} | {MIMIC_CXR, IU_XRAY}
+    assert {one.collection for one in PUBLISHED} <= names and {one.column for one in PUBLISHED} <= set(BY_NAME)
+    assert [one.column for one in PUBLISHED if "AUC" in one.what] == ["balanced_accuracy"]

@@ -13,6 +13,7 @@ from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import OwnMetric
 from diagcot.jobs import OwnCodeError, UserError
+from diagcot.metrics.intervals import LEAST_STUDIES
 from diagcot.tasks.predictions import Prediction
 from launchers.chain import open_chain
 

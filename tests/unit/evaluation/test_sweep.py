@@ -5,10 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from diagcot.evaluation.scores.table import table
+from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.settings import SweepRow, SweepSettings
 from diagcot.evaluation.study import sweep
 from diagcot.jobs import Context, Unit
 from diagcot.jobs.testing import context, run_unit
+from diagcot.metrics.intervals import LEAST_STUDIES
 from diagcot.tasks.predictions import Prediction
 
 SAMPLES = 60
@@ -55,3 +60,25 @@ def test_a_model_without_a_score_on_one_seed_has_none(tmp_path: Path) -> None:
     ]
     table, text = found(tmp_path, {"low-7": 20, "low-8": 22, "high-7": 50}, rows, [7, 8])
     assert "open_f1" not in table["rows"][1]["scores"] and "| grpo | b | – |" in text
+
+
+def test_a_score_of_one_seed_has_the_interval_of_its_runs_table(tmp_path: Path) -> None:
+    """Drawn with the same seed, in the table of a run, beside another run, and in a sweep, whatever the recipe's seed is."""
+    rows = [SweepRow(model="grpo", values="a", stages=["low-7"])]
+    swept, _ = found(tmp_path, {"low-7": 20}, rows, [7])
+    cell = table(answers("low-7", 20, 7), ["low-7"], TextTools(), draws=200)["rows"][0]["scores"]["open_f1"]
+    shown = swept["rows"][0]["scores"]["open_f1"]
+    assert [shown[key] for key in ("value", "low", "high")] == [cell[key] for key in ("value", "low", "high")]
+    assert cell["low"] < cell["value"] < cell["high"]
+
+
+def test_a_sweep_over_few_studies_has_neither_interval_nor_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.unit.evaluation.test_sweep.SAMPLES", LEAST_STUDIES - 1)
+    rows = [SweepRow(model="grpo", values=name, stages=[f"{name}-7"]) for name in ("low", "high")]
+    swept, text = found(tmp_path, {"low-7": 2, "high-7": 17}, rows, [7])
+    for row in swept["rows"]:
+        one = row["scores"]["open_f1"]
+        assert (one["low"], one["high"], one["verdict"]) == (None, None, "not decided")
+    assert "| grpo | high | 0.895 |" in text

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from diagcot.cli import main as cli
+from diagcot.console.screens import metrics_table
 from diagcot.data.readers.iu_xray import IuXray
 from diagcot.data.study import CHEXPERT_LABELS, MIMIC_CXR
 from diagcot.evaluation import judge, predictions
 from diagcot.evaluation.compare import compare
+from diagcot.evaluation.report import report
 from diagcot.evaluation.scores import answers, columns
 from diagcot.evaluation.scores.classification import classification_metrics
 from diagcot.evaluation.scores.columns import BY_NAME
@@ -21,12 +23,13 @@ from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts, report_metrics
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
-from diagcot.evaluation.scores.verdicts import verdict
+from diagcot.evaluation.scores.verdicts import verdict, verdicts
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.testing import context
 from diagcot.metrics.intervals import Bootstrap, Metric
 from diagcot.metrics.labels import kappa
+from diagcot.metrics.text import cider
 from diagcot.serving import Reply
 from diagcot.tasks.predictions import Prediction
 
@@ -205,6 +208,27 @@ def test_calibration_and_brier_need_no_label_of_both_classes():
     assert "in doubt" in str(classification_metrics(doubt, [])["brier"])  # and not the 0 of a perfect model
 
 
+def test_captions_with_several_references_are_scored_against_all():
+    one = row(
+        "1", "report", "the heart is large .", "an enlarged heart .", about={"references": ["the heart is large ."]}
+    )
+    other = row(
+        "2", "report", "clear lungs .", "the lungs are clear .", about={"references": ["lungs clear .", "ok ."]}
+    )
+    lone = dataclasses.replace(other, about={})
+    words = {text: text for each in (one, other) for text in (each.answer, *each.references)}
+    boot = Bootstrap(["1", "2"])
+    several, first = (report_metrics(rows, words) for rows in ([one, other], [one, lone]))
+    assert value_of(boot, several["rouge_l"]) > (value_of(boot, first["rouge_l"]) or 0)
+    assert value_of(boot, several["cider"]) == pytest.approx(
+        cider([one.answer, other.answer], [one.references, other.references]).mean()
+    )
+    lost = dataclasses.replace(one, answer="", output="", finish="error")
+    assert (value_of(boot, report_metrics([lost, other], words | {"": ""})["bleu1"]) or 0) < (
+        value_of(boot, several["bleu1"]) or 0
+    )
+
+
 def test_cider_without_two_different_references_says_why():
     one = row("1", "report", "the heart is large .", "the heart is normal .")
     same = [one, dataclasses.replace(one, id="2", study="mimic_cxr/2", answer="the lungs are clear .")]
@@ -241,6 +265,24 @@ def test_closed_questions_in_the_table():
     found = table(made, ["base", "grpo"], TextTools(), draws=200, seed=1)["rows"]
     assert [one["scores"]["single_accuracy"]["value"] for one in found] == [0.25, 0.75]
     assert found[0]["failures"]["single"]["unreadable"] == 15
+
+
+def test_models_that_share_no_main_column_are_told_apart_by_nothing():
+    about = {"options": OPTIONS, "option": "A"}
+    made = [row(str(n), "open", "Edema" if n < 9 else "Fracture", "Edema", "base") for n in range(25)]
+    made += [row(str(n), "single", "A", "A) ✅", "tuned", about=about) for n in range(25)]
+    made += [row(str(n), "open", "Edema", "Edema", "grpo") for n in range(25)]
+    found = table(made, ["base", "tuned", "grpo"], TextTools(), draws=200)
+    said = verdicts(found["rows"], found["columns"])
+    assert [(one["model"], one["against"], one["better"]) for one in said] == [("grpo", "base", ["open F1"])]
+    tuned = found["rows"][1]["scores"]["single_accuracy"]
+    assert tuned["value"] == 1.0 and "start" not in tuned and "base" not in tuned
+    whole = found | {"run": "r", "time": 0.0, "verdicts": said, "warnings": []}
+    assert "does not" not in report.table(whole) and "tuned" in report.html(whole, [], [], {})
+    screen = metrics_table.text.console(width=120)
+    with screen.capture() as shown:
+        screen.print(metrics_table.render(whole, screen))
+    assert "tuned" in shown.get()
 
 
 def test_parquet_holds_every_prediction(tmp_path):
@@ -377,6 +419,10 @@ def test_two_runs_side_by_side(tmp_path, capsys, monkeypatch):
     cells = [one["scores"]["single_accuracy"] for one in metrics["rows"]]
     assert [cell["value"] for cell in cells] == [0.25, 0.25, 0.25, 0.75] and cells[0]["n"] == 20
     assert [cell.get("start", {}).get("verdict") for cell in cells] == [None, "unclear", None, "better"]
+    alone = table(choices(5, 20, "grpo"), ["grpo"], TextTools(), draws=200)["rows"][0]["scores"]["single_accuracy"]
+    assert alone["low"] < alone["high"]
+    assert all(cells[2][end] == alone[end] for end in ("value", "low", "high"))  # one number has one interval
+    assert cells[3]["start"]["p_holm"] == round(cells[3]["start"]["p"] * 2, 4)  # two pairs are shown, and corrected for
     by_id, left_out = notes  # runs of an earlier version, without digests of images
     assert by_id.startswith("samples are paired by id and reference alone")
     assert left_out == "4 of 24 samples of two are not in the other run and are left out"

@@ -20,6 +20,7 @@ from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard
 from diagcot.shards.audit.seen import SHARDS
+from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import Sample, read_samples
 from launchers import registry
 from launchers.chain import open_chain
@@ -301,6 +302,15 @@ def test_own_names_of_columns(tmp_path: Path, images: Path) -> None:
     ctx, _ = stage(tmp_path, [{"path": str(tmp_path / "rows.json"), "columns": columns, "split": "validate"}])
     (sample,) = samples(ctx)
     assert (sample.answer, sample.meta["patient"], sample.meta["split"]) == ("so", "imported/7", "validate")
+
+
+def test_a_row_may_have_several_references(tmp_path: Path) -> None:
+    rows = [{"problem": "why", "answer": "so", "references": ["thus", "hence"]}, {"problem": "who", "answer": "he"}]
+    (tmp_path / "rows.json").write_text(json.dumps([*rows, {"problem": "when", "answer": "now", "references": "then"}]))
+    ctx, result = stage(tmp_path, [{"path": str(tmp_path / "rows.json"), "split": "test"}], max_lost=0.5)
+    said = {s.answer: Prediction.of(s, "m", "thus", "stop", "test").references for s in samples(ctx)}
+    assert said == {"so": ("so", "thus", "hence"), "he": ("he",)}
+    assert "its references are not a list of texts" in json.dumps(result.counts)
 
 
 def test_evaluation_knows_images_of_imports() -> None:

@@ -3,26 +3,39 @@
 import numpy as np
 import pytest
 
-from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Bootstrap, holm, mean
+from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Bootstrap, holm, mean, mean_of
 from diagcot.metrics.text import bleu, bleu_counts, bleu_of
 
 
 def test_a_mean_has_the_interval_of_the_normal_law():
     values = np.random.default_rng(0).normal(3, 1, 400)
     found = Bootstrap([str(i) for i in range(400)], draws=2000).interval(mean(values))
+    few = Bootstrap([str(i) for i in range(200)], draws=2000).interval(mean(values[:200]))
+    assert few.high - few.value == pytest.approx(1.97 * values[:200].std(ddof=1) / 200**0.5, rel=0.06)
     half = 1.96 * values.std() / 20
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half, abs=0.015)
     assert found.high == pytest.approx(values.mean() + half, abs=0.015)
 
 
-def test_intervals_cover_the_truth_nineteen_times_in_twenty():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(200):
-        found = Bootstrap([str(i) for i in range(60)], draws=300).interval(mean(rng.normal(0, 1, 60)))
-        hits += found.low <= 0 <= found.high
-    assert 0.90 <= hits / 200 <= 0.99
+@pytest.mark.parametrize("studies", [LEAST_STUDIES, 60])
+def test_intervals_hold_the_truth_nineteen_times_in_twenty(studies):
+    """A skewed score, a share and an F1, over clusters of one to four alike samples: 93 to 97 %, within the error of 250 sets."""
+    rng = np.random.default_rng(studies)
+    sets, hits = 250, np.zeros(3)
+    true = (3.0, 0.25, 0.75)
+    for _ in range(sets):
+        sizes = rng.integers(1, 5, studies)
+        names = np.repeat(np.arange(studies), sizes)
+        alike = np.repeat(rng.exponential(2.0, studies), sizes) + rng.exponential(1.0, len(names))
+        share = (np.repeat(rng.random(studies), sizes) * 0.8 + rng.random(len(names)) * 0.2 < 0.3).astype(float)
+        kind = np.repeat(rng.choice(3, studies, p=(0.3, 0.2, 0.5)), sizes)  # a hit, a false alarm or miss, neither
+        f1 = Additive(np.stack([2.0 * (kind == 0), 2.0 * (kind == 0) + (kind == 1)], axis=-1), mean_of)
+        boot = Bootstrap([str(name) for name in names], draws=200)
+        found = [boot.interval(metric) for metric in (mean(alike), mean(share), f1)]
+        hits += [one.low <= value <= one.high for one, value in zip(found, true, strict=True)]
+    error = 2 * (0.05 * 0.95 / sets) ** 0.5
+    assert (0.93 - error <= hits / sets).all() and (hits / sets <= 0.97 + error).all(), hits / sets
 
 
 def test_views_of_one_study_move_together():
@@ -62,7 +75,7 @@ def test_the_same_seed_gives_the_same_interval():
 
 def test_one_study_and_missing_rows():
     found = Bootstrap(["a", "a"]).interval(mean([1.0, 2.0]))
-    assert (found.low, found.high) == (1.5, 1.5)
+    assert (found.low, found.high) == (1.5, 1.5)  # of no width, which tables do not show
     with pytest.raises(ValueError, match="1 rows of counts for 2 samples"):
         Bootstrap(["a", "b"]).interval(mean([1.0]))
 
@@ -72,23 +85,10 @@ def test_p_values_are_adjusted_as_holm_says():
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
-@pytest.mark.parametrize("studies", [5, LEAST_STUDIES, 40])
-def test_of_rows_without_a_difference_at_most_one_in_twenty_shows_one(studies):
-    rng = np.random.default_rng(studies)
-    tables, columns, false = 100, 9, 0
-    names = [str(i) for i in range(studies)]
-    zero = mean(np.zeros(studies))
-    for seed in range(tables):
-        values = 0.7 * rng.normal(0, 1, (studies, 1)) + 0.7 * rng.normal(0, 1, (studies, columns))
-        boot = Bootstrap(names, draws=200, seed=seed)
-        false += min(holm([boot.p_value(mean(values[:, place]), zero) for place in range(columns)])) < 0.05
-    assert false <= (0 if studies < LEAST_STUDIES else 11)  # 5 are expected; 12 or more come once in 200 times
-
-
 def test_a_clear_difference_is_found_from_the_least_number_on():
     rng = np.random.default_rng(0)
     boot = Bootstrap([str(i) for i in range(LEAST_STUDIES)])
-    assert max(holm([boot.p_value(mean(rng.normal(2, 1, LEAST_STUDIES)), mean(np.zeros(10)))] * 9)) < 0.05
-    always = boot.p_value(mean(np.ones(10)), mean(np.zeros(10)))
-    assert always == 2.0**-9  # no study says otherwise, which ten studies alone cannot show more surely
+    assert max(holm([boot.p_value(mean(rng.normal(2, 1, LEAST_STUDIES)), mean(np.zeros(LEAST_STUDIES)))] * 9)) < 0.05
+    always = boot.p_value(mean(np.ones(LEAST_STUDIES)), mean(np.zeros(LEAST_STUDIES)))
+    assert always == 2.0 ** (1 - LEAST_STUDIES)  # no study says otherwise, which so few cannot show more surely
     assert Bootstrap(["a"]).p_value(mean([1.0]), mean([0.0])) == 1.0

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diagcot.evaluation.scores.failures import unmatched
+from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.state import reading
 from diagcot.metrics import java
+from diagcot.metrics.intervals import Bootstrap
 from diagcot.metrics.meteor import meteor
 from diagcot.metrics.meteor.meteor import COUNTS, MeteorError, counts, meteor_of
 from diagcot.metrics.stems import stem
@@ -90,6 +93,19 @@ def test_a_storage_that_fails_is_told_as_that(part, number, monkeypatch):
     with pytest.raises(StorageError, match=rf"{part}: .*{errno.errorcode[number]}.*no damage of the file") as told:
         meteor.read_lexicon()
     assert "install" not in str(told.value)
+
+
+def test_of_several_references_the_best_counts_and_a_failed_request_matches_none():
+    """As METEOR's own program scores several references, each sample by its best one."""
+    hyp, refs = "the heart is large", ("no effusion is seen", "the heart is large", "a nodule")
+    known = TextTools().meteor([(hyp, ref) for ref in refs])
+    both = meteor_metric([[(hyp, ref) for ref in refs], [(hyp, refs[0])]], known)
+    assert Bootstrap(["a", "b"]).value(both) == pytest.approx(
+        meteor_of(known[hyp, refs[1]] + known[hyp, refs[0]]), abs=1e-12
+    )
+    lost = counts([unmatched(refs[1])], [refs[1]])[0]
+    assert lost[0] == lost[1] == 4 and meteor_of(lost) == 0
+    assert meteor_of(lost + known[hyp, refs[1]]) < meteor_of(known[hyp, refs[1]])
 
 
 def test_a_whole_match_is_not_fragmented_in_sums_either():
