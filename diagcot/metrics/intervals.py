@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 LEVEL = 95  # per cent of intervals that hold the true value
 LEAST_STUDIES = 20
 """With fewer studies no figure has an interval, and no difference is called one."""
+MACRO_STUDIES = 200
+"""From which on the interval of a macro F1 holds, in which a rare label counts as much as a frequent one."""
 MANY_STUDIES = 300
 """From which on the error is that of the draws, which needs no jackknife."""
 _NOTHING = 1e-12  # spreads and differences below it are rounding

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.evaluation.failures import failed
 from diagcot.evaluation.predictions import joined
-from diagcot.evaluation.scores.failures import failed
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
 from diagcot.metrics import labels
-from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Metric, mean, mean_of
+from diagcot.metrics.intervals import LEAST_STUDIES, MACRO_STUDIES, Additive, Metric, mean, mean_of
 from diagcot.metrics.radcliq import MODEL, radcliq_v1
 from diagcot.metrics.reasoning import FIGURES
 from diagcot.tasks.predictions import Prediction
@@ -40,6 +40,13 @@ class Agreement:
     names: tuple[str, ...]
     measure: labels.Measure
     average: labels.Average
+
+    @property
+    def interval(self) -> int | None:
+        """As in `ClinicalColumn`: a rare label moves a mean over labels much in a small sample."""
+        if self.average == "macro":
+            return MACRO_STUDIES if self.measure == "f1" else None
+        return MACRO_STUDIES if (self.measure, self.average) == ("precision", "weighted") else LEAST_STUDIES
 
     @property
     def title(self) -> str:
@@ -81,7 +88,11 @@ _COLUMNS = {
     ),
     "ratescore": ClinicalColumn("RaTEScore", ("ratescore",)),
     "green": ClinicalColumn("GREEN", ("green",)),
-    **{name: ClinicalColumn(how.title, _F1, False) for name, how in AGREEMENT.items() if name != "chexbert_f1"},
+    **{
+        name: ClinicalColumn(how.title, _F1, False, interval=how.interval)
+        for name, how in AGREEMENT.items()
+        if name != "chexbert_f1"
+    },
     "semb": ClinicalColumn("CheXbert embedding similarity (SembScore)", _F1, False, bounds=(-1.0, 1.0), worst=-1.0),
     "radgraph_simple": ClinicalColumn("RadGraph F1 (simple)", ("radgraph",), False),
     "radgraph_complete": ClinicalColumn("RadGraph F1 (complete)", ("radgraph",), False),

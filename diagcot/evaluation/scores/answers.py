@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagcot.evaluation.scores.failures import failed
+from diagcot.evaluation.failures import failed
 from diagcot.metrics.intervals import Metric, mean
 from diagcot.metrics.sets import f1
 from diagcot.tasks.predictions import Prediction

@@ -4,19 +4,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
 
 from diagcot.evaluation.clinical.scores import CLINICAL, column_name
+from diagcot.evaluation.failures import failed
 from diagcot.evaluation.scores.answers import RECALL_AT, closed_metrics, open_metrics
 from diagcot.evaluation.scores.classification import classification_metrics
-from diagcot.evaluation.scores.failures import failed
 from diagcot.evaluation.scores.grounding import grounding_metrics, pixel_metrics
 from diagcot.evaluation.scores.reasoning import FIGURES, reasoning_metrics
 from diagcot.evaluation.scores.reports import part_metrics, report_metrics
 from diagcot.evaluation.scores.retrieval import RETRIEVED, retrieval_metrics
 from diagcot.evaluation.settings import CLOSED, WRITTEN
-from diagcot.metrics.intervals import LEAST_STUDIES, Additive, Interval, Metric, mean
+from diagcot.metrics.intervals import LEAST_STUDIES, MACRO_STUDIES, Additive, Interval, Metric, mean
 from diagcot.metrics.labels import kappa
 from diagcot.tasks.predictions import Prediction
 from diagcot.text import boxes
@@ -52,11 +53,9 @@ class Column:
         return {"value": found.value, "low": max(found.low, least), "high": min(found.high, most)}
 
 
-_CIDER = (0.0, 10.0)
-
-
-def _bounds(name: str) -> tuple[float, float]:
-    return _CIDER if name == "cider" else (0.0, 1.0)
+def _cider(name: str = "cider") -> dict[str, Any]:
+    """What differs in a column of CIDEr, which a few reports of rare words decide in a small sample."""
+    return {"interval": 60, "bounds": (0.0, 10.0)} if name == "cider" else {}
 
 
 _PARTS = {
@@ -71,19 +70,19 @@ COLUMNS = (
     *(Column(f"bleu{n}", f"BLEU-{n}", "report") for n in (1, 2, 3, 4)),
     Column("meteor", "METEOR", "report"),
     Column("rouge_l", "ROUGE-L", "report"),
-    Column("cider", "CIDEr", "report", bounds=_CIDER),
+    Column("cider", "CIDEr", "report", **_cider()),
     Column("rule_label_f1", "rule-label F1", "report"),
     *(Column(name, c.title, "report", c.main, c.low, c.interval, c.bounds) for name, c in CLINICAL.items()),
     Column("iou", "grounding IoU", "grounding"),
-    Column("auc", "AUC", "classification"),
+    Column("auc", "AUC", "classification", interval=60),
     *(Column(f"retrieval_recall_{k}", f"recall@{k}", "retrieval") for k in RETRIEVED),
     *(Column(f"{task}_accuracy", task, task) for task in CLOSED),
     Column("open_f1", "open F1", "open"),
     *(Column(f"{task}_rouge_l", f"{task} ROUGE-L", task) for task in WRITTEN),
     Column("iou_pixels", "IoU, pixels", "grounding_pixels"),
-    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False, interval=None),
+    Column("rule_label_f1_macro", "rule-label F1, macro", "report", False, interval=MACRO_STUDIES),
     Column("rule_label_f1_five", "rule-label F1, five labels", "report", False),
-    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False, interval=None),
+    Column("rule_label_f1_five_macro", "rule-label F1, five labels, macro", "report", False, interval=MACRO_STUDIES),
     Column("rule_no_finding_f1", "F1 of No Finding by the rule labeler", "report", False),
     *(
         Column(f"bleu{n}_as_released", f"BLEU-{n}, mean of samples (as released)", "report", False)
@@ -95,7 +94,7 @@ COLUMNS = (
     ),
     Column("bleu2_rexrank", "BLEU-2, mean of samples (ReXrank's words)", "report", False),
     *(
-        Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False, bounds=_bounds(name))
+        Column(f"{name}_r2gen", f"{title} (R2Gen's protocol)", "report", False, **_cider(name))
         for name, title in (
             *((f"bleu{n}", f"BLEU-{n}") for n in (1, 2, 3, 4)),
             *(("meteor", "METEOR"), ("rouge_l", "ROUGE-L"), ("cider", "CIDEr")),
@@ -104,21 +103,31 @@ COLUMNS = (
     *(Column(f"accuracy_{k}", f"grounding accuracy at IoU 0.{k // 10}", "grounding", False) for k in (30, 50, 70)),
     Column("iou_of_shown", "grounding IoU, images that show the finding", "grounding", False),
     Column("grounding_other_style", "grounding: boxes read in another style", "grounding", False, low=True),
-    Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False),
+    Column("iou_as_released", "IoU, mean over pairs (as released)", "grounding", False, interval=60),
     Column("auprc", "AUPRC", "classification", False, interval=None),
-    *(Column(f"auc_{group}", f"AUC, {group} labels", "classification", False) for group in ("head", "medium", "tail")),
+    Column("auc_head", "AUC, head labels", "classification", False, interval=60),
+    *(
+        Column(f"auc_{group}", f"AUC, {group} labels", "classification", False, interval=MACRO_STUDIES)
+        for group in ("medium", "tail")
+    ),
     Column("f1_at_thresholds", "F1 at thresholds of the validate split", "classification", False),
     Column(
         "f1_at_thresholds_macro",
         "F1 at thresholds of the validate split, macro",
         "classification",
         False,
-        interval=None,
+        interval=MACRO_STUDIES,
     ),
     Column("calibration_error", "calibration error", "classification", False, low=True, interval=None),
-    Column("brier", "Brier score", "classification", False, low=True),
+    Column("brier", "Brier score", "classification", False, low=True, interval=60),
     Column("classification_f1", "classification F1, labels named", "classification", False),
-    Column("classification_f1_macro", "classification F1, labels named, macro", "classification", False, interval=None),
+    Column(
+        "classification_f1_macro",
+        "classification F1, labels named, macro",
+        "classification",
+        False,
+        interval=MACRO_STUDIES,
+    ),
     Column("balanced_accuracy", "balanced accuracy of labels named (AUC as released)", "classification", False),
     Column("open_exact", "open, exact set", "open", False),
     *(
@@ -127,7 +136,7 @@ COLUMNS = (
     ),
     *(Column(f"open_recall_{k}", f"open recall@{k}", "open", False) for k in RECALL_AT),
     *(
-        Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False, bounds=_bounds(name))
+        Column(f"{task}_{name}", f"{title} of the {_PARTS[task]}", task, False, **_cider(name))
         for task in WRITTEN
         for name, title in (
             ("bleu4", "BLEU-4"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagcot.evaluation.scores.failures import failed
+from diagcot.evaluation.failures import failed
 from diagcot.metrics.boxes import iou, matched_iou
 from diagcot.metrics.intervals import Additive, Metric, mean, mean_of
 from diagcot.rewards.released import grounding as released

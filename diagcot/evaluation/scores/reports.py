@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from diagcot.data.reports.labeler import label
 from diagcot.data.reports.transforms import UNKNOWN, clean_iu, clean_mimic
 from diagcot.data.study import IU_XRAY
-from diagcot.evaluation.scores.failures import failed, unmatched, words_of
+from diagcot.evaluation.failures import failed, unmatched, words_of
 from diagcot.metrics import labels, radcliq, text
 from diagcot.metrics.intervals import Additive, Metric, mean
 from diagcot.tasks.predictions import Prediction

@@ -9,9 +9,9 @@ from typing import Any
 
 from diagcot.evaluation import own_metrics
 from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
+from diagcot.evaluation.failures import words_of
 from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
-    BY_NAME,
     COLUMNS,
     CONSTANT,
     FAMILY,
@@ -23,13 +23,12 @@ from diagcot.evaluation.scores.columns import (
     of_words,
     unreadable,
 )
-from diagcot.evaluation.scores.failures import words_of
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
 from diagcot.evaluation.scores.verdicts import COMPARED, MARKS, verdict
 from diagcot.evaluation.settings import OwnMetric
 from diagcot.jobs import UserError
-from diagcot.metrics.intervals import LEAST_STUDIES, Bootstrap, Metric, holm, mean
+from diagcot.metrics.intervals import Bootstrap, Metric, holm, mean
 from diagcot.metrics.meteor import meteor
 from diagcot.tasks.predictions import BROUGHT, Prediction
 
@@ -193,7 +192,7 @@ def _rows(
             }
             if task == "classification":
                 row["labels"] = {
-                    label: {"positive": count, **_of_label(boot, auc, answers, label)}
+                    label: {"positive": count, "value": boot.value(auc)}
                     for label, (count, auc) in by_label(answers).items()
                 }
             start = starts[model] if starts.get(model) in present else present[place - 1]
@@ -248,14 +247,6 @@ def judge(rows: Sequence[dict[str, Any]], known: Mapping[str, Column]) -> None:
             pair["p_holm"] = round(adjusted[key], 4)
             both = (failures[row["dataset"], model][column.task]["no_text"] for model in (row["model"], pair["model"]))
             pair["verdict"] = verdict(pair, cell["studies"], column.low, *both)
-
-
-def _of_label(boot: Bootstrap, auc: Metric, answers: Sequence[Prediction], label: str) -> dict[str, float | None]:
-    """The AUC of one label; its interval needs enough studies with it and without it."""
-    known = {row.study: row.about["labels"].get(label, 0) for row in answers}
-    present = sum(value == 1 for value in known.values())
-    rarer = min(present, sum(value == 0 for value in known.values()))
-    return BY_NAME["auc"].shown(boot.interval(auc), boot.studies if rarer >= LEAST_STUDIES else 0)
 
 
 def _score(

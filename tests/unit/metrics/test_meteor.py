@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diagcot.evaluation.scores.failures import unmatched
+from diagcot.evaluation.failures import unmatched
 from diagcot.evaluation.scores.text_tools import TextTools, meteor_metric
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.state import reading
