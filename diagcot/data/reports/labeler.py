@@ -17,6 +17,7 @@ from diagcot.data.study import CHEXPERT_LABELS
 Span = tuple[int, int]
 
 _SENTENCE = re.compile(r"(?<!\d)(?<!\bvs)\.(?!\d)|(?<!\bvs)\.(?=\s)|[!\n]+|(?<=\w\?)\s(?!\s*(?:no|none|yes)\b)")
+_LEADERS = re.compile(r" ?\.{3,} ?")  # between a finding and its value, as in "effusion ..... none"
 _SCOPE = 110  # characters before and after a mention in which a cue has an effect
 _DEVICES = "Support Devices"
 
@@ -84,7 +85,7 @@ def _other(sentence: str) -> bool:
 
 
 def _sentences(text: str) -> list[str]:
-    return [words for part in _SENTENCE.split(text.lower()) if (words := " ".join(part.split()))]
+    return [words for part in _SENTENCE.split(_LEADERS.sub(": ", text.lower())) if (words := " ".join(part.split()))]
 
 
 _RANK = {0: 0, -1: 1, 1: 2}

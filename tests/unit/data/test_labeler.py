@@ -10,7 +10,8 @@ from diagcot.data.phantom.patients import visits
 from diagcot.data.reports.labeler import label, mentions
 
 FOLDER = Path(__file__).parent
-HELD_OUT_RIGHT = 128  # of 141; a change that lowers this made the rules worse, and one that raises it may raise this
+HELD_OUT_RIGHT = {"held_out_sentences.txt": (135, 141), "second_held_out_sentences.txt": (140, 145)}
+"""File -> sentences that are right, and all; a change that lowers the first made the rules worse."""
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
 
@@ -57,14 +58,21 @@ def _wrong(file: str) -> tuple[int, list[str]]:
     return len(rows), wrong
 
 
-@pytest.mark.parametrize(("file", "count"), [("labeler_sentences.txt", 304), ("radiology_sentences.txt", 215)])
+@pytest.mark.parametrize(
+    ("file", "count"),
+    [("labeler_sentences.txt", 304), ("radiology_sentences.txt", 215), ("development_sentences.txt", 402)],
+)
 def test_sentences_as_radiologists_write_them(file: str, count: int) -> None:
     assert _wrong(file) == (count, [])
 
 
-def test_held_out_sentences_are_no_worse_than_measured() -> None:
-    count, wrong = _wrong("held_out_sentences.txt")
-    assert count == 141 and count - len(wrong) >= HELD_OUT_RIGHT, wrong
+@pytest.mark.parametrize("file", HELD_OUT_RIGHT)
+def test_held_out_sentences_are_no_worse_than_measured(file: str) -> None:
+    count, wrong = _wrong(file)
+    right = count - len(wrong)  # the sentences stay unprinted: whoever mends the rules must not see them
+    least, all_of_them = HELD_OUT_RIGHT[file]
+    assert count == all_of_them
+    assert right >= least
 
 
 def test_the_status_of_every_mention_of_a_report() -> None:
