@@ -64,6 +64,7 @@ def run(unit: Unit, shared: ShardBuilder, ctx: Context) -> Result | None:
     staged = ctx.staged(final)
     counts: Counter[str] = Counter(studies=0, images=0, phantoms=0, bad_images=0, resumed=0)
     accounts = [Account() for _ in shared.readers]
+    owners: dict[str, Account] = {}  # key of a study in the shard -> its source
     provenance = {
         "part": part,
         "parts": settings.shards,
@@ -93,6 +94,7 @@ def run(unit: Unit, shared: ShardBuilder, ctx: Context) -> Result | None:
                 if jpegs:
                     writer.add(study, jpegs)
                     account.put(study)
+                    owners[study.key] = account
                     for kept, jpeg in zip(study.images, jpegs, strict=True):
                         for flag in jpeg.flags:
                             account.flag(flag, f"{study.key}/{kept.id}")
@@ -101,12 +103,14 @@ def run(unit: Unit, shared: ShardBuilder, ctx: Context) -> Result | None:
                     counts["images"] += len(jpegs)
                     counts["phantoms"] += sum(jpeg.phantom for jpeg in jpegs)
                 else:
-                    account.leave_out("studies", NONE_USABLE, study.key)
+                    account.leave_out_emptied(study, NONE_USABLE)
                 done = counts["images"]
                 ctx.progress(done, max(total, done), studies=counts["studies"], bad=counts["bad_images"])
                 if ctx.stopping():
                     writer.discard()
                     return None
+        for key, remaining, unasked in writer.settle_questions():
+            owners[key].settle_questions(key, remaining, unasked)
         names = source_names([reader.dataset for _, reader in shared.readers])
         for name, account, faults in zip(names, accounts, reported, strict=True):
             counts["bad_reports"] += faults.report(account, ctx)

@@ -85,8 +85,8 @@ class Source(Settings):
         0.05,
         ge=0,
         le=1,
-        description="Largest share of the rows, studies, images or boxes of the source that may be lost, from 0 to 1; beyond"
-        " it the stage fails and names the reasons. What the recipe leaves out by choice is no loss.",
+        description="Largest share of the rows, studies, images, boxes or questions of the source that may be lost, from 0 to"
+        " 1; beyond it the stage fails and names the reasons. What the recipe leaves out by choice is no loss.",
     )
     phantom_images: bool = Field(
         False,

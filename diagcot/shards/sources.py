@@ -195,7 +195,7 @@ class _Selection:
                 account.leave_out_image(study, image, LATERAL if known else NO_VIEW, asked=known)
         images = tuple(image for image in study.images if image.frontal)
         if not images:
-            account.leave_out("studies", LATERAL, study.key, asked=all(image.view for image in study.images))
+            account.leave_out_emptied(study, LATERAL, asked=all(image.view for image in study.images))
             return None
         return replace(study, images=images)
 

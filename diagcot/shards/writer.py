@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from diagcot import __version__
 from diagcot.data import likeness
 from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
-from diagcot.data.study import CHEXPERT_LABELS, Image, Study
+from diagcot.data.study import CHEXPERT_LABELS, Image, Question, Study
 from diagcot.shards import hdf5
 from diagcot.shards.layout import (
     FORMAT,
@@ -81,6 +81,20 @@ class ShardWriter:
         for field, text in zip(LEFT_OUT_TEXTS, (study, image, reason), strict=True):
             _refuse_surrogates(text, f"{field} of an image of study {_shown(study)} that is left out")
         self._left_out.append((study, image, reason))
+
+    def settle_questions(self) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
+        """Drop the questions that cannot be asked of this shard, after all its studies were added.
+
+        Gives for each study that has questions its key, the number of those that stay, and (why, key of what is lacking) of
+        the others.
+        """
+        splits = {study.key: study.split for study in self._studies}
+        for row, study in enumerate(self._studies):
+            if study.questions:
+                lacking = [_lacking(question, study, splits) for question in study.questions]
+                kept = tuple(asked for asked, lack in zip(study.questions, lacking, strict=True) if lack is None)
+                self._studies[row] = replace(study, questions=kept)
+                yield study.key, len(kept), [lack for lack in lacking if lack is not None]
 
     def describe(self, **provenance: Any) -> None:
         """Add attributes that are known only after the studies were added."""
@@ -164,6 +178,20 @@ class ShardWriter:
             _text(group, name, [getattr(question, name) for _, question in asked])
         for name in QUESTION_LISTS:
             _text(group, name, ["\n".join(getattr(question, name)) for _, question in asked])
+
+
+NO_IMAGE = "the image that it is about is not in the shards"
+NO_EARLIER = "the earlier study that it compares with is not in the shards, or in another split"
+
+
+def _lacking(question: Question, study: Study, splits: Mapping[str, str]) -> tuple[str, str] | None:
+    """Why a question cannot be asked, and the key of the image or study that it lacks. splits: study -> split."""
+    if question.image and question.image not in {image.id for image in study.images}:
+        return NO_IMAGE, f"{study.key}/{question.image}"
+    earlier = f"{study.dataset}/{question.earlier}"
+    if question.earlier and splits.get(earlier) != study.split:
+        return NO_EARLIER, earlier
+    return None
 
 
 def _texts(study: Study) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-Thing = Literal["rows", "studies", "images", "boxes", "patients"]
-THINGS: tuple[Thing, ...] = ("rows", "studies", "images", "boxes")
+Thing = Literal["rows", "studies", "images", "boxes", "questions", "patients"]
+THINGS: tuple[Thing, ...] = ("rows", "studies", "images", "boxes", "questions")
 EXAMPLES = 5
 """Entries that a list of examples keeps."""
 

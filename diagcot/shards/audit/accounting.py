@@ -1,11 +1,11 @@
 """What a shard stage read of each source, what is in the shards, and what was left out, by reason, with examples.
 
-For rows of tables, studies, images and boxes: read = in the shards + left out as the recipe asks + lost. A unit of the
+For rows of tables, studies, images, boxes and questions: read = in the shards + left out as the recipe asks + lost. A unit of the
 stage counts its part of every source; `diagcot.jobs.state.counts` adds the parts up in `summary.json`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diagcot.data.errors import DataError
@@ -41,19 +41,24 @@ class Account:
             "moved": {},
             "examples": {},
         }
+        self._asked: set[str] = set()  # keys of studies and images that are left out as the recipe asks
 
     def read(self, thing: Thing, count: int = 1) -> None:
         """Count what the reader of the source gave."""
         _count(self.counts["read"], thing, count)
 
     def read_study(self, study: Study) -> None:
-        """Count a study with its images and boxes."""
+        """Count a study with its images, boxes and questions."""
         self.read("studies")
+        self.read("questions", len(study.questions))
         self.read("images", len(study.images))
         self.read("boxes", _boxes(study.images))
 
     def put(self, study: Study) -> None:
-        """Count a study with the images and boxes that are in the shard. Phantoms drawn in place of images do not count."""
+        """Count a study with the images and boxes that are in the shard. Phantoms drawn in place of images do not count.
+
+        `settle_questions` counts its questions, when it is known which studies the shard has.
+        """
         images = [image for image in study.images if not _drawn(study, image)]
         _count(self.counts["in_shards"], "studies", 1)
         _count(self.counts["in_shards"], "images", len(images))
@@ -74,14 +79,29 @@ class Account:
     def leave_out_image(self, study: Study, image: Image, reason: str, *, asked: bool = False) -> None:
         """Count an image, and its boxes, that are not in the shard."""
         where = f"{study.key}/{image.id}"
+        if asked:
+            self._asked.add(where)
         self.leave_out("images", reason, where, asked=asked)
         self.leave_out("boxes", reason, where, len(image.boxes), asked=asked)
 
     def leave_out_study(self, study: Study, reason: str, *, asked: bool = False) -> None:
-        """Count a study with all its images and boxes."""
-        self.leave_out("studies", reason, study.key, asked=asked)
+        """Count a study with all its images, boxes and questions."""
+        self.leave_out_emptied(study, reason, asked=asked)
         for image in study.images:
             self.leave_out_image(study, image, reason, asked=asked)
+
+    def leave_out_emptied(self, study: Study, reason: str, *, asked: bool = False) -> None:
+        """Count a study, with its questions, whose images were counted before."""
+        if asked:
+            self._asked.add(study.key)
+        self.leave_out("studies", reason, study.key, asked=asked)
+        self.leave_out("questions", reason, study.key, len(study.questions), asked=asked)
+
+    def settle_questions(self, study: str, kept: int, unasked: Iterable[tuple[str, str]]) -> None:
+        """Count the questions of a study in the shard. unasked: (why a question is left out, the key of what it lacks)."""
+        _count(self.counts["in_shards"], "questions", kept)
+        for why, lacking in unasked:
+            self.leave_out("questions", why, study, asked=lacking in self._asked)
 
     def move(self, split: str, to: str, count: int) -> None:
         """Count images whose split another source of the stage decides."""

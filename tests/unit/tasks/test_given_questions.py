@@ -15,13 +15,13 @@ from diagcot.metrics.intervals import Additive
 from diagcot.rewards import cxmind
 from diagcot.rewards.score import Reference
 from diagcot.shards import Shard, build
-from diagcot.shards.writer import ShardWriter
+from diagcot.shards.writer import NO_EARLIER, ShardWriter
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.questions.questions import question_samples
 from diagcot.tasks.questions.wording import GIVEN, Wording
 from diagcot.tasks.samples import Sample
 from launchers.inputs import possible
-from tests.unit.data.test_annotations import mimic
+from tests.unit.data.test_annotations import OTHER, OTHER_PATH, PATH, mimic
 from tests.unit.data.test_collections import DICOM, put
 from tests.unit.data.test_question_sets import gemex
 from tests.unit.shards.test_seen import picture
@@ -137,3 +137,40 @@ def test_a_collection_that_asks_itself_needs_no_labels() -> None:
     assert possible("single", {"questions"}) and possible("open", {"labels"})
     assert not possible("view", {"questions"}) and not possible("grounding", {"questions"})
     assert notes("rexvqa", "gemex", "mimic_cxr_vqa", "mimic_diff_vqa", tasks={"binary": 1.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "options", "left_out"),
+    [
+        ((), {}, {}),
+        ((PATH,), {}, {"lost": {NO_EARLIER: 1}}),
+        ((OTHER_PATH,), {}, {"lost": {"none of its images can be used": 2}}),
+        ((), {"max_studies": 1}, {"asked": {"beyond max_studies": 2}}),
+        ((), {"splits": ["test"]}, {"asked": {NO_EARLIER: 1}}),
+    ],
+)
+def test_the_account_of_questions(
+    gone: tuple[str, ...], options: dict[str, Any], left_out: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two questions about the second study of a patient, one of them also about the first."""
+    first = "train" if "splits" in options else "test"
+    put(tmp_path / "mimic_all.csv", "subject_id,study_id,dicom_id,view,split,study_order",
+        f"10000032,50414267,{DICOM},postero-anterior,{first},1",
+        f"10000032,53189527,{OTHER},antero-posterior,test,2")  # fmt: skip
+    put(tmp_path / "mimic_pair_questions.csv", "study_id,subject_id,ref_id,question_type,question,answer,split",
+        "53189527,10000032,50414267,difference,what has changed?,nothing,train",
+        "53189527,10000032,50414267,presence,is there edema?,no,train")  # fmt: skip
+    images = mimic(tmp_path / "mimic")
+    for path in gone:
+        (images / "files" / path).unlink()
+    source = {"kind": "mimic_diff_vqa", "path": str(tmp_path), "images": str(images), "max_lost": 1, **options}
+    ctx = context(tmp_path, {"sources": [source], "image_size": 32}, stage="shard")
+    result = run_unit(build, Unit("00000"), ctx)
+    assert result is not None
+    counts = result.counts["sources"]["mimic_diff_vqa"]
+    assert {part: counts[part]["questions"] for part in ("asked", "lost") if "questions" in counts[part]} == left_out
+    kept = 2 - sum(sum(reasons.values()) for reasons in left_out.values())
+    assert (counts["read"]["questions"], counts["in_shards"].get("questions", 0)) == (2, kept)
+    shard = Shard(ctx.output / "00000.h5")
+    assert sum(len(shard.study(row).questions) for row in range(len(shard))) == kept
+    assert len(asked(shard, "test")) == kept  # all that a shard keeps are asked
