@@ -95,6 +95,8 @@ class Study:
     images: tuple[Image, ...] = ()
     order: str = ""  # sorts, as text, the studies of a patient by time; "" if the time is unknown
     questions: tuple[Question, ...] = ()
+    age: str = ""  # of the patient at the study, in whole years; "" if it is unknown
+    sex: str = ""  # of the patient: female, male, or "" if it is unknown
 
     @property
     def key(self) -> str:
@@ -144,6 +146,26 @@ def view_of(text: str) -> str:
     if len(found) == 1:
         return found[0]
     return "" if set(words) <= _UNKNOWN else " ".join(text.upper().split())
+
+
+_AGE = re.compile(r"0*(\d{1,3})(?:\.\d+)?\s*(y|yr|yrs|years?|m|months?|w|weeks?|d|days?)?", re.IGNORECASE)
+
+
+def age_of(text: str) -> str:
+    """Whole years from `61`, `61.0`, DICOM's `061Y` or `008M`; "" for what is no age of a person (0 to 120 years)."""
+    if not (match := _AGE.fullmatch(text.strip())):
+        return ""
+    number, unit = int(match[1]), (match[2] or "y").lower()[0]
+    years = number // {"y": 1, "m": 12, "w": 52, "d": 365}[unit]
+    return str(years) if years <= 120 else ""
+
+
+def sex_of(text: str) -> str:
+    """`female` or `male` from one of their names; "" for other texts."""
+    word = text.strip().lower()
+    return {"f": "female", "female": "female", "woman": "female", "m": "male", "male": "male", "man": "male"}.get(
+        word, ""
+    )
 
 
 _SPLITS = {

@@ -11,7 +11,8 @@
     images/id, view, origin  text; origin: collection/id in the collection that the image was taken from, or empty
     studies/first     int32 [studies + 1]  study i has the images first[i] to first[i + 1] - 1
     studies/labels    int8 [studies, 14]   1 present, 0 absent, -1 uncertain, -2 not mentioned; names in its attribute
-    studies/dataset, id, patient, split, findings, impression, indication, comparison, order, tags   text
+    studies/dataset, id, patient, split, findings, impression, indication, comparison, order, age, sex, tags   text;
+                      shards of earlier versions have no age and sex
     boxes/image       int32 [boxes]     row of its image
     boxes/corners     float64 [boxes, 4]   x1, y1, x2, y2 as fractions of width and height
     boxes/label, phrase   text
@@ -32,7 +33,7 @@ FORMAT = "diagcot-shard"
 SCHEMA = 3
 NOT_MENTIONED = -2
 REPORT_TEXTS = ("findings", "impression", "indication", "comparison")
-STUDY_TEXTS = ("dataset", "id", "patient", "split", *REPORT_TEXTS, "order")
+STUDY_TEXTS = ("dataset", "id", "patient", "split", *REPORT_TEXTS, "order", "age", "sex")
 IMAGE_TEXTS = ("id", "view", "origin")
 QUESTION_TEXTS = ("text", "image", "earlier", "reason")
 QUESTION_LISTS = ("answers", "options")

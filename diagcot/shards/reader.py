@@ -109,7 +109,8 @@ class Shard:
         """
         tags = self._text("studies/tags", i)
         labels = self._numbers("studies/labels")[i].tolist()
-        texts = {name: self._text(f"studies/{name}", i) for name in STUDY_TEXTS}
+        known = (name for name in STUDY_TEXTS if f"studies/{name}/text" in self._header.columns)
+        texts = {name: self._text(f"studies/{name}", i) for name in known}
         return Study(
             **texts | {name: controls.as_text(texts[name]) for name in REPORT_TEXTS},
             tags=tuple(tags.split("|")) if tags else (),

@@ -6,11 +6,12 @@ the prompts, `diagcot.tasks.prompts` the layout of the answers.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diagcot.data import seeded
 from diagcot.data.reports import transforms
-from diagcot.data.study import CHEXPERT_LABELS
+from diagcot.data.study import CHEXPERT_LABELS, Image, pairs
 from diagcot.tasks import prompts
 from diagcot.tasks.languages import other_languages
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
@@ -29,10 +30,11 @@ def report_samples(
 ) -> Iterator[Sample]:
     """Images with the whole report of their study. `ref_name`: the shard's path under the shards root.
 
-    Studies whose reports are not in English give no sample.
+    The prompt set decides what else of the study the model is given, if it is known: indication, comparison, age, sex, and
+    the images of the patient's earlier study, before the others. Studies whose reports are not in English give no sample.
     """
-    without_headings, prompt = _without_headings(shard), texts.render("report")
-    foreign = other_languages(shard)
+    without_headings, foreign = _without_headings(shard), other_languages(shard)
+    priors = _priors(shard, split, views) if texts.about.earlier_study else {}
     for view in study_views(shard, split, views):
         study = view.study
         if study.dataset in foreign:
@@ -42,7 +44,26 @@ def report_samples(
         else:
             answer = prompts.report_answer(study.findings, study.impression)
         if answer:
-            yield view.sample("report", ref_name, prompt, answer, labels=study.labels)
+            earlier = priors.get(study.key, ())
+            known = {name: " ".join(getattr(study, name).split()) for name in GIVEN}
+            prompt = texts.render("report", images=len(view.images), earlier=len(earlier), **known)
+            shown = replace(view, images=(*earlier, *view.images))
+            yield shown.sample("report", ref_name, prompt, answer, labels=study.labels)
+
+
+GIVEN = ("indication", "comparison", "age", "sex")
+"""What a prompt of the report task may tell of a study."""
+
+
+def _priors(shard: "Shard", split: str, views: ViewPolicy) -> dict[str, tuple[tuple[Image, int], ...]]:
+    """Key of a study -> the images of the study before it, with their rows; of these one frontal image, if a sample shows one."""
+    whole = {view.study.key: view for view in study_views(shard, split, "study")}
+    found = {}
+    for prior, current in pairs(view.study for view in whole.values()):
+        images = whole[prior.key].images
+        first = next((shown for shown in images if shown[0].frontal), images[0])
+        found[current.key] = images if views == "study" else (first,)
+    return found
 
 
 def classification_samples(

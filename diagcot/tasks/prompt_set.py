@@ -39,7 +39,7 @@ VARIABLES: Mapping[str, frozenset[str]] = {
         "closed": "reference answer",
         "open": "reference answer",
         "judge": "reference reasoning name answer gold verdict image",
-        "report": "",
+        "report": "indication comparison age sex images earlier",
         "classification": "labels",
         "grounding": "label",
         "presence": "label",
@@ -62,6 +62,10 @@ class About(Settings):
     answers: Layout = Field(
         default="default",
         description="Layout of labels and boxes in answers: of this project, or as DiagCoT's data has them.",
+    )
+    earlier_study: bool = Field(
+        default=False,
+        description="Whether the report task shows the images of the patient's earlier study too, before those of the study.",
     )
     self_correction: Literal["kept", "left out"] = Field(
         default="kept", description="Whether mistakes that were corrected stay in the rewritten reasoning."

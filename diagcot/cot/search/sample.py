@@ -92,7 +92,7 @@ def select_samples(
 def _image_samples(task: str, shard: Shard, name: str, views: str, texts: PromptSet) -> Iterator[Sample]:
     first: dict[str, int] = {}  # study -> the row of its first image
     for sample in tasks.SAMPLES[task](shard, name, SPLIT, "study" if views == "study" else "image", texts):
-        row = sample.images[0].row
+        row = sample.images[-1].row  # those of an earlier study, if the prompts show them, come first
         if views == "frontal" and sample.meta.get("view", "") in ("LATERAL", "LL"):
             continue
         if views == "first" and first.setdefault(sample.study, row) != row:
@@ -115,7 +115,8 @@ class _Reports:
         if len(images) > max_images:
             kept = sorted(images, key=lambda image: not self.shard.image(image.row).frontal)[:max_images]
             images = tuple(image for image in images if image in kept)
-        studies = dict.fromkeys(self.shard.study_of(image.row) for image in sample.images)
+        about = sample.images[-1:] if sample.task == "report" else sample.images
+        studies = dict.fromkeys(self.shard.study_of(image.row) for image in about)
         reports = [self.reports[study] for study in studies if study in self.reports]
         reference = sample.answer if sample.task in THINK else pairs(sample.answer)[-1].answer
         report = " Later: ".join(reports)

@@ -71,7 +71,7 @@ def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iter
     for sample in tasks.report_samples(shard, name, settings.split, texts=texts):
         short = len(sample.answer.split()) <= settings.max_words
         if short and sample.meta.get("phantom") and sample.meta.get("view") not in ("LATERAL", "LL"):
-            study = shard.study(shard.study_of(sample.images[0].row))
+            study = shard.study(shard.study_of(sample.images[-1].row))
             reading = Reading.of(study.findings, study.impression)
             if reading.regions and reading.impression:
                 readings.append((sample, reading))
@@ -88,7 +88,7 @@ def _conversations(shard: Shard, name: str, settings: SyntheticSettings) -> Iter
                 id=f"{sample.id}:{task}",
                 task=task,
                 study=sample.study,
-                images=(ImageRef(name, sample.images[0].row),),
+                images=(ImageRef(name, sample.images[-1].row),),
                 messages=(*prompts.system(texts), ("user", prompt), ("assistant", answer)),
                 meta={"phantom": True},
             )
@@ -125,7 +125,7 @@ def _exercises(shard: Shard, name: str, settings: SyntheticSettings) -> Iterator
     """Exercises without an image, from the sentences of each phantom's report."""
     for sample in tasks.report_samples(shard, name, settings.split):
         if sample.meta.get("phantom"):
-            study = shard.study(shard.study_of(sample.images[0].row))
+            study = shard.study(shard.study_of(sample.images[-1].row))
             statements = [text for part in (study.findings, study.impression) for text in re.findall(r"[^.]+\.", part)]
             for task in exercises.WRITERS:
                 for number in range(_count(sample.id, task, settings.tasks.get(task, 0.0))):

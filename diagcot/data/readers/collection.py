@@ -208,6 +208,8 @@ class TableCollection:
             labels=chexpert,
             images=tuple(images),
             order=ordinal(facts.get("order", "")),
+            age=facts.get("age", ""),
+            sex=facts.get("sex", ""),
             questions=tuple(dict.fromkeys(questions)),
             **{part: " ".join(words.split()) for part, words in text.items()},
         )

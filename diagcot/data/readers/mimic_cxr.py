@@ -27,7 +27,19 @@ from diagcot.data.readers.layouts import (
 )
 from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.sections import Override, read_overrides, sections
-from diagcot.data.study import CHEXPERT_LABELS, MIMIC_CXR, PHANTOM, SPLITS, Box, Image, Study, split_of, view_of
+from diagcot.data.study import (
+    CHEXPERT_LABELS,
+    MIMIC_CXR,
+    PHANTOM,
+    SPLITS,
+    Box,
+    Image,
+    Study,
+    age_of,
+    sex_of,
+    split_of,
+    view_of,
+)
 from diagcot.jobs.state import reading
 
 METADATA = (
@@ -39,6 +51,7 @@ SPLIT = ("dicom_id", "study_id", "subject_id", "split")
 LABELS = ("subject_id", "study_id", *sorted(CHEXPERT_LABELS))
 FINDINGS_FILE = "phantom-findings.csv.gz"  # only in trees of phantoms, which are recognised by it
 FINDINGS = ("subject_id", "study_id", "tags")
+PATIENTS = "patients.csv"  # of MIMIC-IV
 BOXES_FILE = "phantom-boxes.csv.gz"
 BOXES = ("dicom_id", "label", "x1", "y1", "x2", "y2")
 
@@ -188,6 +201,20 @@ class MimicCxr:
         return {study: tuple(tags.split("|")) for _, (study, tags) in rows}
 
     @cached_property
+    def _persons(self) -> dict[int, tuple[str, int]]:
+        """Subject -> sex, and the year of birth, from MIMIC-IV's table of patients, if it lies beside the others."""
+        found: dict[int, tuple[str, int]] = {}
+        subjects = set(np.unique(self._images["subject"]).tolist())
+        for path in (self._tables / f"{PATIENTS}.gz", self._tables / PATIENTS):
+            if path.is_file():
+                columns = ("subject_id", "gender", "anchor_age", "anchor_year")
+                for _, (subject, sex, age, year) in tables.rows(path, columns, fault=self._fault):
+                    if subject.isdecimal() and int(subject) in subjects and age.isdecimal() and year.isdecimal():
+                        found[int(subject)] = sex_of(sex), int(year) - int(age)
+                break
+        return found
+
+    @cached_property
     def _report(self) -> Callable[[int, int], bytes | None]:
         place = reports_place(self.root, self._reports)
         assert place is not None
@@ -231,6 +258,7 @@ class MimicCxr:
                 "" if "findings" in text else text.get("conclusion", "")
             )  # a last paragraph, or that of an override
             date, time = images[0][6:8]
+            sex, born = self._persons.get(int(patient), ("", 0))
             yield Study(
                 dataset=self.dataset,
                 id=str(study),
@@ -243,6 +271,8 @@ class MimicCxr:
                 tags=self._tags.get(str(study), ()),
                 images=tuple(self._image(image) for image in images),
                 order=f"{date:08d} {time:010.3f}" if date else "",
+                age=age_of(str(date // 10000 - born)) if born and date else "",
+                sex=sex,
             )
 
     def _image(self, row: tuple[Any, ...]) -> Image:

@@ -13,7 +13,7 @@ from diagcot.data.geometry import iou
 from diagcot.data.readers import tables
 from diagcot.data.readers.given_questions import read_question
 from diagcot.data.readers.registry import CollectionEntry, ColumnSpec, TableColumn, TableFile
-from diagcot.data.study import split_of, view_of
+from diagcot.data.study import age_of, sex_of, split_of, view_of
 
 NAMES = ("image", "study", "patient", "path")
 SECTIONS = ("report", "findings", "impression", "indication", "comparison")
@@ -47,7 +47,7 @@ class TableLayout:
         self._any_case = {name.lower(): own for name, own in dataset.rename.items()}
         self._where = {name: re.compile(pattern) for name, pattern in table.where.items()}
         self.fields = {name: _column(getattr(table, name)) for name in (*NAMES, *SECTIONS, "order", "view", "split",
-                       "folder", "width", "height", "rater")}  # fmt: skip
+                       "folder", "width", "height", "age", "sex", "rater")}  # fmt: skip
         self._labels, self._boxes = table.labels, table.boxes
         specs = [field for field in self.fields.values() if field]
         plain: list[str] = list(self._where)
@@ -200,6 +200,8 @@ def _pixels(text: str, what: str) -> int:
 _CONVERTED: dict[str, Callable[[str, str], Any]] = {
     "view": lambda text, what: view_of(text),
     "split": _split,
+    "age": lambda text, what: age_of(text),
+    "sex": lambda text, what: sex_of(text),
     "width": _pixels,
     "height": _pixels,
 }

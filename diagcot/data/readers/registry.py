@@ -175,6 +175,10 @@ class TableFile(Settings):
     impression: ColumnSpec = Field(None, description="The impression section, if the table has sections.")
     indication: ColumnSpec = Field(None, description="The indication section, if the table has sections.")
     comparison: ColumnSpec = Field(None, description="The comparison section, if the table has sections.")
+    age: ColumnSpec = Field(
+        None, description="Age of the patient at the study, in years, or as DICOM writes it (`061Y`)."
+    )
+    sex: ColumnSpec = Field(None, description="Sex of the patient: F, M, female or male.")
     rater: ColumnSpec = Field(None, description="Who read the image, if several persons did.")
     taken_from: list[TakenFrom] = Field([], description="Other collections that have the image, by their ids.")
     labels: Labels | None = Field(None, description="Labels of the row.")

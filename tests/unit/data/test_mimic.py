@@ -73,6 +73,18 @@ def test_several_views_a_study_and_the_order_of_a_patients_studies(tmp_path: Pat
     assert (first.findings, first.impression, reader.bad) == ("Clear.", "Normal.", [])
 
 
+def test_age_and_sex_come_from_the_patients_of_mimic_iv(tmp_path: Path) -> None:
+    root = tree(tmp_path / "t", IMAGES)
+    columns = ("subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod")
+    persons = [(10000032, "F", 52, 2180, "2014 - 2016", ""), (10000764, "M", 86, 2132, "", ""), (1, "M", 1, 1, "", "")]
+    write_csv(root / "patients.csv.gz", columns, persons)
+    found = studies(MimicCxr(root))
+    assert [(study.age, study.sex) for study in found] == [("52", "female")] * 2 + [
+        ("", "male")
+    ]  # the last has no date
+    assert {(study.age, study.sex) for study in studies(MimicCxr(tree(tmp_path / "u", IMAGES)))} == {("", "")}
+
+
 def test_two_studies_at_the_same_time_are_no_pair(tmp_path: Path) -> None:
     images = [row(10000032, 50000001, 1), row(10000032, 50000002, 2), row(10000032, 50000003, 3, date="21900101")]
     found = studies(MimicCxr(tree(tmp_path / "t", images)))

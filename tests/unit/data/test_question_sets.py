@@ -136,6 +136,7 @@ def test_rexgradient(tmp_path: Path) -> None:
     assert (study.findings, study.impression, study.indication, study.comparison) == (
         "Small left effusion.", "Effusion.", "cough", "None.",
     )  # fmt: skip
+    assert (study.age, study.sex) == ("61", "female")
     assert (study.patient, study.split, study.order, study.labels["Pleural Effusion"]) == (
         "P1",
         "train",

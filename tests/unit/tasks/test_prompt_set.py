@@ -27,7 +27,7 @@ ALL: dict[str, dict[str, Any]] = {  # prompt -> the variables that it is given
     "closed": {"answer": "A"},
     "open": {"answer": "Edema"},
     "judge": {"reasoning": "t", "name": "Report", "answer": "a", "gold": "", "verdict": "scored", "image": True},
-    "report": {},
+    "report": {"images": 1, "earlier": 2, "age": "61", "sex": "female", "indication": "Cough.", "comparison": "None."},
     "classification": {"labels": ["Edema", "Fracture"]},
     "grounding": {"label": "edema"},
     "presence": {"label": "edema"},
@@ -35,7 +35,7 @@ ALL: dict[str, dict[str, Any]] = {  # prompt -> the variables that it is given
 }
 
 
-@pytest.mark.parametrize("name", ["default", "clean"])
+@pytest.mark.parametrize("name", ["default", "clean", "clinical"])
 def test_every_prompt_is_plain_text_and_short(name: str) -> None:
     texts = PromptSet(name)
     system = texts.render("system")
@@ -88,7 +88,7 @@ def test_an_unknown_variable_and_missing_files_are_errors_that_name_them(tmp_pat
     alone = own_set(tmp_path / "alone", "")
     with pytest.raises(UserError, match=r"alone lacks system.j2, head.j2.*add the files, or `extends: default`"):
         PromptSet(str(alone)).digest  # noqa: B018
-    with pytest.raises(UserError, match=r"no prompt set in .*/nothing: .*clean, default"):
+    with pytest.raises(UserError, match=r"no prompt set in .*/nothing: .*clean, clinical, default"):
         PromptSet("nothing").digest  # noqa: B018
     with pytest.raises(ValueError, match="no prompt set in"):
         CollectSettings.model_validate({"prompt_set": "nothing"})
