@@ -1,5 +1,6 @@
 """DICOM as it occurs: presentations, defects of detectors, missing transfer syntaxes, compressions, views in the header."""
 
+import base64
 import importlib.util
 import io
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import encaps, uid
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from diagcot.data import dicom as reader
 from diagcot.data.errors import ImageError
@@ -140,3 +143,42 @@ def test_views_come_from_the_header_where_the_tables_have_none(tmp_path: Path) -
     assert {name: studies[name].images[0].view for name, _, _ in fields} == {name: wanted for name, _, wanted in fields}
     (tmp_path / "torn.dcm").write_bytes(b"\0" * 128 + b"DICM")
     assert view(tmp_path / "torn.dcm") == "" == view(tmp_path / "none.dcm")
+
+
+EXTENDED = base64.b85decode(
+    "|JeWF01!$>Nk#wx0RR9200961|JwjV00RO70|EjA0|NsD0|NvF2n7WM1O*BQ2L=cX3JeSj3JVJj4iXRz4iOFu3lJ6%5fc;@6%`B*7Z?^47!ni}"
+    "6#u~h3k(1l03ZPY5di<h02KfM0RR9100000000000000C4gbUd8xQ~h2LS*80000000000000093MDr}Q*r;=00;pA002J#p3a8??vL9rrvepF"
+    ";9b%CW)$E;vK$M#KWxIB2vtLYcSr4*Q-VwS91FTXY{HxfRYQSyN9~wXfeOfQF6jNU3UDD+4h7vGwqZ^QFX(VC=>4+_a3NI=1>GOEVNL`qA;7z%"
+    "_RJ~3g;Y2fbbi@|I6wc{"
+)
+"""A JPEG Extended image of 12 bits (process 4), 32 x 24 pixels of the value 100 x + 30 y."""
+
+
+def extended(jpeg: bytes = EXTENDED, rows: int = 24) -> bytes:
+    one = Dataset()
+    one.file_meta = FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = uid.JPEGExtended12Bit
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = uid.ComputedRadiographyImageStorage
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = "1.2.3"
+    one.Rows, one.Columns, one.SamplesPerPixel, one.PixelRepresentation = rows, 32, 1, 0
+    one.BitsAllocated, one.BitsStored, one.HighBit, one.PhotometricInterpretation = 16, 12, 11, "MONOCHROME2"
+    one.PixelData = encaps.encapsulate([jpeg])
+    one["PixelData"].VR = "OB"
+    out = io.BytesIO()
+    one.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+@needs_gdcm
+def test_jpeg_extended_of_12_bits() -> None:
+    values, inverse = reader.values(extended())
+    wanted = np.add.outer(np.arange(24) * 30, np.arange(32) * 100)
+    assert not inverse and values.shape == (24, 32) and np.abs(values.astype(int) - wanted).max() < 40
+    assert convert(extended(), 32, 90).width == 32
+
+
+@needs_gdcm
+@pytest.mark.parametrize("raw", [extended(EXTENDED[:60]), extended(b"\xff\xd8 nothing"), extended(rows=48)])
+def test_a_damaged_jpeg_of_12_bits_is_named(raw: bytes) -> None:
+    with pytest.raises(ImageError):
+        convert(raw, 32, 90)
