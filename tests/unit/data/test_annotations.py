@@ -78,8 +78,14 @@ def test_chexpert_plus_with_the_labels_of_its_json_lines(tmp_path: Path) -> None
     assert study.labels == {"Pleural Effusion": 1, "Edema": -1}
     assert reader.image_file(study, study.images[0]).is_file()  # type: ignore[union-attr]
     other = studies["patient64541/study1"]
+    assert (study.age, study.sex, other.age, other.sex) == ("68", "female", "73", "male")
     assert (other.split, other.images[0].view, other.findings) == ("validate", "LATERAL", "")
     assert study.images[0].origin == f"chexpert/{image}" and reader.bad == []
+    dicoms = tmp_path / "DICOM" / "Uncompressed"
+    (tmp_path / "PNG").rename(tmp_path / "other")
+    write_image(dicoms / lateral.replace(".jpg", ".dcm"))
+    reader, _ = read("chexpert_plus", tmp_path)
+    assert reader.image_file(other, other.images[0]) == dicoms / lateral.replace(".jpg", ".dcm")
 
 
 def test_padchest_gr_gives_a_box_for_each_region_of_a_sentence(tmp_path: Path) -> None:
@@ -105,20 +111,26 @@ def test_padchest_gr_gives_a_box_for_each_region_of_a_sentence(tmp_path: Path) -
     assert study.images[0].origin == "padchest/1_i.png" and registry.find("padchest").language == "es"
 
 
-def test_llava_rad_has_sections_by_image(tmp_path: Path) -> None:
-    chat = {"image": f"mimic/{PATH}", "generate_method": "gpt4", "reason": "cough", "findings": "Clear lungs.",
-            "impression": "Normal.", "conversations": [{"from": "human", "value": "<image>"}]}  # fmt: skip
-    put(tmp_path / "chat_train_MIMIC_CXR_all_gpt4extract_rulebased_v1.json", json.dumps([chat]))
-    put(
-        tmp_path / "chat_test_MIMIC_CXR_all_gpt4extract_rulebased_v1.jsonl",
-        json.dumps({**chat, "image": f"mimic/{OTHER_PATH}"}),
-    )
+def test_llava_rad_has_its_findings_in_the_conversation(tmp_path: Path) -> None:
+    chat = {"id": "50414267", "image": f"mimic/{PATH}", "generate_method": "gpt4", "reason": "cough", "impressions": "Normal.",
+            "view": "PA", "conversations": [{"from": "human", "value": "<image>\nDescribe."},
+                                            {"from": "gpt", "value": "Clear lungs."}]}  # fmt: skip
+    name = "chat_{}_MIMIC_CXR_all_gpt4extract_rulebased_v1.json{}"
+    put(tmp_path / name.format("train", ""), json.dumps([chat]))
+    silent = {**chat, "conversations": [chat["conversations"][0], {"from": "gpt", "value": float("nan")}]}  # type: ignore[index]
+    put(tmp_path / name.format("test", "l"), json.dumps({**silent, "image": f"mimic/{OTHER_PATH}"}))
     reader, studies = read("llava_rad", tmp_path, images=mimic(tmp_path / "mimic"))
     assert {study.split: (study.findings, study.impression, study.indication) for study in studies.values()} == {
-        "train": ("Clear lungs.", "Normal.", "cough"), "test": ("Clear lungs.", "Normal.", "cough"),
+        "train": ("Clear lungs.", "Normal.", "cough"), "test": ("", "Normal.", "cough"),
     }  # fmt: skip
     assert studies["50414267"].images[0].view == "PA" and studies["50414267"].patient == "10000032"
     assert reader.image_file(studies["50414267"], studies["50414267"].images[0]).is_file()  # type: ignore[union-attr]
+    put(
+        tmp_path / name.format("train", ""),
+        json.dumps([{**chat, "findings": "The heart is large.", "conversations": []}]),
+    )
+    _, studies = read("llava_rad", tmp_path, images=tmp_path / "mimic")
+    assert studies["50414267"].findings == "The heart is large."
 
 
 def test_mimic_nle_keeps_the_studies_that_it_explains(tmp_path: Path) -> None:
@@ -177,3 +189,6 @@ def test_chest_imagenome_gives_the_boxes_of_regions(tmp_path: Path) -> None:
     assert (first.split, second.split, second.images[0].view) == ("train", "test", "AP")
     assert reader.image_file(first, first.images[0]) == tmp_path / "mimic" / "files" / PATH
     assert [what for _, what in reader.remarks] == ["1 of 3 rows name no known image and are not used"]
+    put(silver / "splits" / "images_to_avoid.csv", header, f"0,10000032,50414267,{DICOM},files/x.dcm,PA")
+    _, studies = read("chest_imagenome", tmp_path, images=tmp_path / "mimic")
+    assert studies["50414267"].split == "test"

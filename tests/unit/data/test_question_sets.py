@@ -119,10 +119,13 @@ REX = {"PatientID": "P1", "AccessionNumber": "A1", "StudyInstanceUid": STUDY, "P
        "Impression": "Effusion.", "ImagePath": IMAGES, "ImageViewPosition": ["POSTERO_ANTERIOR", "LATERAL"]}  # fmt: skip
 
 
-def rexgradient(root: Path) -> Path:
+def rexgradient(root: Path, **changes: str) -> Path:
     other = json.loads(json.dumps(REX).replace(STUDY, "1.2.840.2").replace("1.2.840.7", "1.2.840.9"))
     other |= {"ImagePath": other["ImagePath"][:1], "ImageViewPosition": None}  # views that are not there
-    put(root / "metadata" / "train_metadata_view_position.json", json.dumps({"P1_A1": REX, "P1_A2": other}, indent=1))
+    put(
+        root / "metadata" / "train_metadata_view_position.json",
+        json.dumps({"P1_A1": {**REX, **changes}, "P1_A2": other}, indent=1),
+    )
     for name in ("valid", "test"):
         put(root / "metadata" / f"{name}_metadata_view_position.json", "{}")
     for path in IMAGES:
@@ -137,6 +140,8 @@ def test_rexgradient(tmp_path: Path) -> None:
         "Small left effusion.", "Effusion.", "cough", "None.",
     )  # fmt: skip
     assert (study.age, study.sex) == ("61", "female")
+    silent = rexgradient(tmp_path / "b", Findings="None", Impression="None.")
+    assert read("rexgradient", silent)[1][STUDY].findings == ""  # the published word for a section that is not there
     assert (study.patient, study.split, study.order, study.labels["Pleural Effusion"]) == (
         "P1",
         "train",
