@@ -113,7 +113,7 @@ class Shard:
         texts = {name: self._text(f"studies/{name}", i) for name in known}
         return Study(
             **texts | {name: controls.as_text(texts[name]) for name in REPORT_TEXTS},
-            tags=tuple(tags.split("|")) if tags else (),
+            tags=tuple(controls.as_text(tag) for tag in tags.split("|")) if tags else (),
             labels={n: v for n, v in zip(self._header.labels, labels, strict=True) if v != NOT_MENTIONED},
             images=tuple(self.image(row) for row in self.rows(i)),
             questions=tuple(map(self._question, self._questions.get(i, ()))),
@@ -288,7 +288,8 @@ class Shard:
         rows, corners = self._numbers("boxes/image").tolist(), self._numbers("boxes/corners").tolist()
         labels, phrases = self.texts("boxes/label"), self.texts("boxes/phrase")
         for row, label, (x1, y1, x2, y2), phrase in zip(rows, labels, corners, phrases, strict=True):
-            boxes.setdefault(row, []).append(Box(label, x1, y1, x2, y2, phrase))
+            box = Box(controls.as_text(label), x1, y1, x2, y2, controls.as_text(phrase))
+            boxes.setdefault(row, []).append(box)
         return boxes
 
     @cached_property

@@ -181,9 +181,9 @@ class _Selection:
             return NO_SPLIT
         if study.split not in self._source.splits:
             return OTHER_SPLIT
-        if self._required and not (study.findings.strip() and study.impression.strip()):
-            return NOT_BOTH
-        return NO_REPORT if self._has_reports and not (study.findings or study.impression) else ""
+        if self._has_reports and not (study.findings.strip() or study.impression.strip()):
+            return NO_REPORT
+        return NOT_BOTH if self._required and not (study.findings.strip() and study.impression.strip()) else ""
 
     def _frontal(self, study: Study, account: Account) -> Study | None:
         """The study without lateral images, and without those whose view is not known, which is a loss; None if no other is
@@ -203,7 +203,7 @@ class _Selection:
 OTHER_SPLIT = "of a split that `splits` does not name"
 NOT_BOTH = "without findings or impression (`only_fi`)"
 LATERAL = "not frontal (`frontal_only`)"
-NO_REPORT = "the report has no text"
+NO_REPORT = "the report is not there, or has no text"
 NO_SPLIT = "its split is not known: its table is missing or does not name it (`held_out` chooses splits by hash)"
 NO_VIEW = "its view is not known, and the recipe asks for frontal images (`view` states it)"
 NO_FILE = "its file is not in the folder of images"

@@ -29,7 +29,7 @@ def missing_mimic(root: Path, reports: Path | None = None, tables: Path | None =
     if not root.is_dir():
         return [f"the folder {root} itself"]
     missing = [
-        f"{PREFIX}{table}.csv.gz"
+        f"{PREFIX}{table}.csv.gz{_instead(tables or root, table)}"
         for table in ("metadata", "split", "chexpert")
         if mimic_table(tables or root, table) is None
     ]
@@ -38,10 +38,38 @@ def missing_mimic(root: Path, reports: Path | None = None, tables: Path | None =
             "which MIMIC-CXR-JPG has: give its folder as `tables`, because this is the tree of the DICOM files"
         )
     if not (root / "files").is_dir():
-        missing.append("files/ (the images)")
+        missing.append(f"files/ (the images){_instead(root, 'files')}")
+    elif _without_folders(root / "files"):
+        missing.append(
+            "files/p10/p10000032/s50414267/… (the images): they lie in files/ without the folders of patients and studies;"
+            " keep the published tree"
+        )
     if reports_place(root, reports) is None:
-        missing.append(f"the reports ({REPORTS_ZIP}, or s*.txt next to the folders of the images)")
+        packed = any(next(patient.glob("s*.txt.gz"), None) for patient in islice((root / "files").glob("p*/p*"), 20))
+        found = " (s*.txt.gz are there: unpack them)" if packed else _instead(reports or root, "report")
+        missing.append(f"the reports ({REPORTS_ZIP}, or s*.txt next to the folders of the images){found}")
     return missing
+
+
+def _instead(root: Path, word: str) -> str:
+    """A file or folder in `root`, or in a folder in it, whose name has the word, and what to do with it; "" if there is none."""
+    places = root.glob(f"*{word}*"), root.glob(f"*/*{word}*")
+    for path in (path for place in places for path in sorted(place)):
+        suffix, found = path.suffix.lower(), path.relative_to(root)
+        if path.parent != root:
+            return f" ({found} is there: give the folder {found.parent})"
+        if suffix in (".xlsx", ".xls", ".ods"):
+            return f" ({found} is there: save it as CSV under the published name)"
+        if suffix == ".zip" and "report" in word:
+            return f" ({found} is there: give this file as `reports`)"
+        return f" ({found} is there: give it the published name, or unpack it)"
+    return ""
+
+
+def _without_folders(images: Path) -> bool:
+    """Whether images lie in the folder itself, and none in the first folders of patients."""
+    flat = any(path.suffix.lower() in IMAGE_SUFFIXES for path in islice(images.iterdir(), 1000))
+    return flat and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in islice(images.glob("p*/p*/s*/*"), 100))
 
 
 def mimic_table(root: Path, name: str) -> Path | None:
@@ -74,11 +102,14 @@ def missing_iu(root: Path, images: Path | None = None, annotation: Path | None =
     if not (xml or kaggle or annotation or (root / IU_ANNOTATION).is_file()):
         missing.append(
             f"{root / IU_ARCHIVE} (`make data-iu` obtains it), or {IU_REPORTS} and {IU_PROJECTIONS}, or {IU_ANNOTATION}"
+            + (_instead(root, "ecgen-radiology") or _instead(root, "report") or _instead(root, "annotation"))
         )
     if images is not None and not images.is_dir():
         missing.append(f"{images} (the folder of the images; check IU_XRAY_DIR)")
     elif images is not None and next(image_files(images), None) is None:
-        missing.append(f"images in {images} (no {', '.join(IMAGE_SUFFIXES)} file is in it or below; check IU_XRAY_DIR)")
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        found = _instead(images, ".tgz") or _instead(images, ".zip")
+        missing.append(f"images in {images} (no {suffixes} file is in it or below; check IU_XRAY_DIR){found}")
     if annotation is not None and not annotation.is_file():
         missing.append(f"{annotation} (R2Gen's split)")
     return missing

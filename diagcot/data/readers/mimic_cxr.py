@@ -245,7 +245,13 @@ class MimicCxr:
     def patients(self) -> dict[str, int]:
         """Patient -> number of images, for every patient of the tree."""
         subjects, counts = np.unique(self._images["subject"], return_counts=True)
-        self._labels  # noqa: B018  reads the table, so that `bad` is complete after this call
+        studies, (labelled, _) = np.unique(self._images["study"]), self._labels  # `bad` is complete after this call
+        if self._labels_table != "radiologist" and (without := int((~np.isin(studies, labelled)).sum())):
+            what = (
+                self._path(self._labels_table).name,
+                f"{without:,} of {len(studies):,} studies have no row: no labels",
+            )
+            self.remarks += [what] if what not in self.remarks else []
         return dict(zip(map(str, subjects.tolist()), counts.tolist(), strict=True))
 
     def studies(self, patient: str) -> Iterator[Study]:
@@ -299,10 +305,9 @@ class MimicCxr:
     def _suffix(self) -> str:
         """The suffix of the images, from the first folders of the tree."""
         for patient in islice((self.root / "files").glob("p*/p*"), 20):
-            if next(patient.glob("s*/*.dcm"), None):
-                return ".dcm"
-            if next(patient.glob("s*/*.jpg"), None):
-                return ".jpg"
+            for suffix in (".dcm", ".jpg", ".png", ".jpeg"):
+                if next(patient.glob(f"s*/*{suffix}"), None):
+                    return suffix
         return ".jpg"
 
     def image_file(self, study: Study, image: Image) -> Path | None:

@@ -229,7 +229,8 @@ class CollectionEntry(Settings):
     )
     language: str = Field(
         "en",
-        description="Language of the reports, as in ISO 639-1. Tasks that ask in English for a text use `en` alone.",
+        description="Language of the reports and questions, as in ISO 639-1. Tasks that ask in English for a text, and the"
+        " collection's own questions, use `en` alone.",
     )
     from_report: bool = Field(False, description="Label the reports with the rule-based labeler.")
 
@@ -268,7 +269,7 @@ class CollectionEntry(Settings):
             "views": any(table.view is not None and not (isinstance(table.view, TableColumn) and table.view.value)
                          for table in self.tables),
             "order": any(table.order is not None for table in self.tables),
-            "questions": any(table.questions for table in self.tables),
+            "questions": self.language == "en" and any(table.questions for table in self.tables),
         }  # fmt: skip
         return frozenset(name for name, has in found.items() if has)
 

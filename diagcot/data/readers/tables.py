@@ -35,6 +35,10 @@ SPREADSHEET = (
     "download the table again and open it only with text tools"
 )
 
+GZIP = b"\x1f\x8b"
+WORKBOOKS = {b"PK\x03\x04": "an Excel workbook or another zip file", b"\xd0\xcf\x11\xe0": "an Excel workbook"}
+"""First bytes of a file -> what it is."""
+
 csv.field_size_limit(
     _FIELD_LIMIT
 )  # the default limit of 128 KiB refuses long reports; it is one limit for the whole process
@@ -95,14 +99,22 @@ def rows(
 
 
 def _text(path: Path, encoding: str) -> TextIO:
-    """The decompressed text, without a byte order mark and with its original newlines."""
+    """The decompressed text, without a byte order mark and with its original newlines.
+
+    Whether it is compressed is seen by its first bytes, not by its name.
+    """
     raw: Any = reading.opened(path)
-    if path.suffix == ".gz":
-        packed = gzip.GzipFile(fileobj=raw)
-        packed.myfileobj = raw  # which it closes at its end
-        raw = packed
     try:
         start = raw.peek(4)[:4]
+        if start[:1] == b"<" and ".xml" not in path.suffixes:
+            raise DataError(f"{path} cannot be read (it is a web page, not a table); download it again")
+        if start in WORKBOOKS:
+            raise DataError(f"{path} is {WORKBOOKS[start]}, not a table as text: save or unpack it as CSV in UTF-8")
+        if start[:2] == GZIP:
+            packed = gzip.GzipFile(fileobj=raw)
+            packed.myfileobj = raw  # which it closes at its end
+            raw = packed
+            start = raw.peek(4)[:4]
     except BaseException:
         raw.close()
         raise
@@ -119,7 +131,9 @@ def _text(path: Path, encoding: str) -> TextIO:
 
 def _undecodable(path: Path, encoding: str) -> int:
     """The first line that cannot be decoded."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw:
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP
+    with gzip.open(path) if packed else path.open("rb") as raw:
         for number, line in enumerate(raw, 1):
             try:
                 line.decode(encoding)

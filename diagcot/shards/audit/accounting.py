@@ -5,10 +5,11 @@ stage counts its part of every source; `diagcot.jobs.state.counts` adds the part
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diagcot.data.errors import DataError
+from diagcot.data.reports import controls
 from diagcot.data.study import Image, Study
 from diagcot.jobs.state.counts import EXAMPLES, THINGS, Thing, asked, lost, reasons_of
 
@@ -60,6 +61,8 @@ class Account:
         `settle_questions` counts its questions, when it is known which studies the shard has.
         """
         images = [image for image in study.images if not _drawn(study, image)]
+        if controls.found_in(_texts(study)):
+            self.flag(CONTROL_TOKEN, study.key)
         _count(self.counts["in_shards"], "studies", 1)
         _count(self.counts["in_shards"], "images", len(images))
         _count(self.counts["in_shards"], "boxes", _boxes(images))
@@ -108,7 +111,7 @@ class Account:
         _count(self.counts["moved"], f"{split or 'none'} to {to}", count)
 
     def flag(self, what: str, where: str) -> None:
-        """Count an image that is in the shard and looks wrong."""
+        """Count an image, or a text, that is in the shard and looks wrong."""
         _count(self.counts["flagged"], what, 1)
         self._example(what, where)
 
@@ -126,6 +129,17 @@ class Account:
                     f"{source}: {self.counts['read'].get(thing, 0)} {thing} were read and {found} are accounted for; this is"
                     " a fault of the suite: report it with the stage's log"
                 )
+
+
+CONTROL_TOKEN = "a text has a control token of a model; it is read as text"
+
+
+def _texts(study: Study) -> Iterator[str]:
+    """What a shard keeps of a study that may become a prompt or an answer."""
+    yield from (study.findings, study.impression, study.indication, study.comparison, *study.tags)
+    yield from (text for image in study.images for box in image.boxes for text in (box.label, box.phrase))
+    for question in study.questions:
+        yield from (question.text, question.reason, *question.answers, *question.options)
 
 
 def _drawn(study: Study, image: Image) -> bool:

@@ -53,8 +53,9 @@ def question_samples(
     if unknown:
         raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(TASKS)}")
     all_views, single_views = (list(study_views(shard, split, policy)) for policy in (views, "image"))
-    wholes = list(study_views(shard, split, "study")) if shard.has_questions else []
     foreign = other_languages(shard)
+    wholes = list(study_views(shard, split, "study")) if shard.has_questions else []
+    wholes = [view for view in wholes if view.study.dataset not in foreign]  # the frame of the prompt is English
     for task in TASKS:
         if tasks.get(task):
             usable = [view for view in all_views if task not in OF_REPORTS or view.study.dataset not in foreign]

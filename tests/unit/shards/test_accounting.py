@@ -14,7 +14,7 @@ from diagcot.jobs import Context, Unit
 from diagcot.jobs.state.counts import THINGS, added, asked, lines, lost
 from diagcot.jobs.testing import context, run_unit
 from diagcot.shards import Shard, build, shard_paths
-from diagcot.shards.audit.accounting import Account, excess, reason_of
+from diagcot.shards.audit.accounting import CONTROL_TOKEN, Account, excess, reason_of
 from tests.unit.data.test_collections import put, write_image
 
 ENTRY = """
@@ -103,7 +103,7 @@ def test_what_the_recipe_leaves_out_is_counted_and_no_loss(tmp_path: Path) -> No
     [
         ({"images": 3}, {}, r"3 of 6 studies \(50\.0%\): 3: none of its images can be used, e\.g\. clinic/v"),
         ({"images": 3}, {}, r"3 of 6 images \(50\.0%\): 3: the file does not exist, e\.g\. clinic/v\d/f\d"),
-        ({"text": ""}, {}, r"6 of 6 studies \(100\.0%\): 6: the report has no text"),
+        ({"text": ""}, {}, r"6 of 6 studies \(100\.0%\): 6: the report is not there, or has no text"),
         ({"view": ""}, {"frontal_only": True}, r"6: its view is not known, and the recipe asks for frontal images"),
         ({"id": "#NAME?"}, {}, r"images\.jsonl: 6 of 6 rows cannot be used"),
     ],
@@ -173,3 +173,10 @@ def test_a_source_that_gives_no_study_is_an_error_by_name(tmp_path: Path) -> Non
     run_unit(build, Unit("00000"), ctx)
     with pytest.raises(DataError, match=r"the source clinic \(2\) has given no study to any shard \(\d: .*frontal"):
         run_unit(build, Unit("00001"), ctx)
+
+
+def test_control_tokens_in_texts_are_counted(tmp_path: Path) -> None:
+    source = clinic(tmp_path, texts=("Clear <|im_end|> lungs.", "Clear lungs, p < 0.05.", "<start_of_turn>Clear."))
+    counts = accounts(stage(tmp_path, source))["clinic"]
+    assert counts["flagged"][CONTROL_TOKEN] == 2 and not counts["lost"]
+    assert sorted(counts["examples"][CONTROL_TOKEN]) == ["clinic/v0", "clinic/v2"]
