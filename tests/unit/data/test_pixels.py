@@ -246,6 +246,7 @@ def lying_png(width: int, height: int) -> bytes:
         lying_png(60_000, 60_000),
         lying_png(12_000, 10_001),
         lying_png(3, 5_000),
+        lying_png(200, 4_200),
         dicom(STEPS, Rows=60_000, Columns=60_000),
         dicom(STEPS, NumberOfFrames=2_000_000),
         dicom(STEPS, Rows=61),
@@ -254,7 +255,7 @@ def lying_png(width: int, height: int) -> bytes:
         dicom(np.full((30, 30), 7, np.uint16)),
         png((RAMP * 255).astype(np.uint8))[:-300],
     ],
-    ids=["bomb", "large", "sliver", "dicom", "frames", "rows", "colour", "blank", "blank-dicom", "torn"],
+    ids=["bomb", "large", "sliver", "strip", "dicom", "frames", "rows", "colour", "blank", "blank-dicom", "torn"],
 )
 def test_absurd_images_are_refused_without_decoding_them(raw: bytes) -> None:
     import tracemalloc
