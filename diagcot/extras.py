@@ -1,7 +1,7 @@
 """Which extra of the installation brings a module that is missing. The base installation plans, submits and watches."""
 
 MODULES = {
-    "data": ("numpy", "jinja2", "markupsafe", "h5py", "PIL", "pydicom", "pylibjpeg"),
+    "data": ("numpy", "jinja2", "markupsafe", "h5py", "isal", "PIL", "pydicom", "pylibjpeg", "gdcm"),
     "serve": ("httpx", "httptools", "uvloop"),
     "evaluate": (
         *("scipy", "numba", "sklearn", "snowballstemmer", "pyarrow", "matplotlib"),
