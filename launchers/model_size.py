@@ -17,7 +17,7 @@ from diagcot.training.cost import (
     shape_of,
     training_storage,
 )
-from diagcot.training.families import FAMILIES
+from diagcot.training.families import Family, family_named
 from diagcot.training.models.pretrained import SMALL_FILES
 from launchers.stage_kind import ChainView, Stage
 
@@ -92,11 +92,19 @@ def check_training(
         )
 
 
+def trained_family(stage: Stage[Any], base: Stage[ModelSettings]) -> Family:
+    """The family of the base of a stage of training. Raises UserError for a model without images."""
+    try:
+        return family_named(base.settings.family)
+    except UserError as error:
+        raise UserError(f"stage {stage.name}: its base {base.name} is a model that judges: {error}") from None
+
+
 def _check_family(stage: Stage[Any], chain: ChainView, deepspeed: DeepSpeedSettings, lora: LoraSettings | None) -> None:
     base = base_of(stage, chain)
     if base is None:
         return
-    family = FAMILIES[base.settings.family]
+    family = trained_family(stage, base)
     if deepspeed.micro_batch_tokens and not family.causal:
         raise UserError(
             f"stage {stage.name}: sequences of {family.title} cannot be packed, because the tokens of an image see each other"

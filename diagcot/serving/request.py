@@ -7,7 +7,7 @@ import base64
 import json
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,13 @@ class Request:
     return_token_ids: bool = False
     scored_tokens: tuple[int, ...] = ()  # ids of tokens whose log-probabilities as the first token are returned
     priority: int = 0  # below 0: before others, where vLLM runs with `--scheduling-policy priority`
+
+    @property
+    def without_images(self) -> "Request":
+        """The same for a model that takes no images."""
+        return replace(
+            self, images=(), messages=tuple((role, text.replace("<image>", "")) for role, text in self.messages)
+        )
 
     def encode(self, model: str = MODEL_NAME, vllm: bool = True, sampling: dict[str, float] | None = None) -> bytes:
         """The JSON body of POST /v1/chat/completions. The images are copied once and not decoded.

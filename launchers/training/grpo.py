@@ -9,7 +9,6 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.config.reward_settings import SERVED
 from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import GPU_BYTES, Engine, Estimate, Workload, weights_storage
-from diagcot.training.families import FAMILIES
 from diagcot.training.reward_models import missing
 from launchers import model_size, server_memory
 from launchers.inputs import one_training, without_samples
@@ -37,10 +36,11 @@ def check(stage: Stage[GrpoSettings], chain: ChainView) -> None:
     if settings.reward_models.device == "cuda" and not resources.gpus:
         raise UserError(f"stage {stage.name}: reward_models.device is cuda, and the cluster gives it no GPU")
     base = model_size.base_of(stage, chain)
-    if base and not FAMILIES[base.settings.family].causal and not resources.gpus:
+    family = model_size.trained_family(stage, base) if base else None
+    if family and not family.causal and not resources.gpus:
         raise UserError(
             f"stage {stage.name}: on a CPU vLLM lets no token of an image see a later one, as"
-            f" {FAMILIES[base.settings.family].title} needs it: its rollouts would not be the policy's. Give the stage a GPU"
+            f" {family.title} needs it: its rollouts would not be the policy's. Give the stage a GPU"
         )
     ranks = settings.trainers(resources.ranks, resources.nodes)
     model_size.check_training(stage, chain, settings.deepspeed, ranks, resources.gpus, settings.lora)

@@ -2,16 +2,24 @@
 
 from diagcot.training.config.settings import ModelSettings
 from diagcot.training.cost import model_storage
-from diagcot.training.models.pretrained import check_pixel_budget, rank_files, weight_paths
+from diagcot.training.models.pretrained import (
+    check_family,
+    check_packages,
+    check_pixel_budget,
+    rank_files,
+    weight_paths,
+)
 from launchers import model_size
 from launchers.inputs import one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
 def check(stage: Stage[ModelSettings], chain: ChainView) -> None:
-    """Raises UserError if the model that the recipe names is missing or incomplete."""
+    """Raises UserError if the model that the recipe names is missing, incomplete or of another family."""
+    check_packages(stage.settings.family)
     if stage.settings.pretrained is not None:
         weight_paths(stage.settings.pretrained, stage.settings.adapter)
+        check_family(stage.settings)
         check_pixel_budget(stage.settings)
 
 

@@ -145,7 +145,10 @@ class _Collection:
             question = next(steps)
             while True:
                 client = verifier if question.name == "verify" else teacher
-                reply = await client.chat(self._request(sample, question, images))
+                asked = self._request(sample, question, images)
+                if client is verifier and not client.takes_images:  # it compares two texts
+                    asked = asked.without_images
+                reply = await client.chat(asked)
                 used["prompt_tokens"] += reply.prompt_tokens
                 used["completion_tokens"] += reply.completion_tokens
                 finish = reply.finish_reasons[0] if reply.finish_reasons else "stop"

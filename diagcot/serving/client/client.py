@@ -67,6 +67,7 @@ class Client:
         self._settings = servers[0].settings
         self._model, self._vllm = servers[0].model, servers[0].vllm
         neutral = self._settings.endpoint is not None and self._settings.endpoint_sampling == "neutral"
+        self.takes_images = self._settings.images > 0
         self._sampling: dict[str, float] = NEUTRAL if neutral else {}  # a server of ours knows no other defaults
         self._assigned: OrderedDict[str, ReplicaConnection] = OrderedDict()
         self._suspects = asyncio.Lock()

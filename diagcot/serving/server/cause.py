@@ -12,6 +12,7 @@ _SYSTEM = re.compile(
     r"|No working C\+\+ compiler|Too many open files"
 )
 """What the system refused: it says more than the exception that carries it, on whatever line it stands."""
+_ADVICE = "Consider increasing with ulimit"  # of vLLM, which names what a low limit might lead to
 _PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((ERROR|INFO|WARNING) \S+ \S+ \[[^\]]*\]\s*)?")
 
 
@@ -26,7 +27,7 @@ def first_error(log: Path, since: int = 0) -> str:
     except FileNotFoundError:
         return f"no log was written ({log})"
     cause = _first_exception(lines) or _last_message(lines)
-    system = next((line.strip() for line in lines if _SYSTEM.search(line)), "")
+    system = next((line.strip() for line in lines if _SYSTEM.search(line) and _ADVICE not in line), "")
     if system and not _SYSTEM.search(cause):
         cause = f"{system[-200:]} ({cause[:200]})"
     return f"{cause[:400]} (log: {log})"

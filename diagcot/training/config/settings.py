@@ -13,8 +13,20 @@ from diagcot.tasks.prompt_set import PromptedSettings
 ROOT = Path(__file__).resolve().parents[3]
 
 Component = Literal["vision", "merger", "language_model", "lm_head", "lora"]
-Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "internvl", "llava_onevision", "idefics3"]
+Family = Literal[
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "gemma3",
+    "internvl",
+    "llava_onevision",
+    "idefics3",
+    "smolvlm",
+]
 """`model_type` of the families in `diagcot.training.families`."""
+TEXT: Literal["text"] = "text"
+"""In place of a family: a language model without images, which judges or verifies and does not train."""
 ShardTask = Literal["report", "classification", "grounding"]
 """Tasks whose samples are made from shards (`diagcot.tasks.diagnosis.SAMPLES`)."""
 Reasoning = Literal["kept", "joined", "dropped"]
@@ -39,7 +51,11 @@ class TinySettings(Settings):
 class ModelSettings(Settings):
     """Kind `model`: the base of a chain, either a model on disk or a tiny one from configuration."""
 
-    family: Family = Field("qwen2_5_vl", description="Architecture of the model.")
+    family: Family | Literal["text"] = Field(
+        "qwen2_5_vl",
+        description="Architecture of the model. text: a language model without images, of any architecture that vLLM serves, as"
+        " judge or verifier.",
+    )
     pretrained: Path | None = Field(
         None,
         description="Folder of a model: a downloaded one, an output folder of LLaMA-Factory, or the folder `actor` of a"
@@ -62,6 +78,8 @@ class ModelSettings(Settings):
     def _has_base(self) -> "ModelSettings":
         if self.adapter is not None and self.pretrained is None:
             raise ValueError("`adapter` needs its base as `pretrained`")
+        if self.family == TEXT and self.pretrained is None:
+            raise ValueError("family: text is a model from disk: give its folder as `pretrained`")
         return self
 
     @field_validator("pretrained", "adapter", mode="before")

@@ -13,13 +13,14 @@ def sequence_flops(shape: ModelShape, trainable: set[str], trained: int, load: W
     """Operations for one sequence, all its passes included.
 
     The usual count: for each parameter and token 2 forward, 2 for the gradient of the activations wherever something
-    before them trains, 2 for that of a trained weight. Attention's own products, small at these lengths, and what gradient
-    checkpointing computes again are not counted, as in the definition of utilisation.
+    before them trains, 2 for that of a trained weight. Experts that a token does not pass do not count. Attention's own
+    products, small at these lengths, and what gradient checkpointing computes again are not counted, as in the definition
+    of utilisation.
     """
     counts = shape.counts
     patches = shape.patches_per_token * load.visual_tokens
     embeddings = shape.vocabulary * shape.hidden  # looked up, not multiplied
-    language = (counts["language_model"] - embeddings) * load.tokens + embeddings * load.learned_tokens
+    language = (counts["language_model"] - embeddings - shape.idle) * load.tokens + embeddings * load.learned_tokens
     vision = counts["vision"] * patches + counts["merger"] * load.visual_tokens
     forward = 2 * (language + vision)
     activations = 2 * language + (2 * vision if "vision" in trainable else 0)

@@ -14,7 +14,8 @@ from diagcot.training.families.shape import ModelShape
 if TYPE_CHECKING:
     from diagcot.training.families.prepared_images import ImageSource, PreparedImages
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+PROJECTIONS = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 
 Ids = Callable[[str], int]
 """Token -> its id in a vocabulary."""
@@ -33,7 +34,9 @@ class Family(ABC):
     Where that is not so, attention takes a mask, and sequences cannot be packed. `keeps_features`: what a frozen vision tower
     makes of images can be kept (`diagcot.training.models.frozen_tower`). `pixel_budget`: images may be resized to
     a number of pixels; elsewhere the processor gives every image its one size, or tiles of it. `device_sync`: vLLM knows the
-    parameters by their names in memory, so that they may travel from GPU to GPU; elsewhere they travel as files.
+    parameters by their names in memory, so that they may travel from GPU to GPU; elsewhere they travel as files. `turned`: ends
+    of the names of parameters whose last two dimensions change places in the files of published models. `packages`: those that
+    its processor imports, beside transformers.
 
     Of a tiny model: its special tokens, further tokens that are text, the token that fills rows, the tokens that end a reply,
     and its chat template, laid out as the published models have them.
@@ -58,6 +61,8 @@ class Family(ABC):
     keeps_features: ClassVar[bool] = False
     pixel_budget: ClassVar[bool] = False
     device_sync: ClassVar[bool] = False
+    turned: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
 
     special_tokens: ClassVar[tuple[str, ...]]
     text_tokens: ClassVar[tuple[str, ...]] = ()

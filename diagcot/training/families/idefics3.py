@@ -1,4 +1,4 @@
-"""Idefics3, which Idefics3-8B and the first SmolVLM are: tiles in rows and columns with their names, and the whole image."""
+"""Idefics3 (Idefics3-8B, the first SmolVLM) and SmolVLM2: tiles in rows and columns with their names, and the whole image."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -108,14 +108,8 @@ class Idefics3(Family):
         import transformers
 
         tile = _tiny_tile(settings)
-        return transformers.Idefics3Processor(
-            transformers.Idefics3ImageProcessor(
-                size={"longest_edge": 2 * tile}, max_image_size={"longest_edge": tile}, resample=1
-            ),
-            tokenizer,
-            image_seq_len=(tile // _PATCH // _SCALE) ** 2,
-            chat_template=tokenizer.chat_template,
-        )
+        images = transformers.Idefics3ImageProcessor(**_tiny_sizes(tile), resample=1)
+        return transformers.Idefics3Processor(images, tokenizer, **_tiny_layout(tile, tokenizer))
 
     def images(self, processor: Any, source: "ImageSource", cache_mb: int) -> "PreparedImages":
         """See `Family.images`."""
@@ -134,6 +128,35 @@ class Idefics3(Family):
                 return batch | {"pixel_values": batch["pixel_values"][None]}  # all tiles as those of one sample
 
         return Images(processor, source, cache_mb, self.image_token, _PATCH)
+
+
+class SmolVLM2(Idefics3):
+    """SmolVLM2, whose images are those of Idefics3. Its processor also takes videos, and imports num2words for them."""
+
+    name = "smolvlm"
+    title = "SmolVLM2"
+    architecture = "SmolVLMForConditionalGeneration"
+    processor_class = "SmolVLMProcessor"
+    packages = ("num2words",)
+
+    def processor(self, settings: ModelSettings, tokenizer: Any) -> Any:
+        """See `Family.processor`."""
+        import transformers
+
+        tile = _tiny_tile(settings)
+        images = transformers.SmolVLMImageProcessor(**_tiny_sizes(tile), resample=1)
+        videos = transformers.SmolVLMVideoProcessor(**_tiny_sizes(tile))
+        return transformers.SmolVLMProcessor(images, tokenizer, videos, **_tiny_layout(tile, tokenizer))
+
+
+def _tiny_sizes(tile: int) -> dict[str, Any]:
+    """Sizes of a tiny model's images and of their tiles, in pixels."""
+    return {"size": {"longest_edge": 2 * tile}, "max_image_size": {"longest_edge": tile}}
+
+
+def _tiny_layout(tile: int, tokenizer: Any) -> dict[str, Any]:
+    """Visual tokens of a tile of `tile` pixels in square, and the chat template."""
+    return {"image_seq_len": (tile // _PATCH // _SCALE) ** 2, "chat_template": tokenizer.chat_template}
 
 
 def _tiny_tile(settings: ModelSettings) -> int:

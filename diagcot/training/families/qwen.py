@@ -1,10 +1,12 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: any number of patches for an image, positions in three directions."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3-VL-MoE: any number of patches for an image, positions in three directions."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from diagcot.jobs import ModelError
 from diagcot.training.config.settings import ModelSettings
-from diagcot.training.families.family import Family, Ids, tiny_text
+from diagcot.training.families.family import ATTENTION, Family, Ids, tiny_text
 from diagcot.training.families.shape import ModelShape, decoder, sizes
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Qwen2VL(Family):
     )
 
     patch: ClassVar[int] = 14
+    head_norms: ClassVar[bool] = False  # of queries and keys, in place of biases
     defaults: ClassVar[Mapping[str, Any]] = {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "patch_size": 14}
     """What transformers fills in where the vision part of a published config.json is silent."""
     video_processor_class: ClassVar[str] = "Qwen2VLVideoProcessor"
@@ -63,7 +66,6 @@ class Qwen2VL(Family):
         text: dict[str, Any] = {**config, **config.get("text_config", {})}
         vision = {**self.defaults, **config.get("vision_config", {})}
         size, tied = sizes(text), bool(config.get("tie_word_embeddings", False))
-        qwen3 = self.name == "qwen3_vl"
         wide, mlp = self.vision_sizes(vision)
         tower, norm = self.tower(vision, wide, mlp)
         merged = MERGED * wide
@@ -72,9 +74,9 @@ class Qwen2VL(Family):
         counts = {
             "vision": tower,
             "merger": norm + projection + deepstack * (2 * merged + projection),
-            **decoder(size, tied, biases=not qwen3, head_norms=qwen3),
+            **decoder(size, tied, biases=not self.head_norms, head_norms=self.head_norms),
         }
-        return ModelShape(
+        shape = ModelShape(
             family=self.name,
             counts=counts,
             **size,
@@ -85,6 +87,11 @@ class Qwen2VL(Family):
             patches_per_token=MERGED,
             token_side=2 * vision["patch_size"],
         )
+        return self.with_experts(shape, text)
+
+    def with_experts(self, shape: ModelShape, text: Mapping[str, Any]) -> ModelShape:
+        """The shape with experts in place of the layers' MLPs, where the family has them. text: see `sizes`."""
+        return shape
 
     def vision_sizes(self, vision: Mapping[str, Any]) -> tuple[int, int]:
         """Width of the vision tower and of its MLP."""
@@ -191,6 +198,7 @@ class Qwen3VL(Qwen25VL):
     architecture = "Qwen3VLForConditionalGeneration"
     processor_class = "Qwen3VLProcessor"
     patch = 16
+    head_norms = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "patch_size": 16,
         "num_position_embeddings": 2304, "deepstack_visual_indexes": (8, 16, 24),
@@ -206,3 +214,54 @@ class Qwen3VL(Qwen25VL):
     def tiny_tower(self, settings: ModelSettings) -> dict[str, Any]:
         """See `Qwen2VL.tiny_tower`."""
         return super().tiny_tower(settings) | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+
+
+class Qwen3VLMoe(Qwen3VL):
+    """Qwen3-VL whose layers have a mixture of experts in place of an MLP.
+
+    The projections of a layer's experts are two parameters of three dimensions. Adapters are for the attention alone, and
+    the balance of the experts is left as it is: no loss moves it.
+    """
+
+    name = "qwen3_vl_moe"
+    title = "Qwen3-VL-MoE"
+    architecture = "Qwen3VLMoeForConditionalGeneration"
+    lora_targets = ATTENTION
+    device_sync = False
+    turned = (".experts.gate_up_proj", ".experts.down_proj")
+
+    def with_experts(self, shape: ModelShape, text: Mapping[str, Any]) -> ModelShape:
+        """See `Qwen2VL.with_experts`. Raises ModelError for sizes that leave open how a file lays out experts."""
+        experts, chosen, width = (
+            text[name] for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
+        )
+        if shape.hidden in (width, 2 * width):
+            raise ModelError(
+                f"moe_intermediate_size {width} at hidden_size {shape.hidden} makes the experts' matrices square: transformers"
+                " cannot tell them from turned ones"
+            )
+        step, dense = text.get("decoder_sparse_step", 1), set(text.get("mlp_only_layers") or ())
+        mixed = sum(layer not in dense and not (layer + 1) % step for layer in range(shape.layers))
+        expert = 3 * shape.hidden * width
+        more = mixed * (experts * (expert + shape.hidden) - 3 * shape.hidden * shape.intermediate)
+        return replace(
+            shape,
+            counts={**shape.counts, "language_model": shape.counts["language_model"] + more},
+            intermediate=chosen * width,
+            idle=mixed * (experts - chosen) * expert,
+        )
+
+    def tiny(self, settings: ModelSettings, vocabulary: int, ids: Ids) -> dict[str, Any]:
+        """See `Family.tiny`. Two of four experts for a token, which together are as wide as another family's MLP."""
+        config, hidden, width = (
+            super().tiny(settings, vocabulary, ids),
+            settings.tiny.hidden,
+            settings.tiny.intermediate // 2,
+        )
+        config["text_config"] |= {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": width + 8 * (hidden in (width, 2 * width)),
+            "norm_topk_prob": True,  # a server asks for it; transformers always does it
+        }
+        return config

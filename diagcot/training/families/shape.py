@@ -31,6 +31,9 @@ class ModelShape:
     patches_per_token: float  # patches of the vision tower that make one visual token
     token_side: int = 0  # pixels of the side of the square that a visual token shows; 0 where images have a fixed size
     image_tokens: int = 0  # most visual tokens of an image where images have a fixed size
+    idle: int = (
+        0  # parameters of experts that a token does not pass; `intermediate` is the width of those that it passes
+    )
 
     def visual_tokens(self, side: int, max_pixels: int | None) -> int:
         """Most visual tokens of an image of `side` pixels in square, by the pixel budget `max_pixels`."""
@@ -55,13 +58,15 @@ class ModelShape:
 
     @property
     def _ends(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's projections."""
+        """Inputs and outputs of a layer's projections. Experts are none: their parameters have three dimensions."""
         query, key = self.heads * self.head, self.kv_heads * self.head
         wide, mlp = self.hidden, self.intermediate
-        return {
-            "q_proj": (wide, query), "k_proj": (wide, key), "v_proj": (wide, key), "o_proj": (query, wide),
-            "gate_proj": (wide, mlp), "up_proj": (wide, mlp), "down_proj": (mlp, wide),
-        }  # fmt: skip
+        attention = {"q_proj": (wide, query), "k_proj": (wide, key), "v_proj": (wide, key), "o_proj": (query, wide)}
+        return (
+            attention
+            if self.idle
+            else {**attention, "gate_proj": (wide, mlp), "up_proj": (wide, mlp), "down_proj": (mlp, wide)}
+        )
 
 
 def sizes(text: Mapping[str, Any]) -> dict[str, int]:

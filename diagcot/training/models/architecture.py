@@ -13,7 +13,11 @@ from diagcot.training.models.pretrained import family_of, weights_of
 library_setup.configure()
 
 import torch  # noqa: E402
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText  # noqa: E402
+from transformers import (  # noqa: E402
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: E402
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key  # noqa: E402
 
@@ -31,7 +35,7 @@ def check_whole(directory: Path) -> None:
     stored = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     empty = {name: torch.empty(tensor.shape, device=_NO_VALUES) for name, tensor in stored.items()}
-    network, found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
+    network, found = _class_of(config).from_pretrained(
         None,
         config=config,
         state_dict=empty,
@@ -63,18 +67,27 @@ def check_whole(directory: Path) -> None:
         )
 
 
+def _class_of(config: Any) -> Any:
+    """transformers' class of a model with images, or of a language model without."""
+    kind = type(config)
+    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
+        if kind in mapping:
+            return mapping[kind]
+    raise ModelError(f"transformers knows no language model whose model_type is {config.model_type}")
+
+
 def names_of(directory: Path, stored: Iterable[str]) -> dict[str, str]:
     """Name in a weight file of `directory` -> name of the parameter in the model."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     with _NO_VALUES:
-        return parameter_names(AutoModelForImageTextToText.from_config(config), stored)
+        return parameter_names(_class_of(config)._from_config(config), stored)
 
 
 def shapes_of(directory: Path, stored: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Name of a weight -> its shape by the architecture; names that it has not are left out."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     with _NO_VALUES:
-        network = AutoModelForImageTextToText.from_config(config)
+        network = _class_of(config)._from_config(config)
     parameters = network.state_dict()
     names = parameter_names(network, stored)
     return {name: tuple(parameters[own].shape) for name, own in names.items() if own in parameters}

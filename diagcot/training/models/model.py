@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import ModelError
-from diagcot.training.config.settings import ModelSettings
+from diagcot.training.config.settings import TEXT, ModelSettings
 from diagcot.training.distributed import library_setup
-from diagcot.training.families import FAMILIES, Family
+from diagcot.training.families import Family, family_named
 from diagcot.training.models import architecture, attention
 from diagcot.training.models.pretrained import (
     OF_TRAINING,
     SMALL_FILES,
+    check_family,
     check_pixel_budget,
     family_of,
     rank_files,
@@ -38,10 +39,9 @@ def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
 
     source = settings.pretrained
     assert source is not None
-    family, ranks = family_of(source), rank_files(source)
-    if family != settings.family:
-        raise ModelError(f"{source} is a {family}, the recipe says family: {settings.family}")
+    check_family(settings)
     check_pixel_budget(settings)
+    ranks = rank_files(source)
     if ranks and settings.adapter:
         raise ModelError(
             f"{source} is divided among ranks; import it by a stage of its own, and merge the adapter after it"
@@ -53,8 +53,14 @@ def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
         merging.merge(source, settings.adapter, directory, SHARD_BYTES)
     else:
         _link(source, directory)
-    processor = AutoProcessor.from_pretrained(directory)
-    if settings.min_pixels or settings.max_pixels:
+    processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+    if not (
+        directory / "tokenizer.json"
+    ).is_file():  # older folders hold its vocabulary and merges in files of their own
+        getattr(processor, "tokenizer", processor).save_pretrained(directory)
+    if settings.family == TEXT:
+        _check_chat(processor, source)
+    elif settings.min_pixels or settings.max_pixels:
         size = dict(processor.image_processor.size)
         size["shortest_edge"] = settings.min_pixels or size["shortest_edge"]
         size["longest_edge"] = settings.max_pixels or size["longest_edge"]
@@ -62,6 +68,15 @@ def adopt(settings: ModelSettings, directory: Path) -> dict[str, Any]:
         processor.save_pretrained(directory)
         (directory / "preprocessor_config.json").unlink(missing_ok=True)
     return {"files": len(weights_of(directory))}
+
+
+def _check_chat(tokenizer: Any, source: Path) -> None:
+    """Raise ModelError for a language model that cannot be talked to: a base that was not trained on conversations."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{source} has no chat template, so no server can ask it: take a model that follows instructions, or put its"
+            " template beside it as chat_template.jinja"
+        )
 
 
 def _link(source: Path, directory: Path) -> None:
@@ -97,7 +112,7 @@ def load(directory: Path, precision: str = "fp32", zero3: dict[str, Any] | None 
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"no model in {directory}; run the stage that makes it")
     architecture.check_whole(directory)
-    family = FAMILIES[family_of(directory)]
+    family = family_named(family_of(directory))
     keep_alive: Any = None
     if zero3 is not None:
         from transformers import integrations
@@ -138,5 +153,11 @@ def save(model: Any, processor: Any, directory: Path, state: dict[str, Any] | No
     """
     directory.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True
-    model.save_pretrained(directory, state_dict=state, max_shard_size=SHARD_BYTES)
+    if turned := family_named(model.config.model_type).turned:
+        # transformers turns them when it reads a file and not when it writes one, and servers read them turned.
+        state = {
+            name: value.transpose(-1, -2).contiguous() if name.endswith(turned) else value
+            for name, value in (state or model.state_dict()).items()
+        }
+    model.save_pretrained(directory, state_dict=state, max_shard_size=SHARD_BYTES, save_original_format=not turned)
     processor.save_pretrained(directory)

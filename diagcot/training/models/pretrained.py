@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
-from diagcot.training.config.settings import ModelSettings
+from diagcot.training.config.settings import TEXT, ModelSettings
 from diagcot.training.families import FAMILIES
 from diagcot.training.models.weight_files import StoredTensor, beginnings, refuse_pointer, tensors_of
 
@@ -40,12 +41,40 @@ def family_of(directory: Path) -> str:
         ) from error
 
 
+def check_family(settings: ModelSettings) -> None:
+    """Raise ModelError unless the folder of a model is of the family that the settings name, in a form that can be read."""
+    source = settings.pretrained
+    if source is None:
+        return
+    found = family_of(source)
+    if found != settings.family and (settings.family != TEXT or found in FAMILIES):
+        raise ModelError(f"{source} is a {found}, the recipe says family: {settings.family}")
+    family = FAMILIES.get(found)
+    if family and family.turned and rank_files(source):
+        raise ModelError(
+            f"{source} is divided among ranks, and versions of transformers lay the experts of {family.title} out in different"
+            " ways: gather it with the tool that wrote it"
+        )
+
+
+def check_packages(name: str) -> None:
+    """Raise ModelError that names what a family's processor imports and this environment lacks."""
+    packages = FAMILIES[name].packages if name in FAMILIES else ()
+    if absent := [package for package in packages if find_spec(package) is None]:
+        raise ModelError(
+            f"the processor of {FAMILIES[name].title} needs {', '.join(absent)}, which this environment lacks: run `make env`,"
+            f" or `pip install {' '.join(absent)}`"
+        )
+
+
 def check_pixel_budget(settings: ModelSettings) -> None:
     """Raise ModelError where a downloaded model of a family without a pixel budget is given one."""
-    family = FAMILIES[settings.family]
-    if settings.pretrained is None or family.pixel_budget:
+    family = FAMILIES.get(settings.family)
+    if settings.pretrained is None or (family and family.pixel_budget):
         return
     if given := [name for name in ("min_pixels", "max_pixels") if getattr(settings, name) is not None]:
+        if family is None:
+            raise ModelError(f"a model without images takes no {' and '.join(given)}: remove the setting")
         raise ModelError(
             f"{family.title} gives every image the size that its processor names, so it takes no {' and '.join(given)}: remove"
             " the setting"

@@ -61,9 +61,17 @@ def _initialise(model: Any, family: Family) -> None:
             embedding.normal_(0, 1)
             output.copy_(embedding * embedding.shape[1] ** -0.5)
         for layer in language.layers:
-            for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                last.weight.mul_((2 * len(language.layers)) ** -0.5)
+            down = layer.mlp.down_proj.weight if hasattr(layer.mlp, "down_proj") else _draw_experts(layer.mlp.experts)
+            for last in (layer.self_attn.o_proj.weight, down):
+                last.mul_((2 * len(language.layers)) ** -0.5)
         _attend_before(language.layers[0].self_attn, language.config)
+
+
+def _draw_experts(experts: Any) -> Any:
+    """Draw the projections of experts, (experts, outputs, inputs) each; returns the last one."""
+    for weight in experts.parameters():
+        weight.normal_(0, weight.shape[-1] ** -0.5)
+    return experts.down_proj
 
 
 def _attend_before(attention: Any, config: Any) -> None:

@@ -218,3 +218,22 @@ def test_an_output_folder_of_llama_factory_is_a_model(base: Path, tmp_path: Path
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"config.json", "model.safetensors", "generation_config.json"} <= names
     assert not names & {"trainer_state.json", "all_results.json", "training_args.bin", "checkpoint-2"}
+
+
+def test_a_folder_without_tokenizer_json_gets_one(base: Path, tmp_path: Path) -> None:
+    """Older folders hold vocabulary and merges apart; what reads tokens without transformers needs the new file."""
+    from diagcot.evaluation.predict import first_tokens
+
+    folder = tmp_path / "older"
+    shutil.copytree(base, folder)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(whole["model"]["vocab"]))
+    (folder / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in whole["model"]["merges"]))
+    path = folder / "tokenizer_config.json"
+    added = {str(row["id"]): {key: row[key] for key in row if key != "id"} for row in whole["added_tokens"]}
+    about = json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added}
+    path.write_text(json.dumps(about))
+    adopted(folder, tmp_path / "model")
+    assert first_tokens(tmp_path / "model") == first_tokens(base)
+    assert not (folder / "tokenizer.json").exists()

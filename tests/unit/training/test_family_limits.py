@@ -8,7 +8,7 @@ import pytest
 
 from diagcot.jobs import ModelError, UserError
 from diagcot.training import cost
-from diagcot.training.config.settings import Family, LoraSettings, ModelSettings, SftSettings
+from diagcot.training.config.settings import DeepSpeedSettings, Family, LoraSettings, ModelSettings, SftSettings
 from diagcot.training.families import FAMILIES
 from diagcot.training.models.pretrained import check_pixel_budget
 from launchers import model_size
@@ -84,8 +84,28 @@ def test_parts_of_other_families_are_named() -> None:
 
 
 def test_an_adapters_parameters_are_those_of_the_language_model() -> None:
-    """4 layers of width 128 with 4 heads and 2 key-value heads of 32, and an MLP of 384."""
-    ends = (128 + 128) + 2 * (128 + 64) + (128 + 128) + 2 * (128 + 384) + (384 + 128)
-    for name in FAMILIES:
+    """4 layers of width 128 with 4 heads and 2 key-value heads of 32, and an MLP of 384; experts take none."""
+    attention, mlp = (128 + 128) + 2 * (128 + 64) + (128 + 128), 2 * (128 + 384) + (384 + 128)
+    for name, family in FAMILIES.items():
         shape = cost.shape_of(ModelSettings.model_validate({"family": name}))
+        ends = attention + mlp * ("up_proj" in family.lora_targets)
         assert shape.lora(LoraSettings(rank=2)) == 4 * 2 * ends
+        with_mlp = {"trainable": ["lora"], "lora": {}, "deepspeed": {"steps": 1}}
+        if "up_proj" not in family.lora_targets:
+            with pytest.raises(UserError, match=r"takes no adapter on gate_proj, up_proj, down_proj"):
+                check(name, with_mlp)
+            with_mlp["lora"] = {"targets": list(family.lora_targets)}
+        check(name, with_mlp)
+
+
+def test_a_token_passes_some_of_the_experts() -> None:
+    """4 layers whose tokens pass 2 of 4 experts of width 192: their parameters count once for memory, half for operations."""
+    dense, mixed = (
+        cost.shape_of(ModelSettings.model_validate({"family": name})) for name in ("qwen3_vl", "qwen3_vl_moe")
+    )
+    expert = 3 * 128 * 192
+    assert mixed.counts["language_model"] - dense.counts["language_model"] == 4 * (2 * expert + 4 * 128)
+    assert (mixed.idle, mixed.intermediate, mixed.projections) == (4 * 2 * expert, dense.intermediate, 4 * 49_152)
+    load, settings = cost.Workload(16, 100, 50, 10), DeepSpeedSettings(steps=1)
+    made = [cost.estimate(shape, {"merger"}, None, settings, load, ranks=1) for shape in (dense, mixed)]
+    assert made[0].sound == pytest.approx(made[1].sound, rel=0.01)
