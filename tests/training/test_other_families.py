@@ -1,17 +1,23 @@
 """Families other than Qwen, each from its tiny base to a merged teacher, and what a server makes of the same prompt."""
 
+import asyncio
+import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from diagcot.serving import Reply, Request
 from diagcot.tasks.prompts import with_image_tags
 from diagcot.tasks.samples import ImageRef, Sample
 from diagcot.training.families import FAMILIES, Family
 from tests.training import images
 from tests.training.conftest import deepspeed
+from tests.unit.evaluation.evaluated_run import write_shard
 
 pytestmark = pytest.mark.heavy
 
@@ -29,7 +35,9 @@ class SizedImages(images.DrawnImages):
         return super().pixels(ref).resize(self.size(ref))
 
 
-@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.startswith("qwen")])
+@pytest.fixture(
+    scope="module", params=[name for name in FAMILIES if name not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")]
+)
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with samples and the family's tiny model as stage `base`."""
     from diagcot.training.kinds import model
@@ -164,7 +172,7 @@ def test_log_probabilities_of_rollouts_are_those_of_the_model(root: Path) -> Non
         size = inputs["input_ids"].shape[1]
         more = torch.tensor([rollout.tokens])
         inputs["input_ids"] = torch.cat([inputs["input_ids"], more], 1)
-        for name in ("attention_mask", "token_type_ids"):
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
             if name in inputs:
                 fill = torch.full_like(more, int(name == "attention_mask"))
                 inputs[name] = torch.cat([inputs[name], fill], 1)
@@ -239,12 +247,85 @@ def test_training_and_server_see_the_same_tokens_and_pixels(root: Path, vllm_pro
         inside = torch.ones(place.length, dtype=torch.bool) if place.is_embed is None else place.is_embed
         visual[place.offset : place.offset + place.length] = inside
     assert visual.equal(prompt == collator.image_id) and int(visual.sum()) == int(batch["image_tokens"].sum())
+    if collator.family.pixel_budget:
+        return  # vLLM brings the pixels of Qwen3-VL into their range inside the model
     own = batch["pixel_values"].reshape(-1, *batch["pixel_values"].shape[-3:])
     tiles = (batch["image_patches"] * len(own) // int(batch["image_patches"].sum())).tolist()
     for item, tiles_here in zip(made["mm_kwargs"]["image"], own.split(tiles), strict=True):
         # Servers may fill up the tiles of an image to those of its neighbours with zeros.
         pixels = item.get_data()["pixel_values"].reshape(-1, *own.shape[1:])[: len(tiles_here)]
         torch.testing.assert_close(pixels, tiles_here, atol=1e-5, rtol=1e-5)
+
+
+class Transformers:
+    """A server's client, in whose place transformers generates from the request's own messages and images."""
+
+    def __init__(self, directory: Path) -> None:
+        from diagcot.training.models import model
+
+        self.network, self.processor = model.load(directory).eval(), model.load_processor(directory)
+        self.ids: list[int] = []  # first token of each reply
+
+    def each(self, items: list[Any], work: Any, stopping: Any) -> Iterator[Any]:
+        return (asyncio.run(work(self, item)) for item in items)
+
+    async def chat(self, request: Request) -> Reply:
+        import torch
+
+        images, messages = iter(request.images), request.body()["messages"]
+        for message in messages:
+            parts = message["content"] if isinstance(message["content"], list) else []
+            for part in parts:
+                if part["type"] == "image_url":
+                    part |= {"type": "image", "image": Image.open(io.BytesIO(next(images))).convert("RGB")}
+        about = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        inputs = self.processor.apply_chat_template(messages, **about)
+        with torch.no_grad():
+            if request.scored_tokens:
+                row = self.network(**inputs).logits[0, -1].log_softmax(-1)
+                best = {f"token_id:{token}": float(row[token]) for token in request.scored_tokens}
+                return Reply(["x"], ["length"], top_logprobs=[best])
+            made = self.network.generate(
+                **inputs, max_new_tokens=request.max_tokens, do_sample=False, pad_token_id=0, use_cache=True
+            )[0, inputs["input_ids"].shape[1] :]
+        self.ids.append(int(made[0]))
+        text = self.processor.tokenizer.decode(made, skip_special_tokens=True)
+        return Reply([text], ["length" if len(made) == request.max_tokens else "stop"])
+
+
+def test_the_evaluate_stage_asks_what_training_learned(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions of each task; the first token of a greedy answer is the best one by a training pass over the same sample."""
+    import torch
+
+    from diagcot.evaluation import predict
+    from diagcot.jobs import Unit
+    from diagcot.jobs.testing import context
+    from diagcot.training.data.collator import Collator
+    from diagcot.training.losses import language
+    from diagcot.training.models import model
+
+    shard = write_shard(root / "shards/test/shard/00000.h5", 2, size=112)
+    settings = {"tasks": ["report", "grounding", "classification"], "views": "image"}
+    inputs = {"models": [str(root / "shards/test/base")], "shards": [str(root / "shards/test/shard")]}
+    client, ctx = Transformers(base_of(root)), context(root, settings, stage="evaluate", inputs=inputs)
+    monkeypatch.setattr(predict.TaskServer, "start", lambda self, model, server: client)
+    collator = Collator(model.load_processor(base_of(root)), root / "shards", 4096)
+    for task in settings["tasks"]:
+        about = {"model": "base", "task": task, "source": "shard", "shard": "00000", "max_tokens": 4}
+        with predict.prepare(ctx) as shared:
+            result = predict.run(Unit(f"base.{task}.00000", about), shared, ctx)
+            asked = predict.samples_of(shard, ctx.shards_root, task, shared.settings, "test", ctx.seed)
+        rows = [json.loads(line) for line in next(iter(result.outputs.values())).read_text().splitlines()]
+        assert sorted(row["id"] for row in rows) == sorted(sample.id for sample in asked) and len(rows) >= 2
+        assert (result.counts["samples"], result.counts["failed"]) == (len(rows), 0)
+        if task == "classification":
+            assert all(len(row["scores"]) == 14 and all(0 < p < 1 for p in row["scores"].values()) for row in rows)
+        for sample, first in zip(asked, client.ids, strict=True):
+            batch = collator([sample])
+            with torch.no_grad():
+                row = client.network(**language.model_inputs(batch)).logits[0, 0]  # before the first learned token
+            assert float(row.max() - row[first]) < 1e-3
+        client.ids.clear()
 
 
 def test_a_text_holds_no_token_of_the_family(root: Path) -> None:

@@ -43,6 +43,13 @@ def test_the_first_cause_is_told_however_much_follows(tmp_path: Path, cause: str
     assert "See root cause" not in first_error(log)
 
 
+def test_advice_about_what_might_be_refused_is_no_refusal(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    advice = "This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n"
+    log.write_text(f"WARNING {advice}\n" + WRAPPED.format(cause="ValueError: no such expert", noise=""))
+    assert first_error(log).startswith("ValueError: no such expert")
+
+
 def test_what_the_system_refused_comes_first(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     full = "/t/x.s: Fatal error: cannot write: No space left on device"
