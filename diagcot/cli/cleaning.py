@@ -1,6 +1,7 @@
 """The verb that removes what no run needs any more."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -24,12 +25,10 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    from diagcot.jobs.execution import place
     from diagcot.jobs.state import index
 
     _clean_runs(yes=args.yes)
-    for left in (path for base in place.candidates().values() for path in place.sweep(base)):
-        print(f"removed {left}")
+    _clean_places()
     if ROOT.stat().st_uid != os.geteuid():
         print(f"{ROOT} is not yours: its owner removes its environments")
         return 0
@@ -70,6 +69,23 @@ def _clean_runs(*, yes: bool) -> None:
     for path in found:
         shutil.rmtree(path)
         print(f"removed {path}")
+
+
+def _clean_places() -> None:
+    """Remove what killed processes of this user have left on this machine's disks: /tmp, and `scratch` of the user's runs."""
+    from diagcot.cli.runs import known_runs
+    from diagcot.jobs import UserError
+    from diagcot.jobs.cluster import Cluster
+    from diagcot.jobs.execution import place
+    from diagcot.jobs.owners import other_owner
+
+    scratches = set()
+    for run_dir in known_runs(None):
+        with contextlib.suppress(UserError, OSError, ValueError):
+            if not other_owner(run_dir):
+                scratches.add(Cluster.read(run_dir).scratch)
+    for left in (path for base in place.bases(scratches) for path in place.sweep(base)):
+        print(f"removed {left}")
 
 
 def unused(root: Path, runs: Iterable[Path]) -> list[Path]:

@@ -4,10 +4,12 @@ It is made in the first of these that will do: `$SLURM_TMPDIR`, `$TMPDIR`, `scra
 will do if it is writable, allows programs to be loaded, has `ROOM_GB` of free space, has a short path (sockets), and if no
 other user can rename what is ours in it. The place belongs to the user alone (mode 0700). Without Slurm all tasks of a run
 share it; on Slurm each process of a job has its own. It is removed when its owner ends, and by a small process if the owner
-is killed. What is left where that process was killed too is removed by the user's next one on that machine.
+is killed. What is left where that process was killed too is removed by the user's next one on that machine, or by
+`make clean` there.
 """
 
 import atexit
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -22,7 +24,7 @@ import string
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -36,6 +38,8 @@ SOCKET_BYTES = 107  # unix(7): the longest path of a Unix socket
 # Ray's are the longest that are made: /r0/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store
 _LONGEST = 3 + 1 + 42 + 21
 _NAME = re.compile(r"dc[0-9a-f]{6}")
+_STAGED = re.compile(r"\.dc[0-9a-f]{6,12}")  # a place before it has its name
+_STAGED_S = 3600  # it gets its name at once, so one of this age has lost its maker
 _PATH_BYTES = SOCKET_BYTES - _LONGEST - len("/dc012345")
 _LOCK = "lock"
 # Folder of the place -> variables that name it: temporary files and sockets; code that torch and Triton compile.
@@ -65,6 +69,19 @@ def expanded(scratch: str, environment: Mapping[str, str] = os.environ) -> Path:
     """The folder that `scratch` of a cluster file names here; TMPDIR is that of the job, not the one of its place."""
     given = {"TMPDIR": environment[_GIVEN]} if _GIVEN in environment else {}
     return Path(string.Template(scratch).safe_substitute({**environment, **given}))
+
+
+def bases(scratches: Iterable[str], environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """The folders on this machine in which this user's processes may have made places.
+
+    scratches: as in cluster files. A variable that only jobs have, such as $SLURM_JOB_ID, stands for any name.
+    """
+    folders = dict.fromkeys(candidates(environment=environment).values())
+    given = collections.defaultdict(lambda: "*", environment)
+    for pattern in (string.Template(scratch).safe_substitute(given) for scratch in scratches):
+        found = sorted(Path("/").glob(pattern[1:])) if pattern.startswith("/") and pattern.strip("/") else []
+        folders |= dict.fromkeys(path for path in found if not not_ours(path))
+    return list(folders)
 
 
 def unfit(base: Path) -> str:
@@ -201,13 +218,20 @@ def sweep(base: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(base)):
             path = Path(entry.path)
-            if _NAME.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-                    if not _made_again(path):
-                        lock = stack.enter_context((path / _LOCK).open())
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path, ignore_errors=True)
-                    gone.append(path)
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                found = entry.stat(follow_symlinks=False)
+                if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+                    continue
+                if _STAGED.fullmatch(entry.name):
+                    if time.time() - found.st_mtime < _STAGED_S or {*os.listdir(path)} - {_LOCK, *_FOLDERS}:
+                        continue
+                elif not _NAME.fullmatch(entry.name):
+                    continue
+                elif not _made_again(path):
+                    lock = stack.enter_context((path / _LOCK).open())
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+                gone.append(path)
     return gone
 
 

@@ -1,6 +1,8 @@
 """What `diagcot clean` may remove: environments, and what finished stages have left."""
 
+import fcntl
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -107,3 +109,41 @@ def test_what_finished_stages_have_left_is_removed_after_a_question(
     cleaning._clean_runs(yes=True)
     assert sorted(path.name for path in models.iterdir()) == [".work", "first", "second"]
     assert not any((models / ".work").iterdir())
+
+
+def test_what_killed_jobs_have_left_in_scratch_is_removed_and_nothing_that_is_another_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """$SLURM_JOB_ID of `scratch` is not set here: it stands for any job's folder."""
+    for name in ("SLURM_JOB_ID", "SLURM_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    scratch = tmp_path / "scratch"
+    kept = ["71/notes", "72/dc000002", "73/dc000003", "74/.dc000004", "75/.dc000005", "76/dc000006"]
+    for name in ("71/dc000001", "71/.dc00000a", "71/dc00000b", *kept):
+        (scratch / name / "t").mkdir(parents=True)
+        (scratch / name / "lock").touch()
+    (scratch / "71/dc00000b/lock").unlink()  # half removed
+    for name in ("71/.dc00000a", "75/.dc000005"):
+        os.utime(scratch / name, (0, 0))
+    (scratch / "75/.dc000005/thesis").mkdir()  # not a place
+    os.utime(scratch / "75/.dc000005", (0, 0))
+    (scratch / "73").chmod(0o777)  # others can put anything in it
+    if os.geteuid() == 0:
+        os.chown(scratch / "76/dc000006", 65534, 65534)
+    else:
+        kept.remove("76/dc000006")
+    about = chains.cluster("slurm", scratch=f"{scratch}/$SLURM_JOB_ID")
+    run_dir = chains.write(tmp_path / "logs" / "one", [chains.plan(tmp_path / "logs" / "one", "s", 1)], about)
+    index.add(run_dir)
+    broken = chains.write(tmp_path / "logs" / "two", [chains.plan(tmp_path / "logs" / "two", "s", 1)], about)
+    (broken / "cluster.yaml").write_text("name: [")
+    index.add(broken)
+    with (scratch / "72/dc000002/lock").open() as lock:  # of a job that runs
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cleaning._clean_places()
+    assert [name for name in kept if not (scratch / name).exists()] == []
+    gone = [scratch / "71" / name for name in (".dc00000a", "dc000001", "dc00000b")]
+    assert not any(path.exists() for path in gone)
+    assert {f"removed {path}" for path in gone} <= set(capsys.readouterr().out.splitlines())
