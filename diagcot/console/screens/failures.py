@@ -14,7 +14,7 @@ from diagcot.console import text
 from diagcot.console.screens.status import require
 from diagcot.console.state import cost, output
 from diagcot.console.state.executor import query
-from diagcot.console.state.reasons import sentence
+from diagcot.console.state.reasons import FAILED_TO_START, code, sentence
 from diagcot.console.state.remarks import retry, units
 from diagcot.console.state.run import Run, Stage, Task
 from diagcot.console.state.status import snapshot
@@ -138,19 +138,25 @@ def _place(stage: Stage, frame: str) -> str:
 
 
 def _ended(stage: Stage, reported: set[str]) -> Iterator[tuple[Failure, set[str]]]:
-    """Job states of tasks that Slurm ended and that left no message."""
+    """Tasks that Slurm ended and that left no message, and those that it could not start and holds."""
     silent: dict[str, list[Any]] = {}
     for task in stage.unfinished_tasks:
-        if task.state == "failed" and f"{task.task_index:05d}" not in reported:
-            silent.setdefault(task.reason, []).append(task)
+        ended = task.state == "failed" or code(task.reason) in FAILED_TO_START
+        if ended and f"{task.task_index:05d}" not in reported:
+            silent.setdefault(code(task.reason), []).append(task)
     for reason, tasks in sorted(silent.items(), key=lambda item: -len(item[1])):
-        message = sentence(reason) if reason else "left no message"
+        message = sentence(reason, retry(stage.path.parent, stage.name)) if reason else "left no message"
         begun = {path.name.partition(".")[0] for path in (stage.path / "out").glob("*.log")}
         early = [
             log for task in tasks if _name(task) not in begun and (log := output.task_log(stage.path, task.task_index))
         ]
         if early and (said := output.complaint(early[0])):
             message = f"{message}; before its work began: {said}"
+        elif reason == "FAILED" and not early and not begun & {_name(task) for task in tasks}:
+            message = (
+                f"ended with an error before it wrote a line: its node may not see {stage.path / output.FOLDER}, or not be able"
+                " to write there (FAILED); `make rehearse` looks at that"
+            )
         left = sum(task.unfinished for task in tasks)
         yield (
             Failure(

@@ -53,7 +53,10 @@ def find(run_dir: Path, stage: str | None = None, unit: str | None = None) -> Pa
     if not newest:
         _require_logs(run_dir)
         what = f"unit {unit!r} of stage {stage}" if unit is not None else f"stage {stage}"
-        raise UserError(f"{what} has no log yet: it has not started (`make status RUN={run_dir.name}` shows why)")
+        raise UserError(
+            f"{what} has no log: it has not started, or its node could not write one"
+            f" (`make failures RUN={run_dir.name}` shows which)"
+        )
     name, (attempt, _) = max(newest.items(), key=lambda item: item[1][1])
     return folder / "out" / f"{name}.{attempt}.log"
 
@@ -86,7 +89,10 @@ def _newest(run_dir: Path) -> Path:
     logs = logs or [path for folder in run_dir.glob("*/plan.json") for path in output.job_logs(folder.parent)]
     if not logs:
         _require_logs(run_dir)
-        raise UserError(f"run {run_dir.name} has no log yet: nothing has started")
+        raise UserError(
+            f"run {run_dir.name} has no log: nothing has started, or no node could write one"
+            f" (`make failures RUN={run_dir.name}` shows which)"
+        )
     return max(logs, key=lambda path: path.stat().st_mtime)
 
 

@@ -10,7 +10,9 @@ from diagcot.jobs.state import attempts
 FOLDER = "slurm"  # of a stage (as in `diagcot.jobs.slurm.sbatch`)
 CHARACTERS = 300  # of a line that are shown
 # What shells, loaders, containers and Slurm print when something is wrong.
-WRONG = re.compile(r"[Ee]rror|ERROR|FATAL|not found|denied|No such|[Cc]annot|[Uu]nable|[Ff]ailed|Killed|Traceback")
+WRONG = re.compile(
+    r"[Ee]rror|ERROR|FATAL|not found|denied|No such|[Cc]annot|[Uu]nable|[Ff]ailed|Killed|Traceback|[Uu]nrecognized|[Ii]nvalid"
+)
 # Slurm's own last lines ("Exited with exit code 1") say less than those of the program.
 OF_SLURM = re.compile(r"^(srun|slurmstepd|slurmd\S*):")
 
@@ -34,9 +36,10 @@ def job_logs(stage_dir: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path.stem not in finalisers, path.stat().st_mtime))
 
 
-def complaint(path: Path) -> str:
-    """The last line that says what went wrong, else the last line; empty if there is none."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+def complaint(*paths: Path) -> str:
+    """The last line of these logs that says what went wrong, else the last line; empty if there is none."""
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith((STARTED, variables.DROPPED))]
     wrong = [line for line in lines if WRONG.search(line)]
     own = [line for line in wrong if not OF_SLURM.match(line)]

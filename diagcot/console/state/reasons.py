@@ -34,7 +34,8 @@ SENTENCES = {
     "JobHeldUser": "held by a user: `{retry}` releases it",
     "JobHeldAdmin": "held by Slurm, for example because it failed to start too often: `{retry}` releases it",
     "JobHoldMaxRequeue": "requeued too often and is held: `make failures` may show why, `scontrol release` releases it",
-    "launch failed requeued held": "could not be started on its node and is held: `{retry}` releases it",
+    "launch failed requeued held": "could not be started on its node and is held: `sinfo -R` shows whether the node's prolog"
+    " failed; `{retry}` releases it",
     "OUT_OF_MEMORY": "ran out of memory",
     "TIMEOUT": "reached its time limit before its units were done",
     "DEADLINE": "its deadline passed",
@@ -45,6 +46,8 @@ SENTENCES = {
     "FAILED": "ended with an error: see `make logs`",
     "COMPLETED": "ended without finishing its units: see `make logs`",
 }
+FAILED_TO_START = ("launch failed requeued held", "JobHoldMaxRequeue")
+"""Reasons of jobs that wait, but because they have failed before."""
 FAMILIES = (  # codes that share a meaning: accounting has a limit for every resource
     (
         r"(Assoc|QOS).*Minutes.*",

@@ -187,7 +187,8 @@ def commands(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     for options in stage.asks:
         if refusal := refused(options):
             flags = " ".join(f"--{name}={value}" for name, value in options.items()) or "the default partition"
-            yield bad("Slurm", f"this node may not submit to {flags}: {refusal}", "ask the administrators (AllocNodes)")
+            remedy = "ask the administrators (AllocNodes); until then `make status` shows the `make retry` to type"
+            yield bad("Slurm", f"this node may not submit to {flags}: {refusal}", remedy)
             return
     yield good("Slurm", f"{', '.join(wanted)}: available, and the controller answers")
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diagcot.console.state import output
 from diagcot.jobs import Plan, entrypoints
 from diagcot.jobs.slurm import sbatch
 from diagcot.preflight.finding import Finding, bad, note
@@ -73,9 +74,8 @@ def _interrupted(plan: Plan, ranks: list[dict[str, Any]], ended: str) -> Row:
         text = f"ended{how} before rank {', '.join(map(str, missing[:8]))} of {plan.resources.ranks} began its checks"
     else:
         text = f"ended{how} before its first check"
-    last = _last_line(plan)
-    if last:
-        return Row(plan.stage, bad("job", f"{text}: {last}", f"its logs are in {plan.path}"))
+    if said := output.complaint(*_logs(plan), *sorted((plan.path / "out").glob("*.log"))):
+        return Row(plan.stage, bad("job", f"{text}: {said}", f"its logs are in {plan.path}"))
     remedy = f"nothing was written to {plan.path}: do the nodes share that folder and can they write there?"
     return Row(plan.stage, bad("job", text, remedy))
 
@@ -88,15 +88,6 @@ def _logs(plan: Plan) -> list[Path]:
 
 def _lines(path: Path) -> list[str]:
     return [line.rstrip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-
-
-def _last_line(plan: Plan) -> str:
-    """The last line of the job's own logs that names an error, else the last one."""
-    lines = [line for path in [*_logs(plan), *sorted((plan.path / "out").glob("*.log"))] for line in _lines(path)]
-    errors = [line for line in lines if re.search(r"[Ee]rror|not found|denied|No such", line)]
-    # Slurm's own last lines ("Exited with exit code 1") say less than the lines before them.
-    own = [line for line in errors if not line.startswith(("srun:", "slurmstepd:"))]
-    return (own or errors or lines or [""])[-1].strip()[:300]
 
 
 def _setup_complaint(plan: Plan) -> str:

@@ -210,7 +210,11 @@ def test_a_unit_is_enough_where_only_one_stage_has_it(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize(
     ("stage", "unit", "words"),
-    [("cat", None, "its stages: cot"), ("cot", "x", "its 4 units are: 00000"), ("cot", "00003", "no log yet")],
+    [
+        ("cat", None, "its stages: cot"),
+        ("cot", "x", "its 4 units are: 00000"),
+        ("cot", "00003", "no log: it has not started"),
+    ],
 )
 def test_logs_say_what_there_is(tmp_path: Path, stage: str, unit: str | None, words: str) -> None:
     FakeStage(tmp_path / "r", "cot", 4, 2).log(0, "5-0")

@@ -119,6 +119,28 @@ def test_held_jobs_are_told_with_what_releases_them(stage: FakeStage) -> None:
     assert "cot: its finaliser: held by a user" in shown
 
 
+def test_what_could_not_be_started_is_a_failure_with_what_releases_it(stage: FakeStage) -> None:
+    jobs = {
+        "5_0": Row("PENDING", "launch failed requeued held"),
+        "5_1": Row("PENDING", "(launch_failed_requeued_held)"),
+    }
+    (found,) = failures.failures(see(stage, jobs | {"5_2": Row("PENDING", "JobHeldUser")})[0].stages[0])
+    assert found.times == 2 and not found.again
+    assert "`sinfo -R` shows" in found.message and "`make retry STAGE=cot RUN=r` releases it" in found.message
+
+
+def test_an_end_without_a_line_names_the_folder_of_logs(stage: FakeStage) -> None:
+    """Slurm ends a job whose log it cannot open, and nothing is left to read."""
+    (found,) = failures.failures(see(stage, {"5_0": Row("FAILED")})[0].stages[0])
+    assert f"may not see {stage.path}/slurm, or not be able to write there (FAILED)" in found.message
+    (stage.path / "slurm").mkdir()
+    (stage.path / "slurm" / "5_0.log").write_text(
+        "srun: unrecognized option '--container-image=x'\nTry \"srun --help\" for more information\n"
+    )
+    (found,) = failures.failures(see(stage, {"5_0": Row("FAILED")})[0].stages[0])
+    assert found.message.endswith("before its work began: srun: unrecognized option '--container-image=x'")
+
+
 def test_in_a_pipe_a_remark_comes_once(stage: FakeStage) -> None:
     lines, jobs = Lines(), {f"5_{slot}": Row("PENDING", "JobHeldAdmin") for slot in range(4)}
     (first,) = lines.remarks(see(stage, jobs)[0])

@@ -80,6 +80,15 @@ def test_an_environment_that_does_not_start(tmp_path: Path) -> None:
     assert setup.finding.subject == "setup"
 
 
+def test_an_option_that_srun_does_not_know_is_told(tmp_path: Path) -> None:
+    """As where Pyxis is not installed."""
+    made = plan(tmp_path)
+    said = "srun: unrecognized option '--container-image=x'\nTry \"srun --help\" for more information\n"
+    (made.path / "slurm" / "7.log").write_text(f"{entrypoints.STARTED} work\n{said}")
+    (row,) = rows.of_stage(made, "FAILED, exit code 127:0")
+    assert row.finding.text.endswith("before its first check: srun: unrecognized option '--container-image=x'")
+
+
 def test_a_job_that_leaves_no_word(tmp_path: Path) -> None:
     (row,) = rows.of_stage(plan(tmp_path), "FAILED, exit code 1:0")
     assert "before its first check" in row.finding.text and "share that folder" in row.finding.remedy
