@@ -14,6 +14,7 @@ from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.rehearsal import command
 from launchers.chain import Chain, open_chain
 from tests.conftest import DevCluster
+from tests.faults import runs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.heavy]
 REPO = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ def chain(folder: Path, roots: Path, **stages: object) -> Chain:
         "name": "dev",
         "executor": "slurm",
         "roots": {name: str(roots / name) for name in ("logs", "shards", "models")},
+        "setup": ["module load cuda/99"],
         "slurm": {"partition": "gpu"},
         "resource_profiles": {
             "cpu": {"cpus": 1, "mem_gb": 1, "partition": "cpu"},
@@ -86,6 +88,8 @@ def test_one_rehearsal_tells_all_that_would_fail(
     (roots / "models").mkdir(parents=True)
     for node in ("gpu1", "gpu2"):
         read_only(devcluster, node, roots / "models")
+    denied = "sbatch: error: Batch job submission failed: Access/permission denied"
+    runs.shim(shared_path / "bin", "sbatch", f"if {runs.IN_A_JOB}; then echo '{denied}' >&2; exit 1; fi", monkeypatch)
     made = chain(shared_path, roots, shard={"partition": "cpus"}, wide={"nodes": 9, "minutes": 3000})
     assert command.main(made, patience_minutes=0.2) == 1
     said = capsys.readouterr().out
@@ -94,22 +98,28 @@ def test_one_rehearsal_tells_all_that_would_fail(
     rows = json.loads(result.read_text())["rows"]
     bad = {(row["stage"], row["subject"]): row for row in rows if row["level"] == "bad"}
 
-    # The stage with an unknown partition, the one on a read-only folder, and the one that can never start.
+    # The stage with an unknown partition, the one on a read-only folder, the one that can never start, and nodes that may
+    # not submit.
     # (24.11 refuses it, 22.05 leaves it pending.)
     late = "submission" if slurm.version() >= (24, 11) else "start"
-    assert set(bad) == {("shard", "submission"), ("base", "folders"), ("wide", "size"), ("wide", late)}, rows
+    wanted = {("shard", "submission"), ("base", "folders"), ("wide", "size"), ("wide", late), ("finaliser", "Slurm")}
+    assert set(bad) == wanted, rows
     assert "invalid partition" in bad["shard", "submission"]["text"]
     assert "did you mean 'cpu'" in bad["shard", "submission"]["remedy"]
     assert f"cannot write to {roots}/models: Read-only file system" in bad["base", "folders"]["text"]
     assert sorted(bad["base", "folders"]["hosts"]) == ["gpu1", "gpu2"]
     assert ("PartitionNodeLimit" if late == "start" else "not available") in bad["wide", late]["text"]
     assert "asks for 9 nodes, cpu has 2" in bad["wide", "size"]["text"]
-    assert "cpus" in said and "Read-only" in said and "4 problems to fix before submitting" in said
+    assert "cpus" in said and "Read-only" in said and "5 problems to fix before submitting" in said
+    assert "may not submit" in bad["finaliser", "Slurm"]["text"] and "denied" in bad["finaliser", "Slurm"]["text"]
+    assert "make retry" in bad["finaliser", "Slurm"]["remedy"]
+    (setup,) = {row["text"] for row in rows if row["subject"] == "setup"}  # one kind of complaint, of every job
+    assert "module: command not found" in setup
 
     # All others were rehearsed to their end, those behind a stage that failed included.
     for stage in ("phantoms", "primer", "model", "evaluate", "report", "finaliser"):
         assert any(row["stage"] == stage and row["subject"] == "folders" for row in rows), stage
-        assert not any(row["stage"] == stage and row["level"] == "bad" for row in rows)
+        assert stage == "finaliser" or not any(row["stage"] == stage and row["level"] == "bad" for row in rows)
     (collective,) = [row for row in rows if row["subject"] == "collective"]
     assert (
         collective["stage"] == "base" and "2 ranks connected in" in collective["text"] and "gloo" in collective["text"]
