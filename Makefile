@@ -180,7 +180,7 @@ bench-gpu: env  ## what runs on this machine's GPUs, part by part: training step
 bench-grpo: env  ## time of each part of a GRPO step, and its gain in reward, compared with TRL's GRPOTrainer (under 8 minutes)
 	@$(BIN)/python -u -m bench.grpo
 
-bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes; SCALE=1: 2,000 tasks on 1,000 nodes)
+bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes; SCALE=1: 2,000 tasks on 1,000 nodes, 21 GB of free memory)
 	@$(BIN)/python -u -m bench.scale $(if $(SCALE),--nodes 1000 --tasks 2000)
 
 check: env  ## ruff, mypy, spelling, links of the documentation, shellcheck

@@ -23,6 +23,7 @@ from bench.cluster import cluster, counted
 from bench.figures import Figures
 
 STUDIES, NODES = 227_827, 300
+NODE_MB, RUNNING_MB = 3, 18  # of memory: a node's daemon, and a task that runs (srun, slurmstepd, Python)
 LIMIT_S, TASK_S = 1500, 2  # of a run; for each task besides, as a busy machine with two cores starts one
 
 
@@ -35,6 +36,14 @@ def main(argv: list[str]) -> int:
     options.add_argument("--tasks", type=int, default=0, help="of a stage; 0: packed by a server's start of 180 s")
     options.add_argument("--failing", type=int, default=0, help="every so manyth task fails once; 0: none")
     args = options.parse_args(argv)
+    needed, free = args.nodes * (NODE_MB + RUNNING_MB), _free_mb()
+    if needed > free:
+        print(
+            f"error: {args.nodes} nodes that all run a task need {needed / 1000:.1f} GB of memory, and {free / 1000:.1f} GB are"
+            f" free: at most --nodes {free // (NODE_MB + RUNNING_MB)} here",
+            file=sys.stderr,
+        )
+        return 2
     figures = Figures("scale")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {args.nodes} virtual nodes", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-scale-", dir="/tmp"))
@@ -121,6 +130,12 @@ def _await(summaries: list[Path], studies: int, began: float, limit_s: float) ->
                 print(f"{now:5.0f} s  {done} done", flush=True)
         time.sleep(1)
     return worked or time.monotonic() - began
+
+
+def _free_mb() -> int:
+    """Memory that is available on this machine, in MB (proc(5))."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1000
 
 
 def _ctld(slurm: Path) -> tuple[float, float]:
