@@ -17,17 +17,15 @@ __all__ = ["FAMILIES", "IMAGE_INPUTS", "MODULES", "Family", "ModelShape", "famil
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        *(
-            Qwen2VL(),
-            Qwen25VL(),
-            Qwen3VL(),
-            Qwen3VLMoe(),
-            Gemma3(),
-            InternVL(),
-            LlavaOnevision(),
-            Idefics3(),
-            SmolVLM2(),
-        ),
+        Qwen2VL(),
+        Qwen25VL(),
+        Qwen3VL(),
+        Qwen3VLMoe(),
+        Gemma3(),
+        InternVL(),
+        LlavaOnevision(),
+        Idefics3(),
+        SmolVLM2(),
     )
 }
 """`model_type` -> family."""
