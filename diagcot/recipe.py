@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.names import check_name, check_stage
-from diagcot.jobs.settings import Document, Loc, LocatedError, Settings, near
+from diagcot.jobs.settings import MOST_SEED, Document, Loc, LocatedError, Settings, near
 
 __all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find", "merged"]
 
@@ -46,7 +46,9 @@ class StageSpec(Settings):
     unit_seconds: float | None = Field(
         None, gt=0, description="Expected seconds for one unit; replaces the kind's own value and decides the packing."
     )
-    seed: int | None = Field(None, description="Seed of the stage's random choices; null is the recipe's.")
+    seed: int | None = Field(
+        None, ge=0, le=MOST_SEED, description="Seed of the stage's random choices; null is the recipe's."
+    )
 
     @field_validator("name")
     @classmethod
@@ -96,7 +98,7 @@ class Recipe(Settings):
     """A chain of stages in the order in which they may run."""
 
     name: str = Field(description="Name of the recipe, and of its run unless RUN= names another.")
-    seed: int = Field(0, description="Seed of every random choice of the chain.")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="Seed of every random choice of the chain.")
     prompt_set: str | None = Field(
         None,
         description="What models are asked, for every stage that does not name a set of its own (docs/prompts.md).",
@@ -139,7 +141,9 @@ class Change(Settings):
     )
     settings: dict[str, Any] = Field({}, description="Settings that are added or replaced, key by key.")
     unit_seconds: float | None = Field(None, gt=0, description="Expected seconds for one unit.")
-    seed: int | None = Field(None, description="Seed of the stage's random choices; null is the recipe's.")
+    seed: int | None = Field(
+        None, ge=0, le=MOST_SEED, description="Seed of the stage's random choices; null is the recipe's."
+    )
     source: str | None = Field(
         None, alias="from", description="Finished stage of another run, as `run/stage`, that takes the stage's place."
     )
@@ -152,7 +156,9 @@ class Extension(Settings):
     extends: str = Field(
         description="The recipe it starts from: a name in recipes/, or a path from this file's folder."
     )
-    seed: int | None = Field(None, description="Seed of every random choice; null keeps that of the base recipe.")
+    seed: int | None = Field(
+        None, ge=0, le=MOST_SEED, description="Seed of every random choice; null keeps that of the base recipe."
+    )
     prompt_set: str | None = Field(None, description="The prompts of every stage; null keeps those of the base recipe.")
     drop: list[str] = Field(
         [], description="Stages of the base recipe that are left out; they are also removed from the inputs of others."

@@ -74,12 +74,6 @@ TABLE = (
         lambda s: "samples_weight 0 and no task with a weight above 0 leave nothing to train on",
     ),
     Contradiction(
-        SftSettings,
-        "tasks",
-        lambda s: any(weight < 0 for weight in s.tasks.values()),
-        lambda s: "a task cannot be seen less than 0 times in an epoch",
-    ),
-    Contradiction(
         AlignSettings,
         "validate_every",
         lambda s: _given(s, "validate_every") and s.validate_every is not None and not s.validation,

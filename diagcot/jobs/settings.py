@@ -11,21 +11,24 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from diagcot.jobs.environment import own_code
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import reading
 
 
 class Settings(BaseModel):
-    """Base of all typed settings: immutable, and an unknown key is an error.
+    """Base of all typed settings: immutable, and an unknown key is an error. A number whose field names no bounds of its own
+    is finite, at least 0 and at most `MOST`.
 
     A model that renames a key lists it in `renamed` (old key -> new key) for one release. The old key is accepted
     without a warning, so that the plans of existing runs can be read; `Document.rename` warns about it in files that
     people write.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     renamed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
@@ -37,6 +40,39 @@ class Settings(BaseModel):
             if old in value and new in value:
                 raise ValueError(f"`{old}` is the old name of `{new}`: give only `{new}`")
         return {cls.renamed.get(key, key): item for key, item in value.items()}
+
+    @field_validator("*")
+    @classmethod
+    def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if not _holds_numbers(field.annotation):
+            return value
+        least = None if _bounded(field, "ge", "gt") else 0
+        most = None if _bounded(field, "le", "lt") else MOST
+        for number in _numbers(value):
+            if least is not None and number < least:
+                raise ValueError(f"must be at least {least}, is {written(number)}")
+            if most is not None and number > most:
+                raise ValueError(f"must be at most {most}, is {written(number)}")
+        return value
+
+
+def _holds_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_holds_numbers, typing.get_args(annotation)))
+
+
+def _bounded(field: FieldInfo, *names: str) -> bool:
+    return any(getattr(bound, name, None) is not None for bound in field.metadata for name in names)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers in a value of a field: itself, or those in lists and mappings. Settings inside have checked their own."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (number for part in value.values() for number in _numbers(part))
+    elif isinstance(value, list | tuple):
+        yield from (number for part in value for number in _numbers(part))
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,8 +87,16 @@ class LocatedError(ValueError):
         self.loc = loc
 
 
-ESCAPE = "\\"
-"""Only with an escape can YAML write the character 0."""
+BAD = re.compile("[\0\ud800-\udfff]")
+INTEGER, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+UNIT = re.compile(
+    r"\b(seconds|minutes|hours|days|GB|MB|pixels|tokens|share|characters|words|number of)\b", re.IGNORECASE
+)
+MOST_SEED = 2**32 - 1
+MOST = 10**9
+"""The largest number of a field that names no bound: more than any count, and fewer seconds than a timer takes."""
+DIGITS = 18
+"""Most digits of a whole number that is read."""
 SHOWN = 60  # characters of a wrong value that are shown
 EXPECTED = {
     "bool_parsing": "true or false",
@@ -129,18 +173,22 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._old_keys: dict[Loc, str] = {}  # location of a renamed key -> its name in the file
+        self.text = reading.plain_text(path)
         try:
-            self.text = path.read_text(encoding="utf-8")
             self._root = yaml.compose(self.text, Loader=yaml.CSafeLoader)
+            if self._root is not None:
+                _refuse(self._root, path)
             self.value: Any = yaml.load(self.text, Loader=yaml.CSafeLoader)
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{path}:{mark.line + 1}" if mark else str(path)
-            raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        if self._root is not None and ESCAPE in self.text:
-            _refuse_nul(self._root, path)
+            mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+            line = mark.line if mark else self.text.count("\n", 0, position) if position is not None else None
+            where = str(path) if line is None else f"{path}:{line + 1}"
+            why = getattr(error, "problem", None) or getattr(error, "reason", error)
+            raise UserError(f"{where}: not valid YAML ({why})") from error
+        except RecursionError as error:
+            raise UserError(f"{path}: not valid YAML (lists or mappings inside each other, too deep)") from error
+        except (ValueError, OverflowError) as error:  # such as 2026-99-99, which looks like a date
+            raise UserError(f"{path}: a value cannot be read ({error}): write it in quotes, or correct it") from error
 
     def anchor(self, *keys: str) -> None:
         """Give every `file.py:NAME`, and every path below one of `keys`, its whole path, which begins in this file's folder."""
@@ -223,24 +271,44 @@ class Document:
             error = fault.get("ctx", {}).get("error")
             if isinstance(error, LocatedError):
                 loc, name = (*loc, *error.loc), ""
-            message = ": ".join(part for part in (name, _plain(faults)) if part)
+            message = ": ".join(part for part in (name, _plain(faults)) if part) + _unit(model, loc)
         return f"{self.where(at + loc)}: {message}"
 
 
-def _refuse_nul(root: yaml.Node, path: Path) -> None:
-    """Raise UserError for a text with the character 0, which no name of a file can have."""
+def _refuse(root: yaml.Node, path: Path) -> None:
+    """Raise UserError for a key that is there twice, a number of very many digits, and half of a character or the character 0
+    in a text, which no name of a file can have.
+    """
     todo, seen = [root], set[int]()  # an alias may lead to a node that holds it
     while todo:
         node = todo.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-            raise UserError(f"{path}:{node.start_mark.line + 1}: a text holds the character 0 (\\0): remove it")
+        where = f"{path}:{node.start_mark.line + 1}"
         if isinstance(node, yaml.MappingNode):
+            _refuse_double_keys(node, path)
             todo += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             todo += node.value
+        elif (found := BAD.search(node.value)) and found[0] == "\0":
+            raise UserError(f"{where}: a text holds the character 0 (\\0): remove it")
+        elif found:
+            raise UserError(f"{where}: a text holds half of a character (\\ud800 to \\udfff): remove it")
+        elif node.tag == INTEGER and len(node.value) > DIGITS:
+            raise UserError(f"{where}: a number of {len(node.value)} digits: at most {DIGITS} are read")
+
+
+def _refuse_double_keys(node: yaml.MappingNode, path: Path) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise UserError(
+                    f"{path}:{line}: the key {key.value!r} is there twice, first in line {lines[key.value]}: remove one"
+                )
+            lines[key.value] = line
 
 
 def _unknown_key(key: str, valid: list[str], place: Loc) -> str:
@@ -258,16 +326,41 @@ def _plain(faults: Sequence[Any]) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if expected := dict.fromkeys(_expected(row) for row in faults if row["type"] in EXPECTED):
-        value = fault["input"]
-        written = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-        shown = written if len(written) <= SHOWN else f"{written[:SHOWN]}…"
-        return f"must be {' or '.join(expected)}, is {shown}"
+        return f"must be {' or '.join(expected)}, is {written(fault['input'])}"
     return str(fault["msg"])
+
+
+def written(value: Any) -> str:
+    """A wrong value for a message, cut if it is long."""
+    if isinstance(value, int) and abs(value) >= 10**DIGITS:
+        return f"a number of more than {DIGITS} digits"
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
+
+
+def _unit(model: Any, loc: Loc) -> str:
+    """What a number is, in brackets, by the first sentence of its field's description: it names the unit."""
+    inside, field = model, None
+    for part in loc:
+        options = [option for option in _options(inside) if isinstance(option, type) and issubclass(option, BaseModel)]
+        if isinstance(part, str) and options:
+            field = options[0].model_fields.get(part)
+            inside = field.annotation if field else None
+        else:
+            arguments = typing.get_args(inside)
+            inside = arguments[-1] if arguments else None
+    if field is None or not field.description or not UNIT.search(field.description):
+        return ""
+    return f" ({field.description.partition('. ')[0].rstrip('.').partition('; ')[0]})"
 
 
 def _expected(fault: Any) -> str:
     """What a value of the wrong type must be."""
     context = fault.get("ctx", {})
+    context = {
+        name: int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+        for name, bound in context.items()
+    }
     if "expected" in context:
         context = context | {"expected": context["expected"].replace("'", "").replace(" or ", ", ")}
     return EXPECTED[fault["type"]].format(**context)

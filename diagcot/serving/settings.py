@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.jobs.settings import Settings
+from diagcot.jobs.settings import MOST_SEED, Settings
 
 
 class ServerSettings(Settings):
@@ -59,7 +59,7 @@ class ServerSettings(Settings):
         description="Quantisation method: that of the weights on disk (awq, gptq, ...), or one applied while loading (fp8,"
         " ...). If not set: vLLM reads it from the model directory.",
     )
-    seed: int = Field(default=0, description="Random seed of the server.")
+    seed: int = Field(default=0, ge=0, le=MOST_SEED, description="Random seed of the server.")
     extra: tuple[str, ...] = Field(default=(), description="Further command line arguments of `vllm serve`.")
 
     startup_timeout_s: float = Field(default=1800, gt=0, description="Seconds until a server must be ready.")

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings, load, near
+from diagcot.jobs.state import reading
 from diagcot.tasks.prompts import Layout
 from diagcot.tasks.samples import Sample
 
@@ -200,20 +201,13 @@ def _about(folder: Path) -> About:
 def _texts(folder: Path) -> dict[str, str]:
     about = _about(folder)
     texts = dict(_texts(FOLDER / about.extends)) if about.extends else {}
-    texts |= {path.stem: _text(path) for path in folder.glob("*.j2")}
+    texts |= {path.stem: reading.plain_text(path) for path in folder.glob("*.j2")}
     missing = [f"{name}.j2" for name in NAMES if name not in texts]
     if missing:
         raise UserError(
             f"the prompt set {folder} lacks {', '.join(missing)}: add the files, or `extends: default` to its set.yaml"
         )
     return texts
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from None
 
 
 @cache

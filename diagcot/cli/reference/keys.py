@@ -58,7 +58,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _bounds(field: FieldInfo) -> str:
     """Such as `> 0, ≤ 1`; empty if every value of the type is allowed."""
     bounds = [
-        f"{sign} {getattr(constraint, name):g}"
+        f"{sign} {getattr(constraint, name):.10g}"
         for constraint in field.metadata
         for name, sign in BOUNDS.items()
         if getattr(constraint, name, None) is not None

@@ -44,7 +44,9 @@ class JobOptions(Settings):
     switches: str | None = Field(
         None, description="Most switches between the nodes, such as `1` or `1@60` (minutes to wait)."
     )
-    nice: int | None = Field(None, description="How much lower the priority is; 0 changes nothing.")
+    nice: int | None = Field(
+        None, ge=-2147483645, le=2147483645, description="How much lower the priority is; 0 changes nothing."
+    )
     begin: str | None = Field(None, description="Earliest start, such as `22:00` or `2026-01-31T22:00`.")
     dependency: str | None = Field(
         None, description="Jobs outside the run to wait for, such as `afterok:4711`, in addition to the run's own."

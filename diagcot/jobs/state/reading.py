@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diagcot.jobs.errors import StorageError
+from diagcot.jobs.errors import StorageError, UserError
 
 PAUSES: tuple[float, ...] = (0.2, 1.0, 3.0)
 """Seconds before each further try."""
@@ -40,6 +40,16 @@ _REMEDIES: dict[int, tuple[bool, str]] = {
     UNSUPPORTED: (False, _LOCKS),
     errno.EACCES: (False, _RIGHTS),
     errno.EPERM: (False, _RIGHTS),
+    errno.ENOSPC: (
+        False,
+        "the disk is full, or has no free inodes: delete files, or change `roots` in the cluster file",
+    ),
+    errno.EDQUOT: (False, "your disk quota is used up: delete files, or change `roots` in the cluster file"),
+    errno.EROFS: (False, "the file system is mounted read-only: inform the administrators, or change `roots`"),
+    errno.EFBIG: (False, "a limit on the size of files is reached (`ulimit -f`): raise it"),
+    errno.EISDIR: (False, "a folder is where a file belongs: move it away"),
+    errno.ENOTDIR: (False, "a file is where a folder belongs: move it away"),
+    errno.ENAMETOOLONG: (False, "use a shorter name"),
 }
 # About the path, or about a position that a damaged content asks for.
 _NOT_OF_THE_MACHINE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
@@ -54,6 +64,21 @@ def is_of_the_machine(error: BaseException) -> bool:
     if isinstance(error, StorageError):
         return True
     return isinstance(error, OSError) and bool(error.errno) and error.errno not in _NOT_OF_THE_MACHINE
+
+
+def remedy(number: int) -> str:
+    """What to do about a system error; empty for one that says nothing of a disk, a limit or a right."""
+    return _REMEDIES.get(number, (False, ""))[1]
+
+
+def sentence(error: OSError) -> str:
+    """A system error in one line: the files, the cause, the machine and what to do."""
+    number = error.errno or 0
+    files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    cause = error.strerror or str(error) or type(error).__name__
+    where = f"{files}: " if files else ""
+    told = f"{where}{cause} ({errno.errorcode.get(number, number)}) on {os.uname().nodename}"
+    return f"{told}: {remedy(number)}" if remedy(number) else told
 
 
 def storage_error(path: Path | str, error: OSError) -> StorageError:
@@ -129,6 +154,29 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     """The text of a file, UTF-8. Raises as `read_bytes`, and ValueError for bytes that are not UTF-8."""
     return read_bytes(path).decode()
+
+
+def plain_text(path: Path) -> str:
+    """The text of a file that a person wrote: UTF-8, with or without a byte order mark.
+
+    Raises UserError that names the line of the first byte that is not UTF-8, or says that it is no text.
+    """
+    try:
+        data = read_bytes(path)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{path}: it is UTF-16, save it as UTF-8") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}:{line}: the byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}:{line}: it holds the character 0, so it is no text: is it another kind of file?")
+    return text
 
 
 def blocks(path: Path, size: int) -> Iterator[bytes]:

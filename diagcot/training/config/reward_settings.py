@@ -52,7 +52,10 @@ class RewardSettings(Settings):
         0.2, gt=0, le=1, description="Rewards closed and open: weight of the newest batch in the gate's mean accuracy."
     )
     margin: float = Field(
-        0.0, description="Rewards closed and open: by how much a batch's accuracy must exceed the gate's mean."
+        0.0,
+        ge=-1,
+        le=1,
+        description="Rewards closed and open: by how much a batch's accuracy must exceed the gate's mean.",
     )
     components: dict[str, Weight] = Field(
         {},

@@ -233,7 +233,10 @@ class FreezePolicy(Settings):
         min_length=1, description="Components of the model that train; all others are frozen."
     )
     expect_trainable: int | None = Field(
-        None, ge=0, description="Number of parameters that must train; another number is an error. null does not check."
+        None,
+        ge=0,
+        le=10**13,
+        description="Number of parameters that must train; another number is an error. null does not check.",
     )
 
 

@@ -37,7 +37,6 @@ PAIRS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("sft", {"deepspeed": STEPS | {"epochs": 1}}, "either epochs or steps", {"deepspeed": STEPS}),
     ("sft", {"validation": 0, "validate_every": 5}, "nothing to validate", {"validation": 0}),
     ("sft", {"samples_weight": 0, "tasks": {"report": 0}}, "nothing to train on", {"samples_weight": 0}),
-    ("sft", {"tasks": {"report": -1}}, "less than 0 times", {"tasks": {"report": 0.5}}),
     ("align", {"validation": 0, "validate_every": 5}, "nothing to validate", {"validation": 0}),
     ("grpo", {"importance_cap": 2.0, "temperature": 1.0, "top_p": 0.99}, "top_p 1", {"importance_cap": None}),
     ("grpo", {"importance_cap": 2.0, "temperature": 0.9, "top_p": 1.0}, "temperature 1", {"top_p": 0.99}),
