@@ -4,11 +4,15 @@ import io
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.text import Text
+
+from diagcot.console.terminal import Stream, safe
 
 STYLES = {"done": "green", "running": "cyan", "pending": "dim", "failed": "red", "unknown": "yellow"}
 MARKS = {"done": "✓", "running": "▶", "pending": "·", "failed": "✗", "unknown": "?"}
@@ -34,12 +38,31 @@ def console(width: int | None = None) -> Console:
 
     width: in columns; by default the terminal's, at least `LEAST_WIDTH`, since COLUMNS may be 0 or nonsense.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    screen = Console(width=width, highlight=False, soft_wrap=False)
+    own = sys.stdout.own if isinstance(sys.stdout, Stream) else sys.stdout
+    if isinstance(own, io.TextIOWrapper):
+        own.reconfigure(errors="replace")
+    screen = Console(file=own, width=width, highlight=False, soft_wrap=False)
+    screen.push_render_hook(_Safe())
     if width is None and screen.width < LEAST_WIDTH:
         screen.width = LEAST_WIDTH
     return screen
+
+
+class _Safe(RenderHook):
+    """Leaves the screen's own styles in what is shown, and no other escape sequence."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """As of `RenderHook`."""
+        return [_SafeText(renderable) for renderable in renderables]
+
+
+@dataclass(frozen=True)
+class _SafeText:
+    shown: RenderableType
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        for part in screen.render(self.shown, options):
+            yield part if part.control else Segment(safe(part.text), part.style)
 
 
 def fits(screen: Console, text: str) -> str:
