@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
 from diagcot.data import seeded
+from diagcot.data.errors import described
 
 CHEXPERT_LABELS = (
     "No Finding",
@@ -179,7 +180,7 @@ def split_of(text: str) -> str:
     word = text.strip().lower()
     split = _SPLITS.get(word, word)
     if split not in SPLITS:
-        raise ValueError(f"{text!r} is not a split ({', '.join(SPLITS)})")
+        raise ValueError(f"its split is none of {', '.join(SPLITS)}, but {described(text)}")
     return split
 
 

@@ -122,7 +122,7 @@ class TableCollection:
             key = hash((patient, image)) if table.repeats else hash(image)
             if key in seen and not table.repeats:
                 rows -= 1
-                self._fault(f"{path}:{line}", f"a second row of image {image}; the first one is used")
+                self._fault(f"{path}:{line}", "a second row of an image; the first one is used")
                 continue
             self._images[patient] = self._images.get(patient, 0) + (key not in seen)
             seen.add(key)

@@ -66,7 +66,7 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
         if not all(isinstance(record, dict) for record in found):
             raise TypeError("its records are not objects")
     except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is neither a list of records nor COCO ({error!r})") from error
+        raise DataError(f"{path} is neither a list of records nor COCO ({type(error).__name__}: {error})") from error
     yield from enumerate(found, 1)
 
 

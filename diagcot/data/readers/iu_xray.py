@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from diagcot.data.errors import DataError
+from diagcot.data.errors import DataError, described
 from diagcot.data.readers import iu_views, tables
 from diagcot.data.readers.layouts import (
     IU_ANNOTATION,
@@ -89,7 +89,7 @@ class IuXray:
         reports = self._from_xml() if self._xml else self._from_kaggle() if self._kaggle else self._from_r2gen()
         for where, study in reports:
             if study.id in studies:
-                self._fault(where, f"a second report {study.id}")
+                self._fault(where, "a second report of the same id")
             elif self._split is None or study.id in self._split:
                 studies[study.id] = study
             else:
@@ -158,7 +158,7 @@ class IuXray:
         for line, (uid, mesh, *texts) in tables.rows(self.root / IU_REPORTS, columns, fault=self._fault):
             where = f"{self.root / IU_REPORTS}:{line}"
             if not tables.identifier(uid, where, "uid").isdecimal():
-                self._fault(where, f"uid is {uid!r}, not a number")
+                self._fault(where, f"uid is {described(uid)}, not a number")
                 continue
             parts = {name: " ".join(text.split()) for name, text in zip(columns[2:], texts, strict=True)}
             yield where, self._study(f"CXR{uid}", parts, mesh.split(";"), images.get(uid, []))
@@ -295,7 +295,7 @@ def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
         if not {record["split"] for record in records} <= {"train", "val", "test"}:
             raise ValueError("the split of a record is not train, val or test")
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not R2Gen's IU-Xray annotation ({error!r})") from error
+        raise DataError(f"{path} is not R2Gen's IU-Xray annotation ({type(error).__name__}: {error})") from error
     if len(by_id) != len(records):
         raise DataError(f"{path} has {len(records) - len(by_id)} reports twice; is it the published annotation?")
     return by_id

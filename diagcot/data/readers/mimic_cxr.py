@@ -4,6 +4,7 @@ Source: https://physionet.org/content/mimic-cxr-jpg/ (images, tables; Johnson et
 https://physionet.org/content/mimic-cxr/ (DICOM, `mimic-cxr-reports.zip`).
 """
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diagcot.data.errors import DataError
+from diagcot.data.errors import DataError, described
 from diagcot.data.readers import tables
 from diagcot.data.readers.archive import ReportZip
 from diagcot.data.readers.layouts import (
@@ -116,7 +117,7 @@ class MimicCxr:
             dicom, view, *sizes = row[0], view_of(row[3]), *row[4:]
             try:
                 if not _DICOM_ID.fullmatch(tables.identifier(dicom, where, "dicom_id")):
-                    raise ValueError(f"dicom_id is {dicom!r}")
+                    raise ValueError(f"dicom_id is {described(dicom)}, not an id of MIMIC-CXR")
                 name = bytes.fromhex(dicom.replace("-", ""))
                 if name in seen:
                     raise ValueError(f"a second row of image {dicom}; the first one is used")
@@ -125,7 +126,7 @@ class MimicCxr:
                 subject, study = (
                     _number(text, where, column) for text, column in zip(row[1:3], columns[1:3], strict=True)
                 )
-                rows, width, date, time = (float(size or 0) for size in sizes)
+                rows, width, date, time = (_figure(size or "0") for size in sizes)
                 fields = (subject, study, name, self._views.index(view), int(rows), int(width), int(date), time)
                 packed += struct.pack("<II20sBHHId", *fields)
                 seen.add(name)
@@ -170,7 +171,7 @@ class MimicCxr:
         ):
             try:
                 number = _number(study, f"{path}:{line}", "study_id")
-                labels = [int(float(value)) if value else _NOT_MENTIONED for value in row]
+                labels = [int(_figure(value)) if value else _NOT_MENTIONED for value in row]
                 if not {-2, -1, 0, 1} >= set(labels):
                     raise ValueError("a label is not 1, 0, -1 or blank")
             except ValueError as error:
@@ -336,8 +337,15 @@ def _number(text: str, where: str, column: str) -> int:
     """A subject or study: eight digits. Raises ValueError, or DataError for an id that a spreadsheet changed."""
     tables.identifier(text, where, column)
     if not (text.isdecimal() and len(text) == 8):
-        raise ValueError(f"{column} is {text!r}, not a number of eight digits")
+        raise ValueError(f"{column} is {described(text)}, not a number of eight digits")
     return int(text)
+
+
+def _figure(text: str) -> float:
+    """A finite number. Raises ValueError, without the text."""
+    if not math.isfinite(number := tables.number(text)):
+        raise ValueError("not a finite number")
+    return number
 
 
 def _rows_of(column: np.ndarray, value: int) -> slice:

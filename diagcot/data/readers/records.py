@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagcot.data.errors import described
 from diagcot.data.geometry import iou
 from diagcot.data.readers import tables
 from diagcot.data.readers.given_questions import read_question
@@ -134,7 +135,7 @@ class TableLayout:
                 value = row[name].lower().replace(",", ".")
                 if value and value != "nan":
                     if value not in _VALUES:
-                        raise RowError(f"{name} is {row[name]!r}, which is none of 1, 0, -1")
+                        raise RowError(f"{name} is {described(row[name])}, which is none of 1, 0, -1")
                     yield self._own_name(name), _VALUES[value]
             return
         text = row[self._labels.column]
@@ -144,7 +145,7 @@ class TableLayout:
             names = text.split(self._labels.separator) if self._labels.separator else [text]
         value = _value(self._label_value, row, "") if self._label_value else "1"
         if value and value not in _VALUES:
-            raise RowError(f"the value of a label is {value!r}, which is none of 1, 0, -1")
+            raise RowError(f"the value of a label is {described(value)}, which is none of 1, 0, -1")
         for name in names if value else ():
             if own_name := self._own_name(name.strip()):
                 yield own_name, _VALUES[value]
@@ -218,7 +219,9 @@ def _value(field: TableColumn, row: Mapping[str, str], where: str, is_id: bool =
     if value and field.pattern:
         match = re.fullmatch(field.pattern, value)
         if match is None:
-            raise RowError(f"{name} is {value!r}, not of the form {field.pattern}; is this the table as published?")
+            raise RowError(
+                f"{name} is {described(value)}, not of the form {field.pattern}; is this the table as published?"
+            )
         value = (match[1] or "") if match.re.groups else value
     return field.map.get(value, value)
 
@@ -229,7 +232,7 @@ def _number(text: str, what: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise RowError(f"{what} is {text!r}, which is not a number")
+        raise RowError(f"{what} is {described(text)}, which is not a number")
     return number
 
 

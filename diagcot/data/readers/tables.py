@@ -6,6 +6,7 @@ commas) or reported with file and line (error values such as `#NAME?`).
 """
 
 import csv
+import difflib
 import gzip
 import io
 import json
@@ -15,15 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from diagcot.data.errors import DataError
+from diagcot.data.errors import DataError, described
 from diagcot.data.readers import documents
-from diagcot.jobs.settings import near
 from diagcot.jobs.state import reading
 
 Row = tuple[str, ...]
 Fault = Callable[[str, str], None]
 """Receives (file:line, reason) of a row that cannot be used."""
 
+ALMOST = 0.75  # similarity, 0 to 1, from which the name of a column counts as mistyped
 _FIELD_LIMIT = 16 << 20
 _SUFFIXES = {".tsv": "\t", ".csv": ",", ".txt": ","}
 _NUMBERED = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d+")
@@ -226,7 +227,7 @@ def _error_value(columns: Sequence[str], values: Row) -> str:
     """What is wrong with a row in which a spreadsheet left an error in place of a value, or ""."""
     for column, value in zip(columns, values, strict=True):
         if value[:1] == "#" and _ERROR_VALUE.fullmatch(value):
-            return f"{column} is {value!r}: {SPREADSHEET}"
+            return f"{column} is an error value: {SPREADSHEET}"
     return ""
 
 
@@ -256,18 +257,24 @@ def number(text: str) -> float:
     """A number with a decimal point or comma. Raises ValueError; `1,024` may be a thousand, so it is none."""
     if re.fullmatch(r"[-+]?\d+,(?!\d{3}$)\d+(?:[eE][-+]?\d+)?|[-+]?0,\d+", text):
         text = text.replace(",", ".")
-    return float(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"not a number, but {described(text)}") from None
 
 
 def _require(path: Path, columns: Sequence[str], names: Sequence[str]) -> None:
     missing = [column for column in columns if not _named(column, names)]
     if missing:
-        hint = near(missing[0], [name for name in names if name])
+        # Of a table without a header line the names are content: only one that is almost right is shown.
+        close = difflib.get_close_matches(missing[0].lower(), [name.lower() for name in names], 1, ALMOST)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; its first line has {len(names)} others"
         raise DataError(f"{path} has no columns {', '.join(missing)}{hint}. Is it the published table?")
 
 
 def identifier(value: str, where: str, column: str) -> str:
     """`value` as the id of a patient, study or image. Raises DataError if a spreadsheet turned it into a number or date."""
     if _NUMBERED.fullmatch(value) or _DATED.fullmatch(value):
-        raise DataError(f"{where}: {column} is {value!r}: {SPREADSHEET}")
+        what = "a rounded number" if _NUMBERED.fullmatch(value) else "a date"
+        raise DataError(f"{where}: {column} is {what}: {SPREADSHEET}")
     return value

@@ -156,8 +156,7 @@ def conclusion(report: str, override: Override | None = None) -> str:
     if override.section is not None:
         if override.section not in last:
             raise DataError(
-                f"{override.where} names the section {override.section!r}, which the report does not have;"
-                f" it has {', '.join(last)}"
+                f"{override.where} names a section that the report does not have; it has {len(last)} others"
             )
         return last[override.section]
     return next((last[name] for name in CONCLUDING if name in last), "")
@@ -221,6 +220,9 @@ def _corrected(report: str, override: Override) -> str:
     return report
 
 
+_STUDY = re.compile(r"s?\d{1,8}")
+
+
 def read_overrides(path: Path) -> dict[str, Override]:
     """Study number -> override, from a JSON file of `{"s12345678": {"span": [0, 120]}, ...}` (docs/data.md).
 
@@ -232,11 +234,14 @@ def read_overrides(path: Path) -> dict[str, Override]:
         raise DataError(f"{path} cannot be read as JSON ({error}); see docs/data.md for its format") from error
     if not isinstance(records, dict):
         raise DataError(f"{path} must be one JSON object of study to override; see docs/data.md")
-    return {str(study).removeprefix("s"): _override(path, study, record) for study, record in records.items()}
+    found = {}
+    for number, (study, record) in enumerate(records.items(), 1):
+        name = f"study {study}" if _STUDY.fullmatch(study) else f"record {number}"
+        found[study.removeprefix("s")] = _override(f"{path}: {name}", record)
+    return found
 
 
-def _override(path: Path, study: str, record: object) -> Override:
-    where = f"{path}: study {study}"
+def _override(where: str, record: object) -> Override:
     if not isinstance(record, dict) or not record or set(record) - {"span", "section", "replace"}:
         raise DataError(f"{where} needs an object of span, section or replace")
     span, section, replace = record.get("span"), record.get("section"), record.get("replace", {})

@@ -38,8 +38,8 @@ def turns_of(rows: Any, role: str, text: str) -> list[Turn]:
     """Turns of a list of objects with these keys. Raises ValueError."""
     try:
         turns = [(_ROLES[row[role]], row[text]) for row in rows]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"turns need {role} (one of {', '.join(_ROLES)}) and {text}") from error
+    except (KeyError, TypeError):
+        raise ValueError(f"turns need {role} (one of {', '.join(_ROLES)}) and {text}") from None
     if not all(isinstance(content, str | list) for _, content in turns):
         raise ValueError(f"a turn's {text} is not a text")
     return turns

@@ -337,7 +337,7 @@ def test_the_entry_in_the_docs_works(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (("image: id", "imagee: id"), r"clinic\.yaml:9: unknown key 'imagee'; did you mean 'image'"),
-        (("images: [", "from_report: true\nimagess: ["), r"unknown key 'imagess'; did you mean 'images'"),
+        (("images: [", "imagess: ["), r"unknown key 'imagess'; did you mean 'images'"),
         (("{value: Nodule}", "{value: Nodule, column: x}"), "needs either `column` or `value`"),
         (("corners: [box]", "corners: [a, b]"), "each of four columns or one"),
         (("found, separator: list", "''"), r"clinic\.yaml:15: .*needs either `column` or `columns`"),

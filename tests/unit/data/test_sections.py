@@ -168,7 +168,7 @@ def test_overrides() -> None:
     assert conclusion(report, Override(replace=(("lae", "!"),))) == "x claer y."  # whole words alone
     assert sections(report, Override(span=(21, 39))) == {"conclusion": "The lungs are clae"}
     assert sections(report, Override(span=(0, 0))) == {}
-    with pytest.raises(DataError, match=r"impression.*findings"):
+    with pytest.raises(DataError, match=r"it has 3 others"):
         conclusion(report, Override(section="impression"))
 
 
@@ -194,7 +194,9 @@ def test_overrides_of_a_file_reach_the_studies(tmp_path: Path) -> None:
     after = read(section_overrides=str(file))
     assert after[first][0] == "" and after[first][1]
     file.write_text(json.dumps({f"s{first}": {"section": "gossip"}}))
-    with pytest.raises(DataError, match=rf"overrides.json: study s{first} names the section 'gossip'.*findings"):
+    with pytest.raises(
+        DataError, match=rf"overrides.json: study s{first} names a section that the report does not have"
+    ):
         read(section_overrides=str(file))
     assert after[second][0].startswith("Zebra")
     assert {s: t for s, t in after.items() if s not in (first, second)} == {

@@ -1,0 +1,201 @@
+"""Errors about data name file, row, column and kind, and never content: each reader is fed a secret wherever it reads."""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagcot.data.readers import documents, mimic_cxr, tables
+from diagcot.data.readers.iu_xray import IuXray, r2gen_records
+from diagcot.data.readers.records import TableLayout
+from diagcot.data.readers.registry import TableFile, entries
+from diagcot.data.reports.sections import read_overrides
+from diagcot.evaluation import predictions
+from diagcot.exchange import answers
+from diagcot.exchange import conversations as forms
+from diagcot.exchange import tables as exchanged
+from diagcot.jobs import UserError
+from diagcot.tasks.samples import read_samples
+
+SECRET = "Zaphod Beeblebrox born 7/13/1948"
+MARKS = ("zaphod", "beeblebrox", "1948")
+LINES = {
+    "alone": SECRET, "in quotes": f'"{SECRET}"', "an open quote": f'"{SECRET}', "a date": "7/13/1948", "a number": "1948e9",
+    "not finite": "inf", "nothing": "",
+}  # fmt: skip
+
+
+def told(work: Callable[[], Iterable[Any]], faults: list[str]) -> str:
+    """All that a reader says while it reads: its faults and the error that ends it."""
+    try:
+        for _ in work():
+            pass
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        faults.append(str(error))
+        faults.append(str(error.__cause__ or "") if not isinstance(error, UserError) else "")
+    return "\n".join(faults)
+
+
+def everything(tree: mimic_cxr.MimicCxr) -> list[Any]:
+    return [*tree.patients(), *tree.origins(), *tree._labels[0]]
+
+
+def require_silence(text: str) -> None:
+    assert [line for line in text.splitlines() if any(mark in line.lower() for mark in MARKS)] == []
+
+
+def layouts() -> Iterator[tuple[str, TableFile, TableLayout]]:
+    for entry in entries():
+        for table in entry.tables:
+            yield entry.name, table, TableLayout(table, entry)
+
+
+TABLES = list(layouts())
+
+
+def delimited(names: list[str], rows: Iterable[list[str]], delimiter: str) -> str:
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter or ",").writerows([names, *rows] if names else rows)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "layout"), TABLES, ids=[f"{name}-{n}" for n, (name, *_) in enumerate(TABLES)]
+)
+def test_no_table_of_a_collection_is_quoted(name: str, table: TableFile, layout: TableLayout, tmp_path: Path) -> None:
+    columns = [*layout.columns, *layout.optional]
+    plain = ["1"] * len(columns)
+    # Each column in turn, then all of them, hold a secret.
+    rows = [[*plain[:at], text, *plain[at + 1 :]] for text in LINES.values() for at in range(len(columns))]
+    rows += [[text] * len(columns) for text in LINES.values()]
+    faults: list[str] = []
+    suffix = next((end for end in (".json", ".jsonl", ".xml", ".tsv") if end in str(table.file)), ".csv")
+    if suffix in (".json", ".jsonl", ".xml"):
+        records = [dict(zip(columns, row, strict=True)) for row in rows]
+        texts = [json.dumps(records), "".join(json.dumps(record) + "\n" for record in records)]
+    else:
+        texts = [
+            delimited([] if table.header else columns, rows, table.delimiter or ("\t" if suffix == ".tsv" else ""))
+        ]
+    texts += [f"{SECRET}\n{SECRET}", f'{{"{SECRET}": "{SECRET}', f"<a><b>{SECRET}</a>", f'x,"{SECRET}\n']
+    for number, text in enumerate(texts):
+        for encoded in (text.encode(), text.encode() + SECRET.encode() + b"\xe9\xff"):
+            path = tmp_path / f"t{number}{suffix}"
+            path.write_bytes(encoded)
+            said = told(partial(layout.records, path, lambda *fault: faults.append(": ".join(fault))), [])
+            require_silence(said + "\n".join(faults))
+
+
+def test_no_row_of_mimic_cxr_is_quoted(tmp_path: Path) -> None:
+    from diagcot.data.phantom.tree import write_tree  # a small tree that is whole
+
+    (tmp_path / "tree").mkdir()
+    write_tree(tmp_path / "tree", 3, size=32)
+    faults: list[str] = []
+    for path in sorted((tmp_path / "tree").glob("mimic-cxr-2.0.0-*.csv.gz")):
+        whole = path.read_bytes()
+        with gzip.open(path, "rt", newline="") as text:
+            names, *rows = list(csv.reader(text))
+        rows = [
+            [*rows[0][:at], value, *rows[0][at + 1 :]]
+            for at, value in itertools.product(range(len(names)), [*LINES.values(), "99999999999999999999"])
+        ]
+        for header in (names, []):
+            path.write_bytes(gzip.compress(delimited(header, rows, ",").encode()))
+            tree = mimic_cxr.MimicCxr(tmp_path / "tree")
+            said = told(partial(everything, tree), [])
+            require_silence(said + "\n".join(map(": ".join, tree.bad)))
+            faults += [said, *map(": ".join, tree.bad)]
+        path.write_bytes(whole)
+    assert any("not a number of eight digits" in fault for fault in faults)
+
+
+def test_nothing_of_bad_rows_and_reports_is_in_logs_or_on_screens(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from diagcot.cli.main import main
+    from diagcot.data.phantom.tree import write_tree
+    from tests.unit.launchers.test_digests import made
+
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    write_tree(tree, 4, size=32, views=["PA"])
+    for path in sorted(tree.glob("mimic-cxr-2.0.0-*.csv.gz")):
+        with gzip.open(path, "rt", newline="") as text:
+            names, *rows = list(csv.reader(text))
+        rows += [[SECRET, *rows[0]][: len(names)], [SECRET] * len(names)]  # shifted by one column, and nonsense
+        path.write_bytes(gzip.compress(delimited(names, rows, ",").encode()))
+    source = f"{{kind: mimic_cxr, path: {tree}, max_lost: 1}}"
+    stage = f"{{name: shard, kind: shard, number: 0, settings: {{sources: [{source}], image_size: 32}}}}"
+    run = made(tmp_path / "here", "one", f"name: small\nstages:\n  - {stage}\n")
+    logs = ["--logs", str(run.parent), "--run", "one"]
+    for verb in ("status", "failures", "verify", "space"):
+        main([verb, *logs])
+    files = [path for path in run.rglob("*") if path.is_file() and "code" not in path.parts]
+    assert (
+        "bad_row" in (run / "shard" / "events.jsonl").read_text()
+        or "lost" in (run / "shard" / "summary.json").read_text()
+    )
+    for path in files:
+        require_silence(path.read_bytes().decode(errors="replace"))
+    shown = capfd.readouterr()
+    require_silence(shown.out + shown.err)
+
+
+def test_no_report_of_iu_xray_is_quoted(tmp_path: Path) -> None:
+    columns = ("uid", "MeSH", "indication", "comparison", "findings", "impression")
+    (tmp_path / "indiana_projections.csv").write_text(f"uid,filename\n{SECRET},{SECRET}\n1,7/13/1948\n")
+    rows = [[value] * len(columns) for value in LINES.values()]
+    (tmp_path / "indiana_reports.csv").write_text(delimited(list(columns), rows, ","))
+    reader = IuXray(tmp_path)
+    require_silence(told(lambda: [*reader.patients()], []) + "\n".join(map(": ".join, reader.bad)))
+    path = tmp_path / "annotation.json"
+    for content in (
+        SECRET,
+        json.dumps({SECRET: SECRET}),
+        json.dumps({"train": [{"id": SECRET, "split": SECRET}]}),
+        "[1",
+    ):
+        path.write_text(content)
+        require_silence(told(lambda: r2gen_records(path), []))
+
+
+DAMAGED = (
+    SECRET, f'"{SECRET}', json.dumps([SECRET]), json.dumps({SECRET: SECRET}), json.dumps({SECRET: {SECRET: SECRET}}),
+    json.dumps([{SECRET: SECRET}]), json.dumps({"id": [SECRET], "study": SECRET, "messages": SECRET, "split": SECRET}),
+    json.dumps({"id": SECRET, "task": SECRET, "images": [{SECRET: 1}], "messages": [[SECRET]]}),
+    json.dumps({"conversations": [{"from": SECRET, "value": SECRET}], "images": [SECRET], "split": SECRET}),
+    json.dumps({"messages": [{"role": SECRET, "content": SECRET}]}), "\x00" + SECRET,
+    json.dumps({"images": [{"id": SECRET}], "annotations": [{"image_id": SECRET, "bbox": [SECRET]}], "categories": [{}]}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".xml", ".csv", ".parquet"])
+def test_no_document_is_quoted(suffix: str, tmp_path: Path) -> None:
+    readers: list[Callable[[Path], Iterable[Any]]] = [
+        lambda path: exchanged.rows(path),
+        lambda path: [found for found in answers.read(path, {}) if isinstance(found, str)],
+        lambda path: predictions.read([path]),
+        lambda path: predictions.distinct([path], compared=True),
+        lambda path: predictions.joined([path]),
+        lambda path: predictions.read_parquet(path),
+        lambda path: read_samples(path),
+        lambda path: read_overrides(path),
+        lambda path: tables.rows(path, ("image", "label"), fault=lambda *fault: faults.append(": ".join(fault))),
+        lambda path: [forms.read(row) for _, row in exchanged.rows(path) if isinstance(row, dict)],
+    ]
+    if suffix in (".json", ".jsonl", ".xml"):
+        readers.append(lambda path: documents.records(path, io.StringIO(path.read_text()), suffix))
+    faults: list[str] = []
+    for content in DAMAGED:
+        path = tmp_path / f"file{suffix}"
+        path.write_text(content + "\n")
+        for reader in readers:
+            require_silence(told(partial(reader, path), faults))
