@@ -169,7 +169,7 @@ class Reply:
         tokens = [(c.get("logprobs") or {}).get("content") or [] for c in choices]
         scored = any(tokens)
         return Reply(
-            texts=[c["message"]["content"] or "" for c in choices],
+            texts=[_whole(c["message"]["content"] or "") for c in choices],
             finish_reasons=[str(c["finish_reason"]) for c in choices],
             prompt_tokens=usage["prompt_tokens"],
             completion_tokens=usage["completion_tokens"],
@@ -179,6 +179,11 @@ class Reply:
             logprobs=[[t["logprob"] for t in row] for row in tokens] if scored else None,
             top_logprobs=[_first_token_logprobs(row) for row in tokens] if scored else None,
         )
+
+
+def _whole(text: str) -> str:
+    """`text` with a mark for each half of a character, which a server may send and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _first_token_logprobs(row: list[dict[str, Any]]) -> dict[str, float]:

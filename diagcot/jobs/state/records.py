@@ -3,12 +3,15 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from diagcot.jobs.state import reading
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class Records:
@@ -42,10 +45,10 @@ class Records:
             offset, end = end, end + len(line)
             try:
                 row = json.loads(line)
-                if line.endswith(b"\n") and isinstance(row, dict) and "id" in row:
+                if line.endswith(b"\n") and isinstance(row, dict) and isinstance(row.get("id"), str):
                     yield row["id"], offset
                     continue
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
             self.torn += 1
             print(f"{path}: a torn line is dropped and its record done again", flush=True)
@@ -67,6 +70,8 @@ class Records:
         if row["id"] in self._places:
             return
         line = json.dumps(row, ensure_ascii=False) + "\n"
+        if HALF.search(line):  # half of a character, which UTF-8 has no bytes for
+            line = json.dumps(row) + "\n"
         self._out.write(line)
         self._out.flush()
         self._places[row["id"]] = (self._own, self._end)

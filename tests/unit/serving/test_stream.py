@@ -157,3 +157,11 @@ def test_an_image_is_encoded_once_for_all_requests_of_its_sample() -> None:
     first, again = (Request("a", (("user", f"<image>{text}"),), (image,)).encode() for text in ("one", "two"))
     assert image.base64 in first and image.base64 in again and image.__dict__["base64"] is image.base64
     assert Request("a", (("user", "<image>one"),), (bytes(image),)).encode() == first
+
+
+def test_half_of_a_character_in_a_reply_is_marked() -> None:
+    from diagcot.serving.request import Reply
+
+    choice = {"index": 0, "message": {"content": "half \ud83d of a \U0001f642"}, "finish_reason": "stop"}
+    reply = Reply.from_body({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    assert reply.texts == ["half \ufffd of a \U0001f642"] and reply.texts[0].encode()
