@@ -1,6 +1,5 @@
 """The state of a run's jobs: one squeue and one sacct, whatever the size of the run. Queries never raise an error."""
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import runner
+from diagcot.jobs.state import documents, runner
 from diagcot.jobs.state.attempts import is_submitting, job_names
 from diagcot.jobs.state.files import changed_at
 
@@ -55,7 +54,9 @@ def query(run_dir: Path) -> ExecutorState:
     if _local(run_dir):
         if runner.is_working(run_dir):
             return ExecutorState(local=True, runner_started=changed_at(run_dir / "runner.lock") or 0.0)
-        return ExecutorState(note="no process works on this run now", ended=True, local=True)
+        why = documents.find(run_dir / "runner.json", documents.RUNNER).get("why", "")
+        note = "no process works on this run now" + (f"; its runner was stopped: {why}" if why else "")
+        return ExecutorState(note=note, ended=True, local=True)
     names = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
     if not names:
         return ExecutorState()
@@ -108,7 +109,4 @@ def _local(run_dir: Path) -> bool:
 
 def executor(run_dir: Path) -> str:
     """The run's executor: slurm, local or debug; empty if it is not known."""
-    try:
-        return str(json.loads((run_dir / "cluster.yaml").read_bytes())["executor"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return ""
+    return str(documents.find(run_dir / "cluster.yaml", documents.CLUSTER).get("executor", ""))

@@ -17,12 +17,12 @@ from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.entrypoints import TaskEntry
 from diagcot.jobs.environment import code as codes
 from diagcot.jobs.environment import variables
+from diagcot.jobs.environment.python import interpreter
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import place
 from diagcot.jobs.plans.plan import Plan, read
-from diagcot.jobs.state import attempts, failures
+from diagcot.jobs.state import attempts, failures, reading
 from diagcot.jobs.state.attempts import Array, Attempt
-from diagcot.jobs.state.environments import interpreter
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import append_line
 from diagcot.jobs.state.runner import POLL_S, lock, process_id, report, sign
@@ -85,7 +85,7 @@ class Runner:
         tasks = tuple(plan.open_tasks())
         if tasks:
             (plan.path / "summary.json").unlink(missing_ok=True)  # it describes the stage as it was before
-            number = len(attempts.read(plan.path)) + 1
+            number = attempts.newest_number(plan.path) + 1
             arrays = (Array(f"local-{os.getpid()}", tasks, resources=plan.resources.model_dump()),)
             why = "retry" if self.code else "started" if number == 1 else "the run was started again"
             attempts.write(
@@ -119,7 +119,7 @@ class Runner:
         import submitit
 
         self.starts[plan.stage, task_index] = self.starts.get((plan.stage, task_index), 0) + 1
-        count = len(attempts.read(plan.path))
+        count = attempts.newest_number(plan.path)
         attempt = f"{count}.{self.starts[plan.stage, task_index]}"
         os.environ.update(
             DIAGCOT_ATTEMPT=attempt,
@@ -153,7 +153,7 @@ class Runner:
 
     def _ended_short(self, plan: Plan, task_index: int) -> None:
         """A task ended with units left: it runs again, unless it would fail in the same way."""
-        attempt = f"{len(attempts.read(plan.path))}."
+        attempt = f"{attempts.newest_number(plan.path)}."
         first: dict[str, dict[str, Any]] = {}  # execution -> what the first of its ranks to fail raised
         for row in failures.read(plan.path):
             if row["task"] == f"{task_index:05d}" and row["attempt"].startswith(attempt) and row["type"] != LOST_PEER:
@@ -241,11 +241,19 @@ def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Run the stages of a run whose plans are written.
+    """Run the stages of a run whose plans are written. Returns 0 if all are done.
 
     `python -m diagcot.jobs.execution.local RUN_DIR STAGE... [--lock=…] [--code=…]`
     """
     os.umask(0o077)
+    try:
+        return _main(argv)
+    except OSError as error:  # the logs' own disk is full or read-only: `status` finds that out by itself
+        print(f"error: {reading.sentence(error)}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _main(argv: list[str]) -> int:
     run_dir, snapshot = Path(argv[0]), ""
     if argv[-1].startswith("--code="):
         snapshot = argv.pop().removeprefix("--code=")
@@ -261,7 +269,7 @@ def main(argv: list[str]) -> int:
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
     append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
     runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot)
-    code = 1
+    code, why = 1, ""
     pid = str(os.getpid())
     owners = {"DIAGCOT_OWNER": pid, "DIAGCOT_STANDBY_OWNER": pid}
     try:
@@ -272,11 +280,18 @@ def main(argv: list[str]) -> int:
             os.environ.update(owners)  # for the tasks; not for whatever this process does after the run
             code = runner.run()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        why = str(error)
+    except OSError as error:  # of a disk or a limit: the run's own files may not be able to say it
+        why = reading.sentence(error)
     finally:
         for name in owners:
             os.environ.pop(name, None)
-        report(run_dir, code, sorted(runner.failed))
+        try:
+            report(run_dir, code, sorted(runner.failed), why)
+        except OSError as error:
+            why = why or reading.sentence(error)
+    if why:
+        print(f"error: {why}", file=sys.stderr, flush=True)
     return code
 
 

@@ -1,7 +1,6 @@
 """The runner of a run without Slurm, as other processes see it: `runner.lock`, and `runner.json` when it has ended."""
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import write_json
 from diagcot.jobs.state.processes import is_alive, start_time
 
@@ -35,7 +35,7 @@ def _lock_or_signature(handle: IO[str], kind: int) -> bool:
     except OSError:
         handle.seek(0)
         pid, _, born = handle.read().partition(" ")
-        return not born or start_time(int(pid)) != born
+        return not born or not pid.isdecimal() or start_time(int(pid)) != born
     return True
 
 
@@ -66,15 +66,16 @@ def is_working(run_dir: Path) -> bool:
     return not (run_dir / "runner.json").exists() and process_id(run_dir) is not None
 
 
-def report(run_dir: Path, code: int, failed: list[str]) -> None:
-    """Write how the runner has ended. code: its exit status; failed: the stages that failed."""
-    write_json(run_dir / "runner.json", {"code": code, "failed": failed, "time": time.time()})
+def report(run_dir: Path, code: int, failed: list[str], why: str = "") -> None:
+    """Write how the runner has ended. code: its exit status; failed: the stages that failed; why: what stopped it itself."""
+    write_json(run_dir / "runner.json", {"code": code, "failed": failed, "why": why, "time": time.time()})
 
 
 def wait(run_dir: Path, on_poll: Callable[[], Any] = lambda: None, poll_s: float = POLL_S) -> int:
     """Wait until the runner has ended; returns its exit status.
 
-    on_poll: called at each look. Raises UserError if the runner never started or died without a report.
+    on_poll: called at each look. Raises UserError if the runner never started or died without a report, or if that is
+    damaged.
     """
     path, began, seen = run_dir / "runner.json", time.monotonic(), False
     while not path.exists():
@@ -86,4 +87,4 @@ def wait(run_dir: Path, on_poll: Callable[[], Any] = lambda: None, poll_s: float
             )
         seen = seen or alive
         time.sleep(poll_s)
-    return int(json.loads(path.read_bytes())["code"])
+    return int(documents.read(path, documents.RUNNER)["code"])
