@@ -50,10 +50,14 @@ class StageDigest:
 def of_run(run_dir: Path, *, check: bool = True) -> list[StageDigest]:
     """The digests of every stage that the run makes. check: compare the files with what they were when they were published."""
     taken = reused.read(run_dir)
-    made: dict[str, str] = {
-        name: _made(_stored(Path(row["folder"]), row["stage"]), row["stage"]) for name, row in taken.items()
-    }
-    found = []
+    made, found = dict[str, str](), list[StageDigest]()
+    for name, row in taken.items():
+        source = Path(row["folder"]) / row["stage"]
+        try:
+            made[name] = _made(stored.plan(source), row["stage"])
+        except FileNotFoundError:
+            made[name] = ""
+            found.append(StageDigest(name, "", "", (f"{source}, from which it was taken, is gone: restore it",)))
     for plan in stored.plans(run_dir):
         name = plan["stage"]
         damaged = tuple(_damaged(plan)) if check else ()
@@ -62,15 +66,18 @@ def of_run(run_dir: Path, *, check: bool = True) -> list[StageDigest]:
     return found
 
 
-def _stored(run_dir: Path, stage: str) -> Mapping[str, Any]:
-    return next(plan for plan in stored.plans(run_dir) if plan["stage"] == stage)
-
-
 def _decided_by(plan: Mapping[str, Any], made: Mapping[str, str]) -> str:
     """Of kind, settings, seed, units and code, and of what its inputs hold."""
     inputs = {role: [made.get(Path(root).name, "") for root in roots] for role, roots in plan["inputs"].items()}
     code = Path(plan.get("code", "")).name
-    decides = [plan["kind"], _without_places(plan["settings"]), plan["seed"], plan["units_sha256"], code, inputs]
+    decides = [
+        plan["kind"],
+        _without_places(plan["settings"]),
+        plan["seed"],
+        plan.get("units_sha256", ""),
+        code,
+        inputs,
+    ]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

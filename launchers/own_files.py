@@ -6,6 +6,22 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.environment import own_code
+from diagcot.jobs.settings import Document
+from diagcot.jobs.state import documents
+
+
+def recipe_of(run_dir: Path) -> dict[str, Any]:
+    """The recipe that a run keeps. Raises UserError if the file is damaged or gone."""
+    path = run_dir / "recipe.yaml"
+    remedy = f"Restore it from a copy, or from the recipe that run {run_dir.name} was submitted with"
+    try:
+        recipe = Document(path).value
+    except UserError as error:
+        raise documents.DamagedFile(f"{error}. {remedy}") from error
+    stages = recipe.get("stages") if isinstance(recipe, dict) and isinstance(recipe.get("name"), str) else None
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise documents.DamagedFile(f"{path} is damaged: it has no `name` and no list of `stages`. {remedy}")
+    return dict(recipe)
 
 
 def named(value: Any, key: str = "") -> Iterator[Path]:

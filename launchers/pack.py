@@ -21,7 +21,7 @@ import yaml
 from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
 from diagcot.jobs.plans import segments, stored
-from diagcot.jobs.state import ledger
+from diagcot.jobs.state import documents, ledger
 from launchers import digests, own_files
 
 LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
@@ -97,9 +97,9 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     code = dict.fromkeys(Path(plan["code"]).name for plan in plans)
     newest = list(code)[-1]
     yield "run/recipe.yaml", _recipe(run_dir / "recipe.yaml", newest)
-    about = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    about = documents.read(run_dir / "run.json", documents.RUN)
     yield "run/run.json", json.dumps({key: value for key, value in about.items() if key != "cluster_file"}).encode()
-    yield "run/cluster.yaml", _cluster(json.loads((run_dir / "cluster.yaml").read_text(encoding="utf-8")))
+    yield "run/cluster.yaml", _cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
     yield "run/stages", (run_dir / "stages").read_bytes()
     for name in code:
         for path in sorted((run_dir / CODE / name).rglob("*")):
@@ -170,7 +170,7 @@ def _portable(content: bytes, places: Mapping[str, str]) -> bytes:
 
 def _recipe(path: Path, code: str) -> bytes:
     """The whole recipe, with the user's own rewards and prompts as they are in the run's copy of the code."""
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe = own_files.recipe_of(path.parent)
     moved = own_files.moved(recipe, f"{LOGS}/{path.parent.name}/{CODE}/{code}")
     return f"# {recipe['name']}, as it was submitted\n{yaml.safe_dump(moved, sort_keys=False)}".encode()
 

@@ -90,10 +90,10 @@ def _clean_places() -> None:
 
 def unused(root: Path, runs: Iterable[Path]) -> list[Path]:
     """Environments in `root` that are neither this process's nor the link's, and that no open run of `runs` names."""
-    from diagcot.jobs.state import environments
+    from diagcot.jobs.environment import python
 
     needed = {Path(sys.prefix).resolve(), (root / ".venv").resolve()}
-    needed |= {Path(name) for run_dir in runs if is_open(run_dir) for name in environments.named(run_dir)}
+    needed |= {Path(name) for run_dir in runs if is_open(run_dir) for name in python.named(run_dir)}
     return [path for path in sorted(root.glob(".venv-*")) if path.is_dir() and path not in needed]
 
 

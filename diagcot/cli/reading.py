@@ -72,7 +72,7 @@ def _table(args: argparse.Namespace) -> int:
 
     path = run_folder(args) / "metrics.json"
     if (study := path.with_name("study.md")).exists():
-        print(study.read_text(encoding="utf-8"), end="")
+        print(study.read_text(encoding="utf-8", errors="replace"), end="")
         return 0
     require_evaluation(path.parent)
     if not path.exists():

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import json
 import os
 import shlex
 import sys
@@ -24,12 +23,18 @@ def run_folder(args: argparse.Namespace) -> Path:
     """
     from diagcot.jobs.environment import variables
     from diagcot.jobs.owners import other_owner
+    from diagcot.jobs.state import documents
 
     folder = find_run(args.logs, args.run)
     if owner := other_owner(folder):
         print(f"run {folder.name} belongs to {owner}: its environment (cluster.yaml) was not used", file=sys.stderr)
         return folder
-    cluster = json.loads((folder / "cluster.yaml").read_text())
+    try:
+        cluster = documents.read(folder / "cluster.yaml", documents.CLUSTER)
+    except (UserError, FileNotFoundError) as error:
+        why = error if isinstance(error, UserError) else f"{folder / 'cluster.yaml'} is gone"
+        print(f"{why}: its environment was not used", file=sys.stderr)
+        return folder
     for name, value in cluster.get("environment", {}).items():
         os.environ.setdefault(name, os.path.expandvars(value))
     if cluster.get("executor") == "slurm":
@@ -99,11 +104,12 @@ def _by_age(runs: Iterable[Path]) -> list[Path]:
 def require_evaluation(folder: Path) -> None:
     """Raise UserError if the run's recipe has no stage that evaluates."""
     from diagcot.jobs.plans import stored
+    from diagcot.jobs.state import documents
 
     if any((folder / name).exists() for name in ("metrics.json", "predictions.parquet")):
         return
     if not any(
-        plan["kind"].startswith("diagcot.evaluation.") or plan["number"] == "eval" for plan in stored.plans(folder)
+        plan["kind"].startswith("diagcot.evaluation.") or plan["number"] == "eval" for plan in stored.whole(folder)[0]
     ):
-        recipe = json.loads((folder / "run.json").read_text()).get("recipe", folder.name)
+        recipe = documents.find(folder / "run.json", documents.RUN).get("recipe", folder.name)
         raise UserError(f"recipe {recipe} has no evaluation stage, so run {folder.name} has no metrics")

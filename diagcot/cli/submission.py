@@ -243,8 +243,6 @@ def _composed(chain: "Chain", args: argparse.Namespace, verb: str, **options: st
 
 
 def _retry(args: argparse.Namespace) -> int:
-    import yaml
-
     from diagcot.jobs import pipeline
     from diagcot.jobs.plans import stored
     from launchers import own_files
@@ -257,7 +255,7 @@ def _retry(args: argparse.Namespace) -> int:
     root = Path(__file__).resolve().parents[2]
     own: Sequence[Path] = ()
     if args.code:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = own_files.recipe_of(folder)
         kinds = ({"kind": stage.get("kind", "")} for stage in recipe["stages"])
         own = own_files.of_stages([*(plan["settings"] for plan in stored.plans(folder)), *kinds])
     code = [*(root / name for name in CODE), *own] if args.code else ()

@@ -1,6 +1,5 @@
 """Two runs side by side: their models on the samples that both answered, and what the runs cost."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +15,11 @@ from diagcot.evaluation.scores.verdicts import verdicts
 from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import differences
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.identity import Ids
 from diagcot.tasks.predictions import Prediction
+
+_METRICS = documents.Format({"models?": [str], "draws?": int}, "Run the aggregation of its run again")
 
 
 def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
@@ -88,18 +89,12 @@ def _read(run: Path) -> list[Prediction]:
 def _order(run: Path, rows: Sequence[Prediction]) -> list[str]:
     """The run's models in the order of its table."""
     present = list(dict.fromkeys(row.model for row in rows))
-    try:
-        listed = json.loads(reading.read_text(run / "metrics.json"))["models"]
-    except (FileNotFoundError, ValueError, LookupError):
-        return present
+    listed = documents.find(run / "metrics.json", _METRICS).get("models", [])
     return sorted(present, key=lambda model: listed.index(model) if model in listed else len(listed))
 
 
 def _draws(run: Path) -> int:
-    try:
-        return int(json.loads(reading.read_text(run / "metrics.json"))["draws"])
-    except (FileNotFoundError, ValueError, LookupError):
-        return AggregateSettings().draws
+    return int(documents.find(run / "metrics.json", _METRICS).get("draws", AggregateSettings().draws))
 
 
 def _key(row: Prediction) -> tuple[str, ...]:

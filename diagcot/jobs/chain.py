@@ -15,7 +15,7 @@ from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm.quota import QueueQuota
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, documents
 from diagcot.jobs.state.attempts import RETRY_FACTOR, Array, Attempt
 from diagcot.jobs.state.progress import Progress
 from diagcot.jobs.summary import check, summarise
@@ -218,7 +218,7 @@ def _retried(plan: Plan, now: Size, before: Size, changes: Mapping[str, Any]) ->
     submissions, size = attempts.read(plan.path), now
     first = max((index for index, attempt in enumerate(submissions) if attempt.by == "person"), default=0)
     arrays = [array for attempt in submissions[first:] for array in attempt.arrays]
-    given = [Size.model_validate(array.resources) for array in arrays if array.resources]
+    given = [Size.given(array.resources) for array in arrays if array.resources]
     if now.node_mem_gb and now.node_mem_gb == before.node_mem_gb:
         size = size.with_memory(max([now.node_mem_gb, *(found.node_mem_gb or 0 for found in given)]))
     if now.minutes == before.minutes:
@@ -270,7 +270,7 @@ def resubmit(plan: Plan, verdict: Verdict, finaliser: str) -> Attempt:
     known = capacity.partitions()
     groups: dict[str, tuple[Size, list[int]]] = {}
     for task_index in tasks:
-        before = Size.model_validate(newest[task_index][1].resources) if task_index in newest else usual
+        before = Size.given(newest[task_index][1].resources) if task_index in newest else usual
         size = _escalated(before, usual, verdict.retries[task_index], cluster.slurm.partition, known)
         size = _without(size, verdict.exclude)
         groups.setdefault(size.model_dump_json(), (size, []))[1].append(task_index)
@@ -369,17 +369,26 @@ def follow(plan: Plan, old: str, new: str) -> list[str]:
 
 
 def cancel(run_dir: Path) -> list[str]:
-    """Cancel every queued or running job of a run, also those of an interrupted submission; returns their ids."""
+    """Cancel every queued or running job of a run, also those of an interrupted submission; returns their ids.
+
+    Raises UserError if a record of jobs is damaged, after those that are known were cancelled.
+    """
     with submit_lease(run_dir):
         names: dict[str, str] = {}
+        damaged = list[documents.DamagedFile]()
         for folder in (folder for folder in run_dir.iterdir() if folder.is_dir()):
-            if intent := attempts.intended(folder):
-                _close(folder, intent)
-            for attempt in attempts.read(folder):
-                names |= attempt.names
+            try:
+                if intent := attempts.intended(folder):
+                    _close(folder, intent)
+                attempts.read(folder)
+            except documents.DamagedFile as error:
+                damaged.append(error)
+            names |= {job: name for attempt in attempts.known(folder) for job, name in attempt.names.items()}
         # A laptop's attempts have no job of Slurm's.
         live = sorted(slurm.alive({job: name for job, name in names.items() if job.isdigit()}))
         slurm.cancel(live)
+    if damaged:
+        raise UserError(f"{len(live)} jobs were cancelled, those that are known: {damaged[0]}") from damaged[0]
     return live
 
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.settings import Document, LocatedError, Settings, near
 from diagcot.jobs.slurm import job_options
 from diagcot.jobs.slurm.job_options import JobOptions
+from diagcot.jobs.state import documents
 
 
 class Size(JobOptions):
@@ -21,23 +22,29 @@ class Size(JobOptions):
     """
 
     extends: str | None = Field(None, description="Another resource profile of the cluster, which this one changes.")
-    nodes: int = Field(1, ge=1, description="Nodes of one job.")
+    nodes: int = Field(1, ge=1, le=100_000, description="Nodes of one job.")
     tasks_per_node: int = Field(1, ge=1, description="Ranks on each node.")
     cpus: int = Field(1, ge=1, description="CPUs of one rank.")
     gpus: int = Field(0, ge=0, description="GPUs of one rank.")
     gres: str | None = Field(None, description="Other generic resources of one node, such as `nvme:1`.")
     mem_gb: float | None = Field(
-        None, ge=0, description="Memory of one node in GB; 0 is all of the node's; null leaves it to Slurm."
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Memory of one node in GB; 0 is all of the node's; null leaves it to Slurm.",
     )
     mem_per_cpu_gb: float | None = Field(
         None, gt=0, description="Memory of one CPU in GB, instead of `mem_gb`, where a site asks for it so."
     )
-    minutes: int = Field(60, ge=1, description="Time limit in minutes.")
+    minutes: int = Field(60, ge=1, le=525_600, description="Time limit in minutes, a year at most.")
     array_parallelism: int = Field(64, ge=1, description="Most tasks of an array that run at the same time.")
     requeue: bool = Field(True, description="Let Slurm requeue the job after preemption or the failure of a node.")
     exclude: str | None = Field(None, description="Nodes to leave out, as for sbatch --exclude.")
     hang_minutes: float = Field(
-        60, ge=0, description="Minutes without a sign of life after which a task is ended and requeued; 0: never."
+        60,
+        ge=0,
+        le=525_600,
+        description="Minutes without a sign of life after which a task is ended and requeued; 0: never.",
     )
     local_shards: bool | None = Field(
         None, description="As `local_shards` of the cluster file, for the jobs of this profile; null: as it says."
@@ -76,6 +83,17 @@ class Size(JobOptions):
         if self.mem_per_cpu_gb is not None and node_gb:
             return self.model_copy(update={"mem_per_cpu_gb": node_gb / self.node_cpus})
         return self.model_copy(update={"mem_gb": node_gb, "mem_per_cpu_gb": None})
+
+    @classmethod
+    def given(cls, row: Mapping[str, Any]) -> "Size":
+        """The resources in the record of a submission. Raises UserError if they are not valid."""
+        try:
+            return cls.model_validate(row)
+        except ValidationError as error:
+            raise documents.DamagedFile(
+                "a record of a submission (attempts/) holds resources that are not valid: restore it from a copy, or remove it"
+                " once `squeue` shows no job of the run"
+            ) from error
 
     def stored(self) -> dict[str, Any]:
         """The content that a run's files keep; code of earlier submissions reads it too."""
@@ -208,9 +226,18 @@ class Cluster(Settings):
 
     @classmethod
     def read(cls, run_dir: Path) -> "Cluster":
-        """The cluster as it was when the run was last submitted."""
-        document = Document(run_dir / "cluster.yaml")
-        return document.check(cls, document.value)
+        """The cluster as it was when the run was last submitted. Raises UserError if the file is damaged or gone."""
+        path = run_dir / "cluster.yaml"
+        try:
+            documents.read(path, documents.CLUSTER)
+            document = Document(path)
+            return document.check(cls, document.value)
+        except documents.DamagedFile:
+            raise
+        except FileNotFoundError as error:
+            raise documents.damaged(path, documents.CLUSTER, "it is gone") from error
+        except UserError as error:
+            raise documents.damaged(path, documents.CLUSTER, str(error)) from error
 
     def stored(self) -> dict[str, Any]:
         """The content of a run's cluster.yaml, which the code of earlier submissions reads too: with old keys."""

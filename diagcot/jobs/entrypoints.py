@@ -4,7 +4,6 @@ Work and finalisers are imported by name, because they submit further jobs and s
 """
 
 import importlib
-import json
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from diagcot.jobs.environment import code, variables
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import documents
 
 STARTED = "diagcot: starting"  # in a job's log, what comes before this line is the set-up's
 
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
     """
     print(f"{STARTED} {' '.join(arguments)} at {time.strftime('%F %T')}", flush=True)
     verb, stage_dir = arguments[0], arguments[1]
-    _enter(stage_dir)
     try:
+        _enter(stage_dir)
         if verb != "work":  # a worker checks it itself, where its failure is recorded
             code.require_own()
         if verb == "work":
@@ -77,8 +77,8 @@ def own_task(tasks: str) -> int:
 def _enter(stage_dir: str) -> None:
     """Drop the variables that are not this run's; their names go to the log."""
     cluster, plan = Path(stage_dir).parent / "cluster.yaml", Path(stage_dir) / "plan.json"
-    settings = [json.loads(plan.read_text())["settings"]] if plan.exists() else []
-    names = variables.named(json.loads(cluster.read_text()) if cluster.exists() else {}, settings)
+    settings = [documents.read(plan, documents.PLAN)["settings"]] if plan.exists() else []
+    names = variables.named(documents.read(cluster, documents.CLUSTER) if cluster.exists() else {}, settings)
     if line := variables.sentence(variables.enter(names)):
         print(line, flush=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, write_json
 from diagcot.jobs.state.processes import start_time
 
@@ -24,6 +25,7 @@ SILENCE_S = 60
 BEAT_S = 10  # how often a holder touches its lease
 PATIENCE_S = 300  # longer than a holder's silence: a finaliser must outwait a launcher that was killed elsewhere
 POLL_S = 0.2
+_HOLDER = documents.Format(({"free": bool}, {"host": str, "pid": int, "born": str, "job": str}), "Remove it")
 
 
 @contextlib.contextmanager
@@ -84,18 +86,20 @@ def own_process() -> dict[str, object]:
 
 def _describe(holder: Path) -> str:
     try:
-        row = json.loads(holder.read_text())
+        row = documents.read(holder, _HOLDER)
         return f"process {row['pid']} on {row['host']}" + (f", job {row['job']}" if row["job"] else "")
-    except (OSError, ValueError, KeyError):
+    except (OSError, UserError):
         return "its holder"
 
 
 def _is_alive(holder: Path) -> bool:
     try:
-        row = json.loads(holder.read_text())
         held_for = _now(holder.parent) - holder.stat().st_mtime
+        row = documents.read(holder, _HOLDER)
     except FileNotFoundError:
         return False
+    except documents.DamagedFile:  # whoever has written it still touches it, or is dead
+        row = {"host": "", "job": ""}
     if "free" in row:
         return False
     if row["host"] == os.uname().nodename:

@@ -16,6 +16,7 @@ from diagcot.jobs import chain
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster, load_cluster
 from diagcot.jobs.environment import code as codes
+from diagcot.jobs.environment import python
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import debug, local
 from diagcot.jobs.lease import lease
@@ -28,8 +29,8 @@ from diagcot.jobs.plans.plan import Edge, Grows, Headline, Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
-from diagcot.jobs.state import attempts, environments, index, runner
-from diagcot.jobs.state.files import create_exclusively, write_json
+from diagcot.jobs.state import attempts, documents, index, runner
+from diagcot.jobs.state.files import create_exclusively, write_json, write_text
 
 
 class Pipeline:
@@ -201,11 +202,11 @@ class Pipeline:
                 for plan in new:
                     plans.create(plan)
                 _write_cluster(self.run_dir, self.cluster)
-                (self.run_dir / "stages").write_text("\n".join(plan.stage for plan in self.plans) + "\n")
+                write_text(self.run_dir / "stages", "\n".join(plan.stage for plan in self.plans) + "\n")
                 self.grew = growth_now.lines()
                 if growth_now:
                     growth_now.commit(self.keep, self.code.name)
-                environments.record(self.run_dir)
+                python.record(self.run_dir)
                 index.add(self.run_dir)
                 written = [plans.with_resources(plan) for plan in self.plans]
                 for plan in written:
@@ -286,7 +287,7 @@ def _current_cluster(run_dir: Path, before: Cluster) -> Cluster:
 
     The one of the last submission where the file is not known, or not there any more. Raises UserError if it is wrong.
     """
-    file = Path(json.loads((run_dir / "run.json").read_bytes()).get("cluster_file") or "/")
+    file = Path(documents.read(run_dir / "run.json", documents.RUN).get("cluster_file") or "/")
     if not file.is_file():
         return before
     now = load_cluster(file)
@@ -324,7 +325,7 @@ def retry_stage(
     for plan_of_run in stored:
         segments.verify(plan_of_run.path, plan_of_run.segments)
         growth.close(plan_of_run)
-    environments.record(run_dir)
+    python.record(run_dir)
     plan = next((plan for plan in stored if plan.stage == stage), None)
     if plan is None:
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in stored)}")

@@ -19,19 +19,14 @@ from diagcot.console.state.remarks import retry, units
 from diagcot.console.state.run import Run, Stage, Task
 from diagcot.console.state.status import snapshot
 from diagcot.jobs.plans import stored
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, reading
 from diagcot.jobs.state import failures as raised
 from diagcot.jobs.state.attempts import RETRY_FACTOR
 from diagcot.jobs.state.failures import fault_of
 
-REMEDIES = {
-    errno.ENOSPC: "the disk is full, or has no free inodes: delete files, or change `roots` in the cluster file",
-    errno.EDQUOT: "your disk quota is used up: delete files, or change `roots` in the cluster file",
-    errno.EROFS: "the file system is mounted read-only on that node: inform the administrators, or change `roots`",
-    errno.EAGAIN: "a limit on your processes or threads is reached (`ulimit -u`, or the cgroup's): end others, or have it raised",
-    errno.EIO: "the disk or the network to it failed: submit the run again when it works",
-}
-"""Remedies for system errors, by errno."""
+PROCESSES = (
+    "a limit on your processes or threads is reached (`ulimit -u`, or the cgroup's): end others, or have it raised"
+)
 
 ADVICE: dict[str, str] = {
     "recipe": "correct what the message names in a recipe under another RUN= (`from: run/stage` takes over what is finished),"
@@ -75,7 +70,7 @@ def show(run_dir: Path) -> int:
     found = [failure for stage in run.stages for failure in failures(stage, run.blocked(stage))]
     screen = text.console()
     screen.print(render(run, found), soft_wrap=True)
-    return int(not all(failure.again for failure in found))
+    return int(bool(run.damage) or not all(failure.again for failure in found))
 
 
 def failures(stage: Stage, blocked: bool = False) -> Iterator[Failure]:
@@ -201,7 +196,7 @@ def _advised(stage: Stage, failure: Failure) -> Failure:
 
 def _largest(stage: Stage) -> dict[str, Any]:
     """The largest memory and time limits of the stage's tasks so far."""
-    sizes = [stage.resources, *(array.resources for attempt in attempts.read(stage.path) for array in attempt.arrays)]
+    sizes = [stage.resources, *(array.resources for attempt in attempts.known(stage.path) for array in attempt.arrays)]
     return {
         "mem_gb": max((cost.memory_gb(size) for size in sizes), default=0),
         "minutes": max((size.get("minutes") or 0 for size in sizes), default=0),
@@ -210,9 +205,9 @@ def _largest(stage: Stage) -> dict[str, Any]:
 
 def render(run: Run, found: list[Failure]) -> RenderableType:
     """One paragraph per failure."""
-    if not found:
+    if not found and not run.damage:
         return Text(f"{run.name}: nothing failed")
-    parts: list[Text] = []
+    parts = [Text.assemble(("damaged", "bold red"), f"  {line}\n") for line in run.damage]
     for failure in found:
         times = f", {failure.times} times" if failure.times > 1 else ""
         parts.append(
@@ -243,6 +238,8 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
 def remedy(message: str) -> str:
     """The remedy for an OSError, whose message begins with its errno; empty for other messages."""
     if "can't start new thread" in message:
-        return REMEDIES[errno.EAGAIN]
+        return PROCESSES
     found = re.match(r"\[Errno (\d+)\]", message)
-    return REMEDIES.get(int(found[1]), "") if found else ""
+    if not found:
+        return ""
+    return PROCESSES if int(found[1]) == errno.EAGAIN else reading.remedy(int(found[1]))

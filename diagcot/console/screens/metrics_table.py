@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.errors import ConsoleError
 from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
 from diagcot.jobs import UserError
 
+WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ConsoleError)
+"""What a file of another content raises where it is read or drawn."""
 WIDE = 150
 SHORT = {"ROUGE-L": "ROUGE", "rule-label F1": "lab F1", "grounding IoU": "gr IoU"}
 MARKS = {"better": ("▲", "green"), "worse": ("▼", "red"), "unclear": (" ", "")}
@@ -30,7 +33,7 @@ def show(path: Path, screen: Console | None = None) -> None:
         screen.print(render(metrics, screen))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: the run's last stage writes it (`make submit-eval`)") from None
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except (*WRONG, OSError) as error:
         what = type(error).__name__
         raise UserError(f"{path} is not a valid metrics file ({what}): remove it and run `make submit-eval`") from error
 

@@ -21,7 +21,7 @@ WIDE = 110
 
 
 def show(run_dir: Path) -> int:
-    """Print the run once. Returns 1 if something failed or a finished stage lacks what it must have some of, else 0.
+    """Print the run once. Returns 1 if something failed, is damaged, or a finished stage lacks what it must have, else 0.
 
     Raises UserError if there is no such run.
     """
@@ -29,7 +29,7 @@ def show(run_dir: Path) -> int:
     answer, screen = query(run_dir), text.console()
     run = snapshot(run_dir, answer)
     screen.print(render(run, screen))
-    return int(any(stage.failed or stage.nothing_of for stage in run.stages))
+    return int(bool(run.damage) or any(stage.failed or stage.nothing_of for stage in run.stages))
 
 
 def require(run_dir: Path) -> None:
@@ -179,8 +179,7 @@ def _costs(run: Run) -> Iterator[str]:
 def _taken(run_dir: Path) -> Iterator[str]:
     try:
         taken = reused.read(run_dir)
-    except UserError as error:
-        yield str(error)
+    except UserError:  # the run's remarks tell of it
         return
     for name, row in taken.items():
         gone = "" if (Path(row["folder"]) / row["stage"] / "plan.json").exists() else ", which is gone"

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagcot.console import text
+from diagcot.console.screens.metrics_table import WRONG
 from diagcot.console.screens.status import require
 from diagcot.console.state.headline import HeadlineCost, headline_costs
 from diagcot.console.state.status import snapshot
@@ -22,7 +23,7 @@ KIND = "diagcot.cot.review.traces"
 def show(run_dir: Path) -> int:
     """Print the statistics of traces. Raises UserError if no stage of the run has written them yet."""
     require(run_dir)
-    plans = {plan["stage"]: plan for plan in stored.plans(run_dir) if plan.get("kind") == KIND}
+    plans = {plan["stage"]: plan for plan in stored.whole(run_dir)[0] if plan.get("kind") == KIND}
     found = [(name, statistics) for name in sorted(plans) if (statistics := read_json(run_dir / f"{name}.json"))]
     if not found:
         reason = (
@@ -37,9 +38,9 @@ def show(run_dir: Path) -> int:
         cost = next((cost for cost in costs if cost.stage in inputs), None)
         try:
             screen.print(render(statistics, cost, screen))
-        except (LookupError, TypeError) as error:
+        except WRONG as error:
             raise UserError(
-                f"{run_dir / name}.json was written by another version: remove it and run stage {name} again"
+                f"{run_dir / name}.json is damaged, or was written by another version: remove it and run stage {name} again"
             ) from error
         page = text.home(run_dir / f"{name}.html")  # not wrapped, so that it can be copied
         screen.print(f"\nimages and texts of some traces: {page}", style="dim", soft_wrap=True)

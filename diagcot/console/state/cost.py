@@ -6,7 +6,7 @@ from typing import Any
 
 from diagcot.console import text
 from diagcot.jobs.plans import segments
-from diagcot.jobs.state.files import read_json
+from diagcot.jobs.state import documents
 
 Plan = Mapping[str, Any]  # the content of a plan.json
 _GPU, _FITS = 80e9, 72e9  # bytes of a GPU, and those that a plan may count on
@@ -87,15 +87,16 @@ def planned(estimates: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def compared(run_dir: Path, spent: Mapping[str, float]) -> Iterator[str]:
     """Actual and estimated cost of finished training stages. spent: their GPU-hours."""
-    estimates = read_json(run_dir / "estimates.json") or {}
+    estimates = documents.find(run_dir / "estimates.json", documents.ESTIMATES)
     for number in range(1, segments.count_growths(run_dir) + 1):
-        estimates |= read_json(run_dir / "grown" / str(number) / "estimates.json") or {}
+        estimates |= documents.find(run_dir / "grown" / str(number) / "estimates.json", documents.ESTIMATES)
     for stage, hours in spent.items():
         row = estimates.get(stage)
         if row is None:
             continue
         line = f"{stage} took {text.number(round(hours, 1))} GPU-hours; estimated: {_hours(row)}"
-        used = ((read_json(run_dir / stage / "summary.json") or {}).get("counts") or {}).get("gpu_memory_gb")
+        summary = documents.find(run_dir / stage / "summary.json", documents.SUMMARY)
+        used = summary.get("counts", {}).get("gpu_memory_gb")
         yield line + (f"; {text.number(round(used, 1))} GB per GPU, estimated {_gb(_trained(row))}" if used else "")
 
 

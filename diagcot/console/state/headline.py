@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from diagcot.console.state.run import Run, Stage
-from diagcot.jobs.state.files import read_json
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.ledger import done_manifests
 
 
@@ -47,4 +47,5 @@ def _count(stage: Stage) -> int:
 @lru_cache(maxsize=100_000)
 def _manifest_count(manifest: Path, name: str) -> int:
     """A count in a manifest. Manifests never change, so each is read only once."""
-    return int(((read_json(manifest) or {}).get("counts") or {}).get(name, 0))
+    counted = documents.find(manifest, documents.MANIFEST).get("counts", {}).get(name, 0)
+    return int(counted) if isinstance(counted, int | float) else 0

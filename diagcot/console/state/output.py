@@ -31,7 +31,7 @@ def task_log(stage_dir: Path, task_index: int) -> Path | None:
 
 def job_logs(stage_dir: Path) -> list[Path]:
     """Slurm's logs of a stage that are not empty: those of finalisers, then those of tasks, each the oldest first."""
-    finalisers = {attempt.finaliser for attempt in attempts.read(stage_dir)}
+    finalisers = {attempt.finaliser for attempt in attempts.known(stage_dir)}
     paths = [path for path in (stage_dir / FOLDER).glob("*.log") if path.stat().st_size]
     return sorted(paths, key=lambda path: (path.stem not in finalisers, path.stat().st_mtime))
 

@@ -22,6 +22,7 @@ def retry(run_dir: Path, stage: str, *options: str) -> str:
 def remarks(run: Run) -> list[str]:
     """One sentence per remark, in the order of the stages."""
     lines = [f"{stage.name}: {line}" for stage in run.stages for line in _stage(run, stage)]
+    lines += run.damage
     if run.note and run.state != "done":
         lines.append(run.note)
     if failed := [stage.name for stage in run.stages if stage.failed]:

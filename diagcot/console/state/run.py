@@ -84,7 +84,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run at one time. note: what the executor could not report. ended: no job of it is queued or running."""
+    """A run at one time.
+
+    note: what the executor could not report. ended: no job of it is queued or running. damage: what is wrong with its files,
+    one line for each.
+    """
 
     name: str
     path: Path
@@ -92,6 +96,7 @@ class Run:
     stages: tuple[Stage, ...]
     note: str = ""
     ended: bool = False
+    damage: tuple[str, ...] = ()
 
     def blocked(self, stage: Stage) -> bool:
         """True if an earlier stage has failed, so that nothing is wrong with this one."""

@@ -33,7 +33,7 @@ class StageFiles:
             plan,
             manifests,
             logs_of(path),
-            attempts.read(path),
+            attempts.known(path),
             failures.executions(path),
             stored.damage(path, plan) if len(manifests) < plan["units"] else "",
         )

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.console.state import cost, throughput
+from diagcot.console.state import cost, storage, throughput
 from diagcot.console.state.executor import ExecutorState
 from diagcot.console.state.run import Run, Stage, Task
 from diagcot.console.state.stage_files import StageFiles
 from diagcot.console.state.tasks import unfinished_tasks
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import counts as accounts
-from diagcot.jobs.state import failures
+from diagcot.jobs.state import documents, failures
 from diagcot.jobs.state.executions import first_event, gpu_hours, retries
-from diagcot.jobs.state.files import changed_at, read_json
+from diagcot.jobs.state.files import changed_at
 from diagcot.jobs.state.progress import last_report
 
 FEW_TASKS = 16  # the last figures of a finished stage are shown if it has not more tasks than this
@@ -28,9 +28,12 @@ FEW_TASKS = 16  # the last figures of a finished stage are shown if it has not m
 def snapshot(run_dir: Path, executor: ExecutorState | None = None, now: float | None = None) -> Run:
     """The run at this moment. executor: the state of its jobs; without it only files are read."""
     now, executor = time.time() if now is None else now, executor or ExecutorState()
-    stages = tuple(_stage(run_dir / plan["stage"], plan, executor, now) for plan in stored.plans(run_dir))
+    plans, damage = stored.whole(run_dir)
+    stages = tuple(_stage(run_dir / plan["stage"], plan, executor, now) for plan in plans)
     ended = executor.ended or all(stage.state == "done" for stage in stages)
-    return Run(run_dir.name, run_dir, now, stages, executor.note, ended)
+    if any(stage.state != "done" for stage in stages):
+        damage += storage.faults([run_dir, *(Path(plan[name]) for plan in plans for name in ("output", "workspace"))])
+    return Run(run_dir.name, run_dir, now, stages, executor.note, ended, tuple(damage))
 
 
 def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float) -> Stage:
@@ -120,7 +123,7 @@ def _stop_reason(files: StageFiles) -> str:
     """Why the finaliser has stopped the stage; empty if it was submitted again since."""
     if files.done == files.units:
         return ""
-    summary = read_json(files.path / "summary.json") or {}
+    summary = documents.find(files.path / "summary.json", documents.SUMMARY)
     attempts = len(files.attempts)
     current = summary.get("state") == "failed" and summary.get("attempts", attempts) == attempts
     return str(summary.get("why", "")) if current else ""
@@ -141,7 +144,7 @@ def _end(files: StageFiles, stop_reason: str) -> float | None:
 
 def _summary(files: StageFiles) -> dict[str, Any]:
     """The summary of a finished stage."""
-    return (read_json(files.path / "summary.json") or {}) if files.done == files.units else {}
+    return documents.find(files.path / "summary.json", documents.SUMMARY) if files.done == files.units else {}
 
 
 def _figures(files: StageFiles, tasks: Sequence[Task]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan, segments, stored
-from diagcot.jobs.state import attempts, counts, executions, failures, ledger
+from diagcot.jobs.state import attempts, counts, documents, executions, failures, ledger
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import read_json
 from diagcot.metrics.curves import read as read_curves
@@ -68,10 +67,9 @@ def stages(run_dir: Path, ending: tuple[str, str] = ("", "")) -> list[Stage]:
 
     ending: (stage, unit) that the caller is about to publish, and that is done by the time anybody reads of it.
     """
-    listed = run_dir / "stages"
-    if listed.exists():
-        names = listed.read_text(encoding="utf-8").split()
-    else:
+    try:
+        names = stored.stages(run_dir)
+    except UserError:
         names = sorted(path.parent.name for path in run_dir.glob("*/plan.json"))
     found = []
     for name in names:
@@ -156,13 +154,11 @@ def versions(run_dir: Path) -> dict[str, str]:
     recipes = [("recipe", run_dir / "recipe.yaml")]
     for number, growth in segments.growths(run_dir):
         recipes.append((f"recipe, grown {number}", run_dir / "grown" / str(number) / "recipe.yaml"))
-        found[f"code, grown {number}"] = growth["code"]
+        found[f"code, grown {number}"] = growth.get("code", "")
     for name, recipe in recipes:
         if recipe.exists():
             found[name] = "sha256 " + hashlib.sha256(recipe.read_bytes()).hexdigest()
-    about = run_dir / "run.json"
-    if about.exists():
-        row = json.loads(about.read_text(encoding="utf-8"))
+    if row := documents.find(run_dir / "run.json", documents.RUN):
         found |= {f"run {name}": str(row[name]) for name in ("uuid", "recipe", "cluster", "commit") if row.get(name)}
     lock = Path(sys.prefix) / "lock"
     if lock.exists():

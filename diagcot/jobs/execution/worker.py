@@ -27,7 +27,7 @@ from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm.sbatch import SIZE
-from diagcot.jobs.state import failures
+from diagcot.jobs.state import documents, failures
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
@@ -185,7 +185,7 @@ def _progress(plan: Plan, task_index: int) -> Progress:
 def _count_stuck(ctx: Context, stuck: bool) -> None:
     """Count executions up to the time limit without progress. Raises UserError after `STUCK` in a row."""
     path = ctx.stage_dir / "stuck" / f"{ctx.task}.json"
-    times = 1 + (json.loads(path.read_text())["times"] if path.exists() else 0) if stuck else 0
+    times = 1 + documents.find(path, documents.STUCK).get("times", 0) if stuck else 0
     if times >= STUCK:
         path.unlink()
         raise UserError(

@@ -19,6 +19,7 @@ from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, fsync_tree
 from diagcot.jobs.state.ledger import supersede
 
@@ -85,7 +86,7 @@ def growth(run_dir: Path, planned: Sequence[Plan]) -> Growth:
     Raises UserError with the differences if a plan differs from the stored one, if the run has a stage that is not
     planned, if a stage that cannot grow follows one that does, or if a list of units is damaged.
     """
-    known = stages(run_dir)
+    known = _known(run_dir)
     if absent := [name for name in known if name not in {plan.stage for plan in planned}]:
         raise UserError(
             f"run {run_dir.name} has stages that are not planned now: {', '.join(absent)}. A run may grow but not shrink:"
@@ -99,16 +100,24 @@ def growth(run_dir: Path, planned: Sequence[Plan]) -> Growth:
             if (extra := addition(stored, plan, additions)) is not None:
                 additions[plan.stage] = extra
     _check_followers(planned, additions)
-    earlier = {name for _, growth in segments.growths(run_dir) for name in growth["joined"]}
+    earlier = {name for _, growth in segments.growths(run_dir) for name in growth.get("joined", ())}
     first = _first_stages(run_dir)
     joined = [plan.stage for plan in planned if first is not None and plan.stage not in first | earlier]
     return Growth(run_dir, tuple(joined), additions)
 
 
+def _known(run_dir: Path) -> list[str]:
+    """The run's stages; a damaged list of them is written anew, and what it lacks has its plan all the same."""
+    try:
+        return stages(run_dir)
+    except documents.DamagedFile:
+        return sorted(path.parent.name for path in run_dir.glob("*/plan.json"))
+
+
 def _first_stages(run_dir: Path) -> set[str] | None:
     """The stages that the run began with, or None if there is no run yet."""
     try:
-        return set(json.loads((run_dir / "run.json").read_bytes())["stages"])
+        return set(documents.read(run_dir / "run.json", documents.RUN)["stages"])
     except FileNotFoundError:
         return None
     except KeyError:  # a run of an earlier version

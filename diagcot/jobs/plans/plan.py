@@ -22,6 +22,7 @@ from diagcot.jobs.names import check_stage, require_inside
 from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively
 from diagcot.jobs.state.ledger import done_keys
 from diagcot.jobs.state.progress import Progress, record_bytes, reported_steps
@@ -342,12 +343,15 @@ def refuse(stored: Plan, differences: Sequence[str]) -> None:
 
 
 def read(stage_dir: Path) -> Plan:
-    """The plan in a stage's folder, with all that it has grown by. Raises UserError if there is none."""
+    """The plan in a stage's folder, with all that it has grown by. Raises UserError if there is none, or if it is damaged."""
     try:
         row = segments.header(stage_dir)
     except FileNotFoundError as error:
         raise UserError(f"{stage_dir} holds no plan: the stage was never submitted in this run") from error
-    return Plan.from_header(row, Listing(stage_dir, segments.of_plan(row)))
+    try:
+        return Plan.from_header(row, Listing(stage_dir, segments.of_plan(row)))
+    except ValidationError as error:
+        raise documents.damaged(stage_dir / "plan.json", documents.PLAN, "its resources are not valid") from error
 
 
 def require_own_folders(plan: Plan) -> None:

@@ -7,12 +7,12 @@ of their own after all others: no unit changes its number and no task its units.
 
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import digest
 
 UNITS = "units.jsonl"
@@ -32,11 +32,13 @@ class Segment(NamedTuple):
 
 
 def growths(run_dir: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(number, content) of every growth.json of the run, first to last."""
-    return [
-        (number, json.loads((run_dir / "grown" / str(number) / "growth.json").read_bytes()))
-        for number in range(1, count_growths(run_dir) + 1)
-    ]
+    """(number, content) of every growth.json of the run, first to last. Raises UserError if one is damaged or gone."""
+    count = count_growths(run_dir)
+    files = [run_dir / "grown" / str(number) / "growth.json" for number in range(1, count + 1)]
+    if len(list((run_dir / "grown").glob("*/growth.json"))) > count:
+        gone = run_dir / "grown" / str(count + 1) / "growth.json"
+        raise documents.damaged(gone, documents.GROWTH, "it is gone, and a later one is there")
+    return [(number, documents.read(path, documents.GROWTH)) for number, path in enumerate(files, 1)]
 
 
 def count_growths(run_dir: Path) -> int:
@@ -47,10 +49,9 @@ def count_growths(run_dir: Path) -> int:
 def header(stage_dir: Path) -> dict[str, Any]:
     """plan.json with all that was added since; `grown` holds the further segments.
 
-    Raises FileNotFoundError if the stage has no plan.
+    Raises FileNotFoundError if the stage has no plan, UserError if the plan or a growth of the run is damaged.
     """
-    row: dict[str, Any] = json.loads((stage_dir / "plan.json").read_bytes())
-    row["grown"] = []
+    row = first_header(stage_dir)
     for number, growth in growths(stage_dir.parent):
         addition = growth["stages"].get(stage_dir.name)
         if addition is None:
@@ -62,6 +63,18 @@ def header(stage_dir: Path) -> dict[str, Any]:
             row["grown"].append(Segment(addition["units"], addition["tasks"], path, growth["time"], sha256))
             row["units"] += addition["units"]
             row["tasks"] += addition["tasks"]
+    return row
+
+
+def first_header(stage_dir: Path) -> dict[str, Any]:
+    """plan.json as the stage began. Raises as `header`."""
+    file = stage_dir / "plan.json"
+    row = documents.read(file, documents.PLAN)
+    if row["stage"] != stage_dir.name:
+        raise documents.damaged(file, documents.PLAN, "it is the plan of another stage")
+    if not (0 <= row["tasks"] <= row["units"]) or bool(row["tasks"]) != bool(row["units"]):
+        raise documents.damaged(file, documents.PLAN, "its numbers of units and tasks do not fit")
+    row["grown"] = []
     return row
 
 

@@ -4,10 +4,11 @@
 that, nor the time that it takes.
 """
 
+import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,35 +16,76 @@ from typing import Any
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.segments import Segment
+from diagcot.jobs.state import documents, reading
 
 
 def plans(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """The plan of every stage of a run as it stands, in the order of the run's list of stages."""
+    """The plan of every stage of a run as it stands, in the order of the run's list of stages.
+
+    Raises UserError if a plan, a growth or the list of stages is damaged.
+    """
+    names = stages(run_dir)
+    yield from _in_order([plan(folder) for folder in _folders(run_dir)], names)
+
+
+def whole(run_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `plans`, for screens: what can be shown, and what is wrong with other files of the run, one line for each."""
+    rows, wrong, names = list[dict[str, Any]](), list[str](), list[str]()
     try:
-        folders = [folder for folder in run_dir.iterdir() if (folder / "plan.json").is_file()]
-    except FileNotFoundError:
-        return
-    growths = segments.count_growths(run_dir)
-    rows = [_header(folder, (folder / "plan.json").stat().st_ino, growths) for folder in folders]
-    place = {name: number for number, name in enumerate(stages(run_dir))}
+        names = stages(run_dir)
+    except UserError as error:
+        wrong.append(str(error))
+    for folder in _folders(run_dir):
+        try:
+            rows.append(plan(folder))
+        except UserError as error:
+            wrong.append(str(error))
+            with contextlib.suppress(UserError):  # as it began, where what it grew by is damaged
+                rows.append(segments.first_header(folder))
+    return list(_in_order(rows, names)), list(dict.fromkeys([*wrong, *documents.damage(run_dir)]))
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    return [path.parent for path in run_dir.glob("*/plan.json")]
+
+
+def _in_order(rows: Iterable[dict[str, Any]], names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    place = {name: number for number, name in enumerate(names)}
     yield from sorted(rows, key=lambda row: (place.get(row["stage"], len(place)), row.get("created", 0), row["stage"]))
 
 
 def stages(run_dir: Path) -> list[str]:
-    """Names of a run's stages in order; none for a new run."""
+    """Names of a run's stages in order; none for a new run. Without the list, those that the run began with and got since.
+
+    A stage that has joined is named last where this node still sees the list of before. Raises UserError if the list is
+    damaged: it lacks a stage that the run began with, or names what has no plan.
+    """
+    path = run_dir / "stages"
+    remedy = f"`make submit-all RUN={run_dir.name}` writes it anew"
+    first = list(documents.find(run_dir / "run.json", documents.RUN).get("stages", ()))
+    joined = [name for _, growth in segments.growths(run_dir) for name in growth.get("joined", ())]
     try:
-        return (run_dir / "stages").read_text(encoding="utf-8").split()
+        names = reading.read_text(path).split()
     except FileNotFoundError:
-        return []
+        return [name for name in dict.fromkeys([*first, *joined]) if (run_dir / name / "plan.json").exists()]
+    except (ValueError, IsADirectoryError) as error:
+        raise documents.DamagedFile(f"{path} is damaged: it is no list of stages. {remedy}") from error
+    if lacking := [name for name in first if name not in names]:
+        raise documents.DamagedFile(f"{path} is damaged: it lacks {', '.join(lacking)}. {remedy}")
+    for name in names:
+        if "/" in name or "\0" in name or not (run_dir / name / "plan.json").exists():
+            raise documents.DamagedFile(f"{path} is damaged: it names {name!r}, which has no plan. {remedy}")
+    return list(dict.fromkeys([*names, *joined]))
 
 
 def plan(stage_dir: Path) -> dict[str, Any]:
-    """The plan of one stage as it stands. Raises FileNotFoundError if there is none."""
-    return _header(stage_dir, (stage_dir / "plan.json").stat().st_ino, segments.count_growths(stage_dir.parent))
+    """The plan of one stage as it stands. Raises FileNotFoundError if there is none, UserError if it is damaged."""
+    about = (stage_dir / "plan.json").stat()
+    return _header(stage_dir, about.st_ino, about.st_mtime_ns, segments.count_growths(stage_dir.parent))
 
 
 @functools.lru_cache(maxsize=256)
-def _header(stage_dir: Path, inode: int, growths: int) -> dict[str, Any]:
+def _header(stage_dir: Path, inode: int, changed: int, growths: int) -> dict[str, Any]:
     # Plans only grow; a run that was removed and planned again has another inode.
     return segments.header(stage_dir)
 

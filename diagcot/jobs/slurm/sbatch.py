@@ -8,10 +8,10 @@ from pathlib import Path
 
 from diagcot.jobs.cluster import Cluster, Size
 from diagcot.jobs.environment import code as codes
+from diagcot.jobs.environment.python import interpreter
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import job_options
 from diagcot.jobs.slurm.job_options import JobOptions
-from diagcot.jobs.state.environments import interpreter
 
 Options = dict[str, str | int | bool]
 """Long names of sbatch options and their values; True for an option without a value."""

@@ -6,7 +6,6 @@ jobs of that name are looked up and adopted.
 
 import dataclasses
 import hashlib
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import sbatch
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, documents
 from diagcot.jobs.state.attempts import Array, Attempt
 
 PATIENCE_S = 300  # how long a submission waits for slurmctld to come back
@@ -37,7 +36,8 @@ def submit(
     run is a snapshot of a version whose jobs are started in another way.
     """
     _require_entry(plan, Path(str(about.get("code") or plan.code)))
-    number = len(attempts.read(plan.path)) + 1
+    attempts.read(plan.path)  # a damaged record may name jobs that are alive
+    number = attempts.newest_number(plan.path) + 1
     token = _token(plan, number)
     named = tuple(
         dataclasses.replace(array, name=f"{plan.run}.{plan.stage}.{token}{index or ''}")
@@ -79,7 +79,7 @@ def recover(plan: Plan, cluster: Cluster, anew: bool = False) -> Attempt | None:
 def _token(plan: Plan, number: int) -> str:
     """The same whenever one submission is repeated, and different for every other submission."""
     try:
-        run = json.loads((plan.path.parent / "run.json").read_text())["uuid"]
+        run = documents.read(plan.path.parent / "run.json", documents.RUN)["uuid"]
     except (FileNotFoundError, KeyError):
         run = str(plan.path)
     return hashlib.sha256(f"{run}/{plan.stage}/{plan.created}/{number}".encode()).hexdigest()[:8]
@@ -105,7 +105,7 @@ def _complete(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool) -> At
 def _send_all(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool, arrays: list[Array]) -> Attempt:
     """Submit the arrays and the finaliser of an attempt. arrays: receives those that Slurm has accepted."""
     for array in attempt.arrays:
-        size = Size.model_validate(array.resources)
+        size = Size.given(array.resources)
         names = {"job_name": array.name, "dependency": array.after}
         script = sbatch.work(plan, cluster, size, array.tasks, attempt.code, **names)
         if not arrays:

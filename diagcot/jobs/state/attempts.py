@@ -4,6 +4,7 @@ Before the first sbatch the same record, without job ids, is written as `<n>.int
 between leaves it, and whoever submits next looks up by the jobs' names which of them Slurm had accepted.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -13,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.state.files import create_exclusively, read_json, write_json
+from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import documents, reading
+from diagcot.jobs.state.files import create_exclusively, write_json
 from diagcot.jobs.state.progress import Progress
 
 HANDED_OVER = "unsubmitted.json"
@@ -70,27 +73,47 @@ class Attempt:
 
 
 def read(stage_dir: Path) -> list[Attempt]:
-    """All submissions of the stage, first to last. Their files never change: each is read once."""
-    try:
-        names = os.listdir(stage_dir / "attempts")
-    except FileNotFoundError:
-        return []
-    numbers = sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
-    files = [stage_dir / "attempts" / f"{number}.json" for number in numbers]
-    return [_known(path, stat.st_ino, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
+    """All submissions of the stage, first to last. Their files never change: each is read once.
+
+    Raises UserError if a file is damaged: jobs that are not known would be submitted a second time.
+    """
+    return [_unchanged(path, stat.st_ino, stat.st_mtime_ns) for path in _files(stage_dir) for stat in [path.stat()]]
+
+
+def known(stage_dir: Path) -> list[Attempt]:
+    """As `read`, without those whose files are damaged: for screens, and to cancel what is known."""
+    found = []
+    for path in _files(stage_dir):
+        with contextlib.suppress(UserError, FileNotFoundError):
+            stat = path.stat()
+            found.append(_unchanged(path, stat.st_ino, stat.st_mtime_ns))
+    return found
+
+
+def newest_number(stage_dir: Path) -> int:
+    """The number of the newest submission; 0 if there is none."""
+    return max((int(path.stem) for path in _files(stage_dir)), default=0)
+
+
+def _files(stage_dir: Path) -> list[Path]:
+    numbers = [int(path.stem) for path in reading.listing(stage_dir / "attempts", "*.json") if path.stem.isdecimal()]
+    return [stage_dir / "attempts" / f"{number}.json" for number in sorted(numbers)]
 
 
 @functools.lru_cache(maxsize=512)
-def _known(path: Path, inode: int, changed: int) -> Attempt:
+def _unchanged(path: Path, inode: int, changed: int) -> Attempt:
     return _read(path)
 
 
 def _read(path: Path) -> Attempt:
-    row = json.loads(path.read_bytes())
-    row["arrays"] = tuple(_array(array) for array in row["arrays"])
-    row["spent"] = {int(task): count for task, count in row.get("spent", {}).items()}
-    row["progress"] = {int(task): Progress(*figures) for task, figures in row.pop("marks", {}).items()}
-    return Attempt(**{"number": int(path.stem), "why": "", **row})
+    row = documents.read(path, documents.ATTEMPT)
+    try:
+        row["arrays"] = tuple(_array(array) for array in row["arrays"])
+        row["spent"] = {int(task): count for task, count in row.get("spent", {}).items()}
+        row["progress"] = {int(task): Progress(*figures) for task, figures in row.pop("marks", {}).items()}
+        return Attempt(**{"why": "", **row, "number": int(path.stem)})
+    except (TypeError, ValueError) as error:
+        raise documents.damaged(path, documents.ATTEMPT, "it has other keys than it was written with") from error
 
 
 def _row(attempt: Attempt) -> dict[str, Any]:
@@ -140,7 +163,7 @@ def hand_over(stage_dir: Path, finaliser: str, why: str) -> None:
 
 def handed_over(stage_dir: Path) -> tuple[str, str]:
     """(job, reason) of a finaliser that left resubmission to a person; empty if none did."""
-    row = read_json(stage_dir / HANDED_OVER) or {}
+    row = documents.find(stage_dir / HANDED_OVER, documents.HANDED_OVER)
     return str(row.get("finaliser", "")), str(row.get("why", ""))
 
 
@@ -175,7 +198,7 @@ def job_names(run_dir: Path) -> dict[str, str]:
     Names are never used again, ids are (MaxJobId): a row of Slurm with another name belongs to another job.
     """
     folders = sorted(path.parent for path in run_dir.glob("*/attempts"))
-    return {job: name for folder in folders for attempt in read(folder) for job, name in attempt.names.items()}
+    return {job: name for folder in folders for attempt in known(folder) for job, name in attempt.names.items()}
 
 
 def is_submitting(run_dir: Path) -> bool:

@@ -3,16 +3,19 @@
 Screens, `summary.json` and the report all count with these functions, so that they cannot disagree.
 """
 
+import contextlib
 import functools
 import json
 import os
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from diagcot.jobs.state import failures
+from diagcot.jobs.state import documents, failures
 
 Logs = dict[str, list[tuple[str, float]]]
+_EVENT = {"time": float, "event?": str, "task?": str, "attempt?": str}
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,18 @@ def first_event(stage_dir: Path) -> float | None:
     """When the first task of a stage began, in seconds since the epoch; None before."""
     try:
         with (stage_dir / "events.jsonl").open("rb") as lines:
-            return float(json.loads(lines.readline())["time"])
-    except (FileNotFoundError, ValueError, KeyError):
+            return _event(lines.readline()).get("time")
+    except OSError:
         return None
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """An event, or nothing of a line that is torn or damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return {} if documents.fault(row, _EVENT) else dict(row)
 
 
 def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
@@ -68,7 +80,7 @@ def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
     events = stage_dir / "events.jsonl"
     try:
         about = events.stat()
-    except FileNotFoundError:
+    except OSError:
         return {}
     return _begun(events, about.st_ino, about.st_size)
 
@@ -76,14 +88,11 @@ def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
 @functools.lru_cache(maxsize=64)
 def _begun(path: Path, inode: int, size: int) -> dict[tuple[str, str], float]:
     starts: dict[tuple[str, str], float] = {}
-    with path.open("rb") as lines:
+    with contextlib.suppress(OSError), path.open("rb") as lines:
         for line in lines:
-            try:
-                row = json.loads(line)
-                if row["event"] == "started":
-                    starts.setdefault((row["task"], row["attempt"]), row["time"])
-            except (ValueError, KeyError):
-                continue  # a torn line
+            row = _event(line)
+            if row.get("event") == "started" and "task" in row and "attempt" in row:
+                starts.setdefault((row["task"], row["attempt"]), row["time"])
     return starts
 
 

@@ -1,7 +1,6 @@
 """What executions raised: `failed/<task>.<attempt>.r<rank>.json`, one file for each rank that failed."""
 
 import errno
-import json
 import os
 import sysconfig
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from diagcot.jobs.environment.code import PACKAGE
 from diagcot.jobs.errors import FaultIn, StorageError, UserError
+from diagcot.jobs.state import documents, reading
 from diagcot.jobs.state.files import write_json
 
 FRAMES = 6  # of a traceback that are kept, the innermost last
@@ -85,9 +85,24 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def read(stage_dir: Path) -> list[dict[str, Any]]:
-    """What all executions of a stage raised, oldest first."""
-    rows = [json.loads(path.read_bytes()) for path in (stage_dir / "failed").glob("[!.]*.json")]
+    """What all executions of a stage raised, oldest first. Of a damaged file the name says which execution failed."""
+    rows = [_row(path) for path in reading.listing(stage_dir / "failed", "*.json")]
     return sorted(rows, key=lambda row: (row["time"], row.get("rank", 0)))
+
+
+def _row(path: Path) -> dict[str, Any]:
+    task, _, attempt = path.stem.rpartition(".r")[0].partition(".")
+    try:
+        row = documents.read(path, documents.FAILURE)
+        if (row["task"], row["attempt"]) == (task, attempt):
+            return row
+        error: UserError = documents.damaged(
+            path, documents.FAILURE, "it is about another execution than its name says"
+        )
+    except UserError as damage:
+        error = damage
+    about = {"task": task, "attempt": attempt, "rank": 0, "unit": "", "for_user": True, "fault_in": "site"}
+    return about | {"time": path.lstat().st_mtime, "type": type(error).__name__, "message": str(error)}
 
 
 def executions(stage_dir: Path) -> set[tuple[str, str]]:

@@ -29,18 +29,27 @@ def fsync_tree(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value`; a reader sees the old or the new text, never half of one."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_json`. What was staged is removed if it cannot be written."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}")
-    staged.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n", encoding="utf-8")
-    os.replace(staged, path)
+    try:
+        staged.write_text(text, encoding="utf-8")
+        os.replace(staged, path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None if there is no file, or only half of one."""
+    """The object in a file; None if there is no file, only half of one, or something else."""
     try:
-        row: dict[str, Any] = json.loads(reading.read_bytes(path))
-    except (FileNotFoundError, ValueError):
+        row = json.loads(reading.read_bytes(path))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return None
-    return row
+    return row if isinstance(row, dict) else None
 
 
 def changed_at(path: Path) -> float | None:
@@ -57,16 +66,16 @@ def create_exclusively(path: Path, text: str) -> bool:
     The hard link decides between two writers: link(2) fails if the name exists, also on NFS.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    with staged.open("x", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
     try:
+        with staged.open("x", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
         os.link(staged, path)
     except FileExistsError:
         return False
     finally:
-        staged.unlink()
+        staged.unlink(missing_ok=True)
     fsync_path(path.parent)
     return True
 

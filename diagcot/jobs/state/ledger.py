@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, digest, fsync_path, fsync_tree, write_json
 
 SETTLED_S = 2.0  # a folder that has not changed for so long has no entry that its time stamp does not reflect
@@ -65,12 +65,11 @@ def written_at(stage_dir: Path, manifests: Iterable[bytes]) -> Iterator[float]:
 
 
 def manifest(stage_dir: Path, key: str) -> dict[str, Any] | None:
-    """The manifest of a unit; None if it is not done."""
+    """The manifest of a unit; None if it is not done. Raises UserError if it is damaged."""
     try:
-        row: dict[str, Any] = json.loads(reading.read_bytes(stage_dir / "done" / f"{key}.json"))
+        return documents.read(stage_dir / "done" / f"{key}.json", documents.MANIFEST)
     except FileNotFoundError:
         return None
-    return row
 
 
 def publish(

@@ -1,12 +1,11 @@
 """How far the tasks of a stage have come, so that a task that only reached its time limit is not taken for one that is stuck."""
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diagcot.jobs.state.files import read_json
+from diagcot.jobs.state import documents
 
 
 class Progress(NamedTuple):
@@ -38,11 +37,11 @@ def reported_steps(stage_dir: Path) -> dict[int, int]:
     """Task index -> the position that it last reported, in thousandths of what its unit counts."""
     steps: dict[int, int] = {}
     for path in (stage_dir / "progress").glob("[!.]*.json"):
-        with contextlib.suppress(ValueError, OSError):
-            steps[int(path.stem)] = int(json.loads(path.read_text())["done"] * 1000)
+        if path.stem.isdecimal() and (report := documents.find(path, documents.PROGRESS)):
+            steps[int(path.stem)] = int(report["done"] * 1000)
     return steps
 
 
 def last_report(stage_dir: Path, task_index: int) -> dict[str, Any] | None:
-    """What a task last wrote by `Context.progress`; None if it has written nothing."""
-    return read_json(stage_dir / "progress" / f"{task_index:05d}.json")
+    """What a task last wrote by `Context.progress`; None if it has written nothing, or the file is damaged."""
+    return documents.find(stage_dir / "progress" / f"{task_index:05d}.json", documents.PROGRESS) or None

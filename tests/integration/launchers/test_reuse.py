@@ -87,7 +87,7 @@ def test_status_names_the_source_and_says_when_it_is_gone(start: Start, capsys: 
     assert "films: taken from first/shard, which is gone" in capsys.readouterr().out
     for damaged in ("", "[]", '{"films": 1}', "\x00", '{"films": {"run": "first"}}'):
         (second.run_dir / "reused.json").write_text(damaged)
-        assert main(["status", "--run", "second", *logs]) == 0
+        assert main(["status", "--run", "second", *logs]) == 1
         assert "reused.json" in capsys.readouterr().out.replace("\n", "")
         assert main(["space", *logs]) == 1
         assert "reused.json" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from diagcot.cli import cleaning
-from diagcot.jobs.state import attempts, environments, index, runner
+from diagcot.jobs.environment import python
+from diagcot.jobs.state import attempts, index, runner
 from diagcot.jobs.state.attempts import Array, Attempt
 from diagcot.jobs.state.ledger import publish
 from tests import chains
@@ -27,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 def run_of(root: Path, executor: str, environment: str) -> Path:
     plan = chains.plan(root, "s", 2)
     run_dir = chains.write(root, [plan], chains.cluster(executor))
-    (run_dir / environments.FILE).write_text(f"{root / environment}\n")
+    (run_dir / python.FILE).write_text(f"{root / environment}\n")
     attempts.write(plan.path, Attempt(1, "test", (Array("71", (0, 1), name="first.s.1"),), finaliser="72"))
     return run_dir
 
@@ -68,11 +69,11 @@ def test_a_submission_names_the_folder_and_not_the_link(root: Path, monkeypatch:
     (root / ".venv-new" / "bin").mkdir()
     monkeypatch.setattr(sys, "prefix", str(root / ".venv"))
     monkeypatch.setattr(sys, "executable", str(root / ".venv" / "bin" / "python"))
-    assert environments.interpreter() == str(root / ".venv-new" / "bin" / "python")
+    assert python.interpreter() == str(root / ".venv-new" / "bin" / "python")
     run_dir = run_of(root, "local", ".venv-old")
-    environments.record(run_dir)
-    environments.record(run_dir)
-    assert environments.named(run_dir) == [str(root / ".venv-old"), str(root / ".venv-new")]
+    python.record(run_dir)
+    python.record(run_dir)
+    assert python.named(run_dir) == [str(root / ".venv-old"), str(root / ".venv-new")]
 
 
 def test_what_finished_stages_have_left_is_removed_after_a_question(

@@ -25,6 +25,8 @@ class FakeStage:
         self.plan = {
             "run": run.name, "stage": name, "number": number, "kind": f"diagcot.{name}", "units": units,
             "tasks": tasks, "after": [], "resources": SIZE, "created": time.time(), "startup_s": 60, "unit_s": 30,
+            "settings": {}, "inputs": {}, "output": f"out/{name}", "workspace": f"work/{run.name}/.work/{name}",
+            "shards_root": "out", "seed": 1, "stage_dir": str(self.path), "code": "", "cluster": "", "setup": [],
         } | plan  # fmt: skip
         self.write("plan.json", self.plan)
         (self.path / "units.jsonl").write_text("".join(json.dumps({"key": key}) + "\n" for key in self.keys))
@@ -40,7 +42,7 @@ class FakeStage:
         for key in self.keys[first:last]:
             path = f"{self.path}/done/{key}.json"
             with open(path, "w") as out:  # noqa: PTH123  (thousands of them)
-                out.write(f'{{"unit": "{key}"}}')
+                out.write(f'{{"unit": "{key}", "outputs": {{}}, "counts": {{}}}}')
             if when is not None:
                 os.utime(path, (when, when))
         if when is not None:

@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Path:
     gpus: dict[str, Any] = {"resources": SIZE | {"gpus": 2}}
     collect = FakeStage(tmp_path, "cot", 1, kind="diagcot.cot.search.collect", **gpus)
     counts = {"samples": 50, "calls": 300, "prompt_tokens": 5000, "completion_tokens": 900}
-    collect.write("done/00000.json", {"unit": "00000", "counts": counts})
+    collect.write("done/00000.json", {"unit": "00000", "outputs": {}, "counts": counts})
     collect.started(NOW - 9000, (0, "a"), (0, "b"))
     rows = [
         {"time": t, "event": "started", "task": "00000", "attempt": a}
@@ -54,13 +54,19 @@ def run(tmp_path: Path) -> Path:
         **yielded,
     )
     counts = {"traces": 50, "kept": 40, "calls": 50, "prompt_tokens": 2000, "completion_tokens": 100}
-    kept.write("done/00000.json", {"unit": "00000", "counts": counts})
+    kept.write("done/00000.json", {"unit": "00000", "outputs": {}, "counts": counts})
     kept.started(NOW - 1800, (0, "c"))
     now = time.time()
     collect.log(0, "a", age=now - (NOW - 5400))
     collect.log(0, "b", age=now - (NOW - 1800))
     kept.log(0, "c", age=now - NOW)
-    FakeStage(tmp_path, "traces", 1, kind="diagcot.cot.review.traces", after=[{"stage": "filter"}, {"stage": "cot"}])
+    FakeStage(
+        tmp_path,
+        "traces",
+        1,
+        kind="diagcot.cot.review.traces",
+        after=[{"stage": name, "each": False} for name in ("filter", "cot")],
+    )
     return tmp_path
 
 

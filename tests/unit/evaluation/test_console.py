@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import subprocess
 import sys
 
@@ -94,3 +95,28 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     assert metrics_table.main([str(broken)]) == 1
     assert "is not a valid metrics file" in capsys.readouterr().err
     assert metrics_table.main([]) == 2
+
+
+def test_a_damaged_metrics_file_is_named_with_the_way_out(metrics, tmp_path, capsys):
+    from diagcot.jobs import UserError
+
+    rng, path = random.Random(3), tmp_path / "metrics.json"
+    whole = json.dumps(metrics)
+    texts = ["", "null", "[]", "{}", whole[: len(whole) // 2], "\0" * 9, "[" * 99999]
+    for _ in range(120):
+        damaged = json.loads(whole)
+        part = damaged
+        while isinstance(part, (dict, list)) and part:
+            key = rng.choice(list(part) if isinstance(part, dict) else range(len(part)))
+            if not isinstance(part[key], (dict, list)) or rng.random() < 0.3:
+                part[key] = rng.choice([None, [], {}, "x", True, {"id": []}, -1, 1e308])
+                break
+            part = part[key]
+        texts.append(json.dumps(damaged))
+    for text in texts:
+        path.write_text(text)
+        try:
+            metrics_table.show(path)
+        except UserError as error:
+            assert "metrics.json is not a valid metrics file" in str(error) and "make submit-eval" in str(error)
+    assert "Traceback" not in capsys.readouterr().out

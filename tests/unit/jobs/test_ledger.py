@@ -115,3 +115,42 @@ def test_what_killed_executions_had_staged_goes_when_the_stage_is_done(tmp_path:
     (output / ".mine").touch()
     summary.clean(plan)
     assert [path.name for path in output.iterdir()] == [".mine"]
+
+
+def test_records_bear_halves_of_characters_and_ids_that_are_none(tmp_path: Path) -> None:
+    first = Records(tmp_path, "u", "1")
+    first.append({"id": "a", "text": "half \ud83d of a smile"})
+    first.append({"id": "b", "text": "\U0001f642"})
+    first.close()
+    with (tmp_path / "partial" / "u.1.jsonl").open("a") as file:
+        file.write('{"id": []}\n{"id": null}\nnull\n{"id": {}}\n[["id"]]\n' + "[" * 99999 + "\n")
+    again = Records(tmp_path, "u", "2")
+    assert again.torn == 6 and [row["text"] for row in again.rows()] == ["half \ud83d of a smile", "\U0001f642"]
+
+
+def test_what_tasks_report_is_used_only_if_it_is_whole(tmp_path: Path) -> None:
+    from diagcot.jobs.state import executions, progress
+
+    whole = {"attempt": "1", "host": "h", "pid": 1, "time": 2.0, "unit": "", "done": 3, "total": None, "figures": {}}
+    (tmp_path / "progress").mkdir()
+    texts = [
+        "null",
+        "[]",
+        '{"done": []}',
+        '{"done": null}',
+        "",
+        "7",
+        json.dumps(whole | {"done": 1e400}),
+        json.dumps(whole),
+    ]
+    for number, text in enumerate(texts):
+        (tmp_path / "progress" / f"{number:05d}.json").write_text(text)
+    assert progress.reported_steps(tmp_path) == {7: 3000}
+    assert [bool(progress.last_report(tmp_path, number)) for number in range(8)] == [False] * 7 + [True]
+    started = {"event": "started", "task": "00000", "attempt": "1", "time": 5.0}
+    lines = ["null", "[]", "{}", '{"time": null, "event": "started"}', '{"time": "x"}', "{", json.dumps(started)]
+    for count in range(len(lines)):
+        (tmp_path / "events.jsonl").write_text("".join(line + "\n" for line in lines[count:]))
+        executions._begun.cache_clear()
+        assert executions.begun(tmp_path) == {("00000", "1"): 5.0}
+        executions.first_event(tmp_path)

@@ -7,8 +7,6 @@ name the folder, so they keep their environment when the link changes.
 import sys
 from pathlib import Path
 
-from diagcot.jobs.state.files import append_line
-
 FILE = "environments"  # of a run
 
 
@@ -24,10 +22,14 @@ def record(run_dir: Path) -> None:
     """Write down that jobs of this run use the environment of this process."""
     own = str(Path(sys.prefix).resolve())
     if own not in named(run_dir):
-        append_line(run_dir / FILE, own)
+        with (run_dir / FILE).open("a", encoding="utf-8") as file:
+            file.write(f"{own}\n")
 
 
 def named(run_dir: Path) -> list[str]:
     """The folders of the environments that jobs of this run use."""
     path = run_dir / FILE
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
