@@ -107,11 +107,12 @@ def test_the_judge_of_traces_writes_prose_or_its_form_and_all_of_it_is_counted(
 ) -> None:
     counts, rows = filtered(language, run_folder, "word", verdict="word", repeats=3, max_tokens=48)
     texts = [text for _, reply in heard for text in reply.texts]
-    assert len(texts) == 18 and sum(map(is_language, texts)) >= 6  # no grammar: it writes what it likes
+    # No grammar holds it: beside the two words that it was asked for, it says yes, no, or whole sentences.
+    assert len(texts) == 18 and any(map(is_language, texts)) and len({text.lower() for text in texts}) > 2
     judgements = [one for row in rows for one in row["judgements"]]
     assert len(judgements) == 18 and counts["traces"] == len(rows) == 6 and counts["votes"] == 18
     unread = {"the reply is neither true nor false"}
-    assert {one["error"] for one in judgements} <= {None, *unread}
+    assert {one["error"] for one in judgements} == {None, *unread}
     assert sum(one["error"] is None for one in judgements) == sum(
         bool(re.search(r"\b(true|false)\b", text, re.IGNORECASE)) for text in texts
     )
