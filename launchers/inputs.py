@@ -7,6 +7,7 @@ from typing import Any
 
 from diagcot.jobs import Unit, UserError
 from diagcot.tasks.questions.wording import GIVEN
+from launchers import own_files
 from launchers.stage_kind import ChainView, Stage
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -83,7 +84,8 @@ def one_table(stage: Stage[Any], chain: ChainView, name: str) -> list[Unit]:
     if not sources:
         raise UserError(f"stage {stage.name} needs the input predictions: the evaluation stages")
     read = [[source, *(unit.key for unit in chain.units_of(source))] for source in sources]
-    digest = hashlib.sha256(json.dumps([read, stage.settings.model_dump()]).encode()).hexdigest()
+    chosen = own_files.moved(stage.settings.model_dump(), "own")  # wherever files of the user's own lie
+    digest = hashlib.sha256(json.dumps([read, chosen]).encode()).hexdigest()
     return [Unit(f"{name}.{digest[:10]}")]
 
 

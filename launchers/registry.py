@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from diagcot.jobs import OwnCodeError
+from diagcot.jobs.environment import own_code
 from launchers.stage_kind import StageKind
 
 RENAMED = {"primer": "synthetic-sft"}
@@ -47,10 +48,10 @@ def _own(name: str) -> StageKind[Any]:
         module = _from_file(Path(place).resolve()) if place.endswith(".py") else importlib.import_module(place)
     except OwnCodeError:
         raise
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         raise OwnCodeError(
-            f"{place} cannot be imported ({type(error).__name__}: {error}): fix it, or `kind`"
-        ) from error
+            f"{place} cannot be imported ({own_code.told(error, Path(place))}): fix it, or `kind`"
+        ) from None
     kind = getattr(module, attribute, None)
     if not isinstance(kind, StageKind):
         raise OwnCodeError(f"{place} has no {attribute} = StageKind(...): see docs/how-to/add-a-kind-of-stage.md")

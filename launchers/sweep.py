@@ -3,13 +3,13 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from diagcot.evaluation.settings import SweepRow
+from diagcot.evaluation.settings import OwnMetric, SweepRow
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Document, near
 from diagcot.recipe import Recipe, merged
@@ -65,6 +65,7 @@ def compose(name: str, over: Sequence[str], seeds: Sequence[int], root: Path) ->
     settings = {
         "seeds": list(seeds),
         "tasks": list(tasks),
+        "metrics": _own_metrics(recipe, tasks),
         "rows": [
             SweepRow(model=model, values=labels[arm], stages=list(at.values())).model_dump()
             for (model, arm), at in rows.items()
@@ -78,6 +79,14 @@ def compose(name: str, over: Sequence[str], seeds: Sequence[int], root: Path) ->
     }
     composition = Composition(document.path, value, list(sources.values()))
     return composition.check(Recipe, value), composition
+
+
+def _own_metrics(recipe: Recipe, tasks: Collection[str]) -> list[dict[str, Any]]:
+    """The metrics of the user's own in the tables of the recipe, of the tasks of the sweep."""
+    named = [row for spec in recipe.stages if spec.kind == "aggregate" for row in spec.settings.get("metrics", [])]
+    default = OwnMetric.model_fields["task"].default
+    asked = [row for row in named if not isinstance(row, dict) or row.get("task", default) in tasks]
+    return [row for place, row in enumerate(asked) if row not in asked[:place]]
 
 
 def _axis(text: str, recipe: Recipe) -> tuple[str, list[str], list[Any]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diagcot.evaluation import predictions
+from diagcot.evaluation import own_metrics, predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.report import card, history, report
 from diagcot.evaluation.report.examples import examples
@@ -35,12 +35,16 @@ def prepare(ctx: Context) -> Iterator[AggregateSettings]:
 
 def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
-    rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=True))
+    rows = own_metrics.measured(
+        list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=True)), shared.metrics
+    )
     models = unit.params["models"]
     tools = TextTools(shared.java_s, shared.fallbacks)
     ctx.progress(0, 3, step="scores")
     stages = history.stages(ctx.output, (ctx.stage, unit.key))
-    constants = constant.answers(rows, ctx.shards_root, _asked_with(stages), ctx.seed)
+    constants = own_metrics.measured(
+        constant.answers(rows, ctx.shards_root, _asked_with(stages), ctx.seed), shared.metrics
+    )
     found = table(
         *([*rows, *constants], [*models, constant.NAME], tools, shared.draws),
         r2gen=shared.r2gen,
@@ -48,7 +52,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         clinical=ClinicalScores.read(ctx),
         starts=unit.params["starts"],
         controls=shared.controls,
-        own=shared.metrics,
+        own=own_metrics.columns(shared.metrics),
     )
     for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.evaluation import predictions
+from diagcot.evaluation import own_metrics, predictions
 from diagcot.evaluation.report import history
-from diagcot.evaluation.scores.columns import BY_NAME
+from diagcot.evaluation.scores.columns import BY_NAME, Column
 from diagcot.evaluation.scores.table import judge, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
@@ -19,7 +19,10 @@ from diagcot.jobs.state import documents
 from diagcot.jobs.state.identity import Ids
 from diagcot.tasks.predictions import Prediction
 
-_METRICS = documents.Format({"models?": [str], "draws?": int}, "Run the aggregation of its run again")
+_METRICS = documents.Format(
+    {"models?": [str], "draws?": int, "columns?": [{"name": str, "title": str, "task": str, "low?": bool}]},
+    "Run the aggregation of its run again",
+)
 
 
 def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
@@ -67,9 +70,12 @@ def compare(one: Path, two: Path, draws: int | None = None) -> tuple[dict[str, A
         for letter, theirs, model in zip("AB", rows, pair, strict=True):
             models.append(f"{letter}:{model}")
             chosen += [_renamed(row, models[-1]) for row in theirs if row.model == model and _key(row) in common]
-    found = table(chosen, models, TextTools(), draws or _draws(one))
+    own, left_out = _own_columns(one, two, chosen)
+    notes += left_out
+    found = table(chosen, models, TextTools(), draws or _draws(one), own=own)
     pairs_of_rows = _paired(found["rows"])
-    judge(pairs_of_rows, BY_NAME)  # the differences that are left are corrected for their own number
+    # The differences that are left are corrected for their own number.
+    judge(pairs_of_rows, BY_NAME | {column.name: column for column in own})
     sentences = [v for v in verdicts(pairs_of_rows, found["columns"]) if v["model"][0] == "B"]
     name = f"A {one.name}, B {two.name}"
     metrics = {"run": name, "time": time.time(), **found, "rows": pairs_of_rows, "verdicts": sentences}
@@ -86,15 +92,42 @@ def _read(run: Path) -> list[Prediction]:
     return rows
 
 
+def _own_columns(one: Path, two: Path, rows: Sequence[Prediction]) -> tuple[list[Column], list[str]]:
+    """The columns of the users' own metrics that both runs have, and a note on each other one."""
+    known = [_table(run).get("columns", []) for run in (one, two)]
+    first, second = ({c["name"]: c for c in some if c["name"] not in BY_NAME} for some in known)
+    columns, notes = [], []
+    for name, column in {**second, **first}.items():
+        asked = [row for row in rows if row.task == column["task"]]
+        if name in first and name in second and asked and all(name in own_metrics.numbers(row) for row in asked):
+            columns.append(Column(name, column["title"], column["task"], low=column.get("low", False), bounds=None))
+        else:
+            lacking = " and ".join(run.name for run, own in ((one, first), (two, second)) if name not in own)
+            notes.append(
+                f"{name} is left out: "
+                + (
+                    f"the table of {lacking} has no such metric"
+                    if lacking
+                    else "a table of an earlier version keeps no numbers"
+                )
+            )
+    return columns, notes
+
+
+def _table(run: Path) -> dict[str, Any]:
+    """The run's metrics.json; empty if it has none."""
+    return documents.find(run / "metrics.json", _METRICS)
+
+
 def _order(run: Path, rows: Sequence[Prediction]) -> list[str]:
     """The run's models in the order of its table."""
     present = list(dict.fromkeys(row.model for row in rows))
-    listed = documents.find(run / "metrics.json", _METRICS).get("models", [])
+    listed = _table(run).get("models", [])
     return sorted(present, key=lambda model: listed.index(model) if model in listed else len(listed))
 
 
 def _draws(run: Path) -> int:
-    return int(documents.find(run / "metrics.json", _METRICS).get("draws", AggregateSettings().draws))
+    return int(_table(run).get("draws", AggregateSettings().draws))
 
 
 def _key(row: Prediction) -> tuple[str, ...]:

@@ -1,26 +1,65 @@
 """Metrics of the user's own, `path/to/file.py:function`: a number for each answer, whose mean is a column of the table.
 
+The numbers stand in `about` of the predictions, so that another table of them, such as that of two runs, needs no code.
+
 `python -m diagcot.evaluation.own_metrics file.py:function task` calls one once.
 """
 
-import math
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from diagcot.evaluation.scores.columns import Column
 from diagcot.evaluation.settings import OwnMetric
-from diagcot.jobs import OwnCodeError
 from diagcot.jobs.environment import own_code
+from diagcot.metrics.intervals import Metric, mean
 from diagcot.rewards.trial import ANSWERS
 from diagcot.tasks.predictions import Prediction
 
 WHAT = "metric"
+NUMBERS = "own_metrics"
+"""Entry of `about`: column of the table -> the number that a metric of the user's own gives the answer."""
 
 
 def check(metric: OwnMetric) -> None:
     """Import the file of a metric and call its function for two answers. Raises OwnCodeError if that fails."""
     own_code.check("diagcot.evaluation.own_metrics", WHAT, metric.name, metric.task)
+
+
+def columns(metrics: Iterable[OwnMetric]) -> list[Column]:
+    """Their columns of a table."""
+    return [Column(one.column, one.heading, one.task, low=one.better == "lower", bounds=None) for one in metrics]
+
+
+def measured(rows: Sequence[Prediction], metrics: Sequence[OwnMetric]) -> list[Prediction]:
+    """The predictions, those of the test split with their numbers in `about`. Raises OwnCodeError as `values` does."""
+    found = list(rows)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.split == "test":
+            groups.setdefault((row.dataset, row.task, row.model), []).append(place)
+    for metric in metrics:
+        for (_, task, _), places in groups.items():
+            given = values(metric.name, [rows[place] for place in places]) if task == metric.task else []
+            for place, number in zip(places, given, strict=bool(given)):
+                about = found[place].about
+                found[place] = replace(
+                    found[place], about=about | {NUMBERS: about.get(NUMBERS, {}) | {metric.column: number}}
+                )
+    return found
+
+
+def numbers(row: Prediction) -> Mapping[str, float]:
+    """Column -> the number of an answer."""
+    found: Mapping[str, float] = row.about.get(NUMBERS, {})
+    return found
+
+
+def means(rows: Sequence[Prediction]) -> dict[str, Metric]:
+    """Column -> the mean of its numbers, which all of these predictions must have."""
+    given = list(map(numbers, rows))
+    return {name: mean([one[name] for one in given]) for name in given[0] if all(name in one for one in given)}
 
 
 def values(name: str, rows: Sequence[Prediction]) -> list[float]:
@@ -29,26 +68,18 @@ def values(name: str, rows: Sequence[Prediction]) -> list[float]:
     Raises OwnCodeError if it cannot be loaded, raises an error, or does not return a finite number for each answer.
     """
     function = own_code.function(own_code.module(Path(name.rpartition(":")[0]), WHAT), name, WHAT)
-    try:
-        found = function(
+    scored = own_code.scores(
+        WHAT,
+        name,
+        len(rows),
+        lambda: function(
             answers=[row.answer for row in rows],
             references=[row.reference for row in rows],
             outputs=[row.output for row in rows],
             questions=[row.question for row in rows],
-        )
-        numbers = [float(value) for value in found]
-    except Exception as error:  # whatever the function does; its message may hold a report, so it is not repeated
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise OwnCodeError(
-            f"the metric {name} raised {type(error).__name__} ({place.filename}:{place.lineno}): fix it"
-        ) from error
-    if len(numbers) != len(rows):
-        raise OwnCodeError(
-            f"the metric {name} returned {len(numbers)} numbers for {len(rows)} answers: it must return one for each, in order"
-        )
-    if not all(map(math.isfinite, numbers)):
-        raise OwnCodeError(f"the metric {name} returned a number that is not finite: leave no NaN and no infinity")
-    return numbers
+        ),
+    )
+    return [score["overall"] for score in scored]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -122,12 +122,33 @@ class StudySettings(Settings):
     claims: list[Claim] = Field(min_length=1, description="What is tested, in the order of the table.")
     seeds: list[int] = Field(min_length=1, description="Seeds; the model of a claim is the stage <name>-<seed>.")
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
-    compare_with: dict[str, str] = Field(
-        default_factory=dict,
-        description="Model -> the evaluated model that its marks compare it with. Default: the one that it was trained from, or"
-        " the row above.",
-    )
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
+
+
+class OwnMetric(Settings):
+    """A metric in a file of your own: a function that gives each answer a number; the column has their mean."""
+
+    name: str = Field(description="path/to/file.py:function, see docs/how-to/add-a-metric.md.")
+    task: Task = Field("report", description="The task whose answers it scores.")
+    better: Literal["higher", "lower"] = Field(description="Which values are better; the marks follow it.")
+    title: str = Field("", description="Heading of its column; empty: the name of the function.")
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_file(cls, name: str) -> str:
+        if not own_code.NAME.fullmatch(name):
+            raise ValueError(f"a metric is named path/to/file.py:function, not {name!r}")
+        return own_code.absolute(name)
+
+    @property
+    def column(self) -> str:
+        """Its name in metrics.json."""
+        return own_code.label(self.name)
+
+    @property
+    def heading(self) -> str:
+        """The heading of its column."""
+        return self.title or self.name.rpartition(":")[2].replace("_", " ")
 
 
 class SweepRow(Settings):
@@ -144,6 +165,7 @@ class SweepSettings(Settings):
     rows: list[SweepRow] = Field(min_length=1, description="The models; each is compared with the first of its name.")
     seeds: list[int] = Field(min_length=1, description="Seeds.")
     tasks: list[str] = Field(min_length=1, description="Tasks whose scores are shown.")
+    metrics: list[OwnMetric] = Field([], description="Metrics of your own, each a further column.")
     draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
 
@@ -194,32 +216,6 @@ class PredictionsSettings(Settings):
         if double := next((one for one in seen if seen.count(one) > 1), None):
             raise ValueError(f"{double[0]} has two files for the task {double[1]}; join them")
         return self
-
-
-class OwnMetric(Settings):
-    """A metric in a file of your own: a function that gives each answer a number; the column has their mean."""
-
-    name: str = Field(description="path/to/file.py:function, see docs/how-to/add-a-metric.md.")
-    task: Task = Field("report", description="The task whose answers it scores.")
-    better: Literal["higher", "lower"] = Field(description="Which values are better; the marks follow it.")
-    title: str = Field("", description="Heading of its column; empty: the name of the function.")
-
-    @field_validator("name")
-    @classmethod
-    def _of_a_file(cls, name: str) -> str:
-        if not own_code.NAME.fullmatch(name):
-            raise ValueError(f"a metric is named path/to/file.py:function, not {name!r}")
-        return own_code.absolute(name)
-
-    @property
-    def column(self) -> str:
-        """Its name in metrics.json."""
-        return own_code.label(self.name)
-
-    @property
-    def heading(self) -> str:
-        """The heading of its column."""
-        return self.title or self.name.rpartition(":")[2].replace("_", " ")
 
 
 class AggregateSettings(Settings):

@@ -3,15 +3,12 @@
 import asyncio
 import inspect
 import io
-import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diagcot.jobs import OwnCodeError
 from diagcot.jobs.environment import own_code
 from diagcot.rewards.score import Reference, Score
 
@@ -68,27 +65,14 @@ class ExternalReward:
         """
         if not outputs:
             return []
-        try:
-            scores = self._called(outputs, [reference.answer for reference in references], progress, facts)
-        except Exception as error:  # whatever the function does
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise OwnCodeError(
-                f"the reward {self._name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}): fix it"
-            ) from error
-        if len(scores) != len(outputs):
-            raise OwnCodeError(
-                f"the reward {self._name} returned {len(scores)} scores for {len(outputs)} outputs: "
-                "it must return one for each output, in their order"
-            )
-        if not all("overall" in score and all(map(math.isfinite, score.values())) for score in scores):
-            raise OwnCodeError(
-                f"the reward {self._name} returned a score without a finite `overall`: every score must have one"
-            )
-        return scores
+        answers = [reference.answer for reference in references]
+        return own_code.scores(
+            "reward", self._name, len(outputs), lambda: self._called(outputs, answers, progress, facts)
+        )
 
     def _called(
         self, outputs: Sequence[str], answers: list[str], progress: float, facts: Sequence[RolloutFacts]
-    ) -> list[Score]:
+    ) -> list[Any]:
         if self._style in ("trl", "trl_messages"):
             return _as_trl(self._score, list(outputs), answers, progress, facts, self._style == "trl_messages")
         lengths = [len(fact.tokens) for fact in facts] or [len(output.split()) for output in outputs]
@@ -110,7 +94,7 @@ def _as_trl(
     progress: float,
     facts: Sequence[RolloutFacts],
     messages: bool,
-) -> list[Score]:
+) -> list[Any]:
     """Scores by the call of TRL's trainer (trl/trainer/grpo_trainer.py: _calculate_rewards)."""
     images = [[_picture(data) for data in fact.images] for fact in facts]
     prompts: list[Any] = [[] if messages else "" for _ in outputs]
@@ -134,7 +118,7 @@ def _as_trl(
     )
     if inspect.iscoroutine(values):
         values = asyncio.run(values)
-    return [{"overall": float(value or 0.0)} for value in values]
+    return [0.0 if value is None else value for value in values]
 
 
 def _prompt(facts: RolloutFacts, images: Sequence[Any], messages: bool) -> Any:
@@ -170,7 +154,7 @@ def _as_easyr1(
     answers: list[str],
     lengths: Sequence[int],
     sequential: bool = False,
-) -> list[Score]:
+) -> list[Any]:
     """Scores of the outputs; `sequential`: of the single output, which the function takes as it is, not as a list."""
     if _takes_two(function):
         returned = function(outputs[0], answers[0]) if sequential else function(outputs, answers)
@@ -180,8 +164,7 @@ def _as_easyr1(
             for output, answer, length in zip(outputs, answers, lengths, strict=True)
         ]
         returned = function(rows[0]) if sequential else function(rows)
-    scores: Sequence[Mapping[str, Any]] = [returned] if sequential else returned
-    return [{key: float(value) for key, value in score.items() if value is not None} for score in scores]
+    return [returned] if sequential else list(returned)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

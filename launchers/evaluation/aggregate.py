@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from diagcot.evaluation import own_metrics
 from diagcot.evaluation.settings import AggregateSettings, PredictionsSettings
@@ -41,8 +42,8 @@ def units(stage: Stage[AggregateSettings], chain: ChainView) -> list[Unit]:
     return [Unit(f"metrics.{digest[:10]}", {"models": models, "starts": starts})]
 
 
-def check(stage: Stage[AggregateSettings], chain: ChainView) -> None:
-    """Raises OwnCodeError if a metric of the user's own cannot be called, UserError if nothing answers its task."""
+def check(stage: Stage[Any], chain: ChainView) -> None:
+    """Raises OwnCodeError if one of the `metrics` of the stage cannot be called, UserError if nothing answers its task."""
     asked = {
         unit.params.get("task") for source in stage.inputs.get("predictions", []) for unit in chain.units_of(source)
     }

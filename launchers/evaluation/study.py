@@ -19,7 +19,7 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
-    grows="anew",  # with further seeds or claims the tables are made again
-    selector_settings=("claims", "seeds"),
+    grows="anew",  # with further seeds or claims, or with other settings, the tables are made again
+    selector_settings=tuple(StudySettings.model_fields),
     needs=("java",),
 )

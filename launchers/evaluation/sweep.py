@@ -2,6 +2,7 @@
 
 from diagcot.evaluation.settings import SweepSettings
 from diagcot.jobs import Unit
+from launchers.evaluation.aggregate import check
 from launchers.inputs import one_table
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -19,7 +20,8 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
-    grows="anew",  # with further seeds or values the table is made again
-    selector_settings=("rows", "seeds", "tasks"),
+    check=check,
+    grows="anew",  # with further seeds or values, or with other settings, the table is made again
+    selector_settings=tuple(SweepSettings.model_fields),
     needs=("java",),
 )

@@ -26,9 +26,8 @@ from diagcot.evaluation.scores.columns import (
 from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
 from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
 from diagcot.evaluation.scores.verdicts import COMPARED, MARKS, verdict
-from diagcot.evaluation.settings import OwnMetric
 from diagcot.jobs import UserError
-from diagcot.metrics.intervals import Bootstrap, Metric, holm, mean
+from diagcot.metrics.intervals import Bootstrap, Metric, holm
 from diagcot.metrics.meteor import meteor
 from diagcot.tasks.predictions import BROUGHT, Prediction
 
@@ -56,7 +55,7 @@ def table(
     clinical: ClinicalScores | None = None,
     starts: Mapping[str, str] | None = None,
     controls: Mapping[str, str] | None = None,
-    own: Sequence[OwnMetric] = (),
+    own: Sequence[Column] = (),
 ) -> dict[str, Any]:
     """The content of metrics.json but for the run's name.
 
@@ -64,8 +63,8 @@ def table(
     clinical: what models that read reports make of each answer. starts: model -> the one that it was trained from; a
     model that is not in it, or whose start did not answer, is compared with the row above. controls: model -> a further one
     that it is compared with. The row of a model that ran
-    elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin. own: metrics
-    of the user's own.
+    elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin. own: columns of
+    metrics of the user's own, whose numbers the predictions have (`own_metrics.measured`).
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     brought = {row.model: row.about[BROUGHT] for row in predictions if BROUGHT in row.about}
@@ -86,6 +85,7 @@ def table(
             (key, "meteor_r2gen"): [[pair] for pair in zip(*r2gen_texts(rows), strict=True)]
             for key, rows in reports.items()
         }
+    named = {column.name for column in own}
     counted = pool.submit(tools.meteor, [pair for some in pairs.values() for sample in some for pair in sample])
     scores: dict[tuple[str, str, str], Scores] = {
         key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
@@ -97,13 +97,13 @@ def table(
             scores[key] |= judged_metrics(rows, verdicts)
         if clinical and key[2] != CONSTANT:
             scores[key] |= clinical_metrics(rows, clinical)
-        scores[key] |= {m.column: mean(own_metrics.values(m.name, rows)) for m in own if m.task == key[1]}
+        scores[key] |= {name: metric for name, metric in own_metrics.means(rows).items() if name in named}
     counts = counted.result()
     pool.shutdown()
     for (key, column), some in pairs.items():
         scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
     reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
-    columns = [*COLUMNS, *(Column(m.column, m.heading, m.task, low=m.better == "lower", bounds=None) for m in own)]
+    columns = [*COLUMNS, *own]
     known = {column.name: column for column in columns}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from diagcot.evaluation.scores.columns import BY_NAME, TEXTS, measured
+from diagcot.evaluation import own_metrics
+from diagcot.evaluation.scores.columns import COLUMNS, TEXTS, Column, measured
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.study.claims import over_seeds
 from diagcot.metrics.intervals import Bootstrap, Metric
@@ -13,7 +14,9 @@ from diagcot.tasks.predictions import Prediction
 class Scores:
     """The scores of every model on every seed, each with the bootstrap over the studies of its seed."""
 
-    def __init__(self, rows: Sequence[Prediction], draws: int, java_s: float) -> None:
+    def __init__(self, rows: Sequence[Prediction], draws: int, java_s: float, own: Sequence[Column] = ()) -> None:
+        """own: columns of metrics of the user's own, whose numbers the rows have (`own_metrics.measured`)."""
+        self.columns = {column.name: column for column in (*COLUMNS, *own)}
         self._rows: dict[tuple[str, str], dict[str, list[Prediction]]] = {}  # (model, task) -> split -> rows
         for row in sorted(rows, key=lambda row: row.id):
             self._rows.setdefault((row.model, row.task), {}).setdefault(row.split, []).append(row)
@@ -25,12 +28,15 @@ class Scores:
 
     def get(self, model: str, column: str) -> tuple[Bootstrap, Metric] | str:
         """A model's score in a column and its bootstrap; or why it has no value."""
-        key = model, BY_NAME[column].task if column in BY_NAME else ""
+        key = model, self.columns[column].task if column in self.columns else ""
         if "test" not in self._rows.get(key, {}):
             return f"{model} has no answers to the task {key[1] or 'of no name'}"
         rows = self._rows[key]
         if key not in self._scores:
-            self._scores[key] = measured(rows["test"], rows.get("validate", []), self._words)
+            self._scores[key] = {
+                **measured(rows["test"], rows.get("validate", []), self._words),
+                **own_metrics.means(rows["test"]),
+            }
         metric = self._scores[key].get(column, f"a study does not compute {column}")
         return metric if isinstance(metric, str) else (self._boot(rows["test"]), metric)
 
@@ -51,8 +57,8 @@ class Scores:
             return None
         mean = over_seeds([boot.interval(metric) for boot, metric in found])
         if len(found) == 1:
-            return BY_NAME[column].shown(mean, found[0][0].studies)
-        return replace(BY_NAME[column], interval=0).shown(mean, len(found))
+            return self.columns[column].shown(mean, found[0][0].studies)
+        return replace(self.columns[column], interval=0).shown(mean, len(found))
 
     def of(self, models: Sequence[str], column: str) -> list[tuple[Bootstrap, Metric]] | None:
         """The scores of several models in a column; None if one of them has no value."""

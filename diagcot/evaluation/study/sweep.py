@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from diagcot.evaluation import predictions
-from diagcot.evaluation.scores.columns import BY_NAME, COLUMNS, LOW
+from diagcot.evaluation import own_metrics, predictions
 from diagcot.evaluation.settings import SweepRow, SweepSettings
 from diagcot.evaluation.study.claims import Pair, weigh
 from diagcot.evaluation.study.page import line
@@ -31,8 +30,10 @@ def prepare(ctx: Context) -> Iterator[SweepSettings]:
 
 def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
     """The table of all rows."""
-    rows = list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False))
-    scores = Scores(rows, settings.draws, settings.java_s)
+    rows = own_metrics.measured(
+        list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False)), settings.metrics
+    )
+    scores = Scores(rows, settings.draws, settings.java_s, own_metrics.columns(settings.metrics))
     ctx.progress(0, len(settings.rows), step="scores")
     first: dict[str, SweepRow] = {}
     found = []
@@ -44,6 +45,7 @@ def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
         "seeds": settings.seeds,
         "rule": RULE,
         "phantom": any(r.phantom for r in rows),
+        "titles": {name: scores.columns[name].title for row in found for name in row["scores"]},
         "rows": found,
     }
     staged = {}
@@ -57,31 +59,31 @@ def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
 def scored(row: SweepRow, first: SweepRow, scores: Scores, settings: SweepSettings) -> dict[str, Any]:
     """An entry of `rows`: the scores (value, low, high, verdict) of a model in every column that has one on all seeds."""
     cells: dict[str, dict[str, Any]] = {}
-    for column in (c.name for c in COLUMNS if c.main and c.task in settings.tasks):
-        own = scores.of(row.stages, column)
+    for column in (c for c in scores.columns.values() if c.main and c.task in settings.tasks):
+        own = scores.of(row.stages, column.name)
         if own is None:
             continue
         verdict = "not decided"
-        if row is not first and (other := scores.of(first.stages, column)):
+        if row is not first and (other := scores.of(first.stages, column.name)):
             pairs = [Pair(mine[0], mine[1], its[1]) for mine, its in zip(own, other, strict=True) if mine[0] is its[0]]
-            verdict = weigh(pairs, column in LOW).verdict if len(pairs) == len(own) else verdict
-        cells[column] = {**(scores.over(row.stages, column) or {}), "verdict": verdict}
+            verdict = weigh(pairs, column.low).verdict if len(pairs) == len(own) else verdict
+        cells[column.name] = {**(scores.over(row.stages, column.name) or {}), "verdict": verdict}
     return {"model": row.model, "values": row.values, "scores": cells}
 
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table for people. No text or image of any study."""
-    columns = [name for name in BY_NAME if any(name in row["scores"] for row in table["rows"])]
+    titles = table["titles"]
     lines = [f"# Sweep {table['run']}", ""]
     if table["phantom"]:
         lines += ["**Phantom images:** drawn, not of people.", ""]
     lines += [f"Seeds {', '.join(map(str, table['seeds']))}. {table['rule']}", ""]
     lines += [
-        line(["model", "values", *(BY_NAME[name].title for name in columns)]),
-        line(["---"] * (len(columns) + 2)),
+        line(["model", "values", *titles.values()]),
+        line(["---"] * (len(titles) + 2)),
     ]
     lines += [
-        line([row["model"], row["values"], *(_cell(row["scores"].get(c)) for c in columns)]) for row in table["rows"]
+        line([row["model"], row["values"], *(_cell(row["scores"].get(c)) for c in titles)]) for row in table["rows"]
     ]
     return "\n".join(lines) + "\n"
 

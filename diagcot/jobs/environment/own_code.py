@@ -4,10 +4,12 @@ A relative path begins in the folder of the recipe that names it.
 """
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -60,11 +62,19 @@ def module(file: Path, what: str) -> ModuleType:
     found = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(found)
-    except Exception as error:  # whatever the file does
-        raise OwnCodeError(
-            f"the {what} file {file} cannot be loaded ({type(error).__name__}: {error}): fix it"
-        ) from error
+    except (Exception, SystemExit) as error:  # whatever the file does
+        raise OwnCodeError(f"the {what} file {file} cannot be loaded ({told(error, file)}): fix it") from None
     return found
+
+
+def told(error: BaseException, file: Path) -> str:
+    """What a file of the user's own has raised, and where. A message may hold a report: only those about code are repeated."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {error}" if isinstance(error, ImportError) else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((frame for frame in reversed(frames) if Path(frame.filename).name == file.name), frames[-1])
+    return f"{said}, {place.filename}:{place.lineno}"
 
 
 def function(held: ModuleType, name: str, what: str) -> Callable[..., Any]:
@@ -77,6 +87,33 @@ def function(held: ModuleType, name: str, what: str) -> Callable[..., Any]:
         )
     called: Callable[..., Any] = found
     return called
+
+
+def scores(what: str, name: str, count: int, call: Callable[[], Iterable[Any]]) -> list[dict[str, float]]:
+    """What a function of the user's own gives `count` answers: of each a finite `overall`, and further numbers by name.
+
+    call: calls it; a row that it returns is a number, the overall one, or a mapping of names to numbers, whose values None are
+    left out. Raises OwnCodeError if the function raises an error, or does not give each answer a finite number.
+    """
+    try:
+        rows = [row if isinstance(row, Mapping) else {"overall": row} for row in call()]
+    except (Exception, SystemExit) as error:  # whatever the function does
+        raise OwnCodeError(f"the {what} {name} raised {told(error, Path(name.rpartition(':')[0]))}: fix it") from None
+    if len(rows) != count:
+        raise OwnCodeError(
+            f"the {what} {name} returned {len(rows)} numbers for {count} answers: it must return one for each, in order"
+        )
+    try:
+        found = [{key: float(value) for key, value in row.items() if value is not None} for row in rows]
+    except (TypeError, ValueError):
+        raise OwnCodeError(
+            f"the {what} {name} returned what is no number: it must return one for each answer"
+        ) from None
+    if not all("overall" in row and all(map(math.isfinite, row.values())) for row in found):
+        raise OwnCodeError(
+            f"the {what} {name} returned a number that is missing or not finite: give each answer one, no NaN and no infinity"
+        )
+    return found
 
 
 def check(trial_module: str, what: str, name: str, *arguments: str) -> None:

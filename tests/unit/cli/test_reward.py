@@ -122,6 +122,16 @@ def test_mistakes_on_the_command_line(
     assert message in capsys.readouterr().err
 
 
+def test_a_function_of_the_users_own_that_ends_the_program_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(lines(ROWS[0]))
+    (tmp_path / "ends.py").write_text("import sys\ndef f(completions, **columns):\n    sys.exit()\n")
+    name = f"{tmp_path}/ends.py:f"
+    assert main(["reward", "--name", name, "--mode", "trl", str(tmp_path / "rows.jsonl")]) == 1
+    assert f"the reward {name} raised SystemExit, {tmp_path}/ends.py:3: fix it" in capsys.readouterr().err
+
+
 def test_a_file_that_is_there_stays_unless_all_rows_are_scored(tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     rows.write_text("\ufeff" + lines({"output": GOLD, "answer": GOLD}), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The table of a sweep: means over seeds, intervals, and marks against the first value."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
-from diagcot.evaluation.settings import SweepRow, SweepSettings
+from diagcot.evaluation.settings import OwnMetric, SweepRow, SweepSettings
 from diagcot.evaluation.study import sweep
 from diagcot.jobs import Context, Unit
 from diagcot.jobs.testing import context, run_unit
@@ -29,13 +30,15 @@ def answers(model: str, right: int, seed: int) -> list[Prediction]:
     return rows
 
 
-def found(folder: Path, right: dict[str, int], rows: list[SweepRow], seeds: list[int]) -> tuple[dict[str, Any], str]:
+def found(
+    folder: Path, right: dict[str, int], rows: list[SweepRow], seeds: list[int], metrics: Sequence[OwnMetric] = ()
+) -> tuple[dict[str, Any], str]:
     stage = folder / "predictions" / "evaluate"
     stage.mkdir(parents=True)
     for model, count in right.items():
         text = "".join(json.dumps(row.row()) + "\n" for row in answers(model, count, int(model.split("-")[-1])))
         (stage / f"{model}.open.shard.00000.jsonl").write_text(text)
-    settings = SweepSettings(rows=rows, seeds=seeds, tasks=["open"], draws=200)
+    settings = SweepSettings(rows=rows, seeds=seeds, tasks=["open"], draws=200, metrics=list(metrics))
     ctx: Context = replace(context(folder / "run", settings.model_dump()), inputs={"predictions": [str(stage)]})
     run_unit(sweep, Unit("sweep"), ctx)
     return json.loads((ctx.output / "sweep.json").read_text()), (ctx.output / "sweep.md").read_text()
@@ -51,6 +54,17 @@ def test_means_intervals_and_marks_against_the_first_value(tmp_path: Path) -> No
     assert [one["verdict"] for one in (low, high, same)] == ["not decided", "holds", "not decided"]
     assert "| grpo | high | 0.850 [" in text and "] ▲ |" in text and "▼ |" not in text
     assert "Phantom images" in text and "Edema" not in text
+
+
+def test_metrics_of_the_users_own_are_columns_with_marks_by_their_direction(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def error(answers, references, **rest):\n    return [float(a != r) for a, r in zip(answers, references)]\n"
+    )
+    rows = [SweepRow(model="grpo", values=name, stages=[f"{name}-7", f"{name}-8"]) for name in ("low", "high")]
+    own = OwnMetric(name=f"{tmp_path}/mine.py:error", task="open", better="lower", title="mistakes")
+    table, text = found(tmp_path, {"low-7": 20, "low-8": 22, "high-7": 50, "high-8": 52}, rows, [7, 8], [own])
+    assert [round(row["scores"]["mine.error"]["value"], 3) for row in table["rows"]] == [0.65, 0.15]
+    assert "| model | values | open F1 | mistakes |" in text and text.count("▲ |") == 2  # fewer mistakes are better
 
 
 def test_a_model_without_a_score_on_one_seed_has_none(tmp_path: Path) -> None:

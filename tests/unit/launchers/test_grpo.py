@@ -115,8 +115,8 @@ def chain_with(folder: Path, body: str) -> Chain:
     [
         ("import no_such_package\ndef score(completions, **rest): return [0] * len(completions)", "no_such_package"),
         ("def other(): ...", "has no function 'score'"),
-        ("def score(completions, **rest): return [1.0]", "returned 1 scores for 2 outputs"),
-        ("def score(completions, **rest):\n    return [len(c.missing) for c in completions]", r"mine.py:2\): fix it"),
+        ("def score(completions, **rest): return [1.0]", "returned 1 numbers for 2 answers"),
+        ("def score(completions, **rest):\n    return [len(c.missing) for c in completions]", "mine.py:2: fix it"),
         ("import os\ndef score(completions, **rest): os._exit(4)", "ends the process that calls it"),
     ],
 )

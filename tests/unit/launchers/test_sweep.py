@@ -57,6 +57,31 @@ def test_stages_before_the_swept_one_are_shared(recipe: Path) -> None:
     ]
 
 
+def test_own_metrics_of_the_table_are_columns_of_the_sweep_too(recipe: Path) -> None:
+    own = "{name: mine.py:words, better: lower}"
+    other = (
+        "{name: mine.py:options, task: single, better: higher}"  # nothing answers it, which `sweep` does not evaluate
+    )
+    recipe.write_text(
+        recipe.read_text().replace(
+            "inputs: {predictions: evaluate}}",
+            f"inputs: {{predictions: evaluate}}, settings: {{metrics: [{own}, {other}]}}}}",
+        )
+    )
+    (recipe.parent / "mine.py").write_text(
+        "def words(answers, **rest):\n    return [len(a.split()) for a in answers]\n"
+    )
+    composed, document = compose(str(recipe), ["tuned.deepspeed.learning_rate=1e-3,2e-3"], [7], ROOT)
+    (table,) = (spec for spec in composed.stages if spec.kind == "sweep")
+    assert table.settings["metrics"] == [{"name": f"{recipe.parent}/mine.py:words", "better": "lower"}]
+    chain = chain_on(composed, document, "laptop", None)
+    chain.check("sweep")
+    assert recipe.parent / "mine.py" in chain.code
+    (recipe.parent / "mine.py").write_text("def words(answers, **rest): raise KeyError\n")
+    with pytest.raises(UserError, match="raised KeyError"):
+        chain.check("sweep")
+
+
 def test_values_of_several_settings_are_combined_and_the_recipes_own_is_its_stage(recipe: Path) -> None:
     found = stages(recipe, ["align.deepspeed.steps=5,9", "tuned.deepspeed.steps=5,6"], 7, 8)
     rows = found["sweep"].settings["rows"]

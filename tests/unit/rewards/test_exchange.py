@@ -3,13 +3,14 @@
 import importlib.util
 import io
 import pickle
+import traceback
 from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from diagcot.jobs import UserError
+from diagcot.jobs import OwnCodeError
 from diagcot.rewards import easyr1, external, registry, trial
 from diagcot.rewards import trl as for_trl
 from diagcot.rewards.external import RolloutFacts
@@ -78,6 +79,14 @@ def short(reward_inputs):
     return []
 def broken(reward_inputs):
     return [{"overall": float("nan")}] * len(reward_inputs)
+def bare(reward_inputs):
+    return [{"format": 1.0}] * len(reward_inputs)
+def words(reward_inputs):
+    return [{"overall": "good"}] * len(reward_inputs)
+def ends(reward_inputs):
+    raise SystemExit
+def quotes(reward_inputs):
+    raise ValueError(f"cannot read {reward_inputs[0]['response']}")
 """
 
 
@@ -209,15 +218,26 @@ def test_an_exported_reward_loaded_back():
     [
         ("none.py:f", "no Python file"),
         ("theirs.py:missing", "no function 'missing'"),
-        ("theirs.py:short", "returned 0 scores for 1 outputs"),
-        ("theirs.py:broken", "without a finite"),
-        ("fails.py:f", "cannot be loaded \\(NameError"),
+        ("theirs.py:short", "returned 0 numbers for 1 answers"),
+        ("theirs.py:broken", "missing or not finite"),
+        ("theirs.py:bare", "missing or not finite"),
+        ("theirs.py:words", "no number"),
+        ("theirs.py:ends", r"raised SystemExit, .*theirs.py:\d+: fix it"),
+        ("theirs.py:quotes", r"raised ValueError, .*theirs.py:\d+: fix it"),
+        ("fails.py:f", r"cannot be loaded \(NameError, .*fails.py:1\)"),
+        ("exits.py:f", r"cannot be loaded \(SystemExit, .*exits.py:1\)"),
+        ("typo.py:f", r"cannot be loaded \(SyntaxError: .*typo.py, line 1"),
     ],
 )
 def test_what_is_wrong_with_an_external_reward_is_one_sentence(theirs, name, message):
     (theirs / "fails.py").write_text("nothing\n")
-    with pytest.raises(UserError, match=message) as error:
-        registry.reward(str(theirs / name), "easyr1")(["x"], [Reference("y")])
+    (theirs / "exits.py").write_text("raise SystemExit(0)\n")
+    (theirs / "typo.py").write_text("def f(:\n")
+    reply = "a large heart"
+    with pytest.raises(OwnCodeError, match=message) as error:
+        registry.reward(str(theirs / name), "easyr1")([reply], [Reference("y")])
+    # nor is the function's message in the traceback that a task writes into its log
+    assert "large heart" not in "".join(traceback.format_exception(error.value))
     assert len(error.value.args) == 1 and str(error.value) == error.value.args[0] and ": " in str(error.value)
 
 

@@ -93,7 +93,7 @@ def test_a_rollout_that_ends_the_reward_is_told_with_its_sample_and_what_to_do(
 
 
 def test_what_a_reward_raises_is_raised_by_the_worker(worker: RewardWorker) -> None:
-    with pytest.raises(OwnCodeError, match=r"raised ValueError: no such answer \(.*reward\.py:\d+\)") as told:
+    with pytest.raises(OwnCodeError, match=r"raised ValueError, .*reward\.py:\d+: fix it") as told:
         worker.score(outputs("raise"), 0.0)
     assert "in the process of the reward" in told.value.__notes__[0]
 
@@ -102,7 +102,7 @@ def test_a_reward_that_cannot_be_loaded_is_told_each_time(tmp_path: Path) -> Non
     (tmp_path / "reward.py").write_text("raise ValueError('not today')")
     made = RewardChild({"": RewardSettings(name=f"{tmp_path}/reward.py:reward", style="trl")}, {"": [REFERENCE]})
     for _ in range(2):
-        with pytest.raises(UserError, match=r"cannot be loaded .ValueError: not today"):
+        with pytest.raises(UserError, match=r"cannot be loaded .ValueError, "):
             made.start()
 
 

@@ -130,7 +130,7 @@ def test_own_rewards_are_mixed_with_those_of_the_suite(tmp_path: Path, weights: 
     assert settings.calls == tuple((f"{tmp_path}/mine.py:{name}", "trl") for name in ("short", "none"))
     (tmp_path / "mine.py").write_text("def short(completions, **rest): return [0.0]\n")
     broken = worker(weights, plain=0.5, **{f"{tmp_path}/mine.py:short": 0.5})
-    with pytest.raises(UserError, match="returned 1 scores for 2 outputs"):
+    with pytest.raises(UserError, match="returned 1 numbers for 2 answers"):
         broken.score([Output(text, REPORTS[0]) for text in (RIGHT, EMPTY)], 0.0)
 
 
