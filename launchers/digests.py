@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
-from diagcot.jobs.plans import reused, stored
+from diagcot.jobs.plans import reused, segments, stored
+from diagcot.jobs.plans.growth import as_planned
 from diagcot.jobs.state import ledger
 from diagcot.jobs.state.files import digest
 from diagcot.shards import Shard
@@ -70,15 +71,22 @@ def _decided_by(plan: Mapping[str, Any], made: Mapping[str, str]) -> str:
     """Of kind, settings, seed, units and code, and of what its inputs hold."""
     inputs = {role: [made.get(Path(root).name, "") for root in roots] for role, roots in plan["inputs"].items()}
     code = Path(plan.get("code", "")).name
-    decides = [
-        plan["kind"],
-        _without_places(plan["settings"]),
-        plan["seed"],
-        plan.get("units_sha256", ""),
-        code,
-        inputs,
-    ]
+    decides = [plan["kind"], _without_places(plan["settings"]), plan["seed"], _units(plan), code, inputs]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _units(plan: Mapping[str, Any]) -> str:
+    """Digest of the list of units; of those that made the product last, where a stage has made it again."""
+    cut = segments.of_plan(plan)
+    if plan.get("grows") != "anew" or len(cut) == 1:
+        return str(plan["units_sha256"])
+    lines = segments.lines(Path(plan["stage_dir"]), cut, plan["units"] - cut[-1].units, plan["units"])
+    return hashlib.sha256(b"".join(_as_planned(line) for line in lines)).hexdigest()
+
+
+def _as_planned(line: bytes) -> bytes:
+    key = line.decode().split('"', 4)[3]
+    return line.replace(key.encode(), as_planned(key).encode(), 1)
 
 
 def _without_places(value: Any) -> Any:
@@ -119,7 +127,7 @@ def _made(plan: Mapping[str, Any], stage: str) -> str:
         for name in sorted(manifest["outputs"]):
             for file in _files(Path(name)):
                 place = file.relative_to(Path(name).parent)
-                total.update(f"{key} {place} {content(file)}\n".encode())
+                total.update(f"{as_planned(key)} {place} {content(file)}\n".encode())
     return total.hexdigest() if units >= plan["units"] else ""
 
 

@@ -23,6 +23,8 @@ from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, fsync_tree
 from diagcot.jobs.state.ledger import supersede
 
+AGAIN = "+"
+"""Before the number in the key of a unit that makes a product as one before it did, after others in between."""
 ADDED = ("inputs", "after", "units", "tasks", "units_sha256", "grown")  # only their earlier part is compared
 
 
@@ -148,9 +150,11 @@ def addition(stored: Plan, plan: Plan, additions: Mapping[str, Addition]) -> Add
 
 def _further_units(stored: Plan, plan: Plan) -> tuple[list[Unit], list[str]]:
     """Units of `plan` that are not stored yet, in its order; and the differences of those that are."""
-    known = {unit.key: _params(unit) for unit in stored.units[:]}
+    known = {as_planned(unit.key): _params(unit) for unit in stored.units[:]}
     planned = {unit.key: unit for unit in plan.units[:]}
     new = [unit for key, unit in planned.items() if key not in known]
+    if plan.grows == "anew" and not new and plan.keys != list(map(as_planned, stored.keys[-len(plan.keys) :])):
+        new = [Unit(_next_key(key, stored.keys), unit.params) for key, unit in planned.items()]
     differences = [
         f"unit {key}: {known[key]} in the run, {_params(unit)} now"
         for key, unit in planned.items()
@@ -158,9 +162,17 @@ def _further_units(stored: Plan, plan: Plan) -> tuple[list[Unit], list[str]]:
     ]
     if plan.grows == "units":
         differences += [f"unit {key}: in the run, absent now" for key in known if key not in planned]
-    elif not new and plan.keys != stored.keys[-len(plan.keys) :]:
-        differences.append("its units are those of an earlier growth")
     return new, differences if len(differences) <= 6 else [*differences[:5], f"and {len(differences) - 5} units more"]
+
+
+def as_planned(key: str) -> str:
+    """The key of a unit as its kind gives it, however often its product was made again."""
+    return key.partition(AGAIN)[0]
+
+
+def _next_key(key: str, known: Sequence[str]) -> str:
+    """A key that no unit of the stage has had, since none runs twice: `key`, and how often its product was made so."""
+    return f"{key}{AGAIN}{1 + sum(as_planned(other) == key for other in known)}"
 
 
 def _params(unit: Unit) -> str:

@@ -156,6 +156,28 @@ def test_a_stage_that_cannot_grow_holds_back_what_it_was_made_from(tmp_path: Pat
         made(3).submit()
 
 
+def test_a_table_is_made_again_with_settings_that_it_had_before_others(tmp_path: Path) -> None:
+    def flow(records: int) -> Any:
+        on = chains.cluster("debug", roots={name: str(tmp_path / name) for name in ("logs", "shards", "models")})
+        made = pipeline.Pipeline(tmp_path.name, on, tmp_path)
+        cells = made.stage("cells", "tests.kinds.count", ["a"], "small")
+        made.stage(
+            "table", "tests.kinds.gather", [f"table.{records}"], "small", settings={"records": records},
+            inputs={"cells": [cells]}, grows="anew", selector_settings=["records"],
+        )  # fmt: skip
+        return made
+
+    for records, key in ((1, "table.1"), (2, "table.2"), (1, "table.1+2"), (2, "table.2+2"), (1, "table.1+3")):
+        flow(records).submit()
+        assert table(tmp_path)[0] == key
+        assert not flow(records).growth()  # the same settings once more: nothing is made again
+    found = stages(tmp_path)["table"]
+    assert found.settings == {"records": 1} and not found.missing()
+    assert [json.loads((found.path / "done" / f"{key}.json").read_text()).get("superseded") for key in found.keys] == [
+        "table.2", "table.1+2", "table.2+2", "table.1+3", None,
+    ]  # fmt: skip
+
+
 def test_a_unit_whose_place_another_took_is_neither_run_nor_published(tmp_path: Path) -> None:
     flow = grid(tmp_path, "debug", ["a"])
     flow.submit({"a", "cells", "checks"})

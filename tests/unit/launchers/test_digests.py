@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from diagcot.cli.main import main
+from diagcot.jobs import Pipeline, Unit
 from launchers import digests
+from tests import chains
 
 RECIPE = """\
 name: small
@@ -46,6 +48,28 @@ def test_what_decides_a_result_changes_its_digests(first: Path, tmp_path: Path) 
     seed = digests.of_run(made(tmp_path / "c", "one", RECIPE.replace("seed: 3", "seed: 4")))
     pairs = zip(digests.of_run(first), seed, strict=True)
     assert not [a.stage for a, b in pairs if a.decided_by == b.decided_by or a.made == b.made]
+
+
+def test_a_table_that_was_made_again_has_the_digests_of_one_that_was_made_so_at_once(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.txt").write_text(f"{number}\n")
+
+    def table(root: Path, *values: int) -> digests.StageDigest:
+        for value in values:
+            on = chains.cluster("debug", roots={name: str(root / name) for name in ("logs", "shards", "models")})
+            flow = Pipeline("run", on, root)
+            cells = flow.stage("cells", "tests.kinds.count", ["a"], "small")
+            flow.stage(
+                "table", "tests.kinds.copied:run", [Unit(f"table.{value}", {"from": str(tmp_path / f"{value}.txt")})], "small",
+                settings={"value": value}, inputs={"cells": [cells]}, grows="anew", selector_settings=["value"],
+            )  # fmt: skip
+            flow.submit()
+        return digests.of_run(root / "logs" / "run")[1]
+
+    once = table(tmp_path / "once", 1)
+    assert table(tmp_path / "again", 1, 2, 1) == once
+    assert table(tmp_path / "other", 1, 2) != once
+    assert table(tmp_path / "there", 2) == table(tmp_path / "here", 1, 2)
 
 
 def test_a_run_that_is_made_again_has_the_same_digests(
