@@ -173,6 +173,22 @@ def compose(half: str, seeds: Sequence[int], root: Path) -> tuple[Recipe, Docume
     return document.check(Recipe, value), document
 
 
+def check_claims(recipe: Recipe, document: Document, root: Path) -> None:
+    """Raises UserError with file and line for a claim of a recipe that its study would refuse.
+
+    recipe: a study's own, in recipes/study/, or an arm in the folder of one. Claims of any other recipe belong to no study.
+    """
+    if not recipe.claims:
+        return
+    folder, path = (root / "recipes" / "study").resolve(), document.path.resolve()
+    if folder not in (path.parent, path.parent.parent):
+        raise UserError(
+            f"{document.where(('claims',))}: no study has these claims: `make study` reads recipes/study/<half>.yaml and its arms"
+            " in recipes/study/<half>/. Move the recipe there, or leave them out"
+        )
+    compose(path.stem if path.parent == folder else path.parent.name, (recipe.seed,), root)
+
+
 def tasks_of(spec: StageSpec) -> set[str]:
     """The tasks that a stage evaluates models on."""
     if spec.kind != "evaluate":

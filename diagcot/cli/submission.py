@@ -169,6 +169,7 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
     from diagcot.console.screens import plan as screen
     from diagcot.jobs.forecast import forecast
     from diagcot.jobs.slurm import submit
+    from launchers.composition import check_claims
 
     plans = [plan for plan in chain.plans if plan.stage in selected]
     with_scripts = plans if scripts and chain.cluster.executor == "slurm" else []
@@ -176,15 +177,20 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
     expected = forecast(plans, chain.cluster, chain.storage(), chain.work_storage())
     problems: list[str] = []
     growth: list[str] = []
+    claims: list[str] = []  # what is wrong with them stops their study alone
     try:
         chain.checks()
     except UserError as error:
         problems += re.split(r"\n(?! )", str(error))
     try:
+        check_claims(chain.recipe, chain.document, chain.root)
+    except UserError as error:
+        claims.append(str(error))
+    try:
         growth += [f"run {chain.run} would grow: {line}" for line in chain.pipeline.growth().lines()]
     except UserError as error:
         problems.append(str(error))
-    expected = dataclasses.replace(expected, warnings=[*problems, *expected.warnings, *chain.notes(), *growth])
+    expected = dataclasses.replace(expected, warnings=[*problems, *expected.warnings, *chain.notes(), *claims, *growth])
     estimates = {stage: estimate for stage, estimate in chain.estimates().items() if stage in selected}
     screen.show([plan.header() for plan in plans], expected, texts, estimates, "" if problems else command)
     return 0

@@ -1,16 +1,19 @@
 """A study composed of a recipe, its arms and seeds: what is shared, what is left out, and where faults are told."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from diagcot.cli.main import main
 from diagcot.jobs import Plan, UserError
 from diagcot.jobs.plans.plan import read
-from launchers.chain import ROOT, chain_on
-from launchers.composition import compose
+from diagcot.recipe import find
+from launchers.chain import ROOT, chain_on, settings_model
+from launchers.composition import check_claims, compose
 
 BASE = """\
 name: mine
@@ -150,9 +153,24 @@ def test_an_arm_that_is_evaluated_otherwise_has_an_evaluation_of_its_own(root: P
     ],
 )
 def test_faults_are_told_where_they_stand(root: Path, old: str, new: str, said: str) -> None:
-    (root / "recipes" / "study" / "mine" / "no-align.yaml").write_text(NO_ALIGN.replace(old, new))
+    path = root / "recipes" / "study" / "mine" / "no-align.yaml"
+    path.write_text(NO_ALIGN.replace(old, new))
     with pytest.raises(UserError, match=said):
         compose("mine", (7,), root)
+    with pytest.raises(UserError, match=said):  # and the plan of the arm alone
+        check_claims(*find(str(path), root, settings_model), root)
+
+
+def test_the_plan_of_a_recipe_checks_its_claims(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = root / "recipes" / "study" / "mine.yaml"
+    for path in (study, root / "recipes" / "study" / "mine" / "no-align.yaml"):
+        check_claims(*find(str(path), root, settings_model), root)
+    elsewhere = root / "elsewhere.yaml"
+    elsewhere.write_text(BASE)
+    assert main(["plan", "--recipe", str(elsewhere)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    line = 1 + BASE.splitlines().index("claims:")
+    assert re.search(rf"! {elsewhere}:({line}|{line + 1}): no study has these claims: `make study` reads recipes/study/", said)
 
 
 def test_a_wrong_setting_of_an_arm_is_told_in_its_file(root: Path) -> None:
