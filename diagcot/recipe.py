@@ -265,7 +265,8 @@ class Extended(Document):
         own = ("change", self._names[loc[1]], *loc[2:])
         there = (*origin, *loc[2:])
         depth = self.find(own)[1]  # beyond the stage's settings: the part that lacks a key may be this recipe's own
-        if len(own) > 2 and (depth == len(own) or depth > max(3, self._base.find(there)[1])):
+        # A fault of the whole stage is told where it was changed last.
+        if depth == len(own) or (len(own) > 2 and depth > max(3, self._base.find(there)[1])):
             return super().where(own)
         return self._base.where(there)
 
@@ -295,6 +296,9 @@ def find(name: str, root: Path, kind_of: KindOf, seed: int | None = None) -> tup
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.exists():
         known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
+        if path == Path(name):
+            close = near(path.stem, known)
+            raise UserError(f"there is no recipe file {path}{close if close.startswith('; did') else ''}")
         raise UserError(f"unknown recipe {name!r}: it is not a file in {folder.relative_to(root)}/{near(name, known)}")
     document = _document(path, folder, kind_of)
     if seed is not None and isinstance(document.value, dict):

@@ -19,7 +19,7 @@ from diagcot.jobs.settings import Document, Settings, near
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 from diagcot.tasks.prompt_set import PromptedSettings
-from launchers import contradictions, own_files, registry, reuse
+from launchers import contradictions, inputs, own_files, registry, reuse
 from launchers.reuse import Reused
 from launchers.stage_kind import Stage, StageKind
 
@@ -150,6 +150,7 @@ class Chain:
     @cached_property
     def pipeline(self) -> Pipeline:
         """All stages of the recipe, declared. Raises UserError before anything is written."""
+        self._check_inputs()
         pipeline = Pipeline(
             self.run,
             self.cluster,
@@ -186,6 +187,16 @@ class Chain:
                 seed=spec.seed,
             )
         return pipeline
+
+    def _check_inputs(self) -> None:
+        """Raises UserError with file and line for stages that read what another one does not make."""
+        faults = [
+            f"{self.document.where(('stages', self.recipe.stages.index(spec), 'inputs', role))}: {said}"
+            for spec in self.own
+            for role, said in inputs.wrong(spec, self.kind(spec), lambda name: self.spec(name).kind)
+        ]
+        if faults:
+            raise UserError("\n".join(faults))
 
     def _files(self) -> dict[str, str]:
         files = {"recipe.yaml": self.document.text, "estimates.json": json.dumps(self.estimates(), indent=1) + "\n"}

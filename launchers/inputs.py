@@ -2,13 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from diagcot.jobs import Unit, UserError
+from diagcot.jobs.settings import near
+from diagcot.recipe import StageSpec
 from diagcot.tasks.questions.wording import GIVEN
 from launchers import own_files
-from launchers.stage_kind import ChainView, Stage
+from launchers.stage_kind import ChainView, Stage, StageKind
+
+SHARDS = ("shard", "import")
+WEIGHTS = ("model", "align", "sft", "merge", "grpo")
+SAMPLES = ("filter", "questions", "synthetic-sft", "import", "texts")
+ANSWERS = ("evaluate", "retrieval", "predictions")
+"""Kinds of stages that provide what several kinds read."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "report": ("reports",),
@@ -44,6 +52,27 @@ def without_samples(stage: Stage[Any], chain: ChainView, tasks: Iterable[str]) -
         + (LABELLED if "labels" in NEEDS[task] and any("reports" in known for known in given) else "")
         for task in lacking
     ]
+
+
+def wrong(stage: StageSpec, kind: StageKind[Any], provided_by: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """(role, what is wrong with it) of each input that the kind does not read, or that is of a kind that cannot provide it.
+
+    provided_by: name of a stage -> its kind. A kind of the user's own may provide anything.
+    """
+    if kind.reads is None:
+        return
+    for role, names in stage.inputs.items():
+        if role not in kind.reads:
+            reads = near(role, kind.reads) or "; it reads nothing"
+            yield role, f"stage {stage.name} is of kind {stage.kind}, which reads no {role!r}{reads}"
+            continue
+        for name in names:
+            if (provider := provided_by(name)) not in kind.reads[role] and ":" not in provider:
+                yield (
+                    role,
+                    f"stage {stage.name} reads {name} as {role}, and {name} is of kind {provider}: {role} are made by"
+                    f" {', '.join(kind.reads[role])}",
+                )
 
 
 def single(stage: Stage[Any], role: str, what: str) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.environment import own_code
+from diagcot.jobs.plans import segments
 from diagcot.jobs.settings import Document
 from diagcot.jobs.state import documents
 
 
 def recipe_of(run_dir: Path) -> dict[str, Any]:
-    """The recipe that a run keeps. Raises UserError if the file is damaged or gone."""
-    path = run_dir / "recipe.yaml"
+    """The recipe of a run as it is now. Raises UserError if the file is damaged or gone."""
+    path = segments.current(run_dir, "recipe.yaml")
     remedy = f"Restore it from a copy, or from the recipe that run {run_dir.name} was submitted with"
     try:
         recipe = Document(path).value

@@ -23,6 +23,7 @@ from diagcot.jobs.environment.code import FOLDER as CODE
 from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.state import documents, ledger
 from launchers import digests, own_files
+from launchers.reuse import continuation
 
 LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
 """Marks for the folders in which runs have their logs, shards and models."""
@@ -47,7 +48,7 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
     if unfinished := [stage.stage for stage in found if not stage.made]:
         raise UserError(
             f"stages of run {run_dir.name} are not complete: {', '.join(unfinished)}. Continue it first"
-            f" (`make submit-all RUN={run_dir.name}`)"
+            f" (`{continuation(run_dir)}`)"
         )
     if damaged := [line for stage in found for line in stage.damaged]:
         raise UserError(f"run {run_dir.name} is damaged, so it was not packed: {damaged[0]}")
@@ -96,7 +97,11 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     places = _places(run_dir, plans)
     code = dict.fromkeys(Path(plan["code"]).name for plan in plans)
     newest = list(code)[-1]
-    yield "run/recipe.yaml", _recipe(run_dir / "recipe.yaml", newest)
+    yield "run/recipe.yaml", _recipe(run_dir, newest)
+    for number, _ in segments.growths(run_dir):
+        folder = run_dir / "grown" / str(number)
+        for path in (*sorted(folder.glob("*.jsonl")), folder / "growth.json"):
+            yield f"run/{path.relative_to(run_dir)}", _portable(path.read_bytes(), places)
     about = documents.read(run_dir / "run.json", documents.RUN)
     yield "run/run.json", json.dumps({key: value for key, value in about.items() if key != "cluster_file"}).encode()
     yield "run/cluster.yaml", _cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
@@ -168,10 +173,10 @@ def _portable(content: bytes, places: Mapping[str, str]) -> bytes:
     return text.encode()
 
 
-def _recipe(path: Path, code: str) -> bytes:
-    """The whole recipe, with the user's own rewards and prompts as they are in the run's copy of the code."""
-    recipe = own_files.recipe_of(path.parent)
-    moved = own_files.moved(recipe, f"{LOGS}/{path.parent.name}/{CODE}/{code}")
+def _recipe(run_dir: Path, code: str) -> bytes:
+    """The whole recipe of the run as it is now, with the user's own files as they are in the run's copy of the code."""
+    recipe = own_files.recipe_of(run_dir)
+    moved = own_files.moved(recipe, f"{LOGS}/{run_dir.name}/{CODE}/{code}")
     return f"# {recipe['name']}, as it was submitted\n{yaml.safe_dump(moved, sort_keys=False)}".encode()
 
 

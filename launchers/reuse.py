@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from diagcot.jobs import Plan, UserError
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import reused as files
+from diagcot.jobs.plans import segments
 from diagcot.jobs.settings import near
 from diagcot.jobs.state import index, ledger
 from diagcot.recipe import KindOf, StageSpec
@@ -45,6 +47,15 @@ class Reused:
         }
 
 
+def continuation(run_dir: Path) -> str:
+    """The command that continues a run which was made from a recipe."""
+    about = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    file = Path(about.get("cluster_file", ""))
+    cluster = str(file) if file.suffix and file.parent.name != "clusters" else about.get("cluster", "laptop")
+    recipe = shlex.quote(str(segments.current(run_dir, "recipe.yaml")))
+    return f"make submit-all RECIPE={recipe} CLUSTER={shlex.quote(cluster)} RUN={run_dir.name}"
+
+
 def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reused:
     """The stage `source` (`run/stage`) under the name `name`.
 
@@ -57,7 +68,7 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
         return find(name, f"{chained['run']}/{chained['stage']}", Path(chained["folder"]).parent, root, kind_of)
     if not (folder / "recipe.yaml").exists():
         raise UserError(f"run {run} ({folder}) was not made from a recipe, so its stages cannot be used by another run")
-    recipe, _ = find_recipe(str(folder / "recipe.yaml"), root, kind_of)
+    recipe, _ = find_recipe(str(segments.current(folder, "recipe.yaml")), root, kind_of)
     specs = {spec.name: spec for spec in recipe.stages}
     if stage not in specs:
         raise UserError(f"run {run} has no stage {stage!r}{near(stage, specs)}")
@@ -67,7 +78,7 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
     if missing := plan.missing():
         raise UserError(
             f"stage {stage} of run {run} is not complete ({len(missing)} of {len(plan.units)} units are missing):"
-            f" continue that run first (`make submit-all RUN={run}`)"
+            f" continue that run first (`{continuation(folder)}`)"
         )
     seen: list[StageSpec] = []
     for one in _ancestors(specs, stage):

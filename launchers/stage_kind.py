@@ -4,7 +4,7 @@ Every module in a folder of launchers/ declares one kind as `KIND = StageKind(..
 name with `-` for `_`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -86,6 +86,7 @@ class StageKind(Generic[S]):
     startup_s: float  # seconds before a task can begin with its first unit
     unit_s: float  # seconds for one unit
     units: Callable[[Stage[S], ChainView], list[Unit]]
+    reads: Mapping[str, tuple[str, ...]] | None = None  # role of an input -> kinds that may provide it; None: anything
     check: Callable[[Stage[S], ChainView], None] | None = None  # what the stage needs from the submitting host
     notes: Callable[[Stage[S], ChainView], list[str]] | None = None  # lines for the plan
     storage: Callable[[Stage[S], ChainView], int | None] | None = None  # bytes of its product, None if not known

@@ -169,7 +169,6 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
     from diagcot.console.screens import plan as screen
     from diagcot.jobs.forecast import forecast
     from diagcot.jobs.slurm import submit
-    from launchers.composition import check_claims
 
     plans = [plan for plan in chain.plans if plan.stage in selected]
     with_scripts = plans if scripts and chain.cluster.executor == "slurm" else []
@@ -182,10 +181,13 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
         chain.checks()
     except UserError as error:
         problems += re.split(r"\n(?! )", str(error))
-    try:
-        check_claims(chain.recipe, chain.document, chain.root)
-    except UserError as error:
-        claims.append(str(error))
+    if chain.recipe.claims:
+        from launchers.composition import check_claims  # imports what reads scores
+
+        try:
+            check_claims(chain.recipe, chain.document, chain.root)
+        except UserError as error:
+            claims.append(str(error))
     try:
         growth += [f"run {chain.run} would grow: {line}" for line in chain.pipeline.growth().lines()]
     except UserError as error:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diagcot.evaluation import own_metrics, predictions
+from diagcot.evaluation import predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.report import card, history, report
 from diagcot.evaluation.report.examples import examples
-from diagcot.evaluation.scores import constant
+from diagcot.evaluation.scores import constant, own_numbers
 from diagcot.evaluation.scores.table import Judged, collapsed, table
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.scores.verdicts import verdicts
@@ -35,14 +35,14 @@ def prepare(ctx: Context) -> Iterator[AggregateSettings]:
 
 def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
     """The table and the report of the models in `unit.params["models"]`, in that order."""
-    rows = own_metrics.measured(
+    rows = own_numbers.measured(
         list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=True)), shared.metrics
     )
     models = unit.params["models"]
     tools = TextTools(shared.java_s, shared.fallbacks)
     ctx.progress(0, 3, step="scores")
     stages = history.stages(ctx.output, (ctx.stage, unit.key))
-    constants = own_metrics.measured(
+    constants = own_numbers.measured(
         constant.answers(rows, ctx.shards_root, _asked_with(stages), ctx.seed), shared.metrics
     )
     found = table(
@@ -52,7 +52,7 @@ def run(unit: Unit, shared: AggregateSettings, ctx: Context) -> Result | None:
         clinical=ClinicalScores.read(ctx),
         starts=unit.params["starts"],
         controls=shared.controls,
-        own=own_metrics.columns(shared.metrics),
+        own=own_numbers.columns(shared.metrics),
     )
     for name, why in found["missing"].items():
         ctx.event("metric_missing", metric=name, why=why)

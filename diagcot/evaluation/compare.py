@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagcot.evaluation import own_metrics, predictions
+from diagcot.evaluation import predictions
 from diagcot.evaluation.report import history
+from diagcot.evaluation.scores import own_numbers
 from diagcot.evaluation.scores.columns import BY_NAME, Column
 from diagcot.evaluation.scores.table import judge, table
 from diagcot.evaluation.scores.text_tools import TextTools
@@ -99,7 +100,7 @@ def _own_columns(one: Path, two: Path, rows: Sequence[Prediction]) -> tuple[list
     columns, notes = [], []
     for name, column in {**second, **first}.items():
         asked = [row for row in rows if row.task == column["task"]]
-        if name in first and name in second and asked and all(name in own_metrics.numbers(row) for row in asked):
+        if name in first and name in second and asked and all(name in own_numbers.numbers(row) for row in asked):
             columns.append(Column(name, column["title"], column["task"], low=column.get("low", False), bounds=None))
         else:
             lacking = " and ".join(run.name for run, own in ((one, first), (two, second)) if name not in own)

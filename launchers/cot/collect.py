@@ -4,7 +4,7 @@ from diagcot.cot.search import schemas
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit, UserError
 from launchers import server_memory
-from launchers.inputs import single
+from launchers.inputs import SHARDS, WEIGHTS, single
 from launchers.model_size import has_clause_tokens
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -60,6 +60,7 @@ KIND = StageKind(
     startup_s=180,
     unit_s=1800,
     units=units,
+    reads={"shards": SHARDS, "model": WEIGHTS, "verifier": WEIGHTS, "samples": ("questions",)},
     notes=notes,
     needs=("vllm",),
 )

@@ -4,7 +4,7 @@ from diagcot.cot.filtration import judge
 from diagcot.cot.search import schemas
 from diagcot.cot.settings import FilterSettings
 from diagcot.jobs import Unit
-from launchers.inputs import single
+from launchers.inputs import SHARDS, WEIGHTS, single
 from launchers.model_size import base_of
 from launchers.stage_kind import ChainView, Headline, Stage, StageKind
 
@@ -43,6 +43,7 @@ KIND = StageKind(
     startup_s=180,
     unit_s=300,
     units=units,
+    reads={"traces": ("collect",), "shards": SHARDS, "model": WEIGHTS},
     notes=notes,
     needs=("vllm",),
     headline=Headline("kept", inputs="traces"),

@@ -1,7 +1,7 @@
 """Kind `synthetic-sft`: an array of short tasks that write worked examples from the phantoms of a shard."""
 
 from diagcot.cot.settings import SyntheticSettings
-from launchers.inputs import one_per_shard
+from launchers.inputs import SHARDS, one_per_shard
 from launchers.stage_kind import StageKind
 
 KIND = StageKind(
@@ -13,4 +13,5 @@ KIND = StageKind(
     startup_s=5,
     unit_s=20,
     units=one_per_shard,
+    reads={"shards": SHARDS},
 )

@@ -2,7 +2,7 @@
 
 from diagcot.cot.settings import TracesSettings
 from diagcot.jobs import Unit, UserError
-from launchers.inputs import single
+from launchers.inputs import SHARDS, single
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 RUN_FILES = ("estimates", "metrics", "report", "run", "runner")  # other stages write these names into the run's folder
@@ -29,4 +29,5 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
+    reads={"traces": ("collect",), "verdicts": ("filter",), "shards": SHARDS},
 )

@@ -18,4 +18,5 @@ KIND = StageKind(
     startup_s=2,
     unit_s=30,
     units=units,
+    reads={},
 )

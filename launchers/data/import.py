@@ -23,5 +23,6 @@ KIND = StageKind(
     startup_s=5,
     unit_s=300,
     units=units,
+    reads={},
     check=check,
 )

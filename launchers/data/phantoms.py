@@ -29,5 +29,6 @@ KIND = StageKind(
     startup_s=2,
     unit_s=30,
     units=units,
+    reads={},
     storage=storage,
 )

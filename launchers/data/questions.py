@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diagcot.cot.settings import QuestionSettings
 from diagcot.data.readers.registry import CollectionEntry
-from launchers.inputs import NEEDS, one_per_shard, possible
+from launchers.inputs import NEEDS, SHARDS, one_per_shard, possible
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -40,5 +40,6 @@ KIND = StageKind(
     startup_s=5,
     unit_s=120,
     units=one_per_shard,
+    reads={"shards": SHARDS},
     notes=notes,
 )

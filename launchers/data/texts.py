@@ -29,6 +29,7 @@ KIND = StageKind(
     startup_s=5,
     unit_s=120,
     units=units,
+    reads={},
     check=check,
     storage=storage,
 )

@@ -9,6 +9,7 @@ from diagcot.evaluation import own_metrics
 from diagcot.evaluation.settings import AggregateSettings, PredictionsSettings
 from diagcot.jobs import Unit, UserError
 from diagcot.jobs.environment import own_code
+from launchers.inputs import ANSWERS
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -97,6 +98,7 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
+    reads={"predictions": ANSWERS, "verdicts": ("judge",), "clinical": ("clinical", "green")},
     check=check,
     notes=notes,
     grows="anew",  # when the evaluation has grown, or with other settings, the table is made again

@@ -31,6 +31,7 @@ KIND = StageKind(
     startup_s=60,
     unit_s=20,
     units=units,
+    reads={"predictions": ("evaluate", "predictions")},
     notes=notes,
     grows="units",
     selector_settings=("tasks",),

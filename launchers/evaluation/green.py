@@ -26,6 +26,7 @@ KIND = StageKind(
     startup_s=90,
     unit_s=60,
     units=units,
+    reads={"predictions": ("evaluate", "predictions")},
     notes=notes,
     grows="units",
     selector_settings=("tasks",),

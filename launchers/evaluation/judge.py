@@ -3,7 +3,7 @@
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Unit
 from launchers.evaluation.evaluate import answered
-from launchers.inputs import single
+from launchers.inputs import WEIGHTS, single
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -21,6 +21,7 @@ KIND = StageKind(
     startup_s=90,
     unit_s=30,
     units=units,
+    reads={"predictions": ("evaluate", "predictions"), "model": WEIGHTS},
     grows="units",
     selector_settings=("tasks",),
     needs=("vllm",),

@@ -43,6 +43,7 @@ KIND = StageKind(
     startup_s=2,
     unit_s=10,
     units=units,
+    reads={"predictions": ("evaluate",)},
     check=check,
     grows="units",
     selector_settings=("models",),

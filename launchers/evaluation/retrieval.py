@@ -2,7 +2,7 @@
 
 from diagcot.jobs import Unit, UserError
 from diagcot.training.config.settings import RetrievalSettings
-from launchers.inputs import distinct_collections
+from launchers.inputs import SHARDS, WEIGHTS, distinct_collections
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -30,5 +30,6 @@ KIND = StageKind(
     startup_s=20,
     unit_s=10,
     units=units,
+    reads={"models": WEIGHTS, "shards": SHARDS},
     grows="units",  # a model or a source of shards more
 )

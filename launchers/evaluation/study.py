@@ -2,7 +2,7 @@
 
 from diagcot.evaluation.settings import StudySettings
 from diagcot.jobs import Unit
-from launchers.inputs import one_table
+from launchers.inputs import ANSWERS, one_table
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -19,6 +19,7 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
+    reads={"predictions": ANSWERS},
     grows="anew",  # with further seeds or claims, or with other settings, the tables are made again
     selector_settings=tuple(StudySettings.model_fields),
     needs=("java",),

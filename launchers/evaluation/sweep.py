@@ -3,7 +3,7 @@
 from diagcot.evaluation.settings import SweepSettings
 from diagcot.jobs import Unit
 from launchers.evaluation.aggregate import check
-from launchers.inputs import one_table
+from launchers.inputs import ANSWERS, one_table
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -20,6 +20,7 @@ KIND = StageKind(
     startup_s=5,
     unit_s=60,
     units=units,
+    reads={"predictions": ANSWERS},
     check=check,
     grows="anew",  # with further seeds or values, or with other settings, the table is made again
     selector_settings=tuple(SweepSettings.model_fields),

@@ -3,7 +3,7 @@
 from diagcot.training.config.settings import AlignSettings
 from diagcot.training.cost import Estimate, Workload
 from launchers import model_size
-from launchers.inputs import one_training
+from launchers.inputs import SHARDS, WEIGHTS, one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -35,6 +35,7 @@ KIND = StageKind(
     startup_s=60,
     unit_s=600,
     units=one_training,
+    reads={"model": WEIGHTS, "shards": SHARDS},
     check=check,
     storage=storage,
     work_storage=model_size.checkpoints,

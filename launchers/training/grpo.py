@@ -11,7 +11,7 @@ from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import GPU_BYTES, Engine, Estimate, Workload, weights_storage
 from diagcot.training.reward_models import missing
 from launchers import model_size, server_memory
-from launchers.inputs import one_training, without_samples
+from launchers.inputs import SAMPLES, SHARDS, WEIGHTS, one_training, without_samples
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 PROMPT_TOKENS = 100  # text of a prompt
@@ -143,6 +143,7 @@ KIND = StageKind(
     startup_s=90,
     unit_s=600,
     units=one_training,
+    reads={"model": WEIGHTS, "shards": SHARDS, "samples": SAMPLES, "mix": SAMPLES, "judge": WEIGHTS},
     check=check,
     notes=notes,
     storage=storage,

@@ -3,7 +3,7 @@
 from diagcot.training.config.settings import MergeSettings
 from diagcot.training.cost import model_storage
 from launchers import model_size
-from launchers.inputs import one_training
+from launchers.inputs import WEIGHTS, one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -22,5 +22,6 @@ KIND = StageKind(
     startup_s=60,
     unit_s=600,
     units=one_training,
+    reads={"model": WEIGHTS, "adapter": ("sft",)},
     storage=storage,
 )

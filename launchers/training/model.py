@@ -10,7 +10,7 @@ from diagcot.training.models.pretrained import (
     weight_paths,
 )
 from launchers import model_size
-from launchers.inputs import one_training
+from launchers.inputs import SAMPLES, SHARDS, one_training
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 
@@ -39,6 +39,7 @@ KIND = StageKind(
     startup_s=20,
     unit_s=20,
     units=one_training,
+    reads={"shards": SHARDS, "samples": SAMPLES},
     check=check,
     storage=storage,
     needs=("model",),

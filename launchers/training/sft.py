@@ -3,7 +3,7 @@
 from diagcot.training.config.settings import SftSettings
 from diagcot.training.cost import Estimate, Workload
 from launchers import model_size
-from launchers.inputs import one_training, without_samples
+from launchers.inputs import SAMPLES, SHARDS, WEIGHTS, one_training, without_samples
 from launchers.stage_kind import ChainView, Stage, StageKind
 
 DATA_KINDS = ("texts", "shard", "questions", "filter", "synthetic-sft")
@@ -54,6 +54,7 @@ KIND = StageKind(
     startup_s=60,
     unit_s=600,
     units=one_training,
+    reads={"model": WEIGHTS, "shards": SHARDS, "samples": SAMPLES},
     check=check,
     notes=notes,
     storage=storage,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -11,6 +12,7 @@ from diagcot.data.readers.registry import CollectionEntry
 from diagcot.jobs import Cluster
 from diagcot.recipe import Extension, Recipe
 from launchers import registry
+from launchers.stage_kind import StageKind
 
 NOTE = "<!-- Written by `diagcot help --write docs/reference`; do not edit. -->\n"
 ELSEWHERE: dict[type[BaseModel], str] = {CollectionEntry: "collections.md"}
@@ -57,9 +59,17 @@ def _kinds() -> Iterator[str]:
         yield f"## {name}\n"
         yield f"{_text(kind.settings)}\n"
         yield f"Resource profile `{kind.resource_profile}`; product: {kind.product}.\n"
+        yield f"Inputs: {_inputs(kind)}.\n"
         yield from _table(kind.settings)
         groups |= dict.fromkeys(model for _, model in nested(kind.settings))
     yield from _models(groups)
+
+
+def _inputs(kind: StageKind[Any]) -> str:
+    """Each role, and the kinds that may provide it."""
+    if kind.reads is None:
+        return "a role for each `input` of its settings, with any name"
+    return "; ".join(f"`{role}`, made by {', '.join(made_by)}" for role, made_by in kind.reads.items()) or "none"
 
 
 def _models(models: Iterable[type[BaseModel]]) -> Iterator[str]:

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any
 
-from diagcot.evaluation import own_metrics
 from diagcot.evaluation.clinical.scores import ClinicalScores, clinical_metrics
 from diagcot.evaluation.failures import words_of
+from diagcot.evaluation.scores import own_numbers
 from diagcot.evaluation.scores.classification import by_label
 from diagcot.evaluation.scores.columns import (
     COLUMNS,
@@ -64,7 +64,7 @@ def table(
     model that is not in it, or whose start did not answer, is compared with the row above. controls: model -> a further one
     that it is compared with. The row of a model that ran
     elsewhere is compared with no other, unless `starts` names one, and stands in `brought` with its origin. own: columns of
-    metrics of the user's own, whose numbers the predictions have (`own_metrics.measured`).
+    metrics of the user's own, whose numbers the predictions have (`own_numbers.measured`).
     Raises UserError where the models did not answer the same samples, since their scores could not be compared.
     """
     brought = {row.model: row.about[BROUGHT] for row in predictions if BROUGHT in row.about}
@@ -97,7 +97,7 @@ def table(
             scores[key] |= judged_metrics(rows, verdicts)
         if clinical and key[2] != CONSTANT:
             scores[key] |= clinical_metrics(rows, clinical)
-        scores[key] |= {name: metric for name, metric in own_metrics.means(rows).items() if name in named}
+        scores[key] |= {name: metric for name, metric in own_numbers.means(rows).items() if name in named}
     counts = counted.result()
     pool.shutdown()
     for (key, column), some in pairs.items():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from diagcot.evaluation import own_metrics
+from diagcot.evaluation.scores import own_numbers
 from diagcot.evaluation.scores.columns import COLUMNS, TEXTS, Column, measured
 from diagcot.evaluation.scores.text_tools import TextTools
 from diagcot.evaluation.study.claims import over_seeds
@@ -15,7 +15,7 @@ class Scores:
     """The scores of every model on every seed, each with the bootstrap over the studies of its seed."""
 
     def __init__(self, rows: Sequence[Prediction], draws: int, java_s: float, own: Sequence[Column] = ()) -> None:
-        """own: columns of metrics of the user's own, whose numbers the rows have (`own_metrics.measured`)."""
+        """own: columns of metrics of the user's own, whose numbers the rows have (`own_numbers.measured`)."""
         self.columns = {column.name: column for column in (*COLUMNS, *own)}
         self._rows: dict[tuple[str, str], dict[str, list[Prediction]]] = {}  # (model, task) -> split -> rows
         for row in sorted(rows, key=lambda row: row.id):
@@ -35,7 +35,7 @@ class Scores:
         if key not in self._scores:
             self._scores[key] = {
                 **measured(rows["test"], rows.get("validate", []), self._words),
-                **own_metrics.means(rows["test"]),
+                **own_numbers.means(rows["test"]),
             }
         metric = self._scores[key].get(column, f"a study does not compute {column}")
         return metric if isinstance(metric, str) else (self._boot(rows["test"]), metric)

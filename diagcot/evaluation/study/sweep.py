@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from diagcot.evaluation import own_metrics, predictions
+from diagcot.evaluation import predictions
+from diagcot.evaluation.scores import own_numbers
 from diagcot.evaluation.settings import SweepRow, SweepSettings
 from diagcot.evaluation.study.claims import Pair, weigh
 from diagcot.evaluation.study.page import line
@@ -30,10 +31,10 @@ def prepare(ctx: Context) -> Iterator[SweepSettings]:
 
 def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
     """The table of all rows."""
-    rows = own_metrics.measured(
+    rows = own_numbers.measured(
         list(predictions.distinct(ctx.files("predictions", "*.jsonl"), compared=False)), settings.metrics
     )
-    scores = Scores(rows, settings.draws, settings.java_s, own_metrics.columns(settings.metrics))
+    scores = Scores(rows, settings.draws, settings.java_s, own_numbers.columns(settings.metrics))
     ctx.progress(0, len(settings.rows), step="scores")
     first: dict[str, SweepRow] = {}
     found = []

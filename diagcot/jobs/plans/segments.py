@@ -46,6 +46,12 @@ def count_growths(run_dir: Path) -> int:
     return next(n for n in itertools.count() if not (run_dir / "grown" / str(n + 1) / "growth.json").exists())
 
 
+def current(run_dir: Path, name: str) -> Path:
+    """A file that every submission writes, such as recipe.yaml, as the run's newest growth has it."""
+    grown = (run_dir / "grown" / str(number) / name for number in range(count_growths(run_dir), 0, -1))
+    return next((path for path in grown if path.exists()), run_dir / name)
+
+
 def header(stage_dir: Path) -> dict[str, Any]:
     """plan.json with all that was added since; `grown` holds the further segments.
 

@@ -1,6 +1,7 @@
 """Products of other runs (`from: run/stage`): used without a copy, through a chain of runs, and never after a silent change."""
 
 import json
+import shlex
 from pathlib import Path
 
 import h5py
@@ -75,6 +76,40 @@ def test_mistyped_sources(start: Start, source: str, said: str) -> None:
     start(FIRST)
     with pytest.raises(UserError, match=rf"second.yaml:3: {said}"):
         start(SECOND.replace("first/shard", source))
+
+
+def test_a_product_of_another_run_is_read_only_as_what_it_is(start: Start) -> None:
+    start(FIRST)
+    with pytest.raises(
+        UserError, match="stage texts reads films as shards, and films is of kind phantoms: shards are made by"
+    ):
+        start(SECOND.replace("first/shard", "first/phantoms"))
+
+
+def test_a_stage_that_joined_a_run_is_used_like_any_other(start: Start) -> None:
+    start(FIRST)
+    joined = (
+        "  - {name: asked, kind: questions, number: 0, inputs: {shards: shard}, settings: {tasks: {binary: [0, 1]}}}\n"
+    )
+    start(FIRST + joined)
+    third = "name: third\nstages:\n  - {name: films, from: first/shard}\n  - {name: texts, from: first/asked}\n"
+    base = "  - {name: base, kind: model, number: 1, inputs: {shards: films, samples: texts}}\n"
+    plans_of = {plan.stage: plan for plan in start(third + base).plans}
+    assert [Path(root).name for root in plans_of["base"].inputs["samples"]] == ["texts"]
+
+
+def test_what_is_not_complete_is_continued_by_the_command_that_is_told(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = start(FIRST)
+    next((first.run_dir / "shard" / "done").iterdir()).unlink()
+    with pytest.raises(UserError, match="continue that run first") as told:
+        start(SECOND)
+    words = shlex.split(str(told.value).partition("`")[2].partition("`")[0])
+    options = {word.partition("=")[0]: word.partition("=")[2] for word in words[2:]}
+    assert words[:2] == ["make", "submit-all"] and options["RUN"] == "first"
+    assert main(["plan", "--recipe", options["RECIPE"], "--cluster", options["CLUSTER"], "--run", "first"]) == 0
+    assert "a submission would be refused" not in capsys.readouterr().out
 
 
 def test_status_names_the_source_and_says_when_it_is_gone(start: Start, capsys: pytest.CaptureFixture[str]) -> None:

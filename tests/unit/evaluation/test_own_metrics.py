@@ -11,6 +11,7 @@ import yaml
 from diagcot.evaluation import own_metrics
 from diagcot.evaluation.compare import compare
 from diagcot.evaluation.predictions import write_parquet
+from diagcot.evaluation.scores import own_numbers
 from diagcot.evaluation.scores.columns import CONSTANT
 from diagcot.evaluation.scores.table import table
 from diagcot.evaluation.scores.text_tools import TextTools
@@ -57,8 +58,8 @@ def test_a_column_has_interval_difference_and_mark_by_its_direction(
 ) -> None:
     rows = [*answered("base", 2), *answered("tuned", 18), *answered(CONSTANT, 20)]
     own = [metric(tmp_path, better)]
-    rows = own_metrics.measured(rows, own)
-    made = table(rows, ["base", "tuned", CONSTANT], TextTools(), draws=200, own=own_metrics.columns(own))
+    rows = own_numbers.measured(rows, own)
+    made = table(rows, ["base", "tuned", CONSTANT], TextTools(), draws=200, own=own_numbers.columns(own))
     (column,) = [column for column in made["columns"] if column["name"] == "mine.error"]
     assert column == {
         "name": "mine.error", "title": "error", "task": "open", "main": True, "low": better == "lower",
@@ -75,8 +76,8 @@ def test_a_column_has_interval_difference_and_mark_by_its_direction(
 def run_with(folder: Path, metrics: list[OwnMetric], rows: list[Prediction], keeps_numbers: bool = True) -> Path:
     """The folder of a run whose table has these metrics. keeps_numbers: as runs of this version do."""
     folder.mkdir()
-    measured = own_metrics.measured(rows, metrics)
-    made = table(measured, ["tuned"], TextTools(), draws=100, own=own_metrics.columns(metrics))
+    measured = own_numbers.measured(rows, metrics)
+    made = table(measured, ["tuned"], TextTools(), draws=100, own=own_numbers.columns(metrics))
     (folder / "metrics.json").write_text(json.dumps(made))
     write_parquet(folder / "predictions.parquet", measured if keeps_numbers else rows)
     return folder

@@ -51,6 +51,33 @@ def test_edges_and_paths_come_from_the_inputs(recipe: Path) -> None:
     assert chain.selected("0") == {"phantoms", "shard"} and len(chain.selected("all")) == 3
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "inputs: {shards: shard}",
+            "inputs: {shards: phantoms}",
+            r"mine\.yaml:16: stage primer reads phantoms as shards, and phantoms is of kind phantoms: shards are made by shard",
+        ),
+        (
+            "inputs: {shards: shard}",
+            "inputs: {shards: shard, shard: shard}",
+            r"mine\.yaml:16: stage primer is of kind synthetic-sft, which reads no 'shard'; did you mean 'shards'\?",
+        ),
+        (
+            "number: 0, settings",
+            "number: 0, inputs: {model: base}, settings",
+            r"mine\.yaml:5: stage phantoms is of kind phantoms, which reads no 'model'; it reads nothing",
+        ),
+    ],
+)
+def test_a_stage_reads_only_what_another_one_makes(recipe: Path, old: str, new: str, said: str) -> None:
+    first = "stages:\n  - {name: base, kind: model, number: 1}\n"
+    recipe.write_text(RECIPE.replace("stages:\n", first).replace(old, new))
+    with pytest.raises(UserError, match=said):
+        open_chain(str(recipe), "laptop", "trial").plans  # noqa: B018
+
+
 def test_the_named_mixture_of_cx_mind_names_all_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     named = {
         "nih_cxr14": "NIH_CXR14_DIR", "chexpert": "CHEXPERT_DIR", "mimic_cxr": "MIMIC_CXR_DIR", "padchest": "PADCHEST_DIR",

@@ -170,7 +170,9 @@ def test_the_plan_of_a_recipe_checks_its_claims(root: Path, capsys: pytest.Captu
     assert main(["plan", "--recipe", str(elsewhere)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     line = 1 + BASE.splitlines().index("claims:")
-    assert re.search(rf"! {elsewhere}:({line}|{line + 1}): no study has these claims: `make study` reads recipes/study/", said)
+    assert re.search(
+        rf"! {elsewhere}:({line}|{line + 1}): no study has these claims: `make study` reads recipes/study/", said
+    )
 
 
 def test_a_wrong_setting_of_an_arm_is_told_in_its_file(root: Path) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from diagcot.cli.main import main
 from diagcot.jobs import Cluster, Context, Pipeline, Result, Unit, UserError
+from diagcot.jobs.plans import segments
 from launchers import digests, pack, unpack
-from tests.unit.launchers.test_digests import made
+from tests.unit.launchers.test_digests import RECIPE, made
 
 GB = 10**9
 
@@ -54,6 +56,21 @@ def test_by_default_no_text_and_no_image_leaves_the_machine(run: Path, tmp_path:
     assert main(["plan", "--recipe", str(folder / "recipe.yaml"), "--run", "again"]) == 0
     with pytest.raises(UserError, match="exists: unpack with --into another folder"):
         unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
+
+
+def test_a_run_that_has_grown_travels_as_it_is_now(tmp_path: Path) -> None:
+    made(tmp_path / "here", "one")
+    joined = (
+        "  - {name: asked, kind: questions, number: 0, inputs: {shards: shard}, settings: {tasks: {binary: [0, 1]}}}\n"
+    )
+    grown = made(tmp_path / "here", "one", RECIPE + joined)
+    pack.write(grown, tmp_path / "one.tar.gz", texts=True)
+    folder = unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
+    stages = [stage["name"] for stage in yaml.safe_load((folder / "recipe.yaml").read_text())["stages"]]
+    assert stages == ["phantoms", "shard", "examples", "asked"]
+    assert [json.dumps(grow["joined"]) for _, grow in segments.growths(folder)] == ['["asked"]']
+    found = {stage.stage: stage for stage in digests.of_run(folder)}
+    assert found["asked"].made == {stage.stage: stage for stage in digests.of_run(grown)}["asked"].made
 
 
 def test_texts_and_models_travel_by_flags(run: Path, tmp_path: Path) -> None:
