@@ -121,7 +121,9 @@ def test_the_demo_goes_on_after_ctrl_c_and_shows_every_model(laptop: Path) -> No
 def test_the_plan_has_told_the_space_of_each_stage_within_a_factor_of_two(micro: Path, laptop: Path) -> None:
     told = open_chain(str(micro), "laptop", None).storage()
     used = {row.stage: row.product for row in space.stages(laptop) if told[row.stage] is not None}
-    assert {"phantoms", "shard", "base", "align", "teacher-lora", "teacher", "cot-sft", "grpo"} <= used.keys()
+    del used["filter"]  # how many traces a teacher of a few steps writes that are kept is chance
+    trained = {"base", "align", "teacher-lora", "teacher", "cot-sft", "grpo"}
+    assert {"phantoms", "shard", "cot", "evaluate", "retrieval"} | trained <= used.keys()
     off = {name: (told[name], size) for name, size in used.items() if not size / 2 <= (told[name] or 0) <= size * 2}
     assert off == {}
 

@@ -61,6 +61,6 @@ def test_the_plan_has_told_the_space_within_a_factor_of_two(runs: tuple[Path, Pa
     folder = runs[0].parent.parent
     told = open_chain(str(folder / "small.yaml"), str(folder / "here.yaml"), "one").storage()
     used = {row.stage: row.product for row in space.stages(runs[0]) if told[row.stage] is not None}
-    assert {*TRAINED, "phantoms", "shard"} <= used.keys()
+    assert {*TRAINED, "phantoms", "shard", "retrieval"} <= used.keys()
     off = {name: (told[name], size) for name, size in used.items() if not size / 2 <= (told[name] or 0) <= size * 2}
     assert off == {}
