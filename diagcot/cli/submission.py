@@ -199,6 +199,7 @@ def _show_plan(chain: "Chain", selected: set[str], command: str, scripts: bool) 
 
 
 def _demo(args: argparse.Namespace) -> int:
+    from diagcot.console import text
     from diagcot.console.screens import demo
 
     if args.family:
@@ -207,8 +208,9 @@ def _demo(args: argparse.Namespace) -> int:
         args.recipe = f"{args.recipe}-{args.data}"
     chain = chain_of(args, DEMOS.get(args.recipe, ""))
     chain.obtain()
+    screen = text.console()
     for line in chain.notes():
-        print(f"! {line}")
+        screen.print(f"! {line}", style="yellow", markup=False)  # wrapped between words, as the screens are
     code = demo.run(chain)
     if args.family:
         print(

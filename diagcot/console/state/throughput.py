@@ -11,6 +11,8 @@ from diagcot.jobs.state.executions import begun, first_event
 
 WINDOW_S = 600  # throughput is that of the last ten minutes
 MIN_RECENT = 5  # units that must have finished in the window; otherwise throughput is that of the stage's whole life
+LITTLE, STARTS = 0.05, 3
+"""Until this share of the stage is done, or this many start-ups of a task have passed, the time says nothing about the rest."""
 SAMPLE = 4000  # number of manifests whose time is read for it
 UNDER_WAY = ("in flight", "waiting")  # figures that count requests under way
 
@@ -23,6 +25,8 @@ def rate(files: StageFiles, tasks: Sequence[Task], worked: float, last: float) -
     worked -= earlier
     elapsed = max(0.0, last - started) if started else 0.0
     if not elapsed or not worked:
+        return None
+    if worked < LITTLE * files.units and elapsed < STARTS * files.plan.get("startup_s", 0):
         return None
     if elapsed > WINDOW_S and (recent := _finished_since(files, tasks, last - WINDOW_S)) >= MIN_RECENT:
         return recent / WINDOW_S

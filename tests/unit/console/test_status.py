@@ -179,6 +179,17 @@ def test_throughput_is_that_of_the_last_minutes(tmp_path: Path) -> None:
     assert only(tmp_path / "r").rate == pytest.approx(30 / 600)
 
 
+@pytest.mark.parametrize(("done", "age", "told"), [(1, 100, False), (1, 1000, True), (6, 100, True)])
+def test_no_time_is_told_from_what_is_mostly_start_up(tmp_path: Path, done: int, age: int, told: bool) -> None:
+    """A first sample of 220 after a server's start would tell hours for a stage of minutes."""
+    stage, now = FakeStage(tmp_path / "r", "a", 100), time.time()
+    stage.started(now - age)
+    stage.done(0, done, now - 1)
+    stage.progress(0, "5-0", 0, 100, os.getpid())
+    stage.log(0, "5-0")
+    assert (only(tmp_path / "r").rate is not None) == told
+
+
 def test_jobs_of_all_attempts_once(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path / "r", "a", 2, 2)
     stage.submitted({"5": [0, 1]}, 0)
