@@ -109,7 +109,7 @@ def _paths(run_dir: Path) -> Iterator[Path]:
 
 
 def _in_run_folder(path: Path, run_dir: Path) -> bool:
-    return path == run_dir or run_dir in path.parents
+    return path.absolute().is_relative_to(run_dir.absolute())
 
 
 def _plan_file(run_dir: Path, plan: dict[str, Any]) -> Path:

@@ -32,6 +32,15 @@ def test_space_shows_runs_their_stages_and_who_uses_them(runs: Path, capsys: pyt
     assert not any(row.product for row in space.stages(runs / "logs" / "second") if row.stage == "films")
 
 
+def test_a_report_is_counted_with_the_runs_folder_however_that_is_named(runs: Path) -> None:
+    """Its product is the run's own folder; make names runs by a relative path."""
+    plan = runs / "logs" / "second" / "texts" / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"output": str(runs / "logs" / "second")}))
+    second = Path("logs/second")  # the current folder is that of the runs
+    assert {row.stage: row.product for row in space.stages(second)}["texts"] == 0
+    assert second in list(space.remove(second)) and not second.exists()
+
+
 def test_remove_takes_a_run_and_leaves_what_it_only_used(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["remove", "--run", "first", "--yes"]) == 1
     assert "used by other runs (shard by second)" in capsys.readouterr().err
