@@ -43,15 +43,22 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def users(run_dir: Path) -> Iterator[tuple[str, str]]:
-    """(run, stage of `run_dir`) for every product that another of the user's runs reads."""
-    from diagcot.jobs.plans import reused
+    """(run, stage of `run_dir`) for every product that another of the user's runs reads, or whose weights it has links to."""
+    from diagcot.jobs.plans import reused, stored
 
+    products = {Path(plan["output"]).resolve(): plan["stage"] for plan in stored.plans(run_dir)}
+    products.pop(run_dir.resolve(), None)  # of reports, which no stage reads
     here, newer = known_runs(run_dir.parent), known_runs(None)
     for other in dict.fromkeys([*here, *newer]):
         if other.resolve() != run_dir.resolve():
             for taken in reused.read(other).values():
                 if Path(taken["folder"]).resolve() == run_dir.resolve():
                     yield other.name, taken["stage"]
+            for plan in stored.plans(other):  # a model that `pretrained` took over consists of links
+                for link in (path for path in Path(plan["output"]).glob("model/*") if path.is_symlink()):
+                    yield from (
+                        (other.name, name) for product, name in products.items() if product in link.resolve().parents
+                    )
 
 
 def _space(args: argparse.Namespace) -> int:

@@ -56,6 +56,18 @@ def test_remove_takes_a_run_and_leaves_what_it_only_used(runs: Path, capsys: pyt
     assert main(["space"]) == 1 and "no run" in capsys.readouterr().err
 
 
+def test_a_run_whose_weights_another_has_links_to_stays(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `pretrained: models/first/…` makes them."""
+    (runs / "logs" / "second" / "reused.json").unlink()
+    model = runs / "shards" / "second" / "texts" / "model"
+    model.mkdir()
+    (model / "model.safetensors").symlink_to(runs / "shards" / "first" / "shard" / "00000.h5")
+    assert main(["remove", "--run", "first", "--yes"]) == 1
+    assert "used by other runs (shard by second)" in capsys.readouterr().err
+    model.joinpath("model.safetensors").unlink()
+    assert main(["remove", "--run", "first", "--yes"]) == 0
+
+
 @pytest.mark.parametrize(
     "output", ["/", "{root}/keep", "{root}/shards/first", "{root}/shards/other/shard", "{root}/shards/first/../shard"]
 )
