@@ -221,5 +221,5 @@ def ancestors(stages: dict[str, dict[str, Any]], names: Iterable[str]) -> set[st
         name = todo.pop()
         if name not in found:
             found.add(name)
-            todo += [source for read in stages[name]["inputs"].values() for source in read]
+            todo += [source for read in stages[name].get("inputs", {}).values() for source in read]
     return found

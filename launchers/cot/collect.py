@@ -3,7 +3,7 @@
 from diagcot.cot.search import schemas
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit, UserError
-from launchers import record_size, server_memory
+from launchers import model_size, server_memory
 from launchers.inputs import SHARDS, WEIGHTS, single
 from launchers.model_size import has_clause_tokens
 from launchers.stage_kind import ChainView, Stage, StageKind
@@ -61,7 +61,7 @@ KIND = StageKind(
     unit_s=1800,
     units=units,
     reads={"shards": SHARDS, "model": WEIGHTS, "verifier": WEIGHTS, "samples": ("questions",)},
-    storage=record_size.traces,
+    storage=model_size.traces_bytes,
     notes=notes,
     needs=("vllm",),
 )

@@ -4,7 +4,7 @@ from diagcot.cot.filtration import judge
 from diagcot.cot.search import schemas
 from diagcot.cot.settings import FilterSettings
 from diagcot.jobs import Unit
-from launchers import record_size
+from launchers import model_size
 from launchers.inputs import SHARDS, WEIGHTS, single
 from launchers.model_size import base_of
 from launchers.stage_kind import ChainView, Headline, Stage, StageKind
@@ -45,7 +45,7 @@ KIND = StageKind(
     unit_s=300,
     units=units,
     reads={"traces": ("collect",), "shards": SHARDS, "model": WEIGHTS},
-    storage=record_size.filtered,
+    storage=model_size.filtered_bytes,
     notes=notes,
     needs=("vllm",),
     headline=Headline("kept", inputs="traces"),

@@ -6,7 +6,7 @@ from typing import Any
 from diagcot.cot.settings import QuestionSettings
 from diagcot.evaluation.settings import EvaluateSettings
 from diagcot.jobs import Unit, UserError
-from launchers import record_size
+from launchers import model_size
 from launchers.inputs import SHARDS, WEIGHTS, distinct_collections, single, without_samples
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -75,7 +75,7 @@ KIND = StageKind(
     unit_s=60,
     units=units,
     reads={"models": WEIGHTS, "shards": SHARDS},
-    storage=record_size.answers,
+    storage=model_size.answers_bytes,
     notes=notes,
     grows="units",  # only what is added is evaluated: a model, a task or a source of shards
     selector_settings=("tasks", "max_tokens"),

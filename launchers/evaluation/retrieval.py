@@ -2,7 +2,7 @@
 
 from diagcot.jobs import Unit, UserError
 from diagcot.training.config.settings import RetrievalSettings
-from launchers import record_size
+from launchers import model_size
 from launchers.inputs import SHARDS, WEIGHTS, distinct_collections
 from launchers.stage_kind import ChainView, Stage, StageKind
 
@@ -32,6 +32,6 @@ KIND = StageKind(
     unit_s=10,
     units=units,
     reads={"models": WEIGHTS, "shards": SHARDS},
-    storage=record_size.ranks,
+    storage=model_size.ranks_bytes,
     grows="units",  # a model or a source of shards more
 )

@@ -57,6 +57,16 @@ def test_stages_before_the_swept_one_are_shared(recipe: Path) -> None:
     ]
 
 
+def test_a_stage_of_another_run_is_the_same_for_every_value_and_seed(recipe: Path) -> None:
+    taken = recipe.read_text().replace(
+        "  - {name: base, kind: model, number: 1, inputs: {shards: shard}}", "  - {name: base, from: one/base}"
+    )
+    recipe.write_text(taken)
+    composed, _ = compose(str(recipe), ["tuned.deepspeed.learning_rate=1e-3,2e-3"], [7, 8], ROOT)
+    found = {spec.name: spec for spec in composed.stages}
+    assert found["base"].source == "one/base" and found["align-8"].inputs["model"] == ["base"]
+
+
 def test_own_metrics_of_the_table_are_columns_of_the_sweep_too(recipe: Path) -> None:
     own = "{name: mine.py:words, better: lower}"
     other = (
