@@ -1,11 +1,12 @@
 # The commands of the suite. `make help` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-OPTIONS := RECIPE FAMILY CLUSTER RUN LOGS SEED HALF SEEDS STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE DATA PARTS
+OPTIONS := RECIPE FAMILY CLUSTER RUN LOGS SEED HALF SEEDS OVER STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE DATA PARTS
+SWITCHES := DRY SCALE SHAPE COVERAGE LOCK SLURM_WORKERS PYTHON BIN
 # Only make's own command line sets an option: sites export TIME, MEM and others for their own purposes. Python's own
 # variables (PYTHONPATH and others) are nobody's options either.
 exported = $(filter environment%,$(origin $(1)))
-$(foreach name,$(OPTIONS) PYTHON LOCK DRY SCALE SHAPE SLURM_WORKERS COVERAGE BIN,$(if $(call exported,$(name)),$(eval override undefine $(name))))
+$(foreach name,$(OPTIONS) $(SWITCHES),$(if $(call exported,$(name)),$(eval override undefine $(name))))
 $(foreach name,$(filter PYTHON%,$(.VARIABLES)),$(if $(call exported,$(name)),$(eval unexport $(name))))
 PYTHON ?= python3
 RECIPE ?= tiny
@@ -15,11 +16,20 @@ SEED ?=
 LOCK ?= cpu
 SLURM_WORKERS ?= 4
 HERE := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+odd = $(strip $(foreach sign,: ' " ` ( ) ; & | < > * ? [ ] { } ! $$ \\,$(findstring $(sign),$(HERE))))
+ifneq ($(HERE)/Makefile$(odd),$(wildcard $(HERE)/Makefile))
+$(error the path of the folder of this Makefile has a blank or a sign that a shell or PYTHONPATH cannot take: move it)
+endif
 # The folder that the link .venv names: `make env` may set the link to another one while this runs.
 BIN = $(HERE)/$(or $(shell readlink $(HERE)/.venv),.venv)/bin
 PYTEST = $(BIN)/python -m pytest
 # A value is one word for the shell, and neither make nor the shell runs anything in it.
-unexport $(OPTIONS)
+unexport $(OPTIONS) $(SWITCHES)
+define newline
+
+
+endef
+$(foreach name,$(OPTIONS) $(SWITCHES),$(if $(findstring $(newline),$(value $(name))),$(error $(name)= has a newline in it)))
 quote = '$(subst ','\'',$(value $(1)))'
 option = $(if $(value $(1)),--$(2) $(call quote,$(1)))
 RUNOPT = $(call option,RUN,run)
@@ -39,16 +49,16 @@ help:  ## list these targets
 	@echo 'error: there is no target $(subst ','\'',$@); `make help` lists them' >&2; exit 2
 
 env:  ## build the environment .venv from a lock of exact versions (LOCK=cpu or gpu)
-	@$(PYTHON) $(HERE)/locks/install.py $(LOCK)
+	@$(call quote,PYTHON) $(HERE)/locks/install.py $(call quote,LOCK)
 
 demo: env  ## run the whole chain on this machine at a tiny size, then show its metrics (SEED=8: other images and draws; DATA=iu: real reports and the images in IU_XRAY_DIR; FAMILY=internvl: another family of models)
 	@$(DIAGCOT) demo $(call option,DATA,data) $(if $(filter-out tiny,$(value RECIPE)),$(call option,RECIPE,recipe)) $(call option,FAMILY,family) $(RUNOPT) $(call option,SEED,seed)
 
 study: env  ## run the ablations of a paper on phantoms, three seeds each, and say which claims hold (HALF=cx-mind SEEDS=7,8,9 DRY=1)
-	@$(DIAGCOT) study $(call option,HALF,half) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)
+	@$(DIAGCOT) study $(call option,HALF,half) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(value DRY),--dry)
 
 sweep: env  ## run RECIPE with values of settings and seeds, share what is equal, compare the models (OVER='grpo.kl_coef=0,0.05' SEEDS=7,8 DRY=1)
-	@$(DIAGCOT) sweep --recipe $(call quote,RECIPE) $(call option,OVER,over) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(DRY),--dry)
+	@$(DIAGCOT) sweep --recipe $(call quote,RECIPE) $(call option,OVER,over) $(call option,SEEDS,seeds) --cluster $(call quote,CLUSTER) $(RUNOPT) $(if $(value DRY),--dry)
 
 toy-base: env  ## train the base that the demos start from again, measure it and replace recipes/toy-base (an hour)
 	@$(DIAGCOT) demo --recipe toy-base --run toy-base && $(BIN)/python tools/toy_base.py toy-base
@@ -60,7 +70,7 @@ scripts:  ## write a batch script for each stage into logs/<run>/scripts, to sub
 	@$(DIAGCOT) scripts $(CHAIN)
 
 submit-%:
-	@$(DIAGCOT) submit $(CHAIN) --stage '$(subst ','\'',$(patsubst stage%,%,$*))' $(if $(DRY),--dry)
+	@$(DIAGCOT) submit $(CHAIN) --stage '$(subst ','\'',$(patsubst stage%,%,$*))' $(if $(value DRY),--dry)
 
 submit-stage0:  ## submit the stages numbered 0: data and shards
 submit-stage1:  ## submit the stages numbered 1: base model, alignment, teacher
@@ -139,9 +149,9 @@ devcluster-down:  ## stop the Slurm of devcluster-up
 
 test: env  ## all tests that this machine can run, those on a real Slurm included; the slowest are listed
 	@failed=0; \
-	 $(PYTEST) tests/unit --cache-clear -n 2 $(if $(COVERAGE),--cov --cov-report=) || failed=1; \
+	 $(PYTEST) tests/unit --cache-clear -n 2 $(if $(value COVERAGE),--cov --cov-report=) || failed=1; \
 	 $(PYTEST) --ignore tests/unit -m "not slurm and not chain" -n 2 --durations=40 || failed=1; \
-	 $(PYTEST) --ignore tests/unit -m "slurm or chain" -n $(SLURM_WORKERS) --durations=40 || failed=1; \
+	 $(PYTEST) --ignore tests/unit -m "slurm or chain" -n $(call quote,SLURM_WORKERS) --durations=40 || failed=1; \
 	 exit $$failed
 
 test-fast: env  ## the tests that need no server, no training and no Slurm (a minute)
@@ -154,7 +164,7 @@ bench: env  ## all benchmarks that need no GPU, and the table docs/benchmarks.md
 	@$(BIN)/python -u -m bench $(call option,PARTS,parts)
 
 bench-shards: env  ## writing and reading shards compared with plain loops, webdataset and MosaicML streaming (SCALE=1: 100,000 studies)
-	@$(BIN)/python -u -m bench.shards $(if $(SCALE),--scale)
+	@$(BIN)/python -u -m bench.shards $(if $(value SCALE),--scale)
 
 bench-checkpoints: env  ## how long training pauses for a checkpoint, compared with DeepSpeed's own saving (a minute)
 	@$(BIN)/python -u -m bench.checkpoints
@@ -169,19 +179,19 @@ bench-jobs: env  ## submission, status and chains compared with submitit and dat
 	@$(BIN)/python -u -m bench.jobs
 
 bench-cot: env  ## chains of thought compared with the released way and vLLM's load generator (about 8 minutes; SCALE=1: memory at 100,000 samples)
-	@$(BIN)/python -u -m bench.cot $(if $(SCALE),--scale)
+	@$(BIN)/python -u -m bench.cot $(if $(value SCALE),--scale)
 
 bench-sft: env  ## samples/s of fine-tuning compared with HF Trainer with DeepSpeed, on the same data and settings (about 6 minutes)
 	@$(BIN)/python -u -m bench.sft
 
 bench-gpu: env  ## what runs on this machine's GPUs, part by part: training steps, checkpoint, merge, server (SHAPE=7b, 3b; tiny runs on a CPU)
-	@$(BIN)/python -u -m bench.gpu --shape $(or $(SHAPE),7b)
+	@$(BIN)/python -u -m bench.gpu --shape $(if $(value SHAPE),$(call quote,SHAPE),7b)
 
 bench-grpo: env  ## time of each part of a GRPO step, and its gain in reward, compared with TRL's GRPOTrainer (under 8 minutes)
 	@$(BIN)/python -u -m bench.grpo
 
 bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes; SCALE=1: 2,000 tasks on 1,000 nodes, 21 GB of free memory)
-	@$(BIN)/python -u -m bench.scale $(if $(SCALE),--nodes 1000 --tasks 2000)
+	@$(BIN)/python -u -m bench.scale $(if $(value SCALE),--nodes 1000 --tasks 2000)
 
 check: env  ## ruff, mypy, spelling, links of the documentation, shellcheck
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy

@@ -53,9 +53,10 @@ def add_stage_number_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", default="all", metavar="NUMBER", help="0, 1, 2, 3, eval or all (default: all)")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a verb that reads the folder of a run."""
-    parser.add_argument("--run", default=None, help="name of the run (default: the newest)")
+def add_run_options(parser: argparse.ArgumentParser, *, changes: bool = False) -> None:
+    """Options of a verb that reads the folder of a run. changes: it changes the run, which has to be named then."""
+    default = "" if changes else " (default: the newest)"
+    parser.add_argument("--run", default=None, help=f"name of the run{default}")
     parser.add_argument(
         "--logs",
         default=None,

@@ -43,9 +43,14 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 
 def own_run_folder(args: argparse.Namespace) -> Path:
-    """As `run_folder`, for verbs that change the run. Raises UserError if it belongs to another user."""
+    """As `run_folder`, for verbs that change the run or give it away: none is taken that was not named.
+
+    Raises UserError if no run is named, or if it belongs to another user.
+    """
     from diagcot.jobs.owners import require_own
 
+    if args.run is None:
+        raise UserError(f"the run is missing: RUN=name says which one; the newest is {find_run(args.logs, None).name}")
     require_own(find_run(args.logs, args.run))
     return run_folder(args)
 

@@ -19,13 +19,13 @@ def add_verbs(verbs: Verbs) -> None:
     parser = verbs.add(
         "remove", "remove a run: its products, work folders and logs; never what another run uses", _remove
     )
-    add_run_options(parser)
+    add_run_options(parser, changes=True)
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
     parser = verbs.add(
         "pack", "write a run into one archive: recipe, code, prompts, lock, digests, tables; never images", _pack
     )
-    add_run_options(parser)
+    add_run_options(parser, changes=True)
     parser.add_argument("--out", type=Path, default=None, help="the archive (default: <run>.tar.gz)")
     parser.add_argument("--models", action="store_true", help="with all weights")
     parser.add_argument(
@@ -95,8 +95,6 @@ def _remove(args: argparse.Namespace) -> int:
     from diagcot.cli.cleaning import is_open
     from diagcot.jobs.plans import space
 
-    if args.run is None:
-        raise UserError("the run is missing: diagcot remove --run NAME (`diagcot space` lists runs)")
     folder = own_run_folder(args)
     if used := sorted(set(users(folder))):
         listed = ", ".join(f"{stage} by {run}" for run, stage in used)

@@ -74,7 +74,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--dry", action="store_true", help="show what would be submitted, but submit nothing")
 
     parser = verbs.add("retry", "resubmit unfinished tasks of a stage, and the stages that follow it", _retry)
-    add_run_options(parser)
+    add_run_options(parser, changes=True)
     parser.add_argument("--stage", default=None, help="name of the stage")
     parser.add_argument(
         "--mem", type=_number_of("gigabytes"), default=None, metavar="GB", help="new memory limit per node in GB"
@@ -82,7 +82,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--time", type=int, default=None, metavar="MINUTES", help="new time limit in minutes")
     parser.add_argument("--code", choices=["new"], default=None, help="new: run the current code of this checkout")
 
-    add_run_options(verbs.add("cancel", "stop a run; finished work is kept", _cancel))
+    add_run_options(verbs.add("cancel", "stop a run; finished work is kept", _cancel), changes=True)
 
     parser = verbs.add("worker", "run one task of a stage, as a job script does", _worker)
     add_chain_options(parser)

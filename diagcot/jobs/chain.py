@@ -243,7 +243,7 @@ def _release(plan: Plan) -> Submitted:
     held = [job.id for job in slurm.queue() if names.get(job.id.split("_")[0]) == job.name and _is_held(job)]
     if not held:
         raise UserError(
-            f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel` ends it"
+            f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel RUN={plan.run}` ends it"
         )
     for job in held:
         slurm.release(job)

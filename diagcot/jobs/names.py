@@ -1,29 +1,28 @@
-"""Names of runs and stages, which become folders and jobs, and the check that keeps a path inside its folder."""
+"""Names, which become folders, files and jobs, and the check that keeps a path inside its folder."""
 
 import re
 from pathlib import Path
 
 from diagcot.jobs.errors import UserError
 
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-LONGEST = 64  # characters of a stage's name
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LONGEST = 64  # characters of a name
 FOLDERS = frozenset({"code", "grown", "scripts", "stages", "submit", "write"})  # in a run's folder, not stages
 FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")  # suffixes of files in a run's folder
 
 
 def check_name(name: str, what: str = "RUN") -> None:
-    """Raise UserError if `name` cannot name a folder and jobs."""
-    if not NAME.fullmatch(name):
-        raise UserError(f"{what}={name[:LONGEST]!r} cannot name a folder; use only letters, digits, '-', '_' and '.'")
+    """Raise UserError if `name` cannot be the name of a run, stage, cluster, model or collection. what: it names."""
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
+        raise UserError(
+            f"{what}={name[:LONGEST]!r} cannot name a folder: use at most {LONGEST} letters, digits, '-', '_' and '.',"
+            " the first a letter or digit"
+        )
 
 
 def check_stage(name: str) -> None:
     """Raise UserError if `name` cannot name a stage, whose folder lies in that of its run."""
     check_name(name, "stage name")
-    if not (name[0].isalnum() and len(name) <= LONGEST):
-        raise UserError(
-            f"stage name={name[:LONGEST]!r} must start with a letter or a digit and have at most {LONGEST} characters"
-        )
     if name.lower() in FOLDERS or name.lower().endswith(FILES):
         raise UserError(f"stage name={name!r} is reserved: the folder of a run has other files under such names")
 

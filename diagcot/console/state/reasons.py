@@ -7,7 +7,7 @@ import re
 
 SENTENCES = {
     "Dependency": "waits for an earlier stage",
-    "DependencyNeverSatisfied": "an earlier stage failed, so it can never start: fix that, run `make cancel`, then submit again",
+    "DependencyNeverSatisfied": "an earlier stage failed, so it can never start: fix that, `make cancel RUN=…`, then submit again",
     "DEPENDENCY": "cancelled because an earlier stage failed: it runs again when that stage is retried",
     "WAITING": "the submit limit is reached: the stage's finaliser submits it when earlier tasks have ended",
     "Priority": "other jobs come first; nothing to do",
@@ -69,7 +69,7 @@ def code(reason: str) -> str:
     return text.split(",")[0]
 
 
-def sentence(reason: str, retry: str = "make retry STAGE=<stage>") -> str:
+def sentence(reason: str, retry: str = "make retry RUN=<run> STAGE=<stage>") -> str:
     """`reason` as a sentence with the code in brackets; only the code if it is unknown."""
     name = code(reason)
     families = (words for pattern, words in FAMILIES if re.fullmatch(pattern, name))

@@ -67,7 +67,7 @@ def require_own() -> None:
     if snapshot.parent.name == FOLDER and (found := digest(sorted(snapshot.iterdir()))) != snapshot.name:
         raise UserError(
             f"the run's code in {snapshot} was changed after submission (its digest is now {found}): submit the run under"
-            " another name (RUN=…), or `make retry STAGE=… CODE=new`"
+            " another name (RUN=…), or `make retry RUN=… STAGE=… CODE=new`"
         )
 
 

@@ -190,7 +190,7 @@ def _count_stuck(ctx: Context, stuck: bool) -> None:
         path.unlink()
         raise UserError(
             f"task {ctx.task} reached its time limit {times} times without finishing one more record or checkpoint:"
-            f" make retry STAGE={ctx.stage} TIME=<minutes>"
+            f" make retry RUN={ctx.run} STAGE={ctx.stage} TIME=<minutes>"
         )
     if times or path.exists():
         path.parent.mkdir(exist_ok=True)

@@ -58,6 +58,45 @@ def test_a_value_is_one_word(program: Path, arguments: list[str], words: list[st
     assert [path.name for path in program.iterdir()] == ["bin"]
 
 
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ("cancel", ["RUN", "LOGS"]),
+        ("retry", ["RUN", "STAGE", "MEM", "TIME", "CODE"]),
+        ("sweep", ["OVER", "SEEDS", "RECIPE", "CLUSTER", "DRY"]),
+        ("study", ["HALF"]),
+        ("demo", ["DATA", "FAMILY"]),
+        ("unpack", ["ARCHIVE"]),
+        ("rehearse", ["PATIENCE"]),
+        ("verify", ["B"]),
+        ("help", ["RECIPE", "RUN"]),
+        ("env", ["LOCK", "PYTHON"]),
+        ("bench-gpu", ["SHAPE"]),
+        ("bench-shards", ["SCALE"]),
+    ],
+)
+def test_nothing_in_a_value_is_run(program: Path, target: str, names: list[str]) -> None:
+    (program / "bin" / "python").symlink_to("diagcot")
+    for name in names:
+        python = [] if name == "PYTHON" else [f"PYTHON={program}/bin/python"]
+        done = make(program, target, *python, *(["-o", "env"] if target != "env" else []), f"{name}={HOSTILE}")
+        assert name in ("DRY", "SCALE", "PYTHON") or (target, name) == ("help", "RUN") or HOSTILE in done.stdout
+        assert [path.name for path in program.iterdir()] == ["bin"], name
+        for several in ("a\ntouch b", "'\ntouch b\n'", "a\\\ntouch b"):
+            done = make(program, target, f"{name}={several}")
+            assert done.returncode == 2 and f"{name}= has a newline in it" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a b", "a:b", "a'b", "a;touch x", "a`touch x`", "a(b"])
+def test_a_project_in_a_folder_that_a_shell_cannot_take_is_told(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "Makefile").write_text((ROOT / "Makefile").read_text())
+    command = ["make", "-f", str(folder / "Makefile"), "help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "move it" in done.stderr and list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize("flags", [[], ["-e"]], ids=["plain", "environment overrides"])
 def test_only_the_command_line_sets_an_option(program: Path, flags: list[str]) -> None:
     exported = dict.fromkeys(

@@ -61,8 +61,21 @@ def test_a_run_has_the_name_of_a_folder(name: str, project: Path, capsys: pytest
     run(project, "one")
     for arguments in (["submit", "--recipe", "counts.yaml", "--cluster", "here.yaml"], ["status"]):
         assert main([*arguments, "--run", name]) == 1
-        answer = f"RUN={name!r} cannot name a folder; use only letters, digits, '-', '_' and '.'"
+        answer = f"RUN={name!r} cannot name a folder: use at most 64 letters, digits, '-', '_' and '.',"
         assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["cancel"], ["retry", "--stage", "a"], ["remove", "--yes"], ["pack"]])
+@pytest.mark.parametrize("given", [[], ["--run", ""], ["--run", " "], ["--run", "$(id)"], ["--run", "x" * 300]])
+def test_no_verb_that_changes_a_run_takes_one_that_was_not_named(
+    verb: list[str], given: list[str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(project, "one")
+    before = sorted(project.rglob("*"))
+    assert main([*verb, *given]) == 1
+    said = capsys.readouterr().err
+    assert ("the run is missing: RUN=name says which one; the newest is one" in said) or "cannot name a folder" in said
+    assert sorted(project.rglob("*")) == before
 
 
 def test_an_unknown_run_lists_the_newest(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
