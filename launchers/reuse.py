@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagcot.jobs import Plan, UserError
+from diagcot.jobs.owners import other_owner
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import reused as files
 from diagcot.jobs.plans import segments
@@ -15,6 +16,9 @@ from diagcot.jobs.settings import near
 from diagcot.jobs.state import index, ledger
 from diagcot.recipe import KindOf, StageSpec
 from diagcot.recipe import find as find_recipe
+
+OWN_CODE = ":"
+"""What the name of a kind holds that is a file or module of somebody's own."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
     """The stage `source` (`run/stage`) under the name `name`.
 
     logs: the folder where runs of that name are looked for first; then everywhere the user has started runs.
-    Raises UserError if there is no such run or stage, or if the stage is not complete.
+    Raises UserError if there is no such run or stage, if the stage is not complete, or if another user's own code would be
+    run to plan with it.
     """
     run, stage = source.split("/")
     folder = _folder(run, logs)
@@ -68,7 +73,9 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
         return find(name, f"{chained['run']}/{chained['stage']}", Path(chained["folder"]).parent, root, kind_of)
     if not (folder / "recipe.yaml").exists():
         raise UserError(f"run {run} ({folder}) was not made from a recipe, so its stages cannot be used by another run")
-    recipe, _ = find_recipe(str(segments.current(folder, "recipe.yaml")), root, kind_of)
+    owner = other_owner(folder)
+    known = (lambda kind: None if OWN_CODE in kind else kind_of(kind)) if owner else kind_of
+    recipe, _ = find_recipe(str(segments.current(folder, "recipe.yaml")), root, known)
     specs = {spec.name: spec for spec in recipe.stages}
     if stage not in specs:
         raise UserError(f"run {run} has no stage {stage!r}{near(stage, specs)}")
@@ -82,6 +89,11 @@ def find(name: str, source: str, logs: Path, root: Path, kind_of: KindOf) -> Reu
         )
     seen: list[StageSpec] = []
     for one in _ancestors(specs, stage):
+        if owner and OWN_CODE in specs[one].kind:
+            raise UserError(
+                f"stage {one} of run {run} is of a kind of {owner}'s own code ({specs[one].kind}), which is not run here:"
+                " make the stage yourself"
+            )
         if taken := specs[one].source:
             third = find(f"{run}/{one}", taken, folder.parent, root, kind_of)
             seen += [*third.ancestors, third.spec]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from diagcot.jobs import UserError
-from diagcot.jobs.names import check_name
+from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.state import index as known_runs
 from launchers.digests import BLOCK
 from launchers.pack import INDEX, LOGS, MODELS, SHARDS
@@ -66,7 +66,35 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
     found.pop(INDEX)
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise UserError(f"{archive} is damaged: {wrong[0]} is missing, added, or differs from its digest")
+    _require_own_paths(archive, staged / "run", run)
     return {"run": run}
+
+
+def _require_own_paths(archive: Path, run_dir: Path, run: str) -> None:
+    """Raise UserError if a plan or a manifest names a path outside of the folders of the run."""
+    if not (run_dir / "recipe.yaml").is_file():
+        raise UserError(f"{archive} holds no recipe: nothing was unpacked")
+    for path in sorted(run_dir.glob("*/plan.json")):
+        stage = path.parent.name
+        check_stage(stage)
+        products = (f"{SHARDS}/{run}/{stage}", f"{MODELS}/{run}/{stage}", f"{LOGS}/{run}")
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            good = row["output"] in products and row["shards_root"] == SHARDS and row["stage"] == stage
+            good = good and (row["stage_dir"], row["workspace"]) == (
+                f"{LOGS}/{run}/{stage}",
+                f"{MODELS}/{run}/.work/{stage}",
+            )
+            for manifest in path.parent.glob("done/*.json"):
+                outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
+                for name in [*outputs, *(about["staged"] for about in outputs.values())]:
+                    good = good and name.startswith(f"{row['output']}/") and ".." not in PurePosixPath(name).parts
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{archive}: {path.relative_to(run_dir.parent)} is damaged ({error!r})") from error
+        if not good:
+            raise UserError(
+                f"{archive}: {path.relative_to(run_dir.parent)} names paths outside of the run's folders: nothing was unpacked"
+            )
 
 
 def _write(content: IO[bytes], path: Path) -> str:

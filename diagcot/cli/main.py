@@ -1,48 +1,21 @@
-"""The `diagcot` command. It never imports torch, vllm or transformers; each verb imports what it needs when it runs."""
+"""The `diagcot` command. Ctrl-C ends it without a traceback at any time, also while modules are still being imported."""
 
-import os
+import signal
 import sys
-
-from diagcot.cli.options import Call
-from diagcot.cli.parser import parse
-from diagcot.console import terminal
-from diagcot.console.commands import typed
-from diagcot.extras import missing_module
-from diagcot.jobs import UserError
-from diagcot.jobs.slurm.commands import user
-from diagcot.jobs.state import reading
-from diagcot.jobs.state.processes import allow_open_files
+import threading
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns its exit code: 1 after a printed error, 130 after Ctrl-C, 141 if nobody reads its output."""
-    with terminal.guarded():
-        return _run(sys.argv[1:] if argv is None else argv)
+    """Run one verb; returns its exit code, see `diagcot.cli.command.run`."""
+    if threading.current_thread() is not threading.main_thread():
+        from diagcot.cli import command
 
+        return command.run(argv)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from diagcot.cli import command
 
-def _run(argv: list[str]) -> int:
-    args = parse(argv)
-    call: Call = args.call
-    os.environ.setdefault("USER", user())  # often unset in containers; cluster files may name it
-    allow_open_files()
-    try:
-        return call(args)
-    except UserError as error:
-        print(f"error: {typed(str(error))}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if message := missing_module(error):
-            print(f"error: {message}", file=sys.stderr)
-            return 1
-        raise
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # whoever reads the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        print(f"error: {reading.sentence(error)}", file=sys.stderr)
-        return 1
+    signal.signal(signal.SIGINT, handler)
+    return command.run(argv)
 
 
 if __name__ == "__main__":

@@ -45,13 +45,16 @@ def run_folder(args: argparse.Namespace) -> Path:
 def own_run_folder(args: argparse.Namespace) -> Path:
     """As `run_folder`, for verbs that change the run or give it away: none is taken that was not named.
 
-    Raises UserError if no run is named, or if it belongs to another user.
+    Raises UserError if no run is named, if it belongs to another user, or if it is a copy.
     """
+    from diagcot.jobs import owners
     from diagcot.jobs.owners import require_own
 
     if args.run is None:
         raise UserError(f"the run is missing: RUN=name says which one; the newest is {find_run(args.logs, None).name}")
-    require_own(find_run(args.logs, args.run))
+    folder = find_run(args.logs, args.run)
+    require_own(folder)
+    owners.require_run(folder)
     return run_folder(args)
 
 

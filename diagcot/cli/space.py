@@ -134,8 +134,11 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _unpack(args: argparse.Namespace) -> int:
-    from launchers import unpack
+    from diagcot.jobs.settings import Document
+    from launchers import own_files, unpack
 
     folder = unpack.unpack(args.archive, args.into, int(args.most * 1e9))
+    for path in dict.fromkeys(own_files.named(Document(folder / "recipe.yaml").value)):
+        print(f"its recipe names {path}, which planning or running it would run: read it first")
     print(f"{folder}: to plan it here: diagcot plan --recipe {folder / 'recipe.yaml'} --run {folder.name}-again")
     return 0

@@ -371,24 +371,36 @@ def follow(plan: Plan, old: str, new: str) -> list[str]:
 def cancel(run_dir: Path) -> list[str]:
     """Cancel every queued or running job of a run, also those of an interrupted submission; returns their ids.
 
-    Raises UserError if a record of jobs is damaged, after those that are known were cancelled.
+    Raises UserError if a record of jobs is damaged or the run's folder cannot be written, after those that are known were
+    cancelled.
     """
-    with submit_lease(run_dir):
-        names: dict[str, str] = {}
-        damaged = list[documents.DamagedFile]()
-        for folder in (folder for folder in run_dir.iterdir() if folder.is_dir()):
-            try:
-                if intent := attempts.intended(folder):
-                    _close(folder, intent)
-                attempts.read(folder)
-            except documents.DamagedFile as error:
-                damaged.append(error)
-            names |= {job: name for attempt in attempts.known(folder) for job, name in attempt.names.items()}
-        # A laptop's attempts have no job of Slurm's.
-        live = sorted(slurm.alive({job: name for job, name in names.items() if job.isdigit()}))
-        slurm.cancel(live)
+    damaged = list[documents.DamagedFile]()
+    try:
+        with submit_lease(run_dir):
+            for folder in (folder for folder in run_dir.iterdir() if folder.is_dir()):
+                try:
+                    if intent := attempts.intended(folder):
+                        _close(folder, intent)
+                    attempts.read(folder)
+                except documents.DamagedFile as error:
+                    damaged.append(error)
+            live = _cancel_known(run_dir)
+    except OSError as error:
+        count = len(_cancel_known(run_dir))
+        why = f"{run_dir} cannot be written ({error.strerror}), so jobs of an interrupted submission are not known"
+        raise UserError(
+            f"{count} jobs of run {run_dir.name} were cancelled. {why}: cancel again when it can"
+        ) from error
     if damaged:
         raise UserError(f"{len(live)} jobs were cancelled, those that are known: {damaged[0]}") from damaged[0]
+    return live
+
+
+def _cancel_known(run_dir: Path) -> list[str]:
+    known = (attempt for folder in run_dir.iterdir() if folder.is_dir() for attempt in attempts.known(folder))
+    # A laptop's attempts have no job of Slurm's.
+    names = {job: name for attempt in known for job, name in attempt.names.items() if job.isdigit()}
+    slurm.cancel(live := sorted(slurm.alive(names)) if names else [])
     return live
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diagcot.jobs import chain
+from diagcot.jobs import chain, summary
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster, load_cluster
 from diagcot.jobs.environment import code as codes
@@ -30,7 +30,7 @@ from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, documents, index, runner
-from diagcot.jobs.state.files import create_exclusively, write_json, write_text
+from diagcot.jobs.state.files import create_exclusively, private_folder, write_json, write_text
 
 
 class Pipeline:
@@ -53,6 +53,10 @@ class Pipeline:
     ) -> None:
         check_name(run)
         self.run, self.cluster, self.root, self.seed = run, cluster, Path(root).resolve(), seed
+        if os.pathsep in str(self.run_dir):
+            raise UserError(
+                f"{self.run_dir} has {os.pathsep!r} in its name, at which PYTHONPATH ends: use other folders"
+            )
         self.code_roots = list(dict.fromkeys([codes.PACKAGE, *(Path(path).resolve() for path in code)]))
         file = {"cluster_file": str(cluster.file)} if cluster.file else {}
         self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **file, **(about or {})}
@@ -185,7 +189,7 @@ class Pipeline:
         would grow that is queued or running; then nothing is written.
         """
         os.umask(0o077)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        private_folder(self.run_dir)
         require_own(self.run_dir)
         with lease(self.run_dir / "write"):
             growth_now = self.growth()
@@ -251,26 +255,34 @@ class Pipeline:
         ).exists():  # nothing of a new run can be queued, and a refused one leaves no folder
             chain.require_upstream(self.plans, selected)
         written = self.write()
+        for plan in written:
+            if plan.stage in selected:
+                summary.reopen(plan, summary.LAG_S if self.cluster.executor == "slurm" else 0)
         if self.cluster.executor == "slurm":
             return chain.submit_chain(written, selected, self.cluster)
         chain.require_upstream(written, selected)
         own = [plan for plan in written if plan.stage in selected]
         todo = [plan for plan in own if plan.missing()]
-        state = "done" if self.cluster.executor == "debug" else "submitted"
-        results = [
-            Submitted(plan.stage, state if plan in todo else "complete", (), len(plan.open_tasks())) for plan in own
-        ]
+        open_tasks = {plan.stage: len(plan.open_tasks()) for plan in own}
+        state = "done"
         if self.cluster.executor == "debug":
             debug.run(todo)
-        elif todo:
-            local.start(self.run_dir, [plan.stage for plan in own])
-        return results
+        else:
+            started = local.start(self.run_dir, [plan.stage for plan in own]) if todo else None
+            state = "submitted" if started else "queued"
+            if not started and (idle := [plan.stage for plan in todo if not local.worked_on(self.run_dir, plan)]):
+                raise UserError(f"stage {idle[0]} was not submitted: {_busy(self.run_dir)}")
+        return [
+            Submitted(plan.stage, state if plan in todo else "complete", (), open_tasks[plan.stage]) for plan in own
+        ]
 
 
 def _link(link: Path, target: Path) -> None:
     """Make a link to the product of another run, or leave the one that is there. Raises UserError if something else is."""
     if link.is_symlink() and link.readlink() == target:
         return
+    if link.is_symlink() and not link.exists():  # to where the product was before it was moved
+        link.unlink()
     if link.exists() or link.is_symlink():
         raise UserError(f"{link} is in the way of a link to {target}: move it away, or use another RUN=name")
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +304,16 @@ def _current_cluster(run_dir: Path, before: Cluster) -> Cluster:
         return before
     now = load_cluster(file)
     return now.model_copy(update={name: getattr(before, name) for name in ("name", "executor", "roots", "extends")})
+
+
+def _busy(run_dir: Path) -> str:
+    run = run_dir.name
+    if host := runner.elsewhere(run_dir):
+        return (
+            f"run {run} is being worked on by its runner on {host}: look there. If that machine is gone, remove"
+            f" {run_dir / 'runner.lock'}"
+        )
+    return f"run {run} is being worked on: `make watch RUN={run}` shows it, `make cancel RUN={run}` stops it"
 
 
 def _not_now(run: str, why: str) -> str:
@@ -329,7 +351,7 @@ def retry_stage(
     plan = next((plan for plan in stored if plan.stage == stage), None)
     if plan is None:
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in stored)}")
-    if not plan.missing():
+    if not plan.missing() and not summary.reopen(plan, summary.LAG_S if cluster.executor == "slurm" else 0):
         raise UserError(f"stage {stage} is complete: there is nothing to run again")
     new = str(target or "")
     if changed:
@@ -343,5 +365,5 @@ def retry_stage(
     if cluster.executor == "debug":  # with the code of this process
         debug.run(todo)
     elif not local.start(run_dir, later, new):
-        raise UserError(f"run {run_dir.name} is being worked on: `make watch` shows it, `make cancel` stops it")
+        raise UserError(_busy(run_dir))
     return results

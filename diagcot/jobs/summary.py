@@ -14,6 +14,9 @@ from diagcot.jobs.state.executions import executions, gpu_hours, logs_of
 from diagcot.jobs.state.files import append_line, write_json
 from diagcot.jobs.state.ledger import manifest, remove, settle, withdraw
 
+LAG_S = 30  # how late a file that another node has written may appear (NFS attribute caches)
+MANY = 20_000  # manifests that a submission has the time to read
+
 
 def check(plan: Plan, patience_s: float = 0) -> list[str]:
     """Finish interrupted publishing, reopen units whose outputs are gone, and return the keys that are not done.
@@ -32,6 +35,19 @@ def check(plan: Plan, patience_s: float = 0) -> list[str]:
         if key not in missing:
             withdraw(plan.path, key)
     return left
+
+
+def reopen(plan: Plan, patience_s: float = 0) -> list[str]:
+    """Reopen the units of a complete stage whose outputs are gone, so that they are made again; returns their keys.
+
+    Of a stage of over `MANY` units the manifests are only read if its folder is gone. patience_s: as for `check`.
+    """
+    if plan.missing() or (len(plan.units) > MANY and plan.output.exists()):
+        return []
+    if gone := check(plan, patience_s):
+        (plan.path / "summary.json").unlink(missing_ok=True)
+        print(f"stage {plan.stage}: files of {len(gone)} finished units are gone; these run again", flush=True)
+    return gone
 
 
 def summarise_if_complete(stage_dir: Path | str) -> None:

@@ -50,6 +50,9 @@ FAULTS = {
     34: "huge plan",
     35: "a process of a training job dies",
     36: "the machine or its storage cannot read a file",
+    37: "a run is copied or moved",
+    38: "a product vanishes after its stage",
+    39: "another user's files",
 }
 
 MISSING: frozenset[int] = frozenset()

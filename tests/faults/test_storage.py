@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from diagcot.cli.main import main
 from diagcot.console.screens import failures
 from diagcot.console.state import status
-from diagcot.jobs import Plan, UserError, finaliser
+from diagcot.jobs import Pipeline, Plan, UserError, finaliser
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.state import attempts, ledger
+from diagcot.jobs.state import attempts, ledger, runner
 from diagcot.jobs.summary import check, summarise
 from diagcot.preflight.doctor import machine
 from launchers.chain import open_chain
@@ -127,6 +128,44 @@ def test_row_04_a_full_disk_is_told_and_earlier_output_stays(disk: Mount, tmp_pa
     (out / "others").unlink()
     assert forked(lambda: worker.work(plan.path, 1)) == 0
     assert check(plan) == [] and len((out / "00001.txt").read_text().splitlines()) == 200
+
+
+@pytest.mark.row(
+    4,
+    promise="the runner ends and status says why; submit says in one line that nothing was submitted, cancel works",
+    injected="tmpfs of the logs alone, filled by fallocate while a runner works",
+    daemons="real",
+)
+def test_row_04_a_full_disk_of_the_logs_is_told(
+    disk: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = disk(size="40m")
+    run = ["--run", "run", "--logs", str(logs)]
+    flow = Pipeline(
+        "run",
+        chains.cluster(roots={"logs": logs, "shards": tmp_path, "models": tmp_path}),
+        tmp_path,
+        code=[chains.ROOT / "tests"],
+    )
+    flow.stage("count", "tests.kinds.count", ["a", "b"], "small", settings={"records": 200, "seconds": 0.05})
+    flow.submit()
+    free = os.statvfs(logs)
+    subprocess.run(["fallocate", "-l", str(free.f_bavail * free.f_bsize), str(logs / "others")], check=True)
+    while runner.process_id(flow.run_dir):
+        time.sleep(0.1)
+    main(["status", *run])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "its runner died: " in said and "No space left" in said
+    with pytest.raises(OSError, match="No space left"):
+        flow.submit()
+    for verb, told in (["retry", "--stage", "count"], "No space left"), (["cancel"], "0 jobs cancelled"):
+        main([*verb, *run])
+        shown = capsys.readouterr()
+        assert told in shown.out + shown.err and "Traceback" not in shown.err
+
+    (logs / "others").unlink()
+    flow.submit()
+    chains.wait_for_end(flow.run_dir, 0)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """`make demo`: runs a chain on this machine with a live screen, then shows its metrics."""
 
 import contextlib
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from rich.live import Live
@@ -27,26 +29,52 @@ class Chain(Protocol):
 
 
 def run(chain: Chain) -> int:
-    """Run all unfinished stages and show the metrics. Returns 0, 1 if a stage failed, 130 after Ctrl-C."""
+    """Run all unfinished stages and show the metrics.
+
+    Returns 0, 1 if a stage failed, and 128 and the number of the signal after Ctrl-C, SIGTERM or the end of the terminal.
+    """
     from diagcot.jobs.execution import local
 
-    submitted = chain.submit("all")
-    screen = text.console()
-    if any(row.state == "submitted" for row in submitted):
+    screen, code = text.console(), 0
+    with _signals():
         try:
-            with ChainScreen(chain.run_dir):
-                code = runner.wait(chain.run_dir)
-        except KeyboardInterrupt:
-            screen.print("stopping; finished work is kept …")
+            submitted = chain.submit("all")
+            if any(row.state in ("submitted", "queued") for row in submitted):
+                with ChainScreen(chain.run_dir):
+                    code = runner.wait(chain.run_dir)
+        except KeyboardInterrupt as asked:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                screen.print("stopping; finished work is kept …")
             local.stop(chain.run_dir)
-            screen.print("stopped: the same command continues the run")
-            return 130
-        if code:
-            from diagcot.console.screens import failures
+            with contextlib.suppress(OSError):
+                screen.print("stopped: the same command continues the run")
+            return 128 + (asked.args[0] if asked.args else signal.SIGINT)
+    if code:
+        from diagcot.console.screens import failures
 
-            failures.show(chain.run_dir)
-            return 1
+        failures.show(chain.run_dir)
+        return 1
     return _results(chain.run_dir)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """For the length of the block, SIGTERM and SIGHUP stop the run as Ctrl-C does; one that is ignored (nohup) stays so."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # it is stopping already
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _results(run_dir: Path) -> int:

@@ -54,8 +54,11 @@ def query(run_dir: Path) -> ExecutorState:
     if _local(run_dir):
         if runner.is_working(run_dir):
             return ExecutorState(local=True, runner_started=changed_at(run_dir / "runner.lock") or 0.0)
-        why = documents.find(run_dir / "runner.json", documents.RUNNER).get("why", "")
-        note = "no process works on this run now" + (f"; its runner was stopped: {why}" if why else "")
+        note = "no process works on this run now"
+        if why := documents.find(run_dir / "runner.json", documents.RUNNER).get("why", ""):
+            note = f"{note}; its runner was stopped: {why}"
+        elif (run_dir / "runner.log").exists() and not (run_dir / "runner.json").exists():
+            note = f"its runner died: {runner.last_words(run_dir)}; submit again to continue"
         return ExecutorState(note=note, ended=True, local=True)
     names = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
     if not names:

@@ -7,7 +7,8 @@ import re
 
 SENTENCES = {
     "Dependency": "waits for an earlier stage",
-    "DependencyNeverSatisfied": "an earlier stage failed, so it can never start: fix that, `make cancel RUN=…`, then submit again",
+    "DependencyNeverSatisfied": "an earlier stage failed, so it can never start: fix that, run `make cancel RUN=…`, then submit"
+    " again",
     "DEPENDENCY": "cancelled because an earlier stage failed: it runs again when that stage is retried",
     "WAITING": "the submit limit is reached: the stage's finaliser submits it when earlier tasks have ended",
     "Priority": "other jobs come first; nothing to do",

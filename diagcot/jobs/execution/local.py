@@ -3,12 +3,14 @@
 The runner is a process in a session of its own, so it outlives the terminal. Workers and files are those of Slurm.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from diagcot.jobs.state import attempts, failures, reading
 from diagcot.jobs.state.attempts import Array, Attempt
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import append_line
-from diagcot.jobs.state.runner import POLL_S, lock, process_id, report, sign
+from diagcot.jobs.state.runner import POLL_S, elsewhere, last_words, lock, process_id, report, sign
 from diagcot.jobs.summary import check, summarise
 
 GRACE_S = 20  # between the warning and the kill when the runner is asked to stop
@@ -55,6 +57,7 @@ class Runner:
     parked: set[tuple[str, int]] = field(default_factory=set)
     stop: bool = False
     code: str = ""  # a snapshot other than the one that the stages ran last
+    on_start: Callable[[], object] = bool  # called once the attempts are recorded
 
     def run(self) -> int:
         """Run the selected stages. Returns 0 if every stage is done, 1 if one failed, 3 if stopped on request."""
@@ -62,6 +65,7 @@ class Runner:
             signal.signal(number, self._request_stop)
         for plan in self._selected():
             self._attempt(plan)
+        self.on_start()
         while not self.stop:
             self._reap()
             for plan in self.plans:
@@ -186,8 +190,8 @@ class Runner:
 def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     """Start a runner in a session of its own; returns its process id, or None if one is running already.
 
-    The runner inherits the lock, which is lock_file before this returns, so that it counts as running at once.
-    code: a snapshot for these stages other than the one that they ran last.
+    The runner inherits the lock, so that it counts as running at once. This returns when the runner has begun.
+    code: a snapshot for these stages other than the one that they ran last. Raises UserError if it ends before.
     """
     import subprocess
 
@@ -204,6 +208,8 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
         *stages,
         f"--lock={lock_file.fileno()}",
     ]
+    begun, tell = os.pipe()
+    command.append(f"--tell={tell}")
     if code:
         command.append(f"--code={code}")
     plans = [read(run_dir / name) for name in stages]
@@ -221,21 +227,52 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[lock_file.fileno()],
+            pass_fds=[lock_file.fileno(), tell],
         )
         sign(lock_file, child.pid)
     os.close(log)
+    os.close(tell)
+    try:
+        with open(begun, "rb") as word:  # noqa: PTH123  (a pipe)
+            told = word.read(1)
+    except BaseException:  # Ctrl-C: whoever is not told that it began shall not find it working
+        child.terminate()
+        raise
+    if not told:
+        child.wait()
+        raise UserError(f"run {run_dir.name} was not started: {last_words(run_dir)}")
     return child.pid
 
 
+def worked_on(run_dir: Path, plan: Plan) -> bool:
+    """Whether the runner that is alive works on the stage, or will: it was started for it, and the stage has not failed."""
+    newest = attempts.read(plan.path)[-1:]
+    ours = f"local-{process_id(run_dir)}"
+    return (
+        any(array.job == ours for attempt in newest for array in attempt.arrays)
+        and not (plan.path / "summary.json").exists()
+    )
+
+
 def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
-    """Ask the runner to stop and wait for it, at most `deadline_s` seconds. Returns False if there was none."""
+    """Ask the runner to stop and wait for it, at most `deadline_s` seconds. Returns False if there was none.
+
+    Raises UserError if it has not ended by then, or was started on another machine.
+    """
     pid = process_id(run_dir)
     if pid is None:
+        if host := elsewhere(run_dir):
+            raise UserError(f"the runner of run {run_dir.name} was started on {host}: stop it there")
         return False
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + deadline_s
-    while process_id(run_dir) and time.monotonic() < end:
+    while process_id(run_dir) == pid:
+        if time.monotonic() > end:
+            raise UserError(
+                f"run {run_dir.name}: its runner (process {pid}) was asked to stop and has not ended after"
+                f" {deadline_s:.0f} s: wait, or end it with `kill -9 {pid}`"
+            )
         time.sleep(POLL_S)
     return True
 
@@ -243,7 +280,7 @@ def stop(run_dir: Path, deadline_s: float = GRACE_S + 10) -> bool:
 def main(argv: list[str]) -> int:
     """Run the stages of a run whose plans are written. Returns 0 if all are done.
 
-    `python -m diagcot.jobs.execution.local RUN_DIR STAGE... [--lock=…] [--code=…]`
+    `python -m diagcot.jobs.execution.local RUN_DIR STAGE... [--lock=…] [--tell=…] [--code=…]`
     """
     os.umask(0o077)
     try:
@@ -255,8 +292,11 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     run_dir, snapshot = Path(argv[0]), ""
+    on_start: Callable[[], object] = bool
     if argv[-1].startswith("--code="):
         snapshot = argv.pop().removeprefix("--code=")
+    if argv[-1].startswith("--tell="):  # `start` waits for it
+        on_start = partial(_tell, int(argv.pop().removeprefix("--tell=")))
     if argv[-1].startswith("--lock="):  # `start` holds it already for this process
         inherited = int(argv.pop().removeprefix("--lock="))
         os.set_inheritable(inherited, False)
@@ -268,7 +308,7 @@ def _main(argv: list[str]) -> int:
     names = (run_dir / "stages").read_text().split()
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
     append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
-    runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot)
+    runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot, on_start=on_start)
     code, why = 1, ""
     pid = str(os.getpid())
     owners = {"DIAGCOT_OWNER": pid, "DIAGCOT_STANDBY_OWNER": pid}
@@ -288,11 +328,17 @@ def _main(argv: list[str]) -> int:
             os.environ.pop(name, None)
         try:
             report(run_dir, code, sorted(runner.failed), why)
-        except OSError as error:
+        except OSError as error:  # without a report the screens say that the runner died
             why = why or reading.sentence(error)
     if why:
-        print(f"error: {why}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the disk of the log may be the one that is full
+            print(f"error: {why}", file=sys.stderr, flush=True)
     return code
+
+
+def _tell(handle: int) -> None:
+    os.write(handle, b"1")
+    os.close(handle)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ is killed. What is left where that process was killed too is removed by the user
 import atexit
 import collections
 import contextlib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -287,7 +288,7 @@ def shared(base: Path) -> Iterator[Path]:
     """One folder in `base` for all processes of this user on this machine, for the length of the block.
 
     The last process that leaves it removes it, a killed one's keeper if it was the last. Raises OSError where the folder
-    has no locks.
+    has no locks, and where another user has made one of this name.
     """
     sweep(base)
     place = base / f"dc{hashlib.sha256(f'shared by {os.geteuid()}'.encode()).hexdigest()[:6]}"
@@ -305,6 +306,8 @@ def shared(base: Path) -> Iterator[Path]:
 def _entered(place: Path) -> TextIO:
     """The lock of a shared place, held together with the others who are in it; the place is made if nobody is."""
     while True:
+        if os.path.lexists(place) and trusted(str(place)) is None and os.path.lexists(place):
+            raise PermissionError(errno.EPERM, f"{place} was made by another user, or is open to others: remove it")
         with contextlib.suppress(FileNotFoundError):
             lock = (place / _LOCK).open()
             fcntl.flock(lock, fcntl.LOCK_SH)

@@ -29,10 +29,11 @@ from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm.sbatch import SIZE
 from diagcot.jobs.state import documents, failures
 from diagcot.jobs.state.failures import LOST_PEER
-from diagcot.jobs.state.files import write_json
+from diagcot.jobs.state.files import private_folder, write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
 from diagcot.jobs.state.processes import allow_open_files, is_alive
 from diagcot.jobs.state.progress import Progress, last_report
+from diagcot.jobs.summary import LAG_S
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
 PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
@@ -40,7 +41,6 @@ INTERRUPTED = 76  # exit code of a task that was parked by SIGTERM alone
 GRACE_S = 120  # how long after the announced end of a preempted job Slurm may take to end it
 STUCK = 3  # executions that reach the time limit without progress before the task is stopped
 HUNG = 3  # executions that hang before the task is stopped
-LAG_S = 30  # how late a file that another node has written may appear (NFS attribute caches)
 # What gloo and NCCL report when another rank has ended.
 _GONE = re.compile(r"Connection (reset|closed) by peer|Broken pipe|remote process exited")
 EARLY_S = 65  # sbatch --signal may come up to 60 s early (sbatch manual page)
@@ -321,7 +321,7 @@ def _context(plan: Plan, task_index: int, ranks: Ranks) -> Context:
         gpus=size.gpus,
     )
     for folder in (ctx.output, ctx.workspace, ctx.stage_dir / "out"):
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
     return ctx
 
 

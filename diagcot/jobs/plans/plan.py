@@ -16,9 +16,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from diagcot.jobs import owners
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import check_stage, require_inside
+from diagcot.jobs.owners import require_own_folder
 from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
@@ -343,7 +345,11 @@ def refuse(stored: Plan, differences: Sequence[str]) -> None:
 
 
 def read(stage_dir: Path) -> Plan:
-    """The plan in a stage's folder, with all that it has grown by. Raises UserError if there is none, or if it is damaged."""
+    """The plan in a stage's folder, with all that it has grown by.
+
+    Raises UserError if there is none, if it is damaged, or if the folder is part of a copy of a run.
+    """
+    owners.require_place(stage_dir)
     try:
         row = segments.header(stage_dir)
     except FileNotFoundError as error:
@@ -355,7 +361,9 @@ def read(stage_dir: Path) -> Plan:
 
 
 def require_own_folders(plan: Plan) -> None:
-    """Raise UserError unless the stage's workspace is `models/<run>/.work/<stage>` and its folder `<run>/<stage>`."""
+    """Raise UserError unless the stage's workspace is `models/<run>/.work/<stage>` and its folder `<run>/<stage>`, and
+    nobody else has made them: checkpoints, which are pickles, are loaded from there.
+    """
     check_stage(plan.stage)
     root = plan.workspace.parent
     if root.parts[-2:] != (plan.run, ".work") or plan.path.parts[-2:] != (plan.run, plan.stage):
@@ -363,3 +371,5 @@ def require_own_folders(plan: Plan) -> None:
             f"{plan.workspace} and {plan.path} do not belong to run {plan.run}, so nothing is written or removed"
         )
     require_inside(plan.workspace, root)
+    for folder in (root.parent, root, plan.workspace):
+        require_own_folder(folder)

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diagcot.jobs import owners
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import digest
 
 UNITS = "units.jsonl"
+PATHS = ("stage_dir", "output", "workspace", "shards_root", "code")  # of plan.json
 
 
 class Segment(NamedTuple):
@@ -53,7 +55,7 @@ def current(run_dir: Path, name: str) -> Path:
 
 
 def header(stage_dir: Path) -> dict[str, Any]:
-    """plan.json with all that was added since; `grown` holds the further segments.
+    """plan.json with all that was added since, and paths as they are now; `grown` holds the further segments.
 
     Raises FileNotFoundError if the stage has no plan, UserError if the plan or a growth of the run is damaged.
     """
@@ -69,6 +71,9 @@ def header(stage_dir: Path) -> dict[str, Any]:
             row["grown"].append(Segment(addition["units"], addition["tasks"], path, growth["time"], sha256))
             row["units"] += addition["units"]
             row["tasks"] += addition["tasks"]
+    if owners.moves(stage_dir):
+        row |= {name: owners.now(stage_dir, row[name]) for name in PATHS if row.get(name)}
+        row["inputs"] = {role: [owners.now(stage_dir, path) for path in paths] for role, paths in row["inputs"].items()}
     return row
 
 

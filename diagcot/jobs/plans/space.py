@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs import owners
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import check_name, require_inside
 from diagcot.jobs.plans import stored
@@ -92,6 +93,7 @@ def _paths(run_dir: Path) -> Iterator[Path]:
     check_name(run_dir.name)
     roots: set[Path] = set()
     for plan in stored.plans(run_dir):
+        owners.require_place(run_dir / plan["stage"])
         output, work = Path(plan["output"]), Path(plan["workspace"])
         for path, names in ((output, (run_dir.name, plan["stage"])), (work, (run_dir.name, ".work", plan["stage"]))):
             if _in_run_folder(path, run_dir):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs import owners
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import documents, reading
 from diagcot.jobs.state.files import create_exclusively, write_json
@@ -132,7 +133,8 @@ def _array(row: dict[str, Any]) -> Array:
 def last_code(stage_dir: Path, planned: str) -> str:
     """The snapshot that the stage's last jobs run; `planned` before the first submission."""
     submissions = read(stage_dir)
-    return (submissions[-1].code if submissions else "") or planned
+    last = submissions[-1].code if submissions else ""
+    return owners.now(stage_dir, last) if last else planned
 
 
 def newest_arrays(stage_dir: Path) -> dict[int, tuple[Attempt, Array, str]]:

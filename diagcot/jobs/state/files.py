@@ -1,5 +1,6 @@
 """Durable, atomic file operations that the ledger rests on."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.state import reading
+
+DEFAULT_ACL = "system.posix_acl_default"  # acl(5): the rights of whatever is made in a folder
 
 
 def fsync_path(path: Path) -> None:
@@ -27,6 +30,20 @@ def fsync_tree(path: Path) -> None:
     fsync_path(path)
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, closed to others whatever the umask is.
+
+    Where the folder above has a default ACL, the kernel ignores the umask: a folder of ours takes none over.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in missing:
+        with contextlib.suppress(OSError):  # a file system without ACLs
+            if DEFAULT_ACL in os.listxattr(folder):
+                os.removexattr(folder, DEFAULT_ACL)
+                folder.chmod(0o700)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value`; a reader sees the old or the new text, never half of one."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
@@ -38,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         staged.write_text(text, encoding="utf-8")
         os.replace(staged, path)
-    except OSError:
+    except BaseException:
         staged.unlink(missing_ok=True)
         raise
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs import owners
 from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, digest, fsync_path, fsync_tree, write_json
 
@@ -65,11 +66,20 @@ def written_at(stage_dir: Path, manifests: Iterable[bytes]) -> Iterator[float]:
 
 
 def manifest(stage_dir: Path, key: str) -> dict[str, Any] | None:
-    """The manifest of a unit; None if it is not done. Raises UserError if it is damaged."""
+    """The manifest of a unit, with the paths of its outputs as they are now; None if it is not done.
+
+    Raises UserError if it is damaged.
+    """
     try:
-        return documents.read(stage_dir / "done" / f"{key}.json", documents.MANIFEST)
+        row = documents.read(stage_dir / "done" / f"{key}.json", documents.MANIFEST)
     except FileNotFoundError:
         return None
+    if owners.moves(stage_dir):
+        row["outputs"] = {
+            owners.now(stage_dir, name): about | {"staged": owners.now(stage_dir, about["staged"])}
+            for name, about in row["outputs"].items()
+        }
+    return row
 
 
 def publish(
@@ -77,8 +87,11 @@ def publish(
 ) -> bool:
     """Publish `outputs` (final path -> staged path) and mark unit `key` done.
 
-    Returns False, and drops what was staged, if another execution has published the unit already.
+    Returns False, and drops what was staged, if another execution has published the unit already. Raises UserError, and
+    publishes nothing, if an output is not in the stage's own folders.
     """
+    for path in (*outputs, *outputs.values()):
+        owners.require_product(stage_dir, path)
     folder = stage_dir / "done"
     if (folder / f"{key}.json").exists():  # a look before the expensive part; who is first is decided below
         for staged in outputs.values():
@@ -107,6 +120,8 @@ def settle(stage_dir: Path, key: str) -> list[Path]:
     for name, row in (published or {"outputs": {}})["outputs"].items():
         final, staged = Path(name), Path(row["staged"])
         if staged.exists():
+            for path in (final, staged):
+                owners.require_product(stage_dir, path)
             if final.is_dir():  # a rename cannot replace a folder: the product of an earlier plan is removed
                 shutil.rmtree(final)
             try:
@@ -120,9 +135,15 @@ def settle(stage_dir: Path, key: str) -> list[Path]:
 
 
 def withdraw(stage_dir: Path, key: str) -> None:
-    """Reopen a unit that was done, so that it runs again; its outputs are removed."""
-    for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]:
-        remove(Path(name))
+    """Reopen a unit that was done, so that it runs again; its outputs are removed.
+
+    Raises UserError, before anything is removed, if an output is not in the stage's own folders.
+    """
+    paths = [Path(name) for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]]
+    for path in paths:
+        owners.require_product(stage_dir, path)
+    for path in paths:
+        remove(path)
     (stage_dir / "done" / f"{key}.json").unlink(missing_ok=True)
     for partial in (stage_dir / "partial").glob(f"{key}.*.jsonl"):
         partial.unlink()

@@ -34,15 +34,22 @@ def _lock_or_signature(handle: IO[str], kind: int) -> bool:
         return False
     except OSError:
         handle.seek(0)
-        pid, _, born = handle.read().partition(" ")
-        return not born or not pid.isdecimal() or start_time(int(pid)) != born
+        pid, born, host = _signature(handle.read())
+        return not pid or (host == os.uname().nodename and start_time(pid) != born)
     return True
 
 
+def _signature(text: str) -> tuple[int, str, str]:
+    """Process id, when it started, and its machine; (0, …) of an empty lock."""
+    process, _, host = text.partition("\n")
+    pid, _, born = process.partition(" ")
+    return int(pid) if pid.isdecimal() else 0, born, host.strip() or os.uname().nodename
+
+
 def sign(handle: IO[str], pid: int) -> None:
-    """Write into the lock which process holds it: its id and when it started."""
+    """Write into the lock which process holds it: its id, when it started, and its machine."""
     handle.truncate(0)
-    handle.write(f"{pid} {start_time(pid)}")
+    handle.write(f"{pid} {start_time(pid)}\n{os.uname().nodename}\n")
     handle.flush()
 
 
@@ -50,15 +57,26 @@ def process_id(run_dir: Path) -> int | None:
     """The process id of the runner that holds the lock, if there is one on this machine. Writes nothing."""
     try:
         with (run_dir / "runner.lock").open() as handle:
-            pid = int(handle.read().partition(" ")[0] or 0)
+            pid, _, host = _signature(handle.read())
             # The lock is tried only where a process of this id exists: for a moment it would keep a runner from starting.
-            if not pid or not is_alive(pid):
+            if not pid or host != os.uname().nodename or not is_alive(pid):
                 return None
             if not _lock_or_signature(handle, fcntl.LOCK_SH):
                 return pid
     except (OSError, ValueError):
         return None
     return None  # the id is another process's now
+
+
+def elsewhere(run_dir: Path) -> str:
+    """The other machine whose runner has begun the run and not ended it, as far as its files say; empty if there is none."""
+    if (run_dir / "runner.json").exists():
+        return ""
+    try:
+        host = _signature((run_dir / "runner.lock").read_text(encoding="utf-8"))[2]
+    except (OSError, ValueError):
+        return ""
+    return host if host != os.uname().nodename else ""
 
 
 def is_working(run_dir: Path) -> bool:
@@ -69,6 +87,19 @@ def is_working(run_dir: Path) -> bool:
 def report(run_dir: Path, code: int, failed: list[str], why: str = "") -> None:
     """Write how the runner has ended. code: its exit status; failed: the stages that failed; why: what stopped it itself."""
     write_json(run_dir / "runner.json", {"code": code, "failed": failed, "why": why, "time": time.time()})
+
+
+def last_words(run_dir: Path) -> str:
+    """The last line of the runner's log, and where the rest is."""
+    path = run_dir / "runner.log"
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 4096))
+            lines = log.read().decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+    return f"{last} (see {path})"
 
 
 def wait(run_dir: Path, on_poll: Callable[[], Any] = lambda: None, poll_s: float = POLL_S) -> int:
@@ -83,7 +114,7 @@ def wait(run_dir: Path, on_poll: Callable[[], Any] = lambda: None, poll_s: float
         alive = process_id(run_dir) is not None
         if not alive and not path.exists() and (seen or time.monotonic() - began > START_S):
             raise UserError(
-                f"the runner of run {run_dir.name} {'died' if seen else 'did not start'}: see {run_dir / 'runner.log'}"
+                f"the runner of run {run_dir.name} {'died' if seen else 'did not start'}: {last_words(run_dir)}"
             )
         seen = seen or alive
         time.sleep(poll_s)

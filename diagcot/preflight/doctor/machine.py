@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.jobs.environment import drivers
+from diagcot.jobs.state.files import DEFAULT_ACL
 from diagcot.preflight.checks import lock_stamp
 from diagcot.preflight.finding import Finding, bad, good, note
 
@@ -92,12 +93,27 @@ def outputs(folders: Sequence[Path]) -> Iterator[Finding]:
         if not os.access(place, os.W_OK | os.X_OK):
             yield bad("outputs", f"{place} is not writable", "change roots in the cluster file, or the folder's owner")
     # The workers' umask closes all that they write; only the folders themselves may be open.
-    readable = [str(folder) for folder in folders if folder.exists() and folder.stat().st_mode & 0o007]
+    readable = [str(folder) for folder in folders if folder.exists() and _open_to_others(folder)]
     if readable:
-        remedy = f"with credentialed data on a shared machine: chmod 700 {' '.join(readable)}"
+        names = " ".join(readable)
+        remedy = f"with credentialed data on a shared machine: chmod 700 {names}"
+        if any(_lists(Path(name)) for name in readable):
+            remedy += f"; setfacl -b {names}"
         yield note("privacy", "others can list the names of runs in the output folders", remedy)
     else:
         yield good("privacy", "output folders are closed to others")
+
+
+def _open_to_others(folder: Path) -> bool:
+    """By its mode, or by an ACL: that of the folder, or the one that what is made in it would take over."""
+    return bool(_lists(folder) or folder.stat().st_mode & 0o007)
+
+
+def _lists(folder: Path) -> set[str]:
+    try:
+        return {"system.posix_acl_access", DEFAULT_ACL} & set(os.listxattr(folder))
+    except OSError:  # a file system without ACLs
+        return set()
 
 
 def _version(name: str) -> str:

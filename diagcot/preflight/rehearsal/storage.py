@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs import Context, UserError
-from diagcot.jobs.execution.worker import LAG_S
+from diagcot.jobs.summary import LAG_S
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage
 

@@ -46,11 +46,12 @@ def test_a_runner_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.
     chain = Chain(tmp_path / "r")
     monkeypatch.setattr(runner, "START_S", 0.5)
     monkeypatch.setattr(local, "start", lambda *_: None)
-    with pytest.raises(UserError, match=r"did not start: see .*runner\.log"):
+    with pytest.raises(UserError, match=r"did not start: it wrote nothing \(see .*runner\.log"):
         demo.run(chain)
 
 
-def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_it_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
     code = (
         "import sys; from pathlib import Path; from diagcot.console.screens import demo\n"
         "from tests.integration.console.test_demo import Chain\n"
@@ -64,11 +65,13 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.1)
     assert not query(run_dir).ended
-    first.send_signal(signal.SIGINT)
+    first.send_signal(number)
     shown, _ = first.communicate(timeout=60)
-    assert first.returncode == 130
+    assert first.returncode == 128 + number
     assert "the same command continues the run" in shown
     assert query(run_dir).ended
+    if number != signal.SIGINT:
+        return
     again = subprocess.run(
         [sys.executable, "-c", code], cwd=chains.ROOT, env=env, capture_output=True, text=True, timeout=90
     )
@@ -76,6 +79,17 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert "unknown" not in again.stdout
     assert "second: 1/1 done" in again.stdout
     assert demo.run(Chain(tmp_path / "r", seconds=0.2, records=12)) == 0  # nothing is left to do
+
+
+def test_ctrl_c_while_the_command_still_imports_its_modules_shows_no_traceback() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "diagcot.cli.main", "help"]
+    process = subprocess.Popen(command, cwd=chains.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "diagcot.cli.options" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    shown, said = process.communicate(timeout=30)
+    assert "Traceback" not in said and (process.returncode, shown) == (-signal.SIGINT, "")
 
 
 def test_whoever_looks_right_after_the_start_sees_it_at_work(tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def test_a_unit_whose_place_another_took_is_neither_run_nor_published(tmp_path: 
     grid(tmp_path, "debug", ["a", "b"]).write()
     made = stages(tmp_path)["table"]
     assert made.open_tasks() == [1] and made.missing() == made.keys[1:]
-    late = tmp_path / "late"
+    made.output.mkdir(parents=True, exist_ok=True)
+    late = made.output / ".late"
     late.write_text("of an execution that somebody forgot")
     final = made.output / "table.txt"
     assert not ledger.publish(made.path, old.keys[0], {final: late}, {}, {}) and not late.exists()

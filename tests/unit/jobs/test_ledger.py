@@ -31,8 +31,8 @@ def test_of_two_executions_one_publishes(tmp_path: Path) -> None:
 def test_a_rename_cut_short_is_finished_by_the_next_who_looks(tmp_path: Path) -> None:
     plan = chains.plan(tmp_path, "shard", 1)
     plans.write(plan)
-    final = tmp_path / "out" / "model"
-    staged = tmp_path / "out" / ".model.1"
+    final = plan.output / "model"
+    staged = plan.output / ".model.1"
     staged.mkdir(parents=True)
     (staged / "weights").write_text("w")
     (plan.path / "done").mkdir()
@@ -46,12 +46,11 @@ def test_a_unit_whose_output_is_gone_is_open_again(tmp_path: Path) -> None:
     plan = chains.plan(tmp_path, "shard", 2)
     plans.write(plan)
     for key in plan.keys:
-        final = tmp_path / "out" / key
-        final.parent.mkdir(exist_ok=True)
-        (tmp_path / "out" / f".{key}").write_text(key)
-        assert ledger.publish(plan.path, key, {final: tmp_path / "out" / f".{key}"}, {}, {})
+        plan.output.mkdir(parents=True, exist_ok=True)
+        (plan.output / f".{key}").write_text(key)
+        assert ledger.publish(plan.path, key, {plan.output / key: plan.output / f".{key}"}, {}, {})
     assert summary.check(plan) == []
-    (tmp_path / "out" / "00001").unlink()
+    (plan.output / "00001").unlink()
     assert summary.check(plan) == ["00001"] == plan.missing()
 
 

@@ -1,0 +1,45 @@
+"""Runs a verb. Nothing here imports torch, vllm or transformers; each verb imports what it needs when it runs."""
+
+import os
+import sys
+
+from diagcot.cli.options import Call
+from diagcot.cli.parser import parse
+from diagcot.console import terminal
+from diagcot.console.commands import typed
+from diagcot.extras import missing_module
+from diagcot.jobs import UserError
+from diagcot.jobs.slurm.commands import user
+from diagcot.jobs.state import reading
+from diagcot.jobs.state.processes import allow_open_files
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one verb; returns its exit code: 1 after a printed error, 130 after Ctrl-C, 141 if nobody reads its output."""
+    with terminal.guarded():
+        return _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(argv: list[str]) -> int:
+    args = parse(argv)
+    call: Call = args.call
+    os.environ.setdefault("USER", user())  # often unset in containers; cluster files may name it
+    allow_open_files()
+    try:
+        return call(args)
+    except UserError as error:
+        print(f"error: {typed(str(error))}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if message := missing_module(error):
+            print(f"error: {message}", file=sys.stderr)
+            return 1
+        raise
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"error: {reading.sentence(error)}", file=sys.stderr)
+        return 1
