@@ -1,6 +1,7 @@
 """Values of a DICOM image as they are to be shown, by the rules of the DICOM standard (PS3.3, PS3.5)."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pydicom import FileDataset
 
 _MAGIC = slice(128, 132)
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntax: Deflated Explicit VR Little Endian
+_MOST_UNPACKED = 512 << 20  # bytes
 _ITEM = b"\xfe\xff\x00\xe0"  # the first tag of encapsulated pixel data (PS3.5 A.4)
 
 
@@ -25,10 +28,21 @@ def is_dicom(raw: bytes, source: Path | bytes) -> bool:
 def _read(raw: bytes, header_only: bool = False) -> "FileDataset":
     import pydicom
 
+    _refuse_bomb(raw)
     dicom = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
     if "Rows" not in dicom or "Columns" not in dicom:
         raise ImageError("the DICOM file has no image")
     return dicom
+
+
+def _refuse_bomb(raw: bytes) -> None:
+    """Raise ImageError if a deflated file (PS3.5 A.5) unpacks to more than any image; pydicom unpacks it as a whole."""
+    if raw[_MAGIC] == b"DICM" and _DEFLATED in raw[:4096]:
+        start = 144 + int.from_bytes(raw[140:144], "little")  # after the group of the file's own elements (PS3.10 7.1)
+        if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw[start:], _MOST_UNPACKED + 1)) > _MOST_UNPACKED:
+            raise ImageError(
+                f"the deflated DICOM file unpacks to over {_MOST_UNPACKED >> 20} MB, which no X-ray image has"
+            )
 
 
 def size(raw: bytes) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from diagcot.jobs import UserError
 from diagcot.jobs.environment import own_code
+from diagcot.jobs.names import LONGEST, NAME
 from diagcot.jobs.settings import Settings
 from diagcot.metrics.clinical.readers import Texts
 from diagcot.metrics.clinical.weights import WeightsFolder
@@ -173,7 +174,7 @@ class SweepSettings(Settings):
 class ForeignModel(Settings):
     """A model that ran elsewhere, and the file of its answers to one task."""
 
-    model: str = Field(pattern=r"^\w[\w.-]*$", description="Name of the row in the table.")
+    model: str = Field(pattern=rf"^{NAME.pattern}$", max_length=LONGEST, description="Name of the row in the table.")
     path: str = Field(
         description="File of its answers: .csv, .tsv, .json, .jsonl, .parquet, or ReXrank's .json; $VARIABLES are replaced."
     )

@@ -155,7 +155,7 @@ def _chunks(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, ...]]:
 def _linked(
     tasks: Sequence[int], size: Size, upstream: Sequence[tuple[bool, Attempt]], array_size: int
 ) -> tuple[list[Array], str]:
-    """The arrays of `tasks`, each with its dependency, and what their finaliser follows in addition to them.
+    """The arrays of `tasks`, each with its dependency, and what their finaliser follows in addition.
 
     upstream: (whether elementwise, attempt) of each stage that is followed. Elementwise only where both sides have the
     same arrays: element i of an array follows element i of its partner.
@@ -386,11 +386,8 @@ def cancel(run_dir: Path) -> list[str]:
                     damaged.append(error)
             live = _cancel_known(run_dir)
     except OSError as error:
-        count = len(_cancel_known(run_dir))
-        why = f"{run_dir} cannot be written ({error.strerror}), so jobs of an interrupted submission are not known"
-        raise UserError(
-            f"{count} jobs of run {run_dir.name} were cancelled. {why}: cancel again when it can"
-        ) from error
+        said = f"{len(_cancel_known(run_dir))} jobs of run {run_dir.name} were cancelled, others may be left"
+        raise UserError(f"{said}: {run_dir} cannot be written ({error.strerror}). Cancel again when it can") from error
     if damaged:
         raise UserError(f"{len(live)} jobs were cancelled, those that are known: {damaged[0]}") from damaged[0]
     return live

@@ -20,6 +20,27 @@ _STUDY = re.compile(rb"(?:^|/)s(\d{1,9})\.txt$")
 _STORED, _DEFLATED = 0, 8
 
 
+MOST_UNPACKED = 512 << 20
+"""Bytes of an archive that is unpacked as a whole; NLM's has 20 MB."""
+MOST_REPORT = 4 << 20
+"""Bytes of one report; MIMIC-CXR's longest has 10 kB."""
+
+
+def inflate(data: bytes, most: int, form: int = zlib.MAX_WBITS | 16) -> bytes:
+    """Unpack deflated data. form: as `wbits` of zlib, by default gzip. Raises ValueError: over `most` bytes, or cut short."""
+    found, left = [], most
+    while data:
+        packed = zlib.decompressobj(form)
+        found.append(packed.decompress(data, left + 1))
+        left -= len(found[-1])
+        if left < 0:
+            raise ValueError(f"it unpacks to over {most >> 20} MB")
+        if not packed.eof:
+            raise ValueError("it is incomplete")
+        data = packed.unused_data.lstrip(b"\0") if form != -zlib.MAX_WBITS else b""  # further members
+    return b"".join(found)
+
+
 class ReportZip:
     """The members `…/s<number>.txt` of a zip file. Raises DataError for a file that is damaged or not a zip file."""
 
@@ -71,7 +92,7 @@ class ReportZip:
                 data = file.read(int(self._sizes[at]))
             if head[:4] != b"PK\x03\x04" or method not in (_STORED, _DEFLATED):
                 raise ValueError("not a deflated member")
-            text = zlib.decompress(data, -15) if method == _DEFLATED else data
+            text = inflate(data, MOST_REPORT, -zlib.MAX_WBITS) if method == _DEFLATED else data
             if crc and zlib.crc32(text) != crc:  # writers that stream leave 0 here
                 raise ValueError("its checksum differs")
         except (OSError, ValueError, struct.error, zlib.error) as error:

@@ -3,6 +3,7 @@
 import contextlib
 import heapq
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -357,8 +358,14 @@ class TableCollection:
 
     def _path(self, patient: str, study: str, record: Record) -> Path:
         names = {"path": "", "folder": "", **record, "study": study, "patient": patient}
-        paths = [place / pattern.format_map(names) for place, pattern in self._places]
+        paths = [_inside(place, pattern.format_map(names)) for place, pattern in self._places]
         return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _inside(place: Path, name: str) -> Path:
+    """The file of that name in the collection's folder, links followed; a name that leads out of it is of none that is there."""
+    path = place / name
+    return path if place in Path(os.path.normpath(path)).parents else place / "outside-of-the-collection"
 
 
 def _exceeds(box: RawBox, size: tuple[float, float]) -> bool:

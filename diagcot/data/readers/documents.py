@@ -32,7 +32,7 @@ def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number} is not JSON ({error}); download it again") from error
             if not isinstance(record, dict):
                 raise DataError(f"{path}:{number} is not a JSON object")
@@ -43,13 +43,13 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     """Records of a list, of the lists in an object, of an object of objects, of a COCO file (a row for each annotation, or for
     a bare image), or JSON lines.
     """
-    content = text.read()
+    content = "".join(iter(lambda: text.read(1 << 20), ""))
     if _is_of_objects(content):
         yield from _members(path, content)
         return
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if content.lstrip()[:1] == "{" and "\n" in content.strip():  # JSON lines under the name .json
             yield from _json_lines(path, io.StringIO(content))
             return
@@ -77,7 +77,7 @@ def _is_of_objects(content: str) -> bool:
         return False
     try:
         _, at = _DECODER.raw_decode(content, first.end() - 1)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     mark = _BETWEEN.match(content, at)
     if mark is not None and mark[1] == ",":
@@ -94,7 +94,7 @@ def _members(path: Path, content: str) -> Iterator[tuple[int, Record]]:
             name, at = _DECODER.raw_decode(content, _BLANK.match(content, at).end())  # type: ignore[union-attr]
             value, at = _DECODER.raw_decode(content, _COLON.match(content, at).end())  # type: ignore[union-attr]
             mark = _BETWEEN.match(content, at)
-        except (ValueError, AttributeError) as error:  # where no colon matches
+        except (ValueError, AttributeError, RecursionError) as error:  # where no colon matches
             raise DataError(f"{path}: its record {number} is damaged ({error}); download it again") from error
         if mark is None or not isinstance(value, dict):
             raise DataError(f"{path}: its record {number} is no object, or the file ends in it; download it again")
@@ -120,12 +120,13 @@ def _coco(value: Record) -> Iterator[Record]:
 def _xml(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     """The one record of an XML file: values of its elements by path (`size.width`), and a list of the elements `object`."""
     try:
-        root = ElementTree.fromstring(text.read())
-    except ElementTree.ParseError as error:
+        root = ElementTree.fromstring("".join(iter(lambda: text.read(1 << 20), "")))
+        found = [_leaves(root), *map(_leaves, root.findall("object"))]
+    except (ElementTree.ParseError, RecursionError) as error:
         raise DataError(f"{path} is not XML ({error}); download it again") from error
     name = path.name.removesuffix(".gz").removesuffix(".xml")
-    others = {at: value for at, value in _leaves(root).items() if not at.startswith("object.")}
-    yield 1, {KEY: name, **others, "object": [_leaves(element) for element in root.findall("object")]}
+    others = {at: value for at, value in found[0].items() if not at.startswith("object.")}
+    yield 1, {KEY: name, **others, "object": found[1:]}
 
 
 def _leaves(element: ElementTree.Element) -> dict[str, str]:

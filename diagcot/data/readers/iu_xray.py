@@ -3,11 +3,11 @@
 Source: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080; licence CC BY-NC-ND 4.0.
 """
 
-import gzip
 import io
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from diagcot.data.errors import DataError, described
 from diagcot.data.readers import iu_views, tables
+from diagcot.data.readers.archive import MOST_UNPACKED, inflate
 from diagcot.data.readers.layouts import (
     IU_ANNOTATION,
     IU_ARCHIVE,
@@ -29,6 +30,7 @@ from diagcot.data.readers.layouts import (
 from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import IU_XRAY, Image, Study, seeded_split, view_of
+from diagcot.jobs.names import LONGEST, NAME
 from diagcot.jobs.state import reading
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
@@ -128,13 +130,13 @@ class IuXray:
             return
         try:
             # Decompressed as a whole (20 MB): an incomplete stream would look like a shorter archive.
-            with tarfile.open(fileobj=io.BytesIO(gzip.decompress(reading.read_bytes(archive)))) as members:
+            with tarfile.open(fileobj=io.BytesIO(inflate(reading.read_bytes(archive), MOST_UNPACKED))) as members:
                 for member in members:
                     if member.isfile() and member.name.endswith(".xml"):
                         source = members.extractfile(member)
                         assert source is not None
                         yield member.name, source.read()
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, ValueError, zlib.error, OSError) as error:
             reading.check_storage(archive, error)
             raise DataError(f"{archive} is damaged ({error}); delete it and run `make data-iu`") from error
 
@@ -144,6 +146,8 @@ class IuXray:
         if uid is None or not uid.get("id"):
             raise ValueError("no uId")
         name = str(uid.get("id"))
+        if not NAME.fullmatch(name) or len(name) > LONGEST:
+            raise ValueError("its uId is no name of letters, digits, '-', '_' and '.'")
         parts = {e.get("Label", "").lower(): " ".join((e.text or "").split()) for e in root.iter("AbstractText")}
         self.automatic[name] = tuple(" ".join((tag.text or "").split()) for tag in root.findall("MeSH/automatic"))
         tags = [" ".join((tag.text or "").split()) for tag in root.findall("MeSH/major")]

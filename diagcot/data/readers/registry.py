@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs import UserError
+from diagcot.jobs.names import LONGEST, NAME
 from diagcot.jobs.settings import Settings, load, near
 
 FOLDER = Path(__file__).resolve().parent / "datasets"
@@ -202,7 +203,11 @@ class CollectionEntry(Settings):
 
     renamed: ClassVar[Mapping[str, str]] = {"films": "images"}
 
-    name: str = Field(description="Name of the collection; the first part of the key of its studies.")
+    name: str = Field(
+        pattern=rf"^{NAME.pattern}$",
+        max_length=LONGEST,
+        description="Name of the collection; the first part of the key of its studies.",
+    )
     title: str = Field(description="Full name of the collection, for messages.")
     url: str = Field(description="Where to get the collection.")
     licence: str = Field(description="The licence of the collection.")

@@ -26,6 +26,7 @@ Fault = Callable[[str, str], None]
 
 ALMOST = 0.75  # similarity, 0 to 1, from which the name of a column counts as mistyped
 _FIELD_LIMIT = 16 << 20
+_PLENTY, _DENSEST = 256 << 20, 100  # bytes of a table that are always read, and how many times its gzip file it may be
 _SUFFIXES = {".tsv": "\t", ".csv": ",", ".txt": ","}
 _NUMBERED = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d+")
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
@@ -99,6 +100,29 @@ def rows(
         raise DataError(f"{path} cannot be read ({error}); download it again") from error
 
 
+class _Unpacked(gzip.GzipFile):
+    """A gzip file that no text unpacks to: a bomb is refused before it has filled memory or taken hours."""
+
+    path = Path()
+    most = 0
+
+    def read1(self, size: int = -1) -> bytes:
+        """Raises DataError."""
+        if self.tell() > self.most:
+            raise DataError(
+                f"{self.path} unpacks to over {_DENSEST} times its size, which no table does: it was not read"
+            )
+        return super().read1(size)
+
+
+def _bounded(path: Path, text: TextIO) -> Iterator[str]:
+    """The lines of a text. Raises DataError for one that is longer than a field may be."""
+    while line := text.readline(_FIELD_LIMIT):
+        if len(line) == _FIELD_LIMIT and line[-1] != "\n":
+            raise DataError(f"{path} has a line of over {_FIELD_LIMIT >> 20} MB, which no table has: it was not read")
+        yield line
+
+
 def _text(path: Path, encoding: str) -> TextIO:
     """The decompressed text, without a byte order mark and with its original newlines.
 
@@ -112,8 +136,9 @@ def _text(path: Path, encoding: str) -> TextIO:
         if start in WORKBOOKS:
             raise DataError(f"{path} is {WORKBOOKS[start]}, not a table as text: save or unpack it as CSV in UTF-8")
         if start[:2] == GZIP:
-            packed = gzip.GzipFile(fileobj=raw)
+            packed = _Unpacked(fileobj=raw)
             packed.myfileobj = raw  # which it closes at its end
+            packed.path, packed.most = path, max(_PLENTY, _DENSEST * path.stat().st_size)
             raw = packed
             start = raw.peek(4)[:4]
     except BaseException:
@@ -135,7 +160,7 @@ def _undecodable(path: Path, encoding: str) -> int:
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
     with gzip.open(path) if packed else path.open("rb") as raw:
-        for number, line in enumerate(raw, 1):
+        for number, line in enumerate(iter(lambda: raw.readline(_FIELD_LIMIT), b""), 1):
             try:
                 line.decode(encoding)
             except UnicodeDecodeError:
@@ -156,7 +181,7 @@ def _fields(
     delimiter = delimiter or _SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix, ",")
     names = list(header)
     if not names:
-        first = text.readline()
+        first = next(_bounded(path, text), "")
         at[0] = 1
         for candidate in dict.fromkeys((delimiter, ",", ";", "\t")):  # spreadsheets of many countries write semicolons
             names = [name.strip() for name in next(csv.reader([first], delimiter=candidate), [])]
@@ -169,7 +194,7 @@ def _fields(
     places = [names.index(_named(column, names)) for column in columns]
     extra = [names.index(name) if (name := _named(column, names)) else None for column in optional]
     last, skipped = max(places, default=0), at[0]
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    reader = csv.reader(_bounded(path, text), delimiter=delimiter, strict=True)
     for row in reader:
         line = at[0] + 1
         at[0] = reader.line_num + skipped

@@ -1,0 +1,117 @@
+"""Files that are small and unpack to gigabytes: each reader refuses them in bounded memory and time."""
+
+import gzip
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import chains
+
+MOST_MB, MOST_S = 1500, 60
+CHILD = """
+import resource, sys
+from pathlib import Path
+from diagcot.data.errors import DataError, ImageError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from diagcot.data import pixels
+from diagcot.data.readers import archive, iu_xray, tables
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+path, COLUMN = Path(sys.argv[2]), ["image" + "x" * 8186]
+try:
+    {"iu": lambda: iu_xray.IuXray(path.parent).patients(), "zip": lambda: archive.ReportZip(path).read(5),
+     "table": lambda: sum(1 for _ in tables.rows(path, COLUMN)),
+     "image": lambda: pixels.convert(path, 512, 90)}[sys.argv[1]]()
+except (DataError, ImageError) as error:
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} {error}")
+"""
+
+
+def packed(mb: int, head: bytes = b"", form: int = 31, filler: bytes = b"\0") -> bytes:
+    """`head` and a thousandfold of little: `mb` megabytes deflated."""
+    out, block = zlib.compressobj(9, wbits=form), filler * ((1 << 20) // len(filler))
+    start = out.compress(head + block) + out.flush(zlib.Z_FULL_FLUSH)
+    return start + mb * (out.compress(block) + out.flush(zlib.Z_FULL_FLUSH))  # each like the first
+
+
+def tar(path: Path) -> None:
+    head = tarfile.TarInfo("ecgen-radiology/1.xml")
+    head.size = 3 << 30
+    path.write_bytes(packed(3072, head.tobuf()))
+
+
+def member(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out, out.open("files/s5.txt", "w") as file:
+        for _ in range(20):
+            file.write(bytes(1 << 20))
+
+
+def deflated_dicom(path: Path) -> None:
+    element = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
+    meta = b"\x02\x00\x00\x00UL\x04\x00" + len(element).to_bytes(4, "little") + element
+    path.write_bytes(bytes(128) + b"DICM" + meta + packed(3072, form=-15))
+
+
+def png(path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (100_000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed(10, form=15)) + chunk(b"IEND", b"")
+    )
+
+
+def text(filler: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(packed(3072, filler=filler))
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "make", "said"),
+    [
+        ("iu", "NLMCXR_reports.tgz", tar, "unpacks to over 512 MB"),
+        ("zip", "reports.zip", member, "s5.txt is damaged (it unpacks to over 4 MB)"),
+        ("table", "a.csv.gz", text(b"x"), "has a line of over 16 MB"),
+        ("table", "b.csv.gz", text(b"image" + b"x" * 8186 + b"\n"), "unpacks to over 100 times its size"),
+        ("table", "c.json.gz", text(b"[{},"), "unpacks to over 100 times its size"),
+        ("table", "d.xml.gz", text(b"<a>"), "unpacks to over 100 times its size"),
+        ("image", "e.dcm", deflated_dicom, "unpacks to over 512 MB"),
+        ("image", "f.png", png, "which no X-ray image has"),
+        ("table", "g.json", lambda path: path.write_bytes(b"[" * 200_000), "is not JSON"),
+        ("table", "h.jsonl", lambda path: path.write_bytes(b"[" * 200_000), "is not JSON"),
+        ("table", "i.xml", lambda path: path.write_bytes(b"<a>" * 50_000 + b"</a>" * 50_000), "is not XML"),
+    ],
+)
+def test_a_bomb_is_refused_in_bounded_memory(
+    tmp_path: Path, reader: str, name: str, make: Callable[[Path], object], said: str
+) -> None:
+    make(tmp_path / name)
+    command = [sys.executable, "-c", CHILD, reader, str(tmp_path / name)]
+    done = subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, timeout=MOST_S * 3, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    memory, _, told = done.stdout.partition(" ")
+    assert said in told and int(memory) < MOST_MB
+
+
+def test_what_is_unpacked_is_whole() -> None:
+    from diagcot.data.readers.archive import inflate
+
+    whole = gzip.compress(b"a" * 5000) + gzip.compress(b"b")
+    assert inflate(whole, 5001) == b"a" * 5000 + b"b" == gzip.GzipFile(fileobj=io.BytesIO(whole)).read()
+    for data, most, why in ((whole, 5000, "over"), (whole[:-9], 9999, "incomplete")):
+        with pytest.raises(ValueError, match=why):
+            inflate(data, most)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../secret.jpg", "a/../../b.jpg", ".", ""])
+def test_no_name_of_an_image_leads_out_of_its_collection(tmp_path: Path, name: str) -> None:
+    from diagcot.data.readers.collection import _inside
+
+    assert _inside(tmp_path, name) == tmp_path / "outside-of-the-collection"
+    assert _inside(tmp_path, "a/../p10/s5.jpg") == tmp_path / "a/../p10/s5.jpg"
