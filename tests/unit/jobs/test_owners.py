@@ -13,6 +13,9 @@ from diagcot.cli import main as cli
 from diagcot.jobs import Pipeline, UserError, owners, pipeline
 from diagcot.jobs.execution import local
 from diagcot.jobs.slurm import commands as slurm
+from diagcot.jobs.state import ledger
+from launchers import reuse
+from launchers.chain import settings_model
 from tests import chains
 
 NAMES = ("LD_PRELOAD", "SLURM_CONF", "SLURM_CLUSTERS", "DIAGCOT_TEST_NAME")
@@ -135,3 +138,18 @@ def test_the_development_cluster_obeys_no_folder_of_another_user(
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(ValueError, match="belongs to another user"):
         require_own(tmp_path)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
+def test_planning_with_another_users_stage_imports_no_code_of_theirs(tmp_path: Path) -> None:
+    made = chains.plan(tmp_path, "stage", 1)
+    run_dir = chains.write(tmp_path, [made], chains.cluster())
+    ledger.publish(made.path, "00000", {}, {}, {})
+    theirs = tmp_path / "theirs.py"
+    theirs.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    stage = {"name": "stage", "kind": f"{theirs}:KIND", "number": 0, "settings": {"a": 1}}
+    (run_dir / "recipe.yaml").write_text(json.dumps({"name": "theirs", "stages": [stage]}))
+    os.chown(run_dir, 65534, 65534)
+    with pytest.raises(UserError, match=r"is of a kind of nobody's own code .* which is not run here"):
+        reuse.find("mine", f"{run_dir.name}/stage", run_dir.parent, chains.ROOT, settings_model)
+    assert not (tmp_path / "executed").exists()

@@ -1,5 +1,6 @@
 """A run as one archive: what it holds by default and by flags, and what is refused when one is opened."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -152,3 +153,27 @@ def test_what_is_no_archive_is_told(spoil: Callable[[bytes], bytes], tmp_path: P
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(UserError, match=r"a\.tar\.gz cannot be unpacked"):
         unpack.unpack(archive, tmp_path / "there", GB)
+
+
+@pytest.mark.parametrize("name", ["output", "workspace", "stage_dir", "shards_root"])
+@pytest.mark.parametrize("path", ["/home/me/thesis", "@SHARDS@/../thesis", "@MODELS@/other/.work/shard"])
+def test_a_plan_in_an_archive_names_no_other_folders(run: Path, tmp_path: Path, name: str, path: str) -> None:
+    def spoiled(plan: bytes) -> bytes:
+        return json.dumps(json.loads(plan) | {name: path}).encode()
+
+    said = r"run/shard/plan\.json names paths outside of the run's folders: nothing was unpacked"
+    with pytest.raises(UserError, match=said):
+        unpack.unpack(_changed(run, tmp_path, "run/shard/plan.json", spoiled), tmp_path / "there", GB)
+    assert not list((tmp_path / "there").rglob("*"))
+
+
+def _changed(run: Path, folder: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    """The archive of a run with one file changed, and its digest with it."""
+    pack.write(run, folder / "good.tar.gz")
+    with tarfile.open(folder / "good.tar.gz") as tar:
+        contents = {one.name: tar.extractfile(one).read() for one in tar}
+    contents[name] = change(contents[name])
+    index = json.loads(contents.pop("pack.json"))
+    index["files"][name] = hashlib.sha256(contents[name]).hexdigest()
+    contents["pack.json"] = json.dumps(index).encode()
+    return archive_of(folder / "evil.tar.gz", *(member(one, content) for one, content in contents.items()))
