@@ -115,11 +115,11 @@ class _Unpacked(gzip.GzipFile):
         return super().read1(size)
 
 
-def _bounded(path: Path, text: TextIO) -> Iterator[str]:
-    """The lines of a text. Raises DataError for one that is longer than a field may be."""
+def _bounded(text: TextIO) -> Iterator[str]:
+    """The lines of a text. Raises csv.Error for one that is longer than a field may be."""
     while line := text.readline(_FIELD_LIMIT):
         if len(line) == _FIELD_LIMIT and line[-1] != "\n":
-            raise DataError(f"{path} has a line of over {_FIELD_LIMIT >> 20} MB, which no table has: it was not read")
+            raise csv.Error(f"a line of over {_FIELD_LIMIT >> 20} MB")
         yield line
 
 
@@ -181,7 +181,7 @@ def _fields(
     delimiter = delimiter or _SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix, ",")
     names = list(header)
     if not names:
-        first = next(_bounded(path, text), "")
+        first = next(_bounded(text), "")
         at[0] = 1
         for candidate in dict.fromkeys((delimiter, ",", ";", "\t")):  # spreadsheets of many countries write semicolons
             names = [name.strip() for name in next(csv.reader([first], delimiter=candidate), [])]
@@ -194,7 +194,7 @@ def _fields(
     places = [names.index(_named(column, names)) for column in columns]
     extra = [names.index(name) if (name := _named(column, names)) else None for column in optional]
     last, skipped = max(places, default=0), at[0]
-    reader = csv.reader(_bounded(path, text), delimiter=delimiter, strict=True)
+    reader = csv.reader(_bounded(text), delimiter=delimiter, strict=True)
     for row in reader:
         line = at[0] + 1
         at[0] = reader.line_num + skipped

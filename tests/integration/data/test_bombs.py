@@ -78,7 +78,7 @@ def text(filler: bytes) -> Callable[[Path], object]:
     [
         ("iu", "NLMCXR_reports.tgz", tar, "unpacks to over 64 MB"),
         ("zip", "reports.zip", member, "s5.txt is damaged (it unpacks to over 4 MB)"),
-        ("table", "a.csv.gz", text(b"x"), "has a line of over 16 MB"),
+        ("table", "a.csv.gz", text(b"x"), "a line of over 16 MB"),
         ("table", "b.csv.gz", text(b"image" + b"x" * 8186 + b"\n"), "unpacks to over 100 times its size"),
         ("table", "c.json.gz", text(b"[{},"), "unpacks to over 100 times its size"),
         ("table", "d.xml.gz", text(b"<a>"), "unpacks to over 100 times its size"),
