@@ -23,7 +23,7 @@ _LETTERED = re.compile(
 _STANDING = re.compile(rf"(?<![-\w/])([{LETTERS}])(?![-\w/])")
 _ARTICLE = re.compile(r"(?:^|(?<=[.:;!?]\s))A(?=\s+(?!is\b|seems\b|fits\b|because\b|or\b|and\b)(?:[A-Z]-)?[a-z])")
 _DENIED_LETTER = re.compile(
-    rf"\b(?:[Nn]ot|[Nn]either|nor)\s+(?:[Oo]ption\s+)?([{LETTERS}])\b"
+    rf"\b(?:not|Not|neither|Neither|nor)\s+(?:[Oo]ption\s+)?([{LETTERS}])\b"
     rf"|\b([{LETTERS}])\)?\s+is\s+(?:wrong|incorrect|false|not)\b"
 )
 _DENIAL = re.compile(
