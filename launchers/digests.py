@@ -79,7 +79,7 @@ def _units(plan: Mapping[str, Any]) -> str:
     """Digest of the list of units; of those that made the product last, where a stage has made it again."""
     cut = segments.of_plan(plan)
     if plan.get("grows") != "anew" or len(cut) == 1:
-        return str(plan["units_sha256"])
+        return str(plan.get("units_sha256", ""))
     lines = segments.lines(Path(plan["stage_dir"]), cut, plan["units"] - cut[-1].units, plan["units"])
     return hashlib.sha256(b"".join(_as_planned(line) for line in lines)).hexdigest()
 

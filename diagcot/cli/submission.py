@@ -275,12 +275,12 @@ def _retry(args: argparse.Namespace) -> int:
 
 def _cancel(args: argparse.Namespace) -> int:
     from diagcot.console.state.executor import executor
-    from diagcot.jobs import chain
     from diagcot.jobs.execution import local
+    from diagcot.jobs.slurm import cancellation
 
     folder = own_run_folder(args)
     stopped = local.stop(folder)
-    jobs = chain.cancel(folder) if executor(folder) == "slurm" else []
+    jobs = cancellation.cancel(folder) if executor(folder) == "slurm" else []
     runner = "runner stopped, " if stopped else ""
     print(f"run {folder.name}: {runner}{len(jobs)} jobs cancelled; submit the run again to continue")
     return 0

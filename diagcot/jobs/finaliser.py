@@ -7,6 +7,7 @@ from pathlib import Path
 from diagcot.jobs import causes, chain
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.lease import submit_lease
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.slurm import commands as slurm
@@ -76,7 +77,7 @@ def _finalise(stage_dir: Path) -> str:
         why = "it did not run to its end because a stage before it failed"
         summarise(plan, missing, why)
         raise StageFailed(f"stage {plan.stage}: {why}")
-    with chain.submit_lease(stage_dir.parent):
+    with submit_lease(stage_dir.parent):
         # First complete the submissions of a launcher that was killed: a stage that waits for this job must be known.
         for name in stages(stage_dir.parent):
             submit.recover(read(stage_dir.parent / name), cluster)

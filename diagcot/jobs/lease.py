@@ -28,6 +28,11 @@ POLL_S = 0.2
 _HOLDER = documents.Format(({"free": bool}, {"host": str, "pid": int, "born": str, "job": str}), "Remove it")
 
 
+def submit_lease(run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """The right to submit jobs of this run."""
+    return lease(run_dir / "submit")
+
+
 @contextlib.contextmanager
 def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`."""

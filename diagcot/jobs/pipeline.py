@@ -19,7 +19,7 @@ from diagcot.jobs.environment import code as codes
 from diagcot.jobs.environment import python
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import debug, local
-from diagcot.jobs.lease import lease
+from diagcot.jobs.lease import lease, submit_lease
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.owners import require_own
 from diagcot.jobs.plans import growth, segments
@@ -226,7 +226,7 @@ class Pipeline:
         if not growth_now or self.cluster.executor == "debug":
             yield
         elif self.cluster.executor == "slurm":
-            with chain.submit_lease(self.run_dir):
+            with submit_lease(self.run_dir):
                 for stage in growth_now.additions:
                     if attempts.intended(self.run_dir / stage) or chain.alive(self.run_dir / stage):
                         raise UserError(_not_now(self.run, f"stage {stage} is queued or running"))

@@ -16,6 +16,7 @@ import pytest
 from diagcot.jobs import Pipeline, Plan, UserError, chain
 from diagcot.jobs import lease as leases
 from diagcot.jobs.lease import lease
+from diagcot.jobs.slurm import cancellation
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains
@@ -108,7 +109,7 @@ def test_row_15_launchers_at_once_submit_once(tmp_path: Path) -> None:
     assert sorted(told.read_text().splitlines()) == ["queued queued"] * 4 + ["submitted submitted"]
     jobs = [item for plan in made for attempt in attempts.read(plan.path) for item in attempt.names.items()]
     assert len(jobs) == 4 and runs.accepted(tmp_path.name) == sorted(jobs)
-    assert len(chain.cancel(made[0].path.parent)) == 4
+    assert len(cancellation.cancel(made[0].path.parent)) == 4
 
 
 def pipeline(root: Path, **more: Any) -> Pipeline:
@@ -220,6 +221,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from diagcot.jobs.lease import lease
+from diagcot.jobs.slurm import cancellation
 with lease(Path(sys.argv[1])):
     Path(sys.argv[2]).write_text("held")
     time.sleep(600)

@@ -9,6 +9,7 @@ import pytest
 from diagcot.console.state import executor
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import UserError, causes, chain
+from diagcot.jobs.slurm import cancellation
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains
@@ -66,7 +67,7 @@ def test_row_18_all_arrays_are_in_the_dependency(tmp_path: Path, devcluster_with
     runs.submit(tmp_path, [plan], held)
     (attempt,) = attempts.read(plan.path)
     told = slurm.call("scontrol", "show", "job", "-o", attempt.finaliser)
-    chain.cancel(plan.path.parent)
+    cancellation.cancel(plan.path.parent)
     assert [len(array.tasks) for array in attempt.arrays] == [5, 5, 5, 5, 3]
     assert all(f"afterany:{array.job}_*" in told for array in attempt.arrays)
 
@@ -226,7 +227,7 @@ def test_row_21_ids_that_come_round_are_not_mixed_up(tmp_path: Path, devcluster_
     try:
         assert chain.live_attempt(plan) is None
         assert causes.last_jobs(plan, [0])[0].state in ("FAILED", "UNKNOWN")  # ours, or not known; theirs runs
-        assert chain.cancel(plan.path.parent) == []
+        assert cancellation.cancel(plan.path.parent) == []
         assert {job.id for job in slurm.queue()} >= {ours, finaliser}
         told = runs.submit(tmp_path, [plan])
         assert [row.state for row in told] == ["submitted"] and not {*told[0].jobs} & {ours, finaliser}

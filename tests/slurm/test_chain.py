@@ -9,6 +9,7 @@ import pytest
 from diagcot.jobs import Plan, chain
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans.plan import pack
+from diagcot.jobs.slurm import cancellation
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from tests import chains
@@ -121,11 +122,11 @@ def test_a_person_who_cancels_is_obeyed(shared_path: Path) -> None:
     second = chains.plan(shared_path, "second", 1, resources=SIZE, after=(Edge("first"),))
     submit(shared_path, [first, second])
     time.sleep(3)
-    assert chain.cancel(first.path.parent)
+    assert cancellation.cancel(first.path.parent)
     finished([first, second])
     assert len(attempts.read(first.path)) == 1 and first.missing()
     assert [row.state for row in submit(shared_path, [first, second])] == ["submitted"] * 2  # and it can go on
-    chain.cancel(first.path.parent)
+    cancellation.cancel(first.path.parent)
     finished([first, second])
 
 

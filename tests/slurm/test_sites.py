@@ -17,7 +17,7 @@ from diagcot.console.state.status import snapshot
 from diagcot.jobs import Pipeline, Plan, UserError, chain, forecast, pipeline
 from diagcot.jobs.cluster import Cluster, Size, load_cluster
 from diagcot.jobs.plans.plan import read
-from diagcot.jobs.slurm import capacity, limits
+from diagcot.jobs.slurm import cancellation, capacity, limits
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts
 from diagcot.preflight.checks import fits
@@ -267,7 +267,7 @@ def test_site_row_12_a_named_cluster(tmp_path: Path) -> None:
     later = chains.plan(tmp_path, "later", 1, resources=runs.SIZE, settings={"records": 200, "seconds": 0.5})
     runs.submit(tmp_path, [plan, later], site)
     time.sleep(1)
-    assert len(chain.cancel(plan.path.parent)) == 2
+    assert len(cancellation.cancel(plan.path.parent)) == 2
     runs.finished([later])
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from diagcot.console.state.reasons import sentence
 from diagcot.jobs import Plan, UserError
-from diagcot.jobs import chain as chains
 from diagcot.jobs.execution import local
+from diagcot.jobs.slurm import cancellation
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import runner
 from diagcot.preflight.finding import Finding, bad
@@ -50,7 +50,7 @@ def stop(rehearsal: Rehearsal) -> None:
     if rehearsal.chain.cluster.executor == "local":
         local.stop(rehearsal.run_dir)
     elif rehearsal.run_dir.exists():
-        chains.cancel(rehearsal.run_dir)
+        cancellation.cancel(rehearsal.run_dir)
 
 
 def _wait_here(rehearsal: Rehearsal, report: Report) -> None:

@@ -130,7 +130,7 @@ def test_settings_and_digests_need_no_jinja() -> None:
         ("init.j2", b"Hello {% if %}", r"mine/init.j2:1: "),
         ("report.j2", b"Report, please.", "mine/report.j2: <image> is missing"),
         ("reprot.j2", b"<image>Report.", r"mine/reprot.j2: there is no such prompt; did you mean 'report'\?"),
-        ("head.j2", b"\xff", r"mine/head.j2 is not UTF-8 text \(byte 0\)"),
+        ("head.j2", b"\xff", r"mine/head.j2:1: the byte 0xff is not UTF-8: save the file as UTF-8"),
         ("set.yaml", b"nmae: mine", r"mine/set.yaml:1: unknown key 'nmae'; did you mean 'name'\?"),
     ],
 )

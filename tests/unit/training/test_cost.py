@@ -246,7 +246,7 @@ def test_a_recipe_is_estimated_before_and_compared_after(tmp_path: Path, monkeyp
 
     (tmp_path / "estimates.json").write_text(json.dumps(found))
     (tmp_path / "align").mkdir()
-    (tmp_path / "align" / "summary.json").write_text(json.dumps({"counts": {"gpu_memory_gb": 11.04}}))
+    (tmp_path / "align" / "summary.json").write_text(json.dumps({"state": "done", "counts": {"gpu_memory_gb": 11.04}}))
     assert list(cost_lines.compared(tmp_path, {"align": 31.26, "shard": 2.0})) == [
         "align took 31.3 GPU-hours; estimated: 16.2 to 80.8 GPU-hours for 206.8 million tokens; 11 GB per GPU,"
         " estimated 22 GB"
