@@ -146,7 +146,7 @@ class _Selection:
     def selected(self, original: Study, account: Account) -> Study | None:
         """The study as the source uses it; None, and counted with the reason, if it is not used."""
         if why := self._left_out(original):
-            account.leave_out_study(original, why, asked=why in _ASKED)
+            account.leave_out_study(self._without_drawn(original, account), why, asked=why in _ASKED)
             return None
         study = self._change(original)
         if study is None:
@@ -164,6 +164,16 @@ class _Selection:
                     account.leave_out_image(study, image, NOT_DRAWN, asked=True)
             study = replace(study, images=there)
         return self._frontal(study, account) if self._source.frontal_only else study
+
+    def _without_drawn(self, study: Study, account: Account) -> Study:
+        """The study without the images for which a phantom would be drawn: what is not there cannot be lost with the study."""
+        if not self._source.phantom_images:
+            return study
+        there = tuple(image for image in study.images if self._reader.image_file(study, image) is not None)
+        for image in study.images:
+            if image not in there:
+                account.leave_out_image(study, image, DRAWN_WITH_STUDY, asked=True)
+        return replace(study, images=there)
 
     def _to_be_drawn(self, study: Study, there: Sequence[Image], account: Account) -> Study:
         """The study without images: a phantom is drawn for it."""
@@ -209,6 +219,7 @@ NO_VIEW = "its view is not known, and the recipe asks for frontal images (`view`
 NO_FILE = "its file is not in the folder of images"
 NO_IMAGE = "the study has no image"
 DRAWN = "a phantom is drawn in its place (`phantom_images`)"
+DRAWN_WITH_STUDY = "a phantom would be drawn in its place, but its study is left out (`phantom_images`)"
 NOT_DRAWN = "its file is not in the folder of images, and the study has another one (`phantom_images`)"
 _ASKED = (OTHER_SPLIT, NOT_BOTH)
 

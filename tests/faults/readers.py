@@ -113,7 +113,7 @@ def _texts(root: Path, lines: str) -> dict[str, Path]:
     record = {"id": "1_IM", "report": "x", "image_path": [], "split": "train"}
     texts = {
         "about.json": "{}",
-        "done/unit.json": json.dumps({"outputs": {}}),
+        "done/unit.json": json.dumps({"unit": "unit", "outputs": {}, "counts": {}}),
         "partial/unit.before.jsonl": lines,
         "model/config.json": json.dumps({"model_type": "qwen2_vl"}),
         "model/model.safetensors.index.json": json.dumps({"weight_map": {}}),

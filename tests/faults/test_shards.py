@@ -52,7 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 def content(path: Path) -> list[Any]:
     shard = Shard(path)
     images = [shard.jpeg(row) for row in range(shard.images)]
-    columns = [shard.numbers(f"images/{name}").tolist() for name in ("sha256", "study")]
+    columns = [shard.numbers(f"images/{name}").tolist() for name in ("sha256", "study", "likeness")]
     return [*(shard.study(i) for i in range(len(shard))), images, columns, shard.left_out(), shard.attrs]
 
 

@@ -23,6 +23,7 @@ from diagcot.metrics.clinical.graphs import Graph
 from diagcot.metrics.clinical.radgraph import RadGraph
 from diagcot.metrics.clinical.ratescore import RateScore
 from diagcot.metrics.clinical.readers import normalised
+from diagcot.metrics.intervals import LEAST_STUDIES
 from diagcot.metrics.radcliq import radcliq_v1
 from tests.integration.evaluation import report_models
 from tests.unit.evaluation.evaluated_run import MODELS, write_run
@@ -157,7 +158,7 @@ def scored(root, ctx, others=()):
     return counts, json.loads((logs / "metrics.json").read_text())
 
 
-def test_scores_go_to_the_table_with_their_intervals(run, models):
+def test_scores_go_to_the_table(run, models):
     counts, metrics = scored(run, stage(run, models))
     assert [c["missing"] for c in counts] == [1] * 2 * len(MODELS)  # RaTEScore's models are not there
     assert metrics["missing"] == {"RaTEScore": "no folder weights/ratescore"}  # not where that is: it may be shared
@@ -169,7 +170,8 @@ def test_scores_go_to_the_table_with_their_intervals(run, models):
     for name in ("bertscore", "semb", "radgraph_partial", "radgraph_xl_complete", "radcliq"):
         cell = rows["grpo"][name]
         assert cell["value"] == pytest.approx(np.mean([scores[name] for scores in mine]))
-        assert cell["low"] <= cell["value"] <= cell["high"] and cell["n"] == len(mine) and cell["start"]
+        assert cell["low"] is None and cell["studies"] < LEAST_STUDIES  # too few for an interval
+        assert cell["n"] == len(mine) and cell["start"]
     assert rows["grpo"]["chexbert_f1"]["studies"] < rows["grpo"]["chexbert_f1"]["n"]  # views of a study move together
     one = mine[0]
     assert one["radcliq"] == pytest.approx(

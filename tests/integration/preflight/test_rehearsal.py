@@ -28,10 +28,11 @@ def test_ranks_that_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_rehearsal_without_slurm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = {"sources": [{"kind": "mimic_cxr", "input": "phantoms"}], "shards": 1}
     stages = [
         {"name": "phantoms", "kind": "phantoms", "stage": 0, "settings": {"studies": 20, "size": 64}},
         {"name": "model", "kind": "model", "stage": 1, "settings": {"pretrained": str(tmp_path / "qwen")}},
-        {"name": "joined", "kind": "merge", "stage": 1, "inputs": {"model": "model", "adapter": "model"}},
+        {"name": "shard", "kind": "shard", "stage": 0, "inputs": {"phantoms": "phantoms"}, "settings": sources},
     ]
     (tmp_path / "few.yaml").write_text(json.dumps({"name": "few", "stages": stages}))
     roots = {name: str(tmp_path / "roots" / name) for name in ("logs", "shards", "models")}
@@ -44,7 +45,7 @@ def test_a_rehearsal_without_slurm(tmp_path: Path, capsys: pytest.CaptureFixture
     wrong = [row for row in result["rows"] if row["level"] == "bad"]
     assert [(row["stage"], row["subject"]) for row in wrong] == [("model", "model")]  # told once, by the node
     assert str(tmp_path / "qwen") in wrong[0]["text"]
-    assert {row["stage"] for row in result["rows"] if row["subject"] == "imports"} == {"phantoms", "model", "joined"}
+    assert {row["stage"] for row in result["rows"] if row["subject"] == "imports"} == {"phantoms", "model", "shard"}
     assert any(row["text"] == "2 on 1 node" for row in result["rows"])
     assert "rehearsed 3 of 3 stages" in said and "1 problem to fix" in said
     assert sorted(path.name for path in (tmp_path / "roots").rglob("*") if "real" in path.name) == ["real.rehearsal1"]

@@ -7,7 +7,7 @@ import pytest
 
 from diagcot.jobs.testing import context
 from diagcot.shards import Shard
-from diagcot.shards.sources import DRAWN, LATERAL, NO_VIEW
+from diagcot.shards.sources import DRAWN, LATERAL, NO_REPORT, NO_VIEW
 from launchers.chain import open_chain
 from tests.unit.shards.test_build import IMAGES, REPORTS, built, needs_iu
 
@@ -53,4 +53,5 @@ def test_phantoms_are_drawn_only_where_an_image_is_missing_and_are_counted_apart
     account = result.counts["sources"]["iu-xray"]
     assert account["in_shards"]["images"] == len(real) and account["asked"]["images"][DRAWN] > 5000
     assert account["asked"]["images"][LATERAL] >= 3
-    assert account["lost"] == {"images": {NO_VIEW: 1}}  # the one image that has no header
+    assert account["lost"]["images"] == {NO_VIEW: 1}  # the one image that has no header
+    assert account["lost"]["studies"] == {NO_REPORT: 28}  # of 3,955
