@@ -15,8 +15,8 @@ def _fork_engine_core() -> None:
     """Let vLLM fork its engine core process on CPU, where it would start a new interpreter and import everything again.
 
     vLLM's `CpuPlatform.check_and_update_config` (vllm/platforms/cpu.py) sets the method to spawn. Fork is safe here because
-    the parent has run no parallel region: it has one OpenMP thread, and no device is open. It halves the time until the
-    server is ready (docs/serving.md).
+    the parent runs no parallel region, after which a child would wait for threads that it does not have: it keeps to one
+    thread, and the child takes all of them. No device is open. It halves the time until the server is ready (docs/serving.md).
     """
     from vllm.platforms.cpu import CpuPlatform
 
@@ -29,12 +29,32 @@ def _fork_engine_core() -> None:
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
 
 
+def _keep_to_one_thread() -> None:
+    """Give this process one OpenMP thread, before any library reads how many, and those that it forks all that were asked for.
+
+    On CPU alone, where `command.py` names their number: elsewhere nothing is forked.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is None or "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    def take_all() -> None:
+        import torch
+
+        os.environ["OMP_NUM_THREADS"] = threads
+        torch.set_num_threads(int(threads))
+
+    os.register_at_fork(after_in_child=take_all)
+
+
 def main() -> None:
     """Run the server until it is ended. Follows the steps of `vllm serve` (vllm/entrypoints/cli/serve.py)."""
     code.require_own()
     owner = os.environ.get(OWNER)
     if owner:
         threading.Thread(target=follow_owner, args=(owner,), daemon=True).start()
+    _keep_to_one_thread()
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
