@@ -189,7 +189,7 @@ def free_ports(count: int = 20) -> int:
     Each worker looks in a range of its own: some seconds pass before the daemons of another one listen.
     """
     begin = 9000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4 * 1500
-    for first in range(begin, begin + 1000, 100):
+    for first in range(begin, begin + 1000, 50):
         if all(_free(port) for port in range(first, first + count)):
             return first
     raise AssertionError("no free ports")
