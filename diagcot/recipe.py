@@ -265,7 +265,7 @@ class Extended(Document):
         own = ("change", self._names[loc[1]], *loc[2:])
         there = (*origin, *loc[2:])
         depth = self.find(own)[1]  # beyond the stage's settings: the part that lacks a key may be this recipe's own
-        # A fault of the whole stage is told where it was changed last.
+        # A fault of the whole stage is shown where it was changed last.
         if depth == len(own) or (len(own) > 2 and depth > max(3, self._base.find(there)[1])):
             return super().where(own)
         return self._base.where(there)

@@ -50,7 +50,7 @@ def _own(name: str) -> StageKind[Any]:
         raise
     except (Exception, SystemExit) as error:  # whatever the file does
         raise OwnCodeError(
-            f"{place} cannot be imported ({own_code.told(error, Path(place))}): fix it, or `kind`"
+            f"{place} cannot be imported ({own_code.described(error, Path(place))}): fix it, or `kind`"
         ) from None
     kind = getattr(module, attribute, None)
     if not isinstance(kind, StageKind):

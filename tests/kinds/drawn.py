@@ -21,7 +21,7 @@ def prepare(ctx: Context) -> Iterator[Any]:
 
 
 def run(unit: Unit, settings: Any, ctx: Context) -> Result | None:
-    """Train; rank 0 kills itself once, when it tells of step 5 or a later one."""
+    """Train; rank 0 kills itself once, when it reports step 5 or a later one."""
     died = ctx.workspace / "died"
     if ctx.rank == 0 and not died.exists():
 

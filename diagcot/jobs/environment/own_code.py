@@ -63,11 +63,11 @@ def module(file: Path, what: str) -> ModuleType:
     try:
         spec.loader.exec_module(found)
     except (Exception, SystemExit) as error:  # whatever the file does
-        raise OwnCodeError(f"the {what} file {file} cannot be loaded ({told(error, file)}): fix it") from None
+        raise OwnCodeError(f"the {what} file {file} cannot be loaded ({described(error, file)}): fix it") from None
     return found
 
 
-def told(error: BaseException, file: Path) -> str:
+def described(error: BaseException, file: Path) -> str:
     """What a file of the user's own has raised, and where. A message may hold a report: only those about code are repeated."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error}"
@@ -98,7 +98,9 @@ def scores(what: str, name: str, count: int, call: Callable[[], Iterable[Any]]) 
     try:
         rows = [row if isinstance(row, Mapping) else {"overall": row} for row in call()]
     except (Exception, SystemExit) as error:  # whatever the function does
-        raise OwnCodeError(f"the {what} {name} raised {told(error, Path(name.rpartition(':')[0]))}: fix it") from None
+        raise OwnCodeError(
+            f"the {what} {name} raised {described(error, Path(name.rpartition(':')[0]))}: fix it"
+        ) from None
     if len(rows) != count:
         raise OwnCodeError(
             f"the {what} {name} returned {len(rows)} numbers for {count} answers: it must return one for each, in order"

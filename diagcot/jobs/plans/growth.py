@@ -109,7 +109,7 @@ def growth(run_dir: Path, planned: Sequence[Plan]) -> Growth:
 
 
 def _known(run_dir: Path) -> list[str]:
-    """The run's stages; a damaged list of them is written anew, and what it lacks has its plan all the same."""
+    """The run's stages; a damaged list of them is written again, and what it lacks has its plan all the same."""
     try:
         return stages(run_dir)
     except documents.DamagedFile:

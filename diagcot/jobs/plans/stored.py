@@ -61,7 +61,7 @@ def stages(run_dir: Path) -> list[str]:
     damaged: it lacks a stage that the run began with, or names what has no plan.
     """
     path = run_dir / "stages"
-    remedy = f"`make submit-all RUN={run_dir.name}` writes it anew"
+    remedy = f"`make submit-all RUN={run_dir.name}` writes it again"
     first = list(documents.find(run_dir / "run.json", documents.RUN).get("stages", ()))
     joined = [name for _, growth in segments.growths(run_dir) for name in growth.get("joined", ())]
     try:

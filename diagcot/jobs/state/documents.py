@@ -43,7 +43,7 @@ _NUMBER = (int, float)
 RUN = Format({"run?": str, "uuid?": str, "cluster_file?": str, "recipe?": str, "stages?": [str], "cluster?": str}, COPY)
 CLUSTER = Format(
     {"executor?": str, "environment?": {...: str}, "slurm?": {"cluster?": (str, None)}, "roots?": {...: str}},
-    "`make submit-all RUN={run}` writes it anew",
+    "`make submit-all RUN={run}` writes it again",
 )
 GROWTH = Format(
     {
@@ -96,7 +96,7 @@ PROGRESS = Format(
         "attempt": str, "host": str, "pid": int, "time": float, "unit": str, "done": float, "total": (float, None),
         "figures": {...: (str, *_NUMBER)},
     },
-    "The task's next execution writes it anew; remove it",
+    "The task's next execution writes it again; remove it",
 )  # fmt: skip
 SUMMARY = Format(
     {
@@ -130,7 +130,7 @@ REUSED = Format(
     {...: {"run": str, "stage": str, "folder": str, "product": str}},
     "It names what the run has taken from other runs: restore it from a copy, or remove it and submit the run again",
 )
-RUNNER = Format({"code": int, "why?": str}, "Submit the run again; it is written anew")
+RUNNER = Format({"code": int, "why?": str}, "Submit the run again; it is written again")
 STUCK = Format({"times": int}, "Remove it")
 HANDED_OVER = Format(
     {"finaliser": str, "why": str}, "Remove it, and retry the stage: make retry STAGE={stage} RUN={run}"
@@ -175,7 +175,7 @@ def read(path: Path, kind: Format) -> dict[str, Any]:
 
 
 def find(path: Path, kind: Format) -> dict[str, Any]:
-    """The content of a file; empty if there is none, or if it cannot be used: `damage` tells of it."""
+    """The content of a file; empty if there is none, or if it cannot be used: `damage` names it."""
     try:
         return read(path, kind)
     except (FileNotFoundError, UserError):

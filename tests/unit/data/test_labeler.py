@@ -69,7 +69,7 @@ def test_sentences_as_radiologists_write_them(file: str, count: int) -> None:
 @pytest.mark.parametrize("file", HELD_OUT_RIGHT)
 def test_held_out_sentences_are_no_worse_than_measured(file: str) -> None:
     count, wrong = _wrong(file)
-    right = count - len(wrong)  # the sentences stay unprinted: whoever mends the rules must not see them
+    right = count - len(wrong)  # the sentences stay unprinted: whoever changes the rules must not see them
     least, all_of_them = HELD_OUT_RIGHT[file]
     assert count == all_of_them
     assert right >= least

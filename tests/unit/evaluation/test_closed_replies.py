@@ -1,7 +1,7 @@
 """How well free replies to closed questions are read: 406 made replies, in `closed_replies.json`.
 
 A row holds the options, the letter that a careful reader takes the reply for (null: none), its style and the reply. The first
-320 were written before the reader was mended, and 282 of them were read right then; those held out were written after it.
+320 were written before the reader was changed, and 282 of them were read right then; those held out were written after it.
 """
 
 import json

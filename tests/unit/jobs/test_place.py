@@ -19,7 +19,10 @@ from diagcot.jobs import UserError
 from diagcot.jobs.execution import place
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ("SLURM_TMPDIR", "TMPDIR", place.VARIABLE, place._GIVEN, *place._CACHES)
+OWN = [
+    name for names in place._FOLDERS.values() for name in names
+]  # torch sets one of them in a process that imports it
+NAMES = ("SLURM_TMPDIR", *OWN, place.VARIABLE, place._GIVEN, *place._CACHES)
 
 
 @pytest.fixture
