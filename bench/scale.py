@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {args.nodes} virtual nodes", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-scale-", dir="/tmp"))
     try:
-        with cluster(args.nodes, accounting=False) as slurm:
+        with cluster(args.nodes, accounting=False, crowded=True) as slurm:
             _run(args, folder, slurm, figures)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

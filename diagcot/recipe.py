@@ -8,8 +8,8 @@ import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from diagcot.jobs import UserError
-from diagcot.jobs.names import check_name, check_stage
-from diagcot.jobs.settings import MOST_SEED, Document, Loc, LocatedError, Settings, near
+from diagcot.jobs.names import check_name, check_stage, near
+from diagcot.jobs.settings import MOST_SEED, Document, Loc, LocatedError, Settings
 
 __all__ = ["Extension", "Recipe", "Settings", "StageSpec", "find", "merged"]
 

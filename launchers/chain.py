@@ -13,9 +13,9 @@ from typing import Any
 from diagcot.jobs import Cluster, OwnCodeError, Pipeline, Plan, Submitted, Unit, UserError, find_cluster
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.environment import code
-from diagcot.jobs.names import check_name
+from diagcot.jobs.names import check_name, near
 from diagcot.jobs.plans.reused import FILE as REUSED_FILE
-from diagcot.jobs.settings import Document, Settings, near
+from diagcot.jobs.settings import Document, Settings
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 from diagcot.tasks.prompt_set import PromptedSettings

@@ -10,7 +10,8 @@ import yaml
 from diagcot.evaluation.scores.columns import COLUMNS
 from diagcot.evaluation.settings import Claim, EvaluateSettings
 from diagcot.jobs import UserError
-from diagcot.jobs.settings import Document, Loc, near
+from diagcot.jobs.names import near
+from diagcot.jobs.settings import Document, Loc
 from diagcot.recipe import Recipe, StageSpec
 from diagcot.recipe import find as find_recipe
 from diagcot.tasks.prompt_set import PromptedSettings

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from diagcot.jobs import Unit, UserError
-from diagcot.jobs.settings import near
+from diagcot.jobs.names import near
 from diagcot.recipe import StageSpec
 from diagcot.tasks.questions.wording import GIVEN
 from launchers import own_files

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagcot.jobs import Plan, UserError
+from diagcot.jobs.names import near
 from diagcot.jobs.owners import other_owner
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import reused as files
 from diagcot.jobs.plans import segments
-from diagcot.jobs.settings import near
 from diagcot.jobs.state import index, ledger
 from diagcot.recipe import KindOf, StageSpec
 from diagcot.recipe import find as find_recipe

@@ -11,7 +11,8 @@ import yaml
 
 from diagcot.evaluation.settings import OwnMetric, SweepRow
 from diagcot.jobs import UserError
-from diagcot.jobs.settings import Document, near
+from diagcot.jobs.names import near
+from diagcot.jobs.settings import Document
 from diagcot.recipe import Recipe, merged
 from diagcot.recipe import find as find_recipe
 from launchers.chain import settings_model

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from diagcot.cli import checks, cleaning, export, prompts, reading, rewards, shards, space, submission
 from diagcot.cli.options import Verbs
 from diagcot.cli.reference import verb as reference
-from diagcot.jobs.settings import near
+from diagcot.jobs.names import near
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from diagcot.cli.options import Verbs
 from diagcot.jobs import UserError
 from diagcot.jobs.environment import own_code
-from diagcot.jobs.settings import near
+from diagcot.jobs.names import near
 
 if TYPE_CHECKING:
     from diagcot.rewards.score import Reward

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from diagcot.cot.search.schemas import Limits
-from diagcot.jobs.settings import Settings, current_keys, near
+from diagcot.jobs.names import near
+from diagcot.jobs.settings import Settings, current_keys
 from diagcot.serving.settings import ServerSettings
 from diagcot.tasks.prompt_set import PromptedSettings
 from diagcot.tasks.questions.wording import TASKS as QUESTIONS

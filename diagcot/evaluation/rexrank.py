@@ -10,8 +10,8 @@ from typing import Any
 
 from diagcot.evaluation import predictions
 from diagcot.jobs import UserError
+from diagcot.jobs.names import near
 from diagcot.jobs.plans import plan
-from diagcot.jobs.settings import near
 from diagcot.shards import Shard
 from diagcot.tasks.predictions import Prediction
 

@@ -13,7 +13,7 @@ from diagcot.exchange import written
 from diagcot.exchange.forms import alpaca, chat, problem, sharegpt, verl
 from diagcot.exchange.forms.form import MARK, Form, ImageFile
 from diagcot.jobs import UserError
-from diagcot.jobs.settings import near
+from diagcot.jobs.names import near
 from diagcot.jobs.state import reading
 from diagcot.shards.reader import Shard, shard_paths
 from diagcot.tasks.augmentation import augmented_jpeg

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.data.errors import DataError
-from diagcot.jobs.settings import near
+from diagcot.jobs.names import near
 from diagcot.jobs.state import reading
 
 DATASET_INFO = "dataset_info.json"

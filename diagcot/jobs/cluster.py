@@ -9,7 +9,8 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.settings import Document, LocatedError, Settings, near
+from diagcot.jobs.names import near
+from diagcot.jobs.settings import Document, LocatedError, Settings
 from diagcot.jobs.slurm import job_options
 from diagcot.jobs.slurm.job_options import JobOptions
 from diagcot.jobs.state import documents

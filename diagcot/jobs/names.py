@@ -1,6 +1,8 @@
-"""Names, which become folders, files and jobs, and the check that keeps a path inside its folder."""
+"""Names, which become folders, files and jobs; the check that keeps a path in its folder; what a wrong name may mean."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from diagcot.jobs.errors import UserError
@@ -31,3 +33,12 @@ def require_inside(path: Path, root: Path) -> None:
     """Raise UserError unless `path`, links followed, lies strictly inside `root`."""
     if root.resolve() not in path.resolve().parents:
         raise UserError(f"{path} is not inside {root}, so nothing is written or removed there")
+
+
+def near(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?` or a list of what is valid; empty if nothing is."""
+    choices = sorted(valid)
+    if not choices:
+        return ""
+    match = difflib.get_close_matches(name, choices, 1, 0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; there are: {', '.join(choices)}"

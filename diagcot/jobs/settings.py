@@ -373,15 +373,6 @@ def load(path: Path, model: type[Model]) -> Model:
     return document.check(model, document.value if document.value is not None else {})
 
 
-def near(name: str, valid: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` or a list of what is valid; empty if nothing is."""
-    choices = sorted(valid)
-    if not choices:
-        return ""
-    match = difflib.get_close_matches(name, choices, 1, 0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; there are: {', '.join(choices)}"
-
-
 def _fields(model: Any, loc: Loc) -> list[str]:
     """Names that are valid inside `model` at `loc`."""
     for part in loc:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from diagcot.jobs import UserError
-from diagcot.jobs.settings import Settings, load, near
+from diagcot.jobs.names import near
+from diagcot.jobs.settings import Settings, load
 from diagcot.jobs.state import reading
 from diagcot.tasks.prompts import Layout
 from diagcot.tasks.samples import Sample

@@ -247,16 +247,17 @@ def test_row_32_a_launcher_killed_anywhere_has_submitted_nothing_twice(held: Cal
     daemons="real",
 )
 def test_row_32_a_run_whose_launcher_was_killed_ends_well(tmp_path: Path) -> None:
-    pairs = []
+    pairs, go = [], tmp_path / "go"
     for calls in range(1, 5):
         root = tmp_path / f"after{calls}"
-        plans = two_stages(root)
+        plans = two_stages(root, settings={"await": str(go)})  # what was submitted has not ended at the second submission
         chains.write(root, plans, runs.CLUSTER)
         assert killed_at(0, lambda: chain.submit_chain(plans, {"first", "second"}, runs.CLUSTER), calls)  # noqa: B023
         pairs.append(plans)
     for plans in pairs:
         assert len(chain.submit_chain(plans, {"first", "second"}, runs.CLUSTER)) == 2
         once(*plans)  # now: while the others are waited for, Slurm forgets what has ended (MinJobAge)
+    go.touch()
     for plans in pairs:
         runs.finished(plans)
         runs.whole(*plans)

@@ -34,6 +34,8 @@ def run(unit: Unit, shared: int, ctx: Context) -> Result | None:
         raise RuntimeError(f"asked to fail until {ctx.settings['fail_until']} is there")
     time.sleep(ctx.settings.get("late_startup", 0))
     ctx.startup_s += ctx.settings.get("late_startup", 0)
+    while "await" in ctx.settings and not Path(ctx.settings["await"]).exists() and not ctx.stopping():
+        time.sleep(0.1)
     held = mishap(unit, ctx)
     if ctx.rank:
         return Result()

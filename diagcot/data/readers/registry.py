@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from diagcot.data.study import CHEXPERT_LABELS, SPLITS
 from diagcot.jobs import UserError
-from diagcot.jobs.names import LONGEST, NAME
-from diagcot.jobs.settings import Settings, load, near
+from diagcot.jobs.names import LONGEST, NAME, near
+from diagcot.jobs.settings import Settings, load
 
 FOLDER = Path(__file__).resolve().parent / "datasets"
 

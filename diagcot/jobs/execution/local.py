@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from diagcot.jobs import causes
 from diagcot.jobs.cluster import Cluster
@@ -31,6 +31,7 @@ from diagcot.jobs.state.runner import POLL_S, elsewhere, last_words, lock, proce
 from diagcot.jobs.summary import check, summarise
 
 GRACE_S = 20  # between the warning and the kill when the runner is asked to stop
+ENDING_S = 10  # between a runner's report of its end and the end of its process, at most
 
 
 @dataclass
@@ -195,7 +196,7 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     """
     import subprocess
 
-    lock_file = lock(run_dir)
+    lock_file = _lock_after_end(run_dir)
     if lock_file is None:
         return None
     (run_dir / "runner.json").unlink(missing_ok=True)
@@ -242,6 +243,14 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
         child.wait()
         raise UserError(f"run {run_dir.name} was not started: {last_words(run_dir)}")
     return child.pid
+
+
+def _lock_after_end(run_dir: Path) -> IO[str] | None:
+    """The right to run the chain; None while a runner has it. One that has reported its end is waited for."""
+    end = time.monotonic() + ENDING_S
+    while (held := lock(run_dir)) is None and (run_dir / "runner.json").exists() and time.monotonic() < end:
+        time.sleep(POLL_S)
+    return held
 
 
 def worked_on(run_dir: Path, plan: Plan) -> bool:

@@ -32,15 +32,11 @@ class Units(Sequence[Unit]):
     """The units of a plan in memory, as columns: a million of them take 70 MB."""
 
     def __init__(self, units: Iterable[Unit | str]) -> None:
-        self.keys: list[str] = []
-        self.params: dict[int, Mapping[str, Any]] = {}  # position -> parameters, where there are any
-        for unit in units:
-            if isinstance(unit, str):
-                self.keys.append(unit)
-                continue
-            if unit.params:
-                self.params[len(self.keys)] = unit.params
-            self.keys.append(unit.key)
+        listed = list(units)
+        self.keys: list[str] = [unit if isinstance(unit, str) else unit.key for unit in listed]
+        self.params: dict[int, Mapping[str, Any]] = {  # position -> parameters, where there are any
+            index: unit.params for index, unit in enumerate(listed) if not isinstance(unit, str) and unit.params
+        }
 
     def __len__(self) -> int:
         return len(self.keys)

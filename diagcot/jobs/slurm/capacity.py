@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from diagcot.jobs.cluster import Size
-from diagcot.jobs.settings import near
+from diagcot.jobs.names import near
 from diagcot.jobs.slurm import commands as slurm
 
 COLUMNS = "%P|%a|%l|%s|%D|%c|%m|%G"  # sinfo manual page, option --format

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from diagcot.console.state.headline import headline_costs
 from diagcot.console.state.status import snapshot
 from diagcot.jobs.cluster import Size
+from diagcot.jobs.execution import local
 from diagcot.jobs.plans.plan import Headline
 from diagcot.jobs.state import runner
 from diagcot.jobs.state.executions import gpu_hours, logs_of
@@ -122,3 +124,15 @@ def test_only_one_runner_at_a_time(tmp_path: Path) -> None:
     assert not (run_dir / "first" / "done").exists()
     held.close()
     assert runner.process_id(run_dir) is None
+
+
+def test_a_runner_that_has_reported_its_end_is_waited_for(tmp_path: Path) -> None:
+    run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "first", 1)], chains.cluster())
+    held = runner.lock(run_dir)
+    assert held is not None
+    assert local.start(run_dir, ["first"]) is None  # it works
+    runner.report(run_dir, 0, [])
+    threading.Timer(0.5, held.close).start()
+    assert local.start(run_dir, ["first"]) is not None
+    assert runner.wait(run_dir) == 0
+    assert (run_dir / "first" / "done").exists()
