@@ -1,7 +1,7 @@
 # The commands of the suite. `make help` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-OPTIONS := RECIPE FAMILY CLUSTER RUN LOGS SEED HALF SEEDS OVER STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE DATA PARTS
+OPTIONS := RECIPE FAMILY CLUSTER RUN LOGS SEED HALF SEEDS OVER STAGE UNIT MEM TIME CODE PATIENCE A B ARCHIVE DATA PARTS MINUTES ROUND
 SWITCHES := DRY SCALE SHAPE COVERAGE LOCK SLURM_WORKERS PYTHON BIN
 # Only make's own command line sets an option: sites export TIME, MEM and others for their own purposes. Python's own
 # variables (PYTHONPATH and others) are nobody's options either.
@@ -37,9 +37,9 @@ ONERUN = $(RUNOPT) $(call option,LOGS,logs)
 CHAIN = --recipe $(call quote,RECIPE) --cluster $(call quote,CLUSTER) $(RUNOPT) $(call option,SEED,seed)
 DIAGCOT = [ -x $(BIN)/diagcot ] || { echo 'error: run `make env` first' >&2; exit 2; }; $(BIN)/diagcot
 ignored = $(warning $(1)= is ignored: write the option in capitals, as `make help` shows it)
-$(foreach name,recipe cluster run logs seed half seeds family over stage unit mem time code patience a b archive data dry lock,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
+$(foreach name,recipe cluster run logs seed half seeds family over stage unit mem time code patience a b archive data dry lock minutes round,$(if $(filter command,$(origin $(name))),$(call ignored,$(name))))
 
-.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 check bench bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu model-small status watch logs failures retry cancel clean space remove pack unpack table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
+.PHONY: help env demo toy-base study sweep plan scripts test test-fast test-slurm-24 soak check bench bench-rewards bench-metrics bench-jobs bench-cot bench-scale bench-sft bench-gpu doctor cluster-init rehearse preflight data-iu model-small status watch logs failures retry cancel clean space remove pack unpack table compare verify devcluster-up devcluster-down traces bench-checkpoints bench-grpo
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(HERE)/Makefile
@@ -159,6 +159,9 @@ test-fast: env  ## the tests that need no server, no training and no Slurm (a mi
 
 test-slurm-24: env  ## the tests on a real Slurm 24.11, whose daemons are in a Debian 13 root (needs root, debootstrap and Python outside /usr)
 	@$(HERE)/.ci/slurm-24 -m slurm tests/slurm tests/faults
+
+soak: env  ## faults and a person's actions on a real Slurm, round after round; then the proof that every record is there once (MINUTES=60 SEED=1; ROUND=3 alone; needs root)
+	@$(BIN)/python -u -m tests.faults.soak $(call option,MINUTES,minutes) $(call option,SEED,seed) $(call option,ROUND,round)
 
 bench: env  ## all benchmarks that need no GPU, and the table docs/benchmarks.md (about an hour; PARTS="rewards metrics")
 	@$(BIN)/python -u -m bench $(call option,PARTS,parts)

@@ -70,6 +70,30 @@ fails by script. `make test` runs all of them.
 |---|---|---|---|---|---|
 """
 
+SOAK = """
+## For hours
+
+`make soak MINUTES=60 SEED=1` plays rounds on one development cluster of five nodes (real daemons; needs root) and is no part
+of CI. A round is a new run of 200 units in three stages, with a seed of its own, and what happens to it:
+
+* faults ([chaos.py](../tests/faults/chaos.py)): SIGKILL of workers, steps, slurmctld, slurmdbd and whole nodes, slurmd frozen,
+  a node's network cut, preemption, an element cancelled; all are repaired seconds later;
+* a person's actions with the real commands ([person.py](../tests/faults/person.py)), beside the faults and on the finished
+  run: a launcher killed three times on its way, submitting again and twice at once, `retry`, `cancel`, every verb that shows
+  a run, the recipe edited (settings and seed are refused, more units grow the run or are refused while it is at work), the
+  run's folder copied (the copy refuses every verb that changes something), the project's folder moved, products removed.
+
+At the end of a round ([proof.py](../tests/faults/proof.py)) each unit was published once and its manifest has not changed
+since, every record is there once, the products are byte by byte those of an undisturbed run, every retry is explained, and no
+job, process, partial work or temporary file is left. No output of a command has a traceback, and every refusal is one that is
+documented. A property that does not hold ends the soak: it says which and keeps the folder, and `make soak SEED=1 ROUND=7`
+plays round 7 alone.
+
+"""
+
+LAST_SOAK = ""
+"""What the last long soak gave, with its command, date and commit."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -115,7 +139,7 @@ def render(found: list[Row]) -> str:
         f"| [{row.test}](../{row.file}) |\n"
         for row in found
     ]
-    return HEAD + "".join(lines)
+    return HEAD + "".join(lines) + SOAK + LAST_SOAK
 
 
 def main() -> int:
