@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from diagcot.jobs import UserError
 from diagcot.jobs.slurm import commands as slurm
@@ -61,7 +62,12 @@ class Chaos:
         self._kill("a step", lambda line: line.startswith("slurmstepd: [") and ".batch" not in line)
 
     def _kill(self, what: str, is_one: Callable[[str], bool]) -> None:
-        found = [pid for pid, line in proof.processes() if is_one(line)]
+        running = proof.processes()
+        # Each node has a namespace of its own; steps of other clusters on this machine look the same.
+        nodes = {_namespace(pid) for pid, line in running if "node.sh" in line and f"{self.tool[-1]}/" in line}
+        found = [
+            pid for pid, line in running if is_one(line) and _namespace(pid) in nodes - {_namespace(os.getpid()), ""}
+        ]
         if found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.random.choice(found), signal.SIGKILL)
@@ -126,3 +132,11 @@ class Chaos:
             for node in sorted({node for node, state in rows if state.strip("*") in ("drain", "drng", "down", "fail")}):
                 self.lab("restore-node", node)
                 self.say(f"the administrator brings {node} back")
+
+
+def _namespace(pid: int) -> str:
+    """The namespace of process ids that a process is in; empty if it has ended."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""

@@ -6,6 +6,7 @@ folder of its round. The last line is one JSON object with the totals.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import shutil
@@ -41,20 +42,20 @@ def play(cluster: DevCluster, folder: Path, run: str, seed: str, *numbers: int) 
     folder.mkdir(parents=True, exist_ok=True)
     env = os.environ | {"PYTHONPATH": str(chains.ROOT), "SLURM_CONF": str(cluster.conf)}
     with (folder / "log").open("w") as log:
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            timeout=ROUND_S,
-            env=env,
-            cwd=chains.ROOT,
-            check=False,
+        # In a process group of its own, so that nothing of it is left that would bring the cluster back.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=chains.ROOT, process_group=0
         )
-    lines = done.stdout.splitlines()
-    if not lines:
-        return {"violation": f"the round ended with {done.returncode}: {(folder / 'log').read_text()[-2000:]}"}
-    return dict(json.loads(lines[-1]))
+        try:
+            out, _ = process.communicate(timeout=ROUND_S)
+        except subprocess.TimeoutExpired:
+            return {"violation": f"the round did not end in {ROUND_S} s"}
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if not out.strip():
+        return {"violation": f"the round ended with {process.returncode}: {(folder / 'log').read_text()[-2000:]}"}
+    return dict(json.loads(out.splitlines()[-1]))
 
 
 def _shown(row: dict[str, Any]) -> str:
