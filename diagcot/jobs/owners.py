@@ -18,6 +18,10 @@ from typing import Any
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import require_inside
 
+PLACES = "places.json"
+"""File of a run that was moved: the places where it went on, each with what `moves` was there. Its other files name the folders
+of the place where they were written, and a copy of it is known by them."""
+
 
 def other_owner(run_dir: Path) -> str:
     """The name of the other user who owns a run's folder or its `cluster.yaml`; empty if both are ours."""
@@ -75,13 +79,44 @@ def _name(uid: int) -> str:
 
 
 def moves(stage_dir: Path) -> Mapping[Path, Path]:
-    """Folder as a stage's files name it -> where it is now; empty for a run in its place, and for one without a plan."""
+    """Folder as a stage's files name it -> where it is now; empty for a run that was never moved, and for one without a plan."""
+    found = moved(stage_dir)
+    if not (earlier := places(stage_dir.parent)) or not (row := _stored(stage_dir)) or _is_copy(stage_dir):
+        return found
+    own = (Path(row["stage_dir"]).parent, Path(row["shards_root"]), Path(row["workspace"]).parents[2])
+    now = {folder: found.get(folder, folder) for folder in own}
+    same = [{Path(before), Path(after)} for place in earlier for before, after in place["moves"].items()]
+    while known := next((pair for pair in same if len(pair & now.keys()) == 1), None):
+        (one,), (other,) = known & now.keys(), known - now.keys()
+        now[other] = now[one]
+    return {folder: here for folder, here in now.items() if folder != here}
+
+
+def moved(stage_dir: Path) -> Mapping[Path, Path]:
+    """Folder as the stage's plan names it -> where it is now; empty for a run in the place where it began."""
     row = _stored(stage_dir)
-    return (
-        _moves(stage_dir.absolute(), Path(row["stage_dir"]), Path(row["shards_root"]), Path(row["workspace"]))
-        if row
-        else {}
-    )
+    if not row or _is_copy(stage_dir):
+        return {}
+    return _moves(stage_dir.absolute(), Path(row["stage_dir"]), Path(row["shards_root"]), Path(row["workspace"]))
+
+
+def places(run_dir: Path) -> list[dict[str, Any]]:
+    """Where a run that was moved has gone on: `folder` of the run, and `moves`, what `moved` was there for its stages."""
+    try:
+        found = (run_dir / PLACES).stat()
+    except OSError:
+        return []
+    return _read_places(run_dir, found.st_ino, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_places(run_dir: Path, inode: int, changed: int) -> list[dict[str, Any]]:
+    try:
+        return [
+            {name: row[name] for name in ("folder", "moves")} for row in json.loads((run_dir / PLACES).read_bytes())
+        ]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def now(stage_dir: Path, stored: str) -> str:
@@ -98,9 +133,9 @@ def require_place(stage_dir: Path) -> None:
     stored, here = Path(row["stage_dir"]) if row else stage_dir, stage_dir.absolute()
     if _same(stored, here):
         return
-    if (stored / "plan.json").exists():
+    if original := _original(here, stored):
         raise UserError(
-            f"{here.parent} is a copy of the run in {stored.parent}, to which its products belong: use that one, or submit"
+            f"{here.parent} is a copy of the run in {original.parent}, to which its products belong: use that one, or submit"
             " under another RUN=name"
         )
     if here.parts[-2:] != stored.parts[-2:]:
@@ -108,6 +143,19 @@ def require_place(stage_dir: Path) -> None:
             f"{here} holds stage {stored.name} of run {stored.parent.name}: give the folders these names again, because"
             " jobs and products are named so"
         )
+
+
+def _original(here: Path, stored: Path) -> Path | None:
+    """The folder of the stage that `here` is a copy of: where it began, or where it was moved and went on; None if none."""
+    if _same(stored, here):
+        return None
+    known = (stored, *(Path(place["folder"]) / here.name for place in places(here.parent)))
+    return next((path for path in known if (path / "plan.json").exists() and not _same(path, here)), None)
+
+
+def _is_copy(stage_dir: Path) -> bool:
+    row = _stored(stage_dir)
+    return bool(row) and _original(stage_dir.absolute(), Path(row["stage_dir"])) is not None
 
 
 def require_run(run_dir: Path) -> None:
@@ -154,7 +202,7 @@ def _same(stored: Path, here: Path) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _moves(here: Path, stored: Path, shards: Path, workspace: Path) -> dict[Path, Path]:
-    if _same(stored, here) or (stored / "plan.json").exists() or here.parts[-2:] != stored.parts[-2:]:
+    if _same(stored, here) or here.parts[-2:] != stored.parts[-2:]:
         return {}
     found = {stored.parent: here.parent}
     ends = zip(stored.parts[::-1], here.parts[::-1], strict=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diagcot.jobs import chain, summary
+from diagcot.jobs import chain, owners, summary
 from diagcot.jobs.chain import Submitted
 from diagcot.jobs.cluster import Cluster, load_cluster
 from diagcot.jobs.environment import code as codes
@@ -211,6 +211,7 @@ class Pipeline:
                 if growth_now:
                     growth_now.commit(self.keep, self.code.name)
                 python.record(self.run_dir)
+                _keep_place(self.run_dir)
                 index.add(self.run_dir)
                 written = [plans.with_resources(plan) for plan in self.plans]
                 for plan in written:
@@ -294,6 +295,15 @@ def _write_cluster(run_dir: Path, cluster: Cluster) -> None:
     write_json(run_dir / "cluster.yaml", cluster.stored())
 
 
+def _keep_place(run_dir: Path) -> None:
+    """Record where a run that was moved goes on: what it writes from now on names the folders of this place."""
+    stage_dirs = [plan.parent for plan in run_dir.glob("*/plan.json")]
+    here = {str(before): str(now) for folder in stage_dirs for before, now in owners.moved(folder).items()}
+    place, known = {"folder": str(run_dir.absolute()), "moves": here}, owners.places(run_dir)
+    if here and place not in known:
+        write_json(run_dir / owners.PLACES, [*known, place])
+
+
 def _current_cluster(run_dir: Path, before: Cluster) -> Cluster:
     """The cluster as its file says now, with the folders and the executor that the run began with.
 
@@ -348,6 +358,7 @@ def retry_stage(
         segments.verify(plan_of_run.path, plan_of_run.segments)
         growth.close(plan_of_run)
     python.record(run_dir)
+    _keep_place(run_dir)
     plan = next((plan for plan in stored if plan.stage == stage), None)
     if plan is None:
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in stored)}")

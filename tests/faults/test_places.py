@@ -12,7 +12,7 @@ from diagcot.jobs import Pipeline, UserError, pipeline, summary
 from diagcot.jobs.execution import place, worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.state import ledger
-from tests import chains
+from tests import chains, grids
 
 OTHER = 65534
 
@@ -105,6 +105,64 @@ def test_row_37_a_moved_run_goes_on(tmp_path: Path, what: str) -> None:
         assert [row.state for row in again.submit()] == ["complete", "complete"]
         assert [path.name for path in old.iterdir()] == ["mended"]
     assert made.run_dir.name == "run"
+
+
+@pytest.mark.row(
+    37,
+    promise="a copy of a run that was moved and went on is known as one, too; the run keeps every byte",
+    injected="mv of a project's folder, a retry, and cp -r of the run's logs",
+    daemons="real",
+)
+@pytest.mark.parametrize("copy", ["new/elsewhere/run", "new/logs/another", "third/logs/run"])
+def test_row_37_a_copy_of_a_moved_run_does_nothing_to_it(
+    tmp_path: Path, copy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old").mkdir()
+    half_done(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/mended").touch()
+    run_dir, copied = tmp_path / "new/logs/run", tmp_path / copy
+    pipeline.retry_stage(run_dir, "second")
+    copied.parent.mkdir(exist_ok=True, parents=True)
+    shutil.copytree(run_dir, copied, symlinks=True)
+    before = tree(tmp_path)
+    options = ["--run", copied.name, "--logs", str(copied.parent)]
+    for verb in (["retry", "--stage", "second"], ["cancel"], ["remove", "--yes"]):
+        assert main([*verb, *options]) == 1
+        assert f"{copied} is a copy of the run in {run_dir}" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a copy of the run"):
+        worker.work(copied / "second", 0)
+    assert before == tree(tmp_path)
+
+
+@pytest.mark.row(
+    37,
+    promise="a run that is moved again, or back, goes on too: what it published in any of its places counts",
+    injected="mv of a project's folder to three places, a submission in each, the last one a growth",
+    daemons="real",
+)
+def test_row_37_a_run_that_is_moved_again_and_back_goes_on(tmp_path: Path) -> None:
+    def moved(before: str, now: str) -> Pipeline:
+        (tmp_path / before).rename(tmp_path / now)
+        return grid(tmp_path / now / "run", models)
+
+    def grid(root: Path, models: list[str]) -> Pipeline:
+        return grids.grid(root, "debug", models)
+
+    models = ["a"]
+    grid(tmp_path / "old/run", models).submit()
+    for before, now in (("old", "new"), ("new", "newer"), ("newer", "old"), ("old", "new")):
+        made = moved(before, now)
+        whole = tree(tmp_path / now / "run/shards")
+        assert {row.state for row in made.submit()} == {"complete"}
+        assert all(summary.check(plan) == [] for plan in made.plans) and whole == tree(tmp_path / now / "run/shards")
+        models.append(f"m{len(models)}")
+        rows = {row.stage: row.state for row in grid(tmp_path / now / "run", models).submit()}
+        assert rows["cells"] == rows["table"] == "done" and rows[models[-2]] == "complete"
+        next(iter((tmp_path / now / "run/shards/run" / models[-1]).glob("*.txt"))).unlink()
+        pipeline.retry_stage(made.run_dir, models[-1])
+        assert [path.name for path in tmp_path.iterdir()] == [now]
 
 
 @pytest.mark.row(
