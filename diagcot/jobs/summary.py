@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.plans import growth
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.counts import added
@@ -19,7 +20,8 @@ MANY = 20_000  # manifests that a submission has the time to read
 
 
 def check(plan: Plan, patience_s: float = 0) -> list[str]:
-    """Finish interrupted publishing, reopen units whose outputs are gone, and return the keys that are not done.
+    """Finish interrupted publishing, reopen units whose outputs are gone or whose manifests are damaged, and return the
+    keys that are not done.
 
     A unit that seems to be missing is looked for again until `patience_s` seconds have passed: files of another node may
     appear late.
@@ -31,14 +33,21 @@ def check(plan: Plan, patience_s: float = 0) -> list[str]:
         if not left or time.monotonic() >= end:
             break
         time.sleep(0.5)
-    for key in left:
-        if key not in missing:
-            withdraw(plan.path, key)
+    reopened = [key for key in left if key not in missing]
+    for key in reopened:
+        withdraw(plan.path, key)
+    if reopened:
+        print(
+            f"stage {plan.stage}: files of {len(reopened)} finished units are gone or damaged; these run again",
+            flush=True,
+        )
+        growth.close(plan)  # a unit that another one has replaced does not run again
+        left = plan.missing()
     return left
 
 
 def reopen(plan: Plan, patience_s: float = 0) -> list[str]:
-    """Reopen the units of a complete stage whose outputs are gone, so that they are made again; returns their keys.
+    """Reopen the units of a complete stage whose files are gone or damaged, so that they are made again; returns their keys.
 
     Of a stage of over `MANY` units the manifests are only read if its folder is gone. patience_s: as for `check`.
     """
@@ -46,7 +55,6 @@ def reopen(plan: Plan, patience_s: float = 0) -> list[str]:
         return []
     if gone := check(plan, patience_s):
         (plan.path / "summary.json").unlink(missing_ok=True)
-        print(f"stage {plan.stage}: files of {len(gone)} finished units are gone; these run again", flush=True)
     return gone
 
 

@@ -3,15 +3,14 @@
 `diagcot shards verify FOLDER_OR_SHARD…`, `diagcot shards rebuild FOLDER_OR_SHARD…`.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.data.errors import DataError
-from diagcot.jobs import UserError
+from diagcot.jobs import UserError, owners
 from diagcot.jobs.errors import StorageError
-from diagcot.jobs.state import ledger, reading
+from diagcot.jobs.state import documents, ledger
 from diagcot.shards.reader import Shard, shard_paths
 
 
@@ -80,8 +79,7 @@ def rebuild(paths: Sequence[Path], logs: Path) -> int:
 def _stage_of(shard: Path, logs: Path) -> Path:
     """The stage folder whose ledger lists this shard as its output."""
     for manifest in sorted(logs.glob(f"*/*/done/{shard.stem}.json")):
-        if str(shard.resolve()) in (
-            str(Path(name).resolve()) for name in json.loads(reading.read_bytes(manifest))["outputs"]
-        ):
+        outputs = documents.find(manifest, documents.MANIFEST).get("outputs", {})
+        if shard.resolve() in (Path(owners.now(manifest.parents[1], name)).resolve() for name in outputs):
             return manifest.parents[1]
     raise UserError(f"no run under {logs} made {shard}: give the folder of its run with --logs")

@@ -177,7 +177,7 @@ def test_row_38_products_that_vanish_are_made_again(tmp_path: Path, capsys: pyte
     expected = tree(tmp_path / "shards")
     (tmp_path / "shards/run/first/b.txt").unlink()
     assert [row.state for row in flow(tmp_path).submit()] == ["done", "complete"]
-    assert "stage first: files of 1 finished units are gone; these run again" in capsys.readouterr().out
+    assert "stage first: files of 1 finished units are gone or damaged; these run again" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "shards/run/second")
     pipeline.retry_stage(made.run_dir, "second")
     assert "stage second: files of 1 finished" in capsys.readouterr().out and tree(tmp_path / "shards") == expected

@@ -4,6 +4,9 @@ A unit is done when `done/<key>.json` exists. Publishing has two steps. The mani
 every output with its digest and the staged path that it was written to: this is the commit. Then each staged path is
 renamed to its final name. Whoever finds a manifest whose renames were interrupted completes them (`settle`), so a kill
 between the two loses nothing, and of two executions of a unit only the one that created the manifest publishes.
+
+Screens count manifests by their names alone, because there may be millions. Whoever ends a stage or submits it again reads
+them, and reopens a unit whose manifest is damaged.
 """
 
 import contextlib
@@ -114,8 +117,11 @@ def publish(
 
 
 def settle(stage_dir: Path, key: str) -> list[Path]:
-    """Complete the renames of a published unit; returns the outputs that are still missing."""
-    published = manifest(stage_dir, key)
+    """Complete the renames of a published unit; returns the outputs that are still missing, or its damaged manifest."""
+    try:
+        published = manifest(stage_dir, key)
+    except documents.DamagedFile:
+        return [stage_dir / "done" / f"{key}.json"]
     missing = []
     for name, row in (published or {"outputs": {}})["outputs"].items():
         final, staged = Path(name), Path(row["staged"])
@@ -137,14 +143,22 @@ def settle(stage_dir: Path, key: str) -> list[Path]:
 def withdraw(stage_dir: Path, key: str) -> None:
     """Reopen a unit that was done, so that it runs again; its outputs are removed.
 
-    Raises UserError, before anything is removed, if an output is not in the stage's own folders.
+    A damaged manifest, which does not say what they are, is kept as `.<key>.json.damaged`, and they are replaced when the
+    unit is published again. Raises UserError, before anything is removed, if an output is not in the stage's own folders.
     """
-    paths = [Path(name) for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]]
+    mark = stage_dir / "done" / f"{key}.json"
+    try:
+        paths = [Path(name) for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]]
+    except documents.DamagedFile:
+        aside = mark.with_name(f".{mark.name}.damaged")
+        remove(aside)
+        mark.rename(aside)
+        paths = []
     for path in paths:
         owners.require_product(stage_dir, path)
     for path in paths:
         remove(path)
-    (stage_dir / "done" / f"{key}.json").unlink(missing_ok=True)
+    mark.unlink(missing_ok=True)
     for partial in (stage_dir / "partial").glob(f"{key}.*.jsonl"):
         partial.unlink()
 
@@ -152,18 +166,22 @@ def withdraw(stage_dir: Path, key: str) -> None:
 def supersede(stage_dir: Path, key: str, by: str) -> None:
     """Mark a unit as done that another one (`by`) replaces: it owns no output, and no execution of it publishes any more.
 
-    What it had published stays in place until `by` replaces it, and in its manifest under `was`. Safe to repeat.
+    What it had published stays in place until `by` replaces it, and in its manifest under `was`. Safe to repeat. A damaged
+    manifest is kept as `withdraw` keeps it.
     """
     folder = stage_dir / "done"
     folder.mkdir(parents=True, exist_ok=True)
     empty = {"unit": key, "outputs": {}, "counts": {}, "time": time.time(), "superseded": by}
-    if create_exclusively(folder / f"{key}.json", json.dumps(empty, indent=1) + "\n"):
+    mark = folder / f"{key}.json"
+    if create_exclusively(mark, json.dumps(empty, indent=1) + "\n"):
         return
-    settle(stage_dir, key)
+    if mark in settle(stage_dir, key):
+        withdraw(stage_dir, key)
+        create_exclusively(mark, json.dumps(empty, indent=1) + "\n")
     earlier = manifest(stage_dir, key) or {}
     if "superseded" not in earlier:
         was = {name: earlier[name] for name in ("outputs", "counts")}
-        write_json(folder / f"{key}.json", earlier | {"outputs": {}, "counts": {}, "superseded": by, "was": was})
+        write_json(mark, earlier | {"outputs": {}, "counts": {}, "superseded": by, "was": was})
 
 
 def remove(path: Path) -> None:

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import Records, summary
+from diagcot.jobs import Pipeline, Records, summary
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.state import ledger
@@ -52,6 +53,56 @@ def test_a_unit_whose_output_is_gone_is_open_again(tmp_path: Path) -> None:
     assert summary.check(plan) == []
     (plan.output / "00001").unlink()
     assert summary.check(plan) == ["00001"] == plan.missing()
+
+
+def harmed(mark: Path, how: str) -> None:
+    """Damage a manifest."""
+    whole = mark.read_text()
+    mark.unlink()
+    if how == "a folder":
+        (mark / "inside").mkdir(parents=True)
+    else:
+        mark.write_text({"empty": "", "half": whole[: len(whole) // 2], "null": "null", "another type": "[]"}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "null", "another type", "a folder"])
+def test_a_unit_whose_manifest_is_damaged_is_open_again(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = chains.plan(tmp_path, "shard", 2)
+    plans.write(plan)
+    plan.output.mkdir(parents=True)
+    for key in plan.keys:
+        (plan.output / f".{key}").write_text(key)
+        assert ledger.publish(plan.path, key, {plan.output / key: plan.output / f".{key}"}, {}, {})
+    summary.summarise(plan, [])
+    for again in (False, True):
+        harmed(plan.path / "done" / "00001.json", how)
+        assert plan.missing() == []  # counted by its name
+        assert ledger.settle(plan.path, "00001") == [plan.path / "done" / "00001.json"]
+        assert summary.reopen(plan) == ["00001"] == plan.missing() and not (plan.path / "summary.json").exists()
+        assert "stage shard: files of 1 finished units are gone or damaged; these run again" in capsys.readouterr().out
+        assert (plan.output / "00001").exists()  # stays until it is replaced
+        (plan.output / ".00001").write_text(f"new {again}")
+        assert ledger.publish(plan.path, "00001", {plan.output / "00001": plan.output / ".00001"}, {}, {})
+        assert summary.check(plan) == [] and (plan.output / "00001").read_text() == f"new {again}"
+
+
+def test_a_damaged_manifest_of_a_unit_that_was_replaced_does_not_run_it_again(tmp_path: Path) -> None:
+    def made(key: str) -> plans.Plan:
+        flow = Pipeline("run", chains.cluster(), tmp_path)
+        flow.stage("merge", "tests.kinds.count", [key], "small", grows="anew")
+        return flow.write()[0]
+
+    made("a")
+    plan = made("b")
+    ledger.publish(plan.path, "b", {}, {}, {})
+    assert summary.check(plan) == []
+    harmed(plan.path / "done" / "a.json", "half")
+    assert summary.check(plan) == []
+    assert (ledger.manifest(plan.path, "a") or {})["superseded"] == "b"
+    harmed(plan.path / "done" / "a.json", "empty")
+    assert made("b").missing() == [] and (ledger.manifest(plan.path, "a") or {})["superseded"] == "b"
 
 
 def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
