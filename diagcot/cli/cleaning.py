@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _clean(args: argparse.Namespace) -> int:
+    from diagcot.jobs.names import remove
     from diagcot.jobs.state import index
 
     _clean_runs(yes=args.yes)
@@ -34,7 +34,7 @@ def _clean(args: argparse.Namespace) -> int:
         return 0
     runs = [entry.run_dir for entry in index.entries()]
     for path in unused(ROOT, runs):
-        shutil.rmtree(path)
+        remove(path, ROOT, strict=True)
         print(f"removed {path}")
     kept = ", ".join(sorted(path.name for path in ROOT.glob(".venv-*")))
     print(f"environments that are used: {kept or 'none'}")
@@ -46,6 +46,7 @@ def _clean_runs(*, yes: bool) -> None:
     from diagcot.cli.runs import known_runs
     from diagcot.console import text
     from diagcot.jobs import UserError
+    from diagcot.jobs.names import remove
     from diagcot.jobs.owners import other_owner
     from diagcot.jobs.plans import space
 
@@ -67,7 +68,7 @@ def _clean_runs(*, yes: bool) -> None:
         )
         return
     for path in found:
-        shutil.rmtree(path)
+        remove(path, path.parent, strict=True)  # checked by `space.leftovers`
         print(f"removed {path}")
 
 

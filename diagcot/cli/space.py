@@ -116,7 +116,7 @@ def _remove(args: argparse.Namespace) -> int:
         ):
             print("nothing was removed")
             return 1
-    for path in space.remove(folder):
+    for path in space.remove_run(folder):
         print(f"removed {path}")
     return 0
 

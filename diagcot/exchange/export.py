@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from diagcot.exchange import written
 from diagcot.exchange.forms import alpaca, chat, problem, sharegpt, verl
 from diagcot.exchange.forms.form import MARK, Form, ImageFile
 from diagcot.jobs import UserError
-from diagcot.jobs.names import near
+from diagcot.jobs.names import near, remove
 from diagcot.jobs.state import reading
 from diagcot.shards.reader import Shard, shard_paths
 from diagcot.tasks.augmentation import augmented_jpeg
@@ -68,7 +67,7 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists; choose a new folder")
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial, out.parent)
     partial.mkdir(parents=True, mode=0o700)  # it holds reports and images
     try:
         found = _Export(FORMATS[name], partial)
@@ -84,7 +83,7 @@ def export(
             )
         partial.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial, out.parent)
     return found.written, len(found.images), found.left_out
 
 

@@ -1,7 +1,9 @@
 """Names, which become folders, files and jobs; the check that keeps a path in its folder; what a wrong name may mean."""
 
+import contextlib
 import difflib
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,9 +31,10 @@ def check_stage(name: str) -> None:
         raise UserError(f"stage name={name!r} is reserved: the folder of a run has other files under such names")
 
 
-def require_inside(path: Path, root: Path) -> None:
-    """Raise UserError unless `path`, links followed, lies strictly inside `root`."""
-    if root.resolve() not in path.resolve().parents:
+def require_inside(path: Path, root: Path, *, links: bool = True) -> None:
+    """Raise UserError unless `path` lies strictly inside `root`. links: follow a link at `path` itself, too."""
+    place = path.resolve() if links else path.parent.resolve() / path.name
+    if root.resolve() not in place.parents or path.name == "..":
         raise UserError(f"{path} is not inside {root}, so nothing is written or removed there")
 
 
@@ -42,3 +45,17 @@ def near(name: str, valid: Iterable[str]) -> str:
         return ""
     match = difflib.get_close_matches(name, choices, 1, 0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; there are: {', '.join(choices)}"
+
+
+def remove(path: Path, root: Path, *, strict: bool = False) -> None:
+    """Remove a file, a link or a folder with all that it holds, if it is there. All folders are removed by this function.
+
+    root: the folder that the caller owns, above `path`. strict: raise OSError for what cannot be removed, instead of leaving
+    it. Raises UserError, and removes nothing, unless `path` itself, links above it followed, lies inside `root`.
+    """
+    require_inside(path, root, links=False)
+    with contextlib.nullcontext() if strict else contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=not strict)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,19 +1,19 @@
 """What a stage has made and what it cost: checks its manifests and adds them up in `summary.json`."""
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.names import remove
 from diagcot.jobs.plans import growth
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.counts import added
 from diagcot.jobs.state.executions import executions, gpu_hours, logs_of
 from diagcot.jobs.state.files import append_line, write_json
-from diagcot.jobs.state.ledger import manifest, remove, settle, withdraw
+from diagcot.jobs.state.ledger import manifest, settle, withdraw
 
 LAG_S = 30  # how late a file that another node has written may appear (NFS attribute caches)
 MANY = 20_000  # manifests that a submission has the time to read
@@ -127,10 +127,10 @@ def clean(plan: Plan) -> None:
     Raises UserError, and removes nothing, if a folder of the plan does not belong to the run.
     """
     require_own_folders(plan)
-    shutil.rmtree(plan.workspace, ignore_errors=True)
-    shutil.rmtree(plan.path / "partial", ignore_errors=True)
+    remove(plan.workspace, plan.workspace.parent)
+    remove(plan.path / "partial", plan.path)
     logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
     tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
     for path in plan.output.glob(".*.*"):
         if path.name.endswith(tokens):
-            remove(path)
+            remove(path, plan.output)

@@ -17,6 +17,7 @@ from diagcot.jobs.cluster import Size
 from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import place as private
 from diagcot.jobs.execution.place import SOCKET_BYTES
+from diagcot.jobs.names import remove
 from diagcot.jobs.slurm import capacity
 from diagcot.preflight.finding import Finding, bad, good, note
 
@@ -87,7 +88,7 @@ def place(scratch: str = "") -> Iterator[Finding]:
             return
         compiled = _compile(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, folder.parent)
     if compiled and not lock_stamp().startswith("cpu"):
         yield bad("compiler", compiled, "install a C compiler, or load one in `setup` of the cluster file")
         return

@@ -68,6 +68,7 @@ def rebuild(paths: Sequence[Path], logs: Path) -> int:
     for shard, lines in damaged:
         stage = _stage_of(shard, logs)
         print("\n".join(lines))
+        owners.require_product(stage, shard)
         shard.replace(shard.with_name(f".{shard.name}.damaged"))
         ledger.withdraw(stage, shard.stem)
         print(f"{shard}: set aside; `make submit-stage0` with RUN={stage.parent.name} builds only this shard again")

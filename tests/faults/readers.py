@@ -114,7 +114,7 @@ def _texts(root: Path, lines: str) -> dict[str, Path]:
     texts = {
         "about.json": "{}",
         "done/unit.json": json.dumps({"unit": "unit", "outputs": {}, "counts": {}}),
-        "partial/unit.before.jsonl": lines,
+        "partial/unit~before.jsonl": lines,
         "model/config.json": json.dumps({"model_type": "qwen2_vl"}),
         "model/model.safetensors.index.json": json.dumps({"weight_map": {}}),
         "samples.jsonl": json.dumps(sample) + "\n",

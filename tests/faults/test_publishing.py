@@ -113,13 +113,13 @@ def test_row_02_a_torn_last_line_is_dropped_and_its_record_done_again(tmp_path: 
         root = tmp_path / str(cut)
         plan = stage(root)
         plans.write(plan)
-        before = plan.path / "partial" / "00000.1-0.jsonl"
+        before = plan.path / "partial" / "00000~1-0.jsonl"
         before.parent.mkdir()
         before.write_text(whole[: len(whole) - cut])
         assert points.execute(Task(attempt), root) == 0
         lines = "".join(f"00000-{n:04d} {n * n}\n" for n in range(4))
         assert (plan.output / "00000.txt").read_text() == lines
-        mine = before.with_name(f"00000.{attempt}-0.jsonl").read_text()
+        mine = before.with_name(f"00000~{attempt}-0.jsonl").read_text()
         if attempt == "2":  # its own file holds what it did itself
             assert mine == (LINES[-1] if cut else "")
         else:  # a line that lacks its end alone is closed, and its record kept once by whoever reads

@@ -27,7 +27,7 @@ STAGE_FILES = {
     "attempts/<n>.json": "A submission: jobs, tasks, resources, who asked for it and why.",
     "out/<task>.<attempt>.log": "What a task printed; `.r1` and so on are other ranks.",
     "progress/<task>.json": "How far a task is.",
-    "partial/<unit>.<attempt>.jsonl": "Finished records of a unit that is not done yet.",
+    "partial/<unit>~<attempt>.jsonl": "Finished records of a unit that is not done yet.",
     "done/<unit>.json": "The unit is done: outputs with sha256, counts (`needed`: what a stage must have some of), seconds.",
     "accounts/<unit>.json": "Kind `shard`: what the unit read of each source, and what became of it.",
     "failed/<task>.<attempt>.r<rank>.json": "An error: type, message, traceback, and where the fault lies (`fault_in`).",

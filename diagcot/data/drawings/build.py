@@ -1,13 +1,13 @@
 """The kind `drawings`: its only unit writes images, `drawings.csv` and `boxes.csv` under `<output>/tree`."""
 
 import csv
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diagcot.data.drawings import scene
 from diagcot.data.drawings.settings import DrawingsSettings
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.names import remove
 
 
 @contextmanager
@@ -37,6 +37,6 @@ def run(unit: Unit, shared: DrawingsSettings, ctx: Context) -> Result | None:
             boxes.writerows((name, box.label, *(f"{value:.6f}" for value in box.corners)) for box in corners)
             ctx.progress(number + 1, shared.images)
             if ctx.stopping():
-                shutil.rmtree(staged)
+                remove(staged, ctx.output)
                 return None
     return Result({final: staged}, {"images": shared.images})

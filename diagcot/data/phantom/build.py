@@ -1,12 +1,12 @@
 """The kind `phantoms`: its only unit writes a tree of invented patients, `<output>/tree`."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diagcot.data.phantom.settings import PhantomsSettings
 from diagcot.data.phantom.tree import write_tree
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.names import remove
 
 
 @contextmanager
@@ -26,6 +26,6 @@ def run(unit: Unit, shared: PhantomsSettings, ctx: Context) -> Result | None:
         return not ctx.stopping()
 
     if not write_tree(staged, shared.studies, ctx.seed, shared.size, shared.views, shared.held_out, advance):
-        shutil.rmtree(staged)
+        remove(staged, ctx.output)
         return None
     return Result({final: staged}, {"studies": shared.studies, "images": shared.studies * len(shared.views)})

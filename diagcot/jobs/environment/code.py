@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.names import remove
 
 VARIABLE = "DIAGCOT_CODE"
 """Set in every process of a run: the snapshot that it runs, a folder that is named by its digest."""
@@ -90,4 +91,4 @@ def snapshot(roots: Sequence[Path], target: Path) -> None:
     try:
         staged.rename(target)
     except OSError:  # another launcher was first; its copy has the same digest
-        shutil.rmtree(staged, ignore_errors=True)
+        remove(staged, target.parent)

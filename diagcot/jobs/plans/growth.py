@@ -6,7 +6,6 @@ launcher that is killed before has changed nothing, and the next one continues (
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.names import remove
 from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.plan import Plan
@@ -65,7 +65,7 @@ class Growth:
     def commit(self, keep: Mapping[str, str], code: str) -> None:
         """Record it permanently. keep: the current files of the run's folder, name -> text; code: the launcher's version."""
         folder, stages = self.run_dir / "grown" / str(self.number), {}
-        shutil.rmtree(folder, ignore_errors=True)  # left by a launcher that was killed in the middle of this
+        remove(folder, self.run_dir)  # left by a launcher that was killed in the middle of this
         folder.mkdir(parents=True)
         for name, text in keep.items():
             (folder / name).write_text(text, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from diagcot.jobs import owners
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import check_name, require_inside
+from diagcot.jobs.names import check_name, remove, require_inside
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import ledger
 
@@ -66,7 +65,7 @@ def leftovers(run_dir: Path) -> Iterator[Path]:
         yield from (work / "servers" for work in sorted(works) if (work / "servers").is_dir())
 
 
-def remove(run_dir: Path) -> Iterator[Path]:
+def remove_run(run_dir: Path) -> Iterator[Path]:
     """Remove a run: products, work folders and the run's own folder; yields what was removed. Links are removed, and not
     what they lead to. Files that no stage of the run has made stay.
 
@@ -74,17 +73,13 @@ def remove(run_dir: Path) -> Iterator[Path]:
     """
     paths = list(_paths(run_dir))
     for path in paths:
-        if path.is_symlink():
-            path.unlink()
-        elif path.is_dir():
-            shutil.rmtree(path)
-        else:
-            continue
-        yield path
+        if path.is_symlink() or path.is_dir():
+            remove(path, path.parent, strict=True)  # checked by `_paths`
+            yield path
     for folder in dict.fromkeys(path.parent for path in paths):
         with contextlib.suppress(OSError):  # it holds something else
             folder.rmdir()
-    shutil.rmtree(run_dir)
+    remove(run_dir, run_dir.parent, strict=True)
     yield run_dir
 
 

@@ -12,15 +12,16 @@ them, and reopens a unit whose manifest is damaged.
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import owners
+from diagcot.jobs.names import remove
 from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, digest, fsync_path, fsync_tree, write_json
+from diagcot.jobs.state.records import files_of
 
 SETTLED_S = 2.0  # a folder that has not changed for so long has no entry that its time stamp does not reflect
 
@@ -97,8 +98,7 @@ def publish(
         owners.require_product(stage_dir, path)
     folder = stage_dir / "done"
     if (folder / f"{key}.json").exists():  # a look before the expensive part; who is first is decided below
-        for staged in outputs.values():
-            remove(staged)
+        _drop(stage_dir, outputs.values())
         return False
     rows = {}
     for final, staged in outputs.items():
@@ -111,9 +111,17 @@ def publish(
     if won:
         settle(stage_dir, key)
     else:
-        for staged in outputs.values():
-            remove(staged)
+        _drop(stage_dir, outputs.values())
     return won
+
+
+def _drop(stage_dir: Path, outputs: Iterable[Path]) -> None:
+    """Remove outputs of the stage. Raises UserError, before anything is removed, if one is not in the stage's own folders."""
+    paths = list(outputs)
+    for path in paths:
+        owners.require_product(stage_dir, path)
+    for path in paths:
+        remove(path, path.parent)
 
 
 def settle(stage_dir: Path, key: str) -> list[Path]:
@@ -129,7 +137,7 @@ def settle(stage_dir: Path, key: str) -> list[Path]:
             for path in (final, staged):
                 owners.require_product(stage_dir, path)
             if final.is_dir():  # a rename cannot replace a folder: the product of an earlier plan is removed
-                shutil.rmtree(final)
+                remove(final, final.parent, strict=True)
             try:
                 os.replace(staged, final)
                 fsync_path(final.parent)
@@ -151,16 +159,13 @@ def withdraw(stage_dir: Path, key: str) -> None:
         paths = [Path(name) for name in (manifest(stage_dir, key) or {"outputs": {}})["outputs"]]
     except documents.DamagedFile:
         aside = mark.with_name(f".{mark.name}.damaged")
-        remove(aside)
+        remove(aside, stage_dir)
         mark.rename(aside)
         paths = []
-    for path in paths:
-        owners.require_product(stage_dir, path)
-    for path in paths:
-        remove(path)
+    _drop(stage_dir, paths)
     mark.unlink(missing_ok=True)
-    for partial in (stage_dir / "partial").glob(f"{key}.*.jsonl"):
-        partial.unlink()
+    for path in files_of(stage_dir, key):
+        path.unlink()
 
 
 def supersede(stage_dir: Path, key: str, by: str) -> None:
@@ -182,11 +187,3 @@ def supersede(stage_dir: Path, key: str, by: str) -> None:
     if "superseded" not in earlier:
         was = {name: earlier[name] for name in ("outputs", "counts")}
         write_json(mark, earlier | {"outputs": {}, "counts": {}, "superseded": by, "was": was})
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diagcot.jobs.state import documents
+from diagcot.jobs.state.records import OF
 
 
 class Progress(NamedTuple):
@@ -28,7 +29,7 @@ def record_bytes(stage_dir: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(stage_dir / "partial") as entries:
         for entry in entries:
-            key = entry.name.removesuffix(".jsonl").rpartition(".")[0]
+            key = entry.name.partition(OF)[0]
             sizes[key] = sizes.get(key, 0) + entry.stat().st_size
     return sizes
 

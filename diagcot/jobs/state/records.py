@@ -11,11 +11,18 @@ from typing import IO, Any
 
 from diagcot.jobs.state import reading
 
+OF = "~"
+"""Between a unit's key and the execution in the name of a file of records. No key has it: `a` and `a.b` may both be units."""
 HALF = re.compile("[\ud800-\udfff]")
 
 
+def files_of(stage_dir: Path, key: str) -> list[Path]:
+    """The files with finished records of a unit, one of each of its executions."""
+    return reading.listing(stage_dir / "partial", f"{key}{OF}*.jsonl")
+
+
 class Records:
-    """The finished records of one unit: `partial/<key>.<attempt>.jsonl`, one file for each execution.
+    """The finished records of one unit: `partial/<key>~<attempt>.jsonl`, one file for each execution.
 
     Each record is an object with an "id". What earlier executions finished is read at the start; a torn last line is
     dropped and its record done again. Each file has one writer, so a second, forgotten execution cannot tear lines.
@@ -25,8 +32,8 @@ class Records:
     def __init__(self, stage_dir: Path, key: str, attempt: str) -> None:
         folder = stage_dir / "partial"
         folder.mkdir(parents=True, exist_ok=True)
-        self._own = folder / f"{key}.{attempt}.jsonl"
-        self._earlier = [path for path in reading.listing(folder, f"{key}.*.jsonl") if path != self._own]
+        self._own = folder / f"{key}{OF}{attempt}.jsonl"
+        self._earlier = [path for path in files_of(stage_dir, key) if path != self._own]
         self._places: dict[str, tuple[Path, int]] = {}  # file and offset of each record's line
         self.torn = 0
         self._cut = False  # True if our own file ends in the middle of a line

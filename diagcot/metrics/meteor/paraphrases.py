@@ -7,7 +7,6 @@ The files lie beside the compiled code, in a folder named after the content of t
 import gzip
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diagcot.jobs.names import remove
 from diagcot.jobs.state import reading
 from diagcot.metrics.meteor import compiled, phrases
 
@@ -73,10 +73,10 @@ def _write(table: Paraphrases, folder: Path) -> None:
                 np.save(file, np.asarray(part))
                 file.flush()
                 os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        remove(folder, folder.parent)  # a damaged one
         staged.rename(folder)
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        remove(staged, folder.parent)
 
 
 def _unpacked(table: Path) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from diagcot.jobs import Cluster, Pipeline, Plan
 from diagcot.jobs.cluster import Roots
 from diagcot.jobs.environment.python import interpreter
 from diagcot.jobs.execution import local
+from diagcot.jobs.names import remove
 from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.attempts import Array
@@ -59,7 +59,7 @@ class Rehearsal:
     def clean(self) -> None:
         """Remove the probe files, and the roots that were created for them."""
         for root in roots(self.chain).values():
-            shutil.rmtree(root / self.probe, ignore_errors=True)
+            remove(root / self.probe, root)
         for folder in reversed(self.created):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -122,7 +122,7 @@ def _number(chain: "Chain") -> int:
         if tail.isdigit():
             newest = max(newest, int(tail))
             if (path / RESULT).exists():
-                shutil.rmtree(path)
+                remove(path, roots(chain)["logs"] / FOLDER, strict=True)
     return newest + 1
 
 

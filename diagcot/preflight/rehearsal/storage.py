@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs import Context, UserError
+from diagcot.jobs.names import remove
 from diagcot.jobs.summary import LAG_S
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage
@@ -58,7 +59,7 @@ def _not_visible(paths: list[Path], lag_s: float) -> Iterator[Finding]:
         yield bad("folders", f"a file of {whose} was not visible here within {lag_s:.0f} s: {places}", SHARED)
     for path in paths:
         if path.name == HOST:
-            shutil.rmtree(path.parent, ignore_errors=True)  # a folder of this node alone, which nobody else removes
+            remove(path.parent, path.parents[1])  # a folder of this node alone, which nobody else removes
 
 
 def _closed_target(stage: RehearsedStage) -> Finding | None:

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from diagcot.jobs import UserError
 from diagcot.jobs.execution import place as private
+from diagcot.jobs.names import remove
 from diagcot.serving import capacity
 from diagcot.serving.client.client import Client
 from diagcot.serving.client.stats import ServingStats
@@ -200,7 +200,7 @@ def _start_replicas(
             log = _log_names(task.workspace.parent / "servers", task, placement)
         else:
             folder = private.folder("s")
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(remove, folder, folder.parent)
         replica = Replica(
             model_dir,
             settings,

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import shutil
 import threading
 import time
 from itertools import chain
@@ -15,6 +14,7 @@ import torch
 
 from diagcot.jobs import Context
 from diagcot.jobs.errors import StorageError
+from diagcot.jobs.names import remove
 from diagcot.jobs.state import reading
 from diagcot.training.checkpoint import shard, universal
 from diagcot.training.checkpoint.origin import Origin
@@ -122,7 +122,7 @@ class Checkpoints:
         if errors:
             self._report_failure(step, errors[0])
             if self._ctx.rank == 0:
-                shutil.rmtree(own.folder, ignore_errors=True)
+                remove(own.folder, self._root)
         else:
             stall_s += time.monotonic() - began
             self._ctx.event("checkpoint", step=step, stall_s=round(stall_s, 4), write_s=round(own.seconds, 4))
@@ -158,7 +158,7 @@ class Checkpoints:
         why = "; ".join(self._origin.differences(manifest.get("origin"), self._ctx.stage_dir.parent))
         place = self._root.with_name(f"checkpoints-of-{manifest['attempt']}")
         if self._ctx.rank == 0 and why:
-            shutil.rmtree(place, ignore_errors=True)
+            remove(place, self._root.parent)
             self._root.rename(place)
             print(
                 f"the checkpoints in the stage's folder are of another training ({why}): they are set aside in {place}, and"
@@ -181,14 +181,14 @@ class Checkpoints:
         for folder in folders:
             if folder not in kept:
                 for manifest in folder.glob("part-*.json"):
-                    manifest.unlink(missing_ok=True)
-                shutil.rmtree(folder, ignore_errors=True)
+                    remove(manifest, self._root)
+                remove(folder, self._root)
 
 
 def _make_empty(folder: Path) -> str:
     """Make an empty folder for a checkpoint; returns the error of the disk, or an empty text."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, folder.parent)
         (folder / TAG).mkdir(parents=True)
     except OSError as error:
         return str(error)

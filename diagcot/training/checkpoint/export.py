@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context, Result
+from diagcot.jobs.names import remove
 from diagcot.training.distributed import engine
 from diagcot.training.distributed.engine import Engine
 from diagcot.training.models import card, lora, model
@@ -55,7 +56,7 @@ def copy(ctx: Context, directory: Path, counts: dict[str, Any]) -> Result:
 
 def _staged_model(ctx: Context) -> Path:
     staged = ctx.staged(ctx.output / "model")
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged, ctx.output)
     return staged
 
 

@@ -4,7 +4,6 @@ DeepSpeed's own converter makes it once, on the first resumption with another nu
 folder: optimiser state by parameter instead of by rank.
 """
 
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import torch
 
 from diagcot.jobs import Context, UserError
 from diagcot.jobs.environment import variables
+from diagcot.jobs.names import remove
 from diagcot.jobs.state.files import fsync_tree
 from diagcot.training.distributed import process_group
 
@@ -53,7 +53,7 @@ def load(ctx: Context, engine: Any, folder: Path, tag: str) -> None:
 def _convert(ctx: Context, folder: Path, tag: str) -> None:
     """Make `folder`/universal, completely or not at all. Raises OSError or SubprocessError."""
     staged = folder / f".{TAG}"
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged, folder)
     workers = str(max(1, min(8, ctx.cpus)))
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder / tag), "--output_folder", str(staged)]
@@ -68,7 +68,7 @@ def _convert(ctx: Context, folder: Path, tag: str) -> None:
                 child.kill()
             time.sleep(0.2)
     if child.returncode:
-        shutil.rmtree(staged, ignore_errors=True)
+        remove(staged, folder)
         raise subprocess.SubprocessError(f"DeepSpeed's converter ended with code {child.returncode}, see {log}")
     fsync_tree(staged)
     staged.rename(folder / TAG)

@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 from diagcot.jobs import Context
 from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import place
+from diagcot.jobs.names import remove
 from diagcot.serving.server.owner import process_identity
 
 _LOG_BYTES = 2**20  # of each log of Ray that is kept after a failure
@@ -173,7 +173,7 @@ def start_head(ctx: Context, object_store_mb: int) -> Iterator[Head]:
         os.chdir(here)
         os.environ.clear()
         os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, folder.parent)
 
 
 @contextlib.contextmanager
@@ -206,7 +206,7 @@ def join(ctx: Context, rendezvous: dict[str, str], object_store_mb: int) -> Iter
         _stop(node)
         if failed:
             _keep_logs(folder, ctx)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, folder.parent)
 
 
 class RendezvousFile:

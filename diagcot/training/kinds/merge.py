@@ -3,11 +3,11 @@
 DiagCoT's teacher is such a model (TMLSIAT/DiagCoT-main merges it by `llamafactory-cli export`).
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.names import remove
 from diagcot.training.config.settings import MergeSettings
 
 
@@ -29,7 +29,7 @@ def run(unit: Unit, settings: MergeSettings, ctx: Context) -> Result | None:
         raise ValueError(f"{adapter} holds no adapter; role `adapter` must name a stage that trains [lora]")
     final = ctx.output / "model"
     staged = ctx.staged(final)
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged, ctx.output)
     counts = {"parameters": merging.merge(base, adapter, staged, settings.shard_bytes)}
     write_counts(ctx, staged, counts)
     card.write(ctx, staged, counts)

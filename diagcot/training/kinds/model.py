@@ -1,10 +1,10 @@
 """Kind `model`: the base model of a chain, a downloaded one or a tiny one."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.names import remove
 from diagcot.training.config.settings import ModelSettings
 
 
@@ -24,7 +24,7 @@ def run(unit: Unit, settings: ModelSettings, ctx: Context) -> Result | None:
 
     final = ctx.output / "model"
     staged = ctx.staged(final)
-    shutil.rmtree(staged, ignore_errors=True)
+    remove(staged, ctx.output)
     if settings.pretrained is not None:
         counts = model.adopt(settings, staged)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context
+from diagcot.jobs.names import remove
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.collator import Collator
@@ -159,7 +160,7 @@ class Policy:
         state = lora.merged(network) if adapted else engine.weights(self.engine)
         if state is None:
             return
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder, folder.parent)
         network = network.get_base_model() if adapted else network
         network.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
         for path in self.base.iterdir():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diagcot.jobs import Context
+from diagcot.jobs.names import remove
 from diagcot.serving import ServerError
 from diagcot.serving.server.owner import process_identity
 from diagcot.training.config.grpo_settings import GrpoSettings
@@ -89,7 +90,7 @@ class FolderTransfer:
     def close(self) -> None:
         """Remove the folders."""
         if self._pool:
-            shutil.rmtree(self.root, ignore_errors=True)
+            remove(self.root, self.root.parent)
 
 
 def _remove_left_over(parent: Path, all_of_them: bool) -> None:
@@ -99,8 +100,9 @@ def _remove_left_over(parent: Path, all_of_them: bool) -> None:
     """
     for folder in parent.glob(f"{_PREFIX}*"):
         process = folder.name.removeprefix(_PREFIX).replace("-", ":")
-        if all_of_them or (process_identity(int(process.split(":")[0])) != process and os.access(folder, os.W_OK)):
-            shutil.rmtree(folder, ignore_errors=True)
+        own = folder.lstat().st_uid == os.geteuid()
+        if all_of_them or (own and process_identity(int(process.split(":")[0])) != process):
+            remove(folder, parent)
 
 
 class DeviceTransfer:

@@ -38,7 +38,7 @@ def test_a_report_is_counted_with_the_runs_folder_however_that_is_named(runs: Pa
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"output": str(runs / "logs" / "second")}))
     second = Path("logs/second")  # the current folder is that of the runs
     assert {row.stage: row.product for row in space.stages(second)}["texts"] == 0
-    assert second in list(space.remove(second)) and not second.exists()
+    assert second in list(space.remove_run(second)) and not second.exists()
 
 
 def test_remove_takes_a_run_and_leaves_what_it_only_used(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,6 +77,6 @@ def test_a_plan_that_names_a_foreign_folder_removes_nothing(runs: Path, output: 
     plan = runs / "logs" / "first" / "shard" / "plan.json"
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"output": output.format(root=runs)}))
     with pytest.raises(UserError, match="does not belong to run first: nothing was removed"):
-        list(space.remove(runs / "logs" / "first"))
+        list(space.remove_run(runs / "logs" / "first"))
     assert (runs / "keep").exists() and (runs / "shards" / "first" / "phantoms").exists()
     assert (runs / "shards" / "other" / "shard").exists()

@@ -136,7 +136,7 @@ def test_counted_causes_end_and_free_ones_do_not(plan: Plan, monkeypatch: pytest
 def test_a_time_limit_counts_only_without_progress(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     accounting(monkeypatch, {f"7_{k}": "TIMEOUT" for k in range(3)})
     (plan.path / "partial").mkdir()
-    (plan.path / "partial" / f"{plan.keys[0]}.7_0-0.jsonl").write_text('{"id": "a"}\n')
+    (plan.path / "partial" / f"{plan.keys[0]}~7_0-0.jsonl").write_text('{"id": "a"}\n')
     verdict = causes.judge(plan, 3)
     assert verdict.retries[0] is causes.RULES["TIMEOUT"] and verdict.retries[1] is causes.RULES["STUCK"]
     assert verdict.spent == {0: 0, 1: 1, 2: 1}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diagcot.jobs import Pipeline, Records, summary
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.state import ledger
+from diagcot.jobs.state import ledger, progress
 from diagcot.jobs.state.files import digest
 from diagcot.jobs.testing import context
 from tests import chains
@@ -110,7 +110,7 @@ def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
     for cut in range(len(whole) + 1):
         stage = tmp_path / str(cut)
         (stage / "partial").mkdir(parents=True)
-        (stage / "partial" / "u.1.jsonl").write_text(whole[:cut])
+        (stage / "partial" / "u~1.jsonl").write_text(whole[:cut])
         records = Records(stage, "u", "2")
         assert records.ids == {row["id"] for row in map(json.loads, whole[:cut].split("\n")[: whole[:cut].count("\n")])}
         records.append({"id": "b", "x": 2})
@@ -119,6 +119,22 @@ def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
         again = Records(stage, "u", "3")
         assert [row["id"] for row in again.rows()] == ["a", "b"]
         again.close()
+
+
+def test_records_of_units_whose_keys_begin_alike_are_not_mixed(tmp_path: Path) -> None:
+    for key, attempt in (("a", "1.1-0"), ("a.b", "1.1-0"), ("a.b", "2.1-0"), ("a.1", "7-0")):
+        records = Records(tmp_path, key, attempt)
+        records.append({"id": "same", "of": key})
+        records.close()
+    for key in ("a", "a.b", "a.1"):
+        again = Records(tmp_path, key, "9-0")
+        assert [row["of"] for row in again.rows()] == [key]
+        again.close()
+    assert progress.record_bytes(tmp_path).keys() == {"a", "a.b", "a.1"}
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "a.json").write_text(json.dumps({"unit": "a", "outputs": {}, "counts": {}}))
+    ledger.withdraw(tmp_path, "a")
+    assert progress.record_bytes(tmp_path).keys() == {"a.b", "a.1"}
 
 
 @settings(max_examples=30)
@@ -172,14 +188,14 @@ def test_records_bear_halves_of_characters_and_ids_that_are_none(tmp_path: Path)
     first.append({"id": "a", "text": "half \ud83d of a smile"})
     first.append({"id": "b", "text": "\U0001f642"})
     first.close()
-    with (tmp_path / "partial" / "u.1.jsonl").open("a") as file:
+    with (tmp_path / "partial" / "u~1.jsonl").open("a") as file:
         file.write('{"id": []}\n{"id": null}\nnull\n{"id": {}}\n[["id"]]\n' + "[" * 99999 + "\n")
     again = Records(tmp_path, "u", "2")
     assert again.torn == 6 and [row["text"] for row in again.rows()] == ["half \ud83d of a smile", "\U0001f642"]
 
 
 def test_what_tasks_report_is_used_only_if_it_is_whole(tmp_path: Path) -> None:
-    from diagcot.jobs.state import executions, progress
+    from diagcot.jobs.state import executions
 
     whole = {"attempt": "1", "host": "h", "pid": 1, "time": 2.0, "unit": "", "done": 3, "total": None, "figures": {}}
     (tmp_path / "progress").mkdir()
