@@ -1,12 +1,12 @@
 """Files of predictions: one JSON object a line, and one Parquet file of a whole run."""
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diagcot.data import parquet
 from diagcot.jobs import Context, Unit, UserError
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.identity import Ids, doubled
@@ -27,7 +27,7 @@ def read(paths: Iterable[Path]) -> Iterator[Prediction]:
         for number, line in enumerate(reading.lines(path), 1):
             try:
                 yield Prediction(**json.loads(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"{path}:{number} is not a prediction ({type(error).__name__}); run its stage again"
                 ) from None
@@ -89,7 +89,7 @@ def with_images(rows: Iterable[Prediction], shards_root: Path) -> Iterator[Predi
 def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
     """All predictions as one Parquet file at `path`, which is returned; `about` is JSON text there."""
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow.parquet import write_table
 
     image = pa.struct([("shard", pa.string()), ("row", pa.int64())])
     words = ("id", "study", "task", "dataset", "model", "output", "answer", "reference", "finish")
@@ -108,19 +108,16 @@ def write_parquet(path: Path, rows: Iterable[Prediction]) -> Path:
         {**row.row(), "scores": list(row.scores.items()), "about": json.dumps(row.about, sort_keys=True)}
         for row in rows
     ]
-    parquet.write_table(pa.Table.from_pylist(table, schema=schema), path)
+    write_table(pa.Table.from_pylist(table, schema=schema), path)
     return path
 
 
 def read_parquet(path: Path) -> Iterator[Prediction]:
     """The predictions of a file of `write_parquet`. Raises UserError if it is not such a file."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     try:
-        for row in parquet.read_table(io.BytesIO(reading.read_bytes(path))).to_pylist():
+        for row in parquet.rows(path):
             yield Prediction(**{**row, "scores": dict(row["scores"]), "about": json.loads(row["about"])})
-    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path} holds no predictions ({type(error).__name__}); run the aggregation of its run again"
         ) from None

@@ -60,12 +60,12 @@ def _rows(path: Path) -> Iterator[tables.Placed]:
     if path.suffix == ".json":
         try:
             content: Any = json.loads(reading.read_bytes(path))
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None  # JSON lines, or an error that `tables` names
         if isinstance(content, dict) and content and all(isinstance(value, dict | str) for value in content.values()):
-            for study, value in content.items():
+            for number, (study, value) in enumerate(content.items(), 1):
                 yield (
-                    f"{path.name}: {study}",
+                    f"{path.name}:{number}",
                     {"study_id": study} | (value if isinstance(value, dict) else {"text": value}),
                 )
             return
@@ -79,5 +79,8 @@ def _table(path: Path) -> Iterator[tables.Placed]:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
     csv.field_size_limit(1 << 24)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix])
-    for row in rows:
-        yield f"{path.name}:{rows.line_num}", row
+    try:
+        for row in rows:
+            yield f"{path.name}:{rows.line_num}", row
+    except csv.Error as error:
+        raise DataError(f"{path}:{rows.line_num + 1}: not a row of a table ({error}); write it again") from None

@@ -45,7 +45,10 @@ def read(row: Any) -> Conversation:
     form = next((form for form in FORMS if all(row.get(name) is not None for name in form.columns)), None)
     if form is None:
         raise ValueError("has neither conversations, messages, problem, prompt, nor instruction and output")
-    turns = _in_turn(row, form.turns(row))
+    try:
+        turns = _in_turn(row, form.turns(row))
+    except (AttributeError, TypeError, LookupError):
+        raise ValueError(f"its {' and '.join(form.columns)} are of other types than the form has") from None
     column = row.get("images") if row.get("images") is not None else row.get("image")
     given = [image_file(value) for value in (column if isinstance(column, Sequence) and not isinstance(column, str | bytes)
                                              else [] if column is None else [column])]  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diagcot.data import parquet
 from diagcot.data.errors import DataError
 from diagcot.jobs.names import near
 from diagcot.jobs.state import reading
@@ -39,7 +40,7 @@ def rows(path: Path, names: list[str] | None = None) -> Iterator[Placed]:
 
 def _of_folder(folder: Path, names: list[str] | None) -> Iterator[Placed]:
     if (folder / _SPLITS).is_file():
-        for split in _read_json(folder / _SPLITS)["splits"]:
+        for split in _texts(folder / _SPLITS, _read_json(folder / _SPLITS).get("splits")):
             for place, row in _arrow(folder / split):
                 yield place, {"split": split} | row
     elif (folder / _STATE).is_file():
@@ -55,13 +56,15 @@ def _lines(path: Path) -> Iterator[Placed]:
         if line.strip():
             try:
                 yield f"{path.name}:{number}", json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield f"{path.name}:{number}", None
 
 
 def _json(path: Path) -> Iterator[Placed]:
     try:
         content = json.loads(reading.read_bytes(path))
+    except RecursionError:
+        raise DataError(f"{path} is not valid JSON (it is nested too deeply); write it again") from None
     except ValueError as error:
         if reading.read_bytes(path).lstrip()[:1] != b"{":
             raise DataError(f"{path} is not valid JSON ({error}); correct it or write it again") from None
@@ -72,18 +75,8 @@ def _json(path: Path) -> Iterator[Placed]:
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(reading.opened(path)).iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path.name}:{number}", row
-    except (pa.ArrowException, OSError) as error:
-        reading.check_storage(path, error)
-        raise DataError(f"{path} is no whole Parquet file ({error}); write it again") from error
+    for number, row in enumerate(parquet.rows(path), 1):
+        yield f"{path.name}:{number}", row
 
 
 def _arrow(folder: Path) -> Iterator[Placed]:
@@ -93,26 +86,39 @@ def _arrow(folder: Path) -> Iterator[Placed]:
     state = _read_json(folder / _STATE)
     if state.get("_indices_data_files"):
         raise DataError(f"{folder} was saved with a selection of rows; save it after `flatten_indices()`")
+    files = state.get("_data_files")
+    names = [entry.get("filename") for entry in files if isinstance(entry, dict)] if isinstance(files, list) else None
     number = 0
-    for name in (entry["filename"] for entry in state["_data_files"]):
+    for name in _texts(folder / _STATE, names):
         try:
             with reading.opened(folder / name) as file, pa.ipc.open_stream(file) as stream:
                 for batch in stream:
                     for row in batch.to_pylist():
                         number += 1
                         yield f"{folder.name}:{number}", row
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             reading.check_storage(folder / name, error)
-            raise DataError(f"{folder / name} is no whole file of `datasets` ({error}); save it again") from error
+            what = type(error).__name__  # the message of the library may show what a cell holds
+            raise DataError(f"{folder / name} is no whole file of `datasets` ({what}); save it again") from None
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(reading.read_bytes(path))
+        content = json.loads(reading.read_bytes(path))
     except FileNotFoundError:
         raise DataError(f"{path} is not there; the folder is not whole: copy or save it again") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); correct it") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a JSON object; copy or save the folder again")
+    return content
+
+
+def _texts(path: Path, found: Any) -> list[str]:
+    """A list of texts that a file of a folder of `datasets` has. Raises DataError if it is none."""
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise DataError(f"{path} is not what `datasets` writes; save the folder again")
+    return found
 
 
 def _llama_factory(folder: Path, names: list[str] | None) -> Iterator[Placed]:
@@ -121,7 +127,9 @@ def _llama_factory(folder: Path, names: list[str] | None) -> Iterator[Placed]:
         if name not in info:
             raise DataError(f"{folder / DATASET_INFO} has no data set {name!r}{near(name, info)}")
         entry = info[name]
-        if not entry.get("file_name"):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key, {}), dict) for key in ("columns", "tags")):
+            raise DataError(f"{folder / DATASET_INFO}: its entry {name!r} is not one of LLaMA-Factory; correct it")
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             raise DataError(f"{folder / DATASET_INFO}: {name} has no file_name: only files on disk are read")
         path = folder / entry["file_name"]
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
@@ -143,6 +151,8 @@ def _renamed(row: dict[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     role, text = (tags.get(f"{name}_tag", defaults[name]) for name in ("role", "content"))
     names = {tags.get(f"{name}_tag", defaults[name]): ours for name, ours in _TAGS["sharegpt"].items()}
     turns = row.get(columns.get("messages", defaults["messages"])) or []
+    if not isinstance(turns, list):
+        return row | extra | {"conversations": turns}
     said = [
         {"from": names.get(turn.get(role), turn.get(role)), "value": turn.get(text)} if isinstance(turn, dict) else turn
         for turn in turns

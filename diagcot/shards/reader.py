@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
@@ -34,6 +35,8 @@ from diagcot.shards.layout import (
 
 REBUILD = "run `diagcot shards rebuild` on it, and submit again"
 _BLOCK = 4 << 20
+_MOST_NUMBERS, _MOST_TEXTS, _MOST_IMAGE = 1 << 30, 4 << 30, 256 << 20
+"""Bytes of a column of numbers (ten million images need less), of one of texts (its offsets end there), and of an image."""
 
 
 def shard_paths(root: Path) -> list[Path]:
@@ -181,6 +184,8 @@ class Shard:
         if not 0 <= row < len(offset) - 1:
             raise IndexError(f"{self.path} has {self.images} images; there is no row {row}")
         start, end = int(offset[row]), int(offset[row + 1])
+        if end - start > _MOST_IMAGE:
+            raise DataError(f"{self.path}: row {row} has over {_MOST_IMAGE >> 20} MB, which no image has; {REBUILD}")
         data = self._file.read(end - start, blob + start)
         if not self._intact[row]:
             self._check_image(row, data)
@@ -220,24 +225,29 @@ class Shard:
 
     def _read_header(self) -> tuple[_Header, int]:
         """The header, and the number of bytes of all images. Raises what h5py raises, and OSError of the storage."""
-        columns: dict[str, _Column] = {}
+        found: dict[str, h5py.Dataset] = {}
 
-        def add_column(name: str, item: h5py.Group | h5py.Dataset) -> None:
-            if isinstance(item, h5py.Dataset) and name != "images/jpeg":
-                # h5py has no place for a data set without rows.
-                place = item.id.get_offset() if item.size else 0
-                size = int(item.size) * item.dtype.itemsize
-                columns[name] = _Column(int(place), size, item.shape, item.dtype, int(item.attrs["crc32"]))
+        def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[name] = item
 
+        length = self._near.stat().st_size
         with hdf5.opened(self._near, "r") as file:
             attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
             if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
                 raise DataError(
                     f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
                 )
-            file.visititems(add_column)
-            blob, labels = file["images/jpeg"], json.loads(file["studies/labels"].attrs["names"])
-            return _Header(columns, attrs, labels, blob.id.get_offset() or 0), len(blob)
+            file.visititems(add)  # follows no link to another file
+            blob, size = _place(found["images/jpeg"], length, length)
+            labels = json.loads(found["studies/labels"].attrs["names"])
+            columns = {}
+            for name, item in found.items():
+                if name != "images/jpeg":
+                    most = _MOST_TEXTS if name.endswith("/text") else _MOST_NUMBERS
+                    place = _place(item, most, length)
+                    columns[name] = _Column(*place, item.shape, item.dtype, int(item.attrs["crc32"]))
+            return _Header(columns, attrs, labels, blob), size
 
     def _checked(self, name: str) -> Iterator[bytes]:
         """The bytes of a column. Raises DataError after the last one if the checksum is wrong."""
@@ -255,8 +265,20 @@ class Shard:
         if values is None:
             column = self._header.columns[name]
             values = np.frombuffer(b"".join(self._checked(name)), column.dtype).reshape(column.shape)
+            if name.endswith(("/offset", "/first")):
+                self._check_places(name, values)
             self._loaded[name] = values
         return values
+
+    def _check_places(self, name: str, values: np.ndarray) -> None:
+        """Raise DataError unless a column of places rises from 0 to the end of what it divides."""
+        divided = name.removesuffix("/offset") + "/text"
+        column = self._header.columns.get(divided)
+        end = values[-1:] if column is None else [column.size]
+        if name == "studies/first":
+            end = [self.images]
+        if values.ndim != 1 or [*values[:1], *values[-1:]] != [0, *end] or (values[1:] < values[:-1]).any():
+            raise DataError(f"{self.path}: the column {name} does not fit what it divides; {REBUILD}")
 
     def _text(self, name: str, row: int) -> str:
         """One text of a column. The column is checked as a whole when this process first reads it."""
@@ -309,3 +331,16 @@ class Shard:
     def _near(self) -> Path:
         """The file that is read: the copy on this node's disk where the cluster has it so (`local_shards`)."""
         return copies.near(self.path)
+
+
+def _place(item: h5py.Dataset, most: int, length: int) -> tuple[int, int]:
+    """Where the bytes of a data set lie in the file, and how many. most: that it may have. length: of the file.
+
+    Raises ValueError unless it holds numbers in one piece of the file. One that is cut into chunks, packed, or kept in another
+    file has no place.
+    """
+    size = math.prod(item.shape) * item.dtype.itemsize
+    place = int(item.id.get_offset()) if size else 0  # h5py has no place for a data set without rows
+    if item.dtype.kind not in "iufb" or size > most or place + size > length:
+        raise ValueError(f"{item.name} is no column of a shard")
+    return place, size

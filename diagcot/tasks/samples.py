@@ -75,8 +75,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
     for number, line in enumerate(reading.lines(path), 1):
         try:
             yield Sample.from_json(line.decode())
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number} is not a sample ({error}); rebuild the stage that wrote it") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            what = type(error).__name__  # its message may show what the line holds
+            raise ValueError(f"{path}:{number} is not a sample ({what}); rebuild the stage that wrote it") from None
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:

@@ -86,7 +86,7 @@ def readers(root: Path) -> dict[str, Reader]:
         "manifest of a unit": Reader("done/unit.json", lambda: ledger.manifest(root, "unit")),
         "JSON file of a stage": Reader("about.json", lambda: files.read_json(named["about.json"])),
         "digest of an output": Reader("about.json", lambda: files.digest(named["about.json"])),
-        "records of a unit": Reader("unit.before.jsonl", record_ids),
+        "records of a unit": Reader("unit~before.jsonl", record_ids),
         "family of a model": Reader("config.json", lambda: pretrained.family_of(root / "model")),
         "weights of a model": Reader("index.json", lambda: pretrained.weights_of(root / "model")),
         "architecture of a model": Reader("config.json", lambda: weights.architecture(root / "model")),

@@ -57,7 +57,7 @@ def _texts(value: str) -> list[str] | None:
         for read in (json.loads, ast.literal_eval):
             try:
                 return [_line(str(item)) for item in read(value) if str(item).strip()]
-            except (ValueError, SyntaxError, TypeError):
+            except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
                 continue
     return [_line(value)]
 

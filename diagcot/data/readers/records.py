@@ -243,7 +243,7 @@ def _parse_list(text: str, column: str) -> list[str]:
     try:
         value = ast.literal_eval(text)
         return [str(item) for item in value if str(item).strip()]
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise RowError(f"{column} is not a list of names") from error
 
 

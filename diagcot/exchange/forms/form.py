@@ -62,7 +62,7 @@ def image_file(value: Any) -> ImageFile:
     if isinstance(value, str) and value:
         return _of_text(value)
     if isinstance(value, Mapping):
-        if value.get("bytes"):
+        if isinstance(value.get("bytes"), bytes) and value["bytes"]:
             return ImageFile(str(value.get("path") or ""), value["bytes"])
         for key in ("path", "image", "url", "image_url"):
             if value.get(key):

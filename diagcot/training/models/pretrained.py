@@ -135,7 +135,7 @@ def _base_of(adapter: Path) -> str:
     path = adapter / ADAPTER_CONFIG
     try:
         return str(json.loads(reading.read_text(path)).get("base_model_name_or_path"))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is no configuration of an adapter ({error}); copy it again") from None
 
 
@@ -152,9 +152,11 @@ def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:
         refuse_pointer(index)
         try:
             places = dict(json.loads(reading.read_text(index))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
+            names = {str(name) for name in places.values()}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{index} is no index of weight files ({error!r}); download it again") from error
-        names = set(places.values())
+        if outside := sorted(name for name in names if "/" in name or name in ("", ".", "..")):
+            raise ModelError(f"{index} names {outside[0]!r}, which is no file of its folder; download it again")
     if missing := sorted(name for name in names if not (directory / name).is_file()):
         raise ModelError(f"{directory} lacks {', '.join(missing)}; download the model again")
     files = {name: tensors_of(directory / name) for name in sorted(names)}

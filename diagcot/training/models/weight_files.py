@@ -5,7 +5,8 @@ the bytes of all tensors (huggingface.co/docs/safetensors).
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,10 @@ from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
 
 LFS_POINTER = b"version https://git-lfs"  # github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-_MOST_HEADER = 100_000_000  # bytes, as safetensors itself allows
+_MOST_HEADER = 16 << 20  # bytes: a hundred thousand tensors. As JSON in memory it may take 30 times as much
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+         "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}  # fmt: skip
+"""Bits of a value, by the name of its type."""
 
 
 class StoredTensor(NamedTuple):
@@ -34,16 +38,18 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
     refuse_pointer(path)
     size = reading.patient(path, path.stat).st_size
     length = int.from_bytes(_read(path, 0, 8), "little")
-    if size < 8 or length > min(_MOST_HEADER, size - 8):
+    if size < 8 or length > size - 8:
         raise ModelError(f"{path} is cut short or is no safetensors file ({size:,} bytes); download it again")
+    if length > _MOST_HEADER:
+        raise ModelError(
+            f"{path} is no safetensors file (its header has {length >> 20} MB, over {_MOST_HEADER >> 20}); download it again"
+        )
     try:
         rows: dict[str, Any] = json.loads(_read(path, 8, length))
         rows.pop("__metadata__", None)
-        tensors = {
-            name: StoredTensor(row["dtype"], tuple(row["shape"]), *(8 + length + at for at in row["data_offsets"]))
-            for name, row in rows.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        tensors = {name: _tensor(row, 8 + length) for name, row in rows.items()}
+        _check_places(tensors, 8 + length)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError(f"{path} is no safetensors file (its header: {error}); download it again") from None
     expected = max((tensor.end for tensor in tensors.values()), default=8 + length)
     if size != expected:
@@ -51,6 +57,27 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
             f"{path} has {size:,} bytes instead of {expected:,}: it is cut short or damaged; download it again"
         )
     return tensors
+
+
+def _tensor(row: Any, first: int) -> StoredTensor:
+    """A tensor by its entry in the header. first: the place of the first byte of all. Raises ValueError and others."""
+    (start, end), shape = row["data_offsets"], tuple(row["shape"])
+    if not isinstance(row["dtype"], str) or not all(
+        type(number) is int and number >= 0 for number in (*shape, start, end)
+    ):
+        raise ValueError("a type is no text, or a size or place no whole number")
+    bits = _BITS.get(row["dtype"])
+    if bits and math.prod(shape) * bits != (end - start) * 8:
+        raise ValueError("the bytes of a tensor do not fit its type and shape")
+    return StoredTensor(row["dtype"], shape, first + start, first + end)
+
+
+def _check_places(tensors: Mapping[str, StoredTensor], first: int) -> None:
+    """Raise ValueError unless the tensors follow each other without gaps, as the format asks."""
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.end)):
+        if tensor.start != first or tensor.end < first:
+            raise ValueError("its tensors overlap, or there is a gap between them")
+        first = tensor.end
 
 
 def beginnings(path: Path, tensors: Iterable[StoredTensor], size: int = 4096) -> Iterator[bytes]:

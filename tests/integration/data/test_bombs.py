@@ -9,13 +9,14 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import chains
 
 MOST_MB, MOST_S = 600, 60
-CHILD = """
+CHILD = r"""
 import re, resource, sys
 from pathlib import Path
 from diagcot.data.errors import DataError, ImageError
@@ -98,6 +99,48 @@ def test_a_bomb_is_refused_in_bounded_memory(
     assert done.returncode == 0, done.stderr[-2000:]
     memory, _, told = done.stdout.partition(" ")
     assert said in told and int(memory) < MOST_MB
+
+
+PARQUET = r"""
+import re, resource, sys
+from pathlib import Path
+from diagcot.data import parquet
+from diagcot.data.errors import DataError
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+parquet.PLENTY = 64 << 20  # smaller, so that the test is quick
+for path in sys.argv[1:]:
+    try:
+        print(sum(1 for _ in parquet.rows(Path(path))), "rows")
+    except DataError as error:
+        print(error)
+print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+def test_rows_of_parquet_that_unpack_to_gigabytes_are_refused_in_bounded_memory(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def stored(name: str, column: Any, **options: Any) -> None:
+        parquet.write_table(pa.table({"a": column}), tmp_path / name, compression="zstd", **options)
+
+    many = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), 4000), pa.array(["x" * (1 << 20)]))
+    stored("1-column.parquet", pa.repeat(0, 10_000_000), use_dictionary=False)
+    stored("2-shared.parquet", many, dictionary_pagesize_limit=1 << 30, store_schema=False)
+    stored("3-shared.parquet", many, dictionary_pagesize_limit=1 << 30)
+    stored("4-rows.parquet", pa.nulls(9_000_000))
+    stored("5-whole.parquet", pa.array(range(200_000)))
+    (tmp_path / "6-cut.parquet").write_bytes((tmp_path / "5-whole.parquet").read_bytes()[:-100])
+    files = sorted(tmp_path.iterdir())
+    assert all(path.stat().st_size < 1 << 20 for path in files if path.name != "5-whole.parquet")
+    command = [sys.executable, "-c", PARQUET, *map(str, files)]
+    done = subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, timeout=MOST_S * 3, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *told, memory = done.stdout.splitlines()
+    for path, line in zip(files[:4], told[:4], strict=True):
+        assert line.startswith(f"{path}: its rows have over 64 MB") and line.endswith("in several files")
+    assert told[4] == "200000 rows" and told[5].startswith(f"{files[5]} is no whole Parquet file")
+    assert int(memory) < MOST_MB
 
 
 def test_what_is_unpacked_is_whole() -> None:
