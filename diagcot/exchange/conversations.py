@@ -8,6 +8,7 @@ from diagcot.data.reports import controls
 from diagcot.data.study import split_of
 from diagcot.exchange.forms import alpaca, chat, problem, sharegpt, verl
 from diagcot.exchange.forms.form import MARK, PAIR, Form, ImageFile, Turn, image_file
+from diagcot.jobs.names import id_fault
 
 FORMS: tuple[Form, ...] = (sharegpt.FORM, chat.FORM, alpaca.FORM, problem.FORM, verl.FORM)
 """The forms in the order in which a row is tried."""
@@ -122,6 +123,8 @@ def _about(row: Mapping[str, Any], form: Form) -> dict[str, str]:
             (str(value).strip() for value in values if isinstance(value, str | int) and str(value).strip()), ""
         )
         if value:
+            if why := id_fault(value):
+                raise ValueError(f"its {name} {why}")
             found[name] = value
     if "split" in found:
         try:

@@ -11,6 +11,14 @@ from diagcot.jobs.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LONGEST = 64  # characters of a name
+LONGEST_KEY = (
+    160  # characters of a unit's key. Its files are named by it and by an execution, and a name has at most 255 bytes
+)
+LONGEST_ID, LONGEST_PART = (
+    1000,
+    200,
+)  # bytes of an id in data, by which files are found, and of a part between its slashes
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 FOLDERS = frozenset({"code", "grown", "scripts", "stages", "submit", "write"})  # in a run's folder, not stages
 FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")  # suffixes of files in a run's folder
 
@@ -29,6 +37,16 @@ def check_stage(name: str) -> None:
     check_name(name, "stage name")
     if name.lower() in FOLDERS or name.lower().endswith(FILES):
         raise UserError(f"stage name={name!r} is reserved: the folder of a run has other files under such names")
+
+
+def id_fault(text: str) -> str:
+    """What is wrong with the id of a patient, study or image of a data set, or with a path; empty if nothing is."""
+    if _CONTROL.search(text):
+        return "holds a control character, such as a line break"
+    size, part = (len(piece.encode(errors="replace")) for piece in (text, max(text.split("/"), key=len)))
+    if size > LONGEST_ID:
+        return f"has {size:,} bytes, over {LONGEST_ID:,}"
+    return f"has {part:,} bytes between slashes, over {LONGEST_PART}" if part > LONGEST_PART else ""
 
 
 def require_inside(path: Path, root: Path, *, links: bool = True) -> None:

@@ -30,7 +30,7 @@ from diagcot.data.readers.layouts import (
 from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import IU_XRAY, Image, Study, seeded_split, view_of
-from diagcot.jobs.names import LONGEST, NAME
+from diagcot.jobs.names import LONGEST, NAME, id_fault
 from diagcot.jobs.state import reading
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
@@ -157,12 +157,15 @@ class IuXray:
         images: dict[str, list[str]] = {}
         for line, (uid, name) in tables.rows(self.root / IU_PROJECTIONS, ("uid", "filename"), fault=self._fault):
             tables.identifier(name, f"{IU_PROJECTIONS}:{line}", "filename")
+            if why := id_fault(name):
+                self._fault(f"{self.root / IU_PROJECTIONS}:{line}", f"filename {why}")
+                continue
             images.setdefault(uid, []).append(_image_id(name))
         columns = ("uid", "MeSH", "indication", "comparison", "findings", "impression")
         for line, (uid, mesh, *texts) in tables.rows(self.root / IU_REPORTS, columns, fault=self._fault):
             where = f"{self.root / IU_REPORTS}:{line}"
-            if not tables.identifier(uid, where, "uid").isdecimal():
-                self._fault(where, f"uid is {described(uid)}, not a number")
+            if not tables.identifier(uid, where, "uid").isdecimal() or len(uid) > LONGEST:
+                self._fault(where, f"uid is {described(uid)}, not a number of at most {LONGEST} digits")
                 continue
             parts = {name: " ".join(text.split()) for name, text in zip(columns[2:], texts, strict=True)}
             yield where, self._study(f"CXR{uid}", parts, mesh.split(";"), images.get(uid, []))
@@ -296,9 +299,12 @@ def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
             record for part in json.loads(reading.read_bytes(path).decode("utf-8-sig")).values() for record in part
         ]
         by_id = {record["id"].split("_")[0]: record for record in records}
+        for name in (*by_id, *(path for record in records for path in record.get("image_path", []))):
+            if why := id_fault(name):
+                raise ValueError(f"an id or a path {why}")
         if not {record["split"] for record in records} <= {"train", "val", "test"}:
             raise ValueError("the split of a record is not train, val or test")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not R2Gen's IU-Xray annotation ({type(error).__name__}: {error})") from error
     if len(by_id) != len(records):
         raise DataError(f"{path} has {len(records) - len(by_id)} reports twice; is it the published annotation?")

@@ -15,8 +15,10 @@ from diagcot.data.readers import tables
 from diagcot.data.readers.given_questions import read_question
 from diagcot.data.readers.registry import CollectionEntry, ColumnSpec, TableColumn, TableFile
 from diagcot.data.study import age_of, sex_of, split_of, view_of
+from diagcot.jobs.names import id_fault
 
 NAMES = ("image", "study", "patient", "path")
+IDS = (*NAMES, "folder")  # of which paths are made
 SECTIONS = ("report", "findings", "impression", "indication", "comparison")
 _VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-1.0": -1}
 SAME_REGION = 0.4
@@ -95,7 +97,7 @@ class TableLayout:
     def _record(self, row: Mapping[str, str], where: str) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for name, field in self.fields.items():
-            value = _value(field, row, where, name in NAMES) if field else ""
+            value = _value(field, row, where, name in IDS) if field else ""
             if value:
                 record[name] = value
         key = self.table.join or "image"
@@ -223,6 +225,8 @@ def _value(field: TableColumn, row: Mapping[str, str], where: str, is_id: bool =
                 f"{name} is {described(value)}, not of the form {field.pattern}; is this the table as published?"
             )
         value = (match[1] or "") if match.re.groups else value
+    if is_id and (why := id_fault(value)):
+        raise RowError(f"{name} {why}: is this the table as published?")
     return field.map.get(value, value)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from diagcot.jobs.names import id_fault
+
 MARK = "<image>"
 PAIR = ("user", "assistant")
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
@@ -77,7 +79,9 @@ def _of_text(value: str) -> ImageFile:
         except binascii.Error:
             raise ValueError("an image is a `data:` address that is not base64") from None
     if value.startswith("file://"):
-        return ImageFile(unquote(urlsplit(value).path))
-    if "://" in value:
+        value = unquote(urlsplit(value).path)
+    elif "://" in value:
         raise ValueError("names an image on the web, which is not fetched: download it and name the file")
+    if why := id_fault(value):
+        raise ValueError(f"the path of an image {why}")
     return ImageFile(value)

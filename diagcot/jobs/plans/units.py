@@ -10,18 +10,19 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, overload
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.names import LONGEST, LONGEST_KEY
 from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.segments import Segment
 
 BLOCK = 10_000  # units written at once
-KEYS = re.compile(r"(?:[\w+=-][\w.+=-]*\n)*", re.ASCII)
+KEYS = re.compile(rf"(?:[\w+=-][\w.+=-]{{0,{LONGEST_KEY - 1}}}\n)*", re.ASCII)
 
 
 class Unit(NamedTuple):
     """The smallest piece of a stage that is done or not done.
 
-    `key` is a file name of letters, digits and `._-+=`, unique in its stage; `params` is what its kind needs to know, of
-    JSON types.
+    `key` is a file name of at most 160 letters, digits and `._-+=`, unique in its stage; `params` is what its kind needs to
+    know, of JSON types.
     """
 
     key: str
@@ -91,7 +92,10 @@ def check_keys(keys: Sequence[str], stage: str) -> None:
     for start in range(0, len(keys), BLOCK):
         if not KEYS.fullmatch("\n".join([*keys[start : start + BLOCK], ""])):
             bad = next(key for key in keys if not KEYS.fullmatch(f"{key}\n"))
-            raise UserError(f"stage {stage}: a unit's key is a file name of letters, digits and ._-+=, not {bad!r}")
+            raise UserError(
+                f"stage {stage}: a unit's key is a file name of at most {LONGEST_KEY} letters, digits and ._-+=, not"
+                f" {bad[:LONGEST]!r}" + f" ({len(bad):,} characters)" * (len(bad) > LONGEST)
+            )
     if len(set(keys)) < len(keys):
         twice = next(key for key, same in itertools.groupby(sorted(keys)) if len(list(same)) > 1)
         raise UserError(f"stage {stage}: two units have the key {twice!r}")

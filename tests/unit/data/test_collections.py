@@ -315,6 +315,31 @@ def test_a_collection_of_ones_own_needs_a_yaml_alone(tmp_path: Path) -> None:
     assert [[corners(b) for b in i.boxes] for i in study.images] == [[(0.1, 0.2, 0.3, 0.4)], []]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("id", "x" * 300, "id has 300 bytes between slashes, over 200"),
+        ("id", "a\nb", "id holds a control character"),
+        ("id", "a\0", "id holds a control character"),
+        ("who", "x/" * 600, "who has 1,200 bytes, over 1,000"),
+        ("visit", "The heart is enlarged. " * 20, "visit has 459 bytes between slashes, over 200"),
+    ],
+)
+def test_a_row_whose_ids_cannot_name_files_is_left_out(tmp_path: Path, field: str, value: str, why: str) -> None:
+    put(tmp_path / "clinic.yaml", MINE)
+    row = {"id": "a", "who": "p", "visit": "v", "view": "pa", "found": [], "box": None, "text": "FINDINGS: Clear."}
+    put(
+        tmp_path / "images.jsonl",
+        *(json.dumps(row | changed) for changed in ({}, {"id": "b"}, {"id": "c", field: value})),
+    )
+    write_image(tmp_path / "png" / "a.png")
+    reader, studies = read(str(tmp_path / "clinic.yaml"), tmp_path)
+    assert [image.id for study in studies.values() for image in study.images] == ["a", "b"]
+    ((where, told),) = reader.bad
+    assert where.endswith("images.jsonl:3") and told.startswith(why) and value[:20] not in told
+    assert all(reader.image_file(study, image) for study in studies.values() for image in study.images)
+
+
 def test_the_entry_in_the_docs_works(tmp_path: Path) -> None:
     docs = Path(__file__).resolve().parents[3] / "docs" / "data.md"
     put(tmp_path / "clinic.yaml", "name: clinic" + docs.read_text().split("```yaml\nname: clinic")[1].split("```")[0])

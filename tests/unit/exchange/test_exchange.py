@@ -13,7 +13,7 @@ from diagcot.data.errors import DataError
 from diagcot.data.phantom.drawing import draw
 from diagcot.data.phantom.findings import Findings
 from diagcot.data.study import MIMIC_CXR
-from diagcot.exchange import importing
+from diagcot.exchange import answers, importing, tables
 from diagcot.exchange.conversations import read
 from diagcot.exchange.export import FORMATS, export
 from diagcot.jobs import Context, Result, Unit, UserError
@@ -349,3 +349,54 @@ def test_a_recipe_trains_and_evaluates_on_an_import(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(UserError, match=r"files to import are missing: .*rows\.jsonl does not exist"):
         open_chain(str(recipe), "laptop", None).check("mine")
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"study": "s" * 201}, "its study has 201 bytes"),
+        ({"patient": "a\nb"}, "its patient holds a control character"),
+        ({"id": "x/" * 600}, "its id has 1,200 bytes"),
+        ({"images": ["a\0.jpg"]}, "the path of an image holds a control character"),
+        ({"images": ["x" * 300]}, "the path of an image has 300 bytes"),
+        ({"images": ["file:///a%0A.jpg"]}, "the path of an image holds a control character"),
+        ({"problem": None, "instruction": "a", "output": "b", "history": 7}, "are of other types than the form has"),
+        ({"problem": None, "instruction": "a", "output": "b", "history": [7]}, "are of other types than the form has"),
+        ({"problem": None, "prompt": "a", "answer": None, "reward_model": "b"}, "has an empty turn"),
+        ({"problem": None, "conversations": 7}, "turns need from"),
+        ({"problem": None, "messages": [{"role": [], "content": "a"}]}, "turns need role"),
+        ({"problem": 7}, "a turn is neither a text nor a list of parts"),
+        ({"images": [{"bytes": "text"}]}, "an image is neither a path nor bytes"),
+    ],
+)
+def test_a_row_with_values_of_other_kinds_is_left_out_with_the_reason(more: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read(problem("<image>seen?", "a.jpg") | more)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.json", b"[" * 100_000),
+        ("rows.parquet", b"PAR1" + bytes(100) + b"PAR1"),
+        ("saved/state.json", b"[]"),
+        ("saved/state.json", b'{"_data_files": 7}'),
+        ("saved/state.json", b'{"_data_files": [{}]}'),
+        ("saved/dataset_dict.json", b'{"splits": 7}'),
+        ("saved/dataset_dict.json", b"{}"),
+        ("saved/dataset_info.json", b"[" * 100_000),
+        ("saved/dataset_info.json", b'{"a": 7}'),
+        ("saved/dataset_info.json", b'{"a": {"file_name": 7}}'),
+        ("saved/dataset_info.json", b'{"a": {"file_name": "b.json", "columns": []}}'),
+    ],
+)
+def test_a_file_of_another_shape_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=str(tmp_path / name)):
+        list(tables.rows(tmp_path / name.split("/")[0]))
+    (tmp_path / "a.jsonl").write_bytes(b"[" * 100_000 + b"\n{}\n")
+    assert list(tables.rows(tmp_path / "a.jsonl")) == [("a.jsonl:1", None), ("a.jsonl:2", {})]
+    (tmp_path / "a.csv").write_text("study,text\n1," + "x" * (17 << 20) + "\n")
+    with pytest.raises(DataError, match=r"a\.csv:\d+: not a row of a table"):
+        list(answers.read(tmp_path / "a.csv", {}))

@@ -1,13 +1,18 @@
 """Names of stages: which ones there may be, and that a worker touches no folder but its run's own."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from diagcot.cot.settings import TracesSettings
-from diagcot.jobs import Pipeline, UserError, summary
+from diagcot.jobs import Pipeline, UserError, names, summary
 from diagcot.jobs.execution import worker
+from diagcot.jobs.plans import plan as plans
+from diagcot.jobs.plans.units import Units
 from diagcot.recipe import StageSpec, find
 from launchers.chain import ROOT, settings_model
 from launchers.cot import traces
@@ -41,6 +46,49 @@ def test_a_page_of_traces_replaces_no_file_of_the_run(name: str) -> None:
     spec = StageSpec(kind="traces", name=name, number="2", inputs={"traces": ["cot"], "verdicts": ["filter"]})
     with pytest.raises(UserError, match=rf"writes {name}\.json and {name}\.html"):
         traces.KIND.units(Stage(spec, TracesSettings()), None)
+
+
+@pytest.mark.parametrize("key", ["k" * 161, "k" * 100_000, "a/b", "", ".a", "a\n", "a b", "é"])
+def test_a_unit_has_a_key_of_which_files_can_be_named(tmp_path: Path, key: str) -> None:
+    flow = Pipeline("run", chains.cluster(), tmp_path)
+    flow.stage("stage", "tests.kinds.count", ["fine", key], "small")
+    with pytest.raises(UserError, match="at most 160 letters, digits") as refused:
+        flow.write()
+    assert len(str(refused.value)) < 300 and not (tmp_path / "logs/run/stage/plan.json").exists()
+
+
+def test_the_longest_key_has_room_for_all_of_its_files(tmp_path: Path) -> None:
+    plan = chains.plan(tmp_path, "stage", 1, units=Units(["k" * 160]), settings={"records": 1})
+    plans.write(plan)
+    run = subprocess.run(
+        [sys.executable, "-m", "diagcot.jobs.execution.worker", str(plan.path), "0"],
+        cwd=ROOT,
+        env=os.environ
+        | {"SLURM_JOB_ID": "4294967295", "SLURM_ARRAY_JOB_ID": "4294967295", "SLURM_ARRAY_TASK_ID": "4000"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert summary.check(plan) == [] and (plan.output / f"{'k' * 160}.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("p10/p10000032/s50414267", ""),
+        ("é" * 100, ""),
+        ("a\nb", "control character"),
+        ("a\0", "control character"),
+        ("\x1b[31m", "control character"),
+        ("a\u2028b", "control character"),
+        ("é" * 101, "202 bytes between slashes"),
+        ("ab/" * 400, "1,200 bytes, over 1,000"),
+    ],
+)
+def test_ids_in_data_are_short_and_of_one_line(text: str, fault: str) -> None:
+    said = names.id_fault(text)
+    assert fault in said and bool(fault) == bool(said)
 
 
 def test_every_recipe_has_such_names() -> None:
