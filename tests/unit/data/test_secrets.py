@@ -1,10 +1,13 @@
 """Errors about data name file, row, column and kind, and never content: each reader is fed a secret wherever it reads."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import itertools
 import json
+import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,7 @@ from diagcot.exchange import answers
 from diagcot.exchange import conversations as forms
 from diagcot.exchange import tables as exchanged
 from diagcot.jobs import UserError
+from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import read_samples
 
 SECRET = "Zaphod Beeblebrox born 7/13/1948"
@@ -167,6 +171,20 @@ def test_no_report_of_iu_xray_is_quoted(tmp_path: Path) -> None:
         require_silence(told(lambda: r2gen_records(path), []))
 
 
+def refused(path: Path) -> Iterator[str]:
+    """Why rows of a file are no answers."""
+    return (found for found in answers.read(path, {}) if isinstance(found, str))
+
+
+def unread(path: Path) -> Iterator[str]:
+    """Why rows of a file are no conversations, and where they are."""
+    for place, row in exchanged.rows(path):
+        try:
+            forms.read(row)
+        except ValueError as error:
+            yield f"{place}: {error}"
+
+
 DAMAGED = (
     SECRET, f'"{SECRET}', json.dumps([SECRET]), json.dumps({SECRET: SECRET}), json.dumps({SECRET: {SECRET: SECRET}}),
     json.dumps([{SECRET: SECRET}]), json.dumps({"id": [SECRET], "study": SECRET, "messages": SECRET, "split": SECRET}),
@@ -181,7 +199,7 @@ DAMAGED = (
 def test_no_document_is_quoted(suffix: str, tmp_path: Path) -> None:
     readers: list[Callable[[Path], Iterable[Any]]] = [
         lambda path: exchanged.rows(path),
-        lambda path: [found for found in answers.read(path, {}) if isinstance(found, str)],
+        lambda path: map(faults.append, refused(path)),
         lambda path: predictions.read([path]),
         lambda path: predictions.distinct([path], compared=True),
         lambda path: predictions.joined([path]),
@@ -189,7 +207,7 @@ def test_no_document_is_quoted(suffix: str, tmp_path: Path) -> None:
         lambda path: read_samples(path),
         lambda path: read_overrides(path),
         lambda path: tables.rows(path, ("image", "label"), fault=lambda *fault: faults.append(": ".join(fault))),
-        lambda path: [forms.read(row) for _, row in exchanged.rows(path) if isinstance(row, dict)],
+        lambda path: map(faults.append, unread(path)),
     ]
     if suffix in (".json", ".jsonl", ".xml"):
         readers.append(lambda path: documents.records(path, io.StringIO(path.read_text()), suffix))
@@ -199,3 +217,86 @@ def test_no_document_is_quoted(suffix: str, tmp_path: Path) -> None:
         path.write_text(content + "\n")
         for reader in readers:
             require_silence(told(partial(reader, path), faults))
+
+
+ROW = {
+    "id": "a", "study": "s", "task": "report", "dataset": "d", "model": "m", "output": "o", "answer": "a", "reference": "r",
+    "finish": "stop", "phantom": False, "images": ["a.jpg"], "split": "test", "question": "q", "problem": "<image>q",
+}  # fmt: skip
+NAMES = [
+    *dict.fromkeys(
+        [
+            *(name for form in forms.FORMS for name in (*form.columns, form.about) if name),
+            *(name for names in forms.ABOUT.values() for name in names),
+            *(field.name for field in dataclasses.fields(Prediction)),
+            *(
+                *answers.NAMES,
+                *answers.TEXTS,
+                "image",
+                "history",
+                "input",
+                "system",
+                "references",
+                "reward_model",
+                SECRET,
+            ),
+        ]
+    )
+]
+"""Columns that a reader of rows knows, and one that none knows."""
+
+
+def columns() -> dict[str, Any]:
+    """Kind -> a column of a secret."""
+    import pyarrow as pa
+
+    damaged = pa.py_buffer(SECRET.encode() + b"\xe9\xff")
+    places = pa.py_buffer(struct.pack("<2i", 0, damaged.size))
+    return {
+        "text": pa.array([SECRET]),
+        "bytes": pa.array([SECRET.encode()]),
+        "no text": pa.Array.from_buffers(pa.utf8(), 1, [None, places, damaged]),
+        "list": pa.array([[SECRET]]),
+        "object": pa.array([{SECRET: SECRET}]),
+        "map": pa.array([[(SECRET, SECRET)]], pa.map_(pa.string(), pa.string())),
+        "shared": pa.array([SECRET]).dictionary_encode(),
+        "turns": pa.array([[{"role": SECRET, "content": SECRET, "from": SECRET, "value": SECRET}]]),
+        "parts": pa.array([[{"role": "user", "content": [{"type": SECRET, "text": SECRET}]}]]),
+        "number": pa.array([1948.0]),
+        "nothing": pa.nulls(1),
+    }
+
+
+def test_no_cell_of_a_parquet_file_is_quoted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds, faults, told_of = columns(), list[str](), Counter[str]()
+    base = {name: pa.array([value]) for name, value in ROW.items()}
+    files: list[dict[str, Any]] = [dict.fromkeys(NAMES, column) for column in kinds.values()]  # all columns of one kind
+    for number, name in enumerate(NAMES):  # each column in turn, of three kinds
+        files += [base | {name: list(kinds.values())[(3 * number + turn) % len(kinds)]} for turn in range(3)]
+    readers = {
+        "rows": lambda path: map(faults.append, unread(path)),
+        "answers": lambda path: map(faults.append, refused(path)),
+        "predictions": lambda path: predictions.read_parquet(path),
+    }
+    for number, content in enumerate(files):
+        path = tmp_path / f"{number}.parquet"
+        parquet.write_table(pa.table(content).replace_schema_metadata({SECRET: SECRET}), path)
+        cut = tmp_path / f"{number}-cut.parquet"
+        whole = path.read_bytes()
+        cut.write_bytes(whole[: len(whole) // 2] + whole[-8:])
+        for file in (path, cut) if number < len(kinds) else (path,):
+            for name, reader in readers.items():
+                before = len("".join(faults))
+                require_silence(told(partial(reader, file), faults) + "\n".join(faults))
+                told_of[name] += len("".join(faults)) > before
+    assert all(told_of[name] > 20 for name in readers), told_of  # they were fed, and refused much
+
+
+def test_every_reader_is_fed_secrets() -> None:
+    """What reads data of others: the readers of the registry, all of whose tables are fed above, and the forms of rows."""
+    assert {entry.reader for entry in entries()} == {"table", "mimic_cxr", "iu_xray"}
+    assert {name for name, *_ in TABLES} == {entry.name for entry in entries() if entry.tables}
+    assert {name for form in forms.FORMS for name in form.columns} <= set(NAMES)
