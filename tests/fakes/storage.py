@@ -15,7 +15,7 @@ _rules = 0
 
 
 def fault(call: str, number: int, part: str, times: int = 0) -> None:
-    """In a Python that `run` started: let `call` (open, read, list, lock) fail with errno `number` on paths with `part`."""
+    """In a Python that `run` started: let `call` (open, read, write, list, lock) fail with this errno on paths with `part`."""
     global _rules
     _rules += 1  # a rule that comes back counts its failures anew
     os.environ[RULE] = f"{call} {number} {times} {part} {_rules}"

@@ -1,5 +1,5 @@
 /* Fails calls of the C library on chosen files: LD_PRELOAD it, and set DIAGCOT_STORAGE_FAULT at any time to
-   "<call> <errno> <times> <part of the path>", where the call is open, read, list or lock, and 0 times means always. */
+   "<call> <errno> <times> <part of the path|another>", where the call is open, read, write, list or lock, and 0 times means always. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -14,6 +14,12 @@
 static char last[1024];
 static long left;
 
+static int has(const char *path, char *parts) {
+  for (char *rest, *part = strtok_r(parts, "|", &rest); part; part = strtok_r(NULL, "|", &rest))
+    if (strstr(path, part)) return 1;
+  return 0;
+}
+
 static int fails(const char *call, const char *path) {
   const char *rule = getenv("DIAGCOT_STORAGE_FAULT");
   char wanted[16], part[900];
@@ -24,7 +30,7 @@ static int fails(const char *call, const char *path) {
     snprintf(last, sizeof last, "%s", rule);
     left = times;
   }
-  if (strcmp(call, wanted) || !strstr(path, part) || (times && left-- <= 0)) return 0;
+  if (strcmp(call, wanted) || !has(path, part) || (times && left-- <= 0)) return 0;
   errno = number;
   return 1;
 }
@@ -70,6 +76,7 @@ OPENAT(openat64)
 
 FILE *fopen(const char *path, const char *how) { return fails("open", path) ? NULL : REAL(fopen)(path, how); }
 FILE *fopen64(const char *path, const char *how) { return fails("open", path) ? NULL : REAL(fopen64)(path, how); }
+ssize_t write(int fd, const void *from, size_t size) { return fails_at("write", fd) ? -1 : REAL(write)(fd, from, size); }
 DIR *opendir(const char *path) { return fails("list", path) ? NULL : REAL(opendir)(path); }
 ssize_t read(int fd, void *to, size_t size) { return fails_at("read", fd) ? -1 : REAL(read)(fd, to, size); }
 ssize_t pread(int fd, void *to, size_t size, off_t at) {

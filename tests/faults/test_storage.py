@@ -1,12 +1,14 @@
 """Rows 4, 5, 22 and 23: disks that fail, fill up, are read-only or late, and clocks that differ."""
 
+import errno
 import json
 import os
 import random
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ import pytest
 from diagcot.cli.main import main
 from diagcot.console.screens import failures
 from diagcot.console.state import status
+from diagcot.console.state import storage as disks
 from diagcot.jobs import Pipeline, Plan, UserError, finaliser
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
-from diagcot.jobs.state import attempts, ledger, runner
+from diagcot.jobs.state import attempts, ledger, reading, runner
 from diagcot.jobs.summary import check, summarise
 from diagcot.preflight.doctor import machine
 from launchers.chain import open_chain
 from tests import chains
+from tests.fakes import storage
 from tests.faults import points
 from tests.faults.conftest import Mount, mount
 from tests.faults.late import Late
@@ -147,7 +151,7 @@ def test_row_04_a_full_disk_of_the_logs_is_told(
         tmp_path,
         code=[chains.ROOT / "tests"],
     )
-    flow.stage("count", "tests.kinds.count", ["a", "b"], "small", settings={"records": 200, "seconds": 0.05})
+    flow.stage("count", "tests.kinds.count", ["a", "b"], "small", settings={"records": 60, "seconds": 0.05})
     flow.submit()
     subprocess.run(
         ["dd", "if=/dev/zero", f"of={logs / 'others'}", "bs=4k"], check=False, capture_output=True
@@ -167,6 +171,90 @@ def test_row_04_a_full_disk_of_the_logs_is_told(
     (logs / "others").unlink()
     flow.submit()
     chains.wait_for_end(flow.run_dir, 0)
+
+
+def taking(
+    root: Path, *places: str, out: Path | None = None, tmp: Path, wrapped: Sequence[str] = (), **env: str
+) -> Path:
+    """A run whose stages write a megabyte each, in these places, as it has ended. wrapped: before the runner's command."""
+    kind, out = "tests.kinds.taking:run", out or root / "take"
+    stages = [chains.plan(root, p, 1, kind=kind, settings={"place": p}, output=out / p) for p in places]
+    run_dir = chains.write(root, stages, chains.cluster(max_attempts=1))
+    runner = [*wrapped, sys.executable, "-m", "diagcot.jobs.execution.local", str(run_dir)]
+    env = os.environ | {"TMPDIR": str(tmp), "PYTHONPATH": str(chains.ROOT)} | env
+    done = subprocess.run(runner, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return run_dir
+
+
+def told(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What `status` and `failures` say of a run that has failed."""
+    said = {}
+    for verb in ("status", "failures"):
+        assert main([verb, "--logs", str(run_dir.parent), "--run", run_dir.name]) == 1
+        said[verb] = " ".join(capsys.readouterr().out.split())
+    return said
+
+
+@pytest.mark.row(
+    4,
+    promise="the tasks that write there fail, and no other; `failures` names cause and remedy for each, `status` the stages",
+    injected="RLIMIT_FSIZE of 200 kB, and EDQUOT by a preloaded library: in the log, the temporary folder, a product and weights",
+    daemons="simulated",
+)
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EDQUOT])
+def test_row_04_a_place_that_takes_no_more_is_told(
+    tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ("log", "tmp", "product", "weights")
+    with tempfile.TemporaryDirectory(prefix="take") as short:  # the paths of sockets have a limit
+        if number == errno.EFBIG:
+            run_dir = taking(tmp_path, *places, tmp=Path(short), wrapped=["prlimit", "--fsize=200000"])
+        else:
+            rule = f"write {number} 0 /take|/log/out/ 1"
+            preloaded = {"LD_PRELOAD": str(storage.library(tmp_path)), storage.RULE: rule}
+            run_dir = taking(tmp_path, *places, tmp=Path(short), **preloaded)
+    said = told(run_dir, capsys)
+    for place in places:
+        assert ledger.done_keys(run_dir / place) == set() and not (tmp_path / "take" / place / "00000").exists()
+        assert f"✗ {place}" in said["status"]
+    assert said["failures"].count(os.strerror(number)) == said["failures"].count("fault in: site") == len(places)
+    assert said["failures"].count(reading.remedy(number)) == len(places)
+
+
+@pytest.mark.row(
+    4,
+    promise="`status` and `failures` say so, whichever folder it is; another folder is taken for temporary files",
+    injected="tmpfs of products, weights and temporary files that is full; tmpfs of the logs that became read-only",
+    daemons="real",
+)
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_row_04_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, disk: Mount, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = disk(size="200k")
+    if state == "full":
+        (place / "tmp").mkdir()
+        with pytest.raises(OSError), (place / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        run_dir = taking(tmp_path, "tmp", "product", "weights", out=place, tmp=place / "tmp")
+        said = told(run_dir, capsys)
+        assert all("the disk is full" in text for text in said.values()), said
+        assert said["failures"].count("No space left on device") >= 3, said
+        return
+    (tmp_path / "logs").symlink_to(place)
+    chains.write(tmp_path, [chains.plan(tmp_path, "count", 1)], chains.cluster())
+    mount("-o", "remount,ro", str(place))
+    runner = [sys.executable, "-m", "diagcot.jobs.execution.local", str(tmp_path / "logs" / tmp_path.name)]
+    done = subprocess.run(runner, cwd=chains.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    said = told(tmp_path / "logs" / tmp_path.name, capsys)
+    assert all("the file system is mounted read-only" in text for text in said.values()), said
+
+
+def test_a_disk_with_room_is_not_named(tmp_path: Path) -> None:
+    assert list(disks.faults([tmp_path / "not" / "there", tmp_path, Path("/proc")])) == []
 
 
 @pytest.fixture

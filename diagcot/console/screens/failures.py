@@ -236,10 +236,8 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
 
 
 def remedy(message: str) -> str:
-    """The remedy for an OSError, whose message begins with its errno; empty for other messages."""
-    if "can't start new thread" in message:
+    """The remedy for a system error that a message tells; empty for other messages."""
+    number = reading.number_in(message)
+    if number == errno.EAGAIN or "can't start new thread" in message:
         return PROCESSES
-    found = re.match(r"\[Errno (\d+)\]", message)
-    if not found:
-        return ""
-    return PROCESSES if int(found[1]) == errno.EAGAIN else reading.remedy(int(found[1]))
+    return reading.remedy(number)

@@ -66,14 +66,14 @@ def work(stage_dir: Path | str, task_index: int) -> str:
         _redirect(ctx)
     warned = threading.Event() if debugged else _listen(ctx.stop)
     ranks.export()
-    print(
-        f"{time.strftime('%F %T')} task {task_index} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
-        flush=True,
-    )
-    _announce(ctx, task_index)
     watchdog = Watchdog(ctx, 0 if debugged else plan.resources.hang_minutes * 60, ranks)
-    before, began = _progress(plan, task_index), time.monotonic()
     try:
+        print(
+            f"{time.strftime('%F %T')} task {task_index} of {plan.stage}, attempt {ctx.attempt}, on {os.uname().nodename}",
+            flush=True,
+        )
+        _announce(ctx, task_index)
+        before, began = _progress(plan, task_index), time.monotonic()
         code.require_own()
         await_upstream(plan, task_index)
         try:
@@ -87,7 +87,8 @@ def work(stage_dir: Path | str, task_index: int) -> str:
             _count_stuck(ctx, at_limit and not _progress(plan, task_index).exceeds(before))
     except BaseException as error:
         if not debugged:  # there whoever started it prints it
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log may be the file that takes no more
+                traceback.print_exc()
         _record_failure(ctx, error)
         raise
     finally:

@@ -21,6 +21,7 @@ UPSTREAM_INCOMPLETE = "UpstreamIncomplete"  # the type of a failure of a stage t
 SITE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EROFS,
     errno.EAGAIN,
     errno.EIO,
@@ -63,7 +64,8 @@ def fault_in(error: BaseException, files: Sequence[str]) -> FaultIn:
     for raised in (error, cause):
         if isinstance(raised, UserError):
             return raised.fault_in
-    if isinstance(cause, OSError) and cause.errno in SITE_ERRORS:
+    number = cause.errno if isinstance(cause, OSError) else reading.number_in(str(cause))
+    if number in SITE_ERRORS:
         return "site"
     libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     last = next((file for file in reversed(files) if not file.startswith((*libraries, "<"))), str(PACKAGE))

@@ -7,6 +7,7 @@ where that may help, and then raised as StorageError, which names the file and w
 import errno
 import io
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -46,13 +47,18 @@ _REMEDIES: dict[int, tuple[bool, str]] = {
     ),
     errno.EDQUOT: (False, "your disk quota is used up: delete files, or change `roots` in the cluster file"),
     errno.EROFS: (False, "the file system is mounted read-only: inform the administrators, or change `roots`"),
-    errno.EFBIG: (False, "a limit on the size of files is reached (`ulimit -f`): raise it"),
+    errno.EFBIG: (
+        False,
+        "a limit on the size of files is reached: raise it (`ulimit -f unlimited` in `setup` of the cluster file), or ask the"
+        " administrators",
+    ),
     errno.EISDIR: (False, "a folder is where a file belongs: move it away"),
     errno.ENOTDIR: (False, "a file is where a folder belongs: move it away"),
     errno.ENAMETOOLONG: (False, "use a shorter name"),
 }
 # About the path, or about a position that a damaged content asks for.
 _NOT_OF_THE_MACHINE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+_NUMBER = re.compile(r"^\[Errno (\d+)\]|\(os error (\d+)\)")
 _Result = TypeVar("_Result")
 
 
@@ -69,6 +75,12 @@ def is_of_the_machine(error: BaseException) -> bool:
 def remedy(number: int) -> str:
     """What to do about a system error; empty for one that says nothing of a disk, a limit or a right."""
     return _REMEDIES.get(number, (False, ""))[1]
+
+
+def number_in(message: str) -> int:
+    """The number of the system error that a message tells, as Python and Rust (safetensors) write it; 0 if it tells none."""
+    found = _NUMBER.search(message)
+    return int(found[1] or found[2]) if found else 0
 
 
 def sentence(error: OSError) -> str:

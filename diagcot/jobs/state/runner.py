@@ -98,8 +98,10 @@ def last_words(run_dir: Path) -> str:
             lines = log.read().decode(errors="replace").split("\n")
     except OSError:
         lines = []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-    return f"{last} (see {path})"
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"{last or 'it wrote nothing'} (see {path})" + "; is the disk of the logs full, or your quota used up?" * (
+        not last
+    )
 
 
 def wait(run_dir: Path, on_poll: Callable[[], Any] = lambda: None, poll_s: float = POLL_S) -> int:
