@@ -13,7 +13,7 @@ from diagcot.jobs.owners import other_owner
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans import reused as files
 from diagcot.jobs.plans import segments
-from diagcot.jobs.state import index, ledger
+from diagcot.jobs.state import documents, index, ledger
 from diagcot.recipe import KindOf, StageSpec
 from diagcot.recipe import find as find_recipe
 
@@ -53,7 +53,7 @@ class Reused:
 
 def continuation(run_dir: Path) -> str:
     """The command that continues a run which was made from a recipe."""
-    about = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    about = documents.read(run_dir / "run.json", documents.RUN)
     file = Path(about.get("cluster_file", ""))
     cluster = str(file) if file.suffix and file.parent.name != "clusters" else about.get("cluster", "laptop")
     recipe = shlex.quote(str(segments.current(run_dir, "recipe.yaml")))

@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -32,7 +33,7 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> Path:
         with tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
             index = _extract(archive, Path(staged), most_bytes)
             return _publish(Path(staged), index["run"], into.resolve())
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{archive} cannot be unpacked: {error}") from error
 
 
@@ -60,7 +61,7 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
     try:
         index = json.loads((staged / INDEX).read_text(encoding="utf-8"))
         expected, run = dict(index["files"]), str(index["run"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{archive} is no archive of `diagcot pack` ({INDEX}: {error})") from error
     check_name(run)
     found.pop(INDEX)
@@ -89,7 +90,7 @@ def _require_own_paths(archive: Path, run_dir: Path, run: str) -> None:
                 outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
                 for name in [*outputs, *(about["staged"] for about in outputs.values())]:
                     good = good and name.startswith(f"{row['output']}/") and ".." not in PurePosixPath(name).parts
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{archive}: {path.relative_to(run_dir.parent)} is damaged ({error!r})") from error
         if not good:
             raise UserError(

@@ -167,6 +167,23 @@ def test_a_plan_in_an_archive_names_no_other_folders(run: Path, tmp_path: Path, 
     assert not list((tmp_path / "there").rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run/shard/plan.json", b"[" * 99_999),
+        ("run/shard/plan.json", b"null"),
+        ("run/shard/plan.json", b"\xe9\xff"),
+        ("run/recipe.yaml", b"\xe9\xff"),
+    ],
+)
+def test_a_file_of_an_archive_that_is_no_text_or_nested_deeply_is_named(
+    run: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    with pytest.raises(UserError, match=r"evil\.tar\.gz(: run/shard/plan\.json is damaged| cannot be unpacked)"):
+        unpack.unpack(_changed(run, tmp_path, name, lambda _: content), tmp_path / "there", GB)
+    assert not list((tmp_path / "there").rglob("*"))
+
+
 def _changed(run: Path, folder: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
     """The archive of a run with one file changed, and its digest with it."""
     pack.write(run, folder / "good.tar.gz")
