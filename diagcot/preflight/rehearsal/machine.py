@@ -131,6 +131,10 @@ def limits(stage: RehearsedStage, ctx: Context) -> Iterator[Finding]:
     """Limits of the process (ulimit) that a job inherits from Slurm or from the shell that submitted it."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if size >= 0:
+        text = f"files of at most {size / 1e9:.3g} GB (ulimit -f): logs, shards and weights may need more"
+        yield note("limits", text, "`ulimit -f unlimited` as a line of setup")
     if 0 <= files < OPEN_FILES:
         yield note("limits", f"only {files} open files (ulimit -n)", f"`ulimit -n {OPEN_FILES}` as a line of setup")
     elif stage.nodes > 1 and Path("/sys/class/infiniband").exists() and locked >= 0:

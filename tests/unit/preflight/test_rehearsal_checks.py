@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import tempfile
 import threading
@@ -157,10 +158,14 @@ def test_gpus_for_a_torch_of_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda what: (65536, 65536))
+    limits = {resource.RLIMIT_NOFILE: 65536, resource.RLIMIT_FSIZE: -1}
+    monkeypatch.setattr("resource.getrlimit", lambda what: (limits.get(what, 65536), 65536))
     only(machine.limits(stage(tmp_path), testing.context(tmp_path)), "good")
-    monkeypatch.setattr("resource.getrlimit", lambda what: (1024, 65536))
+    limits[resource.RLIMIT_NOFILE] = 1024
     only(machine.limits(stage(tmp_path), testing.context(tmp_path)), "note", "1024 open files", "ulimit -n")
+    limits |= {resource.RLIMIT_NOFILE: 65536, resource.RLIMIT_FSIZE: 2_000_000_000}
+    size, files = machine.limits(stage(tmp_path), testing.context(tmp_path))
+    assert (size.level, files.level) == ("note", "good") and "files of at most 2 GB (ulimit -f)" in size.text
 
 
 @pytest.mark.usefixtures("short")
