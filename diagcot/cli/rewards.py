@@ -135,7 +135,7 @@ def _scored(reward: "Reward", lines: Iterable[str], source: str) -> Iterator[dic
 def _checked(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{place} is not a JSON object: write one object on each line") from None
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("output", "answer")):
         raise UserError(f"{place} needs the texts output and answer: add what is missing")

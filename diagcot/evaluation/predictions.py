@@ -8,7 +8,7 @@ from typing import Any
 
 from diagcot.data import parquet
 from diagcot.jobs import Context, Unit, UserError
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import identity, reading
 from diagcot.jobs.state.identity import Ids, doubled
 from diagcot.shards import Shard
 from diagcot.tasks.predictions import Prediction
@@ -68,7 +68,7 @@ def joined(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     units: dict[tuple[str, str, str], Path] = {}
     for path in paths:
         own = Ids("what is said of", REMEDY)
-        for row in map(json.loads, reading.lines(path)):
+        for row in identity.rows(path, "task", "model", "id"):
             key, name = (row["task"], row["model"], row["id"]), f"{row['id']} (task {row['task']}) by {row['model']}"
             own.add(key, path, name=name)
             if units.setdefault(key, path).name != path.name:

@@ -15,7 +15,6 @@ from diagcot.cot.records import DOUBLE, JudgementRecord, TraceRecord, VerdictRec
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
-from diagcot.jobs.state import reading
 from diagcot.jobs.state.identity import by_id
 from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
@@ -37,7 +36,7 @@ def run(unit: Unit, shared: Server | None, ctx: Context) -> Result | None:
     """Write a verdict for every trace of unit `unit.key`, and the training samples of those that are kept."""
     settings = FilterSettings.model_validate(ctx.settings)
     path = Path(ctx.inputs["traces"][0]) / f"{unit.key}.jsonl"
-    traces = by_id(map(json.loads, reading.lines(path)), path, "the trace", DOUBLE)
+    traces = by_id(path, "the trace", DOUBLE)
     records = ctx.records(unit)
     try:
         unjudged = []

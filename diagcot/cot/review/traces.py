@@ -19,7 +19,7 @@ from diagcot.cot.review.truth import known
 from diagcot.cot.settings import TracesSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import identity, reading
 from diagcot.jobs.state.identity import Ids, by_id
 
 Pair = tuple[TraceRecord, VerdictRecord]  # a trace and the verdict on it
@@ -71,10 +71,10 @@ def pairs(traces: Path, verdicts: Path) -> Iterator[Pair]:
     all_traces, judged = Ids("the trace", DOUBLE), Ids("a verdict on the trace", DOUBLE)
     for path in reading.listing(verdicts / "verdicts", "*.jsonl"):
         source = traces / path.name
-        known = by_id(map(json.loads, reading.lines(source)), source, "the trace", DOUBLE)
+        known = by_id(source, "the trace", DOUBLE)
         for name in known:
             all_traces.add(name, source)
-        for verdict in map(json.loads, reading.lines(path)):
+        for verdict in identity.rows(path, "id"):
             judged.add(verdict["id"], path)
             if verdict["id"] not in known:
                 raise UserError(

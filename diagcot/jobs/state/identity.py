@@ -1,10 +1,12 @@
 """Ids that join files: an id that stands for two things would give one of them what belongs to the other."""
 
-from collections.abc import Hashable, Iterable, Mapping
+import json
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import reading
 
 
 class Ids:
@@ -27,11 +29,26 @@ def doubled(what: str, name: str, first: Path, second: Path, remedy: str) -> Use
     return UserError(f"{what} {name} is {where}: {remedy}")
 
 
-def by_id(rows: Iterable[Mapping[str, Any]], file: Path, what: str, remedy: str) -> dict[str, Any]:
-    """Rows of one file by their `id`. Raises UserError for an id that is there twice."""
+def rows(file: Path, *names: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file of JSON lines that a stage has written, with these texts in each.
+
+    Raises UserError that names file and line for one that has been damaged since.
+    """
+    for number, line in enumerate(reading.lines(file), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
+            raise UserError(f"{file}:{number} is damaged: it is no object with {', '.join(names)}; run its stage again")
+        yield row
+
+
+def by_id(file: Path, what: str, remedy: str) -> dict[str, Any]:
+    """Rows of one file by their `id`. Raises UserError for an id that is there twice, and as `rows`."""
     ids = Ids(what, remedy)
     found: dict[str, Any] = {}
-    for row in rows:
+    for row in rows(file, "id"):
         ids.add(row["id"], file)
         found[row["id"]] = row
     return found

@@ -160,7 +160,7 @@ def read(folder: Path) -> list[Manifest] | None:
         sizes = ((name, size) for manifest in manifests for name, (size, _) in manifest["files"].items())
         stated = ((reading.patient(folder / name, (folder / name).stat), size) for name, size in sizes)
         return manifests if all(status.st_size == size for status, size in stated) else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
