@@ -21,7 +21,7 @@ import yaml
 from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
 from diagcot.jobs.plans import segments, stored
-from diagcot.jobs.state import documents, ledger
+from diagcot.jobs.state import documents, ledger, reading
 from launchers import digests, own_files
 from launchers.reuse import continuation
 
@@ -45,6 +45,8 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
     if archive.exists():
         raise UserError(f"{archive} exists: remove it, or name another file with --out")
     found = digests.of_run(run_dir)
+    if not found:
+        raise UserError(f"run {run_dir.name} has no stage: there is nothing to pack")
     if unfinished := [stage.stage for stage in found if not stage.made]:
         raise UserError(
             f"stages of run {run_dir.name} are not complete: {', '.join(unfinished)}. Continue it first"
@@ -101,11 +103,11 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     for number, _ in segments.growths(run_dir):
         folder = run_dir / "grown" / str(number)
         for path in (*sorted(folder.glob("*.jsonl")), folder / "growth.json"):
-            yield f"run/{path.relative_to(run_dir)}", _portable(path.read_bytes(), places)
+            yield f"run/{path.relative_to(run_dir)}", _portable(path, places)
     about = documents.read(run_dir / "run.json", documents.RUN)
     yield "run/run.json", json.dumps({key: value for key, value in about.items() if key != "cluster_file"}).encode()
     yield "run/cluster.yaml", _cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
-    yield "run/stages", (run_dir / "stages").read_bytes()
+    yield "run/stages", "".join(f"{name}\n" for name in stored.stages(run_dir)).encode()
     for name in code:
         for path in sorted((run_dir / CODE / name).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -116,15 +118,16 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     for path in sorted(run_dir.iterdir()):
         figures = path.suffix in FIGURES and path.name not in LEFT_OUT
         if path.is_file() and (figures or (texts and path.name == "predictions.parquet")):
-            yield f"run/{path.name}", _portable(path.read_bytes(), places) if figures else path
+            yield f"run/{path.name}", _portable(path, places) if figures else path
     for plan in plans:
         yield from _stage(run_dir, plan, places, models, texts)
 
 
 def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], models: bool, texts: bool) -> Files:
     folder = run_dir / plan["stage"]
+    segments.verify(folder, segments.of_plan(plan))
     for path in (folder / "plan.json", folder / segments.UNITS):
-        yield f"run/{plan['stage']}/{path.name}", _portable(path.read_bytes(), places)
+        yield f"run/{plan['stage']}/{path.name}", _portable(path, places)
     weights = _mark(Path(plan["output"]), places).startswith(MODELS)
     if not (models if weights else texts) or Path(plan["output"]) == run_dir:
         return
@@ -143,8 +146,8 @@ def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], mo
         for key in sorted(ledger.done_keys(folder)):
             manifest = ledger.manifest(folder, key) or {}
             kept = {name: manifest[name] for name in ("unit", "outputs", "time") if name in manifest}
-            row = json.dumps(kept | {"counts": {}}).encode()
-            yield f"run/{plan['stage']}/done/{key}.json", _portable(row, places)
+            row = json.dumps(kept | {"counts": {}})
+            yield f"run/{plan['stage']}/done/{key}.json", _moved(row, places).encode()
 
 
 def _products(folder: Path) -> Iterator[Path]:
@@ -166,11 +169,18 @@ def _mark(path: Path, places: Mapping[str, str]) -> str:
     return next((f"{new}{str(path).removeprefix(old)}" for old, new in inside), str(path))
 
 
-def _portable(content: bytes, places: Mapping[str, str]) -> bytes:
-    text = content.decode()
+def _portable(path: Path, places: Mapping[str, str]) -> bytes:
+    """The text of a file with marks in place of folders. Raises UserError if it is no text."""
+    try:
+        return _moved(reading.read_text(path), places).encode()
+    except ValueError:
+        raise UserError(f"{path} is damaged: it is no text. Restore it from a copy, or make it again") from None
+
+
+def _moved(text: str, places: Mapping[str, str]) -> str:
     for old, new in places.items():
         text = re.sub(rf'{re.escape(old)}(?=["/\\s]|$)', new, text)
-    return text.encode()
+    return text
 
 
 def _recipe(run_dir: Path, code: str) -> bytes:

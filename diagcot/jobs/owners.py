@@ -187,7 +187,7 @@ def _read(stage_dir: Path, inode: int, changed: int) -> dict[str, Any]:
     try:
         row = json.loads((stage_dir / "plan.json").read_bytes())
         return {name: row[name] for name in ("stage_dir", "output", "workspace", "shards_root")}
-    except (ValueError, KeyError, TypeError):  # whoever reads the plan itself says that it is damaged
+    except (ValueError, KeyError, TypeError, RecursionError):  # whoever reads the plan itself says that it is damaged
         return {}
 
 

@@ -42,9 +42,12 @@ _NUMBER = (int, float)
 
 RUN = Format({"run?": str, "uuid?": str, "cluster_file?": str, "recipe?": str, "stages?": [str], "cluster?": str}, COPY)
 CLUSTER = Format(
-    {"executor?": str, "environment?": {...: str}, "slurm?": {"cluster?": (str, None)}, "roots?": {...: str}},
+    {
+        "executor?": str, "environment?": {...: str}, "slurm?": {"cluster?": (str, None)}, "roots?": {...: str},
+        "resource_profiles?": {...: {}},
+    },
     "`make submit-all RUN={run}` writes it again",
-)
+)  # fmt: skip
 GROWTH = Format(
     {
         "time": float,

@@ -44,7 +44,7 @@ def entries() -> list[Entry]:
     file, found = path(), []
     with contextlib.suppress(OSError):
         for line in file.read_text(encoding="utf-8").splitlines() if file else ():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 row = json.loads(line)
                 found.append(Entry(Path(row["run"]), Path(row["from"])))
     return [entry for entry in dict.fromkeys(found) if (entry.run_dir / "run.json").exists()]

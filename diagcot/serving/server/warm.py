@@ -32,7 +32,7 @@ class WarmServer:
         self.owner = process_identity(int(os.environ.get(OWNER) or os.getpid()))
         self.process: Process | None = None
         self.architecture = ""
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             record = json.loads((folder / "server.json").read_text(encoding="utf-8"))
             process = Process(record["process"], folder, Path(record["log"]))
             if process.alive() and served_model(process.socket):
@@ -74,7 +74,7 @@ def stop(root: Path) -> int:
     """End all warm servers under `root`; returns their number."""
     count = 0
     for path in sorted(root.glob("*/server.json")):
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             record = json.loads(path.read_text(encoding="utf-8"))
             process = Process(record["process"], path.parent, Path(record["log"]))
             count += process.alive()

@@ -1,5 +1,6 @@
 """Held-out reward with its bootstrap interval, and what training gained."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,8 +76,12 @@ class ValidationRecord:
     def _rows(self) -> dict[int, list[float]]:
         if not self._path.is_file():
             return {}
-        rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
-        return {row["step"]: row["rewards"] for row in rows}
+        rows: dict[int, list[float]] = {}
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # cut short by a kill
+                row = json.loads(line)
+                rows[row["step"]] = row["rewards"]
+        return rows
 
 
 def best_folder(ctx: Context) -> Path:

@@ -106,7 +106,9 @@ class Damaged:
             "logs of any unit": ["logs", *run, "--unit", "00001"], "verify": ["verify", *run],
             "verify both": ["verify", *run, "--against", "first"], "compare": ["compare", "second", "first", *logs],
             "space": ["space", *logs], "space of a run": ["space", *run], "remove": ["remove", *run],
-            "pack": ["pack", *run, "--out", str(self.root / "packed.tar.gz")], "clean": ["clean"],
+            "pack": ["pack", *run, "--out", str(self.root / "packed.tar.gz")],
+            "pack a whole run": ["pack", "--run", "first", *logs, "--out", str(self.root / "packed.tar.gz")],
+            "clean": ["clean"],
             "plan": ["plan", *self.chain], "dry": ["submit", *self.chain, "--dry"],
             "submit": ["submit", *self.chain], "retry": ["retry", *broken], "cancel": ["cancel", *run],
             "retry with new code": ["retry", *broken, "--code", "new"],
@@ -123,6 +125,7 @@ class Damaged:
 
     def restore(self) -> None:
         """Undo all that was damaged or changed."""
+        (self.root / "packed.tar.gz").unlink(missing_ok=True)
         for run in ("first", "second"):
             for path in (self.logs / run).iterdir():
                 if path.name != "code":
