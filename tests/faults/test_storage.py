@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,14 +174,19 @@ def test_row_04_a_full_disk_of_the_logs_is_told(
 
 
 def taking(
-    root: Path, *places: str, out: Path | None = None, tmp: Path, wrapped: Sequence[str] = (), **env: str
+    root: Path,
+    *places: str,
+    tmp: Path,
+    out: Path | None = None,
+    wrapped: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Path:
     """A run whose stages write a megabyte each, in these places, as it has ended. wrapped: before the runner's command."""
     kind, out = "tests.kinds.taking:run", out or root / "take"
     stages = [chains.plan(root, p, 1, kind=kind, settings={"place": p}, output=out / p) for p in places]
     run_dir = chains.write(root, stages, chains.cluster(max_attempts=1))
     runner = [*wrapped, sys.executable, "-m", "diagcot.jobs.execution.local", str(run_dir)]
-    env = os.environ | {"TMPDIR": str(tmp), "PYTHONPATH": str(chains.ROOT)} | env
+    env = os.environ | {"TMPDIR": str(tmp), "PYTHONPATH": str(chains.ROOT), **(variables or {})}
     done = subprocess.run(runner, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return run_dir
@@ -213,7 +218,7 @@ def test_row_04_a_place_that_takes_no_more_is_told(
         else:
             rule = f"write {number} 0 /take|/log/out/ 1"
             preloaded = {"LD_PRELOAD": str(storage.library(tmp_path)), storage.RULE: rule}
-            run_dir = taking(tmp_path, *places, tmp=Path(short), **preloaded)
+            run_dir = taking(tmp_path, *places, tmp=Path(short), variables=preloaded)
     said = told(run_dir, capsys)
     for place in places:
         assert ledger.done_keys(run_dir / place) == set() and not (tmp_path / "take" / place / "00000").exists()

@@ -29,7 +29,7 @@ def doubled(what: str, name: str, first: Path, second: Path, remedy: str) -> Use
     return UserError(f"{what} {name} is {where}: {remedy}")
 
 
-def rows(file: Path, *names: str) -> Iterator[dict[str, Any]]:
+def rows(file: Path, *names: str) -> Iterator[Any]:
     """The rows of a file of JSON lines that a stage has written, with these texts in each.
 
     Raises UserError that names file and line for one that has been damaged since.
