@@ -51,7 +51,7 @@ FAULTS = {
     35: "a process of a training job dies",
     36: "the machine or its storage cannot read a file",
     37: "a run is copied or moved",
-    38: "a product vanishes after its stage",
+    38: "a product vanishes after its stage, or its manifest is damaged",
     39: "another user's files",
 }
 

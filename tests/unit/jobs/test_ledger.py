@@ -65,8 +65,14 @@ def harmed(mark: Path, how: str) -> None:
         mark.write_text({"empty": "", "half": whole[: len(whole) // 2], "null": "null", "another type": "[]"}[how])
 
 
+@pytest.mark.row(
+    38,
+    promise="the end of the stage, a further submission and a retry set its manifest aside, say how many, and run the unit again",
+    injected="a manifest that is empty, half, null, of another type, or a folder; its product is whole",
+    daemons="real",
+)
 @pytest.mark.parametrize("how", ["empty", "half", "null", "another type", "a folder"])
-def test_a_unit_whose_manifest_is_damaged_is_open_again(
+def test_row_38_a_unit_whose_manifest_is_damaged_is_open_again(
     tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = chains.plan(tmp_path, "shard", 2)
