@@ -395,6 +395,9 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path, name: str, content: by
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=str(tmp_path / name)):
         list(tables.rows(tmp_path / name.split("/")[0]))
+
+
+def test_a_line_of_another_shape_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"[" * 100_000 + b"\n{}\n")
     assert list(tables.rows(tmp_path / "a.jsonl")) == [("a.jsonl:1", None), ("a.jsonl:2", {})]
     (tmp_path / "a.csv").write_text("study,text\n1," + "x" * (17 << 20) + "\n")
