@@ -24,8 +24,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    from diagcot.jobs.names import remove
     from diagcot.jobs.state import index
+    from diagcot.jobs.state.files import remove
 
     _clean_runs(yes=args.yes)
     _clean_places()
@@ -46,9 +46,9 @@ def _clean_runs(*, yes: bool) -> None:
     from diagcot.cli.runs import known_runs
     from diagcot.console import text
     from diagcot.jobs import UserError
-    from diagcot.jobs.names import remove
     from diagcot.jobs.owners import other_owner
     from diagcot.jobs.plans import space
+    from diagcot.jobs.state.files import remove
 
     found: list[Path] = []
     for run_dir in known_runs(None):

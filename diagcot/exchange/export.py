@@ -12,8 +12,9 @@ from diagcot.exchange import written
 from diagcot.exchange.forms import alpaca, chat, problem, sharegpt, verl
 from diagcot.exchange.forms.form import MARK, Form, ImageFile
 from diagcot.jobs import UserError
-from diagcot.jobs.names import near, remove
+from diagcot.jobs.names import near
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import remove
 from diagcot.shards.reader import Shard, shard_paths
 from diagcot.tasks.augmentation import augmented_jpeg
 from diagcot.tasks.diagnosis import SAMPLES

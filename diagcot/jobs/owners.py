@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import require_inside
+from diagcot.jobs.state.files import require_inside
 
 PLACES = "places.json"
 """File of a run that was moved: the places where it went on, each with what `moves` was there. Its other files name the folders

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.names import remove
 from diagcot.jobs.plans import growth
 from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.state import attempts
 from diagcot.jobs.state.counts import added
 from diagcot.jobs.state.executions import executions, gpu_hours, logs_of
-from diagcot.jobs.state.files import append_line, write_json
+from diagcot.jobs.state.files import append_line, remove, write_json
 from diagcot.jobs.state.ledger import manifest, settle, withdraw
 
 LAG_S = 30  # how late a file that another node has written may appear (NFS attribute caches)

@@ -17,8 +17,8 @@ from diagcot.jobs.cluster import Size
 from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import place as private
 from diagcot.jobs.execution.place import SOCKET_BYTES
-from diagcot.jobs.names import remove
 from diagcot.jobs.slurm import capacity
+from diagcot.jobs.state.files import remove
 from diagcot.preflight.finding import Finding, bad, good, note
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ AT_THE_END = ("again", "retry", "grow", "lose_products", "copy", "look")
 """What is done with the finished run, in a random order."""
 
 # Slurm does not answer: the person does the same again later.
-AWAY = r"gave no answer|[Uu]nable to contact|timed out|[Cc]onnection|onnect failure|Slurm does not answer|Socket"
+AWAY = rf"(?i:gave no answer|Slurm does not answer|{'|'.join(slurm.UNREACHABLE)})"
 QUEUED = r"is queued or running"
 HELD_BACK = r"cannot grow now: .*Nothing was changed"
 COPY = r"is a copy of the run in"

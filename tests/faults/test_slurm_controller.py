@@ -250,7 +250,9 @@ def test_row_32_a_run_whose_launcher_was_killed_ends_well(tmp_path: Path) -> Non
     pairs, go = [], tmp_path / "go"
     for calls in range(1, 5):
         root = tmp_path / f"after{calls}"
-        plans = two_stages(root, settings={"await": str(go)})  # what was submitted has not ended at the second submission
+        plans = two_stages(
+            root, settings={"await": str(go)}
+        )  # what was submitted has not ended at the second submission
         chains.write(root, plans, runs.CLUSTER)
         assert killed_at(0, lambda: chain.submit_chain(plans, {"first", "second"}, runs.CLUSTER), calls)  # noqa: B023
         pairs.append(plans)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from diagcot.data.drawings import scene
 from diagcot.data.drawings.settings import DrawingsSettings
 from diagcot.jobs import Context, Result, Unit
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from diagcot.data.phantom.settings import PhantomsSettings
 from diagcot.data.phantom.tree import write_tree
 from diagcot.jobs import Context, Result, Unit
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 
 
 @contextmanager

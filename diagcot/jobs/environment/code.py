@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 
 VARIABLE = "DIAGCOT_CODE"
 """Set in every process of a run: the snapshot that it runs, a folder that is named by its digest."""

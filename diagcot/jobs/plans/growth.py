@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import remove
 from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.state import documents
-from diagcot.jobs.state.files import create_exclusively, fsync_tree
+from diagcot.jobs.state.files import create_exclusively, fsync_tree, remove
 from diagcot.jobs.state.ledger import supersede
 
 AGAIN = "+"

@@ -19,13 +19,13 @@ from pydantic import BaseModel, ValidationError
 from diagcot.jobs import owners
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import check_stage, require_inside
+from diagcot.jobs.names import check_stage
 from diagcot.jobs.owners import require_own_folder
 from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
 from diagcot.jobs.state import documents
-from diagcot.jobs.state.files import create_exclusively
+from diagcot.jobs.state.files import create_exclusively, require_inside
 from diagcot.jobs.state.ledger import done_keys
 from diagcot.jobs.state.progress import Progress, record_bytes, reported_steps
 

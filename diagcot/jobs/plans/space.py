@@ -9,9 +9,10 @@ from typing import Any
 
 from diagcot.jobs import owners
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import check_name, remove, require_inside
+from diagcot.jobs.names import check_name
 from diagcot.jobs.plans import stored
 from diagcot.jobs.state import ledger
+from diagcot.jobs.state.files import remove, require_inside
 
 
 @dataclass(frozen=True)

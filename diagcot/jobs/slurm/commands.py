@@ -17,7 +17,11 @@ TIMEOUT_S = 60
 REQUEUES_EARLY = (24, 11)  # measured on 22.05.8 and 24.11.5
 FORGETS = (26, 5)  # SchedMD's ticket 25682
 # Parts of the messages of a command that did not reach slurmctld, or not for certain.
-TRANSIENT = ("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication")
+# Parts of what Slurm's commands say when slurmctld is away or going away (slurm_errno.c of SchedMD/slurm).
+TRANSIENT = (
+    *("timed out", "no answer", "unable to contact", "connection", "temporarily", "communication", "missing socket"),
+    *("zero bytes were", "header lengths", "message send failure", "message receive failure", "standby mode"),
+)
 UNREACHABLE = (*TRANSIENT, "connect failure", "configuration source")
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.environment.code import PACKAGE
 from diagcot.jobs.errors import FaultIn, StorageError, UserError
 from diagcot.jobs.state import documents, reading
 from diagcot.jobs.state.files import write_json
 
+_CODE = Path(__file__).resolve().parents[3]  # the folder that the suite is imported from
 FRAMES = 6  # of a traceback that are kept, the innermost last
 MESSAGE = 2000  # characters of a message that are kept
 LOST_PEER = "LostPeer"  # the type of a failure that only says that another rank has ended
@@ -68,8 +68,8 @@ def fault_in(error: BaseException, files: Sequence[str]) -> FaultIn:
     if number in SITE_ERRORS:
         return "site"
     libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    last = next((file for file in reversed(files) if not file.startswith((*libraries, "<"))), str(PACKAGE))
-    return "ours" if Path(last).is_relative_to(PACKAGE.parent) else "own code"
+    last = next((file for file in reversed(files) if not file.startswith((*libraries, "<"))), str(_CODE))
+    return "ours" if Path(last).is_relative_to(_CODE) else "own code"
 
 
 def fault_of(row: Mapping[str, Any]) -> str:

@@ -1,12 +1,14 @@
-"""Durable, atomic file operations that the ledger rests on."""
+"""Durable, atomic file operations that the ledger rests on, and the removal of what lies in a folder of ours."""
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import reading
 
 DEFAULT_ACL = "system.posix_acl_default"  # acl(5): the rights of whatever is made in a folder
@@ -117,3 +119,24 @@ def append_line(path: Path, text: str) -> None:
         os.write(handle, (text + "\n").encode())
     finally:
         os.close(handle)
+
+
+def require_inside(path: Path, root: Path, *, links: bool = True) -> None:
+    """Raise UserError unless `path` lies strictly inside `root`. links: follow a link at `path` itself, too."""
+    place = path.resolve() if links else path.parent.resolve() / path.name
+    if root.resolve() not in place.parents or path.name == "..":
+        raise UserError(f"{path} is not inside {root}, so nothing is written or removed there")
+
+
+def remove(path: Path, root: Path, *, strict: bool = False) -> None:
+    """Remove a file, a link or a folder with all that it holds, if it is there. All folders are removed by this function.
+
+    root: the folder that the caller owns, above `path`. strict: raise OSError for what cannot be removed, instead of leaving
+    it. Raises UserError, and removes nothing, unless `path` itself, links above it followed, lies inside `root`.
+    """
+    require_inside(path, root, links=False)
+    with contextlib.nullcontext() if strict else contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=not strict)
+        else:
+            path.unlink(missing_ok=True)

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import owners
-from diagcot.jobs.names import remove
 from diagcot.jobs.state import documents
-from diagcot.jobs.state.files import create_exclusively, digest, fsync_path, fsync_tree, write_json
+from diagcot.jobs.state.files import create_exclusively, digest, fsync_path, fsync_tree, remove, write_json
 from diagcot.jobs.state.records import files_of
 
 SETTLED_S = 2.0  # a folder that has not changed for so long has no entry that its time stamp does not reflect

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diagcot.jobs.names import remove
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import remove
 from diagcot.metrics.meteor import compiled, phrases
 
 

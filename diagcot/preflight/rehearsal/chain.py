@@ -13,10 +13,10 @@ from diagcot.jobs import Cluster, Pipeline, Plan
 from diagcot.jobs.cluster import Roots
 from diagcot.jobs.environment.python import interpreter
 from diagcot.jobs.execution import local
-from diagcot.jobs.names import remove
 from diagcot.jobs.slurm import capacity, submit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state.attempts import Array
+from diagcot.jobs.state.files import remove
 from diagcot.preflight import checks
 from diagcot.preflight.doctor.slurm import site
 from diagcot.preflight.finding import bad

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs import Context, UserError
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.jobs.summary import LAG_S
 from diagcot.preflight.finding import Finding, bad, good, note
 from diagcot.preflight.rehearsal.stage import RehearsedStage

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from diagcot.jobs import UserError
 from diagcot.jobs.execution import place as private
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.serving import capacity
 from diagcot.serving.client.client import Client
 from diagcot.serving.client.stats import ServingStats

@@ -14,8 +14,8 @@ import torch
 
 from diagcot.jobs import Context
 from diagcot.jobs.errors import StorageError
-from diagcot.jobs.names import remove
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import remove
 from diagcot.training.checkpoint import shard, universal
 from diagcot.training.checkpoint.origin import Origin
 from diagcot.training.checkpoint.shard import CheckpointShard, Manifest

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context, Result
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.training.distributed import engine
 from diagcot.training.distributed.engine import Engine
 from diagcot.training.models import card, lora, model

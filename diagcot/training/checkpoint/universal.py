@@ -14,8 +14,7 @@ import torch
 
 from diagcot.jobs import Context, UserError
 from diagcot.jobs.environment import variables
-from diagcot.jobs.names import remove
-from diagcot.jobs.state.files import fsync_tree
+from diagcot.jobs.state.files import fsync_tree, remove
 from diagcot.training.distributed import process_group
 
 TAG = "universal"

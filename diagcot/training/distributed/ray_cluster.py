@@ -25,7 +25,7 @@ from typing import Any
 from diagcot.jobs import Context
 from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import place
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.serving.server.owner import process_identity
 
 _LOG_BYTES = 2**20  # of each log of Ray that is kept after a failure

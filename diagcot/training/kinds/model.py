@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diagcot.jobs import Context, Result, Unit
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.training.config.settings import ModelSettings
 
 

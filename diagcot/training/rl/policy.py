@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.tasks.samples import Sample
 from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.collator import Collator

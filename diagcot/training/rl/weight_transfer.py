@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diagcot.jobs import Context
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 from diagcot.serving import ServerError
 from diagcot.serving.server.owner import process_identity
 from diagcot.training.config.grpo_settings import GrpoSettings

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from diagcot.jobs import UserError
-from diagcot.jobs.names import remove
+from diagcot.jobs.state.files import remove
 
 PACKAGE = Path(__file__).resolve().parents[3] / "diagcot"
 FOLDERS = {
-    "jobs/names.py": "`remove`",
+    "jobs/state/files.py": "`remove`",
     "jobs/execution/place.py": "temporary folders of nodes, under random names and locks",
 }
 """Modules that call rmtree. All others call `remove`."""
@@ -30,7 +30,6 @@ FILES = {
     "jobs/lease.py": "numbered leases of the run",
     "jobs/pipeline.py": "a link of the run whose target is gone",
     "jobs/plans/plan.py": "units.jsonl of the stage",
-    "jobs/names.py": "`remove`",
     "jobs/slurm/scripts.py": "scripts/*.sbatch of the run",
     "jobs/state/attempts.py": "attempts/<number>.intent and unsubmitted.json of the stage",
     "jobs/state/files.py": "what it has staged itself",
