@@ -37,20 +37,23 @@ def finish(site: Path) -> list[str]:
     return done
 
 
-def compile_meteor() -> list[str]:
-    """Fill the cache of METEOR's compiled code; returns a line that says so, or why METEOR cannot be computed."""
+def compile_metrics() -> list[str]:
+    """Fill the cache of the metrics' compiled code; returns a line that says so, or why METEOR cannot be computed."""
     from diagcot.jobs.errors import StorageError
+    from diagcot.metrics import text
     from diagcot.metrics.meteor import meteor
 
+    pair = ["a text"], ["the text"]
+    text.bleu(*pair), text.cider(*pair)
     try:
         meteor.load()
     except (meteor.MeteorError, StorageError) as error:
         return [str(error)]
     from diagcot.metrics.meteor.compiled import cache_folder
 
-    return [f"METEOR's compiled code is in {cache_folder()}"]
+    return [f"the compiled code of the metrics is in {cache_folder()}"]
 
 
 if __name__ == "__main__":
-    for line in finish(Path(sysconfig.get_path("purelib"))) + compile_meteor():
+    for line in finish(Path(sysconfig.get_path("purelib"))) + compile_metrics():
         print(line, file=sys.stderr)

@@ -52,10 +52,20 @@ class Additive(Metric):
 
     def under(self, times: Array, group: NDArray[np.intp]) -> Array:
         """See `Metric.under`."""
-        flat = self.counts.reshape(len(self.counts), -1)
-        sums = np.zeros((times.shape[1], flat.shape[1]))
-        np.add.at(sums, group, flat)
-        return self.score((times @ sums).reshape(len(times), *self.counts.shape[1:]))
+        return _all_under([self], times, group)[0]
+
+
+def _all_under(metrics: Sequence[Additive], times: Array, group: NDArray[np.intp]) -> list[Array]:
+    """`Metric.under` of several, in one matrix product: what shares its counts is summed once."""
+    tables = {id(metric.counts): metric.counts for metric in metrics}
+    ends = np.cumsum([table[0].size for table in tables.values()], dtype=np.int64)
+    flat = np.concatenate([table.reshape(len(group), -1) for table in tables.values()], axis=1)
+    order = np.argsort(group, kind="stable")
+    sums = np.zeros((times.shape[1], flat.shape[1]))
+    present, starts = np.unique(group[order], return_index=True)
+    sums[present] = np.add.reduceat(flat[order], starts, axis=0)
+    parts = dict(zip(tables, np.split(times @ sums, ends[:-1], axis=1), strict=True))
+    return [metric.score(parts[id(metric.counts)].reshape(len(times), *metric.counts.shape[1:])) for metric in metrics]
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,22 @@ class Bootstrap:
         self.studies, self.samples = len(names), len(studies)
         self._draws, self._seed = draws, seed
         self._drawn: dict[Metric, Array] = {}  # a model meets two others and itself
+        self._values: dict[Metric, float] = {}
         self._influences: dict[Metric, Array] = {}
+
+    def draw(self, metrics: Sequence[Metric]) -> None:
+        """Draw the additive ones of several metrics at once, which is faster than each by itself."""
+        some = [
+            one for one in metrics if isinstance(one, Additive) and one not in self._drawn and len(one) == self.samples
+        ]
+        if some:
+            self._drawn |= dict(zip(some, _all_under(some, self._times, self._study), strict=True))
+            values = _all_under(some, np.ones((1, self.studies)), self._study)
+            self._values |= {one: float(value[0]) for one, value in zip(some, values, strict=True)}
+
+    def make_draws(self) -> None:
+        """Draw the studies now rather than when the first metric needs them: another thread may."""
+        _ = self._times
 
     @cached_property
     def _times(self) -> Array:
@@ -97,10 +122,13 @@ class Bootstrap:
     def draws(self, metric: Metric) -> Array:
         """The metric's score in every draw, (draws,). Raises ValueError if it has not one row for each sample."""
         if metric not in self._drawn:
-            if len(metric) != self.samples:
-                raise ValueError(f"{len(metric)} rows of counts for {self.samples} samples")
-            self._drawn[metric] = metric.under(self._times, self._study)
+            self._drawn[metric] = self._under(metric, self._times)
         return self._drawn[metric]
+
+    def _under(self, metric: Metric, times: Array) -> Array:
+        if len(metric) != self.samples:
+            raise ValueError(f"{len(metric)} rows of counts for {self.samples} samples")
+        return metric.under(times, self._study)
 
     def influence(self, metric: Metric) -> Array:
         """What each study adds to the score of all, times their number, (studies,): by leaving it out (Tukey 1958)."""
@@ -110,8 +138,10 @@ class Bootstrap:
         return self._influences[metric]
 
     def value(self, metric: Metric) -> float:
-        """The score of all samples."""
-        return float(metric.under(np.ones((1, self.studies)), self._study)[0])
+        """The score of all samples. Raises ValueError as `draws`."""
+        if metric not in self._values:
+            self._values[metric] = float(self._under(metric, np.ones((1, self.studies)))[0])
+        return self._values[metric]
 
     def interval(self, metric: Metric) -> Interval:
         """The score of all samples and its interval. Raises ValueError where there are no samples."""

@@ -45,7 +45,10 @@ def jar(name: str) -> Path:
 
 def one_line(text: str | None) -> str:
     """A text as one line of characters that every Java reader takes as one line: control characters become blanks."""
-    return _CONTROL.sub(" ", text or "").strip()
+    text = text or ""
+    if text.isascii() and text.isprintable() and "  " not in text:  # most are, and the expression stops at every blank
+        return text.strip()
+    return _CONTROL.sub(" ", text).strip()
 
 
 def tokenize(texts: Sequence[str], deadline_s: float = 120) -> list[str]:

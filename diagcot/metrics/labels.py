@@ -17,9 +17,19 @@ FIVE = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusi
 """The five labels of CheXpert's own competition (Irvin 2019)."""
 
 
-def positive(labels: Mapping[str, int], names: Sequence[str] = CHEXPERT_LABELS) -> NDArray[np.bool_]:
-    """Which of `names` a report states, shape (len(names),). Uncertain (-1) counts as stated, as in F1CheXbert."""
-    return np.array([labels.get(name, 0) in (1, -1) for name in names])
+def stated(rows: Sequence[Mapping[str, int]], names: Sequence[str] = CHEXPERT_LABELS) -> NDArray[np.bool_]:
+    """Which of `names` each of N reports states, (N, len(names)). Uncertain (-1) counts as stated, as in F1CheXbert."""
+    places = {name: place for place, name in enumerate(names)}
+    found = np.zeros((len(rows), len(names)), dtype=bool)
+    seen = [
+        (row, places[name])
+        for row, labels in enumerate(rows)
+        for name, value in labels.items()
+        if value in (1, -1) and name in places
+    ]
+    if seen:
+        found[tuple(np.array(seen).T)] = True
+    return found
 
 
 def agreement(
@@ -28,8 +38,7 @@ def agreement(
     """Additive counts, (N, L, 3): true positives, false positives, false negatives of each of the L names."""
     if len(hyps) != len(refs):
         raise ValueError(f"{len(hyps)} reports cannot be compared with {len(refs)} references: give one reference each")
-    ours = np.array([positive(row, names) for row in hyps]).reshape(-1, len(names))
-    theirs = np.array([positive(row, names) for row in refs]).reshape(-1, len(names))
+    ours, theirs = stated(hyps, names), stated(refs, names)
     return np.stack([ours & theirs, ours & ~theirs, ~ours & theirs], axis=-1).astype(np.float64)
 
 

@@ -6,11 +6,9 @@ so that one sample, a corpus and a bootstrap draw are computed by the same lines
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
-from operator import or_
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +22,18 @@ _SIGMA = 6.0  # CIDEr's length penalty, words
 _BETA = 1.2  # ROUGE-L's weight of recall
 
 
-@lru_cache(maxsize=8192)  # a reference meets many hypotheses: five models, or the rollouts of a group
-def ngrams(text: str) -> tuple[Counter[tuple[str, ...]], ...]:
-    """Counts of the text's n-grams, one counter for each order 1 to 4. They are cached and must not be changed."""
-    tokens = text.split()
-    return tuple(Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for n in range(1, ORDERS + 1))
+class _Numbers(dict[str, int]):
+    """Word -> its number; a word that is new gets the next one."""
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = len(self)
+        return number
+
+    def of(self, texts: Iterable[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The words of texts laid end to end, and where each text ends."""
+        found = [list(map(self.__getitem__, text.split())) for text in texts]
+        ends = np.array(list(accumulate(map(len, found))), np.int64)
+        return np.fromiter(chain.from_iterable(found), np.int32, int(ends[-1]) if len(ends) else 0), ends
 
 
 def _pairs(hyps: Sequence[str], refs: Sequence[Reference]) -> Iterable[tuple[str, Sequence[str]]]:
@@ -41,27 +46,33 @@ def _several(reference: Reference) -> Sequence[str]:
     return (reference,) if isinstance(reference, str) else reference
 
 
+def _ends(samples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """Where the texts of each sample end, laid end to end."""
+    return np.array(list(accumulate(map(len, samples))), np.int64)
+
+
 def bleu_counts(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
     """BLEU's additive counts, (N, 10): words, reference words, n-grams of order 1-4, clipped matches of order 1-4.
 
     Of several references the one nearest in length, the shorter of two, gives the length, and each n-gram counts as often as
     in the reference that has it most.
     """
-    rows = []
-    for hyp, texts in _pairs(hyps, refs):
-        size = len(hyp.split())
-        reference = min((len(text.split()) for text in texts), key=lambda length: (abs(length - size), length))
-        most = (
-            ngrams(texts[0])
-            if len(texts) == 1
-            else [reduce(or_, orders) for orders in zip(*map(ngrams, texts), strict=True)]
-        )
-        matches = [
-            sum(min(count, theirs[gram]) for gram, count in ours.items() if gram in theirs)
-            for ours, theirs in zip(ngrams(hyp), most, strict=True)
-        ]
-        rows.append([size, reference, *(max(0, size - n) for n in range(ORDERS)), *matches])
-    return np.array(rows, dtype=np.float64).reshape(-1, 2 + 2 * ORDERS)
+    from diagcot.metrics import ngrams  # numba, which takes a while to import
+
+    numbers, all_texts = _Numbers(), [texts for _, texts in _pairs(hyps, refs)]
+    ours, our_ends = numbers.of(hyps)
+    theirs, their_ends = numbers.of(chain.from_iterable(all_texts))
+    samples = _ends(all_texts)
+    sizes, lengths = np.diff(our_ends, prepend=0), np.diff(their_ends, prepend=0).tolist()
+    nearest = [
+        min(lengths[end - len(texts) : end], key=lambda length, size=size: (abs(length - size), length))
+        for texts, end, size in zip(all_texts, samples.tolist(), sizes.tolist(), strict=True)
+    ]
+    counts = np.empty((len(hyps), 2 + 2 * ORDERS))
+    counts[:, 0], counts[:, 1] = sizes, nearest
+    counts[:, 2 : 2 + ORDERS] = np.maximum(sizes[:, None] - np.arange(ORDERS), 0)
+    counts[:, 2 + ORDERS :] = ngrams.matches(ours, our_ends, theirs, their_ends, samples)
+    return counts
 
 
 def bleu_of(counts: Array) -> Array:
@@ -85,18 +96,22 @@ def sentence_bleu(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
     return bleu_of(bleu_counts(hyps, refs))
 
 
-def sentence_bleu_method1(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
-    """BLEU-1 to 4 of every sample, shape (N, 4), with NLTK's smoothing method 1 (Chen and Cherry 2014).
+def bleu_method1_of(counts: Array) -> Array:
+    """BLEU-1 to 4 of counts: (..., 10) -> (..., 4), with NLTK's smoothing method 1 (Chen and Cherry 2014).
 
-    An order of which nothing matches counts as 0.1 matches; a sample without a common word has 0.
+    An order of which nothing matches counts as 0.1 matches; a text without a common word has 0.
     """
-    counts = bleu_counts(hyps, refs)
-    size, reference, matches = counts[:, 0:1], counts[:, 1:2], counts[:, 2 + ORDERS :]
-    precision = np.where(matches > 0, matches, _EPSILON) / np.maximum(counts[:, 2 : 2 + ORDERS], 1)
+    size, reference, matches = counts[..., 0:1], counts[..., 1:2], counts[..., 2 + ORDERS :]
+    precision = np.where(matches > 0, matches, _EPSILON) / np.maximum(counts[..., 2 : 2 + ORDERS], 1)
     mean = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
     brevity = np.exp(np.minimum(0, 1 - reference / np.maximum(size, 1)))
-    scores: Array = np.where(matches[:, 0:1] > 0, mean * brevity, 0.0)
+    scores: Array = np.where(matches[..., 0:1] > 0, mean * brevity, 0.0)
     return scores
+
+
+def sentence_bleu_method1(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
+    """`bleu_method1_of` of every sample, shape (N, 4)."""
+    return bleu_method1_of(bleu_counts(hyps, refs))
 
 
 def common_subsequence(first: list[str], second: list[str]) -> int:
@@ -128,9 +143,6 @@ def rouge_l(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
     return np.array(scores, dtype=np.float64)
 
 
-Vectors = tuple[list[dict[tuple[str, ...], float]], list[float]]
-
-
 @dataclass(frozen=True)
 class Rarity:
     """In how many references of a corpus each n-gram occurs: the weights of CIDEr.
@@ -140,38 +152,19 @@ class Rarity:
     """
 
     documents: int
-    frequency: dict[tuple[str, ...], int]
+    words: Mapping[str, int]
+    """Numbers of the words that are in a reference."""
+    tree: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]
+    """The n-grams of the references, see `ngrams.documents`."""
 
     @staticmethod
     def of(refs: Sequence[Reference]) -> "Rarity":
         """The rarity of n-grams in these references, tokenised texts; several references of a sample are one document."""
-        frequency: Counter[tuple[str, ...]] = Counter()
-        for ref in refs:
-            frequency.update({gram for text in _several(ref) for order in ngrams(text) for gram in order})
-        return Rarity(len(refs), dict(frequency))
+        from diagcot.metrics import ngrams
 
-    @cached_property
-    def vectors(self) -> Callable[[str], Vectors]:
-        """A text as n-grams weighed by rarity, one vector for each order, and the vectors' lengths. Cached."""
-        documents = math.log(self.documents) if self.documents else 0.0
-        weights = {count: documents - math.log(count) for count in set(self.frequency.values())}
-        frequency = self.frequency
-
-        @lru_cache(maxsize=2048)
-        def vectors(text: str) -> Vectors:
-            parts = [
-                {
-                    gram: count * (weights[frequency[gram]] if gram in frequency else documents)
-                    for gram, count in order.items()
-                }
-                for order in ngrams(text)
-            ]
-            return parts, [math.sqrt(sum(weight * weight for weight in part.values())) for part in parts]
-
-        return vectors
-
-    def __reduce__(self) -> tuple[type, tuple[int, dict[tuple[str, ...], int]]]:
-        return Rarity, (self.documents, self.frequency)
+        numbers, texts = _Numbers(), [_several(ref) for ref in refs]
+        tree = ngrams.documents(*numbers.of(chain.from_iterable(texts)), _ends(texts))
+        return Rarity(len(refs), dict(numbers), tree)
 
 
 def cider(hyps: Sequence[str], refs: Sequence[Reference], rarity: Rarity | None = None) -> Array:
@@ -179,20 +172,18 @@ def cider(hyps: Sequence[str], refs: Sequence[Reference], rarity: Rarity | None 
 
     Of several references it is the mean.
     """
-    vectors = (rarity or Rarity.of(refs)).vectors
-    scores = [sum(_consensus(hyp, text, vectors) for text in texts) / len(texts) for hyp, texts in _pairs(hyps, refs)]
-    return np.array(scores, dtype=np.float64)
+    from diagcot.metrics import ngrams
 
-
-def _consensus(hyp: str, ref: str, vectors: Callable[[str], Vectors]) -> float:
-    (ours, our_norms), (theirs, their_norms) = vectors(hyp), vectors(ref)
-    # pycocoevalcap measures length in bigrams.
-    delta = max(0, len(hyp.split()) - 1) - max(0, len(ref.split()) - 1)
-    total = 0.0
-    for order in range(ORDERS):
-        there = theirs[order]
-        dot = sum(min(weight, there[gram]) * there[gram] for gram, weight in ours[order].items() if gram in there)
-        if our_norms[order] and their_norms[order]:
-            dot /= our_norms[order] * their_norms[order]
-        total += dot
-    return 10 * total / ORDERS * math.exp(-(delta**2) / (2 * _SIGMA**2))
+    all_texts = [texts for _, texts in _pairs(hyps, refs)]
+    rarity = rarity or Rarity.of(refs)
+    numbers = _Numbers(rarity.words)
+    log_documents = math.log(rarity.documents) if rarity.documents else 0.0
+    scores: Array = ngrams.consensus(
+        *numbers.of(hyps),
+        *numbers.of(chain.from_iterable(all_texts)),
+        _ends(all_texts),
+        rarity.tree,
+        log_documents,
+        _SIGMA,
+    )
+    return scores

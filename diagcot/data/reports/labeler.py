@@ -12,23 +12,33 @@ from typing import NamedTuple
 
 from diagcot.data.reports import label_cues as cues
 from diagcot.data.reports import label_rules as rules
+from diagcot.data.reports.triggers import candidates
 from diagcot.data.study import CHEXPERT_LABELS
 
 Span = tuple[int, int]
 
-_SENTENCE = re.compile(r"(?<!\d)(?<!\bvs)\.(?!\d)|(?<!\bvs)\.(?=\s)|[!\n]+|(?<=\w\?)\s(?!\s*(?:no|none|yes)\b)")
+# Begins with a set of characters, without which it would be tried at every character.
+_SENTENCE = re.compile(
+    r"[.!\n\s](?:(?<=\.)(?<!\bvs\.)(?:(?<!\d\.)(?!\d)|(?=\s))|(?<=[!\n])[!\n]*|(?<=\w\?\s)(?!\s*(?:no|none|yes)\b))"
+)
 _LEADERS = re.compile(r" ?\.{3,} ?")  # between a finding and its value, as in "effusion ..... none"
 _SCOPE = 110  # characters before and after a mention in which a cue has an effect
 _DEVICES = "Support Devices"
 
 
-def _any(patterns: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+def _any(patterns: Sequence[str]) -> str:
+    return "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
-_MENTION = {name: _any(patterns) for name, patterns in rules.MENTIONS.items()}
-_NORMAL = {name: _any(patterns) for name, patterns in rules.NORMAL.items()}
-_OTHER = _any(rules.OTHER)
+_OTHER = ("other", "")
+_PATTERNS = {
+    **{("mention", name): _any(patterns) for name, patterns in rules.MENTIONS.items()},
+    **{("normal", name): _any(patterns) for name, patterns in rules.NORMAL.items()},
+    _OTHER: _any(rules.OTHER),
+}
+_COMPILED = {key: re.compile(pattern) for key, pattern in _PATTERNS.items()}
+_MENTIONS, _NORMALS = ([key for key in _PATTERNS if key[0] == kind] for kind in ("mention", "normal"))
+_candidates = candidates(_PATTERNS)
 _WORD = re.compile(r"\b(?!x+\b)[a-z]{2,}")  # "xxxx" stands where a name was taken out
 
 
@@ -49,11 +59,13 @@ def label(text: str) -> dict[str, int]:
     without words has no labels.
     """
     labels: dict[str, int] = {}
-    for name, status, _ in mentions(text):
+    sentences = _sentences(text)
+    for mention in (mention for sentence in sentences for mention in mentions_in(sentence)):
+        name, status = mention.label, mention.status
         if name not in labels or _RANK[status] > _RANK[labels[name]]:
             labels[name] = status
-    sentences = _sentences(text)
-    abnormal = any(value for name, value in labels.items() if name != _DEVICES) or any(map(_other, sentences))
+    abnormal = any(value for name, value in labels.items() if name != _DEVICES)
+    abnormal = abnormal or any(map(_other, sentences))
     if not abnormal and any(map(_WORD.search, sentences)):
         labels["No Finding"] = 1
     return {name: labels[name] for name in CHEXPERT_LABELS if name in labels}
@@ -69,17 +81,24 @@ def mentions(text: str) -> Iterator[tuple[str, int, str]]:
 @lru_cache(maxsize=65536)  # reports repeat their sentences
 def mentions_in(sentence: str) -> tuple[Mention, ...]:
     """The mentions of labels in one sentence in lower case."""
-    found = [(name, match.span()) for name, mention in _MENTION.items() for match in mention.finditer(sentence)]
-    lists = _lists(sentence, (span for _, span in found))
+    possible = _candidates(sentence)
+    if not possible:
+        return ()
+    found = [
+        (key[1], match.span()) for key in _MENTIONS if key in possible for match in _COMPILED[key].finditer(sentence)
+    ]
+    lists = _lists(sentence, [span for _, span in found])
     stated = [Mention(name, _status(sentence, span, lists, device=name == _DEVICES), *span) for name, span in found]
-    normal = ((name, match) for name, phrase in _NORMAL.items() if (match := phrase.search(sentence)))
-    return (*stated, *(Mention(name, 0, *match.span()) for name, match in normal))
+    normal = ((key, _COMPILED[key].search(sentence)) for key in _NORMALS if key in possible)
+    return (*stated, *(Mention(key[1], 0, *match.span()) for key, match in normal if match))
 
 
 @lru_cache(maxsize=65536)
 def _other(sentence: str) -> bool:
     """Whether a sentence states, or does not exclude, a finding that has no label."""
-    spans = [match.span() for match in _OTHER.finditer(sentence)]
+    if _OTHER not in _candidates(sentence):
+        return False
+    spans = [match.span() for match in _COMPILED[_OTHER].finditer(sentence)]
     lists = _lists(sentence, spans)
     return any(_status(sentence, span, lists) for span in spans)
 
@@ -104,7 +123,7 @@ def _status(sentence: str, span: Span, lists: "Lists", *, device: bool = False) 
 def _status_in(before: str, mention: str, after: str, rest: str, ending: tuple[bool, bool], device: bool) -> int:
     """See `_status`. rest: what follows the list of mentions. ending: whether the mention is its own list, and `Lists`' end."""
     value, headed = _value(after, rest, *ending)
-    before = cues.HEADED_DENIAL.sub(r"\1", before)
+    before = cues.HEADED_DENIAL.sub(r"\1", before) if ":" in before else before
     if headed:
         before = re.split(r"[,;]", before)[-1]
     if sides := cues.FIRST_OF_TWO_SIDES.match(before):
@@ -136,6 +155,8 @@ def _lists(sentence: str, spans: Iterable[Span]) -> Lists:
     """Where the lists end that the mentions of a sentence are part of, from the last mention to the first."""
     ordered = sorted(spans)
     found: Lists = {}
+    if len(ordered) == 1:
+        return {ordered[0][1]: (ordered[0][1], False)}
     for end in sorted({stop for _, stop in ordered}, reverse=True):
         found[end] = (end, False)
         following = bisect_left(ordered, (end, 0))

@@ -18,7 +18,13 @@ from diagcot.tasks.predictions import Prediction
 Array = text.Array
 _FINDINGS = re.compile(r"\bfindings\s*:\s*(.*?)(?:\bimpression\s*:|$)", re.IGNORECASE | re.DOTALL)
 _KEPT = "unkxunk"  # stands for <unk> while R2Gen's cleaning drops brackets
-_labels = lru_cache(maxsize=65536)(label)  # a reference is read once for all models
+_labels = lru_cache(maxsize=1 << 18)(label)  # a reference is read once for all models
+
+
+def read_labels(rows: Sequence[Prediction]) -> None:
+    """Read the labels of answers and references, which `report_metrics` will need: the tokeniser may run meanwhile."""
+    for row in rows:
+        _labels(row.answer), _labels(row.reference)
 
 
 def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict[str, Metric | str]:
@@ -28,13 +34,14 @@ def report_metrics(rows: Sequence[Prediction], words: Mapping[str, str]) -> dict
     """
     lost = failed(rows)
     hyps, refs = [words_of(row, words) for row in rows], [tuple(words[text] for text in row.references) for row in rows]
-    bleu = _bleu_counts(hyps, refs, lost)
+    counts = text.bleu_counts(hyps, refs)
+    bleu = _without_length(counts, lost)
     ours, theirs = [_labels(row.answer) for row in rows], [_labels(row.reference) for row in rows]
     found, five, none = (
         labels.all_wrong(labels.agreement(ours, theirs, names), lost)
         for names in (labels.FINDINGS, labels.FIVE, ("No Finding",))
     )
-    alone, smoothed = text.bleu_of(bleu), text.sentence_bleu_method1(hyps, refs)
+    alone, smoothed = text.bleu_of(bleu), text.bleu_method1_of(counts)
     return {
         **{f"bleu{n}": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l": mean(text.rouge_l(hyps, refs)),
@@ -89,7 +96,7 @@ def _r2gen(report: str, dataset: str) -> str:
 def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     """BLEU, ROUGE-L and CIDEr by R2Gen's protocol; METEOR comes with the others."""
     hyps, refs = r2gen_texts(rows)
-    bleu = _bleu_counts(hyps, refs, failed(rows))
+    bleu = _without_length(text.bleu_counts(hyps, refs), failed(rows))
     return {
         **{f"bleu{n}_r2gen": Additive(bleu, _bleu(n)) for n in range(1, text.ORDERS + 1)},
         "rouge_l_r2gen": mean(text.rouge_l(hyps, refs)),
@@ -97,11 +104,9 @@ def r2gen_metrics(rows: Sequence[Prediction]) -> dict[str, Metric | str]:
     }
 
 
-def _bleu_counts(hyps: Sequence[str], refs: Sequence[text.Reference], lost: NDArray[np.bool_]) -> Array:
+def _without_length(counts: Array, lost: NDArray[np.bool_]) -> Array:
     """BLEU's counts; what failed adds no length, which the penalty for short texts would count in its favour."""
-    counts = text.bleu_counts(hyps, refs)
-    counts[lost, 0] = 0
-    return counts
+    return np.where((np.arange(counts.shape[1]) == 0) & lost[:, None], 0, counts)
 
 
 def _cider(hyps: Sequence[str], refs: Sequence[text.Reference]) -> Metric | str:

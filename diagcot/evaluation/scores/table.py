@@ -23,7 +23,7 @@ from diagcot.evaluation.scores.columns import (
     of_words,
     unreadable,
 )
-from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts
+from diagcot.evaluation.scores.reports import r2gen_metrics, r2gen_texts, read_labels
 from diagcot.evaluation.scores.text_tools import PENN_TREEBANK, TextTools, meteor_metric
 from diagcot.evaluation.scores.verdicts import COMPARED, MARKS, verdict
 from diagcot.jobs import UserError
@@ -71,9 +71,16 @@ def table(
     groups = _grouped([row for row in predictions if row.split == "test"])
     chosen_on = _grouped([row for row in predictions if row.split == "validate"])
     written = [row for row in predictions if row.task in TEXTS]
-    pool = ThreadPoolExecutor(1)
-    pool.submit(meteor.load)  # in the background; an error is reported when METEOR is used
-    words = tools.tokenize(list(dict.fromkeys(side for row in written for side in (row.answer, *row.references))))
+    # What waits for another program or holds no lock of the interpreter runs beside the rest.
+    pool = ThreadPoolExecutor(3)
+    texts = list(dict.fromkeys(side for row in written for side in (row.answer, *row.references)))
+    tokenised = pool.submit(tools.tokenize, texts)
+    pool.submit(meteor.load)  # an error is reported when METEOR is used
+    boots = _boots(groups, draws, seed)
+    for boot in boots.values():
+        pool.submit(boot.make_draws)
+    read_labels([row for (_, task, _), rows in groups.items() if task in TEXTS for row in rows])
+    words = tokenised.result()
     pairs = {
         (key, meteor_column(key[1])): [[(words_of(r, words), words[text]) for text in r.references] for r in rows]
         for key, rows in groups.items()
@@ -107,9 +114,7 @@ def table(
     known = {column.name: column for column in columns}
     rows_of_table = []
     for dataset in sorted({dataset for dataset, _, _ in groups}, key=lambda name: (name != ALL, name)):
-        rows_of_table += _rows(
-            dataset, groups, scores, models, starts or {}, controls or {}, draws, seed, brought, known
-        )
+        rows_of_table += _rows(dataset, groups, scores, models, starts or {}, controls or {}, boots, brought, known)
     judge(rows_of_table, known)
     _mark_other_words(rows_of_table, tools.tokenizer)
     return {
@@ -128,6 +133,12 @@ def table(
         ],
         "rows": rows_of_table,
     }
+
+
+def _boots(groups: Group, draws: int, seed: int) -> dict[tuple[str, str], Bootstrap]:
+    """(dataset, task) -> the draws of its studies, which are the same for all models."""
+    rows_of = {(dataset, task): rows for (dataset, task, _), rows in groups.items()}
+    return {key: Bootstrap([row.study for row in rows], draws, seed) for key, rows in rows_of.items()}
 
 
 def _mark_other_words(rows: Sequence[dict[str, Any]], tokenizer: str) -> None:
@@ -164,8 +175,7 @@ def _rows(
     models: Sequence[str],
     starts: Mapping[str, str],
     controls: Mapping[str, str],
-    draws: int,
-    seed: int,
+    boots: Mapping[tuple[str, str], Bootstrap],
     brought: Mapping[str, str],
     known: Mapping[str, Column],
 ) -> list[dict[str, Any]]:
@@ -176,8 +186,9 @@ def _rows(
         for model in present
     ]
     for task in tasks:
-        some = next(groups[dataset, task, model] for model in present if (dataset, task, model) in groups)
-        boot = Bootstrap([row.study for row in some], draws, seed)
+        boot = boots[dataset, task]
+        found = (one for model in present for one in scores.get((dataset, task, model), {}).values())
+        boot.draw([one for one in found if isinstance(one, Metric)])
         for place, (row, model) in enumerate(zip(rows, present, strict=True)):
             answers = groups.get((dataset, task, model))
             if answers is None:

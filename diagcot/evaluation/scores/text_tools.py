@@ -65,5 +65,8 @@ class TextTools:
 
 def meteor_metric(samples: Sequence[Sequence[tuple[str, str]]], counts: Mapping[tuple[str, str], Array]) -> Metric:
     """METEOR of samples whose pairs with each of their references have known counts; the best reference counts."""
-    best = [max((counts[pair] for pair in pairs), key=meteor.meteor_of) for pairs in samples]
+    best = [
+        counts[pairs[0]] if len(pairs) == 1 else max((counts[pair] for pair in pairs), key=meteor.meteor_of)
+        for pairs in samples
+    ]
     return Additive(np.array(best).reshape(-1, meteor.COUNTS), meteor.meteor_of)

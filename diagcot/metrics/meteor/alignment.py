@@ -15,9 +15,11 @@ BEAM = 40
 FORM, STEM, SYNONYM, PARAPHRASE = range(4)
 START, LENGTH, OTHER, OTHER_LENGTH, KIND = range(5)
 """Columns of a match: first word and words in the reference, first word and words in the hypothesis, kind."""
-TOTAL, CHUNKS, NEXT, LAST, DISTANCE, CHOICE, PARENT, MATCH = range(8)
-"""Columns of a path: weighted matches, chunks, next free word of the reference, end of its last match in the hypothesis or
--1, distance, last choice; and while it is new, the row of the path that it continues and the match that it adds or -1."""
+NEXT, LAST, CHOICE = range(3)
+"""Columns of a path: next free word of the reference, end of its last match in the hypothesis or -1, last choice."""
+_ASKED = 1 << 14
+_TOTAL = 1 << 32
+"""What a weighted match adds to the merit of a path; a chunk takes 1."""
 
 
 @compiled()
@@ -26,38 +28,55 @@ def counts(
 ) -> Any:
     """METEOR's additive counts of texts laid end to end, (texts, 23)."""
     totals = np.zeros((len(hyp_ends), 23), np.float64)
+    asked = np.zeros(_ASKED, np.int64)  # pairs of words whose synsets were compared, with the answer
     for text in range(len(hyp_ends)):
         hyp = hyps[hyp_ends[text - 1] if text else 0 : hyp_ends[text]]
         ref = refs[ref_ends[text - 1] if text else 0 : ref_ends[text]]
-        matches = _all_matches(hyp, ref, words, begins, synsets, table)
+        matches = _all_matches(hyp, ref, words, begins, synsets, table, asked)
         _count(hyp, ref, matches, _best(len(hyp), len(ref), matches), words[2], totals[text])
     return totals
 
 
 @compiled()
-def _all_matches(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: Any) -> Any:
+def _all_matches(hyp: Any, ref: Any, words: Any, begins: Any, synsets: Any, table: Any, asked: Any) -> Any:
     """All possible matches, (matches, 5), in the order in which METEOR finds those that start at the same word."""
     forms, stems, _, masks, hashes = words
     same = len(hyp) == len(ref)
     for word in range(len(hyp)):
         same = same and forms[hyp[word]] == forms[ref[word]]
-    matches, number = np.empty((64, 5), np.int32), 0
-    for kind in range(1 if same else 3):  # FORM, STEM, SYNONYM
-        for start in range(len(ref)):
-            for at in range(len(hyp)):
-                ours, theirs = hyp[at], ref[start]
-                matched = forms[ours] == forms[theirs]
+    matches, number = np.empty((256, 5), np.int32), 0
+    our_forms, our_stems, our_masks = forms[hyp], stems[hyp], masks[hyp]
+    near = np.empty(len(hyp) + 1, np.int64)  # words of the hypothesis that may match
+    for start in range(len(ref)):
+        theirs = ref[start]
+        form, stem, mask, found = forms[theirs], stems[theirs], masks[theirs], 0
+        for at in range(len(hyp)):
+            near[found] = at
+            found += (our_forms[at] == form) | (our_stems[at] == stem) | (our_masks[at] & mask != 0)
+        for kind in range(1 if same else 3):  # FORM, STEM, SYNONYM
+            for at in near[:found]:
+                matched = our_forms[at] == form
                 if kind == STEM:
-                    matched = not matched and stems[ours] == stems[theirs]
+                    matched = not matched and our_stems[at] == stem
                 elif kind == SYNONYM:
-                    matched = not matched and masks[ours] & masks[theirs] != 0
-                    matched = matched and _share_synset(ours, theirs, begins, synsets)
+                    matched = not matched and our_masks[at] & mask != 0
+                    matched = matched and _are_synonyms(hyp[at], theirs, begins, synsets, asked)
                 if matched:
                     matches = _with_match(matches, number, start, 1, at, 1, kind)
                     number += 1
     if same:
         return matches[:number]
     return _with_paraphrases(matches, number, hyp, ref, hashes, table)
+
+
+@compiled()
+def _are_synonyms(ours: int, theirs: int, begins: Any, synsets: Any, asked: Any) -> bool:
+    """`_share_synset`, remembered in `asked` until another pair needs the place: reports repeat their words."""
+    pair = (np.int64(ours) << 31 | np.int64(theirs)) + 1
+    place = (ours * 31 + theirs * 7919) % _ASKED
+    if asked[place] >> 1 != pair:
+        asked[place] = pair << 1 | _share_synset(ours, theirs, begins, synsets)
+    return bool(asked[place] & 1)
 
 
 @compiled()
@@ -120,38 +139,50 @@ def _best(hyp_length: int, ref_length: int, matches: Any) -> Any:
     """The match that METEOR's beam search chooses at each word of the reference, (ref_length,), or -1.
 
     A partial alignment is better by weighted matches (those of another form weigh half, rounded down), then by fewer chunks,
-    then by a smaller distance; among equals the one found first stays ahead.
+    then by a smaller distance; among equals the one found first stays ahead. Paths are kept in this order.
     """
     order, begins = _by_start(ref_length, matches)
     # The words of the hypothesis that a path has used, as bits.
     used = np.zeros((BEAM, (hyp_length + 63) // 64), np.uint64)
     used_next = np.zeros_like(used)
     chosen, certain = _certain(hyp_length, ref_length, matches, order, begins, used)
-    paths, coming = np.zeros((BEAM, 8), np.int64), np.zeros((BEAM, 8), np.int64)
-    ranks, ranks_next = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)  # rows of the paths, the best first
-    choices, choice_count = np.zeros((BEAM * ref_length + 1, 2), np.int64), 1  # match, and the choice before it
-    candidate = np.zeros(8, np.int64)
+    paths, paths_next = np.zeros((BEAM, 3), np.int64), np.zeros((BEAM, 3), np.int64)
+    merits, merits_next = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)
+    distances, distances_next = np.zeros(BEAM, np.int64), np.zeros(BEAM, np.int64)
+    parents, taken = (
+        np.zeros(BEAM, np.int64),
+        np.zeros(BEAM, np.int64),
+    )  # of a new path: what it continues, and its match
+    choices, choice_count = np.empty((BEAM * ref_length + 1, 2), np.int64), 1  # match, and the choice before it
     paths[0, LAST], alive = -1, 1
     for word in range(ref_length + 1):  # one word more, where nothing matches, closes the last chunk
         number = 0
-        for rank in range(alive):
+        for row in range(alive):
             number = _continue(
-                paths, ranks[rank], word, order, begins, certain[word], matches, used,
-                candidate, coming, ranks_next, number,
+                paths, merits, distances, row, word, order, begins, certain[word], matches, used,
+                merits_next, distances_next, parents, taken, number,
             )  # fmt: skip
-        for rank in range(number):
-            row = ranks_next[rank]
+        for row in range(number):
+            parent, match = parents[row], taken[row]
             for part in range(used.shape[1]):
-                used_next[row, part] = used[coming[row, PARENT], part]
-            match = coming[row, MATCH]
+                used_next[row, part] = used[parent, part]
+            paths_next[row, CHOICE] = paths[parent, CHOICE]
             if match >= 0:
-                _use(used_next, row, matches[match, OTHER], matches[match, OTHER_LENGTH])
-                choices[choice_count, 0], choices[choice_count, 1] = match, coming[row, CHOICE]
-                coming[row, CHOICE] = choice_count
-                choice_count += 1
-        paths, coming, ranks, ranks_next, used, used_next = coming, paths, ranks_next, ranks, used_next, used
+                other, other_length = matches[match, OTHER], matches[match, OTHER_LENGTH]
+                paths_next[row, NEXT], paths_next[row, LAST] = word + matches[match, LENGTH], other + other_length
+                if not certain[word]:
+                    _use(used_next, row, other, other_length)
+                    choices[choice_count, 0], choices[choice_count, 1] = match, paths[parent, CHOICE]
+                    paths_next[row, CHOICE] = choice_count
+                    choice_count += 1
+            elif word < paths[parent, NEXT]:
+                paths_next[row, NEXT], paths_next[row, LAST] = paths[parent, NEXT], paths[parent, LAST]
+            else:
+                paths_next[row, NEXT], paths_next[row, LAST] = word + 1, -1
+        paths, paths_next, used, used_next = paths_next, paths, used_next, used
+        merits, merits_next, distances, distances_next = merits_next, merits, distances_next, distances
         alive = number
-    choice = paths[ranks[0], CHOICE]
+    choice = paths[0, CHOICE]
     while choice > 0:
         match = choices[choice, 0]
         chosen[matches[match, START]] = match
@@ -205,19 +236,17 @@ def _certain(hyp_length: int, ref_length: int, matches: Any, order: Any, begins:
 
 @compiled()
 def _continue(
-    paths: Any, row: int, word: int, order: Any, begins: Any, certain: bool, matches: Any, used: Any,
-    candidate: Any, coming: Any, ranks: Any, number: int,
+    paths: Any, merits: Any, distances: Any, row: int, word: int, order: Any, begins: Any, certain: bool, matches: Any,
+    used: Any, merits_next: Any, distances_next: Any, parents: Any, taken: Any, number: int,
 ) -> int:  # fmt: skip
-    """Rank all paths that continue the path in `row` at a word, where the matches `starting` begin; returns their number.
+    """Rank all paths that continue the path in `row` at a word; returns the number of paths ranked so far.
 
-    coming, ranks, number: the paths ranked so far. candidate: room for one path.
+    merits_next, distances_next, parents, taken, number: the paths ranked so far, the best first.
     """
-    for column in range(PARENT):
-        candidate[column] = paths[row, column]
-    candidate[PARENT], candidate[MATCH] = row, -1
+    merit, distance = merits[row], distances[row]
     if word < paths[row, NEXT]:  # inside a match there is nothing to choose
-        return int(_rank(coming, ranks, number, candidate))
-    last, distance = paths[row, LAST], paths[row, DISTANCE]
+        return int(_rank(merits_next, distances_next, parents, taken, number, merit, distance, row, -1))
+    last = paths[row, LAST]
     for place in range(begins[word], begins[word + 1]):
         match = order[place]
         length, other, other_length = matches[match, LENGTH], matches[match, OTHER], matches[match, OTHER_LENGTH]
@@ -225,45 +254,41 @@ def _continue(
             continue
         moved = abs(word - other)
         weight = length + other_length if matches[match, KIND] == FORM else length // 2 + other_length // 2
-        candidate[TOTAL] = paths[row, TOTAL] + weight
-        candidate[CHUNKS] = paths[row, CHUNKS] + (last >= 0 and other != last)
-        candidate[NEXT], candidate[LAST] = word + length, other + other_length
-        candidate[DISTANCE] = distance + moved if certain else distance
-        candidate[MATCH] = -1 if certain else match
-        number = _rank(coming, ranks, number, candidate)
+        gained = merit + weight * _TOTAL - (last >= 0 and other != last)
+        reached = distance + moved if certain else distance
+        number = _rank(merits_next, distances_next, parents, taken, number, gained, reached, row, match)
         # The release adds the distance of a choice to the path it left, so to all that follow from there.
         distance += moved
     if certain:
         return number
-    candidate[TOTAL], candidate[CHUNKS] = paths[row, TOTAL], paths[row, CHUNKS] + (last != -1)
-    candidate[NEXT], candidate[LAST], candidate[DISTANCE], candidate[MATCH] = word + 1, -1, distance, -1
-    return int(_rank(coming, ranks, number, candidate))
+    merit -= last != -1
+    return int(_rank(merits_next, distances_next, parents, taken, number, merit, distance, row, -1))
 
 
 @compiled()
-def _rank(paths: Any, ranks: Any, number: int, candidate: Any) -> int:
+def _rank(
+    merits: Any,
+    distances: Any,
+    parents: Any,
+    taken: Any,
+    number: int,
+    merit: int,
+    distance: int,
+    parent: int,
+    match: int,
+) -> int:
     """Insert a path among the best, behind its equals; returns how many there are."""
     place = number
-    while place > 0 and _is_better(candidate, paths, ranks[place - 1]):
+    if number == BEAM:
         place -= 1
-    if place == BEAM:
-        return number
-    row = number if number < BEAM else ranks[BEAM - 1]
-    for rank in range(min(number, BEAM - 1), place, -1):
-        ranks[rank] = ranks[rank - 1]
-    ranks[place] = row
-    for column in range(8):
-        paths[row, column] = candidate[column]
+        if merit < merits[place] or (merit == merits[place] and distance >= distances[place]):
+            return number
+    while place > 0 and (merit > merits[place - 1] or (merit == merits[place - 1] and distance < distances[place - 1])):
+        merits[place], distances[place] = merits[place - 1], distances[place - 1]
+        parents[place], taken[place] = parents[place - 1], taken[place - 1]
+        place -= 1
+    merits[place], distances[place], parents[place], taken[place] = merit, distance, parent, match
     return min(number + 1, BEAM)
-
-
-@compiled()
-def _is_better(candidate: Any, paths: Any, row: int) -> bool:
-    if candidate[TOTAL] != paths[row, TOTAL]:
-        return bool(candidate[TOTAL] > paths[row, TOTAL])
-    if candidate[CHUNKS] != paths[row, CHUNKS]:
-        return bool(candidate[CHUNKS] < paths[row, CHUNKS])
-    return bool(candidate[DISTANCE] < paths[row, DISTANCE])
 
 
 @compiled()

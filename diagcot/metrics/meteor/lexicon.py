@@ -1,20 +1,23 @@
 """What METEOR 1.5 knows of English words, read from the jar and the paraphrase table of the pycocoevalcap wheel."""
 
 import io
+import os
 import re
 import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diagcot.jobs.state import reading
 from diagcot.metrics.meteor import alignment, paraphrases, phrases
-from diagcot.metrics.stems import stem
+from diagcot.metrics.meteor.stems import stem
 
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧꙀ-ꙮ꙾-ꚗᴀ-ᵿ"
 _PLAIN = re.compile(r"[0-9a-z ]*")  # nothing to normalise
@@ -51,6 +54,8 @@ _ENDINGS = (
 )  # fmt: skip
 
 
+Words = NDArray[np.int32]
+_PART = 256  # texts that a thread aligns at once
 _WORDS = 1_000_000  # words remembered before all are forgotten: a policy may write ever new ones
 
 
@@ -102,6 +107,12 @@ class Lexicon:
                 self._forget()
             ours, theirs = [self.words(text) for text in hyps], [self.words(text) for text in refs]
             words = self._words, self._begins, self._sets
+        parts = [slice(at, at + _PART) for at in range(0, len(hyps), _PART)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = list(pool.map(lambda part: self._aligned(ours[part], theirs[part], words), parts))
+        return np.concatenate(found) if found else np.zeros((0, 23))
+
+    def _aligned(self, ours: list[Words], theirs: list[Words], words: tuple[Any, ...]) -> NDArray[np.float64]:
         empty = np.zeros(0, np.int32)
         found: NDArray[np.float64] = alignment.counts(
             np.concatenate([empty, *ours]),
@@ -129,7 +140,11 @@ class Lexicon:
 
     def _words_of(self, text: str) -> NDArray[np.int32]:
         """A text as numbers of its normalised words, in lower case."""
-        return np.array([self._number(word) for word in self._split(text)], np.int32)
+        words = self._split(text)
+        try:
+            return np.array(list(map(self._numbers.__getitem__, words)), np.int32)
+        except KeyError:  # of a word that is new
+            return np.array([self._number(word) for word in words], np.int32)
 
     def _split(self, text: str) -> list[str]:
         if _PLAIN.fullmatch(text):
@@ -147,14 +162,15 @@ class Lexicon:
             line = pattern.sub(new, line)
         words = [word for word in _JAVA_BLANKS.split(line) if word]
         following: list[str] = [*words[1:], ""]
-        line = "".join(self._stopped(word, after) + " " for word, after in zip(words, following, strict=True))
+        both = zip(words, following, strict=True)
+        line = " ".join(self._stopped(word, after) if word[-1] == "." else word for word, after in both)
         while "DOTDOTMULTI" in line:
             line = line.replace("DOTDOTMULTI", "DOTMULTI.")
         return _BLANKS.sub(" ", line.replace("DOTMULTI", ".")).strip("".join(map(chr, range(33))))
 
     def _stopped(self, word: str, after: str) -> str:
-        """A word whose final point is kept, dropped or split off."""
-        if len(word.encode("utf-16-le", "surrogatepass")) <= 2 or not word.endswith("."):
+        """A word that ends with a point, which is kept, dropped or split off."""
+        if len(word.encode("utf-16-le", "surrogatepass")) <= 2:
             return word
         base = word[:-1]
         if "." in base and _LETTER.search(base):

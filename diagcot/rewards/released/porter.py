@@ -1,6 +1,6 @@
 """Stems of ROUGE: Porter's algorithm (Porter 1980) with the extensions of NLTK, which rouge-score uses.
 
-METEOR has other stems (`diagcot.metrics.stems`): "slight" and "slightly" have one stem there and two here.
+METEOR has other stems (`diagcot.metrics.meteor.stems`): "slight" and "slightly" have one stem there and two here.
 """
 
 from collections.abc import Callable, Sequence

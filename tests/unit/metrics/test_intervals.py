@@ -55,6 +55,25 @@ def test_the_draws_of_bleu_are_corpus_bleu():
         assert drawn == pytest.approx(bleu([hyps[i] for i in picked], [refs[i] for i in picked])[1])
 
 
+def test_metrics_drawn_together_have_the_draws_of_each_by_itself():
+    rng = np.random.default_rng(5)
+    counts = rng.integers(0, 9, (60, 3, 2)).astype(float)
+    metrics = [
+        Additive(counts, lambda sums: mean_of(sums)[..., 0]),
+        Additive(counts, lambda sums: mean_of(sums)[..., 2]),
+        mean(rng.normal(size=60)),
+    ]
+    studies = [str(row // 2) for row in range(60)]
+    together, alone = Bootstrap(studies), Bootstrap(studies)
+    together.draw(metrics)
+    for metric in metrics:
+        np.testing.assert_allclose(together.draws(metric), alone.draws(metric), atol=1e-12, rtol=0)
+        assert together.value(metric) == pytest.approx(alone.value(metric), abs=1e-12)
+        weights = np.array([alone._times[:, alone._study[row]] for row in range(60)]).T  # of each row in each draw
+        sums = np.einsum("dr,r...->d...", weights, metric.counts)
+        np.testing.assert_allclose(together.draws(metric), metric.score(sums), atol=1e-12, rtol=0)
+
+
 def test_a_paired_difference_is_tighter_than_its_sides():
     rng = np.random.default_rng(4)
     hard = rng.normal(0, 1, 200)

@@ -15,7 +15,7 @@ from diagcot.metrics import java
 from diagcot.metrics.intervals import Bootstrap
 from diagcot.metrics.meteor import meteor
 from diagcot.metrics.meteor.meteor import COUNTS, MeteorError, counts, meteor_of
-from diagcot.metrics.stems import stem
+from diagcot.metrics.meteor.stems import stem
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "metrics_aamn_r2gen590"
 
@@ -42,6 +42,16 @@ def test_words_may_be_forgotten(monkeypatch):
     monkeypatch.setattr("diagcot.metrics.meteor.lexicon._WORDS", 1)
     for _ in range(2):
         np.testing.assert_array_equal(counts(*pair), before)
+
+
+def test_many_texts_are_counted_as_each_by_itself():
+    words = "the heart is enlarged enlarging big large lung lungs clear no effusion fluid of a number several".split()
+    texts = [" ".join(words[place % 17 :: 1 + place % 5] * (1 + place % 3)) for place in range(600)]
+    refs = texts[::-1]
+    together = counts(texts, refs)
+    np.testing.assert_array_equal(
+        together, np.concatenate([counts([a], [b]) for a, b in zip(texts, refs, strict=True)])
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,22 @@ def test_several_references_are_scored_as_in_pycocoevalcap(samples):
         np.testing.assert_allclose(cider(hyps, refs), Cider().compute_score(gold, ours)[1], atol=1e-12)
 
 
+def test_a_large_corpus_of_several_references_and_one_endless_text():
+    rng = random.Random(0)
+    words = [f"w{number}" for number in range(60)]
+    texts = [[" ".join(rng.choices(words, k=rng.randint(1, 40))) for _ in range(rng.randint(1, 3))] for _ in range(80)]
+    hyps = [" ".join(rng.choices([*words, "new"], k=rng.randint(1, 40))) for _ in texts]
+    hyps[7] = "w1 w2 w3 " * 3000
+    gold, ours = dict(enumerate(texts)), {place: [hyp] for place, hyp in enumerate(hyps)}
+    np.testing.assert_allclose(
+        sentence_bleu(hyps, texts), np.array(Bleu(4).compute_score(gold, ours, 0)[1]).T, atol=1e-12
+    )
+    np.testing.assert_allclose(cider(hyps, texts), Cider().compute_score(gold, ours)[1], atol=1e-12)
+    rarity = Rarity.of(texts)
+    assert len(rarity.tree[2]) > 5000  # the table has grown
+    np.testing.assert_array_equal(cider(hyps[:1], texts[:1], rarity), cider(hyps, texts)[:1])
+
+
 def test_cider_of_one_pair_needs_a_corpus():
     pair = ["the heart is enlarged"], ["the heart is enlarged"]
     assert cider(*pair)[0] == 0
