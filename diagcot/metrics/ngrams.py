@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diagcot.metrics.meteor.compiled import compiled
+from diagcot.jobs.environment.compiled import compiled
 
 ORDERS = 4
 ROOT = 0

@@ -51,6 +51,10 @@ def _ends(samples: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     return np.array(list(accumulate(map(len, samples))), np.int64)
 
 
+def _nearest(lengths: Sequence[int], size: int) -> int:
+    return min(lengths, key=lambda length: (abs(length - size), length))
+
+
 def bleu_counts(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
     """BLEU's additive counts, (N, 10): words, reference words, n-grams of order 1-4, clipped matches of order 1-4.
 
@@ -65,7 +69,7 @@ def bleu_counts(hyps: Sequence[str], refs: Sequence[Reference]) -> Array:
     samples = _ends(all_texts)
     sizes, lengths = np.diff(our_ends, prepend=0), np.diff(their_ends, prepend=0).tolist()
     nearest = [
-        min(lengths[end - len(texts) : end], key=lambda length, size=size: (abs(length - size), length))
+        _nearest(lengths[end - len(texts) : end], size)
         for texts, end, size in zip(all_texts, samples.tolist(), sizes.tolist(), strict=True)
     ]
     counts = np.empty((len(hyps), 2 + 2 * ORDERS))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diagcot.metrics.meteor.compiled import compiled
+from diagcot.jobs.environment.compiled import compiled
 from diagcot.metrics.meteor.phrases import BUCKET_BITS, FILTER_BITS, phrases
 
 BEAM = 40

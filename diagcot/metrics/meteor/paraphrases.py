@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diagcot.jobs.environment import compiled
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import remove
-from diagcot.metrics.meteor import compiled, phrases
+from diagcot.metrics.meteor import phrases
 
 
 class Paraphrases(NamedTuple):

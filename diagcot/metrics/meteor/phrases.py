@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from diagcot.metrics.meteor.compiled import compiled
+from diagcot.jobs.environment.compiled import compiled
 
 BUCKET_BITS = 22
 """Bits of a phrase's hash that find its bucket in the table."""

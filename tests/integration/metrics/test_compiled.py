@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from numba import config
 
-from diagcot.metrics.meteor import alignment, compiled, phrases
+from diagcot.jobs.environment import compiled
+from diagcot.metrics.meteor import alignment, phrases
 
 
 @pytest.fixture

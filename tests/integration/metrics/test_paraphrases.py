@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diagcot.metrics.meteor import compiled, paraphrases
+from diagcot.jobs.environment import compiled
+from diagcot.metrics.meteor import paraphrases
 
 LINES = ("0.5", "no effusion", "without effusion", "0.25", "heart is", "the heart is", "0.1", "no effusion", "no fluid")
 

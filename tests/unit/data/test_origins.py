@@ -92,7 +92,7 @@ def grey(side: int, seed: int) -> Pillow.Image:
 
 
 def bits(first: Pillow.Image, second: Pillow.Image) -> int:
-    pair = (np.frombuffer(likeness.digest(image), np.uint8) for image in (first, second))
+    pair = (np.frombuffer(likeness.digest(likeness.small(image)), np.uint8) for image in (first, second))
     one, other = pair
     return int(np.bitwise_count(one ^ other).sum())
 
@@ -134,7 +134,7 @@ def test_real_images_are_told_apart_copies_are_found_and_none_is_flagged() -> No
         assert lookup.find(small).tolist() == [4 * number]
     assert [(path.name, jpeg.flags) for path, jpeg in zip(REAL, found, strict=True) if jpeg.flags] == []
     inverted = [Pillow.open(io.BytesIO(jpeg.data)).point(lambda value: 255 - value) for jpeg in found]
-    assert sum(likeness.flags(image) == ("inverted",) for image in inverted) >= 0.8 * len(REAL)
+    assert sum(likeness.flags(likeness.small(image)) == ("inverted",) for image in inverted) >= 0.8 * len(REAL)
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_real_images_are_told_apart_copies_are_found_and_none_is_flagged() -> No
     ],
 )
 def test_images_without_a_picture_are_flagged(values: np.ndarray, flag: str) -> None:
-    assert likeness.flags(Pillow.fromarray(values.astype(np.uint8))) == (flag,)
+    assert likeness.flags(likeness.small(Pillow.fromarray(values.astype(np.uint8)))) == (flag,)

@@ -45,7 +45,8 @@ def test_words_may_be_forgotten(monkeypatch):
 
 
 def test_many_texts_are_counted_as_each_by_itself():
-    words = "the heart is enlarged enlarging big large lung lungs clear no effusion fluid of a number several".split()
+    known = "the heart is enlarged enlarging big large lung lungs clear no effusion fluid of a number several"
+    words = known.split()
     texts = [" ".join(words[place % 17 :: 1 + place % 5] * (1 + place % 3)) for place in range(600)]
     refs = texts[::-1]
     together = counts(texts, refs)
