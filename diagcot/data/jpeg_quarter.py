@@ -171,7 +171,7 @@ def _fill(fours: Any, at: int, bits: Any, count: int) -> Any:
 
 
 @compiled()
-def _value(bits: Any, size: int) -> int:
+def _value(bits: Any, size: int) -> Any:
     """The value that the first bits stand for."""
     if size == 0:
         return 0

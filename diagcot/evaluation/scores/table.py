@@ -72,28 +72,17 @@ def table(
     chosen_on = _grouped([row for row in predictions if row.split == "validate"])
     written = [row for row in predictions if row.task in TEXTS]
     # What waits for another program or holds no lock of the interpreter runs beside the rest.
-    pool = ThreadPoolExecutor(3)
+    pool = ThreadPoolExecutor(4)
     texts = list(dict.fromkeys(side for row in written for side in (row.answer, *row.references)))
     tokenised = pool.submit(tools.tokenize, texts)
     pool.submit(meteor.load)  # an error is reported when METEOR is used
+    aligned = pool.submit(lambda: _meteor(groups, tokenised.result(), tools, r2gen=r2gen))
     boots = _boots(groups, draws, seed)
     for boot in boots.values():
         pool.submit(boot.make_draws)
     read_labels([row for (_, task, _), rows in groups.items() if task in TEXTS for row in rows])
     words = tokenised.result()
-    pairs = {
-        (key, meteor_column(key[1])): [[(words_of(r, words), words[text]) for text in r.references] for r in rows]
-        for key, rows in groups.items()
-        if key[1] in TEXTS
-    }
-    if r2gen:
-        reports = {key: rows for key, rows in groups.items() if key[1] == "report"}
-        pairs |= {
-            (key, "meteor_r2gen"): [[pair] for pair in zip(*r2gen_texts(rows), strict=True)]
-            for key, rows in reports.items()
-        }
     named = {column.name for column in own}
-    counted = pool.submit(tools.meteor, [pair for some in pairs.values() for sample in some for pair in sample])
     scores: dict[tuple[str, str, str], Scores] = {
         key: measured(rows, chosen_on.get(key, []), words) for key, rows in groups.items()
     }
@@ -105,10 +94,9 @@ def table(
         if clinical and key[2] != CONSTANT:
             scores[key] |= clinical_metrics(rows, clinical)
         scores[key] |= {name: metric for name, metric in own_numbers.means(rows).items() if name in named}
-    counts = counted.result()
+    for (key, column), metric in aligned.result().items():
+        scores[key][column] = metric
     pool.shutdown()
-    for (key, column), some in pairs.items():
-        scores[key][column] = tools.missing.get("meteor") or meteor_metric(some, counts)
     reasons_given = {reason for found in scores.values() for reason in found.values() if isinstance(reason, str)}
     columns = [*COLUMNS, *own]
     known = {column.name: column for column in columns}
@@ -133,6 +121,25 @@ def table(
         ],
         "rows": rows_of_table,
     }
+
+
+def _meteor(
+    groups: Group, words: Mapping[str, str], tools: TextTools, *, r2gen: bool
+) -> dict[tuple[tuple[str, str, str], str], Metric | str]:
+    """METEOR of each group that has it, by the key of the group and the column, or the reason why it has none."""
+    pairs = {
+        (key, meteor_column(key[1])): [[(words_of(r, words), words[text]) for text in r.references] for r in rows]
+        for key, rows in groups.items()
+        if key[1] in TEXTS
+    }
+    if r2gen:
+        reports = {key: rows for key, rows in groups.items() if key[1] == "report"}
+        pairs |= {
+            (key, "meteor_r2gen"): [[pair] for pair in zip(*r2gen_texts(rows), strict=True)]
+            for key, rows in reports.items()
+        }
+    counts = tools.meteor([pair for some in pairs.values() for sample in some for pair in sample])
+    return {place: tools.missing.get("meteor") or meteor_metric(some, counts) for place, some in pairs.items()}
 
 
 def _boots(groups: Group, draws: int, seed: int) -> dict[tuple[str, str], Bootstrap]:

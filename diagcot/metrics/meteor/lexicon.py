@@ -107,9 +107,12 @@ class Lexicon:
                 self._forget()
             ours, theirs = [self.words(text) for text in hyps], [self.words(text) for text in refs]
             words = self._words, self._begins, self._sets
-        parts = [slice(at, at + _PART) for at in range(0, len(hyps), _PART)]
+
+        def aligned(at: int) -> NDArray[np.float64]:
+            return self._aligned(ours[at : at + _PART], theirs[at : at + _PART], words)
+
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            found = list(pool.map(lambda part: self._aligned(ours[part], theirs[part], words), parts))
+            found = list(pool.map(aligned, range(0, len(hyps), _PART)))
         return np.concatenate(found) if found else np.zeros((0, 23))
 
     def _aligned(self, ours: list[Words], theirs: list[Words], words: tuple[Any, ...]) -> NDArray[np.float64]:
