@@ -70,7 +70,7 @@ def _header(raw: bytes) -> _Header | None:
         if marker == 0xDB and len(body) == 65 and body[0] == 0:
             steps = np.zeros(64, np.int32)
             steps[_ZIGZAG] = np.frombuffer(body, np.uint8, 64, 1)
-        elif marker == 0xC0 and len(body) == 9 and body[0] == 8 and body[5] == 1 and body[7:] == b"\x11\x00":
+        elif marker == 0xC0 and not frame and len(body) == 9 and body[0] == 8 and body[5] == 1 and body[7:] == b"\x11\x00":
             frame = body
         elif marker == 0xC4:
             left = body

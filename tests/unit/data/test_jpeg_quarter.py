@@ -10,6 +10,9 @@ from PIL import Image
 from diagcot.data import pixels
 
 
+FRAME = b"\xff\xc0\x00\x0b\x08\x00\x40\x00\x40\x01\x01\x11\x00"  # of a grey image of 64 x 64 pixels
+
+
 def film(width, height, seed=0, noise=20.0):
     """A grey image with shapes, noise, and black and white parts."""
     rng = np.random.default_rng(seed)
@@ -54,6 +57,7 @@ def test_the_pixels_are_those_of_libjpeg(quality, optimize):
         encoded(film(64, 64))[:-400] + b"\xff\xd9",
         encoded(film(64, 64))[:-2] + b"\x12\x34\xff\xd9",
         encoded(film(64, 64))[:300],
+        encoded(film(64, 64)).replace(FRAME, FRAME + FRAME),
         b"",
         b"\xff\xd8\xff",
     ],
