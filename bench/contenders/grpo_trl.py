@@ -62,8 +62,11 @@ class Steps(TrainerCallback):
             self.last = now
 
 
+model = AutoModelForImageTextToText.from_pretrained(spec["model"], dtype=torch.float32)
+if spec["tower_frozen"]:
+    model.model.visual.requires_grad_(False)
 trainer = GRPOTrainer(
-    model=AutoModelForImageTextToText.from_pretrained(spec["model"], dtype=torch.float32, attn_implementation="eager"),
+    model=model,
     reward_funcs=score,
     args=GRPOConfig(
         output_dir=str(Path(spec["log"]).parent / "trl"),
@@ -78,6 +81,7 @@ trainer = GRPOTrainer(
         per_device_train_batch_size=spec["micro_batch"],
         gradient_accumulation_steps=spec["prompts_a_step"] * spec["samples"] // spec["micro_batch"],
         max_completion_length=spec["max_tokens"],
+        generation_kwargs={"min_new_tokens": spec["min_tokens"]},
         temperature=1.0,
         beta=spec["kl"],
         loss_type="bnpo",

@@ -57,8 +57,10 @@ class Address:
 
     def connect(self, timeout_s: float) -> httpx.Client:
         """A plain client for the few calls that are not completions."""
+        uds = str(self.socket) if self.socket else None
         return httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket) if self.socket else None, trust_env=False),
+            # Reading the certificates takes longer than a call; without TLS there is nothing that they would verify.
+            transport=httpx.HTTPTransport(uds=uds, trust_env=False, verify=self.tls),
             base_url=f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.prefix}",
             headers={"authorization": f"Bearer {self.key}"} if self.key else None,
             timeout=timeout_s,

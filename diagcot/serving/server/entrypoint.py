@@ -6,13 +6,15 @@
 import os
 import sys
 import threading
+from typing import Any
 
 from diagcot.jobs.environment import code
 from diagcot.serving.server.owner import OWNER, follow_owner
 
 
-def _fork_engine_core() -> None:
-    """Let vLLM fork its engine core process on CPU, where it would start a new interpreter and import everything again.
+def _adapt_to_cpu() -> None:
+    """Let vLLM fork its engine core process on CPU, where it would start a new interpreter and import everything again, and have
+    room for the images of all its sequences.
 
     vLLM's `CpuPlatform.check_and_update_config` (vllm/platforms/cpu.py) sets the method to spawn. Fork is safe here because
     the parent runs no parallel region, after which a child would wait for threads that it does not have: it keeps to one
@@ -25,8 +27,21 @@ def _fork_engine_core() -> None:
     def check_and_update_config(cls, vllm_config):  # type: ignore[no-untyped-def]
         update(cls, vllm_config)
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        make_room_for_images(vllm_config.scheduler_config, vllm_config.model_config.max_model_len)
 
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def make_room_for_images(scheduler: Any, max_model_len: int) -> None:
+    """Let the visual tokens of all sequences that vLLM's `SchedulerConfig` allows be computed in one step.
+
+    Where its room for them is used up, vLLM computes a prompt up to its image and the rest in a later step, even where chunked
+    prefill is disabled. Then it rewinds the random state of a seeded request, which a CPU generator cannot do: the server
+    would die. The room is host memory that only images take.
+    """
+    tokens = scheduler.max_num_seqs * max_model_len
+    scheduler.max_num_encoder_input_tokens = max(scheduler.max_num_encoder_input_tokens, tokens)
+    scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, tokens)
 
 
 def _keep_to_one_thread() -> None:
@@ -64,7 +79,7 @@ def main() -> None:
 
     cli_env_setup()
     if current_platform.is_cpu():
-        _fork_engine_core()
+        _adapt_to_cpu()
     parser = make_arg_parser(FlexibleArgumentParser())
     args = parser.parse_args(sys.argv[1:])
     if args.model_tag:

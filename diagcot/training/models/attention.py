@@ -6,12 +6,15 @@ function, which transformers calls); elsewhere torch's fused attention runs over
 neighbours of one length together. That is what a block-diagonal mask computes, without the products between sequences and
 without a mask of all pairs of tokens.
 
+Answers to one prompt may lie behind it one after the other: each then sees the prompt and itself, so that the prompt is computed
+once for all of them.
+
 The windows of Qwen2.5-VL's vision tower are such sequences. An image has at most four lengths of them (whole windows, those at
 the right and at the lower edge, and the corner), so they are put in the order of their lengths: four calls in a layer.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +29,8 @@ from transformers import AttentionInterface, vision_utils  # noqa: E402
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 from transformers.utils.generic import is_flash_attention_requested  # noqa: E402
 
+PromptGroup = tuple[int, tuple[int, ...]]
+"""Tokens of a prompt, and of each answer behind it."""
 BY_SEQUENCE = "by_sequence"
 # transformers gives the bounds of all windows to an attention with `flash` in its name, and calls any other once a window.
 _OF_TOWER = "by_sequence_in_place_of_flash"
@@ -39,6 +44,11 @@ def implementation(family: Family, precision: str) -> str:
         return "sdpa"
     flash = torch.cuda.is_available() and precision == "bf16" and find_spec("flash_attn")
     return "flash_attention_2" if flash else BY_SEQUENCE
+
+
+def shares_prompts(network: Any) -> bool:
+    """Whether the network's attention lets answers lie behind one prompt (`by_sequence`); FlashAttention's does not."""
+    return bool(language_of(network).config._attn_implementation == BY_SEQUENCE)
 
 
 def bounds(lengths: torch.Tensor) -> dict[str, Any]:
@@ -138,14 +148,20 @@ def by_sequence(
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
     exchange: Callable[..., torch.Tensor] | None = None,
+    prompt_groups: Sequence[PromptGroup] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """torch's fused attention over rows, or over the sequences of one row whose bounds are given.
 
     query, key, value: (rows, heads, tokens, width). attention_mask: has no part in it. cu_seq_lens_q: (sequences + 1,), in
-    host memory. exchange: where several ranks share a row (`diagcot.training.supervised.sequence_parallel`). Returns (rows,
-    tokens, heads, width).
+    host memory. exchange: where several ranks share a row (`diagcot.training.supervised.sequence_parallel`). prompt_groups: in
+    place of bounds, prompts of the row with their answers behind them. Returns (rows, tokens, heads, width).
     """
+    if prompt_groups is not None and module.is_causal:  # transformers passes it on to the vision tower, too
+        sizes = [prompt + sum(answers) for prompt, answers in prompt_groups]
+        parts = zip(*(tensor.split(sizes, 2) for tensor in (query, key, value)), strict=True)
+        made = [_group(module, *group, part, options) for group, part in zip(prompt_groups, parts, strict=True)]
+        return torch.cat(made, 1), None
     if exchange is not None:
 
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -171,6 +187,34 @@ def _run(
         part = tuple(tensor.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1) for tensor in part)
     rows: torch.Tensor = sdpa_attention_forward(module, *part, None, **options)[0]
     return rows.reshape(1, -1, *rows.shape[2:])
+
+
+def _group(
+    module: torch.nn.Module,
+    prompt: int,
+    answers: tuple[int, ...],
+    part: tuple[torch.Tensor, ...],
+    options: Mapping[str, Any],
+) -> torch.Tensor:
+    """Attention of a prompt to itself, and of each answer behind it to the prompt and itself. See `by_sequence`."""
+    longest = max(answers)
+    before = [tensor[:, :, :prompt] for tensor in part]
+    rows = [_padded(tensor[:, :, prompt:], answers, longest) for tensor in part]
+    keys = [
+        torch.cat([shared.expand(len(answers), -1, -1, -1), own], 2)
+        for shared, own in zip(before[1:], rows[1:], strict=True)
+    ]
+    seen = torch.ones(longest, prompt + longest, dtype=torch.bool, device=part[0].device).tril(prompt)
+    first = sdpa_attention_forward(module, *before, None, **options)[0]
+    behind = sdpa_attention_forward(module, rows[0], *keys, seen, **options)[0]
+    return torch.cat([first, *(row[None, :length] for row, length in zip(behind, answers, strict=True))], 1)
+
+
+def _padded(part: torch.Tensor, lengths: tuple[int, ...], longest: int) -> torch.Tensor:
+    """Sequences (1, heads, tokens, width), one after the other, as rows (sequences, heads, longest, width)."""
+    return torch.cat(
+        [functional.pad(row, (0, 0, 0, longest - row.shape[2])) for row in part.split(list(lengths), dim=2)]
+    )
 
 
 AttentionInterface.register(BY_SEQUENCE, by_sequence)

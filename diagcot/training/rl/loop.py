@@ -67,6 +67,7 @@ class GrpoLoop:
         self.served = ServedWeights(
             self.policy, transfer, self.curriculum, self.settings, ctx, self.pool, self.collector
         )
+        stack.callback(self.served.close)
         self.patients = [patient(sample) for sample in self.curriculum.validation]
         self.record = validation.ValidationRecord(ctx, self.patients, ctx.seed)
         self.breakdown = StepBreakdown()
@@ -146,6 +147,7 @@ class GrpoLoop:
             self.pending.wait()  # figures of one model: weights that change meanwhile would mix two
         if not self._update_servers(step):
             return False
+        self.served.compare()
         scores = process_group.broadcast(
             self.collector.validate(self.curriculum.validation) if self.collector else None
         )
@@ -232,7 +234,7 @@ class GrpoLoop:
             max_gap = float("inf")
         size = settings.deepspeed.global_batch
         figures = [
-            self.policy.update(batches, rollouts[index * size : (index + 1) * size], max_gap)
+            self.policy.update(batches, rollouts[index * size : (index + 1) * size], max_gap, self.served.compare)
             for index, batches in enumerate(updates)
         ]
         self._count(updates)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.data.collator import Collator
 from diagcot.training.distributed import engine, process_group
 from diagcot.training.losses import logprobs
-from diagcot.training.models import freeze, frozen_tower, lora, model
+from diagcot.training.models import attention, freeze, frozen_tower, lora, model
 from diagcot.training.rl.micro_batches import MicroBatch, MicroBatcher
 from diagcot.training.rl.objective import Objective, aggregate, divisor, k3, ratios, token_losses, uncut
 from diagcot.training.rl.rollout import Rollout
@@ -53,7 +53,8 @@ class Policy:
         packed = settings.deepspeed.micro_batch_tokens is not None
         collator = Collator(self.processor, ctx.shards_root, longest, settings.image_cache_mb, packed=packed)
         self.tower = frozen_tower.of(network, settings, ctx)
-        self.batcher = MicroBatcher(collator, settings.deepspeed, ctx, self.tower)
+        shares_prompts = packed and attention.shares_prompts(network)
+        self.batcher = MicroBatcher(collator, settings.deepspeed, ctx, self.tower, shares_prompts)
         self._banned = torch.tensor(self.batcher.banned, device=process_group.device(ctx))
         self.engine = engine.initialize(network, settings.deepspeed, ctx, steps * settings.updates)
         self.reference = self.engine if settings.kl_coef > 0 else None
@@ -101,13 +102,20 @@ class Policy:
             total, tokens = total + _gap(batch, raw), tokens + batch.mask.sum()
         return _mean_gap(total, tokens)
 
-    def update(self, batches: Sequence[MicroBatch], rollouts: Sequence[Rollout], max_gap: float) -> dict[str, float]:
+    def update(
+        self,
+        batches: Sequence[MicroBatch],
+        rollouts: Sequence[Rollout],
+        max_gap: float,
+        before_step: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
         """One optimiser step over passes that hold these rollouts on all ranks. A collective.
 
-        With `mask_cut` those that are cut enter the figures and not the loss. Returns the loss, grad_norm, and means over the
-        update's tokens: gap to the servers, k3 (`kl`), entropy (estimated by -log p), share outside the ratio's bounds
-        (`clipped`), share whose importance weight is capped. Raises FloatingPointError, before the weights are touched, if the
-        loss is not finite or the gap is above `max_gap`.
+        before_step: a last check, a collective, while the weights are those of the passes. With `mask_cut` rollouts that are cut
+        enter the figures and not the loss. Returns the loss, grad_norm, and means over the update's tokens: gap to the servers,
+        k3 (`kl`), entropy (estimated by -log p), share outside the ratio's bounds (`clipped`), share whose importance weight is
+        capped. Raises FloatingPointError, before the weights are touched, if the loss is not finite or the gap is above
+        `max_gap`.
         """
         settings, objective = self.settings, self.objective
         lengths = [len(rollout.tokens) for rollout in rollouts if not (settings.mask_cut and rollout.cut)]
@@ -127,6 +135,7 @@ class Policy:
             self.engine.backward(loss * self.ctx.world_size)
             sums += self._sums(batch, policy.detach(), raw, old, loss.detach())
         figures = self._checked(process_group.sum_values(sums.tolist()), tokens, max_gap)
+        before_step()
         self.engine.step()
         return {**figures, "grad_norm": float(self.engine.get_global_grad_norm() or 0.0)}
 

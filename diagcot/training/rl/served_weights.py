@@ -1,5 +1,7 @@
 """Which weights the rollout servers hold, and whether they are awake."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import torch
 
 from diagcot.jobs import Context
@@ -7,6 +9,7 @@ from diagcot.training.config.grpo_settings import GrpoSettings
 from diagcot.training.distributed import process_group
 from diagcot.training.rl.curriculum import Curriculum
 from diagcot.training.rl.policy import Policy, check_gap
+from diagcot.training.rl.rollout import Rollout
 from diagcot.training.rl.rollout_collector import RolloutCollector
 from diagcot.training.rl.rollout_pool import RolloutPool, sleeps
 from diagcot.training.rl.weight_transfer import WeightTransfer
@@ -35,6 +38,9 @@ class ServedWeights:
         self._asleep = sleeps(settings, ctx)
         self._served_step = -1 if self._asleep else 0
         self._probed_step = -1
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
+        self._probe: Future[list[Rollout] | None] | None = None  # rank 0's, while it is not compared
+        self._compared = True
         self.gap = 0.0
 
     def update(self, step: int) -> bool:
@@ -42,8 +48,8 @@ class ServedWeights:
 
         Sleeping servers get the memory of their weights first, and that of their cache when they hold them: while the
         weights are gathered and sent, the cache's memory is the policy's.
-        Rollouts of earlier weights cannot show whether that worked: with `max_staleness` a short probe does, once for each
-        step. Raises FloatingPointError if the probe's gap is above `max_gap`.
+        Rollouts of earlier weights cannot show whether that worked: with `max_staleness` a short probe begins, once for each
+        step, which `compare` waits for.
         """
         if self._asleep:
             self._free_memory()
@@ -57,7 +63,29 @@ class ServedWeights:
             if self._pool:
                 self._pool.wake_cache()
             self._asleep = False
-        return not self._settings.max_staleness or self._probed_step == step or self._probe(step)
+        if self._settings.max_staleness and self._probed_step != step:
+            self._probed_step, self._compared = step, False
+            if self._collector:
+                self._probe = self._threads.submit(self._collector.probe, self._probe_prompt, self._ctx.world_size)
+        return True
+
+    def compare(self) -> None:
+        """Compare policy and servers by the probe that follows a transfer, if it has not been compared.
+
+        Before the weights change: the probe is drawn behind the rollouts of coming steps, for which training need not wait. A
+        probe that a stop request has ended is not compared. Raises FloatingPointError if its gap is above `max_gap`.
+        """
+        if self._compared:
+            return
+        rollouts = process_group.broadcast(self._probe.result() if self._probe else None)
+        self._compared = True
+        if rollouts is not None:
+            self.gap = self._policy.probe_gap([self._probe_prompt], rollouts)
+            check_gap(self.gap, self._settings.max_gap)
+
+    def close(self) -> None:
+        """Start no probe any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def sleep(self) -> None:
         """Let servers on the policy's GPUs give up their memory until the next weights."""
@@ -71,13 +99,3 @@ class ServedWeights:
         """Give what the policy's allocator keeps on every GPU of the job back to the GPUs."""
         torch.cuda.empty_cache()
         process_group.barrier()
-
-    def _probe(self, step: int) -> bool:
-        rollouts = process_group.broadcast(
-            self._collector.probe(self._probe_prompt, self._ctx.world_size) if self._collector else None
-        )
-        if rollouts is None:
-            return False
-        self.gap, self._probed_step = self._policy.probe_gap([self._probe_prompt], rollouts), step
-        check_gap(self.gap, self._settings.max_gap)
-        return True

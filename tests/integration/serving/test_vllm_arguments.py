@@ -169,3 +169,16 @@ def test_ray_knows_every_option_that_it_is_given(monkeypatch: pytest.MonkeyPatch
     assert run[1:4] == ["-m", "ray.scripts.scripts", "start"]
     parsed = start.make_context("start", run[4:])  # click's own parser: an unknown option is an error
     assert parsed.params["address"] == "127.0.0.1:1" and parsed.params["object_store_memory"] == 80 * 2**20
+
+
+def test_a_cpu_server_has_room_for_the_images_of_all_sequences() -> None:
+    """With less, vLLM splits a prompt at its image, and a seeded request then ends the server."""
+    from vllm.config import SchedulerConfig
+    from vllm.v1.core.encoder_cache_manager import compute_mm_encoder_budget
+
+    from diagcot.serving.server import entrypoint
+
+    scheduler = SchedulerConfig(max_model_len=1280, max_num_seqs=64, is_encoder_decoder=False)
+    assert min(compute_mm_encoder_budget(scheduler, {"image": 729})) < 8 * 729
+    entrypoint.make_room_for_images(scheduler, 1280)
+    assert min(compute_mm_encoder_budget(scheduler, {"image": 729})) == 64 * 1280

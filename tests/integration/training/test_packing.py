@@ -235,7 +235,9 @@ def test_flash_attention_gets_the_bounds_of_the_sequences(family: Path, monkeypa
 
 
 def test_an_update_of_grpo_is_the_same_over_packed_rollouts(family: Path, tmp_path: Path) -> None:
-    """Figures, scores before the update and gradients of six rollouts: in padded passes of two, and packed by tokens."""
+    """Figures, scores before the update and gradients of six rollouts: in padded passes of two, packed by tokens, and packed
+    behind prompts that three of them share.
+    """
     from diagcot.jobs.testing import context
     from diagcot.training.config.grpo_settings import GrpoSettings
     from diagcot.training.config.settings import DeepSpeedSettings
@@ -247,16 +249,18 @@ def test_an_update_of_grpo_is_the_same_over_packed_rollouts(family: Path, tmp_pa
     draw, sides = random.Random(5), Sides(family)
     found: list[tuple[dict[str, float], dict[str, torch.Tensor]]] = []
     passes: list[int] = []
+    tokens_of: list[int] = []
     samples = [SAMPLES[0], SAMPLES[2]]
     rollouts = []
     for number in range(6):
         tokens = tuple(draw.randrange(300, 380) for _ in range(draw.randrange(1, 30)))
         values = tuple(-draw.random() for _ in tokens)
         rollouts.append(Rollout(number // 3, "", tokens, values, number == 4, (), 0))
-    for packing in ({"micro_batch": 2}, {"micro_batch_tokens": 120}, {"micro_batch_tokens": 9999}):
+    wide, narrow = {"micro_batch_tokens": 9999}, {"micro_batch_tokens": 120}
+    for packing, shares in (({"micro_batch": 2}, False), (narrow, False), (wide, False), (narrow, True), (wide, True)):
         ctx = context(tmp_path)
         deepspeed = DeepSpeedSettings.model_validate({"steps": 1, "global_batch": 6, **packing})
-        batcher = MicroBatcher(sides.collators["micro_batch_tokens" in packing], deepspeed, ctx)
+        batcher = MicroBatcher(sides.collators["micro_batch_tokens" in packing], deepspeed, ctx, None, shares)
         own = [replace(rollout, prompt_length=len(batcher.prompt(samples[rollout.prompt]))) for rollout in rollouts]
         made: Any = object.__new__(policy.Policy)
         made.settings = GrpoSettings.model_validate({"importance_cap": 2.0, "temperature": 1.0, "top_p": 1.0})
@@ -266,11 +270,14 @@ def test_an_update_of_grpo_is_the_same_over_packed_rollouts(family: Path, tmp_pa
         made._banned = torch.tensor(batcher.banned)
         (batches,) = batcher.updates(samples, own, [0.5, -1.0, 0.5, 1.0, -0.4, -0.6])
         passes.append(len(batches))
+        tokens_of.append(sum(batch.inputs["input_ids"].numel() for batch in batches))
         sides.own.zero_grad(set_to_none=True)
         gap = made.score_before_updates(batches)
         figures = made.update(batches, own, float("inf"))
         found.append(({"before": gap, **figures}, gradients(sides.own)))
-    assert passes[0] == 3 and passes[1] > 1 and passes[2] == 1
+    assert passes[0] == 3 and passes[1] > 1 and passes[2] == 1 and passes[3] > 1 and passes[4] == 1
+    repeated = 2 * sum(len(batcher.prompt(sample)) for sample in samples)
+    assert tokens_of[4] == tokens_of[2] - repeated < tokens_of[3]
     (expected, slopes), *others = found
     assert expected["gap"] > 0.1 and len(slopes) > 20
     for figures, own_slopes in others:

@@ -88,3 +88,20 @@ def test_rollouts_are_as_far_ahead_as_they_may_be_and_no_further(runs: dict[int,
         assert max(0, step - staleness) <= begun_after <= (step - 1 if staleness and step else step)
     order = [what for what, _ in seen if what != CHATS]
     assert order == ["/pause?mode=keep", WEIGHTS, "/resume"] * (STEPS - 1) if staleness else [WEIGHTS] * (STEPS - 1)
+
+
+def test_a_probe_that_differs_ends_the_stage_before_the_weights_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diagcot.training.rl.loop import GrpoLoop
+
+    script = {"texts": TEXTS, "usage": [PROMPT_TOKENS, 4]}
+    options = {**OPTIONS, "max_staleness": 2, "max_gap": 1e-9}  # the script's log-probabilities are not the policy's
+    with scripted.stage(tmp_path, monkeypatch, script, **options) as (state, ctx), contextlib.ExitStack() as stack:
+        assert state.pool.ready()
+        loop = GrpoLoop(state, ctx, stack)
+        before = {name: value.detach().clone() for name, value in loop.policy.engine.module.named_parameters()}
+        with pytest.raises(FloatingPointError, match="differ by"):
+            loop.run()
+        assert loop.served.gap > 1e-9
+        assert all(bool((value == before[name]).all()) for name, value in loop.policy.engine.module.named_parameters())

@@ -210,6 +210,29 @@ def test_packed_passes_hold_every_sequence_once_within_the_budget(lengths: list[
         assert 2 * sum(lengths) > (len(spread[0]) - 1) * ranks * max(budget, *lengths)  # one pass fewer is too few
 
 
+@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=8), ranks=st.integers(1, 4), budget=st.integers(1, 3000))
+@examples(max_examples=200, deadline=None)
+def test_rollouts_of_a_prompt_stay_together_as_far_as_ranks_and_budget_allow(
+    counts: list[int], ranks: int, budget: int
+) -> None:
+    from diagcot.training.rl.micro_batches import fragments
+    from diagcot.training.rl.rollout import Rollout
+
+    counts = counts * ranks  # as many rollouts for each rank
+    rollouts = [
+        Rollout(prompt, "", (1,) * (1 + 37 * prompt % 90), (), False, (), 50)
+        for prompt, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    made = fragments(rollouts, ranks, budget)
+    assert [at for own in made for at in own] == list(range(len(rollouts))) and len(made) % ranks == 0
+    assert all(len({rollouts[at].prompt for at in own}) == 1 for own in made)
+    tokens = [50 + sum(len(rollouts[at].tokens) for at in own) for own in made]
+    assert all(size <= budget or len(own) == 1 for size, own in zip(tokens, made, strict=True))
+    if all(50 + count * (1 + 37 * prompt % 90) <= budget for prompt, count in enumerate(counts)):
+        assert len(made) == len(counts)
+
+
 def test_packing_changes_the_cut_and_not_the_batch() -> None:
     from diagcot.training.data.order import BatchOrder
 
