@@ -184,13 +184,13 @@ bench-jobs: env  ## submission, status and chains compared with submitit and dat
 bench-cot: env  ## chains of thought compared with the released way and vLLM's load generator (about 8 minutes; SCALE=1: memory at 100,000 samples)
 	@$(BIN)/python -u -m bench.cot $(if $(value SCALE),--scale)
 
-bench-sft: env  ## samples/s of fine-tuning compared with HF Trainer with DeepSpeed, on the same data and settings (about 6 minutes)
+bench-sft: env  ## samples/s of fine-tuning, like and mixed lengths, compared with HF Trainer with DeepSpeed on the same data and settings (about 6 minutes)
 	@$(BIN)/python -u -m bench.sft
 
 bench-gpu: env  ## what runs on this machine's GPUs, part by part: training steps, checkpoint, merge, server (SHAPE=7b, 3b; tiny runs on a CPU)
 	@$(BIN)/python -u -m bench.gpu --shape $(if $(value SHAPE),$(call quote,SHAPE),7b)
 
-bench-grpo: env  ## time of each part of a GRPO step, and its gain in reward, compared with TRL's GRPOTrainer (under 8 minutes)
+bench-grpo: env  ## time of each part of a GRPO step, and its gain in reward, compared with TRL's GRPOTrainer, at short and long answers (under 9 minutes)
 	@$(BIN)/python -u -m bench.grpo
 
 bench-scale: env  ## all studies of MIMIC-CXR on 300 virtual nodes (about 10 minutes; SCALE=1: 2,000 tasks on 1,000 nodes, 21 GB of free memory)

