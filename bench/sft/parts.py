@@ -10,7 +10,7 @@ WORLD = 2
 WARM = 4  # steps at the start that are not counted
 MODEL, SAMPLES, SHARD = "model", "mixed-samples", "shard"
 SIZES = (112, 224, 336)  # pixels of the mixed images: 16, 64 and 144 visual tokens
-THOUGHT_WORDS = 480  # of a mixed chain of thought: about 600 tokens
+THOUGHT_WORDS, VOCABULARY = 480, 400  # of the mixed part: about 43 tokens a report, 594 with its chain of thought
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def prepare(root: Path, part: Part) -> None:
     if part is LIKE:
         # Two images a study, a tenth of the patients held out twice: enough for one epoch.
         _shard(root, SHARD, studies=160, size=256)
-        _model(root, 112, shards=[str(root / "shards/test" / SHARD)])
+        _model(root, 112, 1200, shards=[str(root / "shards/test" / SHARD)])
         return
     for size in SIZES:
         _shard(root, f"{SHARD}-{size}", studies=110, size=size)
     _write_mixed(root, part)
-    _model(root, max(SIZES), samples=[str(root / "shards/test" / SAMPLES)])
+    _model(root, max(SIZES), VOCABULARY, samples=[str(root / "shards/test" / SAMPLES)])
 
 
 def inputs(root: Path, part: Part) -> dict[str, list[str]]:
@@ -83,12 +83,12 @@ def _shard(root: Path, name: str, studies: int, size: int) -> None:
     assert run_unit(shards, Unit("00000"), made)
 
 
-def _model(root: Path, pixels: int, **texts: list[str]) -> None:
+def _model(root: Path, pixels: int, vocabulary: int, **texts: list[str]) -> None:
     from diagcot.jobs import Unit
     from diagcot.jobs.testing import context, run_unit
     from diagcot.training.kinds import model
 
-    tiny = {"max_pixels": pixels * pixels, "tiny": {"vocabulary": 1200}}
+    tiny = {"max_pixels": pixels * pixels, "tiny": {"vocabulary": vocabulary}}
     assert run_unit(model, Unit("model"), context(root, tiny, stage=MODEL, inputs=texts))
 
 
