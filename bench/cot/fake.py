@@ -18,11 +18,11 @@ def scripted(folder: Path, **script: Any) -> Iterator[None]:
     (folder / "model" / "config.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(b"")
     (folder / "script.json").write_text(json.dumps(script))
-    os.environ["FAKE_SCRIPT"] = str(folder / "script.json")
+    os.environ["DIAGCOT_FAKE_SCRIPT"] = str(folder / "script.json")
     try:
         yield
     finally:
-        del os.environ["FAKE_SCRIPT"]
+        del os.environ["DIAGCOT_FAKE_SCRIPT"]
 
 
 def used_s(pid: int) -> float:

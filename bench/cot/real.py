@@ -1,4 +1,5 @@
-"""The same samples on the same real vLLM: ours compared with the released way, and compared with vLLM's own load generator."""
+"""The same samples on the same real vLLM: ours compared with the released way, with what the engine alone needs for the same
+requests, and with vLLM's own load generator."""
 
 import json
 import os
@@ -6,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,16 +17,18 @@ from bench.cot import shards as phantoms
 from bench.cot.canned import Canned
 from bench.figures import Figures
 from diagcot.serving import Request, Server
+from diagcot.serving.server.command import arguments, environment
+from diagcot.serving.server.replica import Replica
 
-SIZE = 756  # of the images: 729 tokens, about as many as in the method (method.md 4.3)
-SAMPLES, WARM = 80, 5
+SIZE = 756  # of the images: 729 tokens, about as many as in the method
+SAMPLES, WARM = 120, 5
 TOKENS, VERDICT_TOKENS = 96, 24  # less than a real teacher says: what is decoded is where many in flight gain most
-SETTINGS = {"max_model_len": 4096, "images": 1, "startup_timeout_s": 300}
+SETTINGS = {"max_model_len": model.LONGEST, "images": 1, "startup_timeout_s": 300}
 ROUNDS = ("released", "ours", "released")
-RELEASED_S = 30  # of each of its rounds
+RELEASED_S = 20  # of each of its rounds
 PROMPTS = 64  # for vLLM's load generator and for ours, all different
 GENERATOR = ("ours", "vllm", "ours")
-GOAL_RELEASED, GOAL_GENERATOR = 2.0, 0.95
+GOAL_RELEASED, GOAL_ENGINE, GOAL_HITS, GOAL_GENERATOR = 2.5, 0.95, 0.99, 0.95
 
 
 def measure(folder: Path, figures: Figures) -> None:
@@ -37,7 +41,10 @@ def measure(folder: Path, figures: Figures) -> None:
     with ours.opened(context(folder, "server")) as (shared, server):
         print(f"vLLM ready after {time.monotonic() - began:.0f} s", flush=True)
         ours.run("warm", shared, context(folder, "warm"), Canned())
-        _search(folder, figures, shared, server)
+        seconds = _search(folder, figures, shared, server)
+        (replica,) = server.replicas
+        assert isinstance(replica, Replica)
+        _engine(folder, figures, replica, seconds)  # the server is idle meanwhile
         _generator(folder, figures, shared, server)
 
 
@@ -53,46 +60,86 @@ def asked(folder: Path, shared: object, key: str, name: str) -> list[list[Reques
     return list(canned.asked.values())
 
 
-def _search(folder: Path, figures: Figures, shared: object, server: Server) -> None:
+def _search(folder: Path, figures: Figures, shared: object, server: Server) -> float:
     """Ours takes all samples through their searches, and its ramp-up and tail count. The released way, whose five threads
-    are busy from the first second to the last, goes as far as it comes in RELEASED_S; then its rate is known."""
+    are busy from the first second to the last, goes as far as it comes in RELEASED_S; then its rate is known. Returns the
+    seconds of ours."""
     samples = asked(folder, shared, "all", "asked")
-    calls = sum(map(len, samples))
-    each = calls / SAMPLES
+    requests = [request for sample in samples for request in sample]
+    with (folder / "requests.jsonl").open("wb") as out:
+        out.writelines(replace(request, schema=None).encode() + b"\n" for request in requests)
+    calls, each, took = len(requests), len(requests) / SAMPLES, 0.0
     print(
         f"{SAMPLES} phantom images of {SIZE} pixels, {calls} calls, {TOKENS} tokens a reply and {VERDICT_TOKENS} a verdict,"
         " both ways the same words; no JSON constraint; caches emptied before each run"
     )
-    print(f"{'':<10} {'seconds':>8} {'calls':>6} {'calls/s':>8} {'samples/h':>10} {'from the cache':>15}")
+    print(
+        f"{'':<10} {'seconds':>8} {'calls':>6} {'calls/s':>8} {'samples/h':>10} {'tokens a prompt':>16} {'from the cache':>15}"
+    )
     rates: dict[str, list[float]] = {way: [] for way in ROUNDS}
     hits: dict[str, list[float]] = {way: [] for way in ROUNDS}
+    around: set[float] = set()  # tokens of a prompt beside those of its words, whose vocabulary is bytes
     for number, way in enumerate(ROUNDS):
         empty(server)
         before, began = server.metrics(), time.monotonic()
         if way == "ours":
             answered = ours.run("all", shared, context(folder, f"ours-{number}"), Canned()).calls
-            done = released.Done(answered, sum(request.max_tokens for sample in samples for request in sample))
+            done = released.Done(requests)
+            assert answered == calls, (answered, calls)
         else:
             done = released.collect(server.process.socket, samples, folder / f"released-{number}", RELEASED_S)
         seconds, after = time.monotonic() - began, server.metrics()
-        queries, found, tokens, successes = (
+        queries, found, said, successes, images, known = (
             after[f"vllm:{name}_total"] - before[f"vllm:{name}_total"]
-            for name in ("prefix_cache_queries", "prefix_cache_hits", "generation_tokens", "request_success")
+            for name in (
+                "prefix_cache_queries",
+                "prefix_cache_hits",
+                "generation_tokens",
+                "request_success",
+                "mm_cache_queries",
+                "mm_cache_hits",
+            )
         )
-        # The work is the same: no reply ended before its limit.
-        assert (successes, tokens) == done, (way, successes, tokens, done)
-        assert way == "released" or done.calls == calls, (done, calls)
+        # The work is the same: no prompt lacks a word, and no reply ended before its limit.
+        assert (successes, said) == (done.calls, done.tokens), (way, successes, said, done.calls, done.tokens)
+        around.add((queries - done.bytes) / done.calls)
         rates[way].append(done.calls / each / seconds * 3600)
         hits[way].append(found / queries)
         print(
             f"{way:<10} {seconds:>8.1f} {done.calls:>6} {done.calls / seconds:>8.2f} {rates[way][-1]:>10.0f}"
-            f" {found / queries:>14.1%}",
+            f" {queries / done.calls:>16.0f} {found / queries:>14.1%}",
             flush=True,
         )
+        if way == "ours":
+            took = seconds
+            figures.add("vllm_images_processed", images - known, "images", SAMPLES, 1, of="ratio")
+    assert len(around) == 1, around
     mine, theirs = (statistics.mean(rates[way]) for way in ("ours", "released"))
     figures.add("vllm_samples", mine, "samples/hour", theirs, GOAL_RELEASED, least=True, of="ratio")
     mine, theirs = (statistics.mean(hits[way]) for way in ("ours", "released"))
     figures.add("vllm_prefix_cache_hits", mine, "of prompt tokens", theirs)
+    return took
+
+
+def _engine(folder: Path, figures: Figures, replica: Replica, seconds: float) -> None:
+    """What the engine alone needs for the requests of the search, see `bench.cot.engine`. seconds: of ours."""
+    settings, placement = replica.settings, replica.placement
+    env = environment(settings, placement, "") | {"PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "bench.cot.engine", str(folder / "model"), str(folder / "requests.jsonl")]
+    command += arguments(settings, placement)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=400, env=env)
+    if done.returncode:
+        raise RuntimeError(f"the engine alone: {done.stderr[-2000:]}")
+    row = json.loads(done.stdout.splitlines()[-1])
+    possible = row["prefix_cache_hits"] / row["prefix_cache_queries"]
+    print(
+        f"the engine alone: {row['seconds']:.1f} s for the same {row['requests']} requests, {possible:.1%} from the cache;"
+        f" ours {seconds:.1f} s",
+        flush=True,
+    )
+    figures.add("vllm_engine", row["seconds"] / seconds, "of the engine's speed", goal=GOAL_ENGINE, least=True)
+    hits = figures.rows["vllm_prefix_cache_hits"]["value"]
+    figures.add("vllm_prefix_cache_used", hits / possible, "of the possible hits", goal=GOAL_HITS, least=True)
 
 
 def _generator(folder: Path, figures: Figures, shared: object, server: Server) -> None:
@@ -102,7 +149,8 @@ def _generator(folder: Path, figures: Figures, shared: object, server: Server) -
     for number, way in enumerate(GENERATOR):
         empty(server)
         if way == "ours":
-            plain = [Request(r.id, r.messages, r.images, max_tokens=TOKENS) for r in requests]
+            # The generator knows no system message.
+            plain = [Request(r.id, r.messages[-1:], r.images, max_tokens=TOKENS) for r in requests]
             began = time.monotonic()
             replies = dict(server.complete(plain))
             rates[way].append(len(replies) / (time.monotonic() - began))

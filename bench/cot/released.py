@@ -22,25 +22,42 @@ THREADS = 5
 
 
 class Done(NamedTuple):
-    """What the released way has done."""
+    """The requests that were answered."""
 
-    calls: int  # that were answered
-    tokens: int  # most that the model may have said in them
+    requests: Sequence[Request]
+
+    @property
+    def calls(self) -> int:
+        """Their number."""
+        return len(self.requests)
+
+    @property
+    def tokens(self) -> int:
+        """Most that the model may have said in them."""
+        return sum(request.max_tokens for request in self.requests)
+
+    @property
+    def bytes(self) -> int:
+        """Size of their words."""
+        return sum(
+            len(text.replace("<image>", "").encode()) for request in self.requests for _, text in request.messages
+        )
 
 
 def parts(request: Request, image_first: bool = False) -> list[dict[str, Any]]:
-    """The same words as ours, and the image."""
+    """The same words of the user as ours, and the image."""
     (image,) = request.images
     url = "data:image/jpeg;base64," + base64.b64encode(image).decode()
-    words: list[dict[str, Any]] = [{"type": "text", "text": request.messages[0][1].replace("<image>", "")}]
+    words: list[dict[str, Any]] = [{"type": "text", "text": request.messages[-1][1].replace("<image>", "")}]
     shown: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
     return shown + words if image_first else words + shown
 
 
 def body(request: Request) -> dict[str, Any]:
     """The body of a request as the released client writes it."""
-    message = {"role": "user", "content": parts(request)}
-    return {"model": MODEL_NAME, "messages": [message], "max_tokens": request.max_tokens}
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in request.messages[:-1]]
+    messages.append({"role": "user", "content": parts(request)})
+    return {"model": MODEL_NAME, "messages": messages, "max_tokens": request.max_tokens}
 
 
 def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, seconds: float = float("inf")) -> Done:
@@ -77,4 +94,4 @@ def collect(socket: Path, samples: Sequence[Sequence[Request]], out: Path, secon
         thread.join()
     if failures:
         raise failures[0]
-    return Done(len(answered), sum(request.max_tokens for request in answered))
+    return Done(answered)

@@ -86,6 +86,7 @@ def test_vllm_reads_every_command_line(
     assert engine.tensor_parallel_size == placement.tensor_parallel and engine.nnodes == placement.nodes
     assert engine.quantization == settings.quantization
     assert engine.structured_outputs_config.disable_any_whitespace
+    assert engine.block_size == (32 if cpu else None)
     if not cpu:
         assert engine.gpu_memory_utilization == settings.gpu_memory_utilization
         assert engine.kv_cache_memory_bytes == (settings.kv_cache_gb and settings.kv_cache_gb * 2**30)
