@@ -6,7 +6,7 @@ Reading files and the digest need no Jinja2, so commands that only plan stay fas
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from diagcot.tasks.prompts import Layout
 from diagcot.tasks.samples import Sample
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
 """The sets of the repository; the snapshot of the code that jobs run has them too."""
@@ -97,7 +97,7 @@ class PromptSet:
             " or start a run of another name"
         )
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The folder of the set's own files."""
         return Path(self.name) if "/" in self.name else FOLDER / self.name
@@ -107,7 +107,7 @@ class PromptSet:
         """What `set.yaml` says."""
         return _about(self.folder)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A short sha256 of the set's texts, including those of the set that it extends."""
         total = hashlib.sha256()
@@ -139,7 +139,7 @@ class PromptSet:
         from jinja2 import TemplateError
 
         try:
-            return _environment(self.folder).get_template(f"{name}.j2").render(variables)
+            return _template(self.folder, name).render(variables)
         except TemplateError as error:
             raise UserError(f"{self.folder / name}.j2: {error}") from error
 
@@ -220,3 +220,8 @@ def _environment(folder: Path) -> "Environment":
     return Environment(
         loader=DictLoader(files), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
+
+
+@cache
+def _template(folder: Path, name: str) -> "Template":
+    return _environment(folder).get_template(f"{name}.j2")

@@ -73,6 +73,9 @@ def arguments(settings: ServerSettings, placement: Placement) -> list[str]:
         flags.append("--enforce-eager")
     if cpu:
         flags.append("--skip-mm-profiling")
+        # The prefix cache holds whole blocks. vLLM's 128 tokens on a CPU are longer than the prompts of a small model; its
+        # kernels take multiples of 32 (vllm/platforms/cpu.py).
+        options["--block-size"] = 32
         # A prompt that is split over two steps makes vLLM rewind the random state of a seeded request, which a CPU
         # generator cannot do: the server would die ("CPU Generator does not use offset").
         flags.append("--no-enable-chunked-prefill")
