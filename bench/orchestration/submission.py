@@ -2,12 +2,15 @@
 
 import shutil
 import statistics
+import sys
+import time
 from pathlib import Path
 
 from bench import runs
 from bench.cluster import counted
 from bench.figures import Figures
 from bench.runs import Spec
+from diagcot.jobs.environment import code as codes
 
 REPEATS = {1_000: 5, 10_000: 3, 100_000: 2, 1_000_000: 2}
 CHUNKS = (
@@ -15,12 +18,18 @@ CHUNKS = (
 )
 GOALS = {1_000_000: 1.5}
 SBATCHES = 20
+IMPORTS = "from diagcot.jobs import Cluster, Pipeline, Plan, Unit"
 
 
 def measure(folder: Path, figures: Figures, array_size: int) -> None:
     """Jobs do not start meanwhile: their partition is down."""
     starts = {contender: runs.start_of_python(contender) for contender in runs.SCRIPTS}
     print("python -c pass: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in starts.items()))
+    imports = statistics.median(runs.process([sys.executable, "-c", IMPORTS])[0] for _ in range(7)) - starts["ours"]
+    copy = statistics.median(_copy(folder / f"code{number}") for number in range(5))
+    print(f"of ours, imports take {imports:.3f} s and the copy of the code, which the others do not make, {copy:.3f} s")
+    figures.add("submit_imports", imports, "s")
+    figures.add("submit_copy_of_the_code", copy, "s")
     print(f"{'units':>9}  {'':<10} {'in all':>8} {'beyond Python':>14} {'sbatch':>7} {'Slurm commands':>15}")
     for units, repeats in REPEATS.items():
         chunks = CHUNKS if units > array_size else 0
@@ -57,6 +66,13 @@ def measure(folder: Path, figures: Figures, array_size: int) -> None:
             )
         figures.add(f"sbatch_calls_{units}", calls["ours"]["sbatch"], "calls", calls["submitit"]["sbatch"], SBATCHES)
     _refused(folder, array_size)
+
+
+def _copy(target: Path) -> float:
+    began = time.perf_counter()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    codes.snapshot([codes.PACKAGE], target)
+    return time.perf_counter() - began
 
 
 def _refused(folder: Path, array_size: int) -> None:
