@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -89,6 +90,8 @@ class Round:
 def main(argv: list[str]) -> int:
     tool, directory, folder, run, seed = argv[:5]
     os.environ.pop("TMPDIR", None)
+    # A shell starts what is in its background with SIGINT ignored, and so would be the Ctrl-C of a person who watches.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["XDG_STATE_HOME"] = str(Path(folder) / "state")  # the index of runs is the round's own
     made = Round([sys.executable, tool, "--directory", directory], Path(folder), run, seed)
     row: dict[str, Any] = {"violation": None}
