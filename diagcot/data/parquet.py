@@ -1,5 +1,6 @@
 """Rows of Parquet files, a few at a time: a file that is small and unpacks to gigabytes is refused before it fills memory."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
     most, read = max(PLENTY, DENSEST * reading.patient(path, path.stat).st_size), 0
     try:
-        with reading.opened(path) as source:
+        with reading.patient(path, lambda: io.BufferedReader(reading.PatientFile(path), 1 << 16)) as source:
             file = parquet.ParquetFile(source)
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             chunks = [group.column(at).total_uncompressed_size for group in groups for at in range(group.num_columns)]

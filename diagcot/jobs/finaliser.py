@@ -63,6 +63,17 @@ def _hand_over(plan: Plan, missing: list[str], job: str, error: UserError) -> st
     return "handed over"
 
 
+def _require_own_job(plan: Plan, job: str) -> None:
+    """Raise StageFailed if Slurm is ending this job: a person has cancelled the run, or Slurm will requeue it.
+
+    To be called with the submit lease, under which a run is cancelled: nothing is submitted after that. At its time limit the job
+    still has the time to submit.
+    """
+    row = slurm.show("job", job)[0]
+    if row.get("JobState") in ("CANCELLED", "COMPLETING") and row.get("Reason") != "TimeLimit":
+        raise StageFailed(f"stage {plan.stage}: its finaliser was ended before it could resubmit what is not done")
+
+
 def _finalise(stage_dir: Path) -> str:
     job = os.environ["SLURM_JOB_ID"]
     plan, cluster = read(stage_dir), Cluster.read(stage_dir.parent)
@@ -78,6 +89,7 @@ def _finalise(stage_dir: Path) -> str:
         summarise(plan, missing, why)
         raise StageFailed(f"stage {plan.stage}: {why}")
     with submit_lease(stage_dir.parent):
+        _require_own_job(plan, job)
         # First complete the submissions of a launcher that was killed: a stage that waits for this job must be known.
         for name in stages(stage_dir.parent):
             submit.recover(read(stage_dir.parent / name), cluster)

@@ -142,7 +142,7 @@ def test_row_25_fifty_kills_of_task_and_server_leave_no_trace(tmp_path: Path, mo
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
             child = execute(plan)
     assert code == 0, runs.log(plan, 0)
-    assert len(killed) == KILLS and min(killed.count("task"), killed.count("server")) >= 15
+    assert len(killed) == KILLS and min(killed.count("task"), killed.count("server")) >= 10
     assert len(list((plan.path / "out").glob("*.log"))) == killed.count("task") + 1
 
     once = {row["id"]: 1 for row in map(json.loads, outcome(quiet)[0].splitlines())}

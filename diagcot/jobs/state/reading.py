@@ -157,6 +157,14 @@ class File(io.FileIO):
         return block
 
 
+class PatientFile(File):
+    """The same for a library that reads by itself: a read is tried again after an error that may pass."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Raises StorageError."""
+        return patient(str(self.name), lambda: super(PatientFile, self).readinto(buffer))
+
+
 def opened(path: Path) -> io.BufferedReader:
     """The file, open for reading bytes. Raises OSError, which `check_storage` tells from damage."""
     return io.BufferedReader(File(path), 1 << 16)

@@ -1,5 +1,6 @@
 """Causes decide what is tried again."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import Plan, causes
+from diagcot.jobs import Plan, causes, finaliser
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.slurm import commands as slurm
@@ -215,3 +216,21 @@ def test_every_open_task_gets_exactly_one_verdict(plan: Plan, ends: list[tuple[s
             assert task_index in verdict.retries and verdict.spent[task_index] == count
         if task_index in verdict.retries and verdict.retries[task_index].counted:
             assert verdict.spent[task_index] < limit
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "ended"),
+    [
+        ("RUNNING", "None", False),
+        ("COMPLETING", "None", True),  # cancelled, or to be requeued, while it is at work
+        ("CANCELLED", "None", True),
+        ("COMPLETING", "TimeLimit", False),  # it still has the time to submit
+    ],
+)
+def test_a_finaliser_that_slurm_ends_submits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, reason: str, ended: bool
+) -> None:
+    plan = chains.plan(tmp_path, "stage", 1)
+    monkeypatch.setattr(slurm, "show", lambda *_: [{"JobState": state, "Reason": reason}])
+    with pytest.raises(finaliser.StageFailed) if ended else contextlib.nullcontext():
+        finaliser._require_own_job(plan, "7")
