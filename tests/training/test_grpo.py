@@ -144,7 +144,7 @@ def test_a_dead_server_and_a_dead_reward_worker_are_replaced(warm: Path, warm_se
     records = (json.loads(path.read_text()) for path in Path(os.environ[servers.FOLDER]).glob("*/server.json"))
     processes = [int(record["process"].split(":")[0]) for record in records]
     # Another one serves runs whose rollouts are ahead.
-    processes = [p for p in processes if psutil.pid_exists(p)]  # one that was replaced has left its record
+    processes = [p for p in processes if Path(f"/proc/{p}").exists()]  # one that was replaced has left its record
     (own,) = [p for p in processes if b"--scheduling-policy" not in Path(f"/proc/{p}/cmdline").read_bytes()]
     os.killpg(own, signal.SIGKILL)
     hurt.wait()
