@@ -30,7 +30,7 @@ LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
 INDEX = "pack.json"
 FIGURES = (".json", ".md")
 """Files in the run's folder that hold figures and no text of any study."""
-LEFT_OUT = ("runner.json", "run.json", "estimates.json")
+LEFT_OUT = ("runner.json", "run.json", "estimates.json", "places.json")
 """Files of the run's folder that are not copied as they are, or mean nothing elsewhere."""
 WITH_TEXTS = (".jsonl",)
 Files = Iterator[tuple[str, Path | bytes]]

@@ -2,12 +2,13 @@
 
 What other users wrote is shown, but never executed. A run knows its place by where it is read, not by the paths that its
 files were written with: a run that was moved goes on in its new place, and so do the folders of its products that were
-moved with it. A copy of a run would work on the products of the original, so it can be looked at, and nothing else.
+moved with it. A copy of a run would work on the products of the original, so it can be looked at, and nothing else. A folder
+keeps its inode when it is moved within a file system, and a copy has another one: by it the two are told apart where the
+original is not found.
 """
 
 import functools
 import itertools
-import json
 import os
 import pwd
 import stat
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import require_inside
 
 PLACES = "places.json"
-"""File of a run that was moved: the places where it went on, each with what `moves` was there. Its other files name the folders
-of the place where they were written, and a copy of it is known by them."""
+"""File of a run: the places where it was submitted or retried, each with the inode of the run's folder and with what `moved`
+was there. Its other files name the folders of the place where they were written, and a copy of it is known by them."""
 
 
 def other_owner(run_dir: Path) -> str:
@@ -81,9 +83,10 @@ def _name(uid: int) -> str:
 def moves(stage_dir: Path) -> Mapping[Path, Path]:
     """Folder as a stage's files name it -> where it is now; empty for a run that was never moved, and for one without a plan."""
     found = moved(stage_dir)
-    if not (earlier := places(stage_dir.parent)) or not (row := _stored(stage_dir)) or _is_copy(stage_dir):
+    earlier = _places(stage_dir.parent)
+    if not earlier or isinstance(earlier, str) or not (row := _stored(stage_dir)) or _is_copy(stage_dir):
         return found
-    own = (Path(row["stage_dir"]).parent, Path(row["shards_root"]), Path(row["workspace"]).parents[2])
+    own = (Path(row["stage_dir"]).parent, *_roots(row))
     now = {folder: found.get(folder, folder) for folder in own}
     same = [{Path(before), Path(after)} for place in earlier for before, after in place["moves"].items()]
     while known := next((pair for pair in same if len(pair & now.keys()) == 1), None):
@@ -97,11 +100,29 @@ def moved(stage_dir: Path) -> Mapping[Path, Path]:
     row = _stored(stage_dir)
     if not row or _is_copy(stage_dir):
         return {}
-    return _moves(stage_dir.absolute(), Path(row["stage_dir"]), Path(row["shards_root"]), Path(row["workspace"]))
+    return _moves(stage_dir.absolute(), Path(row["stage_dir"]), *_roots(row))
 
 
 def places(run_dir: Path) -> list[dict[str, Any]]:
-    """Where a run that was moved has gone on: `folder` of the run, and `moves`, what `moved` was there for its stages."""
+    """Where a run has gone on: `folder` of the run, its `inode`, and `moves`, what `moved` was there for its stages.
+
+    Raises UserError if the file is damaged.
+    """
+    rows = _places(run_dir)
+    if isinstance(rows, str):
+        raise documents.DamagedFile(rows)
+    return rows
+
+
+def place(run_dir: Path) -> dict[str, Any]:
+    """The row of `places` for the place where a run is."""
+    stages = [plan.parent for plan in run_dir.glob("*/plan.json")]
+    here = {str(before): str(now) for stage_dir in stages for before, now in moved(stage_dir).items()}
+    return {"folder": str(run_dir.absolute()), "moves": here, "inode": str(run_dir.stat().st_ino)}
+
+
+def _places(run_dir: Path) -> list[dict[str, Any]] | str:
+    """As `places`; what is wrong with the file if it is damaged, so that what only looks goes on."""
     try:
         found = (run_dir / PLACES).stat()
     except OSError:
@@ -110,13 +131,13 @@ def places(run_dir: Path) -> list[dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=256)
-def _read_places(run_dir: Path, inode: int, changed: int) -> list[dict[str, Any]]:
+def _read_places(run_dir: Path, inode: int, changed: int) -> list[dict[str, Any]] | str:
     try:
-        return [
-            {name: row[name] for name in ("folder", "moves")} for row in json.loads((run_dir / PLACES).read_bytes())
-        ]
-    except (ValueError, KeyError, TypeError):
+        return documents.read_rows(run_dir / PLACES, documents.STAYS)
+    except FileNotFoundError:
         return []
+    except UserError as error:
+        return str(error)
 
 
 def now(stage_dir: Path, stored: str) -> str:
@@ -128,8 +149,11 @@ def now(stage_dir: Path, stored: str) -> str:
 
 
 def require_place(stage_dir: Path) -> None:
-    """Raise UserError if the stage is part of a copy of a run, or of a run whose folder has another name."""
-    row = _stored(stage_dir)
+    """Raise UserError if the stage is part of a copy of a run, or of a run whose folder has another name.
+
+    What may be a copy counts as one where it would work on products that it does not hold.
+    """
+    row, known = _stored(stage_dir), places(stage_dir.parent)
     stored, here = Path(row["stage_dir"]) if row else stage_dir, stage_dir.absolute()
     if _same(stored, here):
         return
@@ -143,13 +167,33 @@ def require_place(stage_dir: Path) -> None:
             f"{here} holds stage {stored.name} of run {stored.parent.name}: give the folders these names again, because"
             " jobs and products are named so"
         )
+    found = moved(stage_dir)
+    kept = [root for root in _roots(row) if root not in found and (root / stored.parent.name).exists()]
+    if kept and not any(_is_at(place, here.parent) for place in known):
+        raise UserError(
+            f"{here.parent} may be a copy of run {stored.parent.name}, whose products in {kept[0]} would be changed. If it is"
+            f" the run itself, moved from another file system, make a link where it was, `ln -s {here.parent}"
+            f" {stored.parent}`, and use it there: LOGS={stored.parent.parent}"
+        )
+
+
+def _is_at(place: Mapping[str, Any], run_dir: Path) -> bool:
+    """Whether a run that was in a place is what is now in `run_dir`."""
+    return place.get("inode") == str(run_dir.stat().st_ino) or _same(Path(place["folder"]), run_dir)
+
+
+def _roots(row: Mapping[str, Any]) -> tuple[Path, Path]:
+    """The folders of shards and models, as a stage's plan names them."""
+    return Path(row["shards_root"]), Path(row["workspace"]).parents[2]  # <models>/<run>/.work/<stage>
 
 
 def _original(here: Path, stored: Path) -> Path | None:
     """The folder of the stage that `here` is a copy of: where it began, or where it was moved and went on; None if none."""
     if _same(stored, here):
         return None
-    known = (stored, *(Path(place["folder"]) / here.name for place in places(here.parent)))
+    earlier = _places(here.parent)
+    folders = [place["folder"] for place in earlier] if not isinstance(earlier, str) else []
+    known = (stored, *(Path(folder) / here.name for folder in folders))
     return next((path for path in known if (path / "plan.json").exists() and not _same(path, here)), None)
 
 
@@ -184,11 +228,8 @@ def _stored(stage_dir: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _read(stage_dir: Path, inode: int, changed: int) -> dict[str, Any]:
-    try:
-        row = json.loads((stage_dir / "plan.json").read_bytes())
-        return {name: row[name] for name in ("stage_dir", "output", "workspace", "shards_root")}
-    except (ValueError, KeyError, TypeError, RecursionError):  # whoever reads the plan itself says that it is damaged
-        return {}
+    row = documents.find(stage_dir / "plan.json", documents.PATHS)  # whoever reads the plan says that it is damaged
+    return row if row and not documents.fault_of_paths(row) else {}
 
 
 def _same(stored: Path, here: Path) -> bool:
@@ -196,19 +237,19 @@ def _same(stored: Path, here: Path) -> bool:
         return True
     try:
         return stored.samefile(here)  # by another name, such as a link
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with the character 0
         return False
 
 
 @functools.lru_cache(maxsize=256)
-def _moves(here: Path, stored: Path, shards: Path, workspace: Path) -> dict[Path, Path]:
+def _moves(here: Path, stored: Path, shards: Path, models: Path) -> dict[Path, Path]:
     if _same(stored, here) or here.parts[-2:] != stored.parts[-2:]:
         return {}
     found = {stored.parent: here.parent}
     ends = zip(stored.parts[::-1], here.parts[::-1], strict=False)
     common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
     before, after = Path(*stored.parts[:-common]), Path(*here.parts[:-common])
-    for root in (shards, workspace.parents[2]):  # <models>/<run>/.work/<stage>
+    for root in (shards, models):
         if before in root.parents and not root.exists() and (moved := after / root.relative_to(before)).exists():
             found[root] = moved
     return found

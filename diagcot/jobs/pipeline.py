@@ -296,11 +296,9 @@ def _write_cluster(run_dir: Path, cluster: Cluster) -> None:
 
 
 def _keep_place(run_dir: Path) -> None:
-    """Record where a run that was moved goes on: what it writes from now on names the folders of this place."""
-    stage_dirs = [plan.parent for plan in run_dir.glob("*/plan.json")]
-    here = {str(before): str(now) for folder in stage_dirs for before, now in owners.moved(folder).items()}
-    place, known = {"folder": str(run_dir.absolute()), "moves": here}, owners.places(run_dir)
-    if here and place not in known:
+    """Record where the run is: what it writes from now on names the folders of this place, and a copy is known by it."""
+    place, known = owners.place(run_dir), owners.places(run_dir)
+    if place not in known:
         write_json(run_dir / owners.PLACES, [*known, place])
 
 

@@ -138,6 +138,44 @@ def test_row_37_a_copy_of_a_moved_run_does_nothing_to_it(
 
 @pytest.mark.row(
     37,
+    promise="a copy of a run that was moved and did not go on is refused; the run itself goes on and can be removed",
+    injected="mv of a run's logs alone, cp -r of the moved logs, the copy also in the place of the run, which is gone",
+    daemons="real",
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_row_37_a_copy_of_a_run_that_was_moved_and_did_not_go_on_is_refused(
+    tmp_path: Path, gone: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half_done(tmp_path)
+    run_dir, copied = tmp_path / "new/run", tmp_path / "other/run"
+    (tmp_path / "logs").rename(run_dir.parent)
+    shutil.copytree(run_dir.parent, copied.parent, symlinks=True)
+    if gone:  # as after a move to another file system
+        run_dir.rename(tmp_path / "away")
+    before = tree(tmp_path)
+    options = ["--run", "run", "--logs", str(copied.parent)]
+    for verb in (["retry", "--stage", "second"], ["cancel"], ["remove", "--yes"]):
+        assert main([*verb, *options]) == 1
+        assert f"{copied} may be a copy of run run, whose products in {tmp_path / 'shards'}" in capsys.readouterr().err
+    with pytest.raises(UserError, match="may be a copy"):
+        worker.work(copied / "second", 0)
+    main(["status", *options])
+    assert before == tree(tmp_path)
+    if gone:  # what the message says
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs/run").symlink_to(copied)
+        options[-1] = str(tmp_path / "logs")
+    else:
+        options[-1] = str(run_dir.parent)
+        assert main(["remove", "--yes", *options]) == 0 and not run_dir.exists()
+        assert not (tmp_path / "shards/run").exists() and copied.exists()
+        return
+    assert main(["retry", "--stage", "second", *options]) == 0
+    assert (tmp_path / "shards/run/second/c.txt").is_file()
+
+
+@pytest.mark.row(
+    37,
     promise="a run that is moved again, or back, goes on too: what it published in any of its places counts",
     injected="mv of a project's folder to three places, a submission in each, the last one a growth",
     daemons="real",

@@ -12,6 +12,7 @@ RUN_FILES = {
     "cluster.yaml": "The cluster at the latest submission.",
     "estimates.json": "Stage of training -> parameters, memory and GPU-hours that were estimated.",
     "stages": "Names of the stages, in order.",
+    "places.json": "Folders where the run was submitted or retried, with their inodes: a copy is known by them.",
     "grown/<n>/": "What the run has grown by: growth.json, the lists of further units, the recipe and estimates then.",
     "code/<digest>/": "The code as it was at a submission; the jobs run this copy.",
     "environments": "Folders of the environments of Python that its jobs use.",

@@ -81,6 +81,8 @@ def first_header(stage_dir: Path) -> dict[str, Any]:
     """plan.json as the stage began. Raises as `header`."""
     file = stage_dir / "plan.json"
     row = documents.read(file, documents.PLAN)
+    if why := documents.fault_of_paths(row):
+        raise documents.damaged(file, documents.PLAN, why)
     if row["stage"] != stage_dir.name:
         raise documents.damaged(file, documents.PLAN, "it is the plan of another stage")
     if not (0 <= row["tasks"] <= row["units"]) or bool(row["tasks"]) != bool(row["units"]):

@@ -72,6 +72,12 @@ PLAN = Format(
     },
     COPY,
 )  # fmt: skip
+PATHS = Format({"stage_dir": str, "output": str, "workspace": str, "shards_root": str}, COPY)
+"""The part of a plan that says where the stage's files are."""
+STAYS = Format(
+    [{"folder": str, "moves": {...: str}, "inode?": str}],
+    "It says where the run has been: restore it from a copy; a run that is where it began does without it, so remove it there",
+)
 ATTEMPT = Format(
     {
         "arrays": [{"job": str, "slots": [int], "name?": str, "after?": str, "resources?": {"minutes?": (float, None)}}],
@@ -143,6 +149,7 @@ PLACES: Mapping[str, Format] = {
     "run.json": RUN,
     "cluster.yaml": CLUSTER,
     "reused.json": REUSED,
+    "places.json": STAYS,
     "estimates.json": ESTIMATES,
     "runner.json": RUNNER,
     "grown/*/growth.json": GROWTH,
@@ -158,6 +165,15 @@ PLACES: Mapping[str, Format] = {
 
 def read(path: Path, kind: Format) -> dict[str, Any]:
     """The content of a file. Raises FileNotFoundError if there is none, DamagedFile for wrong content, or StorageError."""
+    return dict(_content(path, kind))
+
+
+def read_rows(path: Path, kind: Format) -> list[dict[str, Any]]:
+    """As `read`, of a file that holds a list."""
+    return list(_content(path, kind))
+
+
+def _content(path: Path, kind: Format) -> Any:
     try:
         text = reading.read_bytes(path)
     except IsADirectoryError as error:
@@ -174,7 +190,7 @@ def read(path: Path, kind: Format) -> dict[str, Any]:
         raise damaged(path, kind, "it is not JSON") from error
     if why := fault(row, kind.shape):
         raise damaged(path, kind, why)
-    return dict(row)
+    return row
 
 
 def find(path: Path, kind: Format) -> dict[str, Any]:
@@ -189,7 +205,7 @@ def damaged(path: Path, kind: Format, why: str) -> DamagedFile:
     """The error for a damaged file. why: what is wrong with it."""
     inside = path.parent.name in ("attempts", "failed", "done", "progress")
     stage = path.parent.parent if inside else path.parent
-    run = path.parent if kind in (RUN, CLUSTER, REUSED, ESTIMATES, RUNNER) else stage.parent
+    run = path.parent if kind in (RUN, CLUSTER, REUSED, STAYS, ESTIMATES, RUNNER) else stage.parent
     remedy = kind.remedy.format(stage=stage.name, run=run.name, name=path.name)
     return DamagedFile(f"{path} is damaged: {why}. {remedy}")
 
@@ -207,10 +223,17 @@ def damage(run_dir: Path) -> Iterator[str]:
 @functools.lru_cache(maxsize=4096)
 def _damage(path: Path, kind: Format, inode: int, changed: int, mode: int) -> str:
     try:
-        read(path, kind)
+        _content(path, kind)
     except UserError as error:
         return str(error)
     return ""
+
+
+def fault_of_paths(plan: Mapping[str, Any]) -> str:
+    """What is wrong with the paths of a plan; empty if they can be used."""
+    if any("\0" in plan[name] for name in PATHS.shape):
+        return "a path holds the character 0"
+    return "" if len(Path(plan["workspace"]).parents) > 2 else "`workspace` is no folder models/<run>/.work/<stage>"
 
 
 def fault(value: Any, shape: Any, at: str = "") -> str:

@@ -153,3 +153,36 @@ def test_planning_with_another_users_stage_imports_no_code_of_theirs(tmp_path: P
     with pytest.raises(UserError, match=r"is of a kind of nobody's own code .* which is not run here"):
         reuse.find("mine", f"{run_dir.name}/stage", run_dir.parent, chains.ROOT, settings_model)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "why"),
+    [
+        ("places.json", "[" * 100_000, "it is not JSON"),
+        ("places.json", '[{"folder": "x", "moves": []}]', "`[0].moves` is not a mapping"),
+        ("places.json", '[{"folder": "x", "moves": {"a": 5}}]', "`[0].moves.a` is not a text"),
+        ("places.json", '[{"folder": 5, "moves": {}}]', "`[0].folder` is not a text"),
+        ("places.json", '{"folder": "x"}', "it is not a list"),
+        ("stage/plan.json", {"stage_dir": 5}, "`stage_dir` is not a text"),
+        ("stage/plan.json", {"workspace": True}, "`workspace` is not a text"),
+        ("stage/plan.json", {"workspace": "x"}, "`workspace` is no folder models/<run>/.work/<stage>"),
+        ("stage/plan.json", {"stage_dir": "/a\0b/stage"}, "a path holds the character 0"),
+    ],
+)
+def test_a_file_that_says_wrongly_where_a_run_is_is_named(
+    run_dir: Path, file: str, damage: str | dict[str, object], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = chains.write(run_dir.parent / "sound", [chains.plan(run_dir.parent / "sound", "stage", 2)])
+    path = run_dir / file
+    path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(path.read_bytes()) | damage))
+    named = f"{path} is damaged: {why}. "
+    for verb in (["status"], ["failures"], ["verify"], ["cancel"], ["retry", "--stage", "stage"], ["remove", "--yes"]):
+        code = call(verb, run_dir)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        if verb[0] != "cancel" or file == "places.json":  # a run is cancelled whatever its plans say
+            assert code == 1 and named in " ".join((said.out + said.err).split()), verb
+    assert path.exists()
+    assert cli.main(["space", "--logs", str(run_dir.parent)]) in (0, 1) and "run" in capsys.readouterr().out
+    if file == "places.json":
+        assert call(["remove", "--yes"], other) == 0 and not other.exists()
