@@ -70,14 +70,20 @@ def _space(args: argparse.Namespace) -> int:
         runs = known_runs(args.logs)
         if not runs:
             find_run(args.logs, None)  # says that there is none
+        wrong = dict[str, None]()
         for folder in runs:
-            occupied = list(space.stages(folder))
+            occupied, used = list[space.Occupied](), set[str]()
+            try:
+                occupied += space.stages(folder)
+                used.update(run for run, _ in users(folder))
+            except UserError as error:  # of this run, or of one that may use it
+                wrong[str(error)] = None
             total = sum(row.product + row.work for row in occupied) + space.size(folder)
-            used = sorted({run for run, _ in users(folder)})
-            screen.print(
-                f"{text.size(total):>9}  {folder.name}{'  used by ' + ', '.join(used) if used else ''}", soft_wrap=True
-            )
-        return 0
+            readers = f"  used by {', '.join(sorted(used))}" if used else ""
+            screen.print(f"{text.size(total):>9}  {folder.name}{readers}", soft_wrap=True)
+        for why in wrong:
+            print(f"not counted: {why}", file=sys.stderr)
+        return 1 if wrong else 0
     folder = find_run(args.logs, args.run)
     used_by: dict[str, list[str]] = {}
     for run, stage in users(folder):

@@ -10,6 +10,7 @@ from diagcot.console.state import output
 from diagcot.console.state.executor import executor
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import segments, stored
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.executions import logs_of
 
 LINES = 40
@@ -115,7 +116,7 @@ def _task(folder: Path, unit: str) -> str:
 
 def tail(path: Path, lines: int) -> list[str]:
     """The last lines of a file, read from its end."""
-    with path.open("rb") as file:
+    with reading.opened(path) as file:
         at, data = file.seek(0, os.SEEK_END), b""
         while at > 0 and data.count(b"\n") <= lines:
             at, step = max(0, at - BLOCK), min(at, BLOCK)

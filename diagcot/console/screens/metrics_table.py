@@ -16,6 +16,7 @@ from rich.text import Text
 
 from diagcot.console import text
 from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ConsoleError)
 """What a file of another content raises where it is read or drawn."""
@@ -28,7 +29,7 @@ PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-", "°": "*",
 def show(path: Path, screen: Console | None = None) -> None:
     """Print the table of a metrics.json. Raises UserError if the file cannot be read as one."""
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(reading.read_text(path))
         screen = screen or text.console()
         screen.print(render(metrics, screen))
     except FileNotFoundError:

@@ -7,6 +7,8 @@ name the folder, so they keep their environment when the link changes.
 import sys
 from pathlib import Path
 
+from diagcot.jobs.state import reading
+
 FILE = "environments"  # of a run
 
 
@@ -30,6 +32,6 @@ def named(run_dir: Path) -> list[str]:
     """The folders of the environments that jobs of this run use."""
     path = run_dir / FILE
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return reading.read_bytes(path).decode(errors="replace").splitlines()
     except OSError:
         return []

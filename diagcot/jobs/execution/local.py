@@ -314,7 +314,7 @@ def _main(argv: list[str]) -> int:
         if lock_file is None:
             return 0
     cluster = Cluster.read(run_dir)
-    names = (run_dir / "stages").read_text().split()
+    names = reading.read_text(run_dir / "stages").split()
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
     append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
     runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot, on_start=on_start)

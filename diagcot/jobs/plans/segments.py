@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from diagcot.jobs import owners
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.state import documents
+from diagcot.jobs.state import documents, reading
 from diagcot.jobs.state.files import digest
 
 UNITS = "units.jsonl"
@@ -153,7 +153,7 @@ def lines(stage_dir: Path, planned: Sequence[Segment], first: int, last: int) ->
     for segment in planned:
         if first < min(last, segment.units):
             verify(stage_dir, [segment])
-            with (stage_dir / segment.path).open("rb") as rows:
+            with reading.opened(stage_dir / segment.path) as rows:
                 selected += itertools.islice(rows, first, min(last, segment.units))
         first, last = max(0, first - segment.units), last - segment.units
         if last <= 0:

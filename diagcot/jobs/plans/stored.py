@@ -104,7 +104,7 @@ def unit_index(stage_dir: Path, key: str) -> int | None:
     before, head = 0, b'{"key": "%s"' % key.encode()
     for segment in segments.of_plan(plan(stage_dir)):
         segments.verify(stage_dir, [segment])
-        data = (stage_dir / segment.path).read_bytes()
+        data = reading.read_bytes(stage_dir / segment.path)
         at = 0 if data.startswith(head) else data.find(b"\n" + head) + 1
         if at or data.startswith(head):
             return before + data.count(b"\n", 0, at)
@@ -128,7 +128,7 @@ class TaskLines:
     def manifests(self, task_index: int, first: int = 0, step: int = 1) -> list[bytes]:
         """Names of the manifests (`<key>.json`) of a task's units, or of every n-th (`step`) from `first`."""
         path, begin, end = self.places[task_index]
-        with path.open("rb") as lines:
+        with reading.opened(path) as lines:
             lines.seek(begin)
             block = lines.read(end - begin)
         return [_manifest(line) for line in block.splitlines()[first::step]]
@@ -150,7 +150,7 @@ def _task_lines(stage_dir: Path, inode: int, planned: tuple[Segment, ...]) -> Ta
     places, last = [], []
     for segment in planned:
         path, at = stage_dir / segment.path, 0
-        with path.open("rb", buffering=1 << 20) as lines:
+        with reading.opened(path) as lines:
             for task_index in range(segment.tasks):
                 first, end = segments.bounds([segment], task_index)
                 block = list(itertools.islice(lines, end - first))

@@ -176,6 +176,8 @@ def read_rows(path: Path, kind: Format) -> list[dict[str, Any]]:
 def _content(path: Path, kind: Format) -> Any:
     try:
         text = reading.read_bytes(path)
+    except reading.NoRegularFileError as error:
+        raise damaged(path, kind, f"it {error.strerror}") from error
     except IsADirectoryError as error:
         raise damaged(path, kind, "it is a folder") from error
     except NotADirectoryError as error:

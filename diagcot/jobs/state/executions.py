@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagcot.jobs.state import documents, failures
+from diagcot.jobs.state import documents, failures, reading
 
 Logs = dict[str, list[tuple[str, float]]]
 _EVENT = {"time": float, "event?": str, "task?": str, "attempt?": str}
@@ -60,7 +60,7 @@ def logs_of(stage_dir: Path) -> Logs:
 def first_event(stage_dir: Path) -> float | None:
     """When the first task of a stage began, in seconds since the epoch; None before."""
     try:
-        with (stage_dir / "events.jsonl").open("rb") as lines:
+        with reading.opened(stage_dir / "events.jsonl") as lines:
             return _event(lines.readline()).get("time")
     except OSError:
         return None
@@ -88,7 +88,7 @@ def begun(stage_dir: Path) -> dict[tuple[str, str], float]:
 @functools.lru_cache(maxsize=64)
 def _begun(path: Path, inode: int, size: int) -> dict[tuple[str, str], float]:
     starts: dict[tuple[str, str], float] = {}
-    with contextlib.suppress(OSError), path.open("rb") as lines:
+    with contextlib.suppress(OSError), reading.opened(path) as lines:
         for line in lines:
             row = _event(line)
             if row.get("event") == "started" and "task" in row and "attempt" in row:

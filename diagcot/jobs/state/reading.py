@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -52,12 +53,13 @@ _REMEDIES: dict[int, tuple[bool, str]] = {
         "a limit on the size of files is reached: raise it (`ulimit -f unlimited` in `setup` of the cluster file), or ask the"
         " administrators",
     ),
-    errno.EISDIR: (False, "a folder is where a file belongs: move it away"),
+    errno.EISDIR: (False, "a folder, or something else that is no regular file, is where a file belongs: move it away"),
     errno.ENOTDIR: (False, "a file is where a folder belongs: move it away"),
     errno.ENAMETOOLONG: (False, "use a shorter name"),
 }
 # About the path, or about a position that a damaged content asks for.
 _NOT_OF_THE_MACHINE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+NO_REGULAR_FILE = "is no regular file: move it away"
 _NUMBER = re.compile(r"^\[Errno (\d+)\]|\(os error (\d+)\)")
 _Result = TypeVar("_Result")
 
@@ -129,8 +131,19 @@ def patient(path: Path | str, read: Callable[[], _Result]) -> _Result:
     raise AssertionError("the last try returns or raises")
 
 
+class NoRegularFileError(IsADirectoryError):
+    """A pipe, socket or device is where a file belongs. It is met like a folder in that place."""
+
+
 class File(io.FileIO):
-    """A file on disk. Python takes EAGAIN for a pipe that has no data yet, and would end such a read like a shorter file."""
+    """A regular file on disk: opening another kind, such as a pipe, whose reader waits for a writer, is an error.
+
+    Python takes EAGAIN for the end of a file, and would end such a read like that of a shorter file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Raises OSError, NoRegularFileError among them."""
+        super().__init__(path, opener=_regular)
 
     def readinto(self, buffer: Any, /) -> int:
         """Raises OSError, also for EAGAIN."""
@@ -163,6 +176,20 @@ class PatientFile(File):
     def readinto(self, buffer: Any, /) -> int:
         """Raises StorageError."""
         return patient(str(self.name), lambda: super(PatientFile, self).readinto(buffer))
+
+
+def _regular(path: str, flags: int) -> int:
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise NoRegularFileError(errno.EISDIR, NO_REGULAR_FILE, path) from error
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder Python says so itself
+        os.close(handle)
+        raise NoRegularFileError(errno.EISDIR, NO_REGULAR_FILE, path)
+    return handle
 
 
 def opened(path: Path) -> io.BufferedReader:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.state import documents
+from diagcot.jobs.state import documents, reading
 from diagcot.jobs.state.files import write_json
 from diagcot.jobs.state.processes import is_alive, start_time
 
@@ -55,8 +55,11 @@ def sign(handle: IO[str], pid: int) -> None:
 
 def process_id(run_dir: Path) -> int | None:
     """The process id of the runner that holds the lock, if there is one on this machine. Writes nothing."""
+    path = run_dir / "runner.lock"
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
-        with (run_dir / "runner.lock").open() as handle:
+        with path.open() as handle:
             pid, _, host = _signature(handle.read())
             # The lock is tried only where a process of this id exists: for a moment it would keep a runner from starting.
             if not pid or host != os.uname().nodename or not is_alive(pid):
@@ -73,7 +76,7 @@ def elsewhere(run_dir: Path) -> str:
     if (run_dir / "runner.json").exists():
         return ""
     try:
-        host = _signature((run_dir / "runner.lock").read_text(encoding="utf-8"))[2]
+        host = _signature(reading.read_text(run_dir / "runner.lock"))[2]
     except (OSError, ValueError):
         return ""
     return host if host != os.uname().nodename else ""
@@ -93,7 +96,7 @@ def last_words(run_dir: Path) -> str:
     """The last line of the runner's log, and where the rest is."""
     path = run_dir / "runner.log"
     try:
-        with path.open("rb") as log:
+        with reading.opened(path) as log:
             log.seek(max(0, path.stat().st_size - 4096))
             lines = log.read().decode(errors="replace").split("\n")
     except OSError:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,53 @@ def test_a_list_is_read_for_its_digest_once(tmp_path: Path, monkeypatch: pytest.
     for _ in range(3):
         assert len(read(plan.path).keys) == 6 and read(plan.path).units_of(0)
     assert read_now == [plan.path / segments.UNITS]
+
+
+FILES = [
+    *("cluster.yaml", "run.json", "places.json", "reused.json", "runner.json", "runner.lock", "runner.log", "stages"),
+    *(
+        "environments",
+        "metrics.json",
+        "first/plan.json",
+        "first/units.jsonl",
+        "first/events.jsonl",
+        "first/summary.json",
+    ),
+    *("first/done/00000.json", "first/failed/00000.a1.r0.json", "first/attempts/1.json", "first/progress/00000.json"),
+    "first/out/00000.a1.log",
+]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
+    tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def waited(*_: object) -> None:
+        pytest.fail(f"{file} was waited for")
+
+    (made,) = flow(tmp_path).write()
+    path = made.path.parent / file
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    signal.signal(signal.SIGALRM, waited)
+    signal.alarm(15)
+    try:
+        for verb in (
+            ["status"],
+            ["failures"],
+            ["table"],
+            ["verify"],
+            ["logs", "--stage", "first"],
+            ["cancel"],
+            ["space"],
+        ):
+            cli.main([*verb, "--run", "run", "--logs", str(made.path.parent.parent)])
+    finally:
+        signal.alarm(0)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    if file in ("cluster.yaml", "reused.json", "first/plan.json", "first/summary.json", "first/attempts/1.json"):
+        assert "".join(f"{path} is damaged: it is no regular file: move it away. ".split()) in "".join(
+            (said.out + said.err).split()
+        )
