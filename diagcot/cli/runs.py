@@ -35,6 +35,9 @@ def run_folder(args: argparse.Namespace) -> Path:
         why = error if isinstance(error, UserError) else f"{folder / 'cluster.yaml'} is gone"
         print(f"{why}: its environment was not used", file=sys.stderr)
         return folder
+    if why := variables.fault(cluster.get("environment", {})):
+        print(f"{folder / 'cluster.yaml'}: {why}; its environment was not used", file=sys.stderr)
+        return folder
     for name, value in cluster.get("environment", {}).items():
         os.environ.setdefault(name, os.path.expandvars(value))
     if cluster.get("executor") == "slurm":

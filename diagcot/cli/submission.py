@@ -281,9 +281,21 @@ def _cancel(args: argparse.Namespace) -> int:
     folder = own_run_folder(args)
     stopped = local.stop(folder)
     jobs = cancellation.cancel(folder) if executor(folder) == "slurm" else []
+    if not stopped and not jobs and _is_finished(folder):
+        print(f"run {folder.name}: 0 jobs cancelled, there was nothing to cancel: all its stages are finished")
+        return 0
     runner = "runner stopped, " if stopped else ""
     print(f"run {folder.name}: {runner}{len(jobs)} jobs cancelled; submit the run again to continue")
     return 0
+
+
+def _is_finished(run_dir: Path) -> bool:
+    """Whether all units of all stages are done. False where a file of the run is damaged."""
+    from diagcot.jobs.plans import stored
+    from diagcot.jobs.state import ledger
+
+    plans, wrong = stored.whole(run_dir)
+    return not wrong and all(len(ledger.done_keys(run_dir / plan["stage"])) >= plan["units"] for plan in plans)
 
 
 def _worker(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from diagcot.jobs.environment import variables
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.names import near
+from diagcot.jobs.names import check_name, near
 from diagcot.jobs.settings import Document, LocatedError, Settings
 from diagcot.jobs.slurm import job_options
 from diagcot.jobs.slurm.job_options import JobOptions
@@ -206,6 +206,13 @@ class Cluster(Settings):
             return value
         return value | {"resource_profiles": {name: _extended(name, profiles) for name in profiles}}
 
+    @field_validator("environment")
+    @classmethod
+    def _variables(cls, value: dict[str, str]) -> dict[str, str]:
+        if why := variables.fault(value):
+            raise ValueError(why)
+        return value
+
     @model_validator(mode="after")
     def _place_for_shards(self) -> "Cluster":
         wanted: dict[tuple[str, ...], bool | None] = {("local_shards",): self.local_shards}
@@ -355,6 +362,10 @@ def load_cluster(path: Path) -> Cluster:
     """The cluster of a file, with what it takes over from the one that it extends. Raises UserError with file and line."""
     document = _document(path)
     cluster = document.check(Cluster, document.value if document.value is not None else {})
+    try:
+        check_name(cluster.name, "name")
+    except UserError as error:
+        raise UserError(f"{document.where(('name',))}: {error}") from error
     cluster._file = path.resolve()
     return cluster
 

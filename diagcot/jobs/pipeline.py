@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from diagcot.jobs import chain, owners, summary
 from diagcot.jobs.chain import Submitted
-from diagcot.jobs.cluster import Cluster, load_cluster
+from diagcot.jobs.cluster import Cluster, Size, load_cluster
 from diagcot.jobs.environment import code as codes
 from diagcot.jobs.environment import python
 from diagcot.jobs.errors import UserError
@@ -331,6 +331,16 @@ def _not_now(run: str, why: str) -> str:
     )
 
 
+def _check_changes(changes: Mapping[str, Any]) -> None:
+    """Raise UserError unless a resource profile may hold these values."""
+    try:
+        Size.model_validate(dict(changes))
+    except ValidationError as error:
+        (wrong, *_) = error.errors()
+        said = wrong["msg"].removeprefix("Input should be ")
+        raise UserError(f"{wrong['loc'][0]} must be {said}, is {wrong['input']}: nothing was changed") from error
+
+
 def retry_stage(
     run_dir: Path, stage: str, changes: Mapping[str, Any] | None = None, code: Sequence[Path] = ()
 ) -> list[Submitted]:
@@ -341,6 +351,7 @@ def retry_stage(
     there is nothing to retry.
     """
     require_own(run_dir)
+    _check_changes(changes or {})
     before = Cluster.read(run_dir)
     cluster = _current_cluster(run_dir, before)
     cluster.enter()

@@ -74,7 +74,19 @@ _selected: set[str] = set()  # the cluster that this process has selected
 
 _OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SUBMITIT_")
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 _EXPORT = re.compile(r"\bexport\s+([A-Za-z_]\w*)=")
+
+
+def fault(environment: Mapping[str, str]) -> str:
+    """What in names and values of variables no process can be given; empty if all can. Values are not shown."""
+    for name, value in environment.items():
+        if not _NAME.fullmatch(name):
+            return f"environment: {name!r} cannot name a variable: use letters, digits and _, the first no digit"
+        if _IMPOSSIBLE.search(value):
+            return f"environment.{name}: the value holds a character that no variable can hold"
+    return ""
 
 
 def child(*more: str, **values: str) -> dict[str, str]:

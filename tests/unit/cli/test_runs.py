@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.cli.main import main
 from diagcot.cli.runs import find_run
 from diagcot.jobs import UserError
 from diagcot.jobs.state import index
+from tests import chains
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +89,35 @@ def test_the_index_is_private_and_no_home_is_no_error(tmp_path: Path, monkeypatc
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert index.path() is None and index.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--time", "-1", "minutes must be greater than or equal to 1, is -1"),
+        ("--time", "0", "minutes must be greater than or equal to 1, is 0"),
+        ("--time", "99999999999", "minutes must be less than or equal to 525600"),
+        ("--mem", "1e12", "mem_gb must be less than or equal to 1000000"),
+    ],
+)
+def test_a_retry_takes_what_a_resource_profile_takes(
+    tmp_path: Path, option: str, value: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "stage", 2)], chains.cluster("debug"))
+    place = ["--run", run_dir.name, "--logs", str(run_dir.parent)]
+    assert main(["retry", "--stage", "stage", option, value, *place]) == 1
+    assert why in capsys.readouterr().err and not (run_dir / "places.json").exists()
+
+
+def test_cancelling_a_finished_run_says_that_there_was_nothing_to_cancel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = chains.plan(tmp_path, "stage", 2)
+    run_dir = chains.write(tmp_path, [made], chains.cluster("debug"))
+    place = ["--run", run_dir.name, "--logs", str(run_dir.parent)]
+    assert main(["cancel", *place]) == 0 and "submit the run again" in capsys.readouterr().out
+    (made.path / "done").mkdir(exist_ok=True)
+    for key in made.keys:
+        (made.path / "done" / f"{key}.json").write_text("{}")
+    assert main(["cancel", *place]) == 0
+    assert capsys.readouterr().out.endswith("there was nothing to cancel: all its stages are finished\n")

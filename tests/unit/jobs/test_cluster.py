@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.cli.main import main
 from diagcot.jobs import UserError
 from diagcot.jobs.cluster import Cluster, Size, find_cluster, load_cluster
 from diagcot.jobs.environment import variables
@@ -134,3 +135,37 @@ def test_the_files_of_kinds_of_sites_and_the_jobs_that_follow(name: str, monkeyp
 
 def test_six_kinds_of_sites_have_a_file() -> None:
     assert len(SITES) == 5  # and example.yaml, with partitions for CPUs and for GPUs
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"environment": {"A=B": "x"}}, "'A=B' cannot name a variable"),
+        ({"environment": {"1A": "x"}}, "'1A' cannot name a variable"),
+        ({"environment": {"": "x"}}, "'' cannot name a variable"),
+        ({"environment": {"A": "x\0y"}}, "character 0"),
+        ({"name": "../../x"}, "name='../../x' cannot name a folder"),
+    ],
+)
+def test_names_that_no_variable_and_no_folder_can_have_are_refused(
+    tmp_path: Path, change: dict[str, object], why: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(chains.cluster().model_dump(mode="json") | change))
+    with pytest.raises(UserError, match=why) as raised:
+        load_cluster(path)
+    assert f"{path}:" in str(raised.value)
+
+
+@pytest.mark.parametrize("environment", [{"A=B": "x"}, {"A": "x\0y"}])
+def test_a_run_whose_variables_are_impossible_is_shown_without_them(
+    tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "stage", 2)], chains.cluster())
+    path = run_dir / "cluster.yaml"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"environment": environment}))
+    for verb in ("status", "cancel"):
+        main([verb, "--run", run_dir.name, "--logs", str(run_dir.parent)])
+        assert "its environment was not used" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"cluster.yaml is damaged: .*(environment|character 0)"):
+        Cluster.read(run_dir)
