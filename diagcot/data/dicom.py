@@ -1,6 +1,8 @@
 """Values of a DICOM image as they are to be shown, by the rules of the DICOM standard (PS3.3, PS3.5)."""
 
 import io
+import logging
+import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 _MAGIC = slice(128, 132)
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntax: Deflated Explicit VR Little Endian
 _MOST_UNPACKED = 512 << 20  # bytes
+_DECODED_BY = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")  # whole numbers
+_SHOWN_BY = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")  # numbers, or several of them
+warnings.filterwarnings("ignore", module=r"pydicom\.")  # they quote values of the header
 _ITEM = b"\xfe\xff\x00\xe0"  # the first tag of encapsulated pixel data (PS3.5 A.4)
 
 
@@ -28,11 +33,53 @@ def is_dicom(raw: bytes, source: Path | bytes) -> bool:
 def _read(raw: bytes, header_only: bool = False) -> "FileDataset":
     import pydicom
 
+    logging.getLogger("pydicom").setLevel(
+        logging.CRITICAL + 1
+    )  # it tells the same as the warnings; its import sets a level
     _refuse_bomb(raw)
     dicom = pydicom.dcmread(io.BytesIO(raw), force=True, stop_before_pixels=header_only)
     if "Rows" not in dicom or "Columns" not in dicom:
         raise ImageError("the DICOM file has no image")
     return dicom
+
+
+def _unusable(name: str, error: Exception) -> ImageError:
+    """The fault of an element of the header, without the message of the library, which quotes its value."""
+    return ImageError(f"the DICOM element {name} cannot be used ({type(error).__name__})")
+
+
+def _number(dicom: "FileDataset", name: str, default: int | None = None) -> int:
+    """The whole number of an element. Raises ImageError that names it if it is none, or missing without a default."""
+    try:
+        value = dicom.get(name)
+        return default if value in (None, "") and default is not None else int(value)
+    except Exception as error:  # pydicom parses a value when it is first read, and raises errors of many classes
+        raise _unusable(name, error) from None
+
+
+def _side(dicom: "FileDataset", name: str) -> int:
+    """Pixels of a side, which have 16 bits (PS3.3 C.7.6.3); a larger number may be a date. Raises ImageError."""
+    side = _number(dicom, name)
+    if not 0 <= side < 1 << 16:
+        raise ImageError(f"the DICOM element {name} is no number of pixels")
+    return side
+
+
+def _check_elements(dicom: "FileDataset") -> None:
+    """Raise ImageError that names the first element which pydicom's functions could not use."""
+    from pydicom.pixels.common import PhotometricInterpretation
+
+    for name in _DECODED_BY:
+        _number(dicom, name, 0)
+    for name in ("PhotometricInterpretation", "PresentationLUTShape", "VOILUTFunction", *_SHOWN_BY):
+        try:
+            value = dicom.get(name)
+            if name == "PhotometricInterpretation" and value:
+                PhotometricInterpretation(value)
+            elif name in _SHOWN_BY and value is not None:
+                [float(number) for number in (value if hasattr(value, "append") else [value])]
+        except Exception as error:
+            raise _unusable(name, error) from None
 
 
 def _refuse_bomb(raw: bytes) -> None:
@@ -48,7 +95,8 @@ def _refuse_bomb(raw: bytes) -> None:
 def size(raw: bytes) -> tuple[int, int, int]:
     """Width, height and number of frames, from the header; `raw` may end before the pixels."""
     dicom = _read(raw, header_only=True)
-    return int(dicom.Columns), int(dicom.Rows), max(1, int(dicom.get("NumberOfFrames") or 1))
+    width, height = (_side(dicom, name) for name in ("Columns", "Rows"))
+    return width, height, max(1, _number(dicom, "NumberOfFrames", 1))
 
 
 def view(raw: bytes) -> str:
@@ -69,12 +117,13 @@ def values(raw: bytes) -> tuple[np.ndarray, bool]:
     from pydicom.pixels.processing import apply_modality_lut
 
     dicom = _read(raw)
+    _check_elements(dicom)
     if dicom.get("SamplesPerPixel", 1) != 1:
         raise ImageError("a colour DICOM is not an X-ray image")
     stored = _stored(dicom)
     if stored.ndim == 3:
         stored = stored[0]
-    width, height = int(dicom.Columns), int(dicom.Rows)
+    width, height = (_side(dicom, name) for name in ("Columns", "Rows"))
     if stored.shape != (height, width):
         raise ImageError(
             f"the header says {width} x {height} pixels, the image has {stored.shape[1]} x {stored.shape[0]}"
@@ -97,7 +146,7 @@ def _stored(dicom: "FileDataset") -> np.ndarray:
     if "TransferSyntaxUID" not in dicom.file_meta:
         dicom.file_meta.TransferSyntaxUID = _syntax(dicom)
     syntax = dicom.file_meta.TransferSyntaxUID
-    if syntax == pydicom.uid.JPEGExtended12Bit and int(dicom.get("BitsStored", 8)) > 8:
+    if syntax == pydicom.uid.JPEGExtended12Bit and _number(dicom, "BitsStored", 8) > 8:
         return _twelve_bits(dicom)
     try:
         return dicom.pixel_array  # type: ignore[no-any-return]
@@ -117,7 +166,7 @@ def _twelve_bits(dicom: "FileDataset") -> np.ndarray:
         import gdcm
     except ImportError as error:
         raise _needs_gdcm(dicom.file_meta.TransferSyntaxUID) from error
-    frames = int(dicom.get("NumberOfFrames") or 1)
+    frames, width, height = (_number(dicom, name, 1) for name in ("NumberOfFrames", "Columns", "Rows"))
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(next(encaps.generate_frames(dicom.PixelData, number_of_frames=frames)))
     fragments = gdcm.SequenceOfFragments.New()
@@ -126,20 +175,20 @@ def _twelve_bits(dicom: "FileDataset") -> np.ndarray:
     element.SetValue(fragments.__ref__())
     image = gdcm.Image()
     image.SetNumberOfDimensions(2)
-    image.SetDimensions((int(dicom.Columns), int(dicom.Rows), 1))
+    image.SetDimensions((width, height, 1))
     image.SetDataElement(element)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
-    signed = int(dicom.get("PixelRepresentation", 0))
+    signed = _number(dicom, "PixelRepresentation", 0)
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, signed))
     try:
         buffer = image.GetBuffer()
     except Exception as error:  # SWIG's wrapper has no class of its own
         raise ImageError("its JPEG data is damaged") from error
     values = np.frombuffer(buffer.encode("utf-8", "surrogateescape"), np.int16 if signed else np.uint16)
-    if values.size != int(dicom.Rows) * int(dicom.Columns):
+    if values.size != width * height:
         raise ImageError("its JPEG data is damaged")
-    return values.reshape(int(dicom.Rows), int(dicom.Columns))
+    return values.reshape(height, width)
 
 
 def _needs_gdcm(syntax: Any) -> ImageError:
@@ -188,8 +237,8 @@ def _windowed(shown: np.ndarray, dicom: "FileDataset") -> np.ndarray:
 
 def _padding(stored: np.ndarray, dicom: "FileDataset") -> np.ndarray | None:
     """Which pixels are padding; None if the file gives no padding value."""
-    value = dicom.get("PixelPaddingValue")
-    if value is None:
+    if dicom.get("PixelPaddingValue") is None:
         return None
-    other = dicom.get("PixelPaddingRangeLimit", value)
-    return (stored >= min(int(value), int(other))) & (stored <= max(int(value), int(other)))
+    value = _number(dicom, "PixelPaddingValue")
+    other = _number(dicom, "PixelPaddingRangeLimit", value)
+    return (stored >= min(value, other)) & (stored <= max(value, other))

@@ -74,7 +74,7 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # decoders raise errors of any class on damaged bytes
-        raise ImageError(f"{name} is not a readable image ({type(error).__name__}: {error})") from error
+        raise _unreadable(name, error) from None
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
     return _jpeg(out.getvalue(), image, phantom)
@@ -118,9 +118,23 @@ def size(path: Path) -> tuple[int, int]:
             return _open_checked(file).size  # type: ignore[no-any-return]
     except FileNotFoundError as error:
         raise ImageError(f"{path}: the file does not exist") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     except Exception as error:
         reading.check_storage(path, error)
-        raise ImageError(f"{path} is not a readable image ({type(error).__name__}: {error})") from error
+        raise _unreadable(str(path), error) from None
+
+
+def _unreadable(name: str, error: Exception) -> ImageError:
+    """The error for a file that a decoder refused, without the decoder's message, which may quote what the file holds."""
+    cause = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        cause = error.strerror
+    elif isinstance(error, PIL.UnidentifiedImageError):
+        cause = "neither PNG, JPEG nor DICOM"
+    elif isinstance(error, OSError) and "truncated" in str(error):
+        cause = "it is incomplete"
+    return ImageError(f"{name} is not a readable image ({cause})")
 
 
 def _open_checked(file: Any) -> Pillow.Image:

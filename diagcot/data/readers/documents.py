@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from diagcot.data.errors import DataError
 
@@ -123,10 +124,17 @@ def _xml(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
         root = ElementTree.fromstring("".join(iter(lambda: text.read(1 << 20), "")))
         found = [_leaves(root), *map(_leaves, root.findall("object"))]
     except (ElementTree.ParseError, RecursionError) as error:
-        raise DataError(f"{path} is not XML ({error}); download it again") from error
+        raise DataError(f"{path} is not XML ({xml_fault(error)}); download it again") from None
     name = path.name.removesuffix(".gz").removesuffix(".xml")
     others = {at: value for at, value in found[0].items() if not at.startswith("object.")}
     yield 1, {KEY: name, **others, "object": found[1:]}
+
+
+def xml_fault(error: Exception) -> str:
+    """What is wrong with an XML text, and where; the parser's own message quotes the name of an unknown entity."""
+    if not isinstance(error, ElementTree.ParseError):
+        return type(error).__name__
+    return f"{expat.ErrorString(error.code)}: line {error.position[0]}, column {error.position[1]}"
 
 
 def _leaves(element: ElementTree.Element) -> dict[str, str]:

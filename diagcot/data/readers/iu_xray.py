@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from diagcot.data.errors import DataError, described
 from diagcot.data.readers import iu_views, tables
 from diagcot.data.readers.archive import MOST_UNPACKED, inflate
+from diagcot.data.readers.documents import xml_fault
 from diagcot.data.readers.layouts import (
     IU_ANNOTATION,
     IU_ARCHIVE,
@@ -117,7 +118,10 @@ class IuXray:
         for name, text in self._members():
             try:
                 study = self._parse(text)
-            except (ElementTree.ParseError, ValueError) as error:
+            except ElementTree.ParseError as error:
+                self._fault(name, f"is not a report ({xml_fault(error)})")
+                continue
+            except ValueError as error:
                 self._fault(name, f"is not a report ({error})", error)
                 continue
             yield name, study
@@ -130,15 +134,21 @@ class IuXray:
             return
         try:
             # Decompressed as a whole (20 MB): an incomplete stream would look like a shorter archive.
-            with tarfile.open(fileobj=io.BytesIO(inflate(reading.read_bytes(archive), MOST_UNPACKED))) as members:
+            unpacked = inflate(reading.read_bytes(archive), MOST_UNPACKED)
+        except (ValueError, zlib.error) as error:
+            raise DataError(f"{archive} is damaged ({error}); delete it and run `make data-iu`") from error
+        try:
+            with tarfile.open(fileobj=io.BytesIO(unpacked)) as members:
                 for member in members:
                     if member.isfile() and member.name.endswith(".xml"):
                         source = members.extractfile(member)
                         assert source is not None
                         yield member.name, source.read()
-        except (tarfile.TarError, ValueError, zlib.error, OSError) as error:
+        except (tarfile.TarError, ValueError, OSError) as error:  # whose messages may quote the header of a member
             reading.check_storage(archive, error)
-            raise DataError(f"{archive} is damaged ({error}); delete it and run `make data-iu`") from error
+            raise DataError(
+                f"{archive} is damaged ({type(error).__name__}); delete it and run `make data-iu`"
+            ) from None
 
     def _parse(self, text: bytes) -> Study:
         root = ElementTree.fromstring(text)

@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -27,6 +29,7 @@ from diagcot.exchange import tables as exchanged
 from diagcot.jobs import UserError
 from diagcot.tasks.predictions import Prediction
 from diagcot.tasks.samples import read_samples
+from tests import chains
 
 SECRET = "Zaphod Beeblebrox born 7/13/1948"
 MARKS = ("zaphod", "beeblebrox", "1948")
@@ -160,6 +163,13 @@ def test_no_report_of_iu_xray_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "indiana_reports.csv").write_text(delimited(list(columns), rows, ","))
     reader = IuXray(tmp_path)
     require_silence(told(lambda: [*reader.patients()], []) + "\n".join(map(": ".join, reader.bad)))
+    report = tmp_path / "xml" / "ecgen-radiology" / "1.xml"
+    report.parent.mkdir(parents=True)
+    for content in (SECRET, f"<{SECRET}", f"<a>{SECRET}", "<a>&Zaphod;</a>", f"<a><uId id='{SECRET}'/></a>"):
+        report.write_text(content)
+        reader = IuXray(tmp_path / "xml")
+        require_silence(told(reader.patients, []) + "\n".join(map(": ".join, reader.bad)))
+        assert reader.bad
     path = tmp_path / "annotation.json"
     for content in (
         SECRET,
@@ -190,7 +200,7 @@ DAMAGED = (
     json.dumps([{SECRET: SECRET}]), json.dumps({"id": [SECRET], "study": SECRET, "messages": SECRET, "split": SECRET}),
     json.dumps({"id": SECRET, "task": SECRET, "images": [{SECRET: 1}], "messages": [[SECRET]]}),
     json.dumps({"conversations": [{"from": SECRET, "value": SECRET}], "images": [SECRET], "split": SECRET}),
-    json.dumps({"messages": [{"role": SECRET, "content": SECRET}]}), "\x00" + SECRET,
+    json.dumps({"messages": [{"role": SECRET, "content": SECRET}]}), "\x00" + SECRET, "<a>&Zaphod;</a>",
     json.dumps({"images": [{"id": SECRET}], "annotations": [{"image_id": SECRET, "bbox": [SECRET]}], "categories": [{}]}),
 )  # fmt: skip
 
@@ -293,6 +303,70 @@ def test_no_cell_of_a_parquet_file_is_quoted(tmp_path: Path) -> None:
                 require_silence(told(partial(reader, file), faults) + "\n".join(faults))
                 told_of[name] += len("".join(faults)) > before
     assert all(told_of[name] > 20 for name in readers), told_of  # they were fed, and refused much
+
+
+IMAGES = r"""
+import sys
+from pathlib import Path
+from diagcot.data import pixels
+from diagcot.data.errors import ImageError
+for path in map(Path, sys.argv[1:]):
+    for read in (lambda: pixels.convert(path, 64, 90), lambda: pixels.size(path), lambda: pixels.view(path)):
+        try:
+            read()
+        except ImageError as error:
+            print(error)
+"""
+HEADER = (
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PhotometricInterpretation", "PlanarConfiguration", "PixelPaddingValue", "PixelPaddingRangeLimit", "PresentationLUTShape",
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence",
+    "SpecificCharacterSet", "ViewPosition", "ViewCodeSequence", "PatientName", "PatientBirthDate", "PatientAge", "StudyDate",
+)  # fmt: skip
+"""Elements of a DICOM header that the reader or pydicom's functions use, and some that are about a person."""
+
+
+@pytest.mark.filterwarnings("ignore")  # of writing such files
+def test_no_element_of_a_dicom_header_and_no_image_is_quoted(tmp_path: Path) -> None:
+    import pydicom
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    from tests.unit.data.test_pixels import STEPS, dicom, png
+
+    plain = dicom(STEPS, WindowCenter="2000", WindowWidth="1000", RescaleSlope="1", RescaleIntercept="0")
+    for name, secret in itertools.product(HEADER, (SECRET, "19480713", "1948.5e1948.")):
+        tag = Tag(tag_for_keyword(name) or 0)
+        for kind in dict.fromkeys((dictionary_VR(tag).split(" ")[0], "LO")):
+            if kind == "SQ":
+                continue
+            header = pydicom.dcmread(io.BytesIO(plain))
+            raw = RawDataElement(tag, kind, len(secret), secret.encode(), 0, False, True)
+            header[tag] = raw
+            out = io.BytesIO()
+            pydicom.dcmwrite(out, header, implicit_vr=False, little_endian=True)
+            (tmp_path / f"{name}-{kind}-{len(secret)}.dcm").write_bytes(out.getvalue())
+    (tmp_path / "syntax.dcm").write_bytes(plain.replace(b"1.2.840.10008.1.2.1\0", SECRET.encode()[:20]))
+    image = png(STEPS)
+    (tmp_path / "1.png").write_bytes(image.replace(b"IDAT", b"1948"))  # the kind of a chunk
+    (tmp_path / "2.png").write_bytes(image[:8] + SECRET.encode())
+    (tmp_path / "3.png").write_bytes(SECRET.encode())
+    (tmp_path / "4.jpg").write_bytes(b"\xff\xd8\xff" + SECRET.encode())
+    command = [sys.executable, "-c", IMAGES, *map(str, sorted(tmp_path.iterdir()))]
+    done = subprocess.run(command, cwd=chains.ROOT, capture_output=True, text=True, check=True)
+    require_silence(done.stdout + done.stderr)
+    assert done.stderr == ""
+    for name in (
+        "Rows",
+        "NumberOfFrames",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "PhotometricInterpretation",
+        "WindowWidth",
+    ):
+        assert f"the DICOM element {name} cannot be used" in done.stdout, name
+    assert done.stdout.count("1.png") == done.stdout.count("4.jpg") == 2
 
 
 def test_every_reader_is_fed_secrets() -> None:
