@@ -37,7 +37,7 @@ class ShadedImages:
 
     def pixels(self, ref: ImageRef) -> Any:
         """The PIL image as a server decodes it."""
-        return Image.open(io.BytesIO(self.jpeg(ref))).convert("RGB")
+        return Image.open(io.BytesIO(self.jpeg(ref)), formats=["JPEG"]).convert("RGB")
 
     def jpeg(self, ref: ImageRef) -> bytes:
         """The JPEG file."""

@@ -22,6 +22,10 @@ PHANTOM_COMMENT = "phantom: drawn by diagcot, not a film of a person"
 MAX_PIXELS = 120_000_000
 """More than any detector has (43 x 43 cm at 0.1 mm are 18 million); a header with more is wrong or not of an image."""
 
+MAX_BYTES = 4 * MAX_PIXELS
+"""Of a file: the largest image in colour or in 32 bits without compression."""
+FORMATS = ("PNG", "JPEG")
+"""What Pillow may decode: its decoders of other formats are never tried (that of EPS starts a program)."""
 MIN_SIDE = 8
 MAX_ASPECT = 20
 """Longer than any film; image processors of the models refuse 200, and a stored side would be a few pixels."""
@@ -53,7 +57,7 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     """
     name = name or str(source if isinstance(source, Path) else "image")
     try:
-        raw = reading.read_bytes(source) if isinstance(source, Path) else source
+        raw = content(source) if isinstance(source, Path) else source
         if dicom.is_dicom(raw, source):
             image = from_dicom(raw)
         else:
@@ -67,8 +71,6 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
         image = grey(image)
         _not_blank(image)
         image.thumbnail((longest, longest), _RESAMPLE)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: the file does not exist") from error
     except StorageError:
         raise
     except ImageError as error:
@@ -78,6 +80,23 @@ def convert(source: Path | bytes, longest: int, quality: int, name: str = "") ->
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality, **({"comment": PHANTOM_COMMENT} if phantom else {}))
     return _jpeg(out.getvalue(), image, phantom)
+
+
+def content(path: Path) -> bytes:
+    """The bytes of an image file. Raises ImageError without its name if there is none, or if it is longer than any image:
+    it is then not read. Raises StorageError if the machine could not read it.
+    """
+    try:
+        length = reading.patient(path, path.stat).st_size
+        if length > MAX_BYTES:
+            raise ImageError(f"the image is too large ({length >> 20} MB)")
+        return reading.read_bytes(path)
+    except FileNotFoundError:
+        raise ImageError("the file does not exist") from None
+    except StorageError:
+        raise
+    except OSError as error:
+        raise ImageError(f"the file cannot be read ({error.strerror})") from error
 
 
 def _jpeg(data: bytes, image: Pillow.Image, phantom: bool) -> Jpeg:
@@ -138,7 +157,7 @@ def _unreadable(name: str, error: Exception) -> ImageError:
 
 
 def _open_checked(file: Any) -> Pillow.Image:
-    image = Pillow.open(file)
+    image = Pillow.open(file, formats=FORMATS)
     _check_size(*image.size)
     return image
 

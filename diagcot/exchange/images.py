@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diagcot.data.errors import ImageError
-from diagcot.data.pixels import Jpeg, convert
+from diagcot.data.pixels import Jpeg, content, convert
 from diagcot.exchange.forms.form import ImageFile
-from diagcot.jobs.state import reading
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,9 @@ class ImageStore:
     def _converted(self, image: ImageFile) -> tuple[str, Jpeg | str]:
         """The key of an image, and the converted image, or why it cannot be used."""
         try:
-            raw = image.data or reading.read_bytes(Path(image.path))
-        except FileNotFoundError:
-            return image.path, "the file does not exist"
-        except OSError as error:
-            reading.check_storage(image.path, error)
-            return image.path, f"the file cannot be read ({error.strerror})"
+            raw = image.data or content(Path(image.path))
+        except ImageError as error:
+            return image.path, str(error)
         digest = hashlib.sha256(raw).digest()
         if digest.hex() in self._stored:
             return digest.hex(), self._stored[digest.hex()].jpeg  # not stored again

@@ -141,7 +141,7 @@ def _prompt(facts: RolloutFacts, images: Sequence[Any], messages: bool) -> Any:
 def _picture(data: bytes) -> Any:
     from PIL import Image
 
-    return Image.open(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=["JPEG"])
 
 
 def _not_logged(*_: Any) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data.phantom.drawing import VIEWS
-from diagcot.data.pixels import Jpeg, convert, libraries, transform
+from diagcot.data.pixels import Jpeg, content, convert, libraries, transform
 from diagcot.data.readers.origins import decide
 from diagcot.data.study import Study
 from diagcot.jobs import Context, Result, Unit
-from diagcot.jobs.state import reading
 from diagcot.jobs.state.counts import added, reasons_of
 from diagcot.jobs.state.files import read_json, write_json
 from diagcot.shards.audit.accounting import Account, Counts, excess, reason_of
@@ -248,7 +247,7 @@ def _convert(
             bad.append((image.id, "no file", NO_FILE))
             continue
         try:
-            jpegs.append(_jpeg(_content(path), size, quality))
+            jpegs.append(_jpeg(content(path), size, quality))
             ids.append(image.id)
         except ImageError as error:
             bad.append((image.id, str(path), _ADDRESS.sub("", str(error))))
@@ -257,16 +256,6 @@ def _convert(
 
 def _jpeg(raw: bytes, size: int, quality: int) -> Jpeg:
     return replace(convert(raw, size, quality, "it"), sha256=hashlib.sha256(raw).digest())
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a file. Raises ImageError if there is none, StorageError if the machine could not read it."""
-    try:
-        return reading.read_bytes(path)
-    except FileNotFoundError:
-        raise ImageError("the file does not exist") from None
-    except OSError as error:
-        raise ImageError(f"the file cannot be read ({error.strerror})") from error
 
 
 def _origin(source: Source, reader: CollectionReader) -> dict[str, Any]:

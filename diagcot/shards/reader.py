@@ -199,7 +199,7 @@ class Shard:
 
     def pixels(self, row: int) -> Pillow.Image:
         """Image `row` decoded, mode RGB."""
-        return Pillow.open(io.BytesIO(self.jpeg(row))).convert("RGB")
+        return Pillow.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"]).convert("RGB")
 
     def check_columns(self) -> None:
         """Read every column. Raises DataError for the first that is damaged."""

@@ -32,7 +32,7 @@ def augmented_jpeg(jpeg: bytes, change: str) -> bytes:
     Raises ValueError for a change that is not known.
     """
     kind, _, value = change.partition(" ")
-    image = Pillow.open(io.BytesIO(jpeg)).convert("L")
+    image = Pillow.open(io.BytesIO(jpeg), formats=["JPEG"]).convert("L")
     if kind == "contrast":
         image = ImageEnhance.Contrast(image).enhance(float(value))
     elif kind == "brightness":

@@ -37,7 +37,7 @@ class ShardImages:
     def pixels(self, ref: ImageRef) -> Any:
         """The PIL image, mode RGB; an augmented one as a server sees it."""
         if ref.change:
-            return Pillow.open(io.BytesIO(self.jpeg(ref))).convert("RGB")
+            return Pillow.open(io.BytesIO(self.jpeg(ref)), formats=["JPEG"]).convert("RGB")
         return self._shard(ref).pixels(ref.row)
 
     def jpeg(self, ref: ImageRef) -> bytes:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -258,11 +260,39 @@ def lying_png(width: int, height: int) -> bytes:
     ids=["bomb", "large", "sliver", "strip", "dicom", "frames", "rows", "colour", "blank", "blank-dicom", "torn"],
 )
 def test_absurd_images_are_refused_without_decoding_them(raw: bytes) -> None:
-    import tracemalloc
-
     tracemalloc.start()
     with pytest.raises(ImageError, match="study/image"):
         convert(raw, 112, 90, "study/image")
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["EPS", "GIF", "BMP", "TIFF", "WEBP", "PPM", "PCX", "TGA", "JPEG2000"])
+def test_other_formats_than_png_jpeg_and_dicom_are_never_decoded(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "gs"  # what Pillow's decoder of EPS runs
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    out = io.BytesIO()
+    Pillow.fromarray((RAMP * 255).astype(np.uint8)).save(out, form)
+    path = tmp_path / "a.png"
+    path.write_bytes(out.getvalue())
+    for read in (lambda: convert(path, 112, 90), lambda: convert(out.getvalue(), 112, 90, "a"), lambda: size(path)):
+        with pytest.raises(ImageError, match="neither PNG, JPEG nor DICOM"):
+            read()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_longer_than_any_image_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.png"
+    path.write_bytes(png((RAMP * 255).astype(np.uint8)))
+    os.truncate(path, 1500 << 20)  # of no blocks on disk
+    tracemalloc.start()
+    with pytest.raises(ImageError, match=r"long\.png: the image is too large \(1500 MB\)"):
+        convert(path, 112, 90)
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
 
