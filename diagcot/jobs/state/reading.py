@@ -141,9 +141,9 @@ class File(io.FileIO):
     Python takes EAGAIN for the end of a file, and would end such a read like that of a shorter file.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, mode: str = "r") -> None:
         """Raises OSError, NoRegularFileError among them."""
-        super().__init__(path, opener=_regular)
+        super().__init__(path, mode, opener=_regular)
 
     def readinto(self, buffer: Any, /) -> int:
         """Raises OSError, also for EAGAIN."""
@@ -180,7 +180,7 @@ class PatientFile(File):
 
 def _regular(path: str, flags: int) -> int:
     try:
-        handle = os.open(path, flags | os.O_NONBLOCK)
+        handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise NoRegularFileError(errno.EISDIR, NO_REGULAR_FILE, path) from error
