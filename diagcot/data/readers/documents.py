@@ -10,11 +10,17 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from diagcot.data.errors import DataError
+from diagcot.jobs.state import reading
 
 Record = dict[str, Any]
 KEY = "key"
 """The column that names a record whose file does: its key in an object of objects, the name of an XML file."""
 
+_PLENTY, _DENSEST = 1 << 30, 300
+"""Bytes of parsed objects that are always allowed, and how many times the size of the file they may have: texts are packed to
+a twentieth, and their objects are up to ten times as large as they."""
+_OBJECT = 80  # bytes that an object, a list, an element or a value takes at least, about
+_LONG = 1 << 20  # characters of a line from which it is checked
 _DECODER = json.JSONDecoder()
 _MEMBER = re.compile(r'\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
 _FIRST = re.compile(r"\s*\{" + _MEMBER.pattern)
@@ -31,6 +37,8 @@ def records(path: Path, text: TextIO, kind: str) -> Iterator[tuple[int, Record]]
 def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     for number, line in enumerate(text, 1):
         if line.strip():
+            if len(line) > _LONG:
+                _refuse_bomb(path, line)
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -44,7 +52,7 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     """Records of a list, of the lists in an object, of an object of objects, of a COCO file (a row for each annotation, or for
     a bare image), or JSON lines.
     """
-    content = "".join(iter(lambda: text.read(1 << 20), ""))
+    content = _content(path, text)
     if _is_of_objects(content):
         yield from _members(path, content)
         return
@@ -69,6 +77,23 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{path} is neither a list of records nor COCO ({type(error).__name__}: {error})") from error
     yield from enumerate(found, 1)
+
+
+def _content(path: Path, text: TextIO) -> str:
+    """The whole text. Raises DataError if what is parsed of it would fill memory."""
+    content = "".join(iter(lambda: text.read(1 << 20), ""))
+    _refuse_bomb(path, content)
+    return content
+
+
+def _refuse_bomb(path: Path, text: str) -> None:
+    """Raise DataError if the objects of a text take more memory than those of data sets: `{}` takes 26 times its size."""
+    most = max(_PLENTY, _DENSEST * reading.patient(path, path.stat).st_size)
+    if _OBJECT * sum(map(text.count, "{[<,")) > most:
+        raise DataError(
+            f"{path}: its records would take over {most >> 20} MB, over {_DENSEST} times the size of the file, which those of no"
+            " data set do: they were not read"
+        )
 
 
 def _is_of_objects(content: str) -> bool:
@@ -121,7 +146,7 @@ def _coco(value: Record) -> Iterator[Record]:
 def _xml(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     """The one record of an XML file: values of its elements by path (`size.width`), and a list of the elements `object`."""
     try:
-        root = ElementTree.fromstring("".join(iter(lambda: text.read(1 << 20), "")))
+        root = ElementTree.fromstring(_content(path, text))
         found = [_leaves(root), *map(_leaves, root.findall("object"))]
     except (ElementTree.ParseError, RecursionError) as error:
         raise DataError(f"{path} is not XML ({xml_fault(error)}); download it again") from None

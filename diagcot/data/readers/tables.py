@@ -88,6 +88,8 @@ def rows(
             f"{path}:{line} is not {encoding} text; convert the file (iconv -f LATIN1 -t UTF-8 …) "
             "or name its `encoding` in the collection's entry"
         ) from error
+    except RecursionError as error:  # of a cell that is written as JSON again
+        raise DataError(f"{path}:{at[0]} is nested too deeply to be a row; download it again") from error
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is incomplete after line {at[0]}: download it again") from error
     except csv.Error as error:

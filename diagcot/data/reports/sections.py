@@ -230,7 +230,7 @@ def read_overrides(path: Path) -> dict[str, Override]:
     """
     try:
         records = json.loads(reading.read_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); see docs/data.md for its format") from error
     if not isinstance(records, dict):
         raise DataError(f"{path} must be one JSON object of study to override; see docs/data.md")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from diagcot.jobs.errors import StorageError, UserError
 
@@ -141,9 +141,11 @@ class File(io.FileIO):
     Python takes EAGAIN for the end of a file, and would end such a read like that of a shorter file.
     """
 
-    def __init__(self, path: Path | str, mode: str = "r") -> None:
+    def __init__(self, path: Path | str, mode: Literal["r", "w+"] = "r") -> None:
         """Raises OSError, NoRegularFileError among them."""
-        super().__init__(path, mode, opener=_regular)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if mode == "w+" else os.O_RDONLY
+        super().__init__(_regular(str(path), flags), mode)
+        self.name = str(path)  # not the number of the open file
 
     def readinto(self, buffer: Any, /) -> int:
         """Raises OSError, also for EAGAIN."""
@@ -180,7 +182,7 @@ class PatientFile(File):
 
 def _regular(path: str, flags: int) -> int:
     try:
-        handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+        handle = os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise NoRegularFileError(errno.EISDIR, NO_REGULAR_FILE, path) from error

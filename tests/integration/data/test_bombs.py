@@ -21,9 +21,10 @@ import re, resource, sys
 from pathlib import Path
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data import dicom, pixels
-from diagcot.data.readers import archive, iu_xray, tables
+from diagcot.data.readers import archive, documents, iu_xray, tables
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 iu_xray.MOST_UNPACKED = dicom._MOST_UNPACKED = tables._PLENTY = 64 << 20  # smaller, so that the test is quick
+documents._PLENTY = 256 << 20
 path, COLUMN = Path(sys.argv[2]), ["image" + "x" * 8186]
 try:
     {"iu": lambda: iu_xray.IuXray(path.parent).patients(), "zip": lambda: archive.ReportZip(path).read(5),
@@ -74,6 +75,11 @@ def text(filler: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(packed(400, filler=filler))
 
 
+def records(head: bytes, filler: bytes, tail: bytes) -> Callable[[Path], object]:
+    """A whole document of 20 MB, which the limit on what is unpacked allows, of many small records."""
+    return lambda path: path.write_bytes(gzip.compress(head + filler * ((20 << 20) // len(filler)) + tail, 1))
+
+
 @pytest.mark.parametrize(
     ("reader", "name", "make", "said"),
     [
@@ -83,6 +89,10 @@ def text(filler: bytes) -> Callable[[Path], object]:
         ("table", "b.csv.gz", text(b"image" + b"x" * 8186 + b"\n"), "unpacks to over 100 times its size"),
         ("table", "c.json.gz", text(b"[{},"), "unpacks to over 100 times its size"),
         ("table", "d.xml.gz", text(b"<a>"), "unpacks to over 100 times its size"),
+        ("table", "j.json.gz", records(b"[", b"{},", b"{}]"), "its records would take over 256 MB"),
+        ("table", "k.json.gz", records(b'{"a": [', b"[],", b"[]]}"), "its records would take over 256 MB"),
+        ("table", "l.jsonl.gz", records(b'{"a": [', b"{},", b"{}]}"), "its records would take over 256 MB"),
+        ("table", "m.xml.gz", records(b"<a>", b"<b/>", b"</a>"), "its records would take over 256 MB"),
         ("image", "e.dcm", deflated_dicom, "unpacks to over 64 MB"),
         ("image", "f.png", png, "which no X-ray image has"),
         ("table", "g.json", lambda path: path.write_bytes(b"[" * 200_000), "is not JSON"),

@@ -208,6 +208,8 @@ def test_overrides_of_a_file_reach_the_studies(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("{", "JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"s7": ' * 100_000, "cannot be read as JSON"),
         ("[]", "one JSON object"),
         ('{"s7": {}}', "s7"),
         ('{"s7": {"spam": [1, 2]}}', "s7"),

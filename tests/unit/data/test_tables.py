@@ -281,3 +281,14 @@ def test_lists_that_are_not_there_are_blank_and_objects_are_listed(tmp_path: Pat
     (tmp_path / "x.json").write_text(json.dumps([{**record, "b": [1, 2, 3]}]))
     with pytest.raises(DataError, match="have different lengths"):
         list(rows(tmp_path / "x.json", ["a", "b", "c.n"], explode=["a", "b", "c"]))
+
+
+def test_a_cell_nested_just_below_the_limit_is_read_or_named(tmp_path: Path) -> None:
+    path, named = tmp_path / "x.json", 0
+    for depth in range(600, 1000, 2):
+        path.write_text('[{"image": ' + '{"a": ' * depth + "1" + "}" * depth + "}]")
+        try:
+            assert len(list(rows(path, ["image"]))) == 1
+        except DataError as error:
+            named += "x.json" in str(error)
+    assert named
