@@ -8,7 +8,9 @@ from contextlib import contextmanager
 _COUNTING: list[tuple[frozenset[str], Counter[str]]] = []
 
 
-def _hook(event: str, _arguments: object) -> None:
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], int):  # of what is open already
+        return
     for events, counts in _COUNTING:
         if event in events:
             counts[event] += 1
