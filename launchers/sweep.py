@@ -11,6 +11,7 @@ import yaml
 
 from diagcot.evaluation.settings import OwnMetric, SweepRow
 from diagcot.jobs import UserError
+from diagcot.jobs.environment import yaml_text
 from diagcot.jobs.names import near
 from diagcot.jobs.settings import Document
 from diagcot.recipe import Recipe, merged
@@ -102,8 +103,8 @@ def _axis(text: str, recipe: Recipe) -> tuple[str, list[str], list[Any]]:
     stage = max(names, key=len)
     keys = path[len(stage) + 1 :].split(".")
     try:
-        values = yaml.safe_load(f"[{listed}]")
-    except yaml.YAMLError:
+        _, values = yaml_text.read(f"[{listed}]", repr(text))
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError):
         values = []
     if not equals or not values or not all(keys):
         raise UserError(f"{text!r} must be a stage, a key of its settings and values, such as {EXAMPLE}")

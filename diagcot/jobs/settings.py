@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from diagcot.jobs.environment import own_code
+from diagcot.jobs.environment import own_code, yaml_text
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import reading
 
@@ -87,16 +87,12 @@ class LocatedError(ValueError):
         self.loc = loc
 
 
-BAD = re.compile("[\0\ud800-\udfff]")
-INTEGER, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
 UNIT = re.compile(
     r"\b(seconds|minutes|hours|days|GB|MB|pixels|tokens|share|characters|words|number of)\b", re.IGNORECASE
 )
 MOST_SEED = 2**32 - 1
 MOST = 10**9
 """The largest number of a field that names no bound: more than any count, and fewer seconds than a timer takes."""
-DIGITS = 18
-"""Most digits of a whole number that is read."""
 SHOWN = 60  # characters of a wrong value that are shown
 EXPECTED = {
     "bool_parsing": "true or false",
@@ -174,11 +170,9 @@ class Document:
         self.path = path
         self._old_keys: dict[Loc, str] = {}  # location of a renamed key -> its name in the file
         self.text = reading.plain_text(path)
+        self.value: Any
         try:
-            self._root = yaml.compose(self.text, Loader=yaml.CSafeLoader)
-            if self._root is not None:
-                _refuse(self._root, path)
-            self.value: Any = yaml.load(self.text, Loader=yaml.CSafeLoader)
+            self._root, self.value = yaml_text.read(self.text, str(path))
         except yaml.YAMLError as error:
             mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
             line = mark.line if mark else self.text.count("\n", 0, position) if position is not None else None
@@ -275,42 +269,6 @@ class Document:
         return f"{self.where(at + loc)}: {message}"
 
 
-def _refuse(root: yaml.Node, path: Path) -> None:
-    """Raise UserError for a key that is there twice, a number of very many digits, and half of a character or the character 0
-    in a text, which no name of a file can have.
-    """
-    todo, seen = [root], set[int]()  # an alias may lead to a node that holds it
-    while todo:
-        node = todo.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        where = f"{path}:{node.start_mark.line + 1}"
-        if isinstance(node, yaml.MappingNode):
-            _refuse_double_keys(node, path)
-            todo += [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif (found := BAD.search(node.value)) and found[0] == "\0":
-            raise UserError(f"{where}: a text holds the character 0 (\\0): remove it")
-        elif found:
-            raise UserError(f"{where}: a text holds half of a character (\\ud800 to \\udfff): remove it")
-        elif node.tag == INTEGER and len(node.value) > DIGITS:
-            raise UserError(f"{where}: a number of {len(node.value)} digits: at most {DIGITS} are read")
-
-
-def _refuse_double_keys(node: yaml.MappingNode, path: Path) -> None:
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise UserError(
-                    f"{path}:{line}: the key {key.value!r} is there twice, first in line {lines[key.value]}: remove one"
-                )
-            lines[key.value] = line
-
-
 def _unknown_key(key: str, valid: list[str], place: Loc) -> str:
     match = difflib.get_close_matches(key, valid, 1)
     if match:
@@ -332,8 +290,8 @@ def _plain(faults: Sequence[Any]) -> str:
 
 def written(value: Any) -> str:
     """A wrong value for a message, cut if it is long."""
-    if isinstance(value, int) and abs(value) >= 10**DIGITS:
-        return f"a number of more than {DIGITS} digits"
+    if isinstance(value, int) and abs(value) >= 10**yaml_text.DIGITS:
+        return f"a number of more than {yaml_text.DIGITS} digits"
     shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
 

@@ -1,5 +1,6 @@
 """What a fault in a settings file says: the line of the fault, in plain words."""
 
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -95,3 +96,35 @@ def test_a_text_with_the_character_0_is_told_with_its_line(tmp_path: Path) -> No
     assert str(error.value) == rf"{path}:4: a text holds the character 0 (\0): remove it"
     path.write_text('name: "a \\u00e9"\n')
     assert Document(path).value == {"name": "a é"}
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise("abcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "5: aliases (*name) add more than 100,000 values to those that are written"),
+        ("a: 1\nstages: &s [*s]\n", "2: an alias (*name) stands inside what it stands for"),
+        ("name: x\nsettings: &s\n  {studies: {more: *s}}\n", "2: an alias (*name) stands inside what it stands for"),
+        ("a: 1\nb: " + "[" * 300 + "]" * 300, "2: more than 100 lists or mappings inside each other"),
+        ("a: 1\nb: " + "[" * 99_999, "2: more than 100 lists or mappings inside each other"),
+    ],
+)
+def test_aliases_that_copy_each_other_or_themselves_are_refused_with_their_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        Document(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_aliases_and_long_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {b: 1}\nc: {<<: *a, d: *a}\n" + "e: [" + "1, " * 100_001 + "1]\n")
+    found = Document(path).value
+    assert found["c"] == {"b": 1, "d": {"b": 1}} and len(found["e"]) == 100_002

@@ -132,7 +132,7 @@ def test_the_message_names_line_range_and_unit(tmp_path: Path, text: str, messag
         (b"\x7fELF\x02\x01\x01\x00\x00", r":1: it holds the character 0, so it is no text"),
         (b"name: \x1b]52;c;x\n", r":1: not valid YAML"),
         (b'name: "\\ud800"\n', r":1: "),
-        (b"[" * 5000, r"not valid YAML"),
+        (b"[" * 5000, r":1: more than 100 lists or mappings inside each other"),
         (b"when: 2026-99-99\n", r"a value cannot be read|^$"),
     ],
 )

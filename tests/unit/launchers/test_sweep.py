@@ -118,6 +118,7 @@ def test_a_stage_with_a_seed_of_its_own_is_the_same_for_every_seed(recipe: Path)
             r"'tund.deepspeed.steps=5,6' names no stage of recipe mine; did you mean 'tuned'\?",
         ),
         ("tuned.deepspeed.steps", "must be a stage, a key of its settings and values"),
+        ("tuned.deepspeed.steps=&a [*a]", "an alias .* stands inside what it stands for"),
         ("tuned.deepspeed.steps=", "must be a stage, a key of its settings and values"),
         ("tuned.=1,2", "must be a stage, a key of its settings and values"),
         ("tuned.deepspeed.steps=5,5", "gives a value twice"),
