@@ -19,10 +19,15 @@ def recipe_of(run_dir: Path) -> dict[str, Any]:
         recipe = Document(path).value
     except UserError as error:
         raise documents.DamagedFile(f"{error}. {remedy}") from error
-    stages = recipe.get("stages") if isinstance(recipe, dict) and isinstance(recipe.get("name"), str) else None
-    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+    if not is_recipe(recipe):
         raise documents.DamagedFile(f"{path} is damaged: it has no `name` and no list of `stages`. {remedy}")
     return dict(recipe)
+
+
+def is_recipe(value: Any) -> bool:
+    """True if it has a name and a list of stages; only whoever plans it reads them."""
+    stages = value.get("stages") if isinstance(value, dict) and isinstance(value.get("name"), str) else None
+    return isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)
 
 
 def named(value: Any, key: str = "") -> Iterator[Path]:

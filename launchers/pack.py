@@ -22,16 +22,11 @@ from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
 from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.state import documents, ledger, reading
+from launchers import archive as contents
 from launchers import digests, own_files
+from launchers.archive import FIGURES, INDEX, LEFT_OUT, LOGS, MODELS, SHARDS
 from launchers.reuse import continuation
 
-LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
-"""Marks for the folders in which runs have their logs, shards and models."""
-INDEX = "pack.json"
-FIGURES = (".json", ".md")
-"""Files in the run's folder that hold figures and no text of any study."""
-LEFT_OUT = ("runner.json", "run.json", "estimates.json", "places.json")
-"""Files of the run's folder that are not copied as they are, or mean nothing elsewhere."""
 WITH_TEXTS = (".jsonl",)
 Files = Iterator[tuple[str, Path | bytes]]
 
@@ -67,12 +62,22 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
             staged.chmod(0o600)
             with tarfile.open(fileobj=packed, mode="w") as tar:
                 for name, content in _files(run_dir, models, texts):
+                    _require_known(run_dir, name, content)
                     index["files"][name] = _add(tar, name, content)
                 _add(tar, INDEX, json.dumps(index, indent=1).encode())
         staged.rename(archive)
     finally:
         staged.unlink(missing_ok=True)
     return index
+
+
+def _require_known(run_dir: Path, name: str, content: Path | bytes) -> None:
+    """Raise UserError for what could not be unpacked."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if why := contents.fault(name, size):
+        raise UserError(
+            f"{content if isinstance(content, Path) else name} {why}, so run {run_dir.name} cannot be packed"
+        )
 
 
 def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> str:
@@ -102,11 +107,13 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     yield "run/recipe.yaml", _recipe(run_dir, newest)
     for number, _ in segments.growths(run_dir):
         folder = run_dir / "grown" / str(number)
-        for path in (*sorted(folder.glob("*.jsonl")), folder / "growth.json"):
-            yield f"run/{path.relative_to(run_dir)}", _portable(path, places)
+        for path in sorted(folder.glob("*.jsonl")):
+            yield f"run/{path.relative_to(run_dir)}", path
+        path = folder / "growth.json"
+        yield f"run/{path.relative_to(run_dir)}", _portable(path, places)
     about = documents.read(run_dir / "run.json", documents.RUN)
     yield "run/run.json", json.dumps({key: value for key, value in about.items() if key != "cluster_file"}).encode()
-    yield "run/cluster.yaml", _cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
+    yield "run/cluster.yaml", contents.cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
     yield "run/stages", "".join(f"{name}\n" for name in stored.stages(run_dir)).encode()
     for name in code:
         for path in sorted((run_dir / CODE / name).rglob("*")):
@@ -126,8 +133,8 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
 def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], models: bool, texts: bool) -> Files:
     folder = run_dir / plan["stage"]
     segments.verify(folder, segments.of_plan(plan))
-    for path in (folder / "plan.json", folder / segments.UNITS):
-        yield f"run/{plan['stage']}/{path.name}", _portable(path, places)
+    yield f"run/{plan['stage']}/plan.json", _plan(run_dir, plan["stage"], places)
+    yield f"run/{plan['stage']}/{segments.UNITS}", folder / segments.UNITS  # as it is: plans hold its digest
     weights = _mark(Path(plan["output"]), places).startswith(MODELS)
     if not (models if weights else texts) or Path(plan["output"]) == run_dir:
         return
@@ -146,8 +153,8 @@ def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], mo
         for key in sorted(ledger.done_keys(folder)):
             manifest = ledger.manifest(folder, key) or {}
             kept = {name: manifest[name] for name in ("unit", "outputs", "time") if name in manifest}
-            row = json.dumps(kept | {"counts": {}})
-            yield f"run/{plan['stage']}/done/{key}.json", _moved(row, places).encode()
+            row = json.dumps(_moved(kept | {"counts": {}}, places))
+            yield f"run/{plan['stage']}/done/{key}.json", row.encode()
 
 
 def _products(folder: Path) -> Iterator[Path]:
@@ -156,11 +163,16 @@ def _products(folder: Path) -> Iterator[Path]:
 
 
 def _places(run_dir: Path, plans: list[dict[str, Any]]) -> dict[str, str]:
-    """Folder of this machine -> its mark."""
-    places = {str(run_dir.parent): LOGS}
+    """Whole folder of this machine -> its mark; the longest first, since one may lie in another.
+
+    Files of a run that was moved name the folders of before.
+    """
+    places = {str(run_dir.absolute().parent): LOGS, str(run_dir.resolve().parent): LOGS}
     for plan in plans:
-        places.setdefault(plan["shards_root"], SHARDS)
-        places.setdefault(str(Path(plan["workspace"]).parents[2]), MODELS)  # <models>/<run>/.work/<stage>
+        for row in (segments.first_header(run_dir / plan["stage"]), plan):
+            places.setdefault(str(Path(row["stage_dir"]).parents[1]), LOGS)
+            places.setdefault(row["shards_root"], SHARDS)
+            places.setdefault(str(Path(row["workspace"]).parents[2]), MODELS)  # <models>/<run>/.work/<stage>
     return dict(sorted(places.items(), key=lambda item: -len(item[0])))
 
 
@@ -169,18 +181,39 @@ def _mark(path: Path, places: Mapping[str, str]) -> str:
     return next((f"{new}{str(path).removeprefix(old)}" for old, new in inside), str(path))
 
 
+def _plan(run_dir: Path, stage: str, places: Mapping[str, str]) -> bytes:
+    """The plan of a stage with marks. Raises UserError if it names other folders than those that `unpack` makes."""
+    row = _moved(segments.first_header(run_dir / stage), places)
+    row = {key: value for key, value in row.items() if key != "grown"} | {"setup": []}
+    if not contents.has_own_folders(row, run_dir.name, stage):
+        raise UserError(
+            f"run {run_dir.name} cannot be packed: {run_dir / stage / 'plan.json'} names folders that an archive cannot tell"
+            " apart. Use three different folders as `roots` of the cluster file (logs, shards, models), and make the run again"
+        )
+    return json.dumps(row, indent=1).encode()
+
+
 def _portable(path: Path, places: Mapping[str, str]) -> bytes:
-    """The text of a file with marks in place of folders. Raises UserError if it is no text."""
+    """The text of a file with marks in place of folders. Raises UserError if it is damaged."""
     try:
-        return _moved(reading.read_text(path), places).encode()
-    except ValueError:
+        text = reading.read_text(path)
+        return (
+            json.dumps(_moved(json.loads(text), places), indent=1) if path.suffix == ".json" else _moved(text, places)
+        ).encode()
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged: it is no text. Restore it from a copy, or make it again") from None
 
 
-def _moved(text: str, places: Mapping[str, str]) -> str:
-    for old, new in places.items():
-        text = re.sub(rf'{re.escape(old)}(?=["/\\s]|$)', new, text)
-    return text
+def _moved(value: Any, places: Mapping[str, str]) -> Any:
+    """A value of JSON with marks in place of folders: of whole paths alone, wherever in a text they begin."""
+    if isinstance(value, list | tuple):
+        return [_moved(part, places) for part in value]
+    if isinstance(value, dict):
+        return {_moved(key, places): _moved(part, places) for key, part in value.items()}
+    if isinstance(value, str):
+        for old, new in places.items():
+            value = re.sub(rf"(?<![^\s\"'`(\[=:,|]){re.escape(old)}(?=[/\s\"'`)\],;:|]|\.?$)", new, value)
+    return value
 
 
 def _recipe(run_dir: Path, code: str) -> bytes:
@@ -188,15 +221,3 @@ def _recipe(run_dir: Path, code: str) -> bytes:
     recipe = own_files.recipe_of(run_dir)
     moved = own_files.moved(recipe, f"{LOGS}/{run_dir.name}/{CODE}/{code}")
     return f"# {recipe['name']}, as it was submitted\n{yaml.safe_dump(moved, sort_keys=False)}".encode()
-
-
-def _cluster(cluster: Mapping[str, Any]) -> bytes:
-    """The sizes of the run's tasks, as a machine without Slurm; nothing of the site."""
-    sizes = ("nodes", "tasks_per_node", "cpus", "gpus", "minutes")
-    profiles = {
-        name: {key: size[key] for key in sizes if key in size}
-        for name, size in cluster.get("resource_profiles", {}).items()
-    }
-    roots = {"logs": LOGS, "shards": SHARDS, "models": MODELS}
-    row = {"name": "unpacked", "executor": "local", "resource_profiles": profiles, "roots": roots}
-    return json.dumps(row, indent=1).encode()

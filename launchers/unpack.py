@@ -1,23 +1,30 @@
 """Opens the archive of a run that another person has packed, and trusts nothing that is in it."""
 
+import contextlib
 import hashlib
 import json
 import shutil
+import signal
 import tarfile
 import tempfile
+import threading
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+import yaml
+
 from diagcot.jobs import UserError
 from diagcot.jobs.names import check_name, check_stage
+from diagcot.jobs.settings import Document
 from diagcot.jobs.state import index as known_runs
+from launchers import archive as contents
+from launchers import own_files
+from launchers.archive import INDEX, LOGS, MODELS, SHARDS
 from launchers.digests import BLOCK
-from launchers.pack import INDEX, LOGS, MODELS, SHARDS
 
 MOST_FILES = 100_000
-MARKED = (".json", ".jsonl", ".yaml", ".md")
-"""Files in which marks are replaced by paths."""
 PARTS = {"run": "logs", "shards": "shards", "models": "models"}
 """First folder of a name in the archive -> the folder of `into` that it goes to."""
 
@@ -26,11 +33,11 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> Path:
     """Unpack into `into`/logs, shards and models; returns the run's folder.
 
     Raises UserError, and leaves nothing, if the archive holds anything but plain files with plain names, more than
-    `most_bytes` or MOST_FILES, a file that differs from its digest, or a run whose name is taken.
+    `most_bytes` or MOST_FILES, what `pack` does not write, a file that differs from its digest, or a run whose name is taken.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
+        with _stopped_in_order(), tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
             index = _extract(archive, Path(staged), most_bytes)
             return _publish(Path(staged), index["run"], into.resolve())
     except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
@@ -53,6 +60,8 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
                     f"{archive} holds more than {most_bytes / 1e9:g} GB or {MOST_FILES:,} files: nothing was unpacked."
                     " If that is right, --most allows more GB"
                 )
+            if why := contents.fault(str(name), member.size):
+                raise UserError(f"{archive}: {member.name!r} {why}: nothing was unpacked")
             if str(name) in found:
                 raise UserError(f"{archive} holds {member.name!r} twice: nothing was unpacked")
             content = tar.extractfile(member)
@@ -68,24 +77,19 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise UserError(f"{archive} is damaged: {wrong[0]} is missing, added, or differs from its digest")
     _require_own_paths(archive, staged / "run", run)
+    _require_cluster(archive, staged / "run")
+    _require_recipe(archive, staged)
     return {"run": run}
 
 
 def _require_own_paths(archive: Path, run_dir: Path, run: str) -> None:
     """Raise UserError if a plan or a manifest names a path outside of the folders of the run."""
-    if not (run_dir / "recipe.yaml").is_file():
-        raise UserError(f"{archive} holds no recipe: nothing was unpacked")
     for path in sorted(run_dir.glob("*/plan.json")):
         stage = path.parent.name
         check_stage(stage)
-        products = (f"{SHARDS}/{run}/{stage}", f"{MODELS}/{run}/{stage}", f"{LOGS}/{run}")
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            good = row["output"] in products and row["shards_root"] == SHARDS and row["stage"] == stage
-            good = good and (row["stage_dir"], row["workspace"]) == (
-                f"{LOGS}/{run}/{stage}",
-                f"{MODELS}/{run}/.work/{stage}",
-            )
+            good = contents.has_own_folders(row, run, stage)
             for manifest in path.parent.glob("done/*.json"):
                 outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
                 for name in [*outputs, *(about["staged"] for about in outputs.values())]:
@@ -96,6 +100,57 @@ def _require_own_paths(archive: Path, run_dir: Path, run: str) -> None:
             raise UserError(
                 f"{archive}: {path.relative_to(run_dir.parent)} names paths outside of the run's folders: nothing was unpacked"
             )
+
+
+def _require_cluster(archive: Path, run_dir: Path) -> None:
+    """Raise UserError unless cluster.yaml is what `pack` writes: variables, shell lines or a container in it would be used by
+    verbs that only show the run. Nor may run.json name another cluster file.
+    """
+    try:
+        text = (run_dir / "cluster.yaml").read_bytes()
+        good = contents.cluster(json.loads(text)) == text
+        about = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        good = good and "cluster_file" not in about
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise UserError(
+            f"{archive}: run/cluster.yaml or run/run.json is missing, or holds what `diagcot pack` does not write: nothing was"
+            " unpacked"
+        )
+
+
+def _require_recipe(archive: Path, staged: Path) -> None:
+    path = staged / "run" / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"{archive} holds no recipe: nothing was unpacked")
+    try:
+        value = Document(path).value
+    except UserError as error:
+        raise UserError(f"{archive} cannot be unpacked: {str(error).replace(f'{staged}/', '')}") from None
+    if not own_files.is_recipe(value):
+        raise UserError(f"{archive} cannot be unpacked: run/recipe.yaml has no `name` and no list of `stages`")
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """For the length of the block, SIGTERM and the end of the terminal leave nothing, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
+    for number in before:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _write(content: IO[bytes], path: Path) -> str:
@@ -114,16 +169,45 @@ def _publish(staged: Path, run: str, into: Path) -> Path:
     targets = {part: into / folder / run for part, folder in PARTS.items()}
     if taken := [path for path in targets.values() if path.exists()]:
         raise UserError(f"{taken[0]} exists: unpack with --into another folder")
-    marks = {LOGS: into / "logs", SHARDS: into / "shards", MODELS: into / "models"}
+    marks = {LOGS: str(into / "logs"), SHARDS: str(into / "shards"), MODELS: str(into / "models")}
     for path in (staged / "run").rglob("*"):
-        if path.suffix in MARKED and "code" not in path.relative_to(staged / "run").parts:
-            text = path.read_text(encoding="utf-8")
-            for mark, target in marks.items():
-                text = text.replace(mark, str(target))
-            path.write_text(text, encoding="utf-8")
-    for part in ("shards", "models", "run"):
-        if (staged / part).exists():
-            targets[part].parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(staged / part, targets[part])
+        if path.suffix in (*contents.FIGURES, ".yaml") and "code" not in path.relative_to(staged / "run").parts:
+            path.write_text(_placed(path, marks), encoding="utf-8")
+    published = list[str]()
+    try:
+        for part in ("shards", "models", "run"):
+            if (staged / part).exists():
+                targets[part].parent.mkdir(parents=True, exist_ok=True)
+                published.append(part)
+                shutil.move(staged / part, targets[part])
+    except BaseException:
+        for part in published:
+            if targets[part].exists():
+                shutil.move(targets[part], staged / part)
+        raise
     known_runs.add(targets["run"])
     return targets["run"]
+
+
+def _placed(path: Path, marks: Mapping[str, str]) -> str:
+    """The text of a file with folders in place of marks, written as the format of the file writes texts."""
+    if path.name == "recipe.yaml":
+        document = Document(path)
+        first = document.text.partition("\n")[0]
+        title = f"{first}\n" if first.startswith("#") else ""
+        return title + yaml.safe_dump(_replaced(document.value, marks), sort_keys=False)
+    text = path.read_text(encoding="utf-8")
+    for mark, folder in marks.items():
+        text = text.replace(mark, folder if path.suffix == ".md" else json.dumps(folder)[1:-1])
+    return text
+
+
+def _replaced(value: Any, marks: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_replaced(part, marks) for part in value]
+    if isinstance(value, dict):
+        return {_replaced(key, marks): _replaced(part, marks) for key, part in value.items()}
+    if isinstance(value, str):
+        for mark, folder in marks.items():
+            value = value.replace(mark, folder)
+    return value

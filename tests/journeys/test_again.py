@@ -41,7 +41,8 @@ def test_an_unpacked_run_is_compared_with_one_that_was_made_here(
 ) -> None:
     one, two = runs
     archive = tmp_path / "two.tar.gz"
-    assert main(["pack", "--run", "two", "--logs", str(two.parent), "--out", str(archive), "--report-text"]) == 0
+    monkeypatch.chdir(two.parent.parent)
+    assert main(["pack", "--run", "two", "--out", str(archive), "--report-text"]) == 0
     assert main(["unpack", str(archive), "--into", str(tmp_path / "there")]) == 0
     monkeypatch.chdir(one.parent.parent)
     capsys.readouterr()

@@ -1,8 +1,12 @@
 """A run as one archive: what it holds by default and by flags, and what is refused when one is opened."""
 
+import functools
 import hashlib
 import io
 import json
+import os
+import shutil
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +117,7 @@ def archive_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     return path
 
 
-INDEX = json.dumps({"run": "one", "files": {"run/a": "0" * 64}}).encode()
+INDEX = json.dumps({"run": "one", "files": {"run/a.md": "0" * 64}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -123,16 +127,16 @@ INDEX = json.dumps({"run": "one", "files": {"run/a": "0" * 64}}).encode()
         ([member("run/../../evil")], "outside of the run's folders"),
         ([member("elsewhere/a")], "outside of the run's folders"),
         ([member(".")], "outside of the run's folders"),
-        ([member("run/a", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is not a plain file"),
-        ([member("run/a", b"", type=tarfile.LNKTYPE, linkname="run/b")], "is not a plain file"),
-        ([member("run/a", b"", type=tarfile.FIFOTYPE)], "is not a plain file"),
-        ([member("run/a", bytes(2000))], "holds more than 1e-06 GB"),
-        ([member("run/a"), member("run/a")], "twice"),
-        ([member("run/a")], "is no archive of `diagcot pack`"),
-        ([member("run/a"), member("pack.json", INDEX)], "is damaged: run/a"),
-        ([member("run/b"), member("pack.json", INDEX)], "is damaged: run/a"),
+        ([member("run/a.md", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is not a plain file"),
+        ([member("run/a.md", b"", type=tarfile.LNKTYPE, linkname="run/b.md")], "is not a plain file"),
+        ([member("run/a.md", b"", type=tarfile.FIFOTYPE)], "is not a plain file"),
+        ([member("run/a.md", bytes(2000))], "holds more than 1e-06 GB"),
+        ([member("run/a.md"), member("run/a.md")], "twice"),
+        ([member("run/a.md")], "is no archive of `diagcot pack`"),
+        ([member("run/a.md"), member("pack.json", INDEX)], "is damaged: run/a.md"),
+        ([member("run/b.md"), member("pack.json", INDEX)], "is damaged: run/a.md"),
         (
-            [member("pack.json", INDEX.replace(b'"one"', b'"../one"').replace(b'"run/a"', b'"x"'))],
+            [member("pack.json", INDEX.replace(b'"one"', b'"../one"').replace(b'"run/a.md"', b'"x"'))],
             "cannot name a folder",
         ),
     ],
@@ -149,7 +153,7 @@ def test_an_archive_is_not_trusted(members: list[tuple[tarfile.TarInfo, bytes]],
 
 @pytest.mark.parametrize("spoil", [lambda data: b"no archive", lambda data: data[: len(data) // 2]])
 def test_what_is_no_archive_is_told(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    archive = archive_of(tmp_path / "a.tar.gz", member("run/a", bytes(range(256)) * 40), member("pack.json", INDEX))
+    archive = archive_of(tmp_path / "a.tar.gz", member("run/a.md", bytes(range(256)) * 40), member("pack.json", INDEX))
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(UserError, match=r"a\.tar\.gz cannot be unpacked"):
         unpack.unpack(archive, tmp_path / "there", GB)
@@ -184,12 +188,179 @@ def test_a_file_of_an_archive_that_is_no_text_or_nested_deeply_is_named(
     assert not list((tmp_path / "there").rglob("*"))
 
 
+@pytest.mark.parametrize(
+    "roots",
+    [
+        "{}",
+        "{logs: '', shards: shards, models: models}",
+        "{logs: logs, shards: logs/shards, models: models}",
+        "{logs: all/logs, shards: all, models: all/models}",
+        """{logs: "l'o g\\"s é", shards: "l'o g\\"s é/x", models: m}""",
+    ],
+)
+def test_a_run_is_packed_as_it_is_called_for_and_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roots: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    Path("here.yaml").write_text(f"name: here\nexecutor: debug\nresource_profiles: {{cpu: {{}}}}\nroots: {roots}\n")
+    assert main(["submit", "--recipe", "small.yaml", "--cluster", "here.yaml", "--run", "one"]) == 0
+    logs = yaml.safe_load(roots).get("logs", "logs")
+    named = [] if logs == "logs" else ["--logs", logs or "."]
+    assert main(["pack", "--run", "one", *named]) == 0
+    assert main(["unpack", "one.tar.gz", "--into", "t'h \"ere é"]) == 0
+    there = Path("t'h \"ere é").resolve()
+    first = [digests.of_run(folder / "one")[0].decided_by for folder in (there / "logs", tmp_path / logs)]
+    assert first[0] == first[1]
+    plan = digests.stored.plan(there / "logs" / "one" / "shard")
+    assert plan["output"] == str(there / "shards" / "one" / "shard")
+    assert plan["inputs"] == {"tree": [str(there / "shards" / "one" / "phantoms")]}
+
+
+def test_a_moved_run_is_packed(tmp_path: Path) -> None:
+    made(tmp_path / "here", "one")
+    (tmp_path / "here").rename(tmp_path / "moved")
+    pack.write(tmp_path / "moved" / "logs" / "one", tmp_path / "one.tar.gz", texts=True)
+    folder = unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
+    before, after = digests.of_run(tmp_path / "moved" / "logs" / "one"), digests.of_run(folder)
+    assert (after[2].made, after[2].damaged) == (before[2].made, ()) and before[2].made
+
+
+def test_a_run_with_one_folder_for_all_is_refused_when_it_is_packed(tmp_path: Path) -> None:
+    roots = {name: str(tmp_path / "all") for name in ("logs", "shards", "models")}
+    cluster = Cluster.model_validate(
+        {"name": "here", "executor": "debug", "resource_profiles": {"cpu": {}}, "roots": roots}
+    )
+    pipeline = Pipeline("two", cluster, tmp_path, code=[], keep={"recipe.yaml": "name: two\nstages: []\n"})
+    pipeline.stage("base", f"{__name__}:weights", [Unit("model")], "cpu", product="weights")
+    pipeline.submit()
+    with pytest.raises(UserError, match="Use three different folders as `roots`"):
+        pack.write(pipeline.run_dir, tmp_path / "two.tar.gz")
+    assert not list(tmp_path.glob("*two.tar.gz*"))
+
+
+def test_only_whole_paths_get_marks() -> None:
+    places = {"/a/logs": pack.LOGS, "/a": pack.SHARDS}
+    for text, marked in {
+        "/a/logs/one": "@LOGS@/one",
+        "/a": "@SHARDS@",
+        "/a/logs2": "@SHARDS@/logs2",
+        "/b/a/logs": "/b/a/logs",
+        "see /a/logs, (/a/x)": "see @LOGS@, (@SHARDS@/x)",
+        "logs/a/b": "logs/a/b",
+    }.items():
+        assert pack._moved({text: [text]}, places) == {marked: [marked]}
+
+
+def test_the_sizes_of_the_tasks_travel(tmp_path: Path, run: Path) -> None:
+    pack.write(run, tmp_path / "one.tar.gz")
+    folder = unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
+    sizes = Cluster.read(folder).resource_profiles["cpu"]
+    assert sizes.minutes == Cluster.read(run).resource_profiles["cpu"].minutes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("environment", {"LD_PRELOAD": "@SHARDS@/x.so"}),
+        ("executor", "slurm"),
+        ("setup", ["touch /tmp/x"]),
+        ("container", {"image": "x.sif"}),
+        ("slurm", {"cluster": "x"}),
+        ("roots", {"logs": "/etc"}),
+        ("resource_profiles", {"cpu": {"extra": {"x": "y"}}}),
+        ("resource_profiles", []),
+    ],
+)
+def test_a_cluster_file_in_an_archive_is_what_is_packed(run: Path, tmp_path: Path, key: str, value: object) -> None:
+    def spoiled(text: bytes) -> bytes:
+        return json.dumps(json.loads(text) | {key: value}, indent=1).encode()
+
+    with pytest.raises(UserError, match=r"run/cluster\.yaml or run/run\.json is missing, or holds what"):
+        unpack.unpack(_changed(run, tmp_path, "run/cluster.yaml", spoiled), tmp_path / "there", GB)
+    assert not list((tmp_path / "there").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run/attempts/00001.json",
+        "run/shard/attempts/00001.json",
+        "run/shard/events.jsonl",
+        "run/places.json",
+        "run/runner.json",
+        "run/grown/1/recipe.yaml",
+        "run/.hidden",
+        "run/x.so",
+        "shards/examples/x.so",
+        "models/.work/base/state.pt",
+        "models/state.pt",
+    ],
+)
+def test_files_that_are_not_packed_are_refused(run: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}' is no file that `diagcot pack` writes: nothing was unpacked"):
+        unpack.unpack(_changed(run, tmp_path, name, lambda _: b"{}"), tmp_path / "there", GB)
+    assert not list((tmp_path / "there").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("run/shard/plan.json", 4), ("run/recipe.yaml", 4), ("run/a.json", 64), ("run/a.md", 64)]
+)
+def test_long_texts_are_refused_by_their_size(run: Path, tmp_path: Path, name: str, limit: int) -> None:
+    with pytest.raises(UserError, match=f"{name}' is larger than {limit} MB: nothing was unpacked"):
+        unpack.unpack(_changed(run, tmp_path, name, lambda _: b" " * (limit * 10**6 + 1)), tmp_path / "there", GB)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "name: x\nstages: &s [*s]\n",
+        "name: x\na: &a [x, x]\n"
+        + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}]\n" for a, b in zip("abc", "bcd", strict=True)),
+        "name: x\n",
+        "[" * 99_999,
+    ],
+)
+def test_a_recipe_in_an_archive_is_read_before_anything_is_published(run: Path, tmp_path: Path, recipe: str) -> None:
+    archive = _changed(run, tmp_path, "run/recipe.yaml", lambda _: recipe.encode())
+    with pytest.raises(UserError, match=r"evil\.tar\.gz cannot be unpacked: run/recipe\.yaml") as error:
+        unpack.unpack(archive, tmp_path / "there", GB)
+    assert ".unpack" not in str(error.value) and not list((tmp_path / "there").rglob("*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    pack.write(run, tmp_path / "one.tar.gz", texts=True)
+    move = shutil.move
+
+    def moved(source: Path, target: Path) -> None:
+        move(source, target)
+        if target.parent.name == "shards":
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(unpack.shutil, "move", moved)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
+    assert not [path for path in (tmp_path / "there").rglob("*") if path.name not in ("logs", "shards", "models")]
+
+
+@functools.cache
+def _packed(run: Path) -> dict[str, bytes]:
+    """The files of the run's archive, without most of the code, which is hundreds of files."""
+    archive = run.parent / "good.tar.gz"
+    pack.write(run, archive)
+    with tarfile.open(archive) as tar:
+        held = {one.name: tar.extractfile(one).read() for one in tar}
+    kept = {name: content for name, content in held.items() if not name.startswith("run/code/")}
+    index = json.loads(kept["pack.json"])
+    index["files"] = {name: digest for name, digest in index["files"].items() if name in kept}
+    return kept | {"pack.json": json.dumps(index).encode()}
+
+
 def _changed(run: Path, folder: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
     """The archive of a run with one file changed, and its digest with it."""
-    pack.write(run, folder / "good.tar.gz")
-    with tarfile.open(folder / "good.tar.gz") as tar:
-        contents = {one.name: tar.extractfile(one).read() for one in tar}
-    contents[name] = change(contents[name])
+    contents = dict(_packed(run))
+    contents[name] = change(contents.get(name, b""))
     index = json.loads(contents.pop("pack.json"))
     index["files"][name] = hashlib.sha256(contents[name]).hexdigest()
     contents["pack.json"] = json.dumps(index).encode()
