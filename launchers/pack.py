@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -22,11 +22,37 @@ from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
 from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.state import documents, ledger, reading
-from launchers import archive as contents
 from launchers import digests, own_files
-from launchers.archive import FIGURES, INDEX, LEFT_OUT, LOGS, MODELS, SHARDS
 from launchers.reuse import continuation
 
+LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
+"""Marks for the folders in which runs have their logs, shards and models."""
+INDEX = "pack.json"
+FIGURES = (".json", ".md")
+"""Files in the run's folder that hold figures and no text of any study."""
+LEFT_OUT = ("runner.json", "run.json", "estimates.json", "places.json")
+"""Files of the run's folder that are not copied as they are, or mean nothing elsewhere."""
+SIZES = ("nodes", "tasks_per_node", "cpus", "gpus", "minutes")
+"""Keys of a resource profile that travel."""
+
+_MB = 10**6
+_STAGE = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_KNOWN: Mapping[str, int | None] = {
+    re.escape(INDEX): 24 * _MB,
+    r"run/(recipe\.yaml|cluster\.yaml|run\.json|stages)": 4 * _MB,
+    r"run/code/[^/]+/.+": None,
+    r"run/locks/[^/]+\.txt": None,
+    r"run/grown/[0-9]+/growth\.json": 4 * _MB,
+    r"run/grown/[0-9]+/[^/]+\.jsonl": None,
+    rf"run/{_STAGE}/plan\.json": 4 * _MB,
+    rf"run/{_STAGE}/units\.jsonl": None,
+    rf"run/{_STAGE}/done/[^/]+\.json": 4 * _MB,
+    rf"run/(?!({'|'.join(map(re.escape, LEFT_OUT))})$)[^/]+({'|'.join(map(re.escape, FIGURES))})": 64 * _MB,
+    r"run/predictions\.parquet": None,
+    rf"shards/{_STAGE}/(.+/)?[^/]+\.jsonl": None,
+    rf"models/{_STAGE}/.+": None,
+}
+"""Names of files -> the most bytes of one, where it is read whole."""
 WITH_TEXTS = (".jsonl",)
 Files = Iterator[tuple[str, Path | bytes]]
 
@@ -74,7 +100,7 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
 def _require_known(run_dir: Path, name: str, content: Path | bytes) -> None:
     """Raise UserError for what could not be unpacked."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if why := contents.fault(name, size):
+    if why := fault(name, size):
         raise UserError(
             f"{content if isinstance(content, Path) else name} {why}, so run {run_dir.name} cannot be packed"
         )
@@ -113,7 +139,7 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
         yield f"run/{path.relative_to(run_dir)}", _portable(path, places)
     about = documents.read(run_dir / "run.json", documents.RUN)
     yield "run/run.json", json.dumps({key: value for key, value in about.items() if key != "cluster_file"}).encode()
-    yield "run/cluster.yaml", contents.cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
+    yield "run/cluster.yaml", cluster(documents.read(run_dir / "cluster.yaml", documents.CLUSTER))
     yield "run/stages", "".join(f"{name}\n" for name in stored.stages(run_dir)).encode()
     for name in code:
         for path in sorted((run_dir / CODE / name).rglob("*")):
@@ -185,7 +211,7 @@ def _plan(run_dir: Path, stage: str, places: Mapping[str, str]) -> bytes:
     """The plan of a stage with marks. Raises UserError if it names other folders than those that `unpack` makes."""
     row = _moved(segments.first_header(run_dir / stage), places)
     row = {key: value for key, value in row.items() if key != "grown"} | {"setup": []}
-    if not contents.has_own_folders(row, run_dir.name, stage):
+    if not has_own_folders(row, run_dir.name, stage):
         raise UserError(
             f"run {run_dir.name} cannot be packed: {run_dir / stage / 'plan.json'} names folders that an archive cannot tell"
             " apart. Use three different folders as `roots` of the cluster file (logs, shards, models), and make the run again"
@@ -221,3 +247,35 @@ def _recipe(run_dir: Path, code: str) -> bytes:
     recipe = own_files.recipe_of(run_dir)
     moved = own_files.moved(recipe, f"{LOGS}/{run_dir.name}/{CODE}/{code}")
     return f"# {recipe['name']}, as it was submitted\n{yaml.safe_dump(moved, sort_keys=False)}".encode()
+
+
+def fault(name: str, size: int) -> str:
+    """What is wrong with a file of this name and of this many bytes; empty if an archive may hold it."""
+    found = [most for known, most in _KNOWN.items() if re.fullmatch(known, name)]
+    if not found:
+        return "is no file that `diagcot pack` writes"
+    return f"is larger than {found[0] // _MB} MB" if found[0] is not None and size > found[0] else ""
+
+
+def cluster(row: Mapping[str, Any]) -> bytes:
+    """The file of a machine without Slurm with the sizes of the run's tasks, and with nothing of the site."""
+    found = row.get("resource_profiles") or row.get("sizes") or {}
+    profiles = {
+        name: {key: size[key] for key in SIZES if type(size.get(key)) in (int, float)} for name, size in found.items()
+    }
+    roots = {"logs": LOGS, "shards": SHARDS, "models": MODELS}
+    written = {"name": "unpacked", "executor": "local", "resource_profiles": profiles, "roots": roots}
+    return json.dumps(written, indent=1).encode()
+
+
+def has_own_folders(plan: Mapping[str, Any], run: str, stage: str) -> bool:
+    """True if a plan, with marks, names the folders of this stage alone for what it writes and for its code."""
+    products = (f"{SHARDS}/{run}/{stage}", f"{MODELS}/{run}/{stage}", f"{LOGS}/{run}")
+    own = (f"{LOGS}/{run}/{stage}", f"{MODELS}/{run}/.work/{stage}", SHARDS, stage)
+    code = PurePosixPath(plan["code"])
+    return (
+        plan["output"] in products
+        and (plan["stage_dir"], plan["workspace"], plan["shards_root"], plan["stage"]) == own
+        and str(code.parent) == f"{LOGS}/{run}/code"
+        and code.name != ".."
+    )

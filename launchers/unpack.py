@@ -19,10 +19,9 @@ from diagcot.jobs import UserError
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.settings import Document
 from diagcot.jobs.state import index as known_runs
-from launchers import archive as contents
-from launchers import own_files
-from launchers.archive import INDEX, LOGS, MODELS, SHARDS
+from launchers import own_files, pack
 from launchers.digests import BLOCK
+from launchers.pack import INDEX, LOGS, MODELS, SHARDS
 
 MOST_FILES = 100_000
 PARTS = {"run": "logs", "shards": "shards", "models": "models"}
@@ -60,7 +59,7 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
                     f"{archive} holds more than {most_bytes / 1e9:g} GB or {MOST_FILES:,} files: nothing was unpacked."
                     " If that is right, --most allows more GB"
                 )
-            if why := contents.fault(str(name), member.size):
+            if why := pack.fault(str(name), member.size):
                 raise UserError(f"{archive}: {member.name!r} {why}: nothing was unpacked")
             if str(name) in found:
                 raise UserError(f"{archive} holds {member.name!r} twice: nothing was unpacked")
@@ -89,7 +88,7 @@ def _require_own_paths(archive: Path, run_dir: Path, run: str) -> None:
         check_stage(stage)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            good = contents.has_own_folders(row, run, stage)
+            good = pack.has_own_folders(row, run, stage)
             for manifest in path.parent.glob("done/*.json"):
                 outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
                 for name in [*outputs, *(about["staged"] for about in outputs.values())]:
@@ -108,7 +107,7 @@ def _require_cluster(archive: Path, run_dir: Path) -> None:
     """
     try:
         text = (run_dir / "cluster.yaml").read_bytes()
-        good = contents.cluster(json.loads(text)) == text
+        good = pack.cluster(json.loads(text)) == text
         about = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         good = good and "cluster_file" not in about
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -171,7 +170,7 @@ def _publish(staged: Path, run: str, into: Path) -> Path:
         raise UserError(f"{taken[0]} exists: unpack with --into another folder")
     marks = {LOGS: str(into / "logs"), SHARDS: str(into / "shards"), MODELS: str(into / "models")}
     for path in (staged / "run").rglob("*"):
-        if path.suffix in (*contents.FIGURES, ".yaml") and "code" not in path.relative_to(staged / "run").parts:
+        if path.suffix in (*pack.FIGURES, ".yaml") and "code" not in path.relative_to(staged / "run").parts:
             path.write_text(_placed(path, marks), encoding="utf-8")
     published = list[str]()
     try:
