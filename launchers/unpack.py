@@ -1,15 +1,12 @@
 """Opens the archive of a run that another person has packed, and trusts nothing that is in it."""
 
-import contextlib
 import hashlib
 import json
 import shutil
-import signal
 import tarfile
 import tempfile
-import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -19,6 +16,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.settings import Document
 from diagcot.jobs.state import index as known_runs
+from diagcot.jobs.state.processes import signals_as_interrupts
 from launchers import own_files, pack
 from launchers.digests import BLOCK
 from launchers.pack import INDEX, LOGS, MODELS, SHARDS
@@ -36,7 +34,7 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> Path:
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with _stopped_in_order(), tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
+        with signals_as_interrupts(), tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
             index = _extract(archive, Path(staged), most_bytes)
             return _publish(Path(staged), index["run"], into.resolve())
     except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
@@ -129,27 +127,6 @@ def _require_recipe(archive: Path, staged: Path) -> None:
         raise UserError(f"{archive} cannot be unpacked: {str(error).replace(f'{staged}/', '')}") from None
     if not own_files.is_recipe(value):
         raise UserError(f"{archive} cannot be unpacked: run/recipe.yaml has no `name` and no list of `stages`")
-
-
-@contextlib.contextmanager
-def _stopped_in_order() -> Iterator[None]:
-    """For the length of the block, SIGTERM and the end of the terminal leave nothing, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
-    for number in before:
-        signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _write(content: IO[bytes], path: Path) -> str:

@@ -96,7 +96,7 @@ The last soaks (2026-11-30, two cores, beside tests and benchmarks, load 3 to 20
 units with 14 faults and 25 actions each): the first three starts ended after 26, 12 and 15 minutes with 7, 2 and 4
 rounds without a violation, each by a find. Words of a slurmctld that goes away were not known ("Unexpected missing
 socket error"); a finaliser that was at work when its run was cancelled stayed in the queue, held; and Ctrl-C did not
-reach `watch` where the soak itself ran in a shell's background. With these mended the fourth start had no violation in
+reach `watch` where the soak itself ran in a shell's background. With these corrected the fourth start had no violation in
 27 minutes and 10 rounds. An hour in one piece has not been played yet.
 """
 """What the last long soak gave, with its command, date and commit."""

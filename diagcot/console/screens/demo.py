@@ -3,9 +3,8 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol
 
 from rich.live import Live
@@ -15,6 +14,7 @@ from diagcot.console.screens.status import render
 from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
 from diagcot.console.state.status import snapshot
 from diagcot.jobs.state import runner
+from diagcot.jobs.state.processes import signals_as_interrupts
 
 
 class Chain(Protocol):
@@ -36,7 +36,7 @@ def run(chain: Chain) -> int:
     from diagcot.jobs.execution import local
 
     screen, code = text.console(), 0
-    with _signals():
+    with signals_as_interrupts():
         try:
             submitted = chain.submit("all")
             if any(row.state in ("submitted", "queued") for row in submitted):
@@ -55,26 +55,6 @@ def run(chain: Chain) -> int:
         failures.show(chain.run_dir)
         return 1
     return _results(chain.run_dir)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """For the length of the block, SIGTERM and SIGHUP stop the run as Ctrl-C does; one that is ignored (nohup) stays so."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)  # it is stopping already
-        raise KeyboardInterrupt(number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _results(run_dir: Path) -> int:

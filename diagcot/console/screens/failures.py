@@ -236,7 +236,7 @@ def render(run: Run, found: list[Failure]) -> RenderableType:
 
 
 def remedy(message: str) -> str:
-    """The remedy for a system error that a message tells; empty for other messages."""
+    """The remedy for a system error that a message names; empty for other messages."""
     number = reading.number_in(message)
     if number == errno.EAGAIN or "can't start new thread" in message:
         return PROCESSES

@@ -80,7 +80,7 @@ def remedy(number: int) -> str:
 
 
 def number_in(message: str) -> int:
-    """The number of the system error that a message tells, as Python and Rust (safetensors) write it; 0 if it tells none."""
+    """The number of the system error that a message names, as Python and Rust (safetensors) write it; 0 if it names none."""
     found = _NUMBER.search(message)
     return int(found[1] or found[2]) if found else 0
 
