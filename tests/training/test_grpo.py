@@ -132,7 +132,9 @@ def test_servers_on_a_node_of_their_own_work_one_step_ahead_on_a_mix(warm: Path,
     rows = steps(ahead)
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and list(validations(ahead)) == [0, 4]
     assert rows[0]["drift"] == pytest.approx(0, abs=1e-3)  # rolled out with the weights that trained on it
-    assert all(row["gap"] < 0.02 < row["drift"] for row in rows[1:]), rows  # later ones with those of a step before
+    assert all(row["gap"] < 0.02 for row in rows), [row["gap"] for row in rows]
+    # Later ones were rolled out with weights of a step before, whose drift is far above the 1e-6 of equal weights.
+    assert all(row["drift"] > 1e-3 for row in rows[1:]), [row["drift"] for row in rows]
     assert any("reward_of_classification" in row for row in rows) and all("reward_of_report" in row for row in rows)
     assert not (ahead.workspace / "ray.one.json").exists()
 
