@@ -42,8 +42,8 @@ def main(folder: Path, key: str) -> None:
     """Collect, and print the memory of this process."""
     canned = Canned(refused=(0,))  # four calls a sample
     began = time.monotonic()
-    with ours.opened(ours.settings(folder, f"server-{key}", SETTINGS), COMMAND) as (shared, _):
-        done = ours.run(key, shared, ours.settings(folder, key, SETTINGS), canned)
+    with ours.opened(ours.settings(folder, f"server-{key}", SETTINGS), COMMAND) as (servers, _):
+        done = ours.run([key], servers, ours.settings(folder, key, SETTINGS), canned)
     # Not ru_maxrss, which a process takes over from the one that started it.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     most = int(status["VmHWM"].split()[0]) / 1024

@@ -2,12 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.cot.canned import Canned
 from diagcot.cot.search import collect
+from diagcot.cot.search.collection import Collection, Servers
 from diagcot.jobs import Context, Unit
 from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context
@@ -23,7 +25,7 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(ctx: Context, command: list[str] | None = None) -> Iterator[tuple[Any, Server]]:
+def opened(ctx: Context, command: list[str] | None = None) -> Iterator[tuple[Servers, Server]]:
     """What `collect` opens for a task, and the server in it, started by `command` if that is given."""
     servers: list[Server] = []
 
@@ -36,7 +38,7 @@ def opened(ctx: Context, command: list[str] | None = None) -> Iterator[tuple[Any
     collect.serve = served  # type: ignore[attr-defined]
     try:
         with collect.prepare(ctx) as shared:
-            yield shared, servers[0]
+            yield shared.servers, servers[0]
     finally:
         collect.serve = serve  # type: ignore[attr-defined]
 
@@ -49,14 +51,18 @@ def settings(root: Path, name: str, server: dict[str, Any], tokens: int = 48, ve
     return context(root, {"server": server, "search": search}, stage=name, inputs=inputs)
 
 
-def run(key: str, shared: Any, ctx: Context, canned: Canned) -> Run:
-    """Collect the traces of a shard and publish them. Raises AssertionError if one of them failed."""
+def run(keys: Sequence[str], servers: Servers, ctx: Context, canned: Canned) -> Run:
+    """Collect the traces of shards, the units of one task, and publish them. Raises AssertionError if one of them failed."""
+    ctx.units = tuple(map(Unit, keys))
+    counts: Counter[str] = Counter()
     began = time.monotonic()
-    with canned.in_place():
-        result = collect.run(Unit(key), shared, ctx)
-    assert result is not None
-    publish(ctx.stage_dir, key, result.outputs, result.counts, {"attempt": ctx.attempt})
+    with canned.in_place(), contextlib.closing(Collection(servers, ctx)) as collection:
+        for unit in ctx.units:
+            result = collect.run(unit, collection, ctx)
+            assert result is not None
+            publish(ctx.stage_dir, unit.key, result.outputs, result.counts, {"attempt": ctx.attempt})
+            counts.update({name: result.counts[name] for name in ("samples", "calls", "failed")})
     seconds = time.monotonic() - began
-    assert result.counts["failed"] == 0, result.counts
-    assert result.counts["calls"] == canned.calls, (result.counts, canned.calls)
-    return Run(seconds, result.counts["samples"], canned.calls)
+    assert counts["failed"] == 0, counts
+    assert counts["calls"] == canned.calls, (counts, canned.calls)
+    return Run(seconds, counts["samples"], canned.calls)

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from bench.cot import model, ours, released
 from bench.cot import shards as phantoms
 from bench.cot.canned import Canned
 from bench.figures import Figures
+from diagcot.cot.search.collection import Servers
 from diagcot.serving import Request, Server
 from diagcot.serving.server.command import arguments, environment
 from diagcot.serving.server.replica import Replica
 
 SIZE = 756  # of the images: 729 tokens, about as many as in the method
-SAMPLES, WARM = 120, 5
+UNITS = ("one", "two")  # of a task
+SAMPLES, WARM = 240, 5  # of both units
 TOKENS, VERDICT_TOKENS = 96, 24  # less than a real teacher says: what is decoded is where many in flight gain most
 SETTINGS = {"max_model_len": model.LONGEST, "images": 1, "startup_timeout_s": 300}
 ROUNDS = ("released", "ours", "released")
@@ -34,18 +37,19 @@ GOAL_RELEASED, GOAL_ENGINE, GOAL_HITS, GOAL_GENERATOR = 2.5, 0.95, 0.99, 0.95
 def measure(folder: Path, figures: Figures) -> None:
     """Measure, and add the figures."""
     shards = folder / "shards" / "bench"
-    for seed, (key, count) in enumerate({"warm": WARM, "all": SAMPLES, "prompts": PROMPTS}.items()):
+    counts = {"warm": WARM, "prompts": PROMPTS} | dict.fromkeys(UNITS, SAMPLES // len(UNITS))
+    for seed, (key, count) in enumerate(counts.items()):
         phantoms.write(shards / f"{key}.h5", count, SIZE, seed)
     model.build(folder / "model", SIZE)
     began = time.monotonic()
-    with ours.opened(context(folder, "server")) as (shared, server):
+    with ours.opened(context(folder, "server")) as (servers, server):
         print(f"vLLM ready after {time.monotonic() - began:.0f} s", flush=True)
-        ours.run("warm", shared, context(folder, "warm"), Canned())
-        seconds = _search(folder, figures, shared, server)
+        ours.run(["warm"], servers, context(folder, "warm"), Canned())
+        seconds = _search(folder, figures, servers, server)
         (replica,) = server.replicas
         assert isinstance(replica, Replica)
         _engine(folder, figures, replica, seconds)  # the server is idle meanwhile
-        _generator(folder, figures, shared, server)
+        _generator(folder, figures, servers, server)
 
 
 def context(folder: Path, name: str) -> ours.Context:
@@ -53,25 +57,25 @@ def context(folder: Path, name: str) -> ours.Context:
     return ours.settings(folder, name, SETTINGS, TOKENS, VERDICT_TOKENS)
 
 
-def asked(folder: Path, shared: object, key: str, name: str) -> list[list[Request]]:
-    """What our search asks about each sample of a shard; nothing is sent."""
+def asked(folder: Path, servers: Servers, keys: Sequence[str], name: str) -> list[list[Request]]:
+    """What our search asks about each sample of some shards; nothing is sent."""
     canned = Canned(send=False, keep=True)
-    ours.run(key, shared, context(folder, name), canned)
+    ours.run(keys, servers, context(folder, name), canned)
     return list(canned.asked.values())
 
 
-def _search(folder: Path, figures: Figures, shared: object, server: Server) -> float:
+def _search(folder: Path, figures: Figures, servers: Servers, server: Server) -> float:
     """Ours takes all samples through their searches, and its ramp-up and tail count. The released way, whose five threads
     are busy from the first second to the last, goes as far as it comes in RELEASED_S; then its rate is known. Returns the
     seconds of ours."""
-    samples = asked(folder, shared, "all", "asked")
+    samples = asked(folder, servers, UNITS, "asked")
     requests = [request for sample in samples for request in sample]
     with (folder / "requests.jsonl").open("wb") as out:
         out.writelines(replace(request, schema=None).encode() + b"\n" for request in requests)
     calls, each, took = len(requests), len(requests) / SAMPLES, 0.0
     print(
-        f"{SAMPLES} phantom images of {SIZE} pixels, {calls} calls, {TOKENS} tokens a reply and {VERDICT_TOKENS} a verdict,"
-        " both ways the same words; no JSON constraint; caches emptied before each run"
+        f"{SAMPLES} phantom images of {SIZE} pixels in {len(UNITS)} units of a task, {calls} calls, {TOKENS} tokens a reply"
+        f" and {VERDICT_TOKENS} a verdict, both ways the same words; no JSON constraint; caches emptied before each run"
     )
     print(
         f"{'':<10} {'seconds':>8} {'calls':>6} {'calls/s':>8} {'samples/h':>10} {'tokens a prompt':>16} {'from the cache':>15}"
@@ -83,7 +87,7 @@ def _search(folder: Path, figures: Figures, shared: object, server: Server) -> f
         empty(server)
         before, began = server.metrics(), time.monotonic()
         if way == "ours":
-            answered = ours.run("all", shared, context(folder, f"ours-{number}"), Canned()).calls
+            answered = ours.run(UNITS, servers, context(folder, f"ours-{number}"), Canned()).calls
             done = released.Done(requests)
             assert answered == calls, (answered, calls)
         else:
@@ -142,9 +146,9 @@ def _engine(folder: Path, figures: Figures, replica: Replica, seconds: float) ->
     figures.add("vllm_prefix_cache_used", hits / possible, "of the possible hits", goal=GOAL_HITS, least=True)
 
 
-def _generator(folder: Path, figures: Figures, shared: object, server: Server) -> None:
+def _generator(folder: Path, figures: Figures, servers: Servers, server: Server) -> None:
     """Requests per second for the first prompt of each of some samples."""
-    requests = [sample[0] for sample in asked(folder, shared, "prompts", "prompts")]
+    requests = [sample[0] for sample in asked(folder, servers, ["prompts"], "prompts")]
     rates: dict[str, list[float]] = {way: [] for way in GENERATOR}
     for number, way in enumerate(GENERATOR):
         empty(server)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from diagcot.cot.search import collect
+from diagcot.cot.search.sample import select_samples
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Unit
 from diagcot.jobs.execution import place
@@ -221,7 +222,7 @@ def test_row_26_poison_prompts_are_recorded_and_the_rest_goes_on(tmp_path: Path,
         return {row["id"]: row for row in rows}
 
     good = traces("good")
-    samples = collect.select_samples(shard, tmp_path / "shards", CollectSettings())
+    samples = select_samples(shard, tmp_path / "shards", CollectSettings())
     long, deadly, silent, filtered, aborted = samples[:5]
     refused = {long.reference_report: [400] * 99}
     script = {"refuse": refused, "die_on": deadly.reference_report, "hang_on": silent.reference_report}

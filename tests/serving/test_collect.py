@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from diagcot.cot.search import collect
+from diagcot.cot.search.collection import Collection, Servers
 from diagcot.cot.synthetic import questions
 from diagcot.data.phantom import build as phantoms
 from diagcot.jobs import Unit
@@ -50,7 +51,7 @@ def test_every_conversation_of_every_task_is_answered_as_its_schema_says(server:
     }
     inputs = {"shards": [str(shards / "shard")], "samples": [str(shards / "questions")]}
     ctx = context(run_folder, settings, stage="cot", inputs=inputs)
-    result = collect.run(UNIT, collect.Servers(server, server), ctx)
+    result = collect.run(UNIT, Collection(Servers(server, server), ctx), ctx)
     assert result is not None
     found = [json.loads(line) for line in next(iter(result.outputs.values())).read_text().splitlines()]
     assert len(found) == 5 and {row["form"] for row in found} == {"think", "interleaved"}

@@ -16,6 +16,7 @@ import pytest
 from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.filtration.judge import CRITERIA
 from diagcot.cot.search import collect
+from diagcot.cot.search.collection import Collection, Servers
 from diagcot.cot.synthetic import conversations
 from diagcot.data.phantom import build as phantoms
 from diagcot.evaluation import judge
@@ -148,13 +149,13 @@ def test_replies_out_of_form_are_told_apart_and_retried(
     ctx = context(run_folder, settings, stage="search", inputs=inputs)
     with_images = SETTINGS.model_copy(update={"max_num_seqs": 8, "cpu_threads": 2})
     with serve(small.PLACE / small.IMAGES, with_images, context(tmp_path)) as teacher:
-        result = collect.run(UNIT, collect.Servers(teacher, language), ctx)
+        result = collect.run(UNIT, Collection(Servers(teacher, language), ctx), ctx)
         free = [text for _, reply in heard for text in reply.texts]
         assert result is not None and sum(map(is_language, free)) >= len(free) // 2
         heard.clear()
         settings["search"] |= {"constrained": True, "max_tokens": 200}
         ctx = context(run_folder, settings, stage="constrained", inputs=inputs)
-        held = collect.run(UNIT, collect.Servers(teacher, language), ctx)
+        held = collect.run(UNIT, Collection(Servers(teacher, language), ctx), ctx)
     assert held is not None and all(reply.error is None for _, reply in heard)
     for found in (result, held):
         rows = [json.loads(line) for line in next(iter(found.outputs.values())).read_text().splitlines()]

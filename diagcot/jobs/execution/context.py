@@ -50,6 +50,7 @@ class Context:
     nodes: int = 1
     cpus: int = 1
     gpus: int = 0
+    units: tuple[Unit, ...] = ()  # of this task, in their order, without those that were done when it began
     startup_s: float = 0.0  # what the kind has spent so far on getting ready, such as starting a model server
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[dict[str, Any]], None] | None = None

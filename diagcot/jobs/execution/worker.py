@@ -253,7 +253,7 @@ def _run(plan: Plan, task_index: int, ctx: Context) -> str:
     for key in plan.keys_of(task_index):
         if key in done:
             settle(plan.path, key)
-    units = [unit for unit in plan.units_of(task_index) if unit.key not in done]
+    units = ctx.units = tuple(unit for unit in plan.units_of(task_index) if unit.key not in done)
     if not units:
         return "done"
     started = time.time()

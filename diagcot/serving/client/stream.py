@@ -4,7 +4,7 @@ import asyncio
 import gc
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 import uvloop
@@ -39,7 +39,7 @@ class WorkStream(Generic[Item, Output]):
         stopping: Callable[[], bool],
         grace_s: float | None,
         progress: Callable[[ServingStats], None],
-    ) -> Iterator[Output]:
+    ) -> Generator[Output]:
         """See `Server.each`."""
         steering = self._loop.create_task(self._steer())
         end, reported = float("inf"), time.monotonic()

@@ -5,7 +5,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -78,7 +78,7 @@ class Server:
         stopping: Callable[[], bool] = lambda: False,
         grace_s: float | None = None,
         progress: Callable[[ServingStats], None] | None = None,
-    ) -> Iterator[R]:
+    ) -> Generator[R]:
         """The results of `work` on each item, in the order in which they finish.
 
         Many items are in work at the same time. Their number follows the load of the server, and an item is pulled only

@@ -1,5 +1,6 @@
 """The benchmark of the collection, at a small size: it measures, and every way asks the same."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,21 +8,22 @@ import pytest
 from bench.cot import capacity, ours, released
 from bench.cot.canned import Canned
 from bench.figures import Figures
+from diagcot.cot.search.collection import Servers
 
 SLOTS = 4
 
 
 def test_the_scripted_part_measures_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"SLOTS": SLOTS, "LATENCY_S": 0.02, "SAMPLES": 16, "WARM": 5, "SIZE": 56, "IMAGES": 4, "RELEASED_S": 0.5}
+    small = {"SLOTS": SLOTS, "LATENCY_S": 0.02, "SAMPLES": 18, "WARM": 5, "SIZE": 56, "IMAGES": 4, "RELEASED_S": 0.5}
     for name, value in small.items():
         monkeypatch.setattr(capacity, name, value)
     monkeypatch.setattr(capacity, "SETTINGS", capacity.SETTINGS | {"max_num_seqs": SLOTS})
     asked: list[Canned] = []
     run = ours.run
 
-    def kept(key: str, shared: object, ctx: ours.Context, canned: Canned) -> ours.Run:
+    def kept(keys: Sequence[str], servers: Servers, ctx: ours.Context, canned: Canned) -> ours.Run:
         asked.append(canned)
-        return run(key, shared, ctx, canned)
+        return run(keys, servers, ctx, canned)
 
     monkeypatch.setattr(ours, "run", kept)
     figures = Figures("cot")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.filtration import judge
 from diagcot.cot.search import collect, prompts, schemas
+from diagcot.cot.search.sample import select_samples
 from diagcot.cot.settings import CollectSettings
 from diagcot.cot.synthetic import conversations, questions, synthetic_sft
-from diagcot.jobs import Context, Unit
+from diagcot.jobs import Context, Unit, UserError
 from diagcot.jobs.state.counts import nothing_of
+from diagcot.jobs.state.ledger import publish
 from diagcot.jobs.testing import context, run_unit
 from diagcot.serving.server import process
 from diagcot.shards import Shard
@@ -25,8 +28,10 @@ from diagcot.tasks.diagnosis import report_samples
 from diagcot.tasks.prompt_set import DEFAULT
 from diagcot.tasks.samples import read_samples
 from tests.fakes.serving import COMMAND, model_folder, prompts_seen, starts, write_script
+from tests.unit.shards import test_files as test_shards_files
 
 UNIT = Unit("00000")
+TWO = (UNIT, Unit("00001"))
 SERVER = {"startup_timeout_s": 60, "shutdown_timeout_s": 1, "in_flight": 6, "request_timeout_s": 30}
 
 
@@ -129,7 +134,7 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
     run_unit(questions, UNIT, stage(run_folder, "questions", {}, shards="shard"))
     asked = {sample.id: sample for sample in read_samples(run_folder / "shards/test/questions/00000.jsonl")}
     settings = {"tasks": ["report", "classification", "grounding", "closed", "open"], "samples_per_shard": 6}
-    cases = collect.select_samples(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
+    cases = select_samples(shard, run_folder / "shards", CollectSettings(**settings), asked.values())
     assert len(cases) == 30
     told: dict[str, str] = {}
     for case in cases:
@@ -168,12 +173,12 @@ def test_every_task_is_collected_and_its_traces_pass_the_filter(run_folder, monk
 
 def test_samples_are_the_same_choice_of_the_training_split(run_folder):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    some = collect.select_samples(shard, run_folder / "shards", CollectSettings(samples_per_shard=5))
-    every = collect.select_samples(shard, run_folder / "shards", CollectSettings())
+    some = select_samples(shard, run_folder / "shards", CollectSettings(samples_per_shard=5))
+    every = select_samples(shard, run_folder / "shards", CollectSettings())
     assert [s.id for s in some] == [s.id for s in every][:5]
     train = {sample.id for sample in report_samples(shard, "test/shard/00000.h5", "train")}
     films = {
-        views: {s.id for s in collect.select_samples(shard, run_folder / "shards", CollectSettings(views=views))}
+        views: {s.id for s in select_samples(shard, run_folder / "shards", CollectSettings(views=views))}
         for views in ("all", "frontal", "first")
     }
     assert films["frontal"] < films["all"] == train and films["first"] < train
@@ -185,7 +190,7 @@ def test_samples_are_the_same_choice_of_the_training_split(run_folder):
 
 def test_a_poison_sample_is_recorded_with_its_cause(run_folder, monkeypatch):
     shard = Shard(run_folder / "shards/test/shard/00000.h5")
-    reference = collect.select_samples(shard, run_folder / "shards", CollectSettings())[0].reference_report
+    reference = select_samples(shard, run_folder / "shards", CollectSettings())[0].reference_report
     write_script(run_folder, monkeypatch, refuse={reference: [400] * 99})
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
@@ -215,6 +220,58 @@ def test_a_stop_and_a_resume_lose_and_repeat_nothing(run_folder, monkeypatch):
     assert len(prompts_seen(run_folder)) - before == 3 * (len(found) - len(done)), inits
 
 
+def two_units(root: Path, name: str, studies: int) -> Context:
+    """A stage whose task has the units 00000 and 00001, with images of their own."""
+    if not (root / "shards/test/both").exists():
+        (root / "shards/test/both").mkdir()
+        for key, first in (("00000", 3), ("00001", 303)):
+            made = [test_shards_files.made(number) for number in range(first, first + 3 * studies, 3)]
+            test_shards_files.write(root / f"shards/test/both/{key}.h5", made)
+    return replace(stage(root, name, {"server": SERVER}, shards="both", model="."), units=TWO)
+
+
+def test_samples_of_the_next_unit_fill_the_places_that_a_unit_leaves_free(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch, delay_s=0.02, verdict=0.4)  # 3 to 16 calls a sample
+    ctx, alone = (two_units(run_folder, name, 8) for name in ("cot", "alone"))
+    written, begun = [], []
+    with collect.prepare(ctx) as shared:
+        for unit in TWO:
+            begun.append(len(ctx.records(unit)))
+            result = collect.run(unit, shared, ctx)
+            publish(ctx.stage_dir, unit.key, result.outputs, result.counts, {"attempt": ctx.attempt})
+            written.append(result)
+    assert begun[0] == 0 < begun[1]  # some of them ended before the last ones of the first unit
+    for unit, result in zip(TWO, written, strict=True):
+        assert run_unit(collect, unit, replace(alone, units=(unit,))).counts["samples"] == result.counts["samples"] > 5
+        product = f"{unit.key}.jsonl"
+        assert (ctx.output / product).read_bytes() == (alone.output / product).read_bytes()
+    assert len(prompts_seen(run_folder)) == 2 * sum(result.counts["calls"] for result in written)  # none asked twice
+    told = sum(result.counts["told_tokens"] for result in written)
+    assert told in (0, sum(result.counts["prompt_tokens"] for result in written))
+
+
+def test_a_fault_of_the_next_unit_waits_until_it_is_its_turn(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    ctx = two_units(run_folder, "cot", 8)
+    (run_folder / "shards/test/both/00001.h5").write_bytes(b"no shard")
+    with collect.prepare(ctx) as shared:
+        result = collect.run(TWO[0], shared, ctx)
+        assert result is not None and result.counts["samples"] > 5 and not result.counts["failed"]
+        with pytest.raises(UserError, match=r"00001\.h5"):
+            collect.run(TWO[1], shared, ctx)
+
+
+def test_a_stop_keeps_what_was_in_flight_for_the_next_unit(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch, delay_s=0.02)
+    ctx = two_units(run_folder, "cot", 8)
+    with collect.prepare(ctx) as shared:
+        assert collect.run(TWO[0], shared, ctx) is not None
+        before = ctx.records(TWO[1]).ids
+        ctx.stop.set()  # as between two units
+    after = ctx.records(TWO[1]).ids
+    assert before < after and len(after) <= len(before) + SERVER["in_flight"]
+
+
 def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_folder, monkeypatch):
     script = write_script(run_folder, monkeypatch, delay_s=0.05)
     code = (
@@ -239,7 +296,7 @@ def test_killed_at_any_moment_the_unit_resumes_without_loss_or_duplicates(run_fo
     ctx = collect_ctx(run_folder)
     result = run_unit(collect, UNIT, ctx)
     found = [row["id"] for row in rows(ctx.output / "00000.jsonl")]
-    expected = collect.select_samples(
+    expected = select_samples(
         Shard(run_folder / "shards/test/shard/00000.h5"), run_folder / "shards", CollectSettings()
     )
     assert sorted(found) == sorted(s.id for s in expected) and result.counts["samples"] == len(expected)

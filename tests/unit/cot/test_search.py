@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.cot.search import collect, prompts, replies, schemas
+from diagcot.cot.search import prompts, replies, schemas
 from diagcot.cot.search.calls import Answer, Question, Trace
+from diagcot.cot.search.collection import counts_of
 from diagcot.cot.search.sample import CoTSample
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings, SearchSettings
@@ -416,4 +417,4 @@ def test_a_contradictory_verdict_accepts_nothing_and_is_counted() -> None:
     assert trace.forced and not trace.verified and {entry["verdict"] for entry in trace.verdicts} == {None}
     assert all(replies.CONTRADICTION in entry["reason"] for entry in trace.verdicts)
     row: Any = {"by": "label", "prompt_tokens": 1, "completion_tokens": 1} | vars(trace)
-    assert collect._counts(row)["contradictory_verdicts"] == len(trace.verdicts)
+    assert counts_of(row)["contradictory_verdicts"] == len(trace.verdicts)

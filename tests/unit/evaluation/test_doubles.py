@@ -11,7 +11,7 @@ import pytest
 
 from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.review import traces
-from diagcot.cot.search import collect
+from diagcot.cot.search import collect, collection
 from diagcot.evaluation import aggregate, predict, predictions
 from diagcot.evaluation.clinical.scores import ClinicalScores
 from diagcot.evaluation.compare import compare
@@ -175,11 +175,11 @@ def test_collection_and_evaluation_refuse_two_samples_of_one_id(
     """Without that a unit would never be done: there is one record for each id."""
     ctx = replace(context(tmp_path), inputs={"shards": [str(tmp_path / "s")]})
     shard, doubles = SimpleNamespace(path=tmp_path / "0.h5"), [SimpleNamespace(id="a/1/x", images=[])] * 2
-    for module, selector in ((collect, "select_samples"), (predict, "samples_of")):
+    for module, selector in ((collection, "select_samples"), (predict, "samples_of")):
         monkeypatch.setattr(module, "Shard", lambda path: shard)
         monkeypatch.setattr(module, selector, lambda *_: doubles)
     with pytest.raises(UserError, match=r"the sample a/1/x is twice in .*0\.h5"):
-        collect.run(Unit("0"), SimpleNamespace(), ctx)  # type: ignore[arg-type]
+        collect.run(Unit("0"), collection.Collection(SimpleNamespace(), ctx), ctx)  # type: ignore[arg-type]
     asked = Unit("m.report.s.0", {"task": "report", "source": "s", "shard": "0", "model": "m", "max_tokens": 9})
     settings: Any = SimpleNamespace(settings=predict.EvaluateSettings())
     with pytest.raises(UserError, match=r"the sample a/1/x is twice in .*0\.h5"):
