@@ -254,8 +254,10 @@ def _run(plan: Plan, task_index: int, ctx: Context) -> str:
         if key in done:
             settle(plan.path, key)
     units = ctx.units = tuple(unit for unit in plan.units_of(task_index) if unit.key not in done)
-    if not units:
+    if not units:  # as of a job that Slurm requeued late: it makes no folder anew that the end of the stage has removed
         return "done"
+    for folder in (ctx.output, ctx.workspace):
+        private_folder(folder)
     started = time.time()
     ctx.event("started", units=len(units), host=os.uname().nodename)
     with _open(plan.kind, ctx) as (run, shared):
@@ -321,8 +323,7 @@ def _context(plan: Plan, task_index: int, ranks: Ranks) -> Context:
         cpus=size.cpus,
         gpus=size.gpus,
     )
-    for folder in (ctx.output, ctx.workspace, ctx.stage_dir / "out"):
-        private_folder(folder)
+    private_folder(ctx.stage_dir / "out")
     return ctx
 
 

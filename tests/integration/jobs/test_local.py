@@ -44,6 +44,9 @@ def test_a_chain_runs_to_its_end(tmp_path: Path) -> None:
     assert ended <= summary["started"]
     assert 0.7 <= summary["startup_seconds"] <= summary["seconds"] - 0.6  # three records of 0.2 s
     assert summary["ended"] - summary["started"] >= 1.3
+    late = [sys.executable, "-m", "diagcot.jobs.execution.worker", str(first.path), "0"]
+    subprocess.run(late, cwd=chains.ROOT, check=True, timeout=60)  # as a job that Slurm requeued before the stage ended
+    assert not first.workspace.exists()
 
 
 def test_the_price_of_a_thousand_is_in_the_summary_failed_attempts_and_the_stage_before_included(
