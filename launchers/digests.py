@@ -110,7 +110,9 @@ def _manifests(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _damaged(plan: Mapping[str, Any]) -> Iterator[str]:
-    """Files that are gone or differ from what was published."""
+    """A list of units that is not what was planned, and files that are gone or differ from what was published."""
+    if why := stored.damage(Path(plan["stage_dir"]), plan):
+        yield why
     for key, manifest in _manifests(plan):
         for name, row in manifest["outputs"].items():
             if not Path(name).exists():

@@ -31,6 +31,9 @@ def snapshot(run_dir: Path, executor: ExecutorState | None = None, now: float | 
     plans, damage = stored.whole(run_dir)
     stages = tuple(_stage(run_dir / plan["stage"], plan, executor, now) for plan in plans)
     ended = executor.ended or all(stage.state == "done" for stage in stages)
+    finished = [plan for plan, stage in zip(plans, stages, strict=True) if stage.state == "done"]
+    # What is wrong with the list of an unfinished stage has stopped it: the stage says so.
+    damage += filter(None, (stored.damage(run_dir / plan["stage"], plan) for plan in finished))
     if any(stage.state != "done" for stage in stages):
         damage += storage.faults([run_dir, *(Path(plan[name]) for plan in plans for name in ("output", "workspace"))])
     return Run(run_dir.name, run_dir, now, stages, executor.note, ended, tuple(damage))

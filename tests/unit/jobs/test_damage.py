@@ -10,6 +10,7 @@ import pytest
 
 from diagcot.cli import main as cli
 from diagcot.console.screens import logs
+from diagcot.console.state.status import snapshot
 from diagcot.jobs import Pipeline, Plan, UserError, entrypoints, pipeline, summary
 from diagcot.jobs.execution import local, worker
 from diagcot.jobs.plans import plan as plans
@@ -91,6 +92,37 @@ def test_a_damaged_list_of_units_is_never_done(
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     assert entrypoints.main(["finalise", str(plan.path)]) == 1
     assert "error: " in (message := capsys.readouterr().err) and "Traceback" not in message
+
+
+@each_damage
+@pytest.mark.parametrize("name", ["first/units.jsonl", "grown/1/first.jsonl"])
+def test_a_damaged_list_of_a_finished_stage_is_named(
+    tmp_path: Path, harm: Damage, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for count in (4, 9):
+        made = Pipeline("run", chains.cluster(), tmp_path)
+        made.stage(
+            "first",
+            "tests.kinds.count",
+            [f"{k:05d}" if k < 4 else str(k) for k in range(count)],
+            "small",
+            grows="units",
+        )
+        made.stage("second", "tests.kinds.count", ["0"], "small", grows="units")
+        plan, _ = made.write()
+    done(plan, 9)
+    harm(made.run_dir / name)
+    path = os.path.normpath(made.run_dir / name)
+    for verb in ("status", "failures", "verify"):
+        code = cli.main([verb, "--logs", str(made.run_dir.parent), "--run", "run"])
+        said = "".join((shown := capsys.readouterr()).out.split()).replace("first/../", "")
+        assert code == 1 and path in said and "Restoreitfromacopy,orstartagainunderanotherRUN=name" in said, verb
+        assert "Traceback" not in shown.err
+        assert verb == "failures" or all(stage in shown.out for stage in ("first", "second"))
+    assert (
+        "9/9" in (cli.main(["status", "--logs", str(made.run_dir.parent), "--run", "run"]), capsys.readouterr().out)[1]
+    )
+    assert not snapshot(made.run_dir).blocked(snapshot(made.run_dir).stages[1])  # the second stage can still run
 
 
 def test_a_worker_does_not_begin_with_a_damaged_list(tmp_path: Path) -> None:
