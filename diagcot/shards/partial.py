@@ -1,9 +1,12 @@
 """Images that a unit had converted before it was interrupted, so that its next execution resumes there."""
 
+import io
+
 from isal.isal_zlib import crc32
 
 from diagcot.data.pixels import Jpeg
 from diagcot.jobs import Context, Unit
+from diagcot.jobs.state import reading
 from diagcot.shards.files import File
 
 Bad = tuple[str, str, str]
@@ -23,7 +26,7 @@ class Partial:
         self._folder, self._settings_digest = ctx.workspace, settings_digest
         self._pattern = f"{unit.key}.*.images"
         self._path = ctx.workspace / f"{unit.key}.{ctx.attempt}.images"
-        self._out = self._path.open("ab")
+        self._out = io.BufferedWriter(reading.File(self._path, "a"))
         self._records = ctx.records(unit)
         self._rows = {row["id"]: row for row in self._records.rows()}
 

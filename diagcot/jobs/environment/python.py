@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import append_line
 
 FILE = "environments"  # of a run
 
@@ -24,8 +25,7 @@ def record(run_dir: Path) -> None:
     """Write down that jobs of this run use the environment of this process."""
     own = str(Path(sys.prefix).resolve())
     if own not in named(run_dir):
-        with (run_dir / FILE).open("a", encoding="utf-8") as file:
-            file.write(f"{own}\n")
+        append_line(run_dir / FILE, own)
 
 
 def named(run_dir: Path) -> list[str]:

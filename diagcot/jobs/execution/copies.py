@@ -60,7 +60,7 @@ def near(path: Path) -> Path:
     if copy.exists():
         return copy
     copy.parent.mkdir(mode=0o700, exist_ok=True)
-    with copy.with_suffix(".lock").open("w") as lock:
+    with reading.File(copy.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first process copies, the others wait for it
         if copy.exists():
             return copy

@@ -23,6 +23,7 @@ from diagcot.jobs.environment.python import interpreter
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import place
 from diagcot.jobs.plans.plan import Plan, read
+from diagcot.jobs.plans.stored import stages
 from diagcot.jobs.state import attempts, failures, reading
 from diagcot.jobs.state.attempts import Array, Attempt
 from diagcot.jobs.state.failures import LOST_PEER
@@ -199,28 +200,27 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
     lock_file = _lock_after_end(run_dir)
     if lock_file is None:
         return None
-    (run_dir / "runner.json").unlink(missing_ok=True)
-    log = os.open(run_dir / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [
-        interpreter(),
-        "-m",
-        "diagcot.jobs.execution.local",
-        str(run_dir),
-        *stages,
-        f"--lock={lock_file.fileno()}",
-    ]
-    begun, tell = os.pipe()
-    command.append(f"--tell={tell}")
-    if code:
-        command.append(f"--code={code}")
-    plans = [read(run_dir / name) for name in stages]
-    names = variables.named(Cluster.read(run_dir).model_dump(), [plan.settings for plan in plans])
-    snapshot = code or attempts.last_code(plans[0].path, plans[0].code)
-    values = {"PYTHONPATH": snapshot, codes.VARIABLE: snapshot}
-    environment = variables.outside_job(variables.child(*names, **values))
-    if line := variables.sentence(sorted(set(os.environ) - set(environment))):
-        append_line(run_dir / "runner.log", line)
-    with lock_file:
+    with lock_file, reading.File(run_dir / "runner.log", "a") as log:
+        (run_dir / "runner.json").unlink(missing_ok=True)
+        command = [
+            interpreter(),
+            "-m",
+            "diagcot.jobs.execution.local",
+            str(run_dir),
+            *stages,
+            f"--lock={lock_file.fileno()}",
+        ]
+        begun, tell = os.pipe()
+        command.append(f"--tell={tell}")
+        if code:
+            command.append(f"--code={code}")
+        plans = [read(run_dir / name) for name in stages]
+        names = variables.named(Cluster.read(run_dir).model_dump(), [plan.settings for plan in plans])
+        snapshot = code or attempts.last_code(plans[0].path, plans[0].code)
+        values = {"PYTHONPATH": snapshot, codes.VARIABLE: snapshot}
+        environment = variables.outside_job(variables.child(*names, **values))
+        if line := variables.sentence(sorted(set(os.environ) - set(environment))):
+            append_line(run_dir / "runner.log", line)
         child = subprocess.Popen(
             command,
             env=environment,
@@ -231,7 +231,6 @@ def start(run_dir: Path, stages: Sequence[str], code: str = "") -> int | None:
             pass_fds=[lock_file.fileno(), tell],
         )
         sign(lock_file, child.pid)
-    os.close(log)
     os.close(tell)
     try:
         with open(begun, "rb") as word:  # noqa: PTH123  (a pipe)
@@ -314,7 +313,7 @@ def _main(argv: list[str]) -> int:
         if lock_file is None:
             return 0
     cluster = Cluster.read(run_dir)
-    names = reading.read_text(run_dir / "stages").split()
+    names = stages(run_dir)
     plans = [read(run_dir / name) for name in names if (run_dir / name / "plan.json").exists()]
     append_line(run_dir / "runner.log", f"{time.strftime('%F %T')} runner {os.getpid()}: {' '.join(argv[1:])}")
     runner = Runner(plans, cluster, set(argv[1:]) or set(names), code=snapshot, on_start=on_start)

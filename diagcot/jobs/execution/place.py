@@ -27,10 +27,10 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
 
 from diagcot.jobs.errors import SiteError
 from diagcot.jobs.owners import distrust
+from diagcot.jobs.state import reading
 
 VARIABLE = "DIAGCOT_PLACE"
 _GIVEN = "DIAGCOT_GIVEN_TMPDIR"  # TMPDIR as the job was started with it
@@ -229,7 +229,7 @@ def sweep(base: Path) -> list[Path]:
                 elif not _NAME.fullmatch(entry.name):
                     continue
                 elif not _made_again(path):
-                    lock = stack.enter_context((path / _LOCK).open())
+                    lock = stack.enter_context(reading.File(path / _LOCK))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
                 gone.append(path)
@@ -303,13 +303,13 @@ def shared(base: Path) -> Iterator[Path]:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-def _entered(place: Path) -> TextIO:
+def _entered(place: Path) -> reading.File:
     """The lock of a shared place, held together with the others who are in it; the place is made if nobody is."""
     while True:
         if os.path.lexists(place) and trusted(str(place)) is None and os.path.lexists(place):
             raise PermissionError(errno.EPERM, f"{place} was made by another user, or is open to others: remove it")
         with contextlib.suppress(FileNotFoundError):
-            lock = (place / _LOCK).open()
+            lock = reading.File(place / _LOCK)
             fcntl.flock(lock, fcntl.LOCK_SH)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), (place / _LOCK).stat()):

@@ -27,7 +27,7 @@ from diagcot.jobs.plans.plan import Plan, read, require_own_folders
 from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm.sbatch import SIZE
-from diagcot.jobs.state import documents, failures
+from diagcot.jobs.state import documents, failures, reading
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import private_folder, write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
@@ -331,12 +331,11 @@ def _redirect(ctx: Context) -> None:
     """Write standard output and error to a log of this attempt and rank; no attempt overwrites an earlier log."""
     suffix = f".r{ctx.rank}" if ctx.rank else ""
     log = ctx.stage_dir / "out" / f"{ctx.task}.{ctx.attempt}{suffix}.log"
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
+    with reading.File(log, "a") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _listen(stop: threading.Event) -> threading.Event:

@@ -1,5 +1,6 @@
 """The units of a stage: in memory while a stage is declared, read from its files once they are written."""
 
+import io
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.names import LONGEST, LONGEST_KEY
 from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.segments import Segment
+from diagcot.jobs.state import reading
 
 BLOCK = 10_000  # units written at once
 KEYS = re.compile(rf"(?:[\w+=-][\w.+=-]{{0,{LONGEST_KEY - 1}}}\n)*", re.ASCII)
@@ -83,7 +85,7 @@ class Listing(Sequence[Unit]):
 
 
 def _keys(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as lines:
+    with io.TextIOWrapper(reading.opened(path), encoding="utf-8") as lines:
         return [line.split('"', 4)[3] for line in lines]  # each line begins with {"key": "…", see `encode`
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from diagcot.jobs.cluster import Cluster
 from diagcot.jobs.plans.plan import Plan
 from diagcot.jobs.slurm import sbatch
+from diagcot.jobs.state.files import write_text
 
 FOLDER = "scripts"
 
@@ -33,9 +34,8 @@ def write(plans: Sequence[Plan], cluster: Cluster, array_size: int) -> list[Path
         (plan.path / sbatch.FOLDER).mkdir(exist_ok=True)  # sbatch does not create the folder of its output
         for index, tasks in enumerate(chunks[plan.stage]):
             path = folder / names[plan.stage][index]
-            path.write_text(
-                sbatch.by_hand(plan, cluster, tasks, [*_about(plan, path), *_follows(plan, index, known, names)])
-            )
+            notes = [*_about(plan, path), *_follows(plan, index, known, names)]
+            write_text(path, sbatch.by_hand(plan, cluster, tasks, notes))
             paths.append(path)
     return paths
 

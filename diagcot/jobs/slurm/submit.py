@@ -18,6 +18,7 @@ from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm import sbatch
 from diagcot.jobs.state import attempts, documents
 from diagcot.jobs.state.attempts import Array, Attempt
+from diagcot.jobs.state.files import write_text
 
 PATIENCE_S = 300  # how long a submission waits for slurmctld to come back
 SBATCH_S = 45  # an sbatch that hangs is ended after this long, and its job is looked up
@@ -109,7 +110,7 @@ def _send_all(plan: Plan, cluster: Cluster, attempt: Attempt, adopt: bool, array
         names = {"job_name": array.name, "dependency": array.after}
         script = sbatch.work(plan, cluster, size, array.tasks, attempt.code, **names)
         if not arrays:
-            (plan.path / "job.sbatch").write_text(script)
+            write_text(plan.path / "job.sbatch", script)
         arrays.append(dataclasses.replace(array, job=_send(plan, array.name, script, adopt)))
     finaliser = ""
     if attempt.finaliser_name:
@@ -128,7 +129,7 @@ def _send(plan: Plan, name: str, script: str, adopt: bool) -> str:
     """
     path = plan.path / sbatch.FOLDER / f"{name}.sbatch"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(script)
+    write_text(path, script)
     end, wait, error, refused = time.monotonic() + PATIENCE_S, 1.0, "", False
     while True:
         try:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def private_folder(path: Path) -> None:
                 folder.chmod(0o700)
 
 
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Within the block an error of the system names the file: that of a write or a flush, unlike that of an open, names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value`; a reader sees the old or the new text, never half of one."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
@@ -55,7 +67,8 @@ def write_text(path: Path, text: str) -> None:
     """As `write_json`. What was staged is removed if it cannot be written."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}")
     try:
-        staged.write_text(text, encoding="utf-8")
+        with named(path):
+            staged.write_text(text, encoding="utf-8")
         os.replace(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -86,7 +99,7 @@ def create_exclusively(path: Path, text: str) -> bool:
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        with staged.open("x", encoding="utf-8") as out:
+        with named(path), staged.open("x", encoding="utf-8") as out:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
@@ -113,12 +126,14 @@ def digest(path: Path) -> str:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append one line by a single write, so that lines of several processes do not mix."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(handle, (text + "\n").encode())
-    finally:
-        os.close(handle)
+    """Append one line by a single write, so that lines of several processes do not mix.
+
+    Raises OSError, also where a full disk took only half of the line.
+    """
+    data = (text + "\n").encode()
+    with named(path), reading.File(path, "a") as file:
+        while data:
+            data = data[file.write(data) :]
 
 
 def require_inside(path: Path, root: Path, *, links: bool = True) -> None:

@@ -50,8 +50,8 @@ _REMEDIES: dict[int, tuple[bool, str]] = {
     errno.EROFS: (False, "the file system is mounted read-only: inform the administrators, or change `roots`"),
     errno.EFBIG: (
         False,
-        "a limit on the size of files is reached: raise it (`ulimit -f unlimited` in `setup` of the cluster file), or ask the"
-        " administrators",
+        "a limit on the size of files is reached: raise it (`ulimit -f unlimited`; for jobs in `setup` of the cluster file), or"
+        " ask the administrators",
     ),
     errno.EISDIR: (False, "a folder, or something else that is no regular file, is where a file belongs: move it away"),
     errno.ENOTDIR: (False, "a file is where a folder belongs: move it away"),
@@ -60,6 +60,13 @@ _REMEDIES: dict[int, tuple[bool, str]] = {
 # About the path, or about a position that a damaged content asks for.
 _NOT_OF_THE_MACHINE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
 NO_REGULAR_FILE = "is no regular file: move it away"
+_MODES = {
+    "r": os.O_RDONLY,
+    "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    "a+": os.O_RDWR | os.O_CREAT | os.O_APPEND,
+}
 _NUMBER = re.compile(r"^\[Errno (\d+)\]|\(os error (\d+)\)")
 _Result = TypeVar("_Result")
 
@@ -88,6 +95,8 @@ def number_in(message: str) -> int:
 def sentence(error: OSError) -> str:
     """A system error in one line: the files, the cause, the machine and what to do."""
     number = error.errno or 0
+    if isinstance(error, NoRegularFileError):
+        return f"{error.filename} {error.strerror}"
     files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     cause = error.strerror or str(error) or type(error).__name__
     where = f"{files}: " if files else ""
@@ -138,13 +147,13 @@ class NoRegularFileError(IsADirectoryError):
 class File(io.FileIO):
     """A regular file on disk: opening another kind, such as a pipe, whose reader waits for a writer, is an error.
 
+    A file of a fixed name that is written or locked is opened by it, too; a new one is private to the user.
     Python takes EAGAIN for the end of a file, and would end such a read like that of a shorter file.
     """
 
-    def __init__(self, path: Path | str, mode: Literal["r", "w+"] = "r") -> None:
+    def __init__(self, path: Path | str, mode: Literal["r", "w", "w+", "a", "a+"] = "r") -> None:
         """Raises OSError, NoRegularFileError among them."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if mode == "w+" else os.O_RDONLY
-        super().__init__(_regular(str(path), flags), mode)
+        super().__init__(_regular(str(path), _MODES[mode]), mode)
         self.name = str(path)  # not the number of the open file
 
     def readinto(self, buffer: Any, /) -> int:

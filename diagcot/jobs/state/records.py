@@ -1,6 +1,7 @@
 """The records of a unit that are finished so far, so that a killed execution costs at most what was in flight."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -40,7 +41,7 @@ class Records:
         for path in [*self._earlier, *([self._own] if self._own.exists() else [])]:
             for record_id, offset in self._read(path):
                 self._places.setdefault(record_id, (path, offset))
-        self._out = self._own.open("a", encoding="utf-8")
+        self._out = io.TextIOWrapper(io.BufferedWriter(reading.File(self._own, "a")), encoding="utf-8")
         if self._cut:
             self._out.write("\n")  # so that the next record does not become part of the torn line
             self._out.flush()

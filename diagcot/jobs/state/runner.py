@@ -1,6 +1,7 @@
 """The runner of a run without Slurm, as other processes see it: `runner.lock`, and `runner.json` when it has ended."""
 
 import fcntl
+import io
 import os
 import time
 from collections.abc import Callable
@@ -17,8 +18,11 @@ POLL_S = 0.2
 
 
 def lock(run_dir: Path) -> IO[str] | None:
-    """The right to run this run's chain on this machine, or None while another runner has it."""
-    handle = (run_dir / "runner.lock").open("a+")
+    """The right to run this run's chain on this machine, or None while another runner has it.
+
+    Raises OSError, also if something else than a regular file is in the place of the lock.
+    """
+    handle = io.TextIOWrapper(io.BufferedRandom(reading.File(run_dir / "runner.lock", "a+")), encoding="utf-8")
     if not _lock_or_signature(handle, fcntl.LOCK_EX):
         handle.close()
         return None

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from diagcot.jobs.state import reading
+
 POLL_S = 0.5
 
 
@@ -38,7 +40,7 @@ def exclusive_fill(
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     filled, deadline = folder / f"{name}.full", time.monotonic() + timeout_s
-    with (folder / f"{name}.lock").open("w") as lock:
+    with reading.File(folder / f"{name}.lock", "w") as lock:
         filling = False
         while not filled.exists() and time.monotonic() < deadline and not cancelled():
             try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from diagcot.jobs.state import reading
 from diagcot.serving.errors import ServerError
 from diagcot.serving.http import Address, refuses
 from diagcot.serving.request import MODEL_NAME
@@ -81,7 +82,7 @@ class Process:
     def spawn(cls, run: list[str], env: dict[str, str], folder: Path, log: Path) -> "Process":
         """Start a command in a process group of its own; its output goes to `log` (mode 0600)."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
+        with reading.File(log, "a") as out:
             child = subprocess.Popen(
                 run,
                 stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import write_json
 from diagcot.serving.errors import ServerError
 from diagcot.serving.server.owner import process_identity
@@ -60,7 +61,7 @@ def acquire(root: Path, settings: ServerSettings, placement: Placement) -> Itera
     if len(str(folder).encode()) > 100:
         raise ServerError(f"the path in {FOLDER} is too long for a socket ({root}): choose a shorter one")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with reading.File(folder / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:

@@ -14,6 +14,7 @@ import torch
 
 from diagcot.jobs import Context, UserError
 from diagcot.jobs.environment import variables
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import fsync_tree, remove
 from diagcot.training.distributed import process_group
 
@@ -60,7 +61,7 @@ def _convert(ctx: Context, folder: Path, tag: str) -> None:
     log = ctx.workspace / "universal.log"
     began = time.monotonic()
     environment = variables.child(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
-    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as child:
+    with reading.File(log, "w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as child:
         while child.poll() is None:
             ctx.beat()
             if time.monotonic() - began > DEADLINE_S:

@@ -25,6 +25,7 @@ from typing import Any
 from diagcot.jobs import Context
 from diagcot.jobs.environment import variables
 from diagcot.jobs.execution import place
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import remove
 from diagcot.serving.server.owner import process_identity
 
@@ -222,8 +223,8 @@ class RendezvousFile:
     def publish(self, rendezvous: dict[str, str]) -> Iterator[None]:
         """The file, for the length of the block; for rank 0."""
         staged = self._path.with_suffix(".new")
-        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-            json.dump(rendezvous, out)
+        with reading.File(staged, "w") as out:
+            out.write(json.dumps(rendezvous).encode())
         staged.rename(self._path)
         try:
             yield

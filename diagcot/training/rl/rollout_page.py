@@ -1,11 +1,12 @@
 """A page of a step's rollouts for the person who runs the stage: private, one file, no scripts, nothing loaded."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from diagcot.jobs.state import reading
 from diagcot.rewards.score import Score
 from diagcot.tasks.samples import Sample
 from diagcot.training.rl.rollout import Rollout
@@ -51,6 +52,6 @@ def write(
         groups.append((sample, [ranked[place] for place in places]))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"rollouts-{step:08d}.html"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-        out.write(_PAGE.render(step=step, groups=groups))
+    with io.BufferedWriter(reading.File(path, "w")) as out:
+        out.write(_PAGE.render(step=step, groups=groups).encode())
     return path
