@@ -99,17 +99,22 @@ def unused(root: Path, runs: Iterable[Path]) -> list[Path]:
 
 
 def is_open(run_dir: Path) -> bool:
-    """Whether jobs of the run are queued or running, or may be submitted by hand. True where Slurm does not say."""
+    """Whether the run is being submitted, or jobs of it are queued or running, or may be submitted by hand.
+
+    True where Slurm does not say.
+    """
     from diagcot.jobs import UserError, chain
     from diagcot.jobs.cluster import Cluster
+    from diagcot.jobs.lease import is_held
     from diagcot.jobs.plans.plan import read
-    from diagcot.jobs.plans.stored import stages
+    from diagcot.jobs.plans.stored import stages, unfinished
     from diagcot.jobs.slurm import scripts
     from diagcot.jobs.state import attempts, runner
 
-    if runner.process_id(run_dir) is not None:
-        return True
     try:
+        at_work = runner.process_id(run_dir) is not None or is_held(run_dir / "write")
+        if at_work or unfinished(run_dir):  # no job is submitted before all of the run is written
+            return at_work
         cluster = Cluster.read(run_dir)
         plans = [read(run_dir / stage) for stage in stages(run_dir)]
         if cluster.executor != "slurm" or not any(plan.missing() for plan in plans):

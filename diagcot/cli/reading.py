@@ -97,14 +97,19 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from diagcot.console.screens import verify as screen
+    from diagcot.jobs.plans import stored
     from launchers import digests
 
     folder = find_run(args.logs, args.run)
     own = digests.of_run(folder)
+    other = folder if args.against is None else find_run(args.logs, args.against)
     if args.against is None:
-        return screen.show(folder.name, own)
-    other = find_run(args.logs, args.against)
-    return screen.show_both(folder.name, own, other.name, digests.of_run(other))
+        code = screen.show(folder.name, own)
+    else:
+        code = screen.show_both(folder.name, own, other.name, digests.of_run(other))
+    for run_dir in (folder, other):
+        stored.require_submitted(run_dir)
+    return code
 
 
 def _traces(args: argparse.Namespace) -> int:

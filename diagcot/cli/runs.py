@@ -119,6 +119,7 @@ def require_evaluation(folder: Path) -> None:
 
     if any((folder / name).exists() for name in ("metrics.json", "predictions.parquet")):
         return
+    stored.require_submitted(folder)
     if not any(
         plan["kind"].startswith("diagcot.evaluation.") or plan["number"] == "eval" for plan in stored.whole(folder)[0]
     ):

@@ -47,6 +47,12 @@ def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
         write_json(own, {"free": True})
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lease `path`."""
+    holder = _newest(path)[1]
+    return holder is not None and _is_alive(holder)
+
+
 def _beat(own: Path, ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
         with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ from diagcot.jobs.plans import growth, segments
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.growth import Growth
 from diagcot.jobs.plans.plan import Edge, Grows, Headline, Plan
-from diagcot.jobs.plans.stored import stages
+from diagcot.jobs.plans.stored import require_submitted, stages
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, documents, index, runner
@@ -351,6 +351,7 @@ def retry_stage(
     there is nothing to retry.
     """
     require_own(run_dir)
+    require_submitted(run_dir)
     _check_changes(changes or {})
     before = Cluster.read(run_dir)
     cluster = _current_cluster(run_dir, before)

@@ -26,6 +26,7 @@ def show(run_dir: Path) -> int:
     plans = {plan["stage"]: plan for plan in stored.whole(run_dir)[0] if plan.get("kind") == KIND}
     found = [(name, statistics) for name in sorted(plans) if (statistics := read_json(run_dir / f"{name}.json"))]
     if not found:
+        stored.require_submitted(run_dir)
         reason = (
             "its stage of kind `traces` has not ended (make status)"
             if plans

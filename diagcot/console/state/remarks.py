@@ -9,6 +9,7 @@ from diagcot.console.state.executor import ALIVE, QUEUED
 from diagcot.console.state.reasons import sentence
 from diagcot.console.state.run import Run, Stage
 from diagcot.console.state.tasks import WAITING
+from diagcot.jobs.plans import stored
 
 MESSAGE = 200  # characters of the reason for which a stage stopped; `make failures` shows all
 USUAL = {"Dependency", "DEPENDENCY"}  # not worth a remark: the table shows the stage that is waited for
@@ -28,7 +29,7 @@ def remarks(run: Run) -> list[str]:
     if failed := [stage.name for stage in run.stages if stage.failed]:
         names = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
         lines.append(f"`make failures RUN={run.name}` shows why {names} failed")
-    elif run.ended and run.state != "done" and run.stages:
+    elif run.ended and run.state != "done" and run.stages and not stored.unfinished(run.path):
         first = next(stage.name for stage in run.stages if stage.state != "done")
         lines.append(f"no job of this run is queued or running: `{retry(run.path, first)}` continues it")
     return [typed(line) for line in lines]

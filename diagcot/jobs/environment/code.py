@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.state.files import remove
+from diagcot.jobs.state.files import named, remove
 
 VARIABLE = "DIAGCOT_CODE"
 """Set in every process of a run: the snapshot that it runs, a folder that is named by its digest."""
@@ -73,7 +73,9 @@ def require_own() -> None:
 
 def _copy(pairs: Sequence[tuple[Path, Path]]) -> None:
     for path, copy in pairs:
-        copy.write_bytes(path.read_bytes())
+        data = path.read_bytes()
+        with named(copy):
+            copy.write_bytes(data)
 
 
 def snapshot(roots: Sequence[Path], target: Path) -> None:
@@ -82,12 +84,15 @@ def snapshot(roots: Sequence[Path], target: Path) -> None:
         return
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     copies = [(path, staged / name) for path, name in sources(roots)]
-    for folder in {copy.parent for _, copy in copies}:
-        folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(COPIERS) as pool:  # a file server answers many requests in the time of one
-        for _ in pool.map(_copy, (copies[first::COPIERS] for first in range(COPIERS))):
-            pass
     try:
+        for folder in {copy.parent for _, copy in copies}:
+            folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(COPIERS) as pool:  # a file server answers many requests in the time of one
+            for _ in pool.map(_copy, (copies[first::COPIERS] for first in range(COPIERS))):
+                pass
         staged.rename(target)
-    except OSError:  # another launcher was first; its copy has the same digest
+    except OSError:
+        if not target.exists():  # else another launcher was first; its copy has the same digest
+            raise
+    finally:
         remove(staged, target.parent)

@@ -16,7 +16,7 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.plans.plan import Plan
-from diagcot.jobs.plans.stored import stages
+from diagcot.jobs.plans.stored import stages, unplanned
 from diagcot.jobs.plans.units import Unit, Units
 from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import create_exclusively, fsync_tree, remove
@@ -110,7 +110,7 @@ def growth(run_dir: Path, planned: Sequence[Plan]) -> Growth:
 def _known(run_dir: Path) -> list[str]:
     """The run's stages; a damaged list of them is written again, and what it lacks has its plan all the same."""
     try:
-        return stages(run_dir)
+        return [*stages(run_dir), *unplanned(run_dir)]
     except documents.DamagedFile:
         return sorted(path.parent.name for path in run_dir.glob("*/plan.json"))
 

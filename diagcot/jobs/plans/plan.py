@@ -25,7 +25,7 @@ from diagcot.jobs.plans import headers, segments
 from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.plans.units import Listing, Unit, Units, check_keys, encode
 from diagcot.jobs.state import documents
-from diagcot.jobs.state.files import create_exclusively, require_inside
+from diagcot.jobs.state.files import create_exclusively, named, require_inside
 from diagcot.jobs.state.ledger import done_keys
 from diagcot.jobs.state.progress import Progress, record_bytes, reported_steps
 
@@ -302,26 +302,29 @@ def create(plan: Plan) -> None:
     Raises UserError if a key cannot name a file, or comes twice.
     """
     plan.path.mkdir(parents=True, exist_ok=True)
-    staged = plan.path / f".units.{os.getpid()}"
-    total = write_units(plan, staged)
-    os.replace(staged, plan.path / segments.UNITS)
+    total = write_units(plan, plan.path / segments.UNITS)
     header = plan.header() | {"units_sha256": total, "created": time.time()}
     create_exclusively(plan.path / "plan.json", json.dumps(header, indent=1) + "\n")
 
 
 def write_units(plan: Plan, path: Path) -> str:
-    """Write the list of the plan's units; returns its sha256.
+    """Write the list of the plan's units, all of it or nothing; returns its sha256.
 
     Raises UserError if a key cannot name a file, or comes twice.
     """
     check_keys(plan.keys, plan.stage)
-    with path.open("wb") as out:
-        total = hashlib.sha256()
-        for block in encode(plan.units):
-            total.update(block)
-            out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
+    staged, total = path.with_name(f".{path.name}.{os.getpid()}"), hashlib.sha256()
+    try:
+        with named(path), staged.open("wb") as out:
+            for block in encode(plan.units):
+                total.update(block)
+                out.write(block)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
     return total.hexdigest()
 
 

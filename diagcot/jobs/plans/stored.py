@@ -42,6 +42,7 @@ def whole(run_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
             wrong.append(str(error))
             with contextlib.suppress(UserError):  # as it began, where what it grew by is damaged
                 rows.append(segments.first_header(folder))
+    wrong += filter(None, [unfinished(run_dir)])
     return list(_in_order(rows, names)), list(dict.fromkeys([*wrong, *documents.damage(run_dir)]))
 
 
@@ -62,7 +63,7 @@ def stages(run_dir: Path) -> list[str]:
     """
     path = run_dir / "stages"
     remedy = f"`make submit-all RUN={run_dir.name}` writes it again"
-    first = list(documents.find(run_dir / "run.json", documents.RUN).get("stages", ()))
+    first = _first_stages(run_dir)
     joined = [name for _, growth in segments.growths(run_dir) for name in growth.get("joined", ())]
     try:
         names = reading.read_text(path).split()
@@ -76,6 +77,41 @@ def stages(run_dir: Path) -> list[str]:
         if "/" in name or "\0" in name or not (run_dir / name / "plan.json").exists():
             raise documents.DamagedFile(f"{path} is damaged: it names {name!r}, which has no plan. {remedy}")
     return list(dict.fromkeys([*names, *joined]))
+
+
+def _first_stages(run_dir: Path) -> list[str]:
+    return list(documents.find(run_dir / "run.json", documents.RUN).get("stages", ()))
+
+
+def unplanned(run_dir: Path) -> list[str]:
+    """Stages that a run was to begin with and has no plan of: its submission has not finished. None once it has."""
+    if (run_dir / "stages").exists():  # written after all plans
+        return []
+    return [name for name in _first_stages(run_dir) if not (run_dir / name / "plan.json").exists()]
+
+
+def unfinished(run_dir: Path) -> str:
+    """What is wrong with a run whose submission has not finished, and what to do; empty for any other.
+
+    An error of the disk, a limit on the size of files or a kill may have ended it; what it writes last is `stages`.
+    """
+    missing, run = unplanned(run_dir), run_dir.name
+    if missing:
+        what = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no plan"
+    elif not any((run_dir / name).exists() for name in ("stages", "cluster.yaml")) and _first_stages(run_dir):
+        what = "it has no cluster.yaml"
+    else:
+        return ""
+    return (
+        f"{run_dir}: the submission of this run has not finished: {what}. If no submission of it is at work now, submit it"
+        f" again (`make submit-all RUN={run}`), or remove it (`make remove RUN={run}`)"
+    )
+
+
+def require_submitted(run_dir: Path) -> None:
+    """Raise UserError if the submission of the run has not finished."""
+    if why := unfinished(run_dir):
+        raise UserError(why)
 
 
 def plan(stage_dir: Path) -> dict[str, Any]:
