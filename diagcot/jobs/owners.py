@@ -208,14 +208,20 @@ def require_run(run_dir: Path) -> None:
         require_place(plan.parent)
 
 
-def require_product(stage_dir: Path, path: Path) -> None:
-    """Raise UserError unless a file that is written, replaced or removed for the stage lies in the stage's own folders."""
-    if row := _stored(stage_dir):
-        require_place(stage_dir)
-        roots = [Path(now(stage_dir, row[name])) for name in ("output", "workspace")]
-        inside = path.parent.resolve() / path.name  # a link itself, not what it leads to
-        if not any(root.resolve() in inside.parents for root in roots):
-            require_inside(inside, roots[0])
+def require_product(stage_dir: Path, path: Path) -> Path:
+    """The stage's own folder, of its product or its work, that a file lies in that is written, replaced or removed for it.
+
+    Raises UserError if the file lies elsewhere, or if the stage's plan, which names these folders, is damaged. Where there
+    is no plan (`diagcot.jobs.testing`), any folder will do.
+    """
+    if not (row := _stored(stage_dir) or _read_again(stage_dir / "plan.json")):
+        return path.parent
+    require_place(stage_dir)
+    roots = [Path(now(stage_dir, row[name])) for name in ("output", "workspace")]
+    inside = path.parent.resolve() / path.name  # a link itself, not what it leads to
+    root = next((root for root in roots if root.resolve() in inside.parents), roots[0])
+    require_inside(inside, root)
+    return root
 
 
 def _stored(stage_dir: Path) -> dict[str, Any]:
@@ -230,6 +236,17 @@ def _stored(stage_dir: Path) -> dict[str, Any]:
 def _read(stage_dir: Path, inode: int, changed: int) -> dict[str, Any]:
     row = documents.find(stage_dir / "plan.json", documents.PATHS)  # whoever reads the plan says that it is damaged
     return row if row and not documents.fault_of_paths(row) else {}
+
+
+def _read_again(plan: Path) -> dict[str, Any]:
+    """The content of a plan that `_stored` could not read; empty if there is none. Raises UserError if it is damaged."""
+    try:
+        row = documents.read(plan, documents.PATHS)
+    except FileNotFoundError:
+        return {}
+    if why := documents.fault_of_paths(row):
+        raise documents.damaged(plan, documents.PATHS, why)
+    return row
 
 
 def _same(stored: Path, here: Path) -> bool:

@@ -116,11 +116,9 @@ def publish(
 
 def _drop(stage_dir: Path, outputs: Iterable[Path]) -> None:
     """Remove outputs of the stage. Raises UserError, before anything is removed, if one is not in the stage's own folders."""
-    paths = list(outputs)
-    for path in paths:
-        owners.require_product(stage_dir, path)
-    for path in paths:
-        remove(path, path.parent)
+    roots = {path: owners.require_product(stage_dir, path) for path in outputs}
+    for path, root in roots.items():
+        remove(path, root)
 
 
 def settle(stage_dir: Path, key: str) -> list[Path]:
@@ -133,10 +131,10 @@ def settle(stage_dir: Path, key: str) -> list[Path]:
     for name, row in (published or {"outputs": {}})["outputs"].items():
         final, staged = Path(name), Path(row["staged"])
         if staged.exists():
-            for path in (final, staged):
-                owners.require_product(stage_dir, path)
+            owners.require_product(stage_dir, staged)
+            root = owners.require_product(stage_dir, final)
             if final.is_dir():  # a rename cannot replace a folder: the product of an earlier plan is removed
-                remove(final, final.parent, strict=True)
+                remove(final, root, strict=True)
             try:
                 os.replace(staged, final)
                 fsync_path(final.parent)

@@ -74,10 +74,10 @@ def _write(table: Paraphrases, folder: Path) -> None:
                 np.save(file, np.asarray(part))
                 file.flush()
                 os.fsync(file.fileno())
-        remove(folder, folder.parent)  # a damaged one
+        remove(folder, compiled.cache_folder())  # a damaged one
         staged.rename(folder)
     finally:
-        remove(staged, folder.parent)
+        remove(staged, compiled.cache_folder())
 
 
 def _unpacked(table: Path) -> bytes:

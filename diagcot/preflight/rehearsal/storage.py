@@ -39,7 +39,7 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
         expected += [root / stage.probe / HOST] if name in stage.written else []
         expected += [root / stage.probe / f"{ctx.stage}.{node}" for node in range(ctx.nodes)]
     waited, unseen = _wait(expected, lag_s)
-    yield from _not_visible(unseen, lag_s)
+    yield from _not_visible(stage, unseen, lag_s)
     target = _closed_target(stage)
     if target and not problems and not unseen:
         yield target
@@ -51,15 +51,15 @@ def folders(stage: RehearsedStage, ctx: Context, lag_s: float = LAG_S) -> Iterat
             yield good("folders", summary)
 
 
-def _not_visible(paths: list[Path], lag_s: float) -> Iterator[Finding]:
+def _not_visible(stage: RehearsedStage, paths: list[Path], lag_s: float) -> Iterator[Finding]:
     """One finding for each host whose probe files were not visible in time."""
     for name in dict.fromkeys(path.name for path in paths):
         places = ", ".join(str(path.parent.parent) for path in paths if path.name == name)
         whose = "the submitting host" if name == HOST else f"node {name.rpartition('.')[2]} of this job"
         yield bad("folders", f"a file of {whose} was not visible here within {lag_s:.0f} s: {places}", SHARED)
-    for path in paths:
-        if path.name == HOST:
-            remove(path.parent, path.parents[1])  # a folder of this node alone, which nobody else removes
+    for root in stage.roots.values():
+        if root / stage.probe / HOST in paths:
+            remove(root / stage.probe, root)  # a folder of this node alone, which nobody else removes
 
 
 def _closed_target(stage: RehearsedStage) -> Finding | None:

@@ -89,7 +89,7 @@ class Checkpoints:
         began = time.monotonic()
         folder = self._root / f"step-{step:08d}"
         problem, attempt = process_group.broadcast(
-            (_make_empty(folder), self._ctx.attempt) if self._ctx.rank == 0 else None
+            (_make_empty(folder, self._root), self._ctx.attempt) if self._ctx.rank == 0 else None
         )
         if problem:
             self._report_failure(step, problem)
@@ -158,7 +158,7 @@ class Checkpoints:
         why = "; ".join(self._origin.differences(manifest.get("origin"), self._ctx.stage_dir.parent))
         place = self._root.with_name(f"checkpoints-of-{manifest['attempt']}")
         if self._ctx.rank == 0 and why:
-            remove(place, self._root.parent)
+            remove(place, self._ctx.workspace)
             self._root.rename(place)
             print(
                 f"the checkpoints in the stage's folder are of another training ({why}): they are set aside in {place}, and"
@@ -185,10 +185,10 @@ class Checkpoints:
                 remove(folder, self._root)
 
 
-def _make_empty(folder: Path) -> str:
+def _make_empty(folder: Path, root: Path) -> str:
     """Make an empty folder for a checkpoint; returns the error of the disk, or an empty text."""
     try:
-        remove(folder, folder.parent)
+        remove(folder, root)
         (folder / TAG).mkdir(parents=True)
     except OSError as error:
         return str(error)

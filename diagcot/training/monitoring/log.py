@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from diagcot.jobs import Context
+from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import write_text
 from diagcot.training.monitoring import curves
 from diagcot.training.monitoring.trackers import Trackers
 
@@ -66,7 +68,7 @@ class TrainingLog:
 
 def append(log: Path, text: str) -> None:
     """Add lines, all or none: half a line that a full disk took is removed. Raises OSError."""
-    with log.open("ab", buffering=0) as out:
+    with reading.File(log, "a") as out:
         end = out.tell()
         try:
             data = text.encode()
@@ -88,9 +90,7 @@ def rewind(log: Path, step: int) -> None:
         except (ValueError, KeyError):
             continue  # cut short by a kill
     log.parent.mkdir(parents=True, exist_ok=True)
-    staged = log.with_name(f".{log.name}")
-    staged.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    staged.replace(log)
+    write_text(log, "".join(f"{line}\n" for line in kept))
 
 
 def memory_gb(device: torch.device) -> float:

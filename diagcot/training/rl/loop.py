@@ -158,7 +158,7 @@ class GrpoLoop:
             value = validation.figure(figures, self.settings.best)
             if value > self.best.get("value", float("-inf")):
                 self.best = {"step": step, "value": value}
-                self.policy.write_weights(validation.best_folder(self.ctx))
+                self.policy.write_weights(validation.best_folder(self.ctx), self.ctx.workspace)
         self.ctx.event("validated", step=step, **{name: round(value, 4) for name, value in figures.items()})
         if self.ctx.rank == 0:
             self.record.add(step, scores)

@@ -159,17 +159,17 @@ class Policy:
             raise FloatingPointError(f"the loss is {figures['loss']}; lower the learning rate or the gradient clipping")
         return figures
 
-    def write_weights(self, folder: Path) -> None:
+    def write_weights(self, folder: Path, root: Path) -> None:
         """Write the weights, an adapter merged, to `folder` as a model directory that a server of the base can switch to.
 
-        A collective; rank 0 writes.
+        A collective; rank 0 writes. root: a folder of the stage above it; raises UserError if it is not.
         """
         network = self.engine.module
         adapted = lora.has_adapter(network)
         state = lora.merged(network) if adapted else engine.weights(self.engine)
         if state is None:
             return
-        remove(folder, folder.parent)
+        remove(folder, root)
         network = network.get_base_model() if adapted else network
         network.save_pretrained(folder, state_dict=state, max_shard_size="5GB")
         for path in self.base.iterdir():

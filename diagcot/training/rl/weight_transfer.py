@@ -71,16 +71,16 @@ class FolderTransfer:
         memory = Path("/dev/shm")
         needed = 4 * int(policy.counts["parameters"])
         in_memory = ctx.nodes == 1 and memory.is_dir() and shutil.disk_usage(memory).free > 3 * needed
-        parent = memory if in_memory else ctx.workspace
-        self.root = parent / f"{_PREFIX}{process_identity(os.getpid()).replace(':', '-')}"
+        self._parent = memory if in_memory else ctx.workspace
+        self.root = self._parent / f"{_PREFIX}{process_identity(os.getpid()).replace(':', '-')}"
         if ctx.rank == 0:
-            _remove_left_over(parent, all_of_them=not in_memory)
+            _remove_left_over(self._parent, all_of_them=not in_memory)
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def send(self, step: int) -> bool:
         """See `WeightTransfer.send`."""
         folder = self.root / "ab"[step % 2]
-        self._policy.write_weights(folder)
+        self._policy.write_weights(folder, self.root)
         loaded = None
         if self._pool:
             with self._pool.held():
@@ -90,7 +90,7 @@ class FolderTransfer:
     def close(self) -> None:
         """Remove the folders."""
         if self._pool:
-            remove(self.root, self.root.parent)
+            remove(self.root, self._parent)
 
 
 def _remove_left_over(parent: Path, all_of_them: bool) -> None:

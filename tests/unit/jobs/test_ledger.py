@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagcot.jobs import Pipeline, Records, summary
+from diagcot.jobs import Pipeline, Records, UserError, summary
 from diagcot.jobs.execution import worker
 from diagcot.jobs.plans import plan as plans
 from diagcot.jobs.state import ledger, progress
@@ -27,6 +27,21 @@ def test_of_two_executions_one_publishes(tmp_path: Path) -> None:
     assert list(final.parent.iterdir()) == [final]  # what the loser staged is gone
     row = ledger.manifest(first.stage_dir, "a")
     assert row is not None and row["outputs"][str(final)]["sha256"] == digest(final)
+
+
+def test_outputs_of_a_stage_whose_plan_is_damaged_stay(tmp_path: Path) -> None:
+    """The plan names the folders that may be written and removed; without it a manifest could name any."""
+    plan = chains.plan(tmp_path, "shard", 1)
+    plans.write(plan)
+    (output := tmp_path / "elsewhere").touch()
+    (plan.path / "done").mkdir()
+    row = {"unit": "00000", "outputs": {str(output): {"staged": str(output), "sha256": ""}}, "counts": {}}
+    (plan.path / "done" / "00000.json").write_text(json.dumps(row))
+    for content, why in ((plan.path / "plan.json").read_text(), "is not inside"), ("", "is damaged"):
+        (plan.path / "plan.json").write_text(content)
+        with pytest.raises(UserError, match=why):
+            ledger.withdraw(plan.path, "00000")
+    assert output.exists()
 
 
 def test_a_rename_cut_short_is_finished_by_the_next_who_looks(tmp_path: Path) -> None:
