@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from diagcot.jobs.state import reading
+
 CALLS = ("open", "write", "fsync", "link", "replace", "rename", "unlink", "rmdir", "mkdir")
 
 
@@ -46,6 +48,7 @@ class Shim:
 
     def install(self) -> None:
         builtins.open = io.open = _pyio.open  # type: ignore[assignment]  # these write through os.write
+        reading.File.write = lambda file, data: os.write(file.fileno(), data)  # type: ignore[method-assign, assignment]
         for name in CALLS:
             setattr(os, name, self._wrap(name))
 
