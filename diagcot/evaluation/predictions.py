@@ -26,7 +26,7 @@ def read(paths: Iterable[Path]) -> Iterator[Prediction]:
     for path in paths:
         for number, line in enumerate(reading.lines(path), 1):
             try:
-                yield Prediction(**json.loads(line))
+                yield Prediction(**reading.parse_json(line))
             except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"{path}:{number} is not a prediction ({type(error).__name__}); run its stage again"
@@ -116,7 +116,7 @@ def read_parquet(path: Path) -> Iterator[Prediction]:
     """The predictions of a file of `write_parquet`. Raises UserError if it is not such a file."""
     try:
         for row in parquet.rows(path):
-            yield Prediction(**{**row, "scores": dict(row["scores"]), "about": json.loads(row["about"])})
+            yield Prediction(**{**row, "scores": dict(row["scores"]), "about": reading.parse_json(row["about"])})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path} holds no predictions ({type(error).__name__}); run the aggregation of its run again"

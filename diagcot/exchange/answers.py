@@ -6,7 +6,6 @@ evaluation makes of it (`study_id`, `report`; example_files/evaluation_script.md
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,10 +57,7 @@ def _rows(path: Path) -> Iterator[tables.Placed]:
         yield from _table(path)
         return
     if path.suffix == ".json":
-        try:
-            content: Any = json.loads(reading.read_bytes(path))
-        except (ValueError, RecursionError):
-            content = None  # JSON lines, or an error that `tables` names
+        content = _object(path)
         if isinstance(content, dict) and content and all(isinstance(value, dict | str) for value in content.values()):
             for number, (study, value) in enumerate(content.items(), 1):
                 yield (
@@ -70,6 +66,15 @@ def _rows(path: Path) -> Iterator[tables.Placed]:
                 )
             return
     yield from tables.rows(path)
+
+
+def _object(path: Path) -> Any:
+    """The value of a JSON file that is no list; None for a list, for JSON lines, and for what `tables` says is wrong."""
+    data = reading.read_bytes(path)
+    try:
+        return None if tables.is_list(data) else reading.parse_json(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _table(path: Path) -> Iterator[tables.Placed]:

@@ -1,6 +1,5 @@
 """Files of rows: JSON, JSON lines, Parquet, folders that Hugging Face `datasets` saved, and folders of LLaMA-Factory."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,23 +54,34 @@ def _lines(path: Path) -> Iterator[Placed]:
     for number, line in enumerate(reading.lines(path), 1):
         if line.strip():
             try:
-                yield f"{path.name}:{number}", json.loads(line)
+                yield f"{path.name}:{number}", reading.parse_json(line)
             except (ValueError, RecursionError):
                 yield f"{path.name}:{number}", None
 
 
 def _json(path: Path) -> Iterator[Placed]:
+    data = reading.read_bytes(path)
+    if why := reading.json_fault(data):
+        raise DataError(f"{path}: {why}: it was not read")
+    listed = is_list(data)
     try:
-        content = json.loads(reading.read_bytes(path))
+        if not listed:
+            yield f"{path.name}:1", reading.parse_json(data)
+            return
+        text, data = data.decode(), b""  # only one of the two stays in memory
+        for number, row in enumerate(reading.json_elements(text), 1):
+            yield f"{path.name}:{number}", row
     except RecursionError:
         raise DataError(f"{path} is not valid JSON (it is nested too deeply); write it again") from None
     except ValueError as error:
-        if reading.read_bytes(path).lstrip()[:1] != b"{":
+        if listed or data.lstrip()[:1] != b"{":
             raise DataError(f"{path} is not valid JSON ({error}); correct it or write it again") from None
         yield from _lines(path)  # JSON lines under this name
-        return
-    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
-        yield f"{path.name}:{number}", row
+
+
+def is_list(data: bytes) -> bool:
+    """Whether a text of JSON in UTF-8 is a list, by how it begins."""
+    return data.lstrip()[:1] == b"[" and b"\0" not in data[:4]
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
@@ -104,7 +114,7 @@ def _arrow(folder: Path) -> Iterator[Placed]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(reading.read_bytes(path))
+        content = reading.read_json(path)
     except FileNotFoundError:
         raise DataError(f"{path} is not there; the folder is not whole: copy or save it again") from None
     except (ValueError, RecursionError) as error:

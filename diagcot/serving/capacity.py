@@ -1,6 +1,5 @@
 """What the memory of a server's GPUs holds beside the weights: the KV cache, and sequences that are decoded at once."""
 
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ def fitted(settings: ServerSettings, model_dir: Path, placement: Placement, fixe
     memory = gpu_memory(placement.gpus) if placement.gpus else None
     if memory is None:
         return settings
-    config = json.loads(reading.read_text(model_dir / "config.json"))
+    config = reading.read_json(model_dir / "config.json")
     weights = weight_bytes(model_dir, settings, config) / (placement.tensor_parallel * placement.nodes)
     share = settings.gpu_memory_utilization * placement.memory_share
     cache = cache_bytes(settings, weights, memory * placement.memory_share)
@@ -75,7 +74,7 @@ def weight_bytes(model_dir: Path, settings: ServerSettings, config: Mapping[str,
     """Size of the weights in memory in bytes: as on disk, or smaller where the server reads them in a smaller type."""
     index = model_dir / "model.safetensors.index.json"
     if index.exists():
-        files = {model_dir / name for name in json.loads(reading.read_text(index))["weight_map"].values()}
+        files = {model_dir / name for name in reading.read_json(index)["weight_map"].values()}
     else:
         files = set(model_dir.glob("*.safetensors"))
     size = float(sum(path.stat().st_size for path in files))

@@ -25,6 +25,9 @@ ENGINE_DEAD = 503
 """HTTP status of vLLM's /health when the engine has died (vllm/entrypoints/serve/instrumentator/health.py)."""
 
 
+MOST_BODY = 256 << 20
+"""Bytes of a response that are read; those of many long answers with their log-probabilities have some ten million."""
+
 LATER = (408, 425, 429)
 """HTTP statuses below 500 after which the same request may be answered a moment later."""
 
@@ -89,6 +92,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)  # parses one response after the other
         self._parts: list[bytes] = []
+        self._size = 0  # of the parts, in bytes
         self.reusable, self.idle_since = True, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -102,6 +106,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None or not self.reusable:
             raise ConnectionLostError("the connection was closed")
         self._parts.clear()
+        self._size = 0
         loop = asyncio.get_running_loop()
         self._reply = loop.create_future()
         timer = loop.call_later(timeout_s, self._time_out, timeout_s)
@@ -124,7 +129,12 @@ class _Connection(asyncio.Protocol):
             self._fail(ConnectionLostError(f"not HTTP: {error}"))
 
     def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MOST_BODY:
+            self._parts.clear()
+            self._fail(ConnectionLostError(f"a response of over {MOST_BODY >> 20} MB"))
+        else:
+            self._parts.append(data)
 
     def on_message_complete(self) -> None:
         if not self._parser.should_keep_alive():

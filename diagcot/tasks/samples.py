@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs import UserError
 from diagcot.jobs.state import reading
 
 
@@ -17,6 +18,16 @@ class ImageRef:
     shard: str
     row: int
     change: str = ""  # applied to the image when it is read, see `diagcot.tasks.augmentation`
+
+    def path(self, root: Path) -> Path:
+        """The shard's file. root: the shards root. Raises UserError if it is outside: whoever gave the sample does not choose
+        what is read here.
+        """
+        if self.shard.startswith("/") or ".." in self.shard.split("/"):
+            raise UserError(
+                f"a sample names the shard {self.shard}, which is outside of {root}: make the samples again"
+            )
+        return root / self.shard
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Sample:
     @staticmethod
     def from_json(line: str) -> "Sample":
         """The sample of one JSON line. Raises ValueError, KeyError or TypeError for a line of another shape."""
-        row = json.loads(line)
+        row = reading.parse_json(line)
         return Sample(
             id=row["id"],
             task=row["task"],

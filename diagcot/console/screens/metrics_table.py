@@ -3,7 +3,6 @@
 `python -m diagcot.console.screens.metrics_table logs/<run>/metrics.json` shows any metrics file.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ PLAIN = str.maketrans({"▲": "^", "▼": "v", "±": "~", "–": "-", "°": "*",
 def show(path: Path, screen: Console | None = None) -> None:
     """Print the table of a metrics.json. Raises UserError if the file cannot be read as one."""
     try:
-        metrics = json.loads(reading.read_text(path))
+        metrics = reading.read_json(path)
         screen = screen or text.console()
         screen.print(render(metrics, screen))
     except FileNotFoundError:

@@ -4,7 +4,6 @@ JSON repair is our own because a repaired reply becomes training data: libraries
 that was cut off; here a value that was cut off is dropped, and no value is ever shortened or invented.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from diagcot.cot.search.mentions import reference_mention
 from diagcot.cot.search.sample import CoTSample
+from diagcot.jobs.state import reading
 from diagcot.tasks.prompts import IMAGE, report_answer, report_text
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
@@ -48,12 +48,12 @@ def read_json(text: str, repair: bool) -> dict[str, Any]:
     """
     body = text[max(text.find("{"), 0) :]
     try:
-        row = json.loads(body[: body.rfind("}") + 1] or body, strict=False)
+        row = reading.parse_json(body[: body.rfind("}") + 1] or body, strict=False)
     except (ValueError, RecursionError) as error:  # not JSON, a number too long, brackets too deep
         if not repair:
             raise UnreadableReplyError(f"it is not JSON: {error}") from error
         try:
-            row = json.loads(repaired(_FENCE.sub("", text)), strict=False)
+            row = reading.parse_json(repaired(_FENCE.sub("", text)), strict=False)
         except (ValueError, RecursionError):
             raise UnreadableReplyError(f"it is not JSON: {error}") from error
     if not isinstance(row, dict):

@@ -16,10 +16,6 @@ Record = dict[str, Any]
 KEY = "key"
 """The column that names a record whose file does: its key in an object of objects, the name of an XML file."""
 
-_PLENTY, _DENSEST = 1 << 30, 300
-"""Bytes of parsed objects that are always allowed, and how many times the size of the file they may have: texts are packed to
-a twentieth, and their objects are up to ten times as large as they."""
-_OBJECT = 80  # bytes that an object, a list, an element or a value takes at least, about
 _LONG = 1 << 20  # characters of a line from which it is checked
 _DECODER = json.JSONDecoder()
 _MEMBER = re.compile(r'\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
@@ -40,7 +36,7 @@ def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
             if len(line) > _LONG:
                 _refuse_bomb(path, line)
             try:
-                record = json.loads(line)
+                record = reading.parse_json(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number} is not JSON ({error}); download it again") from error
             if not isinstance(record, dict):
@@ -53,11 +49,14 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
     a bare image), or JSON lines.
     """
     content = _content(path, text)
+    if content.lstrip()[:1] == "[":
+        yield from _listed(path, content)
+        return
     if _is_of_objects(content):
         yield from _members(path, content)
         return
     try:
-        value = json.loads(content)
+        value = reading.parse_json(content)
     except (ValueError, RecursionError) as error:
         if content.lstrip()[:1] == "{" and "\n" in content.strip():  # JSON lines under the name .json
             yield from _json_lines(path, io.StringIO(content))
@@ -68,10 +67,8 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
             found: list[Record] = list(_coco(value))
         elif isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
             found = [record for part in value.values() for record in part]
-        elif isinstance(value, dict):  # a file of JSON lines that has one line
+        else:  # a file of JSON lines that has one line
             found = [value]
-        else:
-            found = list(value)
         if not all(isinstance(record, dict) for record in found):
             raise TypeError("its records are not objects")
     except (TypeError, KeyError, ValueError) as error:
@@ -87,13 +84,9 @@ def _content(path: Path, text: TextIO) -> str:
 
 
 def _refuse_bomb(path: Path, text: str) -> None:
-    """Raise DataError if the objects of a text take more memory than those of data sets: `{}` takes 26 times its size."""
-    most = max(_PLENTY, _DENSEST * reading.patient(path, path.stat).st_size)
-    if _OBJECT * sum(map(text.count, "{[<,")) > most:
-        raise DataError(
-            f"{path}: its records would take over {most >> 20} MB, over {_DENSEST} times the size of the file, which those of no"
-            " data set do: they were not read"
-        )
+    """Raise DataError if the records of a text would fill memory."""
+    if why := reading.json_fault(text, reading.patient(path, path.stat).st_size):
+        raise DataError(f"{path}: {why.replace('values', 'records')}: they were not read")
 
 
 def _is_of_objects(content: str) -> bool:
@@ -126,6 +119,17 @@ def _members(path: Path, content: str) -> Iterator[tuple[int, Record]]:
             raise DataError(f"{path}: its record {number} is no object, or the file ends in it; download it again")
         yield number, {KEY: name, **value}
         at, end = mark.end(), mark[1]
+
+
+def _listed(path: Path, content: str) -> Iterator[tuple[int, Record]]:
+    """The records of a list, one at a time, as `_members`."""
+    try:
+        for number, record in enumerate(reading.json_elements(content), 1):
+            if not isinstance(record, dict):
+                raise DataError(f"{path} is neither a list of records nor COCO: its record {number} is no object")
+            yield number, record
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); download it again") from error
 
 
 def _coco(value: Record) -> Iterator[Record]:

@@ -4,7 +4,6 @@ Source: Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080; licence CC 
 """
 
 import io
-import json
 import re
 import tarfile
 import zlib
@@ -306,7 +305,9 @@ def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         records = [
-            record for part in json.loads(reading.read_bytes(path).decode("utf-8-sig")).values() for record in part
+            record
+            for part in reading.parse_json(reading.read_bytes(path).decode("utf-8-sig")).values()
+            for record in part
         ]
         by_id = {record["id"].split("_")[0]: record for record in records}
         for name in (*by_id, *(path for record in records for path in record.get("image_path", []))):

@@ -7,7 +7,6 @@ is its impression, else its findings, else its last paragraph, else its comparis
 list gives it as a file (`read_overrides`).
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -229,7 +228,7 @@ def read_overrides(path: Path) -> dict[str, Override]:
     Raises DataError that names the file and the study of a record that has another shape.
     """
     try:
-        records = json.loads(reading.read_text(path))
+        records = reading.read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); see docs/data.md for its format") from error
     if not isinstance(records, dict):

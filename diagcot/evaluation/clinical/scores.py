@@ -141,7 +141,7 @@ class ClinicalScores:
         all_scores = ClinicalScores()
         readers: set[str] = set()
         for path in ctx.files("clinical", "*.missing.json"):
-            status = json.loads(reading.read_text(path))
+            status = reading.read_json(path)
             readers.update(status["readers"])
             all_scores.missing.update(status["missing"])
         for row in joined(ctx.files("clinical", "*.jsonl")):

@@ -185,7 +185,7 @@ def _content(path: Path, kind: Format) -> Any:
     if not text.strip():
         raise damaged(path, kind, "it is empty")
     try:
-        row = json.loads(text.decode())
+        row = reading.parse_json(text.decode())
         if b"\\u" in text:  # an escape may write half a character, which no screen and no file can take
             json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

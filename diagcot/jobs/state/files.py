@@ -78,7 +78,7 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is no file, only half of one, or something else."""
     try:
-        row = json.loads(reading.read_bytes(path))
+        row = reading.read_json(path)
     except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

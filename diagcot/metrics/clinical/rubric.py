@@ -4,8 +4,9 @@ The criteria follow the categories of errors that radiologists count in ReXVal (
 2024, arXiv:2405.03595): findings that are missing, findings that are false, their place, and their severity.
 """
 
-import json
 from typing import Any
+
+from diagcot.jobs.state import reading
 
 CRITERIA = {
     "missing": "every finding of the reference is in the answer",
@@ -46,7 +47,7 @@ def prompt(answer: str, reference: str, question: str = "") -> str:
 def score(text: str) -> float | None:
     """Mean points of the criteria, from 0 (1 point each) to 1 (all points); None if the reply is not in the asked form."""
     try:
-        verdict = json.loads(
+        verdict = reading.parse_json(
             text, strict=False
         )  # servers' grammars let control characters into texts of bounded length
         points = [verdict[name] for name in CRITERIA]

@@ -3,7 +3,6 @@
 vLLM reports most of these problems itself, but minutes later and without the name of our setting.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ PREQUANTIZED = ("awq", "gptq", "compressed-tensors")
 
 def check(model_dir: Path, settings: ServerSettings, placement: Placement) -> None:
     """Raises UserError that names the setting to change. A value that config.json does not have is not checked."""
-    config = json.loads(reading.read_text(model_dir / "config.json"))
+    config = reading.read_json(model_dir / "config.json")
     text = config.get("text_config") or config
     _context(model_dir, settings, text)
     _heads(model_dir, placement, text)

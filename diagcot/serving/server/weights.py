@@ -39,7 +39,7 @@ def stamp(model_dir: Path) -> tuple[Any, ...]:
 
 
 def _config(model_dir: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(reading.read_text(model_dir / "config.json"))
+    config: dict[str, Any] = reading.read_json(model_dir / "config.json")
     return config
 
 

@@ -150,7 +150,7 @@ def read(folder: Path) -> list[Manifest] | None:
     Raises StorageError if the machine or its storage could not read them.
     """
     try:
-        rows = [json.loads(reading.read_bytes(path)) for path in reading.listing(folder, "part-*.json")]
+        rows = [reading.read_json(path) for path in reading.listing(folder, "part-*.json")]
         manifests = sorted(rows, key=lambda manifest: int(manifest["rank"]))
         if any(manifest.pop("checksum") != _checksum(manifest) for manifest in manifests):
             return None

@@ -1,6 +1,5 @@
 """Sizes of a vision-language model from its config.json alone: no weights, no torch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ def shape_of(settings: ModelSettings) -> ModelShape:
     family_of(settings.pretrained)
     folder = configuration_of(settings.pretrained)
     path = folder / "config.json"
-    return parse_config(json.loads(reading.read_text(path)), str(path), _tiles(folder))
+    return parse_config(reading.read_json(path), str(path), _tiles(folder))
 
 
 def parse_config(config: Mapping[str, Any], where: str = "config.json", tiles: int | None = None) -> ModelShape:
@@ -47,7 +46,7 @@ def _tiles(folder: Path) -> int | None:
     """What the image processor of a model directory says of its tiles (`max_patches` of InternVL)."""
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            about = json.loads(reading.read_text(folder / name))
+            about = reading.read_json(folder / name)
             tiles: int | None = about.get("image_processor", about).get("max_patches")
             return tiles
     return None

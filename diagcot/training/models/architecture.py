@@ -1,6 +1,5 @@
 """Compares the tensors of a model directory with those of its architecture. No weight is read, no memory is taken."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def check_whole(directory: Path) -> None:
     Tied weights count as there. Of quantised weights, whose tensors have other names, only the files are checked.
     """
     files = weights_of(directory)
-    if json.loads(reading.read_text(directory / "config.json")).get("quantization_config"):
+    if reading.read_json(directory / "config.json").get("quantization_config"):
         return
     stored = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
     config = AutoConfig.from_pretrained(directory, local_files_only=True)

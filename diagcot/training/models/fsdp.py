@@ -46,7 +46,7 @@ def gather(checkpoint: Path, target: Path, shard_bytes: int) -> int:
             f"{checkpoint} holds an adapter ({adapted[0]}): name its base as `pretrained` and {checkpoint / 'lora_adapter'}"
             " as `adapter`"
         )
-    config = json.loads(reading.read_text(source / "config.json"))
+    config = reading.read_json(source / "config.json")
     kind = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"))
     if config.get("tie_word_embeddings"):
         names = [name for name in names if name != "lm_head.weight"]

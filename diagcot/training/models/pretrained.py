@@ -1,7 +1,6 @@
 """Checks of a downloaded model's directory without loading it. Used while planning: nothing heavy is imported."""
 
 import hashlib
-import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +32,7 @@ def family_of(directory: Path) -> str:
             " `adapter`"
         )
     try:
-        return str(json.loads(reading.read_text(configuration_of(directory) / "config.json"))["model_type"])
+        return str(reading.read_json(configuration_of(directory) / "config.json")["model_type"])
     except (OSError, ValueError, KeyError) as error:
         why = error.strerror if isinstance(error, OSError) else f"it has no model_type ({error})"
         raise ModelError(
@@ -134,7 +133,7 @@ def _base_of(adapter: Path) -> str:
     """The base model that an adapter names."""
     path = adapter / ADAPTER_CONFIG
     try:
-        return str(json.loads(reading.read_text(path)).get("base_model_name_or_path"))
+        return str(reading.read_json(path).get("base_model_name_or_path"))
     except (ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is no configuration of an adapter ({error}); copy it again") from None
 
@@ -151,7 +150,7 @@ def weights_of(directory: Path) -> dict[str, dict[str, StoredTensor]]:
     if index.is_file():
         refuse_pointer(index)
         try:
-            places = dict(json.loads(reading.read_text(index))["weight_map"])
+            places = dict(reading.read_json(index)["weight_map"])
             names = {str(name) for name in places.values()}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{index} is no index of weight files ({error!r}); download it again") from error

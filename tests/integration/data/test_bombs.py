@@ -21,14 +21,19 @@ import re, resource, sys
 from pathlib import Path
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data import dicom, pixels
-from diagcot.data.readers import archive, documents, iu_xray, tables
+from diagcot.data.readers import archive, iu_xray, tables
+from diagcot.data.reports import sections
+from diagcot.exchange import answers, tables as files_of_rows
+from diagcot.jobs.state import reading
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 iu_xray.MOST_UNPACKED = dicom._MOST_UNPACKED = tables._PLENTY = 64 << 20  # smaller, so that the test is quick
-documents._PLENTY = 256 << 20
+reading.JSON_PLENTY = 256 << 20
 path, COLUMN = Path(sys.argv[2]), ["image" + "x" * 8186]
 try:
     {"iu": lambda: iu_xray.IuXray(path.parent).patients(), "zip": lambda: archive.ReportZip(path).read(5),
      "table": lambda: sum(1 for _ in tables.rows(path, COLUMN)),
+     "rows": lambda: sum(1 for _ in files_of_rows.rows(path)), "answers": lambda: sum(1 for _ in answers.read(path, {})),
+     "r2gen": lambda: iu_xray.r2gen_records(path), "corrections": lambda: sections.read_overrides(path),
      "image": lambda: pixels.convert(path, 512, 90)}[sys.argv[1]]()
 except (DataError, ImageError) as error:
     # Not getrusage's, which counts the process that this one was forked from.
@@ -76,8 +81,13 @@ def text(filler: bytes) -> Callable[[Path], object]:
 
 
 def records(head: bytes, filler: bytes, tail: bytes) -> Callable[[Path], object]:
-    """A whole document of 20 MB, which the limit on what is unpacked allows, of many small records."""
-    return lambda path: path.write_bytes(gzip.compress(head + filler * ((20 << 20) // len(filler)) + tail, 1))
+    """A whole document of 20 MB, which the limit on what is unpacked allows, of many small records; packed by its name."""
+
+    def write(path: Path) -> None:
+        whole = head + filler * ((20 << 20) // len(filler)) + tail
+        path.write_bytes(gzip.compress(whole, 1) if path.suffix == ".gz" else whole)
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -93,6 +103,16 @@ def records(head: bytes, filler: bytes, tail: bytes) -> Callable[[Path], object]
         ("table", "k.json.gz", records(b'{"a": [', b"[],", b"[]]}"), "its records would take over 256 MB"),
         ("table", "l.jsonl.gz", records(b'{"a": [', b"{},", b"{}]}"), "its records would take over 256 MB"),
         ("table", "m.xml.gz", records(b"<a>", b"<b/>", b"</a>"), "its records would take over 256 MB"),
+        ("table", "n.json", records(b"[", b"{},", b"{}]"), "its records would take over 320 MB"),
+        ("table", "o.json", records(b'{"a": [', b"[],", b"[]]}"), "its records would take over 320 MB"),
+        ("table", "p.json", records(b'{"a": {"b": [', b"{},", b"{}]}}"), "its records would take over 320 MB"),
+        ("table", "q.jsonl", records(b'{"a": [', b"{},", b"{}]}"), "its records would take over 320 MB"),
+        ("table", "r.xml", records(b"<a>", b"<b/>", b"</a>"), "its records would take over 320 MB"),
+        ("rows", "s.json", records(b"[", b"{},", b"{}]"), "its values would take over 320 MB"),
+        ("rows", "t.json", records(b'{"a": [', b"{},", b"{}]}"), "its values would take over 320 MB"),
+        ("answers", "u.json", records(b'{"a": {"b": [', b"{},", b"{}]}}"), "its values would take over 320 MB"),
+        ("r2gen", "v.json", records(b'{"train": [', b"{},", b"{}]}"), "its values would take over 320 MB"),
+        ("corrections", "w.json", records(b'{"s1": [', b"{},", b"{}]}"), "its values would take over 320 MB"),
         ("image", "e.dcm", deflated_dicom, "unpacks to over 64 MB"),
         ("image", "f.png", png, "which no X-ray image has"),
         ("table", "g.json", lambda path: path.write_bytes(b"[" * 200_000), "is not JSON"),

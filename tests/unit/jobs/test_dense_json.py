@@ -1,0 +1,66 @@
+"""JSON that is read in bounded memory: bombs are refused before they are parsed, and data of every density is read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diagcot.cot.search.replies import UnreadableReplyError, read_json
+from diagcot.jobs import UserError
+from diagcot.jobs.state import documents, reading
+from diagcot.tasks.samples import Sample
+
+ROWS = {
+    "questions": {
+        "idx": 7, "subject_id": "10000032", "image_id": "02aa804e-bde0afdd-112c0b34",
+        "question": "is there a nodule?",
+        "template_arguments": {"object": {"0": "left lung"}, "attribute": {"0": "lung opacity"}, "category": {}, "gender": {}},
+        "answer": ["yes"],
+    },
+    "boxes": {"id": 1, "image_id": 2, "category_id": 3, "bbox": [10, 20, 30, 40], "area": 12, "segmentation": [[1.5, 2.25]]},
+    "labels": {"image": "00000001_000.png", "vector": [0.0132, 0.9871, 0.4417]},
+    "short": {"id": 500, "text": "no"},
+}  # fmt: skip
+BOMBS = ("[%s]", '{"a": [%s]}', '{"a": {"b": [%s]}}')
+
+
+@pytest.fixture
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "JSON_PLENTY", 1 << 10)  # so that a short text is judged by its density
+
+
+@pytest.mark.usefixtures("_plain")
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_rows_of_data_sets_are_read_however_many_there_are(row: object, separators: tuple[str, str]) -> None:
+    text = json.dumps([row] * 1000, separators=separators)
+    assert reading.json_fault(text) == reading.json_fault(text.encode()) == ""
+    assert list(reading.json_elements(text)) == reading.parse_json(text.encode()) == [row] * 1000
+
+
+@pytest.mark.usefixtures("_plain")
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("part", ["{}", "[]", "[0]", "[[]]"])
+def test_values_that_take_far_more_than_their_text_are_refused(bomb: str, part: str, tmp_path: Path) -> None:
+    text = bomb % ",".join([part] * 1000)
+    for data in (text, text.encode()):
+        with pytest.raises(ValueError, match="its values would take over"):
+            reading.parse_json(data)
+    with pytest.raises(ValueError, match="its values would take over"):
+        Sample.from_json(text)
+    with pytest.raises(UnreadableReplyError):
+        read_json(text, repair=False)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        documents.read(tmp_path / "run.json", documents.RUN)
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ] ", "[1]", '[1, "a",{}\n]\n', "[[1],[2]]"])
+def test_elements_are_those_of_the_list(text: str) -> None:
+    assert list(reading.json_elements(text)) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1", "[1,", "[1,]", "[1 2]", "[1]x", "{}", "[,1]"])
+def test_a_list_that_is_not_whole_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="char"):
+        list(reading.json_elements(text))
