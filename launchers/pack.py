@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,8 @@ import yaml
 
 from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
-from diagcot.jobs.plans import segments, stored
+from diagcot.jobs.execution.staging import staged as staged_folder
+from diagcot.jobs.plans import reused, segments, stored
 from diagcot.jobs.state import documents, ledger, reading
 from launchers import digests, own_files
 from launchers.reuse import continuation
@@ -30,8 +30,9 @@ LOGS, SHARDS, MODELS = "@LOGS@", "@SHARDS@", "@MODELS@"
 INDEX = "pack.json"
 FIGURES = (".json", ".md")
 """Files in the run's folder that hold figures and no text of any study."""
-LEFT_OUT = ("runner.json", "run.json", "estimates.json", "places.json")
-"""Files of the run's folder that are not copied as they are, or mean nothing elsewhere."""
+LEFT_OUT = ("runner.json", "run.json", "estimates.json", "places.json", reused.FILE)
+"""Files of the run's folder that are not copied as they are, or mean nothing elsewhere: `reused.json` names folders of other
+runs, which whoever opens the archive would read on the word of whoever has written it."""
 SIZES = ("nodes", "tasks_per_node", "cpus", "gpus", "minutes")
 """Keys of a resource profile that travel."""
 
@@ -82,8 +83,8 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
         "stages": [asdict(stage) for stage in found],
         "files": {},
     }
-    staged = archive.with_name(f".{archive.name}.{os.getpid()}")
-    try:
+    with staged_folder(archive.parent, ".pack.") as folder:
+        staged = folder / archive.name
         with staged.open("xb") as out, gzip.GzipFile("", "wb", fileobj=out, mtime=0) as packed:
             staged.chmod(0o600)
             with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -92,8 +93,6 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
                     index["files"][name] = _add(tar, name, content)
                 _add(tar, INDEX, json.dumps(index, indent=1).encode())
         staged.rename(archive)
-    finally:
-        staged.unlink(missing_ok=True)
     return index
 
 
@@ -276,6 +275,14 @@ def has_own_folders(plan: Mapping[str, Any], run: str, stage: str) -> bool:
     return (
         plan["output"] in products
         and (plan["stage_dir"], plan["workspace"], plan["shards_root"], plan["stage"]) == own
-        and str(code.parent) == f"{LOGS}/{run}/code"
+        and str(code.parent) == f"{LOGS}/{run}/{CODE}"
         and code.name != ".."
+        and has_own_inputs(plan["inputs"], run)
     )
+
+
+def has_own_inputs(inputs: Mapping[str, list[str]], run: str) -> bool:
+    """True if all inputs of a stage, with marks, are products in the run's folders. Those of another run are links there."""
+    paths = [PurePosixPath(path) for paths in inputs.values() for path in paths]
+    roots = {PurePosixPath(root, run) for root in (LOGS, SHARDS, MODELS)}
+    return all((path.parent in roots or path in roots) and path.name != ".." for path in paths)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -13,10 +12,10 @@ from typing import IO, Any
 import yaml
 
 from diagcot.jobs import UserError
+from diagcot.jobs.execution.staging import staged as staged_folder
 from diagcot.jobs.names import check_name, check_stage
 from diagcot.jobs.settings import Document
 from diagcot.jobs.state import index as known_runs
-from diagcot.jobs.state.processes import signals_as_interrupts
 from launchers import own_files, pack
 from launchers.digests import BLOCK
 from launchers.pack import INDEX, LOGS, MODELS, SHARDS
@@ -34,9 +33,9 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> Path:
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with signals_as_interrupts(), tempfile.TemporaryDirectory(prefix=".unpack.", dir=into) as staged:
-            index = _extract(archive, Path(staged), most_bytes)
-            return _publish(Path(staged), index["run"], into.resolve())
+        with staged_folder(into, ".unpack.") as staged:
+            index = _extract(archive, staged, most_bytes)
+            return _publish(staged, index["run"], into.resolve())
     except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{archive} cannot be unpacked: {error}") from error
 
@@ -80,23 +79,32 @@ def _extract(archive: Path, staged: Path, most_bytes: int) -> dict[str, Any]:
 
 
 def _require_own_paths(archive: Path, run_dir: Path, run: str) -> None:
-    """Raise UserError if a plan or a manifest names a path outside of the folders of the run."""
-    for path in sorted(run_dir.glob("*/plan.json")):
-        stage = path.parent.name
-        check_stage(stage)
+    """Raise UserError if a plan, a growth or a manifest names a path outside of the folders of the run."""
+    for path in sorted([*run_dir.glob("*/plan.json"), *run_dir.glob("grown/*/growth.json")]):
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            good = pack.has_own_folders(row, run, stage)
-            for manifest in path.parent.glob("done/*.json"):
-                outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
-                for name in [*outputs, *(about["staged"] for about in outputs.values())]:
-                    good = good and name.startswith(f"{row['output']}/") and ".." not in PurePosixPath(name).parts
+            if path.name == "growth.json":
+                good = all(pack.has_own_inputs(grown["inputs"], run) for grown in row["stages"].values())
+            else:
+                good = _is_own_stage(path, row, run)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{archive}: {path.relative_to(run_dir.parent)} is damaged ({error!r})") from error
         if not good:
             raise UserError(
                 f"{archive}: {path.relative_to(run_dir.parent)} names paths outside of the run's folders: nothing was unpacked"
             )
+
+
+def _is_own_stage(path: Path, row: Mapping[str, Any], run: str) -> bool:
+    """True if a plan and the manifests beside it name the stage's folders alone. Raises as reading JSON does, and UserError."""
+    stage = path.parent.name
+    check_stage(stage)
+    good = pack.has_own_folders(row, run, stage)
+    for manifest in path.parent.glob("done/*.json"):
+        outputs = json.loads(manifest.read_text(encoding="utf-8"))["outputs"]
+        for name in [*outputs, *(about["staged"] for about in outputs.values())]:
+            good = good and name.startswith(f"{row['output']}/") and ".." not in PurePosixPath(name).parts
+    return good
 
 
 def _require_cluster(archive: Path, run_dir: Path) -> None:

@@ -73,11 +73,13 @@ def _clean_runs(*, yes: bool) -> None:
 
 
 def _clean_places() -> None:
-    """Remove what killed processes of this user have left on this machine's disks: /tmp, and `scratch` of the user's runs."""
+    """Remove what killed processes of this user have left on this machine's disks, /tmp and `scratch` of the user's runs, and
+    beside archives that were written or opened here or where the user's runs are.
+    """
     from diagcot.cli.runs import known_runs
     from diagcot.jobs import UserError
     from diagcot.jobs.cluster import Cluster
-    from diagcot.jobs.execution import place
+    from diagcot.jobs.execution import place, staging
     from diagcot.jobs.owners import other_owner
 
     scratches = set()
@@ -85,8 +87,10 @@ def _clean_places() -> None:
         with contextlib.suppress(UserError, OSError, ValueError):
             if not other_owner(run_dir):
                 scratches.add(Cluster.read(run_dir).scratch)
-    for left in (path for base in place.bases(scratches) for path in place.sweep(base)):
-        print(f"removed {left}")
+    beside = dict.fromkeys([Path.cwd(), *(run_dir.absolute().parents[1] for run_dir in known_runs(None))])
+    left = [path for base in place.bases(scratches) for path in place.sweep(base)]
+    for path in left + [path for base in beside for path in staging.sweep(base)]:
+        print(f"removed {path}")
 
 
 def unused(root: Path, runs: Iterable[Path]) -> list[Path]:
@@ -112,7 +116,7 @@ def is_open(run_dir: Path) -> bool:
     from diagcot.jobs.state import attempts, runner
 
     try:
-        at_work = runner.process_id(run_dir) is not None or is_held(run_dir / "write")
+        at_work = runner.process_id(run_dir) is not None or bool(is_held(run_dir / "write"))
         if at_work or unfinished(run_dir):  # no job is submitted before all of the run is written
             return at_work
         cluster = Cluster.read(run_dir)

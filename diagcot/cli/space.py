@@ -128,12 +128,15 @@ def _remove(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
+    from diagcot.jobs.plans import reused
     from launchers import pack
 
     folder = own_run_folder(args)
     archive = args.out or Path(f"{folder.name}.tar.gz")
     index = pack.write(folder, archive, models=args.models, texts=args.report_text)
     print(f"{archive}: {len(index['files'])} files of run {folder.name}, {archive.stat().st_size / 1e6:.1f} MB")
+    if names := [f"{row['run']}/{row['stage']}" for row in reused.read(folder).values()]:
+        print(f"not in it: what other runs have made ({', '.join(names)})")
     if args.report_text:
         print("it holds reports of patients: give it only to people who may read the data")
     return 0

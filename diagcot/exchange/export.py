@@ -114,7 +114,7 @@ class _Export:
             yield self.format.form.row(sample.messages, images) | _about(sample, self.format.form)
 
     def _image(self, root: Path, ref: ImageRef) -> ImageFile:
-        path = root / ref.shard
+        path = ref.path(root)
         shard = self._shards.setdefault(path, Shard(path))
         data = shard.jpeg(ref.row)
         data = augmented_jpeg(data, ref.change) if ref.change else data
@@ -172,6 +172,6 @@ def _root(file: Path, images: Sequence[ImageRef]) -> Path:
     if not images:
         return file.parent
     for folder in file.parents:
-        if (folder / images[0].shard).is_file():
+        if images[0].path(folder).is_file():
             return folder
     raise UserError(f"{file} refers to the shard {images[0].shard}, which is in no folder above it; move the file back")

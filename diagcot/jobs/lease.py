@@ -47,10 +47,10 @@ def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
         write_json(own, {"free": True})
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lease `path`."""
+def is_held(path: Path) -> bool | None:
+    """Whether the holder of the lease `path` is alive; None if nobody has ever held it."""
     holder = _newest(path)[1]
-    return holder is not None and _is_alive(holder)
+    return None if holder is None else _is_alive(holder)
 
 
 def _beat(own: Path, ended: threading.Event) -> None:

@@ -23,7 +23,7 @@ class ShardImages:
         if ref.shard not in self._shards:
             from diagcot.shards import Shard
 
-            path = self.root / ref.shard
+            path = ref.path(self.root)
             if not path.is_file():
                 raise FileNotFoundError(f"shard {ref.shard} is not under {self.root}; run the shard stage again")
             self._shards[ref.shard] = Shard(path)

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diagcot.cli import cleaning
 from diagcot.cli.main import main
 from diagcot.jobs import Cluster, Context, Pipeline, Result, Unit, UserError
+from diagcot.jobs.execution import staging
 from diagcot.jobs.plans import segments
 from launchers import digests, pack, unpack
 from tests.unit.launchers.test_digests import RECIPE, made
@@ -288,6 +292,7 @@ def test_a_cluster_file_in_an_archive_is_what_is_packed(run: Path, tmp_path: Pat
         "run/shard/attempts/00001.json",
         "run/shard/events.jsonl",
         "run/places.json",
+        "run/reused.json",
         "run/runner.json",
         "run/grown/1/recipe.yaml",
         "run/.hidden",
@@ -346,6 +351,91 @@ def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.
     finally:
         signal.signal(signal.SIGINT, before)
     assert not [path for path in (tmp_path / "there").rglob("*") if path.name not in ("logs", "shards", "models")]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("run/examples/plan.json", {"inputs": {"shards": ["/home/me/thesis"]}}),
+        ("run/examples/plan.json", {"inputs": {"shards": ["@SHARDS@/another/shard"]}}),
+        ("run/examples/plan.json", {"inputs": {"shards": ["@SHARDS@/one/.."]}}),
+        ("run/examples/plan.json", {"code": "/home/me/code"}),
+        ("run/grown/1/growth.json", {"stages": {"examples": {"inputs": {"shards": ["/home/me/thesis"]}}}}),
+    ],
+)
+def test_a_stage_in_an_archive_reads_no_other_run(
+    run: Path, tmp_path: Path, name: str, change: dict[str, object]
+) -> None:
+    archive = _changed(run, tmp_path, name, lambda text: json.dumps(json.loads(text or b"{}") | change).encode())
+    with pytest.raises(UserError, match=f"{name} names paths outside of the run's folders: nothing was unpacked"):
+        unpack.unpack(archive, tmp_path / "there", GB)
+    assert not list((tmp_path / "there").rglob("*"))
+
+
+def test_what_a_run_has_taken_from_another_is_told_and_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path / "here", "one")
+    second = "name: two\nstages:\n  - {name: films, from: one/shard}\n" + RECIPE.splitlines(keepends=True)[-1].replace(
+        "shards: shard", "shards: films"
+    )
+    made(tmp_path / "here", "two", second)
+    monkeypatch.chdir(tmp_path)
+    assert main(["pack", "--run", "two", "--logs", "here/logs"]) == 0
+    assert "not in it: what other runs have made (one/shard)" in capsys.readouterr().out
+    assert "run/reused.json" not in names(tmp_path / "two.tar.gz")
+    folder = unpack.unpack(tmp_path / "two.tar.gz", tmp_path / "there", GB)
+    assert [stage.stage for stage in digests.of_run(folder)] == ["examples"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from launchers import pack, unpack
+unpack._publish = pack._add = lambda *_: os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+if sys.argv[2] == "unpack":
+    unpack.unpack(Path(sys.argv[3]), Path(sys.argv[4]), 10**9)
+pack.write(Path(sys.argv[3]), Path(sys.argv[4]) / "two.tar.gz")
+"""
+
+
+@pytest.mark.parametrize("verb", ["pack", "unpack"])
+def test_what_a_killed_process_has_left_is_removed_and_the_work_of_a_living_one_is_not(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    pack.write(run, tmp_path / "one.tar.gz")
+
+    def start(signal_name: str) -> subprocess.Popen[bytes]:
+        what = run if verb == "pack" else tmp_path / "one.tar.gz"
+        return subprocess.Popen([sys.executable, "-c", KILLED, signal_name, verb, str(what), str(there)])
+
+    def left() -> list[Path]:
+        return sorted(there.glob(f".{verb}.*"))
+
+    assert start("SIGKILL").wait(60) == -signal.SIGKILL and len(left()) == 1
+    killed = left()
+    stopped = start("SIGSTOP")
+    try:
+        os.waitpid(stopped.pid, os.WUNTRACED)
+        (work,) = left()  # its own: it has removed the leftover
+        assert work not in killed
+        abroad = there / f".{verb}.abroad"
+        abroad.mkdir()
+        holder = abroad / "owner.1.lease"
+        holder.write_text(json.dumps({"host": "elsewhere", "pid": 1, "born": "1", "job": ""}))
+        new = there / f".{verb}.new"  # of a process that has not written its lease yet
+        new.mkdir()
+        assert not staging.sweep(there) and left() == sorted([work, abroad, new])
+        os.utime(holder, (0, 0))  # silent for long
+        os.utime(new, (0, 0))
+    finally:
+        stopped.kill()
+        stopped.wait()
+    monkeypatch.chdir(there)
+    cleaning._clean_places()
+    assert not left()
 
 
 @functools.cache
