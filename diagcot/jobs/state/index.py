@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import append_line
 
 
@@ -43,8 +44,13 @@ def entries() -> list[Entry]:
     """The runs that still exist, in the order of their first submission."""
     file, found = path(), []
     with contextlib.suppress(OSError):
-        for line in file.read_text(encoding="utf-8").splitlines() if file else ():
+        for line in _lines(file) if file else ():
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 row = json.loads(line)
                 found.append(Entry(Path(row["run"]), Path(row["from"])))
     return [entry for entry in dict.fromkeys(found) if (entry.run_dir / "run.json").exists()]
+
+
+def _lines(file: Path) -> list[bytes]:
+    with reading.File(file) as content:
+        return content.read().splitlines()

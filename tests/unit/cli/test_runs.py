@@ -121,3 +121,16 @@ def test_cancelling_a_finished_run_says_that_there_was_nothing_to_cancel(
         (made.path / "done" / f"{key}.json").write_text("{}")
     assert main(["cancel", *place]) == 0
     assert capsys.readouterr().out.endswith("there was nothing to cancel: all its stages are finished\n")
+
+
+def test_a_damaged_index_hides_no_other_run_and_holds_nobody_up(tmp_path: Path) -> None:
+    folder = run(tmp_path / "scratch", "one")
+    index.add(folder)
+    file = index.path()
+    assert file is not None
+    file.write_bytes(b"\xff\xfe{\n" + file.read_bytes() + b"[1]\n")
+    assert [entry.run_dir for entry in index.entries()] == [folder]
+    file.unlink()
+    os.mkfifo(file)
+    index.add(folder)
+    assert index.entries() == []
