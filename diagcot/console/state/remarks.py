@@ -29,7 +29,12 @@ def remarks(run: Run) -> list[str]:
     if failed := [stage.name for stage in run.stages if stage.failed]:
         names = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
         lines.append(f"`make failures RUN={run.name}` shows why {names} failed")
-    elif run.ended and run.state != "done" and run.stages and not stored.unfinished(run.path):
+    elif (
+        run.ended
+        and run.state != "done"
+        and run.stages
+        and not (stored.unfinished(run.path) or stored.unjoined(run.path))
+    ):
         first = next(stage.name for stage in run.stages if stage.state != "done")
         lines.append(f"no job of this run is queued or running: `{retry(run.path, first)}` continues it")
     return [typed(line) for line in lines]

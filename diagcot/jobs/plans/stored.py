@@ -42,7 +42,7 @@ def whole(run_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
             wrong.append(str(error))
             with contextlib.suppress(UserError):  # as it began, where what it grew by is damaged
                 rows.append(segments.first_header(folder))
-    wrong += filter(None, [unfinished(run_dir)])
+    wrong += filter(None, [unfinished(run_dir), unjoined(run_dir)])
     return list(_in_order(rows, names)), list(dict.fromkeys([*wrong, *documents.damage(run_dir)]))
 
 
@@ -105,6 +105,21 @@ def unfinished(run_dir: Path) -> str:
     return (
         f"{run_dir}: the submission of this run has not finished: {what}. If no submission of it is at work now, submit it"
         f" again (`make submit-all RUN={run}`), or remove it (`make remove RUN={run}`)"
+    )
+
+
+def unjoined(run_dir: Path) -> str:
+    """What is wrong with a run that further stages were about to join, and what to do; empty for any other."""
+    try:
+        names = stages(run_dir)
+    except UserError:  # which is told by itself
+        return ""
+    left = sorted({folder.name for folder in _folders(run_dir)} - set(names))
+    if not left or not (run_dir / "stages").exists():
+        return ""
+    return (
+        f"{run_dir}: the submission by which {', '.join(left)} {'joins' if len(left) == 1 else 'join'} this run has not finished."
+        f" If no submission of it is at work now, submit it again (`make submit-all RUN={run_dir.name}`)"
     )
 
 

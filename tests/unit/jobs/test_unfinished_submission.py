@@ -148,6 +148,27 @@ def test_a_run_whose_submission_was_killed_is_told_and_continues(
     assert step > 12 and told > 5
 
 
+def test_so_is_one_by_which_a_stage_joins_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told, step = 0, 0
+    joins = "the submission by which second joins this run has not finished"
+    while True:
+        root = tmp_path / f"{step}"
+        flow(root, ("first",)).write()
+        if not killed_at(step, flow(root).write):
+            break
+        step += 1
+        run_dir = root / "logs" / "run"
+        code, said = verb(run_dir, capsys, "status")
+        planned = (run_dir / "second" / "plan.json").exists()
+        known = "second" in stored.stages(run_dir)
+        told += planned and not known
+        assert (code == 1 and joins in said) if planned and not known else (code == 0 and joins not in said)
+        flow(root).write()
+        code, said = verb(run_dir, capsys, "status")
+        assert code == 0 and "0 of 2 stages done" in said and joins not in said
+    assert step > 4 and told > 1
+
+
 def test_it_is_removed_unless_a_submission_is_at_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = flow(tmp_path, units=6000)
     with pytest.raises(OSError, match="too large"), no_file_above(50_000):
