@@ -47,13 +47,14 @@ def run(unit: Unit, shared: Collection, ctx: Context) -> Result | None:
     not about the training studies of this shard.
     """
     traces = shared.open(unit)
-    try:
-        served: dict[str, float] = {}
-        if not traces.complete and not ctx.stopping():
-            served = shared.search(unit)
-        return _result(unit, traces, served, ctx) if traces.complete else None
-    finally:
-        shared.release(unit)
+    served: dict[str, float] = {}
+    if not traces.complete and not ctx.stopping():
+        served = shared.search(unit)
+    if not traces.complete:
+        return None  # its records stay open for what may still be in flight
+    result = _result(unit, traces, served, ctx)
+    shared.release(unit)
+    return result
 
 
 def _result(unit: Unit, traces: UnitTraces, served: dict[str, float], ctx: Context) -> Result:

@@ -154,7 +154,9 @@ class Collection:
             except Exception:
                 if not number:
                     raise
-                return  # `run` opens it again when it is its turn, and raises the error then
+                # When it is its turn, it is opened again, and an error that is still there is raised.
+                del self._streamed[self._streamed.index(unit.key) :]
+                return
             yield from ((traces, sample) for sample in traces.missing())
 
     async def _collect(self, teacher: Client, item: tuple[UnitTraces, CoTSample]) -> tuple[UnitTraces, TraceRecord]:

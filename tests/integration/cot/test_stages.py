@@ -1,5 +1,6 @@
 """Collect, filter and synthetic-sft on real shards of phantoms, with a model that answers by script."""
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from diagcot.cot.filtration import filter as filtration
 from diagcot.cot.filtration import judge
-from diagcot.cot.search import collect, prompts, schemas
+from diagcot.cot.search import collect, collection, prompts, schemas
 from diagcot.cot.search.sample import select_samples
 from diagcot.cot.settings import CollectSettings
 from diagcot.cot.synthetic import conversations, questions, synthetic_sft
@@ -261,13 +262,30 @@ def test_a_fault_of_the_next_unit_waits_until_it_is_its_turn(run_folder, monkeyp
             collect.run(TWO[1], shared, ctx)
 
 
-def test_a_stop_keeps_what_was_in_flight_for_the_next_unit(run_folder, monkeypatch):
+def test_a_passing_fault_of_the_next_unit_is_forgotten(run_folder, monkeypatch):
+    write_script(run_folder, monkeypatch)
+    ctx, opened = two_units(run_folder, "cot", 8), collection.UnitTraces.__init__
+    faults = [OSError(errno.ESTALE, "Stale file handle")]
+
+    def stale(self, unit, *about):
+        if unit == TWO[1] and faults:
+            raise faults.pop()
+        opened(self, unit, *about)
+
+    monkeypatch.setattr(collection.UnitTraces, "__init__", stale)
+    with collect.prepare(ctx) as shared:
+        assert all(collect.run(unit, shared, ctx) for unit in TWO) and not faults
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_stop_keeps_what_was_in_flight_for_the_next_unit(run_folder, monkeypatch, seen):
     write_script(run_folder, monkeypatch, delay_s=0.02)
     ctx = two_units(run_folder, "cot", 8)
     with collect.prepare(ctx) as shared:
         assert collect.run(TWO[0], shared, ctx) is not None
         before = ctx.records(TWO[1]).ids
         ctx.stop.set()  # as between two units
+        assert seen or collect.run(TWO[1], shared, ctx) is None  # it comes after the worker has looked
     after = ctx.records(TWO[1]).ids
     assert before < after and len(after) <= len(before) + SERVER["in_flight"]
 
