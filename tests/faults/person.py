@@ -39,6 +39,7 @@ QUEUED = r"is queued or running"
 HELD_BACK = r"cannot grow now: .*Nothing was changed"
 COPY = r"is a copy of the run in"
 WAIT_S = 150  # for jobs to end that were cancelled, also on nodes that hang
+LOST_S = 20  # slurmctld begins again within so many seconds after it was killed
 LONG_S = 400  # longer than any command waits for slurmctld or for a lease
 
 
@@ -195,9 +196,14 @@ class Person:
         self.say(f"cancel: {(answer.out or answer.err).strip()[:80]}")
         if answer.code:
             return False
-        end = time.monotonic() + WAIT_S
+        told, end = time.time(), time.monotonic() + WAIT_S
         while left := self._alive():
             proof.require(time.monotonic() < end, f"jobs are left {WAIT_S} s after cancel: {left}")
+            ends = all(job.endswith("COMPLETING") for job in left)
+            if not ends and time.time() > told + LOST_S and 0 < _controller_began() - told < LOST_S:
+                self.needed.append("cancel again (slurmctld was killed before it had saved the first)")
+                self.say("cancel again: slurmctld was killed before it had saved the first")
+                return self.cancel()
             time.sleep(1)
         return True
 
@@ -267,6 +273,13 @@ class Person:
             self.needed.append(what)
         self.say(f"a person had to: {what}: {_states(answer)}")
         return False
+
+
+def _controller_began() -> float:
+    """When slurmctld began, in seconds since 1970; infinity while it does not say."""
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=60)
+    found = re.search(r"BOOT_TIME += (\S+)", done.stdout)
+    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else float("inf")
 
 
 def _copy(source: Path, target: Path) -> None:

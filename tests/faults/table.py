@@ -87,7 +87,9 @@ At the end of a round ([proof.py](../tests/faults/proof.py)) each unit was publi
 since, every record is there once, the products are byte by byte those of an undisturbed run, every retry is explained, and no
 job, process, partial work or temporary file is left. No output of a command has a traceback, and every refusal is one that is
 documented. A property that does not hold ends the soak: it says which and keeps the folder, and `make soak SEED=1 ROUND=7`
-plays round 7 alone.
+plays round 7 alone. What only a person could do is counted: a retry where nothing was queued any more, and a second `cancel`
+where slurmctld was killed in the second after it had accepted the first, which it has then forgotten: the jobs are in the
+queue again when it is back, and `make status` shows them.
 
 """
 
