@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,27 +52,14 @@ def _no_runs_of_earlier_tests() -> None:
     shutil.rmtree(Path(os.environ["XDG_STATE_HOME"]) / "diagcot", ignore_errors=True)
 
 
-@contextmanager
-def own_environment() -> Iterator[None]:
-    """What happens inside to the variables of this process, such as by a task that runs in it, ends with it."""
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What a test does to the variables of this process, such as running a task in it, ends with the test."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
-
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    with own_environment():
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_environment_of_the_module() -> Iterator[None]:
-    """What the fixtures of a file do to the variables ends with the file."""
-    with own_environment():
-        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

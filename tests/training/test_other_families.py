@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,12 +54,9 @@ def run(root: Path, kind: Any, stage: str, settings: dict[str, Any], **inputs: s
     from diagcot.training.data import collator
 
     sources = {role: [str(root / "shards/test" / name)] for role, name in inputs.items()}
-    before = dict(os.environ)  # the stage names its rank there
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collator, "ShardImages", SizedImages)
         assert run_unit(kind, Unit("model"), context(root, settings, inputs=sources, stage=stage)) is not None
-    os.environ.clear()
-    os.environ.update(before)
     return root / "shards/test" / stage / "model"
 
 

@@ -5,7 +5,7 @@ import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from diagcot.jobs import SiteError
 from diagcot.jobs.environment import drivers
@@ -24,6 +24,7 @@ from diagcot.training.distributed import rendezvous  # noqa: E402
 @dataclass
 class _Groups:
     hosts: Any = None  # a gloo group of all ranks, None before `connect`
+    before: ClassVar[dict[str, str | None]] = {}  # the variables of this rank as `connect` found them
 
 
 _groups = _Groups()
@@ -114,7 +115,9 @@ def connect(ctx: Context) -> None:
         return
     own_device = device(ctx)
     torch.manual_seed(ctx.seed)  # equal on all ranks: the initial adapter must not depend on the process
-    os.environ |= rank_variables(ctx, own_device)
+    variables = rank_variables(ctx, own_device)
+    _groups.before.update({name: os.environ.get(name) for name in variables})
+    os.environ |= variables
     if own_device.type == "cuda":
         torch.cuda.set_device(own_device)
     else:
@@ -133,7 +136,12 @@ def connect(ctx: Context) -> None:
 
 
 def disconnect() -> None:
-    """Leave the group, so that the process ends without a warning."""
+    """Leave the group, so that the process ends without a warning, or can be a rank of another group."""
+    while _groups.before:
+        name, value = _groups.before.popitem()
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     if dist.is_initialized():
         import deepspeed
 
