@@ -257,14 +257,19 @@ class QuestionSettings(Settings):
     @model_validator(mode="after")
     def _known(self) -> "QuestionSettings":
         Wording(self.wording)
-        unknown = sorted(set(self.tasks) - set(QUESTIONS))
+        return self
+
+    @field_validator("tasks")
+    @classmethod
+    def _shares(cls, tasks: dict[str, Share]) -> dict[str, Share]:
+        unknown = sorted(set(tasks) - set(QUESTIONS))
         if unknown:
             raise ValueError(f"unknown questions: {', '.join(unknown)}; known: {', '.join(QUESTIONS)}")
-        for share in self.tasks.values():
+        for share in tasks.values():
             first, last = share if isinstance(share, tuple) else (0.0, share)
             if not 0 <= first <= last <= 1:
                 raise ValueError("the share of a task is a number from 0 to 1, or two of them in order")
-        return self
+        return tasks
 
 
 SYNTHETIC = (

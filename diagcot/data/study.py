@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from diagcot.data import seeded
 from diagcot.data.errors import described
@@ -182,6 +185,20 @@ def split_of(text: str) -> str:
     if split not in SPLITS:
         raise ValueError(f"its split is none of {', '.join(SPLITS)}, but {described(text)}")
     return split
+
+
+def _at_most_all(shares: dict[Any, float]) -> dict[Any, float]:
+    if sum(shares.values()) > 1:
+        raise ValueError(
+            f"the shares of {' and '.join(shares)} add up to {sum(shares.values()):g}: give at most 1 together"
+        )
+    return shares
+
+
+HeldOut = Annotated[
+    dict[Literal["validate", "test"], Annotated[float, Field(ge=0, le=1)]], AfterValidator(_at_most_all)
+]
+"""A setting: the share of the patients in each split that is held out, from 0 to 1, together at most 1."""
 
 
 def seeded_split(name: str, shares: Mapping[str, float]) -> str:

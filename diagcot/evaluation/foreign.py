@@ -13,6 +13,7 @@ from diagcot.evaluation import predictions
 from diagcot.evaluation.settings import ForeignModel, PredictionsSettings
 from diagcot.exchange.answers import ForeignAnswer, read
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.tasks.predictions import ASKED, BROUGHT, Prediction
 from diagcot.text.layout import first_answer, last_answer
 
@@ -57,7 +58,7 @@ def run(unit: Unit, settings: PredictionsSettings, ctx: Context) -> Result | Non
         raise DataError(_too_few(foreign, settings, asked, answers))
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
-    with staged.open("w", encoding="utf-8") as out:
+    with reading.written(staged) as out:
         out.writelines(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows)
     ctx.progress(1, 1, model=foreign.model, missing=missing)
     return Result({final: staged}, counts)

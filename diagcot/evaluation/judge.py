@@ -18,6 +18,7 @@ from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import write_text
 from diagcot.metrics.clinical.readers import readable
 from diagcot.serving import Client, Reply, Request, Server
 from diagcot.tasks.predictions import Prediction
@@ -91,7 +92,7 @@ def run(unit: Unit, shared: Judge, ctx: Context) -> Result | None:
         records.close()
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
-    staged.write_text("".join(json.dumps(row) + "\n" for row in judged), encoding="utf-8")
+    write_text(staged, "".join(json.dumps(row) + "\n" for row in judged))
     agreed = sum(agree(row["same"]) for row in judged)
     unreadable = sum(None in row["same"] for row in judged) - len(failed)
     return Result(

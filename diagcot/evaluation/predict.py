@@ -15,6 +15,7 @@ from diagcot.evaluation.predictions import REMEDY
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import CLOSED, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
@@ -102,7 +103,7 @@ def run(unit: Unit, shared: Predictor, ctx: Context) -> Result | None:
     records.close()
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
-    with staged.open("w", encoding="utf-8") as out:
+    with reading.written(staged) as out:
         for row in sorted(rows, key=lambda row: row["id"]):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     unfinished = sum(row["finish"] == "length" for row in rows)

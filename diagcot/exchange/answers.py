@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from diagcot.data.errors import DataError
 from diagcot.exchange import tables
+from diagcot.jobs.names import HALF
 from diagcot.jobs.state import reading
 
 NAMES = ("id", "sample_id", "image_id", "dicom_id", "image", "study_id", "study")
@@ -48,6 +49,8 @@ def read(path: Path, columns: Mapping[str, str]) -> Iterator[ForeignAnswer | str
             yield f"{place}: names no study (columns {', '.join(names)})"
         elif text is None:
             yield f"{place}: has no answer (columns {', '.join(texts)})"
+        elif any(map(HALF.search, [*found, text])):
+            yield f"{place}: holds half of a character, which is no text in UTF-8"
         else:
             yield ForeignAnswer(place, found, text)
 
@@ -70,7 +73,7 @@ def _rows(path: Path) -> Iterator[tables.Placed]:
 
 def _object(path: Path) -> Any:
     """The value of a JSON file that is no list; None for a list, for JSON lines, and for what `tables` says is wrong."""
-    data = reading.read_bytes(path)
+    data = tables.in_utf8(path, reading.read_bytes(path))
     try:
         return None if tables.is_list(data) else reading.parse_json(data)
     except (ValueError, RecursionError):

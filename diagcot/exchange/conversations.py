@@ -8,7 +8,7 @@ from diagcot.data.reports import controls
 from diagcot.data.study import split_of
 from diagcot.exchange.forms import alpaca, chat, problem, sharegpt, verl
 from diagcot.exchange.forms.form import MARK, PAIR, Form, ImageFile, Turn, image_file
-from diagcot.jobs.names import id_fault
+from diagcot.jobs.names import HALF, id_fault
 
 FORMS: tuple[Form, ...] = (sharegpt.FORM, chat.FORM, alpaca.FORM, problem.FORM, verl.FORM)
 """The forms in the order in which a row is tried."""
@@ -67,9 +67,12 @@ def read(row: Any) -> Conversation:
         raise ValueError(f"has {places.count(None)} {MARK} marks and {len(given)} images")
     if not all(text.strip() for _, text in texts):
         raise ValueError("has an empty turn")
+    references = _references(row, form)
+    if any(map(HALF.search, [*(text for _, text in texts), *references])):
+        raise ValueError("a text holds half of a character, which is no text in UTF-8")
     column_images = iter(given)
     images = tuple(next(column_images) if image is None else image for image in places)
-    return Conversation(tuple(texts), images, _about(row, form), _references(row, form))
+    return Conversation(tuple(texts), images, _about(row, form), references)
 
 
 def _in_turn(row: Mapping[str, Any], turns: list[Turn]) -> list[Turn]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from diagcot.data.errors import ImageError
 from diagcot.data.pixels import Jpeg, content, convert
 from diagcot.exchange.forms.form import ImageFile
+from diagcot.jobs.state.files import named
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ImageStore:
     """Images by the SHA-256 of their files. Memory: about 500 bytes for each image and path."""
 
     def __init__(self, folder: Path, pool: ThreadPoolExecutor, image_size: int, jpeg_quality: int) -> None:
+        self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by `opened`
         self._pool, self._size, self._quality = pool, image_size, jpeg_quality
         self._known: dict[str, str] = {}  # path -> key, or why it cannot be used
@@ -64,8 +66,9 @@ class ImageStore:
             if isinstance(found, str):
                 self.bad.setdefault(key, (image.path, found))
             elif key not in self._stored:
-                start = self._file.seek(0, 2)
-                self._file.write(found.data)
+                with named(self._folder):  # the file has no name
+                    start = self._file.seek(0, 2)
+                    self._file.write(found.data)
                 self._stored[key] = Stored(image.path, replace(found, data=b""), start, len(found.data))
         embedded = iter(keys[len(new) - sum(bool(image.data) for image in images) :])
         return [next(embedded) if image.data else self._known[image.path] for image in images]
@@ -73,7 +76,8 @@ class ImageStore:
     def jpeg(self, key: str) -> Jpeg:
         """An image with its data."""
         stored = self._stored[key]
-        self._file.seek(stored.start)
+        with named(self._folder):
+            self._file.seek(stored.start)
         return replace(stored.jpeg, data=self._file.read(stored.size))
 
     def _converted(self, image: ImageFile) -> tuple[str, Jpeg | str]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from diagcot.data.study import HeldOut
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 from diagcot.shards.settings import resolved
@@ -64,7 +65,7 @@ class ImportSettings(Settings):
         description="Regular expression that finds the study in an image's path, its first group; the default knows the"
         " folders of MIMIC-CXR.",
     )
-    held_out: dict[Literal["validate", "test"], float] = Field(
+    held_out: HeldOut = Field(
         {},
         description="Share of the patients in each split, from 0 to 1, chosen by hash, for rows that state no split.",
     )

@@ -1,5 +1,7 @@
 """Files of rows: JSON, JSON lines, Parquet, folders that Hugging Face `datasets` saved, and folders of LLaMA-Factory."""
 
+import codecs
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,15 +54,16 @@ def _of_folder(folder: Path, names: list[str] | None) -> Iterator[Placed]:
 
 def _lines(path: Path) -> Iterator[Placed]:
     for number, line in enumerate(reading.lines(path), 1):
-        if line.strip():
+        text = in_utf8(path, line) if number == 1 else line
+        if text.strip():
             try:
-                yield f"{path.name}:{number}", reading.parse_json(line)
+                yield f"{path.name}:{number}", reading.parse_json(text)
             except (ValueError, RecursionError):
                 yield f"{path.name}:{number}", None
 
 
 def _json(path: Path) -> Iterator[Placed]:
-    data = reading.read_bytes(path)
+    data = in_utf8(path, reading.read_bytes(path))
     if why := reading.json_fault(data):
         raise DataError(f"{path}: {why}: it was not read")
     listed = is_list(data)
@@ -77,6 +80,17 @@ def _json(path: Path) -> Iterator[Placed]:
         if listed or data.lstrip()[:1] != b"{":
             raise DataError(f"{path} is not valid JSON ({error}); correct it or write it again") from None
         yield from _lines(path)  # JSON lines under this name
+
+
+def in_utf8(path: Path, data: bytes) -> bytes:
+    """A text of JSON in UTF-8 without a byte order mark. Raises DataError that names another encoding."""
+    encoding = json.detect_encoding(data)
+    if not encoding.startswith("utf-8") and data[:64].decode(encoding, "replace").lstrip("\ufeff \r\n\t")[:1] in (
+        "{",
+        "[",
+    ):
+        raise DataError(f"{path} is {encoding[:6].upper()}: save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def is_list(data: bytes) -> bool:

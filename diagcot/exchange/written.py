@@ -6,19 +6,21 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from diagcot.jobs.state import reading
+
 Row = dict[str, Any]
 _ROWS = 256  # in a group of a Parquet file or a batch of Arrow
 
 
 def json_lines(path: Path, rows: Iterable[Row]) -> None:
     """Write one object on each line."""
-    with path.open("w", encoding="utf-8") as out:
+    with reading.written(path) as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def json_list(path: Path, rows: Iterable[Row]) -> None:
     """Write a list of objects, one on each line."""
-    with path.open("w", encoding="utf-8") as out:
+    with reading.written(path) as out:
         for place, row in enumerate(rows):
             out.write(("[\n" if place == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
         out.write("\n]\n")

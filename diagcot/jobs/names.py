@@ -11,9 +11,12 @@ LONGEST = 64  # characters of a name
 LONGEST_KEY = 160  # characters of a unit's key: its files are named by it and by an execution, in at most 255 bytes
 # Bytes of an id in data, by which files are found, and of a part between its slashes.
 LONGEST_ID, LONGEST_PART = 1000, 200
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which an escape of JSON may write and which UTF-8 has no bytes for."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-FOLDERS = frozenset({"code", "grown", "scripts", "stages", "submit", "write"})  # in a run's folder, not stages
-FILES = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")  # suffixes of files in a run's folder
+# What else lies in a run's folder under names without an ending, and the endings of its files.
+TAKEN = frozenset({"code", "environments", "grown", "scripts", "stages", "submit", "write"})
+ENDINGS = (".html", ".json", ".jsonl", ".lease", ".lock", ".log", ".md", ".yaml")
 
 
 def check_name(name: str, what: str = "RUN") -> None:
@@ -28,7 +31,7 @@ def check_name(name: str, what: str = "RUN") -> None:
 def check_stage(name: str) -> None:
     """Raise UserError if `name` cannot name a stage, whose folder lies in that of its run."""
     check_name(name, "stage name")
-    if name.lower() in FOLDERS or name.lower().endswith(FILES):
+    if name.lower() in TAKEN or name.lower().endswith(ENDINGS):
         raise UserError(f"stage name={name!r} is reserved: the folder of a run has other files under such names")
 
 
@@ -36,6 +39,8 @@ def id_fault(text: str) -> str:
     """What is wrong with the id of a patient, study or image of a data set, or with a path; empty if nothing is."""
     if _CONTROL.search(text):
         return "holds a control character, such as a line break"
+    if HALF.search(text):
+        return "holds half of a character, which is no text in UTF-8"
     size, part = (len(piece.encode(errors="replace")) for piece in (text, max(text.split("/"), key=len)))
     if size > LONGEST_ID:
         return f"has {size:,} bytes, over {LONGEST_ID:,}"

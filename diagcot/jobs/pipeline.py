@@ -224,7 +224,7 @@ class Pipeline:
 
         On Slurm stages that join disturb nobody; a laptop's runner would not notice them.
         """
-        if not growth_now or self.cluster.executor == "debug":
+        if not growth_now:
             yield
         elif self.cluster.executor == "slurm":
             with submit_lease(self.run_dir):
@@ -267,7 +267,8 @@ class Pipeline:
         open_tasks = {plan.stage: len(plan.open_tasks()) for plan in own}
         state = "done"
         if self.cluster.executor == "debug":
-            debug.run(todo)
+            if not debug.run(self.run_dir, todo):
+                raise UserError(f"stage {todo[0].stage} was not submitted: {_busy(self.run_dir)}")
         else:
             started = local.start(self.run_dir, [plan.stage for plan in own]) if todo else None
             state = "submitted" if started else "queued"
@@ -383,8 +384,7 @@ def retry_stage(
     todo = [p for p in stored if p.stage in later]
     state = "done" if cluster.executor == "debug" else "submitted"
     results = [Submitted(p.stage, state, (), len(p.open_tasks())) for p in todo]
-    if cluster.executor == "debug":  # with the code of this process
-        debug.run(todo)
-    elif not local.start(run_dir, later, new):
+    # `debug` runs the code of this process
+    if not (debug.run(run_dir, todo) if cluster.executor == "debug" else local.start(run_dir, later, new)):
         raise UserError(_busy(run_dir))
     return results

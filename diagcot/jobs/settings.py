@@ -21,7 +21,7 @@ from diagcot.jobs.state import reading
 
 class Settings(BaseModel):
     """Base of all typed settings: immutable, and an unknown key is an error. A number whose field names no bounds of its own
-    is finite, at least 0 and at most `MOST`.
+    is finite, at least 0 and at most `MOST`; true and false are no numbers.
 
     A model that renames a key lists it in `renamed` (old key -> new key) for one release. The old key is accepted
     without a warning, so that the plans of existing runs can be read; `Document.rename` warns about it in files that
@@ -41,6 +41,14 @@ class Settings(BaseModel):
                 raise ValueError(f"`{old}` is the old name of `{new}`: give only `{new}`")
         return {cls.renamed.get(key, key): item for key, item in value.items()}
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        found = _switch_as_number(cls.model_fields[info.field_name or ""].annotation, value)
+        if found is not None:
+            raise ValueError(f"must be a number, is {written(found)}")
+        return value
+
     @field_validator("*")
     @classmethod
     def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
@@ -59,6 +67,27 @@ class Settings(BaseModel):
 
 def _holds_numbers(annotation: Any) -> bool:
     return annotation in (int, float) or any(map(_holds_numbers, typing.get_args(annotation)))
+
+
+def _switch_as_number(annotation: Any, value: Any) -> bool | None:
+    """The true or false that stands where a number belongs, which pydantic would take for 1 or 0; None if there is none."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    options = _options(annotation)
+    if isinstance(value, bool):
+        return value if bool not in options and {int, float}.intersection(options) else None
+    for option in options:
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if origin is dict and isinstance(value, Mapping):
+            parts = [(arguments[1], part) for part in value.values()]
+        elif origin in (list, tuple) and isinstance(value, list | tuple):
+            parts = [(arguments[0], part) for part in value]
+        else:
+            continue
+        found = (_switch_as_number(inside, part) for inside, part in parts)
+        if (switch := next((one for one in found if one is not None), None)) is not None:
+            return switch
+    return None
 
 
 def _bounded(field: FieldInfo, *names: str) -> bool:

@@ -11,6 +11,7 @@ from diagcot.data.readers import registry
 from diagcot.data.readers.layouts import image_files, missing_iu, missing_mimic, missing_tables, table_file
 from diagcot.data.readers.registry import CollectionEntry
 from diagcot.data.reports import transforms
+from diagcot.data.study import HeldOut
 from diagcot.jobs import UserError
 from diagcot.jobs.settings import Settings
 
@@ -76,7 +77,7 @@ class Source(Settings):
     view: Literal["PA", "AP", "FRONTAL", "LATERAL"] | None = Field(
         None, description="View of the images whose view the collection does not state; null: it stays unknown."
     )
-    held_out: dict[Literal["validate", "test"], float] = Field(
+    held_out: HeldOut = Field(
         {},
         description="Share of the patients in each split, from 0 to 1, chosen by hash, for studies whose split the tables do"
         " not state; in place of that of the collection's entry.",

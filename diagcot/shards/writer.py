@@ -19,6 +19,7 @@ from diagcot.data import likeness
 from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import CHEXPERT_LABELS, Image, Question, Study
+from diagcot.jobs.state.files import named
 from diagcot.shards import hdf5
 from diagcot.shards.layout import (
     FORMAT,
@@ -51,6 +52,7 @@ class ShardWriter:
         """`provenance` becomes attributes of the file; a value that is not a number or text is kept as JSON."""
         self.path = path
         self._provenance = provenance
+        # It has no name: its errors name the shard, beside which it lies.
         self._jpegs = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by __exit__
         self._discarded = False
         self._offsets = [0]
@@ -68,7 +70,8 @@ class ShardWriter:
         row = len(self._studies)
         self._studies.append(study)
         for image, jpeg in zip(study.images, jpegs, strict=True):
-            self._jpegs.write(jpeg.data)
+            with named(self.path):
+                self._jpegs.write(jpeg.data)
             self._offsets.append(self._offsets[-1] + len(jpeg.data))
             self._crcs.append(crc32(jpeg.data))
             self._digests.append(jpeg.sha256 or hashlib.sha256(jpeg.data).digest())
@@ -110,7 +113,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._jpegs:
+        with named(self.path), self._jpegs:
             if kind is None and not self._discarded:
                 self._write()
 

@@ -94,7 +94,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
 def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     """Write samples to `path`; returns their number."""
     count = 0
-    with path.open("w", encoding="utf-8") as out:
+    with reading.written(path) as out:
         for sample in samples:
             out.write(sample.to_json() + "\n")
             count += 1

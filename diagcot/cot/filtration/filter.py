@@ -15,6 +15,7 @@ from diagcot.cot.records import DOUBLE, JudgementRecord, TraceRecord, VerdictRec
 from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.identity import by_id
 from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
@@ -123,7 +124,7 @@ def _publish(unit: Unit, traces: dict[str, TraceRecord], verdicts: list[VerdictR
     # Verdicts have a separate folder, because training reads every *.jsonl next to the samples.
     samples, table = ctx.output / f"{unit.key}.jsonl", ctx.output / "verdicts" / f"{unit.key}.jsonl"
     outputs = {samples: ctx.staged(samples), table: ctx.staged(table)}
-    with outputs[table].open("w", encoding="utf-8") as out:
+    with reading.written(outputs[table]) as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in verdicts)
     write_samples(outputs[samples], (dataset.sample(traces[row["id"]]) for row in verdicts if row["kept"]))
     found = counts(traces, verdicts)

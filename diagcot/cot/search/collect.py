@@ -9,6 +9,7 @@ from pathlib import Path
 from diagcot.cot.search.collection import Collection, Servers, UnitTraces, counts_of
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.serving import serve
 
 _COUNTED = (
@@ -61,7 +62,7 @@ def _result(unit: Unit, traces: UnitTraces, served: dict[str, float], ctx: Conte
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
     counts = Counter(dict.fromkeys(_COUNTED, 0))
-    with staged.open("w", encoding="utf-8") as out:
+    with reading.written(staged) as out:
         for row in traces.records.rows():
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             counts.update(counts_of(row))

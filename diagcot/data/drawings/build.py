@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from diagcot.data.drawings import scene
 from diagcot.data.drawings.settings import DrawingsSettings
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import remove
 
 
@@ -22,8 +23,8 @@ def run(unit: Unit, shared: DrawingsSettings, ctx: Context) -> Result | None:
     staged = ctx.staged(final)
     (staged / "images").mkdir(parents=True)
     with (
-        (staged / "drawings.csv").open("w", newline="") as images,
-        (staged / "boxes.csv").open("w", newline="") as found,
+        reading.written(staged / "drawings.csv", newline="") as images,
+        reading.written(staged / "boxes.csv", newline="") as found,
     ):
         table, boxes = csv.writer(images), csv.writer(found)
         table.writerow(("image", "findings"))
@@ -32,7 +33,8 @@ def run(unit: Unit, shared: DrawingsSettings, ctx: Context) -> Result | None:
             name = f"{number:06d}"
             shapes = scene.sample(ctx.seed, name)
             jpeg, corners = scene.draw(shapes, shared.size, ctx.seed, name)
-            (staged / "images" / f"{name}.jpg").write_bytes(jpeg)
+            with reading.File(staged / "images" / f"{name}.jpg", "w") as file:
+                file.write(jpeg)
             table.writerow((name, " ".join(shapes.sentences)))
             boxes.writerows((name, box.label, *(f"{value:.6f}" for value in box.corners)) for box in corners)
             ctx.progress(number + 1, shared.images)

@@ -16,6 +16,7 @@ from diagcot.data.phantom.patients import Visit, visits
 from diagcot.data.readers.layouts import PREFIX, REPORTS_ZIP, folder
 from diagcot.data.readers.mimic_cxr import BOXES, BOXES_FILE, FINDINGS, FINDINGS_FILE, LABELS, METADATA, SPLIT
 from diagcot.data.seeded import generator
+from diagcot.jobs.state import reading
 
 _VIEW_MEANING = {"PA": "postero-anterior", "LATERAL": "lateral"}
 
@@ -63,7 +64,8 @@ def _write_study(
     for view in views:
         phantom = draw(str(visit.study), visit.findings, view, size, seed)
         dicom = _dicom_id(ids.bytes(20))
-        (place / f"{dicom}.jpg").write_bytes(phantom.jpeg())
+        with reading.File(place / f"{dicom}.jpg", "w") as file:
+            file.write(phantom.jpeg())
         rows["metadata"].append(_metadata(dicom, visit, phantom))
         rows["split"].append((dicom, visit.study, visit.subject, visit.split))
         rows["boxes"] += [
@@ -104,5 +106,5 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as out:
+    with io.BufferedWriter(reading.File(path, "w")) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as out:
         out.write(text.getvalue().encode())

@@ -15,7 +15,7 @@ from diagcot.data.readers import tables
 from diagcot.data.readers.given_questions import read_question
 from diagcot.data.readers.registry import CollectionEntry, ColumnSpec, TableColumn, TableFile
 from diagcot.data.study import age_of, sex_of, split_of, view_of
-from diagcot.jobs.names import id_fault
+from diagcot.jobs.names import HALF, id_fault
 
 NAMES = ("image", "study", "patient", "path")
 IDS = (*NAMES, "folder")  # of which paths are made
@@ -227,6 +227,8 @@ def _value(field: TableColumn, row: Mapping[str, str], where: str, is_id: bool =
         value = (match[1] or "") if match.re.groups else value
     if is_id and (why := id_fault(value)):
         raise RowError(f"{name} {why}: is this the table as published?")
+    if HALF.search(value):
+        raise RowError(f"{name} holds half of a character, which is no text in UTF-8")
     return field.map.get(value, value)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from diagcot.data.study import CHEXPERT_LABELS, SPLITS
+from diagcot.data.study import CHEXPERT_LABELS, SPLITS, HeldOut
 from diagcot.jobs import UserError
 from diagcot.jobs.names import LONGEST, NAME, near
 from diagcot.jobs.settings import Settings, load
@@ -228,8 +228,8 @@ class CollectionEntry(Settings):
     chexpert: dict[str, str] = Field(
         {}, description="The collection's name of a label -> CheXpert label; names of CheXpert need no entry."
     )
-    agree: int = Field(1, description="How many of several raters must give a label or a box, 1 or more.")
-    held_out: dict[Literal["validate", "test"], float] = Field(
+    agree: int = Field(1, ge=1, description="How many of several raters must give a label or a box, 1 or more.")
+    held_out: HeldOut = Field(
         {}, description="Share of the patients in each split, from 0 to 1, chosen by hash; for tables without `split`."
     )
     language: str = Field(

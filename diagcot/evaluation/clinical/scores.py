@@ -13,6 +13,7 @@ from diagcot.evaluation.failures import failed
 from diagcot.evaluation.predictions import joined
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import write_text
 from diagcot.metrics import labels
 from diagcot.metrics.intervals import LEAST_STUDIES, MACRO_STUDIES, Additive, Metric, mean, mean_of
 from diagcot.metrics.radcliq import MODEL, radcliq_v1
@@ -178,7 +179,7 @@ def write_scores(
     }
     staged = {path: ctx.staged(path) for path in outputs}
     for path, content in outputs.items():
-        staged[path].write_text(content, encoding="utf-8")
+        write_text(staged[path], content)
     for name, why in missing.items():
         ctx.event("metric_missing", metric=name, why=why)
     unread = sum(bool(line["unread"]) for line in lines)

@@ -14,6 +14,7 @@ from diagcot.evaluation.study import page
 from diagcot.evaluation.study.claims import RULE, Pair, weigh
 from diagcot.evaluation.study.scores import Scores
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs.state.files import write_text
 
 TITLES = {column.name: column.title for column in COLUMNS}
 TASKS = {column.name: column.task for column in COLUMNS}
@@ -50,7 +51,7 @@ def run(unit: Unit, settings: StudySettings, ctx: Context) -> Result | None:
     staged = {}
     for name, text in outputs.items():
         staged[ctx.output / name] = ctx.staged(ctx.output / name)
-        staged[ctx.output / name].write_text(text, encoding="utf-8")
+        write_text(staged[ctx.output / name], text)
     ctx.progress(2, 2)
     verdicts = [claim["verdict"] for claim in claims]
     counts: dict[str, Any] = {name: verdicts.count(name) for name in ("holds", "does not hold", "not decided")}

@@ -12,6 +12,7 @@ from diagcot.evaluation.study.claims import Pair, weigh
 from diagcot.evaluation.study.page import line
 from diagcot.evaluation.study.scores import Scores
 from diagcot.jobs import Context, Result, Unit
+from diagcot.jobs.state.files import write_text
 from diagcot.metrics.intervals import LEAST_STUDIES
 
 RULE = (
@@ -52,7 +53,7 @@ def run(unit: Unit, settings: SweepSettings, ctx: Context) -> Result | None:
     staged = {}
     for name, text in {"sweep.json": json.dumps(table, indent=1) + "\n", "sweep.md": markdown(table)}.items():
         staged[ctx.output / name] = ctx.staged(ctx.output / name)
-        staged[ctx.output / name].write_text(text, encoding="utf-8")
+        write_text(staged[ctx.output / name], text)
     values = sum(len(row["scores"]) for row in found)
     return Result(staged, {"models": len(found), "seeds": len(settings.seeds), "needed": {"scores": values}})
 

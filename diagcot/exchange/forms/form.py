@@ -65,7 +65,7 @@ def image_file(value: Any) -> ImageFile:
         return _of_text(value)
     if isinstance(value, Mapping):
         if isinstance(value.get("bytes"), bytes) and value["bytes"]:
-            return ImageFile(str(value.get("path") or ""), value["bytes"])
+            return ImageFile(_path(str(value.get("path") or "")), value["bytes"])
         for key in ("path", "image", "url", "image_url"):
             if value.get(key):
                 return image_file(value[key])
@@ -82,6 +82,10 @@ def _of_text(value: str) -> ImageFile:
         value = unquote(urlsplit(value).path)
     elif "://" in value:
         raise ValueError("names an image on the web, which is not fetched: download it and name the file")
-    if why := id_fault(value):
+    return ImageFile(_path(value))
+
+
+def _path(text: str) -> str:
+    if why := id_fault(text):
         raise ValueError(f"the path of an image {why}")
-    return ImageFile(value)
+    return text

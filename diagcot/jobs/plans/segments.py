@@ -17,6 +17,7 @@ from diagcot.jobs.state import documents, reading
 from diagcot.jobs.state.files import digest
 
 UNITS = "units.jsonl"
+SHORTEST = len('{"key": "a"}\n')  # bytes of a line of it, at least
 PATHS = ("stage_dir", "output", "workspace", "shards_root", "code")  # of plan.json
 
 
@@ -65,6 +66,10 @@ def header(stage_dir: Path) -> dict[str, Any]:
         if addition is None:
             continue
         row |= {name: addition[name] for name in ("inputs", "after", "settings")}
+        listed = stage_dir.parent / "grown" / str(number) / f"{stage_dir.name}.jsonl"
+        if (addition["units"] or addition["tasks"]) and not _fit(addition, listed):
+            why = f"the numbers of units and tasks of {stage_dir.name} do not fit, or {listed.name} is shorter"
+            raise documents.damaged(listed.parent / "growth.json", documents.GROWTH, why)
         if addition["units"]:
             path = f"../grown/{number}/{stage_dir.name}.jsonl"
             sha256 = addition.get("units_sha256", "")
@@ -85,10 +90,30 @@ def first_header(stage_dir: Path) -> dict[str, Any]:
         raise documents.damaged(file, documents.PLAN, why)
     if row["stage"] != stage_dir.name:
         raise documents.damaged(file, documents.PLAN, "it is the plan of another stage")
-    if not (0 <= row["tasks"] <= row["units"]) or bool(row["tasks"]) != bool(row["units"]):
-        raise documents.damaged(file, documents.PLAN, "its numbers of units and tasks do not fit")
+    if not _fit(row, stage_dir / UNITS):
+        raise documents.damaged(
+            file, documents.PLAN, f"its numbers of units and tasks do not fit, or {UNITS} is shorter"
+        )
     row["grown"] = []
     return row
+
+
+def _fit(counts: Mapping[str, Any], listed: Path) -> bool:
+    """Whether there may be so many units and tasks: each task has a unit, and the file lists each unit on a line.
+
+    So no screen takes more memory than the files of a run give cause for. A list that is gone, or not the one that was
+    planned, is told by `verify`.
+    """
+    units, tasks = counts["units"], counts["tasks"]
+    if not (0 <= tasks <= units) or bool(tasks) != bool(units):
+        return False
+    try:
+        found, sha256 = listed.stat(), counts.get("units_sha256", "")
+        if units * SHORTEST <= found.st_size:
+            return True
+        return bool(sha256) and _digest(listed, found.st_ino, found.st_size, found.st_mtime_ns) != sha256
+    except OSError:
+        return True
 
 
 def of_plan(header: Mapping[str, Any]) -> tuple[Segment, ...]:

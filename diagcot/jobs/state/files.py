@@ -19,7 +19,8 @@ def fsync_path(path: Path) -> None:
     """Flush a file or a folder's entries to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with named(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from diagcot.jobs.errors import StorageError, UserError
 
@@ -193,6 +193,19 @@ class File(io.FileIO):
         if block is None:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(self.name))
         return block
+
+    def write(self, data: Any, /) -> int:
+        """Raises OSError that names the file, which that of a write does not do by itself."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = error.filename or self.name
+            raise
+
+
+def written(path: Path, newline: str | None = None) -> TextIO:
+    """A new text file, UTF-8, to write. Raises OSError that names the file, also where a write fails. newline: as `open`."""
+    return io.TextIOWrapper(io.BufferedWriter(File(path, "w")), encoding="utf-8", newline=newline)
 
 
 class PatientFile(File):

@@ -4,17 +4,16 @@ import contextlib
 import io
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from diagcot.jobs.names import HALF
 from diagcot.jobs.state import reading
 
 OF = "~"
 """Between a unit's key and the execution in the name of a file of records. No key has it: `a` and `a.b` may both be units."""
-HALF = re.compile("[\ud800-\udfff]")
 
 
 def files_of(stage_dir: Path, key: str) -> list[Path]:
@@ -78,7 +77,7 @@ class Records:
         if row["id"] in self._places:
             return
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        if HALF.search(line):  # half of a character, which UTF-8 has no bytes for
+        if HALF.search(line):
             line = json.dumps(row) + "\n"
         self._out.write(line)
         self._out.flush()

@@ -13,6 +13,7 @@ DeepSpeed 0.19.8 collects the state, and its own writers are not used. They fall
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import time
@@ -86,7 +87,7 @@ class CheckpointShard:
                 fsync_path(folder)
             manifest = {**self.header, "rank": self.rank, "files": sums}
             staged = self.folder / f".{manifest_name}"
-            with staged.open("w", encoding="utf-8") as out:
+            with reading.written(staged) as out:
                 out.write(json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1))
                 out.flush()
                 os.fsync(out.fileno())
@@ -194,7 +195,7 @@ class _ChecksummedFile:
     """A file that sums what is written to it. `close` raises the first error: torch.save must not see one."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=1 << 20)
+        self._file = io.BufferedWriter(reading.File(path, "w"), 1 << 20)
         self._sum, self._size = hashlib.blake2b(digest_size=16), 0
         self._error: OSError | None = None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs.state import reading
 from diagcot.shards import Shard
 from diagcot.shards.audit.seen import seen_in_run
 from diagcot.tasks.diagnosis import report_samples
@@ -60,7 +61,7 @@ def run(unit: Unit, settings: RetrievalSettings, ctx: Context) -> Result | None:
             rows.append(Prediction.of(sample, unit.params["model"], nearest, "stop", "test").row())
     final = ctx.output / f"{unit.key}.jsonl"
     staged = ctx.staged(final)
-    with staged.open("w", encoding="utf-8") as out:
+    with reading.written(staged) as out:
         for row in sorted(rows, key=lambda row: row["id"]):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return Result({final: staged}, {"samples": len(rows)})

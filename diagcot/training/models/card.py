@@ -6,7 +6,7 @@ from typing import Any
 
 from diagcot import __version__
 from diagcot.jobs import Context
-from diagcot.jobs.state.files import read_json
+from diagcot.jobs.state.files import read_json, write_text
 from diagcot.training.models.pretrained import ADAPTER_CONFIG
 
 CARD = "README.md"
@@ -63,7 +63,7 @@ def write(ctx: Context, directory: Path, counts: Mapping[str, Any]) -> None:
         "For research on reading chest X-rays. **Not a medical device.** The licences of the base model and of the collections"
         " hold for these weights, too.",
     ]
-    (directory / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(directory / CARD, "\n".join(lines) + "\n")
 
 
 def _figure(value: float) -> str:

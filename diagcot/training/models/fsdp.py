@@ -13,6 +13,7 @@ from typing import Any
 
 from diagcot.jobs import ModelError
 from diagcot.jobs.state import reading
+from diagcot.jobs.state.files import write_text
 from diagcot.training.distributed import library_setup
 from diagcot.training.models import architecture
 from diagcot.training.models.pretrained import SMALL_FILES, configuration_of, rank_files
@@ -64,7 +65,7 @@ def gather(checkpoint: Path, target: Path, shard_bytes: int) -> int:
         count += sum(weight.numel() for weight in weights.values())
         size += sum(weight.nbytes for weight in weights.values())
     index = {"metadata": {"total_size": size}, "weight_map": places}
-    (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    write_text(target / "model.safetensors.index.json", json.dumps(index, indent=1))
     return count
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import Context, UserError
+from diagcot.jobs.state.files import write_text
 
 
 def model_input(ctx: Context, role: str = "model") -> Path:
@@ -21,4 +22,4 @@ def model_input(ctx: Context, role: str = "model") -> Path:
 def write_counts(ctx: Context, directory: Path, counts: dict[str, Any]) -> None:
     """Write `diagcot.json`: the stage, the run, and the counts and final figures of the model in `directory`."""
     row = {"stage": ctx.stage, "run": ctx.run, **counts}
-    (directory / "diagcot.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    write_text(directory / "diagcot.json", json.dumps(row, indent=1))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diagcot.jobs import ModelError
+from diagcot.jobs.state.files import write_text
 from diagcot.training.distributed import library_setup
 from diagcot.training.models import architecture, lora
 from diagcot.training.models.pretrained import ADAPTER_WEIGHTS, SMALL_FILES, check_adapter, weights_of
@@ -69,7 +70,7 @@ def merge(base: Path, adapter: Path, target: Path, shard_bytes: int) -> int:
     if len(shards) > 1:
         total = sum(tensor.end - tensor.start for tensors in files.values() for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+        write_text(target / "model.safetensors.index.json", json.dumps(index, indent=1))
     return count
 
 

@@ -1,6 +1,7 @@
 """Runs of `executor: debug`: what a failure prints and what the screens show of it."""
 
 import io
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -8,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from diagcot.cli.main import main
+from diagcot.cli.reference import run_files
 from diagcot.console.screens import failures, logs
 from diagcot.console.screens.failures import CHECKOUT
 from diagcot.console.state.executor import query
 from diagcot.console.state.status import snapshot
-from diagcot.jobs import Pipeline, UserError, pipeline
+from diagcot.jobs import Pipeline, UserError, names, pipeline
 from diagcot.jobs.state import failures as raised
+from diagcot.jobs.state import reading, runner
 from tests import chains
 
 
@@ -67,3 +70,38 @@ def test_retry_runs_in_this_process(tmp_path: Path) -> None:
     assert [row.state for row in pipeline.retry_stage(run.run_dir, "first")] == ["done"]
     assert not run.plans[0].missing()
     assert not (run.run_dir / "runner.log").exists()
+
+
+def test_a_run_that_is_worked_on_is_not_run_a_second_time(tmp_path: Path) -> None:
+    run = flow(tmp_path)
+    run.write()
+    held = runner.lock(run.run_dir)
+    assert held is not None
+    with held, pytest.raises(UserError, match="stage first was not submitted: run run is being worked on"):
+        run.submit()
+    assert len(run.plans[0].missing()) == 2
+    assert [row.state for row in run.submit()] == ["done"]
+    assert runner.elsewhere(run.run_dir) == "" and runner.process_id(run.run_dir) is None
+
+
+def test_no_stage_may_have_the_name_of_what_lies_in_the_folder_of_a_run(tmp_path: Path) -> None:
+    run = flow(tmp_path)
+    run.submit()
+    found = {path.name for path in run.run_dir.iterdir()} - {"first"}
+    documented = {name.partition("/")[0] for names in run_files.RUN_FILES for name in names.split(", ")}
+    assert {"environments", "code", "stages", "run.json"} <= found
+    for name in found | documented:
+        with pytest.raises(UserError, match="stage name="):
+            names.check_stage(name.replace("<n>", "1"))
+
+
+def test_an_error_of_a_write_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised_error, reading.written(path) as out:
+            out.writelines("x" * 100 + "\n" for _ in range(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised_error.value.filename == str(path)

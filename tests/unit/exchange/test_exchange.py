@@ -357,6 +357,16 @@ def test_a_recipe_trains_and_evaluates_on_an_import(tmp_path: Path) -> None:
         ({"study": "s" * 201}, "its study has 201 bytes"),
         ({"patient": "a\nb"}, "its patient holds a control character"),
         ({"id": "x/" * 600}, "its id has 1,200 bytes"),
+        *(
+            ({name: "x\ud83d"}, f"its {name} holds half of a character")
+            for name in ("id", "study", "patient", "task", "dataset")
+        ),
+        ({"answer": "x\ud83d"}, "a text holds half of a character"),
+        ({"problem": "<image>\ude00"}, "a text holds half of a character"),
+        ({"system": "\ud83d"}, "a text holds half of a character"),
+        ({"references": ["x", "\ud83d"]}, "a text holds half of a character"),
+        ({"images": ["x\ud83d.png"]}, "the path of an image holds half of a character"),
+        ({"images": [{"bytes": b"x", "path": "a\nb"}]}, "the path of an image holds a control character"),
         ({"images": ["a\0.jpg"]}, "the path of an image holds a control character"),
         ({"images": ["x" * 300]}, "the path of an image has 300 bytes"),
         ({"images": ["file:///a%0A.jpg"]}, "the path of an image holds a control character"),
@@ -395,6 +405,29 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path, name: str, content: by
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=str(tmp_path / name)):
         list(tables.rows(tmp_path / name.split("/")[0]))
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_a_byte_order_mark_is_taken_and_another_encoding_is_named(tmp_path: Path, ending: str) -> None:
+    rows = [{"id": "a", "text": "b"}, {"id": "c", "text": "d"}]
+    text = json.dumps(rows) if ending == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
+    path = tmp_path / f"rows{ending}"
+    path.write_text(text, encoding="utf-8-sig")
+    assert [row for _, row in tables.rows(path)] == rows
+    assert [found.text for found in answers.read(path, {}) if not isinstance(found, str)] == ["b", "d"]
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        path.write_bytes(text.encode(encoding))
+        for read_file in (tables.rows, lambda path: answers.read(path, {})):
+            with pytest.raises(DataError, match=rf"rows{ending} is {encoding[:6].upper()}: save it as UTF-8"):
+                list(read_file(path))
+
+
+def test_an_answer_with_half_of_a_character_is_one_lost_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "a", "text": "x\\ud83d"}\n{"id": "b", "text": "y"}\n')
+    first, second = answers.read(path, {})
+    assert first == "rows.jsonl:1: holds half of a character, which is no text in UTF-8"
+    assert isinstance(second, answers.ForeignAnswer) and second.text == "y"
 
 
 def test_a_line_of_another_shape_is_named(tmp_path: Path) -> None:

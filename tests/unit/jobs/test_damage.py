@@ -158,6 +158,32 @@ def test_so_is_a_list_that_the_run_grew_by(tmp_path: Path, harm: Damage) -> None
     assert [unit.key for unit in read(plan.path).units[:4]] == ["0", "1", "2", "3"]  # what is whole can still be read
 
 
+@pytest.mark.parametrize("numbers", [{"units": 200_000_000, "tasks": 200_000_000}, {"units": 10**14, "tasks": 1}])
+@pytest.mark.parametrize("planned", ["plan.json", "growth.json", "an old plan.json"])
+def test_numbers_that_the_list_of_units_does_not_bear_out_are_a_damaged_file(
+    tmp_path: Path, numbers: dict[str, int], planned: str
+) -> None:
+    run = flow(tmp_path)
+    run.write()
+    path = run.run_dir / "first" / "plan.json"
+    row = json.loads(path.read_text()) | numbers
+    if planned == "growth.json":
+        folder = run.run_dir / "grown" / "1"
+        folder.mkdir(parents=True)
+        (folder / "first.jsonl").write_text('{"key": "a"}\n{"key": "b"}\n')
+        about = {"inputs": {}, "after": [], "settings": {}, "units_sha256": digest(folder / "first.jsonl")}
+        path, row = folder / "growth.json", {"time": 1.0, "stages": {"first": about | numbers}}
+    elif planned == "an old plan.json":
+        del row["units_sha256"]
+    path.write_text(json.dumps(row))
+    state = snapshot(run.run_dir)
+    assert any(
+        str(path) in why and "units and tasks" in why and "Restore it from a copy" in why for why in state.damage
+    )
+    for screen in ("status", "failures"):
+        assert cli.main([screen, "--run", "run", "--logs", str(tmp_path / "logs")]) in (0, 1)
+
+
 def test_a_list_is_on_disk_before_its_plan_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     real = os.fsync

@@ -20,7 +20,19 @@ from launchers.stage_kind import Stage
 from tests import chains
 
 BAD = ["", ".", "..", "../..", "/absolute", "a/b", "a b", "a\nb", "a\n", "-a", ".a", "é", "s" * 65, "s" * 300]
-TAKEN = ["write", "submit", "code", "Code", "grown", "stages", "run.json", "cluster.yaml", "runner.lock", "report.html"]
+TAKEN = [
+    "environments",
+    "write",
+    "submit",
+    "code",
+    "Code",
+    "grown",
+    "stages",
+    "run.json",
+    "cluster.yaml",
+    "runner.lock",
+    "report.html",
+]
 
 
 @pytest.mark.parametrize("name", BAD + TAKEN)

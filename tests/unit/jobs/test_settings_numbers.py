@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import math
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,9 +98,44 @@ def test_a_number_that_may_be_negative_says_so() -> None:
     assert set(negative) == {"JobOptions.nice", "Size.nice", "Slurm.nice", "RewardSettings.margin"}
 
 
+RANGE = re.compile(r"(?:\bfrom |, )(-?\d[\d.]*) (?:up )?to (\d[\d.]*\d|\d)\b|, (\d+) or more\b")
+
+
+def test_the_range_that_a_text_states_is_the_one_that_is_held() -> None:
+    stated, accepted = 0, []
+    for model, name in found():
+        field = model.model_fields[name]
+        if name == "max_num_seqs" or not (said := RANGE.search((field.description or "").partition("; ")[0])):
+            continue  # the range of `max_num_seqs` is that of its default
+        first, last = float(said[1] or said[3]), float(said[2]) if said[2] else None
+        stated += 1
+        for wrong in (first - 1, *([] if last is None else [last + 1])):
+            if not faults(model, name, shaped(field.annotation, wrong)):
+                accepted.append(f"{model.__name__}.{name}: {wrong}")
+    assert stated > 20 and accepted == []
+
+
+def test_true_and_false_are_no_numbers() -> None:
+    for model, name in found():
+        annotation = model.model_fields[name].annotation
+        told = [fault["msg"] for fault in faults(model, name, shaped(annotation, True))]
+        assert any("must be a number, is true" in message for message in told), f"{model.__name__}.{name}: {told}"
+
+
+def test_what_is_held_out_is_at_most_all() -> None:
+    from diagcot.data.phantom.settings import PhantomsSettings
+    from diagcot.shards.settings import Source
+
+    assert faults(PhantomsSettings, "held_out", 1.5) and not faults(PhantomsSettings, "held_out", 0.5)
+    for shares in ({"test": 1.5}, {"validate": 0.6, "test": 0.6}):
+        assert faults(Source, "held_out", shares)
+    assert not faults(Source, "held_out", {"validate": 0.5, "test": 0.5})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("cpus: true", "cpus: must be a number, is true"),
         ("minutes: -3", r"minutes: must be at least 1, is -3 \(Time limit in minutes, a year at most\)"),
         ("minutes: 9999999", "minutes: must be at most 525600, is 9999999"),
         ("hang_minutes: .inf", "hang_minutes: must be a finite number"),
