@@ -1,5 +1,7 @@
 """Cancels all jobs of a run, also where its records are damaged or its folder cannot be written."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,9 @@ from diagcot.jobs.lease import submit_lease
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, documents
 from diagcot.jobs.state.attempts import Attempt
+
+SETTLE_S = 15
+"""How long a cancellation looks for jobs that come back."""
 
 
 def cancel(run_dir: Path) -> list[str]:
@@ -30,17 +35,36 @@ def cancel(run_dir: Path) -> list[str]:
     except OSError as error:
         said = f"{len(_cancel_known(run_dir))} jobs of run {run_dir.name} were cancelled, others may be left"
         raise UserError(f"{said}: {run_dir} cannot be written ({error.strerror}). Cancel again when it can") from error
+    _cancel_what_returns(run_dir, live)
     if damaged:
         raise UserError(f"{len(live)} jobs were cancelled, those that are known: {damaged[0]}") from damaged[0]
     return live
 
 
 def _cancel_known(run_dir: Path) -> list[str]:
-    known = (attempt for folder in run_dir.iterdir() if folder.is_dir() for attempt in attempts.known(folder))
-    # A laptop's attempts have no job of Slurm's.
-    names = {job: name for attempt in known for job, name in attempt.names.items() if job.isdigit()}
-    slurm.cancel(live := sorted(slurm.alive(names)) if names else [])
+    slurm.cancel(live := sorted(slurm.alive(_names(run_dir))))
     return live
+
+
+def _names(run_dir: Path) -> dict[str, str]:
+    """Id -> name of every job that the run's records know; a laptop's attempts have none."""
+    known = (attempt for folder in run_dir.iterdir() if folder.is_dir() for attempt in attempts.known(folder))
+    return {job: name for attempt in known for job, name in attempt.names.items() if job.isdigit()}
+
+
+def _cancel_what_returns(run_dir: Path, jobs: Sequence[str]) -> None:
+    """Cancel jobs again that are in the queue once more: Slurm forgets it of a job that it was about to requeue, as after a node
+    that did not start it, and of every job if slurmctld is killed at that moment.
+
+    Looks for `SETTLE_S` at most, and only while jobs are left.
+    """
+    end, known = time.monotonic() + SETTLE_S, set(jobs)
+    while left := [job for job in slurm.queue() if job.id.partition("_")[0] in known]:
+        if any(job.state != "COMPLETING" for job in left):
+            slurm.cancel(sorted(slurm.alive(_names(run_dir)) & known))
+        if time.monotonic() > end:
+            return
+        time.sleep(1)
 
 
 def _close(folder: Path, intent: Attempt) -> None:

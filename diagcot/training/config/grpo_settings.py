@@ -1,7 +1,7 @@
 """Typed settings of kind `grpo`. Imported while planning, so nothing heavy is imported here."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -234,6 +234,14 @@ class GrpoSettings(AdapterPolicy, PromptedSettings):
         if value not in ("train", "validate"):
             raise ValueError(f"unknown split {value!r}; use train or validate")
         return value  # type: ignore[return-value]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rollouts_ahead(cls, value: Any) -> Any:
+        """The old key `async_rollouts` was a switch: true is one step."""
+        if isinstance(value, Mapping) and isinstance(value.get("async_rollouts"), bool):
+            return {**value, "async_rollouts": int(value["async_rollouts"])}
+        return value
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "GrpoSettings":
