@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import yaml
 
 from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
-from diagcot.jobs.execution.staging import staged as staged_folder
+from diagcot.jobs.execution import staging
 from diagcot.jobs.plans import reused, segments, stored
 from diagcot.jobs.state import documents, ledger, reading
 from launchers import digests, own_files
@@ -62,10 +63,14 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
     """Write the archive of a run; returns its index. Images are never in it.
 
     models: with all weights. texts: with predictions and samples, which hold reports of patients and answers about them.
-    Raises UserError if the archive exists, or if a stage of the run has not ended.
+    Raises UserError if the archive exists or cannot be written, or if a stage of the run has not ended.
     """
-    if archive.exists():
+    if os.path.lexists(archive):
         raise UserError(f"{archive} exists: remove it, or name another file with --out")
+    if not archive.parent.is_dir():
+        raise UserError(
+            f"{archive} cannot be written: {archive.parent} is no folder. Make it, or name another file with --out"
+        )
     found = digests.of_run(run_dir)
     if not found:
         raise UserError(f"run {run_dir.name} has no stage: there is nothing to pack")
@@ -83,17 +88,24 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
         "stages": [asdict(stage) for stage in found],
         "files": {},
     }
-    with staged_folder(archive.parent, ".pack.") as folder:
+    try:
+        _write(run_dir, archive, index)
+    except OSError as error:
+        raise UserError(f"run {run_dir.name} cannot be packed: {staging.shown(reading.sentence(error))}") from error
+    return index
+
+
+def _write(run_dir: Path, archive: Path, index: dict[str, Any]) -> None:
+    with staging.staged(archive.parent, ".pack.") as folder:
         staged = folder / archive.name
         with staged.open("xb") as out, gzip.GzipFile("", "wb", fileobj=out, mtime=0) as packed:
             staged.chmod(0o600)
             with tarfile.open(fileobj=packed, mode="w") as tar:
-                for name, content in _files(run_dir, models, texts):
+                for name, content in _files(run_dir, index["models"], index["texts"]):
                     _require_known(run_dir, name, content)
                     index["files"][name] = _add(tar, name, content)
                 _add(tar, INDEX, json.dumps(index, indent=1).encode())
         staged.rename(archive)
-    return index
 
 
 def _require_known(run_dir: Path, name: str, content: Path | bytes) -> None:
@@ -133,7 +145,7 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     for number, _ in segments.growths(run_dir):
         folder = run_dir / "grown" / str(number)
         for path in sorted(folder.glob("*.jsonl")):
-            yield f"run/{path.relative_to(run_dir)}", path
+            yield f"run/{path.relative_to(run_dir)}", _no_link(path)
         path = folder / "growth.json"
         yield f"run/{path.relative_to(run_dir)}", _portable(path, places)
     about = documents.read(run_dir / "run.json", documents.RUN)
@@ -143,14 +155,14 @@ def _files(run_dir: Path, models: bool, texts: bool) -> Files:
     for name in code:
         for path in sorted((run_dir / CODE / name).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                yield f"run/{path.relative_to(run_dir)}", path
+                yield f"run/{path.relative_to(run_dir)}", _no_link(path)
     lock = Path(__file__).resolve().parent.parent / "locks"
     for path in sorted(lock.glob("*.txt")):
         yield f"run/locks/{path.name}", path
     for path in sorted(run_dir.iterdir()):
         figures = path.suffix in FIGURES and path.name not in LEFT_OUT
         if path.is_file() and (figures or (texts and path.name == "predictions.parquet")):
-            yield f"run/{path.name}", _portable(path, places) if figures else path
+            yield f"run/{path.name}", _portable(path, places) if figures else _no_link(path)
     for plan in plans:
         yield from _stage(run_dir, plan, places, models, texts)
 
@@ -159,7 +171,7 @@ def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], mo
     folder = run_dir / plan["stage"]
     segments.verify(folder, segments.of_plan(plan))
     yield f"run/{plan['stage']}/plan.json", _plan(run_dir, plan["stage"], places)
-    yield f"run/{plan['stage']}/{segments.UNITS}", folder / segments.UNITS  # as it is: plans hold its digest
+    yield f"run/{plan['stage']}/{segments.UNITS}", _no_link(folder / segments.UNITS)  # as it is: plans hold its digest
     weights = _mark(Path(plan["output"]), places).startswith(MODELS)
     if not (models if weights else texts) or Path(plan["output"]) == run_dir:
         return
@@ -180,6 +192,16 @@ def _stage(run_dir: Path, plan: Mapping[str, Any], places: Mapping[str, str], mo
             kept = {name: manifest[name] for name in ("unit", "outputs", "time") if name in manifest}
             row = json.dumps(_moved(kept | {"counts": {}}, places))
             yield f"run/{plan['stage']}/done/{key}.json", row.encode()
+
+
+def _no_link(path: Path) -> Path:
+    """The path itself. Raises UserError for a link: what it leads to may be any file that this user can read.
+
+    Products are covered by their digests, so theirs lead to what the stage has published (a model that was taken over).
+    """
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which is not packed: remove it, or put a copy of the file in its place")
+    return path
 
 
 def _products(folder: Path) -> Iterator[Path]:
@@ -221,7 +243,7 @@ def _plan(run_dir: Path, stage: str, places: Mapping[str, str]) -> bytes:
 def _portable(path: Path, places: Mapping[str, str]) -> bytes:
     """The text of a file with marks in place of folders. Raises UserError if it is damaged."""
     try:
-        text = reading.read_text(path)
+        text = reading.read_text(_no_link(path))
         return (
             json.dumps(_moved(json.loads(text), places), indent=1) if path.suffix == ".json" else _moved(text, places)
         ).encode()

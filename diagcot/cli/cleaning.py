@@ -79,7 +79,7 @@ def _clean_places() -> None:
     from diagcot.cli.runs import known_runs
     from diagcot.jobs import UserError
     from diagcot.jobs.cluster import Cluster
-    from diagcot.jobs.execution import place, staging
+    from diagcot.jobs.execution import place, staging, unpacked
     from diagcot.jobs.owners import other_owner
 
     scratches = set()
@@ -89,7 +89,8 @@ def _clean_places() -> None:
                 scratches.add(Cluster.read(run_dir).scratch)
     beside = dict.fromkeys([Path.cwd(), *(run_dir.absolute().parents[1] for run_dir in known_runs(None))])
     left = [path for base in place.bases(scratches) for path in place.sweep(base)]
-    for path in left + [path for base in beside for path in staging.sweep(base)]:
+    left += [path for base in beside for path in [*staging.sweep(base), *unpacked.sweep(base)]]
+    for path in left:
         print(f"removed {path}")
 
 

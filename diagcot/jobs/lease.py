@@ -34,9 +34,12 @@ def submit_lease(run_dir: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def lease(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`."""
-    own, ended = _take(path, time.monotonic() + patience_s), threading.Event()
+def lease(path: Path, patience_s: float = PATIENCE_S, doing: str = "submits this run's jobs") -> Iterator[None]:
+    """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`.
+
+    doing: what a holder does, for that message.
+    """
+    own, ended = _take(path, time.monotonic() + patience_s, doing), threading.Event()
     beat = threading.Thread(target=_beat, args=(own, ended), name="lease", daemon=True)
     beat.start()
     try:
@@ -59,7 +62,7 @@ def _beat(own: Path, ended: threading.Event) -> None:
             os.utime(own)  # sets the file server's time
 
 
-def _take(path: Path, end: float) -> Path:
+def _take(path: Path, end: float, doing: str) -> Path:
     while True:
         number, holder = _newest(path)
         if holder is None or not _is_alive(holder):
@@ -72,7 +75,7 @@ def _take(path: Path, end: float) -> Path:
                 own.unlink(missing_ok=True)  # a number that was used and removed in the meantime
             continue
         if time.monotonic() > end:
-            raise UserError(f"another process submits this run's jobs now: {_describe(holder)} ({holder})")
+            raise UserError(f"another process {doing} now: {_describe(holder)} ({holder})")
         time.sleep(POLL_S)
 
 

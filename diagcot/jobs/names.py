@@ -35,6 +35,15 @@ def check_stage(name: str) -> None:
         raise UserError(f"stage name={name!r} is reserved: the folder of a run has other files under such names")
 
 
+def is_stage(name: str) -> bool:
+    """True if `name` can name a stage."""
+    try:
+        check_stage(name)
+    except UserError:
+        return False
+    return True
+
+
 def id_fault(text: str) -> str:
     """What is wrong with the id of a patient, study or image of a data set, or with a path; empty if nothing is."""
     if _CONTROL.search(text):

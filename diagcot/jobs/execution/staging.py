@@ -6,13 +6,14 @@ It is removed when its owner ends. What an owner that was killed has left is rem
 
 import contextlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from diagcot.jobs.lease import is_held, lease
-from diagcot.jobs.state.files import remove
+from diagcot.jobs.state.files import drop_acl, remove
 from diagcot.jobs.state.processes import signals_as_interrupts
 
 NAMES = (".pack.", ".unpack.")
@@ -29,12 +30,22 @@ def staged(base: Path, name: str) -> Iterator[Path]:
     """
     sweep(base)
     with signals_as_interrupts():
-        folder = Path(tempfile.mkdtemp(prefix=name, dir=base))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=name, dir=base))
+        except OSError as error:
+            error.filename = str(base)  # the random name says nothing to a user
+            raise
+        drop_acl(folder)
         try:
             with lease(folder / _OWNER):
                 yield folder
         finally:
             remove(folder, base)
+
+
+def shown(message: str) -> str:
+    """A message without the random names of such folders, which are gone when it is read."""
+    return re.sub(rf"(?<=/)(?:{'|'.join(map(re.escape, NAMES))})[^/\s]+(?:/|$)", "", message)
 
 
 def sweep(base: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
+from diagcot.jobs.names import LONGEST, is_stage
 from diagcot.jobs.plans import segments
 from diagcot.jobs.plans.segments import Segment
 from diagcot.jobs.state import documents, reading
@@ -59,12 +60,16 @@ def stages(run_dir: Path) -> list[str]:
     """Names of a run's stages in order; none for a new run. Without the list, those that the run began with and got since.
 
     A stage that has joined is named last where this node still sees the list of before. Raises UserError if the list is
-    damaged: it lacks a stage that the run began with, or names what has no plan.
+    damaged: it lacks a stage that the run began with, or names what has no plan; or if a file names what can be no stage.
     """
     path = run_dir / "stages"
     remedy = f"`make submit-all RUN={run_dir.name}` writes it again"
     first = _first_stages(run_dir)
-    joined = [name for _, growth in segments.growths(run_dir) for name in growth.get("joined", ())]
+    _require_names(run_dir / "run.json", documents.RUN, first)
+    joined = list[str]()
+    for number, growth in segments.growths(run_dir):
+        _require_names(run_dir / "grown" / str(number) / "growth.json", documents.GROWTH, growth.get("joined", ()))
+        joined += growth.get("joined", ())
     try:
         names = reading.read_text(path).split()
     except FileNotFoundError:
@@ -74,9 +79,15 @@ def stages(run_dir: Path) -> list[str]:
     if lacking := [name for name in first if name not in names]:
         raise documents.DamagedFile(f"{path} is damaged: it lacks {', '.join(lacking)}. {remedy}")
     for name in names:
-        if "/" in name or "\0" in name or not (run_dir / name / "plan.json").exists():
-            raise documents.DamagedFile(f"{path} is damaged: it names {name!r}, which has no plan. {remedy}")
+        if not is_stage(name) or not (run_dir / name / "plan.json").exists():
+            raise documents.DamagedFile(f"{path} is damaged: it names {name[:LONGEST]!r}, which has no plan. {remedy}")
     return list(dict.fromkeys([*names, *joined]))
+
+
+def _require_names(path: Path, kind: documents.Format, names: Iterable[str]) -> None:
+    """Raise UserError for a name that no stage can have: it would be a folder elsewhere, such as one of another run."""
+    if wrong := [name for name in names if not is_stage(name)]:
+        raise documents.damaged(path, kind, f"it names {wrong[0][:LONGEST]!r}, which cannot be the name of a stage")
 
 
 def _first_stages(run_dir: Path) -> list[str]:

@@ -278,6 +278,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _inside(at: str, key: str) -> str:
+    key = key if len(key) <= 64 else f"{key[:64]}…"
     return f"{at}.{key}" if at else key
 
 

@@ -40,12 +40,19 @@ def private_folder(path: Path) -> None:
     Where the folder above has a default ACL, the kernel ignores the umask: a folder of ours takes none over.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in reversed(missing):  # `parents=True` would make those above with the rights that the umask leaves
+        folder.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     for folder in missing:
-        with contextlib.suppress(OSError):  # a file system without ACLs
-            if DEFAULT_ACL in os.listxattr(folder):
-                os.removexattr(folder, DEFAULT_ACL)
-                folder.chmod(0o700)
+        drop_acl(folder)
+
+
+def drop_acl(folder: Path) -> None:
+    """Close a new folder that took over a default ACL from the one above."""
+    with contextlib.suppress(OSError):  # a file system without ACLs
+        if DEFAULT_ACL in os.listxattr(folder):
+            os.removexattr(folder, DEFAULT_ACL)
+            folder.chmod(0o700)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ FILES = {
     "jobs/execution/copies.py": "a copy of a shard in a private folder of the node",
     "jobs/execution/local.py": "runner.json of the run and summary.json of its stages",
     "jobs/execution/place.py": "temporary folders of nodes",
+    "jobs/execution/unpacked.py": "parts that it has put in their places, or marked there, and the mark in them",
     "jobs/execution/worker.py": "stuck/<task>.json of the stage",
     "jobs/lease.py": "numbered leases of the run",
     "jobs/pipeline.py": "a link of the run whose target is gone",

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -336,21 +335,31 @@ def test_a_recipe_in_an_archive_is_read_before_anything_is_published(run: Path, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     pack.write(run, tmp_path / "one.tar.gz", texts=True)
-    move = shutil.move
+    rename = Path.rename
 
-    def moved(source: Path, target: Path) -> None:
-        move(source, target)
+    def renamed(source: Path, target: Path) -> Path:
+        rename(source, target)
         if target.parent.name == "shards":
             os.kill(os.getpid(), number)
+        return target
 
-    monkeypatch.setattr(unpack.shutil, "move", moved)
+    monkeypatch.setattr(Path, "rename", renamed)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker that ran in this process took it
     try:
         with pytest.raises((SystemExit, KeyboardInterrupt)):
             unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not [path for path in (tmp_path / "there").rglob("*") if path.name not in ("logs", "shards", "models")]
+    left = {path.name for path in (tmp_path / "there").rglob("*")}
+    assert left == {"logs", "shards", ".unpack.1.lease"}
+
+
+GROWN = {
+    "time": 1.0,
+    "stages": {
+        "examples": {"units": 0, "tasks": 0, "inputs": {"shards": ["/home/me/thesis"]}, "after": [], "settings": {}}
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -360,7 +369,7 @@ def test_a_signal_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.
         ("run/examples/plan.json", {"inputs": {"shards": ["@SHARDS@/another/shard"]}}),
         ("run/examples/plan.json", {"inputs": {"shards": ["@SHARDS@/one/.."]}}),
         ("run/examples/plan.json", {"code": "/home/me/code"}),
-        ("run/grown/1/growth.json", {"stages": {"examples": {"inputs": {"shards": ["/home/me/thesis"]}}}}),
+        ("run/grown/1/growth.json", GROWN),
     ],
 )
 def test_a_stage_in_an_archive_reads_no_other_run(
@@ -391,8 +400,9 @@ def test_what_a_run_has_taken_from_another_is_told_and_not_packed(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from diagcot.jobs.execution import unpacked
 from launchers import pack, unpack
-unpack._publish = pack._add = lambda *_: os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+unpacked.publish = pack._add = lambda *_: os.kill(os.getpid(), getattr(signal, sys.argv[1]))
 if sys.argv[2] == "unpack":
     unpack.unpack(Path(sys.argv[3]), Path(sys.argv[4]), 10**9)
 pack.write(Path(sys.argv[3]), Path(sys.argv[4]) / "two.tar.gz")
