@@ -27,6 +27,7 @@ MOST_FILES = 100_000
 MOST_HEADER = 1 << 14
 """Bytes that stand before the content of a file: three blocks, and a name of at most 4,096 bytes with its length."""
 _INDEX = {"run": str, "files": {...: str}}
+_LONGEST = 100  # characters of a name in a message
 _AGAIN = "copy it again, or have it packed again"
 
 
@@ -118,9 +119,6 @@ def _extract(archive: Path, content: _Bounded, staged: Path, most_bytes: int) ->
         )  # what follows is the remedy for a run that is here
         raise UserError(f"{archive}: {fault}: nothing was unpacked. Have the run packed again") from None
     return run
-
-
-_LONGEST = 100  # characters of a name in a message
 
 
 def _shown(name: str) -> str:
