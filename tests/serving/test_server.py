@@ -8,6 +8,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -22,6 +23,7 @@ from diagcot.serving.server.process import connect
 from tests.serving.conftest import SETTINGS
 
 pytestmark = pytest.mark.heavy
+LONG = "look long " * 12  # the words after an image fill blocks of the prefix cache to its end
 
 
 def film(shade: int) -> bytes:
@@ -145,13 +147,19 @@ def test_load_exchanges_all_weights_and_drops_the_caches(server, models):
 
 
 def test_an_answer_in_flight_goes_on_with_new_weights(server, models):
-    """As rollouts ahead of training: its first tokens are the old model's and its last ones the new one's."""
+    """As rollouts ahead of training: its first tokens are the old model's and its last ones the new one's.
+
+    Its image was in the prefix cache when it came, as that of a later answer to one prompt: it is encoded again all the same.
+    """
     config = json.loads((models["a"] / "config.json").read_text())
     banned = (config["text_config"]["eos_token_id"], config["image_token_id"], config["video_token_id"])
-    asked = {
-        "messages": (("user", "<image>look long"),), "images": (film(33),), "max_tokens": 200, "logprobs": 0,
+    asked: dict[str, Any] = {
+        "messages": (("user", f"<image>{LONG}"),), "images": (film(33),), "max_tokens": 200, "logprobs": 0,
         "temperature": 1.0, "seed": 5, "logit_bias": dict.fromkeys(banned, -100.0), "return_token_ids": True,
     }  # fmt: skip
+    cached = server.metrics()["vllm:prefix_cache_hits_total"]
+    alike = [Request(f"{n}", **asked | {"max_tokens": 1}) for n in range(4)]  # for all replicas
+    assert not any(reply.error for _, reply in server.complete(alike))
     before = server.metrics()["vllm:generation_tokens_total"]
     with ThreadPoolExecutor(1) as pool:
         flying = pool.submit(one, server, **asked)
@@ -165,6 +173,7 @@ def test_an_answer_in_flight_goes_on_with_new_weights(server, models):
             if load:
                 server.load(models["b"])
         reply = flying.result()
+    assert not server.generation and server.metrics()["vllm:prefix_cache_hits_total"] > cached
     server.load(models["a"])
     drawn, told = reply.token_ids[0], reply.logprobs[0]
     assert len(drawn) == len(told) == 200
@@ -183,7 +192,7 @@ def _logprobs_of(model: Path, image: bytes, drawn: list[int]) -> list[float]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(model)
-    parts = [{"type": "image"}, {"type": "text", "text": "look long"}]
+    parts = [{"type": "image"}, {"type": "text", "text": LONG}]
     text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     inputs = processor(text=[text], images=[Image.open(io.BytesIO(image))], return_tensors="pt")
     prompt, tokens = inputs["input_ids"], torch.tensor([drawn])

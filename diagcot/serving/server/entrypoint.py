@@ -44,6 +44,18 @@ def make_room_for_images(scheduler: Any, max_model_len: int) -> None:
     scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, tokens)
 
 
+def keep_images() -> None:
+    """Let vLLM's workers keep the pixels of an image whose tokens are in the prefix cache when its request comes.
+
+    vLLM drops them (`strip_covered_mm_data`, vllm/multimodal/utils.py of 0.32), as if they were never needed. Where the request
+    is computed again later, after new weights or since the memory for keys and values is used up, the image is encoded again
+    without pixels, which ends the engine and all requests with it.
+    """
+    from vllm.v1.core.sched import output
+
+    output.strip_covered_mm_data = lambda mm_features, *_, **__: mm_features
+
+
 def _keep_to_one_thread() -> None:
     """Give this process one OpenMP thread, before any library reads how many, and those that it forks all that were asked for.
 
@@ -78,6 +90,7 @@ def main() -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     cli_env_setup()
+    keep_images()
     if current_platform.is_cpu():
         _adapt_to_cpu()
     parser = make_arg_parser(FlexibleArgumentParser())
@@ -94,5 +107,7 @@ def main() -> None:
     uvloop.run(run_server(args))
 
 
+if __name__ == "__mp_main__":  # the engine's process, where it is started anew (`spawn`) and not forked
+    keep_images()
 if __name__ == "__main__":
     main()
