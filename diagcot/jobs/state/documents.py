@@ -44,7 +44,7 @@ RUN = Format({"run?": str, "uuid?": str, "cluster_file?": str, "recipe?": str, "
 CLUSTER = Format(
     {
         "executor?": str, "environment?": {...: str}, "slurm?": {"cluster?": (str, None)}, "roots?": {...: str},
-        "resource_profiles?": {...: {}},
+        "resource_profiles?": {...: {}}, "sizes?": {...: {}},
     },
     "`make submit-all RUN={run}` writes it again",
 )  # fmt: skip

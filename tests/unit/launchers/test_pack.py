@@ -469,3 +469,17 @@ def _changed(run: Path, folder: Path, name: str, change: Callable[[bytes], bytes
     index["files"][name] = hashlib.sha256(contents[name]).hexdigest()
     contents["pack.json"] = json.dumps(index).encode()
     return archive_of(folder / "evil.tar.gz", *(member(one, content) for one, content in contents.items()))
+
+
+@pytest.mark.parametrize("sizes", [10**30, [], {"small": 3}])
+def test_a_cluster_file_with_other_sizes_is_named(run: Path, tmp_path: Path, sizes: object) -> None:
+    path = run / "cluster.yaml"
+    before = path.read_text()
+    row = json.loads(before)
+    row.pop("resource_profiles", None)
+    path.write_text(json.dumps(row | {"sizes": sizes}))
+    try:
+        with pytest.raises(UserError, match=r"cluster\.yaml is damaged: `sizes"):
+            pack.write(run, tmp_path / "one.tar.gz")
+    finally:
+        path.write_text(before)
