@@ -71,8 +71,7 @@ def _search(folder: Path, figures: Figures, servers: Servers, server: Server) ->
     samples = asked(folder, servers, UNITS, "asked")
     requests = [request for sample in samples for request in sample]
     with (folder / "requests.jsonl").open("wb") as out:
-        for sample in samples:
-            out.write(b"[%b]\n" % b",".join(replace(request, schema=None).encode() for request in sample))
+        out.writelines(replace(request, schema=None).encode() + b"\n" for request in requests)
     calls, each, took = len(requests), len(requests) / SAMPLES, 0.0
     print(
         f"{SAMPLES} phantom images of {SIZE} pixels in {len(UNITS)} units of a task, {calls} calls, {TOKENS} tokens a reply"
@@ -131,7 +130,7 @@ def _engine(folder: Path, figures: Figures, replica: Replica, seconds: float) ->
     settings, placement = replica.settings, replica.placement
     env = environment(settings, placement, "") | {"PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-m", "bench.cot.engine", str(folder / "model"), str(folder / "requests.jsonl")]
-    command += [str(settings.window), *arguments(settings, placement)]
+    command += arguments(settings, placement)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=400, env=env)
     if done.returncode:
         raise RuntimeError(f"the engine alone: {done.stderr[-2000:]}")
@@ -139,14 +138,10 @@ def _engine(folder: Path, figures: Figures, replica: Replica, seconds: float) ->
     possible = row["prefix_cache_hits"] / row["prefix_cache_queries"]
     print(
         f"the engine alone: {row['seconds']:.1f} s for the same {row['requests']} requests, {possible:.1%} from the cache;"
-        f" {row['seconds_in_order']:.1f} s where each follows the reply before it; ours {seconds:.1f} s",
+        f" ours {seconds:.1f} s",
         flush=True,
     )
     figures.add("vllm_engine", row["seconds"] / seconds, "of the engine's speed", goal=GOAL_ENGINE, least=True)
-    in_order = row["seconds_in_order"] / seconds
-    figures.add(
-        "vllm_engine_in_order", in_order, "of the engine's speed in the search's order", goal=GOAL_ENGINE, least=True
-    )
     hits = figures.rows["vllm_prefix_cache_hits"]["value"]
     figures.add("vllm_prefix_cache_used", hits / possible, "of the possible hits", goal=GOAL_HITS, least=True)
 
