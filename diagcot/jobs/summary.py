@@ -128,6 +128,8 @@ def clean(plan: Plan) -> None:
     require_own_folders(plan)
     remove(plan.workspace, plan.workspace.parent)
     remove(plan.path / "partial", plan.path)
+    for path in (plan.path / "done").glob(".*"):  # a manifest that a killed execution was about to publish
+        remove(path, plan.path)
     logs = (path.name.removesuffix(".log") for path in (plan.path / "out").glob("*.log"))
     tokens = tuple({f".{name.partition('.')[2].split('.r')[0]}" for name in logs})
     for path in plan.output.glob(".*.*"):

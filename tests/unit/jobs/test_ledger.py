@@ -200,8 +200,12 @@ def test_what_killed_executions_had_staged_goes_when_the_stage_is_done(tmp_path:
         (plan.path / "out" / f"00000.{token}.log").touch()
         (output / f".00000.txt.{token}").write_text("half")
     (output / ".mine").touch()
+    (plan.path / "done").mkdir()
+    for name in ("00000.json", ".00000.json.410.cb6fdbe0"):  # the second was about to get the name of the first
+        (plan.path / "done" / name).write_text("{}")
     summary.clean(plan)
     assert [path.name for path in output.iterdir()] == [".mine"]
+    assert [path.name for path in (plan.path / "done").iterdir()] == ["00000.json"]
 
 
 def test_records_bear_halves_of_characters_and_ids_that_are_none(tmp_path: Path) -> None:
