@@ -38,8 +38,8 @@ AWAY = rf"(?i:gave no answer|Slurm does not answer|{'|'.join(slurm.UNREACHABLE)}
 QUEUED = r"is queued or running"
 HELD_BACK = r"cannot grow now: .*Nothing was changed"
 COPY = r"is a copy of the run in"
-WAIT_S = 150  # for jobs to end that were cancelled, also on nodes that hang
-LOST_S = 20  # slurmctld begins again within so many seconds after it was killed
+WAIT_S = 200  # for jobs to end that were cancelled, also on nodes that hang
+LOST_S = 100  # a job that was being requeued from a node that hangs is in the queue again by then
 LONG_S = 400  # longer than any command waits for slurmctld or for a lease
 
 
@@ -190,20 +190,18 @@ class Person:
             shutil.rmtree(copied)
         self.say(f"a copy, {logs}/{'…-copy' if logs == 'logs' else '…'}, was refused by retry, cancel and remove")
 
-    def cancel(self) -> bool:
-        """Cancel the run and see that all of its jobs end; False if Slurm was away."""
+    def cancel(self, again: bool = False) -> bool:
+        """Cancel the run and see that all of its jobs end; False if Slurm was away. again: Slurm has forgotten the first time."""
         answer = self.verb("cancel", ok="jobs cancelled", refused=AWAY)
         self.say(f"cancel: {(answer.out or answer.err).strip()[:80]}")
         if answer.code:
             return False
-        told, end = time.time(), time.monotonic() + WAIT_S
+        told, end = time.monotonic(), time.monotonic() + WAIT_S
         while left := self._alive():
             proof.require(time.monotonic() < end, f"jobs are left {WAIT_S} s after cancel: {left}")
-            ends = all(job.endswith("COMPLETING") for job in left)
-            if not ends and time.time() > told + LOST_S and 0 < _controller_began() - told < LOST_S:
-                self.needed.append("cancel again (slurmctld was killed before it had saved the first)")
-                self.say("cancel again: slurmctld was killed before it had saved the first")
-                return self.cancel()
+            if not again and time.monotonic() > told + LOST_S and any(job.endswith("PENDING") for job in left):
+                self.needed.append("cancel again (Slurm had forgotten the first)")
+                return self.cancel(again=True)
             time.sleep(1)
         return True
 
@@ -273,13 +271,6 @@ class Person:
             self.needed.append(what)
         self.say(f"a person had to: {what}: {_states(answer)}")
         return False
-
-
-def _controller_began() -> float:
-    """When slurmctld began, in seconds since 1970; infinity while it does not say."""
-    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=60)
-    found = re.search(r"BOOT_TIME += (\S+)", done.stdout)
-    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else float("inf")
 
 
 def _copy(source: Path, target: Path) -> None:

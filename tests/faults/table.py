@@ -88,8 +88,8 @@ since, every record is there once, the products are byte by byte those of an und
 job, process, partial work or temporary file is left. No output of a command has a traceback, and every refusal is one that is
 documented. A property that does not hold ends the soak: it says which and keeps the folder, and `make soak SEED=1 ROUND=7`
 plays round 7 alone. What only a person could do is counted: a retry where nothing was queued any more, and a second `cancel`
-where slurmctld was killed in the second after it had accepted the first, which it has then forgotten: the jobs are in the
-queue again when it is back, and `make status` shows them.
+where Slurm has forgotten the first: slurmctld was killed in the second after it had accepted it, or the job was just being
+requeued from a node that does not answer. It is in the queue again a minute later, and `make status` shows it.
 
 """
 
@@ -102,7 +102,7 @@ and 13 rounds without a violation (6,990 units, 41,940 records), and each ended 
 * the soak's own: a finaliser that was still at work had made lost products again before the person submitted;
 * slurmctld was killed in the second after it had accepted a cancellation, and forgot it: a person cancels again;
 * Slurm forgot the cancellation of a job that it was about to requeue, whose node had not started it: `cancel` looks for some
-  seconds whether jobs come back, and cancels them again;
+  seconds whether jobs come back, and cancels them again (from a node that hangs they come later: a person cancels again);
 * a worker that was killed while it published left the hidden file of a manifest: it goes with the end of the stage.
 
 **An hour in one piece has not been played yet.**
