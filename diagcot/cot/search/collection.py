@@ -103,9 +103,8 @@ class Collection:
         assert self._stream is not None
         for traces, row in self._stream:
             traces.add(row)
-            if (
-                self._current.complete and not self._all_complete()
-            ):  # else the stream ends by itself, and reports its end
+            # Once all units are complete, the stream ends by itself and reports its last figures.
+            if self._current.complete and not self._all_complete():
                 break
         counted = self.servers.teacher.stats.counts()
         served = {name: counted[name] - self._served[name] for name in SERVED}

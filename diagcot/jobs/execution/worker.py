@@ -254,7 +254,7 @@ def _run(plan: Plan, task_index: int, ctx: Context) -> str:
         if key in done:
             settle(plan.path, key)
     units = ctx.units = tuple(unit for unit in plan.units_of(task_index) if unit.key not in done)
-    if not units:  # as of a job that Slurm requeued late: it makes no folder anew that the end of the stage has removed
+    if not units:  # a job that Slurm requeued late makes no folder again that the end of the stage has removed
         return "done"
     for folder in (ctx.output, ctx.workspace):
         private_folder(folder)

@@ -18,6 +18,7 @@ from diagcot.jobs.state.files import digest
 
 UNITS = "units.jsonl"
 SHORTEST = len('{"key": "a"}\n')  # bytes of a line of it, at least
+MOST_UNLISTED = 10_000_000  # units of a stage whose list is gone or another one
 PATHS = ("stage_dir", "output", "workspace", "shards_root", "code")  # of plan.json
 
 
@@ -101,8 +102,8 @@ def first_header(stage_dir: Path) -> dict[str, Any]:
 def _fit(counts: Mapping[str, Any], listed: Path) -> bool:
     """Whether there may be so many units and tasks: each task has a unit, and the file lists each unit on a line.
 
-    So no screen takes more memory than the files of a run give cause for. A list that is gone, or not the one that was
-    planned, is told by `verify`.
+    So no screen takes more memory than the files of a run give cause for. `verify` names a list that is gone, or that is not
+    the one that was planned; then MOST_UNLISTED is the bound.
     """
     units, tasks = counts["units"], counts["tasks"]
     if not (0 <= tasks <= units) or bool(tasks) != bool(units):
@@ -111,9 +112,10 @@ def _fit(counts: Mapping[str, Any], listed: Path) -> bool:
         found, sha256 = listed.stat(), counts.get("units_sha256", "")
         if units * SHORTEST <= found.st_size:
             return True
-        return bool(sha256) and _digest(listed, found.st_ino, found.st_size, found.st_mtime_ns) != sha256
+        other = bool(sha256) and _digest(listed, found.st_ino, found.st_size, found.st_mtime_ns) != sha256
     except OSError:
-        return True
+        other = True
+    return other and units <= MOST_UNLISTED
 
 
 def of_plan(header: Mapping[str, Any]) -> tuple[Segment, ...]:

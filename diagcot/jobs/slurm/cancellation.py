@@ -53,10 +53,11 @@ def _names(run_dir: Path) -> dict[str, str]:
 
 
 def _cancel_what_returns(run_dir: Path, jobs: Sequence[str]) -> None:
-    """Cancel jobs again that are in the queue once more: Slurm forgets it of a job that it was about to requeue, as after a node
-    that did not start it, and of every job if slurmctld is killed at that moment.
+    """Cancel again what is in the queue once more.
 
-    Looks for `SETTLE_S` at most, and only while jobs are left.
+    Slurm loses the cancellation of a job that it was about to requeue, for example from a node that did not start it; if
+    slurmctld is killed at that moment, it loses all of them.
+    Takes at most `SETTLE_S`, and ends as soon as no job is left.
     """
     end, known = time.monotonic() + SETTLE_S, set(jobs)
     while left := [job for job in slurm.queue() if job.id.partition("_")[0] in known]:

@@ -159,7 +159,7 @@ def test_so_is_a_list_that_the_run_grew_by(tmp_path: Path, harm: Damage) -> None
 
 
 @pytest.mark.parametrize("numbers", [{"units": 200_000_000, "tasks": 200_000_000}, {"units": 10**14, "tasks": 1}])
-@pytest.mark.parametrize("planned", ["plan.json", "growth.json", "an old plan.json"])
+@pytest.mark.parametrize("planned", ["plan.json", "growth.json", "an old plan.json", "another list", "no list"])
 def test_numbers_that_the_list_of_units_does_not_bear_out_are_a_damaged_file(
     tmp_path: Path, numbers: dict[str, int], planned: str
 ) -> None:
@@ -175,6 +175,10 @@ def test_numbers_that_the_list_of_units_does_not_bear_out_are_a_damaged_file(
         path, row = folder / "growth.json", {"time": 1.0, "stages": {"first": about | numbers}}
     elif planned == "an old plan.json":
         del row["units_sha256"]
+    elif planned == "another list":
+        row["units_sha256"] = "0" * 64
+    elif planned == "no list":
+        (run.run_dir / "first" / "units.jsonl").unlink()
     path.write_text(json.dumps(row))
     state = snapshot(run.run_dir)
     assert any(
