@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.execution.worker import INTERRUPTED, PARKED
 from diagcot.jobs.plans.plan import Plan, read
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.state import attempts, failures
 from diagcot.jobs.state.attempts import Attempt
-from diagcot.jobs.state.failures import LOST_PEER, UPSTREAM_INCOMPLETE
+from diagcot.jobs.state.failures import INTERRUPTED, LOST_PEER, PARKED, UPSTREAM_INCOMPLETE
 from diagcot.jobs.state.progress import Progress
 
 MAX_FAILURES = 2  # a task that fails this often in the same way is stopped

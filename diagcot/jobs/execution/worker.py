@@ -28,7 +28,7 @@ from diagcot.jobs.plans.units import Unit
 from diagcot.jobs.slurm import commands as slurm
 from diagcot.jobs.slurm.sbatch import SIZE
 from diagcot.jobs.state import documents, failures, reading
-from diagcot.jobs.state.failures import LOST_PEER
+from diagcot.jobs.state.failures import INTERRUPTED, LOST_PEER, PARKED
 from diagcot.jobs.state.files import private_folder, write_json
 from diagcot.jobs.state.ledger import done_keys, publish, settle
 from diagcot.jobs.state.processes import allow_open_files, is_alive
@@ -36,8 +36,6 @@ from diagcot.jobs.state.progress import Progress, last_report
 from diagcot.jobs.summary import LAG_S
 
 WARNING = signal.SIGUSR2  # as submitit asks of sbatch --signal
-PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
-INTERRUPTED = 76  # exit code of a task that was parked by SIGTERM alone
 GRACE_S = 120  # how long after the announced end of a preempted job Slurm may take to end it
 STUCK = 3  # executions that reach the time limit without progress before the task is stopped
 HUNG = 3  # executions that hang before the task is stopped

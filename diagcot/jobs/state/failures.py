@@ -18,6 +18,8 @@ FRAMES = 6  # of a traceback that are kept, the innermost last
 MESSAGE = 2000  # characters of a message that are kept
 LOST_PEER = "LostPeer"  # the type of a failure that only says that another rank has ended
 UPSTREAM_INCOMPLETE = "UpstreamIncomplete"  # the type of a failure of a stage that the task follows
+PARKED = 75  # exit code (EX_TEMPFAIL of sysexits.h) of a parked task that could not requeue itself
+INTERRUPTED = 76  # exit code of a task that was parked by SIGTERM alone
 SITE_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
