@@ -234,14 +234,13 @@ def downstream(plans: Sequence[Plan], stage: str) -> list[str]:
 
 def _release(plan: Plan) -> Submitted:
     names = {job: name for attempt in attempts.read(plan.path) for job, name in attempt.names.items()}
-    held = [job.id for job in slurm.queue() if names.get(job.id.split("_")[0]) == job.name and _is_held(job)]
-    if not held:
+    own = [job for job in slurm.queue() if names.get(job.id.split("_")[0]) == job.name]
+    released = [job.id for job in own if _is_held(job) and slurm.release(job.id)]
+    if not released:
         raise UserError(
             f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel RUN={plan.run}` ends it"
         )
-    for job in held:
-        slurm.release(job)
-    return Submitted(plan.stage, "released", tuple(held), len(held))
+    return Submitted(plan.stage, "released", tuple(released), len(released))
 
 
 def _is_held(job: slurm.Job) -> bool:

@@ -259,6 +259,12 @@ def config(timeout: float = TIMEOUT_S) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in rows}
 
 
-def release(job_id: str) -> None:
-    """Release a held job."""
-    call("scontrol", "release", job_id)
+def release(job_id: str) -> bool:
+    """Release a held job; False if it has ended, as one that was cancelled and keeps its reason while its node cleans up."""
+    try:
+        call("scontrol", "release", job_id)
+    except SlurmError as error:
+        if "already finished" in str(error) or "Invalid job id" in str(error):
+            return False
+        raise
+    return True
