@@ -65,8 +65,7 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
     models: with all weights. texts: with predictions and samples, which hold reports of patients and answers about them.
     Raises UserError if the archive exists or cannot be written, or if a stage of the run has not ended.
     """
-    if os.path.lexists(archive):
-        raise UserError(f"{archive} exists: remove it, or name another file with --out")
+    _require_new(archive)
     if not archive.parent.is_dir():
         raise UserError(
             f"{archive} cannot be written: {archive.parent} is no folder. Make it, or name another file with --out"
@@ -95,6 +94,12 @@ def write(run_dir: Path, archive: Path, *, models: bool = False, texts: bool = F
     return index
 
 
+def _require_new(archive: Path) -> None:
+    """Raise UserError if the archive exists."""
+    if os.path.lexists(archive):
+        raise UserError(f"{archive} exists: remove it, or name another file with --out")
+
+
 def _write(run_dir: Path, archive: Path, index: dict[str, Any]) -> None:
     with staging.staged(archive.parent, ".pack.") as folder:
         staged = folder / archive.name
@@ -105,6 +110,17 @@ def _write(run_dir: Path, archive: Path, index: dict[str, Any]) -> None:
                     _require_known(run_dir, name, content)
                     index["files"][name] = _add(tar, name, content)
                 _add(tar, INDEX, json.dumps(index, indent=1).encode())
+        _publish(staged, archive)
+
+
+def _publish(staged: Path, archive: Path) -> None:
+    """Give the archive its name, unless a file got that name while it was written. Raises UserError."""
+    try:
+        os.link(staged, archive)
+    except FileExistsError:
+        raise UserError(f"{archive} was made by another process meanwhile: name another file with --out") from None
+    except OSError:  # a file system without hard links
+        _require_new(archive)
         staged.rename(archive)
 
 

@@ -103,21 +103,21 @@ def unused(root: Path, runs: Iterable[Path]) -> list[Path]:
     return [path for path in sorted(root.glob(".venv-*")) if path.is_dir() and path not in needed]
 
 
-def is_open(run_dir: Path) -> bool:
+def is_open(run_dir: Path, *, written_by_us: bool = False) -> bool:
     """Whether the run is being submitted, or jobs of it are queued or running, or may be submitted by hand.
 
-    True where Slurm does not say.
+    written_by_us: the caller holds the right to write the run. True where Slurm does not say.
     """
     from diagcot.jobs import UserError, chain
     from diagcot.jobs.cluster import Cluster
-    from diagcot.jobs.lease import is_held
+    from diagcot.jobs.lease import is_written
     from diagcot.jobs.plans.plan import read
     from diagcot.jobs.plans.stored import stages, unfinished
     from diagcot.jobs.slurm import scripts
     from diagcot.jobs.state import attempts, runner
 
     try:
-        at_work = runner.process_id(run_dir) is not None or bool(is_held(run_dir / "write"))
+        at_work = runner.process_id(run_dir) is not None or (not written_by_us and is_written(run_dir))
         if at_work or unfinished(run_dir):  # no job is submitted before all of the run is written
             return at_work
         cluster = Cluster.read(run_dir)

@@ -16,8 +16,11 @@ from diagcot.jobs.state.processes import allow_open_files
 
 def run(argv: list[str] | None = None) -> int:
     """Run one verb; returns its exit code: 1 after a printed error, 130 after Ctrl-C, 141 if nobody reads its output."""
-    with terminal.guarded():
-        return _run(sys.argv[1:] if argv is None else argv)
+    try:
+        with terminal.guarded():
+            return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _run(argv: list[str]) -> int:
@@ -26,7 +29,9 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("USER", user())  # often unset in containers; cluster files may name it
     allow_open_files()
     try:
-        return call(args)
+        code = call(args)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {typed(str(error))}", file=sys.stderr)
         return 1
@@ -35,11 +40,11 @@ def _run(argv: list[str]) -> int:
             print(f"error: {message}", file=sys.stderr)
             return 1
         raise
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"error: {reading.sentence(error)}", file=sys.stderr)
+        why = terminal.fault_of_the_output() if error.filename is None else ""
+        output = f"what this command prints cannot be written ({why}); see with `diagcot status` what it did"
+        print(f"error: {output if why else reading.sentence(error)}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """Verbs about the files of runs: what they occupy, how a run is removed, packed into an archive, and unpacked."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,10 +52,19 @@ def users(run_dir: Path) -> Iterator[tuple[str, str]]:
     here, newer = known_runs(run_dir.parent), known_runs(None)
     for other in dict.fromkeys([*here, *newer]):
         if other.resolve() != run_dir.resolve():
-            for taken in reused.read(other).values():
-                if Path(taken["folder"]).resolve() == run_dir.resolve():
-                    yield other.name, taken["stage"]
-            for plan in stored.plans(other):  # a model that `pretrained` took over consists of links
+            try:
+                taken, plans = reused.read(other), list(stored.plans(other))
+            except UserError as error:
+                raise UserError(
+                    f"the other run in {other} is damaged, and may use this one: {error}. Repair it, or remove its folder"
+                    " by hand if nobody needs it"
+                ) from None
+            yield from (
+                (other.name, row["stage"])
+                for row in taken.values()
+                if Path(row["folder"]).resolve() == run_dir.resolve()
+            )
+            for plan in plans:  # a model that `pretrained` took over consists of links
                 for link in (path for path in Path(plan["output"]).glob("model/*") if path.is_symlink()):
                     yield from (
                         (other.name, name) for product, name in products.items() if product in link.resolve().parents
@@ -99,6 +109,7 @@ def _space(args: argparse.Namespace) -> int:
 
 def _remove(args: argparse.Namespace) -> int:
     from diagcot.cli.cleaning import is_open
+    from diagcot.jobs.lease import AT_ONCE_S, write_lease
     from diagcot.jobs.plans import space
 
     folder = own_run_folder(args)
@@ -122,8 +133,11 @@ def _remove(args: argparse.Namespace) -> int:
         ):
             print("nothing was removed")
             return 1
-    for path in space.remove_run(folder):
-        print(f"removed {path}")
+    with write_lease(folder, AT_ONCE_S):
+        if is_open(folder, written_by_us=True):
+            raise UserError(f"run {folder.name} has begun to work since you asked: nothing was removed")
+        for path in space.remove_run(folder):
+            print(f"removed {path}")
     return 0
 
 
@@ -149,5 +163,6 @@ def _unpack(args: argparse.Namespace) -> int:
     folder = unpack.unpack(args.archive, args.into, int(args.most * 1e9))
     for path in dict.fromkeys(own_files.named(Document(folder / "recipe.yaml").value)):
         print(f"its recipe names {path}, which planning or running it would run: read it first")
-    print(f"{folder}: to plan it here: diagcot plan --recipe {folder / 'recipe.yaml'} --run {folder.name}-again")
+    recipe = shlex.quote(str(folder / "recipe.yaml"))
+    print(f"{folder}: to plan it here: diagcot plan --recipe {recipe} --run {folder.name}-again")
     return 0

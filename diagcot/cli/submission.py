@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -276,9 +277,14 @@ def _retry(args: argparse.Namespace) -> int:
 def _cancel(args: argparse.Namespace) -> int:
     from diagcot.console.state.executor import executor
     from diagcot.jobs.execution import local
+    from diagcot.jobs.lease import is_written, wait_until_written
     from diagcot.jobs.slurm import cancellation
 
     folder = own_run_folder(args)
+    with contextlib.suppress(OSError):  # a folder that cannot be written: nobody submits
+        if is_written(folder):
+            print(f"run {folder.name} is being submitted: waiting until its jobs are known", file=sys.stderr)
+            wait_until_written(folder)
     stopped = local.stop(folder)
     jobs = cancellation.cancel(folder) if executor(folder) == "slurm" else []
     if not stopped and not jobs and _is_finished(folder):

@@ -6,6 +6,7 @@ styles are sent as escape sequences.
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -48,9 +49,35 @@ class Stream:
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Send what is printed in this block through `Stream`."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Stream(before[0]), Stream(before[1])
+    before = sys.stdin, sys.stdout, sys.stderr
+    _open_standard_streams()
+    sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = before
+        sys.stdin, sys.stdout, sys.stderr = before
+
+
+def _open_standard_streams() -> None:
+    """Give a process that was started without a standard stream (`>&-`, some daemons) the null device in its place.
+
+    Else the first file that it opens would take the number of that stream, and its children would write into it.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def fault_of_the_output() -> str:
+    """Why standard output cannot be written, after which it goes to the null device; empty if it can."""
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")  # a flush after one that failed says nothing
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.strerror or str(error)
+    return ""

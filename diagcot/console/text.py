@@ -30,21 +30,29 @@ PLAIN = {
     "×": "x",
 }
 
-LEAST_WIDTH = 40  # columns
+LEAST_WIDTH, MOST_WIDTH = 40, 1000  # columns
+
+
+class Screen(Console):
+    """A console that leaves it to the command what follows when nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled."""
+        raise  # noqa: PLE0704
 
 
 def console(width: int | None = None) -> Console:
     """Standard output; without colour in a pipe, with replacements for characters that it cannot show.
 
-    width: in columns; by default the terminal's, at least `LEAST_WIDTH`, since COLUMNS may be 0 or nonsense.
+    width: in columns; by default the terminal's, from `LEAST_WIDTH` to `MOST_WIDTH`, since COLUMNS may be nonsense.
     """
     own = sys.stdout.own if isinstance(sys.stdout, Stream) else sys.stdout
     if isinstance(own, io.TextIOWrapper):
         own.reconfigure(errors="replace")
-    screen = Console(file=own, width=width, highlight=False, soft_wrap=False)
+    screen = Screen(file=own, width=width, highlight=False, soft_wrap=False)
     screen.push_render_hook(_Safe())
-    if width is None and screen.width < LEAST_WIDTH:
-        screen.width = LEAST_WIDTH
+    if width is None:
+        screen.width = min(max(screen.width, LEAST_WIDTH), MOST_WIDTH)
     return screen
 
 

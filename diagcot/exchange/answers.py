@@ -18,7 +18,7 @@ from diagcot.jobs.state import reading
 NAMES = ("id", "sample_id", "image_id", "dicom_id", "image", "study_id", "study")
 """Columns that name what was asked, the most precise first."""
 TEXTS = ("model_prediction", "prediction", "generated_report", "output", "response", "answer", "text", "report")
-"""Columns that hold the answer; the first that a row has is used, since a `report` may be the reference."""
+"""Columns that hold the answer; the first that the file has is used, since a `report` may be the reference."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -35,20 +35,26 @@ def read(path: Path, columns: Mapping[str, str]) -> Iterator[ForeignAnswer | str
 
     columns: `id`, `study` or `text` -> the name of the column in the file. Raises DataError if the file cannot be read.
     """
-    for place, row in _rows(path):
+    names = [columns[name] for name in ("id", "study") if name in columns] or NAMES
+    rows = list(_rows(path))
+    held = {name for _, row in rows if isinstance(row, Mapping) for name in row}
+    # One column for the whole file: where a row lacks the model's text, its `report` is not taken for it.
+    column = columns.get("text") or next((name for name in TEXTS if name in held), TEXTS[0])
+    for place, row in rows:
         if not isinstance(row, Mapping):
             yield f"{place}: not an object"
             continue
-        names = [columns[name] for name in ("id", "study") if name in columns] or NAMES
-        texts = [columns["text"]] if "text" in columns else TEXTS
+        if None in row:
+            yield f"{place}: more fields than the header has (a delimiter or a quote in text without quotes?)"
+            continue
         found = tuple(
             str(row[name]).strip() for name in names if isinstance(row.get(name), str | int) and str(row[name]).strip()
         )
-        text = next((row[name] for name in texts if isinstance(row.get(name), str)), None)
+        text = row.get(column)
         if not found:
             yield f"{place}: names no study (columns {', '.join(names)})"
-        elif text is None:
-            yield f"{place}: has no answer (columns {', '.join(texts)})"
+        elif not isinstance(text, str) or not text.strip():
+            yield f"{place}: has no answer (column {column})"
         elif any(map(HALF.search, [*found, text])):
             yield f"{place}: holds half of a character, which is no text in UTF-8"
         else:
@@ -75,7 +81,9 @@ def _object(path: Path) -> Any:
     """The value of a JSON file that is no list; None for a list, for JSON lines, and for what `tables` says is wrong."""
     data = tables.in_utf8(path, reading.read_bytes(path))
     try:
-        return None if tables.is_list(data) else reading.parse_json(data)
+        return None if tables.is_list(data) else reading.parse_json(data, foreign=True)
+    except reading.RepeatedKey as error:
+        raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
         return None
 
@@ -86,9 +94,15 @@ def _table(path: Path) -> Iterator[tables.Placed]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
     csv.field_size_limit(1 << 24)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix])
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix], strict=True)
     try:
+        header = list(rows.fieldnames or ())
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}: its header names one column twice: rename one of the two")
         for row in rows:
             yield f"{path.name}:{rows.line_num}", row
     except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num + 1}: not a row of a table ({error}); write it again") from None
+        raise DataError(
+            f"{path}:{rows.line_num}: not a row of a table ({error}), usually because a quote is not closed in it or before"
+            " it: write the table again"
+        ) from None

@@ -57,7 +57,7 @@ def _lines(path: Path) -> Iterator[Placed]:
         text = in_utf8(path, line) if number == 1 else line
         if text.strip():
             try:
-                yield f"{path.name}:{number}", reading.parse_json(text)
+                yield f"{path.name}:{number}", reading.parse_json(text, foreign=True)
             except (ValueError, RecursionError):
                 yield f"{path.name}:{number}", None
 
@@ -69,13 +69,15 @@ def _json(path: Path) -> Iterator[Placed]:
     listed = is_list(data)
     try:
         if not listed:
-            yield f"{path.name}:1", reading.parse_json(data)
+            yield f"{path.name}:1", reading.parse_json(data, foreign=True)
             return
         text, data = data.decode(), b""  # only one of the two stays in memory
         for number, row in enumerate(reading.json_elements(text), 1):
             yield f"{path.name}:{number}", row
     except RecursionError:
         raise DataError(f"{path} is not valid JSON (it is nested too deeply); write it again") from None
+    except reading.RepeatedKey as error:
+        raise DataError(f"{path}: {error}") from None
     except ValueError as error:
         if listed or data.lstrip()[:1] != b"{":
             raise DataError(f"{path} is not valid JSON ({error}); correct it or write it again") from None

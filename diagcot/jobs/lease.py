@@ -24,6 +24,7 @@ from diagcot.jobs.state.processes import start_time
 SILENCE_S = 60
 BEAT_S = 10  # how often a holder touches its lease
 PATIENCE_S = 300  # longer than a holder's silence: a finaliser must outwait a launcher that was killed elsewhere
+AT_ONCE_S = 1  # patience of a person who can ask again
 POLL_S = 0.2
 _HOLDER = documents.Format(({"free": bool}, {"host": str, "pid": int, "born": str, "job": str}), "Remove it")
 
@@ -35,7 +36,8 @@ def submit_lease(run_dir: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def lease(path: Path, patience_s: float = PATIENCE_S, doing: str = "submits this run's jobs") -> Iterator[None]:
-    """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`.
+    """Hold the lease `path`. Raises UserError that names the holder if it is still held after `patience_s`, or if the run was
+    removed meanwhile.
 
     doing: what a holder does, for that message.
     """
@@ -47,7 +49,30 @@ def lease(path: Path, patience_s: float = PATIENCE_S, doing: str = "submits this
     finally:
         ended.set()
         beat.join()
-        write_json(own, {"free": True})
+        if own.parent.is_dir():  # else its holder has removed the run
+            write_json(own, {"free": True})
+
+
+def write_lease(run_dir: Path, patience_s: float = PATIENCE_S) -> contextlib.AbstractContextManager[None]:
+    """The right to write a run's plans, which a submission holds until its jobs are known, and to remove the run."""
+    return lease(run_dir / "write", patience_s)
+
+
+def is_written(run_dir: Path) -> bool:
+    """Whether a process holds the right to write the run."""
+    return bool(is_held(run_dir / "write"))
+
+
+def wait_until_written(run_dir: Path) -> None:
+    """Return once nobody writes the run. Raises UserError that names who still does after `PATIENCE_S`."""
+    end = time.monotonic() + PATIENCE_S
+    while is_written(run_dir):
+        if time.monotonic() > end:
+            holder = _newest(run_dir / "write")[1]
+            raise UserError(
+                f"another process submits this run: {_describe(holder) if holder else 'unknown'}; try again"
+            )
+        time.sleep(POLL_S)
 
 
 def is_held(path: Path) -> bool | None:
@@ -67,7 +92,11 @@ def _take(path: Path, end: float, doing: str) -> Path:
         number, holder = _newest(path)
         if holder is None or not _is_alive(holder):
             own = path.with_name(f"{path.name}.{number + 1}.lease")
-            if create_exclusively(own, json.dumps(own_process())):
+            try:
+                created = create_exclusively(own, json.dumps(own_process()))
+            except FileNotFoundError:
+                raise UserError(f"{path.parent} was removed by another process meanwhile") from None
+            if created:
                 if _newest(path)[1] == own:
                     for old in _all(path)[:-1]:
                         old.unlink(missing_ok=True)
@@ -108,7 +137,7 @@ def _describe(holder: Path) -> str:
 
 def _is_alive(holder: Path) -> bool:
     try:
-        held_for = _now(holder.parent) - holder.stat().st_mtime
+        touched = holder.stat().st_mtime
         row = documents.read(holder, _HOLDER)
     except FileNotFoundError:
         return False
@@ -123,7 +152,7 @@ def _is_alive(holder: Path) -> bool:
     if row["job"]:
         with contextlib.suppress(slurm.SlurmError):
             return bool(slurm.alive({row["job"]: ""}))
-    return held_for < SILENCE_S
+    return _now(holder.parent) - touched < SILENCE_S
 
 
 def _now(folder: Path) -> float:

@@ -1,8 +1,10 @@
 """The grammar of names, which become folders, files and jobs, and what a wrong name may mean."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from diagcot.jobs.errors import UserError
 
@@ -26,6 +28,17 @@ def check_name(name: str, what: str = "RUN") -> None:
             f"{what}={name[:LONGEST]!r} cannot name a folder: use at most {LONGEST} letters, digits, '-', '_' and '.',"
             " the first a letter or digit"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError if a run cannot be in this folder."""
+    if HALF.search(str(folder)):
+        raise UserError(
+            f"{folder} has a folder whose name is not UTF-8, which no record of the run can hold: rename it, or work in"
+            " another folder"
+        )
+    if os.pathsep in str(folder):
+        raise UserError(f"{folder} has {os.pathsep!r} in its name, at which PYTHONPATH ends: use other folders")
 
 
 def check_stage(name: str) -> None:

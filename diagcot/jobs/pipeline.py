@@ -19,8 +19,8 @@ from diagcot.jobs.environment import code as codes
 from diagcot.jobs.environment import python
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.execution import debug, local
-from diagcot.jobs.lease import lease, submit_lease
-from diagcot.jobs.names import check_name, check_stage
+from diagcot.jobs.lease import submit_lease, write_lease
+from diagcot.jobs.names import check_folder, check_name, check_stage
 from diagcot.jobs.owners import require_own
 from diagcot.jobs.plans import growth, segments
 from diagcot.jobs.plans import plan as plans
@@ -53,10 +53,7 @@ class Pipeline:
     ) -> None:
         check_name(run)
         self.run, self.cluster, self.root, self.seed = run, cluster, Path(root).resolve(), seed
-        if os.pathsep in str(self.run_dir):
-            raise UserError(
-                f"{self.run_dir} has {os.pathsep!r} in its name, at which PYTHONPATH ends: use other folders"
-            )
+        check_folder(self.run_dir)
         self.code_roots = list(dict.fromkeys([codes.PACKAGE, *(Path(path).resolve() for path in code)]))
         file = {"cluster_file": str(cluster.file)} if cluster.file else {}
         self.about = {"run": run, "uuid": uuid.uuid4().hex, "cluster": cluster.name, **file, **(about or {})}
@@ -188,34 +185,42 @@ class Pipeline:
         Raises UserError with the differences if the stored run differs, if it belongs to another user, or if a stage
         would grow that is queued or running; then nothing is written.
         """
+        with self._writing():
+            return self._write()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         os.umask(0o077)
         private_folder(self.run_dir)
         require_own(self.run_dir)
-        with lease(self.run_dir / "write"):
-            growth_now = self.growth()
-            new = [plan for plan in self.plans if not (plan.path / "plan.json").exists()]
-            with self._at_rest(growth_now):
-                about = self.about | {"stages": [plan.stage for plan in self.plans]}
-                create_exclusively(self.run_dir / "run.json", json.dumps(about, indent=1) + "\n")
-                for name, text in self.keep.items():
-                    create_exclusively(self.run_dir / name, text)
-                for link, target in self._links.items():
-                    _link(link, target)
-                if new or any(plans.read(plan.path).code == str(self.code) for plan in self.plans):
-                    codes.snapshot(self.code_roots, self.code)
-                for plan in new:
-                    plans.create(plan)
-                _write_cluster(self.run_dir, self.cluster)
-                write_text(self.run_dir / "stages", "\n".join(plan.stage for plan in self.plans) + "\n")
-                self.grew = growth_now.lines()
-                if growth_now:
-                    growth_now.commit(self.keep, self.code.name)
-                python.record(self.run_dir)
-                _keep_place(self.run_dir)
-                index.add(self.run_dir)
-                written = [plans.with_resources(plan) for plan in self.plans]
-                for plan in written:
-                    growth.close(plan)
+        with write_lease(self.run_dir):
+            yield
+
+    def _write(self) -> list[Plan]:
+        growth_now = self.growth()
+        new = [plan for plan in self.plans if not (plan.path / "plan.json").exists()]
+        with self._at_rest(growth_now):
+            about = self.about | {"stages": [plan.stage for plan in self.plans]}
+            create_exclusively(self.run_dir / "run.json", json.dumps(about, indent=1) + "\n")
+            for name, text in self.keep.items():
+                create_exclusively(self.run_dir / name, text)
+            for link, target in self._links.items():
+                _link(link, target)
+            if new or any(plans.read(plan.path).code == str(self.code) for plan in self.plans):
+                codes.snapshot(self.code_roots, self.code)
+            for plan in new:
+                plans.create(plan)
+            _write_cluster(self.run_dir, self.cluster)
+            write_text(self.run_dir / "stages", "\n".join(plan.stage for plan in self.plans) + "\n")
+            self.grew = growth_now.lines()
+            if growth_now:
+                growth_now.commit(self.keep, self.code.name)
+            python.record(self.run_dir)
+            _keep_place(self.run_dir)
+            index.add(self.run_dir)
+            written = [plans.with_resources(plan) for plan in self.plans]
+            for plan in written:
+                growth.close(plan)
         return written
 
     @contextmanager
@@ -255,28 +260,31 @@ class Pipeline:
             self.run_dir / "run.json"
         ).exists():  # nothing of a new run can be queued, and a refused one leaves no folder
             chain.require_upstream(self.plans, selected)
-        written = self.write()
-        for plan in written:
-            if plan.stage in selected:
-                summary.reopen(plan, summary.LAG_S if self.cluster.executor == "slurm" else 0)
-        if self.cluster.executor == "slurm":
-            return chain.submit_chain(written, selected, self.cluster)
-        chain.require_upstream(written, selected)
-        own = [plan for plan in written if plan.stage in selected]
-        todo = [plan for plan in own if plan.missing()]
-        open_tasks = {plan.stage: len(plan.open_tasks()) for plan in own}
-        state = "done"
-        if self.cluster.executor == "debug":
-            if not debug.run(self.run_dir, todo):
-                raise UserError(f"stage {todo[0].stage} was not submitted: {_busy(self.run_dir)}")
-        else:
-            started = local.start(self.run_dir, [plan.stage for plan in own]) if todo else None
-            state = "submitted" if started else "queued"
-            if not started and (idle := [plan.stage for plan in todo if not local.worked_on(self.run_dir, plan)]):
-                raise UserError(f"stage {idle[0]} was not submitted: {_busy(self.run_dir)}")
+        with self._writing():  # until its jobs are known: a cancellation waits for them
+            written = self._write()
+            for plan in written:
+                if plan.stage in selected:
+                    summary.reopen(plan, summary.LAG_S if self.cluster.executor == "slurm" else 0)
+            if self.cluster.executor == "slurm":
+                return chain.submit_chain(written, selected, self.cluster)
+            chain.require_upstream(written, selected)
+            own = [plan for plan in written if plan.stage in selected]
+            todo = [plan for plan in own if plan.missing()]
+            open_tasks = {plan.stage: len(plan.open_tasks()) for plan in own}
+            state = "done" if self.cluster.executor == "debug" else self._start(own, todo)
+        if self.cluster.executor == "debug" and not debug.run(self.run_dir, todo):
+            raise UserError(f"stage {todo[0].stage} was not submitted: {_busy(self.run_dir)}")
         return [
             Submitted(plan.stage, state if plan in todo else "complete", (), open_tasks[plan.stage]) for plan in own
         ]
+
+    def _start(self, own: Sequence[Plan], todo: Sequence[Plan]) -> str:
+        """Start this machine's runner if there is work. Returns what becomes of it: `submitted`, or `queued` already."""
+        if todo and local.start(self.run_dir, [plan.stage for plan in own]):
+            return "submitted"
+        if idle := [plan.stage for plan in todo if not local.worked_on(self.run_dir, plan)]:
+            raise UserError(f"stage {idle[0]} was not submitted: {_busy(self.run_dir)}")
+        return "queued"
 
 
 def _link(link: Path, target: Path) -> None:

@@ -1,7 +1,6 @@
 """Records of documents: JSON, JSON lines, COCO, and XML of Pascal VOC. `diagcot.data.readers.tables` makes rows of them."""
 
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ KEY = "key"
 """The column that names a record whose file does: its key in an object of objects, the name of an XML file."""
 
 _LONG = 1 << 20  # characters of a line from which it is checked
-_DECODER = json.JSONDecoder()
 _MEMBER = re.compile(r'\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
 _FIRST = re.compile(r"\s*\{" + _MEMBER.pattern)
 _BLANK = re.compile(r"\s*")
@@ -36,7 +34,7 @@ def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
             if len(line) > _LONG:
                 _refuse_bomb(path, line)
             try:
-                record = reading.parse_json(line)
+                record = reading.parse_json(line, foreign=True)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number} is not JSON ({error}); download it again") from error
             if not isinstance(record, dict):
@@ -56,7 +54,7 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
         yield from _members(path, content)
         return
     try:
-        value = reading.parse_json(content)
+        value = reading.parse_json(content, foreign=True)
     except (ValueError, RecursionError) as error:
         if content.lstrip()[:1] == "{" and "\n" in content.strip():  # JSON lines under the name .json
             yield from _json_lines(path, io.StringIO(content))
@@ -95,7 +93,7 @@ def _is_of_objects(content: str) -> bool:
     if first is None:
         return False
     try:
-        _, at = _DECODER.raw_decode(content, first.end() - 1)
+        _, at = reading.DECODER.raw_decode(content, first.end() - 1)
     except (ValueError, RecursionError):
         return False
     mark = _BETWEEN.match(content, at)
@@ -110,8 +108,8 @@ def _members(path: Path, content: str) -> Iterator[tuple[int, Record]]:
     while end == ",":
         number += 1
         try:
-            name, at = _DECODER.raw_decode(content, _BLANK.match(content, at).end())  # type: ignore[union-attr]
-            value, at = _DECODER.raw_decode(content, _COLON.match(content, at).end())  # type: ignore[union-attr]
+            name, at = reading.DECODER.raw_decode(content, _BLANK.match(content, at).end())  # type: ignore[union-attr]
+            value, at = reading.DECODER.raw_decode(content, _COLON.match(content, at).end())  # type: ignore[union-attr]
             mark = _BETWEEN.match(content, at)
         except (ValueError, AttributeError, RecursionError) as error:  # where no colon matches
             raise DataError(f"{path}: its record {number} is damaged ({error}); download it again") from error

@@ -193,6 +193,8 @@ def _fields(
         else:
             names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
     _require(path, columns, names)
+    if twice := [name for name in (*columns, *optional) if (found := _named(name, names)) and names.count(found) > 1]:
+        raise DataError(f"{path}: its header names the column {twice[0]} twice: rename or remove one of the two")
     places = [names.index(_named(column, names)) for column in columns]
     extra = [names.index(name) if (name := _named(column, names)) else None for column in optional]
     last, skipped = max(places, default=0), at[0]

@@ -14,6 +14,8 @@ from diagcot.jobs.plans import stored
 from diagcot.jobs.state import ledger
 from diagcot.jobs.state.files import remove, require_inside
 
+_REMOVED = ".removed"  # the end of the hidden name of a run that is being removed
+
 
 @dataclass(frozen=True)
 class Occupied:
@@ -68,7 +70,7 @@ def leftovers(run_dir: Path) -> Iterator[Path]:
 
 def remove_run(run_dir: Path) -> Iterator[Path]:
     """Remove a run: products, work folders and the run's own folder; yields what was removed. Links are removed, and not
-    what they lead to. Files that no stage of the run has made stay.
+    what they lead to. Files that no stage of the run has made stay. The caller holds the right to write the run.
 
     Raises UserError, before anything is removed, if a path of a plan does not belong to the run.
     """
@@ -80,7 +82,11 @@ def remove_run(run_dir: Path) -> Iterator[Path]:
     for folder in dict.fromkeys(path.parent for path in paths):
         with contextlib.suppress(OSError):  # it holds something else
             folder.rmdir()
-    remove(run_dir, run_dir.parent, strict=True)
+    # Under another name nobody submits into it while it is being removed, and nobody takes what a kill leaves for a run.
+    gone = run_dir.with_name(f".{run_dir.name}.{os.getpid()}{_REMOVED}")
+    run_dir.rename(gone)
+    for path in run_dir.parent.glob(f".*{_REMOVED}"):
+        remove(path, run_dir.parent, strict=path == gone)
     yield run_dir
 
 

@@ -7,6 +7,7 @@ in it is found by the folder that holds it (`LOGS=`).
 import contextlib
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +24,30 @@ class Entry:
 
 
 def path() -> Path | None:
-    """The file; None for a user who has no home folder."""
-    base = os.environ.get("XDG_STATE_HOME")
+    """The file; None for a user who has no home folder. A relative path counts as none."""
+    base = os.environ.get("XDG_STATE_HOME", "")
     with contextlib.suppress(RuntimeError):  # no HOME, and a user id without a name
-        return (Path(base) if base else Path.home() / ".local" / "state") / "diagcot" / "runs"
+        folder = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
+        return folder / "diagcot" / "runs" if folder.is_absolute() else None
     return None
 
 
 def add(run_dir: Path) -> None:
-    """Remember a run. Does nothing where the state folder cannot be written."""
+    """Remember a run. Where the state folder cannot be written, standard error says how the run is found."""
     entry, file = Entry(run_dir.absolute(), Path.cwd()), path()
-    if file is None or entry in entries():
+    if file is not None and entry in entries():
         return
-    with contextlib.suppress(OSError):
+    try:
+        if file is None:
+            raise OSError("there is no home folder")
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         append_line(file, json.dumps({"run": str(entry.run_dir), "from": str(entry.submitted_from)}))
+    except OSError as error:
+        why = error.strerror or error
+        print(
+            f"the list of your runs was not written ({why}): other folders find this run by LOGS={run_dir.parent}",
+            file=sys.stderr,
+        )
 
 
 def entries() -> list[Entry]:

@@ -78,7 +78,6 @@ JSON_DENSEST, JSON_PACKED = 16, 300
 packed to a twentieth."""
 _OPENED, _NEXT = 160, 40
 """Bytes that an object, a list or an element takes at least, with what is in it, and those of each further value, about."""
-_DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\n\r]*")
 _MOST_FOR_EACH = (_OPENED + _NEXT) // 2  # `{` or `[`, and a comma, in two characters
 _NUMBER = re.compile(r"^\[Errno (\d+)\]|\(os error (\d+)\)")
@@ -337,11 +336,33 @@ def json_fault(text: str | bytes, file_size: int | None = None) -> str:
     return f"its values would take over {max(JSON_PLENTY, most) >> 20} MB, more than those of any data of its size"
 
 
-def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
-    """The value of a JSON text. Raises ValueError, also for one that is refused, and RecursionError. strict: as `json.loads`."""
+class RepeatedKey(ValueError):
+    """An object of a JSON text gives one key two values."""
+
+    def __init__(self) -> None:
+        super().__init__("a key stands twice in one object, with two values: keep one of them")
+
+
+def _with_distinct_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises RepeatedKey, where `json` would keep the last value in silence."""
+    found = dict(members)
+    if len(found) < len(members) and any(found[key] != value for key, value in members):
+        raise RepeatedKey
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_with_distinct_keys)
+"""Reads JSON that others wrote. It raises RepeatedKey."""
+
+
+def parse_json(text: str | bytes, *, strict: bool = True, foreign: bool = False) -> Any:
+    """The value of a JSON text. Raises ValueError, also for one that is refused, and RecursionError.
+
+    strict: as `json.loads`. foreign: a person or another program wrote it; RepeatedKey is raised too.
+    """
     if why := json_fault(text):
         raise ValueError(why)
-    return json.loads(text, strict=strict)
+    return json.loads(text, strict=strict, object_pairs_hook=_with_distinct_keys if foreign else None)
 
 
 def read_json(path: Path) -> Any:
@@ -350,13 +371,13 @@ def read_json(path: Path) -> Any:
 
 
 def json_elements(text: str) -> Iterator[Any]:
-    """The elements of a JSON text that is a list, one in memory at a time. Raises as `parse_json`, a fault when it is met."""
+    """The elements of a JSON text that is a list, one in memory at a time. Raises as `parse_json`, with RepeatedKey."""
     if why := json_fault(text):
         raise ValueError(why)
     at = _after_blanks(text, 0, "[")
     if text[at : at + 1] != "]":
         while True:
-            value, at = _DECODER.raw_decode(text, at)
+            value, at = DECODER.raw_decode(text, at)
             yield value
             at = _after_blanks(text, at)
             if text[at : at + 1] == "]":

@@ -56,6 +56,18 @@ def test_remove_takes_a_run_and_leaves_what_it_only_used(runs: Path, capsys: pyt
     assert main(["space"]) == 1 and "no run" in capsys.readouterr().err
 
 
+def test_a_damaged_run_that_may_use_a_run_is_named_with_what_helps(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "logs" / "second" / "texts" / "plan.json").write_text("{")
+    assert main(["remove", "--run", "first", "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"the other run in {runs}/logs/second is damaged" in said or "the other run in logs/second is damaged" in said
+    )
+    assert "remove its folder by hand" in said and (runs / "logs" / "first").exists()
+
+
 def test_a_run_whose_weights_another_has_links_to_stays(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As `pretrained: models/first/…` makes them."""
     (runs / "logs" / "second" / "reused.json").unlink()

@@ -2,13 +2,17 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from diagcot.cli import command
 from diagcot.cli.main import main
 from diagcot.cli.runs import find_run
-from diagcot.jobs import UserError
+from diagcot.jobs import Pipeline, UserError
+from diagcot.jobs.lease import write_lease
 from diagcot.jobs.state import index
 from tests import chains
 
@@ -77,15 +81,22 @@ def test_a_run_that_was_removed_is_forgotten_and_damage_is_passed_over(tmp_path:
         find_run(None, None)
 
 
-def test_the_index_is_private_and_no_home_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_private_and_no_home_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run(tmp_path / "scratch", "one")
     index.add(folder)
     index.add(folder)
     assert index.path().stat().st_mode & 0o077 == 0 and len(index.path().read_text().splitlines()) == 1
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # cannot be written
+    assert not capsys.readouterr().err
     index.add(folder)
-    assert index.entries() == []
+    assert index.entries() == [] and f"find this run by LOGS={folder.parent}" in capsys.readouterr().err
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("HOME", "relative")
+    index.add(folder)
+    assert index.path() is None and "there is no home folder" in capsys.readouterr().err
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert index.path() is None and index.entries() == []
@@ -121,6 +132,58 @@ def test_cancelling_a_finished_run_says_that_there_was_nothing_to_cancel(
         (made.path / "done" / f"{key}.json").write_text("{}")
     assert main(["cancel", *place]) == 0
     assert capsys.readouterr().out.endswith("there was nothing to cancel: all its stages are finished\n")
+
+
+def test_a_cancellation_waits_for_a_submission_that_is_under_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would find no jobs, say so, and the run would be worked on all the same."""
+    run_dir = chains.write(tmp_path, [chains.plan(tmp_path, "stage", 2)], chains.cluster("debug"))
+    begun, ended = threading.Event(), threading.Event()
+
+    def submission() -> None:
+        with write_lease(run_dir):
+            begun.set()
+            time.sleep(0.4)
+            ended.set()
+
+    thread = threading.Thread(target=submission)
+    thread.start()
+    begun.wait()
+    code = main(["cancel", "--run", run_dir.name, "--logs", str(run_dir.parent)])
+    assert code == 0 and ended.is_set() and "is being submitted: waiting" in capsys.readouterr().err
+    thread.join()
+
+
+def written(tmp_path: Path) -> Path:
+    flow = Pipeline("one", chains.cluster("debug"), tmp_path)
+    flow.stage("stage", "tests.kinds.count", ["a"], "small")
+    flow.write()
+    return flow.run_dir
+
+
+def test_a_submission_into_a_run_that_is_removed_meanwhile_says_so(tmp_path: Path) -> None:
+    run_dir = written(tmp_path)
+    with write_lease(run_dir):
+        assert main(["remove", "--yes", "--run", run_dir.name, "--logs", str(run_dir.parent)]) == 1 and run_dir.exists()
+    assert main(["remove", "--yes", "--run", run_dir.name, "--logs", str(run_dir.parent)]) == 0
+    assert not any(run_dir.parent.iterdir())
+    with pytest.raises(UserError, match="was removed by another process"), write_lease(run_dir):
+        pass
+
+
+def test_what_a_killed_removal_has_left_goes_with_the_next(tmp_path: Path) -> None:
+    run_dir = written(tmp_path)
+    left = run_dir.parent / ".other.123.removed"
+    left.mkdir()
+    (left / "stages").write_text("stage")
+    assert main(["remove", "--yes", "--run", run_dir.name, "--logs", str(run_dir.parent)]) == 0
+    assert not any(run_dir.parent.iterdir())
+
+
+def test_ctrl_c_ends_a_command_that_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "parse", lambda argv: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["status"]) == 130
 
 
 def test_a_damaged_index_hides_no_other_run_and_holds_nobody_up(tmp_path: Path) -> None:

@@ -128,10 +128,18 @@ def test_other_names_are_left_alone(value: str) -> None:
         ("t.jsonl", '{"id": 1, "txt": "a"}\n', r"t\.jsonl:1 has no columns text; did you mean 'txt'"),
         ("t.json", "[1, 2]", "neither a list of records nor COCO"),
         ("t.json", "{", "is not JSON"),
+        ("t.csv", "id,text,Text,text\n1,a,b,c\n", "names the column text twice"),
+        ("t.jsonl", '{"id": 1, "text": "a", "text": "b"}\n', r"t\.jsonl:1 is not JSON \(a key stands twice"),
+        ("t.json", '[{"id": 1, "text": "a", "text": "b"}]', "a key stands twice"),
+        (
+            "t.json",
+            '{"x": {"id": 1, "text": "a", "text": "b"}, "y": {}}',
+            "is not JSON .a key stands twice",
+        ),
         ("t.json", '{"images": [], "annotations": [{"image_id": 1}]}', "1 annotated images are not in its list"),
     ],
 )
-def test_damaged_json_is_reported(name: str, text: str, told: str, tmp_path: Path) -> None:
+def test_damaged_tables_are_reported(name: str, text: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=told):
         read(table(tmp_path / name, text))
 

@@ -9,6 +9,7 @@ import pytest
 
 from diagcot.cli import main as cli
 from diagcot.console.screens import metrics_table
+from diagcot.data.errors import DataError
 from diagcot.data.readers import registry
 from diagcot.data.study import IU_XRAY, MIMIC_CXR
 from diagcot.evaluation import foreign, predictions
@@ -112,6 +113,63 @@ def test_two_answers_to_a_sample_are_refused(root: Path, tmp_path: Path) -> None
     file.write_text("\n".join(json.dumps({"study": studies(root)[0], "text": text}) for text in "ab"))
     with pytest.raises(UserError, match=r"p\.jsonl:2 and p\.jsonl:1 give mimic_cxr/.* two answers"):
         brought(root, tmp_path, file, max_missing=1)
+
+
+def read_answers(path: Path) -> tuple[list[str], list[str]]:
+    """The texts of a file, and what is said of its other rows."""
+    found = list(answers.read(path, {}))
+    return [row.text for row in found if not isinstance(row, str)], [row for row in found if isinstance(row, str)]
+
+
+NULL = {"study": "2", "report": "the reference", "model_prediction": None}
+LACKING = {"study": "2", "report": "the reference"}
+
+
+@pytest.mark.parametrize("second", [NULL, LACKING, LACKING | {"model_prediction": "  "}])
+def test_a_reference_is_never_taken_for_an_answer(second: dict[str, Any], tmp_path: Path) -> None:
+    first = {"study": "1", "report": "the reference", "model_prediction": "an answer"}
+    texts = {
+        "p.json": json.dumps({row["study"]: row for row in (first, second)}),
+        "q.json": json.dumps([first, second]),
+        "p.jsonl": "\n".join(map(json.dumps, (first, second))),
+        "p.csv": "study,report,model_prediction\n1,the reference,an answer\n2,the reference,\n",
+        "p.tsv": "study\treport\tmodel_prediction\n1\tthe reference\tan answer\n2\tthe reference\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        found, others = read_answers(tmp_path / name)
+        assert found == ["an answer"] and len(others) == 1, name
+        assert "has no answer (column model_prediction)" in others[0]
+
+
+def test_blank_answers_are_none(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('study_id,report\n1,\n2," "\n3,clear\n')
+    found, others = read_answers(tmp_path / "p.csv")
+    assert found == ["clear"] and [row.split(":")[1] for row in others] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.json", '{"1": "one", "1": "three"}', "a key stands twice"),
+        ("p.json", '[{"study": "1", "text": "one", "text": "three"}]', "a key stands twice"),
+        ("p.json", '{"1": {"report": "a", "report": "three"}}', "a key stands twice"),
+        ("p.csv", "study_id,report,report\n1,one,three\n", "names one column twice"),
+        ("p.csv", 'study_id,report\n1,"one\n2,two\n3,three\n', "a quote is not closed"),
+    ],
+)
+def test_what_would_be_lost_in_silence_is_refused(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said) as error:
+        read_answers(tmp_path / name)
+    assert name in str(error.value) and "three" not in str(error.value)
+
+
+def test_what_would_be_cut_off_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("study_id,report\n1,no effusion, no pneumothorax\n2,clear\n")
+    (tmp_path / "p.jsonl").write_text('{"study": "1", "text": "a", "text": "b"}\n{"study": "2", "text": "clear"}\n')
+    assert read_answers(tmp_path / "p.csv")[0] == ["clear"] and "more fields" in read_answers(tmp_path / "p.csv")[1][0]
+    assert read_answers(tmp_path / "p.jsonl")[0] == ["clear"] and len(read_answers(tmp_path / "p.jsonl")[1]) == 1
 
 
 def test_a_study_with_several_questions_needs_the_ids_of_samples(root: Path, tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_a_default_acl_opens_nothing_of_a_run(tmp_path: Path) -> None:
     assert found.level == "note" and f"setfacl -b {tmp_path}/logs" in found.remedy
 
 
+def test_a_folder_whose_name_is_not_utf8_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    """Records of the run, such as places.json, could not be read again."""
+    with pytest.raises(UserError, match="a folder whose name is not UTF-8"):
+        Pipeline("run", chains.cluster(), tmp_path / os.fsdecode(b"sur\xff"))
+
+
 def test_a_folder_with_a_colon_is_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a:b/logs/run has ':' in its name, at which PYTHONPATH ends"):
         Pipeline("run", chains.cluster(roots={"logs": tmp_path / "a:b" / "logs"}), tmp_path)

@@ -31,6 +31,7 @@ FILES = {
     "jobs/lease.py": "numbered leases of the run",
     "jobs/pipeline.py": "a link of the run whose target is gone",
     "jobs/plans/plan.py": "units.jsonl of the stage",
+    "jobs/plans/space.py": "the folder of a run that the caller may remove",
     "jobs/slurm/scripts.py": "scripts/*.sbatch of the run",
     "jobs/state/attempts.py": "attempts/<number>.intent and unsubmitted.json of the stage",
     "jobs/state/files.py": "what it has staged itself",

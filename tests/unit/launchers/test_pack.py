@@ -66,6 +66,29 @@ def test_by_default_no_text_and_no_image_leaves_the_machine(run: Path, tmp_path:
         unpack.unpack(tmp_path / "one.tar.gz", tmp_path / "there", GB)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_made_while_a_run_is_packed_stays(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    whole, link, archive = pack._files, os.link, tmp_path / "one.tar.gz"
+
+    def slow(*args: object) -> object:
+        archive.write_text("of another process")
+        return whole(*args)  # type: ignore[arg-type]
+
+    def no_links(source: Path, target: Path) -> None:
+        if target == archive:
+            raise OSError("no hard links here")
+        link(source, target)
+
+    monkeypatch.setattr(pack, "_files", slow)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(UserError, match="name another file with --out"):
+        pack.write(run, archive)
+    assert archive.read_text() == "of another process" and os.listdir(tmp_path) == ["one.tar.gz"]
+
+
 def test_a_run_that_has_grown_travels_as_it_is_now(tmp_path: Path) -> None:
     made(tmp_path / "here", "one")
     joined = (
