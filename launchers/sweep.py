@@ -1,5 +1,6 @@
 """Composes a sweep: one recipe of a recipe, values of its settings and several seeds, in which equal stages occur once."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -30,11 +31,16 @@ def compose(name: str, over: Sequence[str], seeds: Sequence[int], root: Path) ->
     """
     recipe, document = find_recipe(name, root, settings_model)
     axes = [_axis(text, recipe) for text in over]
+    _require_different([(stage, *keys) for stage, keys, _ in axes])
     arms = [Arm("", recipe, document)]
     labels: dict[str, str] = {}  # name of an arm -> its values, for people
     for values in itertools.product(*([(stage, keys, value) for value in given] for stage, keys, given in axes)):
         label = ", ".join(f"{keys[-1]} {_shown(value)}" for _, keys, value in values)
-        arm = re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-.")
+        arm = plain = re.sub(r"[^A-Za-z0-9_.]+", "-", label).strip("-.")
+        for number in itertools.count(2):  # such as of 1 and -1
+            if arm not in labels:
+                break
+            arm = f"{plain}-{number}"
         labels[arm] = label
         arms.append(Arm(arm, *_changed(document, values)))
     stages: dict[str, dict[str, Any]] = {}
@@ -108,13 +114,32 @@ def _axis(text: str, recipe: Recipe) -> tuple[str, list[str], list[Any]]:
         values = []
     if not equals or not values or not all(keys):
         raise UserError(f"{text!r} must be a stage, a key of its settings and values, such as {EXAMPLE}")
-    if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
+    if len(set(map(_plain, values))) < len(values):
         raise UserError(f"{text!r} gives a value twice: leave one out")
     if next(spec for spec in recipe.stages if spec.name == stage).number == "eval":
         raise UserError(
             f"{text!r}: all models of a sweep are evaluated alike; change stage {stage} in the recipe instead"
         )
     return stage, keys, values
+
+
+def _plain(value: Any) -> str:
+    """A value as it is compared: 1, 1.0 and "1" are one, and so are 0.0001 and 1e-4, which is a text in YAML."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return repr(float(value))
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _require_different(settings: Sequence[tuple[str, ...]]) -> None:
+    """Raise UserError if two options change one setting, or one a setting inside the other's."""
+    for place, one in enumerate(settings):
+        for other in settings[:place]:
+            if all(a == b for a, b in zip(one, other, strict=False)):
+                both = " and ".join(dict.fromkeys(map(".".join, (other, one))))
+                raise UserError(
+                    f"{both}: two options change one setting; give all its values in one, such as {EXAMPLE}"
+                )
 
 
 def _changed(document: Document, values: Sequence[tuple[str, list[str], Any]]) -> tuple[Recipe, Document]:

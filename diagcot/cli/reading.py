@@ -32,7 +32,9 @@ def add_verbs(verbs: Verbs) -> None:
         type=Path,
         help="folder that holds the runs (default: logs, and wherever you have started runs)",
     )
-    parser.add_argument("--draws", default=1000, type=int, help="number of bootstrap draws (default: 1000)")
+    parser.add_argument(
+        "--draws", default=1000, type=_draws, help="number of bootstrap draws, 100 to 100000 (default: 1000)"
+    )
 
     parser = verbs.add("verify", "show digests of what decides each stage's result and of what it made", _verify)
     add_run_options(parser)
@@ -41,6 +43,13 @@ def add_verbs(verbs: Verbs) -> None:
     add_run_options(
         verbs.add("traces", "show how many chains of thought were kept, and why others were dropped", _traces)
     )
+
+
+def _draws(text: str) -> int:
+    """The type of a number of bootstrap draws; the range is that of the settings of evaluations."""
+    if not text.isascii() or not text.isdigit() or not 100 <= int(text[:9]) <= 100_000:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 100 to 100000, is {text[:20]!r}")
+    return int(text)
 
 
 def _status(args: argparse.Namespace) -> int:

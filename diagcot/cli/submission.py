@@ -275,10 +275,10 @@ def _retry(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from diagcot.console.state.executor import executor
     from diagcot.jobs.execution import local
     from diagcot.jobs.lease import is_written, wait_until_written
     from diagcot.jobs.slurm import cancellation
+    from diagcot.jobs.state import documents
 
     folder = own_run_folder(args)
     with contextlib.suppress(OSError):  # a folder that cannot be written: nobody submits
@@ -286,11 +286,20 @@ def _cancel(args: argparse.Namespace) -> int:
             print(f"run {folder.name} is being submitted: waiting until its jobs are known", file=sys.stderr)
             wait_until_written(folder)
     stopped = local.stop(folder)
-    jobs = cancellation.cancel(folder) if executor(folder) == "slurm" else []
+    try:
+        kind, wrong = str(documents.read(folder / "cluster.yaml", documents.CLUSTER).get("executor", "")), ""
+    except (OSError, UserError) as error:  # then the records of jobs decide whether Slurm is asked
+        kind, wrong = "", str(error)
+    jobs = cancellation.cancel(folder) if kind == "slurm" or (not kind and cancellation.has_jobs(folder)) else []
+    runner = "runner stopped, " if stopped else ""
+    if wrong and cancellation.has_jobs(folder):
+        raise UserError(
+            f"run {folder.name}: {runner}{len(jobs)} jobs cancelled, those that Slurm knows in this environment; others"
+            f" may be left, since the run's is not known: {wrong}"
+        )
     if not stopped and not jobs and _is_finished(folder):
         print(f"run {folder.name}: 0 jobs cancelled, there was nothing to cancel: all its stages are finished")
         return 0
-    runner = "runner stopped, " if stopped else ""
     print(f"run {folder.name}: {runner}{len(jobs)} jobs cancelled; submit the run again to continue")
     return 0
 

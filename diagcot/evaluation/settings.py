@@ -122,7 +122,7 @@ class StudySettings(Settings):
 
     claims: list[Claim] = Field(min_length=1, description="What is tested, in the order of the table.")
     seeds: list[int] = Field(min_length=1, description="Seeds; the model of a claim is the stage <name>-<seed>.")
-    draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    draws: int = Field(1000, ge=100, le=100_000, description="Draws of the bootstrap that intervals are computed from.")
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
 
 
@@ -167,7 +167,7 @@ class SweepSettings(Settings):
     seeds: list[int] = Field(min_length=1, description="Seeds.")
     tasks: list[str] = Field(min_length=1, description="Tasks whose scores are shown.")
     metrics: list[OwnMetric] = Field([], description="Metrics of your own, each a further column.")
-    draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    draws: int = Field(1000, ge=100, le=100_000, description="Draws of the bootstrap that intervals are computed from.")
     java_s: float = Field(180, gt=0, description="Seconds that the Java tokeniser may take.")
 
 
@@ -228,7 +228,7 @@ class AggregateSettings(Settings):
         " is not usable; each figure that depends on the words is then marked. no_meteor: leave METEOR out where its files are"
         " not usable.",
     )
-    draws: int = Field(1000, ge=100, description="Draws of the bootstrap that intervals are computed from.")
+    draws: int = Field(1000, ge=100, le=100_000, description="Draws of the bootstrap that intervals are computed from.")
     examples: int = Field(6, ge=0, description="Samples of each task that the report shows.")
     r2gen: bool = Field(False, description="Also score reports by R2Gen's protocol, under separate names.")
     metrics: list[OwnMetric] = Field([], description="Metrics of your own, each a further column.")

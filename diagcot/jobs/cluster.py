@@ -117,11 +117,25 @@ class Slurm(JobOptions):
 
 
 class Roots(Settings):
-    """Where the products go. Relative paths begin at the project, or at the current folder outside it."""
+    """Where the products go. Relative paths begin at the project, or at the current folder outside it.
+
+    A leading `~` and variables of the environment are filled in.
+    """
 
     logs: Path = Field(Path("logs"), description="Folder of the runs: plans, logs, state and reports.")
     shards: Path = Field(Path("shards"), description="Folder of the data that stages write.")
     models: Path = Field(Path("models"), description="Folder of the models and of the stages' private workspaces.")
+
+    @field_validator("*")
+    @classmethod
+    def _filled(cls, value: Path) -> Path:
+        filled = os.path.expandvars(value)
+        if "$" in filled:
+            raise ValueError(f"{value}: a variable in it is not set; set it, or write the folder itself")
+        try:
+            return Path(filled).expanduser()
+        except RuntimeError:
+            raise ValueError(f"{value}: there is no such home folder; write the folder itself") from None
 
 
 class Container(Settings):

@@ -41,6 +41,12 @@ def cancel(run_dir: Path) -> list[str]:
     return live
 
 
+def has_jobs(run_dir: Path) -> bool:
+    """Whether a record of the run names a job of Slurm, or a submission that may have made some."""
+    folders = [folder for folder in run_dir.iterdir() if folder.is_dir()]
+    return bool(_names(run_dir)) or any(attempts.intended(folder) for folder in folders)
+
+
 def _cancel_known(run_dir: Path) -> list[str]:
     slurm.cancel(live := sorted(slurm.alive(_names(run_dir))))
     return live

@@ -43,12 +43,14 @@ class Partition:
 
 
 def partitions(timeout: float = slurm.TIMEOUT_S) -> dict[str, Partition]:
-    """The partitions of this cluster by name. Raises SlurmError."""
-    return parse(slurm.call("sinfo", "-h", "-e", "-o", COLUMNS, timeout=timeout))
+    """The partitions of this cluster by name. Raises SlurmError, also if there are none."""
+    if not (known := parse(slurm.call("sinfo", "-h", "-e", "-o", COLUMNS, timeout=timeout))):
+        raise slurm.SlurmError("sinfo names no partition of this cluster: ask who runs it whether you may use one")
+    return known
 
 
 def parse(text: str) -> dict[str, Partition]:
-    """Read rows of `sinfo -e` with `COLUMNS`; `*` follows the name of the default partition."""
+    """Read rows of `sinfo -e` with `COLUMNS`; `*` follows the name of the default partition. Raises SlurmError."""
     known: dict[str, Partition] = {}
     for row in text.splitlines():
         if row.count("|") < COLUMNS.count("|"):
@@ -59,8 +61,13 @@ def parse(text: str) -> dict[str, Partition]:
             name.rstrip("*"),
             Partition(state == "up", minutes(limit), int(most) if most.isdigit() else None, name.endswith("*")),
         )
-        mem_gb = int(memory.rstrip("+")) / 1024
-        group = NodeGroup(int(nodes), int(cpus.rstrip("+")), mem_gb, gpus(gres), gpu_types(gres))
+        try:
+            mem_gb = int(memory.rstrip("+")) / 1024
+            group = NodeGroup(int(nodes), int(cpus.rstrip("+")), mem_gb, gpus(gres), gpu_types(gres))
+        except ValueError:
+            raise slurm.SlurmError(
+                f"sinfo says of partition {name.rstrip('*')}: {nodes} nodes with {cpus} cores and {memory} MB: no numbers"
+            ) from None
         partition.groups.append(group)
     return known
 

@@ -40,7 +40,10 @@ def run(*command: str, timeout: float = TIMEOUT_S) -> subprocess.CompletedProces
     if why := distrust(Path(env["SLURM_CONF"])) if env.get("SLURM_CONF") else "":  # it names code that is loaded
         raise SlurmError(f"SLURM_CONF={env['SLURM_CONF']} is not used, because {why}")
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env, check=False)
+        # Comments of a site and names of jobs may be in any encoding.
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout, env=env, check=False
+        )
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not on PATH: load your site's Slurm, or use CLUSTER=laptop") from error
     except subprocess.TimeoutExpired as error:

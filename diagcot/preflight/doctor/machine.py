@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -90,8 +91,12 @@ def outputs(folders: Sequence[Path]) -> Iterator[Finding]:
     """Whether the output folders are writable and closed to others: they may hold credentialed data."""
     for folder in folders:
         place = next(path for path in (folder, *folder.parents) if path.exists())
-        if not os.access(place, os.W_OK | os.X_OK):
-            yield bad("outputs", f"{place} is not writable", "change roots in the cluster file, or the folder's owner")
+        try:  # rights alone do not tell of file servers, of /proc or of a user who is root
+            with tempfile.TemporaryDirectory(dir=place, prefix=".doctor."):
+                pass
+        except OSError as error:
+            what = f"{place} is not writable ({error.strerror or error})"
+            yield bad("outputs", what, "change roots in the cluster file, or the folder's owner")
     # The workers' umask closes all that they write; only the folders themselves may be open.
     readable = [str(folder) for folder in folders if folder.exists() and _open_to_others(folder)]
     if readable:

@@ -13,7 +13,9 @@ from diagcot.cli.main import main
 from diagcot.cli.runs import find_run
 from diagcot.jobs import Pipeline, UserError
 from diagcot.jobs.lease import write_lease
-from diagcot.jobs.state import index
+from diagcot.jobs.slurm import cancellation
+from diagcot.jobs.state import attempts, index
+from diagcot.jobs.state.attempts import Array, Attempt
 from tests import chains
 
 
@@ -155,6 +157,24 @@ def test_a_cancellation_waits_for_a_submission_that_is_under_way(
     thread.join()
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", None])
+def test_cancelling_a_run_of_slurm_asks_slurm_though_its_cluster_file_is_damaged(
+    tmp_path: Path, text: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = chains.plan(tmp_path, "stage", 2)
+    run_dir = chains.write(tmp_path, [made], chains.cluster("slurm"))
+    attempts.write(made.path, Attempt(1, "submitted", (Array("7", (0, 1), name="a"),), "8"))
+    (run_dir / "cluster.yaml").unlink()
+    if text is not None:
+        (run_dir / "cluster.yaml").write_text(text)
+    asked = []
+    monkeypatch.setattr(cancellation, "cancel", lambda folder: asked.append(folder) or ["7_0"])
+    assert main(["cancel", "--run", run_dir.name, "--logs", str(run_dir.parent)]) == 1
+    said = capsys.readouterr().err
+    assert asked == [run_dir] and "1 jobs cancelled, those that Slurm knows in this environment" in said
+    assert "cluster.yaml" in said
+
+
 def written(tmp_path: Path) -> Path:
     flow = Pipeline("one", chains.cluster("debug"), tmp_path)
     flow.stage("stage", "tests.kinds.count", ["a"], "small")
@@ -179,6 +199,13 @@ def test_what_a_killed_removal_has_left_goes_with_the_next(tmp_path: Path) -> No
     (left / "stages").write_text("stage")
     assert main(["remove", "--yes", "--run", run_dir.name, "--logs", str(run_dir.parent)]) == 0
     assert not any(run_dir.parent.iterdir())
+
+
+@pytest.mark.parametrize("draws", ["-5", "0", "99", "100001", "1e3", "100000000000", "²"])
+def test_a_number_of_draws_has_a_range(draws: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "a", "b", f"--draws={draws}"])
+    assert "must be a whole number from 100 to 100000" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_a_command_that_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from diagcot.jobs.causes import RULES
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.forecast import misfits
 from diagcot.jobs.slurm import capacity
+from diagcot.jobs.slurm import commands as slurm
 from diagcot.preflight.doctor import slurm as doctor
 from tests import chains
 
@@ -117,3 +118,30 @@ def test_minutes(text: str, value: int | None) -> None:
 @pytest.mark.parametrize(("text", "count"), [("(null)", 0), ("gpu", 1), ("gpu:2", 2), ("gpu:h100:4(S:0-1),nvme:1", 4)])
 def test_gpus(text: str, count: int) -> None:
     assert capacity.gpus(text) == count
+
+
+def test_answers_of_slurm_that_are_no_numbers_or_no_utf8_are_no_traceback() -> None:
+    with pytest.raises(slurm.SlurmError, match="sinfo says of partition odd: many nodes"):
+        capacity.parse("odd*|up|infinite|1-infinite|many|8|1000|(null)\n")
+    assert slurm.call("printf", r"caf\351|x") == "caf\ufffd|x"
+
+
+def test_a_cluster_without_partitions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "call", lambda *command, timeout: "")
+    with pytest.raises(slurm.SlurmError, match="no partition"):
+        capacity.partitions()
+
+
+@pytest.mark.parametrize(
+    ("said", "released"), [("", True), ("Job has already finished", False), ("Invalid job id specified", False)]
+)
+def test_a_job_that_has_ended_is_not_released(monkeypatch: pytest.MonkeyPatch, said: str, released: bool) -> None:
+    """A cancelled job keeps the reason `held` while its node cleans up."""
+
+    def call(*command: str) -> str:
+        if said:
+            raise slurm.SlurmError(f"scontrol failed: 592_9: {said}")
+        return ""
+
+    monkeypatch.setattr(slurm, "call", call)
+    assert slurm.release("592_9") is released

@@ -169,3 +169,15 @@ def test_a_run_whose_variables_are_impossible_is_shown_without_them(
         assert "its environment was not used" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"cluster.yaml is damaged: .*(environment|character 0)"):
         Cluster.read(run_dir)
+
+
+def test_roots_are_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a folder named `~` would hold the reports of patients."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", "/scratch/one")
+    made = chains.cluster(roots={"logs": "~/logs", "shards": "$PLACE/shards", "models": "${PLACE}/models"})
+    assert made.roots.logs == tmp_path / "logs"
+    assert (made.roots.shards, made.roots.models) == (Path("/scratch/one/shards"), Path("/scratch/one/models"))
+    for wrong in ("$NOT_SET/x", "${NOT_SET}/x", "~nobody-has-this-name/x"):
+        with pytest.raises(ValueError, match="write the folder itself"):
+            chains.cluster(roots={"logs": wrong})

@@ -122,6 +122,8 @@ def test_a_stage_with_a_seed_of_its_own_is_the_same_for_every_seed(recipe: Path)
         ("tuned.deepspeed.steps=", "must be a stage, a key of its settings and values"),
         ("tuned.=1,2", "must be a stage, a key of its settings and values"),
         ("tuned.deepspeed.steps=5,5", "gives a value twice"),
+        ("tuned.deepspeed.steps=5,5.0", "gives a value twice"),
+        ("tuned.deepspeed.learning_rate=0.0001,1e-4", "gives a value twice"),
         ("evaluate.draws=1,2", "all models of a sweep are evaluated alike"),
         ("tuned.deepspeed.step=5,6", r"mine.yaml:\d+: unknown key 'step'"),
         ("tuned.deepspeed.steps=five,6", r"mine.yaml:\d+: deepspeed.steps: must be a whole number, is 'five'"),
@@ -130,6 +132,23 @@ def test_a_stage_with_a_seed_of_its_own_is_the_same_for_every_seed(recipe: Path)
 def test_mistakes_are_named(recipe: Path, over: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         stages(recipe, [over], 7)
+
+
+def test_one_setting_in_two_options_is_refused(recipe: Path) -> None:
+    """The second would win, and the table would name both."""
+    for second in ("tuned.deepspeed.steps=7", "tuned.deepspeed={steps: 7}"):
+        with pytest.raises(UserError, match="two options change one setting"):
+            stages(recipe, ["tuned.deepspeed.steps=5,6", second], 7)
+
+
+def test_values_whose_names_fall_together_are_all_trained(recipe: Path) -> None:
+    composed, _ = compose(str(recipe), ["base.pretrained=/tmp/m/a,/tmp/m-a,/tmp/m a"], [7], ROOT)
+    paths = ("/tmp/m/a", "/tmp/m-a", "/tmp/m a")
+    assert sorted(spec.settings["pretrained"] for spec in composed.stages if "pretrained" in spec.settings) == sorted(
+        paths
+    )
+    table = next(spec for spec in composed.stages if spec.name == "sweep")
+    assert {row["values"] for row in table.settings["rows"]} == {f"pretrained {path}" for path in paths}
 
 
 def test_a_setting_that_no_evaluated_model_depends_on_is_refused(recipe: Path) -> None:
