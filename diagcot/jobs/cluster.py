@@ -117,10 +117,7 @@ class Slurm(JobOptions):
 
 
 class Roots(Settings):
-    """Where the products go. Relative paths begin at the project, or at the current folder outside it.
-
-    A leading `~` and variables of the environment are filled in.
-    """
+    """Where the products go: paths with `~` and variables. Relative ones begin at the project, or outside it here."""
 
     logs: Path = Field(Path("logs"), description="Folder of the runs: plans, logs, state and reports.")
     shards: Path = Field(Path("shards"), description="Folder of the data that stages write.")
@@ -129,13 +126,7 @@ class Roots(Settings):
     @field_validator("*")
     @classmethod
     def _filled(cls, value: Path) -> Path:
-        filled = os.path.expandvars(value)
-        if "$" in filled:
-            raise ValueError(f"{value}: a variable in it is not set; set it, or write the folder itself")
-        try:
-            return Path(filled).expanduser()
-        except RuntimeError:
-            raise ValueError(f"{value}: there is no such home folder; write the folder itself") from None
+        return variables.filled_in(value)
 
 
 class Container(Settings):

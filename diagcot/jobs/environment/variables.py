@@ -173,3 +173,14 @@ def _names_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _names_in(item)
+
+
+def filled_in(path: Path) -> Path:
+    """A path with a leading `~` and variables of the environment filled in. Raises ValueError for one that is not set."""
+    filled = os.path.expandvars(path)
+    if "$" in filled:
+        raise ValueError(f"{path}: a variable in it is not set; set it, or write the folder itself")
+    try:
+        return Path(filled).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder; write the folder itself") from None
