@@ -117,7 +117,7 @@ class Slurm(JobOptions):
 
 
 class Roots(Settings):
-    """Where the products go: paths with `~` and variables. Relative ones begin at the project, or outside it here."""
+    """Where the products go. `~` and variables are filled in; relative paths begin at the project, else at the current folder."""
 
     logs: Path = Field(Path("logs"), description="Folder of the runs: plans, logs, state and reports.")
     shards: Path = Field(Path("shards"), description="Folder of the data that stages write.")
