@@ -190,7 +190,11 @@ def retry(
     before: the cluster as it was at the last submission, where its file has changed since.
     """
     if live_attempt(plan) is not None:
-        return [_release(plan)]
+        if released := release(plan):
+            return [released]
+        raise UserError(
+            f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel RUN={plan.run}` ends it"
+        )
     size = _retried(plan, planned(plan, cluster), planned(plan, before or cluster), changes)
     reasons = [f"{name}={value}" for name, value in changes.items()] + ([f"code={Path(code).name}"] if code else [])
     reasons += [f"cluster file: {', '.join(cluster.differences(before))}"] if before else []
@@ -232,15 +236,12 @@ def downstream(plans: Sequence[Plan], stage: str) -> list[str]:
     return stages[1:]
 
 
-def _release(plan: Plan) -> Submitted:
+def release(plan: Plan) -> Submitted | None:
+    """Release the jobs of a stage that are held, its finaliser too; None if there are none."""
     names = {job: name for attempt in attempts.read(plan.path) for job, name in attempt.names.items()}
     own = [job for job in slurm.queue() if names.get(job.id.split("_")[0]) == job.name]
     released = [job.id for job in own if _is_held(job) and slurm.release(job.id)]
-    if not released:
-        raise UserError(
-            f"stage {plan.stage} is queued or running: `make watch RUN={plan.run}` shows it, `make cancel RUN={plan.run}` ends it"
-        )
-    return Submitted(plan.stage, "released", tuple(released), len(released))
+    return Submitted(plan.stage, "released", tuple(released), len(released)) if released else None
 
 
 def _is_held(job: slurm.Job) -> bool:

@@ -382,6 +382,8 @@ def retry_stage(
     if plan is None:
         raise UserError(f"run {run_dir.name} has no stage {stage!r}; it has {', '.join(p.stage for p in stored)}")
     if not plan.missing() and not summary.reopen(plan, summary.LAG_S if cluster.executor == "slurm" else 0):
+        if cluster.executor == "slurm" and (released := chain.release(plan)):  # its finaliser, for which others wait
+            return [released]
         raise UserError(f"stage {stage} is complete: there is nothing to run again")
     new = str(target or "")
     if changed:

@@ -256,7 +256,8 @@ class Person:
         except UserError:
             return False
         held = [job for job in alive if "held" in job.reason.lower()]
-        wanted = [stage for stage in missing if not held or f".{stage}." in held[0].name]
+        # A finaliser may be held, too, of a stage whose units are done: others wait for it.
+        wanted = [plan.stage for plan in plans if f".{plan.stage}." in held[0].name] if held else missing
         if alive and not held:
             return False
         if wanted:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diagcot.jobs import Plan, chain
+from diagcot.jobs import Plan, UserError, chain, retry_stage
 from diagcot.jobs.cluster import Size
 from diagcot.jobs.plans.plan import pack
 from diagcot.jobs.slurm import cancellation
@@ -81,6 +81,25 @@ def test_after_a_retry_the_element_wise_dependents_run_too(shared_path: Path) ->
     assert attempts.read(second.path)[1].arrays[0].tasks == (1,)  # only the element that was held back
     assert attempts.read(second.path)[1].arrays[0].after == f"afterok:{attempts.read(first.path)[1].arrays[0].job}"
     assert "failed" in attempts.read(first.path)[1].why and "partner" in attempts.read(second.path)[1].why
+
+
+def test_a_retry_releases_the_held_finaliser_of_a_stage_whose_units_are_done(shared_path: Path) -> None:
+    """The next stage waits for that finaliser; a retry of a stage that has ended has nothing to do."""
+    first = chains.plan(shared_path, "first", 1, resources=SIZE)
+    second = chains.plan(shared_path, "second", 1, resources=SIZE, after=(Edge("first"),))
+    submit(shared_path, [first, second])
+    finaliser = attempts.read(first.path)[0].finaliser
+    slurm.call("scontrol", "hold", finaliser)
+    end = time.monotonic() + 60
+    while first.missing() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not first.missing() and not (first.path / "summary.json").exists()
+    (released,) = retry_stage(first.path.parent, "first")
+    assert (released.state, released.jobs) == ("released", (finaliser,))
+    finished([first, second])
+    assert not second.missing() and summary(first)["state"] == "done"
+    with pytest.raises(UserError, match="is complete: there is nothing to run again"):
+        retry_stage(first.path.parent, "first")
 
 
 def test_two_nodes_run_one_task(shared_path: Path) -> None:

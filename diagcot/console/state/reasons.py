@@ -34,7 +34,7 @@ SENTENCES = {
     " ends: `sinfo -R` and `scontrol show reservation` show why",
     "JobHeldUser": "held by a user: `{retry}` releases it",
     "JobHeldAdmin": "held by Slurm, for example because it failed to start too often: `{retry}` releases it",
-    "JobHoldMaxRequeue": "requeued too often and is held: `make failures` may show why, `scontrol release` releases it",
+    "JobHoldMaxRequeue": "requeued too often and is held: `make failures` may show why, `{retry}` releases it",
     "launch failed requeued held": "could not be started on its node and is held: `sinfo -R` shows whether the node's prolog"
     " failed; `{retry}` releases it",
     "OUT_OF_MEMORY": "ran out of memory",

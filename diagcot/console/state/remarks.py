@@ -46,7 +46,7 @@ def _stage(run: Run, stage: Stage) -> Iterator[str]:
     yield from (line.strip() for line in stage.losses)
     if stage.state == "done":  # the next stages still wait for its finaliser
         if stage.finaliser is not None and stage.finaliser.state in QUEUED:
-            yield from _finaliser(stage, f"scontrol release {stage.finaliser_id}")
+            yield from _finaliser(stage, command)
         return
     waiting = {job for job in stage.reasons if reasons.code(job) not in USUAL}
     for reason in sorted(waiting):

@@ -69,7 +69,6 @@ class Stage:
     losses: tuple[str, ...] = ()  # of a finished stage that read collections: what was lost or looks wrong
     stop_reason: str = ""  # why it stopped, if its finaliser has ended it or its files are damaged
     finaliser: Job | None = None  # the job that ends the stage, if Slurm knows it
-    finaliser_id: str = ""
 
     @property
     def state(self) -> str:

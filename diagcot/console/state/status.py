@@ -87,7 +87,6 @@ def _stage(path: Path, plan: dict[str, Any], executor: ExecutorState, now: float
         stop_reason=stop_reason,
         fault_in=_fault_in(path) if stop_reason else "",
         finaliser=executor.jobs.get(finaliser),
-        finaliser_id=finaliser,
     )
 
 

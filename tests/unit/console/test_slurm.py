@@ -174,7 +174,7 @@ def test_a_finaliser_that_died(stage: FakeStage) -> None:
 def test_a_held_finaliser_of_a_stage_that_is_done(stage: FakeStage) -> None:
     stage.done(0, 8)
     _, shown = see(stage, {"6": Row("PENDING", "JobHeldUser")})
-    assert shown == "cot: its finaliser: held by a user: `scontrol release 6` releases it (JobHeldUser)"
+    assert shown == "cot: its finaliser: held by a user: `make retry STAGE=cot RUN=r` releases it (JobHeldUser)"
     assert see(stage, {"6": Row("PENDING", "Dependency")})[1] == ""
     assert see(stage, {"6": Row("COMPLETED")})[1] == ""
 
