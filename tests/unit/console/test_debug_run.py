@@ -1,9 +1,12 @@
 """Runs of `executor: debug`: what a failure prints and what the screens show of it."""
 
 import io
-import resource
+import json
 import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,15 +18,16 @@ from diagcot.console.screens.failures import CHECKOUT
 from diagcot.console.state.executor import query
 from diagcot.console.state.status import snapshot
 from diagcot.jobs import Pipeline, UserError, names, pipeline
+from diagcot.jobs.plans.plan import read
 from diagcot.jobs.state import failures as raised
-from diagcot.jobs.state import reading, runner
+from diagcot.jobs.state import runner
 from tests import chains
 
 
-def flow(root: Path, fail: str = "") -> Pipeline:
+def flow(root: Path, **settings: str) -> Pipeline:
     on = chains.cluster("debug", roots={"logs": "logs", "shards": "out", "models": "work"})
     run = Pipeline("run", on, root, code=[chains.ROOT / "tests" / "kinds"])
-    run.stage("first", "tests.kinds.count", ["a", "b"], "small", settings={"fail": fail})
+    run.stage("first", "tests.kinds.count", ["a", "b"], "small", settings=settings)
     return run
 
 
@@ -84,6 +88,55 @@ def test_a_run_that_is_worked_on_is_not_run_a_second_time(tmp_path: Path) -> Non
     assert runner.elsewhere(run.run_dir) == "" and runner.process_id(run.run_dir) is None
 
 
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from diagcot.jobs import UserError
+from tests.unit.console.test_debug_run import flow
+root = Path(sys.argv[1])
+run = flow(root, **{"await": str(root / "end")})
+(root / sys.argv[2]).touch()
+while not (root / "begin").exists():
+    time.sleep(0.001)
+try:
+    run.submit()
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_of_two_submissions_at_once_one_goes_on_and_the_other_says_so(tmp_path: Path) -> None:
+    """The task of the one that goes on ends only after the other has ended."""
+
+    def wait(is_so: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + 30
+        while not is_so():
+            assert time.monotonic() < end, what
+            time.sleep(0.01)
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", AT_ONCE, str(tmp_path), name]
+        return subprocess.Popen(command, cwd=chains.ROOT, text=True, stderr=subprocess.PIPE)
+
+    both = {name: start(name) for name in ("one", "two")}
+    try:
+        wait(lambda: all((tmp_path / name).exists() for name in both), "they have not started")
+        (tmp_path / "begin").touch()
+        wait(lambda: any(process.poll() is not None for process in both.values()), "both are at work")
+        refused = next(process for process in both.values() if process.poll() is not None)
+        said = refused.communicate()[1]
+        assert refused.returncode == 1 and "run run is being worked on" in said, said
+        (tmp_path / "end").touch()
+        assert sorted(process.wait(30) for process in both.values()) == [0, 1]
+    finally:
+        for process in both.values():
+            process.kill()
+            process.wait()
+    stage_dir = tmp_path / "logs" / "run" / "first"
+    events = [json.loads(line)["event"] for line in (stage_dir / "events.jsonl").read_text().splitlines()]
+    assert events.count("started") == 2 and not read(stage_dir).missing()  # once for each unit
+
+
 def test_no_stage_may_have_the_name_of_what_lies_in_the_folder_of_a_run(tmp_path: Path) -> None:
     run = flow(tmp_path)
     run.submit()
@@ -93,15 +146,3 @@ def test_no_stage_may_have_the_name_of_what_lies_in_the_folder_of_a_run(tmp_path
     for name in found | documented:
         with pytest.raises(UserError, match="stage name="):
             names.check_stage(name.replace("<n>", "1"))
-
-
-def test_an_error_of_a_write_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as raised_error, reading.written(path) as out:
-            out.writelines("x" * 100 + "\n" for _ in range(1000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert raised_error.value.filename == str(path)

@@ -48,10 +48,10 @@ def test_values_that_take_far_more_than_their_text_are_refused(bomb: str, part: 
             reading.parse_json(data)
     with pytest.raises(ValueError, match="its values would take over"):
         Sample.from_json(text)
-    with pytest.raises(UnreadableReplyError):
+    with pytest.raises(UnreadableReplyError, match="its values would take over"):
         read_json(text, repair=False)
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged: it is not JSON"):
         documents.read(tmp_path / "run.json", documents.RUN)
 
 

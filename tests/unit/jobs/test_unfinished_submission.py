@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from diagcot.cli.main import main
+from diagcot.data.pixels import Jpeg
+from diagcot.data.study import Image, Study
+from diagcot.exchange import written
 from diagcot.jobs import Pipeline, UserError, pipeline
 from diagcot.jobs.lease import lease
 from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.state import reading
 from diagcot.jobs.state.files import append_line
+from diagcot.shards.writer import ShardWriter
 from tests import chains
 
 HERE = Path(__file__).parent
@@ -193,4 +197,20 @@ def test_a_line_that_a_limit_cuts_is_an_error(tmp_path: Path) -> None:
     append_line(path, "{}")
     with pytest.raises(OSError, match="too large") as caught, no_file_above(6):
         append_line(path, '{"event": 1}')
+    assert caught.value.filename == str(path)
+
+
+def shard(path: Path, rows: list[dict[str, str]]) -> None:
+    jpeg = Jpeg("".join(row["text"] for row in rows).encode(), 8, 8, True)
+    with ShardWriter(path) as writer:
+        writer.add(Study("phantom", "1", "p", "train", images=(Image("1", "PA", 8, 8),)), [jpeg])
+
+
+@pytest.mark.parametrize("write", [written.json_lines, written.json_list, shard])
+def test_an_error_of_a_write_names_the_file(
+    tmp_path: Path, write: Callable[[Path, list[dict[str, str]]], None]
+) -> None:
+    path = tmp_path / "rows"
+    with pytest.raises(OSError, match="too large") as caught, no_file_above(4096):
+        write(path, [{"text": "x" * 100} for _ in range(1000)])
     assert caught.value.filename == str(path)
