@@ -323,9 +323,13 @@ def test_a_collection_of_ones_own_needs_a_yaml_alone(tmp_path: Path) -> None:
         ("id", "a\0", "id holds a control character"),
         ("who", "x/" * 600, "who has 1,200 bytes, over 1,000"),
         ("visit", "The heart is enlarged. " * 20, "visit has 459 bytes between slashes, over 200"),
+        ("id", "a\ud83d", "id holds half of a character"),
+        ("text", "FINDINGS: \ud83d.", "text holds half of a character"),
     ],
 )
-def test_a_row_whose_ids_cannot_name_files_is_left_out(tmp_path: Path, field: str, value: str, why: str) -> None:
+def test_a_row_whose_ids_cannot_name_files_or_whose_text_is_not_whole_is_left_out(
+    tmp_path: Path, field: str, value: str, why: str
+) -> None:
     put(tmp_path / "clinic.yaml", MINE)
     row = {"id": "a", "who": "p", "visit": "v", "view": "pa", "found": [], "box": None, "text": "FINDINGS: Clear."}
     put(

@@ -99,3 +99,22 @@ def test_files_that_are_appended_to_or_locked_are_opened_by_one_function() -> No
     """`reading.File`: `open` would wait for the other end of a pipe."""
     modules = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "reading.py"]
     assert [path for path in modules if re.search(r'O_APPEND|\bopen\([^()]*"a[bt+]*"', path.read_text())] == []
+
+
+OPENED_OTHERWISE = {
+    "jobs/execution/copies.py": "a copy is given up after any error, and its cause told",
+    "jobs/execution/place.py": "a lock, to which nothing is written",
+    "jobs/plans/plan.py": "within `named`",
+    "jobs/state/files.py": "within `named`",
+    "metrics/meteor/paraphrases.py": "a cache, which is left out after an error",
+    "preflight/rehearsal/storage.py": "a probe",
+    "preflight/site/command.py": "its own error names the file",
+    "training/distributed/ray_cluster.py": "the log of another program",
+    "training/small_model.py": "files of a download",
+}
+"""Modules that open new files without `reading.File` and `reading.written`, whose errors name the file, and why they may."""
+
+
+def test_new_files_are_opened_so_that_an_error_of_a_write_names_them() -> None:
+    modules = [path for path in sorted(PACKAGE.rglob("*.py")) if re.search(r'\.open\(\s*"[wx]', path.read_text())]
+    assert [str(path.relative_to(PACKAGE)) for path in modules] == sorted(OPENED_OTHERWISE)
