@@ -144,7 +144,7 @@ def test_a_run_whose_submission_was_killed_is_told_and_continues(
                 assert code == 0 and "0 of 2 stages done" in said and stored.stages(run_dir) == ["first", "second"]
             else:
                 told += 1
-                assert code == 1 and NOT_FINISHED in said
+                assert code == 1 and NOT_FINISHED in said and "make retry" not in said
                 assert verb(run_dir, capsys, "failures")[0] == verb(run_dir, capsys, "verify")[0] == 1
         flow(root).write()
         code, said = verb(run_dir, capsys, "status")
@@ -167,6 +167,7 @@ def test_so_is_one_by_which_a_stage_joins_a_run(tmp_path: Path, capsys: pytest.C
         known = "second" in stored.stages(run_dir)
         told += planned and not known
         assert (code == 1 and joins in said) if planned and not known else (code == 0 and joins not in said)
+        assert ("make retry" in said) == (joins not in said)  # a retry would not have the stage join
         flow(root).write()
         code, said = verb(run_dir, capsys, "status")
         assert code == 0 and "0 of 2 stages done" in said and joins not in said
