@@ -14,7 +14,7 @@ from typing import Any
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import reused, segments, stored
 from diagcot.jobs.plans.growth import as_planned
-from diagcot.jobs.state import ledger
+from diagcot.jobs.state import ledger, reading
 from diagcot.jobs.state.files import digest
 from diagcot.shards import Shard
 from diagcot.training.models.weight_files import tensors_of
@@ -145,14 +145,14 @@ def content(path: Path) -> str:
     """
     try:
         return _said(path)
-    except (ValueError, UserError):
+    except (ValueError, RecursionError, UserError):
         return digest(path)
 
 
 def _said(path: Path) -> str:
     total = hashlib.sha256()
     if path.suffix == ".safetensors":
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             for name, tensor in sorted(tensors_of(path).items()):
                 total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
                 file.seek(tensor.start)
@@ -161,8 +161,8 @@ def _said(path: Path) -> str:
     elif path.suffix == ".h5":
         total.update(Shard(path).fingerprint.encode())
     elif path.suffix in (".json", ".jsonl"):
-        text = path.read_text(encoding="utf-8")
-        for value in map(json.loads, text.splitlines() if path.suffix == ".jsonl" else [text]):
+        texts = reading.text_lines(path) if path.suffix == ".jsonl" else [reading.read_text(path)]
+        for value in map(reading.parse_json, texts):
             total.update(json.dumps(_lasting(value), sort_keys=True).encode() + b"\n")
     else:
         return digest(path)

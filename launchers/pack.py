@@ -144,7 +144,7 @@ def _add(tar: tarfile.TarFile, name: str, content: Path | bytes) -> str:
         total.update(content)
         return total.hexdigest()
     about.size = content.stat().st_size
-    with content.open("rb") as file:
+    with reading.opened(content) as file:
         tar.addfile(about, file)
         file.seek(0)
         while block := file.read(digests.BLOCK):
@@ -261,7 +261,9 @@ def _portable(path: Path, places: Mapping[str, str]) -> bytes:
     try:
         text = reading.read_text(_no_link(path))
         return (
-            json.dumps(_moved(json.loads(text), places), indent=1) if path.suffix == ".json" else _moved(text, places)
+            json.dumps(_moved(reading.parse_json(text), places), indent=1)
+            if path.suffix == ".json"
+            else _moved(text, places)
         ).encode()
     except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged: it is no text. Restore it from a copy, or make it again") from None

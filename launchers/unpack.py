@@ -233,7 +233,7 @@ def _placed(path: Path, marks: Mapping[str, str]) -> str:
         first = document.text.partition("\n")[0]
         title = f"{first}\n" if first.startswith("#") else ""
         return title + yaml.safe_dump(_replaced(document.value, marks), sort_keys=False)
-    text = path.read_text(encoding="utf-8")
+    text = reading.read_text(path)
     for mark, folder in marks.items():
         text = text.replace(mark, folder if path.suffix == ".md" else json.dumps(folder)[1:-1])
     return text

@@ -6,6 +6,7 @@ from pathlib import Path
 from diagcot.cli.options import Verbs, add_run_options
 from diagcot.cli.runs import find_run, require_evaluation, run_folder
 from diagcot.jobs import UserError
+from diagcot.jobs.state import reading
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -81,7 +82,7 @@ def _table(args: argparse.Namespace) -> int:
 
     path = run_folder(args) / "metrics.json"
     if (study := path.with_name("study.md")).exists():
-        print(study.read_text(encoding="utf-8", errors="replace"), end="")
+        print(reading.page(study), end="")
         return 0
     require_evaluation(path.parent)
     if not path.exists():

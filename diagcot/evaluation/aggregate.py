@@ -114,9 +114,13 @@ def _asked_with(stages: Sequence[history.Stage]) -> constant.SettingsOf:
 def _judged(ctx: Context) -> Judged:
     """What the judge said of each prediction, where the recipe has one."""
     found: Judged = {}
-    for row in predictions.joined(ctx.files("verdicts", "*.jsonl")):
+    for row in predictions.joined(ctx.files("verdicts", "*.jsonl"), "same", _is_verdict):
         found.setdefault((row["task"], row["model"]), {})[row["id"]] = row["same"]
     return found
+
+
+def _is_verdict(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(one is None or isinstance(one, bool) for one in value)
 
 
 def _private(path: Path, text: str) -> Path:

@@ -88,6 +88,10 @@ def _read(run: Path) -> list[Prediction]:
     if not path.exists():
         raise UserError(f"{path} is not there: the run's last stage writes it (make submit-eval RUN={run.name})")
     ids, rows = Ids("the answer to", predictions.REMEDY), list(predictions.read_parquet(path))
+    if not any(row.split == "test" for row in rows):
+        raise UserError(
+            f"{path} holds no answer of the test split: run the aggregation of its run again, or compare another run"
+        )
     for row in rows:
         ids.add((row.task, row.model, row.id), path, name=f"{row.id} (task {row.task}) by {row.model}")
     return rows

@@ -159,8 +159,9 @@ def samples_of(
 
 def _imported(path: Path, task: str, split: str) -> Iterator[Sample]:
     """Samples of a task that a stage of kind `import` wrote beside its shard, those of the test split in a folder of theirs."""
-    if task in CLOSED:
-        raise UserError(f"{path}: conversations that were imported have no options; do not ask them {task}")
+    if task in CLOSED or task == "classification":
+        what = "labels of their study" if task == "classification" else "options"
+        raise UserError(f"{path}: conversations that were imported have no {what}; do not ask them {task}")
     file = path.parent / "test" / path.name if split == "test" else path
     for sample in read_samples(file) if file.is_file() else ():
         if sample.task == task and sample.meta.get("split") == split:

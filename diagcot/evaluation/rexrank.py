@@ -37,9 +37,14 @@ def write(run: Path, model: str, out: Path) -> int:
     shards: dict[Path, Shard] = {}
     found: dict[str, tuple[bool, Prediction, Any]] = {}
     for row in sorted(own, key=lambda row: row.id):
-        image = row.images[0]
-        shard = shards.setdefault(root / image["shard"], Shard(root / image["shard"]))
-        frontal = len(row.images) > 1 or shard.image(image["row"]).frontal
+        if not row.images:
+            raise UserError(
+                f"{row.id} has no image, and ReXrank evaluates studies with images: evaluate them in a run of their own"
+            )
+        path = root / row.images[0]["shard"]
+        shard = shards.setdefault(path, Shard(path))
+        place = predictions.image_row(row, 0, shard)
+        frontal = len(row.images) > 1 or shard.image(place).frontal
         study = row.study.removeprefix(f"{row.dataset}/")
         known = found.get(study)
         if known and known[1].study != row.study:
@@ -47,7 +52,7 @@ def write(run: Path, model: str, out: Path) -> int:
                 f"{known[1].study} and {row.study} have one name in ReXrank's file: evaluate one collection"
             )
         if known is None or (frontal and not known[0]):
-            found[study] = frontal, row, shard.study(shard.study_of(image["row"]))
+            found[study] = frontal, row, shard.study(shard.study_of(place))
     content = {name: _entry(row, study) for name, (_, row, study) in sorted(found.items())}
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)

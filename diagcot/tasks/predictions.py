@@ -14,6 +14,8 @@ ABOUT = ("label", "labels", "options", "option", "view", "report_rank", "image_r
 """The entries of a sample's meta data that its prediction keeps. `references`: further texts, as right as its answer."""
 BROUGHT = "brought"
 """The entry of `about` that says where the answer of a model that ran elsewhere comes from."""
+NUMBERS = "own_metrics"
+"""Entry of `about`: column of the table -> the number that a metric of the user's own gives the answer."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,16 @@ class ImageRef:
     row: int
     change: str = ""  # applied to the image when it is read, see `diagcot.tasks.augmentation`
 
+    @property
+    def outside(self) -> bool:
+        """Whether the shard's path leads out of the shards root."""
+        return self.shard.startswith("/") or ".." in self.shard.split("/")
+
     def path(self, root: Path) -> Path:
         """The shard's file. root: the shards root. Raises UserError if it is outside: whoever gave the sample does not choose
         what is read here.
         """
-        if self.shard.startswith("/") or ".." in self.shard.split("/"):
+        if self.outside:
             raise UserError(
                 f"a sample names the shard {self.shard}, which is outside of {root}: make the samples again"
             )

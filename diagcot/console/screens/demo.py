@@ -13,7 +13,7 @@ from diagcot.console import text
 from diagcot.console.screens.status import render
 from diagcot.console.screens.watch import REFRESH_S, Lines, Watch
 from diagcot.console.state.status import snapshot
-from diagcot.jobs.state import runner
+from diagcot.jobs.state import reading, runner
 from diagcot.jobs.state.processes import signals_as_interrupts
 
 
@@ -60,11 +60,11 @@ def run(chain: Chain) -> int:
 def _results(run_dir: Path) -> int:
     study = run_dir / "study.md"
     if study.exists():
-        text.console().print(study.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+        text.console().print(reading.page(study), markup=False, highlight=False, soft_wrap=True)
         text.console().print(f"plots: {text.home(run_dir / 'study.html')}", soft_wrap=True)
     sweep = run_dir / "sweep.md"
     if sweep.exists():
-        text.console().print(sweep.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+        text.console().print(reading.page(sweep), markup=False, highlight=False, soft_wrap=True)
     metrics = run_dir / "metrics.json"
     if not metrics.exists():
         return 0

@@ -1,5 +1,6 @@
 """`make logs [STAGE=] [UNIT=]`: the end of the newest log."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -14,7 +15,6 @@ from diagcot.jobs.state import reading
 from diagcot.jobs.state.executions import logs_of
 
 LINES = 40
-BLOCK = 1 << 16
 
 
 def show(
@@ -115,18 +115,12 @@ def _task(folder: Path, unit: str) -> str:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, read from its end."""
-    with reading.opened(path) as file:
-        at, data = file.seek(0, os.SEEK_END), b""
-        while at > 0 and data.count(b"\n") <= lines:
-            at, step = max(0, at - BLOCK), min(at, BLOCK)
-            file.seek(at)
-            data = file.read(step) + data
-    return data.decode(errors="replace").splitlines()[-lines:]
+    """The last lines of a log, of its last `output.END` bytes."""
+    return output.end(path).splitlines()[-lines:]
 
 
 def _follow(path: Path) -> None:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with io.TextIOWrapper(reading.opened(path), encoding="utf-8", errors="replace") as file:
         file.seek(0, os.SEEK_END)
         while True:
             if new := file.read():

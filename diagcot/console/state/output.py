@@ -1,14 +1,16 @@
 """What Slurm's own log of a job says, where a job has failed before the worker opened a log of its task."""
 
+import os
 import re
 from pathlib import Path
 
 from diagcot.jobs.entrypoints import STARTED
 from diagcot.jobs.environment import variables
-from diagcot.jobs.state import attempts
+from diagcot.jobs.state import attempts, reading
 
 FOLDER = "slurm"  # of a stage (as in `diagcot.jobs.slurm.sbatch`)
 CHARACTERS = 300  # of a line that are shown
+END = 1 << 20  # bytes of a log that are read
 # What shells, loaders, containers and Slurm print when something is wrong.
 WRONG = re.compile(
     r"[Ee]rror|ERROR|FATAL|not found|denied|No such|[Cc]annot|[Uu]nable|[Ff]ailed|Killed|Traceback|[Uu]nrecognized|[Ii]nvalid"
@@ -36,9 +38,20 @@ def job_logs(stage_dir: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path.stem not in finalisers, path.stat().st_mtime))
 
 
+def end(path: Path) -> str:
+    """The text of the last END bytes of a log. Raises as `reading.read_bytes`."""
+
+    def last() -> bytes:
+        with reading.opened(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END))
+            return file.read(END)
+
+    return reading.patient(path, last).decode(errors="replace")
+
+
 def complaint(*paths: Path) -> str:
     """The last line of these logs that says what went wrong, else the last line; empty if there is none."""
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
+    texts = [end(path) for path in paths]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith((STARTED, variables.DROPPED))]
     wrong = [line for line in lines if WRONG.search(line)]

@@ -13,6 +13,7 @@ from diagcot.evaluation.clinical.scores import score_row, write_scores
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import GreenSettings
 from diagcot.jobs import Context, Result, Unit, UserError
+from diagcot.jobs.state import reading
 from diagcot.metrics.clinical.readers import FORMS
 from diagcot.metrics.clinical.weights import missing_files
 from diagcot.metrics.green import CHAT_TEMPLATE, counts_matches, green, prompt
@@ -43,7 +44,7 @@ class Green:
     def request(self, row: Prediction) -> Request:
         """The question about one answer; each report is cut to as many words as the authors take."""
         form = FORMS[self.settings.texts]
-        template = (self.folder / "prompt.txt").read_text(encoding="utf-8")
+        template = reading.read_text(self.folder / "prompt.txt")
         text = prompt(template, form(row.reference), form(row.answer), self.settings.words)
         return Request(row.id, (("user", text),), max_tokens=self.settings.max_tokens)
 

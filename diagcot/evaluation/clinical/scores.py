@@ -12,7 +12,7 @@ from diagcot.data.study import CHEXPERT_LABELS
 from diagcot.evaluation.failures import failed
 from diagcot.evaluation.predictions import joined
 from diagcot.jobs import Context, Result, Unit
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import documents
 from diagcot.jobs.state.files import write_text
 from diagcot.metrics import labels
 from diagcot.metrics.intervals import LEAST_STUDIES, MACRO_STUDIES, Additive, Metric, mean, mean_of
@@ -128,6 +128,9 @@ _MADE = {
 _OWN = _MADE | {f"{reader}{AS_WRITTEN}": f"{score}{AS_WRITTEN}" for reader, score in _MADE.items()}
 
 
+_STATUS = documents.Format({"readers": [str], "missing": {...: str}}, "Run its stage again")
+
+
 @dataclass(frozen=True)
 class ClinicalScores:
     """What the stages `clinical` and `green` wrote: (task, model) -> sample id -> scores, and reader -> why there is none."""
@@ -142,10 +145,10 @@ class ClinicalScores:
         all_scores = ClinicalScores()
         readers: set[str] = set()
         for path in ctx.files("clinical", "*.missing.json"):
-            status = reading.read_json(path)
+            status = documents.read(path, _STATUS)
             readers.update(status["readers"])
             all_scores.missing.update(status["missing"])
-        for row in joined(ctx.files("clinical", "*.jsonl")):
+        for row in joined(ctx.files("clinical", "*.jsonl"), "scores", _are_scores):
             of_sample = all_scores.scores.setdefault((row["task"], row["model"]), {}).setdefault(row["id"], {})
             of_sample.update(row["scores"])
         return ClinicalScores(all_scores.scores, all_scores.missing, frozenset(readers))
@@ -159,6 +162,19 @@ class ClinicalScores:
         for reader in (reader for reader, why in self.missing.items() if why in shown):
             columns[reader] = [column.title for column in CLINICAL.values() if column.main and reader in column.needs]
         return {", ".join(titles) or reader: self.missing[reader] for reader, titles in columns.items()}
+
+
+def _are_scores(value: Any) -> bool:
+    """Whether a value holds numbers, and of CheXbert the labels of both texts."""
+    return isinstance(value, dict) and all(
+        score is None
+        or (
+            not documents.fault(score, [{...: int}]) and len(score) == 2
+            if name.removesuffix(AS_WRITTEN) == _MADE["chexbert"]
+            else isinstance(score, int | float)
+        )
+        for name, score in value.items()
+    )
 
 
 def write_scores(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagcot.data.study import Box
+from diagcot.evaluation.predictions import image_row
 from diagcot.metrics.boxes import matched_iou
 from diagcot.shards import Shard
 from diagcot.tasks.predictions import Prediction
@@ -112,7 +113,8 @@ def _reasoning(output: str) -> str:
 def _image(row: Prediction, shards_root: Path) -> tuple[str, int, int]:
     if not row.images:
         return "", 1, 1
-    picture = Shard(shards_root / row.images[0]["shard"]).pixels(row.images[0]["row"])
+    shard = Shard(shards_root / row.images[0]["shard"])
+    picture = shard.pixels(image_row(row, 0, shard))
     picture.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     picture.convert("L").save(data, "JPEG", quality=82)

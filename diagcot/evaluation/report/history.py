@@ -11,7 +11,7 @@ from typing import Any
 
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import plan, segments, stored
-from diagcot.jobs.state import attempts, counts, documents, executions, failures, ledger
+from diagcot.jobs.state import attempts, counts, documents, executions, failures, files, ledger, reading
 from diagcot.jobs.state.failures import LOST_PEER
 from diagcot.jobs.state.files import read_json
 from diagcot.metrics.curves import read as read_curves
@@ -157,12 +157,12 @@ def versions(run_dir: Path) -> dict[str, str]:
         found[f"code, grown {number}"] = growth.get("code", "")
     for name, recipe in recipes:
         if recipe.exists():
-            found[name] = "sha256 " + hashlib.sha256(recipe.read_bytes()).hexdigest()
+            found[name] = "sha256 " + files.digest(recipe)
     if row := documents.find(run_dir / "run.json", documents.RUN):
         found |= {f"run {name}": str(row[name]) for name in ("uuid", "recipe", "cluster", "commit") if row.get(name)}
     lock = Path(sys.prefix) / "lock"
     if lock.exists():
-        found["lock"] = lock.read_text(encoding="utf-8").partition("\n")[0]
+        found["lock"] = reading.read_text(lock).partition("\n")[0]
     seeds = dict.fromkeys(str(plan["seed"]) for plan in stored.plans(run_dir))
     return found | ({"seeds": ", ".join(seeds)} if seeds else {})
 

@@ -10,10 +10,7 @@ from diagcot.evaluation.own_metrics import values
 from diagcot.evaluation.scores.columns import Column
 from diagcot.evaluation.settings import OwnMetric
 from diagcot.metrics.intervals import Metric, mean
-from diagcot.tasks.predictions import Prediction
-
-NUMBERS = "own_metrics"
-"""Entry of `about`: column of the table -> the number that a metric of the user's own gives the answer."""
+from diagcot.tasks.predictions import NUMBERS, Prediction
 
 
 def columns(metrics: Iterable[OwnMetric]) -> list[Column]:

@@ -7,8 +7,10 @@ be missing, other keys may be there, and `...` stands for every key.
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import reading
 
 MOST = 1e15  # no count, time or size of a run is larger
-NAMES: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
+NAMES: dict[Any, str] = {
+    str: "a text", int: "a whole number", float: "a number", Real: "a number of any size", bool: "true or false", None: "null"
+}  # fmt: skip
 COPY = "Restore it from a copy, or start again under another RUN=name"
 
 
@@ -272,6 +276,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return value is kind or (kind is bool and isinstance(value, bool))
     if kind is float:
         return isinstance(value, int | float) and -MOST < value < MOST
+    if kind is Real:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     if kind is int:
         return isinstance(value, int) and -MOST < value < MOST
     return isinstance(value, kind)

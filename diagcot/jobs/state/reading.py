@@ -76,6 +76,8 @@ JSON_PLENTY = 1 << 30
 JSON_DENSEST, JSON_PACKED = 16, 300
 """How many times the size of the text its values may take, and how many times the size of a file that it is packed in: texts are
 packed to a twentieth."""
+MOST_PAGE = 16 << 20
+"""Bytes of the longest page (`page`): that of the largest study has a hundredth."""
 _OPENED, _NEXT = 160, 40
 """Bytes that an object, a list or an element takes at least, with what is in it, and those of each further value, about."""
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -247,6 +249,21 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     """The text of a file, UTF-8. Raises as `read_bytes`, and ValueError for bytes that are not UTF-8."""
     return read_bytes(path).decode()
+
+
+def page(path: Path) -> str:
+    """The text of a page that a stage has written and a screen shows. Raises as `read_bytes`, and UserError if it is too long."""
+
+    def first() -> bytes:
+        with opened(path) as file:
+            return file.read(MOST_PAGE + 1)
+
+    data = patient(path, first)
+    if len(data) > MOST_PAGE:
+        raise UserError(
+            f"{path} has over {MOST_PAGE >> 20} MB, more than any page of a stage: remove it, and run its stage again"
+        )
+    return data.decode(errors="replace")
 
 
 def plain_text(path: Path) -> str:

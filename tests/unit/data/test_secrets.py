@@ -212,7 +212,7 @@ def test_no_document_is_quoted(suffix: str, tmp_path: Path) -> None:
         lambda path: map(faults.append, refused(path)),
         lambda path: predictions.read([path]),
         lambda path: predictions.distinct([path], compared=True),
-        lambda path: predictions.joined([path]),
+        lambda path: predictions.joined([path], "same", lambda value: isinstance(value, bool)),
         lambda path: predictions.read_parquet(path),
         lambda path: read_samples(path),
         lambda path: read_overrides(path),

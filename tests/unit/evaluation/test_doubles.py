@@ -75,7 +75,7 @@ def test_two_answers_of_a_model_to_one_id_are_refused_with_both_files(tmp_path: 
 
 
 def test_one_id_may_have_other_tasks_and_models_but_one_reference(tmp_path: Path) -> None:
-    others = [ROW, replace(ROW, model="tuned"), replace(ROW, task="classification"), replace(ROW, id="a/2/x")]
+    others = [ROW, replace(ROW, model="tuned"), replace(ROW, task="open"), replace(ROW, id="a/2/x")]
     ctx = given(tmp_path, "predictions", {ONE: others})
     files = ctx.files("predictions", "*.jsonl")
     assert list(predictions.distinct(files, compared=True)) == others

@@ -270,5 +270,6 @@ def test_imported_test_samples_are_asked_by_their_task(tmp_path, server):
     shard, settings = Shard(mine.output / "00000.h5"), EvaluateSettings()
     (known,) = predict.samples_of(shard, ctx.shards_root, "report", settings, "train", 7)
     assert known.answer == "report train"  # where the best constant answer is chosen
-    with pytest.raises(UserError, match="have no options; do not ask them binary"):
-        run_unit(predict, Unit("x", {**one.params, "task": "binary"}), ctx)
+    for task, lacking in (("binary", "options"), ("classification", "labels of their study")):
+        with pytest.raises(UserError, match=f"have no {lacking}; do not ask them {task}"):
+            run_unit(predict, Unit("x", {**one.params, "task": task}), ctx)

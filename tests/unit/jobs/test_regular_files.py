@@ -95,6 +95,22 @@ def test_a_pipe_is_not_opened_for_writing(tmp_path: Path, name: str, opener: Ope
         opener(path)
 
 
+OF_OTHERS = {
+    "diagcot/cli/reference/run_files.py": "the code of the suite itself",
+    "diagcot/cli/rewards.py": "a file of the user's, who may give a pipe",
+}
+
+
+def test_screens_verbs_and_evaluation_read_files_by_one_module() -> None:
+    """`reading`: `Path.read_text` and `open` wait for a writer where a pipe is in the place of a file of a run."""
+    read = re.compile(r'(?<!reading)\.read_(?:text|bytes)\(|(?<![\w.])open\(|(?<!os)\.open\((?!"xb?"|fileobj=)')
+    root = PACKAGE.parent
+    folders = ("diagcot/cli", "diagcot/console", "diagcot/evaluation", "launchers")
+    modules = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
+    found = {str(path.relative_to(root)) for path in modules if read.search(path.read_text())}
+    assert found == OF_OTHERS.keys()
+
+
 def test_files_that_are_appended_to_or_locked_are_opened_by_one_function() -> None:
     """`reading.File`: `open` would wait for the other end of a pipe."""
     modules = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "reading.py"]
