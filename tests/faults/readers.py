@@ -137,7 +137,7 @@ def _texts(root: Path, lines: str) -> dict[str, Path]:
 
 def _prediction() -> dict[str, Any]:
     words = ("id", "study", "task", "dataset", "model", "output", "answer", "reference", "finish")
-    return {**dict.fromkeys(words, "x"), "phantom": True, "images": []}
+    return {**dict.fromkeys(words, "x"), "task": "report", "phantom": True, "images": []}
 
 
 def outcome(reader: Reader, expected: Any) -> str:
