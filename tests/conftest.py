@@ -62,6 +62,20 @@ def _own_environment() -> Iterator[None]:
     os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
+_HANDLERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+_own_handlers: dict[int, Any] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A task that runs in this process takes its signals; the next test begins without that.
+
+    Else a child that it forks would survive SIGTERM, for whose end `multiprocessing` waits for ever.
+    """
+    for number in _HANDLERS:
+        signal.signal(number, _own_handlers.setdefault(number, signal.getsignal(number)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path, len(LONG)))

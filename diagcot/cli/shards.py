@@ -48,8 +48,9 @@ def _contact_sheet(paths: list[Path], args: argparse.Namespace) -> int:
 
     first: Path = args.paths[0]
     out = args.out or (first if first.is_dir() else first.parent) / "contact.png"
+    sheet, count = contact.draw(paths, args.count, args.split, args.seed)
     try:
-        count = contact.draw(paths, out, args.count, args.split, args.seed)
+        contact.save(sheet, out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): choose another path with --out") from error
     print(f"{out}: {count} images with their boxes and labels; only you can read this file")

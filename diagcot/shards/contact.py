@@ -17,11 +17,11 @@ GROUND, INK, DIM = (24, 24, 24), (235, 235, 235), (150, 150, 150)
 COLOURS = ((255, 170, 0), (0, 200, 255), (255, 90, 120), (120, 230, 90), (200, 140, 255))
 
 
-def draw(paths: Sequence[Path], out: Path, count: int = 24, split: str | None = None, seed: int = 0) -> int:
-    """Draw up to `count` images into the PNG `out`, which only its owner may read; returns their number.
+def draw(paths: Sequence[Path], count: int = 24, split: str | None = None, seed: int = 0) -> tuple[Pillow.Image, int]:
+    """A sheet of up to `count` images, and their number.
 
     Half of the images have boxes, if the shards have enough of them. The same seed chooses the same images. Raises
-    DataError when there is no image.
+    DataError when there is no image, and for a shard or an image that is damaged.
     """
     chosen = _chosen([Shard(path) for path in paths], split, count, seed)
     if not chosen:
@@ -33,11 +33,15 @@ def draw(paths: Sequence[Path], out: Path, count: int = 24, split: str | None = 
     for place, (shard, row) in enumerate(chosen):
         line, column = divmod(place, columns)
         _thumbnail(sheet, GAP + column * step, GAP + line * (step + CAPTION), shard, row)
+    return sheet, len(chosen)
+
+
+def save(sheet: Pillow.Image, out: Path) -> None:
+    """Write the PNG `out`, which only its owner may read. Raises OSError."""
     handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.fchmod(handle, 0o600)  # also where the file existed before
     with os.fdopen(handle, "wb") as file:
         sheet.save(file, "PNG")
-    return len(chosen)
 
 
 def _chosen(shards: Sequence[Shard], split: str | None, count: int, seed: int) -> list[tuple[Shard, int]]:

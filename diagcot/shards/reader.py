@@ -1,42 +1,38 @@
 """Reads a shard. Columns are loaded when they are first needed; all reads are by offset, so that forks are safe."""
 
 import io
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-import h5py
 import numpy as np
 from isal.isal_zlib import crc32  # zlib's own takes half of the time of a read
 from PIL import Image as Pillow
 
 from diagcot.data.errors import DataError
 from diagcot.data.reports import controls
-from diagcot.data.study import Box, Image, Question, Study
-from diagcot.jobs import UserError
+from diagcot.data.study import CHEXPERT_LABELS, Box, Image, Question, Study
 from diagcot.jobs.execution import copies
 from diagcot.jobs.state import reading
-from diagcot.shards import hdf5
+from diagcot.shards.audit import accounting
 from diagcot.shards.files import File
-from diagcot.shards.layout import (
-    FORMAT,
+from diagcot.shards.format import header
+from diagcot.shards.format.header import REBUILD, Header
+from diagcot.shards.format.layout import (
     IMAGE_TEXTS,
     LEFT_OUT_TEXTS,
     NOT_MENTIONED,
+    NUMBERS,
     QUESTION_LISTS,
     REPORT_TEXTS,
-    SCHEMA,
     STUDY_TEXTS,
 )
 
-REBUILD = "run `diagcot shards rebuild` on it, and submit again"
 _BLOCK = 4 << 20
-_MOST_NUMBERS, _MOST_TEXTS, _MOST_IMAGE = 1 << 30, 4 << 30, 256 << 20
-"""Bytes of a column of numbers (ten million images need less), of one of texts (its offsets end there), and of an image."""
+_MOST_IMAGE = 256 << 20  # bytes
+_Result = TypeVar("_Result")
 
 
 def shard_paths(root: Path) -> list[Path]:
@@ -45,25 +41,6 @@ def shard_paths(root: Path) -> list[Path]:
     Raises StorageError if the folder cannot be read.
     """
     return reading.listing(Path(root), "*.h5")
-
-
-class _Column(NamedTuple):
-    """Where a column lies in the file, what it is, and its checksum."""
-
-    place: int
-    size: int  # bytes
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    crc32: int
-
-
-class _Header(NamedTuple):
-    """What the HDF5 file says about its contents."""
-
-    columns: dict[str, _Column]
-    attrs: dict[str, Any]
-    labels: list[str]
-    blob: int  # place of the images in the file
 
 
 class Shard:
@@ -84,17 +61,36 @@ class Shard:
 
     def __len__(self) -> int:
         """Number of studies."""
-        return len(self._numbers("studies/first")) - 1
+        return self._header.rows["studies"]
 
     @property
     def images(self) -> int:
         """Number of images."""
-        return len(self._numbers("images/offset")) - 1
+        return self._header.rows["images"]
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """Attributes of the file: schema, code version, sources."""
+        """Attributes of the file: schema, code version, sources; those that are JSON as text."""
         return self._header.attrs
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """What the shard was made of: `dataset`, and settings that a source may lack. Empty if the file does not say it."""
+        return self._parsed("sources", accounting.sources) or []
+
+    @property
+    def accounts(self) -> dict[str, Any]:
+        """Source -> its counts (`diagcot.shards.audit.accounting.Account`). Empty if the file has none."""
+        return self._parsed("accounts", accounting.accounts) or {}
+
+    def _parsed(self, name: str, parse: Callable[[str], _Result]) -> _Result | None:
+        """An attribute of JSON; None if the file does not have it."""
+        if name not in self.attrs:
+            return None
+        try:
+            return parse(self.attrs[name])
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.path}: the attribute {name} is not what a shard has there; {REBUILD}") from error
 
     @property
     def has_questions(self) -> bool:
@@ -117,7 +113,7 @@ class Shard:
         return Study(
             **texts | {name: controls.as_text(texts[name]) for name in REPORT_TEXTS},
             tags=tuple(controls.as_text(tag) for tag in tags.split("|")) if tags else (),
-            labels={n: v for n, v in zip(self._header.labels, labels, strict=True) if v != NOT_MENTIONED},
+            labels={n: v for n, v in zip(CHEXPERT_LABELS, labels, strict=True) if v != NOT_MENTIONED},
             images=tuple(self.image(row) for row in self.rows(i)),
             questions=tuple(map(self._question, self._questions.get(i, ()))),
         )
@@ -137,7 +133,7 @@ class Shard:
         """A whole text column, such as `studies/split`; it is not kept in memory."""
         ends = self._numbers(f"{name}/offset").tolist()
         data = b"".join(self._checked(f"{name}/text"))
-        return [data[start:end].decode() for start, end in pairwise(ends)]
+        return [self._decoded(name, row, data[start:end]) for row, (start, end) in enumerate(pairwise(ends))]
 
     def numbers(self, name: str) -> np.ndarray:
         """A whole column of numbers, such as `studies/labels` [studies, 14] or `images/width`. Do not change it."""
@@ -188,66 +184,61 @@ class Shard:
             raise DataError(f"{self.path}: row {row} has over {_MOST_IMAGE >> 20} MB, which no image has; {REBUILD}")
         data = self._file.read(end - start, blob + start)
         if not self._intact[row]:
-            self._check_image(row, data)
+            self._check_crc(row, data)
         return data
 
-    def _check_image(self, row: int, data: bytes) -> None:
+    def _check_crc(self, row: int, data: bytes) -> None:
         if crc32(data) != self._numbers("images/crc32")[row]:
             study = self.study(self.study_of(row))
             raise DataError(f"{self.path}: image {self.image(row).id} of {study.key} (row {row}) is damaged; {REBUILD}")
         self._intact[row] = 1
 
     def pixels(self, row: int) -> Pillow.Image:
-        """Image `row` decoded, mode RGB."""
-        return Pillow.open(io.BytesIO(self.jpeg(row)), formats=["JPEG"]).convert("RGB")
+        """Image `row` decoded, mode RGB. Raises DataError as `jpeg`, also for what cannot be decoded."""
+        return self._decoded_image(row, lambda image: image.convert("RGB"))
+
+    def check_image(self, row: int) -> None:
+        """Decode image `row`, at the scale that takes the least time. Raises DataError as `pixels`."""
+
+        def decode(image: Pillow.Image) -> None:
+            image.draft("L", (1, 1))
+            image.load()
+
+        self._decoded_image(row, decode)
+
+    def _decoded_image(self, row: int, decode: Callable[[Pillow.Image], _Result]) -> _Result:
+        """What `decode` gives. The header of an image is read before: it may declare any size."""
+        data, cause = self.jpeg(row), None
+        width, height = (int(self._numbers(f"images/{name}")[row]) for name in ("width", "height"))
+        try:
+            image = Pillow.open(io.BytesIO(data), formats=["JPEG"])
+            if image.size == (width, height):
+                return decode(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise errors of any class on damaged bytes
+            cause = error
+        wanted = f"a JPEG of {width} x {height} pixels that can be decoded"
+        raise DataError(f"{self.path}: the image in row {row} is not {wanted}; {REBUILD}") from cause
 
     def check_columns(self) -> None:
-        """Read every column. Raises DataError for the first that is damaged."""
+        """Read every column. Raises DataError for the first that is damaged, or that has a value which it cannot have."""
         for name in self._header.columns:
-            for _ in self._checked(name):
-                pass
+            if name in NUMBERS or name.endswith("/offset"):
+                self._numbers(name)
+            else:
+                for _ in self._checked(name):
+                    pass
 
     @cached_property
-    def _header(self) -> _Header:
+    def _header(self) -> Header:
         """The contents of the file. Columns are read by their places later, and the HDF5 file is closed."""
         try:
-            self._header, size = reading.patient(self.path, self._read_header)
-            if self._numbers("images/offset")[-1] != size:  # needs the header
-                raise DataError(f"{self.path}: offsets do not fit the images; {REBUILD}")
+            return reading.patient(self.path, lambda: header.read(self.path, self._near))
         except FileNotFoundError as error:
             raise DataError(f"{self.path} does not exist; build the shards first (`make submit-stage0`)") from error
-        except UserError:
-            self.__dict__.pop("_header", None)
-            raise
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # h5py has no error class
             raise DataError(f"{self.path} is not a whole shard ({error}); {REBUILD}") from error
-        return self._header
-
-    def _read_header(self) -> tuple[_Header, int]:
-        """The header, and the number of bytes of all images. Raises what h5py raises, and OSError of the storage."""
-        found: dict[str, h5py.Dataset] = {}
-
-        def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
-            if isinstance(item, h5py.Dataset):
-                found[name] = item
-
-        length = self._near.stat().st_size
-        with hdf5.opened(self._near, "r") as file:
-            attrs = {n: v.decode() if isinstance(v, bytes) else v for n, v in file.attrs.items()}
-            if attrs.get("format") != FORMAT or attrs.get("schema") != SCHEMA:
-                raise DataError(
-                    f"{self.path} is not a shard of schema {SCHEMA}; build it again with `make submit-stage0`"
-                )
-            file.visititems(add)  # follows no link to another file
-            blob, size = _place(found["images/jpeg"], length, length)
-            labels = json.loads(found["studies/labels"].attrs["names"])
-            columns = {}
-            for name, item in found.items():
-                if name != "images/jpeg":
-                    most = _MOST_TEXTS if name.endswith("/text") else _MOST_NUMBERS
-                    place = _place(item, most, length)
-                    columns[name] = _Column(*place, item.shape, item.dtype, int(item.attrs["crc32"]))
-            return _Header(columns, attrs, labels, blob), size
 
     def _checked(self, name: str) -> Iterator[bytes]:
         """The bytes of a column. Raises DataError after the last one if the checksum is wrong."""
@@ -267,18 +258,39 @@ class Shard:
             values = np.frombuffer(b"".join(self._checked(name)), column.dtype).reshape(column.shape)
             if name.endswith(("/offset", "/first")):
                 self._check_places(name, values)
+            elif values.size:
+                self._check_values(name, values)
             self._loaded[name] = values
         return values
 
     def _check_places(self, name: str, values: np.ndarray) -> None:
         """Raise DataError unless a column of places rises from 0 to the end of what it divides."""
-        divided = name.removesuffix("/offset") + "/text"
-        column = self._header.columns.get(divided)
-        end = values[-1:] if column is None else [column.size]
         if name == "studies/first":
-            end = [self.images]
-        if values.ndim != 1 or [*values[:1], *values[-1:]] != [0, *end] or (values[1:] < values[:-1]).any():
+            end = self.images
+        elif name == "images/offset":
+            end = self._header.blob_size
+        else:
+            end = self._header.columns[name.removesuffix("/offset") + "/text"].size
+        if (values[0], values[-1]) != (0, end) or (values[1:] < values[:-1]).any():
             raise DataError(f"{self.path}: the column {name} does not fit what it divides; {REBUILD}")
+
+    def _check_values(self, name: str, values: np.ndarray) -> None:
+        """Raise DataError unless the values of a column with rows are such as it may have."""
+        fault = ""
+        if allowed := NUMBERS[name].allowed:
+            least, most = allowed
+            most = self._header.rows[most] - 1 if isinstance(most, str) else most
+            numbers = values.view(np.uint8) if values.dtype == np.bool_ else values
+            if not (least <= numbers.min() and numbers.max() <= most):  # NaN is neither
+                fault = f"has a value that is not from {least} to {most}"
+        if name == "boxes/corners" and (values[:, :2] > values[:, 2:]).any():
+            fault = fault or "has a box that ends before it begins"
+        if name == "images/study":
+            first = self._numbers("studies/first")
+            if not np.array_equal(values, np.repeat(np.arange(len(self)), np.diff(first))):
+                fault = fault or "does not fit studies/first"
+        if fault:
+            raise DataError(f"{self.path}: the column {name} {fault}; {REBUILD}")
 
     def _text(self, name: str, row: int) -> str:
         """One text of a column. The column is checked as a whole when this process first reads it."""
@@ -288,7 +300,14 @@ class Shard:
             self._intact_texts.add(name)
         offset = self._numbers(f"{name}/offset")
         start, end = int(offset[row]), int(offset[row + 1])
-        return self._file.read(end - start, self._header.columns[f"{name}/text"].place + start).decode()
+        data = self._file.read(end - start, self._header.columns[f"{name}/text"].place + start)
+        return self._decoded(name, row, data)
+
+    def _decoded(self, name: str, row: int, data: bytes) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: the column {name} has no UTF-8 in row {row}; {REBUILD}") from error
 
     @cached_property
     def _intact_texts(self) -> set[str]:
@@ -331,16 +350,3 @@ class Shard:
     def _near(self) -> Path:
         """The file that is read: the copy on this node's disk where the cluster has it so (`local_shards`)."""
         return copies.near(self.path)
-
-
-def _place(item: h5py.Dataset, most: int, length: int) -> tuple[int, int]:
-    """Where the bytes of a data set lie in the file, and how many. most: that it may have. length: of the file.
-
-    Raises ValueError unless it holds numbers in one piece of the file. One that is cut into chunks, packed, or kept in another
-    file has no place.
-    """
-    size = math.prod(item.shape) * item.dtype.itemsize
-    place = int(item.id.get_offset()) if size else 0  # h5py has no place for a data set without rows
-    if item.dtype.kind not in "iufb" or size > most or place + size > length:
-        raise ValueError(f"{item.name} is no column of a shard")
-    return place, size

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diagcot.data.errors import DataError
+from diagcot.data.study import SPLITS
 from diagcot.jobs import UserError, owners
 from diagcot.jobs.errors import StorageError
 from diagcot.jobs.state import documents, ledger
-from diagcot.shards.reader import Shard, shard_paths
+from diagcot.shards.reader import REBUILD, Shard, shard_paths
 
 
 def faults(path: Path) -> Iterator[str]:
     """One line for each fault, with the shard and the record; nothing for an intact shard.
 
-    A fault is a wrong checksum or format. Raises StorageError if the machine or its storage could not read the shard.
+    A fault is a wrong checksum, or what the layout does not allow: nothing that another verb could not read is intact. Raises
+    StorageError if the machine or its storage could not read the shard.
     """
     shard = Shard(path)
     try:
@@ -25,12 +27,17 @@ def faults(path: Path) -> Iterator[str]:
         count = len(shard)
         for i in range(count):
             shard.study(i)
-    except (DataError, LookupError, ValueError) as error:
-        yield str(error) if isinstance(error, DataError) else f"{path}: its columns do not fit ({error})"
+        _ = shard.left_out(), shard.accounts, shard.sources
+        odd = [row for row, split in enumerate(shard.texts("studies/split")) if split not in SPLITS]
+        if odd:
+            yield f"{path}: the column studies/split names no split in row {odd[0]}; {REBUILD}"
+            return
+    except DataError as error:
+        yield str(error)
         return
     for row in range(shard.images):
         try:
-            shard.jpeg(row)
+            shard.check_image(row)
         except DataError as error:
             yield str(error)
     if count == 0:

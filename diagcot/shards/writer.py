@@ -20,8 +20,8 @@ from diagcot.data.errors import DataError
 from diagcot.data.pixels import Jpeg
 from diagcot.data.study import CHEXPERT_LABELS, Image, Question, Study
 from diagcot.jobs.state.files import named
-from diagcot.shards import hdf5
-from diagcot.shards.layout import (
+from diagcot.shards.format import hdf5
+from diagcot.shards.format.layout import (
     FORMAT,
     IMAGE_TEXTS,
     LEFT_OUT_TEXTS,

@@ -4,7 +4,6 @@ Source: DiagCoT, arXiv:2509.06409, and the data files of github.com/TMLSIAT/Diag
 the prompts, `diagcot.tasks.prompts` the layout of the answers.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -135,5 +134,4 @@ SAMPLES: dict[str, Callable[["Shard", str, str, ViewPolicy, PromptSet], Iterator
 
 def _without_headings(shard: "Shard") -> frozenset[str]:
     """Data sets of the shard whose transforms leave the findings alone, without headings."""
-    sources = json.loads(shard.attrs.get("sources", "[]"))
-    return frozenset(s["dataset"] for s in sources if transforms.findings_alone(s.get("transforms", [])))
+    return frozenset(s["dataset"] for s in shard.sources if transforms.findings_alone(s.get("transforms") or []))

@@ -1,6 +1,5 @@
 """Which data sets of a shard have reports in another language than that of the prompts, which is English."""
 
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +8,6 @@ if TYPE_CHECKING:
 
 def other_languages(shard: "Shard") -> frozenset[str]:
     """Data sets whose reports are not in English; a report of them is no answer to an English question."""
-    sources = json.loads(shard.attrs.get("sources", "[]"))
     return frozenset(
-        source["dataset"] for source in sources if ((source.get("entry") or {}).get("language") or "en") != "en"
+        source["dataset"] for source in shard.sources if ((source.get("entry") or {}).get("language") or "en") != "en"
     )

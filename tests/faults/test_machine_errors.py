@@ -52,7 +52,7 @@ def test_row_36_a_shard_that_cannot_be_opened_is_not_set_aside(
         raise OSError(number, "refused", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("diagcot.shards.hdf5._File", refuse)
+        patch.setattr("diagcot.shards.format.hdf5._File", refuse)
         assert cli.main(["shards", "rebuild", str(path), "--logs", str(tmp_path)]) == 1
         assert path.exists() and "no damage of the file" in capsys.readouterr().err
         assert cli.main(["shards", "verify", str(path)]) == 1

@@ -1,7 +1,6 @@
 """`diagcot shards info`: what shards hold, on one screen of 80 columns."""
 
 import bisect
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -72,8 +71,7 @@ class Content:
         self.boxes.update(shard.texts("boxes/label"))
         if shard.has_questions:
             self.questions.update("with options" if options else "open" for options in shard.texts("questions/options"))
-        if accounts := shard.attrs.get("accounts"):
-            self.accounts = added([self.accounts, json.loads(accounts)])
+        self.accounts = added([self.accounts, shard.accounts])
         of_study = np.repeat(np.arange(len(splits)), images)
         for digest, row in zip(shard.numbers("images/sha256"), of_study, strict=True):
             self.copies.setdefault(digest.tobytes().hex(), set()).add(splits[row])

@@ -11,6 +11,7 @@ from typing import Any
 from diagcot.data.errors import DataError
 from diagcot.data.reports import controls
 from diagcot.data.study import Image, Study
+from diagcot.jobs.state import reading
 from diagcot.jobs.state.counts import EXAMPLES, THINGS, Thing, asked, lost, reasons_of
 
 Counts = dict[str, Any]
@@ -129,6 +130,51 @@ class Account:
                     f"{source}: {self.counts['read'].get(thing, 0)} {thing} were read and {found} are accounted for; this is"
                     " a fault of the suite: report it with the stage's log"
                 )
+
+
+_LEVELS = {"read": 1, "in_shards": 1, "asked": 2, "lost": 2, "flagged": 1, "moved": 1}
+"""Parts of an account -> the levels of names above its numbers."""
+
+
+def accounts(text: str) -> dict[str, Counts]:
+    """Source -> its counts, from the attribute of a shard. Raises ValueError for one of another form, and RecursionError."""
+    found = reading.parse_json(text)
+    if not (isinstance(found, dict) and all(map(_is_account, found.values()))):
+        raise ValueError("these are no accounts")
+    return found
+
+
+def _is_account(counts: Any) -> bool:
+    if not (isinstance(counts, dict) and "in_shards" in counts and isinstance(counts.get("examples", {}), dict)):
+        return False
+    numbers = all(_are_numbers(counts.get(part, {}), levels) for part, levels in _LEVELS.items())
+    return numbers and all(map(_are_texts, counts.get("examples", {}).values()))
+
+
+def _are_numbers(value: Any, levels: int) -> bool:
+    if levels == 0:
+        return type(value) is int and value >= 0
+    return isinstance(value, dict) and all(_are_numbers(part, levels - 1) for part in value.values())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def sources(text: str) -> list[dict[str, Any]]:
+    """What a shard was made of, from its attribute. Raises ValueError for one of another form, and RecursionError."""
+    found = reading.parse_json(text)
+    if not (isinstance(found, list) and all(map(_is_source, found))):
+        raise ValueError("these are no sources")
+    return found
+
+
+def _is_source(source: Any) -> bool:
+    if not (isinstance(source, dict) and isinstance(source.get("dataset"), str)):
+        return False
+    entry = source.get("entry") or {}
+    is_entry = isinstance(entry, dict) and isinstance(entry.get("language") or "", str)
+    return is_entry and _are_texts(source.get("transforms") or [])
 
 
 CONTROL_TOKEN = "a text has a control token of a model; it is read as text"

@@ -27,7 +27,13 @@ Every data set but the blob carries its own CRC-32 as the attribute `crc32`.
 Attributes of the file: format, schema, code (version and digest of the code that wrote it), and what the builder adds:
 part, parts, image_size, jpeg_quality, seed, sources, transform, libraries, accounts (the last four JSON). accounts: what
 was read of each source, what is in the shard and what was left out (`diagcot.shards.audit.accounting`).
+
+What else a file holds is not read.
 """
+
+from typing import NamedTuple
+
+from diagcot.data.study import CHEXPERT_LABELS
 
 FORMAT = "diagcot-shard"
 SCHEMA = 3
@@ -38,3 +44,57 @@ IMAGE_TEXTS = ("id", "view", "origin")
 QUESTION_TEXTS = ("text", "image", "earlier", "reason")
 QUESTION_LISTS = ("answers", "options")
 LEFT_OUT_TEXTS = ("study", "image", "reason")
+BOX_TEXTS = ("label", "phrase")
+TEXTS = {
+    "images": IMAGE_TEXTS,
+    "studies": (*STUDY_TEXTS, "tags"),
+    "boxes": BOX_TEXTS,
+    "questions": (*QUESTION_TEXTS, *QUESTION_LISTS),
+    "left_out": LEFT_OUT_TEXTS,
+}
+"""The text columns of each group."""
+MAY_LACK = ("questions", "studies/age", "studies/sex")
+"""Groups that a shard may lack."""
+ATTRIBUTES: dict[str, type] = {
+    "format": str,
+    "schema": int,
+    "code": str,
+    "part": int,
+    "parts": int,
+    "image_size": int,
+    "jpeg_quality": int,
+    "seed": int,
+    "sources": str,
+    "transform": str,
+    "libraries": str,
+    "accounts": str,
+}
+"""The attributes of the file, each one whole number or one text; it must have the first three."""
+
+
+class Column(NamedTuple):
+    """What a column of numbers holds."""
+
+    dtype: str  # of numpy
+    of: str  # what it has a row for: images, studies, boxes, ...
+    width: int = 0  # values in a row; 0: a column of one dimension
+    more: int = 0  # rows beside: 1 for places, the last of which is an end
+    allowed: tuple[int, int | str] | None = None  # the least and the greatest value; "images": the last row of images
+
+
+NUMBERS = {
+    "images/offset": Column("int64", "images", more=1),
+    "images/crc32": Column("uint32", "images"),
+    "images/sha256": Column("uint8", "images", width=32),
+    "images/likeness": Column("uint8", "images", width=32),
+    "studies/first": Column("int32", "studies", more=1),
+    "studies/labels": Column("int8", "studies", width=len(CHEXPERT_LABELS), allowed=(NOT_MENTIONED, 1)),
+    "images/study": Column("int32", "images", allowed=(0, "studies")),
+    "images/width": Column("uint16", "images"),
+    "images/height": Column("uint16", "images"),
+    "images/phantom": Column("bool", "images", allowed=(0, 1)),
+    "boxes/image": Column("int32", "boxes", allowed=(0, "images")),
+    "boxes/corners": Column("float64", "boxes", width=4, allowed=(0, 1)),
+    "questions/study": Column("int32", "questions", allowed=(0, "studies")),
+}
+"""The columns of numbers. The first one of each kind of row decides how many rows there are."""
