@@ -117,7 +117,9 @@ class _Export:
         path = ref.path(root)
         shard = self._shards.setdefault(path, Shard(path))
         data = shard.jpeg(ref.row)
-        data = augmented_jpeg(data, ref.change) if ref.change else data
+        if ref.change:
+            shard.check_image(ref.row)
+            data = augmented_jpeg(data, ref.change)
         name = f"images/{hashlib.sha256(data).hexdigest()[:16]}.jpg"
         if not self.format.embedded and name not in self.images:
             (self._folder / "images").mkdir(exist_ok=True)

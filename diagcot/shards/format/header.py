@@ -158,8 +158,11 @@ def _stored(item: h5d.DatasetID, name: str, most: int, length: int) -> Stored:
 
 def _check_type(name: str, stored: Stored, dtype: str, dimensions: int) -> None:
     if stored.dtype != np.dtype(dtype) or len(stored.shape) != dimensions:
-        is_of = f"is {stored.dtype.str} of {len(stored.shape)} dimensions"
-        raise _Refused(f"the column {name}", f"{is_of}, and has to be {dtype} of {dimensions}")
+        found = stored.dtype.name + " of another byte order" * (not stored.dtype.isnative)
+        raise _Refused(
+            f"the column {name}",
+            f"holds {found} in {len(stored.shape)} dimensions, and a shard {dtype} in {dimensions} there",
+        )
 
 
 def _check_labels(item: h5d.DatasetID) -> None:

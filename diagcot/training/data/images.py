@@ -42,8 +42,12 @@ class ShardImages:
 
     def jpeg(self, ref: ImageRef) -> bytes:
         """The JPEG file, augmented if the reference says so."""
-        data = bytes(self._shard(ref).jpeg(ref.row))
-        return augmentation.augmented_jpeg(data, ref.change) if ref.change else data
+        shard = self._shard(ref)
+        data = bytes(shard.jpeg(ref.row))
+        if not ref.change:
+            return data
+        shard.check_image(ref.row)
+        return augmentation.augmented_jpeg(data, ref.change)
 
 
 def prepared(processor: Any, source: ImageSource, cache_mb: int = 1024) -> PreparedImages:

@@ -27,6 +27,7 @@ from diagcot.shards.audit.accounting import Account
 from diagcot.shards.format import hdf5
 from diagcot.shards.writer import ShardWriter
 from diagcot.tasks.languages import other_languages
+from diagcot.tasks.samples import ImageRef
 
 VERBS = ("verify", "info", "show")
 
@@ -351,8 +352,11 @@ def test_an_image_that_no_decoder_takes_is_refused_by_its_row(
             put(file, name, np.array([32, side, 32], np.uint16))
 
     assert tried.wrong(change, "the image in row 1 is not a JPEG", ("verify", "show")) == []
-    with pytest.raises(DataError, match="the image in row 1 "):
-        Shard(tried.path).pixels(1)
+    from diagcot.training.data.images import ShardImages
+
+    for wanted in ("", "flip"):
+        with pytest.raises(DataError, match="the image in row 1 "):
+            ShardImages(tried.path.parent).pixels(ImageRef(tried.path.name, 1, wanted))
 
 
 def test_what_else_a_file_holds_is_not_read(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
