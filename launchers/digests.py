@@ -14,7 +14,7 @@ from typing import Any
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import reused, segments, stored
 from diagcot.jobs.plans.growth import as_planned
-from diagcot.jobs.state import ledger, reading
+from diagcot.jobs.state import json_text, ledger, reading
 from diagcot.jobs.state.files import digest
 from diagcot.shards import Shard
 from diagcot.training.models.weight_files import tensors_of
@@ -162,7 +162,7 @@ def _said(path: Path) -> str:
         total.update(Shard(path).fingerprint.encode())
     elif path.suffix in (".json", ".jsonl"):
         texts = reading.text_lines(path) if path.suffix == ".jsonl" else [reading.read_text(path)]
-        for value in map(reading.parse_json, texts):
+        for value in map(json_text.parse_json, texts):
             total.update(json.dumps(_lasting(value), sort_keys=True).encode() + b"\n")
     else:
         return digest(path)

@@ -22,7 +22,7 @@ from diagcot.jobs import UserError
 from diagcot.jobs.environment.code import FOLDER as CODE
 from diagcot.jobs.execution import staging
 from diagcot.jobs.plans import reused, segments, stored
-from diagcot.jobs.state import documents, ledger, reading
+from diagcot.jobs.state import documents, json_text, ledger, reading
 from launchers import digests, own_files
 from launchers.reuse import continuation
 
@@ -261,7 +261,7 @@ def _portable(path: Path, places: Mapping[str, str]) -> bytes:
     try:
         text = reading.read_text(_no_link(path))
         return (
-            json.dumps(_moved(reading.parse_json(text), places), indent=1)
+            json.dumps(_moved(json_text.parse_json(text), places), indent=1)
             if path.suffix == ".json"
             else _moved(text, places)
         ).encode()

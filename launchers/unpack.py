@@ -17,7 +17,7 @@ from diagcot.jobs.execution import staging, unpacked
 from diagcot.jobs.names import check_name, is_stage
 from diagcot.jobs.plans import segments, stored
 from diagcot.jobs.settings import Document
-from diagcot.jobs.state import documents, reading
+from diagcot.jobs.state import documents, json_text, reading
 from diagcot.jobs.state.files import private_folder
 from launchers import own_files, pack
 from launchers.digests import BLOCK
@@ -183,7 +183,7 @@ def _require_cluster(archive: Path, run_dir: Path) -> None:
     """
     try:
         text = reading.read_bytes(run_dir / "cluster.yaml")
-        good = pack.cluster(reading.parse_json(text)) == text
+        good = pack.cluster(json_text.parse_json(text)) == text
         good = good and "cluster_file" not in documents.read(run_dir / "run.json", documents.RUN)
     except (FileNotFoundError, UserError, ValueError, TypeError, AttributeError, RecursionError):
         good = False

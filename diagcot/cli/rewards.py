@@ -13,7 +13,7 @@ from diagcot.cli.options import Verbs
 from diagcot.jobs import UserError
 from diagcot.jobs.environment import own_code
 from diagcot.jobs.names import near
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 
 if TYPE_CHECKING:
     from diagcot.rewards.score import Reward
@@ -135,7 +135,7 @@ def _scored(reward: "Reward", lines: Iterable[str], source: str) -> Iterator[dic
 
 def _checked(line: str, place: str) -> dict[str, Any]:
     try:
-        row = reading.parse_json(line)
+        row = json_text.parse_json(line)
     except (ValueError, RecursionError):
         raise UserError(f"{place} is not a JSON object: write one object on each line") from None
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("output", "answer")):

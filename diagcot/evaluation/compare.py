@@ -17,7 +17,7 @@ from diagcot.evaluation.settings import AggregateSettings
 from diagcot.jobs import UserError
 from diagcot.jobs.plans import differences
 from diagcot.jobs.state import documents
-from diagcot.jobs.state.identity import Ids
+from diagcot.tasks.identity import Ids
 from diagcot.tasks.predictions import Prediction
 
 _METRICS = documents.Format(

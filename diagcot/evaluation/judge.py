@@ -17,7 +17,7 @@ from diagcot.evaluation.scores.columns import agree
 from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import JudgeSettings
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 from diagcot.jobs.state.files import write_text
 from diagcot.metrics.clinical.readers import readable
 from diagcot.serving import Client, Reply, Request, Server
@@ -111,7 +111,7 @@ def _question(row: Prediction, swapped: bool, settings: JudgeSettings) -> Reques
 def same(reply: Reply) -> bool | None:
     """The verdict of a reply; None if it is not in the requested form."""
     try:
-        verdict = reading.parse_json(reply.text)["same"]
+        verdict = json_text.parse_json(reply.text)["same"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
     return verdict if isinstance(verdict, bool) else None

@@ -16,12 +16,12 @@ from diagcot.evaluation.server import TaskServer
 from diagcot.evaluation.settings import CLOSED, EvaluateSettings
 from diagcot.jobs import Context, Result, Unit, UserError
 from diagcot.jobs.state import reading
-from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Reply, Request, Server
 from diagcot.shards import Shard
 from diagcot.shards.audit.seen import SeenImages, seen_in_run
 from diagcot.tasks import diagnosis as tasks
 from diagcot.tasks import prompts
+from diagcot.tasks.identity import Ids
 from diagcot.tasks.predictions import ASKED, Prediction
 from diagcot.tasks.prompt_set import DEFAULT, PromptSet
 from diagcot.tasks.questions.questions import question_samples

@@ -10,9 +10,10 @@ from typing import Any
 from diagcot.data import parquet
 from diagcot.evaluation.settings import CLOSED, WRITTEN
 from diagcot.jobs import Context, Unit, UserError
-from diagcot.jobs.state import documents, identity, reading
-from diagcot.jobs.state.identity import Ids, doubled
+from diagcot.jobs.state import documents, json_text, reading
 from diagcot.shards import Shard
+from diagcot.tasks import identity
+from diagcot.tasks.identity import Ids, doubled
 from diagcot.tasks.predictions import BROUGHT, NUMBERS, Prediction
 from diagcot.tasks.samples import ImageRef
 
@@ -89,7 +90,7 @@ def _check_content(row: Prediction) -> None:
 
 def _parsed(text: str) -> Any:
     """The value of a JSON text. Raises ValueError, also for half a character, which no file can take."""
-    value = reading.parse_json(text)
+    value = json_text.parse_json(text)
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()
     return value

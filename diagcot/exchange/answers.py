@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from diagcot.data.errors import DataError
 from diagcot.exchange import tables
 from diagcot.jobs.names import HALF
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text, reading
 
 NAMES = ("id", "sample_id", "image_id", "dicom_id", "image", "study_id", "study")
 """Columns that name what was asked, the most precise first."""
@@ -81,8 +81,8 @@ def _object(path: Path) -> Any:
     """The value of a JSON file that is no list; None for a list, for JSON lines, and for what `tables` says is wrong."""
     data = tables.in_utf8(path, reading.read_bytes(path))
     try:
-        return None if tables.is_list(data) else reading.parse_json(data, foreign=True)
-    except reading.RepeatedKey as error:
+        return None if tables.is_list(data) else json_text.parse_json(data, foreign=True)
+    except json_text.RepeatedKey as error:
         raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
         return None

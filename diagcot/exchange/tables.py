@@ -9,7 +9,7 @@ from typing import Any
 from diagcot.data import parquet
 from diagcot.data.errors import DataError
 from diagcot.jobs.names import near
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text, reading
 
 DATASET_INFO = "dataset_info.json"
 _STATE = "state.json"  # of a folder of `Dataset.save_to_disk`
@@ -57,26 +57,26 @@ def _lines(path: Path) -> Iterator[Placed]:
         text = in_utf8(path, line) if number == 1 else line
         if text.strip():
             try:
-                yield f"{path.name}:{number}", reading.parse_json(text, foreign=True)
+                yield f"{path.name}:{number}", json_text.parse_json(text, foreign=True)
             except (ValueError, RecursionError):
                 yield f"{path.name}:{number}", None
 
 
 def _json(path: Path) -> Iterator[Placed]:
     data = in_utf8(path, reading.read_bytes(path))
-    if why := reading.json_fault(data):
+    if why := json_text.json_fault(data):
         raise DataError(f"{path}: {why}: it was not read")
     listed = is_list(data)
     try:
         if not listed:
-            yield f"{path.name}:1", reading.parse_json(data, foreign=True)
+            yield f"{path.name}:1", json_text.parse_json(data, foreign=True)
             return
         text, data = data.decode(), b""  # only one of the two stays in memory
-        for number, row in enumerate(reading.json_elements(text), 1):
+        for number, row in enumerate(json_text.json_elements(text), 1):
             yield f"{path.name}:{number}", row
     except RecursionError:
         raise DataError(f"{path} is not valid JSON (it is nested too deeply); write it again") from None
-    except reading.RepeatedKey as error:
+    except json_text.RepeatedKey as error:
         raise DataError(f"{path}: {error}") from None
     except ValueError as error:
         if listed or data.lstrip()[:1] != b"{":

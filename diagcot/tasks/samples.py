@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs import UserError
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Sample:
     @staticmethod
     def from_json(line: str) -> "Sample":
         """The sample of one JSON line. Raises ValueError, KeyError or TypeError for a line of another shape."""
-        row = reading.parse_json(line)
+        row = json_text.parse_json(line)
         return Sample(
             id=row["id"],
             task=row["task"],

@@ -16,9 +16,9 @@ from diagcot.cot.settings import FilterSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit
 from diagcot.jobs.state import reading
-from diagcot.jobs.state.identity import by_id
 from diagcot.serving import Reply, Request, Server, ServingStats, serve
 from diagcot.shards import Shard
+from diagcot.tasks.identity import by_id
 from diagcot.tasks.samples import write_samples
 
 

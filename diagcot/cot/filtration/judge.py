@@ -12,7 +12,7 @@ from typing import Any
 from diagcot.cot.records import TraceRecord
 from diagcot.cot.search import prompts
 from diagcot.cot.settings import FilterSettings
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 from diagcot.serving import Reply, Request
 
 CRITERIA = ("location", "pathology", "completeness", "differential", "reasoning")
@@ -90,7 +90,7 @@ def _scored(text: str, finish: str, settings: FilterSettings) -> Judgement:
     if finish == "length":
         return Judgement(False, error=f"the reply was cut off at {settings.max_tokens} tokens")
     try:
-        row = reading.parse_json(text, strict=False)
+        row = json_text.parse_json(text, strict=False)
         scores = {name: row[name]["score"] for name in CRITERIA}
         reasons = {name: " ".join(row[name]["reason"].split()) for name in CRITERIA}
         if any(type(score) is not int or score not in SCORES for score in scores.values()):

@@ -19,8 +19,9 @@ from diagcot.cot.review.truth import known
 from diagcot.cot.settings import TracesSettings
 from diagcot.data import seeded
 from diagcot.jobs import Context, Result, Unit, UserError
-from diagcot.jobs.state import identity, reading
-from diagcot.jobs.state.identity import Ids, by_id
+from diagcot.jobs.state import reading
+from diagcot.tasks import identity
+from diagcot.tasks.identity import Ids, by_id
 
 Pair = tuple[TraceRecord, VerdictRecord]  # a trace and the verdict on it
 Judged = tuple[TraceRecord, VerdictRecord, frozenset[str]]  # and in what the trace is untrue

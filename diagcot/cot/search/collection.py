@@ -14,9 +14,9 @@ from diagcot.cot.search.sample import CoTSample, select_samples
 from diagcot.cot.search.search import search
 from diagcot.cot.settings import CollectSettings
 from diagcot.jobs import Context, Unit
-from diagcot.jobs.state.identity import Ids
 from diagcot.serving import Client, EncodedImage, Request, Server, ServingStats
 from diagcot.shards import Shard
+from diagcot.tasks.identity import Ids
 from diagcot.tasks.prompt_set import PromptSet
 from diagcot.tasks.samples import read_samples
 

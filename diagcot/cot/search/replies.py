@@ -11,7 +11,7 @@ from typing import Any
 
 from diagcot.cot.search.mentions import reference_mention
 from diagcot.cot.search.sample import CoTSample
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 from diagcot.tasks.prompts import IMAGE, report_answer, report_text
 
 _NAMED = re.compile(r"^(findings|impression)\s*:\s*", re.IGNORECASE)
@@ -48,12 +48,12 @@ def read_json(text: str, repair: bool) -> dict[str, Any]:
     """
     body = text[max(text.find("{"), 0) :]
     try:
-        row = reading.parse_json(body[: body.rfind("}") + 1] or body, strict=False)
+        row = json_text.parse_json(body[: body.rfind("}") + 1] or body, strict=False)
     except (ValueError, RecursionError) as error:  # not JSON, a number too long, brackets too deep
         if not repair:
             raise UnreadableReplyError(f"it is not JSON: {error}") from error
         try:
-            row = reading.parse_json(repaired(_FENCE.sub("", text)), strict=False)
+            row = json_text.parse_json(repaired(_FENCE.sub("", text)), strict=False)
         except (ValueError, RecursionError):
             raise UnreadableReplyError(f"it is not JSON: {error}") from error
     if not isinstance(row, dict):

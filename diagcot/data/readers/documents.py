@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from diagcot.data.errors import DataError
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text, reading
 
 Record = dict[str, Any]
 KEY = "key"
@@ -34,7 +34,7 @@ def _json_lines(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
             if len(line) > _LONG:
                 _refuse_bomb(path, line)
             try:
-                record = reading.parse_json(line, foreign=True)
+                record = json_text.parse_json(line, foreign=True)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number} is not JSON ({error}); download it again") from error
             if not isinstance(record, dict):
@@ -54,7 +54,7 @@ def _json(path: Path, text: TextIO) -> Iterator[tuple[int, Record]]:
         yield from _members(path, content)
         return
     try:
-        value = reading.parse_json(content, foreign=True)
+        value = json_text.parse_json(content, foreign=True)
     except (ValueError, RecursionError) as error:
         if content.lstrip()[:1] == "{" and "\n" in content.strip():  # JSON lines under the name .json
             yield from _json_lines(path, io.StringIO(content))
@@ -83,7 +83,7 @@ def _content(path: Path, text: TextIO) -> str:
 
 def _refuse_bomb(path: Path, text: str) -> None:
     """Raise DataError if the records of a text would fill memory."""
-    if why := reading.json_fault(text, reading.patient(path, path.stat).st_size):
+    if why := json_text.json_fault(text, reading.patient(path, path.stat).st_size):
         raise DataError(f"{path}: {why.replace('values', 'records')}: they were not read")
 
 
@@ -93,7 +93,7 @@ def _is_of_objects(content: str) -> bool:
     if first is None:
         return False
     try:
-        _, at = reading.DECODER.raw_decode(content, first.end() - 1)
+        _, at = json_text.DECODER.raw_decode(content, first.end() - 1)
     except (ValueError, RecursionError):
         return False
     mark = _BETWEEN.match(content, at)
@@ -108,8 +108,8 @@ def _members(path: Path, content: str) -> Iterator[tuple[int, Record]]:
     while end == ",":
         number += 1
         try:
-            name, at = reading.DECODER.raw_decode(content, _BLANK.match(content, at).end())  # type: ignore[union-attr]
-            value, at = reading.DECODER.raw_decode(content, _COLON.match(content, at).end())  # type: ignore[union-attr]
+            name, at = json_text.DECODER.raw_decode(content, _BLANK.match(content, at).end())  # type: ignore[union-attr]
+            value, at = json_text.DECODER.raw_decode(content, _COLON.match(content, at).end())  # type: ignore[union-attr]
             mark = _BETWEEN.match(content, at)
         except (ValueError, AttributeError, RecursionError) as error:  # where no colon matches
             raise DataError(f"{path}: its record {number} is damaged ({error}); download it again") from error
@@ -122,7 +122,7 @@ def _members(path: Path, content: str) -> Iterator[tuple[int, Record]]:
 def _listed(path: Path, content: str) -> Iterator[tuple[int, Record]]:
     """The records of a list, one at a time, as `_members`."""
     try:
-        for number, record in enumerate(reading.json_elements(content), 1):
+        for number, record in enumerate(json_text.json_elements(content), 1):
             if not isinstance(record, dict):
                 raise DataError(f"{path} is neither a list of records nor COCO: its record {number} is no object")
             yield number, record

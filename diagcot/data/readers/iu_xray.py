@@ -31,7 +31,7 @@ from diagcot.data.readers.origins import Origin
 from diagcot.data.reports.labeler import label
 from diagcot.data.study import IU_XRAY, Image, Study, seeded_split, view_of
 from diagcot.jobs.names import LONGEST, NAME, id_fault
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text, reading
 
 SHARES = {"train": 0.7, "validate": 0.1, "test": 0.2}
 """Shares of the studies, as in R2Gen's split (2,069 / 296 / 590; Chen et al. 2020, arXiv:2010.16056)."""
@@ -306,7 +306,7 @@ def r2gen_records(path: Path) -> dict[str, dict[str, Any]]:
     try:
         records = [
             record
-            for part in reading.parse_json(reading.read_bytes(path).decode("utf-8-sig")).values()
+            for part in json_text.parse_json(reading.read_bytes(path).decode("utf-8-sig")).values()
             for record in part
         ]
         by_id = {record["id"].split("_")[0]: record for record in records}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diagcot.jobs.errors import UserError
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text, reading
 
 MOST = 1e15  # no count, time or size of a run is larger
 NAMES: dict[Any, str] = {
@@ -189,7 +189,7 @@ def _content(path: Path, kind: Format) -> Any:
     if not text.strip():
         raise damaged(path, kind, "it is empty")
     try:
-        row = reading.parse_json(text.decode())
+        row = json_text.parse_json(text.decode())
         if b"\\u" in text:  # an escape may write half a character, which no screen and no file can take
             json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,7 @@ The criteria follow the categories of errors that radiologists count in ReXVal (
 
 from typing import Any
 
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 
 CRITERIA = {
     "missing": "every finding of the reference is in the answer",
@@ -47,7 +47,7 @@ def prompt(answer: str, reference: str, question: str = "") -> str:
 def score(text: str) -> float | None:
     """Mean points of the criteria, from 0 (1 point each) to 1 (all points); None if the reply is not in the asked form."""
     try:
-        verdict = reading.parse_json(
+        verdict = json_text.parse_json(
             text, strict=False
         )  # servers' grammars let control characters into texts of bounded length
         points = [verdict[name] for name in CRITERIA]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 from diagcot.serving.client.connection import ModelServer, ReplicaConnection
 from diagcot.serving.client.throttle import Load
 from diagcot.serving.errors import ServerError
@@ -172,7 +172,7 @@ class Client:
     ) -> Reply | None:
         """The reply if it is whole. Another one is asked for again, where that may help, and then an error."""
         try:
-            reply = Reply.from_body(reading.parse_json(response.body.decode()))
+            reply = Reply.from_body(json_text.parse_json(response.body.decode()))
             fault, may_pass = reply.fault(request.n), reply.may_pass
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             fault, may_pass = f"it is not a completion ({type(error).__name__})", True
@@ -207,6 +207,6 @@ class Client:
 
 def _message(response: Response) -> str:
     try:
-        return str(reading.parse_json(response.body)["error"]["message"])[:300]
+        return str(json_text.parse_json(response.body)["error"]["message"])[:300]
     except (ValueError, LookupError, TypeError):
         return "no message"

@@ -11,7 +11,7 @@ from typing import Any
 from diagcot.data.errors import DataError
 from diagcot.data.reports import controls
 from diagcot.data.study import Image, Study
-from diagcot.jobs.state import reading
+from diagcot.jobs.state import json_text
 from diagcot.jobs.state.counts import EXAMPLES, THINGS, Thing, asked, lost, reasons_of
 
 Counts = dict[str, Any]
@@ -138,7 +138,7 @@ _LEVELS = {"read": 1, "in_shards": 1, "asked": 2, "lost": 2, "flagged": 1, "move
 
 def accounts(text: str) -> dict[str, Counts]:
     """Source -> its counts, from the attribute of a shard. Raises ValueError for one of another form, and RecursionError."""
-    found = reading.parse_json(text)
+    found = json_text.parse_json(text)
     if not (isinstance(found, dict) and all(map(_is_account, found.values()))):
         raise ValueError("these are no accounts")
     return found
@@ -163,7 +163,7 @@ def _are_texts(value: Any) -> bool:
 
 def sources(text: str) -> list[dict[str, Any]]:
     """What a shard was made of, from its attribute. Raises ValueError for one of another form, and RecursionError."""
-    found = reading.parse_json(text)
+    found = json_text.parse_json(text)
     if not (isinstance(found, list) and all(map(_is_source, found))):
         raise ValueError("these are no sources")
     return found

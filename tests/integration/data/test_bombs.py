@@ -19,6 +19,7 @@ MOST_MB, MOST_S = 600, 60
 CHILD = r"""
 import re, resource, sys
 from pathlib import Path
+from diagcot.jobs.state import json_text
 from diagcot.data.errors import DataError, ImageError
 from diagcot.data import dicom, pixels
 from diagcot.data.readers import archive, iu_xray, tables
@@ -27,7 +28,7 @@ from diagcot.exchange import answers, tables as files_of_rows
 from diagcot.jobs.state import reading
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 iu_xray.MOST_UNPACKED = dicom._MOST_UNPACKED = tables._PLENTY = 64 << 20  # smaller, so that the test is quick
-reading.JSON_PLENTY = 256 << 20
+json_text.JSON_PLENTY = 256 << 20
 path, COLUMN = Path(sys.argv[2]), ["image" + "x" * 8186]
 try:
     {"iu": lambda: iu_xray.IuXray(path.parent).patients(), "zip": lambda: archive.ReportZip(path).read(5),

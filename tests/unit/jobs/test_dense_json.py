@@ -7,7 +7,7 @@ import pytest
 
 from diagcot.cot.search.replies import UnreadableReplyError, read_json
 from diagcot.jobs import UserError
-from diagcot.jobs.state import documents, reading
+from diagcot.jobs.state import documents, json_text
 from diagcot.tasks.samples import Sample
 
 ROWS = {
@@ -26,7 +26,7 @@ BOMBS = ("[%s]", '{"a": [%s]}', '{"a": {"b": [%s]}}')
 
 @pytest.fixture
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "JSON_PLENTY", 1 << 10)  # so that a short text is judged by its density
+    monkeypatch.setattr(json_text, "JSON_PLENTY", 1 << 10)  # so that a short text is judged by its density
 
 
 @pytest.mark.usefixtures("_plain")
@@ -34,8 +34,8 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
 def test_rows_of_data_sets_are_read_however_many_there_are(row: object, separators: tuple[str, str]) -> None:
     text = json.dumps([row] * 1000, separators=separators)
-    assert reading.json_fault(text) == reading.json_fault(text.encode()) == ""
-    assert list(reading.json_elements(text)) == reading.parse_json(text.encode()) == [row] * 1000
+    assert json_text.json_fault(text) == json_text.json_fault(text.encode()) == ""
+    assert list(json_text.json_elements(text)) == json_text.parse_json(text.encode()) == [row] * 1000
 
 
 @pytest.mark.usefixtures("_plain")
@@ -45,7 +45,7 @@ def test_values_that_take_far_more_than_their_text_are_refused(bomb: str, part: 
     text = bomb % ",".join([part] * 1000)
     for data in (text, text.encode()):
         with pytest.raises(ValueError, match="its values would take over"):
-            reading.parse_json(data)
+            json_text.parse_json(data)
     with pytest.raises(ValueError, match="its values would take over"):
         Sample.from_json(text)
     with pytest.raises(UnreadableReplyError, match="its values would take over"):
@@ -57,10 +57,10 @@ def test_values_that_take_far_more_than_their_text_are_refused(bomb: str, part: 
 
 @pytest.mark.parametrize("text", ["[]", " [ ] ", "[1]", '[1, "a",{}\n]\n', "[[1],[2]]"])
 def test_elements_are_those_of_the_list(text: str) -> None:
-    assert list(reading.json_elements(text)) == json.loads(text)
+    assert list(json_text.json_elements(text)) == json.loads(text)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1", "[1,", "[1,]", "[1 2]", "[1]x", "{}", "[,1]"])
 def test_a_list_that_is_not_whole_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="char"):
-        list(reading.json_elements(text))
+        list(json_text.json_elements(text))

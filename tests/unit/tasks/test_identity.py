@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diagcot.jobs import UserError
-from diagcot.jobs.state import identity
+from diagcot.tasks import identity
 
 
 @pytest.mark.parametrize(
