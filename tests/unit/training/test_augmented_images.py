@@ -19,6 +19,7 @@ def test_training_sees_what_the_server_sees(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Shard:
         jpeg: Callable[[int], bytes] = staticmethod(lambda row: image)
+        check_image: Callable[[int], None] = staticmethod(lambda row: None)
 
     from diagcot.training.data.images import ShardImages
 
