@@ -295,7 +295,7 @@ def _cancel(args: argparse.Namespace) -> int:
     if wrong and cancellation.has_jobs(folder):
         raise UserError(
             f"run {folder.name}: {runner}{len(jobs)} jobs cancelled, those that Slurm knows in this environment; others"
-            f" may be left, since the run's is not known: {wrong}"
+            f" may be left, since the environment of the run is not known: {wrong}"
         )
     if not stopped and not jobs and _is_finished(folder):
         print(f"run {folder.name}: 0 jobs cancelled, there was nothing to cancel: all its stages are finished")
