@@ -23,13 +23,13 @@ def sources(roots: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     for root in roots:
         if root.is_file():
             yield root, Path(root.name)
-        for folder, folders, names in os.walk(root):
+        for walked, folders, names in os.walk(root):
+            folder = Path(walked)
+            inside = folder.relative_to(root.parent)
             folders[:] = sorted(name for name in folders if name != "__pycache__")
-            for name in sorted(names):
-                if (
-                    not name.startswith(".") and ".pyc" not in name
-                ):  # Python writes to a name with more behind `.pyc` first
-                    yield Path(folder) / name, (Path(folder) / name).relative_to(root.parent)
+            # Python writes to a name with more behind `.pyc` first.
+            wanted = (name for name in sorted(names) if not name.startswith(".") and ".pyc" not in name)
+            yield from ((folder / name, inside / name) for name in wanted)
 
 
 def digest(roots: Sequence[Path]) -> str:
