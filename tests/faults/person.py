@@ -170,11 +170,11 @@ class Person:
         before = self.project.recipe
         self.project.write(pairs=before["pairs"] + 2)
         answer = self.submit(HELD_BACK)
-        if answer.says(HELD_BACK):
-            self.project.write(**before)
-        elif not answer.code:
+        if not answer.code:
             proof.require(answer.says("has grown: third: 2 further units"), f"the run did not grow: {answer}")
-        # Else Slurm was away after the run had grown, perhaps: the next submission goes on with what is declared now.
+        elif len(self.project.plans()[-1].keys) == before["pairs"]:
+            self.project.write(**before)
+        # Else Slurm was away after the run had grown: the next submission goes on with what is declared now.
         self.say(f"grow: {_states(answer)}")
 
     def copy(self) -> None:
