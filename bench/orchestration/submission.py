@@ -18,6 +18,8 @@ CHUNKS = (
 )
 GOALS = {1_000_000: 1.5}
 SBATCHES = 20
+QUESTIONS = (["scontrol", "show", "config"], ["scontrol", "show", "config"], ["squeue", "-r", "-h"])
+"""What ours asks before it submits: whether Slurm answers, its limits, and the jobs that count against them."""
 IMPORTS = "from diagcot.jobs import Cluster, Pipeline, Plan, Unit"
 
 
@@ -27,9 +29,14 @@ def measure(folder: Path, figures: Figures, array_size: int) -> None:
     print("python -c pass: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in starts.items()))
     imports = statistics.median(runs.process([sys.executable, "-c", IMPORTS])[0] for _ in range(7)) - starts["ours"]
     copy = statistics.median(_copy(folder / f"code{number}") for number in range(5))
-    print(f"of ours, imports take {imports:.3f} s and the copy of the code, which the others do not make, {copy:.3f} s")
+    asked = statistics.median(sum(runs.process(command)[0] for command in QUESTIONS) for _ in range(7))
+    print(
+        f"of ours, imports take {imports:.3f} s, and what the others do not do: the copy of the code {copy:.3f} s, questions"
+        f" to Slurm {asked:.3f} s, and a second sbatch"
+    )
     figures.add("submit_imports", imports, "s")
     figures.add("submit_copy_of_the_code", copy, "s")
+    figures.add("submit_questions_to_slurm", asked, "s")
     print(f"{'units':>9}  {'':<10} {'in all':>8} {'beyond Python':>14} {'sbatch':>7} {'Slurm commands':>15}")
     for units, repeats in REPEATS.items():
         chunks = CHUNKS if units > array_size else 0
@@ -64,6 +71,9 @@ def measure(folder: Path, figures: Figures, array_size: int) -> None:
                 1.0 if (first := units == min(REPEATS) and peer == "datatrove") else GOALS.get(units),
                 of="ratio" if first else "value",
             )
+        if units == min(REPEATS):
+            alike = value["ours"] - copy - asked
+            figures.add(f"submit_{units}_without_copy_and_questions", alike, "s", value["datatrove"], of="ratio")
         figures.add(f"sbatch_calls_{units}", calls["ours"]["sbatch"], "calls", calls["submitit"]["sbatch"], SBATCHES)
     _refused(folder, array_size)
 
