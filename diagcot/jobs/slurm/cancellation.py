@@ -1,7 +1,7 @@
 """Cancels all jobs of a run, also where its records are damaged or its folder cannot be written."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,18 +44,33 @@ def cancel(run_dir: Path) -> list[str]:
 def has_jobs(run_dir: Path) -> bool:
     """Whether a record of the run names a job of Slurm, or a submission that may have made some."""
     folders = [folder for folder in run_dir.iterdir() if folder.is_dir()]
-    return bool(_names(run_dir)) or any(attempts.intended(folder) for folder in folders)
+    return bool(_known(run_dir)) or any(attempts.intended(folder) for folder in folders)
 
 
 def _cancel_known(run_dir: Path) -> list[str]:
-    slurm.cancel(live := sorted(slurm.alive(_names(run_dir))))
+    slurm.cancel(live := _ids(_queued(run_dir)))
     return live
 
 
-def _names(run_dir: Path) -> dict[str, str]:
-    """Id -> name of every job that the run's records know; a laptop's attempts have none."""
+def _queued(run_dir: Path) -> list[slurm.Job]:
+    """The run's jobs that are queued or running, one row for each array task."""
+    if not (known := _known(run_dir)):
+        return []
+    return [job for job in slurm.queue() if {(array := job.id.partition("_")[0], job.name), (array, "")} & known]
+
+
+def _ids(jobs: Iterable[slurm.Job]) -> list[str]:
+    """Ids of jobs and of whole arrays."""
+    return sorted({job.id.partition("_")[0] for job in jobs})
+
+
+def _known(run_dir: Path) -> set[tuple[str, str]]:
+    """(id, name) of every job that the run's records know; a laptop's attempts have none.
+
+    One id may have several names: a slurmctld that was killed gives the ids that it has forgotten to other jobs.
+    """
     known = (attempt for folder in run_dir.iterdir() if folder.is_dir() for attempt in attempts.known(folder))
-    return {job: name for attempt in known for job, name in attempt.names.items() if job.isdigit()}
+    return {(job, name) for attempt in known for job, name in attempt.names.items() if job.isdigit()}
 
 
 def _cancel_what_returns(run_dir: Path, jobs: Sequence[str]) -> None:
@@ -66,9 +81,9 @@ def _cancel_what_returns(run_dir: Path, jobs: Sequence[str]) -> None:
     Takes at most `SETTLE_S`, and ends as soon as no job is left.
     """
     end, known = time.monotonic() + SETTLE_S, set(jobs)
-    while left := [job for job in slurm.queue() if job.id.partition("_")[0] in known]:
+    while left := [job for job in _queued(run_dir) if job.id.partition("_")[0] in known]:
         if any(job.state != "COMPLETING" for job in left):
-            slurm.cancel(sorted(slurm.alive(_names(run_dir)) & known))
+            slurm.cancel(_ids(left))
         if time.monotonic() > end:
             return
         time.sleep(1)

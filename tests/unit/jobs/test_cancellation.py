@@ -24,26 +24,37 @@ def test_a_job_that_returns_is_cancelled_again(tmp_path: Path, monkeypatch: pyte
         return [Job(job, state, "None", names[job.partition("_")[0]]) for job, state in jobs]
 
     looks = [
+        rows(("7_0", "RUNNING"), ("8", "PENDING")),
         rows(("7_0", "COMPLETING"), ("8", "COMPLETING")),
         rows(("8", "PENDING")),  # it was being requeued
         rows(("8", "COMPLETING")),
         [],
     ]
     cancelled: list[list[str]] = []
-    queue = [rows(("7_0", "RUNNING"), ("8", "PENDING"))]
-
-    def look() -> list[Job]:
-        queue.append(looks.pop(0))
-        return queue[-1]
-
-    def alive(known: dict[str, str]) -> set[str]:
-        return {job.id.partition("_")[0] for job in queue[-1]} & known.keys()
 
     def cancel(jobs: Sequence[str]) -> None:
         cancelled.append(list(jobs))
 
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    for name, call in {"queue": look, "alive": alive, "cancel": cancel}.items():
+    for name, call in {"queue": lambda: looks.pop(0), "cancel": cancel}.items():
         monkeypatch.setattr(commands, name, call)
     assert cancellation.cancel(run_dir) == ["7", "8"]
     assert cancelled == [["7", "8"], ["8"]] and not looks
+
+
+def test_a_job_is_cancelled_whose_id_another_stage_had_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slurmctld that was killed forgets the jobs that it accepted last, and gives their ids to others."""
+    plans = [chains.plan(tmp_path, name, 2) for name in ("first", "second")]
+    run_dir = chains.write(tmp_path, plans, chains.cluster())
+    for first, second in (("7", "9"), ("9", "7")):  # whichever folder is read last
+        for plan, job in zip(plans, (first, second), strict=True):
+            count = len(attempts.read(plan.path)) + 1
+            array = Array(job, (0, 1), f"run.{plan.stage}.{count}")
+            attempts.write(plan.path, Attempt(count, "submitted", (array,)))
+    queued = [Job("9_0", "PENDING", "None", "run.first.2"), Job("7_0", "PENDING", "None", "run.second.2")]
+    other = Job("7_1", "PENDING", "None", "of another run")
+    cancelled: list[str] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(commands, "queue", lambda: [] if cancelled else [*queued, other])
+    monkeypatch.setattr(commands, "cancel", cancelled.extend)
+    assert cancellation.cancel(run_dir) == ["7", "9"] and cancelled == ["7", "9"]
