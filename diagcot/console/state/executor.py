@@ -60,7 +60,7 @@ def query(run_dir: Path) -> ExecutorState:
         elif (run_dir / "runner.log").exists() and not (run_dir / "runner.json").exists():
             note = f"its runner died: {runner.last_words(run_dir)}; submit again to continue"
         return ExecutorState(note=note, ended=True, local=True)
-    names = {job: name for job, name in job_names(run_dir).items() if job.isdigit()}
+    names = {job: found for job, found in job_names(run_dir).items() if job.isdigit()}
     if not names:
         return ExecutorState()
     if not slurm.available():
@@ -68,7 +68,7 @@ def query(run_dir: Path) -> ExecutorState:
     return _query_slurm(run_dir, names)
 
 
-def _query_slurm(run_dir: Path, names: Mapping[str, str]) -> ExecutorState:
+def _query_slurm(run_dir: Path, names: Mapping[str, set[str]]) -> ExecutorState:
     started = time.time()
     with ThreadPoolExecutor(2) as pool:  # both at once: each may have to wait for a daemon that does not answer
         queue = pool.submit(slurm.queue, TIMEOUT_S)
@@ -95,12 +95,12 @@ def _rows(query: "Future[list[slurm.Job]] | Future[dict[str, slurm.Job]]") -> di
     return rows if isinstance(rows, dict) else {job.id: job for job in rows}
 
 
-def _own(rows: Mapping[str, slurm.Job], names: Mapping[str, str]) -> dict[str, slurm.Job]:
+def _own(rows: Mapping[str, slurm.Job], names: Mapping[str, set[str]]) -> dict[str, slurm.Job]:
     """The rows of the run's own jobs. Slurm reuses ids, so the name must be right too."""
     own = {}
     for job, row in rows.items():
-        name = names.get(job.split("_")[0])
-        if name is not None and (not name or row.name in ("", name)):
+        known = names.get(job.split("_")[0], set())
+        if row.name in known or "" in known or (known and not row.name):
             own[job] = row
     return own
 

@@ -65,12 +65,8 @@ def _ids(jobs: Iterable[slurm.Job]) -> list[str]:
 
 
 def _known(run_dir: Path) -> set[tuple[str, str]]:
-    """(id, name) of every job that the run's records know; a laptop's attempts have none.
-
-    One id may have several names: a slurmctld that was killed gives the ids that it has forgotten to other jobs.
-    """
-    known = (attempt for folder in run_dir.iterdir() if folder.is_dir() for attempt in attempts.known(folder))
-    return {(job, name) for attempt in known for job, name in attempt.names.items() if job.isdigit()}
+    """(id, name) of every job that the run's records know; a laptop's attempts have none."""
+    return {(job, name) for job, names in attempts.job_names(run_dir).items() if job.isdigit() for name in names}
 
 
 def _cancel_what_returns(run_dir: Path, jobs: Sequence[str]) -> None:

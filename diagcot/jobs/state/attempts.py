@@ -194,13 +194,18 @@ def write(stage_dir: Path, attempt: Attempt) -> None:
     (folder / f"{attempt.number}.intent").unlink(missing_ok=True)
 
 
-def job_names(run_dir: Path) -> dict[str, str]:
-    """Id -> name of every job and array that was ever submitted for a run, finalisers included.
+def job_names(run_dir: Path) -> dict[str, set[str]]:
+    """Id -> names of every job and array that was ever submitted for a run, finalisers included.
 
-    Names are never used again, ids are (MaxJobId): a row of Slurm with another name belongs to another job.
+    Names are never used again, ids are: after MaxJobId, and by a slurmctld that was killed, which gives the ids that it has
+    forgotten to other jobs, also of this run. A row of Slurm with another name belongs to another job.
     """
-    folders = sorted(path.parent for path in run_dir.glob("*/attempts"))
-    return {job: name for folder in folders for attempt in known(folder) for job, name in attempt.names.items()}
+    found: dict[str, set[str]] = {}
+    for folder in sorted(path.parent for path in run_dir.glob("*/attempts")):
+        for attempt in known(folder):
+            for job, name in attempt.names.items():
+                found.setdefault(job, set()).add(name)
+    return found
 
 
 def is_submitting(run_dir: Path) -> bool:
