@@ -94,16 +94,16 @@ requeued from a node that does not answer. It is in the queue again a minute lat
 """
 
 LAST_SOAK = """\
-The last soaks (2026-11-30, two cores, beside tests and benchmarks, load 1 to 14; rounds of 200 to 220 units with 14 faults and
-25 actions each): five starts with seeds 3, 3, 4, 5 and 6 ran for 9, 28, 15, 17 and 42 minutes, 112 in all, with 2, 9, 4, 5
-and 13 rounds without a violation (6,990 units, 41,940 records), and each ended with a find:
+The last soaks (2026-11-30, two cores, beside tests and benchmarks, load 1 to 15; rounds of 200 to 220 units with 14 faults and
+25 actions each): four starts with seeds 11, 11, 12 and 13 ran for 12, 38, 31 and 47
+minutes, 128 in all, with 4, 9, 12 and 13 rounds without a violation (8,010 units, 48,060 records), and each ended with a find:
 
-* a task that Slurm requeued late made an empty working folder after the end of its stage: corrected;
-* the soak's own: a finaliser that was still at work had made lost products again before the person submitted;
-* slurmctld was killed in the second after it had accepted a cancellation, and forgot it: a person cancels again;
-* Slurm forgot the cancellation of a job that it was about to requeue, whose node had not started it: `cancel` looks for some
-  seconds whether jobs come back, and cancels them again (from a node that hangs they come later: a person cancels again);
-* a worker that was killed while it published left the hidden file of a manifest: it goes with the end of the stage.
+* `retry` failed at a job that had been cancelled while it was held, and waited for its node only: it is left out;
+* the finaliser of a stage whose units were done was held, which `retry` did not release: it does, and `status` says so;
+* the soak's own: a growth that was refused because Slurm was away was not undone by the person;
+* slurmctld was killed, forgot the jobs that it had accepted last, and gave their ids to other stages of the same run; `cancel` knew one
+  name for an id, and left those jobs in the queue: an id has as many names as it was given. Since this correction the soak has
+  not been played again.
 
 **An hour in one piece has not been played yet.**
 """
