@@ -276,7 +276,7 @@ def _retry(args: argparse.Namespace) -> int:
 
 def _cancel(args: argparse.Namespace) -> int:
     from diagcot.jobs.execution import local
-    from diagcot.jobs.lease import is_written, wait_until_written
+    from diagcot.jobs.lease import is_written, write_lease
     from diagcot.jobs.slurm import cancellation
     from diagcot.jobs.state import documents
 
@@ -284,7 +284,8 @@ def _cancel(args: argparse.Namespace) -> int:
     with contextlib.suppress(OSError):  # a folder that cannot be written: nobody submits
         if is_written(folder):
             print(f"run {folder.name} is being submitted: waiting until its jobs are known", file=sys.stderr)
-            wait_until_written(folder)
+            with write_lease(folder):
+                pass
     stopped = local.stop(folder)
     try:
         kind, wrong = str(documents.read(folder / "cluster.yaml", documents.CLUSTER).get("executor", "")), ""

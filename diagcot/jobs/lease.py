@@ -55,24 +55,12 @@ def lease(path: Path, patience_s: float = PATIENCE_S, doing: str = "submits this
 
 def write_lease(run_dir: Path, patience_s: float = PATIENCE_S) -> contextlib.AbstractContextManager[None]:
     """The right to write a run's plans, which a submission holds until its jobs are known, and to remove the run."""
-    return lease(run_dir / "write", patience_s)
+    return lease(run_dir / "write", patience_s, "submits or removes this run")
 
 
 def is_written(run_dir: Path) -> bool:
     """Whether a process holds the right to write the run."""
     return bool(is_held(run_dir / "write"))
-
-
-def wait_until_written(run_dir: Path) -> None:
-    """Return once nobody writes the run. Raises UserError that names who still does after `PATIENCE_S`."""
-    end = time.monotonic() + PATIENCE_S
-    while is_written(run_dir):
-        if time.monotonic() > end:
-            holder = _newest(run_dir / "write")[1]
-            raise UserError(
-                f"another process submits this run: {_describe(holder) if holder else 'unknown'}; try again"
-            )
-        time.sleep(POLL_S)
 
 
 def is_held(path: Path) -> bool | None:

@@ -118,7 +118,7 @@ def test_files_that_are_appended_to_or_locked_are_opened_by_one_function() -> No
 
 
 OPENED_OTHERWISE = {
-    "jobs/execution/copies.py": "a copy is given up after any error, and its cause told",
+    "jobs/execution/copies.py": "a copy is given up after any error, and its cause is reported",
     "jobs/execution/place.py": "a lock, to which nothing is written",
     "jobs/plans/plan.py": "within `named`",
     "jobs/state/files.py": "within `named`",

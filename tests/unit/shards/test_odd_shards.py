@@ -184,11 +184,11 @@ class Tried:
             except Exception as error:
                 found.append(f"{verb}: {error!r:.90}")
                 continue
-            told = "".join(self.capsys.readouterr())
+            said = "".join(self.capsys.readouterr())
             if code not in (0, 1) or (code == 0 and verb in refuse):
-                found.append(f"{verb}: {code} {told[:150]}")
-            elif code == 1 and not (str(self.path) in told and part in told and "diagcot shards rebuild" in told):
-                found.append(f"{verb}: does not say what: {told[:150]}")
+                found.append(f"{verb}: {code} {said[:150]}")
+            elif code == 1 and not (str(self.path) in said and part in said and "diagcot shards rebuild" in said):
+                found.append(f"{verb}: does not say what: {said[:150]}")
         return found
 
 
