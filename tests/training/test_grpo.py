@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from diagcot.jobs.cluster import Size
@@ -172,7 +173,11 @@ def test_row_35_a_job_whose_ray_is_killed_ends_soon_and_runs_again(warm: Path, u
     assert local.start(run_dir, ["again"])
     runner_id = runner.process_id(run_dir) or 0
     try:
-        job.reach(3)
+        job.reach(1)
+        workers = named(runner_id, "ray::RewardWorker")
+        runs.until(lambda: 2 in validations(job), "the validation at step 2, after which it is saved")
+        for worker in workers:  # step 3 waits for its rewards, so the newest checkpoint is of step 2
+            worker.suspend()
         kill(runner_id, "gcs_server")
         runs.until(lambda: not runner.process_id(run_dir), "the end of the run")
     finally:
@@ -201,12 +206,16 @@ def test_a_dead_raylet_or_server_ends_the_stage_soon(warm: Path, warm_server: No
     assert message in lost.log.read_text()
 
 
+def named(root: int, name: str) -> list[psutil.Process]:
+    """The processes of that name below process `root`."""
+    family = psutil.Process(root).children(recursive=True)
+    return [process for process in family if name in " ".join(process.cmdline()[:1]) or name == process.name()]
+
+
 def kill(root: int, name: str) -> None:
     """SIGKILL the process of that name below process `root`; all of that Ray must be gone within BOUND_S."""
-    import psutil
-
     family = psutil.Process(root).children(recursive=True)
-    (victim,) = [process for process in family if name in " ".join(process.cmdline()[:1]) or name == process.name()]
+    (victim,) = named(root, name)
     ray = {process_identity(p.pid) for p in family if "ray" in p.name() or p.name() == "gcs_server"}
     began = time.monotonic()
     victim.kill()
