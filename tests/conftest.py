@@ -114,6 +114,15 @@ class DevCluster:
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
 
+    def saved(self, text: str) -> bool:
+        """Whether slurmctld's saved jobs contain this text. It writes them every five seconds, and forgets what is
+        younger when it is killed; it removes the old file before the new one is in its place.
+        """
+        try:
+            return text.encode() in (self.directory / "ctld" / "job_state").read_bytes()
+        except FileNotFoundError:
+            return False
+
     def limit(self, **limits: int | str) -> None:
         """Limit the association of the user who runs the tests (`enforce=True`); -1 lifts: `limit(MaxSubmitJobs=3)`."""
         user = [f"user={getpass.getuser()}", "cluster=dev"]

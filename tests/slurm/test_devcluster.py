@@ -134,9 +134,8 @@ def test_a_hung_node_goes_on_while_its_job_runs_elsewhere(devcluster_with: Start
 
 
 def test_slurmctld_comes_back_with_its_queue(devcluster: DevCluster, shared_path: Path) -> None:
-    job, saved = submit(shared_path, "true", "--hold"), devcluster.directory / "ctld" / "job_state"
-    # slurmctld writes its state every five seconds only: a job younger than that is lost when it is killed.
-    until(lambda: str(shared_path).encode() in saved.read_bytes(), 20, "state saved")
+    job = submit(shared_path, "true", "--hold")
+    until(lambda: devcluster.saved(str(shared_path)), 20, "state saved")
     for _ in range(2):  # killing a dead one is no error
         devcluster("kill-ctld")
     assert "slurmctld        down" in devcluster("status")
