@@ -64,7 +64,12 @@ class Chain:
 
     def spec(self, name: str) -> StageSpec:
         """The recipe's entry of the stage of that name."""
-        return next(spec for spec in self.recipe.stages if spec.name == name)
+        return self.recipe.stages[self._numbers[name]]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Name -> place of each stage in the recipe, whose sweep may have thousands."""
+        return {spec.name: number for number, spec in enumerate(self.recipe.stages)}
 
     @property
     def own(self) -> list[StageSpec]:
@@ -73,7 +78,7 @@ class Chain:
 
     def kind(self, spec: StageSpec) -> StageKind[Any]:
         """What a stage's kind declares. Raises UserError with file and line if there is no such kind."""
-        at = ("stages", self.recipe.stages.index(spec), "kind")
+        at = ("stages", self._numbers[spec.name], "kind")
         try:
             kind = registry.find(spec.kind)
         except UserError as error:
@@ -93,7 +98,7 @@ class Chain:
         if name not in self._stages:
             spec = self.spec(name)
             at, model, given = (
-                ("stages", self.recipe.stages.index(spec), "settings"),
+                ("stages", self._numbers[spec.name], "settings"),
                 self.kind(spec).settings,
                 spec.settings,
             )
@@ -137,7 +142,7 @@ class Chain:
         """What is wrong with a stage, with the place of the stage in its file unless it has one already."""
         if LOCATED.match(said):
             return said
-        return f"{self.document.where(('stages', self.recipe.stages.index(spec)))}: {said}"
+        return f"{self.document.where(('stages', self._numbers[spec.name]))}: {said}"
 
     @property
     def code(self) -> list[Path]:
@@ -191,7 +196,7 @@ class Chain:
     def _check_inputs(self) -> None:
         """Raises UserError with file and line for stages that read what another one does not make."""
         faults = [
-            f"{self.document.where(('stages', self.recipe.stages.index(spec), 'inputs', role))}: {said}"
+            f"{self.document.where(('stages', self._numbers[spec.name], 'inputs', role))}: {said}"
             for spec in self.own
             for role, said in inputs.wrong(spec, self.kind(spec), lambda name: self.spec(name).kind)
         ]
@@ -247,7 +252,7 @@ class Chain:
 
         for spec in self.own:
             if sources(spec) and self.kind(spec).product == "weights":
-                where = self.document.where(("stages", self.recipe.stages.index(spec), "inputs"))
+                where = self.document.where(("stages", self._numbers[spec.name], "inputs"))
                 names = ", ".join(sorted(sources(spec)))
                 yield (
                     f"{where}: stage {spec.name} trains on {names}, whose split is test: a model trained"

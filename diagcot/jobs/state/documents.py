@@ -17,6 +17,7 @@ from typing import Any
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import json_text, reading
 
+MOST_BYTES = 64 << 20  # the longest real one, an attempt of a million tasks, has a tenth
 MOST = 1e15  # no count, time or size of a run is larger
 NAMES: dict[Any, str] = {
     str: "a text", int: "a whole number", float: "a number", Real: "a number of any size", bool: "true or false", None: "null"
@@ -179,7 +180,7 @@ def read_rows(path: Path, kind: Format) -> list[dict[str, Any]]:
 
 def _content(path: Path, kind: Format) -> Any:
     try:
-        text = reading.read_bytes(path)
+        text = reading.read_start(path, MOST_BYTES + 1)
     except reading.NoRegularFileError as error:
         raise damaged(path, kind, f"it {error.strerror}") from error
     except IsADirectoryError as error:
@@ -188,6 +189,8 @@ def _content(path: Path, kind: Format) -> Any:
         raise FileNotFoundError(*error.args) from error
     if not text.strip():
         raise damaged(path, kind, "it is empty")
+    if len(text) > MOST_BYTES:
+        raise damaged(path, kind, f"it has over {MOST_BYTES >> 20} MB, more than any such file")
     try:
         row = json_text.parse_json(text.decode())
         if b"\\u" in text:  # an escape may write half a character, which no screen and no file can take

@@ -234,6 +234,16 @@ def read_bytes(path: Path) -> bytes:
     return patient(path, lambda: _whole(path))
 
 
+def read_start(path: Path, size: int) -> bytes:
+    """The bytes of a file, at most its first `size`. Raises as `read_bytes`."""
+
+    def start() -> bytes:
+        with File(path) as file:
+            return file.readall() if os.fstat(file.fileno()).st_size < size else file.read(size)
+
+    return patient(path, start)
+
+
 def read_text(path: Path) -> str:
     """The text of a file, UTF-8. Raises as `read_bytes`, and ValueError for bytes that are not UTF-8."""
     return read_bytes(path).decode()
@@ -241,12 +251,7 @@ def read_text(path: Path) -> str:
 
 def page(path: Path) -> str:
     """The text of a page that a stage has written and a screen shows. Raises as `read_bytes`, and UserError if it is too long."""
-
-    def first() -> bytes:
-        with opened(path) as file:
-            return file.read(MOST_PAGE + 1)
-
-    data = patient(path, first)
+    data = read_start(path, MOST_PAGE + 1)
     if len(data) > MOST_PAGE:
         raise UserError(
             f"{path} has over {MOST_PAGE >> 20} MB, more than any page of a stage: remove it, and run its stage again"

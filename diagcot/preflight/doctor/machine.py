@@ -99,7 +99,14 @@ def outputs(folders: Sequence[Path]) -> Iterator[Finding]:
             yield bad("outputs", what, "change roots in the cluster file, or the folder's owner")
     # The workers' umask closes all that they write; only the folders themselves may be open.
     readable = [str(folder) for folder in folders if folder.exists() and _open_to_others(folder)]
-    if readable:
+    # A folder of another user, such as / or a shared scratch, is not this user's to close.
+    foreign = [name for name in readable if name == "/" or Path(name).stat().st_uid != os.geteuid()]
+    if foreign:
+        remedy = "name folders of your own under `roots` in the cluster file"
+        yield note(
+            "privacy", f"others can list the names of runs in {' '.join(foreign)}, which is not yours to close", remedy
+        )
+    elif readable:
         names = " ".join(readable)
         remedy = f"with credentialed data on a shared machine: chmod 700 {names}"
         if any(_lists(Path(name)) for name in readable):

@@ -64,3 +64,10 @@ def test_elements_are_those_of_the_list(text: str) -> None:
 def test_a_list_that_is_not_whole_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="char"):
         list(json_text.json_elements(text))
+
+
+def test_a_file_of_a_run_that_is_longer_than_any_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "run.json").open("wb") as file:
+        file.truncate(64 << 30)
+    with pytest.raises(UserError, match=r"run\.json is damaged: it has over 64 MB"):
+        documents.read(tmp_path / "run.json", documents.RUN)

@@ -76,6 +76,14 @@ def test_open_folders_are_reported(tmp_path: Path) -> None:
     assert f"chmod 700 {tmp_path}/logs" in found.remedy
 
 
+def test_folders_of_others_are_not_to_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(machine.os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    (found,) = machine.outputs([tmp_path])
+    assert found.level == "note" and str(tmp_path) in found.text and "roots" in found.remedy
+    assert "chmod" not in found.remedy
+
+
 def test_java_of_the_wheel_really_runs() -> None:
     (found,) = checks.java()
     assert found.level == "good", found
