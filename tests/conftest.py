@@ -41,6 +41,8 @@ def pytest_configure() -> None:
     os.environ["DIAGCOT_PASS"] = "PYTEST_XDIST_WORKER COVERAGE_*"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # The index of runs is the tests' own.
     state = tempfile.TemporaryDirectory(prefix="dc-state-")
     atexit.register(state.cleanup)
