@@ -17,7 +17,7 @@ from typing import Any
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import json_text, reading
 
-MOST_BYTES = 64 << 20  # the longest real one, an attempt of a million tasks, has a tenth
+MOST_BYTES = 64 << 20  # an attempt of a million tasks, the longest of them, takes 12 MB
 MOST = 1e15  # no count, time or size of a run is larger
 NAMES: dict[Any, str] = {
     str: "a text", int: "a whole number", float: "a number", Real: "a number of any size", bool: "true or false", None: "null"

@@ -106,13 +106,13 @@ def outputs(folders: Sequence[Path]) -> Iterator[Finding]:
         yield note(
             "privacy", f"others can list the names of runs in {' '.join(foreign)}, which is not yours to close", remedy
         )
-    elif readable:
-        names = " ".join(readable)
+    if own := [name for name in readable if name not in foreign]:
+        names = " ".join(own)
         remedy = f"with credentialed data on a shared machine: chmod 700 {names}"
-        if any(_lists(Path(name)) for name in readable):
+        if any(_lists(Path(name)) for name in own):
             remedy += f"; setfacl -b {names}"
         yield note("privacy", "others can list the names of runs in the output folders", remedy)
-    else:
+    if not readable:
         yield good("privacy", "output folders are closed to others")
 
 
