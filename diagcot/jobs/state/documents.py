@@ -17,7 +17,6 @@ from typing import Any
 from diagcot.jobs.errors import UserError
 from diagcot.jobs.state import json_text, reading
 
-MOST_BYTES = 64 << 20  # an attempt of a million tasks, the longest of them, takes 12 MB
 MOST = 1e15  # no count, time or size of a run is larger
 NAMES: dict[Any, str] = {
     str: "a text", int: "a whole number", float: "a number", Real: "a number of any size", bool: "true or false", None: "null"
@@ -180,7 +179,7 @@ def read_rows(path: Path, kind: Format) -> list[dict[str, Any]]:
 
 def _content(path: Path, kind: Format) -> Any:
     try:
-        text = reading.read_start(path, MOST_BYTES + 1)
+        text = reading.read_start(path, reading.MOST_JSON + 1)
     except reading.NoRegularFileError as error:
         raise damaged(path, kind, f"it {error.strerror}") from error
     except IsADirectoryError as error:
@@ -189,8 +188,8 @@ def _content(path: Path, kind: Format) -> Any:
         raise FileNotFoundError(*error.args) from error
     if not text.strip():
         raise damaged(path, kind, "it is empty")
-    if len(text) > MOST_BYTES:
-        raise damaged(path, kind, f"it has over {MOST_BYTES >> 20} MB, more than any such file")
+    if len(text) > reading.MOST_JSON:
+        raise damaged(path, kind, reading.TOO_LONG)
     try:
         row = json_text.parse_json(text.decode())
         if b"\\u" in text:  # an escape may write half a character, which no screen and no file can take

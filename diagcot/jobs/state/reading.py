@@ -70,6 +70,9 @@ _MODES = {
 }
 MOST_PAGE = 16 << 20
 """Bytes of the longest page (`page`): that of the largest study has a hundredth."""
+MOST_JSON = 64 << 20
+"""Bytes of the longest JSON file: the attempt of a million tasks takes 12 MB."""
+TOO_LONG = f"it has over {MOST_JSON >> 20} MB, more than any such file"
 _NUMBER = re.compile(r"^\[Errno (\d+)\]|\(os error (\d+)\)")
 _Result = TypeVar("_Result")
 
@@ -333,5 +336,8 @@ def listing(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises as `parse_json` and `read_bytes`."""
-    return json_text.parse_json(read_bytes(path))
+    """The value of a JSON file. Raises as `parse_json` and `read_bytes`, and ValueError for more than MOST_JSON bytes."""
+    data = read_start(path, MOST_JSON + 1)
+    if len(data) > MOST_JSON:
+        raise ValueError(TOO_LONG)
+    return json_text.parse_json(data)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from diagcot.console.screens import metrics_table
 from diagcot.cot.search.replies import UnreadableReplyError, read_json
 from diagcot.jobs import UserError
-from diagcot.jobs.state import documents, json_text
+from diagcot.jobs.state import documents, files, json_text
 from diagcot.tasks.samples import Sample
 
 ROWS = {
@@ -71,3 +72,6 @@ def test_a_file_of_a_run_that_is_longer_than_any_is_not_read_whole(tmp_path: Pat
         file.truncate(64 << 30)
     with pytest.raises(UserError, match=r"run\.json is damaged: it has over 64 MB"):
         documents.read(tmp_path / "run.json", documents.RUN)
+    with pytest.raises(UserError, match=r"run\.json is not a valid metrics file"):
+        metrics_table.show(tmp_path / "run.json")
+    assert files.read_json(tmp_path / "run.json") is None
