@@ -104,6 +104,24 @@ def test_row_14_adopted_jobs_run_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.row(
+    14,
+    promise="a job that was accepted and has ended already is found by its name",
+    injected="the job ends before it is looked up, and accounting has not heard of it",
+    daemons="real",
+)
+def test_row_14_a_job_that_has_ended_is_found(tmp_path: Path, devcluster: DevCluster) -> None:
+    name = f"{tmp_path.name}.ended"
+    devcluster("kill-dbd")
+    try:
+        command = ["sbatch", "--parsable", "--partition", "cpu", "--job-name", name, "--output", "/dev/null"]
+        job = slurm.call(*command, "--wrap", "true").strip()
+        runs.until(lambda: name not in {queued.name for queued in slurm.queue()}, "its end")
+        assert slurm.named(name) == [job]
+    finally:
+        devcluster("restart-dbd")
+
+
+@pytest.mark.row(
     13,
     promise="submission waits for slurmctld and then submits everything once; status says that Slurm does not answer,"
     " and calls nothing failed",

@@ -191,8 +191,10 @@ def alive(names: Mapping[str, str]) -> set[str]:
 
 
 def named(name: str) -> list[str]:
-    """Ids of the jobs or arrays of that name, oldest first: queued and running ones, else those of accounting."""
-    jobs = call("squeue", "-h", "-u", user(), "-n", name, "-o", "%F").split()
+    """Ids of the jobs or arrays of that name, oldest first: queued and running ones, else ended ones."""
+    queued = ("squeue", "-h", "-u", user(), "-n", name, "-o", "%F")
+    # slurmctld knows a job for some minutes after its end; accounting may hear of it later than that.
+    jobs = call(*queued).split() or call(*queued, "-t", "all").split()
     if not jobs:
         try:
             query = ("sacct", *_of_cluster(), "-X", "-n", "-P", "-S", "now-2days", f"--name={name}", "-o", "JobID")
