@@ -179,7 +179,7 @@ def read_rows(path: Path, kind: Format) -> list[dict[str, Any]]:
 
 def _content(path: Path, kind: Format) -> Any:
     try:
-        text = reading.read_start(path, reading.MOST_JSON + 1)
+        text = reading.read_start(path, reading.MOST_TEXT + 1)
     except reading.NoRegularFileError as error:
         raise damaged(path, kind, f"it {error.strerror}") from error
     except IsADirectoryError as error:
@@ -188,7 +188,7 @@ def _content(path: Path, kind: Format) -> Any:
         raise FileNotFoundError(*error.args) from error
     if not text.strip():
         raise damaged(path, kind, "it is empty")
-    if len(text) > reading.MOST_JSON:
+    if len(text) > reading.MOST_TEXT:
         raise damaged(path, kind, reading.TOO_LONG)
     try:
         row = json_text.parse_json(text.decode())

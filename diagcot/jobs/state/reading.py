@@ -70,9 +70,9 @@ _MODES = {
 }
 MOST_PAGE = 16 << 20
 """Bytes of the longest page (`page`): that of the largest study has a hundredth."""
-MOST_JSON = 64 << 20
-"""Bytes of the longest JSON file: the attempt of a million tasks takes 12 MB."""
-TOO_LONG = f"it has over {MOST_JSON >> 20} MB, more than any such file"
+MOST_TEXT = 64 << 20
+"""Bytes of the longest file of JSON, settings or prompts, which is read whole: the attempt of a million tasks takes 12 MB."""
+TOO_LONG = f"it has over {MOST_TEXT >> 20} MB, more than any such file"
 _NUMBER = re.compile(r"^\[Errno (\d+)\]|\(os error (\d+)\)")
 _Result = TypeVar("_Result")
 
@@ -268,7 +268,9 @@ def plain_text(path: Path) -> str:
     Raises UserError that names the line of the first byte that is not UTF-8, or says that it is no text.
     """
     try:
-        data = read_bytes(path)
+        data = read_start(path, MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise UserError(f"{path}: {TOO_LONG}: is it another kind of file?")
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -336,8 +338,8 @@ def listing(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises as `parse_json` and `read_bytes`, and ValueError for more than MOST_JSON bytes."""
-    data = read_start(path, MOST_JSON + 1)
-    if len(data) > MOST_JSON:
+    """The value of a JSON file. Raises as `parse_json` and `read_bytes`, and ValueError for more than MOST_TEXT bytes."""
+    data = read_start(path, MOST_TEXT + 1)
+    if len(data) > MOST_TEXT:
         raise ValueError(TOO_LONG)
     return json_text.parse_json(data)

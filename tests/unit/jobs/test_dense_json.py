@@ -8,7 +8,7 @@ import pytest
 from diagcot.console.screens import metrics_table
 from diagcot.cot.search.replies import UnreadableReplyError, read_json
 from diagcot.jobs import UserError
-from diagcot.jobs.state import documents, files, json_text
+from diagcot.jobs.state import documents, files, json_text, reading
 from diagcot.tasks.samples import Sample
 
 ROWS = {
@@ -75,3 +75,5 @@ def test_a_file_of_a_run_that_is_longer_than_any_is_not_read_whole(tmp_path: Pat
     with pytest.raises(UserError, match=r"run\.json is not a valid metrics file"):
         metrics_table.show(tmp_path / "run.json")
     assert files.read_json(tmp_path / "run.json") is None
+    with pytest.raises(UserError, match=r"run\.json: it has over 64 MB"):
+        reading.plain_text(tmp_path / "run.json")

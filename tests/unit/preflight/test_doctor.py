@@ -82,6 +82,8 @@ def test_folders_of_others_are_not_to_be_closed(tmp_path: Path, monkeypatch: pyt
     (found,) = machine.outputs([tmp_path])
     assert found.level == "note" and str(tmp_path) in found.text and "roots" in found.remedy
     assert "chmod" not in found.remedy
+    monkeypatch.undo()
+    assert "chmod" not in " ".join(found.remedy for found in machine.outputs([Path("/")]))  # also for its owner, root
 
 
 def test_java_of_the_wheel_really_runs() -> None:
